@@ -1,0 +1,2 @@
+//! The mopo command.
+fn main() {}
