@@ -1,1 +1,29 @@
-//! mopo-data.
+//! Everything about preference data that needs no tensor: records and the prepared-set format,
+//! readers, splits, summaries, tokenizers and batching.
+//!
+//! The path of a pair: a reader ([`hh`]) makes [`PreferenceRecord`]s → a
+//! [`PreparedSet`] keeps them as JSON Lines → [`split_by_prompt`] → [`tokenize`] →
+//! [`bucketed_batches`]. No tensors, no models and no network here.
+
+mod atomic;
+mod collate;
+
+mod error;
+mod grouping;
+pub mod hh;
+mod record;
+mod set;
+mod split;
+mod summary;
+mod tokenizer;
+
+pub use atomic::{sha256_hex, write_atomically};
+pub use collate::{LengthLimits, PairTokens, TruncationReport, bucketed_batches, tokenize};
+pub use error::{Error, Result};
+pub use grouping::response_group_means;
+pub use hh::{HhOptions, HhRead, MalformedLine, ReadReport, read_hh, read_hh_dir};
+pub use record::{Indicator, PreferenceRecord, Scores, indicator_of_scores};
+pub use set::{FORMAT, Header, PreparedSet, SCHEMA, SourceFile};
+pub use split::{Split, split_by_prompt};
+pub use summary::{LengthStats, ObjectiveCounts, Summary};
+pub use tokenizer::{END_OF_TEXT, Tokenizer};

@@ -1,0 +1,200 @@
+//! From records to token ids, and from lengths to batches. Tensors are made by the trainer.
+
+use std::fmt;
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use crate::{Error, PreferenceRecord, Result, Tokenizer};
+
+/// How many batches share one window of rows that are sorted by length. Larger: less padding.
+/// Smaller: batches closer to a uniform draw.
+const WINDOW_BATCHES: usize = 50;
+
+/// One pair as token ids. Prompt and responses are encoded apart, so a response's tokens do not
+/// depend on the prompt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PairTokens {
+    /// At most [`LengthLimits::max_prompt`] ids, the end of the prompt.
+    pub prompt: Vec<u32>,
+    /// Ends with the end-of-text id unless it was cut.
+    pub first: Vec<u32>,
+    /// Ends with the end-of-text id unless it was cut.
+    pub second: Vec<u32>,
+}
+
+impl PairTokens {
+    /// Tokens of a packed row: the prompt once, then both responses.
+    pub fn packed_len(&self) -> usize {
+        self.prompt.len() + self.first.len() + self.second.len()
+    }
+}
+
+/// Limits in tokens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LengthLimits {
+    /// A longer prompt loses its **left** end: the last turn matters most.
+    pub max_prompt: usize,
+    /// A longer response loses its right end, the end-of-text id included.
+    pub max_response: usize,
+}
+
+/// How much [`tokenize`] cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TruncationReport {
+    /// Pairs in all.
+    pub pairs: usize,
+    /// Prompts that lost their left end.
+    pub prompts: usize,
+    /// Responses (two a pair) that lost their right end and so have no end-of-text id.
+    pub responses: usize,
+    /// Pairs whose responses are equal after the cut: they teach nothing.
+    pub identical: usize,
+}
+
+impl fmt::Display for TruncationReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pairs, prompts, responses, identical } = self;
+        write!(
+            f,
+            "{pairs} pairs: {prompts} prompts cut at the left, {responses} of {} responses cut at \
+             the right, {identical} pairs identical after the cut",
+            2 * pairs
+        )
+    }
+}
+
+/// Encodes every pair; the result has the order and length of `records`.
+///
+/// # Errors
+/// [`Error::InvalidParameter`] for a limit of 0; [`Error::Tokenizer`] if the tokenizer refuses a
+/// text.
+pub fn tokenize(
+    records: &[PreferenceRecord],
+    tokenizer: &Tokenizer,
+    limits: &LengthLimits,
+) -> Result<(Vec<PairTokens>, TruncationReport)> {
+    for (field, limit) in [("max_prompt", limits.max_prompt), ("max_response", limits.max_response)]
+    {
+        if limit == 0 {
+            return Err(Error::InvalidParameter {
+                field,
+                value: "0".into(),
+                expected: "it must leave room for at least one token".into(),
+            });
+        }
+    }
+    let mut report = TruncationReport { pairs: records.len(), ..Default::default() };
+    let mut pairs = Vec::with_capacity(records.len());
+    for record in records {
+        let mut prompt = tokenizer.encode(&record.prompt)?;
+        if prompt.len() > limits.max_prompt {
+            prompt.drain(..prompt.len() - limits.max_prompt);
+            report.prompts += 1;
+        }
+        let mut response = |text: &str| -> Result<Vec<u32>> {
+            let mut ids = tokenizer.encode(text)?;
+            ids.push(tokenizer.end_of_text());
+            if ids.len() > limits.max_response {
+                ids.truncate(limits.max_response);
+                report.responses += 1;
+            }
+            Ok(ids)
+        };
+        let (first, second) = (response(&record.first)?, response(&record.second)?);
+        report.identical += usize::from(first == second);
+        pairs.push(PairTokens { prompt, first, second });
+    }
+    Ok((pairs, report))
+}
+
+/// The batches of one epoch: lists of indices into `lengths`, each index exactly once. Rows are
+/// shuffled, sorted by length inside windows of 50 batches so that a batch needs little padding,
+/// and the batches shuffled again. All batches have `batch_size` rows, except one with the rest.
+///
+/// A function of its arguments only: a resumed run recomputes it instead of storing a position in
+/// a random stream. A `batch_size` of 0 is taken as 1.
+pub fn bucketed_batches(
+    lengths: &[usize],
+    batch_size: usize,
+    seed: u64,
+    epoch: u64,
+) -> Vec<Vec<usize>> {
+    let batch_size = batch_size.max(1);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(epoch);
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.shuffle(&mut rng);
+    let mut batches = Vec::with_capacity(lengths.len().div_ceil(batch_size));
+    for window in order.chunks_mut(batch_size.saturating_mul(WINDOW_BATCHES)) {
+        // Stable, so that rows of one length stay in shuffled order.
+        window.sort_by_key(|&index| lengths[index]);
+        batches.extend(window.chunks(batch_size).map(<[usize]>::to_vec));
+    }
+    batches.shuffle(&mut rng);
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_index_once_per_epoch(
+            lengths in prop::collection::vec(0usize..500, 0..400),
+            batch_size in 0usize..20, seed: u64, epoch: u64,
+        ) {
+            let batches = bucketed_batches(&lengths, batch_size, seed, epoch);
+            let mut all: Vec<usize> = batches.concat();
+            all.sort_unstable();
+            prop_assert_eq!(all, (0..lengths.len()).collect::<Vec<_>>());
+            let size = batch_size.max(1);
+            prop_assert!(batches.iter().all(|b| !b.is_empty() && b.len() <= size));
+            prop_assert!(batches.iter().filter(|b| b.len() < size).count() <= 1);
+            prop_assert_eq!(bucketed_batches(&lengths, batch_size, seed, epoch), batches);
+        }
+    }
+
+    #[test]
+    fn epochs_differ_and_batches_are_level() {
+        let lengths: Vec<usize> = (0..4000).map(|i| (i * 37) % 300).collect();
+        let batches = bucketed_batches(&lengths, 8, 1, 0);
+        assert_ne!(batches, bucketed_batches(&lengths, 8, 1, 1));
+        assert_ne!(batches, bucketed_batches(&lengths, 8, 2, 0));
+        let padded: usize =
+            batches.iter().map(|b| b.len() * b.iter().map(|&i| lengths[i]).max().unwrap()).sum();
+        let used: usize = lengths.iter().sum();
+        assert!((padded as f64) < 1.1 * used as f64, "{padded} for {used}");
+    }
+
+    #[test]
+    fn truncation_sides_and_counts() {
+        let record = PreferenceRecord {
+            id: "1".into(),
+            source: "test".into(),
+            prompt: "abcdef".into(),
+            first: "xyz".into(),
+            second: "xyzw".into(),
+            indicators: vec![],
+            scores: None,
+        };
+        // 257 ids: every byte is a token of its own.
+        let tokenizer = Tokenizer::train(["abc"].into_iter(), 257).unwrap();
+        let limits = LengthLimits { max_prompt: 4, max_response: 4 };
+        let (pairs, report) = tokenize(std::slice::from_ref(&record), &tokenizer, &limits).unwrap();
+        assert_eq!(tokenizer.decode(&pairs[0].prompt).unwrap(), "cdef");
+        assert_eq!(pairs[0].first.last(), Some(&tokenizer.end_of_text()));
+        assert_eq!(tokenizer.decode(&pairs[0].second).unwrap(), "xyzw");
+        assert_ne!(pairs[0].second.last(), Some(&tokenizer.end_of_text()));
+        assert_eq!(pairs[0].packed_len(), 12);
+        assert_eq!(report, TruncationReport { pairs: 1, prompts: 1, responses: 1, identical: 0 });
+        let limits = LengthLimits { max_prompt: 9, max_response: 2 };
+        let (_, report) = tokenize(std::slice::from_ref(&record), &tokenizer, &limits).unwrap();
+        assert_eq!((report.prompts, report.responses, report.identical), (0, 2, 1));
+        let error = tokenize(&[record], &tokenizer, &LengthLimits { max_response: 0, ..limits });
+        assert!(error.unwrap_err().to_string().contains("`max_response` is 0"));
+    }
+}

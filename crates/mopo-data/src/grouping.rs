@@ -1,0 +1,80 @@
+//! Mean indicators of a response over all its comparisons: what the "action" estimator of the
+//! trainer weights terms by.
+
+use std::collections::HashMap;
+
+use crate::{Indicator, PreferenceRecord};
+
+/// For each record and side (0 is the first response, with indicator I; 1 the second, with 1 − I)
+/// the mean indicator `[n_objectives]` over **all** terms of `records` with the same prompt and
+/// response. Missing indicators are left out of a mean; a mean of nothing is `None`.
+///
+/// Where every response is compared once, this is each term's own indicator.
+pub fn response_group_means(records: &[PreferenceRecord]) -> Vec<[Vec<Indicator>; 2]> {
+    // (sum, count) per objective. Looked up only, never iterated: its order does not matter.
+    let mut groups: HashMap<(&str, &str), Vec<(f64, u32)>> = HashMap::new();
+    for record in records {
+        for (side, response) in sides(record) {
+            let group = groups.entry((&record.prompt, response)).or_default();
+            group.resize(record.indicators.len().max(group.len()), (0.0, 0));
+            for (entry, indicator) in group.iter_mut().zip(&record.indicators) {
+                if let Some(value) = indicator {
+                    entry.0 += term_indicator(side, *value);
+                    entry.1 += 1;
+                }
+            }
+        }
+    }
+    let mean = |&(sum, count): &(f64, u32)| (count > 0).then(|| (sum / f64::from(count)) as f32);
+    records
+        .iter()
+        .map(|record| {
+            sides(record).map(|(_, response)| {
+                let group = &groups[&(record.prompt.as_str(), response)];
+                group[..record.indicators.len()].iter().map(mean).collect()
+            })
+        })
+        .collect()
+}
+
+fn sides(record: &PreferenceRecord) -> [(usize, &str); 2] {
+    [(0, &record.first), (1, &record.second)]
+}
+
+fn term_indicator(side: usize, indicator: f32) -> f64 {
+    if side == 0 { f64::from(indicator) } else { 1.0 - f64::from(indicator) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(prompt: &str, first: &str, second: &str, i: [Indicator; 2]) -> PreferenceRecord {
+        PreferenceRecord {
+            id: "x".into(),
+            source: "test".into(),
+            prompt: prompt.into(),
+            first: first.into(),
+            second: second.into(),
+            indicators: i.to_vec(),
+            scores: None,
+        }
+    }
+
+    #[test]
+    fn means_cross_sides_but_not_prompts() {
+        let records = [
+            record("p", "a", "b", [Some(1.0), None]),
+            record("p", "c", "a", [Some(1.0), Some(0.25)]),
+            record("q", "a", "b", [Some(0.0), None]),
+        ];
+        let means = response_group_means(&records);
+        // `a` under `p`: first with 1, second with 1 − 1.
+        assert_eq!(means[0][0], [Some(0.5), Some(0.75)]);
+        assert_eq!(means[1][1], means[0][0]);
+        assert_eq!(means[0][1], [Some(0.0), None]);
+        assert_eq!(means[1][0], [Some(1.0), Some(0.25)]);
+        assert_eq!(means[2], [vec![Some(0.0), None], vec![Some(1.0), None]]);
+        assert!(response_group_means(&[]).is_empty());
+    }
+}

@@ -1,0 +1,225 @@
+//! What a set of records looks like before anyone trains on it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use mopo_core::Objectives;
+use serde::Serialize;
+
+use crate::{Indicator, PreferenceRecord};
+
+/// How often each value of one objective's indicator occurs; the counts add up to the pairs.
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+pub struct ObjectiveCounts {
+    /// The objective.
+    pub name: String,
+    /// Indicator 1.
+    pub first: usize,
+    /// Indicator 0.
+    pub second: usize,
+    /// Indicator 0.5.
+    pub ties: usize,
+    /// Any other indicator: a soft label.
+    pub soft: usize,
+    /// No indicator.
+    pub missing: usize,
+}
+
+/// Lengths in tokens. Percentiles are by nearest rank.
+#[derive(Serialize, Clone, Copy, PartialEq, Debug, Default)]
+pub struct LengthStats {
+    /// The arithmetic mean; 0 for no text.
+    pub mean: f64,
+    /// The median.
+    pub p50: usize,
+    /// The 90th percentile.
+    pub p90: usize,
+    /// The longest.
+    pub max: usize,
+}
+
+impl LengthStats {
+    /// Statistics of some lengths; all 0 for none.
+    pub fn new(mut lengths: Vec<usize>) -> Self {
+        lengths.sort_unstable();
+        let Some(&max) = lengths.last() else { return Self::default() };
+        let rank = |percent: usize| lengths[(lengths.len() * percent).div_ceil(100) - 1];
+        let mean = lengths.iter().sum::<usize>() as f64 / lengths.len() as f64;
+        Self { mean, p50: rank(50), p90: rank(90), max }
+    }
+}
+
+/// Counts of a set: what it labels, where its objectives disagree, and how long its texts are.
+#[derive(Serialize, Clone, PartialEq, Debug)]
+pub struct Summary {
+    /// Records.
+    pub pairs: usize,
+    /// Distinct prompts.
+    pub prompts: usize,
+    /// Per objective, in order.
+    pub objectives: Vec<ObjectiveCounts>,
+    /// `[n_objectives][n_objectives]`: pairs on which both objectives prefer a side.
+    pub both_decided: Vec<Vec<usize>>,
+    /// `[n_objectives][n_objectives]`: of those, the share on which they prefer different sides;
+    /// `None` where there are none.
+    pub disagreement: Vec<Vec<Option<f64>>>,
+    /// Of one prompt per pair.
+    pub prompt_tokens: LengthStats,
+    /// Of both responses of each pair, without an end-of-text token.
+    pub response_tokens: LengthStats,
+}
+
+impl Summary {
+    /// Summarises `records`; `token_len` gives a text's length (in tokens, or in whatever the
+    /// caller counts).
+    pub fn new(
+        objectives: &Objectives,
+        records: &[PreferenceRecord],
+        token_len: impl Fn(&str) -> usize,
+    ) -> Self {
+        let n_objectives = objectives.len();
+        let mut counts: Vec<ObjectiveCounts> = objectives
+            .names()
+            .iter()
+            .map(|name| ObjectiveCounts {
+                name: name.clone(),
+                first: 0,
+                second: 0,
+                ties: 0,
+                soft: 0,
+                missing: 0,
+            })
+            .collect();
+        let mut both_decided = vec![vec![0; n_objectives]; n_objectives];
+        let mut differ = vec![vec![0; n_objectives]; n_objectives];
+        let (mut prompt_lengths, mut response_lengths) = (Vec::new(), Vec::new());
+        for record in records {
+            for (count, indicator) in counts.iter_mut().zip(&record.indicators) {
+                *match indicator {
+                    None => &mut count.missing,
+                    Some(1.0) => &mut count.first,
+                    Some(0.0) => &mut count.second,
+                    Some(0.5) => &mut count.ties,
+                    Some(_) => &mut count.soft,
+                } += 1;
+            }
+            for (a, left) in record.indicators.iter().enumerate().take(n_objectives) {
+                for (b, right) in record.indicators.iter().enumerate().take(n_objectives) {
+                    if let (Some(left), Some(right)) = (prefers_first(left), prefers_first(right)) {
+                        both_decided[a][b] += 1;
+                        differ[a][b] += usize::from(left != right);
+                    }
+                }
+            }
+            prompt_lengths.push(token_len(&record.prompt));
+            response_lengths.extend([token_len(&record.first), token_len(&record.second)]);
+        }
+        let share = |differ: usize, of: usize| (of > 0).then(|| differ as f64 / of as f64);
+        let disagreement = differ
+            .iter()
+            .zip(&both_decided)
+            .map(|(row, of)| row.iter().zip(of).map(|(&d, &of)| share(d, of)).collect())
+            .collect();
+        Self {
+            pairs: records.len(),
+            prompts: records.iter().map(|r| r.prompt.as_str()).collect::<BTreeSet<_>>().len(),
+            objectives: counts,
+            both_decided,
+            disagreement,
+            prompt_tokens: LengthStats::new(prompt_lengths),
+            response_tokens: LengthStats::new(response_lengths),
+        }
+    }
+}
+
+/// The preferred side, soft labels included; `None` for ties and missing ones.
+fn prefers_first(indicator: &Indicator) -> Option<bool> {
+    indicator.filter(|&value| value != 0.5).map(|value| value > 0.5)
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} pairs, {} distinct prompts\n", self.pairs, self.prompts)?;
+        let width = self.objectives.iter().map(|o| o.name.chars().count()).max().unwrap_or(0);
+        let width = width.max("objective".len());
+        write!(f, "{:<width$}", "objective")?;
+        for column in ["first", "second", "ties", "soft", "missing"] {
+            write!(f, "  {column:>8}")?;
+        }
+        writeln!(f)?;
+        for counts in &self.objectives {
+            let ObjectiveCounts { name, first, second, ties, soft, missing } = counts;
+            write!(f, "{name:<width$}")?;
+            for count in [first, second, ties, soft, missing] {
+                write!(f, "  {count:>8}")?;
+            }
+            writeln!(f)?;
+        }
+        writeln!(f, "\ndisagreement, % of the pairs that both objectives decide:")?;
+        write!(f, "{:<width$}", "")?;
+        for counts in &self.objectives {
+            write!(f, "  {:>width$}", counts.name)?;
+        }
+        writeln!(f)?;
+        for (counts, row) in self.objectives.iter().zip(&self.disagreement) {
+            write!(f, "{:<width$}", counts.name)?;
+            for share in row {
+                let cell = share.map_or("-".into(), |share| format!("{:.1}", 100.0 * share));
+                write!(f, "  {cell:>width$}")?;
+            }
+            writeln!(f)?;
+        }
+        writeln!(f, "\ntokens      {:>8}  {:>6}  {:>6}  {:>6}", "mean", "p50", "p90", "max")?;
+        for (name, stats) in [("prompt", &self.prompt_tokens), ("response", &self.response_tokens)]
+        {
+            let LengthStats { mean, p50, p90, max } = stats;
+            writeln!(f, "{name:<12}{mean:>8.1}  {p50:>6}  {p90:>6}  {max:>6}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_disagreement_and_lengths() {
+        let objectives = Objectives::new(["a", "b"]).unwrap();
+        let record = |prompt: &str, indicators: [Indicator; 2]| PreferenceRecord {
+            id: "1".into(),
+            source: "test".into(),
+            prompt: prompt.into(),
+            first: "xx".into(),
+            second: "xxxx".into(),
+            indicators: indicators.to_vec(),
+            scores: None,
+        };
+        let records = [
+            record("p", [Some(1.0), Some(0.0)]),
+            record("p", [Some(1.0), Some(0.7)]),
+            record("q", [Some(0.5), Some(0.0)]),
+            record("r", [None, Some(1.0)]),
+        ];
+        let summary = Summary::new(&objectives, &records, str::len);
+        assert_eq!((summary.pairs, summary.prompts), (4, 3));
+        let a = &summary.objectives[0];
+        assert_eq!((a.first, a.second, a.ties, a.soft, a.missing), (2, 0, 1, 0, 1));
+        assert_eq!(summary.objectives[1].soft, 1);
+        assert_eq!(summary.both_decided, [[2, 2], [2, 4]]);
+        assert_eq!(summary.disagreement[0], [Some(0.0), Some(0.5)]);
+        assert_eq!(summary.response_tokens, LengthStats { mean: 3.0, p50: 2, p90: 4, max: 4 });
+        let text = summary.to_string();
+        assert!(text.contains("4 pairs, 3 distinct prompts"), "{text}");
+        assert!(text.contains("50.0"), "{text}");
+        assert!(serde_json::to_string(&summary).unwrap().contains("both_decided"));
+    }
+
+    #[test]
+    fn nothing_is_not_a_panic() {
+        let objectives = Objectives::new(["a"]).unwrap();
+        let summary = Summary::new(&objectives, &[], str::len);
+        assert_eq!(summary.disagreement, [[None]]);
+        assert!(summary.to_string().contains("0 pairs"));
+    }
+}
