@@ -3,6 +3,7 @@
 
 mod error;
 mod objective;
+pub mod pareto;
 
 pub use error::{Error, Result};
 pub use objective::Objectives;

@@ -1,0 +1,102 @@
+//! What scores a response, and the rule that says where a response ends.
+
+mod function;
+mod spec;
+
+pub use function::{DemoReward, Length, LengthPreference, LengthUnit, WordList};
+pub use spec::{Prefer, RewardSpec};
+
+use crate::{Error, Result};
+
+/// A score for a response to a prompt. **Larger is better**, raw (never rounded or squashed), and
+/// independent of anything else that is scored in the same run.
+pub trait Reward: Send + Sync {
+    /// The name that figures and tables show.
+    fn name(&self) -> &str;
+
+    /// The score of `response` to `prompt`.
+    ///
+    /// # Errors
+    /// Whatever keeps this reward from giving a finite number.
+    fn score(&self, prompt: &str, response: &str) -> Result<f32>;
+}
+
+/// Scores each response with each reward: `[n_prompts][n_objectives]`, in the order of `rewards`.
+///
+/// Complexity: one call of [`Reward::score`] per response and reward.
+///
+/// # Errors
+/// [`Error::Length`] if there is not one response per prompt; [`Error::NonFinite`] names the reward
+/// and the prompt that gave a NaN or an infinity.
+pub fn score_all(
+    rewards: &[Box<dyn Reward>],
+    prompts: &[String],
+    responses: &[String],
+) -> Result<Vec<Vec<f32>>> {
+    if prompts.len() != responses.len() {
+        return Err(Error::Length {
+            field: "responses".into(),
+            found: responses.len(),
+            expected: prompts.len(),
+            reason: "one response per prompt",
+        });
+    }
+    let score_one = |(i, (prompt, response)): (usize, (&String, &String))| {
+        rewards
+            .iter()
+            .map(|reward| {
+                let score = reward.score(prompt, response)?;
+                if score.is_finite() {
+                    return Ok(score);
+                }
+                let field = format!("score of reward `{}` for prompt {i}", reward.name());
+                Err(Error::NonFinite { field, value: score.into() })
+            })
+            .collect()
+    };
+    prompts.iter().zip(responses).enumerate().map(score_one).collect()
+}
+
+/// The response up to the first `Human:` or `Assistant:` that follows: a model that goes on to play
+/// both sides of the dialogue is judged by its first turn only. White space before the cut goes
+/// too; a response without a further turn comes back unchanged.
+pub fn cut_at_turn(response: &str) -> &str {
+    match ["Human:", "Assistant:"].iter().filter_map(|turn| response.find(turn)).min() {
+        Some(end) => response[..end].trim_end(),
+        None => response,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_ends_at_the_next_turn() {
+        assert_eq!(cut_at_turn("Sure.\n\nHuman: More?\n\nAssistant: No."), "Sure.");
+        assert_eq!(cut_at_turn("Sure. Assistant: x Human: y"), "Sure.");
+        assert_eq!(cut_at_turn(" As a human: fine \n"), " As a human: fine \n");
+        assert_eq!(cut_at_turn("Human: hi"), "");
+        assert_eq!(cut_at_turn(""), "");
+    }
+
+    struct Broken;
+    impl Reward for Broken {
+        fn name(&self) -> &str {
+            "broken"
+        }
+        fn score(&self, _: &str, _: &str) -> Result<f32> {
+            Ok(f32::NAN)
+        }
+    }
+
+    #[test]
+    fn scores_are_checked() {
+        let prompts = ["p".to_owned()];
+        let rewards: Vec<Box<dyn Reward>> = vec![Box::new(Broken)];
+        let e = score_all(&rewards, &prompts, &["r".to_owned()]).unwrap_err().to_string();
+        assert!(e.contains("`broken` for prompt 0"), "{e}");
+        assert!(score_all(&rewards, &prompts, &[]).is_err());
+        assert_eq!(score_all(&[], &prompts, &["r".to_owned()]).unwrap(), [Vec::<f32>::new()]);
+    }
+}
