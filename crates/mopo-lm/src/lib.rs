@@ -1,1 +1,33 @@
-//! mopo-lm.
+//! The language model of MOPO: phi in burn, LoRA adapters, one output head per policy, packed
+//! preference pairs, their sequence log-probabilities, generation, and the files of all of them.
+//!
+//! No text and no tokenizer (token ids only), no loss and no optimiser. Everything is generic over
+//! burn's `Backend`.
+
+mod adapter;
+mod config;
+mod error;
+mod files;
+mod generate;
+mod heads;
+mod lora;
+mod packed;
+mod phi;
+mod policy;
+mod weights;
+
+#[cfg(test)]
+mod fixtures;
+
+pub use adapter::{BaseShape, PolicyMeta, load_policy, read_policy_meta, save_policy};
+pub use config::PhiConfig;
+pub use error::{Error, Result};
+pub use generate::{GenerationConfig, generate, generate_with_row_ids};
+pub use heads::PolicyHeads;
+pub use lora::{LoraAdapter, LoraConfig, LoraLayer, LoraPair, LoraTarget};
+pub use packed::{
+    PackedBatch, PackedInputs, PackedTerm, PairSlices, Segment, sequence_log_probs, token_log_probs,
+};
+pub use phi::{KvCache, Phi, PhiAttention, PhiLayer, PhiMlp, Rotary};
+pub use policy::{HeadChoice, PolicyParams};
+pub use weights::{load_phi, save_phi};

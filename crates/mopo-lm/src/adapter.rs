@@ -1,0 +1,190 @@
+//! A policy's files: the adapter as a directory that PEFT reads (`adapter_model.safetensors`,
+//! `adapter_config.json`), the heads beside it (`heads.safetensors`), and `policy.json`, written
+//! last, which says what they are. Not the base model, and not the state of a training run.
+
+use std::path::Path;
+
+use burn::tensor::backend::Backend;
+use serde::{Deserialize, Serialize};
+
+use crate::files::{self, TensorFiles, TensorWriter};
+use crate::lora::LoraTarget;
+use crate::weights::{read_linear, write_linear};
+use crate::{Error, LoraConfig, Phi, PolicyHeads, PolicyParams, Result};
+
+const META: &str = "policy.json";
+const ADAPTER: &str = "adapter_model.safetensors";
+const PEFT: &str = "adapter_config.json";
+const HEADS: &str = "heads.safetensors";
+
+/// `policy.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyMeta {
+    /// Version of the layout; 1.
+    pub format: u32,
+    /// The adapter's size.
+    pub lora: LoraConfig,
+    /// One objective for each head, in the heads' order.
+    pub objectives: Vec<String>,
+    /// The base model that it belongs to.
+    pub base: BaseShape,
+}
+
+/// What a policy's tensors tell about its base model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaseShape {
+    /// Blocks.
+    pub num_hidden_layers: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Tokens.
+    pub vocab_size: usize,
+}
+
+/// Reads and checks `policy.json` alone.
+///
+/// # Errors
+/// Names the file: absent (the directory is no policy, or was not written to its end), no JSON, of
+/// another format, or with a configuration that does not check.
+pub fn read_policy_meta(dir: impl AsRef<Path>) -> Result<PolicyMeta> {
+    let path = dir.as_ref().join(META);
+    let meta: PolicyMeta = files::read_json(&path, "the description of a saved policy")?;
+    let check = || {
+        if meta.format != 1 {
+            return Err(Error::InvalidParameter {
+                field: "format",
+                value: meta.format.to_string(),
+                expected: "this version reads format 1; use the version that wrote it".into(),
+            });
+        }
+        meta.lora.check()
+    };
+    check().map_err(|e| Error::InFile { path, source: Box::new(e) })?;
+    Ok(meta)
+}
+
+/// Writes a policy into `dir`, which is created if need be; `objectives` names the heads. Each file
+/// is written atomically, and while they are being replaced there is no `policy.json`.
+///
+/// # Errors
+/// Not one name for each head, or none at all; a `lora` that is not the adapter's; the file that could not be
+/// written.
+pub fn save_policy<B: Backend>(
+    params: &PolicyParams<B>,
+    lora: &LoraConfig,
+    objectives: &[String],
+    dir: impl AsRef<Path>,
+) -> Result<()> {
+    lora.check()?;
+    let Some(head) = params.heads.heads.first().filter(|_| objectives.len() == params.n_policies())
+    else {
+        return Err(Error::InvalidParameter {
+            field: "objectives",
+            value: format!("{objectives:?}"),
+            expected: format!("there are {} heads; name each, at least one", params.n_policies()),
+        });
+    };
+    let [hidden_size, vocab_size] = head.weight.dims();
+    let num_hidden_layers = params.adapter.layers.len();
+    let dir = dir.as_ref();
+    files::create_dir(dir)?;
+    let meta_path = dir.join(META);
+    if let Err(source) = std::fs::remove_file(&meta_path)
+        && source.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(Error::Io { action: "replace", path: meta_path, source });
+    }
+
+    let mut out = TensorWriter::default();
+    for (i, layer) in params.adapter.layers.iter().enumerate() {
+        for target in LoraTarget::ALL {
+            let pair = layer.get(target);
+            if pair.is_some() != lora.targets.contains(&target) {
+                return Err(Error::InvalidParameter {
+                    field: "lora.targets",
+                    value: format!("{:?}", lora.targets),
+                    expected: "it must be the configuration that the adapter was made with".into(),
+                });
+            }
+            if let Some(pair) = pair {
+                out.transposed(&lora_name(i, target, "A"), pair.a.val());
+                out.transposed(&lora_name(i, target, "B"), pair.b.val());
+            }
+        }
+    }
+    out.write(&dir.join(ADAPTER))?;
+
+    let mut out = TensorWriter::default();
+    for (k, head) in params.heads.heads.iter().enumerate() {
+        write_linear(&mut out, &format!("heads.{k}"), head);
+    }
+    out.write(&dir.join(HEADS))?;
+
+    let peft = serde_json::json!({
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none",
+        "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout,
+        "target_modules": lora.targets, "inference_mode": true,
+    });
+    files::write_json(&dir.join(PEFT), &peft)?;
+    let meta = PolicyMeta {
+        format: 1,
+        lora: lora.clone(),
+        objectives: objectives.to_vec(),
+        base: BaseShape { num_hidden_layers, hidden_size, vocab_size },
+    };
+    files::write_json(&meta_path, &meta)
+}
+
+/// Loads a policy that [`save_policy`] wrote; the parameters are trainable, with fresh ids.
+///
+/// # Errors
+/// As of [`read_policy_meta`]; a policy of a base model of another shape; tensors missing, left over
+/// or of another shape, by name.
+pub fn load_policy<B: Backend>(
+    dir: impl AsRef<Path>,
+    base: &Phi<B>,
+    device: &B::Device,
+) -> Result<(PolicyParams<B>, PolicyMeta)> {
+    let dir = dir.as_ref();
+    let meta = read_policy_meta(dir)?;
+    let config = base.config();
+    for (field, found, expected) in [
+        ("hidden_size", meta.base.hidden_size, config.hidden_size),
+        ("num_hidden_layers", meta.base.num_hidden_layers, config.num_hidden_layers),
+        ("vocab_size", meta.base.vocab_size, config.vocab_size),
+    ] {
+        if found != expected {
+            return Err(Error::BaseMismatch {
+                path: dir.join(META),
+                field,
+                found: found.to_string(),
+                expected: expected.to_string(),
+            });
+        }
+    }
+
+    let path = dir.join(ADAPTER);
+    let mut files = TensorFiles::open(&path, std::slice::from_ref(&path))?;
+    let rank = meta.lora.rank;
+    let adapter = meta.lora.build(config, |i, target, [d_in, d_out]| {
+        let a = files.transposed(&lora_name(i, target, "A"), [d_in, rank], device)?;
+        let b = files.transposed(&lora_name(i, target, "B"), [rank, d_out], device)?;
+        Ok((a, b))
+    })?;
+    files.finish()?;
+
+    let path = dir.join(HEADS);
+    let mut files = TensorFiles::open(&path, std::slice::from_ref(&path))?;
+    let shape = [config.hidden_size, config.vocab_size];
+    let heads = (0..meta.objectives.len())
+        .map(|k| read_linear(&mut files, &format!("heads.{k}"), shape, device))
+        .collect::<Result<_>>()?;
+    files.finish()?;
+    Ok((PolicyParams { adapter, heads: PolicyHeads { heads } }, meta))
+}
+
+fn lora_name(layer: usize, target: LoraTarget, matrix: &str) -> String {
+    format!("base_model.model.model.layers.{layer}.{}.lora_{matrix}.weight", target.path())
+}

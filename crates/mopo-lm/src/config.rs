@@ -1,0 +1,309 @@
+//! phi's configuration: the hub's `config.json` as it is, checked. Not the weights.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result, files};
+
+/// The shape of a phi model. Field names are those of the hub's `config.json`; further keys of that
+/// file are ignored unless they ask for something that is not built here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PhiConfig {
+    /// Rows of the embedding and outputs of the last layer.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width inside of the feed-forward block.
+    pub intermediate_size: usize,
+    /// Blocks.
+    pub num_hidden_layers: usize,
+    /// Attention heads; they divide `hidden_size`.
+    pub num_attention_heads: usize,
+    /// The share of each head that rotary embedding turns, in (0, 1]. Default 0.5.
+    #[serde(default = "default_partial_rotary_factor")]
+    pub partial_rotary_factor: f64,
+    /// The base of the rotary frequencies. Default 10 000.
+    #[serde(default = "default_rope_theta")]
+    pub rope_theta: f64,
+    /// Longest sequence, in tokens. Default 2048.
+    #[serde(default = "default_max_position_embeddings")]
+    pub max_position_embeddings: usize,
+    /// Added to the variance in LayerNorm. Default 1e-5.
+    #[serde(default = "default_layer_norm_eps")]
+    pub layer_norm_eps: f64,
+    /// Standard deviation of fresh weights. Default 0.02.
+    #[serde(default = "default_initializer_range")]
+    pub initializer_range: f64,
+}
+
+fn default_partial_rotary_factor() -> f64 {
+    0.5
+}
+fn default_rope_theta() -> f64 {
+    10_000.0
+}
+fn default_max_position_embeddings() -> usize {
+    2048
+}
+fn default_layer_norm_eps() -> f64 {
+    1e-5
+}
+fn default_initializer_range() -> f64 {
+    0.02
+}
+
+impl PhiConfig {
+    /// The published phi-1.5: 1.4 billion parameters.
+    pub fn phi_1_5() -> Self {
+        Self {
+            vocab_size: 51_200,
+            hidden_size: 2048,
+            intermediate_size: 8192,
+            num_hidden_layers: 24,
+            num_attention_heads: 32,
+            partial_rotary_factor: default_partial_rotary_factor(),
+            rope_theta: default_rope_theta(),
+            max_position_embeddings: default_max_position_embeddings(),
+            layer_norm_eps: default_layer_norm_eps(),
+            initializer_range: default_initializer_range(),
+        }
+    }
+
+    /// Reads and checks a `config.json` of the hub.
+    ///
+    /// # Errors
+    /// Names the file and the key: unreadable, no JSON, another `model_type`, a missing key, a value
+    /// that [`check`](Self::check) refuses, or a feature that is not built here.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let json: serde_json::Value = files::read_json(path, "the config.json of a phi model")?;
+        Self::from_hub(json).map_err(|e| match e {
+            Error::Json { reason, expected, .. } => {
+                Error::Json { path: path.into(), reason, expected }
+            }
+            e => Error::InFile { path: path.into(), source: Box::new(e) },
+        })
+    }
+
+    fn from_hub(mut json: serde_json::Value) -> Result<Self> {
+        // What the reference library could switch on, and this crate does not build.
+        const FIXED: [(&str, &[&str], &str); 5] = [
+            ("model_type", &["\"phi\""], "only `phi` models are built here"),
+            ("hidden_act", &["\"gelu_new\"", "null"], "only `gelu_new` is built here"),
+            ("qk_layernorm", &["false", "null"], "a LayerNorm on queries and keys is not built"),
+            ("tie_word_embeddings", &["false", "null"], "the output layer must be its own"),
+            ("rope_scaling", &["null"], "scaled rotary embedding is not built"),
+        ];
+        for (field, accepted, expected) in FIXED {
+            let value = json.get(field).map(|v| v.to_string());
+            match value {
+                None if field == "model_type" => return Err(missing("model_type")),
+                Some(value) if !accepted.contains(&value.as_str()) => {
+                    return Err(Error::InvalidParameter {
+                        field,
+                        value,
+                        expected: expected.into(),
+                    });
+                }
+                _ => {}
+            }
+        }
+        let kv_heads = json.get("num_key_value_heads").filter(|v| !v.is_null());
+        if let Some(kv_heads) = kv_heads
+            && json.get("num_attention_heads") != Some(kv_heads)
+        {
+            return Err(Error::InvalidParameter {
+                field: "num_key_value_heads",
+                value: kv_heads.to_string(),
+                expected: "it must equal `num_attention_heads`: grouped heads are not built".into(),
+            });
+        }
+        // Newer versions of the reference library keep the rotary settings in a table of their own.
+        if let Some(rope) = json.get("rope_parameters").cloned() {
+            let kind = rope.get("rope_type").and_then(|v| v.as_str()).unwrap_or("default");
+            if kind != "default" {
+                return Err(Error::InvalidParameter {
+                    field: "rope_parameters.rope_type",
+                    value: kind.into(),
+                    expected: "only `default` is built here".into(),
+                });
+            }
+            for key in ["rope_theta", "partial_rotary_factor"] {
+                if let Some(value) = rope.get(key) {
+                    json[key] = value.clone();
+                }
+            }
+        }
+        let config: Self = serde_json::from_value(json).map_err(|e| Error::Json {
+            path: Default::default(),
+            reason: e.to_string(),
+            expected: "the config.json of a phi model",
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The keys that the reference library needs to load the model.
+    pub(crate) fn to_hub(&self) -> serde_json::Value {
+        let mut json = serde_json::to_value(self).expect("plain numbers");
+        for (key, value) in [
+            ("architectures", serde_json::json!(["PhiForCausalLM"])),
+            ("model_type", "phi".into()),
+            ("hidden_act", "gelu_new".into()),
+            ("qk_layernorm", false.into()),
+            ("tie_word_embeddings", false.into()),
+            ("attention_dropout", 0.0.into()),
+            ("embd_pdrop", 0.0.into()),
+            ("resid_pdrop", 0.0.into()),
+            ("torch_dtype", "float32".into()),
+        ] {
+            json[key] = value;
+        }
+        json
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// The first field that no model can be built from.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |field, value: String, expected: &str| {
+            Err(Error::InvalidParameter { field, value, expected: expected.into() })
+        };
+        for (field, value) in [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ] {
+            if value == 0 {
+                return refuse(field, "0".into(), "it must be at least 1");
+            }
+        }
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            return refuse(
+                "num_attention_heads",
+                self.num_attention_heads.to_string(),
+                &format!("it must divide `hidden_size` ({})", self.hidden_size),
+            );
+        }
+        let factor = self.partial_rotary_factor;
+        let rot = self.rotary_dim();
+        if !(factor > 0.0 && factor <= 1.0) || rot == 0 || !rot.is_multiple_of(2) {
+            return refuse(
+                "partial_rotary_factor",
+                factor.to_string(),
+                &format!(
+                    "its share of the head dimension ({}) must be even, positive and no more than all of it",
+                    self.head_dim()
+                ),
+            );
+        }
+        for (field, value) in [
+            ("rope_theta", self.rope_theta),
+            ("layer_norm_eps", self.layer_norm_eps),
+            ("initializer_range", self.initializer_range),
+        ] {
+            if !(value > 0.0 && value.is_finite()) {
+                return refuse(field, value.to_string(), "it must be positive and finite");
+            }
+        }
+        Ok(())
+    }
+
+    /// Width of one attention head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    /// How many of a head's dimensions are rotated (the first ones).
+    pub fn rotary_dim(&self) -> usize {
+        (self.head_dim() as f64 * self.partial_rotary_factor) as usize
+    }
+
+    /// Parameters of the model, embedding and output layer included.
+    pub fn num_params(&self) -> usize {
+        let (v, d, f) = (self.vocab_size, self.hidden_size, self.intermediate_size);
+        let layer = 2 * d + 4 * (d * d + d) + (d * f + f) + (f * d + d);
+        v * d + self.num_hidden_layers * layer + 2 * d + (d * v + v)
+    }
+}
+
+fn missing(field: &str) -> Error {
+    Error::Json {
+        path: Default::default(),
+        reason: format!("missing field `{field}`"),
+        expected: "the config.json of a phi model",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiny_json() -> serde_json::Value {
+        serde_json::json!({
+            "model_type": "phi", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "resid_pdrop": 0.0,
+        })
+    }
+
+    fn read(json: &serde_json::Value) -> Result<PhiConfig> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        std::fs::write(&path, json.to_string()).unwrap();
+        PhiConfig::from_file(&path)
+    }
+
+    #[test]
+    fn phi_1_5_has_the_published_number_of_parameters() {
+        let config = PhiConfig::phi_1_5();
+        config.check().unwrap();
+        assert_eq!(config.num_params(), 1_418_270_720);
+        assert_eq!(config.rotary_dim(), 32);
+    }
+
+    #[test]
+    fn a_hub_file_reads_with_defaults_and_unknown_keys() {
+        let config = read(&tiny_json()).unwrap();
+        assert_eq!((config.max_position_embeddings, config.rope_theta), (2048, 10_000.0));
+        let again = read(&config.to_hub()).unwrap();
+        assert_eq!(config, again);
+    }
+
+    #[test]
+    fn rotary_settings_are_found_in_their_own_table() {
+        let mut json = tiny_json();
+        json["rope_parameters"] = serde_json::json!(
+            {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 1.0}
+        );
+        let config = read(&json).unwrap();
+        assert_eq!((config.rope_theta, config.partial_rotary_factor), (500.0, 1.0));
+    }
+
+    #[test]
+    fn errors_name_file_and_key() {
+        for (key, value, words) in [
+            ("model_type", Some("llama".into()), "`model_type` is \"llama\""),
+            ("model_type", None, "missing field `model_type`"),
+            ("hidden_size", None, "missing field `hidden_size`"),
+            ("hidden_size", Some(30.into()), "`num_attention_heads` is 4"),
+            ("hidden_act", Some("relu".into()), "`hidden_act` is \"relu\""),
+            ("num_key_value_heads", Some(2.into()), "`num_key_value_heads` is 2"),
+            ("partial_rotary_factor", Some(1.5.into()), "`partial_rotary_factor` is 1.5"),
+            ("vocab_size", Some(0.into()), "`vocab_size` is 0"),
+        ] {
+            let mut json = tiny_json();
+            let value: Option<serde_json::Value> = value;
+            match value {
+                Some(value) => json[key] = value,
+                None => drop(json.as_object_mut().unwrap().remove(key)),
+            }
+            let message = read(&json).unwrap_err().to_string();
+            assert!(message.contains(words) && message.contains("config.json"), "{message}");
+        }
+    }
+}

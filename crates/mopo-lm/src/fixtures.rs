@@ -1,0 +1,1 @@
+//! Small random models and batches for this crate's tests.

@@ -1,0 +1,246 @@
+//! Sampling responses: one batch, left padding, a key-value cache, one random stream for each row.
+//! Token ids in and out; stop words and text belong to the caller.
+
+mod sampling;
+
+use burn::nn::Linear;
+use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor, TensorData, activation};
+use serde::{Deserialize, Serialize};
+
+use crate::phi::KvCache;
+use crate::{Error, HeadChoice, Phi, PolicyParams, Result};
+use sampling::RowSampler;
+
+/// How to sample.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GenerationConfig {
+    /// At most so many tokens for each prompt. Default 64.
+    pub max_new_tokens: usize,
+    /// Logits are divided by it; 0 takes the most likely token. Default 1.
+    pub temperature: f64,
+    /// Only the most likely tokens that together have this probability, in (0, 1]. Default 1: all.
+    pub top_p: f64,
+    /// Seeds the random streams of all rows. Default 0.
+    pub seed: u64,
+}
+
+impl Default for GenerationConfig {
+    fn default() -> Self {
+        Self { max_new_tokens: 64, temperature: 1.0, top_p: 1.0, seed: 0 }
+    }
+}
+
+impl GenerationConfig {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// The first field that is out of range.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |field, value: f64, expected: &str| {
+            let (value, expected) = (value.to_string(), expected.into());
+            Err(Error::InvalidParameter { field, value, expected })
+        };
+        if self.max_new_tokens == 0 {
+            return refuse("generation.max_new_tokens", 0.0, "it must be at least 1");
+        }
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return refuse(
+                "generation.temperature",
+                self.temperature,
+                "it must be finite and at least 0, where 0 is greedy",
+            );
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return refuse("generation.top_p", self.top_p, "it must lie in (0, 1]");
+        }
+        Ok(())
+    }
+}
+
+/// Continues each prompt until `end_of_text` (which is not returned) or `max_new_tokens`. A row's
+/// random stream depends on the seed and the prompt's tokens alone, so its response does not depend
+/// on the batch; equal prompts get equal responses (see [`generate_with_row_ids`]).
+///
+/// # Errors
+/// A configuration or head that does not check; `params` absent where the head needs them; a prompt
+/// that is empty, too long for the model with its new tokens, or holds an unknown token.
+#[allow(clippy::too_many_arguments)]
+pub fn generate<B: Backend>(
+    base: &Phi<B>,
+    params: Option<&PolicyParams<B>>,
+    head: &HeadChoice,
+    prompts: &[Vec<u32>],
+    end_of_text: u32,
+    config: &GenerationConfig,
+    device: &B::Device,
+) -> Result<Vec<Vec<u32>>> {
+    let row_ids: Vec<u64> = prompts.iter().map(|prompt| hash(prompt)).collect();
+    generate_with_row_ids(base, params, head, prompts, &row_ids, end_of_text, config, device)
+}
+
+/// [`generate`] with a number for each row that selects its random stream, for example its index in
+/// the whole data set: several responses to one prompt then differ.
+///
+/// # Errors
+/// As of [`generate`]. Panics if there is not one number for each prompt.
+#[allow(clippy::too_many_arguments)]
+pub fn generate_with_row_ids<B: Backend>(
+    base: &Phi<B>,
+    params: Option<&PolicyParams<B>>,
+    head: &HeadChoice,
+    prompts: &[Vec<u32>],
+    row_ids: &[u64],
+    end_of_text: u32,
+    config: &GenerationConfig,
+    device: &B::Device,
+) -> Result<Vec<Vec<u32>>> {
+    assert_eq!(prompts.len(), row_ids.len(), "one row id for each prompt");
+    config.check()?;
+    head.check(params.map_or(0, |params| params.n_policies()))?;
+    check_prompts(base, prompts, config)?;
+    if prompts.is_empty() {
+        return Ok(vec![]);
+    }
+
+    let rows = prompts.len();
+    let adapter = match head {
+        HeadChoice::Base => None,
+        _ => params.map(|params| &params.adapter),
+    };
+    let longest = prompts.iter().map(|p| p.len()).max().unwrap_or(0);
+    let pads: Vec<usize> = prompts.iter().map(|p| longest - p.len()).collect();
+    let mut samplers: Vec<_> = row_ids.iter().map(|id| RowSampler::new(config, *id)).collect();
+    let mut responses = vec![vec![]; rows];
+    let mut done = vec![false; rows];
+    let mut cache = KvCache::new(base.layers.len());
+
+    // The first step sees the whole prompts, each later one the tokens just sampled.
+    let mut ids: Vec<i32> = vec![];
+    for (prompt, pad) in prompts.iter().zip(&pads) {
+        ids.extend(std::iter::repeat_n(end_of_text as i32, *pad));
+        ids.extend(prompt.iter().map(|id| *id as i32));
+    }
+    let mut width = longest;
+    for step in 0..config.max_new_tokens {
+        let keys = longest + step;
+        let hidden = base.hidden_states_cached(
+            int_table(&ids, [rows, width], device),
+            positions(&pads, keys, width, device),
+            mask(&pads, keys, width, device),
+            adapter,
+            &mut cache,
+        );
+        let last = hidden.narrow(1, width - 1, 1).reshape([rows, base.config().hidden_size]);
+        let logits = next_token_logits(base, params, head, last);
+        let vocab = logits.dims()[1];
+        let logits = logits.into_data().convert::<f32>().to_vec::<f32>().expect("just converted");
+
+        ids.clear();
+        width = 1;
+        for (row, logits) in logits.chunks_exact(vocab).enumerate() {
+            if !done[row] {
+                let token = samplers[row].sample(logits);
+                done[row] = token == end_of_text;
+                if !done[row] {
+                    responses[row].push(token);
+                }
+            }
+            // A row that is done still runs along; what it is fed does not matter.
+            ids.push(responses[row].last().copied().unwrap_or(end_of_text) as i32);
+        }
+        if done.iter().all(|done| *done) {
+            break;
+        }
+    }
+    Ok(responses)
+}
+
+/// Logits, or for a mixture unnormalised log-probabilities, of the next token: `[rows, vocab]`.
+fn next_token_logits<B: Backend>(
+    base: &Phi<B>,
+    params: Option<&PolicyParams<B>>,
+    head: &HeadChoice,
+    hidden: Tensor<B, 2>,
+) -> Tensor<B, 2> {
+    let heads = params.map_or(&[][..], |params| &params.heads.heads);
+    match head {
+        HeadChoice::Base => base.lm_head.forward(hidden),
+        HeadChoice::Policy(index) => heads[*index].forward(hidden),
+        HeadChoice::Mixture(weights) => {
+            let part = |(head, weight): (&Linear<B>, &f32)| {
+                activation::log_softmax(head.forward(hidden.clone()), 1).mul_scalar(*weight)
+            };
+            let used = heads.iter().zip(weights).filter(|(_, weight)| **weight > 0.0);
+            used.map(part).reduce(|a, b| a + b).expect("checked weights")
+        }
+    }
+}
+
+fn check_prompts<B: Backend>(
+    base: &Phi<B>,
+    prompts: &[Vec<u32>],
+    config: &GenerationConfig,
+) -> Result<()> {
+    let (max, vocab_size) = (base.config().max_position_embeddings, base.config().vocab_size);
+    for (index, prompt) in prompts.iter().enumerate() {
+        if prompt.is_empty() {
+            return Err(Error::EmptyPrompt { index });
+        }
+        let (n_prompt, n_new) = (prompt.len(), config.max_new_tokens);
+        if n_prompt + n_new > max {
+            return Err(Error::TooLong { index, n_prompt, n_new, max });
+        }
+        if let Some(token) = prompt.iter().copied().find(|id| *id as usize >= vocab_size) {
+            return Err(Error::TokenOutOfRange { index, token, vocab_size });
+        }
+    }
+    Ok(())
+}
+
+fn int_table<B: Backend>(
+    values: &[i32],
+    shape: [usize; 2],
+    device: &B::Device,
+) -> Tensor<B, 2, Int> {
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
+}
+
+/// Positions of the last `width` of `keys` columns: counted from each row's first token.
+fn positions<B: Backend>(
+    pads: &[usize],
+    keys: usize,
+    width: usize,
+    device: &B::Device,
+) -> Tensor<B, 2, Int> {
+    let values: Vec<i32> = pads
+        .iter()
+        .flat_map(|pad| (keys - width..keys).map(|column| column.saturating_sub(*pad) as i32))
+        .collect();
+    int_table(&values, [pads.len(), width], device)
+}
+
+/// True for keys after the query and for the padding on the left.
+fn mask<B: Backend>(
+    pads: &[usize],
+    keys: usize,
+    width: usize,
+    device: &B::Device,
+) -> Tensor<B, 3, burn::tensor::Bool> {
+    let values: Vec<bool> = pads
+        .iter()
+        .flat_map(|pad| {
+            (keys - width..keys)
+                .flat_map(move |query| (0..keys).map(move |key| key > query || key < *pad))
+        })
+        .collect();
+    Tensor::from_data(TensorData::new(values, [pads.len(), width, keys]), device)
+}
+
+/// FNV-1a over the token ids.
+fn hash(prompt: &[u32]) -> u64 {
+    prompt.iter().flat_map(|id| id.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

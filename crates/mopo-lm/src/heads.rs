@@ -1,0 +1,40 @@
+//! One output layer for each policy. The base model's own is not among them.
+
+use burn::module::{Module, Param};
+use burn::nn::Linear;
+use burn::tensor::backend::Backend;
+
+use crate::{Error, Result};
+
+/// The output layers of the policies, each `[hidden_size, vocab_size]` with a bias.
+#[derive(Module, Debug)]
+pub struct PolicyHeads<B: Backend> {
+    /// In the order of the objectives.
+    pub heads: Vec<Linear<B>>,
+}
+
+impl<B: Backend> PolicyHeads<B> {
+    /// `n_policies` trainable copies of a base model's output layer, detached from it and each with
+    /// parameter ids of its own.
+    pub fn from_base(lm_head: &Linear<B>, n_policies: usize) -> Self {
+        let copy = || Linear {
+            weight: Param::from_tensor(lm_head.weight.val().detach()),
+            bias: lm_head.bias.as_ref().map(|bias| Param::from_tensor(bias.val().detach())),
+        };
+        Self { heads: (0..n_policies).map(|_| copy()).collect() }
+    }
+
+    /// How many policies there are.
+    pub fn n_policies(&self) -> usize {
+        self.heads.len()
+    }
+
+    /// The output layer of one policy.
+    ///
+    /// # Errors
+    /// There are fewer policies.
+    pub fn get(&self, index: usize) -> Result<&Linear<B>> {
+        let n_policies = self.heads.len();
+        self.heads.get(index).ok_or(Error::PolicyOutOfRange { index, n_policies })
+    }
+}

@@ -1,0 +1,242 @@
+//! Low-rank adapters: their configuration and parameters. Where they are added is in `phi`, their
+//! files in `adapter`.
+
+use burn::module::{Module, Param};
+use burn::nn::{Dropout, DropoutConfig};
+use burn::tensor::backend::Backend;
+use burn::tensor::{Distribution, Tensor, module::linear};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, PhiConfig, Result};
+
+/// A linear layer of every block that an adapter may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoraTarget {
+    /// Queries.
+    QProj,
+    /// Keys.
+    KProj,
+    /// Values.
+    VProj,
+    /// The attention's output.
+    Dense,
+    /// The feed-forward's first layer.
+    Fc1,
+    /// The feed-forward's second layer.
+    Fc2,
+}
+
+impl LoraTarget {
+    /// All of them, in the order of the forward pass.
+    pub const ALL: [Self; 6] =
+        [Self::QProj, Self::KProj, Self::VProj, Self::Dense, Self::Fc1, Self::Fc2];
+
+    /// The layer's path inside of a block, as in the hub's files.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::QProj => "self_attn.q_proj",
+            Self::KProj => "self_attn.k_proj",
+            Self::VProj => "self_attn.v_proj",
+            Self::Dense => "self_attn.dense",
+            Self::Fc1 => "mlp.fc1",
+            Self::Fc2 => "mlp.fc2",
+        }
+    }
+
+    /// `[inputs, outputs]` of the layer.
+    pub fn shape(self, config: &PhiConfig) -> [usize; 2] {
+        let (d, f) = (config.hidden_size, config.intermediate_size);
+        match self {
+            Self::Fc1 => [d, f],
+            Self::Fc2 => [f, d],
+            _ => [d, d],
+        }
+    }
+}
+
+/// The size of an adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Rank of each update. Default 16.
+    pub rank: usize,
+    /// Updates are scaled by `alpha / rank`. Default 32.
+    pub alpha: f64,
+    /// Dropout on the input of A, while training only, in [0, 1). Default 0.05.
+    pub dropout: f64,
+    /// Which layers of every block. Default: all six.
+    pub targets: Vec<LoraTarget>,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self { rank: 16, alpha: 32.0, dropout: 0.05, targets: LoraTarget::ALL.to_vec() }
+    }
+}
+
+impl LoraConfig {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// The first field that is out of range, or a target named twice.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |field, value: String, expected: &str| {
+            Err(Error::InvalidParameter { field, value, expected: expected.into() })
+        };
+        if self.rank == 0 {
+            return refuse("lora.rank", "0".into(), "it must be at least 1");
+        }
+        if !(self.alpha > 0.0 && self.alpha.is_finite()) {
+            return refuse(
+                "lora.alpha",
+                self.alpha.to_string(),
+                "it must be positive and finite; twice the rank is usual",
+            );
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return refuse("lora.dropout", self.dropout.to_string(), "it must lie in [0, 1)");
+        }
+        let mut targets = self.targets.clone();
+        targets.sort();
+        targets.dedup();
+        if targets.is_empty() || targets.len() != self.targets.len() {
+            return refuse(
+                "lora.targets",
+                format!("{:?}", self.targets),
+                "it must name at least one of q_proj, k_proj, v_proj, dense, fc1, fc2, each once",
+            );
+        }
+        Ok(())
+    }
+
+    /// Parameters of the adapter on a model of that shape.
+    pub fn num_params(&self, phi: &PhiConfig) -> usize {
+        let layer: usize = self
+            .targets
+            .iter()
+            .map(|target| target.shape(phi).iter().sum::<usize>() * self.rank)
+            .sum();
+        layer * phi.num_hidden_layers
+    }
+
+    /// A fresh adapter: A uniform within ±1/√inputs (the reference library's Kaiming rule), B 0, so
+    /// that it changes nothing yet. Deterministic after `B::seed`. Panics if [`check`](Self::check)
+    /// refuses.
+    pub fn init<B: Backend>(&self, phi: &PhiConfig, device: &B::Device) -> LoraAdapter<B> {
+        self.build(phi, |_, _, [d_in, d_out]| {
+            let bound = (d_in as f64).powf(-0.5);
+            let uniform = Distribution::Uniform(-bound, bound);
+            Ok((
+                Tensor::random([d_in, self.rank], uniform, device),
+                Tensor::zeros([self.rank, d_out], device),
+            ))
+        })
+        .expect("a checked configuration")
+    }
+
+    /// An adapter from its tensors: `pair(layer, target, [inputs, outputs])` gives A and B.
+    pub(crate) fn build<B: Backend>(
+        &self,
+        phi: &PhiConfig,
+        mut pair: impl FnMut(usize, LoraTarget, [usize; 2]) -> Result<(Tensor<B, 2>, Tensor<B, 2>)>,
+    ) -> Result<LoraAdapter<B>> {
+        self.check()?;
+        let layers = (0..phi.num_hidden_layers)
+            .map(|i| {
+                let mut layer = LoraLayer::empty();
+                for target in LoraTarget::ALL.into_iter().filter(|t| self.targets.contains(t)) {
+                    let (a, b) = pair(i, target, target.shape(phi))?;
+                    *layer.get_mut(target) =
+                        Some(LoraPair { a: Param::from_tensor(a), b: Param::from_tensor(b) });
+                }
+                Ok(layer)
+            })
+            .collect::<Result<_>>()?;
+        Ok(LoraAdapter {
+            layers,
+            scale: self.alpha / self.rank as f64,
+            dropout: DropoutConfig::new(self.dropout).init(),
+        })
+    }
+}
+
+/// The updates of all layers.
+#[derive(Module, Debug)]
+pub struct LoraAdapter<B: Backend> {
+    /// One for each block.
+    pub layers: Vec<LoraLayer<B>>,
+    /// `alpha / rank`.
+    scale: f64,
+    /// Acts on backends with gradients only.
+    dropout: Dropout,
+}
+
+/// The updates of one block; none where the layer is no target.
+#[derive(Module, Debug)]
+pub struct LoraLayer<B: Backend> {
+    /// Queries.
+    pub q_proj: Option<LoraPair<B>>,
+    /// Keys.
+    pub k_proj: Option<LoraPair<B>>,
+    /// Values.
+    pub v_proj: Option<LoraPair<B>>,
+    /// The attention's output.
+    pub dense: Option<LoraPair<B>>,
+    /// The feed-forward's first layer.
+    pub fc1: Option<LoraPair<B>>,
+    /// The feed-forward's second layer.
+    pub fc2: Option<LoraPair<B>>,
+}
+
+/// One update: `x · A · B`, scaled.
+#[derive(Module, Debug)]
+pub struct LoraPair<B: Backend> {
+    /// `[inputs, rank]`.
+    pub a: Param<Tensor<B, 2>>,
+    /// `[rank, outputs]`.
+    pub b: Param<Tensor<B, 2>>,
+}
+
+impl<B: Backend> LoraLayer<B> {
+    fn empty() -> Self {
+        Self { q_proj: None, k_proj: None, v_proj: None, dense: None, fc1: None, fc2: None }
+    }
+
+    /// The update of one layer, if it is a target.
+    pub fn get(&self, target: LoraTarget) -> Option<&LoraPair<B>> {
+        match target {
+            LoraTarget::QProj => self.q_proj.as_ref(),
+            LoraTarget::KProj => self.k_proj.as_ref(),
+            LoraTarget::VProj => self.v_proj.as_ref(),
+            LoraTarget::Dense => self.dense.as_ref(),
+            LoraTarget::Fc1 => self.fc1.as_ref(),
+            LoraTarget::Fc2 => self.fc2.as_ref(),
+        }
+    }
+
+    fn get_mut(&mut self, target: LoraTarget) -> &mut Option<LoraPair<B>> {
+        match target {
+            LoraTarget::QProj => &mut self.q_proj,
+            LoraTarget::KProj => &mut self.k_proj,
+            LoraTarget::VProj => &mut self.v_proj,
+            LoraTarget::Dense => &mut self.dense,
+            LoraTarget::Fc1 => &mut self.fc1,
+            LoraTarget::Fc2 => &mut self.fc2,
+        }
+    }
+}
+
+impl<B: Backend> LoraAdapter<B> {
+    /// The scaled update of one layer at `x` `[rows, width, inputs]`: `[rows, width, outputs]`.
+    pub(crate) fn delta(&self, pair: &LoraPair<B>, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        // Scaled at the narrowest point.
+        let z = linear(self.dropout.forward(x), pair.a.val(), None).mul_scalar(self.scale);
+        linear(z, pair.b.val(), None)
+    }
+
+    /// `alpha / rank`.
+    pub fn scale(&self) -> f64 {
+        self.scale
+    }
+}
