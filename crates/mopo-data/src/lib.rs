@@ -1,13 +1,13 @@
 //! Everything about preference data that needs no tensor: records and the prepared-set format,
-//! readers, splits, summaries, tokenizers and batching.
+//! readers, splits, summaries, tokenizers, batching, and a generated demo world.
 //!
-//! The path of a pair: a reader ([`hh`]) makes [`PreferenceRecord`]s → a
+//! The path of a pair: a reader ([`hh`], [`demo`]) makes [`PreferenceRecord`]s → a
 //! [`PreparedSet`] keeps them as JSON Lines → [`split_by_prompt`] → [`tokenize`] →
 //! [`bucketed_batches`]. No tensors, no models and no network here.
 
 mod atomic;
 mod collate;
-
+pub mod demo;
 mod error;
 mod grouping;
 pub mod hh;

@@ -120,7 +120,9 @@ impl PreparedSet {
         if bytes.is_empty() {
             return Err(Error::Empty { what: path.display().to_string(), remedy: AGAIN.into() });
         }
-        let mut lines = bytes.split(|&byte| byte == b'\n').enumerate();
+        // What follows the last newline is not a line.
+        let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+        let mut lines = text.split(|&byte| byte == b'\n').enumerate();
         let first_line = lines.next().map_or(&[][..], |(_, line)| line);
         let header =
             parse_header(first_line).map_err(|(why, remedy)| line_error(1, why, remedy))?;
@@ -128,9 +130,6 @@ impl PreparedSet {
         let mut seen: HashMap<String, usize> = HashMap::new();
         let mut n_lines = 1;
         for (i, line) in lines {
-            if line.is_empty() && records.len() == header.records {
-                continue; // what follows the last newline
-            }
             n_lines = i + 1;
             let record: PreferenceRecord = serde_json::from_slice(line).map_err(|e| {
                 let why = format!("not a record: {}", json_reason(&e));
