@@ -1,2 +1,53 @@
-//! The project's own commands.
-fn main() {}
+//! The project's own commands, for people and for CI: `cargo xtask help`. It never links burn, so
+//! it builds in seconds; what needs a model is a run of the `mopo` binary.
+
+mod cargo;
+mod ci;
+mod matrix;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+cargo xtask <command> [-- arguments]
+
+  train    mopo train: data, warm start, MOPO (release build); `cargo xtask train -- --help`
+  pareto   mopo pareto: generate, score, draw the front (release build)
+  bench    the criterion benchmarks; arguments go to `cargo bench`
+  matrix   the test suite on every backend, and what was skipped and why
+  tidy     layout rules: crate edges, file lengths, headers
+  ci       what the checks run: format, clippy, tidy, tests, a demo run
+";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<ExitCode> {
+    let mut args = std::env::args().skip(1);
+    let command = args.next();
+    let mut rest: Vec<String> = args.collect();
+    if rest.first().is_some_and(|a| a == "--") {
+        rest.remove(0);
+    }
+    match command.as_deref() {
+        Some(name @ ("train" | "pareto")) => cargo::mopo(name, &rest),
+        Some("bench") => cargo::bench(&rest),
+        Some("matrix") => matrix::run(&rest),
+        Some("tidy") => tidy::run(),
+        Some("ci") => ci::run(&rest),
+        None | Some("help" | "--help" | "-h") => {
+            print!("{HELP}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(other) => bail!("there is no `cargo xtask {other}`\n\n{HELP}"),
+    }
+}

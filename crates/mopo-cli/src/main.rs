@@ -1,2 +1,41 @@
-//! The mopo command.
-fn main() {}
+//! The `mopo` command: parses, picks a device, wires the libraries, prints.
+
+mod args;
+mod commands;
+mod device;
+mod progress;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+use clap::Parser;
+
+// Training makes and drops many tensors; measured against the system's allocator in
+// docs/architecture.md.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MOPO_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+    let result = match Cli::parse().command {
+        Command::Train(args) => commands::train::run(args),
+        Command::Pareto(args) => commands::pareto::run(args),
+        Command::Generate(args) => commands::generate::run(args),
+        Command::Prepare(args) => commands::prepare::run(args),
+        Command::Config(args) => commands::config::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

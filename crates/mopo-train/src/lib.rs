@@ -1,1 +1,30 @@
-//! mopo-train.
+//! Training: the run configuration, the loop with its checkpoints, the warm start and the methods.
+//!
+//! The walk: [`RunConfig`] → [`RunDir::create`] → [`train`](fn@train) → `policy/` and `result.json`.
+
+mod checkpoint;
+pub mod config;
+mod error;
+mod fit;
+mod log_probs;
+mod methods;
+mod optim;
+mod pairs;
+mod prepare;
+mod progress;
+mod result;
+mod run_dir;
+mod sample;
+mod sft;
+mod train;
+
+pub use config::RunConfig;
+pub use error::{Error, Result};
+pub use fit::Metrics;
+pub use pairs::Pairs;
+pub use prepare::prepare_records;
+pub use progress::{Progress, Silent};
+pub use result::{Accuracy, Constraint, RunResult};
+pub use run_dir::{RunDir, RunRecord, file_sha256};
+pub use sample::Sampler;
+pub use train::{RunData, check_data_path, load_base, train};

@@ -1,0 +1,7 @@
+//! One file per command.
+
+pub(crate) mod config;
+pub(crate) mod generate;
+pub(crate) mod pareto;
+pub(crate) mod prepare;
+pub(crate) mod train;

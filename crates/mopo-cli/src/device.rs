@@ -1,0 +1,149 @@
+//! The only place of the binary that names a backend: `--device` picks one at run time.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
+use burn::tensor::backend::Backend;
+
+/// A device as the user names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Device {
+    /// burn-flex on the CPU.
+    Flex,
+    /// burn-ndarray on the CPU.
+    NdArray,
+    /// CUDA device number.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "flex" | "cpu" => Ok(Self::Flex),
+            "ndarray" => Ok(Self::NdArray),
+            "cuda" => Ok(Self::Cuda(0)),
+            other => other
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| "the devices are: flex (the CPU), ndarray, cuda, cuda:N".into()),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flex => f.write_str("flex"),
+            Self::NdArray => f.write_str("ndarray"),
+            Self::Cuda(n) => write!(f, "cuda:{n}"),
+        }
+    }
+}
+
+/// Work that runs on whatever backend was picked.
+pub(crate) trait Job {
+    /// What comes out.
+    type Output;
+    /// Runs it. Methods that train wrap `B` in `Autodiff`, of which this file knows nothing.
+    fn run<B: Backend>(self, device: B::Device) -> Result<Self::Output>;
+}
+
+/// Runs a job on a device.
+///
+/// # Errors
+/// If the device was not compiled in or is not there; and the job's own.
+pub(crate) fn dispatch<J: Job>(device: Device, job: J) -> Result<J::Output> {
+    check(device)?;
+    match device {
+        #[cfg(feature = "flex")]
+        Device::Flex => job.run::<burn::backend::Flex>(Default::default()),
+        #[cfg(feature = "ndarray")]
+        Device::NdArray => job.run::<burn::backend::NdArray>(Default::default()),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(n) => {
+            job.run::<burn::backend::Cuda>(burn::backend::cuda::CudaDevice::new(n))
+        }
+        #[allow(unreachable_patterns)] // with all features on
+        other => bail!("the device {other} is not compiled in"),
+    }
+}
+
+/// Whether a device can be used, before anything else is done.
+pub(crate) fn check(device: Device) -> Result<()> {
+    let compiled = match device {
+        Device::Flex => cfg!(feature = "flex"),
+        Device::NdArray => cfg!(feature = "ndarray"),
+        Device::Cuda(_) => cfg!(feature = "cuda"),
+    };
+    if !compiled {
+        let feature = device.to_string();
+        let feature = feature.split(':').next().unwrap_or_default();
+        bail!(
+            "--device {device}: this binary was built without it; build it with \
+             `cargo build --release -p mopo-cli --features {feature}`, or use --device flex"
+        );
+    }
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(n) = device {
+        let found = cuda_devices()?;
+        if n >= found {
+            bail!("--device cuda:{n}: there are {found} CUDA devices here, counted from 0");
+        }
+    }
+    Ok(())
+}
+
+/// Counts CUDA devices through the driver alone: creating a tensor without one would panic.
+#[cfg(feature = "cuda")]
+#[allow(unsafe_code)]
+fn cuda_devices() -> Result<usize> {
+    use anyhow::Context;
+    let remedy = "install NVIDIA's driver, or use --device flex";
+    // SAFETY: the driver library's two functions have these signatures in every version of it
+    // (CUDA driver API: cuInit, cuDeviceGetCount); loading it has no other effect.
+    unsafe {
+        let library = ["libcuda.so.1", "libcuda.so", "nvcuda.dll"]
+            .into_iter()
+            .find_map(|name| libloading::Library::new(name).ok())
+            .with_context(|| format!("--device cuda: no CUDA driver was found; {remedy}"))?;
+        let init: libloading::Symbol<'_, unsafe extern "C" fn(u32) -> i32> =
+            library.get(b"cuInit").context("the CUDA driver has no cuInit")?;
+        let count: libloading::Symbol<'_, unsafe extern "C" fn(*mut i32) -> i32> =
+            library.get(b"cuDeviceGetCount").context("the CUDA driver has no cuDeviceGetCount")?;
+        let code = init(0);
+        if code != 0 {
+            bail!("--device cuda: the CUDA driver does not start (error {code}); {remedy}");
+        }
+        let mut n = 0;
+        let code = count(&mut n);
+        if code != 0 {
+            bail!("--device cuda: the CUDA driver counts no devices (error {code}); {remedy}");
+        }
+        Ok(n.max(0) as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_parsed_and_shown() {
+        for name in ["flex", "ndarray", "cuda:0", "cuda:3"] {
+            assert_eq!(name.parse::<Device>().unwrap().to_string(), name);
+        }
+        assert_eq!("cpu".parse::<Device>().unwrap(), Device::Flex);
+        assert!("tpu".parse::<Device>().unwrap_err().contains("flex"));
+    }
+
+    #[test]
+    #[cfg(not(feature = "cuda"))]
+    fn what_is_not_compiled_in_is_an_error_with_a_remedy() {
+        let e = check(Device::Cuda(0)).unwrap_err().to_string();
+        assert!(e.contains("--features cuda") && e.contains("--device flex"), "{e}");
+    }
+}

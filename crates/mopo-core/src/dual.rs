@@ -1,0 +1,111 @@
+//! The state that lives from batch to batch: multipliers λ and χ, thresholds b, and the running
+//! means from which adaptive thresholds are set. Plain `f64` on the host: it has as many numbers
+//! as there are objectives, and a checkpoint must hold every bit of it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::mopo::{BatchStatistics, MopoConfig, Statistic, ThresholdRule};
+
+/// The multipliers of one policy. Every vector has one entry per objective; the primary's entries
+/// exist so that one index serves all of them, and never move.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DualState {
+    /// Index of the objective that the policy maximises.
+    pub primary: usize,
+    /// λ_k ≥ 0.
+    pub lambda: Vec<f64>,
+    /// log χ_k: steps in it keep χ > 0.
+    pub log_chi: Vec<f64>,
+    /// b_k.
+    pub thresholds: Vec<f64>,
+    /// Sum of the threshold statistic since the last refresh.
+    interval_sum: Vec<f64>,
+    /// Batches in that sum.
+    interval_count: Vec<u64>,
+}
+
+/// What a step of the multipliers did, per objective; None for the primary and where the batch
+/// had no label.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DualStep {
+    /// q̲_k − b_k before the step: negative where the constraint is violated on this batch.
+    pub slack: Vec<Option<f64>>,
+    /// λ_k stands at its cap with the constraint still violated: at this τ the threshold is not
+    /// attainable on what the batches show.
+    pub saturated: Vec<bool>,
+}
+
+impl DualState {
+    /// The state before the first batch, for the policy that maximises objective `primary`.
+    pub fn new(config: &MopoConfig, primary: usize, n_objectives: usize) -> Self {
+        let mut lambda = vec![config.initial_lambda; n_objectives];
+        lambda[primary] = 0.0;
+        Self {
+            primary,
+            lambda,
+            log_chi: vec![config.initial_chi.ln(); n_objectives],
+            thresholds: vec![config.initial_threshold; n_objectives],
+            interval_sum: vec![0.0; n_objectives],
+            interval_count: vec![0; n_objectives],
+        }
+    }
+
+    /// The same, with one fixed threshold per objective (the primary's is ignored).
+    pub fn with_thresholds(mut self, thresholds: &[f64]) -> Self {
+        assert_eq!(thresholds.len(), self.thresholds.len(), "one threshold per objective");
+        self.thresholds.copy_from_slice(thresholds);
+        self
+    }
+
+    /// Indices of the secondary objectives.
+    pub fn secondary(&self) -> impl Iterator<Item = usize> + use<> {
+        let primary = self.primary;
+        (0..self.lambda.len()).filter(move |&k| k != primary)
+    }
+
+    /// One step of Algorithm 1's multipliers on a batch's statistics: χ_k ascends q̲_k in log χ_k,
+    /// λ_k ← clip(λ_k − η_λ (q̲_k − b_k), 0, λ_max). The weights are held fixed (envelope theorem).
+    pub fn step(&mut self, config: &MopoConfig, statistics: &BatchStatistics) -> DualStep {
+        let n = self.lambda.len();
+        let mut out = DualStep { slack: vec![None; n], saturated: vec![false; n] };
+        for k in self.secondary() {
+            let (Some(bound), Some(chi_gradient), Some(plain)) =
+                (statistics.lower_bound[k], statistics.chi_gradient[k], statistics.plain[k])
+            else {
+                continue;
+            };
+            let slack = bound - self.thresholds[k];
+            // χ beyond e^±20 no longer changes q̲ in f32.
+            self.log_chi[k] = (self.log_chi[k] + config.chi_lr * chi_gradient).clamp(-20.0, 20.0);
+            self.lambda[k] =
+                (self.lambda[k] - config.lambda_lr * slack).clamp(0.0, config.lambda_max);
+            out.slack[k] = Some(slack);
+            out.saturated[k] = self.lambda[k] >= config.lambda_max && slack < 0.0;
+            self.interval_sum[k] += match config.statistic {
+                Statistic::Plain => plain,
+                Statistic::LowerBound => bound,
+            };
+            self.interval_count[k] += 1;
+        }
+        out
+    }
+
+    /// What happens to the thresholds when the reference is refreshed: adaptive ones become
+    /// β × the interval's mean of the chosen statistic. An objective without a label in the whole
+    /// interval keeps its threshold.
+    pub fn refresh(&mut self, config: &MopoConfig) {
+        for k in self.secondary() {
+            if self.interval_count[k] > 0 && config.thresholds == ThresholdRule::Adaptive {
+                let mean = self.interval_sum[k] / self.interval_count[k] as f64;
+                self.thresholds[k] = config.relaxation * mean;
+            }
+        }
+        self.interval_sum.fill(0.0);
+        self.interval_count.fill(0);
+    }
+
+    /// χ_k.
+    pub fn chi(&self, objective_idx: usize) -> f64 {
+        self.log_chi[objective_idx].exp()
+    }
+}

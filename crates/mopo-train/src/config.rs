@@ -1,0 +1,420 @@
+//! A run's configuration: read, overridden, checked. Only the checked form runs.
+//!
+//! Every key must be there and no other may be: a key that is lost or misspelt is an error, never
+//! a silent default. The presets in `configs/` are complete files to start from.
+
+use std::path::{Path, PathBuf};
+
+use mopo_core::{MopoConfig, Objectives};
+use mopo_lm::{LoraConfig, PhiConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// The presets that the binary carries: name, text.
+pub const PRESETS: &[(&str, &str)] = &[
+    ("demo", include_str!("../configs/demo.toml")),
+    ("hh-small", include_str!("../configs/hh-small.toml")),
+    ("paper", include_str!("../configs/paper.toml")),
+];
+
+/// Everything that decides what a run computes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Name of the run's kind; the run directory starts with it.
+    pub name: String,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// One policy for each of these objectives, which is its primary.
+    pub policies: Vec<String>,
+    /// Where the pairs come from.
+    pub data: DataConfig,
+    /// The tokenizer.
+    pub tokenizer: TokenizerConfig,
+    /// The base model.
+    pub model: ModelConfig,
+    /// Supervised training on both responses, before MOPO.
+    pub warm_start: PhaseConfig,
+    /// LoRA adapters on the frozen base.
+    pub lora: LoraConfig,
+    /// The method.
+    pub mopo: MopoConfig,
+    /// The loop of the method.
+    pub training: PhaseConfig,
+    /// When checkpoints are written.
+    pub checkpoints: CheckpointConfig,
+    /// Defaults of `mopo pareto` on this run.
+    pub evaluation: EvaluationConfig,
+}
+
+/// Where the pairs come from, and how long they may be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Which source.
+    pub source: DataSource,
+    /// Objective → subfolder of the data directory (`hh` only); the objectives in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub folders: Vec<ObjectiveFolder>,
+    /// Prompts of the demo world (`demo` only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_prompts: Option<usize>,
+    /// Share of the prompts that is held out, in (0, 1).
+    pub heldout_fraction: f64,
+    /// Tokens of a prompt; longer ones lose their beginning.
+    pub max_prompt_tokens: usize,
+    /// Tokens of a response, end of text included; longer ones lose their end.
+    pub max_response_tokens: usize,
+}
+
+/// The kinds of sources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataSource {
+    /// The generated demo world; needs no files.
+    Demo,
+    /// HH-RLHF files below `--data`.
+    Hh,
+    /// A prepared set (`mopo prepare`): the file given with `--data`.
+    Prepared,
+}
+
+/// Which folder labels which objective.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObjectiveFolder {
+    /// The objective's name.
+    pub objective: String,
+    /// Folder below the data directory.
+    pub folder: String,
+}
+
+/// A tokenizer from a file, or one trained on the training texts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum TokenizerConfig {
+    /// Byte-level BPE of this many entries, trained on the training pairs.
+    Train(usize),
+    /// A `tokenizer.json`.
+    File(PathBuf),
+}
+
+/// The base model: from a hub directory, or phi of a given shape from random weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ModelConfig {
+    /// Random weights; its vocabulary is the tokenizer's.
+    Scratch(PhiShape),
+    /// A directory with `config.json` and `model.safetensors`.
+    Hub(PathBuf),
+}
+
+/// phi's shape without the vocabulary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PhiShape {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Blocks.
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// Longest sequence.
+    pub max_position_embeddings: usize,
+}
+
+/// A loop of optimiser steps. Adam (0.9, 0.999), linear schedule to 0, clipping by global norm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PhaseConfig {
+    /// Optimiser steps; 0 leaves the phase out.
+    pub steps: usize,
+    /// Pairs of one forward and backward pass.
+    pub batch_pairs: usize,
+    /// Passes per optimiser step; the weights of MOPO are normalised over all of them.
+    pub accumulation: usize,
+    /// Learning rate at the first step after the rise.
+    pub learning_rate: f64,
+    /// Steps over which the learning rate rises linearly.
+    pub rise_steps: usize,
+    /// Largest global norm of the gradient; 0 does not clip.
+    pub gradient_clip: f64,
+    /// Weight of the prompt's own tokens in the warm start's loss (0: responses alone). Unused by
+    /// MOPO.
+    #[serde(default)]
+    pub prompt_weight: f64,
+}
+
+/// When checkpoints are written and how many stay.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// Steps between two checkpoints.
+    pub every: usize,
+    /// How many of each phase stay on disk, at least 1.
+    pub keep: usize,
+}
+
+/// What `mopo pareto` does where its flags say nothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluationConfig {
+    /// Held-out prompts that get a response from every policy.
+    pub n_prompts: usize,
+    /// Prompt clusters.
+    pub n_clusters: usize,
+    /// New tokens per response.
+    pub max_new_tokens: usize,
+    /// Sampling temperature; 0 is greedy.
+    pub temperature: f64,
+    /// Nucleus.
+    pub top_p: f64,
+    /// Steps of the lattice of preference weights between the heads; 0 or 1: heads alone.
+    pub mixture_steps: usize,
+    /// What scores the responses, one per axis of the front.
+    pub rewards: Vec<RewardAxis>,
+}
+
+/// One axis of the front.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RewardAxis {
+    /// Name of the axis.
+    pub name: String,
+    /// The axis' corner of the hypervolume, fixed before anything is compared.
+    pub ref_point: f64,
+    /// What scores it.
+    pub reward: mopo_eval::RewardSpec,
+}
+
+impl RunConfig {
+    /// A preset by name.
+    ///
+    /// # Errors
+    /// An unknown name is answered with the known ones.
+    pub fn preset(name: &str) -> Result<Self> {
+        Self::parse(preset_text(name)?, &format!("preset `{name}`"))
+    }
+
+    /// Reads a complete configuration file.
+    ///
+    /// # Errors
+    /// Names the file and, for a wrong key or value, its line.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// Parses and checks; `origin` is what errors call it.
+    ///
+    /// # Errors
+    /// Syntax, lost or unknown keys (with their line) and values out of range.
+    pub fn parse(text: &str, origin: &str) -> Result<Self> {
+        Self::parse_with(text, origin, &[])
+    }
+
+    /// The same with overrides `key.path=value`, the value in TOML's syntax (a bare word is taken
+    /// as a string).
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse), and an override of a key that does not exist.
+    pub fn parse_with(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
+        let fail = |message: String| Error::Config { origin: origin.into(), message };
+        let mut config: RunConfig =
+            toml::from_str(text).map_err(|e| fail(e.to_string().trim_end().to_string()))?;
+        if !overrides.is_empty() {
+            let mut table = toml::Table::try_from(&config).map_err(|e| fail(e.to_string()))?;
+            for o in overrides {
+                set(&mut table, o)?;
+            }
+            config = table.try_into().map_err(|e: toml::de::Error| Error::Config {
+                origin: format!("{origin} with --set {}", overrides.join(" --set ")),
+                message: e.message().to_string(),
+            })?;
+        }
+        config.check().map_err(|e| match e {
+            Error::Config { message, .. } => fail(message),
+            other => fail(other.to_string()),
+        })?;
+        Ok(config)
+    }
+
+    /// Checks what types cannot: ranges, and that sections fit each other.
+    ///
+    /// # Errors
+    /// Names the key and what would be accepted.
+    pub fn check(&self) -> Result<()> {
+        let fail = |message: String| Err(Error::Config { origin: self.name.clone(), message });
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-' || c == '.';
+        if self.name.is_empty() || !self.name.chars().all(plain) {
+            return fail(format!("`name` is `{}`; use letters, digits, `-`, `_`, `.`", self.name));
+        }
+        // TOML's integers are signed: a larger seed could not be written into the run's record.
+        if self.seed > i64::MAX as u64 {
+            return fail(format!("`seed` is {}; it must be below 2^63", self.seed));
+        }
+        if self.policies.is_empty() {
+            return fail("`policies` is empty; name at least one objective".into());
+        }
+        Objectives::new(self.policies.iter().cloned())?;
+        self.mopo.check()?;
+        self.lora.check()?;
+        let d = &self.data;
+        if !(d.heldout_fraction > 0.0 && d.heldout_fraction < 1.0) {
+            return fail(format!(
+                "`data.heldout_fraction` is {}; it must lie between 0 and 1",
+                d.heldout_fraction
+            ));
+        }
+        match d.source {
+            DataSource::Hh if d.folders.is_empty() => {
+                return fail(
+                    "`data.source` is \"hh\": list `[[data.folders]]` with `objective` and `folder`"
+                        .into(),
+                );
+            }
+            DataSource::Demo if d.n_prompts.is_none_or(|n| n < 10) => {
+                return fail(
+                    "`data.source` is \"demo\": give `data.n_prompts`, at least 10".into(),
+                );
+            }
+            _ => {}
+        }
+        if d.max_prompt_tokens == 0 || d.max_response_tokens < 2 {
+            return fail("`data.max_prompt_tokens` must be ≥ 1 and `max_response_tokens` ≥ 2".into());
+        }
+        if let ModelConfig::Scratch(shape) = &self.model {
+            shape.with_vocab(1).check()?;
+            let longest = d.max_prompt_tokens + d.max_response_tokens;
+            if longest > shape.max_position_embeddings {
+                return fail(format!(
+                    "prompts of {} and responses of {} tokens need {longest} positions, but \
+                     `model.scratch.max_position_embeddings` is {}",
+                    d.max_prompt_tokens, d.max_response_tokens, shape.max_position_embeddings
+                ));
+            }
+        }
+        for (section, p) in [("warm_start", &self.warm_start), ("training", &self.training)] {
+            p.check(section).or_else(fail)?;
+        }
+        if self.checkpoints.every == 0 || self.checkpoints.keep == 0 {
+            return fail("`checkpoints.every` and `checkpoints.keep` must be at least 1".into());
+        }
+        let e = &self.evaluation;
+        if e.n_prompts == 0 || e.max_new_tokens == 0 || e.n_clusters == 0 {
+            return fail(
+                "`evaluation.n_prompts`, `n_clusters` and `max_new_tokens` must be at least 1"
+                    .into(),
+            );
+        }
+        if e.rewards.is_empty() {
+            return fail("`evaluation.rewards` is empty; a front needs at least one axis".into());
+        }
+        Objectives::new(e.rewards.iter().map(|r| r.name.clone()))?;
+        Ok(())
+    }
+
+    /// The configuration as it is recorded in the run.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string_pretty(self)
+            .map_err(|e| Error::Config { origin: self.name.clone(), message: e.to_string() })
+    }
+}
+
+impl PhaseConfig {
+    fn check(&self, section: &str) -> std::result::Result<(), String> {
+        if self.batch_pairs == 0 || self.accumulation == 0 {
+            return Err(format!("`{section}.batch_pairs` and `.accumulation` must be at least 1"));
+        }
+        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
+            return Err(format!(
+                "`{section}.learning_rate` is {}; it must be a number > 0",
+                self.learning_rate
+            ));
+        }
+        if !(self.gradient_clip.is_finite() && self.gradient_clip >= 0.0) {
+            return Err(format!(
+                "`{section}.gradient_clip` is {}; it must be a number ≥ 0 (0: no clipping)",
+                self.gradient_clip
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.prompt_weight) {
+            return Err(format!(
+                "`{section}.prompt_weight` is {}; it must lie in [0, 1]",
+                self.prompt_weight
+            ));
+        }
+        Ok(())
+    }
+
+    /// Learning rate of step `step` (from 0): a linear rise, then linear to 0 at the end.
+    pub fn learning_rate_at(&self, step: usize) -> f64 {
+        let rise = self.rise_steps.min(self.steps);
+        if step < rise {
+            return self.learning_rate * (step + 1) as f64 / (rise + 1) as f64;
+        }
+        let left = (self.steps - step.min(self.steps)) as f64;
+        self.learning_rate * left / (self.steps - rise).max(1) as f64
+    }
+}
+
+impl PhiShape {
+    /// The full model configuration.
+    pub fn with_vocab(&self, vocab_size: usize) -> PhiConfig {
+        PhiConfig {
+            vocab_size,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            max_position_embeddings: self.max_position_embeddings,
+            ..PhiConfig::phi_1_5()
+        }
+    }
+}
+
+/// The text of a preset.
+///
+/// # Errors
+/// An unknown name is answered with the known ones.
+pub fn preset_text(name: &str) -> Result<&'static str> {
+    PRESETS.iter().find(|(n, _)| *n == name).map(|(_, text)| *text).ok_or_else(|| Error::Config {
+        origin: format!("preset `{name}`"),
+        message: format!(
+            "there is no such preset; the presets are: {}. For a file of your own give --config FILE",
+            PRESETS.iter().map(|p| p.0).collect::<Vec<_>>().join(", ")
+        ),
+    })
+}
+
+fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
+    let fail = |message: String| Error::Config { origin: format!("--set {assignment}"), message };
+    let (path, text) = assignment
+        .split_once('=')
+        .ok_or_else(|| fail("write it as key.path=value, e.g. mopo.tau=0.1".into()))?;
+    let keys: Vec<&str> = path.trim().split('.').collect();
+    let value = toml::from_str::<toml::Table>(&format!("v = {text}"))
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| toml::Value::String(text.trim().into()));
+    let (last, parents) = keys.split_last().expect("split gives at least one part");
+    let mut here = table;
+    for key in parents {
+        here = here
+            .get_mut(*key)
+            .and_then(toml::Value::as_table_mut)
+            .ok_or_else(|| fail(format!("there is no section `{key}`")))?;
+    }
+    let known = here.keys().cloned().collect::<Vec<_>>().join(", ");
+    match here.get_mut(*last) {
+        // 1 for 1.0 is what people type.
+        Some(toml::Value::Float(f)) if value.is_integer() => {
+            *f = value.as_integer().expect("checked") as f64;
+        }
+        Some(slot) => *slot = value,
+        None => return Err(fail(format!("there is no key `{last}` here; there are: {known}"))),
+    }
+    Ok(())
+}

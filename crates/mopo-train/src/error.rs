@@ -1,0 +1,95 @@
+//! The error type of training: what failed, where, and what to do about it.
+
+use std::path::{Path, PathBuf};
+
+/// What can go wrong between a configuration and a finished run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration cannot be used.
+    #[error("configuration {origin}: {message}")]
+    Config {
+        /// File, preset or option that it came from.
+        origin: String,
+        /// What is wrong, with key and remedy.
+        message: String,
+    },
+    /// A file could not be read or written.
+    #[error("{action} {}: {source}{}", path.display(), hint(source))]
+    Io {
+        /// "reading", "writing", …
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's own words.
+        source: std::io::Error,
+    },
+    /// A file of a run does not hold what it should.
+    #[error("{}: {message}", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// A run directory cannot be used as asked.
+    #[error("run {}: {message}", path.display())]
+    Run {
+        /// The run directory.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// Training produced a value that is no number.
+    #[error(
+        "{phase} step {step}: {what} is {value}; training stops here and nothing of this step was \
+         kept. Remedies: a smaller learning rate, gradient clipping, a larger `mopo.tau`. {state}"
+    )]
+    NonFinite {
+        /// Phase of the run.
+        phase: String,
+        /// Optimiser step, from 0.
+        step: usize,
+        /// Which quantity.
+        what: String,
+        /// Its value.
+        value: f64,
+        /// Which checkpoint is intact, and how to go on from it.
+        state: String,
+    },
+    /// From the mathematics.
+    #[error(transparent)]
+    Core(#[from] mopo_core::Error),
+    /// From the data.
+    #[error(transparent)]
+    Data(#[from] mopo_data::Error),
+    /// From the model.
+    #[error(transparent)]
+    Lm(#[from] mopo_lm::Error),
+    /// From the evaluation.
+    #[error(transparent)]
+    Eval(#[from] mopo_eval::Error),
+}
+
+/// Results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Error::Io { action, path, source }
+    }
+
+    pub(crate) fn corrupt(path: &Path, message: impl Into<String>) -> Self {
+        Error::Corrupt { path: path.to_path_buf(), message: message.into() }
+    }
+}
+
+fn hint(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::StorageFull => {
+            "; free some space, then go on with `mopo train --resume DIR`: the last checkpoint is \
+             intact"
+        }
+        _ => "",
+    }
+}

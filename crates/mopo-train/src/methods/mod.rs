@@ -1,0 +1,3 @@
+//! The methods, one file each. They share the loop in [`crate::fit`] and nothing else.
+
+pub(crate) mod mopo;

@@ -1,0 +1,321 @@
+//! MOPO: K policies on one frozen base, each with its own primary objective, multipliers and
+//! thresholds (Algorithm 1 of arXiv 2505.10892; docs/math.md, sections 4 and 6).
+//!
+//! The trained part is one LoRA adapter and one head per policy; the loss is the sum over the
+//! policies. The lagged reference is a snapshot of that part, never a second model.
+
+use burn::module::AutodiffModule;
+use burn::tensor::{ElementConversion, backend::AutodiffBackend};
+use mopo_core::mopo::{cloning_loss, needed_terms, weigh};
+use mopo_core::{DualState, MopoConfig, Objectives, TermLabels};
+use mopo_lm::{Phi, PolicyParams, sequence_log_probs};
+
+use crate::checkpoint::{Checkpoint, Parts};
+use crate::config::PhaseConfig;
+use crate::fit::{BatchOrder, Method, Metrics, step_seed};
+use crate::log_probs::{LogProbs, batch_log_probs, to_tensor};
+use crate::optim::{Trainer, module_from_bytes, module_to_bytes};
+use crate::{Error, Pairs, Result};
+
+pub(crate) const PHASE: &str = "mopo";
+
+/// The state of a MOPO run.
+pub(crate) struct Mopo<'a, B: AutodiffBackend> {
+    /// The frozen base, with gradients flowing through it …
+    base: &'a Phi<B>,
+    /// … and the same tensors without, for the reference.
+    base_inner: Phi<B::InnerBackend>,
+    trainer: Trainer<B, PolicyParams<B>>,
+    /// None until the first refresh: the reference is the initial policy then, all ratios are 1.
+    reference: Option<PolicyParams<B::InnerBackend>>,
+    /// One per policy.
+    duals: Vec<DualState>,
+    setup: Setup<'a>,
+    order: BatchOrder,
+    /// ε per objective.
+    radius: Vec<f64>,
+    device: B::Device,
+}
+
+/// What a MOPO run is given.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup<'a> {
+    pub(crate) config: &'a MopoConfig,
+    pub(crate) phase: &'a PhaseConfig,
+    pub(crate) objectives: &'a Objectives,
+    /// Primary objective of each policy.
+    pub(crate) primaries: &'a [usize],
+    pub(crate) pairs: &'a Pairs,
+    pub(crate) initial_log_probs: &'a LogProbs,
+    pub(crate) seed: u64,
+}
+
+/// One policy's view of a batch.
+struct PolicyBatch<B: AutodiffBackend> {
+    weights: burn::tensor::Tensor<B, 1>,
+    needed: Vec<bool>,
+}
+
+impl<'a, B: AutodiffBackend> Mopo<'a, B> {
+    pub(crate) fn new(
+        base: &'a Phi<B>,
+        params: PolicyParams<B>,
+        setup: Setup<'a>,
+        device: &B::Device,
+    ) -> Self {
+        let n_objectives = setup.objectives.len();
+        Self {
+            base,
+            base_inner: base.valid(),
+            trainer: Trainer::new(params),
+            reference: None,
+            duals: setup
+                .primaries
+                .iter()
+                .map(|&p| DualState::new(setup.config, p, n_objectives))
+                .collect(),
+            order: BatchOrder::new(
+                setup.pairs.row_lengths(),
+                setup.phase.batch_pairs,
+                step_seed(setup.seed, PHASE, 0),
+            ),
+            radius: setup
+                .pairs
+                .labelled_terms()
+                .into_iter()
+                .map(|n| setup.config.ball.radius(n))
+                .collect(),
+            setup,
+            device: device.clone(),
+        }
+    }
+
+    pub(crate) fn params(&self) -> &PolicyParams<B> {
+        self.trainer.module()
+    }
+
+    /// log π_ref − log π_0 of every term, per policy.
+    fn log_ratios(&self, micro: &[Vec<usize>]) -> Result<Vec<Vec<f32>>> {
+        let n_terms = 2 * micro.iter().map(Vec::len).sum::<usize>();
+        let n_policies = self.duals.len();
+        let Some(reference) = &self.reference else {
+            return Ok(vec![vec![0.0; n_terms]; n_policies]);
+        };
+        let mut out = vec![Vec::with_capacity(n_terms); n_policies];
+        for indices in micro {
+            let heads = batch_log_probs(
+                &self.base_inner,
+                Some(reference),
+                self.setup.pairs,
+                indices,
+                &self.device,
+            )?;
+            for (ratios, rows) in out.iter_mut().zip(heads) {
+                for (&i, row) in indices.iter().zip(rows) {
+                    let initial = self.setup.initial_log_probs[i];
+                    ratios.extend([row[0] - initial[0], row[1] - initial[1]]);
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl<B: AutodiffBackend> Method for Mopo<'_, B> {
+    fn phase(&self) -> &'static str {
+        PHASE
+    }
+
+    fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
+        let clock = std::time::Instant::now();
+        let (config, phase) = (self.setup.config, self.setup.phase);
+        let mut metrics = Metrics::new();
+        B::seed(&self.device, step_seed(self.setup.seed, PHASE, step));
+
+        if step > 0 && step.is_multiple_of(config.reference_lag) {
+            self.reference = Some(self.trainer.module().valid());
+            for dual in &mut self.duals {
+                dual.refresh(config);
+            }
+        }
+
+        let micro: Vec<Vec<usize>> = (0..phase.accumulation)
+            .map(|j| self.order.batch(step * phase.accumulation + j))
+            .collect();
+        let rows: Vec<Vec<Option<f32>>> = micro
+            .iter()
+            .flatten()
+            .flat_map(|&i| self.setup.pairs.terms[i].iter().cloned())
+            .collect();
+
+        // Weights and multipliers, over the whole step's batch.
+        let labels = TermLabels::<B::InnerBackend>::from_rows(&rows, &self.device);
+        let log_ratios = self.log_ratios(&micro)?;
+        let mut policies: Vec<PolicyBatch<B>> = Vec::with_capacity(self.duals.len());
+        for (dual, ratios) in self.duals.iter_mut().zip(&log_ratios) {
+            let ratio = to_tensor::<B::InnerBackend>(ratios, &self.device);
+            let (weights, statistics) =
+                weigh(config, dual.primary, dual, &labels, ratio, &self.radius);
+            let host: Vec<f64> = weights.to_data().iter().collect();
+            let name = self.setup.objectives.name(dual.primary);
+            let secondary: Vec<usize> = dual.secondary().collect();
+            for &k in &secondary {
+                let other = self.setup.objectives.name(k);
+                metrics.insert(format!("{name}/threshold/{other}"), dual.thresholds[k]);
+                metrics.insert(format!("{name}/lambda/{other}"), dual.lambda[k]);
+                metrics.insert(format!("{name}/chi/{other}"), dual.chi(k));
+                if let (Some(plain), Some(bound)) =
+                    (statistics.plain[k], statistics.lower_bound[k])
+                {
+                    metrics.insert(format!("{name}/plain/{other}"), plain);
+                    metrics.insert(format!("{name}/lower_bound/{other}"), bound);
+                }
+            }
+            let moved = dual.step(config, &statistics);
+            for &k in &secondary {
+                let other = self.setup.objectives.name(k);
+                if let Some(slack) = moved.slack[k] {
+                    metrics.insert(format!("{name}/slack/{other}"), slack);
+                }
+                let saturated = f64::from(u8::from(moved.saturated[k]));
+                metrics.insert(format!("{name}/lambda_saturated/{other}"), saturated);
+            }
+            metrics
+                .insert(format!("{name}/effective_sample_size"), statistics.effective_sample_size);
+            metrics.insert(format!("{name}/ratio_sample_size"), statistics.ratio_sample_size);
+            policies.push(PolicyBatch {
+                needed: needed_terms(&host, config.prune_below),
+                weights: burn::tensor::Tensor::from_inner(weights),
+            });
+        }
+
+        // Cloning: forward and backward of the terms that somebody needs.
+        let (mut losses, mut kls) = (vec![0.0; policies.len()], vec![0.0; policies.len()]);
+        let (mut n_tokens, mut n_needed, mut start) = (0, 0, 0);
+        for indices in &micro {
+            let wanted = |i: usize, side: usize, p: &PolicyBatch<B>| p.needed[start + 2 * i + side];
+            let keep: Vec<[bool; 2]> = (0..indices.len())
+                .map(|i| [0, 1].map(|side| policies.iter().any(|p| wanted(i, side, p))))
+                .collect();
+            n_tokens += indices
+                .iter()
+                .map(|&i| {
+                    let t = &self.setup.pairs.tokens[i];
+                    t.prompt.len() + t.first.len() + t.second.len()
+                })
+                .sum::<usize>();
+            let batch = self.setup.pairs.pack(indices, &keep)?;
+            n_needed += batch.terms.len();
+            if batch.terms.is_empty() {
+                start += 2 * indices.len();
+                continue;
+            }
+            let inputs = batch.inputs::<B>(&self.device);
+            let params = self.trainer.module();
+            let hidden = self.base.hidden_states(
+                inputs.ids,
+                inputs.positions,
+                inputs.mask,
+                Some(&params.adapter),
+            );
+            let mut total = None;
+            for (h, policy) in policies.iter().enumerate() {
+                let terms: Vec<usize> = (0..batch.terms.len())
+                    .filter(|&t| wanted(batch.terms[t].pair, batch.terms[t].side, policy))
+                    .collect();
+                if terms.is_empty() {
+                    continue;
+                }
+                let head = &params.heads.heads[h];
+                let log_probs = sequence_log_probs(hidden.clone(), head, &batch, &terms);
+                let (mut at, mut initial) = (Vec::new(), Vec::new());
+                for &t in &terms {
+                    let term = &batch.terms[t];
+                    at.push((start + 2 * term.pair + term.side) as i32);
+                    initial.push(self.setup.initial_log_probs[indices[term.pair]][term.side]);
+                }
+                let at = burn::tensor::Tensor::<B, 1, burn::tensor::Int>::from_data(
+                    at.as_slice(),
+                    &self.device,
+                );
+                let weights = policy.weights.clone().select(0, at);
+                let gain = log_probs.clone().detach() - to_tensor::<B>(&initial, &self.device);
+                kls[h] += (weights.clone() * gain).sum().into_scalar().elem::<f64>();
+                let loss = cloning_loss(weights, log_probs);
+                losses[h] += loss.clone().into_scalar().elem::<f64>();
+                total = Some(match total {
+                    None => loss,
+                    Some(sum) => sum + loss,
+                });
+            }
+            if let Some(total) = total {
+                self.trainer.accumulate(total);
+            }
+            start += 2 * indices.len();
+        }
+        let norm = self.trainer.step(learning_rate, phase.gradient_clip);
+
+        for (h, dual) in self.duals.iter().enumerate() {
+            let name = self.setup.objectives.name(dual.primary);
+            metrics.insert(format!("{name}/loss"), losses[h]);
+            metrics.insert(format!("{name}/kl_initial"), kls[h]);
+        }
+        metrics.insert("loss".into(), losses.iter().sum());
+        metrics.insert("gradient_norm".into(), norm);
+        metrics.insert("needed_terms".into(), n_needed as f64 / rows.len() as f64);
+        metrics.insert(
+            "tokens_per_second".into(),
+            n_tokens as f64 / clock.elapsed().as_secs_f64(),
+        );
+        Ok(metrics)
+    }
+
+    fn headline(&self, m: &Metrics) -> String {
+        let lambda = self
+            .duals
+            .iter()
+            .flat_map(|d| d.secondary().map(|k| d.lambda[k]))
+            .fold(0.0, f64::max);
+        let slack = m
+            .iter()
+            .filter(|(name, _)| name.contains("/slack/"))
+            .map(|(_, v)| *v)
+            .reduce(f64::min);
+        format!(
+            "loss {:.2}  λ ≤ {lambda:.2}  slack ≥ {}  |grad| {:.1}  {:.0} tokens/s",
+            m["loss"],
+            slack.map_or("–".into(), |s| format!("{s:+.2}")),
+            m["gradient_norm"],
+            m["tokens_per_second"],
+        )
+    }
+
+    fn save(&self) -> Result<Parts> {
+        let mut parts = Parts::from([
+            ("policy.bin".into(), self.trainer.module_bytes()?),
+            ("optimizer.bin".into(), self.trainer.optimizer_bytes()?),
+            (
+                "duals.json".into(),
+                serde_json::to_vec_pretty(&self.duals)
+                    .map_err(|e| Error::corrupt("duals.json".as_ref(), e.to_string()))?,
+            ),
+        ]);
+        if let Some(reference) = &self.reference {
+            parts.insert("reference.bin".into(), module_to_bytes(reference)?);
+        }
+        Ok(parts)
+    }
+
+    fn load(&mut self, c: &Checkpoint) -> Result<()> {
+        self.trainer.restore(c.part("policy.bin")?, c.part("optimizer.bin")?, &self.device)?;
+        self.duals = serde_json::from_slice(c.part("duals.json")?)
+            .map_err(|e| Error::corrupt(&c.path.join("duals.json"), e.to_string()))?;
+        self.reference = match c.parts.get("reference.bin") {
+            Some(bytes) => {
+                Some(module_from_bytes(self.trainer.module().valid(), bytes, &self.device)?)
+            }
+            None => None,
+        };
+        Ok(())
+    }
+}

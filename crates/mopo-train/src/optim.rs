@@ -1,0 +1,138 @@
+//! Adam on a module's gradients: accumulation, clipping by the global norm, state as bytes.
+
+use burn::module::{AutodiffModule, Module, ModuleVisitor, Param};
+use burn::optim::adaptor::OptimizerAdaptor;
+use burn::optim::{Adam, AdamConfig, GradientsAccumulator, GradientsParams, Optimizer};
+use burn::record::{BinBytesRecorder, FullPrecisionSettings, Recorder};
+use burn::tensor::{ElementConversion, Tensor, backend::AutodiffBackend};
+
+use crate::{Error, Result};
+
+type Bytes = BinBytesRecorder<FullPrecisionSettings>;
+
+/// A module and its optimiser: Adam with β (0.9, 0.999), ε 1e-8, no weight decay.
+pub(crate) struct Trainer<B: AutodiffBackend, M: AutodiffModule<B>> {
+    /// Taken out only while the optimiser rebuilds it.
+    module: Option<M>,
+    optimizer: OptimizerAdaptor<Adam, M, B>,
+    accumulator: GradientsAccumulator<M>,
+}
+
+impl<B: AutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
+    pub(crate) fn new(module: M) -> Self {
+        Self {
+            module: Some(module),
+            optimizer: AdamConfig::new().with_epsilon(1e-8).init(),
+            accumulator: GradientsAccumulator::new(),
+        }
+    }
+
+    pub(crate) fn module(&self) -> &M {
+        self.module.as_ref().expect("put back after every step")
+    }
+
+    /// Adds the gradients of one pass.
+    pub(crate) fn accumulate(&mut self, loss: Tensor<B, 1>) {
+        let module = self.module.as_ref().expect("put back after every step");
+        let gradients = GradientsParams::from_grads(loss.backward(), module);
+        self.accumulator.accumulate(module, gradients);
+    }
+
+    /// Norm of what was accumulated, before clipping. A norm that is not finite leaves the module
+    /// as it was.
+    pub(crate) fn step(&mut self, learning_rate: f64, clip: f64) -> f64 {
+        let mut gradients = self.accumulator.grads();
+        let module = self.module.take().expect("put back after every step");
+        let mut square = SquaredNorm::<B> { gradients: &gradients, parts: Vec::new() };
+        module.visit(&mut square);
+        let norm = match square.parts.is_empty() {
+            true => 0.0,
+            false => Tensor::cat(square.parts, 0).sum().into_scalar().elem::<f64>().sqrt(),
+        };
+        if !norm.is_finite() {
+            self.module = Some(module);
+            return norm;
+        }
+        if clip > 0.0 && norm > clip {
+            module.visit(&mut Scale { gradients: &mut gradients, factor: clip / norm });
+        }
+        self.module = Some(self.optimizer.step(learning_rate, module, gradients));
+        norm
+    }
+
+    pub(crate) fn module_bytes(&self) -> Result<Vec<u8>> {
+        module_to_bytes::<B, M>(self.module())
+    }
+
+    pub(crate) fn optimizer_bytes(&self) -> Result<Vec<u8>> {
+        Recorder::<B>::record(&Bytes::default(), self.optimizer.to_record(), ()).map_err(record)
+    }
+
+    /// Puts module and optimiser back; parameter ids come from the record, so the moments belong.
+    pub(crate) fn restore(
+        &mut self,
+        module: &[u8],
+        optimizer: &[u8],
+        device: &B::Device,
+    ) -> Result<()> {
+        let current = self.module.take().expect("put back after every step");
+        self.module = Some(module_from_bytes::<B, M>(current, module, device)?);
+        let state = Recorder::<B>::load(&Bytes::default(), optimizer.to_vec(), device)
+            .map_err(record)?;
+        self.optimizer = AdamConfig::new().with_epsilon(1e-8).init().load_record(state);
+        Ok(())
+    }
+}
+
+/// A module's parameters, bit for bit.
+pub(crate) fn module_to_bytes<B, M>(module: &M) -> Result<Vec<u8>>
+where
+    B: burn::tensor::backend::Backend,
+    M: Module<B>,
+{
+    Recorder::<B>::record(&Bytes::default(), module.clone().into_record(), ()).map_err(record)
+}
+
+/// The inverse, into a module of the same shape.
+pub(crate) fn module_from_bytes<B, M>(module: M, bytes: &[u8], device: &B::Device) -> Result<M>
+where
+    B: burn::tensor::backend::Backend,
+    M: Module<B>,
+{
+    let loaded = Recorder::<B>::load(&Bytes::default(), bytes.to_vec(), device).map_err(record)?;
+    Ok(module.load_record(loaded))
+}
+
+fn record(e: burn::record::RecorderError) -> Error {
+    Error::Run {
+        path: "checkpoint".into(),
+        message: format!("a training state cannot be read or written: {e}"),
+    }
+}
+
+struct SquaredNorm<'a, B: AutodiffBackend> {
+    gradients: &'a GradientsParams,
+    parts: Vec<Tensor<B::InnerBackend, 1>>,
+}
+
+impl<B: AutodiffBackend> ModuleVisitor<B> for SquaredNorm<'_, B> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        if let Some(g) = self.gradients.get::<B::InnerBackend, D>(param.id) {
+            self.parts.push(g.square().sum());
+        }
+    }
+}
+
+struct Scale<'a> {
+    gradients: &'a mut GradientsParams,
+    factor: f64,
+}
+
+impl<B: AutodiffBackend> ModuleVisitor<B> for Scale<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        if let Some(g) = self.gradients.remove::<B::InnerBackend, D>(param.id) {
+            self.gradients
+                .register::<B::InnerBackend, D>(param.id, g.mul_scalar(self.factor));
+        }
+    }
+}

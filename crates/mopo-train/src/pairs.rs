@@ -1,0 +1,77 @@
+//! The training pairs as the loops use them: tokens, and two rows of indicators per pair.
+
+use mopo_core::Estimator;
+use mopo_data::{PairTokens, PreferenceRecord, response_group_means};
+use mopo_lm::{PackedBatch, PairSlices};
+
+use crate::Result;
+
+/// Tokenised pairs and the labels of their terms.
+#[derive(Debug, Clone)]
+pub struct Pairs {
+    /// Prompt and responses as token ids.
+    pub tokens: Vec<PairTokens>,
+    /// Indicators of the two terms of each pair, `[n_objectives]` each: the first response's, and
+    /// the second's (1 − I).
+    pub terms: Vec<[Vec<Option<f32>>; 2]>,
+    /// Id of the padding token.
+    pub pad: u32,
+}
+
+impl Pairs {
+    /// From records and their tokens. With the `action` estimator terms of one (prompt, response)
+    /// share the mean of their indicators.
+    pub fn new(
+        records: &[PreferenceRecord],
+        tokens: Vec<PairTokens>,
+        estimator: Estimator,
+        pad: u32,
+    ) -> Self {
+        let terms = match estimator {
+            Estimator::Action => response_group_means(records),
+            Estimator::Pair => records
+                .iter()
+                .map(|r| {
+                    let second = r.indicators.iter().map(|i| i.map(|i| 1.0 - i)).collect();
+                    [r.indicators.clone(), second]
+                })
+                .collect(),
+        };
+        Self { tokens, terms, pad }
+    }
+
+    /// How many pairs.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Tokens of each pair's packed row.
+    pub fn row_lengths(&self) -> Vec<usize> {
+        self.tokens.iter().map(|t| t.prompt.len() + t.first.len() + t.second.len()).collect()
+    }
+
+    /// Labelled terms per objective: N of the confidence radius.
+    pub fn labelled_terms(&self) -> Vec<usize> {
+        let k = self.terms.first().map_or(0, |t| t[0].len());
+        let count = |j: usize| self.terms.iter().flatten().filter(|t| t[j].is_some()).count();
+        (0..k).map(count).collect()
+    }
+
+    /// Packs the pairs `indices`; `keep[i]` says which responses of the i-th take part.
+    pub(crate) fn pack(&self, indices: &[usize], keep: &[[bool; 2]]) -> Result<PackedBatch> {
+        let slices: Vec<PairSlices<'_>> = indices
+            .iter()
+            .zip(keep)
+            .map(|(&i, &keep)| {
+                let t = &self.tokens[i];
+                PairSlices { prompt: &t.prompt, first: &t.first, second: &t.second, keep }
+            })
+            .collect();
+        Ok(PackedBatch::pack(&slices, self.pad)?)
+    }
+}

@@ -1,0 +1,182 @@
+//! What a finished run says of itself: held-out preference accuracy per policy and objective, and
+//! how the constraints stood at the end.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use mopo_core::Objectives;
+use serde::{Deserialize, Serialize};
+
+use crate::log_probs::LogProbs;
+
+/// A share of held-out pairs, and of how many.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Accuracy {
+    /// Share of decided pairs that are ordered as the label says; ties of the score count half.
+    pub share: f64,
+    /// Decided pairs (label present and not 0.5).
+    pub n: usize,
+}
+
+/// One constraint of one policy over the end of training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Constraint {
+    /// The policy, by its primary objective.
+    pub policy: String,
+    /// The secondary objective.
+    pub objective: String,
+    /// b_k.
+    pub threshold: f64,
+    /// Mean of q̲_k − b_k over the last steps; negative: violated.
+    pub slack: f64,
+    /// λ_k.
+    pub lambda: f64,
+    /// Share of those steps at which λ stood at its cap with the constraint violated.
+    pub saturated: f64,
+}
+
+/// The result of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// Objectives of the data, in order.
+    pub objectives: Vec<String>,
+    /// The warm start: does log π_0 order held-out pairs as objective k does?
+    pub warm_start: Vec<Option<Accuracy>>,
+    /// Each policy by name: does its implicit reward log(π/π_0) order them so? `[n_objectives]`.
+    pub policies: Vec<(String, Vec<Option<Accuracy>>)>,
+    /// Steps over which the constraints below are averaged.
+    pub last_steps: usize,
+    /// The constraints.
+    pub constraints: Vec<Constraint>,
+    /// Seconds of this process's training (a resumed run counts its last life).
+    pub seconds: f64,
+}
+
+/// Accuracy per objective of `score[pair] = [first, second]` on labelled pairs.
+pub(crate) fn accuracies(
+    labels: &[Vec<Option<f32>>],
+    score: impl Fn(usize) -> [f32; 2],
+    n_objectives: usize,
+) -> Vec<Option<Accuracy>> {
+    (0..n_objectives)
+        .map(|k| {
+            let (mut right, mut n) = (0.0, 0);
+            for (i, row) in labels.iter().enumerate() {
+                let Some(label) = row[k].filter(|l| *l != 0.5) else { continue };
+                let [first, second] = score(i);
+                n += 1;
+                right += match first.partial_cmp(&second) {
+                    Some(std::cmp::Ordering::Equal) | None => 0.5,
+                    Some(order) => f64::from(u8::from(order.is_gt() == (label > 0.5))),
+                };
+            }
+            (n > 0).then(|| Accuracy { share: right / n as f64, n })
+        })
+        .collect()
+}
+
+/// log(π/π_0) of both responses of pair `i`.
+pub(crate) fn implicit_reward(policy: &LogProbs, initial: &LogProbs, i: usize) -> [f32; 2] {
+    [policy[i][0] - initial[i][0], policy[i][1] - initial[i][1]]
+}
+
+/// Means over the last `last_steps` MOPO rows of metrics.jsonl.
+pub(crate) fn constraints(
+    metrics: &str,
+    objectives: &Objectives,
+    primaries: &[usize],
+    last_steps: usize,
+) -> Vec<Constraint> {
+    let rows: Vec<BTreeMap<String, serde_json::Value>> = metrics
+        .lines()
+        .rev()
+        .filter_map(|l| serde_json::from_str(l).ok())
+        .take_while(|r: &BTreeMap<String, serde_json::Value>| r["phase"] == "mopo")
+        .take(last_steps)
+        .collect();
+    let mean = |key: &str| {
+        let values: Vec<f64> = rows.iter().filter_map(|r| r.get(key)?.as_f64()).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    let mut out = Vec::new();
+    for &p in primaries {
+        let policy = objectives.name(p);
+        for k in (0..objectives.len()).filter(|&k| k != p) {
+            let objective = objectives.name(k);
+            let key = |what: &str| mean(&format!("{policy}/{what}/{objective}"));
+            if let (Some(threshold), Some(slack), Some(lambda)) =
+                (key("threshold"), key("slack"), key("lambda"))
+            {
+                out.push(Constraint {
+                    policy: policy.into(),
+                    objective: objective.into(),
+                    threshold,
+                    slack,
+                    lambda,
+                    saturated: key("lambda_saturated").unwrap_or(0.0),
+                });
+            }
+        }
+    }
+    out
+}
+
+impl fmt::Display for RunResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "held-out preference accuracy (share of decided pairs, and their number)")?;
+        write!(f, "  {:<24}", "policy")?;
+        for o in &self.objectives {
+            write!(f, " {o:>18}")?;
+        }
+        writeln!(f)?;
+        let cell = |a: &Option<Accuracy>| match a {
+            Some(a) => format!("{:.1} % of {}", 100.0 * a.share, a.n),
+            None => "no labels".into(),
+        };
+        let warm = ("warm start, log π₀".to_string(), self.warm_start.clone());
+        let rows = self.policies.iter().map(|(n, a)| (format!("{n}, log π/π₀"), a.clone()));
+        for (name, row) in std::iter::once(warm).chain(rows) {
+            write!(f, "  {name:<24}")?;
+            for a in &row {
+                write!(f, " {:>18}", cell(a))?;
+            }
+            writeln!(f)?;
+        }
+        if self.constraints.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "constraints, means over the last {} steps", self.last_steps)?;
+        for c in &self.constraints {
+            let verdict = match (c.slack >= 0.0, c.saturated > 0.5) {
+                (true, _) => "kept",
+                (false, true) => "VIOLATED, λ at its cap: not attainable at this τ",
+                (false, false) => "VIOLATED",
+            };
+            writeln!(
+                f,
+                "  {:<10} asks {:<10} ≥ {:.3}: slack {:+.3}, λ {:.2}  {verdict}",
+                c.policy, c.objective, c.threshold, c.slack, c.lambda
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accuracy_counts_decided_pairs_and_halves_ties() {
+        let labels = vec![
+            vec![Some(1.0), None],
+            vec![Some(0.0), None],
+            vec![Some(0.5), None],
+            vec![Some(1.0), None],
+        ];
+        let scores = [[2.0, 1.0], [2.0, 1.0], [0.0, 9.0], [3.0, 3.0]];
+        let a = accuracies(&labels, |i| scores[i], 2);
+        assert_eq!(a[0], Some(Accuracy { share: 0.5, n: 3 })); // right, wrong, tie
+        assert_eq!(a[1], None);
+    }
+}

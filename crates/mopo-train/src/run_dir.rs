@@ -1,0 +1,231 @@
+//! A run's directory: what lies in it, and how files get there without ever being half-written.
+//!
+//! ```text
+//! config.toml            the resolved configuration
+//! run.json               versions, seed, device, hashes of the data
+//! tokenizer.json
+//! data/{train,heldout}.jsonl, data/summary.txt
+//! checkpoints/<phase>-step-000100/
+//! warm_start/            the base model in the hub's layout
+//! initial_log_probs.safetensors
+//! metrics.jsonl          one line per step
+//! policy/                adapter and heads, when training is done
+//! result.json            held-out accuracies, when training is done
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use mopo_data::write_atomically;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{Error, Result, RunConfig};
+
+/// An existing run directory.
+#[derive(Debug, Clone)]
+pub struct RunDir(PathBuf);
+
+/// What a run's files came from, beside its configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunRecord {
+    /// Version of this program.
+    pub mopo_version: String,
+    /// Version of burn.
+    pub burn_version: String,
+    /// Device that the run was started on.
+    pub device: String,
+    /// Seed.
+    pub seed: u64,
+    /// Seconds since 1970, UTC, when the run was started.
+    pub started: u64,
+    /// Command line that started it.
+    pub command: Vec<String>,
+    /// Data directory or file, where one was given.
+    pub data: Option<PathBuf>,
+    /// Whether malformed lines were fatal.
+    pub strict: bool,
+    /// SHA-256 of the files below, by their name in the run; filled once they exist.
+    pub hashes: std::collections::BTreeMap<String, String>,
+}
+
+impl RunDir {
+    /// Makes a new run directory with its configuration and record.
+    ///
+    /// # Errors
+    /// If it exists and is not empty, or cannot be written.
+    pub fn create(path: &Path, config: &RunConfig, record: &RunRecord) -> Result<Self> {
+        if path.join("config.toml").exists() {
+            return Err(Error::Run {
+                path: path.into(),
+                message: format!(
+                    "there is a run already; go on with `mopo train --resume {}`, or choose another \
+                     directory with --out",
+                    path.display()
+                ),
+            });
+        }
+        if path.exists() && fs::read_dir(path).map_err(Error::io("reading", path))?.next().is_some()
+        {
+            return Err(Error::Run {
+                path: path.into(),
+                message: "the directory is not empty; choose another with --out".into(),
+            });
+        }
+        fs::create_dir_all(path).map_err(Error::io("making", path))?;
+        let run = Self(path.into());
+        run.write_json("run.json", record)?;
+        // Last: a directory with a configuration is a run.
+        run.write("config.toml", config.to_toml()?.as_bytes())?;
+        Ok(run)
+    }
+
+    /// Opens a run and reads its configuration and record.
+    ///
+    /// # Errors
+    /// If it is no run directory, or its configuration was damaged.
+    pub fn open(path: &Path) -> Result<(Self, RunConfig, RunRecord)> {
+        if !path.join("config.toml").exists() {
+            return Err(Error::Run {
+                path: path.into(),
+                message: "this is no run directory (it has no config.toml); give a directory that \
+                          `mopo train` wrote"
+                    .into(),
+            });
+        }
+        let run = Self(path.into());
+        let config = RunConfig::from_file(&path.join("config.toml"))?;
+        let record = run.read_json("run.json")?;
+        Ok((run, config, record))
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A file or folder in it.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Whether training is done.
+    pub fn is_finished(&self) -> bool {
+        self.join("result.json").exists()
+    }
+
+    /// Writes a file whole or not at all.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        Ok(write_atomically(&self.join(name), bytes)?)
+    }
+
+    /// Writes a value as JSON, whole or not at all.
+    pub fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|e| Error::corrupt(&self.join(name), e.to_string()))?;
+        self.write(name, text.as_bytes())
+    }
+
+    /// Reads a JSON file of the run.
+    pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        read_json(&self.join(name))
+    }
+}
+
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read_to_string(path).map_err(Error::io("reading", path))?;
+    serde_json::from_str(&text)
+        .map_err(|e| Error::corrupt(path, format!("{e}; the file was changed or damaged")))
+}
+
+/// A rename is on the disk only once its directory is.
+pub(crate) fn sync_dir(path: &Path) -> Result<()> {
+    File::open(path).and_then(|d| d.sync_all()).map_err(Error::io("flushing", path))
+}
+
+/// SHA-256 of a file, in hexadecimal.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn file_sha256(path: &Path) -> Result<String> {
+    let mut hasher = Sha256::new();
+    let mut file = File::open(path).map_err(Error::io("reading", path))?;
+    std::io::copy(&mut file, &mut HashWriter(&mut hasher)).map_err(Error::io("reading", path))?;
+    Ok(hex(&hasher.finalize()))
+}
+
+struct HashWriter<'a>(&'a mut Sha256);
+
+impl Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// `metrics.jsonl`: one line per step, cut back to the checkpoint's length on resuming so that a
+/// killed run leaves no line twice.
+#[derive(Debug)]
+pub(crate) struct MetricsFile {
+    file: File,
+    path: PathBuf,
+    len: u64,
+}
+
+impl MetricsFile {
+    /// Opens the file and cuts it back to `len` bytes.
+    pub(crate) fn open(run: &RunDir, len: u64) -> Result<Self> {
+        let path = run.join("metrics.jsonl");
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(Error::io("opening", &path))?;
+        let found = file.metadata().map_err(Error::io("reading", &path))?.len();
+        if found < len {
+            return Err(Error::corrupt(
+                &path,
+                format!(
+                    "it has {found} bytes, but the checkpoint was written at {len}; restore it, or \
+                     start a new run"
+                ),
+            ));
+        }
+        file.set_len(len).map_err(Error::io("cutting", &path))?;
+        Ok(Self { file, path, len })
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(crate) fn append<T: Serialize>(&mut self, row: &T) -> Result<()> {
+        use std::os::unix::fs::FileExt;
+        let mut line =
+            serde_json::to_vec(row).map_err(|e| Error::corrupt(&self.path, e.to_string()))?;
+        line.push(b'\n');
+        if let Err(e) = self.file.write_all_at(&line, self.len) {
+            // No half line stays behind.
+            let _ = self.file.set_len(self.len);
+            return Err(Error::io("writing", &self.path)(e));
+        }
+        self.len += line.len() as u64;
+        Ok(())
+    }
+
+    /// Flushes to the disk: a checkpoint must not know of lines that are not there.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(Error::io("flushing", &self.path))
+    }
+}

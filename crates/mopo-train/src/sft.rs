@@ -1,0 +1,122 @@
+//! The warm start: supervised training of the whole base model on both responses of every pair,
+//! so that the policy it leaves is the behaviour policy of the data.
+
+use burn::tensor::{ElementConversion, backend::AutodiffBackend};
+use mopo_lm::{PackedBatch, PackedTerm, Phi, sequence_log_probs};
+
+use crate::checkpoint::{Checkpoint, Parts};
+use crate::config::PhaseConfig;
+use crate::fit::{BatchOrder, Method, Metrics, step_seed};
+use crate::optim::Trainer;
+use crate::{Pairs, Result};
+
+pub(crate) const PHASE: &str = "warm_start";
+
+/// The state of the warm start.
+pub(crate) struct WarmStart<'a, B: AutodiffBackend> {
+    trainer: Trainer<B, Phi<B>>,
+    pairs: &'a Pairs,
+    order: BatchOrder,
+    phase: &'a PhaseConfig,
+    seed: u64,
+    device: B::Device,
+}
+
+impl<'a, B: AutodiffBackend> WarmStart<'a, B> {
+    pub(crate) fn new(
+        base: Phi<B>,
+        pairs: &'a Pairs,
+        phase: &'a PhaseConfig,
+        seed: u64,
+        device: &B::Device,
+    ) -> Self {
+        let order =
+            BatchOrder::new(pairs.row_lengths(), phase.batch_pairs, step_seed(seed, PHASE, 0));
+        Self { trainer: Trainer::new(base), pairs, order, phase, seed, device: device.clone() }
+    }
+
+    pub(crate) fn model(&self) -> &Phi<B> {
+        self.trainer.module()
+    }
+}
+
+impl<B: AutodiffBackend> Method for WarmStart<'_, B> {
+    fn phase(&self) -> &'static str {
+        PHASE
+    }
+
+    fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
+        let clock = std::time::Instant::now();
+        B::seed(&self.device, step_seed(self.seed, PHASE, step));
+        let (mut loss_sum, mut n_tokens) = (0.0, 0);
+        for j in 0..self.phase.accumulation {
+            let indices = self.order.batch(step * self.phase.accumulation + j);
+            let mut batch = self.pairs.pack(&indices, &vec![[true, true]; indices.len()])?;
+            let n_responses = batch.terms.len();
+            if self.phase.prompt_weight > 0.0 {
+                add_prompt_terms(&mut batch);
+            }
+            n_tokens += batch.n_tokens();
+            let inputs = batch.inputs::<B>(&self.device);
+            let model = self.trainer.module();
+            let hidden = model.hidden_states(inputs.ids, inputs.positions, inputs.mask, None);
+            let terms: Vec<usize> = (0..batch.terms.len()).collect();
+            let log_probs = sequence_log_probs(hidden, &model.lm_head, &batch, &terms);
+            let responses = log_probs.clone().narrow(0, 0, n_responses).sum();
+            let targets = |t: &[PackedTerm]| t.iter().map(|t| t.targets.len()).sum::<usize>();
+            let mut weight = targets(&batch.terms[..n_responses]) as f64;
+            let mut total = responses;
+            if batch.terms.len() > n_responses {
+                let prompts =
+                    log_probs.narrow(0, n_responses, batch.terms.len() - n_responses).sum();
+                total = total + prompts.mul_scalar(self.phase.prompt_weight);
+                weight += self.phase.prompt_weight * targets(&batch.terms[n_responses..]) as f64;
+            }
+            // Mean over tokens, so that the learning rate does not depend on their number.
+            let loss = total.neg().div_scalar(weight * self.phase.accumulation as f64);
+            loss_sum += loss.clone().into_scalar().elem::<f64>();
+            self.trainer.accumulate(loss);
+        }
+        let norm = self.trainer.step(learning_rate, self.phase.gradient_clip);
+        Ok(Metrics::from([
+            ("loss".into(), loss_sum),
+            ("gradient_norm".into(), norm),
+            ("tokens_per_second".into(), n_tokens as f64 / clock.elapsed().as_secs_f64()),
+        ]))
+    }
+
+    fn headline(&self, m: &Metrics) -> String {
+        format!(
+            "loss {:.3} per token  |grad| {:.2}  {:.0} tokens/s",
+            m["loss"], m["gradient_norm"], m["tokens_per_second"]
+        )
+    }
+
+    fn save(&self) -> Result<Parts> {
+        Ok(Parts::from([
+            ("base.bin".into(), self.trainer.module_bytes()?),
+            ("optimizer.bin".into(), self.trainer.optimizer_bytes()?),
+        ]))
+    }
+
+    fn load(&mut self, c: &Checkpoint) -> Result<()> {
+        self.trainer.restore(c.part("base.bin")?, c.part("optimizer.bin")?, &self.device)
+    }
+}
+
+/// One more term per row: the prompt's own tokens, each predicted from the one before.
+fn add_prompt_terms(batch: &mut PackedBatch) {
+    for row in 0..batch.n_rows {
+        let at = row * batch.width;
+        let n = batch.segments[at..at + batch.width].iter().take_while(|s| **s == 0).count();
+        if n < 2 {
+            continue;
+        }
+        batch.terms.push(PackedTerm {
+            pair: row,
+            side: 2,
+            predictors: (at..at + n - 1).map(|i| i as i32).collect(),
+            targets: batch.ids[at + 1..at + n].to_vec(),
+        });
+    }
+}

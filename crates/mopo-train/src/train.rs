@@ -1,0 +1,251 @@
+//! A whole run, phase by phase; every phase that is done is not done again.
+
+use std::path::PathBuf;
+
+use burn::module::AutodiffModule;
+use burn::tensor::backend::AutodiffBackend;
+use mopo_core::Objectives;
+use mopo_data::{LengthLimits, PreparedSet, Tokenizer, tokenize};
+use mopo_lm::{Phi, PhiConfig, PolicyParams, load_phi, load_policy, save_phi, save_policy};
+
+use crate::config::{DataSource, ModelConfig};
+use crate::fit::{fit, step_seed};
+use crate::log_probs::{self, all_log_probs};
+use crate::methods::mopo::{Mopo, Setup};
+use crate::result::{RunResult, accuracies, constraints, implicit_reward};
+use crate::run_dir::file_sha256;
+use crate::sft::{self, WarmStart};
+use crate::{Error, Pairs, Progress, Result, RunConfig, RunDir, RunRecord, checkpoint, prepare};
+
+/// Runs what is left of a run: data, warm start, MOPO, held-out accuracy.
+///
+/// # Errors
+/// Whatever stands in the way; the run can be resumed after every one of them.
+pub fn train<B: AutodiffBackend>(
+    run: &RunDir,
+    config: &RunConfig,
+    record: &mut RunRecord,
+    device: &B::Device,
+    progress: &mut dyn Progress,
+) -> Result<RunResult> {
+    let clock = std::time::Instant::now();
+    if record.hashes.is_empty() {
+        prepare::prepare(run, config, record, progress)?;
+    }
+    let data = RunData::load(run, config, record)?;
+    progress.note(&format!(
+        "data: {} training and {} held-out pairs; {}",
+        data.train.len(),
+        data.heldout.len(),
+        data.truncation
+    ));
+
+    let base_dir = run.join("warm_start");
+    let mut metrics_len = 0;
+    if !base_dir.join("config.json").exists() {
+        B::seed(device, step_seed(config.seed, "init", 0));
+        let base = initial_base::<B>(config, &data.tokenizer, device)?;
+        let mut warm = WarmStart::new(base, &data.train, &config.warm_start, config.seed, device);
+        metrics_len = fit(&mut warm, run, &config.warm_start, &config.checkpoints, 0, progress)?;
+        save_phi(&warm.model().valid(), &base_dir)?;
+    } else if let Some(c) = checkpoint::latest(run, sft::PHASE)? {
+        metrics_len = c.metrics_len;
+    }
+    // Read back even if it is in memory: a resumed run then starts from the same bits.
+    let base = load_base::<B>(run, device)?;
+    data.tokenizer.check_fits(base.config().vocab_size)?;
+    let base_inner = base.valid();
+
+    let initial_path = run.join("initial_log_probs.safetensors");
+    if !initial_path.exists() {
+        let all =
+            all_log_probs(&base_inner, None, &data.train, "initial policy", device, progress)?;
+        log_probs::write(&initial_path, &all[0])?;
+    }
+    let initial = log_probs::read(&initial_path, data.train.len())?;
+
+    let primaries = primaries(config, &data.objectives)?;
+    let policy_dir = run.join("policy");
+    let names: Vec<String> =
+        primaries.iter().map(|&p| data.objectives.name(p).to_string()).collect();
+    if !policy_dir.join("policy.json").exists() {
+        B::seed(device, step_seed(config.seed, "adapter", 0));
+        let params = PolicyParams::init(&base, &config.lora, primaries.len(), device);
+        let setup = Setup {
+            config: &config.mopo,
+            phase: &config.training,
+            objectives: &data.objectives,
+            primaries: &primaries,
+            pairs: &data.train,
+            initial_log_probs: &initial,
+            seed: config.seed,
+        };
+        let mut method = Mopo::new(&base, params, setup, device);
+        fit(&mut method, run, &config.training, &config.checkpoints, metrics_len, progress)?;
+        save_policy(&method.params().valid(), &config.lora, &names, &policy_dir)?;
+    }
+    let (params, _) = load_policy(&policy_dir, &base_inner, device)?;
+
+    let name = "held-out accuracy";
+    let before = all_log_probs(&base_inner, None, &data.heldout, name, device, progress)?;
+    let after = all_log_probs(&base_inner, Some(&params), &data.heldout, name, device, progress)?;
+    let k = data.objectives.len();
+    let last_steps = config.mopo.reference_lag.min(config.training.steps).clamp(1, 100);
+    let metrics_path = run.join("metrics.jsonl");
+    let metrics =
+        std::fs::read_to_string(&metrics_path).map_err(Error::io("reading", &metrics_path))?;
+    let result = RunResult {
+        objectives: data.objectives.names().to_vec(),
+        warm_start: accuracies(&data.heldout_labels, |i| before[0][i], k),
+        policies: names
+            .into_iter()
+            .zip(&after)
+            .map(|(name, policy)| {
+                let reward = |i| implicit_reward(policy, &before[0], i);
+                (name, accuracies(&data.heldout_labels, reward, k))
+            })
+            .collect(),
+        last_steps,
+        constraints: constraints(&metrics, &data.objectives, &primaries, last_steps),
+        seconds: clock.elapsed().as_secs_f64(),
+    };
+    run.write_json("result.json", &result)?;
+    Ok(result)
+}
+
+/// The objectives that the run's policies maximise, as indices.
+fn primaries(config: &RunConfig, objectives: &Objectives) -> Result<Vec<usize>> {
+    config
+        .policies
+        .iter()
+        .map(|name| {
+            objectives.index_of(name).map_err(|e| Error::Config {
+                origin: "`policies`".into(),
+                message: e.to_string(),
+            })
+        })
+        .collect()
+}
+
+fn initial_base<B: AutodiffBackend>(
+    config: &RunConfig,
+    tokenizer: &Tokenizer,
+    device: &B::Device,
+) -> Result<Phi<B>> {
+    match &config.model {
+        ModelConfig::Scratch(shape) => {
+            let phi = shape.with_vocab(tokenizer.vocab_size());
+            phi.check()?;
+            Ok(phi.init(device))
+        }
+        ModelConfig::Hub(dir) => {
+            let phi = PhiConfig::from_file(&dir.join("config.json"))?;
+            tokenizer.check_fits(phi.vocab_size)?;
+            Ok(load_phi(dir, &phi, device)?)
+        }
+    }
+}
+
+/// The frozen base of a run whose warm start is done.
+///
+/// # Errors
+/// If it is missing or damaged.
+pub fn load_base<B: burn::tensor::backend::Backend>(
+    run: &RunDir,
+    device: &B::Device,
+) -> Result<Phi<B>> {
+    let dir = run.join("warm_start");
+    let phi = PhiConfig::from_file(&dir.join("config.json"))?;
+    Ok(burn::module::Module::no_grad(load_phi(&dir, &phi, device)?))
+}
+
+/// The data of a run, checked against its record.
+#[derive(Debug)]
+pub struct RunData {
+    /// In the order of indicators.
+    pub objectives: Objectives,
+    /// The run's tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Training pairs.
+    pub train: Pairs,
+    /// Held-out pairs.
+    pub heldout: Pairs,
+    /// Indicators of the held-out pairs as labelled.
+    pub heldout_labels: Vec<Vec<Option<f32>>>,
+    /// Held-out prompts, each once, in order.
+    pub heldout_prompts: Vec<String>,
+    /// How many prompts and responses were cut, in words.
+    pub truncation: String,
+}
+
+impl RunData {
+    /// Reads and tokenises a run's data.
+    ///
+    /// # Errors
+    /// If a file is not the one that the run was started with.
+    pub fn load(run: &RunDir, config: &RunConfig, record: &RunRecord) -> Result<Self> {
+        for (name, expected) in &record.hashes {
+            let path = run.join(name);
+            if file_sha256(&path)? != *expected {
+                return Err(Error::Corrupt {
+                    path,
+                    message: "its SHA-256 is not the one in run.json; the run cannot go on with \
+                              other data: restore the file, or start a new run"
+                        .into(),
+                });
+            }
+        }
+        let tokenizer = Tokenizer::load(&run.join("tokenizer.json"))?;
+        let train = PreparedSet::read(&run.join("data/train.jsonl"))?;
+        let heldout = PreparedSet::read(&run.join("data/heldout.jsonl"))?;
+        let limits = LengthLimits {
+            max_prompt: config.data.max_prompt_tokens,
+            max_response: config.data.max_response_tokens,
+        };
+        let (train_tokens, truncation) = tokenize(&train.records, &tokenizer, &limits)?;
+        let (heldout_tokens, _) = tokenize(&heldout.records, &tokenizer, &limits)?;
+        let pad = tokenizer.end_of_text();
+        let mut heldout_prompts: Vec<String> = Vec::new();
+        let mut seen = std::collections::BTreeSet::new();
+        for r in &heldout.records {
+            if seen.insert(&r.prompt) {
+                heldout_prompts.push(r.prompt.clone());
+            }
+        }
+        let estimator = config.mopo.estimator;
+        Ok(Self {
+            objectives: train.header.objectives.clone(),
+            train: Pairs::new(&train.records, train_tokens, estimator, pad),
+            heldout: Pairs::new(&heldout.records, heldout_tokens, estimator, pad),
+            heldout_labels: heldout.records.iter().map(|r| r.indicators.clone()).collect(),
+            heldout_prompts,
+            truncation: truncation.to_string(),
+            tokenizer,
+        })
+    }
+}
+
+/// Checks what a configuration needs from the command line before a run directory is made.
+///
+/// # Errors
+/// If the data source needs a path and none was given, or the other way round.
+pub fn check_data_path(config: &RunConfig, data: Option<&PathBuf>) -> Result<()> {
+    let fail = |message: &str| {
+        Err(Error::Config { origin: format!("`{}`", config.name), message: message.into() })
+    };
+    match (config.data.source, data) {
+        (DataSource::Hh, None) => fail(
+            "it reads HH-RLHF files: give their folder, e.g. --data path/to/hh-rlhf (with \
+             helpful-base/ and harmless-base/ inside)",
+        ),
+        (DataSource::Prepared, None) => {
+            fail("it reads a prepared set: give the file, e.g. --data pairs.jsonl")
+        }
+        (DataSource::Demo, Some(_)) => fail(
+            "the demo world is generated and reads no files: leave --data out, or choose another \
+             preset, e.g. `mopo train hh-small --data …`",
+        ),
+        _ => Ok(()),
+    }
+}
+

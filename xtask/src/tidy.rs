@@ -1,0 +1,119 @@
+//! Layout rules that no compiler checks.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::cargo::root;
+
+/// Lines beyond which a file is no longer read in one sitting.
+const MAX_LINES: usize = 600;
+
+/// Who may depend on whom, as docs/architecture.md draws it. Development dependencies are free.
+const EDGES: &[(&str, &[&str])] = &[
+    ("mopo-core", &[]),
+    ("mopo-data", &["mopo-core"]),
+    ("mopo-lm", &["mopo-core"]),
+    ("mopo-eval", &["mopo-core", "mopo-data"]),
+    ("mopo-train", &["mopo-core", "mopo-data", "mopo-eval", "mopo-lm"]),
+    ("mopo-cli", &["mopo-core", "mopo-data", "mopo-eval", "mopo-lm", "mopo-train"]),
+    ("mopo-testkit", &[]),
+    ("xtask", &[]),
+];
+
+/// Files that may name a burn backend.
+const NAMES_BACKENDS: &[&str] =
+    &["crates/mopo-cli/src/device.rs", "crates/mopo-testkit/src/lib.rs"];
+
+pub(crate) fn run() -> Result<ExitCode> {
+    let problems = problems(&root())?;
+    for problem in &problems {
+        eprintln!("{problem}");
+    }
+    if problems.is_empty() {
+        println!("tidy: no problems");
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+/// Everything that breaks a rule.
+pub(crate) fn problems(root: &Path) -> Result<Vec<String>> {
+    let mut problems = edges(root)?;
+    for path in sources(root)? {
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
+        let lines = text.lines().count();
+        if lines > MAX_LINES {
+            problems.push(format!("{name}: {lines} lines; split it (limit {MAX_LINES})"));
+        }
+        if !text.starts_with("//!") {
+            problems.push(format!("{name}: begin with `//!`: what the file is for"));
+        }
+        let exempt = NAMES_BACKENDS.contains(&name.as_str()) || name.starts_with("xtask/");
+        for backend in ["backend::Flex", "backend::NdArray", "backend::Cuda", "burn_flex::"] {
+            if !exempt && text.contains(backend) {
+                problems.push(format!(
+                    "{name}: names `{backend}`; only {} may",
+                    NAMES_BACKENDS.join(" and ")
+                ));
+            }
+        }
+    }
+    Ok(problems)
+}
+
+/// Compares the workspace's dependencies with [`EDGES`].
+fn edges(root: &Path) -> Result<Vec<String>> {
+    let mut problems = Vec::new();
+    let metadata = cargo_metadata::MetadataCommand::new()
+        .manifest_path(root.join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .context("cargo metadata")?;
+    let ours: BTreeSet<&str> = metadata.packages.iter().map(|p| p.name.as_str()).collect();
+    for package in &metadata.packages {
+        let name = package.name.as_str();
+        let Some((_, allowed)) = EDGES.iter().find(|(n, _)| *n == name) else {
+            problems.push(format!("{name}: not in xtask/src/tidy.rs; say what it may depend on"));
+            continue;
+        };
+        for dependency in &package.dependencies {
+            let normal = dependency.kind == cargo_metadata::DependencyKind::Normal;
+            let target = dependency.name.as_str();
+            if normal && ours.contains(target) && !allowed.contains(&target) {
+                problems.push(format!("{name} depends on {target}: an arrow that must not be"));
+            }
+        }
+    }
+    Ok(problems)
+}
+
+fn sources(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut open = vec![root.join("crates"), root.join("xtask")];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() && path.file_name().is_some_and(|n| n != "target") {
+                open.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_workspace_keeps_its_own_rules() {
+        let problems = super::problems(&crate::cargo::root()).unwrap();
+        assert!(problems.is_empty(), "{}", problems.join("\n"));
+    }
+}
