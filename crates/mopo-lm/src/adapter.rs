@@ -188,3 +188,109 @@ pub fn load_policy<B: Backend>(
 fn lora_name(layer: usize, target: LoraTarget, matrix: &str) -> String {
     format!("base_model.model.model.layers.{layer}.{}.lora_{matrix}.weight", target.path())
 }
+
+#[cfg(test)]
+mod tests {
+    use mopo_testkit::TestBackend;
+
+    use super::*;
+    use crate::fixtures::{self, values};
+
+    type B = TestBackend;
+
+    fn names(n: usize) -> Vec<String> {
+        (0..n).map(|k| format!("objective-{k}")).collect()
+    }
+
+    #[test]
+    fn a_saved_policy_loads_bit_equal() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = fixtures::base::<B>(1);
+        let params = fixtures::policies(&base, 2, 2);
+        // Twice, over the first.
+        save_policy(&params, &fixtures::lora(), &names(2), dir.path()).unwrap();
+        save_policy(&params, &fixtures::lora(), &names(2), dir.path()).unwrap();
+        let (loaded, meta) = load_policy::<B>(dir.path(), &base, &Default::default()).unwrap();
+        assert_eq!((meta.lora, meta.objectives), (fixtures::lora(), names(2)));
+        for (a, b) in params.adapter.layers.iter().zip(&loaded.adapter.layers) {
+            for target in LoraTarget::ALL {
+                let (a, b) = (a.get(target).unwrap(), b.get(target).unwrap());
+                assert_eq!(values(a.a.val()), values(b.a.val()));
+                assert_eq!(values(a.b.val()), values(b.b.val()));
+            }
+        }
+        for (a, b) in params.heads.heads.iter().zip(&loaded.heads.heads) {
+            assert_eq!(values(a.weight.val()), values(b.weight.val()));
+            let bias = |head: &burn::nn::Linear<B>| values(head.bias.as_ref().unwrap().val());
+            assert_eq!(bias(a), bias(b));
+        }
+        assert_eq!(params.adapter.scale(), loaded.adapter.scale());
+        let mut left: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, [PEFT, ADAPTER, HEADS, META]);
+    }
+
+    #[test]
+    fn the_adapter_has_peft_names_and_layout() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = fixtures::base::<B>(1);
+        let params = fixtures::policies(&base, 1, 2);
+        save_policy(&params, &fixtures::lora(), &names(1), dir.path()).unwrap();
+        let bytes = std::fs::read(dir.path().join(ADAPTER)).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let shape = |name: &str| tensors.tensor(name).unwrap().shape().to_vec();
+        let fc1 = "base_model.model.model.layers.1.mlp.fc1";
+        assert_eq!(shape(&format!("{fc1}.lora_A.weight")), [4, 24]);
+        assert_eq!(shape(&format!("{fc1}.lora_B.weight")), [48, 4]);
+        assert_eq!(tensors.names().len(), 2 * 6 * 2);
+        let peft: serde_json::Value = files::read_json(&dir.path().join(PEFT), "").unwrap();
+        assert_eq!(peft["target_modules"][0], "q_proj");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = fixtures::base::<B>(1);
+        let params = fixtures::policies(&base, 2, 2);
+        let device = Default::default();
+        let message = |result: Result<(PolicyParams<B>, PolicyMeta)>| match result {
+            Ok(_) => panic!("it loaded"),
+            Err(e) => e.to_string(),
+        };
+        let error = message(load_policy(dir.path(), &base, &device));
+        assert!(error.contains("policy.json"), "{error}");
+        let error = save_policy(&params, &fixtures::lora(), &names(1), dir.path()).unwrap_err();
+        assert!(error.to_string().contains("there are 2 heads"), "{error}");
+        let fewer = LoraConfig { targets: vec![LoraTarget::Fc1], ..fixtures::lora() };
+        let error = save_policy(&params, &fewer, &names(2), dir.path()).unwrap_err();
+        assert!(error.to_string().contains("lora.targets"), "{error}");
+        // An interrupted save leaves no description, so nothing loads.
+        assert!(message(load_policy(dir.path(), &base, &device)).contains("policy.json"));
+
+        save_policy(&params, &fixtures::lora(), &names(2), dir.path()).unwrap();
+        let other = {
+            let _guard = fixtures::BACKEND_RANDOM.lock();
+            crate::PhiConfig { vocab_size: 41, ..fixtures::tiny() }.init::<B>(&device)
+        };
+        let error = message(load_policy(dir.path(), &other, &device));
+        assert!(error.contains("`vocab_size` is 40, but the base model has 41"), "{error}");
+
+        let path = dir.path().join(META);
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (from, to, words) in [
+            ("\"rank\": 4", "\"rank\": 5", "has shape [4, 24]"),
+            ("\"objective-1\"", "\"objective-1\", \"third\"", "heads.2.weight"),
+            (",\n    \"objective-1\"", "", "heads.1.bias, heads.1.weight"),
+            ("\"format\": 1", "\"format\": 2", "`format` is 2"),
+            ("\"fc2\"", "\"fc3\"", "fc3"),
+        ] {
+            assert!(text.contains(from), "{text}");
+            std::fs::write(&path, text.replace(from, to)).unwrap();
+            let error = message(load_policy(dir.path(), &base, &device));
+            assert!(error.contains(words), "{error}");
+        }
+    }
+}

@@ -55,7 +55,8 @@ impl LoraTarget {
     }
 }
 
-/// The size of an adapter.
+/// The size of an adapter. In a file every key must be there, as in the rest of a run's
+/// configuration; the defaults are for code.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraConfig {
@@ -215,6 +216,12 @@ impl<B: Backend> LoraLayer<B> {
         }
     }
 
+    /// For tests, which move single parameters.
+    #[cfg(test)]
+    pub(crate) fn pair_mut(&mut self, target: LoraTarget) -> &mut LoraPair<B> {
+        self.get_mut(target).as_mut().expect("a target")
+    }
+
     fn get_mut(&mut self, target: LoraTarget) -> &mut Option<LoraPair<B>> {
         match target {
             LoraTarget::QProj => &mut self.q_proj,
@@ -238,5 +245,116 @@ impl<B: Backend> LoraAdapter<B> {
     /// `alpha / rank`.
     pub fn scale(&self) -> f64 {
         self.scale
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::TensorData;
+    use mopo_testkit::{TestAutodiffBackend, TestBackend};
+
+    use super::*;
+    use crate::fixtures::{self, values};
+    use crate::{PackedBatch, PackedInputs, PairSlices};
+
+    fn inputs<B: Backend>() -> PackedInputs<B> {
+        let pair =
+            PairSlices { prompt: &[1, 2, 3], first: &[4, 5], second: &[6], keep: [true, true] };
+        PackedBatch::pack(&[pair], 0).unwrap().inputs(&Default::default())
+    }
+
+    #[test]
+    fn a_fresh_adapter_changes_nothing_and_its_heads_are_the_base() {
+        let base = fixtures::base::<TestBackend>(1);
+        let params = fixtures::fresh_policies(&base, 2);
+        let plain = values(base.hidden_states_packed(&inputs(), None));
+        let adapted = values(base.hidden_states_packed(&inputs(), Some(&params.adapter)));
+        assert_eq!(plain, adapted);
+        for head in &params.heads.heads {
+            assert_eq!(values(head.weight.val()), values(base.lm_head.weight.val()));
+            assert_ne!(head.weight.id, base.lm_head.weight.id);
+        }
+        let a = values(params.adapter.layers[0].q_proj.as_ref().unwrap().a.val());
+        let bound = 1.0 / (24f32).sqrt();
+        assert!(a.iter().all(|a| a.abs() <= bound) && a.iter().any(|a| a.abs() > bound / 2.0));
+        assert_eq!(params.adapter.num_params(), fixtures::lora().num_params(base.config()));
+    }
+
+    #[test]
+    fn only_targets_are_changed_and_all_parameters_are_leaves() {
+        type Ad = TestAutodiffBackend;
+        let base = fixtures::base::<Ad>(1);
+        let config = LoraConfig { targets: vec![LoraTarget::Fc2], ..fixtures::lora() };
+        let adapter = {
+            let _guard = fixtures::BACKEND_RANDOM.lock();
+            config.init::<Ad>(base.config(), &Default::default())
+        };
+        assert!(adapter.layers[0].q_proj.is_none() && adapter.layers[1].fc2.is_some());
+        assert_eq!(adapter.num_params(), config.num_params(base.config()));
+        let params = fixtures::fresh_policies(&base, 1);
+        assert!(params.heads.heads[0].weight.val().is_require_grad());
+        assert!(params.heads.heads[0].bias.as_ref().unwrap().val().is_require_grad());
+        assert!(params.adapter.layers[0].fc1.as_ref().unwrap().a.val().is_require_grad());
+    }
+
+    #[test]
+    fn the_update_is_scaled_by_alpha_over_rank() {
+        let phi = fixtures::tiny();
+        let device = Default::default();
+        let config = LoraConfig { rank: 2, alpha: 3.0, dropout: 0.5, ..Default::default() };
+        let adapter = config
+            .build::<TestBackend>(&phi, |_, _, [d_in, d_out]| {
+                Ok((Tensor::ones([d_in, 2], &device), Tensor::ones([2, d_out], &device)))
+            })
+            .unwrap();
+        let x = Tensor::from_data(TensorData::new(vec![1f32; 24], [1, 1, 24]), &device);
+        let delta = adapter.delta(adapter.layers[0].get(LoraTarget::Fc1).unwrap(), x);
+        // 24 inputs · 2 ranks · 3/2; dropout does not act here.
+        assert_eq!(values(delta), vec![72.0; 48]);
+    }
+
+    #[test]
+    fn dropout_acts_on_backends_with_gradients_only() {
+        let _guard = fixtures::BACKEND_RANDOM.lock();
+        fn delta<B: Backend>() -> Vec<f32> {
+            let device = Default::default();
+            let config = LoraConfig { rank: 1, alpha: 1.0, dropout: 0.5, ..Default::default() };
+            let adapter = config
+                .build::<B>(&fixtures::tiny(), |_, _, [d_in, d_out]| {
+                    Ok((Tensor::ones([d_in, 1], &device), Tensor::ones([1, d_out], &device)))
+                })
+                .unwrap();
+            let x = Tensor::ones([1, 50, 24], &device);
+            values(adapter.delta(adapter.layers[0].get(LoraTarget::QProj).unwrap(), x))
+        }
+        assert!(delta::<TestBackend>().iter().all(|d| *d == 24.0));
+        let dropped = delta::<TestAutodiffBackend>();
+        assert!(dropped.iter().any(|d| *d != 24.0));
+        let mean = dropped.iter().sum::<f32>() / dropped.len() as f32;
+        assert!((mean - 24.0).abs() < 3.0, "{mean}");
+    }
+
+    #[test]
+    fn configurations_are_checked_and_neither_lose_nor_gain_a_field() {
+        let text = serde_json::to_string(&LoraConfig::default()).unwrap();
+        let read = |from: &str, to: &str| {
+            assert!(text.contains(from), "{text}");
+            serde_json::from_str::<LoraConfig>(&text.replace(from, to))
+        };
+        read("fc2", "fc2").unwrap().check().unwrap();
+        assert!(read("rank", "ranks").unwrap_err().to_string().contains("ranks"));
+        let error = read("\"alpha\":32.0,", "").unwrap_err().to_string();
+        assert!(error.contains("missing field `alpha`"), "{error}");
+        for (from, to, field) in [
+            ("16", "0", "lora.rank"),
+            ("32.0", "-1", "lora.alpha"),
+            ("0.05", "1.0", "lora.dropout"),
+            ("fc1", "fc2", "lora.targets"),
+        ] {
+            let error = read(from, to).unwrap().check().unwrap_err();
+            assert!(error.to_string().contains(field), "{error}");
+        }
+        let none = LoraConfig { targets: vec![], ..Default::default() };
+        assert!(none.check().unwrap_err().to_string().contains("lora.targets"));
     }
 }

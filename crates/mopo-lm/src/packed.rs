@@ -3,6 +3,9 @@
 //!
 //! Packing works on plain integers; nothing here knows about policies or losses.
 
+#[cfg(test)]
+mod tests;
+
 use burn::nn::Linear;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, Int, Tensor, TensorData, activation};

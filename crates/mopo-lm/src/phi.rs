@@ -5,6 +5,9 @@
 //! which are both added to the residual stream; the first part of each head is rotated, halves
 //! layout; biases on every linear layer; the tanh form of GELU.
 
+#[cfg(test)]
+mod tests;
+
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::backend::Backend;

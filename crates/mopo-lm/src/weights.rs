@@ -149,3 +149,169 @@ fn write_norm<B: Backend>(out: &mut TensorWriter, name: &str, norm: &LayerNorm<B
     let beta = norm.beta.as_ref().expect("every LayerNorm of phi has a bias");
     out.tensor(&format!("{name}.bias"), beta.val());
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{DType, TensorData};
+    use mopo_testkit::TestBackend;
+    use safetensors::SafeTensors;
+    use safetensors::tensor::{Dtype, TensorView};
+
+    use super::*;
+    use crate::fixtures::{self, values};
+
+    type B = TestBackend;
+    type Stored = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
+
+    fn stored(file: &Path) -> Stored {
+        let bytes = std::fs::read(file).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        tensors
+            .tensors()
+            .into_iter()
+            .map(|(name, v)| (name, v.dtype(), v.shape().to_vec(), v.data().to_vec()))
+            .collect()
+    }
+
+    fn store(file: &Path, tensors: &[(String, Dtype, Vec<usize>, Vec<u8>)]) {
+        let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+            (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+        });
+        std::fs::write(file, safetensors::serialize(views, None).unwrap()).unwrap();
+    }
+
+    fn all(phi: &Phi<B>) -> Vec<f32> {
+        let linear = |l: &Linear<B>| {
+            [values(l.weight.val()), values(l.bias.as_ref().unwrap().val())].concat()
+        };
+        let norm = |n: &LayerNorm<B>| {
+            [values(n.gamma.val()), values(n.beta.as_ref().unwrap().val())].concat()
+        };
+        let mut all = values(phi.embed_tokens.weight.val());
+        for layer in &phi.layers {
+            LoraTarget::ALL.iter().for_each(|t| all.extend(linear(layer.linear(*t))));
+            all.extend(norm(&layer.input_layernorm));
+        }
+        all.extend(norm(&phi.final_layernorm));
+        all.extend(linear(&phi.lm_head));
+        all
+    }
+
+    fn message(result: Result<Phi<B>>) -> String {
+        match result {
+            Ok(_) => panic!("it loaded"),
+            Err(e) => e.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_saved_model_loads_bit_equal_from_directory_file_and_shards() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = Default::default();
+        let phi = fixtures::base::<B>(4);
+        save_phi(&phi, dir.path()).unwrap();
+        let config = PhiConfig::from_file(dir.path().join("config.json")).unwrap();
+        assert_eq!(&config, phi.config());
+        let file = dir.path().join(WEIGHTS);
+        assert_eq!(all(&phi), all(&load_phi(dir.path(), &config, &device).unwrap()));
+        assert_eq!(all(&phi), all(&load_phi(&file, &config, &device).unwrap()));
+
+        let tensors = stored(&file);
+        std::fs::remove_file(&file).unwrap();
+        let (one, two) = tensors.split_at(9);
+        let mut map = serde_json::Map::new();
+        for (name, part) in [("a.safetensors", one), ("b.safetensors", two)] {
+            store(&dir.path().join(name), part);
+            part.iter().for_each(|t| drop(map.insert(t.0.clone(), name.into())));
+        }
+        files::write_json(&dir.path().join(INDEX), &serde_json::json!({ "weight_map": map }))
+            .unwrap();
+        assert_eq!(all(&phi), all(&load_phi(dir.path(), &config, &device).unwrap()));
+    }
+
+    #[test]
+    fn names_and_layout_are_the_hubs() {
+        let dir = tempfile::tempdir().unwrap();
+        let phi = fixtures::base::<B>(4);
+        save_phi(&phi, dir.path()).unwrap();
+        let tensors = stored(&dir.path().join(WEIGHTS));
+        assert_eq!(tensors.len(), 1 + 2 * 14 + 4);
+        let find = |name: &str| tensors.iter().find(|t| t.0 == name).unwrap();
+        let fc1 = find("model.layers.1.mlp.fc1.weight");
+        assert_eq!(fc1.2, [48, 24]);
+        // Row `output`, column `input` there; the other way round here.
+        let (output, input) = (30, 5);
+        let at = (output * 24 + input) * 4;
+        let there = f32::from_le_bytes(fc1.3[at..at + 4].try_into().unwrap());
+        assert_eq!(there, values(phi.layers[1].mlp.fc1.weight.val())[input * 48 + output]);
+        find("model.layers.0.input_layernorm.bias");
+        find("model.final_layernorm.weight");
+    }
+
+    #[test]
+    fn half_precision_files_become_f32() {
+        let dir = tempfile::tempdir().unwrap();
+        let phi = fixtures::base::<B>(4);
+        save_phi(&phi, dir.path()).unwrap();
+        let file = dir.path().join(WEIGHTS);
+        let whole = stored(&file);
+        let expected = all(&phi);
+        for (dtype, burn_dtype, digits) in
+            [(Dtype::F16, DType::F16, 1e-3), (Dtype::BF16, DType::BF16, 8e-3)]
+        {
+            let mut half = whole.clone();
+            for (_, d, shape, bytes) in &mut half {
+                let data = TensorData::from_bytes_vec(bytes.clone(), shape.clone(), DType::F32);
+                *bytes = data.convert_dtype(burn_dtype).as_bytes().to_vec();
+                *d = dtype;
+            }
+            store(&file, &half);
+            let found = all(&load_phi(&file, phi.config(), &Default::default()).unwrap());
+            assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= digits * b.abs()));
+            assert_ne!(found, expected);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let phi = fixtures::base::<B>(4);
+        let load = |config: &PhiConfig| message(load_phi(dir.path(), config, &Default::default()));
+        assert!(load(phi.config()).contains("model.safetensors"), "{}", load(phi.config()));
+        save_phi(&phi, dir.path()).unwrap();
+        let file = dir.path().join(WEIGHTS);
+        let whole = stored(&file);
+
+        let wide = PhiConfig { intermediate_size: 50, ..phi.config().clone() };
+        let error = load(&wide);
+        assert!(error.contains("fc1.weight` has shape [48, 24]"), "{error}");
+        assert!(error.contains("[50, 24]"), "{error}");
+        let deep = PhiConfig { num_hidden_layers: 3, ..phi.config().clone() };
+        let error = load(&deep);
+        assert!(error.contains("lacks 14") && error.contains("model.layers.2."), "{error}");
+        let shallow = PhiConfig { num_hidden_layers: 1, ..phi.config().clone() };
+        let error = load(&shallow);
+        assert!(error.contains("holds 14") && error.contains("model.layers.1."), "{error}");
+
+        let mut changed = whole.clone();
+        changed.retain(|t| t.0 != "lm_head.bias");
+        let inv_freq = "model.layers.0.self_attn.rotary_emb.inv_freq";
+        changed.push((inv_freq.into(), Dtype::F32, vec![1], vec![0; 4]));
+        store(&file, &changed);
+        let error = load(phi.config());
+        assert!(error.contains("lacks 1 ") && error.contains("lm_head.bias"), "{error}");
+
+        changed.push(("lm_head.bias".into(), Dtype::I64, vec![40], vec![0; 320]));
+        store(&file, &changed);
+        let error = load(phi.config());
+        assert!(error.contains("`lm_head.bias` has data type I64"), "{error}");
+
+        store(&file, &whole);
+        let bytes = std::fs::read(&file).unwrap();
+        for n in [0, 5, 200, bytes.len() - 1] {
+            std::fs::write(&file, &bytes[..n]).unwrap();
+            let error = load(phi.config());
+            assert!(error.contains("not a complete safetensors file"), "{error}");
+        }
+    }
+}

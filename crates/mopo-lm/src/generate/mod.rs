@@ -2,6 +2,8 @@
 //! Token ids in and out; stop words and text belong to the caller.
 
 mod sampling;
+#[cfg(test)]
+mod tests;
 
 use burn::nn::Linear;
 use burn::tensor::backend::Backend;

@@ -63,3 +63,65 @@ fn pick(tokens: impl Iterator<Item = usize>, weights: &[f64], threshold: f64) ->
     }
     last as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frequencies(config: &GenerationConfig, logits: &[f32]) -> Vec<f64> {
+        const DRAWS: usize = 20_000;
+        let mut sampler = RowSampler::new(config, 3);
+        let mut counts = vec![0.0; logits.len()];
+        (0..DRAWS).for_each(|_| counts[sampler.sample(logits) as usize] += 1.0);
+        counts.iter().map(|c| c / DRAWS as f64).collect()
+    }
+
+    fn assert_frequencies(found: &[f64], expected: &[f64]) {
+        for (found, expected) in found.iter().zip(expected) {
+            // Four standard deviations of 20 000 draws.
+            assert!((found - expected).abs() < 0.0142, "{found} for {expected}");
+            assert!(*expected > 0.0 || *found == 0.0, "a token that must not occur");
+        }
+    }
+
+    #[test]
+    fn draws_follow_temperature_and_top_p() {
+        let p = [0.5f64, 0.1, 0.3, 0.1];
+        let logits: Vec<f32> = p.iter().map(|p| p.ln() as f32 + 2.0).collect();
+        let with = |temperature, top_p| {
+            let config = GenerationConfig { temperature, top_p, seed: 5, ..Default::default() };
+            frequencies(&config, &logits)
+        };
+        assert_frequencies(&with(1.0, 1.0), &p);
+        // The square of each, normalised: 0.25 + 0.01 + 0.09 + 0.01.
+        assert_frequencies(&with(0.5, 1.0), &[0.25 / 0.36, 0.01 / 0.36, 0.25, 0.01 / 0.36]);
+        assert_frequencies(&with(1.0, 0.6), &[0.625, 0.0, 0.375, 0.0]);
+        assert_frequencies(&with(1.0, 0.45), &[1.0, 0.0, 0.0, 0.0]);
+        // Of two equal tokens the first is kept.
+        assert_frequencies(&with(1.0, 0.85), &[0.5 / 0.9, 0.1 / 0.9, 0.3 / 0.9, 0.0]);
+        assert_eq!(with(0.0, 1.0), [1.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn impossible_tokens_never_occur_and_ties_go_to_the_lowest_id() {
+        let logits = [f32::NEG_INFINITY, 0.0, 0.0, f32::NEG_INFINITY];
+        for top_p in [1.0, 0.999] {
+            let config = GenerationConfig { top_p, ..Default::default() };
+            assert_frequencies(&frequencies(&config, &logits), &[0.0, 0.5, 0.5, 0.0]);
+        }
+        let greedy = GenerationConfig { temperature: 0.0, ..Default::default() };
+        assert_eq!(RowSampler::new(&greedy, 0).sample(&logits), 1);
+    }
+
+    #[test]
+    fn rows_and_seeds_have_streams_of_their_own() {
+        let draws = |seed, row| -> Vec<u32> {
+            let config = GenerationConfig { seed, ..Default::default() };
+            let mut sampler = RowSampler::new(&config, row);
+            (0..20).map(|_| sampler.sample(&[0.0; 50])).collect()
+        };
+        assert_eq!(draws(1, 2), draws(1, 2));
+        assert_ne!(draws(1, 2), draws(1, 3));
+        assert_ne!(draws(1, 2), draws(2, 2));
+    }
+}

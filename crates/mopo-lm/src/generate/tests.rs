@@ -1,0 +1,193 @@
+//! Generation against the model without a cache, and against itself in other batches.
+
+use mopo_testkit::TestBackend;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::fixtures::{self, END, assert_close, tokens, values};
+use crate::{PackedBatch, PairSlices};
+
+type B = TestBackend;
+
+fn prompts() -> Vec<Vec<u32>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    [5, 1, 9, 3].into_iter().map(|n| tokens(n, &mut rng)).collect()
+}
+
+fn config(temperature: f64, n: usize) -> GenerationConfig {
+    GenerationConfig { max_new_tokens: n, temperature, seed: 11, ..Default::default() }
+}
+
+fn run(
+    base: &Phi<B>,
+    params: &PolicyParams<B>,
+    head: &HeadChoice,
+    prompts: &[Vec<u32>],
+    config: &GenerationConfig,
+) -> Vec<Vec<u32>> {
+    generate(base, Some(params), head, prompts, END, config, &Default::default()).unwrap()
+}
+
+/// Log-probabilities (up to a constant for mixtures) of the token after `ids`: no cache, no padding.
+fn next(base: &Phi<B>, params: &PolicyParams<B>, head: &HeadChoice, ids: &[u32]) -> Vec<f32> {
+    // A dummy response token turns the last of `ids` into a predictor.
+    let pair = PairSlices { prompt: ids, first: &[0], second: &[], keep: [true, false] };
+    let inputs = PackedBatch::pack(&[pair], 0).unwrap().inputs::<B>(&Default::default());
+    let adapter = (*head != HeadChoice::Base).then_some(&params.adapter);
+    let hidden = base.hidden_states_packed(&inputs, adapter);
+    let last = hidden.narrow(1, ids.len() - 1, 1).squeeze_dim::<2>(1);
+    values(activation::log_softmax(next_token_logits(base, Some(params), head, last), 1))
+}
+
+fn greedy_without_cache(
+    base: &Phi<B>,
+    params: &PolicyParams<B>,
+    head: &HeadChoice,
+    prompt: &[u32],
+    n: usize,
+) -> Vec<u32> {
+    let mut ids = prompt.to_vec();
+    for _ in 0..n {
+        let log_probs = next(base, params, head, &ids);
+        let best = (0..log_probs.len()).max_by(|a, b| log_probs[*a].total_cmp(&log_probs[*b]));
+        match best.unwrap() as u32 {
+            END => break,
+            token => ids.push(token),
+        }
+    }
+    ids.split_off(prompt.len())
+}
+
+#[test]
+fn greedy_with_cache_and_padding_equals_greedy_without() {
+    let base = fixtures::base::<B>(1);
+    let params = fixtures::policies(&base, 2, 2);
+    for head in [HeadChoice::Base, HeadChoice::Policy(1), HeadChoice::Mixture(vec![0.3, 0.7])] {
+        let found = run(&base, &params, &head, &prompts(), &config(0.0, 12));
+        for (prompt, found) in prompts().iter().zip(found) {
+            assert_eq!(found, greedy_without_cache(&base, &params, &head, prompt, 12), "{head:?}");
+        }
+    }
+}
+
+#[test]
+fn responses_do_not_depend_on_the_batch() {
+    let base = fixtures::base::<B>(1);
+    let params = fixtures::policies(&base, 2, 2);
+    for temperature in [0.0, 1.0] {
+        let config = config(temperature, 10);
+        let head = HeadChoice::Policy(0);
+        let together = run(&base, &params, &head, &prompts(), &config);
+        for (prompt, together) in prompts().into_iter().zip(&together) {
+            assert_eq!(&run(&base, &params, &head, &[prompt], &config)[0], together);
+        }
+        let mut reversed: Vec<_> = prompts();
+        reversed.reverse();
+        let mut back = run(&base, &params, &head, &reversed, &config);
+        back.reverse();
+        assert_eq!(back, together);
+    }
+}
+
+#[test]
+fn row_ids_and_seeds_choose_the_sample() {
+    let base = fixtures::base::<B>(1);
+    let prompts = vec![vec![3, 4]; 3];
+    let sample = |ids: &[u64], seed| {
+        let config = GenerationConfig { seed, ..config(1.0, 12) };
+        let head = HeadChoice::Base;
+        let device = Default::default();
+        generate_with_row_ids::<B>(&base, None, &head, &prompts, ids, END, &config, &device)
+            .unwrap()
+    };
+    let found = sample(&[1, 2, 1], 0);
+    assert_eq!(found[0], found[2]);
+    assert_ne!(found[0], found[1]);
+    assert_eq!(sample(&[2, 1, 1], 0)[1], found[0]);
+    assert_ne!(sample(&[1, 2, 1], 1)[0], found[0]);
+}
+
+#[test]
+fn a_row_stops_at_the_end_of_text_without_the_others() {
+    let base = fixtures::base::<B>(1);
+    let params = fixtures::policies(&base, 1, 2);
+    let head = HeadChoice::Policy(0);
+    let free = run(&base, &params, &head, &prompts(), &config(0.0, 12));
+    // A token of one row that comes late enough becomes the end.
+    let (row, at) = (0..free.len())
+        .flat_map(|row| (3..free[row].len()).map(move |at| (row, at)))
+        .find(|(row, at)| !free[*row][..*at].contains(&free[*row][*at]))
+        .expect("a row with a late new token");
+    let end = free[row][at];
+    let device = Default::default();
+    let stopped =
+        generate(&base, Some(&params), &head, &prompts(), end, &config(0.0, 12), &device).unwrap();
+    assert_eq!(stopped[row], free[row][..at]);
+    for (stopped, free) in stopped.iter().zip(&free) {
+        let n = free.iter().position(|token| *token == end).unwrap_or(free.len());
+        // A row that ended at END before goes on past it now.
+        assert_eq!(stopped[..n.min(stopped.len())], free[..n.min(stopped.len())]);
+        assert!(!stopped.contains(&end));
+    }
+}
+
+#[test]
+fn a_vertex_is_its_policy_and_equal_heads_mix_to_themselves() {
+    let base = fixtures::base::<B>(1);
+    let mut params = fixtures::policies(&base, 3, 2);
+    let ids = [3, 8, 1];
+    let of = |params: &PolicyParams<B>, head| next(&base, params, &head, &ids);
+    let vertex = of(&params, HeadChoice::Mixture(vec![0.0, 1.0, 0.0]));
+    assert_close(&vertex, &of(&params, HeadChoice::Policy(1)), 1e-6);
+
+    // The definition, on the host.
+    let weights = [0.2f32, 0.5, 0.3];
+    let parts: Vec<_> = (0..3).map(|k| of(&params, HeadChoice::Policy(k))).collect();
+    let sums: Vec<f32> = (0..40).map(|v| (0..3).map(|k| weights[k] * parts[k][v]).sum()).collect();
+    let log_total = sums.iter().map(|s| s.exp()).sum::<f32>().ln();
+    let expected: Vec<f32> = sums.iter().map(|s| s - log_total).collect();
+    let mixed = of(&params, HeadChoice::Mixture(weights.to_vec()));
+    assert_close(&mixed, &expected, 1e-5);
+
+    params.heads.heads = vec![params.heads.heads[2].clone(); 3];
+    let mixed = of(&params, HeadChoice::Mixture(weights.to_vec()));
+    assert_close(&mixed, &of(&params, HeadChoice::Policy(0)), 1e-5);
+}
+
+#[test]
+fn what_cannot_be_generated_is_an_error() {
+    let base = fixtures::base::<B>(1);
+    let params = fixtures::policies(&base, 2, 2);
+    let attempt = |params: Option<&PolicyParams<B>>, head: HeadChoice, prompt: Vec<u32>, config| {
+        let device = Default::default();
+        match generate(&base, params, &head, &[prompt], END, &config, &device) {
+            Ok(_) => panic!("it generated"),
+            Err(error) => error.to_string(),
+        }
+    };
+    let mixture = HeadChoice::Mixture;
+    let short = || config(0.0, 4);
+    for (params, head, prompt, config, words) in [
+        (None, HeadChoice::Policy(0), vec![1], short(), "there are 0"),
+        (Some(&params), HeadChoice::Policy(2), vec![1], short(), "policy 2"),
+        (Some(&params), mixture(vec![1.0]), vec![1], short(), "there are 2 policies"),
+        (Some(&params), mixture(vec![1.5, -0.5]), vec![1], short(), "negative"),
+        (Some(&params), mixture(vec![0.5, 0.6]), vec![1], short(), "sum is 1.1"),
+        (None, HeadChoice::Base, vec![], short(), "prompt 0 is empty"),
+        (None, HeadChoice::Base, vec![40], short(), "token 40"),
+        (None, HeadChoice::Base, vec![1; 61], short(), "61 tokens, and 4 new ones"),
+        (None, HeadChoice::Base, vec![1], config(-1.0, 4), "generation.temperature"),
+        (None, HeadChoice::Base, vec![1], config(1.0, 0), "generation.max_new_tokens"),
+    ] {
+        let error = attempt(params, head, prompt, config);
+        assert!(error.contains(words), "{error}");
+    }
+    let top_p = GenerationConfig { top_p: 0.0, ..short() };
+    assert!(attempt(None, HeadChoice::Base, vec![1], top_p).contains("generation.top_p"));
+    // Exactly at the limit it works.
+    let full = run(&base, &params, &HeadChoice::Base, &[vec![1; 60]], &short());
+    assert!(full[0].len() <= 4);
+    let error = serde_json::from_str::<GenerationConfig>(r#"{"top_k": 5}"#).unwrap_err();
+    assert!(error.to_string().contains("top_k"));
+}

@@ -1,0 +1,226 @@
+//! Packed rows against separate ones, their layout, their gradients.
+
+use burn::module::AutodiffModule;
+use burn::optim::GradientsParams;
+use mopo_testkit::{TestAutodiffBackend, TestBackend};
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::fixtures::{self, END, assert_close, tokens, values};
+use crate::{LoraTarget, Phi, PolicyParams};
+
+type B = TestBackend;
+type Ad = TestAutodiffBackend;
+type Owned = (Vec<u32>, Vec<u32>, Vec<u32>);
+
+fn random_pairs(n: usize, rng: &mut ChaCha8Rng) -> Vec<Owned> {
+    (0..n)
+        .map(|_| {
+            let mut piece = |max: usize| {
+                let n = rng.random_range(1..=max);
+                tokens(n, rng)
+            };
+            (piece(9), piece(7), piece(7))
+        })
+        .collect()
+}
+
+fn slices<'a>(pairs: &'a [Owned], keep: &[[bool; 2]]) -> Vec<PairSlices<'a>> {
+    let one = |((prompt, first, second), keep): (&'a Owned, &[bool; 2])| PairSlices {
+        prompt,
+        first,
+        second,
+        keep: *keep,
+    };
+    pairs.iter().zip(keep).map(one).collect()
+}
+
+/// Log-probabilities of all terms of the pairs, packed.
+fn packed(base: &Phi<B>, params: &PolicyParams<B>, k: usize, pairs: &[PairSlices<'_>]) -> Vec<f32> {
+    let batch = PackedBatch::pack(pairs, END).unwrap();
+    let inputs = batch.inputs::<B>(&Default::default());
+    let hidden = base.hidden_states_packed(&inputs, Some(&params.adapter));
+    let terms: Vec<usize> = (0..batch.terms.len()).collect();
+    values(sequence_log_probs(hidden, params.heads.get(k).unwrap(), &batch, &terms))
+}
+
+/// The same, one row for each response, its logits computed everywhere.
+fn separate(
+    base: &Phi<B>,
+    params: &PolicyParams<B>,
+    k: usize,
+    prompt: &[u32],
+    response: &[u32],
+) -> f32 {
+    let device = Default::default();
+    let row: Vec<i32> = prompt.iter().chain(response).map(|id| *id as i32).collect();
+    let n = row.len();
+    let ids = Tensor::from_data(TensorData::new(row.clone(), [1, n]), &device);
+    let positions = Tensor::<B, 1, Int>::arange(0..n as i64, &device).reshape([1, n]);
+    let mask = Tensor::<B, 2, Bool>::tril_mask([n, n], 0, &device).unsqueeze::<3>();
+    let hidden = base.hidden_states(ids, positions, mask, Some(&params.adapter));
+    let logits = params.heads.get(k).unwrap().forward(hidden);
+    let vocab = logits.dims()[2];
+    let log_probs = values(activation::log_softmax(logits, 2));
+    (prompt.len()..n).map(|t| log_probs[(t - 1) * vocab + row[t] as usize]).sum()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn packed_pairs_equal_separate_rows(seed in any::<u64>(), n in 1usize..5) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let base = fixtures::base::<B>(seed);
+        let params = fixtures::policies(&base, 2, seed ^ 1);
+        let pairs = random_pairs(n, &mut rng);
+        let keep: Vec<[bool; 2]> = (0..n).map(|_| [rng.random(), rng.random()]).collect();
+        prop_assume!(keep.iter().any(|k| k[0] || k[1]));
+
+        let found = packed(&base, &params, 1, &slices(&pairs, &keep));
+        let mut expected = vec![];
+        for ((prompt, first, second), keep) in pairs.iter().zip(&keep) {
+            for (response, kept) in [first, second].into_iter().zip(keep) {
+                if *kept {
+                    expected.push(separate(&base, &params, 1, prompt, response));
+                }
+            }
+        }
+        let scale = expected.iter().fold(1f32, |a, b| a.max(b.abs()));
+        prop_assert_eq!(found.len(), expected.len());
+        for (a, b) in found.iter().zip(&expected) {
+            prop_assert!((a - b).abs() <= 1e-5 * scale, "{a} and {b}");
+        }
+    }
+}
+
+#[test]
+fn the_layout_is_prompt_first_second_padding() {
+    let pairs =
+        [(vec![1, 2], vec![3, 4], vec![5]), (vec![6], vec![7], vec![8]), (vec![9], vec![], vec![])];
+    let keep = [[true, true], [false, true], [false, false]];
+    let batch = PackedBatch::pack(&slices(&pairs, &keep), 0).unwrap();
+    assert_eq!((batch.n_rows, batch.width, batch.n_tokens()), (2, 5, 7));
+    assert_eq!(batch.ids, [1, 2, 3, 4, 5, 6, 8, 0, 0, 0]);
+    assert_eq!(batch.positions, [0, 1, 2, 3, 2, 0, 1, 0, 0, 0]);
+    assert_eq!(batch.segments, [0, 0, 1, 1, 2, 0, 2, 3, 3, 3]);
+    let term = |pair, side, predictors: &[i32], targets: &[i32]| PackedTerm {
+        pair,
+        side,
+        predictors: predictors.into(),
+        targets: targets.into(),
+    };
+    let expected = [term(0, 0, &[1, 2], &[3, 4]), term(0, 1, &[1], &[5]), term(1, 1, &[5], &[8])];
+    assert_eq!(batch.terms, expected);
+    assert_eq!(batch.terms_of_side(1), [1, 2]);
+    // The second response of row 0 sees the prompt and itself, not the first.
+    let mask = batch.mask::<B>(&Default::default()).into_data();
+    let line: Vec<bool> = mask.iter::<bool>().skip(4 * 5).take(5).collect();
+    assert_eq!(line, [false, false, true, true, false]);
+}
+
+#[test]
+fn the_other_response_does_not_matter() {
+    let base = fixtures::base::<B>(5);
+    let params = fixtures::policies(&base, 1, 6);
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let mut pairs = random_pairs(3, &mut rng);
+    let both = packed(&base, &params, 0, &slices(&pairs, &[[true, true]; 3]));
+    let second = packed(&base, &params, 0, &slices(&pairs, &[[false, true]; 3]));
+    assert_close(&second, &[both[1], both[3], both[5]], 1e-5);
+    for pair in &mut pairs {
+        pair.1 = tokens(4, &mut rng);
+    }
+    let changed = packed(&base, &params, 0, &slices(&pairs, &[[true, true]; 3]));
+    assert_close(&[changed[1], changed[3], changed[5]], &second, 1e-5);
+    assert_ne!(changed[0], both[0]);
+}
+
+#[test]
+fn terms_may_be_any_subset_in_any_order_and_chunks_do_not_show() {
+    let base = fixtures::base::<B>(5);
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let prompt = tokens(2, &mut rng);
+    let response = tokens(60, &mut rng);
+    let pair = PairSlices { prompt: &prompt, first: &response, second: &[], keep: [true, false] };
+    let short = PairSlices { first: &response[..3], ..pair };
+    // 22 · 60 positions: more than one chunk on a backend without gradients.
+    let mut pairs = vec![pair; 22];
+    pairs.push(short);
+    let batch = PackedBatch::pack(&pairs, END).unwrap();
+    let device = Default::default();
+    let hidden = base.hidden_states_packed(&batch.inputs::<B>(&device), None);
+    let all: Vec<usize> = (0..23).collect();
+    let found = values(sequence_log_probs(hidden.clone(), &base.lm_head, &batch, &all));
+    assert_close(&found[1..22], &vec![found[0]; 21], 1e-4);
+    let two = values(sequence_log_probs(hidden.clone(), &base.lm_head, &batch, &[22, 3]));
+    assert_close(&two, &[found[22], found[3]], 1e-4);
+    let each = values(token_log_probs(hidden, &base.lm_head, &batch, &[22, 3]));
+    assert_eq!(each.len(), 63);
+    assert_close(&[each[..3].iter().sum(), each[3..].iter().sum()], &two, 1e-4);
+}
+
+#[test]
+fn gradients_reach_adapter_and_head_and_nothing_else() {
+    let base = fixtures::base::<Ad>(5);
+    let params = fixtures::policies(&base, 2, 6);
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let pairs = random_pairs(3, &mut rng);
+    let batch = PackedBatch::pack(&slices(&pairs, &[[true, true]; 3]), END).unwrap();
+    let terms: Vec<usize> = (0..6).collect();
+    let loss = |params: &PolicyParams<Ad>| {
+        let inputs = batch.inputs::<Ad>(&Default::default());
+        let hidden = base.hidden_states_packed(&inputs, Some(&params.adapter));
+        sequence_log_probs(hidden, &params.heads.heads[0], &batch, &terms).mean()
+    };
+    let grads = loss(&params).backward();
+    let base_grads = base.layers[0].self_attn.q_proj.weight.val().grad(&grads);
+    assert!(base_grads.is_none() && base.lm_head.weight.val().grad(&grads).is_none());
+    assert!(base.embed_tokens.weight.val().grad(&grads).is_none());
+    assert!(params.heads.heads[1].weight.val().grad(&grads).is_none());
+    let grads = GradientsParams::from_grads(grads, &params);
+    let inner = params.valid();
+    let inner_base = base.valid();
+    let step = 1e-2;
+    for layer in 0..2 {
+        for target in LoraTarget::ALL {
+            let pair = params.adapter.layers[layer].get(target).unwrap();
+            for param in [&pair.a, &pair.b] {
+                let grad = grads.get::<B, 2>(param.id).unwrap();
+                // Along the gradient itself, by central differences.
+                let norm: f32 = values(grad.clone().powf_scalar(2.0).sum())[0].sqrt();
+                assert!(norm > 1e-4, "{target:?}");
+                let direction = grad / norm;
+                let at = |size: f32| {
+                    let mut moved = inner.clone();
+                    let pair = moved.adapter.layers[layer].pair_mut(target);
+                    let which = if param.id == pair.a.id { &mut pair.a } else { &mut pair.b };
+                    *which = which.clone().map(|t| t + direction.clone() * size);
+                    let inputs = batch.inputs::<B>(&Default::default());
+                    let hidden = inner_base.hidden_states_packed(&inputs, Some(&moved.adapter));
+                    let head = &moved.heads.heads[0];
+                    values(sequence_log_probs(hidden, head, &batch, &terms).mean())[0]
+                };
+                let slope = (at(step) - at(-step)) / (2.0 * step);
+                assert!((slope - norm).abs() < 0.02 * norm + 2e-3, "{target:?} {slope} {norm}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_predicted_is_an_error() {
+    let pack = |prompt: &[u32], first: &[u32], keep| {
+        let pair = PairSlices { prompt, first, second: &[1], keep };
+        PackedBatch::pack(&[pair], 0)
+    };
+    let error = pack(&[], &[1], [true, true]).unwrap_err();
+    assert!(matches!(error, Error::EmptyPrompt { index: 0 }), "{error}");
+    let error = pack(&[1], &[], [true, true]).unwrap_err();
+    assert!(matches!(error, Error::EmptyResponse { index: 0, side: 0 }), "{error}");
+    let nothing = pack(&[], &[], [false, false]).unwrap();
+    assert_eq!((nothing.n_rows, nothing.width, nothing.terms.len()), (0, 0, 0));
+    assert!(pack(&[1], &[], [false, true]).is_ok());
+}

@@ -1,0 +1,185 @@
+//! phi against the reference library's forward pass written out, its cache, its gradients.
+
+use burn::module::Module;
+use mopo_testkit::{TestAutodiffBackend, TestBackend};
+
+use super::*;
+use crate::fixtures::{self, assert_close, values};
+use crate::{PackedBatch, PairSlices};
+
+type B = TestBackend;
+
+/// The reference library's forward pass written out with loops in f64, for one row: what this
+/// file must equal.
+fn written_out(phi: &Phi<B>, ids: &[u32]) -> Vec<f32> {
+    let c = phi.config();
+    let (d, dim, rot) = (c.hidden_size, c.head_dim(), c.rotary_dim());
+    let f64s = |v: Vec<f32>| v.into_iter().map(f64::from).collect::<Vec<_>>();
+    let linear = |layer: &Linear<B>, x: &[f64]| -> Vec<f64> {
+        let [n_in, n_out] = layer.weight.dims();
+        let w = f64s(values(layer.weight.val()));
+        let b = f64s(values(layer.bias.as_ref().unwrap().val()));
+        (0..n_out).map(|o| b[o] + (0..n_in).map(|i| x[i] * w[i * n_out + o]).sum::<f64>()).collect()
+    };
+    let norm = |layer: &LayerNorm<B>, x: &[f64]| -> Vec<f64> {
+        let gamma = f64s(values(layer.gamma.val()));
+        let beta = f64s(values(layer.beta.as_ref().unwrap().val()));
+        let mean = x.iter().sum::<f64>() / d as f64;
+        let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d as f64;
+        let scale = 1.0 / (variance + c.layer_norm_eps).sqrt();
+        (0..d).map(|i| (x[i] - mean) * scale * gamma[i] + beta[i]).collect()
+    };
+    let rotate = |x: &[f64], position: usize| -> Vec<f64> {
+        let mut out = x.to_vec();
+        for head in 0..c.num_attention_heads {
+            for j in 0..rot {
+                let half = rot / 2;
+                let exponent = 2.0 * (j % half) as f64 / rot as f64;
+                let angle = position as f64 / c.rope_theta.powf(exponent);
+                let at = head * dim;
+                let other = if j < half { -x[at + j + half] } else { x[at + j - half] };
+                out[at + j] = x[at + j] * angle.cos() + other * angle.sin();
+            }
+        }
+        out
+    };
+    let gelu = |x: f64| {
+        let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+        0.5 * x * (1.0 + u.tanh())
+    };
+
+    let table = f64s(values(phi.embed_tokens.weight.val()));
+    let mut xs: Vec<Vec<f64>> =
+        ids.iter().map(|id| table[*id as usize * d..][..d].to_vec()).collect();
+    for layer in &phi.layers {
+        let a = &layer.self_attn;
+        let normed: Vec<_> = xs.iter().map(|x| norm(&layer.input_layernorm, x)).collect();
+        let each = |l: &Linear<B>| normed.iter().map(|x| linear(l, x)).collect::<Vec<_>>();
+        let turned = |l| each(l).iter().enumerate().map(|(p, x)| rotate(x, p)).collect();
+        let (q, k): (Vec<_>, Vec<_>) = (turned(&a.q_proj), turned(&a.k_proj));
+        let v = each(&a.v_proj);
+        for t in 0..xs.len() {
+            let mut mixed = vec![0.0; d];
+            for head in 0..c.num_attention_heads {
+                let span = head * dim..(head + 1) * dim;
+                let weights: Vec<f64> = (0..=t)
+                    .map(|s| {
+                        let dot: f64 = span.clone().map(|i| q[t][i] * k[s][i]).sum();
+                        (dot / (dim as f64).sqrt()).exp()
+                    })
+                    .collect();
+                let total: f64 = weights.iter().sum();
+                for i in span {
+                    mixed[i] = (0..=t).map(|s| weights[s] * v[s][i]).sum::<f64>() / total;
+                }
+            }
+            let attended = linear(&a.dense, &mixed);
+            let inner: Vec<f64> =
+                linear(&layer.mlp.fc1, &normed[t]).into_iter().map(gelu).collect();
+            let fed = linear(&layer.mlp.fc2, &inner);
+            for i in 0..d {
+                xs[t][i] += attended[i] + fed[i];
+            }
+        }
+    }
+    xs.iter().flat_map(|x| norm(&phi.final_layernorm, x)).map(|x| x as f32).collect()
+}
+
+fn row(ids: &[u32]) -> PackedInputs<B> {
+    let (prompt, first) = ids.split_at(1);
+    let pair = PairSlices { prompt, first, second: &[], keep: [true, false] };
+    PackedBatch::pack(&[pair], 0).unwrap().inputs(&Default::default())
+}
+
+#[test]
+fn the_forward_pass_equals_the_reference_written_out() {
+    let phi = fixtures::base::<B>(1);
+    let ids = [3, 17, 17, 0, 25, 31, 8, 8, 30, 1, 2];
+    let found = values(phi.hidden_states_packed(&row(&ids), None));
+    assert_close(&found, &written_out(&phi, &ids), 2e-5);
+}
+
+#[test]
+fn a_cache_filled_in_pieces_changes_nothing() {
+    let phi = fixtures::base::<B>(2);
+    let ids = [3, 17, 5, 0, 25, 31, 8];
+    let whole = values(phi.hidden_states_packed(&row(&ids), None));
+    let PackedInputs { ids, positions, mask } = row(&ids);
+    let mut cache = KvCache::new(phi.layers.len());
+    let mut found = vec![];
+    for (start, n) in [(0, 3), (3, 1), (4, 3)] {
+        found.extend(values(phi.hidden_states_cached(
+            ids.clone().narrow(1, start, n),
+            positions.clone().narrow(1, start, n),
+            mask.clone().narrow(1, start, n).narrow(2, 0, start + n),
+            None,
+            &mut cache,
+        )));
+        assert_eq!(cache.n_keys(), start + n);
+    }
+    assert_close(&found, &whole, 1e-5);
+}
+
+#[test]
+fn a_fresh_model_depends_on_the_seed_alone_and_counts_its_parameters() {
+    let _guard = fixtures::BACKEND_RANDOM.lock();
+    let device = Default::default();
+    let weights = |seed, last_first: bool| {
+        B::seed(&device, seed);
+        let phi = fixtures::tiny().init::<B>(&device);
+        assert_eq!(phi.num_params(), fixtures::tiny().num_params());
+        let read = |last: bool| match last {
+            true => values(phi.layers[1].mlp.fc2.weight.val()),
+            false => values(phi.embed_tokens.weight.val()),
+        };
+        // Were anything lazy, the order of reading would decide who draws what.
+        let one = read(last_first);
+        let other = read(!last_first);
+        if last_first { [other, one] } else { [one, other] }
+    };
+    let first = weights(7, false);
+    assert_eq!(first, weights(7, true));
+    assert_ne!(first, weights(8, false));
+    let square = first[1].iter().map(|w| w * w).sum::<f32>() / first[1].len() as f32;
+    assert!((square.sqrt() - 0.02).abs() < 0.002, "{square}");
+}
+
+#[test]
+fn a_trainable_model_gets_gradients_everywhere_and_a_frozen_one_nowhere() {
+    type Ad = TestAutodiffBackend;
+    let phi = fixtures::base::<Ad>(3);
+    let ids: [u32; 4] = [3, 17, 5, 0];
+    let (prompt, first) = ids.split_at(1);
+    let pair = PairSlices { prompt, first, second: &[], keep: [true, false] };
+    let batch = PackedBatch::pack(&[pair], 0).unwrap();
+    let inputs = batch.inputs::<Ad>(&Default::default());
+
+    struct Count<'a>(&'a burn::optim::GradientsParams, usize, usize);
+    impl burn::module::ModuleVisitor<Ad> for Count<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<Ad, D>>) {
+            self.1 += 1;
+            if let Some(grad) = self.0.get::<B, D>(param.id) {
+                self.2 += usize::from(values(grad.abs()).iter().sum::<f32>() > 0.0);
+            }
+        }
+    }
+    let mut trainable = phi.clone();
+    trainable = trainable.map(&mut RequireGrad);
+    let hidden = trainable.hidden_states_packed(&inputs, None);
+    let loss = crate::sequence_log_probs(hidden, &trainable.lm_head, &batch, &[0]).sum();
+    let grads = burn::optim::GradientsParams::from_grads(loss.backward(), &trainable);
+    let mut count = Count(&grads, 0, 0);
+    trainable.visit(&mut count);
+    assert_eq!(count.1, 3 + phi.layers.len() * 14 + 2);
+    assert_eq!(count.2, count.1);
+
+    let hidden = phi.hidden_states_packed(&inputs, None);
+    assert!(!hidden.is_require_grad());
+}
+
+struct RequireGrad;
+impl<B: Backend> burn::module::ModuleMapper<B> for RequireGrad {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        param.set_require_grad(true)
+    }
+}
