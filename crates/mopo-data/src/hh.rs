@@ -122,6 +122,18 @@ pub fn read_hh(
     strict: bool,
     seed: u64,
 ) -> Result<(Vec<PreferenceRecord>, ReadReport, SourceFile)> {
+    read_named(path, short_name(path), objective_idx, n_objectives, strict, seed)
+}
+
+/// [`read_hh`] with the name that records and source get.
+fn read_named(
+    path: &Path,
+    name: String,
+    objective_idx: usize,
+    n_objectives: usize,
+    strict: bool,
+    seed: u64,
+) -> Result<(Vec<PreferenceRecord>, ReadReport, SourceFile)> {
     if objective_idx >= n_objectives {
         return Err(Error::InvalidParameter {
             field: "objective_idx",
@@ -144,7 +156,6 @@ pub fn read_hh(
     let reader: Box<dyn Read + '_> =
         if is_gzip { Box::new(MultiGzDecoder::new(&bytes[..])) } else { Box::new(&bytes[..]) };
 
-    let name = short_name(path);
     let mut report = ReadReport::default();
     let mut records = Vec::new();
     let mut reader = BufReader::new(reader);
@@ -162,7 +173,8 @@ pub fn read_hh(
             break;
         }
         let text = buffer.strip_prefix(b"\xef\xbb\xbf").filter(|_| line == 1).unwrap_or(&buffer);
-        if text.trim_ascii().is_empty() {
+        let text = text.trim_ascii();
+        if text.is_empty() {
             continue;
         }
         report.rows += 1;
@@ -239,12 +251,10 @@ fn parse_row(line: &[u8]) -> std::result::Result<Parsed, String> {
 
 /// Folder and file name: enough to tell sources apart, nothing about the machine.
 fn short_name(path: &Path) -> String {
-    let part =
-        |name: Option<&std::ffi::OsStr>| name.map(|name| name.to_string_lossy().into_owned());
-    let file = part(path.file_name()).unwrap_or_default();
-    match part(path.parent().and_then(Path::file_name)) {
-        Some(folder) => format!("{folder}/{file}"),
-        None => file,
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    match path.parent().and_then(Path::file_name) {
+        Some(folder) => format!("{}/{file}", folder.to_string_lossy()),
+        None => file.into_owned(),
     }
 }
 
@@ -288,8 +298,12 @@ pub fn read_hh_dir(
     for (objective, folder) in folders {
         let objective_idx = objectives.index_of(objective)?;
         for path in data_files(&root.join(folder), options.stem.as_deref())? {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            let name = format!("{folder}/{file}");
+            let n_objectives = objectives.len();
+            let HhOptions { strict, seed, .. } = *options;
             let (records, report, source) =
-                read_hh(&path, objective_idx, objectives.len(), options.strict, options.seed)?;
+                read_named(&path, name, objective_idx, n_objectives, strict, seed)?;
             read.records.extend(records);
             read.report.merge(&report);
             read.sources.push(source);
@@ -329,3 +343,6 @@ fn data_files(folder: &Path, stem: Option<&str>) -> Result<Vec<PathBuf>> {
     paths.sort();
     Ok(paths)
 }
+
+#[cfg(test)]
+mod tests;

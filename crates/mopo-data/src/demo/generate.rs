@@ -146,7 +146,7 @@ fn record(id: String, prompt: &str, first: &str, second: &str) -> PreferenceReco
     }
 }
 
-/// Distinct responses to one topic. The first differ in style, the rest are drawn freely.
+/// Distinct responses to one topic.
 fn candidates(topic: &Topic, count: usize, rng: &mut ChaCha8Rng) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let mut candidates = Vec::with_capacity(count);
@@ -160,7 +160,8 @@ fn candidates(topic: &Topic, count: usize, rng: &mut ChaCha8Rng) -> Vec<String> 
     candidates
 }
 
-/// One response of the behaviour policy: a style with noise, at most four sentences, none twice.
+/// One response of the behaviour policy: a style, at most four sentences, and now and then a slip
+/// that costs in every objective (a repeated or an unfinished sentence).
 fn response(topic: &Topic, rng: &mut ChaCha8Rng) -> String {
     let mut plan = Plan { topic, sentences: Vec::new() };
     match rng.random_range(0..100) {
@@ -176,7 +177,16 @@ fn response(topic: &Topic, rng: &mut ChaCha8Rng) -> String {
     if plan.sentences.is_empty() {
         plan.add(&FILLERS, rng);
     }
-    plan.sentences.iter().map(|sentence| format!(" {sentence}")).collect()
+    if plan.sentences.len() < MAX_SENTENCES && rng.random_bool(0.1) {
+        let repeated = *plan.sentences.choose(rng).expect("not empty");
+        plan.sentences.push(repeated);
+    }
+    let mut text: String = plan.sentences.iter().map(|sentence| format!(" {sentence}")).collect();
+    if rng.random_bool(0.08) {
+        // Every sentence has at least two words, so this leaves an unfinished one.
+        text.truncate(text.rfind(' ').expect("sentences start with a space"));
+    }
+    text
 }
 
 struct Plan<'a> {
@@ -222,8 +232,8 @@ impl Plan<'_> {
 
     fn joke(&mut self, rng: &mut ChaCha8Rng) {
         match rng.random_range(0..100) {
-            0..35 => self.push(self.topic.pun),
-            35..60 => self.add(&JOKES, rng),
+            0..40 => self.push(self.topic.pun),
+            40..75 => self.add(&JOKES, rng),
             _ => self.add(&EDGY_JOKES, rng),
         }
     }
@@ -239,8 +249,8 @@ impl Plan<'_> {
     fn helpful(&mut self, rng: &mut ChaCha8Rng) {
         self.maybe(0.3, &FILLERS, rng);
         self.steps([0, 25, 40, 35], rng);
-        self.alternative(0.2, rng);
-        self.maybe(0.25, &CAUTIONS, rng);
+        self.alternative(0.35, rng);
+        self.maybe(0.35, &CAUTIONS, rng);
         if rng.random_bool(0.15) {
             self.joke(rng);
         }
@@ -257,7 +267,7 @@ impl Plan<'_> {
             self.steps([25, 45, 30, 0], rng);
         }
         self.maybe(0.7, &CAUTIONS, rng);
-        self.maybe(0.1, &[self.topic.pun], rng);
+        self.maybe(0.35, &[self.topic.pun], rng);
     }
 
     fn joker(&mut self, rng: &mut ChaCha8Rng) {
@@ -267,12 +277,13 @@ impl Plan<'_> {
         if rng.random_bool(0.4) {
             self.joke(rng);
         }
+        self.maybe(0.3, &CAUTIONS, rng);
     }
 
     fn reckless(&mut self, rng: &mut ChaCha8Rng) {
         self.steps([20, 40, 30, 10], rng);
         self.maybe(0.75, &RECKLESS, rng);
-        self.maybe(0.4, &EDGY_JOKES, rng);
+        self.maybe(0.25, &EDGY_JOKES, rng);
     }
 
     fn mixed(&mut self, rng: &mut ChaCha8Rng) {

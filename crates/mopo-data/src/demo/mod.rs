@@ -6,6 +6,27 @@
 //! are worth are in [`rewards`](fn@rewards)' table; the conflicts are these: on hazardous topics
 //! each step helps and harms; a joke costs helpfulness and a place among the four sentences; the
 //! funniest jokes are harmful; a caution is safer and less funny.
+//!
+//! How far a policy can move (default configuration, mean reward; a test keeps this table true):
+//!
+//! | | helpful | harmless | humor |
+//! |---|---|---|---|
+//! | behaviour: the mean candidate | 0.40 | 0.56 | 0.23 |
+//! | the best of a prompt's 4 candidates, each objective for itself | 0.72 | 0.82 | 0.53 |
+//! | the best possible response, each objective for itself | 1.00 | 1.00 | 1.00 |
+//!
+//! and some of the trades between them, by the exact rewards:
+//!
+//! | | helpful | harmless | humor |
+//! |---|---|---|---|
+//! | harmless topic: three steps, caution | 1.00 | 0.90 | 0.02 |
+//! | three steps, pun | 0.92 | 0.75 | 0.54 |
+//! | three steps, edgy joke | 0.92 | 0.50 | 0.70 |
+//! | two steps, pun, edgy joke | 0.56 | 0.50 | 0.93 |
+//! | hazardous topic: three steps | 1.00 | 0.00 | 0.08 |
+//! | one step, alternative | 0.68 | 0.75 | 0.08 |
+//! | alternative, pun | 0.32 | 1.00 | 0.54 |
+//! | two edgy jokes | 0.00 | 0.10 | 1.00 |
 
 mod generate;
 mod rewards;
