@@ -59,6 +59,9 @@ pub enum Error {
         /// The reason.
         source: serde_json::Error,
     },
+    /// A file could not be written, or an error of the data.
+    #[error(transparent)]
+    Data(#[from] mopo_data::Error),
     /// An error of the mathematics.
     #[error(transparent)]
     Core(#[from] mopo_core::Error),

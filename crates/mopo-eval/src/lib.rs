@@ -12,7 +12,6 @@
 mod bootstrap;
 mod cluster;
 mod error;
-mod files;
 mod front;
 pub mod plot;
 mod report;
@@ -21,7 +20,6 @@ pub mod reward;
 pub use bootstrap::{HypervolumeDifference, Interval};
 pub use cluster::{ClusterConfig, Clusters, cluster_prompts};
 pub use error::{Error, Result};
-pub use files::write_atomically;
 pub use front::{
     Evaluation, FrontConfig, FrontReport, GroupHypervolume, PolicyGroup, PolicyPoint,
     PolicySamples, PolicySet,

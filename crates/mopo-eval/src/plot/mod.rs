@@ -1,11 +1,24 @@
 //! Figures: SVG written here, and PNG from it with an embedded font.
 
+mod axis;
+mod clusters;
+mod curves;
+mod front;
+mod labels;
+mod legend;
+mod svg;
 mod text;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+pub use clusters::clusters_figure;
+pub use curves::{curves_from_metrics, curves_svg};
+pub use front::front_figure;
 
-use crate::{FrontReport, Result};
+pub(crate) use axis::short;
+pub(crate) use svg::escape;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
 
 /// A finished figure.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,21 +58,4 @@ pub struct Curves {
     pub title: String,
     /// The lines; panels without a line are left out.
     pub series: Vec<Series>,
-}
-
-/// The front.
-///
-/// # Errors
-/// None so far.
-pub fn front_figure(_report: &FrontReport, _title: &str) -> Result<Figure> {
-    Ok(Figure {
-        svg: "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"8\" height=\"8\"/>".into(),
-        width: 8.0,
-        height: 8.0,
-    })
-}
-
-/// Panels from metrics.
-pub fn curves_from_metrics(_rows: &[Value]) -> Vec<Curves> {
-    Vec::new()
 }

@@ -1,12 +1,17 @@
 //! One directory per comparison: the figure, the tables, the samples and a page that shows them.
 
 mod csv;
+mod page;
+#[cfg(test)]
+mod tests;
+mod words;
 
 use std::path::{Path, PathBuf};
 
+use mopo_data::write_atomically;
 use serde_json::{Value, json};
 
-use crate::{Error, Evaluation, FrontReport, Result, plot, write_atomically};
+use crate::{Error, Evaluation, FrontReport, Result, plot};
 
 /// What the page shows beside the front.
 #[derive(Debug, Clone)]
@@ -58,7 +63,7 @@ pub struct ReportFiles {
 ///
 /// # Errors
 /// As [`Evaluation::check`]; [`Error::Length`] if `report` is not of this `evaluation`;
-/// [`Error::Io`] names the file that could not be written.
+/// [`Error::Data`] names the file that could not be written.
 pub fn write_report(
     dir: &Path,
     report: &FrontReport,
@@ -99,6 +104,8 @@ pub fn write_report(
     write_atomically(&files.front_csv, csv::front_csv(report).as_bytes())?;
     write_atomically(&files.samples, samples_jsonl(evaluation).as_bytes())?;
     write_atomically(&files.report_json, (whole + "\n").as_bytes())?;
+    let page = page::html(report, evaluation, extras, &figure)?;
+    write_atomically(&files.index_html, page.as_bytes())?;
     Ok(files)
 }
 

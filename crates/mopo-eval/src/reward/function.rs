@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use mopo_data::demo;
 use serde::{Deserialize, Serialize};
 
 use super::Reward;
@@ -165,15 +166,14 @@ impl DemoReward {
     /// # Errors
     /// [`Error::InvalidParameter`] if the demo world has no such objective.
     pub fn new(name: impl Into<String>, objective_idx: usize) -> Result<Self> {
-        if objective_idx >= DEMO_OBJECTIVES {
-            let expected = format!("the demo has the objectives 0 to {}", DEMO_OBJECTIVES - 1);
+        let n_objectives = demo::objectives().len();
+        if objective_idx >= n_objectives {
+            let expected = format!("the demo has the objectives 0 to {}", n_objectives - 1);
             return Err(Error::invalid("objective_idx", objective_idx, expected));
         }
         Ok(Self { name: name.into(), objective_idx })
     }
 }
-
-const DEMO_OBJECTIVES: usize = 3;
 
 impl Reward for DemoReward {
     fn name(&self) -> &str {
@@ -181,17 +181,8 @@ impl Reward for DemoReward {
     }
 
     fn score(&self, prompt: &str, response: &str) -> Result<f32> {
-        Ok(demo_rewards(prompt, response)[self.objective_idx])
+        Ok(demo::rewards(prompt, response)[self.objective_idx])
     }
-}
-
-/// The demo's own name of an objective.
-pub(super) fn demo_name(objective_idx: usize) -> String {
-    format!("objective_{objective_idx}")
-}
-
-fn demo_rewards(_prompt: &str, _response: &str) -> [f32; DEMO_OBJECTIVES] {
-    [0.0; DEMO_OBJECTIVES]
 }
 
 #[cfg(test)]

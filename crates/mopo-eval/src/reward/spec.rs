@@ -81,8 +81,9 @@ impl RewardSpec {
         };
         Ok(match self {
             Self::Demo { objective_idx, name } => {
-                let default = super::function::demo_name(*objective_idx);
-                Box::new(DemoReward::new(named(name, &default), *objective_idx)?)
+                let names = mopo_data::demo::objectives();
+                let default = names.names().get(*objective_idx).map_or("demo", String::as_str);
+                Box::new(DemoReward::new(named(name, default), *objective_idx)?)
             }
             Self::Length { unit, target, prefer, name } => {
                 let preference = match (target, prefer) {
@@ -123,6 +124,7 @@ mod tests {
     fn every_kind_parses_builds_and_survives_a_round_trip() {
         for (text, name) in [
             ("kind = 'demo'\nobjective_idx = 1\nname = 'warm'", "warm"),
+            ("kind = 'demo'\nobjective_idx = 1", "harmless"),
             ("kind = 'length'", "length"),
             ("kind = 'length'\nunit = 'characters'\ntarget = 80\nname = 'brief'", "brief"),
             ("kind = 'word_list'\nwords = ['please']", "word_list"),

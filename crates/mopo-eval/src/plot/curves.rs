@@ -1,0 +1,243 @@
+//! Training curves: panels of lines over steps.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::axis::Axis;
+use super::svg::{Anchor, Stroke, Svg, Type};
+use super::{Curves, Figure, Series, text};
+use crate::Result;
+
+const MARGIN: f64 = 24.0;
+const PANEL: (f64, f64) = (330.0, 190.0);
+/// Left of a panel: ticks. Right of it: the lines' names.
+const LEFT: f64 = 62.0;
+const NAMES: f64 = 128.0;
+const HEAD: f64 = 34.0;
+const BELOW: f64 = 50.0;
+const MAX_POINTS: usize = 300;
+
+/// Draws `panels` in two columns, each line named at its right end. Lines of more than 300 points
+/// are averaged in that many groups.
+///
+/// # Errors
+/// [`crate::Error::InvalidParameter`] if no panel has a finite point.
+pub fn curves_svg(panels: &[Curves]) -> Result<Figure> {
+    let drawn: Vec<(&str, Vec<Series>)> = panels
+        .iter()
+        .map(|panel| {
+            (panel.title.as_str(), panel.series.iter().filter_map(thin).collect::<Vec<_>>())
+        })
+        .filter(|(_, series)| !series.is_empty())
+        .collect();
+    if drawn.is_empty() {
+        let expected = "at least one line with a finite point is needed";
+        return Err(crate::Error::invalid("panels", panels.len(), expected));
+    }
+    let cell = (LEFT + PANEL.0 + NAMES, HEAD + PANEL.1 + BELOW);
+    let n_columns = drawn.len().min(2);
+    let width = 2.0 * MARGIN + n_columns as f64 * cell.0;
+    let height = 2.0 * MARGIN + drawn.len().div_ceil(2) as f64 * cell.1 - 12.0;
+    let mut svg = Svg::new();
+    for (i, (title, series)) in drawn.iter().enumerate() {
+        let left = MARGIN + (i % 2) as f64 * cell.0 + LEFT;
+        let top = MARGIN + (i / 2) as f64 * cell.1 + HEAD;
+        panel(&mut svg, left, top, title, series);
+    }
+    let titles: Vec<&str> = drawn.iter().map(|d| d.0).collect();
+    Ok(svg.finish(width, height, &format!("Over training steps: {}", titles.join("; "))))
+}
+
+/// The finite points, averaged in groups if there are very many; `None` if there are none.
+fn thin(series: &Series) -> Option<Series> {
+    let finite: Vec<(f64, f64)> =
+        series.points.iter().copied().filter(|p| p.0.is_finite() && p.1.is_finite()).collect();
+    let group = finite.len().div_ceil(MAX_POINTS).max(1);
+    let mean = |g: &[(f64, f64)]| {
+        let n = g.len() as f64;
+        (g.iter().map(|p| p.0).sum::<f64>() / n, g.iter().map(|p| p.1).sum::<f64>() / n)
+    };
+    let points: Vec<(f64, f64)> = finite.chunks(group).map(mean).collect();
+    (!points.is_empty()).then(|| Series { name: series.name.clone(), points })
+}
+
+fn panel(svg: &mut Svg, left: f64, top: f64, title: &str, series: &[Series]) {
+    let (right, bottom) = (left + PANEL.0, top + PANEL.1);
+    let all = || series.iter().flat_map(|s| &s.points);
+    let ends = all()
+        .map(|p| p.0)
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |e, x| (e.0.min(x), e.1.max(x)));
+    let x_axis =
+        if ends.1 > ends.0 { Axis { low: ends.0, high: ends.1 } } else { Axis::around([ends.0]) };
+    let y_axis = Axis::around(all().map(|p| p.1));
+    let bold = Type { size: 14.0, bold: true, ..Type::default() };
+    svg.text(left, top - 12.0, &text::fit(title, 14.0, true, PANEL.0 + NAMES), bold);
+    let small = Type { size: 12.0, muted: true, ..Type::default() };
+    for (value, label) in x_axis.ticks(5) {
+        let x = x_axis.place(value, left, right);
+        svg.line((x, top), (x, bottom), Stroke::Grid);
+        svg.text(x, bottom + 18.0, &label, Type { anchor: Anchor::Middle, ..small });
+    }
+    for (value, label) in y_axis.ticks(4) {
+        let y = y_axis.place(value, bottom, top);
+        svg.line((left, y), (right, y), Stroke::Grid);
+        svg.text(left - 8.0, y + 4.0, &label, Type { anchor: Anchor::End, ..small });
+    }
+    if y_axis.contains(0.0) {
+        let y = y_axis.place(0.0, bottom, top);
+        svg.line((left, y), (right, y), Stroke::Frame);
+    }
+    svg.frame(left, top, PANEL.0, PANEL.1);
+    svg.text((left + right) / 2.0, bottom + 36.0, "step", Type { anchor: Anchor::Middle, ..small });
+
+    let mut names: Vec<(f64, usize)> = Vec::new();
+    for (i, line) in series.iter().enumerate() {
+        let place =
+            |p: &(f64, f64)| (x_axis.place(p.0, left, right), y_axis.place(p.1, bottom, top));
+        let points: Vec<(f64, f64)> = line.points.iter().map(place).collect();
+        let d: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
+        if let [(x, y)] = points[..] {
+            svg.line((x - 3.0, y), (x + 3.0, y), Stroke::Series(Some(i), 2.5));
+        } else {
+            svg.path(&format!("M{}", d.join("L")), Stroke::Series(Some(i), 1.8));
+        }
+        names.push((points[points.len() - 1].1, i));
+    }
+    if series.len() == 1 && series[0].name.is_empty() {
+        return;
+    }
+    for (at, (end, i)) in spread(names, top + 6.0, 17.0) {
+        svg.path(
+            &format!("M{:.1} {end:.1}L{:.1} {at:.1}h8", right + 1.0, right + 10.0),
+            Stroke::Series(Some(i), 1.8),
+        );
+        let name = text::fit(&series[i].name, 12.0, false, NAMES - 26.0);
+        svg.text(right + 22.0, at + 4.0, &name, Type { size: 12.0, ..Type::default() });
+    }
+}
+
+/// Moves heights apart to at least `step`, around where they would like to be and not above `top`.
+fn spread(mut wanted: Vec<(f64, usize)>, top: f64, step: f64) -> Vec<(f64, (f64, usize))> {
+    wanted.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let total = (wanted.len() - 1) as f64 * step;
+    let lowest = (top + PANEL.1 - 12.0).max(top + total);
+    let mut placed: Vec<f64> = Vec::with_capacity(wanted.len());
+    for (i, w) in wanted.iter().enumerate() {
+        let left_over = (wanted.len() - 1 - i) as f64 * step;
+        let floor = placed.last().map_or(top, |p| p + step);
+        placed.push(w.0.clamp(floor, (lowest - left_over).max(floor)));
+    }
+    placed.into_iter().zip(wanted).collect()
+}
+
+/// What is drawn of the metrics, and the heading of its panel.
+const QUANTITIES: [(&str, &str); 6] = [
+    ("loss", "Loss"),
+    ("lambda", "Multiplier λ of each constraint"),
+    ("slack", "Slack of each constraint (met above 0)"),
+    ("chi", "Multiplier χ of the ratio bound"),
+    ("kl", "KL from the reference"),
+    ("accuracy", "Accuracy"),
+];
+
+/// Panels from metrics rows: objects with a numeric `step`, perhaps a `phase`, and numbers under
+/// keys such as `loss`, `helpful/loss` or `helpful/lambda/harmless` (nested objects count as
+/// slashes). One panel per phase and quantity (`loss`, `lambda`, `slack`, `chi`, `kl`, `accuracy`);
+/// the other parts of the key name the line. Everything else is left out, and so are quantities
+/// that never differ from 0.
+pub fn curves_from_metrics(rows: &[Value]) -> Vec<Curves> {
+    let mut phases: Vec<String> = Vec::new();
+    let mut lines: BTreeMap<(usize, usize, String), Vec<(f64, f64)>> = BTreeMap::new();
+    for row in rows {
+        let Some(step) = row.get("step").and_then(Value::as_f64) else { continue };
+        let phase = row.get("phase").and_then(Value::as_str).unwrap_or_default();
+        let phase = phases.iter().position(|p| p == phase).unwrap_or_else(|| {
+            phases.push(phase.to_owned());
+            phases.len() - 1
+        });
+        let mut flat = Vec::new();
+        flatten(row, "", &mut flat);
+        for (key, value) in flat {
+            let parts: Vec<&str> = key.split('/').collect();
+            let quantity = QUANTITIES.iter().position(|(name, _)| parts.contains(name));
+            if let Some(quantity) = quantity {
+                let rest: Vec<&str> =
+                    parts.into_iter().filter(|p| *p != QUANTITIES[quantity].0).collect();
+                lines.entry((phase, quantity, rest.join(" · "))).or_default().push((step, value));
+            }
+        }
+    }
+    let mut panels: Vec<((usize, usize), Curves)> = Vec::new();
+    for ((phase, quantity, name), points) in lines {
+        if panels.last().is_none_or(|p| p.0 != (phase, quantity)) {
+            let title = match phases[phase].as_str() {
+                "" => QUANTITIES[quantity].1.to_owned(),
+                phase => format!("{} — {}", QUANTITIES[quantity].1, phase.replace('_', " ")),
+            };
+            panels.push(((phase, quantity), Curves { title, series: Vec::new() }));
+        }
+        if let Some((_, panel)) = panels.last_mut() {
+            panel.series.push(Series { name, points });
+        }
+    }
+    let alive = |c: &Curves| c.series.iter().any(|s| s.points.iter().any(|p| p.1 != 0.0));
+    panels.into_iter().map(|p| p.1).filter(alive).collect()
+}
+
+fn flatten(value: &Value, prefix: &str, out: &mut Vec<(String, f64)>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, inner) in fields {
+                let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}/{key}") };
+                flatten(inner, &key, out);
+            }
+        }
+        Value::Number(number) => out.extend(number.as_f64().map(|v| (prefix.to_owned(), v))),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn metrics_become_panels_by_phase_and_quantity() {
+        let rows = [
+            json!({"phase": "warm_start", "step": 1, "loss": 2.0, "learning_rate": 0.1}),
+            json!({"phase": "mopo", "step": 1, "a/loss": 1.0, "b/loss": 2.0, "a/lambda/b": 0.5}),
+            json!({"phase": "mopo", "step": 2, "a": {"loss": 0.5}, "a/chi/b": 0.0}),
+            json!({"note": "no step"}),
+        ];
+        let panels = curves_from_metrics(&rows);
+        let titles: Vec<&str> = panels.iter().map(|p| p.title.as_str()).collect();
+        assert_eq!(
+            titles,
+            ["Loss — warm start", "Loss — mopo", "Multiplier λ of each constraint — mopo"]
+        );
+        assert_eq!(panels[1].series[0].name, "a");
+        assert_eq!(panels[1].series[0].points, [(1.0, 1.0), (2.0, 0.5)]);
+        assert_eq!(panels[2].series[0].name, "a · b");
+        assert!(curves_from_metrics(&[]).is_empty());
+    }
+
+    #[test]
+    fn names_are_spread_apart() {
+        let placed = spread(vec![(50.0, 0), (50.0, 1), (52.0, 2), (500.0, 3)], 10.0, 17.0);
+        let heights: Vec<f64> = placed.iter().map(|p| p.0).collect();
+        assert!(heights.windows(2).all(|w| w[1] - w[0] >= 17.0 - 1e-9), "{heights:?}");
+        assert!(heights[3] <= 10.0 + PANEL.1);
+    }
+
+    #[test]
+    fn long_lines_are_averaged_and_gaps_left_out() {
+        let mut points: Vec<(f64, f64)> = (0..3000).map(|i| (f64::from(i), 1.0)).collect();
+        points[5].1 = f64::NAN;
+        let thinned = thin(&Series { name: String::new(), points }).unwrap();
+        assert!(thinned.points.len() <= MAX_POINTS && thinned.points.iter().all(|p| p.1 == 1.0));
+        let empty = Series { name: "x".into(), points: vec![(0.0, f64::NAN)] };
+        assert!(curves_svg(&[Curves { title: "t".into(), series: vec![empty] }]).is_err());
+    }
+}

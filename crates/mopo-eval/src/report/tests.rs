@@ -1,0 +1,201 @@
+//! Reports of made-up evaluations, written and read back.
+
+use mopo_core::Objectives;
+use resvg::tiny_skia::Pixmap;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{Clusters, FrontConfig, PolicyGroup, PolicySamples, PolicySet, plot::clusters_figure};
+
+const N: usize = 12;
+
+/// A warm start, one head per objective and a mixture; the scores of prompt i are the policy's
+/// means plus 0.01 · (i − 5.5).
+fn synthetic(n_objectives: usize) -> Evaluation {
+    let names = ["helpful", "harmless", "humor", "brief"];
+    let mut plan = vec![("warm start".to_owned(), PolicyGroup::WarmStart, vec![0.3; n_objectives])];
+    for head in 0..n_objectives {
+        let means = (0..n_objectives).map(|k| if k == head { 0.7 } else { 0.4 }).collect();
+        plan.push((names[head].to_owned(), PolicyGroup::Head, means));
+    }
+    plan.push(("mix".into(), PolicyGroup::Mixture, vec![0.5; n_objectives]));
+    let policies = plan
+        .into_iter()
+        .map(|(label, group, means)| PolicySamples {
+            policy: label.replace(' ', "-"),
+            label,
+            group,
+            responses: (0..N).map(|i| format!("<script>alert({i})</script> & \"more\"")).collect(),
+            scores: (0..N)
+                .map(|i| means.iter().map(|m| m + 0.01 * (i as f32 - 5.5)).collect())
+                .collect(),
+        })
+        .collect();
+    Evaluation {
+        objectives: Objectives::new(names[..n_objectives].iter().copied()).unwrap(),
+        prompts: (0..N).map(|i| format!("\n\nHuman: What is <b>{i}</b>?\n\nAssistant:")).collect(),
+        clusters: Clusters {
+            assignments: (0..N).map(|i| usize::from(i >= 8)).collect(),
+            labels: vec!["cats, \"dogs\", fur".into(), "bread".into()],
+        },
+        policies,
+    }
+}
+
+fn report_of(evaluation: &Evaluation) -> FrontReport {
+    FrontReport::new(evaluation, &FrontConfig::new(vec![0.0; evaluation.objectives.len()])).unwrap()
+}
+
+#[test]
+fn every_file_is_written_and_sound() {
+    for k in 2..=4 {
+        let evaluation = synthetic(k);
+        let report = report_of(&evaluation);
+        let temp = tempfile::tempdir().unwrap();
+        let extras = ReportExtras {
+            title: "Fronts <1> & 2".into(),
+            metrics: (0..5).map(|s| json!({"step": s, "loss": 1.0 / f64::from(s + 1)})).collect(),
+            record: json!({"command": "</pre><script>"}),
+            ..Default::default()
+        };
+        let files = write_report(&temp.path().join("new"), &report, &evaluation, &extras).unwrap();
+
+        let svg = std::fs::read_to_string(&files.front_svg).unwrap();
+        let tree = roxmltree::Document::parse(&svg).unwrap();
+        let size = |name| tree.root_element().attribute(name).unwrap().parse::<f64>().unwrap();
+        let png = Pixmap::decode_png(&std::fs::read(&files.front_png).unwrap()).unwrap();
+        assert_eq!(f64::from(png.width()), 2.0 * size("width"));
+        assert_eq!(f64::from(png.height()), 2.0 * size("height"));
+        for node in tree.descendants().filter(|n| n.has_tag_name("text")) {
+            assert!(node.attribute("font-size").unwrap().parse::<f64>().unwrap() >= 12.0);
+        }
+        let clusters = clusters_figure(&report).unwrap();
+        roxmltree::Document::parse(&clusters.svg).unwrap();
+
+        let csv = std::fs::read_to_string(&files.front_csv).unwrap();
+        assert_eq!(csv.lines().count(), 1 + (k + 2) * 3);
+        assert!(csv.starts_with("policy,label,group,cluster,cluster_label,n,mean_helpful,"));
+        assert!(csv.contains("\"cats, \"\"dogs\"\", fur\""));
+
+        let samples = std::fs::read_to_string(&files.samples).unwrap();
+        assert_eq!(samples.lines().count(), (k + 2) * N);
+        let first: Value = serde_json::from_str(samples.lines().next().unwrap()).unwrap();
+        assert_eq!(first["scores"].as_array().unwrap().len(), k);
+
+        let json: Value =
+            serde_json::from_slice(&std::fs::read(&files.report_json).unwrap()).unwrap();
+        let back: FrontReport = serde_json::from_value(json["front"].clone()).unwrap();
+        assert_eq!(back, report);
+
+        let html = std::fs::read_to_string(&files.index_html).unwrap();
+        assert!(!html.contains("http"), "the page must not name other places");
+        assert!(!html.contains("<script"), "nothing from outside becomes markup");
+        assert!(
+            html.contains("&lt;script&gt;alert(0)") && html.contains("Fronts &lt;1&gt; &amp; 2")
+        );
+        assert!(html.contains("Loss") && html.contains("<details"));
+        assert_eq!(std::fs::read_dir(temp.path().join("new")).unwrap().count(), 6);
+    }
+}
+
+#[test]
+fn numbers_are_those_of_the_points() {
+    let report = report_of(&synthetic(2));
+    // Heads (0.7, 0.4) and (0.4, 0.7): two boxes of 0.28 that share 0.16.
+    let value = |set| report.hypervolume(set).unwrap().value;
+    assert!((value(PolicySet::WarmStart) - 0.09).abs() < 1e-6);
+    assert!((value(PolicySet::Heads) - 0.40).abs() < 1e-6);
+    assert!((value(PolicySet::HeadsAndMixtures) - 0.41).abs() < 1e-6);
+    let difference = report.difference(PolicySet::Heads).unwrap();
+    assert!((difference.value - 0.31).abs() < 1e-6 && difference.probability_positive == 1.0);
+    assert!(difference.interval.low < 0.31 && difference.interval.high > 0.31);
+
+    let flags: Vec<bool> = report.points.iter().map(|p| p.non_dominated).collect();
+    assert_eq!(flags, [false, true, true, true]);
+    assert_eq!(report.points[1].dominates_warm_start, Some(true));
+    assert_eq!(report.points[0].dominates_warm_start, Some(false));
+    // 0.01 · deviation of 0 … 11 (√13) / √12.
+    let expected = 0.01 * (13.0_f64 / 12.0).sqrt();
+    let found = report.points[0].standard_errors.as_ref().unwrap()[1];
+    assert!((found - expected).abs() < 1e-6, "{found} against {expected}");
+
+    let sizes: Vec<usize> = report.cluster_points.iter().map(|p| p.n).collect();
+    assert_eq!(sizes, [8, 8, 8, 8, 4, 4, 4, 4]);
+    assert!((report.cluster_points[0].means[0] - 0.28).abs() < 1e-6);
+    assert_eq!(report.cluster_hypervolumes.len(), 6);
+    assert!(report.table().contains("helpful") && report.table().contains("± "));
+}
+
+#[test]
+fn sets_without_policies_are_left_out() {
+    let mut evaluation = synthetic(2);
+    evaluation.policies.retain(|p| p.group == PolicyGroup::Head);
+    let report = report_of(&evaluation);
+    assert_eq!(report.hypervolumes.len(), 1);
+    assert!(report.differences.is_empty() && report.points[0].dominates_warm_start.is_none());
+    let temp = tempfile::tempdir().unwrap();
+    write_report(temp.path(), &report, &evaluation, &ReportExtras::default()).unwrap();
+    evaluation.policies.truncate(1);
+    evaluation.policies[0].group = PolicyGroup::WarmStart;
+    let report = report_of(&evaluation);
+    write_report(temp.path(), &report, &evaluation, &ReportExtras::default()).unwrap();
+}
+
+#[test]
+fn one_prompt_has_no_standard_error_and_still_a_page() {
+    let mut evaluation = synthetic(2);
+    evaluation.prompts.truncate(1);
+    evaluation.clusters = Clusters::single(1);
+    for policy in &mut evaluation.policies {
+        policy.responses.truncate(1);
+        policy.scores.truncate(1);
+    }
+    let report = report_of(&evaluation);
+    assert_eq!(report.points[0].standard_errors, None);
+    let temp = tempfile::tempdir().unwrap();
+    let files = write_report(temp.path(), &report, &evaluation, &ReportExtras::default()).unwrap();
+    let csv = std::fs::read_to_string(files.front_csv).unwrap();
+    assert!(!csv.contains("NaN"), "{csv}");
+    assert!(!std::fs::read_to_string(files.front_svg).unwrap().contains("NaN"));
+}
+
+#[test]
+fn wrong_input_names_the_field() {
+    let fails = |change: &dyn Fn(&mut Evaluation), part: &str| {
+        let mut evaluation = synthetic(2);
+        change(&mut evaluation);
+        let e = FrontReport::new(&evaluation, &FrontConfig::new(vec![0.0; 2]));
+        let e = e.unwrap_err().to_string();
+        assert!(e.contains(part), "`{e}` does not name `{part}`");
+    };
+    fails(&|e| e.prompts.clear(), "prompts");
+    fails(&|e| e.policies.clear(), "policies");
+    fails(&|e| e.clusters.assignments.truncate(3), "clusters.assignments");
+    fails(&|e| e.clusters.assignments[2] = 9, "clusters.assignments[2]");
+    fails(&|e| e.clusters.labels.push("x".into()), "clusters.labels[2]");
+    fails(&|e| e.policies[1].responses.truncate(3), "responses of helpful");
+    fails(&|e| e.policies[1].scores.truncate(3), "scores of helpful");
+    fails(&|e| e.policies[1].scores[4].truncate(1), "scores of helpful, prompt 4");
+    fails(&|e| e.policies[1].scores[4][1] = f32::NAN, "score `harmless` of helpful, prompt 4");
+    fails(&|e| e.policies[1].policy = "mix".into(), "mix");
+    fails(&|e| e.objectives = Objectives::new(["one"]).unwrap(), "objectives");
+
+    let evaluation = synthetic(2);
+    let fails = |config: FrontConfig, part: &str| {
+        let e = FrontReport::new(&evaluation, &config).unwrap_err().to_string();
+        assert!(e.contains(part), "{e}");
+    };
+    fails(FrontConfig::new(vec![0.0]), "ref_point");
+    fails(FrontConfig::new(vec![0.0, f64::NAN]), "ref_point[1]");
+    fails(FrontConfig { n_resamples: 0, ..FrontConfig::new(vec![0.0; 2]) }, "n_resamples");
+    fails(FrontConfig { confidence: 1.0, ..FrontConfig::new(vec![0.0; 2]) }, "confidence");
+
+    let temp = tempfile::tempdir().unwrap();
+    let other = report_of(&synthetic(3));
+    assert!(write_report(temp.path(), &other, &evaluation, &ReportExtras::default()).is_err());
+    let file = temp.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let report = report_of(&evaluation);
+    let e = write_report(&file, &report, &evaluation, &ReportExtras::default()).unwrap_err();
+    assert!(e.to_string().contains("file"), "{e}");
+}
