@@ -4,7 +4,7 @@
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Distribution, Tensor, module::linear};
+use burn::tensor::{Distribution, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, PhiConfig, Result};
@@ -235,11 +235,11 @@ impl<B: Backend> LoraLayer<B> {
 }
 
 impl<B: Backend> LoraAdapter<B> {
-    /// The scaled update of one layer at `x` `[rows, width, inputs]`: `[rows, width, outputs]`.
-    pub(crate) fn delta(&self, pair: &LoraPair<B>, x: Tensor<B, 3>) -> Tensor<B, 3> {
+    /// The scaled update of one layer at `x` `[n, inputs]`: `[n, outputs]`.
+    pub(crate) fn delta(&self, pair: &LoraPair<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
         // Scaled at the narrowest point.
-        let z = linear(self.dropout.forward(x), pair.a.val(), None).mul_scalar(self.scale);
-        linear(z, pair.b.val(), None)
+        let z = self.dropout.forward(x).matmul(pair.a.val()).mul_scalar(self.scale);
+        z.matmul(pair.b.val())
     }
 
     /// `alpha / rank`.
@@ -307,7 +307,7 @@ mod tests {
                 Ok((Tensor::ones([d_in, 2], &device), Tensor::ones([2, d_out], &device)))
             })
             .unwrap();
-        let x = Tensor::from_data(TensorData::new(vec![1f32; 24], [1, 1, 24]), &device);
+        let x = Tensor::from_data(TensorData::new(vec![1f32; 24], [1, 24]), &device);
         let delta = adapter.delta(adapter.layers[0].get(LoraTarget::Fc1).unwrap(), x);
         // 24 inputs · 2 ranks · 3/2; dropout does not act here.
         assert_eq!(values(delta), vec![72.0; 48]);
@@ -324,7 +324,7 @@ mod tests {
                     Ok((Tensor::ones([d_in, 1], &device), Tensor::ones([1, d_out], &device)))
                 })
                 .unwrap();
-            let x = Tensor::ones([1, 50, 24], &device);
+            let x = Tensor::ones([50, 24], &device);
             values(adapter.delta(adapter.layers[0].get(LoraTarget::QProj).unwrap(), x))
         }
         assert!(delta::<TestBackend>().iter().all(|d| *d == 24.0));

@@ -11,7 +11,7 @@ mod tests;
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Bool, Distribution, Int, Tensor, TensorData, activation, module::linear};
+use burn::tensor::{Bool, Distribution, Int, Tensor, TensorData, activation};
 
 use crate::lora::{LoraAdapter, LoraLayer, LoraTarget};
 use crate::{PackedInputs, PhiConfig};
@@ -84,7 +84,7 @@ pub struct Rotary<B: Backend> {
 /// Keys and values of past positions, for generation.
 #[derive(Debug, Clone)]
 pub struct KvCache<B: Backend> {
-    /// For each layer, both `[rows, heads, keys, head_dim]`; empty before the first call.
+    /// For each layer, both `[heads, rows, keys, head_dim]`; empty before the first call.
     layers: Vec<Option<(Tensor<B, 4>, Tensor<B, 4>)>>,
 }
 
@@ -216,43 +216,56 @@ impl<B: Backend> Phi<B> {
         if let Some(adapter) = adapter {
             assert_eq!(adapter.layers.len(), self.layers.len(), "adapter of another depth");
         }
+        let [rows, width] = ids.dims();
+        let (n, d) = (rows * width, self.config.hidden_size);
         // Once per forward, shared by all layers.
-        let bias = mask.float().mul_scalar(MASKED).unsqueeze_dim::<4>(1);
-        let turn = self.rotary.at(positions);
+        let shared = Shared {
+            rows,
+            width,
+            bias: mask.float().mul_scalar(MASKED).reshape([1, -1]),
+            turn: self.rotary.at(positions, self.config.num_attention_heads),
+        };
 
-        let mut x = self.embed_tokens.forward(ids);
+        // Positions are one axis from here on: every projection is then one product of matrices,
+        // and so is its gradient.
+        let mut x = self.embed_tokens.forward(ids).reshape([n, d]);
         for (i, layer) in self.layers.iter().enumerate() {
             let lora = adapter.map(|adapter| (adapter, &adapter.layers[i]));
             let past = cache.as_mut().map(|cache| &mut cache.layers[i]);
             let normed = layer.input_layernorm.forward(x.clone());
-            let attended = self.attention(layer, normed.clone(), &bias, &turn, lora, past);
+            let attended = self.attention(layer, normed.clone(), &shared, lora, past);
             let inner = project(&layer.mlp.fc1, normed, lora, LoraTarget::Fc1);
             let fed = project(&layer.mlp.fc2, gelu_new(inner), lora, LoraTarget::Fc2);
             x = x + attended + fed;
         }
-        self.final_layernorm.forward(x)
+        self.final_layernorm.forward(x).reshape([rows, width, d])
     }
 
+    /// Attention of one block at `x` `[rows * width, hidden_size]`.
     fn attention(
         &self,
         layer: &PhiLayer<B>,
-        x: Tensor<B, 3>,
-        bias: &Tensor<B, 4>,
-        turn: &(Tensor<B, 4>, Tensor<B, 4>),
+        x: Tensor<B, 2>,
+        shared: &Shared<B>,
         lora: Option<(&LoraAdapter<B>, &LoraLayer<B>)>,
         past: Option<&mut Option<(Tensor<B, 4>, Tensor<B, 4>)>>,
-    ) -> Tensor<B, 3> {
-        let [rows, width, d] = x.dims();
+    ) -> Tensor<B, 2> {
+        let Shared { rows, width, bias, turn } = shared;
+        let (rows, width, d) = (*rows, *width, self.config.hidden_size);
         let (heads, head_dim) = (self.config.num_attention_heads, self.config.head_dim());
-        let split = |y: Tensor<B, 3>| y.reshape([rows, width, heads, head_dim]);
+        // Heads go first: the mask, the same for all of them, is then added as one repeated line.
+        let split =
+            |y: Tensor<B, 2>| y.reshape([rows, width, heads, head_dim]).permute([2, 0, 1, 3]);
+        let turned = |y: Tensor<B, 2>, cos, sin| {
+            split(self.rotary.turn(y.reshape([rows * width * heads, head_dim]), cos, sin))
+        };
         let attn = &layer.self_attn;
 
-        let q = split(project(&attn.q_proj, x.clone(), lora, LoraTarget::QProj));
-        let k = split(project(&attn.k_proj, x.clone(), lora, LoraTarget::KProj));
-        let v = split(project(&attn.v_proj, x, lora, LoraTarget::VProj)).swap_dims(1, 2);
-        // The queries are scaled, not the scores: fewer numbers.
-        let q = self.rotary.turn(q, turn).mul_scalar((head_dim as f64).powf(-0.5)).swap_dims(1, 2);
-        let k = self.rotary.turn(k, turn).swap_dims(1, 2);
+        let q = project(&attn.q_proj, x.clone(), lora, LoraTarget::QProj);
+        let k = project(&attn.k_proj, x.clone(), lora, LoraTarget::KProj);
+        let v = split(project(&attn.v_proj, x, lora, LoraTarget::VProj));
+        let q = turned(q, &turn.query_cos, &turn.query_sin);
+        let k = turned(k, &turn.cos, &turn.sin);
         let (k, v) = match past {
             None => (k, v),
             Some(past) => {
@@ -264,24 +277,44 @@ impl<B: Backend> Phi<B> {
                 (k, v)
             }
         };
-        let scores = q.matmul(k.transpose()) + bias.clone();
-        let mixed = activation::softmax(scores, 3).matmul(v);
-        project(
-            &attn.dense,
-            mixed.swap_dims(1, 2).reshape([rows, width, d]),
-            lora,
-            LoraTarget::Dense,
-        )
+        let keys = k.dims()[2];
+        let scores = q.matmul(k.transpose()).reshape([heads, rows * width * keys]) + bias.clone();
+        let scores = scores.reshape([heads, rows, width, keys]);
+        // A softmax, divided after the product with the values: there are fewer of those.
+        let largest = scores.clone().detach().max_dim(3);
+        let weights = (scores - largest).exp();
+        let total = weights.clone().sum_dim(3);
+        let mixed = weights.matmul(v) / total;
+        let mixed = mixed.permute([1, 2, 0, 3]).reshape([rows * width, d]);
+        project(&attn.dense, mixed, lora, LoraTarget::Dense)
     }
 }
 
-/// A linear layer, plus its low-rank update where the adapter has one.
+/// What all blocks of one forward pass share.
+struct Shared<B: Backend> {
+    rows: usize,
+    width: usize,
+    /// `[1, rows * width * keys]`: 0, or [`MASKED`].
+    bias: Tensor<B, 2>,
+    turn: Turn<B>,
+}
+
+/// Cosines and sines at the positions of a batch, each `[rows * width * heads, head_dim]`; those of
+/// the queries carry the scores' factor 1/√head_dim.
+struct Turn<B: Backend> {
+    query_cos: Tensor<B, 2>,
+    query_sin: Tensor<B, 2>,
+    cos: Tensor<B, 2>,
+    sin: Tensor<B, 2>,
+}
+
+/// A linear layer at `x` `[n, inputs]`, plus its low-rank update where the adapter has one.
 fn project<B: Backend>(
     layer: &Linear<B>,
-    x: Tensor<B, 3>,
+    x: Tensor<B, 2>,
     lora: Option<(&LoraAdapter<B>, &LoraLayer<B>)>,
     target: LoraTarget,
-) -> Tensor<B, 3> {
+) -> Tensor<B, 2> {
     match lora.and_then(|(adapter, layer)| layer.get(target).map(|pair| (adapter, pair))) {
         None => layer.forward(x),
         Some((adapter, pair)) => layer.forward(x.clone()) + adapter.delta(pair, x),
@@ -291,7 +324,7 @@ fn project<B: Backend>(
 /// GELU in its tanh form, `gelu_new` of the reference library:
 /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`, written as `x · σ(2u)`, which is the same with
 /// fewer steps and without a power.
-fn gelu_new<B: Backend>(x: Tensor<B, 3>) -> Tensor<B, 3> {
+fn gelu_new<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     let two_c = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
     let square = x.clone() * x.clone();
     let twice_u = square.mul_scalar(0.044715 * two_c).add_scalar(two_c) * x.clone();
@@ -327,21 +360,30 @@ impl<B: Backend> Rotary<B> {
         Self { cos: table(cos, n), sin: table(sin, n), swap: table(swap, dim) }
     }
 
-    /// Cosines and sines at `positions` `[rows, width]`: both `[rows, width, 1, head_dim]`.
-    fn at(&self, positions: Tensor<B, 2, Int>) -> (Tensor<B, 4>, Tensor<B, 4>) {
+    /// The tables' lines at `positions` `[rows, width]`, repeated for each head.
+    fn at(&self, positions: Tensor<B, 2, Int>, heads: usize) -> Turn<B> {
         let [rows, width] = positions.dims();
-        let flat = positions.reshape([rows * width]);
+        let n = rows * width;
+        let dim = self.cos.dims()[1];
+        let flat = positions.reshape([n]);
         let pick = |table: &Tensor<B, 2>| {
-            let dim = table.dims()[1];
-            table.clone().select(0, flat.clone()).reshape([rows, width, 1, dim])
+            let lines = table.clone().select(0, flat.clone()).unsqueeze_dim::<3>(1);
+            lines.expand([n, heads, dim]).reshape([n * heads, dim])
         };
-        (pick(&self.cos), pick(&self.sin))
+        let (cos, sin) = (pick(&self.cos), pick(&self.sin));
+        let scale = (dim as f64).powf(-0.5);
+        Turn {
+            query_cos: cos.clone().mul_scalar(scale),
+            query_sin: sin.clone().mul_scalar(scale),
+            cos,
+            sin,
+        }
     }
 
-    /// Rotates `x` `[rows, width, heads, head_dim]`. The swap of halves is a product with a constant
-    /// matrix: one node of the graph, where slices and a concatenation are seven.
-    fn turn(&self, x: Tensor<B, 4>, (cos, sin): &(Tensor<B, 4>, Tensor<B, 4>)) -> Tensor<B, 4> {
-        let swapped = linear(x.clone(), self.swap.clone(), None);
+    /// Rotates `x` `[n, head_dim]`. The swap of halves is a product with a constant matrix: one node
+    /// of the graph, where slices and a concatenation are seven.
+    fn turn(&self, x: Tensor<B, 2>, cos: &Tensor<B, 2>, sin: &Tensor<B, 2>) -> Tensor<B, 2> {
+        let swapped = x.clone().matmul(self.swap.clone());
         x * cos.clone() + swapped * sin.clone()
     }
 }

@@ -154,7 +154,7 @@ fn terms_may_be_any_subset_in_any_order_and_chunks_do_not_show() {
     let hidden = base.hidden_states_packed(&batch.inputs::<B>(&device), None);
     let all: Vec<usize> = (0..23).collect();
     let found = values(sequence_log_probs(hidden.clone(), &base.lm_head, &batch, &all));
-    assert_close(&found[1..22], &vec![found[0]; 21], 1e-4);
+    assert_close(&found[1..22], &[found[0]; 21], 1e-4);
     let two = values(sequence_log_probs(hidden.clone(), &base.lm_head, &batch, &[22, 3]));
     assert_close(&two, &[found[22], found[3]], 1e-4);
     let each = values(token_log_probs(hidden, &base.lm_head, &batch, &[22, 3]));
