@@ -73,11 +73,21 @@ pub(crate) fn number(value: f64, digits: usize) -> String {
 
 /// `value` with about three significant digits.
 pub(crate) fn short(value: f64) -> String {
+    if value == 0.0 { "0".into() } else { number(value, digits(value)) }
+}
+
+/// How many decimals [`short`] gives `value`.
+fn digits(value: f64) -> usize {
     if value == 0.0 {
-        return "0".into();
+        return 2;
     }
-    let magnitude = value.abs().log10().floor();
-    number(value, (2.0 - magnitude).clamp(0.0, 8.0) as usize)
+    (2.0 - value.abs().log10().floor()).clamp(0.0, 8.0) as usize
+}
+
+/// The standard error of `mean` with the mean's decimals, or more if it would come out as 0.
+pub(crate) fn short_error(error: f64, mean: f64) -> String {
+    let digits = digits(mean);
+    if error < 0.5 * 0.1_f64.powi(digits as i32) { short(error) } else { number(error, digits) }
 }
 
 #[cfg(test)]
@@ -111,5 +121,8 @@ mod tests {
         assert_eq!(short(1234.5), "1234");
         assert_eq!(number(-0.0001, 2), "0.00");
         assert_eq!(short(0.0), "0");
+        assert_eq!(short_error(0.00917, 0.669), "0.009");
+        assert_eq!(short_error(0.00021, 0.669), "0.000210");
+        assert_eq!(short_error(0.0, 0.669), "0");
     }
 }

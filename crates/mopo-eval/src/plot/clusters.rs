@@ -67,7 +67,7 @@ pub fn clusters_figure(report: &FrontReport) -> Result<Figure> {
         let name = text::fit(report.objectives.name(k), 14.0, true, column - 74.0);
         let bold = Type { size: 14.0, bold: true, anchor: Anchor::Middle, ..Type::default() };
         svg.text(left + column / 2.0, top - 12.0, &format!("{name} → better"), bold);
-        for (value, label) in axis.ticks((column / 70.0) as usize) {
+        for (value, label) in axis.ticks(((column / 60.0) as usize).max(4)) {
             let at = axis.place(value, left, left + column);
             svg.line((at, top), (at, bottom), Stroke::Grid);
             let tick = Type { size: 12.0, muted: true, anchor: Anchor::Middle, ..Type::default() };

@@ -10,10 +10,10 @@ use super::{Curves, Figure, Series, text};
 use crate::Result;
 
 const MARGIN: f64 = 24.0;
-const PANEL: (f64, f64) = (330.0, 190.0);
+const PANEL: (f64, f64) = (290.0, 190.0);
 /// Left of a panel: ticks. Right of it: the lines' names.
 const LEFT: f64 = 62.0;
-const NAMES: f64 = 128.0;
+const NAMES: f64 = 176.0;
 const HEAD: f64 = 34.0;
 const BELOW: f64 = 50.0;
 const MAX_POINTS: usize = 300;
@@ -164,7 +164,7 @@ pub fn curves_from_metrics(rows: &[Value]) -> Vec<Curves> {
             if let Some(quantity) = quantity {
                 let rest: Vec<&str> =
                     parts.into_iter().filter(|p| *p != QUANTITIES[quantity].0).collect();
-                lines.entry((phase, quantity, rest.join(" · "))).or_default().push((step, value));
+                lines.entry((phase, quantity, rest.join(": "))).or_default().push((step, value));
             }
         }
     }
@@ -219,7 +219,7 @@ mod tests {
         );
         assert_eq!(panels[1].series[0].name, "a");
         assert_eq!(panels[1].series[0].points, [(1.0, 1.0), (2.0, 0.5)]);
-        assert_eq!(panels[2].series[0].name, "a · b");
+        assert_eq!(panels[2].series[0].name, "a: b");
         assert!(curves_from_metrics(&[]).is_empty());
     }
 

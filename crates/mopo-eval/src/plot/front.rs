@@ -249,6 +249,7 @@ impl Plot<'_> {
         }
         svg.end_clip();
 
+        placer.markers.clone_from(&marks);
         placer.solid.extend(marks.iter().map(|&(mx, my)| Rect::around(mx, my, R + 1.0)));
         self.reference_note(svg, &mut placer, frame, (ax, ay), corner);
         order.sort_by_key(|&i| (self.report.points[i].group, i));
@@ -263,13 +264,13 @@ impl Plot<'_> {
     fn axes_of_panel(&self, svg: &mut Svg, frame: Rect, x: usize, y: usize) {
         let small = Type { size: 12.0, muted: true, ..Type::default() };
         let width = frame.right - frame.left;
-        for (value, label) in self.axes[x].ticks((width / 80.0) as usize) {
+        for (value, label) in self.axes[x].ticks((width / 65.0) as usize) {
             let at = self.axes[x].place(value, frame.left, frame.right);
             svg.line((at, frame.top), (at, frame.bottom), Stroke::Grid);
             let look = Type { anchor: Anchor::Middle, ..small };
             svg.text(at, frame.bottom + 18.0, &label, look);
         }
-        for (value, label) in self.axes[y].ticks(((frame.bottom - frame.top) / 60.0) as usize) {
+        for (value, label) in self.axes[y].ticks(((frame.bottom - frame.top) / 55.0) as usize) {
             let at = self.axes[y].place(value, frame.bottom, frame.top);
             svg.line((frame.left, at), (frame.right, at), Stroke::Grid);
             let look = Type { anchor: Anchor::End, ..small };

@@ -23,6 +23,13 @@ impl Rect {
             && other.top < self.bottom
     }
 
+    /// From the rectangle's nearest point to (x, y).
+    fn distance(&self, x: f64, y: f64) -> f64 {
+        let dx = (self.left - x).max(x - self.right).max(0.0);
+        let dy = (self.top - y).max(y - self.bottom).max(0.0);
+        dx.hypot(dy)
+    }
+
     fn is_inside(&self, outer: &Self) -> bool {
         self.left >= outer.left
             && self.right <= outer.right
@@ -38,13 +45,15 @@ pub(super) struct Placer {
     pub(super) solid: Vec<Rect>,
     /// Rather not covered.
     pub(super) soft: Vec<Rect>,
+    /// Centres of all markers: a name is never nearer to another one than to its own.
+    pub(super) markers: Vec<(f64, f64)>,
 }
 
 const SIZE: f64 = 13.0;
 
 impl Placer {
     pub(super) fn new(frame: Rect) -> Self {
-        Self { frame, solid: Vec::new(), soft: Vec::new() }
+        Self { frame, solid: Vec::new(), soft: Vec::new(), markers: Vec::new() }
     }
 
     /// The start of the baseline for `name` beside the marker at (x, y), from which it is then kept
@@ -53,7 +62,7 @@ impl Placer {
         let (width, ascent, descent) = (text::width(name, SIZE, false), SIZE * 0.76, SIZE * 0.24);
         let height = ascent + descent;
         let mut best: Option<(usize, Rect)> = None;
-        for distance in [r + 4.0, r + 12.0] {
+        for distance in [r + 4.0, r + 12.0, r + 20.0] {
             let beside = distance * 0.75;
             let places = [
                 (x + distance, y - height / 2.0),
@@ -73,6 +82,12 @@ impl Placer {
                     bottom: top + height + 1.0,
                 };
                 if !rect.is_inside(&self.frame) || self.solid.iter().any(|s| s.overlaps(&rect)) {
+                    continue;
+                }
+                let own = rect.distance(x, y);
+                let ambiguous =
+                    |m: &(f64, f64)| *m != (x, y) && rect.distance(m.0, m.1) < own + 2.0;
+                if self.markers.iter().any(ambiguous) {
                     continue;
                 }
                 let covered = self.soft.iter().filter(|s| s.overlaps(&rect)).count();
@@ -99,6 +114,7 @@ mod tests {
             .map(|i| (20.0 + 260.0 * f64::from(i * 5 % 12) / 12.0, 20.0 + 14.0 * f64::from(i)))
             .collect();
         placer.solid.extend(points.iter().map(|&(x, y)| Rect::around(x, y, 7.0)));
+        placer.markers.clone_from(&points);
         let placed =
             points.iter().filter(|&&(x, y)| placer.place(x, y, 7.0, "policy").is_some()).count();
         assert!(placed >= 10, "{placed} of 12");

@@ -13,7 +13,7 @@ pub use clusters::clusters_figure;
 pub use curves::{curves_from_metrics, curves_svg};
 pub use front::front_figure;
 
-pub(crate) use axis::short;
+pub(crate) use axis::{short, short_error};
 pub(crate) use svg::escape;
 
 use serde::{Deserialize, Serialize};

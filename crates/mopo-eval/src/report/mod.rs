@@ -23,7 +23,7 @@ pub struct ReportExtras {
     /// Training metrics, one JSON object per logged step with a `step`; drawn by
     /// [`plot::curves_from_metrics`]. Empty for none.
     pub metrics: Vec<Value>,
-    /// How many prompts are shown with all responses; spread evenly over the prompts.
+    /// How many prompts are shown with all responses; taken from the clusters in turn.
     pub n_examples: usize,
     /// The run's record (configuration, versions, machine), shown as it is. `Null` for none.
     pub record: Value,

@@ -4,8 +4,10 @@
 use std::fmt::Write;
 
 use super::{ReportExtras, words};
-use crate::plot::{self, Figure, escape, short};
-use crate::{Error, Evaluation, FrontReport, PolicyGroup, PolicyPoint, PolicySamples, Result};
+use crate::plot::{self, Figure, escape, short, short_error};
+use crate::{
+    Clusters, Error, Evaluation, FrontReport, PolicyGroup, PolicyPoint, PolicySamples, Result,
+};
 
 /// The whole page.
 pub(super) fn html(
@@ -64,7 +66,7 @@ fn headline(out: &mut String, report: &FrontReport) {
     out.push_str("<div class=\"tiles\">\n");
     for volume in &report.hypervolumes {
         let range = volume.interval.map_or_else(String::new, |i| {
-            let level = short(report.config.confidence * 100.0);
+            let level = words::percent(report.config.confidence);
             format!("; {level} % interval {} to {}", short(i.low), short(i.high))
         });
         let n = match volume.n_policies {
@@ -130,7 +132,7 @@ fn means(out: &mut String, point: &PolicyPoint, best: &[f64]) {
         let class = if mean == best[k] { " class=\"best\"" } else { "" };
         let _ = write!(out, "<td{class}>{}", short(mean));
         if let Some(errors) = &point.standard_errors {
-            let _ = write!(out, " <small>± {}</small>", short(errors[k]));
+            let _ = write!(out, " <small>± {}</small>", short_error(errors[k], mean));
         }
         out.push_str("</td>");
     }
@@ -179,15 +181,17 @@ fn examples(out: &mut String, evaluation: &Evaluation, n_examples: usize) {
     }
     let _ = writeln!(
         out,
-        "<h2>Examples</h2>\n<p class=\"muted\">{shown} of {n} prompts, spread evenly; nothing was \
-         selected by its scores.</p>"
+        "<h2>Examples</h2>\n<p class=\"muted\">{shown} of {n} prompts, taken from the clusters in \
+         turn; none was selected by its scores.</p>"
     );
-    for e in 0..shown {
-        let i = e * n / shown;
+    for i in in_turn(&evaluation.clusters).into_iter().take(shown) {
+        let prompt = evaluation.prompts[i].trim();
+        // The turn that is still to be written: its text stands below.
+        let prompt = prompt.strip_suffix("Assistant:").unwrap_or(prompt).trim_end();
         let _ = writeln!(
             out,
             "<div class=\"example\"><p class=\"text prompt\">{}</p>\n<div class=\"answers\">",
-            escape(evaluation.prompts[i].trim())
+            escape(prompt)
         );
         let (mixtures, others): (Vec<&PolicySamples>, Vec<&PolicySamples>) =
             evaluation.policies.iter().partition(|p| p.group == PolicyGroup::Mixture);
@@ -204,6 +208,18 @@ fn examples(out: &mut String, evaluation: &Evaluation, n_examples: usize) {
         }
         out.push_str("</div>\n");
     }
+}
+
+/// All prompts: the first of each cluster, then the second of each, and so on.
+fn in_turn(clusters: &Clusters) -> Vec<usize> {
+    let mut seen = vec![0_usize; clusters.n_clusters()];
+    let mut order: Vec<(usize, usize, usize)> = Vec::with_capacity(clusters.assignments.len());
+    for (i, &c) in clusters.assignments.iter().enumerate() {
+        order.push((seen[c], c, i));
+        seen[c] += 1;
+    }
+    order.sort_unstable();
+    order.into_iter().map(|(_, _, i)| i).collect()
 }
 
 fn answer(out: &mut String, evaluation: &Evaluation, samples: &PolicySamples, i: usize) {

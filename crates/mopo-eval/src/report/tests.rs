@@ -14,9 +14,9 @@ const N: usize = 12;
 fn synthetic(n_objectives: usize) -> Evaluation {
     let names = ["helpful", "harmless", "humor", "brief"];
     let mut plan = vec![("warm start".to_owned(), PolicyGroup::WarmStart, vec![0.3; n_objectives])];
-    for head in 0..n_objectives {
+    for (head, name) in names.iter().enumerate().take(n_objectives) {
         let means = (0..n_objectives).map(|k| if k == head { 0.7 } else { 0.4 }).collect();
-        plan.push((names[head].to_owned(), PolicyGroup::Head, means));
+        plan.push(((*name).to_owned(), PolicyGroup::Head, means));
     }
     plan.push(("mix".into(), PolicyGroup::Mixture, vec![0.5; n_objectives]));
     let policies = plan
@@ -157,6 +157,34 @@ fn one_prompt_has_no_standard_error_and_still_a_page() {
     let csv = std::fs::read_to_string(files.front_csv).unwrap();
     assert!(!csv.contains("NaN"), "{csv}");
     assert!(!std::fs::read_to_string(files.front_svg).unwrap().contains("NaN"));
+}
+
+#[test]
+fn equal_policies_still_make_a_figure() {
+    let mut evaluation = synthetic(3);
+    for policy in &mut evaluation.policies {
+        policy.scores = vec![vec![0.0, -2.0, 1e-9]; N];
+    }
+    let report = report_of(&evaluation);
+    assert!(report.points.iter().all(|p| p.non_dominated && p.own_hypervolume == 0.0));
+    let figure = plot::front_figure(&report, "Equal").unwrap();
+    assert!(!figure.svg.contains("NaN") && !figure.svg.contains("inf"), "{}", figure.svg);
+    assert!(figure.to_png(1.0).is_ok() && figure.to_png(0.0).is_err());
+}
+
+#[test]
+fn the_verdict_is_in_plain_words() {
+    let mut evaluation = synthetic(2);
+    let said = words::verdict(&report_of(&evaluation)).join(" ");
+    assert!(said.starts_with("The 2 heads together cover a hypervolume of 0.400"), "{said}");
+    assert!(said.contains("more (95 % interval") && said.contains("Every head"), "{said}");
+    for i in 1..4 {
+        evaluation.policies[i].scores = evaluation.policies[0].scores.clone();
+    }
+    evaluation.policies[3].scores[0][0] = -9.0;
+    let said = words::verdict(&report_of(&evaluation)).join(" ");
+    assert!(said.contains("not distinguishable") && said.contains("None of the 2"), "{said}");
+    assert!(said.contains("without any hypervolume: mix"), "{said}");
 }
 
 #[test]

@@ -3,6 +3,11 @@
 use crate::plot::short;
 use crate::{FrontReport, HypervolumeDifference, PolicyGroup, PolicySet};
 
+/// A level such as 0.95 as `95`, or 0.995 as `99.5`.
+pub(super) fn percent(level: f64) -> String {
+    ((level * 1e4).round() / 1e2).to_string()
+}
+
 /// A few sentences, the most important first.
 pub(super) fn verdict(report: &FrontReport) -> Vec<String> {
     let mut out = Vec::new();
@@ -12,10 +17,11 @@ pub(super) fn verdict(report: &FrontReport) -> Vec<String> {
     if report.differences.is_empty() {
         for volume in &report.hypervolumes {
             let (name, value) = (volume.set.name(), short(volume.value));
-            out.push(format!("The {name} cover a hypervolume of {value}."));
+            out.push(format!("Hypervolume of the {name}: {value}."));
         }
     }
     out.extend(heads_against_warm_start(report));
+    out.extend(below_the_reference_point(report));
     out.extend(best_per_objective(report));
     out
 }
@@ -28,7 +34,7 @@ fn compared(report: &FrontReport, difference: &HypervolumeDifference) -> String 
         (PolicySet::Heads, n) => format!("The {n} heads together cover"),
         (_, n) => format!("Heads and mixtures, {n} policies together, cover"),
     };
-    let level = short(report.config.confidence * 100.0);
+    let level = percent(report.config.confidence);
     let interval = &difference.interval;
     let range = format!("{level} % interval {} to {}", short(interval.low), short(interval.high));
     let start = format!(
@@ -66,6 +72,22 @@ fn heads_against_warm_start(report: &FrontReport) -> Option<String> {
              better on one or more.",
             winners.join(", ")
         ),
+    })
+}
+
+fn below_the_reference_point(report: &FrontReport) -> Option<String> {
+    let without: Vec<&str> = report
+        .points
+        .iter()
+        .filter(|p| p.own_hypervolume == 0.0)
+        .map(|p| p.label.as_str())
+        .collect();
+    (!without.is_empty()).then(|| {
+        format!(
+            "Not better than the reference point on every objective, and so without any \
+             hypervolume: {}.",
+            without.join(", ")
+        )
     })
 }
 
