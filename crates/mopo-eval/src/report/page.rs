@@ -67,7 +67,7 @@ fn headline(out: &mut String, report: &FrontReport) {
     for volume in &report.hypervolumes {
         let range = volume.interval.map_or_else(String::new, |i| {
             let level = words::percent(report.config.confidence);
-            format!("; {level} % interval {} to {}", short(i.low), short(i.high))
+            format!("; {level} interval {} to {}", short(i.low), short(i.high))
         });
         let n = match volume.n_policies {
             1 => "1 policy".to_owned(),

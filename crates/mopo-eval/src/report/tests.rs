@@ -177,7 +177,7 @@ fn the_verdict_is_in_plain_words() {
     let mut evaluation = synthetic(2);
     let said = words::verdict(&report_of(&evaluation)).join(" ");
     assert!(said.starts_with("The 2 heads together cover a hypervolume of 0.400"), "{said}");
-    assert!(said.contains("more (95 % interval") && said.contains("Every head"), "{said}");
+    assert!(said.contains("more (95\u{a0}% interval") && said.contains("Every head"), "{said}");
     for i in 1..4 {
         evaluation.policies[i].scores = evaluation.policies[0].scores.clone();
     }

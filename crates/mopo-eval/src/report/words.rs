@@ -3,9 +3,9 @@
 use crate::plot::short;
 use crate::{FrontReport, HypervolumeDifference, PolicyGroup, PolicySet};
 
-/// A level such as 0.95 as `95`, or 0.995 as `99.5`.
+/// A level such as 0.95 as `95 %`, or 0.995 as `99.5 %`, with a space that does not break.
 pub(super) fn percent(level: f64) -> String {
-    ((level * 1e4).round() / 1e2).to_string()
+    format!("{}\u{a0}%", (level * 1e4).round() / 1e2)
 }
 
 /// A few sentences, the most important first.
@@ -36,7 +36,7 @@ fn compared(report: &FrontReport, difference: &HypervolumeDifference) -> String 
     };
     let level = percent(report.config.confidence);
     let interval = &difference.interval;
-    let range = format!("{level} % interval {} to {}", short(interval.low), short(interval.high));
+    let range = format!("{level} interval {} to {}", short(interval.low), short(interval.high));
     let start = format!(
         "{subject} a hypervolume of {}, the warm start {}",
         volume(difference.of),
