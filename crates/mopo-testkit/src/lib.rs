@@ -4,12 +4,15 @@
 
 use burn::backend::Autodiff;
 
-/// The backend of the tests: flex, or ndarray with the feature of that name.
-#[cfg(not(feature = "ndarray"))]
+/// The backend of the tests: flex, or the one whose feature is on (`cargo xtask matrix`).
+#[cfg(not(any(feature = "ndarray", feature = "cuda")))]
 pub type TestBackend = burn::backend::Flex;
-/// The backend of the tests: flex, or ndarray with the feature of that name.
-#[cfg(feature = "ndarray")]
+/// The backend of the tests: flex, or the one whose feature is on (`cargo xtask matrix`).
+#[cfg(all(feature = "ndarray", not(feature = "cuda")))]
 pub type TestBackend = burn::backend::NdArray;
+/// The backend of the tests: flex, or the one whose feature is on (`cargo xtask matrix`).
+#[cfg(feature = "cuda")]
+pub type TestBackend = burn::backend::Cuda;
 
 /// [`TestBackend`] with gradients.
 pub type TestAutodiffBackend = Autodiff<TestBackend>;

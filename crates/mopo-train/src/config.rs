@@ -57,6 +57,10 @@ pub struct DataConfig {
     /// Objective → subfolder of the data directory (`hh` only); the objectives in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub folders: Vec<ObjectiveFolder>,
+    /// Only files of this stem, `train` or `test` (`hh` only); without it all of a folder's files,
+    /// which mixes the publisher's splits where both are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stem: Option<String>,
     /// Prompts of the demo world (`demo` only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_prompts: Option<usize>,

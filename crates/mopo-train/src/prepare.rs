@@ -43,9 +43,10 @@ pub fn prepare_records(
             let objectives = Objectives::new(names)?;
             let folders: Vec<(&str, &str)> =
                 config.folders.iter().map(|f| (f.objective.as_str(), f.folder.as_str())).collect();
-            let options = HhOptions { stem: None, strict, seed };
+            let options = HhOptions { stem: config.stem.clone(), strict, seed };
             let read = read_hh_dir(root, &objectives, &folders, &options)?;
-            notes.push(format!("read {}\n{}", root.display(), read.report));
+            // Without the path: the note goes into the prepared files, which are hashed.
+            notes.push(format!("HH-RLHF rows\n{}", read.report));
             PreparedSet::new(objectives, None, read.sources, vec![], read.records)?
         }
         DataSource::Prepared => PreparedSet::read(data.ok_or_else(|| missing("a prepared set"))?)?,
