@@ -32,12 +32,12 @@ pub(crate) fn code(status: ExitStatus) -> ExitCode {
 
 /// `mopo <name> …` in release mode. `--device` picks the features to build with.
 pub(crate) fn mopo(name: &str, args: &[String]) -> Result<ExitCode> {
-    let mut command = cargo(&["run", "--release", "--quiet", "--package", "mopo-cli"]);
+    // Not quiet: the first build takes minutes, and cargo says how far it is.
+    let mut command = cargo(&["run", "--release", "--package", "mopo-cli"]);
     if let Some(feature) = device_feature(args) {
         command.args(["--features", feature]);
     }
     command.args(["--bin", "mopo", "--", name]).args(args);
-    eprintln!("building mopo (the first build takes some minutes) …");
     Ok(code(status(&mut command)?))
 }
 

@@ -1,31 +1,15 @@
-//! What the checks run, step by step, so that it can be run by hand.
+//! The checks that a change must pass, as CI runs them.
 
-use std::process::ExitCode;
-use std::time::Instant;
+use std::process::{Command, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
-use crate::cargo::{cargo, code, root, status};
+use crate::cargo::{code, root, status};
 
-const STEPS: &[(&str, &[&str])] = &[
-    ("format", &["fmt", "--all", "--check"]),
-    ("clippy", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
-    ("tests", &["test", "--workspace"]),
-];
-
-/// `cargo xtask ci [step …]`.
-pub(crate) fn run(wanted: &[String]) -> Result<ExitCode> {
-    for (name, args) in STEPS {
-        if !wanted.is_empty() && !wanted.iter().any(|w| w == name) {
-            continue;
-        }
-        eprintln!("== {name}: cargo {}", args.join(" "));
-        let clock = Instant::now();
-        let done = status(cargo(args).current_dir(root()))?;
-        eprintln!("== {name}: {:.0} s", clock.elapsed().as_secs_f64());
-        if !done.success() {
-            return Ok(code(done));
-        }
+/// `cargo xtask ci`: one script holds the steps, so that people and CI run the same ones.
+pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
+    if let Some(arg) = args.first() {
+        bail!("`cargo xtask ci` takes no arguments, got `{arg}`");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code(status(Command::new("bash").arg(root().join(".ci/run")))?))
 }

@@ -18,7 +18,7 @@ cargo xtask <command> [-- arguments]
   bench    the criterion benchmarks; arguments go to `cargo bench`
   matrix   the test suite on every backend, and what was skipped and why
   tidy     layout rules: crate edges, file lengths, headers
-  ci       what the checks run: format, clippy, tidy, tests, a demo run
+  ci       what CI runs (.ci/run): format, clippy, tests, a tiny run from data to figure
 ";
 
 fn main() -> ExitCode {

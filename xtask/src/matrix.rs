@@ -25,7 +25,9 @@ pub(crate) fn run(wanted: &[String]) -> Result<ExitCode> {
             rows.push((backend, Outcome::Skipped("not asked for".into())));
             continue;
         }
-        if backend == "cuda" && let Some(why) = no_cuda() {
+        if backend == "cuda"
+            && let Some(why) = no_cuda()
+        {
             rows.push((backend, Outcome::Skipped(why)));
             continue;
         }
