@@ -64,9 +64,7 @@ pub(crate) fn dispatch<J: Job>(device: Device, job: J) -> Result<J::Output> {
         #[cfg(feature = "ndarray")]
         Device::NdArray => job.run::<burn::backend::NdArray>(Default::default()),
         #[cfg(feature = "cuda")]
-        Device::Cuda(n) => {
-            job.run::<burn::backend::Cuda>(burn::backend::cuda::CudaDevice::new(n))
-        }
+        Device::Cuda(n) => job.run::<burn::backend::Cuda>(burn::backend::cuda::CudaDevice::new(n)),
         #[allow(unreachable_patterns)] // with all features on
         other => bail!("the device {other} is not compiled in"),
     }

@@ -76,8 +76,8 @@ pub(crate) fn save(
         sha256.insert(name.clone(), sha256_hex(bytes));
     }
     let state = State { phase: phase.into(), step, metrics_len, sha256 };
-    let text = serde_json::to_vec_pretty(&state)
-        .map_err(|e| Error::corrupt(&target, e.to_string()))?;
+    let text =
+        serde_json::to_vec_pretty(&state).map_err(|e| Error::corrupt(&target, e.to_string()))?;
     write_atomically(&dir.path().join("state.json"), &text)?;
     fs::rename(dir.path(), &target).map_err(Error::io("renaming to", &target))?;
     let _ = dir.keep(); // renamed away: nothing to remove

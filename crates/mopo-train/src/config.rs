@@ -287,7 +287,9 @@ impl RunConfig {
             _ => {}
         }
         if d.max_prompt_tokens == 0 || d.max_response_tokens < 2 {
-            return fail("`data.max_prompt_tokens` must be ≥ 1 and `max_response_tokens` ≥ 2".into());
+            return fail(
+                "`data.max_prompt_tokens` must be ≥ 1 and `max_response_tokens` ≥ 2".into(),
+            );
         }
         if let ModelConfig::Scratch(shape) = &self.model {
             shape.with_vocab(1).check()?;

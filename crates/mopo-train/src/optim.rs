@@ -77,8 +77,8 @@ impl<B: AutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
     ) -> Result<()> {
         let current = self.module.take().expect("put back after every step");
         self.module = Some(module_from_bytes::<B, M>(current, module, device)?);
-        let state = Recorder::<B>::load(&Bytes::default(), optimizer.to_vec(), device)
-            .map_err(record)?;
+        let state =
+            Recorder::<B>::load(&Bytes::default(), optimizer.to_vec(), device).map_err(record)?;
         self.optimizer = AdamConfig::new().with_epsilon(1e-8).init().load_record(state);
         Ok(())
     }
@@ -131,8 +131,7 @@ struct Scale<'a> {
 impl<B: AutodiffBackend> ModuleVisitor<B> for Scale<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         if let Some(g) = self.gradients.remove::<B::InnerBackend, D>(param.id) {
-            self.gradients
-                .register::<B::InnerBackend, D>(param.id, g.mul_scalar(self.factor));
+            self.gradients.register::<B::InnerBackend, D>(param.id, g.mul_scalar(self.factor));
         }
     }
 }

@@ -74,14 +74,12 @@ pub(crate) fn prepare(
     }
     let objectives = set.header.objectives.clone();
     for name in &config.policies {
-        objectives.index_of(name).map_err(|e| Error::Config {
-            origin: "`policies`".into(),
-            message: e.to_string(),
-        })?;
+        objectives
+            .index_of(name)
+            .map_err(|e| Error::Config { origin: "`policies`".into(), message: e.to_string() })?;
     }
     let n_prompts = set.records.len();
-    let (train, heldout) =
-        split_by_prompt(set.records, config.data.heldout_fraction, config.seed);
+    let (train, heldout) = split_by_prompt(set.records, config.data.heldout_fraction, config.seed);
     if train.is_empty() || heldout.is_empty() {
         return Err(Error::Config {
             origin: "`data.heldout_fraction`".into(),
@@ -110,9 +108,8 @@ pub(crate) fn prepare(
 
     let tokenizer = match &config.tokenizer {
         TokenizerConfig::Train(vocab_size) => {
-            let texts = train
-                .iter()
-                .flat_map(|r| [r.prompt.as_str(), r.first.as_str(), r.second.as_str()]);
+            let texts =
+                train.iter().flat_map(|r| [r.prompt.as_str(), r.first.as_str(), r.second.as_str()]);
             Tokenizer::train(texts, *vocab_size)?
         }
         TokenizerConfig::File(path) => Tokenizer::load(path)?,
@@ -124,7 +121,9 @@ pub(crate) fn prepare(
     progress.note(&text);
 
     let sources = set.header.sources;
-    let of = |records: Vec<_>, split| PreparedSet::new(objectives.clone(), Some(split), sources.clone(), notes.clone(), records);
+    let of = |records: Vec<_>, split| {
+        PreparedSet::new(objectives.clone(), Some(split), sources.clone(), notes.clone(), records)
+    };
     let data = run.join("data");
     std::fs::create_dir_all(&data).map_err(Error::io("making", &data))?;
     of(train, Split::Train)?.write(&run.join("data/train.jsonl"))?;
@@ -140,4 +139,3 @@ pub(crate) fn prepare(
     record.hashes = hashes;
     run.write_json("run.json", record)
 }
-

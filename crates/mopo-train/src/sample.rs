@@ -79,8 +79,7 @@ impl<B: Backend> Sampler<B> {
         for batch in order.chunks(BATCH) {
             let rows: Vec<Vec<u32>> = batch.iter().map(|&i| tokens[i].clone()).collect();
             let end = self.tokenizer.end_of_text();
-            let out =
-                generate(&self.base, params, head, &rows, end, generation, &self.device)?;
+            let out = generate(&self.base, params, head, &rows, end, generation, &self.device)?;
             for (&i, ids) in batch.iter().zip(out) {
                 responses[i] = cut_at_turn(&self.tokenizer.decode(&ids)?).to_string();
             }

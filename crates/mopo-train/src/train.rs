@@ -119,10 +119,9 @@ fn primaries(config: &RunConfig, objectives: &Objectives) -> Result<Vec<usize>> 
         .policies
         .iter()
         .map(|name| {
-            objectives.index_of(name).map_err(|e| Error::Config {
-                origin: "`policies`".into(),
-                message: e.to_string(),
-            })
+            objectives
+                .index_of(name)
+                .map_err(|e| Error::Config { origin: "`policies`".into(), message: e.to_string() })
         })
         .collect()
 }
@@ -248,4 +247,3 @@ pub fn check_data_path(config: &RunConfig, data: Option<&PathBuf>) -> Result<()>
         _ => Ok(()),
     }
 }
-

@@ -12,8 +12,7 @@ pub(crate) fn run(args: PrepareArgs) -> Result<()> {
         None => RunConfig::preset(&args.preset)?,
     };
     check_data_path(&config, args.data.as_ref())?;
-    let (set, notes) =
-        prepare_records(&config.data, args.data.as_deref(), args.seed, args.strict)?;
+    let (set, notes) = prepare_records(&config.data, args.data.as_deref(), args.seed, args.strict)?;
     for note in notes {
         eprintln!("{note}");
     }

@@ -164,8 +164,7 @@ impl<B: AutodiffBackend> Method for Mopo<'_, B> {
                 metrics.insert(format!("{name}/threshold/{other}"), dual.thresholds[k]);
                 metrics.insert(format!("{name}/lambda/{other}"), dual.lambda[k]);
                 metrics.insert(format!("{name}/chi/{other}"), dual.chi(k));
-                if let (Some(plain), Some(bound)) =
-                    (statistics.plain[k], statistics.lower_bound[k])
+                if let (Some(plain), Some(bound)) = (statistics.plain[k], statistics.lower_bound[k])
                 {
                     metrics.insert(format!("{name}/plain/{other}"), plain);
                     metrics.insert(format!("{name}/lower_bound/{other}"), bound);
@@ -263,24 +262,15 @@ impl<B: AutodiffBackend> Method for Mopo<'_, B> {
         metrics.insert("loss".into(), losses.iter().sum());
         metrics.insert("gradient_norm".into(), norm);
         metrics.insert("needed_terms".into(), n_needed as f64 / rows.len() as f64);
-        metrics.insert(
-            "tokens_per_second".into(),
-            n_tokens as f64 / clock.elapsed().as_secs_f64(),
-        );
+        metrics.insert("tokens_per_second".into(), n_tokens as f64 / clock.elapsed().as_secs_f64());
         Ok(metrics)
     }
 
     fn headline(&self, m: &Metrics) -> String {
-        let lambda = self
-            .duals
-            .iter()
-            .flat_map(|d| d.secondary().map(|k| d.lambda[k]))
-            .fold(0.0, f64::max);
-        let slack = m
-            .iter()
-            .filter(|(name, _)| name.contains("/slack/"))
-            .map(|(_, v)| *v)
-            .reduce(f64::min);
+        let lambda =
+            self.duals.iter().flat_map(|d| d.secondary().map(|k| d.lambda[k])).fold(0.0, f64::max);
+        let slack =
+            m.iter().filter(|(name, _)| name.contains("/slack/")).map(|(_, v)| *v).reduce(f64::min);
         format!(
             "loss {:.2}  λ ≤ {lambda:.2}  slack ≥ {}  |grad| {:.1}  {:.0} tokens/s",
             m["loss"],
