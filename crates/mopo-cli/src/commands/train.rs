@@ -26,10 +26,9 @@ pub(crate) fn run(args: TrainArgs) -> Result<()> {
         return Ok(());
     }
     let path = run.path().to_path_buf();
-    let result = dispatch(args.device, Train { run, config, record }).with_context(|| {
-        // After the data is there, a stopped run can always go on.
-        format!("training stopped; to go on: mopo train --resume {}", path.display())
-    })?;
+    let fresh = args.resume.is_none();
+    let result = dispatch(args.device, Train { run, config, record })
+        .map_err(|e| after_failure(e, &path, fresh))?;
     println!("{result}");
     println!("trained in {:.0} s; wrote {}:", result.seconds, path.display());
     for (name, what) in [
@@ -42,6 +41,15 @@ pub(crate) fn run(args: TrainArgs) -> Result<()> {
     }
     print_next(&path);
     Ok(())
+}
+
+/// A new run whose data could not even be read leaves nothing behind; every other one can go on.
+fn after_failure(error: anyhow::Error, path: &Path, fresh: bool) -> anyhow::Error {
+    let prepared = RunDir::open(path).is_ok_and(|(_, _, record)| !record.hashes.is_empty());
+    if fresh && !prepared && std::fs::remove_dir_all(path).is_ok() {
+        return error;
+    }
+    error.context(format!("training stopped; to go on: mopo train --resume {}", path.display()))
 }
 
 fn print_next(path: &Path) {

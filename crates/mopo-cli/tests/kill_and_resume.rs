@@ -1,0 +1,127 @@
+//! A run that is killed and resumed ends as one that was not; and what comes after training.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::{fail, mopo, stderr, succeed, tiny};
+
+/// metrics.jsonl without the timings.
+fn metrics(run: &Path) -> Vec<String> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines()
+        .map(|line| {
+            let fields = line.trim_matches(['{', '}']).split(',');
+            let kept: Vec<&str> =
+                fields.filter(|f| !f.starts_with("\"tokens_per_second\"")).collect();
+            kept.join(",")
+        })
+        .collect()
+}
+
+fn assert_same_run(a: &Path, b: &Path) {
+    for file in [
+        "warm_start/model.safetensors",
+        "initial_log_probs.safetensors",
+        "policy/adapter_model.safetensors",
+        "policy/heads.safetensors",
+    ] {
+        assert_eq!(fs::read(a.join(file)).unwrap(), fs::read(b.join(file)).unwrap(), "{file}");
+    }
+    assert_eq!(metrics(a), metrics(b));
+}
+
+/// Starts a command and kills it as soon as `file` exists.
+fn kill_once_there(command: &mut std::process::Command, file: &Path) {
+    let mut child = command
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let patience = Instant::now();
+    while !file.exists() {
+        assert!(patience.elapsed() < Duration::from_secs(300), "{} never came", file.display());
+        if child.try_wait().unwrap().is_some() {
+            break; // faster than this loop: the comparison below still holds
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let _ = child.kill(); // SIGKILL: no time to tidy up
+    child.wait().unwrap();
+}
+
+#[test]
+fn killed_runs_end_bit_for_bit_like_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
+    succeed(&mut tiny(&whole));
+
+    kill_once_there(&mut tiny(&cut), &cut.join("checkpoints/warm_start-step-000003"));
+    let resume = |cut: &Path| {
+        let mut command = mopo(&["train", "--resume"]);
+        command.arg(cut);
+        command
+    };
+    kill_once_there(&mut resume(&cut), &cut.join("checkpoints/mopo-step-000006"));
+    kill_once_there(&mut resume(&cut), &cut.join("checkpoints/mopo-step-000021"));
+    succeed(&mut resume(&cut));
+    assert_same_run(&whole, &cut);
+
+    // Resuming what is finished changes nothing and says so.
+    let said = succeed(&mut resume(&cut));
+    assert!(said.contains("finished already"), "{said}");
+
+    // What comes after training.
+    let mut pareto = mopo(&["pareto"]);
+    succeed(pareto.arg(&whole));
+    for file in
+        ["index.html", "front.svg", "front.png", "front.csv", "samples.jsonl", "report.json"]
+    {
+        assert!(fs::metadata(whole.join("pareto").join(file)).unwrap().len() > 0, "{file}");
+    }
+    let ask = |extra: &[&str]| {
+        let mut command = mopo(&["generate"]);
+        command.arg(&whole).args(["--prompt", "How do I make tea?", "--max-new-tokens", "4"]);
+        command.args(extra);
+        command
+    };
+    for extra in [&["--policy", "helpful"][..], &["--weights", "0.2,0.3,0.5"], &[]] {
+        assert!(succeed(&mut ask(extra)).contains("How do I make tea?"));
+    }
+    let said = fail(&mut ask(&["--policy", "helpfull"]));
+    assert!(said.contains("helpful, harmless, humor"), "{said}");
+    let said = fail(&mut ask(&["--weights", "0.9,0.9,0.9"]));
+    assert!(said.contains("sum"), "{said}");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_full_disk_is_an_error_and_the_run_goes_on_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
+    succeed(&mut tiny(&whole));
+
+    // A limit on file size, its signal ignored, fails writes as a full disk does. The limit, in
+    // blocks of 512 bytes, lets the data through and stops the growing metrics or a checkpoint.
+    let data = ["data/train.jsonl", "data/heldout.jsonl", "tokenizer.json"]
+        .map(|f| fs::metadata(whole.join(f)).unwrap().len());
+    let metrics = fs::metadata(whole.join("metrics.jsonl")).unwrap().len();
+    let limit = data.into_iter().max().unwrap() / 512 + 8;
+    assert!(limit * 512 < metrics.max(200_000), "nothing would be cut off");
+    let inner = tiny(&cut);
+    let output = std::process::Command::new("sh")
+        .args(["-c", &format!("trap '' XFSZ; ulimit -f {limit}; exec \"$0\" \"$@\"")])
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .output()
+        .unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    assert!(said.contains("--resume") && said.contains(cut.to_str().unwrap()), "{said}");
+
+    succeed(mopo(&["train", "--resume"]).arg(&cut));
+    assert_same_run(&whole, &cut);
+}

@@ -1,0 +1,155 @@
+//! What users get wrong is answered in words: what, where, and what to do.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use common::{fail, mopo, tiny};
+
+fn write(path: &Path, bytes: &[u8]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+fn hh_rows(n: usize) -> String {
+    (0..n)
+        .map(|i| {
+            format!(
+                "{{\"chosen\": \"\\n\\nHuman: q{i}\\n\\nAssistant: yes {i}\", \
+                 \"rejected\": \"\\n\\nHuman: q{i}\\n\\nAssistant: no {i}\"}}\n"
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn names_and_flags() {
+    for (args, expected) in [
+        (&["train", "dmeo"][..], &["dmeo", "demo, hh-small, paper"][..]),
+        (&["train", "hh-small"], &["--data", "helpful-base"]),
+        (&["train", "demo", "--data", "x"], &["--data", "hh-small"]),
+        (&["train", "--set", "mopo.tua=1"], &["tua", "tau"]),
+        (&["train", "--set", "mopo.tau=-1"], &["mopo.tau", "> 0"]),
+        (&["train", "--set", "policies=[\"kind\"]"], &["kind", "helpful, harmless, humor"]),
+        (&["train", "--resume", "no-such-run"], &["no-such-run", "config.toml"]),
+        (&["pareto", "no-such-run"], &["no-such-run"]),
+        (&["config", "big"], &["big", "paper"]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let said = fail(mopo(args).current_dir(dir.path()));
+        for part in expected {
+            assert!(said.contains(part), "{args:?}: `{part}` is not in:\n{said}");
+        }
+        let left = dir.path().join("runs");
+        let runs = fs::read_dir(&left).map_or(0, |entries| entries.count());
+        assert_eq!(runs, 0, "{args:?} left a run behind");
+    }
+}
+
+#[test]
+fn devices() {
+    let said = mopo(&["train", "--device", "tpu"]).output().unwrap();
+    assert!(common::stderr(&said).contains("flex"));
+    if cfg!(not(feature = "ndarray")) {
+        let said = fail(&mut mopo(&["train", "--device", "ndarray"]));
+        assert!(said.contains("--features ndarray"), "{said}");
+    }
+    // Without the feature, and with it but without a driver, CUDA is an error with a remedy. Where
+    // there is a device this test has nothing to say.
+    if cfg!(not(feature = "cuda")) || !Path::new("/dev/nvidia0").exists() {
+        let said = fail(&mut mopo(&["train", "--device", "cuda"]));
+        assert!(said.contains("--device flex"), "{said}");
+    }
+}
+
+#[test]
+fn configurations() {
+    let dir = tempfile::tempdir().unwrap();
+    let preset = String::from_utf8(mopo(&["config", "demo"]).output().unwrap().stdout).unwrap();
+    for (from, to, expected) in [
+        ("tau = 0.2\n", "", &["tau", "missing"][..]),
+        ("tau = 0.2", "tua = 0.2", &["tua", "line"]),
+        ("seed = 0", "seed = \"x\"", &["seed", "line"]),
+        ("[lora]", "[lora", &["line"]),
+        ("rank = 16", "rank = 0", &["rank"]),
+    ] {
+        assert!(preset.contains(from), "{from}");
+        let file = dir.path().join("my.toml");
+        write(&file, preset.replacen(from, to, 1).as_bytes());
+        let said = fail(mopo(&["train", "--config", "my.toml"]).current_dir(dir.path()));
+        assert!(said.contains("my.toml"), "{said}");
+        for part in expected {
+            assert!(said.contains(part), "`{part}` is not in:\n{said}");
+        }
+    }
+}
+
+#[test]
+fn data() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("hh");
+    let train = |strict: bool| {
+        let mut command = mopo(&["train", "hh-small", "--data", "hh", "--out", "run"]);
+        command.current_dir(dir.path());
+        if strict {
+            command.arg("--strict");
+        }
+        command
+    };
+    let good = hh_rows(20);
+    write(&root.join("helpful-base/test.jsonl"), good.as_bytes());
+
+    let said = fail(&mut train(false));
+    assert!(said.contains("harmless-base"), "{said}");
+
+    write(&root.join("harmless-base/test.jsonl"), b"");
+    let said = fail(&mut train(false));
+    assert!(said.contains("harmless-base"), "{said}");
+
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gz.write_all(hh_rows(500).as_bytes()).unwrap();
+    let whole = gz.finish().unwrap();
+    fs::remove_file(root.join("harmless-base/test.jsonl")).unwrap();
+    write(&root.join("harmless-base/test.jsonl.gz"), &whole[..whole.len() / 2]);
+    let said = fail(&mut train(false));
+    assert!(said.contains("test.jsonl.gz"), "{said}");
+
+    fs::remove_file(root.join("harmless-base/test.jsonl.gz")).unwrap();
+    write(&root.join("harmless-base/test.jsonl"), format!("{good}{{\"chosen\": 3}}\n").as_bytes());
+    let said = fail(&mut train(true));
+    assert!(said.contains("test.jsonl") && said.contains("21"), "{said}");
+    assert!(!dir.path().join("run").exists(), "a run whose data cannot be read leaves nothing");
+}
+
+#[test]
+fn tokenizers_that_do_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    common::succeed(tiny(&run).args(["--set", "warm_start.steps=1"]).args([
+        "--set",
+        "training.steps=1",
+    ]));
+    // The trained model has 300 entries, a tokenizer trained on the same text 400.
+    let base = run.join("warm_start");
+    let file = dir.path().join("my.toml");
+    let preset = String::from_utf8(mopo(&["config", "demo"]).output().unwrap().stdout).unwrap();
+    let (before, rest) = preset.split_once("[model.scratch]").unwrap();
+    let (_, after) = rest.split_once("\n\n").unwrap();
+    let text = format!("{before}[model]\nhub = {:?}\n\n{after}", base.to_str().unwrap());
+    write(&file, text.replacen("train = 768", "train = 400", 1).as_bytes());
+    let out = dir.path().join("other");
+    let said = fail(mopo(&["train", "--config"]).arg(&file).arg("--out").arg(&out));
+    assert!(said.contains("300") && said.contains("400"), "{said}");
+}
+
+#[test]
+fn run_directories() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    write(&run.join("notes.txt"), b"mine");
+    let said = fail(&mut tiny(&run));
+    assert!(said.contains("not empty"), "{said}");
+    assert_eq!(fs::read(run.join("notes.txt")).unwrap(), b"mine");
+}
