@@ -127,10 +127,9 @@ fn data() {
 fn tokenizers_that_do_not_fit() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
-    common::succeed(tiny(&run).args(["--set", "warm_start.steps=1"]).args([
-        "--set",
-        "training.steps=1",
-    ]));
+    common::succeed(
+        tiny(&run).args(["--set", "warm_start.steps=1"]).args(["--set", "training.steps=1"]),
+    );
     // The trained model has 300 entries, a tokenizer trained on the same text 400.
     let base = run.join("warm_start");
     let file = dir.path().join("my.toml");

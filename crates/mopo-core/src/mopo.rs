@@ -74,7 +74,7 @@ pub struct MopoConfig {
     /// b_k at the start; 0.5 asks for no less than the behaviour policy.
     pub initial_threshold: f64,
     /// Terms whose share of a policy's weight is below this take no part in the backward pass.
-    /// 0 keeps every term.
+    /// 0 keeps every term that has any weight.
     pub prune_below: f64,
 }
 

@@ -1,4 +1,4 @@
-//! A policy's files: the adapter as a directory that PEFT reads (`adapter_model.safetensors`,
+//! A policy's files: the adapter as a directory in the layout of PEFT (`adapter_model.safetensors`,
 //! `adapter_config.json`), the heads beside it (`heads.safetensors`), and `policy.json`, written
 //! last, which says what they are. Not the base model, and not the state of a training run.
 

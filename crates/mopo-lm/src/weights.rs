@@ -73,8 +73,8 @@ pub fn load_phi<B: Backend>(
     })
 }
 
-/// Writes `config.json` and `model.safetensors` (F32) into `dir`, which is created if need be. The
-/// reference library loads it as `PhiForCausalLM`.
+/// Writes `config.json` and `model.safetensors` (F32) into `dir`, which is created if need be: the
+/// names and layout of the reference library's `PhiForCausalLM`.
 ///
 /// # Errors
 /// The file that could not be written.

@@ -64,6 +64,15 @@ pub(crate) fn all_log_probs<B: Backend>(
         let batch = batch_log_probs(base, params, pairs, indices, device)?;
         for (all, rows) in out.iter_mut().zip(batch) {
             for (&i, row) in indices.iter().zip(rows) {
+                if let Some(value) = row.iter().find(|x| !x.is_finite()) {
+                    return Err(Error::NonFinite {
+                        phase: phase.into(),
+                        step: i,
+                        what: format!("the log-probability of a response of pair {i}"),
+                        value: f64::from(*value),
+                        state: "The weights that it was computed with are not sound.".into(),
+                    });
+                }
                 all[i] = row;
             }
         }

@@ -78,13 +78,13 @@ pub(crate) fn prepare(
             .index_of(name)
             .map_err(|e| Error::Config { origin: "`policies`".into(), message: e.to_string() })?;
     }
-    let n_prompts = set.records.len();
+    let n_pairs = set.records.len();
     let (train, heldout) = split_by_prompt(set.records, config.data.heldout_fraction, config.seed);
     if train.is_empty() || heldout.is_empty() {
         return Err(Error::Config {
             origin: "`data.heldout_fraction`".into(),
             message: format!(
-                "{} leaves {} training and {} held-out pairs of {n_prompts}; both need some: \
+                "{} leaves {} training and {} held-out pairs of {n_pairs}; both need some: \
                  change it, or bring more data",
                 config.data.heldout_fraction,
                 train.len(),

@@ -25,11 +25,11 @@ pub struct Constraint {
     pub policy: String,
     /// The secondary objective.
     pub objective: String,
-    /// b_k.
+    /// Mean of b_k over the last steps.
     pub threshold: f64,
     /// Mean of q̲_k − b_k over the last steps; negative: violated.
     pub slack: f64,
-    /// λ_k.
+    /// Mean of λ_k over them.
     pub lambda: f64,
     /// Share of those steps at which λ stood at its cap with the constraint violated.
     pub saturated: f64,

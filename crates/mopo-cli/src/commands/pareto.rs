@@ -36,7 +36,7 @@ pub(crate) fn run(args: ParetoArgs) -> Result<()> {
     dispatch(args.device, Pareto { run, config, record, seed, out })
 }
 
-/// The finished run whose name's date is the latest.
+/// The finished run that was started last.
 fn newest_run(root: &Path) -> Result<PathBuf> {
     let remedy = "train one with `cargo xtask train`, or name a run directory";
     let entries = std::fs::read_dir(root)
