@@ -75,8 +75,9 @@ impl DualState {
                 continue;
             };
             let slack = bound - self.thresholds[k];
-            // χ beyond e^±20 no longer changes q̲ in f32.
-            self.log_chi[k] = (self.log_chi[k] + config.chi_lr * chi_gradient).clamp(-20.0, 20.0);
+            // χ below e^-20 no longer changes q̲ in f32. Above e^8 q̲ is the plain estimate within
+            // 1e-3, and its rounding error, which grows with χ, would soon be larger than that.
+            self.log_chi[k] = (self.log_chi[k] + config.chi_lr * chi_gradient).clamp(-20.0, 8.0);
             self.lambda[k] =
                 (self.lambda[k] - config.lambda_lr * slack).clamp(0.0, config.lambda_max);
             out.slack[k] = Some(slack);
