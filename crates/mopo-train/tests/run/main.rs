@@ -1,0 +1,133 @@
+//! Whole runs of a tiny model: configuration, cuts and resumption, the numbers of a step.
+
+mod config;
+mod resume;
+mod steps;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use mopo_testkit::TestAutodiffBackend;
+use mopo_train::config::preset_text;
+use mopo_train::{Error, Progress, Result, RunConfig, RunDir, RunRecord, Silent, train};
+
+/// A model that trains in a second, on forty prompts.
+const TINY: &[&str] = &[
+    "data.n_prompts=40",
+    "data.max_prompt_tokens=24",
+    "data.max_response_tokens=16",
+    "tokenizer.train=300",
+    "model.scratch.hidden_size=16",
+    "model.scratch.intermediate_size=32",
+    "model.scratch.num_hidden_layers=1",
+    "model.scratch.num_attention_heads=2",
+    "model.scratch.max_position_embeddings=48",
+    "warm_start.steps=5",
+    "warm_start.batch_pairs=4",
+    "warm_start.rise_steps=1",
+    "lora.rank=2",
+    "mopo.reference_lag=3",
+    "mopo.thresholds=adaptive",
+    "training.steps=8",
+    "training.batch_pairs=4",
+    "training.rise_steps=1",
+    "checkpoints.every=2",
+    "checkpoints.keep=2",
+];
+
+/// The tiny demo with more overrides.
+fn tiny(more: &[&str]) -> RunConfig {
+    let set: Vec<String> = TINY.iter().chain(more).map(|s| s.to_string()).collect();
+    RunConfig::parse_with(preset_text("demo").unwrap(), "demo", &set).unwrap()
+}
+
+fn new_run(path: &Path, config: &RunConfig) {
+    let record = RunRecord {
+        mopo_version: String::new(),
+        burn_version: String::new(),
+        device: "test".into(),
+        seed: config.seed,
+        started: 0,
+        command: vec![],
+        data: None,
+        strict: false,
+        hashes: BTreeMap::new(),
+    };
+    RunDir::create(path, config, &record).unwrap();
+}
+
+/// Trains what is left of the run.
+fn go_on(path: &Path, progress: &mut dyn Progress) -> Result<mopo_train::RunResult> {
+    let (run, config, mut record) = RunDir::open(path)?;
+    train::<TestAutodiffBackend>(&run, &config, &mut record, &Default::default(), progress)
+}
+
+/// A finished run of the tiny demo.
+fn finished(more: &[&str]) -> (tempfile::TempDir, PathBuf) {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("run");
+    new_run(&path, &tiny(more));
+    go_on(&path, &mut Silent).unwrap();
+    (tmp, path)
+}
+
+/// The metrics without what depends on the clock.
+fn metrics(run: &Path) -> Vec<serde_json::Map<String, serde_json::Value>> {
+    std::fs::read_to_string(run.join("metrics.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| {
+            let mut row: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_str(line).unwrap();
+            assert!(row.remove("tokens_per_second").is_some());
+            row
+        })
+        .collect()
+}
+
+/// Asserts that two runs left the same artefacts.
+fn assert_same_artefacts(a: &Path, b: &Path) {
+    let mut files = vec![PathBuf::from("warm_start/model.safetensors")];
+    for entry in std::fs::read_dir(a.join("policy")).unwrap() {
+        files.push(Path::new("policy").join(entry.unwrap().file_name()));
+    }
+    assert!(files.iter().filter(|f| f.extension().is_some_and(|e| e == "safetensors")).count() > 1);
+    for file in files {
+        let read = |run: &Path| std::fs::read(run.join(&file)).unwrap();
+        assert!(read(a) == read(b), "{} differs", file.display());
+    }
+    assert_eq!(metrics(a), metrics(b));
+}
+
+/// Every number of the policy's tensors, by file and name.
+fn policy_values(run: &Path) -> Vec<f32> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(run.join("policy"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
+        .collect();
+    files.sort();
+    let mut out = Vec::new();
+    for file in files {
+        let bytes = std::fs::read(file).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut tensors = tensors.tensors();
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        for (_, view) in tensors {
+            let (values, _) = view.data().as_chunks::<4>();
+            out.extend(values.iter().map(|b| f32::from_le_bytes(*b)));
+        }
+    }
+    out
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
+}
+
+fn message(result: Result<mopo_train::RunResult>) -> (Error, String) {
+    let error = result.unwrap_err();
+    let text = error.to_string();
+    (error, text)
+}

@@ -1,0 +1,85 @@
+//! Runs that are cut off and go on.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use mopo_train::{Progress, Silent};
+
+use super::{assert_same_artefacts, finished, go_on, message, metrics, new_run, tiny};
+
+/// Panics after `left` steps of a phase: what a killed process looks like from inside.
+struct Cut {
+    phase: &'static str,
+    left: usize,
+    here: bool,
+}
+
+impl Progress for Cut {
+    fn begin(&mut self, phase: &str, _: usize, _: usize) {
+        self.here = phase == self.phase;
+    }
+    fn advance(&mut self, _: &str) {
+        if self.here {
+            self.left -= 1;
+            assert!(self.left > 0, "cut");
+        }
+    }
+    fn end(&mut self, _: &str) {}
+    fn note(&mut self, _: &str) {}
+}
+
+fn cut(run: &Path, phase: &'static str, after: usize) {
+    let mut progress = Cut { phase, left: after, here: false };
+    let cut = catch_unwind(AssertUnwindSafe(|| go_on(run, &mut progress)));
+    assert!(cut.is_err(), "the run was not cut off in {phase}");
+    assert!(!run.join("result.json").exists());
+}
+
+#[test]
+fn a_run_that_is_cut_off_three_times_ends_bit_for_bit_the_same() {
+    let (_tmp, whole) = finished(&[]);
+    let rows = metrics(&whole);
+    assert_eq!(rows.len(), 5 + 8);
+    // The reference is refreshed at steps 3 and 6: adaptive thresholds moved before the last cut
+    // and after it.
+    let threshold = |i: usize| rows[5 + i]["helpful/threshold/harmless"].as_f64().unwrap();
+    assert!(threshold(2) == 0.5 && threshold(3) != 0.5 && threshold(6) != threshold(5));
+
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    new_run(&run, &tiny(&[]));
+    cut(&run, "warm_start", 4); // the last step has a checkpoint
+    cut(&run, "mopo", 3); // one step after the checkpoint of 2, before a refresh
+    cut(&run, "mopo", 3); // 2 + 3 = 5: between the refreshes
+    // Newer than all of its checkpoints: what a damaged disk leaves is passed over.
+    fs::write(run.join("checkpoints/mopo-step-000004/policy.bin"), b"damaged").unwrap();
+    go_on(&run, &mut Silent).unwrap();
+    assert_same_artefacts(&whole, &run);
+}
+
+#[test]
+fn data_that_changed_after_the_start_is_named() {
+    for name in ["data/train.jsonl", "data/heldout.jsonl", "tokenizer.json"] {
+        let tmp = tempfile::tempdir().unwrap();
+        let run = tmp.path().join("run");
+        new_run(&run, &tiny(&[]));
+        cut(&run, "warm_start", 1);
+        let mut bytes = fs::read(run.join(name)).unwrap();
+        bytes.push(b'\n');
+        fs::write(run.join(name), bytes).unwrap();
+        let (_, e) = message(go_on(&run, &mut Silent));
+        assert!(e.contains(name) && e.contains("SHA-256"), "{e}");
+    }
+}
+
+#[test]
+fn metrics_that_were_shortened_are_an_error() {
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    new_run(&run, &tiny(&[]));
+    cut(&run, "mopo", 3);
+    fs::write(run.join("metrics.jsonl"), b"{}\n").unwrap();
+    let (_, e) = message(go_on(&run, &mut Silent));
+    assert!(e.contains("metrics.jsonl") && e.contains("3 bytes"), "{e}");
+}

@@ -1,0 +1,105 @@
+//! What a step computes: pruning, accumulation, subsets of policies, values that are no numbers.
+
+use std::fs;
+
+use mopo_train::{Error, Silent};
+
+use super::{distance, finished, go_on, message, metrics, new_run, policy_values, tiny};
+
+#[test]
+fn leaving_out_pruned_terms_changes_nothing() {
+    // Hard labels at τ = 0.05: a loser weighs e⁻²⁰ of a winner.
+    let common = [
+        "policies=[\"helpful\"]",
+        "mopo.estimator=pair",
+        "mopo.tau=0.05",
+        "mopo.lambda_lr=0",
+        "lora.dropout=0.0",
+    ];
+    let of = |more: &[&str]| finished(&[&common[..], more].concat());
+    let (_a, every) = of(&["mopo.prune_below=0", "training.steps=3"]);
+    let (_b, few) = of(&["mopo.prune_below=1e-5", "training.steps=3"]);
+    let (_c, start) = of(&["training.steps=0"]);
+    let needed = |run| {
+        metrics(run)
+            .iter()
+            .filter_map(|row| row.get("needed_terms")?.as_f64())
+            .collect::<Vec<f64>>()
+    };
+    assert_eq!(needed(&every), [1.0; 3]);
+    assert!(needed(&few).iter().all(|n| *n > 0.0 && *n < 1.0), "{:?}", needed(&few));
+    let (every, few, start) = (policy_values(&every), policy_values(&few), policy_values(&start));
+    let (apart, moved) = (distance(&every, &few), distance(&every, &start));
+    assert!(moved > 0.0 && apart < 0.02 * moved, "{apart} apart after moving {moved}");
+}
+
+#[test]
+fn two_passes_of_half_a_batch_are_one_of_the_whole() {
+    let common =
+        ["data.n_prompts=10", "data.heldout_fraction=0.5", "lora.dropout=0.0", "training.steps=1"];
+    let of = |batch: usize, accumulation: usize| {
+        let batch = format!("training.batch_pairs={batch}");
+        let accumulation = format!("training.accumulation={accumulation}");
+        finished(&[&common[..], &[batch.as_str(), accumulation.as_str()]].concat())
+    };
+    // One step over every pair there is, so that the order of the batches does not matter.
+    let (_a, whole) = of(10_000, 1);
+    let text = fs::read_to_string(whole.join("data/train.jsonl")).unwrap();
+    let n_pairs = text.lines().filter(|l| l.contains("\"indicators\"")).count();
+    assert!(n_pairs >= 4);
+    let (_b, halves) = of(n_pairs.div_ceil(2), 2);
+    let last = |run| metrics(run).pop().unwrap();
+    let (a, b) = (last(&whole), last(&halves));
+    for key in ["loss", "gradient_norm", "helpful/plain/harmless", "humor/effective_sample_size"] {
+        let (a, b) = (a[key].as_f64().unwrap(), b[key].as_f64().unwrap());
+        assert!((a - b).abs() < 1e-3 * a.abs(), "{key}: {a} and {b}");
+    }
+}
+
+#[test]
+fn policies_may_be_a_subset_of_the_objectives() {
+    for policies in [&["humor"][..], &["harmless", "helpful"][..]] {
+        let set = format!("policies={policies:?}");
+        let tmp = tempfile::tempdir().unwrap();
+        let run = tmp.path().join("run");
+        new_run(&run, &tiny(&[&set, "training.steps=2"]));
+        let result = go_on(&run, &mut Silent).unwrap();
+        let names: Vec<&str> = result.policies.iter().map(|p| p.0.as_str()).collect();
+        assert_eq!(names, policies);
+        assert_eq!(result.objectives, ["helpful", "harmless", "humor"]);
+        assert_eq!(result.constraints.len(), 2 * policies.len());
+        let row = metrics(&run).pop().unwrap();
+        for name in result.objectives {
+            let there = row.contains_key(&format!("{name}/loss"));
+            assert_eq!(there, policies.contains(&name.as_str()), "{name}");
+        }
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    new_run(&run, &tiny(&["policies=[\"helpful\", \"wise\"]"]));
+    let (_, e) = message(go_on(&run, &mut Silent));
+    assert!(e.contains("wise") && e.contains("helpful, harmless, humor"), "{e}");
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint() {
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    let wild = ["training.learning_rate=1e30", "training.gradient_clip=0", "checkpoints.every=1"];
+    new_run(&run, &tiny(&wild));
+    let stopped = |result| {
+        let (error, text) = message(result);
+        let Error::NonFinite { phase, step, value, what, state } = error else {
+            panic!("{text}");
+        };
+        assert!(phase == "mopo" && !value.is_finite() && what.contains('`'), "{text}");
+        assert!(text.contains(&format!("mopo step {step}")) && text.contains("larger `mopo.tau`"));
+        assert!(step > 0 && state.contains(&format!("mopo-step-{step:06}")), "{text}");
+        assert!(state.contains("is intact") && state.contains("--resume"), "{state}");
+        step
+    };
+    let step = stopped(go_on(&run, &mut Silent));
+    // The checkpoint loads: going on fails at the same step again, for the same reason.
+    assert_eq!(stopped(go_on(&run, &mut Silent)), step);
+    assert_eq!(metrics(&run).len(), 5 + step);
+}
