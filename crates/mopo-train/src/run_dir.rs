@@ -211,11 +211,13 @@ impl MetricsFile {
     }
 
     pub(crate) fn append<T: Serialize>(&mut self, row: &T) -> Result<()> {
-        use std::os::unix::fs::FileExt;
+        use std::io::{Seek, SeekFrom};
         let mut line =
             serde_json::to_vec(row).map_err(|e| Error::corrupt(&self.path, e.to_string()))?;
         line.push(b'\n');
-        if let Err(e) = self.file.write_all_at(&line, self.len) {
+        let written =
+            self.file.seek(SeekFrom::Start(self.len)).and_then(|_| self.file.write_all(&line));
+        if let Err(e) = written {
             // No half line stays behind.
             let _ = self.file.set_len(self.len);
             return Err(Error::io("writing", &self.path)(e));
