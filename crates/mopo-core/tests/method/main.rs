@@ -5,7 +5,7 @@ mod dual_state;
 mod lower_bound;
 mod weights;
 
-use burn::tensor::{Tensor, TensorData, backend::Backend};
+use burn::tensor::{Tensor, TensorData};
 use mopo_core::mopo::weigh;
 use mopo_core::{BatchStatistics, DualState, MopoConfig, TermLabels};
 use mopo_testkit::TestBackend as B;

@@ -6,12 +6,15 @@ use proptest::prelude::*;
 
 use super::{all, close, plain, state, weigh_rows};
 
-fn rows(k: usize) -> impl Strategy<Value = Vec<(Vec<f32>, f32)>> {
+/// Indicators and log-ratio, per term.
+type Terms = Vec<(Vec<f32>, f32)>;
+
+fn rows(k: usize) -> impl Strategy<Value = Terms> {
     let indicator = prop_oneof![Just(0.0f32), Just(0.5), Just(1.0), 0.0f32..1.0];
     prop::collection::vec((prop::collection::vec(indicator, k), -3.0f32..3.0), 2..24)
 }
 
-fn problem() -> impl Strategy<Value = (f64, usize, Vec<f64>, Vec<(Vec<f32>, f32)>)> {
+fn problem() -> impl Strategy<Value = (f64, usize, Vec<f64>, Terms)> {
     (1usize..5)
         .prop_flat_map(|k| (0.05f64..2.0, 0..k, prop::collection::vec(0.0f64..3.0, k), rows(k)))
 }
