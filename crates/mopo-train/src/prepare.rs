@@ -126,10 +126,10 @@ pub(crate) fn prepare(
     };
     let data = run.join("data");
     std::fs::create_dir_all(&data).map_err(Error::io("making", &data))?;
-    of(train, Split::Train)?.write(&run.join("data/train.jsonl"))?;
-    of(heldout, Split::Heldout)?.write(&run.join("data/heldout.jsonl"))?;
+    of(train, Split::Train)?.write(run.join("data/train.jsonl"))?;
+    of(heldout, Split::Heldout)?.write(run.join("data/heldout.jsonl"))?;
     run.write("data/summary.txt", text.as_bytes())?;
-    tokenizer.save(&run.join("tokenizer.json"))?;
+    tokenizer.save(run.join("tokenizer.json"))?;
 
     // The record comes last: with hashes in it, the data is complete.
     let mut hashes = BTreeMap::new();

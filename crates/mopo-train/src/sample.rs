@@ -41,7 +41,7 @@ impl<B: Backend> Sampler<B> {
         Ok(Self {
             base,
             params,
-            tokenizer: Tokenizer::load(&run.join("tokenizer.json"))?,
+            tokenizer: Tokenizer::load(run.join("tokenizer.json"))?,
             max_prompt_tokens: config.data.max_prompt_tokens,
             names: meta.objectives,
             device: device.clone(),

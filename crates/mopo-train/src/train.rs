@@ -138,7 +138,7 @@ fn initial_base<B: AutodiffBackend>(
             Ok(phi.init(device))
         }
         ModelConfig::Hub(dir) => {
-            let phi = PhiConfig::from_file(&dir.join("config.json"))?;
+            let phi = PhiConfig::from_file(dir.join("config.json"))?;
             tokenizer.check_fits(phi.vocab_size)?;
             Ok(load_phi(dir, &phi, device)?)
         }
@@ -154,7 +154,7 @@ pub fn load_base<B: burn::tensor::backend::Backend>(
     device: &B::Device,
 ) -> Result<Phi<B>> {
     let dir = run.join("warm_start");
-    let phi = PhiConfig::from_file(&dir.join("config.json"))?;
+    let phi = PhiConfig::from_file(dir.join("config.json"))?;
     Ok(burn::module::Module::no_grad(load_phi(&dir, &phi, device)?))
 }
 
@@ -194,9 +194,9 @@ impl RunData {
                 });
             }
         }
-        let tokenizer = Tokenizer::load(&run.join("tokenizer.json"))?;
-        let train = PreparedSet::read(&run.join("data/train.jsonl"))?;
-        let heldout = PreparedSet::read(&run.join("data/heldout.jsonl"))?;
+        let tokenizer = Tokenizer::load(run.join("tokenizer.json"))?;
+        let train = PreparedSet::read(run.join("data/train.jsonl"))?;
+        let heldout = PreparedSet::read(run.join("data/heldout.jsonl"))?;
         let limits = LengthLimits {
             max_prompt: config.data.max_prompt_tokens,
             max_response: config.data.max_response_tokens,
