@@ -238,7 +238,8 @@ pub fn weigh<B: Backend>(
     let log_aw = tilted.clone() - log_sum_exp(tilted); // log(a_i w_i)
     let weights = log_aw.clone().exp();
     // (Σ r)²/Σ r² is 1/Σ a², and likewise for the weights.
-    let sizes = Tensor::cat(vec![sum_of_squares(log_a.clone().exp()), sum_of_squares(weights.clone())], 0);
+    let sizes =
+        Tensor::cat(vec![sum_of_squares(log_a.clone().exp()), sum_of_squares(weights.clone())], 0);
 
     // One batch mean per objective over its labelled terms, with a and w normalised among them.
     let a = log_a.clone().exp().reshape([n, 1]) * labels.present.clone();

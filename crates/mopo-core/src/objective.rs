@@ -46,10 +46,10 @@ impl Objectives {
     /// # Errors
     /// [`Error::UnknownObjective`] lists the known ones.
     pub fn index_of(&self, name: &str) -> Result<usize> {
-        self.0.iter().position(|n| n == name).ok_or_else(|| Error::UnknownObjective {
-            name: name.into(),
-            known: self.0.join(", "),
-        })
+        self.0
+            .iter()
+            .position(|n| n == name)
+            .ok_or_else(|| Error::UnknownObjective { name: name.into(), known: self.0.join(", ") })
     }
 
     /// The name of objective `objective_idx`.
