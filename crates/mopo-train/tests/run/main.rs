@@ -6,6 +6,7 @@ mod steps;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use mopo_testkit::TestAutodiffBackend;
 use mopo_train::config::preset_text;
@@ -58,6 +59,10 @@ fn new_run(path: &Path, config: &RunConfig) {
 
 /// Trains what is left of the run.
 fn go_on(path: &Path, progress: &mut dyn Progress) -> Result<mopo_train::RunResult> {
+    // The CPU backends have one random state per process: runs side by side would draw from it in
+    // turns. One of the tests panics on purpose, hence a poisoned lock is as good as any.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (run, config, mut record) = RunDir::open(path)?;
     train::<TestAutodiffBackend>(&run, &config, &mut record, &Default::default(), progress)
 }
