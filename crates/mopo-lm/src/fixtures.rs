@@ -30,6 +30,7 @@ pub(crate) fn tiny() -> PhiConfig {
 /// A frozen tiny model whose every parameter, biases included, matters.
 pub(crate) fn base<B: Backend>(seed: u64) -> Phi<B> {
     let _guard = BACKEND_RANDOM.lock();
+    B::seed(&Default::default(), seed);
     filled(tiny().init(&Default::default()), seed, 0.25).freeze()
 }
 
@@ -41,6 +42,7 @@ pub(crate) fn policies<B: Backend>(base: &Phi<B>, n: usize, seed: u64) -> Policy
 /// Policies as they start.
 pub(crate) fn fresh_policies<B: Backend>(base: &Phi<B>, n: usize) -> PolicyParams<B> {
     let _guard = BACKEND_RANDOM.lock();
+    B::seed(&Default::default(), 0);
     PolicyParams::init(base, &lora(), n, &Default::default())
 }
 

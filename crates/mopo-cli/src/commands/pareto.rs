@@ -172,8 +172,9 @@ impl Job for Pareto {
             println!("  {}  ({what})", path.display());
         }
         println!(
-            "next: mopo generate {} --prompt \"How do I make tea?\" --weights …",
-            self.run.path().display()
+            "next: cargo run --release -p mopo-cli -- generate {} --policy {} --prompt \"…\"",
+            self.run.path().display(),
+            sampler.policies()[0]
         );
         Ok(())
     }
