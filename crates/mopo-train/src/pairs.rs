@@ -52,7 +52,7 @@ impl Pairs {
 
     /// Tokens of each pair's packed row.
     pub fn row_lengths(&self) -> Vec<usize> {
-        self.tokens.iter().map(|t| t.prompt.len() + t.first.len() + t.second.len()).collect()
+        self.tokens.iter().map(PairTokens::packed_len).collect()
     }
 
     /// Labelled terms per objective: N of the confidence radius.

@@ -17,10 +17,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use mopo_data::write_atomically;
+use mopo_data::{sha256_hex, write_atomically};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::{Error, Result, RunConfig};
 
@@ -151,26 +150,7 @@ pub(crate) fn sync_dir(path: &Path) -> Result<()> {
 /// # Errors
 /// If it cannot be read.
 pub fn file_sha256(path: &Path) -> Result<String> {
-    let mut hasher = Sha256::new();
-    let mut file = File::open(path).map_err(Error::io("reading", path))?;
-    std::io::copy(&mut file, &mut HashWriter(&mut hasher)).map_err(Error::io("reading", path))?;
-    Ok(hex(&hasher.finalize()))
-}
-
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    Ok(sha256_hex(&fs::read(path).map_err(Error::io("reading", path))?))
 }
 
 /// `metrics.jsonl`: one line per step, cut back to the checkpoint's length on resuming so that a

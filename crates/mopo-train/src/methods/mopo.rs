@@ -196,13 +196,8 @@ impl<B: AutodiffBackend> Method for Mopo<'_, B> {
             let keep: Vec<[bool; 2]> = (0..indices.len())
                 .map(|i| [0, 1].map(|side| policies.iter().any(|p| wanted(i, side, p))))
                 .collect();
-            n_tokens += indices
-                .iter()
-                .map(|&i| {
-                    let t = &self.setup.pairs.tokens[i];
-                    t.prompt.len() + t.first.len() + t.second.len()
-                })
-                .sum::<usize>();
+            n_tokens +=
+                indices.iter().map(|&i| self.setup.pairs.tokens[i].packed_len()).sum::<usize>();
             let batch = self.setup.pairs.pack(indices, &keep)?;
             n_needed += batch.terms.len();
             if batch.terms.is_empty() {
