@@ -1,0 +1,275 @@
+//! Gradients on `Autodiff`: a block, a LayerNorm and a log-probability are one node each, with
+//! gradients written by hand. All other operations are differentiable by their generic bodies.
+
+use std::sync::Arc;
+
+use burn::backend::Autodiff;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
+use burn::tensor::{Shape, TensorData, TensorMetadata};
+
+use crate::block::{self, LINEARS, Saved, Wanted};
+use crate::generic::norm::parameter_gradients;
+use crate::{BlockContext, BlockParams, FusedBackend, LinearParams, LoraParams, Matrix};
+
+/// Parents of a block's node: x, gamma, beta; then weight, bias, A and B of each linear layer.
+const PARENTS: usize = 3 + 4 * LINEARS;
+
+#[derive(Debug)]
+struct BlockNode;
+
+#[derive(Debug, Clone)]
+struct BlockState<B: FusedBackend> {
+    x: FloatTensor<B>,
+    params: Arc<BlockParams<B>>,
+    context: Arc<BlockContext<B>>,
+    saved: Option<Saved<B>>,
+}
+
+impl<B: FusedBackend> Backward<B, PARENTS> for BlockNode {
+    type State = BlockState<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, PARENTS>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let grad = grads.consume::<B>(&ops.node);
+        let tracked: [bool; PARENTS] = std::array::from_fn(|i| ops.parents[i].is_some());
+        let wanted = Wanted {
+            x: tracked[0],
+            norm: [tracked[1], tracked[2]],
+            linears: std::array::from_fn(|i| std::array::from_fn(|j| tracked[3 + 4 * i + j])),
+        };
+        let BlockState { x, params, context, saved } = ops.state;
+        let found = block::backward::<B>(x, &params, &context, saved, grad, &wanted);
+        let [gamma, beta] = match found.norm {
+            None => [None, None],
+            Some([gamma, beta]) => [Some(gamma), Some(beta)],
+        };
+        let all = [found.x, gamma, beta].into_iter().chain(found.linears.into_iter().flatten());
+        for (parent, grad) in ops.parents.iter().zip(all) {
+            if let (Some(parent), Some(grad)) = (parent, grad) {
+                grads.register::<B>(parent.id, grad);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct NormNode;
+
+impl<B: FusedBackend> Backward<B, 3> for NormNode {
+    type State = (FloatTensor<B>, FloatTensor<B>, f64);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (x, gamma, epsilon) = ops.state;
+        if ops.parents[1].is_some() || ops.parents[2].is_some() {
+            let both = parameter_gradients::<B>(x.clone(), grad.clone(), epsilon);
+            for (parent, grad) in ops.parents[1..].iter().zip(both) {
+                if let Some(parent) = parent {
+                    grads.register::<B>(parent.id, grad);
+                }
+            }
+        }
+        if let Some(parent) = &ops.parents[0] {
+            let dx = B::layer_norm_backward(None, x, gamma, grad, epsilon);
+            grads.register::<B>(parent.id, dx);
+        }
+    }
+}
+
+/// With a frozen output layer: the gradient is there already, up to each token's factor.
+#[derive(Debug)]
+struct FrozenLogProbNode;
+
+impl<B: FusedBackend> Backward<B, 1> for FrozenLogProbNode {
+    type State = FloatTensor<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let grad = grads.consume::<B>(&ops.node);
+        if let Some(parent) = &ops.parents[0] {
+            let n = grad.shape()[0];
+            let grad = B::float_reshape(grad, Shape::new([n, 1]));
+            grads.register::<B>(parent.id, B::float_mul(ops.state, grad));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LogProbNode;
+
+#[derive(Debug, Clone)]
+struct LogProbState<B: FusedBackend> {
+    hidden: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: FloatTensor<B>,
+    targets: IntTensor<B>,
+    log_probs: FloatTensor<B>,
+}
+
+impl<B: FusedBackend> Backward<B, 3> for LogProbNode {
+    type State = LogProbState<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let grad = grads.consume::<B>(&ops.node);
+        let LogProbState { hidden, weight, bias, targets, log_probs } = ops.state;
+        let all = B::log_prob_backward(hidden, weight, bias, targets, log_probs, grad);
+        for (parent, grad) in ops.parents.iter().zip(all) {
+            if let Some(parent) = parent {
+                grads.register::<B>(parent.id, grad);
+            }
+        }
+    }
+}
+
+/// The tensor without its node.
+fn plain<B: FusedBackend, C: CheckpointStrategy>(
+    tensor: &FloatTensor<Autodiff<B, C>>,
+) -> FloatTensor<B> {
+    tensor.primitive.clone()
+}
+
+fn plain_matrix<B: FusedBackend, C: CheckpointStrategy>(
+    matrix: &Matrix<Autodiff<B, C>>,
+) -> Matrix<B> {
+    match matrix {
+        Matrix::Dense(weight) => Matrix::Dense(plain::<B, C>(weight)),
+    }
+}
+
+fn plain_linear<B: FusedBackend, C: CheckpointStrategy>(
+    params: &LinearParams<Autodiff<B, C>>,
+) -> LinearParams<B> {
+    LinearParams {
+        weight: plain_matrix::<B, C>(&params.weight),
+        bias: plain::<B, C>(&params.bias),
+        lora: params.lora.as_ref().map(|lora| LoraParams {
+            a: plain::<B, C>(&lora.a),
+            b: plain::<B, C>(&lora.b),
+            dropout: lora.dropout.as_ref().map(plain::<B, C>),
+        }),
+    }
+}
+
+impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
+    fn parallel_block(
+        x: FloatTensor<Self>,
+        params: BlockParams<Self>,
+        context: &BlockContext<Self>,
+    ) -> FloatTensor<Self> {
+        // Stands for what is not there: a node that nothing tracks.
+        let device = B::float_device(&x.primitive);
+        let absent = Self::float_from_data(TensorData::from([0f32]), &device).node;
+        let mut nodes = vec![x.node.clone(), params.gamma.node.clone(), params.beta.node.clone()];
+        for linear in &params.linears {
+            nodes.push(match &linear.weight {
+                Matrix::Dense(weight) => weight.node.clone(),
+            });
+            nodes.push(linear.bias.node.clone());
+            for lora in [linear.lora.as_ref().map(|l| &l.a), linear.lora.as_ref().map(|l| &l.b)] {
+                nodes.push(lora.map_or_else(|| absent.clone(), |tensor| tensor.node.clone()));
+            }
+        }
+        let nodes: [_; PARENTS] = nodes.try_into().expect("one for each parent");
+        let params = BlockParams {
+            gamma: plain::<B, C>(&params.gamma),
+            beta: plain::<B, C>(&params.beta),
+            linears: params.linears.each_ref().map(plain_linear::<B, C>),
+        };
+        let context = BlockContext {
+            rows: context.rows.clone(),
+            cos: plain::<B, C>(&context.cos),
+            sin: plain::<B, C>(&context.sin),
+            n_heads: context.n_heads,
+            epsilon: context.epsilon,
+            lora_scale: context.lora_scale,
+            checkpoint: context.checkpoint,
+        };
+        let x = x.primitive;
+        match BlockNode.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::UnTracked(prep) => prep.finish(block::forward(x, &params, &context, false).0),
+            OpsKind::Tracked(prep) => {
+                let (y, saved) = block::forward(x.clone(), &params, &context, !context.checkpoint);
+                let (params, context) = (Arc::new(params), Arc::new(context));
+                prep.finish(BlockState { x, params, context, saved }, y)
+            }
+        }
+    }
+
+    fn layer_norm_op(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node, gamma.node, beta.node];
+        let (x, gamma, beta) = (x.primitive, gamma.primitive, beta.primitive);
+        let y = B::layer_norm_forward(x.clone(), gamma.clone(), beta, epsilon);
+        match NormNode.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::UnTracked(prep) => prep.finish(y),
+            OpsKind::Tracked(prep) => prep.finish((x, gamma, epsilon), y),
+        }
+    }
+
+    fn linear_log_prob(
+        hidden: FloatTensor<Self>,
+        weight: Matrix<Self>,
+        bias: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let inner = plain_matrix::<B, C>(&weight);
+        let (node, hidden) = (hidden.node, hidden.primitive);
+        if let Matrix::Dense(weight) = weight
+            && !(weight.node.requirement.is_none() && bias.node.requirement.is_none())
+        {
+            let nodes = [node, weight.node, bias.node];
+            let (weight, bias) = (weight.primitive, bias.primitive);
+            let (log_probs, _) =
+                B::log_prob_forward(hidden.clone(), &inner, bias.clone(), targets.clone(), false);
+            return match LogProbNode.prepare::<C>(nodes).compute_bound().stateful() {
+                OpsKind::UnTracked(prep) => prep.finish(log_probs),
+                OpsKind::Tracked(prep) => {
+                    let state = LogProbState {
+                        hidden,
+                        weight,
+                        bias,
+                        targets,
+                        log_probs: log_probs.clone(),
+                    };
+                    prep.finish(state, log_probs)
+                }
+            };
+        }
+        let bias = bias.primitive;
+        match FrozenLogProbNode.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::log_prob_forward(hidden, &inner, bias, targets, false).0)
+            }
+            OpsKind::Tracked(prep) => {
+                let (log_probs, gradient) =
+                    B::log_prob_forward(hidden, &inner, bias, targets, true);
+                prep.finish(gradient.expect("asked for"), log_probs)
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The trait: what a backend computes for a phi decoder. Every method has a body in burn's own
+//! operations, so that a new backend costs one empty `impl`; a backend with kernels of its own
+//! overrides what pays.
+//!
+//! Methods whose name ends in `_backward` are the gradients of the method without it. `Autodiff`
+//! overrides only [`FusedBackend::parallel_block`], [`FusedBackend::layer_norm_op`] and
+//! [`FusedBackend::linear_log_prob`]; all other methods, on `Autodiff`, are differentiable by their
+//! bodies, which is what the tests compare the gradients with.
+
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::ops::{FloatTensor, IntTensor};
+
+use crate::block::{self, BlockContext, BlockParams};
+use crate::{Matrix, PackedRows, generic};
+
+/// What a product is added to: nothing, a tensor of its shape, a bias, or both.
+#[derive(Debug, Clone)]
+pub struct Init<B: Backend> {
+    /// `[rows, outputs]`.
+    pub add: Option<FloatTensor<B>>,
+    /// `[outputs]`.
+    pub bias: Option<FloatTensor<B>>,
+}
+
+impl<B: Backend> Init<B> {
+    /// Nothing.
+    pub fn zero() -> Self {
+        Self { add: None, bias: None }
+    }
+
+    /// A tensor `[rows, outputs]`, or nothing.
+    pub fn add(tensor: Option<FloatTensor<B>>) -> Self {
+        Self { add: tensor, bias: None }
+    }
+}
+
+/// Keys or values of past tokens: `[rows, capacity, features]`, of which the first few are filled.
+pub type KvStore<B> = FloatTensor<B>;
+
+/// A backend that runs a phi decoder. Tensors are `[n_tokens, features]` unless said otherwise, and
+/// f32 unless said otherwise.
+pub trait FusedBackend: Backend {
+    /// `init + alpha · a · b`, with `a` or `b` transposed first if so asked. Matrices.
+    fn gemm(
+        init: Init<Self>,
+        alpha: f64,
+        a: FloatTensor<Self>,
+        transpose_a: bool,
+        b: FloatTensor<Self>,
+        transpose_b: bool,
+    ) -> FloatTensor<Self> {
+        generic::linear::gemm::<Self>(init, alpha, a, transpose_a, b, transpose_b)
+    }
+
+    /// `init + x · W`, or with `transpose` `init + x · Wᵀ`; W of any type, quantised ones tile by
+    /// tile.
+    fn weight_matmul(
+        init: Init<Self>,
+        x: FloatTensor<Self>,
+        weight: &Matrix<Self>,
+        transpose: bool,
+    ) -> FloatTensor<Self> {
+        generic::linear::weight_matmul::<Self>(init, x, weight, transpose)
+    }
+
+    /// GELU in its tanh form (`gelu_new`): `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`.
+    fn gelu_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::elementwise::gelu::<Self>(x)
+    }
+
+    /// `grad · dGELU/dx`.
+    fn gelu_tanh_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::elementwise::gelu_backward::<Self>(x, grad)
+    }
+
+    /// Each token to mean 0 and variance 1 (`epsilon` is added to it), times `gamma`, plus `beta`,
+    /// both `[features]`.
+    fn layer_norm_forward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        generic::norm::forward::<Self>(x, gamma, beta, epsilon)
+    }
+
+    /// `init` + the gradient of [`layer_norm_forward`](Self::layer_norm_forward) with respect to x.
+    fn layer_norm_backward(
+        init: Option<FloatTensor<Self>>,
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        generic::norm::backward::<Self>(init, x, gamma, grad, epsilon)
+    }
+
+    /// Turns the first `2 · half` features of each head by the angles whose cosines and sines,
+    /// `[n_tokens, half]`, are given: feature j with feature j + half. `inverse` turns back, which is
+    /// the gradient.
+    fn rotary(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        n_heads: usize,
+        inverse: bool,
+    ) -> FloatTensor<Self> {
+        generic::elementwise::rotary::<Self>(x, cos, sin, n_heads, inverse)
+    }
+
+    /// Softmax attention within the rows of `rows`, scores divided by the root of a head's size; `q`,
+    /// `k` and `v` hold their heads side by side.
+    fn packed_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        rows: &PackedRows,
+        n_heads: usize,
+    ) -> FloatTensor<Self> {
+        generic::attention::forward::<Self>(q, k, v, rows, n_heads)
+    }
+
+    /// The gradients of [`packed_attention`](Self::packed_attention): of q, k and v.
+    fn packed_attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        rows: &PackedRows,
+        n_heads: usize,
+    ) -> [FloatTensor<Self>; 3] {
+        generic::attention::backward::<Self>(q, k, v, grad, rows, n_heads)
+    }
+
+    /// Writes token `i` of `new` `[n, features]` to position `at[i] = (row, position)` of a store
+    /// `[rows, capacity, features]`.
+    fn kv_write(
+        store: KvStore<Self>,
+        new: FloatTensor<Self>,
+        at: &[(usize, usize)],
+    ) -> KvStore<Self> {
+        generic::attention::kv_write::<Self>(store, new, at)
+    }
+
+    /// Attention of one query per row, `[rows, features]`, over the first `lens[row]` positions of
+    /// its stores.
+    fn attention_cached(
+        q: FloatTensor<Self>,
+        keys: &KvStore<Self>,
+        values: &KvStore<Self>,
+        lens: &[usize],
+        n_heads: usize,
+    ) -> FloatTensor<Self> {
+        generic::attention::cached::<Self>(q, keys, values, lens, n_heads)
+    }
+
+    /// Log-probability, in nats, of token `targets[i]` under `softmax(hidden[i] · W + b)`: `[n]`, and
+    /// if `with_gradient` its gradient with respect to `hidden`, `[n, features]`. The logits never
+    /// exist as a whole.
+    fn log_prob_forward(
+        hidden: FloatTensor<Self>,
+        weight: &Matrix<Self>,
+        bias: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        with_gradient: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        generic::log_prob::forward::<Self>(hidden, weight, bias, targets, with_gradient)
+    }
+
+    /// All gradients of [`log_prob_forward`](Self::log_prob_forward) for a dense weight, given its
+    /// result `log_probs` and the gradient `grad`, both `[n]`: of hidden, weight and bias.
+    fn log_prob_backward(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        log_probs: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        generic::log_prob::backward::<Self>(hidden, weight, bias, targets, log_probs, grad)
+    }
+
+    /// One block of phi on packed tokens, differentiable: `x + dense(attention(n)) + fc2(gelu(fc1(n)))`
+    /// with `n = layer_norm(x)`.
+    fn parallel_block(
+        x: FloatTensor<Self>,
+        params: BlockParams<Self>,
+        context: &BlockContext<Self>,
+    ) -> FloatTensor<Self> {
+        block::forward::<Self>(x, &params, context, false).0
+    }
+
+    /// [`layer_norm_forward`](Self::layer_norm_forward), differentiable in all its tensors.
+    fn layer_norm_op(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        Self::layer_norm_forward(x, gamma, beta, epsilon)
+    }
+
+    /// [`log_prob_forward`](Self::log_prob_forward), differentiable in hidden and, where they are
+    /// dense, in weight and bias.
+    fn linear_log_prob(
+        hidden: FloatTensor<Self>,
+        weight: Matrix<Self>,
+        bias: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::log_prob_forward(hidden, &weight, bias, targets, false).0
+    }
+}
+
+/// A backend with gradients whose inner backend, too, runs a phi decoder.
+pub trait FusedAutodiffBackend: AutodiffBackend<InnerBackend: FusedBackend> + FusedBackend {}
+
+impl<B: AutodiffBackend<InnerBackend: FusedBackend> + FusedBackend> FusedAutodiffBackend for B {}
+
+#[cfg(feature = "ndarray")]
+impl FusedBackend for burn::backend::NdArray {}
+
+#[cfg(feature = "cuda")]
+impl FusedBackend for burn::backend::Cuda {}

@@ -1,0 +1,317 @@
+//! One block of phi on packed tokens and its gradients: LayerNorm, which feeds attention and
+//! feed-forward, both added to the residual stream. Low-rank updates on any of its six linear
+//! layers.
+//!
+//! What the gradients need is either kept from the forward pass or computed again from the block's
+//! input (gradient checkpointing); the rest is recomputed always, because it is cheap.
+
+use std::sync::Arc;
+
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{Shape, TensorMetadata};
+
+use crate::generic::norm::parameter_gradients;
+use crate::{FusedBackend, Init, Matrix, PackedRows};
+
+/// Linear layers of a block, in this order: queries, keys, values, the attention's output, and the
+/// feed-forward's first and second.
+pub const LINEARS: usize = 6;
+const Q: usize = 0;
+const K: usize = 1;
+const V: usize = 2;
+const DENSE: usize = 3;
+const FC1: usize = 4;
+const FC2: usize = 5;
+
+/// A low-rank update: `x · A · B`, scaled.
+#[derive(Debug, Clone)]
+pub struct LoraParams<B: Backend> {
+    /// `[inputs, rank]`.
+    pub a: FloatTensor<B>,
+    /// `[rank, outputs]`.
+    pub b: FloatTensor<B>,
+    /// What x is multiplied with before A, `[n_tokens, inputs]`: 0 or 1 / (1 − dropout).
+    pub dropout: Option<FloatTensor<B>>,
+}
+
+/// A linear layer.
+#[derive(Debug, Clone)]
+pub struct LinearParams<B: Backend> {
+    /// `[inputs, outputs]`.
+    pub weight: Matrix<B>,
+    /// `[outputs]`.
+    pub bias: FloatTensor<B>,
+    /// Its update.
+    pub lora: Option<LoraParams<B>>,
+}
+
+/// The parameters of a block.
+#[derive(Debug, Clone)]
+pub struct BlockParams<B: Backend> {
+    /// Of the LayerNorm, `[features]`.
+    pub gamma: FloatTensor<B>,
+    /// Of the LayerNorm, `[features]`.
+    pub beta: FloatTensor<B>,
+    /// In the order of [`LINEARS`].
+    pub linears: [LinearParams<B>; LINEARS],
+}
+
+/// What a block is told beside its parameters; the same for all blocks of a pass.
+#[derive(Debug, Clone)]
+pub struct BlockContext<B: Backend> {
+    /// Which tokens belong together.
+    pub rows: Arc<PackedRows>,
+    /// Cosines of the rotary embedding at each token's position, `[n_tokens, half]`.
+    pub cos: FloatTensor<B>,
+    /// Sines, likewise.
+    pub sin: FloatTensor<B>,
+    /// Attention heads.
+    pub n_heads: usize,
+    /// Added to the variance in LayerNorm.
+    pub epsilon: f64,
+    /// Factor of all low-rank updates.
+    pub lora_scale: f64,
+    /// Keep the block's input alone and run the block again for its gradients.
+    pub checkpoint: bool,
+}
+
+/// What the gradients need of a forward pass.
+#[derive(Debug, Clone)]
+pub(crate) struct Saved<B: Backend> {
+    /// Turned queries and keys, and values.
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    v: FloatTensor<B>,
+    /// Before the output projection.
+    mixed: FloatTensor<B>,
+    /// Before the GELU.
+    inner: FloatTensor<B>,
+    /// `scale · x · A` of each update.
+    narrow: [Option<FloatTensor<B>>; LINEARS],
+}
+
+/// Which gradients are wanted.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wanted {
+    pub(crate) x: bool,
+    pub(crate) norm: [bool; 2],
+    /// Weight, bias, A, B.
+    pub(crate) linears: [[bool; 4]; LINEARS],
+}
+
+/// The gradients: of x, of gamma and beta, and of weight, bias, A and B of each linear layer.
+#[derive(Debug)]
+pub(crate) struct Gradients<B: Backend> {
+    pub(crate) x: Option<FloatTensor<B>>,
+    pub(crate) norm: Option<[FloatTensor<B>; 2]>,
+    pub(crate) linears: [[Option<FloatTensor<B>>; 4]; LINEARS],
+}
+
+/// The input of A: x, or what dropout leaves of it.
+fn dropped<B: FusedBackend>(x: FloatTensor<B>, lora: &LoraParams<B>) -> FloatTensor<B> {
+    match &lora.dropout {
+        None => x,
+        Some(mask) => B::float_mul(x, mask.clone()),
+    }
+}
+
+/// `add + x · W + b + scale · x · A · B`, and `scale · x · A`.
+pub(crate) fn linear<B: FusedBackend>(
+    x: FloatTensor<B>,
+    params: &LinearParams<B>,
+    add: Option<FloatTensor<B>>,
+    scale: f64,
+) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
+    let init = Init { add, bias: Some(params.bias.clone()) };
+    let y = B::weight_matmul(init, x.clone(), &params.weight, false);
+    match &params.lora {
+        None => (y, None),
+        Some(lora) => {
+            let x = dropped::<B>(x, lora);
+            let narrow = B::gemm(Init::zero(), scale, x, false, lora.a.clone(), false);
+            let y = B::gemm(Init::add(Some(y)), 1.0, narrow.clone(), false, lora.b.clone(), false);
+            (y, Some(narrow))
+        }
+    }
+}
+
+/// The gradients of [`linear`]: adds that of x to `dx` if there is one to add to or `want_x`.
+#[allow(clippy::too_many_arguments)]
+fn linear_backward<B: FusedBackend>(
+    x: &FloatTensor<B>,
+    params: &LinearParams<B>,
+    narrow: Option<FloatTensor<B>>,
+    grad: FloatTensor<B>,
+    scale: f64,
+    wanted: [bool; 4],
+    want_x: bool,
+    mut dx: Option<FloatTensor<B>>,
+) -> (Option<FloatTensor<B>>, [Option<FloatTensor<B>>; 4]) {
+    let mut out = [None, None, None, None];
+    if let (Some(lora), Some(narrow)) = (&params.lora, narrow) {
+        if wanted[3] {
+            out[3] = Some(B::gemm(Init::zero(), 1.0, narrow, true, grad.clone(), false));
+        }
+        if wanted[2] || want_x {
+            let d = B::gemm(Init::zero(), scale, grad.clone(), false, lora.b.clone(), true);
+            if wanted[2] {
+                let x = dropped::<B>(x.clone(), lora);
+                out[2] = Some(B::gemm(Init::zero(), 1.0, x, true, d.clone(), false));
+            }
+            if want_x {
+                dx = Some(match &lora.dropout {
+                    None => B::gemm(Init::add(dx), 1.0, d, false, lora.a.clone(), true),
+                    Some(mask) => {
+                        let d = B::gemm(Init::zero(), 1.0, d, false, lora.a.clone(), true);
+                        let d = B::float_mul(d, mask.clone());
+                        match dx {
+                            None => d,
+                            Some(dx) => B::float_add(dx, d),
+                        }
+                    }
+                });
+            }
+        }
+    }
+    if wanted[0] {
+        out[0] = Some(B::gemm(Init::zero(), 1.0, x.clone(), true, grad.clone(), false));
+    }
+    if wanted[1] {
+        let n = grad.shape()[1];
+        out[1] = Some(B::float_reshape(B::float_sum_dim(grad.clone(), 0), Shape::new([n])));
+    }
+    if want_x {
+        dx = Some(B::weight_matmul(Init::add(dx), grad, &params.weight, true));
+    }
+    (dx, out)
+}
+
+/// The block at `x`; with `keep` also what [`backward`] needs.
+pub(crate) fn forward<B: FusedBackend>(
+    x: FloatTensor<B>,
+    params: &BlockParams<B>,
+    context: &BlockContext<B>,
+    keep: bool,
+) -> (FloatTensor<B>, Option<Saved<B>>) {
+    let BlockContext { rows, cos, sin, n_heads, epsilon, lora_scale, .. } = context;
+    let (n_heads, scale) = (*n_heads, *lora_scale);
+    let normed =
+        B::layer_norm_forward(x.clone(), params.gamma.clone(), params.beta.clone(), *epsilon);
+    let at = |i: usize| linear::<B>(normed.clone(), &params.linears[i], None, scale);
+    let turn = |y| B::rotary(y, cos.clone(), sin.clone(), n_heads, false);
+    let (q, narrow_q) = at(Q);
+    let (k, narrow_k) = at(K);
+    let (v, narrow_v) = at(V);
+    let (q, k) = (turn(q), turn(k));
+    let mixed = B::packed_attention(q.clone(), k.clone(), v.clone(), rows, n_heads);
+    // What is not needed again is freed as early as possible.
+    let kept = keep.then_some((q, k, v));
+    let (y, narrow_dense) = linear::<B>(mixed.clone(), &params.linears[DENSE], Some(x), scale);
+    let kept = kept.map(|qkv| (qkv, mixed));
+    let (inner, narrow_fc1) = linear::<B>(normed, &params.linears[FC1], None, scale);
+    let active = match keep {
+        true => B::gelu_tanh(inner.clone()),
+        false => return (feed::<B>(inner, params, y, scale), None),
+    };
+    let (y, narrow_fc2) = linear::<B>(active, &params.linears[FC2], Some(y), scale);
+    let saved = kept.map(|((q, k, v), mixed)| Saved {
+        q,
+        k,
+        v,
+        mixed,
+        inner,
+        narrow: [narrow_q, narrow_k, narrow_v, narrow_dense, narrow_fc1, narrow_fc2],
+    });
+    (y, saved)
+}
+
+/// The second half of the feed-forward, added to `y`.
+fn feed<B: FusedBackend>(
+    inner: FloatTensor<B>,
+    params: &BlockParams<B>,
+    y: FloatTensor<B>,
+    scale: f64,
+) -> FloatTensor<B> {
+    linear::<B>(B::gelu_tanh(inner), &params.linears[FC2], Some(y), scale).0
+}
+
+/// The gradients of [`forward`] at `x`, given that of its result.
+pub(crate) fn backward<B: FusedBackend>(
+    x: FloatTensor<B>,
+    params: &BlockParams<B>,
+    context: &BlockContext<B>,
+    saved: Option<Saved<B>>,
+    grad: FloatTensor<B>,
+    wanted: &Wanted,
+) -> Gradients<B> {
+    let saved = match saved {
+        Some(saved) => saved,
+        None => forward::<B>(x.clone(), params, context, true).1.expect("asked to keep"),
+    };
+    let BlockContext { rows, cos, sin, n_heads, epsilon, lora_scale, .. } = context;
+    let (n_heads, scale) = (*n_heads, *lora_scale);
+    let Saved { q, k, v, mixed, inner, narrow } = saved;
+    let [narrow_q, narrow_k, narrow_v, narrow_dense, narrow_fc1, narrow_fc2] = narrow;
+    let mut linears: [[Option<FloatTensor<B>>; 4]; LINEARS] = Default::default();
+    // Does anything before the LayerNorm, or the LayerNorm itself, want a gradient?
+    let below = wanted.x || wanted.norm.contains(&true);
+    let any = |i: usize| wanted.linears[i].contains(&true);
+    let back = |i: usize, x: &_, narrow, grad, want_x, dx| {
+        linear_backward::<B>(
+            x,
+            &params.linears[i],
+            narrow,
+            grad,
+            scale,
+            wanted.linears[i],
+            want_x,
+            dx,
+        )
+    };
+
+    let want_fc1 = below || any(FC1);
+    let d_inner = if want_fc1 || any(FC2) {
+        let active = B::gelu_tanh(inner.clone());
+        let (d_active, own) = back(FC2, &active, narrow_fc2, grad.clone(), want_fc1, None);
+        linears[FC2] = own;
+        d_active.map(|d| B::gelu_tanh_backward(inner, d))
+    } else {
+        None
+    };
+    let want_qkv = below || any(Q) || any(K) || any(V);
+    let d_qkv = if want_qkv || any(DENSE) {
+        let (d_mixed, own) = back(DENSE, &mixed, narrow_dense, grad.clone(), want_qkv, None);
+        linears[DENSE] = own;
+        d_mixed.map(|d| {
+            let [dq, dk, dv] = B::packed_attention_backward(q, k, v, d, rows, n_heads);
+            let turn = |d| B::rotary(d, cos.clone(), sin.clone(), n_heads, true);
+            [turn(dq), turn(dk), dv]
+        })
+    } else {
+        None
+    };
+
+    let normed =
+        B::layer_norm_forward(x.clone(), params.gamma.clone(), params.beta.clone(), *epsilon);
+    let mut d_normed = None;
+    if let Some(d) = d_inner {
+        (d_normed, linears[FC1]) = back(FC1, &normed, narrow_fc1, d, below, d_normed);
+    }
+    if let Some([dq, dk, dv]) = d_qkv {
+        for (i, narrow, d) in [(Q, narrow_q, dq), (K, narrow_k, dk), (V, narrow_v, dv)] {
+            (d_normed, linears[i]) = back(i, &normed, narrow, d, below, d_normed);
+        }
+    }
+    let norm = match &d_normed {
+        Some(d) if wanted.norm.contains(&true) => {
+            Some(parameter_gradients::<B>(x.clone(), d.clone(), *epsilon))
+        }
+        _ => None,
+    };
+    let dx = wanted.x.then(|| {
+        let d = d_normed.expect("it is wanted below");
+        B::layer_norm_backward(Some(grad), x, params.gamma.clone(), d, *epsilon)
+    });
+    Gradients { x: dx, norm, linears }
+}

@@ -1,0 +1,259 @@
+//! Attention of packed rows: a task is one head of one row, which goes through its queries in tiles.
+//! Only scores that the mask lets through are computed, up to a tile's corner; they stay in cache.
+
+use std::cell::RefCell;
+
+use burn::tensor::TensorMetadata;
+use faer::{MatMut, MatRef, Par};
+use rayon::prelude::*;
+
+use super::gemm::{by_rows, multiply};
+use super::math::{exp, largest, sum};
+use super::{T, contiguous, new, values, vectorised};
+use crate::{PackedRow, PackedRows, Piece};
+
+/// Queries of a tile.
+const TILE: usize = 64;
+
+thread_local! {
+    /// Scores of a tile, and their gradients.
+    static SCRATCH: RefCell<[Vec<f32>; 2]> = const { RefCell::new([vec![], vec![]]) };
+}
+
+/// Queries `from..to` of a piece (counted from the row's start), which see the piece's prefix and
+/// its own tokens up to themselves.
+#[derive(Clone, Copy)]
+struct Tile {
+    piece: Piece,
+    from: usize,
+    to: usize,
+}
+
+impl Tile {
+    fn n(&self) -> usize {
+        self.to - self.from
+    }
+
+    /// Own keys that any query of the tile sees.
+    fn own(&self) -> usize {
+        self.to - self.piece.start
+    }
+
+    fn keys(&self) -> usize {
+        self.piece.prefix + self.own()
+    }
+}
+
+fn tiles(row: &PackedRow) -> impl Iterator<Item = Tile> {
+    row.pieces().into_iter().flat_map(|piece| {
+        let end = piece.start + piece.len;
+        (piece.start..end).step_by(TILE).map(move |from| Tile {
+            piece,
+            from,
+            to: (from + TILE).min(end),
+        })
+    })
+}
+
+/// `[len, dim]` of one head of one row.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    data: &'a [f32],
+    width: usize,
+    dim: usize,
+}
+
+impl<'a> Head<'a> {
+    fn new(data: &'a [f32], row: &PackedRow, head: usize, width: usize, dim: usize) -> Self {
+        Self { data: &data[row.start * width + head * dim..], width, dim }
+    }
+
+    fn tokens(&self, from: usize, n: usize) -> MatRef<'a, f32> {
+        by_rows(&self.data[(from * self.width).min(self.data.len())..], n, self.dim, self.width)
+    }
+}
+
+struct Scores<'a> {
+    scores: &'a mut [f32],
+    keys: usize,
+    /// Keys that the first query sees; each further query sees one more.
+    seen: usize,
+    scale: f32,
+}
+
+/// Softmax of every line; what a query does not see becomes 0.
+#[inline(always)]
+fn softmax_lines(Scores { scores, keys, seen, scale }: Scores<'_>) {
+    for (i, line) in scores.chunks_exact_mut(keys).enumerate() {
+        let (line, hidden) = line.split_at_mut((seen + i).min(keys));
+        hidden.fill(0.0);
+        let top = largest(line);
+        for x in line.iter_mut() {
+            *x = exp((*x - top) * scale);
+        }
+        let total = sum(line.len(), |j| line[j]);
+        let factor = 1.0 / total;
+        for x in line.iter_mut() {
+            *x *= factor;
+        }
+    }
+}
+
+struct Gradients<'a> {
+    weights: &'a [f32],
+    /// Of the weights; becomes that of the scores.
+    grad: &'a mut [f32],
+    keys: usize,
+    scale: f32,
+}
+
+#[inline(always)]
+fn softmax_backward_lines(Gradients { weights, grad, keys, scale }: Gradients<'_>) {
+    for (p, d) in weights.chunks_exact(keys).zip(grad.chunks_exact_mut(keys)) {
+        let along = sum(keys, |j| p[j] * d[j]);
+        for (d, p) in d.iter_mut().zip(p) {
+            *d = p * (*d - along) * scale;
+        }
+    }
+}
+
+/// `to[:, prefix] = x · prefixᵀ` and `to[:, own] = x · ownᵀ`.
+fn against_keys(to: MatMut<'_, f32>, x: MatRef<'_, f32>, keys: &Head<'_>, tile: &Tile) {
+    let Piece { prefix_start, prefix, start, .. } = tile.piece;
+    let (left, right) = to.split_at_col_mut(prefix);
+    if prefix > 0 {
+        let keys = keys.tokens(prefix_start, prefix);
+        multiply(left, false, x, keys.transpose(), 1.0, Par::Seq);
+    }
+    multiply(right, false, x, keys.tokens(start, tile.own()).transpose(), 1.0, Par::Seq);
+}
+
+/// `to (+)= s[:, prefix] · prefix + s[:, own] · own`.
+fn times_values(to: MatMut<'_, f32>, add: bool, s: MatRef<'_, f32>, v: &Head<'_>, tile: &Tile) {
+    let Piece { prefix_start, prefix, start, .. } = tile.piece;
+    let mut to = to;
+    let (left, right) = s.split_at_col(prefix);
+    if prefix > 0 {
+        let values = v.tokens(prefix_start, prefix);
+        multiply(to.as_mut(), add, left, values, 1.0, Par::Seq);
+    }
+    multiply(to, add || prefix > 0, right, v.tokens(start, tile.own()), 1.0, Par::Seq);
+}
+
+/// `to[prefix] += s[:, prefix]ᵀ · x` and `to[own] += s[:, own]ᵀ · x`; `to` is the whole row's.
+fn onto_keys(to: MatMut<'_, f32>, s: MatRef<'_, f32>, x: MatRef<'_, f32>, tile: &Tile) {
+    let Piece { prefix_start, prefix, start, .. } = tile.piece;
+    let mut to = to;
+    let (left, right) = s.split_at_col(prefix);
+    if prefix > 0 {
+        let to = to.as_mut().subrows_mut(prefix_start, prefix);
+        multiply(to, true, left.transpose(), x, 1.0, Par::Seq);
+    }
+    multiply(to.subrows_mut(start, tile.own()), true, right.transpose(), x, 1.0, Par::Seq);
+}
+
+/// The part of `[n_tokens, width]` that belongs to each (row, head), which do not overlap.
+fn parts<'a>(
+    data: &'a mut [f32],
+    rows: &PackedRows,
+    n_heads: usize,
+    width: usize,
+) -> Vec<MatMut<'a, f32>> {
+    let dim = width / n_heads;
+    let mut rest = MatMut::from_row_major_slice_mut(data, rows.n_tokens(), width);
+    let mut parts = vec![];
+    for row in rows.rows() {
+        let (mut tokens, below) = rest.split_at_row_mut(row.len());
+        rest = below;
+        for _ in 0..n_heads {
+            let (head, right) = tokens.split_at_col_mut(dim);
+            parts.push(head);
+            tokens = right;
+        }
+    }
+    parts
+}
+
+/// The (row, head) of each part.
+fn tasks(rows: &PackedRows, n_heads: usize) -> Vec<(PackedRow, usize)> {
+    rows.rows().iter().flat_map(|row| (0..n_heads).map(move |head| (*row, head))).collect()
+}
+
+/// Runs `f` with two buffers of `n` numbers.
+fn with_scratch<R>(n: usize, f: impl FnOnce(&mut [f32], &mut [f32]) -> R) -> R {
+    SCRATCH.with_borrow_mut(|[a, b]| {
+        for buffer in [&mut *a, &mut *b] {
+            if buffer.len() < n {
+                buffer.resize(n, 0.0);
+            }
+        }
+        f(&mut a[..n], &mut b[..n])
+    })
+}
+
+/// The softmax weights of a tile into `scores`.
+fn weigh(scores: &mut [f32], q: MatRef<'_, f32>, k: &Head<'_>, tile: &Tile) {
+    let keys = tile.keys();
+    let to = MatMut::from_row_major_slice_mut(scores, tile.n(), keys);
+    against_keys(to, q, k, tile);
+    let seen = tile.piece.prefix + tile.from - tile.piece.start + 1;
+    let scale = (q.ncols() as f32).powf(-0.5);
+    vectorised(softmax_lines, Scores { scores, keys, seen, scale });
+}
+
+pub(super) fn forward(q: T, k: T, v: T, rows: &PackedRows, n_heads: usize) -> T {
+    let (q, k, v) = (contiguous(q), contiguous(k), contiguous(v));
+    let [n, width] = q.shape().dims();
+    assert_eq!(n, rows.n_tokens(), "tokens of another batch");
+    let dim = width / n_heads;
+    let mut out = vec![0f32; n * width];
+    let parts = parts(&mut out, rows, n_heads, width);
+    tasks(rows, n_heads).into_par_iter().zip(parts).for_each(|((row, head), mut out)| {
+        let of = |x| Head::new(x, &row, head, width, dim);
+        let (q, k, v) = (of(values(&q)), of(values(&k)), of(values(&v)));
+        for tile in tiles(&row) {
+            with_scratch(tile.n() * tile.keys(), |scores, _| {
+                weigh(scores, q.tokens(tile.from, tile.n()), &k, &tile);
+                let scores = by_rows(scores, tile.n(), tile.keys(), tile.keys());
+                let out = out.as_mut().subrows_mut(tile.from, tile.n());
+                times_values(out, false, scores, &v, &tile);
+            });
+        }
+    });
+    new(out, [n, width])
+}
+
+pub(super) fn backward(q: T, k: T, v: T, grad: T, rows: &PackedRows, n_heads: usize) -> [T; 3] {
+    let (q, k, v, grad) = (contiguous(q), contiguous(k), contiguous(v), contiguous(grad));
+    let [n, width] = q.shape().dims();
+    let dim = width / n_heads;
+    let scale = (dim as f32).powf(-0.5);
+    let [mut dq, mut dk, mut dv] = [(); 3].map(|()| vec![0f32; n * width]);
+    let outs = parts(&mut dq, rows, n_heads, width)
+        .into_par_iter()
+        .zip(parts(&mut dk, rows, n_heads, width))
+        .zip(parts(&mut dv, rows, n_heads, width));
+    let tasks = tasks(rows, n_heads).into_par_iter().zip(outs);
+    tasks.for_each(|((row, head), ((mut dq, mut dk), mut dv))| {
+        let of = |x| Head::new(x, &row, head, width, dim);
+        let (q, k, v, grad) = (of(values(&q)), of(values(&k)), of(values(&v)), of(values(&grad)));
+        for tile in tiles(&row) {
+            let (n, keys) = (tile.n(), tile.keys());
+            with_scratch(n * keys, |weights, scores| {
+                let (queries, g) = (q.tokens(tile.from, n), grad.tokens(tile.from, n));
+                weigh(weights, queries, &k, &tile);
+                let to = MatMut::from_row_major_slice_mut(scores, n, keys);
+                against_keys(to, g, &v, &tile);
+                onto_keys(dv.as_mut(), by_rows(weights, n, keys, keys), g, &tile);
+                vectorised(
+                    softmax_backward_lines,
+                    Gradients { weights, grad: scores, keys, scale },
+                );
+                let scores = by_rows(scores, n, keys, keys);
+                times_values(dq.as_mut().subrows_mut(tile.from, n), false, scores, &k, &tile);
+                onto_keys(dk.as_mut(), scores, queries, &tile);
+            });
+        }
+    });
+    [new(dq, [n, width]), new(dk, [n, width]), new(dv, [n, width])]
+}

@@ -1,0 +1,187 @@
+//! Products of matrices: faer's kernels on flex's memory.
+
+use std::time::Instant;
+
+use burn::tensor::TensorMetadata;
+use burn_flex::FlexTensor;
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use half::bf16;
+use rayon::prelude::*;
+
+use super::{T, into_values, new, skinny, values};
+use crate::Init;
+
+/// Products below so many multiplications are not worth a second thread.
+const PARALLEL: usize = 64 * 1024;
+
+/// A matrix of flex as faer sees it, without a copy if rows or columns are contiguous.
+pub(super) struct View {
+    tensor: FlexTensor,
+    turned: bool,
+}
+
+impl View {
+    /// `turned`: meant is the transposed matrix.
+    pub(super) fn new(tensor: FlexTensor, turned: bool) -> Self {
+        let strides = tensor.layout().strides();
+        let fits = |long: isize, n: usize| long >= n as isize;
+        let [rows, columns] = tensor.shape().dims();
+        let by_rows = strides[1] == 1 && fits(strides[0], columns);
+        let by_columns = strides[0] == 1 && fits(strides[1], rows);
+        let tensor = if by_rows || by_columns { tensor } else { tensor.to_contiguous() };
+        Self { tensor, turned }
+    }
+
+    pub(super) fn get(&self) -> MatRef<'_, f32> {
+        let layout = self.tensor.layout();
+        let [rows, columns] = self.tensor.shape().dims();
+        let strides = layout.strides();
+        let data = &self.tensor.storage::<f32>()[layout.start_offset()..];
+        let matrix = if rows * columns == 0 {
+            MatRef::from_row_major_slice(&[], rows, columns)
+        } else if strides[1] == 1 && strides[0] >= columns as isize {
+            by_rows(data, rows, columns, strides[0] as usize)
+        } else {
+            by_rows(data, columns, rows, strides[1] as usize).transpose()
+        };
+        if self.turned { matrix.transpose() } else { matrix }
+    }
+}
+
+/// `rows` runs of `columns` numbers, `stride` apart.
+pub(super) fn by_rows(data: &[f32], rows: usize, columns: usize, stride: usize) -> MatRef<'_, f32> {
+    if rows * columns == 0 {
+        return MatRef::from_row_major_slice(&[], rows, columns);
+    }
+    let end = (rows - 1) * stride + columns;
+    MatRef::from_row_major_slice_with_stride(&data[..end], rows, columns, stride)
+}
+
+/// How many threads a product of that size is worth.
+fn parallelism(m: usize, n: usize, k: usize) -> Par {
+    if m * n * k < PARALLEL || rayon::current_num_threads() == 1 { Par::Seq } else { Par::rayon(0) }
+}
+
+/// `to = (to if add else 0) + alpha · a · b`.
+pub(super) fn multiply(
+    to: MatMut<'_, f32>,
+    add: bool,
+    a: MatRef<'_, f32>,
+    b: MatRef<'_, f32>,
+    alpha: f32,
+    par: Par,
+) {
+    matmul(to, if add { Accum::Add } else { Accum::Replace }, a, b, alpha, par);
+}
+
+/// What a product is added to, and whether there is anything.
+fn start(init: Init<burn::backend::Flex>, rows: usize, columns: usize) -> (Vec<f32>, bool) {
+    let (mut out, add) = match init.add {
+        Some(add) => (into_values(add), true),
+        None => (vec![0.0; rows * columns], false),
+    };
+    let Some(bias) = init.bias else { return (out, add) };
+    let bias = super::contiguous(bias.to_f32());
+    let bias = values(&bias);
+    out.par_chunks_mut(columns * 64).for_each(|rows| {
+        for row in rows.chunks_exact_mut(columns) {
+            if add {
+                row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+            } else {
+                row.copy_from_slice(bias);
+            }
+        }
+    });
+    (out, true)
+}
+
+trait ToF32 {
+    fn to_f32(self) -> Self;
+}
+
+impl ToF32 for FlexTensor {
+    /// Half-precision tensors as f32.
+    fn to_f32(self) -> Self {
+        use burn::tensor::{DType, FloatDType, ops::FloatTensorOps};
+        match self.dtype() {
+            DType::F32 => self,
+            _ => burn::backend::Flex::float_cast(self, FloatDType::F32),
+        }
+    }
+}
+
+/// `init + alpha · a · b`, each turned if so asked.
+pub(super) fn gemm(
+    init: Init<burn::backend::Flex>,
+    alpha: f64,
+    a: T,
+    turn_a: bool,
+    b: T,
+    turn_b: bool,
+) -> T {
+    let (a, b) = (View::new(a, turn_a), View::new(b, turn_b));
+    let (a, b) = (a.get(), b.get());
+    let (m, k, n) = (a.nrows(), a.ncols(), b.ncols());
+    assert_eq!(k, b.nrows(), "matrices of {m} × {k} and {} × {n}", b.nrows());
+    let (mut out, add) = start(init, m, n);
+    if m * n > 0 && !skinny::multiply(&mut out, add, a, b, alpha as f32) {
+        let to = MatMut::from_row_major_slice_mut(&mut out, m, n);
+        multiply(to, add, a, b, alpha as f32, parallelism(m, n, k));
+    }
+    new(out, [m, n])
+}
+
+/// Output columns of a half-precision weight that are f32 at a time.
+const TILE: usize = 512;
+
+/// `init + x · W` or `init + x · Wᵀ` for a bfloat16 weight, which is turned into f32 tile by tile.
+pub(super) fn half(init: Init<burn::backend::Flex>, x: T, weight: &T, transpose: bool) -> T {
+    let layout = weight.layout();
+    let [inputs, outputs] = weight.shape().dims();
+    let strides = [layout.strides()[0], layout.strides()[1]].map(|s| s as usize);
+    let data = &weight.storage::<bf16>()[layout.start_offset()..];
+    let x = View::new(x, false);
+    let x = x.get();
+    let m = x.nrows();
+    let n = if transpose { inputs } else { outputs };
+    let (mut out, mut add) = start(init, m, n);
+    let mut tile = vec![0f32; TILE.min(outputs) * inputs];
+    for from in (0..outputs).step_by(TILE) {
+        let size = TILE.min(outputs - from);
+        // [size, inputs]: one line per output.
+        let tile = &mut tile[..size * inputs];
+        tile.par_chunks_mut(inputs).enumerate().for_each(|(i, line)| {
+            let start = (from + i) * strides[1];
+            for (j, x) in line.iter_mut().enumerate() {
+                *x = data[start + j * strides[0]].to_f32();
+            }
+        });
+        let lines = by_rows(tile, size, inputs, inputs);
+        let par = parallelism(m, size, inputs);
+        let to = MatMut::from_row_major_slice_mut(&mut out, m, n);
+        if transpose {
+            multiply(to, add, x.subcols(from, size), lines, 1.0, par);
+            add = true;
+        } else {
+            multiply(to.subcols_mut(from, size), add, x, lines.transpose(), 1.0, par);
+        }
+    }
+    new(out, [m, n])
+}
+
+/// Floating-point operations per second of a product `[m, k] · [k, n]`, in 10⁹: the best of
+/// `repeats`, on rayon's threads. What a training step is measured against.
+pub fn matmul_rate(m: usize, n: usize, k: usize, repeats: usize) -> f64 {
+    let a: Vec<f32> = (0..m * k).map(|i| (i % 17) as f32 * 0.1).collect();
+    let b: Vec<f32> = (0..n * k).map(|i| (i % 13) as f32 * 0.1).collect();
+    let mut out = vec![0f32; m * n];
+    let mut best = f64::INFINITY;
+    for _ in 0..repeats.max(1) {
+        let clock = Instant::now();
+        let to = MatMut::from_row_major_slice_mut(&mut out, m, n);
+        multiply(to, false, by_rows(&a, m, k, k), by_rows(&b, k, n, n), 1.0, parallelism(m, n, k));
+        best = best.min(clock.elapsed().as_secs_f64());
+    }
+    2.0 * (m * n * k) as f64 / best / 1e9
+}

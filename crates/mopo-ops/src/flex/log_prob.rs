@@ -1,0 +1,237 @@
+//! Log-probabilities of tokens and their gradients, a tile of the vocabulary at a time: logits stay
+//! in cache and never reach memory. The normaliser and the gradient are summed with a running
+//! maximum.
+
+use burn::tensor::TensorMetadata;
+use faer::{MatMut, MatRef, Par};
+use rayon::prelude::*;
+
+use super::gemm::{View, by_rows, multiply};
+use super::math::{exp, largest, sum};
+use super::{T, contiguous, new, values, vectorised};
+
+/// Tokens of the vocabulary whose logits exist at a time.
+const TILE: usize = 1024;
+/// At most so many positions in one task.
+const POSITIONS: usize = 256;
+
+struct Tile<'a> {
+    /// `[positions, tile]`: products, and afterwards exp(logit − running maximum).
+    logits: &'a mut [f32],
+    bias: &'a [f32],
+    /// For each position: running maximum, and sum of exponentials relative to it.
+    running: &'a mut [(f32, f32)],
+    /// `[positions, features]` to rescale when a maximum moves; may be empty.
+    sums: &'a mut [f32],
+}
+
+#[inline(always)]
+fn exponentials(Tile { logits, bias, running, sums }: Tile<'_>) {
+    let (n, d) = (bias.len(), sums.len() / running.len());
+    for (i, (line, (top, total))) in logits.chunks_exact_mut(n).zip(running).enumerate() {
+        for (x, b) in line.iter_mut().zip(bias) {
+            *x += b;
+        }
+        let new_top = top.max(largest(line));
+        if new_top > *top {
+            let shrink = exp(*top - new_top);
+            *total *= shrink;
+            for x in &mut sums[i * d..(i + 1) * d] {
+                *x *= shrink;
+            }
+            *top = new_top;
+        }
+        for x in line.iter_mut() {
+            *x = exp(*x - new_top);
+        }
+        *total += sum(n, |j| line[j]);
+    }
+}
+
+fn targets_of(targets: T) -> Vec<usize> {
+    targets.into_data().iter::<i64>().map(|id| id as usize).collect()
+}
+
+/// How many positions a task takes: tasks of equal size, as many for each thread.
+fn task_size(n: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    let rounds = n.div_ceil(threads * POSITIONS).max(1);
+    n.div_ceil(threads * rounds).max(1)
+}
+
+pub(super) fn forward(
+    hidden: T,
+    weight: T,
+    bias: T,
+    targets: T,
+    with_gradient: bool,
+) -> (T, Option<T>) {
+    let hidden = contiguous(hidden);
+    let [n, d] = hidden.shape().dims();
+    let weight = View::new(weight, false);
+    let weight = weight.get();
+    let bias = contiguous(bias);
+    let (bias, targets) = (values(&bias), targets_of(targets));
+    let vocab = bias.len();
+    assert!(targets.iter().all(|id| *id < vocab), "a target beyond the vocabulary of {vocab}");
+    let mut log_probs = vec![0f32; n];
+    let mut gradient = vec![0f32; if with_gradient { n * d } else { 0 }];
+    let size = task_size(n);
+    // Without gradients there are no lines of them; every task gets an empty one.
+    let gradients: Vec<&mut [f32]> = match with_gradient {
+        true => gradient.chunks_mut(size * d).collect(),
+        false => (0..n.div_ceil(size)).map(|_| Default::default()).collect(),
+    };
+    let tasks = values(&hidden)
+        .par_chunks(size * d)
+        .zip(targets.par_chunks(size))
+        .zip(log_probs.par_chunks_mut(size))
+        .zip(gradients);
+    tasks.for_each(|(((hidden, targets), log_probs), sums)| {
+        let m = targets.len();
+        let hidden = by_rows(hidden, m, d, d);
+        let mut running = vec![(f32::NEG_INFINITY, 0f32); m];
+        let mut chosen = vec![0f32; m];
+        let mut scratch = vec![0f32; m * TILE.min(vocab)];
+        for from in (0..vocab).step_by(TILE) {
+            let n = TILE.min(vocab - from);
+            let logits = &mut scratch[..m * n];
+            let part = weight.subcols(from, n);
+            let to = MatMut::from_row_major_slice_mut(logits, m, n);
+            multiply(to, false, hidden, part, 1.0, Par::Seq);
+            for (i, target) in targets.iter().enumerate() {
+                if (from..from + n).contains(target) {
+                    chosen[i] = logits[i * n + target - from] + bias[*target];
+                }
+            }
+            let bias = &bias[from..from + n];
+            vectorised(exponentials, Tile { logits, bias, running: &mut running, sums });
+            if with_gradient {
+                let logits = by_rows(logits, m, n, n);
+                let to = MatMut::from_row_major_slice_mut(sums, m, d);
+                multiply(to, true, logits, part.transpose(), 1.0, Par::Seq);
+            }
+        }
+        for i in 0..m {
+            let (top, total) = running[i];
+            log_probs[i] = chosen[i] - top - total.ln();
+            if with_gradient {
+                let line = &mut sums[i * d..(i + 1) * d];
+                let column = weight.col(targets[i]);
+                for (j, x) in line.iter_mut().enumerate() {
+                    *x = column[j] - *x / total;
+                }
+            }
+        }
+    });
+    (new(log_probs, [n]), with_gradient.then(|| new(gradient, [n, d])))
+}
+
+struct Residuals<'a> {
+    /// `[positions, tile]`: products; becomes grad · (onehot − probability).
+    logits: &'a mut [f32],
+    bias: &'a [f32],
+    /// For each position: log of the normaliser, gradient.
+    positions: &'a [(f32, f32)],
+}
+
+#[inline(always)]
+fn residuals(Residuals { logits, bias, positions }: Residuals<'_>) {
+    let n = bias.len();
+    for (line, (normaliser, grad)) in logits.chunks_exact_mut(n).zip(positions) {
+        for (x, b) in line.iter_mut().zip(bias) {
+            *x = -grad * exp(*x + b - normaliser);
+        }
+    }
+}
+
+/// Positions whose logits exist at a time in the backward pass.
+const BLOCK: usize = 512;
+
+pub(super) fn backward(hidden: T, weight: T, bias: T, targets: T, log_probs: T, grad: T) -> [T; 3] {
+    let hidden = contiguous(hidden);
+    let [n, d] = hidden.shape().dims();
+    let view = View::new(weight, false);
+    let weight = view.get();
+    let (bias, log_probs, grad) = (contiguous(bias), contiguous(log_probs), contiguous(grad));
+    let (bias, targets) = (values(&bias), targets_of(targets));
+    let vocab = bias.len();
+    let all = by_rows(values(&hidden), n, d, d);
+
+    // The normaliser from what the forward pass left: logit of the target − its log-probability.
+    let positions: Vec<(f32, f32)> = (0..n)
+        .into_par_iter()
+        .map(|i| {
+            let line = &values(&hidden)[i * d..(i + 1) * d];
+            let column = weight.col(targets[i]);
+            let logit = sum(d, |j| line[j] * column[j]) + bias[targets[i]];
+            (logit - values(&log_probs)[i], values(&grad)[i])
+        })
+        .collect();
+
+    // A tile of the vocabulary owns its part of the weight's gradient; the gradients of the hidden
+    // states are summed over a fixed number of runs of tiles.
+    let tiles = vocab.div_ceil(TILE);
+    let runs = rayon::current_num_threads().min(tiles).max(1);
+    let run = tiles.div_ceil(runs) * TILE;
+    let mut d_weight = vec![0f32; vocab * d];
+    let mut d_bias = vec![0f32; vocab];
+    let parts: Vec<Vec<f32>> = d_weight
+        .par_chunks_mut(run * d)
+        .zip(d_bias.par_chunks_mut(run))
+        .enumerate()
+        .map(|(i, (d_weight, d_bias))| {
+            let mut d_hidden = vec![0f32; n * d];
+            let mut scratch = vec![0f32; BLOCK.min(n) * TILE];
+            let tiles = d_weight.chunks_mut(TILE * d).zip(d_bias.chunks_mut(TILE));
+            for (j, (d_weight, d_bias)) in tiles.enumerate() {
+                let (from, size) = (i * run + j * TILE, d_bias.len());
+                let part = weight.subcols(from, size);
+                for start in (0..n).step_by(BLOCK) {
+                    let m = BLOCK.min(n - start);
+                    let hidden = all.subrows(start, m);
+                    let logits = &mut scratch[..m * size];
+                    let to = MatMut::from_row_major_slice_mut(logits, m, size);
+                    multiply(to, false, hidden, part, 1.0, Par::Seq);
+                    let positions = &positions[start..start + m];
+                    let bias = &bias[from..from + size];
+                    vectorised(residuals, Residuals { logits, bias, positions });
+                    for (i, target) in targets[start..start + m].iter().enumerate() {
+                        if (from..from + size).contains(target) {
+                            logits[i * size + target - from] += positions[i].1;
+                        }
+                    }
+                    for line in logits.chunks_exact(size) {
+                        d_bias.iter_mut().zip(line).for_each(|(sum, x)| *sum += x);
+                    }
+                    let logits: MatRef<'_, f32> = by_rows(logits, m, size, size);
+                    let to = MatMut::from_row_major_slice_mut(d_weight, size, d);
+                    multiply(to, true, logits.transpose(), hidden, 1.0, Par::Seq);
+                    let to = &mut d_hidden[start * d..(start + m) * d];
+                    let to = MatMut::from_row_major_slice_mut(to, m, d);
+                    multiply(to, true, logits, part.transpose(), 1.0, Par::Seq);
+                }
+            }
+            d_hidden
+        })
+        .collect();
+    let mut parts = parts.into_iter();
+    let mut d_hidden = parts.next().unwrap_or_default();
+    for part in parts {
+        d_hidden.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
+    }
+    // [vocabulary, features] in memory, handed on as [features, vocabulary].
+    let d_weight = burn::backend::Flex::transposed(new(d_weight, [vocab, d]));
+    [new(d_hidden, [n, d]), d_weight, new(d_bias, [vocab])]
+}
+
+trait Transposed {
+    fn transposed(x: T) -> T;
+}
+
+impl Transposed for burn::backend::Flex {
+    fn transposed(x: T) -> T {
+        use burn::tensor::ops::FloatTensorOps;
+        Self::float_transpose(x)
+    }
+}

@@ -1,0 +1,200 @@
+//! Kernels for burn-flex: products through faer, everything between them in one pass over memory,
+//! on all threads of rayon's pool. Loops are written plainly and compiled for the vector
+//! instructions of the machine at hand ([`vectorised`]).
+//!
+//! Results do not depend on scheduling; sums over threads are made in a fixed order.
+
+mod attention;
+mod cached;
+mod elementwise;
+mod gemm;
+mod log_prob;
+mod math;
+mod norm;
+mod skinny;
+
+use burn::backend::Flex;
+use burn::tensor::{Bytes, DType, Shape};
+use burn_flex::{FlexTensor, Layout};
+
+pub use gemm::matmul_rate;
+
+use crate::{FusedBackend, Init, KvStore, Matrix, PackedRows, generic};
+
+type T = FlexTensor;
+
+/// Calls a function compiled for the best vector instructions that the machine has. The function
+/// must be `#[inline(always)]`.
+#[inline(always)]
+fn vectorised<A, R>(function: impl FnOnce(A) -> R, argument: A) -> R {
+    struct Call<F, A>(F, A);
+    impl<A, R, F: FnOnce(A) -> R> pulp::NullaryFnOnce for Call<F, A> {
+        type Output = R;
+        #[inline(always)]
+        fn call(self) -> R {
+            (self.0)(self.1)
+        }
+    }
+    pulp::Arch::new().dispatch(Call(function, argument))
+}
+
+fn new(values: Vec<f32>, shape: impl Into<Shape>) -> T {
+    T::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), DType::F32)
+}
+
+fn is_f32(tensors: &[&T]) -> bool {
+    tensors.iter().all(|t| t.dtype() == DType::F32)
+}
+
+/// The same tensor with its elements one after the other.
+fn contiguous(x: T) -> T {
+    if x.as_slice::<f32>().is_some() { x } else { x.to_contiguous() }
+}
+
+/// Its elements; the tensor must be contiguous.
+fn values(x: &T) -> &[f32] {
+    x.as_slice().expect("contiguous f32")
+}
+
+/// Its elements to write over: its own memory if nobody else holds it, else a copy.
+fn into_values(x: T) -> Vec<f32> {
+    let data = contiguous(x).into_data();
+    data.into_vec().expect("f32")
+}
+
+/// Elements that one task works on.
+const GRAIN: usize = 16 * 1024;
+
+impl FusedBackend for Flex {
+    fn gemm(init: Init<Self>, alpha: f64, a: T, turn_a: bool, b: T, turn_b: bool) -> T {
+        if is_f32(&[&a, &b]) {
+            gemm::gemm(init, alpha, a, turn_a, b, turn_b)
+        } else {
+            generic::linear::gemm::<Self>(init, alpha, a, turn_a, b, turn_b)
+        }
+    }
+
+    fn weight_matmul(init: Init<Self>, x: T, weight: &Matrix<Self>, transpose: bool) -> T {
+        if !is_f32(&[&x]) {
+            return generic::linear::weight_matmul::<Self>(init, x, weight, transpose);
+        }
+        match weight {
+            Matrix::Dense(w) if w.dtype() == DType::F32 => {
+                gemm::gemm(init, 1.0, x, false, w.clone(), transpose)
+            }
+            Matrix::Dense(w) if w.dtype() == DType::BF16 => gemm::half(init, x, w, transpose),
+            _ => generic::linear::weight_matmul::<Self>(init, x, weight, transpose),
+        }
+    }
+
+    fn gelu_tanh(x: T) -> T {
+        if is_f32(&[&x]) { elementwise::gelu(x) } else { generic::elementwise::gelu::<Self>(x) }
+    }
+
+    fn gelu_tanh_backward(x: T, grad: T) -> T {
+        if is_f32(&[&x, &grad]) {
+            elementwise::gelu_backward(x, grad)
+        } else {
+            generic::elementwise::gelu_backward::<Self>(x, grad)
+        }
+    }
+
+    fn layer_norm_forward(x: T, gamma: T, beta: T, epsilon: f64) -> T {
+        if is_f32(&[&x, &gamma, &beta]) {
+            norm::forward(x, gamma, beta, epsilon)
+        } else {
+            generic::norm::forward::<Self>(x, gamma, beta, epsilon)
+        }
+    }
+
+    fn layer_norm_backward(init: Option<T>, x: T, gamma: T, grad: T, epsilon: f64) -> T {
+        if is_f32(&[&x, &gamma, &grad]) {
+            norm::backward(init, x, gamma, grad, epsilon)
+        } else {
+            generic::norm::backward::<Self>(init, x, gamma, grad, epsilon)
+        }
+    }
+
+    fn rotary(x: T, cos: T, sin: T, n_heads: usize, inverse: bool) -> T {
+        if is_f32(&[&x, &cos, &sin]) {
+            elementwise::rotary(x, cos, sin, n_heads, inverse)
+        } else {
+            generic::elementwise::rotary::<Self>(x, cos, sin, n_heads, inverse)
+        }
+    }
+
+    fn packed_attention(q: T, k: T, v: T, rows: &PackedRows, n_heads: usize) -> T {
+        if is_f32(&[&q, &k, &v]) {
+            attention::forward(q, k, v, rows, n_heads)
+        } else {
+            generic::attention::forward::<Self>(q, k, v, rows, n_heads)
+        }
+    }
+
+    fn packed_attention_backward(
+        q: T,
+        k: T,
+        v: T,
+        grad: T,
+        rows: &PackedRows,
+        n_heads: usize,
+    ) -> [T; 3] {
+        if is_f32(&[&q, &k, &v, &grad]) {
+            attention::backward(q, k, v, grad, rows, n_heads)
+        } else {
+            generic::attention::backward::<Self>(q, k, v, grad, rows, n_heads)
+        }
+    }
+
+    fn kv_write(store: KvStore<Self>, new: T, at: &[(usize, usize)]) -> KvStore<Self> {
+        if is_f32(&[&store, &new]) {
+            cached::write(store, new, at)
+        } else {
+            generic::attention::kv_write::<Self>(store, new, at)
+        }
+    }
+
+    fn attention_cached(
+        q: T,
+        keys: &KvStore<Self>,
+        values: &KvStore<Self>,
+        lens: &[usize],
+        n_heads: usize,
+    ) -> T {
+        if is_f32(&[&q, keys, values]) {
+            cached::attention(q, keys, values, lens, n_heads)
+        } else {
+            generic::attention::cached::<Self>(q, keys, values, lens, n_heads)
+        }
+    }
+
+    fn log_prob_forward(
+        hidden: T,
+        weight: &Matrix<Self>,
+        bias: T,
+        targets: T,
+        with_gradient: bool,
+    ) -> (T, Option<T>) {
+        match weight {
+            Matrix::Dense(w) if is_f32(&[&hidden, w, &bias]) => {
+                log_prob::forward(hidden, w.clone(), bias, targets, with_gradient)
+            }
+            _ => generic::log_prob::forward::<Self>(hidden, weight, bias, targets, with_gradient),
+        }
+    }
+
+    fn log_prob_backward(
+        hidden: T,
+        weight: T,
+        bias: T,
+        targets: T,
+        log_probs: T,
+        grad: T,
+    ) -> [T; 3] {
+        if is_f32(&[&hidden, &weight, &bias, &log_probs, &grad]) {
+            log_prob::backward(hidden, weight, bias, targets, log_probs, grad)
+        } else {
+            generic::log_prob::backward::<Self>(hidden, weight, bias, targets, log_probs, grad)
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Products of a few lines with a large matrix, as generation makes them. They are bound by reading
+//! the matrix, which is read once, in the order of memory.
+
+use faer::MatRef;
+use rayon::prelude::*;
+
+use super::math::sum;
+use super::vectorised;
+
+/// Lines that one pass over the matrix serves.
+const LINES: usize = 8;
+/// Below this a matrix is not worth the special case.
+const LARGE: usize = 16 * 1024;
+
+/// `out = (out if add else 0) + alpha · a · b` if `a` has at most [`LINES`] lines and `b` is large;
+/// false if nothing was done.
+pub(super) fn multiply(
+    out: &mut [f32],
+    add: bool,
+    a: MatRef<'_, f32>,
+    b: MatRef<'_, f32>,
+    alpha: f32,
+) -> bool {
+    let (m, k, n) = (a.nrows(), a.ncols(), b.ncols());
+    if m == 0 || m > LINES || k * n < LARGE {
+        return false;
+    }
+    let lines: Vec<f32> =
+        (0..m).flat_map(|i| (0..k).map(move |j| (i, j))).map(|(i, j)| alpha * a[(i, j)]).collect();
+    let threads = rayon::current_num_threads();
+    // `[n, m]` in pieces of columns, then turned: pieces of one line are not contiguous in `out`.
+    let mut sums = vec![0f32; n * m];
+    if let Some(b) = b.transpose().try_as_row_major() {
+        let piece = n.div_ceil(4 * threads).next_multiple_of(8);
+        sums.par_chunks_mut(piece * m).enumerate().for_each(|(i, sums)| {
+            let rows = sums.len() / m;
+            let b = b.subrows(i * piece, rows);
+            for (j, sums) in sums.chunks_exact_mut(m).enumerate() {
+                let column = b.row(j);
+                let column = column.try_as_row_major().expect("row-major").as_slice();
+                vectorised(dot_lines, Dots { column, lines: &lines, sums });
+            }
+        });
+    } else if let Some(b) = b.try_as_row_major() {
+        let piece = n.div_ceil(2 * threads).next_multiple_of(64).min(512);
+        sums.par_chunks_mut(piece * m).enumerate().for_each(|(i, sums)| {
+            let columns = sums.len() / m;
+            // Lines one after the other while summing.
+            let mut wide = vec![0f32; sums.len()];
+            for j in 0..k {
+                let row = b.row(j);
+                let row = &row.try_as_row_major().expect("row-major").as_slice()
+                    [i * piece..i * piece + columns];
+                vectorised(add_row, Axpy { row, lines: &lines, j, k, wide: &mut wide });
+            }
+            for (line, wide) in wide.chunks_exact(columns).enumerate() {
+                for (column, x) in wide.iter().enumerate() {
+                    sums[column * m + line] = *x;
+                }
+            }
+        });
+    } else {
+        return false;
+    }
+    for (i, out) in out.chunks_exact_mut(n).enumerate() {
+        for (j, x) in out.iter_mut().enumerate() {
+            *x = if add { *x } else { 0.0 } + sums[j * m + i];
+        }
+    }
+    true
+}
+
+struct Dots<'a> {
+    column: &'a [f32],
+    lines: &'a [f32],
+    sums: &'a mut [f32],
+}
+
+#[inline(always)]
+fn dot_lines(Dots { column, lines, sums }: Dots<'_>) {
+    let k = column.len();
+    for (line, out) in lines.chunks_exact(k).zip(sums) {
+        *out = sum(k, |j| line[j] * column[j]);
+    }
+}
+
+struct Axpy<'a> {
+    row: &'a [f32],
+    lines: &'a [f32],
+    j: usize,
+    k: usize,
+    wide: &'a mut [f32],
+}
+
+#[inline(always)]
+fn add_row(Axpy { row, lines, j, k, wide }: Axpy<'_>) {
+    for (line, wide) in wide.chunks_exact_mut(row.len()).enumerate() {
+        let x = lines[line * k + j];
+        for (w, b) in wide.iter_mut().zip(row) {
+            *w += x * b;
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Log-probabilities of tokens from hidden states, a chunk of tokens at a time, in burn's own
+//! operations.
+
+use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{Shape, Slice, TensorMetadata};
+
+use super::linear::cast_like;
+use crate::{FusedBackend, Init, Matrix};
+
+/// Tokens whose logits exist at a time.
+const CHUNK: usize = 256;
+
+/// The chunks of `n` tokens.
+fn chunks(n: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..n).step_by(CHUNK).map(move |start| (start, (start + CHUNK).min(n)))
+}
+
+fn rows<B: FusedBackend>(x: &FloatTensor<B>, (start, end): (usize, usize)) -> FloatTensor<B> {
+    B::float_slice(x.clone(), &[Slice::from(start..end), Slice::full()])
+}
+
+/// Log-probabilities of all tokens, `[chunk, vocabulary]`, and the chunk's targets, `[chunk, 1]`.
+fn log_softmax<B: FusedBackend>(
+    hidden: FloatTensor<B>,
+    weight: &Matrix<B>,
+    bias: &FloatTensor<B>,
+) -> FloatTensor<B> {
+    let init = Init { add: None, bias: Some(bias.clone()) };
+    B::log_softmax(B::weight_matmul(init, hidden, weight, false), 1)
+}
+
+fn chunk_targets<B: FusedBackend>(
+    targets: &IntTensor<B>,
+    (start, end): (usize, usize),
+) -> IntTensor<B> {
+    let part = B::int_slice(targets.clone(), &[Slice::from(start..end)]);
+    B::int_reshape(part, Shape::new([end - start, 1]))
+}
+
+/// Turns `p` into `scale · (onehot(target) − p)`, rows scaled by `[chunk, 1]` or not.
+fn residual<B: FusedBackend>(
+    probabilities: FloatTensor<B>,
+    targets: IntTensor<B>,
+    scale: Option<FloatTensor<B>>,
+) -> FloatTensor<B> {
+    let n = targets.shape()[0];
+    let device = B::float_device(&probabilities);
+    let ones = B::float_ones(Shape::new([n, 1]), &device, probabilities.dtype().into());
+    let (minus, one) = match scale {
+        None => (B::float_neg(probabilities), ones),
+        Some(scale) => (B::float_neg(B::float_mul(probabilities, scale.clone())), scale),
+    };
+    B::float_scatter_add(1, minus, targets, one)
+}
+
+pub(crate) fn forward<B: FusedBackend>(
+    hidden: FloatTensor<B>,
+    weight: &Matrix<B>,
+    bias: FloatTensor<B>,
+    targets: IntTensor<B>,
+    with_gradient: bool,
+) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
+    let n = hidden.shape()[0];
+    let (mut log_probs, mut gradients) = (vec![], vec![]);
+    for chunk in chunks(n) {
+        let all = log_softmax::<B>(rows::<B>(&hidden, chunk), weight, &bias);
+        let targets = chunk_targets::<B>(&targets, chunk);
+        log_probs.push(B::float_gather(1, all.clone(), targets.clone()));
+        if with_gradient {
+            let residual = residual::<B>(B::float_exp(all), targets, None);
+            gradients.push(B::weight_matmul(Init::zero(), residual, weight, true));
+        }
+    }
+    let log_probs = B::float_reshape(B::float_cat(log_probs, 0), Shape::new([n]));
+    (log_probs, with_gradient.then(|| B::float_cat(gradients, 0)))
+}
+
+pub(crate) fn backward<B: FusedBackend>(
+    hidden: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: FloatTensor<B>,
+    targets: IntTensor<B>,
+    _log_probs: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> [FloatTensor<B>; 3] {
+    let n = hidden.shape()[0];
+    let vocab = weight.shape()[1];
+    let weight = Matrix::Dense(cast_like::<B>(weight, &hidden));
+    let grad = B::float_reshape(grad, Shape::new([n, 1]));
+    let mut d_hidden = vec![];
+    let (mut d_weight, mut d_bias): (Option<FloatTensor<B>>, Option<FloatTensor<B>>) = (None, None);
+    for chunk in chunks(n) {
+        let part = rows::<B>(&hidden, chunk);
+        let all = log_softmax::<B>(part.clone(), &weight, &bias);
+        let residual = residual::<B>(
+            B::float_exp(all),
+            chunk_targets::<B>(&targets, chunk),
+            Some(rows::<B>(&grad, chunk)),
+        );
+        d_hidden.push(B::weight_matmul(Init::zero(), residual.clone(), &weight, true));
+        let total = B::float_sum_dim(residual.clone(), 0);
+        d_bias = Some(match d_bias {
+            None => total,
+            Some(sum) => B::float_add(sum, total),
+        });
+        d_weight = Some(B::gemm(Init::add(d_weight), 1.0, part, true, residual, false));
+    }
+    let empty = "at least one token";
+    let d_bias = B::float_reshape(d_bias.expect(empty), Shape::new([vocab]));
+    [B::float_cat(d_hidden, 0), d_weight.expect(empty), d_bias]
+}

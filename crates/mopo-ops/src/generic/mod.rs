@@ -1,0 +1,8 @@
+//! The bodies of [`crate::FusedBackend`] in burn's own operations: what every backend can do, and
+//! what native kernels are compared with.
+
+pub(crate) mod attention;
+pub(crate) mod elementwise;
+pub(crate) mod linear;
+pub(crate) mod log_prob;
+pub(crate) mod norm;

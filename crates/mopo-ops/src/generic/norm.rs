@@ -1,0 +1,64 @@
+//! LayerNorm in burn's own operations.
+
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{Shape, TensorMetadata};
+
+use crate::FusedBackend;
+
+fn row<B: FusedBackend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let n = x.shape()[0];
+    B::float_reshape(x, Shape::new([1, n]))
+}
+
+/// Each token at mean 0 and variance 1, and the factor that made it so, `[n, 1]`.
+fn normalised<B: FusedBackend>(
+    x: FloatTensor<B>,
+    epsilon: f64,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let centred = B::float_sub(x.clone(), B::float_mean_dim(x, 1));
+    let variance = B::float_mean_dim(B::float_mul(centred.clone(), centred.clone()), 1);
+    let root = B::float_sqrt(B::float_add_scalar(variance, (epsilon as f32).into()));
+    let factor = B::float_recip(root);
+    (B::float_mul(centred, factor.clone()), factor)
+}
+
+pub(crate) fn forward<B: FusedBackend>(
+    x: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    beta: FloatTensor<B>,
+    epsilon: f64,
+) -> FloatTensor<B> {
+    let (unit, _) = normalised::<B>(x, epsilon);
+    B::float_add(B::float_mul(unit, row::<B>(gamma)), row::<B>(beta))
+}
+
+pub(crate) fn backward<B: FusedBackend>(
+    init: Option<FloatTensor<B>>,
+    x: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    epsilon: f64,
+) -> FloatTensor<B> {
+    let (unit, factor) = normalised::<B>(x, epsilon);
+    let grad = B::float_mul(grad, row::<B>(gamma));
+    let mean = B::float_mean_dim(grad.clone(), 1);
+    let along = B::float_mean_dim(B::float_mul(grad.clone(), unit.clone()), 1);
+    let free = B::float_sub(B::float_sub(grad, mean), B::float_mul(unit, along));
+    let dx = B::float_mul(free, factor);
+    match init {
+        None => dx,
+        Some(init) => B::float_add(init, dx),
+    }
+}
+
+/// The gradients of gamma and beta, `[features]` each.
+pub(crate) fn parameter_gradients<B: FusedBackend>(
+    x: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    epsilon: f64,
+) -> [FloatTensor<B>; 2] {
+    let d = x.shape()[1];
+    let (unit, _) = normalised::<B>(x, epsilon);
+    let total = |t| B::float_reshape(B::float_sum_dim(t, 0), Shape::new([d]));
+    [total(B::float_mul(grad.clone(), unit)), total(grad)]
+}

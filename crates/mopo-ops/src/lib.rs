@@ -1,0 +1,26 @@
+//! The operations that a training step of a phi decoder spends its time in, fused, on any backend
+//! of burn: [`FusedBackend`]. Bodies are written in burn's own operations; flex has native kernels.
+//! Gradients are written by hand.
+//!
+//! Everything works on tokens laid out one after the other, `[n_tokens, features]`, without padding;
+//! [`PackedRows`] says which of them form a row. No model, no parameters, no files: those are in
+//! `mopo-lm`.
+
+mod autodiff;
+mod backend;
+mod block;
+mod generic;
+mod matrix;
+mod rows;
+
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(test)]
+mod tests;
+
+pub use backend::{FusedAutodiffBackend, FusedBackend, Init, KvStore};
+pub use block::{BlockContext, BlockParams, LINEARS, LinearParams, LoraParams};
+#[cfg(feature = "flex")]
+pub use flex::matmul_rate;
+pub use matrix::Matrix;
+pub use rows::{PackedRow, PackedRows, Piece};

@@ -1,0 +1,254 @@
+//! Each kernel against the generic body; each gradient against burn's own of the generic body.
+
+use super::*;
+use crate::{FusedBackend, Init, Matrix, PackedRows, generic};
+
+#[test]
+fn products_equal_the_generic_body() {
+    for (m, k, n) in [(1, 130, 140), (5, 200, 100), (8, 33, 700), (40, 30, 20), (200, 64, 300)] {
+        let a = random::<B, 2>([m, k], 1);
+        let b = random::<B, 2>([k, n], 2);
+        let (at, bt) = (a.clone().transpose(), b.clone().transpose());
+        // The same matrices, stored the other way round.
+        let again = |x: Tensor<B, 2>| {
+            let [rows, columns] = x.dims();
+            Tensor::<B, 2>::from_data(
+                TensorData::new(values(x), [rows, columns]),
+                &Default::default(),
+            )
+        };
+        let init = || Init {
+            add: Some(float(random::<B, 2>([m, n], 3))),
+            bias: Some(float(random::<B, 1>([n], 4))),
+        };
+        for init in [Init::zero, || Init::add(None)].map(|f| f()).into_iter().chain([init()]) {
+            let expected = generic::linear::gemm::<B>(
+                init.clone(),
+                0.5,
+                float(a.clone()),
+                false,
+                float(b.clone()),
+                false,
+            );
+            let expected = host::<B>(expected);
+            for (x, turn_x) in [(a.clone(), false), (at.clone(), true), (again(at.clone()), true)] {
+                for (y, turn_y) in
+                    [(b.clone(), false), (bt.clone(), true), (again(bt.clone()), true)]
+                {
+                    let found =
+                        B::gemm(init.clone(), 0.5, float(x.clone()), turn_x, float(y), turn_y);
+                    assert_close(&host::<B>(found), &expected, 2e-6);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn views_into_a_larger_tensor_are_read_where_they_are() {
+    let x = random::<B, 2>([40, 50], 1);
+    let part = x.clone().narrow(0, 3, 30).narrow(1, 7, 20);
+    let w = random::<B, 2>([20, 10], 2);
+    let expected = values(part.clone().matmul(w.clone()));
+    let found = B::gemm(Init::zero(), 1.0, float(part), false, float(w), false);
+    assert_close(&host::<B>(found), &expected, 2e-6);
+}
+
+#[test]
+fn half_precision_weights_are_read_as_they_are() {
+    use burn::tensor::DType;
+    let half = random::<B, 2>([70, 1100], 2).cast(DType::BF16);
+    let whole = Matrix::<B>::Dense(float(half.clone().cast(DType::F32)));
+    let x = random::<B, 2>([9, 70], 1);
+    let g = random::<B, 2>([9, 1100], 3);
+    for half in [half.clone(), half.transpose().clone().transpose()] {
+        let half = Matrix::<B>::Dense(float(half));
+        let product = |w| host::<B>(B::weight_matmul(Init::zero(), float(x.clone()), w, false));
+        assert_close(&product(&half), &product(&whole), 2e-6);
+        let back = |w| host::<B>(B::weight_matmul(Init::zero(), float(g.clone()), w, true));
+        assert_close(&back(&half), &back(&whole), 2e-6);
+    }
+}
+
+/// The gradient that burn finds for `f` at `x`, for the sum of products with `grad`.
+fn by_autodiff<const D: usize>(
+    x: Tensor<B, D>,
+    grad: Tensor<B, 2>,
+    f: impl Fn(Tensor<A, D>) -> Tensor<A, 2>,
+) -> Vec<f32> {
+    let x = Tensor::<A, D>::from_inner(x).require_grad();
+    let loss = (f(x.clone()) * Tensor::from_inner(grad)).sum();
+    values(x.grad(&loss.backward()).unwrap())
+}
+
+#[test]
+fn gelu_and_its_gradient() {
+    let x = random::<B, 2>([50, 700], 1).mul_scalar(6.0);
+    let grad = random::<B, 2>([50, 700], 2);
+    let found = host::<B>(B::gelu_tanh(float(x.clone())));
+    let expected: Vec<f32> = values(x.clone())
+        .into_iter()
+        .map(f64::from)
+        .map(|x| {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            (0.5 * x * (1.0 + u.tanh())) as f32
+        })
+        .collect();
+    assert_close(&found, &expected, 5e-7);
+    let found = host::<B>(B::gelu_tanh_backward(float(x.clone()), float(grad.clone())));
+    let expected = by_autodiff(x, grad, |x| tensor(generic::elementwise::gelu::<A>(float(x))));
+    assert_close(&found, &expected, 3e-6);
+}
+
+#[test]
+fn layer_norm_and_its_gradient() {
+    for d in [24, 96, 130] {
+        let x = random::<B, 2>([70, d], 1).mul_scalar(3.0).add_scalar(1.0);
+        let (gamma, beta) = (random::<B, 1>([d], 2), random::<B, 1>([d], 3));
+        let grad = random::<B, 2>([70, d], 4);
+        let with =
+            |x| (float::<B, 2>(x), float::<B, 1>(gamma.clone()), float::<B, 1>(beta.clone()));
+        let (a, g, b) = with(x.clone());
+        let found = host::<B>(B::layer_norm_forward(a, g, b, 1e-5));
+        let (a, g, b) = with(x.clone());
+        let expected = host::<B>(generic::norm::forward::<B>(a, g, b, 1e-5));
+        assert_close(&found, &expected, 2e-6);
+
+        let init = random::<B, 2>([70, d], 5);
+        let (a, g, _) = with(x.clone());
+        let found = host::<B>(B::layer_norm_backward(
+            Some(float(init.clone())),
+            a,
+            g,
+            float(grad.clone()),
+            1e-5,
+        ));
+        let expected = by_autodiff(x, grad, |x| {
+            let lift = |x: &Tensor<B, 1>| float(Tensor::<A, 1>::from_inner(x.clone()));
+            tensor(generic::norm::forward::<A>(float(x), lift(&gamma), lift(&beta), 1e-5))
+        });
+        let expected: Vec<f32> =
+            expected.iter().zip(values(init)).map(|(x, init)| x + init).collect();
+        assert_close(&found, &expected, 5e-6);
+    }
+}
+
+#[test]
+fn rotary_equals_the_generic_body_and_turns_back() {
+    let x = random::<B, 2>([45, 3 * 16], 1);
+    for half in [3, 8] {
+        let angle = random::<B, 2>([45, half], 2).mul_scalar(3.0);
+        let (cos, sin) = (angle.clone().cos(), angle.sin());
+        let turn = |x: FloatTensor<B>, inverse| {
+            B::rotary(x, float(cos.clone()), float(sin.clone()), 3, inverse)
+        };
+        let found = turn(float(x.clone()), false);
+        let expected = generic::elementwise::rotary::<B>(
+            float(x.clone()),
+            float(cos.clone()),
+            float(sin.clone()),
+            3,
+            false,
+        );
+        assert_close(&host::<B>(found.clone()), &host::<B>(expected), 1e-6);
+        assert_close(&host::<B>(turn(found, true)), &values(x.clone()), 1e-6);
+    }
+}
+
+#[test]
+fn attention_and_its_gradient() {
+    let rows = rows();
+    let (n, heads, d) = (rows.n_tokens(), 2, 2 * 24);
+    let [q, k, v, grad] = [1, 2, 3, 4].map(|seed| random::<B, 2>([n, d], seed).mul_scalar(2.0));
+    let inputs = || [&q, &k, &v].map(|x| float(x.clone()));
+    let [a, b, c] = inputs();
+    let found = host::<B>(B::packed_attention(a, b, c, &rows, heads));
+    let [a, b, c] = inputs();
+    let expected = host::<B>(generic::attention::forward::<B>(a, b, c, &rows, heads));
+    assert_close(&found, &expected, 3e-6);
+
+    let [a, b, c] = inputs();
+    let found = B::packed_attention_backward(a, b, c, float(grad.clone()), &rows, heads);
+    for (i, found) in found.into_iter().enumerate() {
+        let x = [&q, &k, &v][i].clone();
+        let expected = by_autodiff(x, grad.clone(), |x| {
+            let mut all = [&q, &k, &v].map(|x| Tensor::<A, 2>::from_inner(x.clone()));
+            all[i] = x;
+            let [q, k, v] = all.map(float);
+            tensor(generic::attention::forward::<A>(q, k, v, &rows, heads))
+        });
+        assert_close(&host::<B>(found), &expected, 5e-6);
+    }
+    // And the generic gradient, which other backends use.
+    let [a, b, c] = inputs();
+    let generic = generic::attention::backward::<B>(a, b, c, float(grad.clone()), &rows, heads);
+    let [a, b, c] = inputs();
+    let native = B::packed_attention_backward(a, b, c, float(grad), &rows, heads);
+    for (a, b) in native.into_iter().zip(generic) {
+        assert_close(&host::<B>(a), &host::<B>(b), 5e-6);
+    }
+}
+
+#[test]
+fn a_token_sees_the_prompt_and_its_own_response_alone() {
+    let rows = PackedRows::new([[4, 5, 6]]);
+    let d = 8;
+    let [q, k, v] = [1, 2, 3].map(|seed| random::<B, 2>([15, d], seed));
+    let out = |v: Tensor<B, 2>| {
+        host::<B>(B::packed_attention(float(q.clone()), float(k.clone()), float(v), &rows, 1))
+    };
+    let before = out(v.clone());
+    for key in 0..15 {
+        let mut changed = values(v.clone());
+        changed[key * d..(key + 1) * d].iter_mut().for_each(|x| *x += 1.0);
+        let changed = Tensor::from_data(TensorData::new(changed, [15, d]), &Default::default());
+        let after = out(changed);
+        for query in 0..15 {
+            let span = query * d..(query + 1) * d;
+            assert_eq!(
+                before[span.clone()] != after[span],
+                rows.rows()[0].sees(query, key),
+                "query {query}, key {key}"
+            );
+        }
+    }
+    assert_eq!(rows.n_scores(), 9 * 10 / 2 + 6 * 4 + 6 * 7 / 2);
+}
+
+#[test]
+fn a_store_gives_the_attention_of_the_last_token() {
+    let (heads, d, capacity) = (2, 16, 40);
+    let lens = [7, 33, 1];
+    let rows = PackedRows::new(lens.map(|n| [n, 0, 0]));
+    let n = rows.n_tokens();
+    let [q, k, v] = [1, 2, 3].map(|seed| random::<B, 2>([n, d], seed));
+    let whole =
+        B::packed_attention(float(q.clone()), float(k.clone()), float(v.clone()), &rows, heads);
+    let whole = host::<B>(whole);
+    let at: Vec<(usize, usize)> =
+        (0..3).flat_map(|row| (0..lens[row]).map(move |position| (row, position))).collect();
+    let store = |x: &Tensor<B, 2>| {
+        let empty = Tensor::<B, 3>::zeros([3, capacity, d], &Default::default());
+        // All but the last token of each row at first, then those.
+        let mut store = float(empty);
+        for last in [false, true] {
+            let (which, to): (Vec<i32>, Vec<_>) = at
+                .iter()
+                .enumerate()
+                .filter(|(_, (row, position))| (position + 1 == lens[*row]) == last)
+                .map(|(i, at)| (i as i32, *at))
+                .unzip();
+            let which = Tensor::<B, 1, Int>::from_data(which.as_slice(), &Default::default());
+            store = B::kv_write(store, float(x.clone().select(0, which)), &to);
+        }
+        store
+    };
+    let (keys, stored) = (store(&k), store(&v));
+    let last: Vec<usize> = rows.rows().iter().map(|row| row.start + row.len() - 1).collect();
+    let ids: Vec<i32> = last.iter().map(|i| *i as i32).collect();
+    let ids = Tensor::<B, 1, Int>::from_data(ids.as_slice(), &Default::default());
+    let queries = q.select(0, ids);
+    let found = host::<B>(B::attention_cached(float(queries), &keys, &stored, &lens, heads));
+    let expected: Vec<f32> = last.iter().flat_map(|i| whole[i * d..(i + 1) * d].to_vec()).collect();
+    assert_close(&found, &expected, 3e-6);
+}
