@@ -2,7 +2,7 @@
 //! preference pairs, their sequence log-probabilities, generation, and the files of all of them.
 //!
 //! No text and no tokenizer (token ids only), no loss and no optimiser. Everything is generic over
-//! burn's `Backend`.
+//! burn's `Backend`; what runs the model needs mopo-ops' `FusedBackend`.
 
 mod adapter;
 mod config;
@@ -15,6 +15,7 @@ mod packed;
 mod peft;
 mod phi;
 mod policy;
+mod projection;
 mod weights;
 
 #[cfg(test)]
@@ -32,4 +33,5 @@ pub use packed::{
 pub use peft::{load_adapter, save_adapter};
 pub use phi::{KvCache, Phi, PhiAttention, PhiLayer, PhiMlp, Rotary};
 pub use policy::{HeadChoice, PolicyParams};
+pub use projection::{Projection, Weight};
 pub use weights::{load_phi, save_phi};

@@ -235,11 +235,18 @@ impl<B: Backend> LoraLayer<B> {
 }
 
 impl<B: Backend> LoraAdapter<B> {
-    /// The scaled update of one layer at `x` `[n, inputs]`: `[n, outputs]`.
-    pub(crate) fn delta(&self, pair: &LoraPair<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        // Scaled at the narrowest point.
-        let z = self.dropout.forward(x).matmul(pair.a.val()).mul_scalar(self.scale);
-        z.matmul(pair.b.val())
+    /// What the input of A, of that shape, is multiplied with while training: 0, or
+    /// 1 / (1 − dropout). None where nothing is dropped.
+    pub(crate) fn dropout_mask(
+        &self,
+        shape: [usize; 2],
+        device: &B::Device,
+    ) -> Option<Tensor<B, 2>> {
+        let dropout = self.dropout.prob;
+        (dropout > 0.0 && B::ad_enabled(device)).then(|| {
+            let kept = Tensor::random(shape, Distribution::Bernoulli(1.0 - dropout), device);
+            kept.mul_scalar(1.0 / (1.0 - dropout))
+        })
     }
 
     /// `alpha / rank`.
@@ -250,7 +257,6 @@ impl<B: Backend> LoraAdapter<B> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::TensorData;
     use mopo_testkit::{TestAutodiffBackend, TestBackend};
 
     use super::*;
@@ -260,7 +266,7 @@ mod tests {
     fn inputs<B: Backend>() -> PackedInputs<B> {
         let pair =
             PairSlices { prompt: &[1, 2, 3], first: &[4, 5], second: &[6], keep: [true, true] };
-        PackedBatch::pack(&[pair], 0).unwrap().inputs(&Default::default())
+        PackedBatch::pack(&[pair]).unwrap().inputs(&Default::default())
     }
 
     #[test]
@@ -299,39 +305,43 @@ mod tests {
 
     #[test]
     fn the_update_is_scaled_by_alpha_over_rank() {
-        let phi = fixtures::tiny();
+        let base = fixtures::base::<TestBackend>(1);
         let device = Default::default();
-        let config = LoraConfig { rank: 2, alpha: 3.0, dropout: 0.5, ..Default::default() };
-        let adapter = config
-            .build::<TestBackend>(&phi, |_, _, [d_in, d_out]| {
-                Ok((Tensor::ones([d_in, 2], &device), Tensor::ones([2, d_out], &device)))
-            })
-            .unwrap();
-        let x = Tensor::from_data(TensorData::new(vec![1f32; 24], [1, 24]), &device);
-        let delta = adapter.delta(adapter.layers[0].get(LoraTarget::Fc1).unwrap(), x);
-        // 24 inputs · 2 ranks · 3/2; dropout does not act here.
-        assert_eq!(values(delta), vec![72.0; 48]);
+        let hidden = |alpha: f64, size: f32| {
+            let config = LoraConfig { rank: 2, alpha, dropout: 0.5, ..Default::default() };
+            let adapter = config
+                .build::<TestBackend>(base.config(), |i, _, [d_in, d_out]| {
+                    let a = Tensor::full([d_in, 2], 0.01 * (i + 1) as f32, &device);
+                    Ok((a, Tensor::full([2, d_out], size, &device)))
+                })
+                .unwrap();
+            assert_eq!(adapter.scale(), alpha / 2.0);
+            // Dropout does not act here.
+            values(base.hidden_states_packed(&inputs(), Some(&adapter)))
+        };
+        assert_eq!(hidden(4.0, 0.1), hidden(2.0, 0.2));
+        assert_ne!(hidden(4.0, 0.1), hidden(2.0, 0.1));
     }
 
     #[test]
     fn dropout_acts_on_backends_with_gradients_only() {
         let _guard = fixtures::BACKEND_RANDOM.lock();
-        fn delta<B: Backend>() -> Vec<f32> {
-            let device = Default::default();
-            let config = LoraConfig { rank: 1, alpha: 1.0, dropout: 0.5, ..Default::default() };
+        fn mask<B: Backend>(dropout: f64) -> Option<Vec<f32>> {
+            let config = LoraConfig { dropout, ..Default::default() };
             let adapter = config
                 .build::<B>(&fixtures::tiny(), |_, _, [d_in, d_out]| {
-                    Ok((Tensor::ones([d_in, 1], &device), Tensor::ones([1, d_out], &device)))
+                    let device = Default::default();
+                    Ok((Tensor::ones([d_in, 16], &device), Tensor::ones([16, d_out], &device)))
                 })
                 .unwrap();
-            let x = Tensor::ones([50, 24], &device);
-            values(adapter.delta(adapter.layers[0].get(LoraTarget::QProj).unwrap(), x))
+            adapter.dropout_mask([50, 24], &Default::default()).map(values)
         }
-        assert!(delta::<TestBackend>().iter().all(|d| *d == 24.0));
-        let dropped = delta::<TestAutodiffBackend>();
-        assert!(dropped.iter().any(|d| *d != 24.0));
-        let mean = dropped.iter().sum::<f32>() / dropped.len() as f32;
-        assert!((mean - 24.0).abs() < 3.0, "{mean}");
+        assert!(mask::<TestBackend>(0.25).is_none());
+        assert!(mask::<TestAutodiffBackend>(0.0).is_none());
+        let mask = mask::<TestAutodiffBackend>(0.25).unwrap();
+        assert!(mask.iter().all(|x| *x == 0.0 || (x - 4.0 / 3.0).abs() < 1e-6));
+        let mean = mask.iter().sum::<f32>() / mask.len() as f32;
+        assert!((mean - 1.0).abs() < 0.1, "{mean}");
     }
 
     #[test]

@@ -1,19 +1,20 @@
-//! Preference pairs as rows: a prompt once, then both responses, which do not see each other. And
-//! the log-probabilities of the responses, with the output layer applied only where it is needed.
+//! Preference pairs as rows: a prompt once, then both responses, which do not see each other; rows
+//! one behind the other, without padding. And the log-probabilities of the responses, with the output layer applied only where it is needed.
 //!
 //! Packing works on plain integers; nothing here knows about policies or losses.
 
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use burn::nn::Linear;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Bool, Int, Tensor, TensorData, activation};
+use burn::tensor::{Int, Tensor, TensorData};
+use mopo_ops::{FusedBackend, Matrix, PackedRows};
 
+use crate::projection::{primitive, tensor};
 use crate::{Error, Result};
-
-/// Positions whose logits are held at once where no gradient needs them.
-const CHUNK: usize = 1024;
 
 /// What a position of a row belongs to; the values of [`PackedBatch::segments`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +26,6 @@ pub enum Segment {
     First = 1,
     /// The second response.
     Second = 2,
-    /// Behind the end of the row.
-    Padding = 3,
 }
 
 /// One pair as token ids. A single response (for supervised tuning) is a pair with an empty
@@ -50,8 +49,8 @@ pub struct PackedTerm {
     pub pair: usize,
     /// 0 the first, 1 the second response.
     pub side: usize,
-    /// For each response token the flat index (`row * width + column`) of the position whose output
-    /// predicts it; the prompt's last position for the first token of either response.
+    /// For each response token the index of the batch's token whose output predicts it; the prompt's
+    /// last token for the first token of either response.
     pub predictors: Vec<i32>,
     /// The response tokens.
     pub targets: Vec<i32>,
@@ -60,15 +59,13 @@ pub struct PackedTerm {
 /// A batch of rows, one for each pair with a kept response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedBatch {
-    /// Rows; fewer than pairs if some keep nothing, and possibly 0.
-    pub n_rows: usize,
-    /// Columns: the longest row.
-    pub width: usize,
-    /// Token ids, `[n_rows * width]`.
+    /// Which tokens are whose; fewer rows than pairs if some keep nothing, and possibly none.
+    pub rows: PackedRows,
+    /// Token ids, `[n_tokens]`.
     pub ids: Vec<i32>,
-    /// Positions, `[n_rows * width]`; those of the second response restart after the prompt.
+    /// Positions, `[n_tokens]`; those of the second response restart after the prompt.
     pub positions: Vec<i32>,
-    /// [`Segment`]s, `[n_rows * width]`.
+    /// [`Segment`]s, `[n_tokens]`.
     pub segments: Vec<u8>,
     /// The kept responses, by pair, first before second.
     pub terms: Vec<PackedTerm>,
@@ -77,46 +74,38 @@ pub struct PackedBatch {
 /// A packed batch on a device.
 #[derive(Debug, Clone)]
 pub struct PackedInputs<B: Backend> {
-    /// Token ids, `[n_rows, width]`.
-    pub ids: Tensor<B, 2, Int>,
-    /// Positions, `[n_rows, width]`.
-    pub positions: Tensor<B, 2, Int>,
-    /// True where the query may not attend to the key, `[n_rows, width, width]`.
-    pub mask: Tensor<B, 3, Bool>,
+    /// Token ids, `[n_tokens]`.
+    pub ids: Tensor<B, 1, Int>,
+    /// Positions, `[n_tokens]`.
+    pub positions: Tensor<B, 1, Int>,
+    /// Which tokens see each other.
+    pub rows: Arc<PackedRows>,
 }
 
 impl PackedBatch {
     /// Packs pairs, one row each: the prompt, then the kept responses. A pair that keeps nothing
-    /// makes no row and no term. `pad_id` fills rows up; it is never attended to.
+    /// makes no row and no term.
     ///
     /// # Errors
     /// A kept response without tokens, or after an empty prompt (nothing would predict its first
     /// token); `index` is the pair's.
-    pub fn pack(pairs: &[PairSlices<'_>], pad_id: u32) -> Result<Self> {
-        let row_len = |pair: &PairSlices<'_>| {
-            let first = if pair.keep[0] { pair.first.len() } else { 0 };
-            let second = if pair.keep[1] { pair.second.len() } else { 0 };
-            pair.prompt.len() + first + second
-        };
+    pub fn pack(pairs: &[PairSlices<'_>]) -> Result<Self> {
         let kept = pairs.iter().enumerate().filter(|(_, pair)| pair.keep.contains(&true));
-        let kept: Vec<_> = kept.collect();
-        let width = kept.iter().map(|(_, pair)| row_len(pair)).max().unwrap_or(0);
-        let n_rows = kept.len();
-
+        let mut lengths = vec![];
         let mut batch = Self {
-            n_rows,
-            width,
-            ids: Vec::with_capacity(n_rows * width),
-            positions: Vec::with_capacity(n_rows * width),
-            segments: Vec::with_capacity(n_rows * width),
-            terms: Vec::with_capacity(2 * n_rows),
+            rows: PackedRows::default(),
+            ids: vec![],
+            positions: vec![],
+            segments: vec![],
+            terms: vec![],
         };
-        for (row, (index, pair)) in kept.into_iter().enumerate() {
+        for (index, pair) in kept {
             let n_prompt = pair.prompt.len();
             if n_prompt == 0 {
                 return Err(Error::EmptyPrompt { index });
             }
-            let start = row * width;
+            let start = batch.ids.len();
+            let mut row = [n_prompt, 0, 0];
             batch.push(pair.prompt, 0, Segment::Prompt);
             for (side, response) in [pair.first, pair.second].into_iter().enumerate() {
                 if !pair.keep[side] {
@@ -136,11 +125,11 @@ impl PackedBatch {
                 });
                 let segment = if side == 0 { Segment::First } else { Segment::Second };
                 batch.push(response, n_prompt, segment);
+                row[side + 1] = response.len();
             }
-            batch.ids.resize(start + width, pad_id as i32);
-            batch.positions.resize(start + width, 0);
-            batch.segments.resize(start + width, Segment::Padding as u8);
+            lengths.push(row);
         }
+        batch.rows = PackedRows::new(lengths);
         Ok(batch)
     }
 
@@ -150,36 +139,17 @@ impl PackedBatch {
         self.segments.resize(self.ids.len(), segment as u8);
     }
 
-    /// Tokens that are not padding.
+    /// Tokens of all rows.
     pub fn n_tokens(&self) -> usize {
-        self.segments.iter().filter(|s| **s != Segment::Padding as u8).count()
+        self.ids.len()
     }
 
-    /// The attention mask, `[n_rows, width, width]`: true where the query (second axis) may not
-    /// attend to the key. A position sees the prompt and its own segment, up to itself. So does padding,
-    /// which nobody sees and nobody reads.
-    pub fn mask<B: Backend>(&self, device: &B::Device) -> Tensor<B, 3, Bool> {
-        let w = self.width;
-        let mut mask = vec![true; self.n_rows * w * w];
-        for (row, segments) in self.segments.chunks_exact(w.max(1)).enumerate() {
-            for (query, segment) in segments.iter().enumerate() {
-                let line = &mut mask[(row * w + query) * w..][..query + 1];
-                for (masked, key) in line.iter_mut().zip(segments) {
-                    *masked = key != segment && *key != Segment::Prompt as u8;
-                }
-            }
-        }
-        Tensor::from_data(TensorData::new(mask, [self.n_rows, w, w]), device)
-    }
-
-    /// Ids, positions and mask on a device. The batch must have a row.
+    /// Ids, positions and rows on a device.
     pub fn inputs<B: Backend>(&self, device: &B::Device) -> PackedInputs<B> {
-        let shape = [self.n_rows, self.width];
-        let table = |v: &Vec<i32>| Tensor::from_data(TensorData::new(v.clone(), shape), device);
         PackedInputs {
-            ids: table(&self.ids),
-            positions: table(&self.positions),
-            mask: self.mask(device),
+            ids: Tensor::from_data(self.ids.as_slice(), device),
+            positions: Tensor::from_data(self.positions.as_slice(), device),
+            rows: Arc::new(self.rows.clone()),
         }
     }
 
@@ -190,47 +160,38 @@ impl PackedBatch {
 }
 
 /// Log-probability of every response token of the chosen terms, one term after the other:
-/// `[n_positions]`, in nats.
+/// `[n_positions]`, in nats. Logits exist for a few tokens at a time.
 ///
-/// `hidden`: `[n_rows, width, hidden_size]` of `batch`; `head`: the output layer; `terms`: indices
-/// into `batch.terms`, in any order, not empty.
-pub fn token_log_probs<B: Backend>(
-    hidden: Tensor<B, 3>,
+/// `hidden`: `[n_tokens, hidden_size]` of `batch`; `head`: the output layer, which gets gradients if
+/// it is trainable; `terms`: indices into `batch.terms`, in any order, not empty.
+pub fn token_log_probs<B: FusedBackend>(
+    hidden: Tensor<B, 2>,
     head: &Linear<B>,
     batch: &PackedBatch,
     terms: &[usize],
 ) -> Tensor<B, 1> {
-    let [rows, width, d] = hidden.dims();
-    assert_eq!([rows, width], [batch.n_rows, batch.width], "hidden states of another batch");
+    assert_eq!(hidden.dims()[0], batch.n_tokens(), "hidden states of another batch");
     assert!(!terms.is_empty(), "no terms: a batch without kept responses has no log-probabilities");
     let device = hidden.device();
-    let join = |f: fn(&PackedTerm) -> &Vec<i32>| -> Vec<i32> {
-        terms.iter().flat_map(|i| f(&batch.terms[*i]).iter().copied()).collect()
+    let join = |f: fn(&PackedTerm) -> &Vec<i32>| -> Tensor<B, 1, Int> {
+        let all: Vec<i32> =
+            terms.iter().flat_map(|i| f(&batch.terms[*i]).iter().copied()).collect();
+        Tensor::from_data(all.as_slice(), &device)
     };
-    let (predictors, targets) = (join(|t| &t.predictors), join(|t| &t.targets));
-    let n = targets.len();
-
-    let flat = hidden.reshape([rows * width, d]);
-    // The graph keeps all logits anyway; without one, only a chunk of them exists at a time.
-    let chunk = if B::ad_enabled(&device) { n } else { CHUNK };
-    let parts: Vec<Tensor<B, 1>> = predictors
-        .chunks(chunk)
-        .zip(targets.chunks(chunk))
-        .map(|(predictors, targets)| {
-            let n = targets.len();
-            let at = Tensor::<B, 1, Int>::from_data(predictors, &device);
-            let targets = Tensor::<B, 1, Int>::from_data(targets, &device).reshape([n, 1]);
-            let logits = head.forward(flat.clone().select(0, at));
-            activation::log_softmax(logits, 1).gather(1, targets).reshape([n])
-        })
-        .collect();
-    if parts.len() == 1 { parts.into_iter().next().unwrap() } else { Tensor::cat(parts, 0) }
+    let predictors = hidden.select(0, join(|t| &t.predictors));
+    let bias = head.bias.as_ref().expect("every output layer of phi has a bias");
+    tensor(B::linear_log_prob(
+        primitive(predictors),
+        Matrix::Dense(primitive(head.weight.val())),
+        primitive(bias.val()),
+        join(|t| &t.targets).into_primitive(),
+    ))
 }
 
 /// Log-probability of each chosen response given its prompt, summed over its tokens:
 /// `[terms.len()]`, in nats. Arguments as of [`token_log_probs`].
-pub fn sequence_log_probs<B: Backend>(
-    hidden: Tensor<B, 3>,
+pub fn sequence_log_probs<B: FusedBackend>(
+    hidden: Tensor<B, 2>,
     head: &Linear<B>,
     batch: &PackedBatch,
     terms: &[usize],

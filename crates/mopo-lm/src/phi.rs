@@ -8,17 +8,18 @@
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Bool, Distribution, Int, Tensor, TensorData, activation};
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{DType, Distribution, FloatDType, Int, Tensor, TensorData};
+use mopo_ops::{BlockContext, BlockParams, FusedBackend, PackedRows, block_with_store};
 
-use crate::lora::{LoraAdapter, LoraLayer, LoraTarget};
+use crate::lora::{LoraAdapter, LoraTarget};
+use crate::projection::{Projection, Weight, linear_params, primitive, tensor};
 use crate::{PackedInputs, PhiConfig};
-
-/// What is added to a masked score: its softmax is then exactly 0, and a fully masked row is
-/// uniform instead of NaN.
-const MASKED: f64 = -1.0e9;
 
 /// A phi model. Fresh and loaded models are trainable; [`Phi::freeze`] makes them constants.
 #[derive(Module, Debug)]
@@ -35,6 +36,9 @@ pub struct Phi<B: Backend> {
     pub rotary: Rotary<B>,
     #[module(skip)]
     pub(crate) config: PhiConfig,
+    /// See [`Phi::with_gradient_checkpointing`].
+    #[module(skip)]
+    pub(crate) gradient_checkpointing: bool,
 }
 
 /// One block.
@@ -52,57 +56,59 @@ pub struct PhiLayer<B: Backend> {
 #[derive(Module, Debug)]
 pub struct PhiAttention<B: Backend> {
     /// Queries.
-    pub q_proj: Linear<B>,
+    pub q_proj: Projection<B>,
     /// Keys.
-    pub k_proj: Linear<B>,
+    pub k_proj: Projection<B>,
     /// Values.
-    pub v_proj: Linear<B>,
+    pub v_proj: Projection<B>,
     /// Output.
-    pub dense: Linear<B>,
+    pub dense: Projection<B>,
 }
 
 /// The projections of a feed-forward block.
 #[derive(Module, Debug)]
 pub struct PhiMlp<B: Backend> {
     /// `[hidden_size, intermediate_size]`.
-    pub fc1: Linear<B>,
+    pub fc1: Projection<B>,
     /// `[intermediate_size, hidden_size]`.
-    pub fc2: Linear<B>,
+    pub fc2: Projection<B>,
 }
 
-/// Tables of the rotary embedding over a whole head. Constants: neither saved nor trained.
+/// Tables of the rotary embedding. Constants: neither saved nor trained.
 #[derive(Module, Debug)]
 pub struct Rotary<B: Backend> {
-    /// `[max_position_embeddings, head_dim]`, 1 where nothing is rotated.
+    /// `[max_position_embeddings, rotary_dim / 2]`.
     cos: Tensor<B, 2>,
-    /// The same, 0 where nothing is rotated.
+    /// The same.
     sin: Tensor<B, 2>,
-    /// `[head_dim, head_dim]` of 0 and ±1: `x · swap` is (−second half, first half, 0).
-    swap: Tensor<B, 2>,
 }
 
-/// Keys and values of past positions, for generation.
-#[derive(Debug, Clone)]
+/// Keys and values of past tokens, for generation: a row for each sequence, filled from the left.
+#[derive(Debug)]
 pub struct KvCache<B: Backend> {
-    /// For each layer, both `[heads, rows, keys, head_dim]`; empty before the first call.
-    layers: Vec<Option<(Tensor<B, 4>, Tensor<B, 4>)>>,
+    /// For each layer keys and values, `[rows, capacity, hidden_size]`.
+    layers: Vec<Option<[Tensor<B, 3>; 2]>>,
+    lens: Vec<usize>,
+    capacity: usize,
 }
 
 impl<B: Backend> KvCache<B> {
-    /// An empty cache for a model of `n_layers`.
-    pub fn new(n_layers: usize) -> Self {
-        Self { layers: vec![None; n_layers] }
+    /// Room for `capacity` tokens of each of `rows` sequences.
+    pub fn new(config: &PhiConfig, rows: usize, capacity: usize, device: &B::Device) -> Self {
+        let store = || Tensor::zeros([rows, capacity, config.hidden_size], device);
+        let layers = (0..config.num_hidden_layers).map(|_| Some([store(), store()])).collect();
+        Self { layers, lens: vec![0; rows], capacity }
     }
 
-    /// Positions held.
-    pub fn n_keys(&self) -> usize {
-        self.layers.first().and_then(|l| l.as_ref()).map_or(0, |(k, _)| k.dims()[2])
+    /// Tokens held, for each row.
+    pub fn lens(&self) -> &[usize] {
+        &self.lens
     }
 }
 
 impl<B: Backend> PhiLayer<B> {
     /// The linear layer that an adapter's target names.
-    pub fn linear(&self, target: LoraTarget) -> &Linear<B> {
+    pub fn linear(&self, target: LoraTarget) -> &Projection<B> {
         match target {
             LoraTarget::QProj => &self.self_attn.q_proj,
             LoraTarget::KProj => &self.self_attn.k_proj,
@@ -124,9 +130,9 @@ impl PhiConfig {
             let distribution = Distribution::Normal(0.0, self.initializer_range);
             Param::from_tensor(Tensor::random(shape, distribution, device))
         };
-        let linear = |d_in: usize, d_out: usize| Linear {
-            weight: normal([d_in, d_out]),
-            bias: Some(Param::from_tensor(Tensor::zeros([d_out], device))),
+        let linear = |d_in: usize, d_out: usize| Projection {
+            weight: Weight::Dense(normal([d_in, d_out])),
+            bias: Param::from_tensor(Tensor::zeros([d_out], device)),
         };
         let layer_norm = || {
             let mut norm = LayerNormConfig::new(d).with_epsilon(self.layer_norm_eps).init(device);
@@ -149,9 +155,13 @@ impl PhiConfig {
                 })
                 .collect(),
             final_layernorm: layer_norm(),
-            lm_head: linear(d, self.vocab_size),
+            lm_head: Linear {
+                weight: normal([d, self.vocab_size]),
+                bias: Some(Param::from_tensor(Tensor::zeros([self.vocab_size], device))),
+            },
             rotary: Rotary::new(self, device),
             config: self.clone(),
+            gradient_checkpointing: false,
         }
     }
 }
@@ -167,223 +177,164 @@ impl<B: Backend> Phi<B> {
         self.no_grad()
     }
 
-    /// States after the final LayerNorm, `[rows, width, hidden_size]`.
-    ///
-    /// `ids`, `positions`: `[rows, width]`, positions below `max_position_embeddings`;
-    /// `mask`: `[rows, width, width]`, true where the query (second axis) may NOT attend to the key;
-    /// `adapter`: none is the base model.
-    pub fn hidden_states(
-        &self,
-        ids: Tensor<B, 2, Int>,
-        positions: Tensor<B, 2, Int>,
-        mask: Tensor<B, 3, Bool>,
-        adapter: Option<&LoraAdapter<B>>,
-    ) -> Tensor<B, 3> {
-        self.forward(ids, positions, mask, adapter, None)
+    /// The same model, which keeps the input of each block alone for the backward pass and runs the
+    /// block again there: about a third more time, and memory for one block's activations instead
+    /// of all. The gradients are the same.
+    pub fn with_gradient_checkpointing(mut self, on: bool) -> Self {
+        self.gradient_checkpointing = on;
+        self
     }
+}
 
-    /// [`hidden_states`](Self::hidden_states) of a packed batch.
+impl<B: FusedBackend> Phi<B> {
+    /// States after the final LayerNorm at every token of a packed batch, `[n_tokens, hidden_size]`,
+    /// f32. `adapter`: none is the base model. Panics if a position is not below
+    /// `max_position_embeddings`.
     pub fn hidden_states_packed(
         &self,
         inputs: &PackedInputs<B>,
         adapter: Option<&LoraAdapter<B>>,
-    ) -> Tensor<B, 3> {
-        let PackedInputs { ids, positions, mask } = inputs.clone();
-        self.forward(ids, positions, mask, adapter, None)
+    ) -> Tensor<B, 2> {
+        let context = self.context(inputs.rows.clone(), inputs.positions.clone(), adapter);
+        let mut x = primitive(self.embed(inputs.ids.clone()));
+        for i in 0..self.layers.len() {
+            x = B::parallel_block(x, self.block(i, adapter, inputs.rows.n_tokens()), &context);
+        }
+        self.final_norm(tensor(x))
     }
 
-    /// [`hidden_states`](Self::hidden_states) of `width` new positions after those in `cache`, which
-    /// grows by them. `mask`: `[rows, width, keys]` over all keys, the cached ones first.
-    pub fn hidden_states_cached(
+    /// Fills an empty cache with the prompts, none of them empty; the states that predict their next
+    /// tokens, `[rows, hidden_size]`. No gradients.
+    pub fn prefill(
         &self,
-        ids: Tensor<B, 2, Int>,
-        positions: Tensor<B, 2, Int>,
-        mask: Tensor<B, 3, Bool>,
+        prompts: &[Vec<u32>],
         adapter: Option<&LoraAdapter<B>>,
         cache: &mut KvCache<B>,
-    ) -> Tensor<B, 3> {
-        self.forward(ids, positions, mask, adapter, Some(cache))
+    ) -> Tensor<B, 2> {
+        assert!(cache.lens.iter().all(|n| *n == 0), "the cache is in use");
+        let rows = PackedRows::new(prompts.iter().map(|prompt| [prompt.len(), 0, 0]));
+        let ids: Vec<i32> = prompts.iter().flatten().map(|id| *id as i32).collect();
+        let places = prompts.iter().enumerate();
+        let at: Vec<(usize, usize)> =
+            places.flat_map(|(row, prompt)| (0..prompt.len()).map(move |p| (row, p))).collect();
+        let last: Vec<i32> =
+            rows.rows().iter().map(|row| (row.start + row.prompt) as i32 - 1).collect();
+        let hidden = self.forward_cached(&ids, rows, &at, false, adapter, cache);
+        let last = Tensor::<B, 1, Int>::from_data(last.as_slice(), &hidden.device());
+        self.final_norm(hidden.select(0, last))
     }
 
-    fn forward(
+    /// One more token for each row of a filled cache; the states that predict the next ones,
+    /// `[rows, hidden_size]`. No gradients.
+    pub fn step(
         &self,
-        ids: Tensor<B, 2, Int>,
-        positions: Tensor<B, 2, Int>,
-        mask: Tensor<B, 3, Bool>,
+        tokens: &[u32],
         adapter: Option<&LoraAdapter<B>>,
-        mut cache: Option<&mut KvCache<B>>,
-    ) -> Tensor<B, 3> {
+        cache: &mut KvCache<B>,
+    ) -> Tensor<B, 2> {
+        let ids: Vec<i32> = tokens.iter().map(|id| *id as i32).collect();
+        let at: Vec<(usize, usize)> = cache.lens.iter().copied().enumerate().collect();
+        let rows = PackedRows::new(tokens.iter().map(|_| [1, 0, 0]));
+        let hidden = self.forward_cached(&ids, rows, &at, true, adapter, cache);
+        self.final_norm(hidden)
+    }
+
+    fn forward_cached(
+        &self,
+        ids: &[i32],
+        rows: PackedRows,
+        at: &[(usize, usize)],
+        one_each: bool,
+        adapter: Option<&LoraAdapter<B>>,
+        cache: &mut KvCache<B>,
+    ) -> Tensor<B, 2> {
+        assert_eq!(rows.rows().len(), cache.lens.len(), "a cache of other rows");
+        let device = self.rotary.cos.device();
+        let places: Vec<i32> = at.iter().map(|(_, position)| *position as i32).collect();
+        for (row, position) in at {
+            assert!(*position < cache.capacity, "the cache holds {} tokens a row", cache.capacity);
+            cache.lens[*row] = position + 1;
+        }
+        let positions = Tensor::<B, 1, Int>::from_data(places.as_slice(), &device);
+        let context = self.context(Arc::new(rows), positions, adapter);
+        let ids = Tensor::<B, 1, Int>::from_data(ids, &device);
+        let mut x = primitive(self.embed(ids));
+        let lens = one_each.then_some(cache.lens.as_slice());
+        for (i, layer) in cache.layers.iter_mut().enumerate() {
+            // Taken, so that nobody else holds the stores and they are written in place.
+            let stores = layer.take().expect("put back below").map(primitive);
+            let params = self.block(i, adapter, at.len());
+            let (y, stores) = block_with_store::<B>(x, &params, &context, stores, at, lens);
+            (x, *layer) = (y, Some(stores.map(tensor)));
+        }
+        tensor(x)
+    }
+
+    /// Rows of the embedding, `[n, hidden_size]`, as f32.
+    fn embed(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
+        let rows = self.embed_tokens.weight.val().select(0, ids);
+        if rows.dtype() == DType::F32 { rows } else { rows.cast(FloatDType::F32) }
+    }
+
+    fn final_norm(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let (gamma, beta) = norm_params(&self.final_layernorm);
+        tensor(B::layer_norm_op(primitive(x), gamma, beta, self.config.layer_norm_eps))
+    }
+
+    /// What all blocks of a pass share.
+    fn context(
+        &self,
+        rows: Arc<PackedRows>,
+        positions: Tensor<B, 1, Int>,
+        adapter: Option<&LoraAdapter<B>>,
+    ) -> BlockContext<B> {
         if let Some(adapter) = adapter {
             assert_eq!(adapter.layers.len(), self.layers.len(), "adapter of another depth");
         }
-        let [rows, width] = ids.dims();
-        let (n, d) = (rows * width, self.config.hidden_size);
-        // Once per forward, shared by all layers.
-        let shared = Shared {
+        let at = |table: &Tensor<B, 2>| primitive(table.clone().select(0, positions.clone()));
+        BlockContext {
             rows,
-            width,
-            bias: mask.float().mul_scalar(MASKED).reshape([1, -1]),
-            turn: self.rotary.at(positions, self.config.num_attention_heads),
-        };
-
-        // Positions are one axis from here on: every projection is then one product of matrices,
-        // and so is its gradient.
-        let mut x = self.embed_tokens.forward(ids).reshape([n, d]);
-        for (i, layer) in self.layers.iter().enumerate() {
-            let lora = adapter.map(|adapter| (adapter, &adapter.layers[i]));
-            let past = cache.as_mut().map(|cache| &mut cache.layers[i]);
-            let normed = layer.input_layernorm.forward(x.clone());
-            let attended = self.attention(layer, normed.clone(), &shared, lora, past);
-            let inner = project(&layer.mlp.fc1, normed, lora, LoraTarget::Fc1);
-            let fed = project(&layer.mlp.fc2, gelu_new(inner), lora, LoraTarget::Fc2);
-            x = x + attended + fed;
+            cos: at(&self.rotary.cos),
+            sin: at(&self.rotary.sin),
+            n_heads: self.config.num_attention_heads,
+            epsilon: self.config.layer_norm_eps,
+            lora_scale: adapter.map_or(1.0, LoraAdapter::scale),
+            checkpoint: self.gradient_checkpointing,
         }
-        self.final_layernorm.forward(x).reshape([rows, width, d])
     }
 
-    /// Attention of one block at `x` `[rows * width, hidden_size]`.
-    fn attention(
-        &self,
-        layer: &PhiLayer<B>,
-        x: Tensor<B, 2>,
-        shared: &Shared<B>,
-        lora: Option<(&LoraAdapter<B>, &LoraLayer<B>)>,
-        past: Option<&mut Option<(Tensor<B, 4>, Tensor<B, 4>)>>,
-    ) -> Tensor<B, 2> {
-        let Shared { rows, width, bias, turn } = shared;
-        let (rows, width, d) = (*rows, *width, self.config.hidden_size);
-        let (heads, head_dim) = (self.config.num_attention_heads, self.config.head_dim());
-        // Heads go first: the mask, the same for all of them, is then added as one repeated line.
-        let split =
-            |y: Tensor<B, 2>| y.reshape([rows, width, heads, head_dim]).permute([2, 0, 1, 3]);
-        let turned = |y: Tensor<B, 2>, cos, sin| {
-            split(self.rotary.turn(y.reshape([rows * width * heads, head_dim]), cos, sin))
-        };
-        let attn = &layer.self_attn;
-
-        let q = project(&attn.q_proj, x.clone(), lora, LoraTarget::QProj);
-        let k = project(&attn.k_proj, x.clone(), lora, LoraTarget::KProj);
-        let v = split(project(&attn.v_proj, x, lora, LoraTarget::VProj));
-        let q = turned(q, &turn.query_cos, &turn.query_sin);
-        let k = turned(k, &turn.cos, &turn.sin);
-        let (k, v) = match past {
-            None => (k, v),
-            Some(past) => {
-                let (k, v) = match past.take() {
-                    None => (k, v),
-                    Some((pk, pv)) => (Tensor::cat(vec![pk, k], 2), Tensor::cat(vec![pv, v], 2)),
-                };
-                *past = Some((k.clone(), v.clone()));
-                (k, v)
-            }
-        };
-        let keys = k.dims()[2];
-        let scores = q.matmul(k.transpose()).reshape([heads, rows * width * keys]) + bias.clone();
-        let scores = scores.reshape([heads, rows, width, keys]);
-        // A softmax, divided after the product with the values: there are fewer of those.
-        let largest = scores.clone().detach().max_dim(3);
-        let weights = (scores - largest).exp();
-        let total = weights.clone().sum_dim(3);
-        let mixed = weights.matmul(v) / total;
-        let mixed = mixed.permute([1, 2, 0, 3]).reshape([rows * width, d]);
-        project(&attn.dense, mixed, lora, LoraTarget::Dense)
+    /// The parameters of a block for `n` tokens.
+    fn block(&self, i: usize, adapter: Option<&LoraAdapter<B>>, n: usize) -> BlockParams<B> {
+        let layer = &self.layers[i];
+        let (gamma, beta) = norm_params(&layer.input_layernorm);
+        let linears = LoraTarget::ALL.map(|target| {
+            let update = adapter.and_then(|a| a.layers[i].get(target).map(|pair| (a, pair)));
+            linear_params(layer.linear(target), update, n)
+        });
+        BlockParams { gamma, beta, linears }
     }
 }
 
-/// What all blocks of one forward pass share.
-struct Shared<B: Backend> {
-    rows: usize,
-    width: usize,
-    /// `[1, rows * width * keys]`: 0, or [`MASKED`].
-    bias: Tensor<B, 2>,
-    turn: Turn<B>,
-}
-
-/// Cosines and sines at the positions of a batch, each `[rows * width * heads, head_dim]`; those of
-/// the queries carry the scores' factor 1/√head_dim.
-struct Turn<B: Backend> {
-    query_cos: Tensor<B, 2>,
-    query_sin: Tensor<B, 2>,
-    cos: Tensor<B, 2>,
-    sin: Tensor<B, 2>,
-}
-
-/// A linear layer at `x` `[n, inputs]`, plus its low-rank update where the adapter has one.
-fn project<B: Backend>(
-    layer: &Linear<B>,
-    x: Tensor<B, 2>,
-    lora: Option<(&LoraAdapter<B>, &LoraLayer<B>)>,
-    target: LoraTarget,
-) -> Tensor<B, 2> {
-    match lora.and_then(|(adapter, layer)| layer.get(target).map(|pair| (adapter, pair))) {
-        None => layer.forward(x),
-        Some((adapter, pair)) => layer.forward(x.clone()) + adapter.delta(pair, x),
-    }
-}
-
-/// GELU in its tanh form, `gelu_new` of the reference library:
-/// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`, written as `x · σ(2u)`, which is the same with
-/// fewer steps and without a power.
-fn gelu_new<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
-    let two_c = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
-    let square = x.clone() * x.clone();
-    let twice_u = square.mul_scalar(0.044715 * two_c).add_scalar(two_c) * x.clone();
-    x * activation::sigmoid(twice_u)
+/// Factor and offset of a LayerNorm.
+fn norm_params<B: Backend>(norm: &LayerNorm<B>) -> (FloatTensor<B>, FloatTensor<B>) {
+    let beta = norm.beta.as_ref().expect("every LayerNorm of phi has a bias");
+    (primitive(norm.gamma.val()), primitive(beta.val()))
 }
 
 impl<B: Backend> Rotary<B> {
     pub(crate) fn new(config: &PhiConfig, device: &B::Device) -> Self {
-        let (n, dim, rot) =
-            (config.max_position_embeddings, config.head_dim(), config.rotary_dim());
+        let (n, rot) = (config.max_position_embeddings, config.rotary_dim());
         let half = rot / 2;
-        let mut cos = vec![1f32; n * dim];
-        let mut sin = vec![0f32; n * dim];
         // In f32, as the reference library computes them.
         let frequencies: Vec<f32> = (0..half)
             .map(|j| 1.0 / (config.rope_theta as f32).powf((2 * j) as f32 / rot as f32))
             .collect();
-        for position in 0..n {
-            for j in 0..rot {
-                let angle = position as f32 * frequencies[j % half];
-                cos[position * dim + j] = angle.cos();
-                sin[position * dim + j] = angle.sin();
-            }
-        }
-        let mut swap = vec![0f32; dim * dim];
-        for j in 0..half {
-            swap[(half + j) * dim + j] = -1.0;
-            swap[j * dim + half + j] = 1.0;
-        }
-        let table = |values: Vec<f32>, rows: usize| {
-            Tensor::from_data(TensorData::new(values, [rows, dim]), device)
+        let table = |f: fn(f32) -> f32| {
+            let values: Vec<f32> = (0..n)
+                .flat_map(|position| frequencies.iter().map(move |w| f(position as f32 * w)))
+                .collect();
+            Tensor::from_data(TensorData::new(values, [n, half]), device)
         };
-        Self { cos: table(cos, n), sin: table(sin, n), swap: table(swap, dim) }
-    }
-
-    /// The tables' lines at `positions` `[rows, width]`, repeated for each head.
-    fn at(&self, positions: Tensor<B, 2, Int>, heads: usize) -> Turn<B> {
-        let [rows, width] = positions.dims();
-        let n = rows * width;
-        let dim = self.cos.dims()[1];
-        let flat = positions.reshape([n]);
-        let pick = |table: &Tensor<B, 2>| {
-            let lines = table.clone().select(0, flat.clone()).unsqueeze_dim::<3>(1);
-            lines.expand([n, heads, dim]).reshape([n * heads, dim])
-        };
-        let (cos, sin) = (pick(&self.cos), pick(&self.sin));
-        let scale = (dim as f64).powf(-0.5);
-        Turn {
-            query_cos: cos.clone().mul_scalar(scale),
-            query_sin: sin.clone().mul_scalar(scale),
-            cos,
-            sin,
-        }
-    }
-
-    /// Rotates `x` `[n, head_dim]`. The swap of halves is a product with a constant matrix: one node
-    /// of the graph, where slices and a concatenation are seven.
-    fn turn(&self, x: Tensor<B, 2>, cos: &Tensor<B, 2>, sin: &Tensor<B, 2>) -> Tensor<B, 2> {
-        let swapped = x.clone().matmul(self.swap.clone());
-        x * cos.clone() + swapped * sin.clone()
+        Self { cos: table(f32::cos), sin: table(f32::sin) }
     }
 }

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::files::{self, TensorFiles, TensorWriter};
 use crate::lora::LoraTarget;
 use crate::phi::{PhiAttention, PhiLayer, PhiMlp, Rotary};
+use crate::projection::{Projection, Weight};
 use crate::{Phi, PhiConfig, Result};
 
 const WEIGHTS: &str = "model.safetensors";
@@ -47,7 +48,7 @@ pub fn load_phi<B: Backend>(
     for i in 0..config.num_hidden_layers {
         let mut at = |target: LoraTarget| {
             let name = format!("model.layers.{i}.{}", target.path());
-            read_linear(&mut files, &name, target.shape(config), device)
+            read_linear(&mut files, &name, target.shape(config), device).map(projection)
         };
         let self_attn = PhiAttention {
             q_proj: at(LoraTarget::QProj)?,
@@ -70,6 +71,7 @@ pub fn load_phi<B: Backend>(
         lm_head,
         rotary: Rotary::new(config, device),
         config: config.clone(),
+        gradient_checkpointing: false,
     })
 }
 
@@ -86,7 +88,9 @@ pub fn save_phi<B: Backend>(phi: &Phi<B>, dir: impl AsRef<Path>) -> Result<()> {
     for (i, layer) in phi.layers.iter().enumerate() {
         for target in LoraTarget::ALL {
             let name = format!("model.layers.{i}.{}", target.path());
-            write_linear(&mut out, &name, layer.linear(target));
+            let layer = layer.linear(target);
+            out.transposed(&format!("{name}.weight"), layer.dense_weight());
+            out.tensor(&format!("{name}.bias"), layer.bias.val());
         }
         write_norm(&mut out, &format!("model.layers.{i}.input_layernorm"), &layer.input_layernorm);
     }
@@ -110,6 +114,11 @@ fn find_files(path: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
     names.sort();
     names.dedup();
     Ok((index, names.into_iter().map(|name| path.join(name)).collect()))
+}
+
+fn projection<B: Backend>(layer: Linear<B>) -> Projection<B> {
+    let bias = layer.bias.expect("just read");
+    Projection { weight: Weight::Dense(layer.weight), bias }
 }
 
 /// A linear layer of `[inputs, outputs]`, stored transposed.
@@ -189,7 +198,10 @@ mod tests {
         };
         let mut all = values(phi.embed_tokens.weight.val());
         for layer in &phi.layers {
-            LoraTarget::ALL.iter().for_each(|t| all.extend(linear(layer.linear(*t))));
+            for target in LoraTarget::ALL {
+                let layer = layer.linear(target);
+                all.extend([values(layer.dense_weight()), values(layer.bias.val())].concat());
+            }
             all.extend(norm(&layer.input_layernorm));
         }
         all.extend(norm(&phi.final_layernorm));
@@ -243,7 +255,7 @@ mod tests {
         let (output, input) = (30, 5);
         let at = (output * 24 + input) * 4;
         let there = f32::from_le_bytes(fc1.3[at..at + 4].try_into().unwrap());
-        assert_eq!(there, values(phi.layers[1].mlp.fc1.weight.val())[input * 48 + output]);
+        assert_eq!(there, values(phi.layers[1].mlp.fc1.dense_weight())[input * 48 + output]);
         find("model.layers.0.input_layernorm.bias");
         find("model.final_layernorm.weight");
     }

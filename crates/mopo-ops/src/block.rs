@@ -12,7 +12,7 @@ use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Shape, TensorMetadata};
 
 use crate::generic::norm::parameter_gradients;
-use crate::{FusedBackend, Init, Matrix, PackedRows};
+use crate::{FusedBackend, Init, KvStore, Matrix, PackedRows};
 
 /// Linear layers of a block, in this order: queries, keys, values, the attention's output, and the
 /// feed-forward's first and second.
@@ -224,6 +224,36 @@ pub(crate) fn forward<B: FusedBackend>(
         narrow: [narrow_q, narrow_k, narrow_v, narrow_dense, narrow_fc1, narrow_fc2],
     });
     (y, saved)
+}
+
+/// The block at new tokens `x` of sequences whose past is in the stores `keys` and `values`, which
+/// take the new tokens at `at[i] = (row, position)`. Without `lens` the tokens are the beginnings of
+/// all rows of `context.rows`; with them they are one token per row, whose past, itself included, is
+/// that long. No gradients.
+pub fn block_with_store<B: FusedBackend>(
+    x: FloatTensor<B>,
+    params: &BlockParams<B>,
+    context: &BlockContext<B>,
+    [keys, values]: [KvStore<B>; 2],
+    at: &[(usize, usize)],
+    lens: Option<&[usize]>,
+) -> (FloatTensor<B>, [KvStore<B>; 2]) {
+    let BlockContext { rows, cos, sin, n_heads, epsilon, lora_scale, .. } = context;
+    let (n_heads, scale) = (*n_heads, *lora_scale);
+    let normed =
+        B::layer_norm_forward(x.clone(), params.gamma.clone(), params.beta.clone(), *epsilon);
+    let project = |i: usize| linear::<B>(normed.clone(), &params.linears[i], None, scale).0;
+    let turn = |y| B::rotary(y, cos.clone(), sin.clone(), n_heads, false);
+    let (q, k, v) = (turn(project(Q)), turn(project(K)), project(V));
+    let keys = B::kv_write(keys, k.clone(), at);
+    let values = B::kv_write(values, v.clone(), at);
+    let mixed = match lens {
+        None => B::packed_attention(q, k, v, rows, n_heads),
+        Some(lens) => B::attention_cached(q, &keys, &values, lens, n_heads),
+    };
+    let inner = project(FC1);
+    let y = linear::<B>(mixed, &params.linears[DENSE], Some(x), scale).0;
+    (feed::<B>(inner, params, y, scale), [keys, values])
 }
 
 /// The second half of the feed-forward, added to `y`.

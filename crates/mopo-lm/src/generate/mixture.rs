@@ -8,8 +8,10 @@ use burn::nn::Linear;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use mopo_core::divergence::{Divergence, mix};
+use mopo_ops::FusedBackend;
 
-use super::stream::{StepInputs, Stream};
+use super::stream::{StepTokens, Stream};
+use crate::projection::logits;
 use crate::{Error, HeadChoice, Phi, PolicyParams, Result};
 
 /// Which distribution the next token comes from: a head, and if that is a mixture the divergence
@@ -82,13 +84,16 @@ pub(super) struct ExactMixture<'a, B: Backend> {
     reference: Stream<'a, B>,
 }
 
-impl<'a, B: Backend> ExactMixture<'a, B> {
+impl<'a, B: FusedBackend> ExactMixture<'a, B> {
     /// `None` where the usual logits say the same without a second forward pass: no mixture, reverse
     /// KL, one head alone. The decoding must check.
     pub(super) fn new(
         base: &'a Phi<B>,
         params: Option<&'a PolicyParams<B>>,
         decoding: &'a Decoding,
+        prompts: &[Vec<u32>],
+        max_new_tokens: usize,
+        device: &B::Device,
     ) -> Option<Self> {
         let HeadChoice::Mixture(weights) = &decoding.head else { return None };
         let used = params?.heads.heads.iter().zip(weights).filter(|(_, weight)| **weight > 0.0);
@@ -99,7 +104,8 @@ impl<'a, B: Backend> ExactMixture<'a, B> {
         }
         let sum: f64 = weights.iter().sum();
         let weights = weights.iter().map(|weight| weight / sum).collect();
-        Some(Self { decoding, heads, weights, base, reference: Stream::new(base, None) })
+        let reference = Stream::new(base, None, prompts, max_new_tokens, device);
+        Some(Self { decoding, heads, weights, base, reference })
     }
 
     /// Log-probabilities of the next token, `[rows * vocab]`, from the policies' hidden states
@@ -109,13 +115,13 @@ impl<'a, B: Backend> ExactMixture<'a, B> {
     /// Logits that are NaN.
     pub(super) fn step(
         &mut self,
-        inputs: &StepInputs<B>,
+        tokens: StepTokens<'_>,
         hidden: &Tensor<B, 2>,
         done: &[bool],
     ) -> Result<Vec<f32>> {
-        let reference = host(self.base.lm_head.forward(self.reference.step(inputs)));
+        let reference = host(logits(&self.base.lm_head, self.reference.step(tokens)));
         let heads: Vec<Vec<f32>> =
-            self.heads.iter().map(|head| host(head.forward(hidden.clone()))).collect();
+            self.heads.iter().map(|head| host(logits(head, hidden.clone()))).collect();
         let vocab = reference.len() / done.len();
         let mut mixed = Vec::with_capacity(reference.len());
         for (row, done) in done.iter().enumerate() {

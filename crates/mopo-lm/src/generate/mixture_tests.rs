@@ -46,8 +46,8 @@ fn run(
 fn last_hidden(base: &Phi<B>, adapter: Option<&LoraAdapter<B>>, ids: &[u32]) -> Tensor<B, 2> {
     // A dummy response token turns the last of `ids` into a predictor.
     let pair = PairSlices { prompt: ids, first: &[0], second: &[], keep: [true, false] };
-    let inputs = PackedBatch::pack(&[pair], 0).unwrap().inputs::<B>(&Default::default());
-    base.hidden_states_packed(&inputs, adapter).narrow(1, ids.len() - 1, 1).squeeze_dim::<2>(1)
+    let inputs = PackedBatch::pack(&[pair]).unwrap().inputs::<B>(&Default::default());
+    base.hidden_states_packed(&inputs, adapter).narrow(0, ids.len() - 1, 1)
 }
 
 /// The mixture's log-probabilities by its definition.
@@ -72,17 +72,11 @@ fn defined(
 /// One step of generation's own path, for prompts without a cache yet.
 fn first_step(base: &Phi<B>, params: &PolicyParams<B>, decoding: &Decoding) -> Vec<Vec<f32>> {
     let prompts = prompts();
-    let longest = prompts.iter().map(Vec::len).max().unwrap();
-    let pads: Vec<usize> = prompts.iter().map(|prompt| longest - prompt.len()).collect();
-    let mut ids = vec![];
-    for (prompt, pad) in prompts.iter().zip(&pads) {
-        ids.extend(std::iter::repeat_n(END as i32, *pad));
-        ids.extend(prompt.iter().map(|id| *id as i32));
-    }
-    let inputs = StepInputs::new(&ids, &pads, longest, longest, &Default::default());
-    let hidden = Stream::new(base, Some(&params.adapter)).step(&inputs);
-    let mut exact = ExactMixture::new(base, Some(params), decoding).unwrap();
-    let mixed = exact.step(&inputs, &hidden, &vec![false; prompts.len()]).unwrap();
+    let device = Default::default();
+    let tokens = StepTokens::Prompts(&prompts);
+    let hidden = Stream::new(base, Some(&params.adapter), &prompts, 1, &device).step(tokens);
+    let mut exact = ExactMixture::new(base, Some(params), decoding, &prompts, 1, &device).unwrap();
+    let mixed = exact.step(tokens, &hidden, &vec![false; prompts.len()]).unwrap();
     mixed.chunks(40).map(<[f32]>::to_vec).collect()
 }
 
@@ -157,7 +151,10 @@ fn equal_heads_mix_to_themselves_and_a_vertex_is_its_policy() {
 fn only_another_divergence_runs_the_base_beside_the_policies() {
     let base = fixtures::base::<B>(1);
     let params = fixtures::policies(&base, 3, 2);
-    let needed = |decoding: Decoding| ExactMixture::new(&base, Some(&params), &decoding).is_some();
+    let needed = |decoding: Decoding| {
+        ExactMixture::new(&base, Some(&params), &decoding, &prompts(), 1, &Default::default())
+            .is_some()
+    };
     assert!(needed(decoding(Divergence::Jeffreys, &WEIGHTS)));
     assert!(!needed(decoding(Divergence::ReverseKl, &WEIGHTS)));
     assert!(!needed(decoding(Divergence::Jeffreys, &[0.0, 0.0, 1.0])));

@@ -1,4 +1,4 @@
-//! Sampling responses: one batch, left padding, a key-value cache, one random stream for each row.
+//! Sampling responses: one batch without padding, a key-value cache, one random stream for each row.
 //! Token ids in and out; stop words and text belong to the caller.
 
 mod mixture;
@@ -12,13 +12,15 @@ mod tests;
 use burn::nn::Linear;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, activation};
+use mopo_ops::FusedBackend;
 use serde::{Deserialize, Serialize};
 
+use crate::projection::logits;
 use crate::{Error, HeadChoice, Phi, PolicyParams, Result};
 pub use mixture::Decoding;
 use mixture::{ExactMixture, host};
 use sampling::RowSampler;
-use stream::{StepInputs, Stream};
+use stream::{StepTokens, Stream};
 
 /// How to sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,7 +81,7 @@ impl GenerationConfig {
 /// A configuration or head that does not check; `params` absent where the head needs them; a prompt
 /// that is empty, too long for the model with its new tokens, or holds an unknown token.
 #[allow(clippy::too_many_arguments)]
-pub fn generate<B: Backend>(
+pub fn generate<B: FusedBackend>(
     base: &Phi<B>,
     params: Option<&PolicyParams<B>>,
     head: impl Into<Decoding>,
@@ -98,7 +100,7 @@ pub fn generate<B: Backend>(
 /// # Errors
 /// As of [`generate`]. Panics if there is not one number for each prompt.
 #[allow(clippy::too_many_arguments)]
-pub fn generate_with_row_ids<B: Backend>(
+pub fn generate_with_row_ids<B: FusedBackend>(
     base: &Phi<B>,
     params: Option<&PolicyParams<B>>,
     head: impl Into<Decoding>,
@@ -123,32 +125,25 @@ pub fn generate_with_row_ids<B: Backend>(
         HeadChoice::Base => None,
         _ => params.map(|params| &params.adapter),
     };
-    let longest = prompts.iter().map(|p| p.len()).max().unwrap_or(0);
-    let pads: Vec<usize> = prompts.iter().map(|p| longest - p.len()).collect();
     let mut samplers: Vec<_> = row_ids.iter().map(|id| RowSampler::new(config, *id)).collect();
     let mut responses = vec![vec![]; rows];
     let mut done = vec![false; rows];
-    let mut stream = Stream::new(base, adapter);
-    let mut exact = ExactMixture::new(base, params, &decoding);
+    let n_new = config.max_new_tokens;
+    let mut stream = Stream::new(base, adapter, prompts, n_new, device);
+    let mut exact = ExactMixture::new(base, params, &decoding, prompts, n_new, device);
 
     // The first step sees the whole prompts, each later one the tokens just sampled.
-    let mut ids: Vec<i32> = vec![];
-    for (prompt, pad) in prompts.iter().zip(&pads) {
-        ids.extend(std::iter::repeat_n(end_of_text as i32, *pad));
-        ids.extend(prompt.iter().map(|id| *id as i32));
-    }
-    let mut width = longest;
-    for step in 0..config.max_new_tokens {
-        let inputs = StepInputs::new(&ids, &pads, longest + step, width, device);
-        let hidden = stream.step(&inputs);
+    let mut next: Vec<u32> = vec![];
+    for step in 0..n_new {
+        let tokens = if step == 0 { StepTokens::Prompts(prompts) } else { StepTokens::Next(&next) };
+        let hidden = stream.step(tokens);
         let logits = match &mut exact {
-            Some(exact) => exact.step(&inputs, &hidden, &done)?,
+            Some(exact) => exact.step(tokens, &hidden, &done)?,
             None => host(next_token_logits(base, params, head, hidden)),
         };
         let vocab = logits.len() / rows;
 
-        ids.clear();
-        width = 1;
+        next.clear();
         for (row, logits) in logits.chunks_exact(vocab).enumerate() {
             if !done[row] {
                 let token = samplers[row].sample(logits);
@@ -158,7 +153,7 @@ pub fn generate_with_row_ids<B: Backend>(
                 }
             }
             // A row that is done still runs along; what it is fed does not matter.
-            ids.push(responses[row].last().copied().unwrap_or(end_of_text) as i32);
+            next.push(responses[row].last().copied().unwrap_or(end_of_text));
         }
         if done.iter().all(|done| *done) {
             break;
@@ -169,7 +164,7 @@ pub fn generate_with_row_ids<B: Backend>(
 
 /// Logits, or for a mixture (under reverse KL) unnormalised log-probabilities, of the next token:
 /// `[rows, vocab]`.
-fn next_token_logits<B: Backend>(
+fn next_token_logits<B: FusedBackend>(
     base: &Phi<B>,
     params: Option<&PolicyParams<B>>,
     head: &HeadChoice,
@@ -177,11 +172,11 @@ fn next_token_logits<B: Backend>(
 ) -> Tensor<B, 2> {
     let heads = params.map_or(&[][..], |params| &params.heads.heads);
     match head {
-        HeadChoice::Base => base.lm_head.forward(hidden),
-        HeadChoice::Policy(index) => heads[*index].forward(hidden),
+        HeadChoice::Base => logits(&base.lm_head, hidden),
+        HeadChoice::Policy(index) => logits(&heads[*index], hidden),
         HeadChoice::Mixture(weights) => {
             let part = |(head, weight): (&Linear<B>, &f32)| {
-                activation::log_softmax(head.forward(hidden.clone()), 1).mul_scalar(*weight)
+                activation::log_softmax(logits(head, hidden.clone()), 1).mul_scalar(*weight)
             };
             let used = heads.iter().zip(weights).filter(|(_, weight)| **weight > 0.0);
             used.map(part).reduce(|a, b| a + b).expect("checked weights")

@@ -1,97 +1,45 @@
-//! The model's side of generation: a forward pass that keeps its keys and values, and the inputs of
-//! one step for rows that are padded on the left.
+//! The model's side of generation: one adapter or none, and what it has seen.
 
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Bool, Int, Tensor, TensorData};
+use mopo_ops::FusedBackend;
 
 use crate::phi::KvCache;
 use crate::{LoraAdapter, Phi};
 
-/// The last `width` of `keys` columns: the prompts at first, then one token at a time.
-pub(super) struct StepInputs<B: Backend> {
-    ids: Tensor<B, 2, Int>,
-    positions: Tensor<B, 2, Int>,
-    mask: Tensor<B, 3, Bool>,
+/// What a step sees: the prompts at first, then one token for each row.
+#[derive(Clone, Copy)]
+pub(super) enum StepTokens<'a> {
+    Prompts(&'a [Vec<u32>]),
+    Next(&'a [u32]),
 }
 
-impl<B: Backend> StepInputs<B> {
-    /// `ids`: `[rows * width]`; `pads`: how many columns on the left of each row are padding.
-    pub(super) fn new(
-        ids: &[i32],
-        pads: &[usize],
-        keys: usize,
-        width: usize,
-        device: &B::Device,
-    ) -> Self {
-        Self {
-            ids: int_table(ids, [pads.len(), width], device),
-            positions: positions(pads, keys, width, device),
-            mask: mask(pads, keys, width, device),
-        }
-    }
-}
-
-/// The base model with one adapter or none, and what it has seen.
+/// The base model with one adapter or none, and a cache.
 pub(super) struct Stream<'a, B: Backend> {
     base: &'a Phi<B>,
     adapter: Option<&'a LoraAdapter<B>>,
     cache: KvCache<B>,
 }
 
-impl<'a, B: Backend> Stream<'a, B> {
-    pub(super) fn new(base: &'a Phi<B>, adapter: Option<&'a LoraAdapter<B>>) -> Self {
-        Self { base, adapter, cache: KvCache::new(base.layers.len()) }
+impl<'a, B: FusedBackend> Stream<'a, B> {
+    /// For prompts and up to `max_new_tokens` tokens after each.
+    pub(super) fn new(
+        base: &'a Phi<B>,
+        adapter: Option<&'a LoraAdapter<B>>,
+        prompts: &[Vec<u32>],
+        max_new_tokens: usize,
+        device: &B::Device,
+    ) -> Self {
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+        let cache = KvCache::new(base.config(), prompts.len(), longest + max_new_tokens, device);
+        Self { base, adapter, cache }
     }
 
     /// Runs a step; the hidden states that predict the next token: `[rows, hidden_size]`.
-    pub(super) fn step(&mut self, inputs: &StepInputs<B>) -> Tensor<B, 2> {
-        let [rows, width] = inputs.ids.dims();
-        let hidden = self.base.hidden_states_cached(
-            inputs.ids.clone(),
-            inputs.positions.clone(),
-            inputs.mask.clone(),
-            self.adapter,
-            &mut self.cache,
-        );
-        hidden.narrow(1, width - 1, 1).reshape([rows, self.base.config().hidden_size])
+    pub(super) fn step(&mut self, tokens: StepTokens<'_>) -> Tensor<B, 2> {
+        match tokens {
+            StepTokens::Prompts(all) => self.base.prefill(all, self.adapter, &mut self.cache),
+            StepTokens::Next(next) => self.base.step(next, self.adapter, &mut self.cache),
+        }
     }
-}
-
-fn int_table<B: Backend>(
-    values: &[i32],
-    shape: [usize; 2],
-    device: &B::Device,
-) -> Tensor<B, 2, Int> {
-    Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
-}
-
-/// Positions of the last `width` of `keys` columns: counted from each row's first token.
-fn positions<B: Backend>(
-    pads: &[usize],
-    keys: usize,
-    width: usize,
-    device: &B::Device,
-) -> Tensor<B, 2, Int> {
-    let values: Vec<i32> = pads
-        .iter()
-        .flat_map(|pad| (keys - width..keys).map(|column| column.saturating_sub(*pad) as i32))
-        .collect();
-    int_table(&values, [pads.len(), width], device)
-}
-
-/// True for keys after the query and for the padding on the left.
-fn mask<B: Backend>(
-    pads: &[usize],
-    keys: usize,
-    width: usize,
-    device: &B::Device,
-) -> Tensor<B, 3, Bool> {
-    let values: Vec<bool> = pads
-        .iter()
-        .flat_map(|pad| {
-            (keys - width..keys)
-                .flat_map(move |query| (0..keys).map(move |key| key > query || key < *pad))
-        })
-        .collect();
-    Tensor::from_data(TensorData::new(values, [pads.len(), width, keys]), device)
 }

@@ -33,10 +33,10 @@ fn run(
 fn next(base: &Phi<B>, params: &PolicyParams<B>, head: &HeadChoice, ids: &[u32]) -> Vec<f32> {
     // A dummy response token turns the last of `ids` into a predictor.
     let pair = PairSlices { prompt: ids, first: &[0], second: &[], keep: [true, false] };
-    let inputs = PackedBatch::pack(&[pair], 0).unwrap().inputs::<B>(&Default::default());
+    let inputs = PackedBatch::pack(&[pair]).unwrap().inputs::<B>(&Default::default());
     let adapter = (*head != HeadChoice::Base).then_some(&params.adapter);
     let hidden = base.hidden_states_packed(&inputs, adapter);
-    let last = hidden.narrow(1, ids.len() - 1, 1).squeeze_dim::<2>(1);
+    let last = hidden.narrow(0, ids.len() - 1, 1);
     values(activation::log_softmax(next_token_logits(base, Some(params), head, last), 1))
 }
 

@@ -15,10 +15,10 @@ fn written_out(phi: &Phi<B>, ids: &[u32]) -> Vec<f32> {
     let c = phi.config();
     let (d, dim, rot) = (c.hidden_size, c.head_dim(), c.rotary_dim());
     let f64s = |v: Vec<f32>| v.into_iter().map(f64::from).collect::<Vec<_>>();
-    let linear = |layer: &Linear<B>, x: &[f64]| -> Vec<f64> {
-        let [n_in, n_out] = layer.weight.dims();
-        let w = f64s(values(layer.weight.val()));
-        let b = f64s(values(layer.bias.as_ref().unwrap().val()));
+    let linear = |layer: &Projection<B>, x: &[f64]| -> Vec<f64> {
+        let [n_in, n_out] = layer.dense_weight().dims();
+        let w = f64s(values(layer.dense_weight()));
+        let b = f64s(values(layer.bias.val()));
         (0..n_out).map(|o| b[o] + (0..n_in).map(|i| x[i] * w[i * n_out + o]).sum::<f64>()).collect()
     };
     let norm = |layer: &LayerNorm<B>, x: &[f64]| -> Vec<f64> {
@@ -54,7 +54,7 @@ fn written_out(phi: &Phi<B>, ids: &[u32]) -> Vec<f32> {
     for layer in &phi.layers {
         let a = &layer.self_attn;
         let normed: Vec<_> = xs.iter().map(|x| norm(&layer.input_layernorm, x)).collect();
-        let each = |l: &Linear<B>| normed.iter().map(|x| linear(l, x)).collect::<Vec<_>>();
+        let each = |l: &Projection<B>| normed.iter().map(|x| linear(l, x)).collect::<Vec<_>>();
         let turned = |l| each(l).iter().enumerate().map(|(p, x)| rotate(x, p)).collect();
         let (q, k): (Vec<_>, Vec<_>) = (turned(&a.q_proj), turned(&a.k_proj));
         let v = each(&a.v_proj);
@@ -88,7 +88,7 @@ fn written_out(phi: &Phi<B>, ids: &[u32]) -> Vec<f32> {
 fn row(ids: &[u32]) -> PackedInputs<B> {
     let (prompt, first) = ids.split_at(1);
     let pair = PairSlices { prompt, first, second: &[], keep: [true, false] };
-    PackedBatch::pack(&[pair], 0).unwrap().inputs(&Default::default())
+    PackedBatch::pack(&[pair]).unwrap().inputs(&Default::default())
 }
 
 #[test]
@@ -104,20 +104,41 @@ fn a_cache_filled_in_pieces_changes_nothing() {
     let phi = fixtures::base::<B>(2);
     let ids = [3, 17, 5, 0, 25, 31, 8];
     let whole = values(phi.hidden_states_packed(&row(&ids), None));
-    let PackedInputs { ids, positions, mask } = row(&ids);
-    let mut cache = KvCache::new(phi.layers.len());
-    let mut found = vec![];
-    for (start, n) in [(0, 3), (3, 1), (4, 3)] {
-        found.extend(values(phi.hidden_states_cached(
-            ids.clone().narrow(1, start, n),
-            positions.clone().narrow(1, start, n),
-            mask.clone().narrow(1, start, n).narrow(2, 0, start + n),
-            None,
-            &mut cache,
-        )));
-        assert_eq!(cache.n_keys(), start + n);
+    let device = Default::default();
+    // Beside another row, so that rows of unequal length share a cache.
+    let mut cache = KvCache::new(phi.config(), 2, 9, &device);
+    let prompts = [ids[..3].to_vec(), vec![9, 9, 9, 9, 9]];
+    let mut found = values(phi.prefill(&prompts, None, &mut cache).narrow(0, 0, 1));
+    assert_eq!(cache.lens(), [3, 5]);
+    for id in &ids[3..] {
+        found.extend(values(phi.step(&[*id, 7], None, &mut cache).narrow(0, 0, 1)));
     }
-    assert_close(&found, &whole, 1e-5);
+    assert_eq!(cache.lens(), [7, 9]);
+    assert_close(&found, &whole[2 * 24..], 1e-5);
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_gradient() {
+    type Ad = TestAutodiffBackend;
+    let base = fixtures::base::<Ad>(3);
+    let params = fixtures::policies(&base, 1, 4);
+    let pair = PairSlices { prompt: &[3, 1], first: &[2, 8, 5], second: &[9, 9], keep: [true; 2] };
+    let batch = PackedBatch::pack(&[pair, pair]).unwrap();
+    let inputs = batch.inputs::<Ad>(&Default::default());
+    let gradients = |base: &Phi<Ad>| {
+        let hidden = base.hidden_states_packed(&inputs, Some(&params.adapter));
+        let head = &params.heads.heads[0];
+        let loss = crate::sequence_log_probs(hidden, head, &batch, &[0, 1, 2, 3]).sum();
+        let grads = loss.backward();
+        let of = |target| {
+            let pair = params.adapter.layers[0].get(target).unwrap();
+            [&pair.a, &pair.b].map(|p| values(p.val().grad(&grads).unwrap())).concat()
+        };
+        LoraTarget::ALL.map(of).concat()
+    };
+    let kept = gradients(&base);
+    let again = gradients(&base.clone().with_gradient_checkpointing(true));
+    assert_close(&again, &kept, 1e-6);
 }
 
 #[test]
@@ -129,7 +150,7 @@ fn a_fresh_model_depends_on_the_seed_alone_and_counts_its_parameters() {
         let phi = fixtures::tiny().init::<B>(&device);
         assert_eq!(phi.num_params(), fixtures::tiny().num_params());
         let read = |last: bool| match last {
-            true => values(phi.layers[1].mlp.fc2.weight.val()),
+            true => values(phi.layers[1].mlp.fc2.dense_weight()),
             false => values(phi.embed_tokens.weight.val()),
         };
         // Were anything lazy, the order of reading would decide who draws what.
@@ -151,7 +172,7 @@ fn a_trainable_model_gets_gradients_everywhere_and_a_frozen_one_nowhere() {
     let ids: [u32; 4] = [3, 17, 5, 0];
     let (prompt, first) = ids.split_at(1);
     let pair = PairSlices { prompt, first, second: &[], keep: [true, false] };
-    let batch = PackedBatch::pack(&[pair], 0).unwrap();
+    let batch = PackedBatch::pack(&[pair]).unwrap();
     let inputs = batch.inputs::<Ad>(&Default::default());
 
     struct Count<'a>(&'a burn::optim::GradientsParams, usize, usize);

@@ -31,7 +31,7 @@ fn write_logits(dir: &Path, base: &Path, policy: &Path, phi: &Phi<B>, params: &P
         second: &[],
         keep: [true, false],
     };
-    let inputs = mopo_lm::PackedBatch::pack(&[pair], 0).unwrap().inputs(&Default::default());
+    let inputs = mopo_lm::PackedBatch::pack(&[pair]).unwrap().inputs(&Default::default());
     let lines = |head: &burn::nn::Linear<B>, adapter| -> Vec<Vec<f32>> {
         let logits = values(head.forward(phi.hidden_states_packed(&inputs, adapter)));
         logits.chunks_exact(vocab).map(<[f32]>::to_vec).collect()

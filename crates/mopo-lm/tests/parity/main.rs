@@ -9,7 +9,7 @@ mod exports;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use burn::tensor::{Bool, Int, Tensor, TensorData};
+use burn::tensor::Tensor;
 use mopo_lm::{
     GenerationConfig, HeadChoice, LoraAdapter, LoraConfig, PackedBatch, PairSlices, Phi, PhiConfig,
     PolicyHeads, PolicyParams, generate, load_adapter, load_phi, sequence_log_probs,
@@ -60,30 +60,20 @@ impl Case {
         self.lora.as_ref().map(|(adapter, _)| adapter)
     }
 
-    /// Logits at all of `[rows, width]` positions, row by row; `pads` columns on the left of each row
-    /// are padding.
-    fn logits_padded(&self, rows: &[Vec<u32>]) -> Vec<Vec<f32>> {
-        let width = rows.iter().map(Vec::len).max().unwrap();
-        let (mut ids, mut positions, mut mask) = (vec![], vec![], vec![]);
-        for row in rows {
-            let pad = width - row.len();
-            ids.extend(std::iter::repeat_n(0, pad).chain(row.iter().map(|id| *id as i32)));
-            positions.extend((0..width).map(|column| column.saturating_sub(pad) as i32));
-            for query in 0..width {
-                mask.extend((0..width).map(|key| key > query || key < pad));
-            }
-        }
-        let (n, device) = (rows.len(), Default::default());
-        let table = |values: Vec<i32>| -> Tensor<B, 2, Int> {
-            Tensor::from_data(TensorData::new(values, [n, width]), &device)
-        };
-        let mask: Tensor<B, 3, Bool> =
-            Tensor::from_data(TensorData::new(mask, [n, width, width]), &device);
-        let hidden = self.phi.hidden_states(table(ids), table(positions), mask, self.adapter());
+    /// Logits at all positions of the rows, computed together.
+    fn logits_together(&self, rows: &[Vec<u32>]) -> Vec<Vec<f32>> {
+        let unread = [0];
+        let pairs: Vec<_> = rows
+            .iter()
+            .map(|row| PairSlices { prompt: row, first: &unread, second: &[], keep: [true, false] })
+            .collect();
+        let batch = PackedBatch::pack(&pairs).unwrap();
+        let inputs = batch.inputs(&Default::default());
+        let hidden = self.phi.hidden_states_packed(&inputs, self.adapter());
         let all = values(self.phi.lm_head.forward(hidden));
         let vocab = self.phi.config().vocab_size;
-        let lines = all.chunks_exact(width * vocab).zip(rows);
-        lines.map(|(line, row)| line[(width - row.len()) * vocab..].to_vec()).collect()
+        let rows = batch.rows.rows().iter();
+        rows.map(|row| all[row.start * vocab..(row.start + row.prompt) * vocab].to_vec()).collect()
     }
 }
 
@@ -143,15 +133,15 @@ fn largest(token_logits: &[f32]) -> u32 {
 }
 
 #[test]
-fn logits_agree_with_and_without_padding() {
+fn logits_agree_alone_and_packed() {
     for case in cases() {
         let sequences = &case.told.sequences;
-        let alone = sequences.iter().map(|ids| case.logits_padded(std::slice::from_ref(ids)));
+        let alone = sequences.iter().map(|ids| case.logits_together(std::slice::from_ref(ids)));
         let alone: Vec<f32> = alone.flatten().flatten().collect();
         let expected = case.logits.concat();
         let alone = relative(&case.name, &alone, &expected);
-        let padded = relative(&case.name, &case.logits_padded(sequences).concat(), &expected);
-        println!("{}: logits differ by {alone:.1e}, padded by {padded:.1e}", case.name);
+        let together = relative(&case.name, &case.logits_together(sequences).concat(), &expected);
+        println!("{}: logits differ by {alone:.1e}, packed by {together:.1e}", case.name);
     }
 }
 
@@ -169,7 +159,7 @@ fn log_probabilities_of_packed_pairs_agree_with_those_of_separate_rows() {
                 keep: [true; 2],
             })
             .collect();
-        let batch = PackedBatch::pack(&pairs, told.unused).unwrap();
+        let batch = PackedBatch::pack(&pairs).unwrap();
         let terms: Vec<usize> = (0..batch.terms.len()).collect();
         let inputs = batch.inputs(&Default::default());
         let hidden = case.phi.hidden_states_packed(&inputs, case.adapter());
@@ -206,7 +196,7 @@ fn greedy_continuations_are_equal_with_and_without_the_cache() {
 
         let mut rows = told.prompts.clone();
         for _ in 0..64 {
-            let logits = case.logits_padded(&rows);
+            let logits = case.logits_together(&rows);
             for (row, logits) in rows.iter_mut().zip(logits) {
                 row.push(largest(&logits[logits.len() - case.phi.config().vocab_size..]));
             }

@@ -1,0 +1,80 @@
+//! A linear layer of the base model, and how parameters become arguments of the operations in
+//! `mopo-ops`.
+
+use burn::module::{Module, Param};
+use burn::nn::Linear;
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{Tensor, TensorPrimitive};
+use mopo_ops::{FusedBackend, Init, LinearParams, LoraParams, Matrix};
+
+use crate::lora::{LoraAdapter, LoraPair};
+
+/// A linear layer.
+#[derive(Module, Debug)]
+pub struct Projection<B: Backend> {
+    /// `[inputs, outputs]`.
+    pub weight: Weight<B>,
+    /// `[outputs]`.
+    pub bias: Param<Tensor<B, 1>>,
+}
+
+/// Its weight.
+#[derive(Module, Debug)]
+pub enum Weight<B: Backend> {
+    /// Numbers of any floating-point type, `[inputs, outputs]`. What it is multiplied with, and the
+    /// product, are f32.
+    Dense(Param<Tensor<B, 2>>),
+}
+
+impl<B: Backend> Projection<B> {
+    /// From dense tensors `[inputs, outputs]` and `[outputs]`.
+    pub fn dense(weight: Tensor<B, 2>, bias: Tensor<B, 1>) -> Self {
+        Self { weight: Weight::Dense(Param::from_tensor(weight)), bias: Param::from_tensor(bias) }
+    }
+
+    /// The weight as one tensor `[inputs, outputs]`.
+    pub fn dense_weight(&self) -> Tensor<B, 2> {
+        match &self.weight {
+            Weight::Dense(weight) => weight.val(),
+        }
+    }
+
+    pub(crate) fn matrix(&self) -> Matrix<B> {
+        match &self.weight {
+            Weight::Dense(weight) => Matrix::Dense(primitive(weight.val())),
+        }
+    }
+}
+
+/// The tensor of a backend's operations.
+pub(crate) fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
+    tensor.into_primitive().tensor()
+}
+
+/// The inverse of [`primitive`].
+pub(crate) fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+}
+
+/// A projection and its update at a batch of `n` tokens, as the operations take them.
+pub(crate) fn linear_params<B: FusedBackend>(
+    layer: &Projection<B>,
+    lora: Option<(&LoraAdapter<B>, &LoraPair<B>)>,
+    n: usize,
+) -> LinearParams<B> {
+    let lora = lora.map(|(adapter, pair)| {
+        let (a, b) = (pair.a.val(), pair.b.val());
+        let shape = [n, a.dims()[0]];
+        let dropout = adapter.dropout_mask(shape, &a.device()).map(primitive);
+        LoraParams { a: primitive(a), b: primitive(b), dropout }
+    });
+    LinearParams { weight: layer.matrix(), bias: primitive(layer.bias.val()), lora }
+}
+
+/// Logits of hidden states `[n, hidden_size]` under an output layer: `[n, vocab_size]`. No gradients.
+pub(crate) fn logits<B: FusedBackend>(head: &Linear<B>, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
+    let bias = head.bias.as_ref().map(|bias| primitive(bias.val()));
+    let weight = Matrix::Dense(primitive(head.weight.val()));
+    tensor(B::weight_matmul(Init { add: None, bias }, primitive(hidden), &weight, false))
+}
