@@ -32,4 +32,4 @@ pub use packed::{
 pub use peft::{load_adapter, save_adapter};
 pub use phi::{KvCache, Phi, PhiAttention, PhiLayer, PhiMlp, Rotary};
 pub use policy::{HeadChoice, PolicyParams};
-pub use weights::{load_phi, save_phi};
+pub use weights::{LoadDtype, LoadOptions, WeightDtype, load_phi, save_phi};

@@ -6,7 +6,9 @@ use burn::module::AutodiffModule;
 use burn::tensor::backend::AutodiffBackend;
 use mopo_core::Objectives;
 use mopo_data::{LengthLimits, PreparedSet, Tokenizer, tokenize};
-use mopo_lm::{Phi, PhiConfig, PolicyParams, load_phi, load_policy, save_phi, save_policy};
+use mopo_lm::{
+    LoadOptions, Phi, PhiConfig, PolicyParams, load_phi, load_policy, save_phi, save_policy,
+};
 
 use crate::config::{DataSource, ModelConfig};
 use crate::fit::{fit, step_seed};
@@ -140,12 +142,20 @@ fn initial_base<B: AutodiffBackend>(
         ModelConfig::Hub(dir) => {
             let phi = PhiConfig::from_file(dir.join("config.json"))?;
             tokenizer.check_fits(phi.vocab_size)?;
-            Ok(load_phi(dir, &phi, device)?)
+            Ok(load_phi(dir, &phi, initial_options(config), device)?)
         }
     }
 }
 
-/// The frozen base of a run whose warm start is done.
+/// A base that is trained needs F32; one that stays as it is keeps the checkpoint's data type.
+fn initial_options(config: &RunConfig) -> LoadOptions {
+    match config.warm_start.steps {
+        0 => LoadOptions::default(),
+        _ => LoadOptions::f32(),
+    }
+}
+
+/// The frozen base of a run whose warm start is done, in the data type of its file.
 ///
 /// # Errors
 /// If it is missing or damaged.
@@ -155,7 +165,7 @@ pub fn load_base<B: burn::tensor::backend::Backend>(
 ) -> Result<Phi<B>> {
     let dir = run.join("warm_start");
     let phi = PhiConfig::from_file(dir.join("config.json"))?;
-    Ok(burn::module::Module::no_grad(load_phi(&dir, &phi, device)?))
+    Ok(burn::module::Module::no_grad(load_phi(&dir, &phi, LoadOptions::default(), device)?))
 }
 
 /// The data of a run, checked against its record.

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use burn::module::Param;
 use mopo_lm::{
-    LoraConfig, Phi, PhiConfig, PolicyHeads, PolicyParams, load_phi, load_policy, save_phi,
-    save_policy,
+    LoadOptions, LoraConfig, Phi, PhiConfig, PolicyHeads, PolicyParams, load_phi, load_policy,
+    save_phi, save_policy,
 };
 use serde_json::json;
 
@@ -78,7 +78,7 @@ fn the_reference_libraries_load_what_is_written_here_and_agree() {
         let run = run.canonicalize().unwrap();
         let (base, policy) = (run.join("warm_start"), run.join("policy"));
         let config = PhiConfig::from_file(base.join("config.json")).unwrap();
-        let phi = load_phi::<B>(&base, &config, &Default::default()).unwrap();
+        let phi = load_phi::<B>(&base, &config, LoadOptions::f32(), &Default::default()).unwrap();
         let (params, _) = load_policy(&policy, &phi, &Default::default()).unwrap();
         let dir = out.path().join("run");
         write_logits(&dir, &base, &policy, &phi, &params);
