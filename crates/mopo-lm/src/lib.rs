@@ -11,6 +11,7 @@ mod files;
 mod generate;
 mod heads;
 mod lora;
+mod merge;
 mod packed;
 mod peft;
 mod phi;
@@ -26,6 +27,7 @@ pub use error::{Error, Result};
 pub use generate::{Decoding, GenerationConfig, generate, generate_with_row_ids};
 pub use heads::PolicyHeads;
 pub use lora::{LoraAdapter, LoraConfig, LoraLayer, LoraPair, LoraTarget};
+pub use merge::{interpolate, merge, unmerge};
 pub use packed::{
     PackedBatch, PackedInputs, PackedTerm, PairSlices, Segment, sequence_log_probs, token_log_probs,
 };
