@@ -7,6 +7,7 @@
 mod adapter;
 mod config;
 mod error;
+mod export;
 mod files;
 mod generate;
 mod heads;
@@ -24,7 +25,8 @@ mod fixtures;
 pub use adapter::{BaseShape, PolicyMeta, load_policy, read_policy_meta, save_policy};
 pub use config::PhiConfig;
 pub use error::{Error, Result};
-pub use generate::{Decoding, GenerationConfig, generate, generate_with_row_ids};
+pub use export::export_hub;
+pub use generate::{Decoding, GenerationConfig, HubGeneration, generate, generate_with_row_ids};
 pub use heads::PolicyHeads;
 pub use lora::{LoraAdapter, LoraConfig, LoraLayer, LoraPair, LoraTarget};
 pub use merge::{interpolate, merge, unmerge};

@@ -22,8 +22,8 @@ pub fn merge<B: Backend>(base: &Phi<B>, adapter: &LoraAdapter<B>) -> Result<Phi<
 }
 
 /// Takes an adapter out of a model that it was merged into: `W − s · A · B`. The weights differ from
-/// those before [`merge`] by rounding alone: no more than 2⁻²³ · (|W| + 2 |s · A · B|) each, that is one unit
-/// in the last place of F32 of the larger of the two or so. The data type stays F32.
+/// those before [`merge`] by rounding alone: each by no more than 2⁻²³ · (|W| + 2 |s · A · B|). The data
+/// type stays F32.
 ///
 /// # Errors
 /// As of [`merge`].

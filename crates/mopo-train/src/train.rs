@@ -163,9 +163,7 @@ pub fn load_base<B: burn::tensor::backend::Backend>(
     run: &RunDir,
     device: &B::Device,
 ) -> Result<Phi<B>> {
-    let dir = run.join("warm_start");
-    let phi = PhiConfig::from_file(dir.join("config.json"))?;
-    Ok(burn::module::Module::no_grad(load_phi(&dir, &phi, LoadOptions::default(), device)?))
+    crate::sample::frozen(&run.join("warm_start"), device)
 }
 
 /// The data of a run, checked against its record.

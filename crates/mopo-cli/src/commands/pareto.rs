@@ -107,6 +107,7 @@ impl Job for Pareto {
             temperature: settings.temperature,
             top_p: settings.top_p,
             seed: self.seed,
+            ..Default::default()
         };
 
         let choices = choices(sampler.policies(), settings.mixture_steps);

@@ -2,5 +2,6 @@
 
 mod bandit;
 mod common;
+mod export;
 mod kill_and_resume;
 mod wrong_input;

@@ -18,7 +18,7 @@ use crate::lora::LoraTarget;
 use crate::phi::{PhiAttention, PhiLayer, PhiMlp, Rotary};
 use crate::{Error, Phi, PhiConfig, Result};
 
-const WEIGHTS: &str = "model.safetensors";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// What a directory may hold, in the order of preference: a whole file, or the index of its shards.
 const FILES: [&str; 4] = [WEIGHTS, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json"];
@@ -184,8 +184,7 @@ pub fn save_phi<B: Backend>(phi: &Phi<B>, dir: impl AsRef<Path>) -> Result<()> {
     files::create_dir(dir)?;
     write_weights(phi, &phi.lm_head, None, &dir.join(WEIGHTS))?;
     let mut config = phi.config().to_hub();
-    let dtype = WeightDtype::of(phi.embed_tokens.weight.val().dtype());
-    config["torch_dtype"] = dtype.hub_name().into();
+    config["torch_dtype"] = phi.weight_dtype().hub_name().into();
     files::write_json(&dir.join("config.json"), &config)
 }
 
@@ -208,6 +207,13 @@ pub(crate) fn write_weights<B: Backend>(
     write_norm(&mut out, "model.final_layernorm", &phi.final_layernorm);
     write_linear(&mut out, "lm_head", lm_head);
     out.write(file)
+}
+
+impl<B: Backend> Phi<B> {
+    /// The data type of the big matrices (the embedding speaks for all).
+    pub fn weight_dtype(&self) -> WeightDtype {
+        WeightDtype::of(self.embed_tokens.weight.val().dtype())
+    }
 }
 
 fn find_files(path: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
