@@ -5,8 +5,8 @@ use std::process::Command;
 
 use burn::module::Param;
 use mopo_lm::{
-    GenerationConfig, HeadChoice, HubGeneration, LoadOptions, LoraAdapter, LoraConfig, Phi, PhiConfig,
-    PolicyHeads, PolicyParams, WeightDtype, export_hub, generate, interpolate, load_phi,
+    GenerationConfig, HeadChoice, HubGeneration, LoadOptions, LoraAdapter, LoraConfig, Phi,
+    PhiConfig, PolicyHeads, PolicyParams, WeightDtype, export_hub, generate, interpolate, load_phi,
     load_policy, merge, save_adapter, save_phi, save_policy,
 };
 use serde_json::json;

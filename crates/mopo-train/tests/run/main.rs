@@ -1,6 +1,7 @@
 //! Whole runs of a tiny model: configuration, cuts and resumption, the numbers of a step.
 
 mod config;
+mod hub;
 mod resume;
 mod steps;
 
@@ -11,6 +12,9 @@ use std::sync::{Mutex, PoisonError};
 use mopo_testkit::TestAutodiffBackend;
 use mopo_train::config::preset_text;
 use mopo_train::{Error, Progress, Result, RunConfig, RunDir, RunRecord, Silent, train};
+
+/// burn's random state is global to the process: held by whoever draws from it.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// A model that trains in a second, on forty prompts.
 const TINY: &[&str] = &[
@@ -61,7 +65,6 @@ fn new_run(path: &Path, config: &RunConfig) {
 fn go_on(path: &Path, progress: &mut dyn Progress) -> Result<mopo_train::RunResult> {
     // The CPU backends have one random state per process: runs side by side would draw from it in
     // turns. One of the tests panics on purpose, hence a poisoned lock is as good as any.
-    static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (run, config, mut record) = RunDir::open(path)?;
     train::<TestAutodiffBackend>(&run, &config, &mut record, &Default::default(), progress)
