@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use mopo_core::divergence::Divergence;
+use mopo_lm::WeightDtype;
 
 use crate::device::Device;
 
@@ -21,8 +22,10 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Generate with every policy of a run, score, draw the Pareto front
     Pareto(ParetoArgs),
-    /// Let one policy of a run answer prompts
+    /// Let one policy of a run, an exported model or a hub model answer prompts
     Generate(GenerateArgs),
+    /// Write a policy as a plain hub directory, or all policies as one of MOPO's own
+    Export(ExportArgs),
     /// Read a data source into a prepared set and summarise it
     Prepare(PrepareArgs),
     /// Reproduce a synthetic experiment: exact solutions, learned policies, a figure and a table
@@ -99,9 +102,10 @@ pub(crate) struct ParetoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
-    /// Run directory
+    /// Run directory, a directory of `mopo export`, or a phi model as on the hub
     pub(crate) run: PathBuf,
-    /// Prompt (may be repeated); a plain question is put into the dialogue's form
+    /// Prompt (may be repeated); where there are policies, a plain question is put into the
+    /// dialogue's form
     #[arg(long, required = true)]
     pub(crate) prompt: Vec<String>,
     /// An objective's policy, or `warm-start`
@@ -125,12 +129,40 @@ pub(crate) struct GenerateArgs {
     /// Sampling temperature (0: greedy)
     #[arg(long)]
     pub(crate) temperature: Option<f64>,
+    /// Sample from so many of the most likely tokens (0: from all)
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
     /// Nucleus
     #[arg(long)]
     pub(crate) top_p: Option<f64>,
     /// Seed of sampling
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
+    /// flex (the CPU), ndarray, cuda or cuda:N
+    #[arg(long, default_value = "flex")]
+    pub(crate) device: Device,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Run directory, its policy/, or a directory that this command wrote with all policies
+    pub(crate) source: PathBuf,
+    /// One policy, by its objective or its index from 0, or `warm-start`: a plain hub directory
+    #[arg(long, value_name = "NAME|INDEX", conflicts_with = "all")]
+    pub(crate) policy: Option<String>,
+    /// All policies on their base, in MOPO's own layout; so without --policy too
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// The directory to write
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Data type of the weights: f32, bf16 or f16 [default: the base model's]. With --all only the
+    /// base is converted
+    #[arg(long)]
+    pub(crate) dtype: Option<WeightDtype>,
+    /// Replace an earlier export at --out
+    #[arg(long)]
+    pub(crate) force: bool,
     /// flex (the CPU), ndarray, cuda or cuda:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
-use burn::tensor::backend::Backend;
+use mopo_ops::FusedBackend;
 
 /// A device as the user names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub(crate) trait Job {
     /// What comes out.
     type Output;
     /// Runs it. Methods that train wrap `B` in `Autodiff`, of which this file knows nothing.
-    fn run<B: Backend>(self, device: B::Device) -> Result<Self::Output>;
+    fn run<B: FusedBackend>(self, device: B::Device) -> Result<Self::Output>;
 }
 
 /// Runs a job on a device.

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(args),
         Command::Pareto(args) => commands::pareto::run(args),
         Command::Generate(args) => commands::generate::run(args),
+        Command::Export(args) => commands::export::run(args),
         Command::Prepare(args) => commands::prepare::run(args),
         Command::Bandit(args) => commands::bandit::run(args),
         Command::Config(args) => commands::config::run(&args),

@@ -144,6 +144,11 @@ impl Tokenizer {
         self.end_of_text
     }
 
+    /// The same as it is written in a text.
+    pub fn end_of_text_token(&self) -> String {
+        self.inner.id_to_token(self.end_of_text).expect("found by its name")
+    }
+
     /// The highest id + 1: the smallest embedding that fits.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
@@ -212,6 +217,7 @@ mod tests {
         let text = format!("a{END_OF_TEXT}b");
         let ids = TRAINED.encode(&text).unwrap();
         assert!(!ids.contains(&TRAINED.end_of_text()));
+        assert_eq!(TRAINED.end_of_text_token(), END_OF_TEXT);
         assert_eq!(TRAINED.decode(&ids).unwrap(), text);
         let mut ended = b;
         ended.push(TRAINED.end_of_text());

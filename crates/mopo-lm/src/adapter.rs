@@ -143,7 +143,7 @@ pub fn load_policy<B: Backend>(
     let mut files = TensorFiles::open(&path, std::slice::from_ref(&path))?;
     let shape = [config.hidden_size, config.vocab_size];
     let heads = (0..meta.objectives.len())
-        .map(|k| read_linear(&mut files, &format!("heads.{k}"), shape, device))
+        .map(|k| read_linear(&mut files, &format!("heads.{k}"), shape, false, device))
         .collect::<Result<_>>()?;
     files.finish()?;
     Ok((PolicyParams { adapter, heads: PolicyHeads { heads } }, meta))

@@ -157,6 +157,9 @@ impl PhiConfig {
             ("embd_pdrop", 0.0.into()),
             ("resid_pdrop", 0.0.into()),
             ("torch_dtype", "float32".into()),
+            // Absent, the reference library would take 1 and 2, whatever these tokens are.
+            ("bos_token_id", serde_json::Value::Null),
+            ("eos_token_id", serde_json::Value::Null),
         ] {
             json[key] = value;
         }

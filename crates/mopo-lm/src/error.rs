@@ -43,16 +43,29 @@ pub enum Error {
         /// What is wrong in it.
         source: Box<Error>,
     },
-    /// A safetensors file that is cut short or not one at all.
+    /// A directory without a file of weights.
     #[error(
-        "{} ({n_bytes} bytes) is not a complete safetensors file: {reason}; copy, download or write it again",
+        "{} holds no weights: neither {}; give a directory as on the hub",
+        dir.display(), names.join(", nor ")
+    )]
+    NoWeights {
+        /// The directory.
+        dir: PathBuf,
+        /// The names that were looked for.
+        names: &'static [&'static str],
+    },
+    /// A safetensors file or PyTorch checkpoint that is cut short or not one at all.
+    #[error(
+        "{} ({n_bytes} bytes) is not a complete {kind} file: {reason}; copy, download or write it again",
         path.display()
     )]
     CorruptTensors {
         /// The file.
         path: PathBuf,
         /// Its length.
-        n_bytes: usize,
+        n_bytes: u64,
+        /// What it should be: `safetensors`, `PyTorch`.
+        kind: &'static str,
         /// What the reader stumbled over.
         reason: String,
     },

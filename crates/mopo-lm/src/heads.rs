@@ -2,6 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::nn::Linear;
+use burn::tensor::FloatDType;
 use burn::tensor::backend::Backend;
 
 use crate::{Error, Result};
@@ -14,11 +15,11 @@ pub struct PolicyHeads<B: Backend> {
 }
 
 impl<B: Backend> PolicyHeads<B> {
-    /// `n_policies` trainable copies of a base model's output layer, detached from it and each with
-    /// parameter ids of its own.
+    /// `n_policies` trainable copies of a base model's output layer, in F32 whatever the base is in,
+    /// detached from it and each with parameter ids of its own.
     pub fn from_base(lm_head: &Linear<B>, n_policies: usize) -> Self {
         let copy = || Linear {
-            weight: Param::from_tensor(lm_head.weight.val().detach()),
+            weight: Param::from_tensor(lm_head.weight.val().detach().cast(FloatDType::F32)),
             bias: lm_head.bias.as_ref().map(|bias| Param::from_tensor(bias.val().detach())),
         };
         Self { heads: (0..n_policies).map(|_| copy()).collect() }

@@ -7,10 +7,12 @@
 mod adapter;
 mod config;
 mod error;
+mod export;
 mod files;
 mod generate;
 mod heads;
 mod lora;
+mod merge;
 mod packed;
 mod peft;
 mod phi;
@@ -24,9 +26,11 @@ mod fixtures;
 pub use adapter::{BaseShape, PolicyMeta, load_policy, read_policy_meta, save_policy};
 pub use config::PhiConfig;
 pub use error::{Error, Result};
-pub use generate::{Decoding, GenerationConfig, generate, generate_with_row_ids};
+pub use export::export_hub;
+pub use generate::{Decoding, GenerationConfig, HubGeneration, generate, generate_with_row_ids};
 pub use heads::PolicyHeads;
 pub use lora::{LoraAdapter, LoraConfig, LoraLayer, LoraPair, LoraTarget};
+pub use merge::{interpolate, merge, unmerge};
 pub use packed::{
     PackedBatch, PackedInputs, PackedTerm, PairSlices, Segment, sequence_log_probs, token_log_probs,
 };
@@ -34,4 +38,4 @@ pub use peft::{load_adapter, save_adapter};
 pub use phi::{KvCache, Phi, PhiAttention, PhiLayer, PhiMlp, Rotary};
 pub use policy::{HeadChoice, PolicyParams};
 pub use projection::{Projection, Weight};
-pub use weights::{load_phi, save_phi};
+pub use weights::{LoadDtype, LoadOptions, WeightDtype, load_phi, save_phi};

@@ -124,8 +124,8 @@ pub(crate) fn read_tensors<B: Backend>(
     let mut files = TensorFiles::open(&path, std::slice::from_ref(&path))?;
     let rank = lora.rank;
     let adapter = lora.build(phi, |i, target, [d_in, d_out]| {
-        let a = files.transposed(&tensor_name(i, target, "A"), [d_in, rank], device)?;
-        let b = files.transposed(&tensor_name(i, target, "B"), [rank, d_out], device)?;
+        let a = files.transposed(&tensor_name(i, target, "A"), [d_in, rank], false, device)?;
+        let b = files.transposed(&tensor_name(i, target, "B"), [rank, d_out], false, device)?;
         Ok((a, b))
     })?;
     files.finish()?;

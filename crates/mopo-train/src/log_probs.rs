@@ -8,7 +8,8 @@ use std::path::Path;
 use burn::nn::Linear;
 use burn::tensor::{Tensor, backend::Backend};
 use mopo_data::write_atomically;
-use mopo_lm::{PackedBatch, Phi, PolicyParams, Segment, sequence_log_probs, token_log_probs};
+use mopo_lm::{Phi, PolicyParams, sequence_log_probs, token_log_probs};
+use mopo_ops::FusedBackend;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::cache::{Context, LogProbCache};
@@ -19,7 +20,7 @@ pub(crate) type LogProbs = Vec<[f32; 2]>;
 
 /// The log-probs of the pairs `indices` in one packed batch: one list per head, in the order of
 /// `indices`. Without `params`: the base model and its own output layer, as one list.
-pub(crate) fn batch_log_probs<B: Backend>(
+pub(crate) fn batch_log_probs<B: FusedBackend>(
     base: &Phi<B>,
     params: Option<&PolicyParams<B>>,
     pairs: &Pairs,
@@ -29,7 +30,7 @@ pub(crate) fn batch_log_probs<B: Backend>(
     let batch = pairs.pack(indices, &vec![[true, true]; indices.len()])?;
     let inputs = batch.inputs::<B>(device);
     let adapter = params.map(|p| &p.adapter);
-    let hidden = base.hidden_states(inputs.ids, inputs.positions, inputs.mask, adapter);
+    let hidden = base.hidden_states_packed(&inputs, adapter);
     let terms: Vec<usize> = (0..batch.terms.len()).collect();
     let heads = heads(base, params);
     let mut out = Vec::with_capacity(heads.len());
@@ -45,18 +46,15 @@ pub(crate) fn batch_log_probs<B: Backend>(
     Ok(out)
 }
 
-/// Rows of a batch in [`all_log_probs`].
-const BATCH: usize = 16;
-/// Widths there are multiples of this.
-const WIDTH_STEP: usize = 32;
+/// Pairs between two reports of progress.
+const REPORT: usize = 16;
 
 /// log π of both responses of every pair: one list per head. Without `params`: the base model and
 /// its own output layer, as one list.
 ///
-/// A pair's values do not depend on the others: its row's width follows from its length alone, the
-/// output layer is applied pair by pair, and tokens are summed one after the other. So a pair that
-/// comes from a cache has the bits that it would have been computed with.
-pub(crate) fn all_log_probs<B: Backend>(
+/// Pair by pair, so that a pair's values do not depend on the others: one that comes from a cache has
+/// the bits that it would have been computed with.
+pub(crate) fn all_log_probs<B: FusedBackend>(
     base: &Phi<B>,
     params: Option<&PolicyParams<B>>,
     pairs: &Pairs,
@@ -75,7 +73,7 @@ pub(crate) fn all_log_probs<B: Backend>(
 
 /// log π of both responses of every pair under the frozen base, from the cache where it has them.
 /// Says how many that were.
-pub(crate) fn frozen_log_probs<B: Backend>(
+pub(crate) fn frozen_log_probs<B: FusedBackend>(
     base: &Phi<B>,
     pairs: &Pairs,
     cache: Option<(&LogProbCache, &Context)>,
@@ -113,7 +111,7 @@ pub(crate) fn frozen_log_probs<B: Backend>(
 
 /// Computes the pairs `wanted` and hands on (pair, head, log-probs).
 #[allow(clippy::too_many_arguments)] // of private plumbing
-fn for_each_pair<B: Backend>(
+fn for_each_pair<B: FusedBackend>(
     base: &Phi<B>,
     params: Option<&PolicyParams<B>>,
     pairs: &Pairs,
@@ -123,25 +121,20 @@ fn for_each_pair<B: Backend>(
     progress: &mut dyn Progress,
     mut take: impl FnMut(usize, usize, [f32; 2]),
 ) -> Result<()> {
+    // Short ones first, so that the progress bar is a lower bound of the speed.
     let lengths = pairs.row_lengths();
-    let width = |i: usize| lengths[i].next_multiple_of(WIDTH_STEP);
     let mut order = wanted.to_vec();
-    order.sort_by_key(|&i| (width(i), lengths[i], i));
-    let batches: Vec<&[usize]> =
-        order.chunk_by(|&a, &b| width(a) == width(b)).flat_map(|same| same.chunks(BATCH)).collect();
-    progress.begin(phase, 0, batches.len());
-    for indices in batches {
-        let mut batch = pairs.pack(indices, &vec![[true, true]; indices.len()])?;
-        widen(&mut batch, width(indices[0]), pairs.pad);
-        let inputs = batch.inputs::<B>(device);
-        let adapter = params.map(|p| &p.adapter);
-        let hidden = base.hidden_states(inputs.ids, inputs.positions, inputs.mask, adapter);
-        for (h, head) in heads(base, params).into_iter().enumerate() {
-            for (row, &i) in indices.iter().enumerate() {
-                let terms = [2 * row, 2 * row + 1];
-                let tokens = token_log_probs(hidden.clone(), head, &batch, &terms);
+    order.sort_by_key(|&i| (lengths[i], i));
+    progress.begin(phase, 0, order.len().div_ceil(REPORT));
+    for some in order.chunks(REPORT) {
+        for &i in some {
+            let batch = pairs.pack(&[i], &[[true, true]])?;
+            let inputs = batch.inputs::<B>(device);
+            let hidden = base.hidden_states_packed(&inputs, params.map(|p| &p.adapter));
+            for (h, head) in heads(base, params).into_iter().enumerate() {
+                let tokens = token_log_probs(hidden.clone(), head, &batch, &[0, 1]);
                 let tokens: Vec<f64> = tokens.into_data().iter().collect();
-                let (first, second) = tokens.split_at(batch.terms[terms[0]].targets.len());
+                let (first, second) = tokens.split_at(batch.terms[0].targets.len());
                 let sums = [first, second].map(|tokens| tokens.iter().sum::<f64>() as f32);
                 if let Some(value) = sums.iter().find(|x| !x.is_finite()) {
                     return Err(Error::NonFinite {
@@ -161,7 +154,7 @@ fn for_each_pair<B: Backend>(
     Ok(())
 }
 
-fn heads<'a, B: Backend>(
+fn heads<'a, B: FusedBackend>(
     base: &'a Phi<B>,
     params: Option<&'a PolicyParams<B>>,
 ) -> Vec<&'a Linear<B>> {
@@ -169,27 +162,6 @@ fn heads<'a, B: Backend>(
         Some(p) => p.heads.heads.iter().collect(),
         None => vec![&base.lm_head],
     }
-}
-
-/// Pads every row of a batch to `width` columns.
-fn widen(batch: &mut PackedBatch, width: usize, pad: u32) {
-    let (old, more) = (batch.width, width - batch.width);
-    if more == 0 {
-        return;
-    }
-    fn rows<T: Copy>(values: &[T], old: usize, more: usize, fill: T) -> Vec<T> {
-        values
-            .chunks_exact(old)
-            .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(fill, more)))
-            .collect()
-    }
-    batch.ids = rows(&batch.ids, old, more, pad as i32);
-    batch.positions = rows(&batch.positions, old, more, 0);
-    batch.segments = rows(&batch.segments, old, more, Segment::Padding as u8);
-    for at in batch.terms.iter_mut().flat_map(|term| &mut term.predictors) {
-        *at += (*at as usize / old * more) as i32;
-    }
-    batch.width = width;
 }
 
 /// Writes the initial policy's log-probs: they are needed all through training and cost a pass
@@ -311,7 +283,7 @@ mod tests {
                 second: ids(1 + i * 3 % 29),
             })
             .collect();
-        Pairs { tokens, terms: vec![[vec![], vec![]]; n], pad: 0 }
+        Pairs { tokens, terms: vec![[vec![], vec![]]; n] }
     }
 
     fn base() -> Phi<TestBackend> {
@@ -340,12 +312,11 @@ mod tests {
             frozen_log_probs(&base, pairs, cache, "test", &device, &mut Silent).unwrap()
         };
         let whole = run(&all, None);
-        // One batch holds 16: alone, in threes, and every second one.
+        // Alone, in threes, and every second one.
         for part in [vec![7], vec![59, 3, 21], (0..60).step_by(2).collect::<Vec<_>>()] {
             let some = Pairs {
                 tokens: part.iter().map(|&i| all.tokens[i].clone()).collect(),
                 terms: vec![[vec![], vec![]]; part.len()],
-                pad: 0,
             };
             let expected: LogProbs = part.iter().map(|&i| whole[i]).collect();
             assert_eq!(bits(&run(&some, None)), bits(&expected), "{part:?}");
@@ -357,7 +328,6 @@ mod tests {
         let half = Pairs {
             tokens: all.tokens.iter().step_by(2).cloned().collect(),
             terms: vec![[vec![], vec![]]; 30],
-            pad: 0,
         };
         run(&half, Some((&cache, &context)));
         let open = cache.open(&context);
@@ -367,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn padded_rows_have_the_log_probs_of_a_packed_batch() {
+    fn pairs_alone_have_the_log_probs_of_a_packed_batch() {
         let (base, all) = (base(), pairs(20));
         let device = Default::default();
         let indices: Vec<usize> = (0..20).collect();

@@ -14,8 +14,6 @@ pub struct Pairs {
     /// Indicators of the two terms of each pair, `[n_objectives]` each: the first response's, and
     /// the second's (1 − I).
     pub terms: Vec<[Vec<Option<f32>>; 2]>,
-    /// Id of the padding token.
-    pub pad: u32,
 }
 
 impl Pairs {
@@ -25,7 +23,6 @@ impl Pairs {
         records: &[PreferenceRecord],
         tokens: Vec<PairTokens>,
         estimator: Estimator,
-        pad: u32,
     ) -> Self {
         let terms = match estimator {
             Estimator::Action => response_group_means(records),
@@ -37,7 +34,7 @@ impl Pairs {
                 })
                 .collect(),
         };
-        Self { tokens, terms, pad }
+        Self { tokens, terms }
     }
 
     /// How many pairs.
@@ -72,6 +69,6 @@ impl Pairs {
                 PairSlices { prompt: &t.prompt, first: &t.first, second: &t.second, keep }
             })
             .collect();
-        Ok(PackedBatch::pack(&slices, self.pad)?)
+        Ok(PackedBatch::pack(&slices)?)
     }
 }

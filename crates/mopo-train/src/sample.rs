@@ -1,27 +1,35 @@
-//! Responses of a run's policies to prompts, as text.
+//! Responses to prompts, as text: of a finished run's policies, of exported ones, or of a plain model
+//! from the hub.
 
-use burn::tensor::backend::Backend;
+use std::path::Path;
+
 use mopo_data::Tokenizer;
 use mopo_eval::cut_at_turn;
-use mopo_lm::{Decoding, GenerationConfig, HeadChoice, Phi, PolicyParams, generate, load_policy};
+use mopo_lm::{
+    Decoding, GenerationConfig, HeadChoice, HubGeneration, LoadOptions, Phi, PhiConfig,
+    PolicyParams, generate, load_phi, load_policy,
+};
+use mopo_ops::FusedBackend;
 
 use crate::{Error, Progress, Result, RunConfig, RunDir, load_base};
 
 /// Prompts of one batch of generation.
 const BATCH: usize = 32;
 
-/// A finished run's policies, ready to answer.
+/// A model with its policies, or without any, ready to answer.
 #[derive(Debug)]
-pub struct Sampler<B: Backend> {
+pub struct Sampler<B: FusedBackend> {
     base: Phi<B>,
-    params: PolicyParams<B>,
+    params: Option<PolicyParams<B>>,
     tokenizer: Tokenizer,
-    max_prompt_tokens: usize,
+    end_of_text: u32,
+    max_prompt_tokens: Option<usize>,
+    is_dialogue: bool,
     names: Vec<String>,
     device: B::Device,
 }
 
-impl<B: Backend> Sampler<B> {
+impl<B: FusedBackend> Sampler<B> {
     /// Loads base, adapter and heads of a run.
     ///
     /// # Errors
@@ -37,15 +45,69 @@ impl<B: Backend> Sampler<B> {
             });
         }
         let base = load_base::<B>(run, device)?;
-        let (params, meta) = load_policy(run.join("policy"), &base, device)?;
+        let mut this = Self::with_policies(base, run.path(), device)?;
+        this.max_prompt_tokens = Some(config.data.max_prompt_tokens);
+        Ok(this)
+    }
+
+    /// Loads a directory that `mopo export` wrote with all policies: `base/`, `policy/` and the
+    /// tokenizer.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or does not fit the others.
+    pub fn load_export(dir: &Path, device: &B::Device) -> Result<Self> {
+        Self::with_policies(frozen(&dir.join("base"), device)?, dir, device)
+    }
+
+    fn with_policies(base: Phi<B>, dir: &Path, device: &B::Device) -> Result<Self> {
+        let (params, meta) = load_policy(dir.join("policy"), &base, device)?;
+        let mut this = Self::plain(base, dir, device)?;
+        (this.params, this.names, this.is_dialogue) = (Some(params), meta.objectives, true);
+        Ok(this)
+    }
+
+    /// Loads a plain model from a directory of the hub, with its `tokenizer.json`. There are no
+    /// policies: only [`HeadChoice::Base`] answers. Responses end at the first of `generation`'s
+    /// tokens if it names any, else at the tokenizer's end of text.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or does not fit the others; a tokenizer with more tokens than
+    /// the model has rows.
+    pub fn load_hub(dir: &Path, generation: &HubGeneration, device: &B::Device) -> Result<Self> {
+        let mut this = Self::plain(frozen(dir, device)?, dir, device)?;
+        if let Some(end) = generation.eos_token_id.first() {
+            this.end_of_text = *end;
+        }
+        Ok(this)
+    }
+
+    /// Without policies; the tokenizer is in `dir`.
+    fn plain(base: Phi<B>, dir: &Path, device: &B::Device) -> Result<Self> {
+        let tokenizer = Tokenizer::load(dir.join("tokenizer.json"))?;
+        tokenizer.check_fits(base.config().vocab_size)?;
         Ok(Self {
             base,
-            params,
-            tokenizer: Tokenizer::load(run.join("tokenizer.json"))?,
-            max_prompt_tokens: config.data.max_prompt_tokens,
-            names: meta.objectives,
+            params: None,
+            end_of_text: tokenizer.end_of_text(),
+            tokenizer,
+            max_prompt_tokens: None,
+            is_dialogue: false,
+            names: vec![],
             device: device.clone(),
         })
+    }
+
+    /// Tokens of a prompt.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    pub fn n_tokens(&self, prompt: &str) -> Result<usize> {
+        Ok(self.tokenizer.encode(prompt)?.len())
+    }
+
+    /// Whether prompts are dialogues, as for all models with policies.
+    pub fn is_dialogue(&self) -> bool {
+        self.is_dialogue
     }
 
     /// The policies' primary objectives, in the order of the heads.
@@ -53,8 +115,9 @@ impl<B: Backend> Sampler<B> {
         &self.names
     }
 
-    /// One response per prompt, cut at the next turn of the dialogue. A prompt longer than the
-    /// run's limit loses its beginning, as in training. `head`: a [`HeadChoice`], or a [`Decoding`]
+    /// One response per prompt, that of a dialogue cut at its next turn. A prompt longer than the
+    /// run's limit loses its beginning, as in training. Ids that the tokenizer has no token for are
+    /// never chosen. `head`: a [`HeadChoice`], or a [`Decoding`]
     /// for a mixture under another divergence than reverse KL.
     ///
     /// # Errors
@@ -70,21 +133,29 @@ impl<B: Backend> Sampler<B> {
         let mut tokens = Vec::with_capacity(prompts.len());
         for prompt in prompts {
             let ids = self.tokenizer.encode(prompt)?;
-            let skip = ids.len().saturating_sub(self.max_prompt_tokens);
+            let longest = self.max_prompt_tokens.unwrap_or(usize::MAX);
+            let skip = ids.len().saturating_sub(longest);
             tokens.push(ids[skip..].to_vec());
         }
         // Prompts of like length together: less padding. Responses do not depend on the batch.
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_by_key(|&i| (tokens[i].len(), i));
-        let params = (decoding.head != HeadChoice::Base).then_some(&self.params);
+        let params = self.params.as_ref().filter(|_| decoding.head != HeadChoice::Base);
+        let known = self.tokenizer.vocab_size();
+        let n_tokens = Some(generation.n_tokens.map_or(known, |n| n.min(known)));
+        let generation = &GenerationConfig { n_tokens, ..generation.clone() };
         let mut responses = vec![String::new(); prompts.len()];
         for batch in order.chunks(BATCH) {
             let rows: Vec<Vec<u32>> = batch.iter().map(|&i| tokens[i].clone()).collect();
-            let end = self.tokenizer.end_of_text();
+            let end = self.end_of_text;
             let device = &self.device;
             let out = generate(&self.base, params, &decoding, &rows, end, generation, device)?;
             for (&i, ids) in batch.iter().zip(out) {
-                responses[i] = cut_at_turn(&self.tokenizer.decode(&ids)?).to_string();
+                let text = self.tokenizer.decode(&ids)?;
+                responses[i] = match self.is_dialogue {
+                    true => cut_at_turn(&text).to_string(),
+                    false => text,
+                };
             }
             progress.advance("");
         }
@@ -95,4 +166,10 @@ impl<B: Backend> Sampler<B> {
     pub fn batches(n_prompts: usize) -> usize {
         n_prompts.div_ceil(BATCH)
     }
+}
+
+/// A frozen model from a directory of the hub, in the data type of its file.
+pub(crate) fn frozen<B: FusedBackend>(dir: &Path, device: &B::Device) -> Result<Phi<B>> {
+    let config = PhiConfig::from_file(dir.join("config.json"))?;
+    Ok(load_phi(dir, &config, LoadOptions::default(), device)?.freeze())
 }

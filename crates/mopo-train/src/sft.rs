@@ -1,8 +1,9 @@
 //! The warm start: supervised training of the whole base model on both responses of every pair,
 //! so that the policy it leaves is the behaviour policy of the data.
 
-use burn::tensor::{ElementConversion, backend::AutodiffBackend};
+use burn::tensor::ElementConversion;
 use mopo_lm::{PackedBatch, PackedTerm, Phi, sequence_log_probs};
+use mopo_ops::FusedAutodiffBackend;
 
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
@@ -13,7 +14,7 @@ use crate::{Pairs, Result};
 pub(crate) const PHASE: &str = "warm_start";
 
 /// The state of the warm start.
-pub(crate) struct WarmStart<'a, B: AutodiffBackend> {
+pub(crate) struct WarmStart<'a, B: FusedAutodiffBackend> {
     trainer: Trainer<B, Phi<B>>,
     pairs: &'a Pairs,
     order: BatchOrder,
@@ -22,7 +23,7 @@ pub(crate) struct WarmStart<'a, B: AutodiffBackend> {
     device: B::Device,
 }
 
-impl<'a, B: AutodiffBackend> WarmStart<'a, B> {
+impl<'a, B: FusedAutodiffBackend> WarmStart<'a, B> {
     pub(crate) fn new(
         base: Phi<B>,
         pairs: &'a Pairs,
@@ -40,7 +41,7 @@ impl<'a, B: AutodiffBackend> WarmStart<'a, B> {
     }
 }
 
-impl<B: AutodiffBackend> Method for WarmStart<'_, B> {
+impl<B: FusedAutodiffBackend> Method for WarmStart<'_, B> {
     fn phase(&self) -> &'static str {
         PHASE
     }
@@ -59,7 +60,7 @@ impl<B: AutodiffBackend> Method for WarmStart<'_, B> {
             n_tokens += batch.n_tokens();
             let inputs = batch.inputs::<B>(&self.device);
             let model = self.trainer.module();
-            let hidden = model.hidden_states(inputs.ids, inputs.positions, inputs.mask, None);
+            let hidden = model.hidden_states_packed(&inputs, None);
             let terms: Vec<usize> = (0..batch.terms.len()).collect();
             let log_probs = sequence_log_probs(hidden, &model.lm_head, &batch, &terms);
             let responses = log_probs.clone().narrow(0, 0, n_responses).sum();
@@ -106,9 +107,8 @@ impl<B: AutodiffBackend> Method for WarmStart<'_, B> {
 
 /// One more term per row: the prompt's own tokens, each predicted from the one before.
 fn add_prompt_terms(batch: &mut PackedBatch) {
-    for row in 0..batch.n_rows {
-        let at = row * batch.width;
-        let n = batch.segments[at..at + batch.width].iter().take_while(|s| **s == 0).count();
+    for (row, packed) in batch.rows.rows().iter().enumerate() {
+        let (at, n) = (packed.start, packed.prompt);
         if n < 2 {
             continue;
         }

@@ -3,13 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use burn::module::AutodiffModule;
-use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::backend::Backend;
 use mopo_core::Objectives;
 use mopo_data::{LengthLimits, PreparedSet, Tokenizer, tokenize};
-use mopo_lm::{Phi, PhiConfig, PolicyParams, load_phi, load_policy, save_phi, save_policy};
+use mopo_lm::{
+    LoadOptions, Phi, PhiConfig, PolicyParams, load_phi, load_policy, save_phi, save_policy,
+};
+
+use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 
 use crate::cache::{Context, LogProbCache};
-use crate::config::{DataSource, MethodConfig, ModelConfig, PhaseConfig};
+use crate::config::{DataSource, MethodConfig, ModelConfig};
 use crate::fit::{Method, fit, step_seed};
 use crate::log_probs::{self, all_log_probs, frozen_log_probs};
 use crate::methods::dpo::{self, Dpo};
@@ -30,7 +34,7 @@ const LOG_PROBS_FORMAT: u32 = 1;
 ///
 /// # Errors
 /// Whatever stands in the way; the run can be resumed after every one of them.
-pub fn train<B: AutodiffBackend>(
+pub fn train<B: FusedAutodiffBackend>(
     run: &RunDir,
     config: &RunConfig,
     record: &mut RunRecord,
@@ -55,7 +59,7 @@ pub fn train<B: AutodiffBackend>(
     if !base_dir.join("config.json").exists() {
         B::seed(device, step_seed(config.seed, "init", 0));
         let base = initial_base::<B>(config, &data.tokenizer, device)?;
-        let base = with_gradient_checkpointing(base, &config.warm_start)?;
+        let base = base.with_gradient_checkpointing(config.warm_start.gradient_checkpointing);
         let mut warm = WarmStart::new(base, &data.train, &config.warm_start, config.seed, device);
         metrics_len = fit(&mut warm, run, &config.warm_start, &config.checkpoints, 0, progress)?;
         save_phi(&warm.model().valid(), &base_dir)?;
@@ -85,7 +89,7 @@ pub fn train<B: AutodiffBackend>(
     let names: Vec<String> =
         primaries.iter().map(|&p| data.objectives.name(p).to_string()).collect();
     if !policy_dir.join("policy.json").exists() {
-        let base = with_gradient_checkpointing(base, &config.training)?;
+        let base = base.with_gradient_checkpointing(config.training.gradient_checkpointing);
         B::seed(device, step_seed(config.seed, "adapter", 0));
         let params = PolicyParams::init(&base, &config.lora, primaries.len(), device);
         let phase = &config.training;
@@ -160,23 +164,8 @@ pub fn train<B: AutodiffBackend>(
     Ok(result)
 }
 
-/// The base as a phase differentiates through it.
-fn with_gradient_checkpointing<B: Backend>(base: Phi<B>, phase: &PhaseConfig) -> Result<Phi<B>> {
-    // WIRE HERE, and nowhere else: `Ok(base.with_gradient_checkpointing(phase.gradient_checkpointing))`
-    // once the model has the switch. Until then asking for it is refused, not ignored.
-    if phase.gradient_checkpointing {
-        return Err(Error::Config {
-            origin: "`[training]` or `[warm_start]`".into(),
-            message: "`gradient_checkpointing` is true, but this version's model cannot recompute \
-                      activations; set it to false"
-                .into(),
-        });
-    }
-    Ok(base)
-}
-
 /// What log-probs under the run's frozen base depend on, beside the pairs.
-fn context<B: AutodiffBackend>(
+fn context<B: FusedAutodiffBackend>(
     base_dir: &Path,
     config: &RunConfig,
     record: &RunRecord,
@@ -210,7 +199,7 @@ fn primaries(config: &RunConfig, objectives: &Objectives) -> Result<Vec<usize>> 
         .collect()
 }
 
-fn initial_base<B: AutodiffBackend>(
+fn initial_base<B: FusedAutodiffBackend>(
     config: &RunConfig,
     tokenizer: &Tokenizer,
     device: &B::Device,
@@ -224,19 +213,25 @@ fn initial_base<B: AutodiffBackend>(
         ModelConfig::Hub(dir) => {
             let phi = PhiConfig::from_file(dir.join("config.json"))?;
             tokenizer.check_fits(phi.vocab_size)?;
-            Ok(load_phi(dir, &phi, device)?)
+            Ok(load_phi(dir, &phi, initial_options(config), device)?)
         }
     }
 }
 
-/// The frozen base of a run whose warm start is done.
+/// A base that is trained needs F32; one that stays as it is keeps the checkpoint's data type.
+fn initial_options(config: &RunConfig) -> LoadOptions {
+    match config.warm_start.steps {
+        0 => LoadOptions::default(),
+        _ => LoadOptions::f32(),
+    }
+}
+
+/// The frozen base of a run whose warm start is done, in the data type of its file.
 ///
 /// # Errors
 /// If it is missing or damaged.
-pub fn load_base<B: Backend>(run: &RunDir, device: &B::Device) -> Result<Phi<B>> {
-    let dir = run.join("warm_start");
-    let phi = PhiConfig::from_file(dir.join("config.json"))?;
-    Ok(burn::module::Module::no_grad(load_phi(&dir, &phi, device)?))
+pub fn load_base<B: FusedBackend>(run: &RunDir, device: &B::Device) -> Result<Phi<B>> {
+    crate::sample::frozen(&run.join("warm_start"), device)
 }
 
 /// The data of a run, checked against its record.
@@ -284,7 +279,6 @@ impl RunData {
         };
         let (train_tokens, truncation) = tokenize(&train.records, &tokenizer, &limits)?;
         let (heldout_tokens, _) = tokenize(&heldout.records, &tokenizer, &limits)?;
-        let pad = tokenizer.end_of_text();
         let mut heldout_prompts: Vec<String> = Vec::new();
         let mut seen = std::collections::BTreeSet::new();
         for r in &heldout.records {
@@ -295,8 +289,8 @@ impl RunData {
         let estimator = config.method()?.estimator();
         Ok(Self {
             objectives: train.header.objectives.clone(),
-            train: Pairs::new(&train.records, train_tokens, estimator, pad),
-            heldout: Pairs::new(&heldout.records, heldout_tokens, estimator, pad),
+            train: Pairs::new(&train.records, train_tokens, estimator),
+            heldout: Pairs::new(&heldout.records, heldout_tokens, estimator),
             heldout_labels: heldout.records.iter().map(|r| r.indicators.clone()).collect(),
             heldout_prompts,
             truncation: truncation.to_string(),

@@ -2,6 +2,7 @@
 
 pub(crate) mod bandit;
 pub(crate) mod config;
+pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod pareto;
 pub(crate) mod prepare;

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use burn::tensor::backend::Backend;
 use mopo_core::Objectives;
 use mopo_eval::reward::score_all;
 use mopo_eval::{
@@ -11,6 +10,7 @@ use mopo_eval::{
     ReportExtras, cluster_prompts, write_report,
 };
 use mopo_lm::{GenerationConfig, HeadChoice};
+use mopo_ops::FusedBackend;
 use mopo_train::{Progress, RunConfig, RunData, RunDir, RunRecord, Sampler};
 use serde_json::{Value, json};
 
@@ -75,7 +75,7 @@ struct Pareto {
 impl Job for Pareto {
     type Output = ();
 
-    fn run<B: Backend>(self, device: B::Device) -> Result<()> {
+    fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
         let clock = std::time::Instant::now();
         let settings = &self.config.evaluation;
         let sampler = Sampler::<B>::load(&self.run, &self.config, &device)?;
@@ -107,6 +107,7 @@ impl Job for Pareto {
             temperature: settings.temperature,
             top_p: settings.top_p,
             seed: self.seed,
+            ..Default::default()
         };
 
         let choices = choices(sampler.policies(), settings.mixture_steps);

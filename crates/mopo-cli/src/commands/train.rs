@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use burn::backend::Autodiff;
-use burn::tensor::backend::Backend;
+use mopo_ops::FusedBackend;
 use mopo_train::config::preset_text;
 use mopo_train::{LogProbCache, RunConfig, RunDir, RunRecord, RunResult, check_data_path};
 
@@ -137,7 +137,7 @@ struct Train {
 impl Job for Train {
     type Output = RunResult;
 
-    fn run<B: Backend>(mut self, device: B::Device) -> Result<RunResult> {
+    fn run<B: FusedBackend>(mut self, device: B::Device) -> Result<RunResult> {
         Ok(mopo_train::train::<Autodiff<B>>(
             &self.run,
             &self.config,

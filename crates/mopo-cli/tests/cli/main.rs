@@ -3,5 +3,6 @@
 mod bandit;
 mod common;
 mod dpo;
+mod export;
 mod kill_and_resume;
 mod wrong_input;

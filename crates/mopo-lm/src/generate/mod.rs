@@ -1,6 +1,7 @@
 //! Sampling responses: one batch without padding, a key-value cache, one random stream for each row.
 //! Token ids in and out; stop words and text belong to the caller.
 
+mod hub;
 mod mixture;
 #[cfg(test)]
 mod mixture_tests;
@@ -17,10 +18,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::projection::logits;
 use crate::{Error, HeadChoice, Phi, PolicyParams, Result};
+pub use hub::HubGeneration;
 pub use mixture::Decoding;
 use mixture::{ExactMixture, host};
 use sampling::RowSampler;
 use stream::{StepTokens, Stream};
+
+/// What a row without a response is fed: any token that every model has. Nobody reads the result.
+const PAD: u32 = 0;
 
 /// How to sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,15 +35,31 @@ pub struct GenerationConfig {
     pub max_new_tokens: usize,
     /// Logits are divided by it; 0 takes the most likely token. Default 1.
     pub temperature: f64,
-    /// Only the most likely tokens that together have this probability, in (0, 1]. Default 1: all.
+    /// Only so many of the most likely tokens; 0 is all, the default.
+    pub top_k: usize,
+    /// Of these only the most likely that together have this probability, in (0, 1]. Default 1: all.
     pub top_p: f64,
+    /// Only ids below it are ever chosen, as if the others had no probability. Default: all. A model
+    /// may have more rows than its tokenizer has tokens (phi-1.5: 51 200 and 50 295); what the surplus
+    /// rows say is no text.
+    pub n_tokens: Option<usize>,
+    /// Tokens that end a response like the end of text, and are not returned either. Default: none.
+    pub stop: Vec<u32>,
     /// Seeds the random streams of all rows. Default 0.
     pub seed: u64,
 }
 
 impl Default for GenerationConfig {
     fn default() -> Self {
-        Self { max_new_tokens: 64, temperature: 1.0, top_p: 1.0, seed: 0 }
+        Self {
+            max_new_tokens: 64,
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            n_tokens: None,
+            stop: vec![],
+            seed: 0,
+        }
     }
 }
 
@@ -65,11 +86,14 @@ impl GenerationConfig {
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return refuse("generation.top_p", self.top_p, "it must lie in (0, 1]");
         }
+        if self.n_tokens == Some(0) {
+            return refuse("generation.n_tokens", 0.0, "it must be at least 1");
+        }
         Ok(())
     }
 }
 
-/// Continues each prompt until `end_of_text` (which is not returned) or `max_new_tokens`. A row's
+/// Continues each prompt until `end_of_text` (which is not returned), a `stop` token or `max_new_tokens`. A row's
 /// random stream depends on the seed and the prompt's tokens alone, so its response does not depend
 /// on the batch; equal prompts get equal responses (see [`generate_with_row_ids`]).
 ///
@@ -133,6 +157,7 @@ pub fn generate_with_row_ids<B: FusedBackend>(
     let mut exact = ExactMixture::new(base, params, &decoding, prompts, n_new, device);
 
     // The first step sees the whole prompts, each later one the tokens just sampled.
+    let n_tokens = config.n_tokens.unwrap_or(usize::MAX);
     let mut next: Vec<u32> = vec![];
     for step in 0..n_new {
         let tokens = if step == 0 { StepTokens::Prompts(prompts) } else { StepTokens::Next(&next) };
@@ -146,14 +171,14 @@ pub fn generate_with_row_ids<B: FusedBackend>(
         next.clear();
         for (row, logits) in logits.chunks_exact(vocab).enumerate() {
             if !done[row] {
-                let token = samplers[row].sample(logits);
-                done[row] = token == end_of_text;
+                let token = samplers[row].sample(&logits[..n_tokens.min(vocab)]);
+                done[row] = token == end_of_text || config.stop.contains(&token);
                 if !done[row] {
                     responses[row].push(token);
                 }
             }
             // A row that is done still runs along; what it is fed does not matter.
-            next.push(responses[row].last().copied().unwrap_or(end_of_text));
+            next.push(responses[row].last().copied().unwrap_or(PAD));
         }
         if done.iter().all(|done| *done) {
             break;

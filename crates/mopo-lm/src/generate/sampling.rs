@@ -1,4 +1,4 @@
-//! One row's next token from its logits: greedy, temperature, top-p. On the host, from a random
+//! One row's next token from its logits: greedy, temperature, top-k, top-p. On the host, from a random
 //! stream of the row's own.
 
 use rand::RngExt;
@@ -10,6 +10,7 @@ use super::GenerationConfig;
 /// The sampler of one row.
 pub(super) struct RowSampler {
     temperature: f64,
+    top_k: usize,
     top_p: f64,
     rng: ChaCha8Rng,
 }
@@ -18,7 +19,7 @@ impl RowSampler {
     pub(super) fn new(config: &GenerationConfig, row_id: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
         rng.set_stream(row_id);
-        Self { temperature: config.temperature, top_p: config.top_p, rng }
+        Self { temperature: config.temperature, top_k: config.top_k, top_p: config.top_p, rng }
     }
 
     /// The next token. Ties go to the lowest id.
@@ -34,13 +35,17 @@ impl RowSampler {
         let total: f64 = weights.iter().sum();
         // One draw for each token, whatever the settings.
         let draw: f64 = self.rng.random();
-        if self.top_p >= 1.0 {
-            return pick(0..weights.len(), &weights, draw * total);
+        let n = if self.top_k == 0 { weights.len() } else { self.top_k.min(weights.len()) };
+        if self.top_p >= 1.0 && n == weights.len() {
+            return pick(0..n, &weights, draw * total);
         }
         let mut order: Vec<usize> = (0..weights.len()).collect();
         order.sort_by(|a, b| weights[*b].total_cmp(&weights[*a]));
+        order.truncate(n);
+        // What top-k leaves is a distribution of its own, of which top-p takes its share.
+        let total: f64 = order.iter().map(|token| weights[*token]).sum();
         let (mut kept, mut mass) = (0, 0.0);
-        while kept < order.len() && mass < self.top_p * total {
+        while kept < n && (self.top_p >= 1.0 || mass < self.top_p * total) {
             mass += weights[order[kept]];
             kept += 1;
         }
@@ -100,6 +105,23 @@ mod tests {
         // Of two equal tokens the first is kept.
         assert_frequencies(&with(1.0, 0.85), &[0.5 / 0.9, 0.1 / 0.9, 0.3 / 0.9, 0.0]);
         assert_eq!(with(0.0, 1.0), [1.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn top_k_keeps_the_most_likely_and_top_p_its_share_of_them() {
+        let p = [0.4f64, 0.1, 0.2, 0.3];
+        let logits: Vec<f32> = p.iter().map(|p| p.ln() as f32).collect();
+        let with = |top_k, top_p| {
+            let config = GenerationConfig { top_k, top_p, seed: 5, ..Default::default() };
+            frequencies(&config, &logits)
+        };
+        assert_frequencies(&with(0, 1.0), &p);
+        assert_frequencies(&with(9, 1.0), &p);
+        assert_frequencies(&with(2, 1.0), &[4.0 / 7.0, 0.0, 0.0, 3.0 / 7.0]);
+        assert_frequencies(&with(1, 1.0), &[1.0, 0.0, 0.0, 0.0]);
+        // 4/7 of what is left exceeds one half; of all it would not.
+        assert_frequencies(&with(2, 0.5), &[1.0, 0.0, 0.0, 0.0]);
+        assert_frequencies(&with(0, 0.5), &[4.0 / 7.0, 0.0, 0.0, 3.0 / 7.0]);
     }
 
     #[test]

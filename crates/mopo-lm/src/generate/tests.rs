@@ -188,6 +188,42 @@ fn what_cannot_be_generated_is_an_error() {
     // Exactly at the limit it works.
     let full = run(&base, &params, &HeadChoice::Base, &[vec![1; 60]], &short());
     assert!(full[0].len() <= 4);
-    let error = serde_json::from_str::<GenerationConfig>(r#"{"top_k": 5}"#).unwrap_err();
-    assert!(error.to_string().contains("top_k"));
+    let error = serde_json::from_str::<GenerationConfig>(r#"{"top_a": 5}"#).unwrap_err();
+    assert!(error.to_string().contains("top_a"));
+}
+
+#[test]
+fn ids_beyond_the_tokenizer_are_never_sampled_and_stop_tokens_end_a_row() {
+    let base = fixtures::base::<B>(1);
+    let params = fixtures::policies(&base, 2, 2);
+    let prompts = prompts();
+    let with = |head: &HeadChoice, temperature, n_tokens| {
+        let config = GenerationConfig { n_tokens, ..config(temperature, 40) };
+        run(&base, &params, head, &prompts, &config)
+    };
+    for head in [HeadChoice::Base, HeadChoice::Policy(1), HeadChoice::Mixture(vec![0.5, 0.5])] {
+        for temperature in [0.0, 3.0] {
+            let all = with(&head, temperature, None).concat();
+            let few = with(&head, temperature, Some(7)).concat();
+            assert!(all.iter().any(|id| *id >= 7) && !few.is_empty());
+            assert!(few.iter().all(|id| *id < 7), "{few:?}");
+            // A limit at or beyond the model's own rows limits nothing.
+            assert_eq!(with(&head, temperature, Some(40)).concat(), all);
+            assert_eq!(with(&head, temperature, Some(400)).concat(), all);
+        }
+    }
+    let free = with(&HeadChoice::Policy(0), 2.0, None);
+    let stop = free.iter().find(|row| row.len() > 8).unwrap()[6];
+    let config = GenerationConfig { stop: vec![stop], ..config(2.0, 40) };
+    let stopped = run(&base, &params, &HeadChoice::Policy(0), &prompts, &config);
+    for (row, free) in stopped.iter().zip(&free) {
+        let end = free.iter().position(|id| *id == stop).unwrap_or(free.len());
+        assert_eq!(row[..], free[..end]);
+    }
+    // An end of text that the model has no row for is never met, and does no harm.
+    let never = 4000;
+    let config = GenerationConfig { max_new_tokens: 5, ..Default::default() };
+    let device = Default::default();
+    let rows = generate(&base, None, HeadChoice::Base, &prompts, never, &config, &device).unwrap();
+    assert!(rows.iter().all(|row| row.len() == 5));
 }

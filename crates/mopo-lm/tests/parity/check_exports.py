@@ -5,6 +5,12 @@
 A directory holds logits.json, written by the test beside this script: `base` and `policy` (the
 directories of save_phi and save_policy), `ids`, `base_logits` (a list for each position), and
 `policy_logits` (the same for each head). Both libraries must take every tensor and miss none.
+
+Beside it may be hub/, the second policy as a plain model, and greedy.json, what that policy continues
+prompts with: the library must generate the same, and its own merged weights must be those of hub/.
+
+A directory with cat.json holds base/, adapter-0/, adapter-1/ and `weights`: `logits` are those of the
+adapters as one (combined/), which PEFT's combination `cat` must agree with.
 """
 
 import json
@@ -29,14 +35,57 @@ def compare(what, model, ids, expected):
     assert relative < TOLERANCE, what
 
 
+def load(directory):
+    model, info = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    for kind, names in info.items():
+        assert not names, f"{directory}: {kind}: {names}"
+    return model.eval()
+
+
+def check_hub(directory, policy):
+    """The plain model of a policy: its greedy continuations, and weights as PEFT merges them."""
+    told = json.loads((directory / "greedy.json").read_text())
+    hub = load(directory / "hub")
+    assert hub.generation_config.eos_token_id == told["end"], hub.generation_config
+    assert hub.config.dtype == torch.float32 and hub.config.eos_token_id == told["end"], hub.config
+    for prompt, expected in zip(told["prompts"], told["continued"]):
+        with torch.no_grad():  # as its own files say: greedy, and to its own end
+            out = hub.generate(input_ids=torch.tensor([prompt]), max_new_tokens=64)[0].tolist()
+        out = out[len(prompt):]
+        out = out[:out.index(told["end"])] if told["end"] in out else out
+        assert out == expected, f"{directory.name}: {prompt}: {out} and {expected}"
+    model = PeftModel.from_pretrained(load(directory / "base"), policy).merge_and_unload()
+    merged, found = model.state_dict(), hub.state_dict()
+    assert merged.keys() == found.keys(), merged.keys() ^ found.keys()
+    largest = max((merged[name] - found[name]).abs().max().item()
+                  for name in merged if not name.startswith("lm_head"))
+    lengths = [len(row) for row in told["continued"]]
+    print(f"{directory.name}: hub: continuations of {lengths} tokens are equal; "
+          f"merged weights differ by {largest:.1e}")
+    assert largest < 1e-6
+
+
+def check_cat(directory):
+    told = json.loads((directory / "cat.json").read_text())
+    model = load(directory / "base")
+    names = [f"adapter-{i}" for i in range(len(told["weights"]))]
+    model = PeftModel.from_pretrained(model, directory / names[0], adapter_name=names[0])
+    for name in names[1:]:
+        model.load_adapter(directory / name, adapter_name=name)
+    model.add_weighted_adapter(names, told["weights"], "cat", combination_type="cat")
+    model.set_adapter("cat")
+    model.eval()
+    compare(f"{directory.name}: {told['weights']}, cat", model, told["ids"], told["logits"])
+    compare(f"{directory.name}: merged", model, told["ids"], told["merged_logits"])
+    model = PeftModel.from_pretrained(load(directory / "base"), directory / "combined").eval()
+    compare(f"{directory.name}: combined/", model, told["ids"], told["logits"])
+
+
 def check(directory):
     told = json.loads((directory / "logits.json").read_text())
     base, policy = directory / told["base"], directory / told["policy"]
-    model, info = AutoModelForCausalLM.from_pretrained(
-        base, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
-    for kind, names in info.items():
-        assert not names, f"{base}: {kind}: {names}"
-    model.eval()
+    model = load(base)
     compare(f"{directory.name}: base", model, told["ids"], told["base_logits"])
 
     model = PeftModel.from_pretrained(model, policy).eval()
@@ -51,7 +100,10 @@ def check(directory):
             lm_head.weight.copy_(heads[f"heads.{k}.weight"])
             lm_head.bias.copy_(heads[f"heads.{k}.bias"])
         compare(f"{directory.name}: policy {k}", model, told["ids"], expected)
+    if (directory / "hub").exists():
+        check_hub(directory, policy)
 
 
 for argument in sys.argv[1:]:
-    check(pathlib.Path(argument))
+    directory = pathlib.Path(argument)
+    (check_cat if (directory / "cat.json").exists() else check)(directory)

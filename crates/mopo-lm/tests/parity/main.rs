@@ -11,9 +11,9 @@ use std::path::PathBuf;
 
 use burn::tensor::Tensor;
 use mopo_lm::{
-    GenerationConfig, HeadChoice, LoraAdapter, LoraConfig, PackedBatch, PairSlices, Phi, PhiConfig,
-    PolicyHeads, PolicyParams, generate, load_adapter, load_phi, sequence_log_probs,
-    token_log_probs,
+    GenerationConfig, HeadChoice, LoadOptions, LoraAdapter, LoraConfig, PackedBatch, PairSlices,
+    Phi, PhiConfig, PolicyHeads, PolicyParams, generate, load_adapter, load_phi,
+    sequence_log_probs, token_log_probs,
 };
 use mopo_testkit::TestBackend;
 use safetensors::SafeTensors;
@@ -21,7 +21,7 @@ use serde::Deserialize;
 
 type B = TestBackend;
 
-const MODELS: [&str; 3] = ["half", "shards", "brain"];
+const MODELS: [&str; 4] = ["half", "shards", "brain", "pytorch"];
 
 /// What the reference library says of a model, or of a model with an adapter.
 #[derive(Deserialize)]
@@ -101,7 +101,7 @@ fn cases() -> Vec<Case> {
             };
             cases.push(Case {
                 name: format!("{model}, {part}"),
-                phi: load_phi(&dir, &config, &device).unwrap().freeze(),
+                phi: load_phi(&dir, &config, LoadOptions::f32(), &device).unwrap().freeze(),
                 lora: (part != "base")
                     .then(|| load_adapter(dir.join(&part), &config, &device).unwrap()),
                 logits: (0..told.sequences.len()).map(logits).collect(),
@@ -109,7 +109,7 @@ fn cases() -> Vec<Case> {
             });
         }
     }
-    assert_eq!(cases.len(), 5);
+    assert_eq!(cases.len(), 6);
     cases
 }
 

@@ -12,6 +12,8 @@ say the same. Prompts at which rounding could turn a greedy choice are drawn aga
 - half: published proportions (half of each head is rotated), F32, with two adapters of PEFT.
 - shards: 0.4 of each head is rotated, another base of the frequencies, F32, split over files.
 - brain: four heads, stored as BF16, computed in F32 from the rounded weights.
+- pytorch: as `torch.save` writes it, in F16, with one matrix saved as a transposed view.
+- pytorch_shards: the same over two files and an index.
 """
 
 import json
@@ -23,7 +25,7 @@ import shutil
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import PhiConfig, PhiForCausalLM
 
 SEED = 20261124
@@ -37,6 +39,8 @@ SIZES = {
                    num_attention_heads=2, partial_rotary_factor=0.4, rope_theta=500.0),
     "brain": dict(vocab_size=89, hidden_size=32, intermediate_size=56, num_hidden_layers=1,
                   num_attention_heads=4, partial_rotary_factor=0.5, layer_norm_eps=1e-3),
+    "pytorch": dict(vocab_size=83, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+                    num_attention_heads=2, partial_rotary_factor=0.5),
 }
 ADAPTERS = {
     "adapter": dict(r=4, lora_alpha=8, lora_dropout=0.05,
@@ -89,6 +93,25 @@ def generate(model, prompts, end):
                              max_new_tokens=N_NEW, eos_token_id=end, pad_token_id=0)
     rows = [row[width:].tolist() for row in out]
     return [row[:row.index(end)] if end in row else row for row in rows]
+
+
+def as_pytorch_files(directory):
+    """A directory with pytorch_model.bin instead of safetensors, and another with two shards."""
+    state = {k: v.half() for k, v in load_file(directory / "model.safetensors").items()}
+    strided = "model.layers.0.mlp.fc1.weight"
+    state[strided] = state[strided].t().contiguous().t()
+    assert not state[strided].is_contiguous()
+    (directory / "model.safetensors").unlink()
+    torch.save(state, directory / "pytorch_model.bin")
+    shards = directory.with_name(directory.name + "_shards")
+    shards.mkdir()
+    shutil.copy(directory / "config.json", shards)
+    names = sorted(state)
+    files = {"pytorch_model-00001-of-00002.bin": names[:7], "pytorch_model-00002-of-00002.bin": names[7:]}
+    for file, part in files.items():
+        torch.save({name: state[name] for name in part}, shards / file)
+    index = {"metadata": {}, "weight_map": {name: file for file in files for name in files[file]}}
+    (shards / "pytorch_model.bin.index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 
 def log_probs(model, prompt, response):
@@ -158,6 +181,11 @@ def main():
         (OUT / name / "generation_config.json").unlink(missing_ok=True)
         model = PhiForCausalLM.from_pretrained(
             OUT / name, dtype=torch.float32, attn_implementation="eager").eval()
+        if name == "pytorch":
+            as_pytorch_files(OUT / name)
+            # The library reads the same numbers from it that it is asked about here.
+            model = PhiForCausalLM.from_pretrained(
+                OUT / name, dtype=torch.float32, attn_implementation="eager").eval()
         factor = model.model.rotary_emb.inv_freq.numel() * 2 / (
             config.hidden_size // config.num_attention_heads)
         assert factor == sizes["partial_rotary_factor"], f"{name}: {factor} of a head is rotated"

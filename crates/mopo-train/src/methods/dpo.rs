@@ -7,10 +7,10 @@
 
 use burn::module::{AutodiffModule, Module};
 use burn::nn::Linear;
-use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{ElementConversion, Tensor};
 use mopo_core::dpo::dpo_loss;
 use mopo_lm::{LoraAdapter, Phi, PolicyHeads, PolicyParams, sequence_log_probs};
+use mopo_ops::FusedAutodiffBackend;
 
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::{DpoConfig, PhaseConfig};
@@ -30,7 +30,7 @@ struct DpoParams<B: burn::tensor::backend::Backend> {
 }
 
 /// The state of a DPO run.
-pub(crate) struct Dpo<'a, B: AutodiffBackend> {
+pub(crate) struct Dpo<'a, B: FusedAutodiffBackend> {
     /// The frozen base, with gradients flowing through it.
     base: &'a Phi<B>,
     trainer: Trainer<B, DpoParams<B>>,
@@ -99,7 +99,7 @@ impl Rewards {
     }
 }
 
-impl<'a, B: AutodiffBackend> Dpo<'a, B> {
+impl<'a, B: FusedAutodiffBackend> Dpo<'a, B> {
     /// `params`: one policy that equals the base.
     pub(crate) fn new(
         base: &'a Phi<B>,
@@ -151,7 +151,7 @@ fn labelled(pairs: &Pairs, objective: usize) -> Vec<usize> {
     (0..pairs.len()).filter(|&i| pairs.terms[i][0][objective].is_some()).collect()
 }
 
-impl<B: AutodiffBackend> Method for Dpo<'_, B> {
+impl<B: FusedAutodiffBackend> Method for Dpo<'_, B> {
     fn phase(&self) -> &'static str {
         PHASE
     }
@@ -174,12 +174,7 @@ impl<B: AutodiffBackend> Method for Dpo<'_, B> {
             n_tokens += batch.n_tokens();
             let inputs = batch.inputs::<B>(&self.device);
             let params = self.trainer.module();
-            let hidden = self.base.hidden_states(
-                inputs.ids,
-                inputs.positions,
-                inputs.mask,
-                Some(&params.adapter),
-            );
+            let hidden = self.base.hidden_states_packed(&inputs, Some(&params.adapter));
             let head = params.head.as_ref().unwrap_or(&self.base.lm_head);
             // All first responses, then all second ones.
             let terms = [batch.terms_of_side(0), batch.terms_of_side(1)].concat();

@@ -5,12 +5,13 @@
 //! policies. The lagged reference is a snapshot of that part, never a second model.
 
 use burn::module::AutodiffModule;
-use burn::tensor::{ElementConversion, backend::AutodiffBackend};
+use burn::tensor::ElementConversion;
 use burn::tensor::{Tensor, TensorData};
 use mopo_core::dual::{DualProblem, ExactDual, TermGroups};
 use mopo_core::mopo::{PolicyDual, cloning_loss, needed_terms, weigh};
 use mopo_core::{DualMethod, DualState, MopoConfig, Normaliser, Objectives, TermLabels};
 use mopo_lm::{Phi, PolicyParams, sequence_log_probs};
+use mopo_ops::FusedAutodiffBackend;
 
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
@@ -24,7 +25,7 @@ pub(crate) const PHASE: &str = "mopo";
 const WINDOW: &str = "reference_log_probs.bin";
 
 /// The state of a MOPO run.
-pub(crate) struct Mopo<'a, B: AutodiffBackend> {
+pub(crate) struct Mopo<'a, B: FusedAutodiffBackend> {
     /// The frozen base, with gradients flowing through it …
     base: &'a Phi<B>,
     /// … and the same tensors without, for the reference.
@@ -59,12 +60,12 @@ pub(crate) struct Setup<'a> {
 }
 
 /// One policy's view of a batch.
-struct PolicyBatch<B: AutodiffBackend> {
+struct PolicyBatch<B: FusedAutodiffBackend> {
     weights: Tensor<B, 1>,
     needed: Vec<bool>,
 }
 
-impl<'a, B: AutodiffBackend> Mopo<'a, B> {
+impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
     pub(crate) fn new(
         base: &'a Phi<B>,
         params: PolicyParams<B>,
@@ -212,7 +213,7 @@ impl<'a, B: AutodiffBackend> Mopo<'a, B> {
     }
 }
 
-impl<B: AutodiffBackend> Method for Mopo<'_, B> {
+impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
     fn phase(&self) -> &'static str {
         PHASE
     }
@@ -327,12 +328,7 @@ impl<B: AutodiffBackend> Method for Mopo<'_, B> {
             }
             let inputs = batch.inputs::<B>(&self.device);
             let params = self.trainer.module();
-            let hidden = self.base.hidden_states(
-                inputs.ids,
-                inputs.positions,
-                inputs.mask,
-                Some(&params.adapter),
-            );
+            let hidden = self.base.hidden_states_packed(&inputs, Some(&params.adapter));
             let mut total = None;
             for (h, policy) in policies.iter().enumerate() {
                 let terms: Vec<usize> = (0..batch.terms.len())

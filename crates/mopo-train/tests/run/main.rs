@@ -3,6 +3,7 @@
 mod cache;
 mod config;
 mod dpo;
+mod hub;
 mod resume;
 mod steps;
 
@@ -15,6 +16,9 @@ use mopo_train::config::preset_text;
 use mopo_train::{
     Error, LogProbCache, Progress, Result, RunConfig, RunDir, RunRecord, Silent, train,
 };
+
+/// burn's random state is global to the process: held by whoever draws from it.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// A model that trains in a second, on forty prompts.
 const TINY: &[&str] = &[
@@ -78,7 +82,6 @@ fn go_on_with(
 ) -> Result<mopo_train::RunResult> {
     // The CPU backends have one random state per process: runs side by side would draw from it in
     // turns. One of the tests panics on purpose, hence a poisoned lock is as good as any.
-    static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (run, config, mut record) = RunDir::open(path)?;
     train::<TestAutodiffBackend>(&run, &config, &mut record, cache, &Default::default(), progress)

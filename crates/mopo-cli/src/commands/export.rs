@@ -1,0 +1,253 @@
+//! `mopo export`: one policy as a plain hub directory, or all of them as a directory of MOPO's own
+//! (docs/formats.md). Written beside its place and renamed into it: whole or not at all.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use burn::module::Module;
+use mopo_data::{Tokenizer, write_atomically};
+use mopo_lm::{
+    HubGeneration, LoadOptions, Phi, PhiConfig, PolicyMeta, PolicyParams, WeightDtype, export_hub,
+    load_phi, load_policy, merge, read_policy_meta, save_policy,
+};
+use mopo_ops::FusedBackend;
+use mopo_train::RunDir;
+
+use super::generate::evaluation_defaults;
+use crate::args::ExportArgs;
+use crate::device::{self, Job, dispatch};
+
+/// All that an export may hold, and hence all that `--force` may remove.
+const OWN_FILES: [&str; 7] = [
+    "base",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "policy",
+    "tokenizer.json",
+    "tokenizer_config.json",
+];
+
+pub(crate) fn run(args: ExportArgs) -> Result<()> {
+    device::check(args.device)?;
+    // Before any work.
+    check_out(&args.out, args.force)?;
+    dispatch(args.device, Export(args))
+}
+
+struct Export(ExportArgs);
+
+impl Job for Export {
+    type Output = ();
+
+    fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
+        let args = self.0;
+        let source = Source::open(&args.source)?;
+        let choice = args.policy.as_ref().map(|name| source.choose(name)).transpose()?;
+        let tokenizer = Tokenizer::load(source.root.join("tokenizer.json"))?;
+        let config = PhiConfig::from_file(source.base.join("config.json"))?;
+        tokenizer.check_fits(config.vocab_size)?;
+        let base: Phi<B> = load_phi(&source.base, &config, LoadOptions::default(), &device)?;
+        let base = base.no_grad();
+        let (params, meta) = load_policy::<B>(&source.policy, &base, &device)?;
+        let dtype = args.dtype.unwrap_or_else(|| base.weight_dtype());
+
+        let end = tokenizer.end_of_text();
+        let generation = HubGeneration {
+            eos_token_id: vec![end],
+            bos_token_id: Some(end),
+            pad_token_id: Some(end),
+            ..source.generation()?
+        };
+        let tokens = tokenizer_config(&tokenizer, &config);
+        let what = match choice {
+            Some(Choice::Policy(index)) => format!("policy `{}`", meta.objectives[index]),
+            Some(Choice::WarmStart) => "the warm start".into(),
+            None => format!("{} policies", meta.objectives.len()),
+        };
+        let write = |dir: &Path| -> Result<()> {
+            match choice {
+                Some(choice) => write_one(choice, &base, &params, dtype, &generation, dir)?,
+                None => write_all(&base, &params, &meta, dtype, &generation, dir)?,
+            }
+            tokenizer.save(dir.join("tokenizer.json"))?;
+            write_atomically(&dir.join("tokenizer_config.json"), tokens.as_bytes())?;
+            Ok(())
+        };
+        into_place(&args.out, args.force, write)?;
+        println!("{what} in {} ({})", args.out.display(), dtype.hub_name());
+        Ok(())
+    }
+}
+
+/// Where the parts of a model with policies lie.
+struct Source {
+    /// The run, or an export of all policies: holds the tokenizer.
+    root: PathBuf,
+    base: PathBuf,
+    policy: PathBuf,
+    objectives: Vec<String>,
+}
+
+#[derive(Clone, Copy)]
+enum Choice {
+    Policy(usize),
+    WarmStart,
+}
+
+impl Source {
+    fn open(dir: &Path) -> Result<Self> {
+        let (root, policy) = match dir.join("policy.json").exists() {
+            // `policy` alone has the parent "".
+            true => (dir.canonicalize()?.parent().unwrap_or(dir).to_path_buf(), dir.to_path_buf()),
+            false => (dir.to_path_buf(), dir.join("policy")),
+        };
+        if !policy.join("policy.json").exists() {
+            bail!(
+                "{}: there are no policies here (no policy/policy.json); give a finished run, its \
+                 policy directory, or what `mopo export --all` wrote",
+                dir.display()
+            );
+        }
+        let base = ["warm_start", "base"].map(|name| root.join(name));
+        let Some(base) = base.into_iter().find(|base| base.join("config.json").exists()) else {
+            bail!(
+                "{}: the base model of these policies is not here (no warm_start/ and no base/)",
+                root.display()
+            );
+        };
+        let objectives = read_policy_meta(&policy)?.objectives;
+        Ok(Self { root, base, policy, objectives })
+    }
+
+    fn choose(&self, name: &str) -> Result<Choice> {
+        if name == "warm-start" {
+            return Ok(Choice::WarmStart);
+        }
+        let by_name = self.objectives.iter().position(|objective| objective == name);
+        let by_index = || name.parse().ok().filter(|index| *index < self.objectives.len());
+        by_name.or_else(by_index).map(Choice::Policy).with_context(|| {
+            format!(
+                "--policy {name}: there are {} (0 to {}) and `warm-start`",
+                self.objectives.join(", "),
+                self.objectives.len() - 1
+            )
+        })
+    }
+
+    /// How the run generates.
+    fn generation(&self) -> Result<HubGeneration> {
+        if self.root.join("config.toml").exists() {
+            let (_, config, _) = RunDir::open(&self.root)?;
+            return Ok(evaluation_defaults(&config.evaluation));
+        }
+        Ok(HubGeneration::read(&self.root)?.unwrap_or_default())
+    }
+}
+
+/// A policy without adapter, its head as the output layer.
+fn write_one<B: FusedBackend>(
+    choice: Choice,
+    base: &Phi<B>,
+    params: &PolicyParams<B>,
+    dtype: WeightDtype,
+    generation: &HubGeneration,
+    dir: &Path,
+) -> Result<()> {
+    let written = match choice {
+        Choice::WarmStart => export_hub(base, &base.lm_head, dtype, generation, dir),
+        Choice::Policy(index) => {
+            let merged = merge(base, &params.adapter)?;
+            export_hub(&merged, params.heads.get(index)?, dtype, generation, dir)
+        }
+    };
+    Ok(written?)
+}
+
+/// Base, adapter and heads.
+fn write_all<B: FusedBackend>(
+    base: &Phi<B>,
+    params: &PolicyParams<B>,
+    meta: &PolicyMeta,
+    dtype: WeightDtype,
+    generation: &HubGeneration,
+    dir: &Path,
+) -> Result<()> {
+    export_hub(base, &base.lm_head, dtype, generation, dir.join("base"))?;
+    save_policy(params, &meta.lora, &meta.objectives, dir.join("policy"))?;
+    Ok(generation.write(dir)?)
+}
+
+/// What the reference library's `AutoTokenizer` needs beside `tokenizer.json`.
+fn tokenizer_config(tokenizer: &Tokenizer, config: &PhiConfig) -> String {
+    let end = tokenizer.end_of_text_token();
+    let json = serde_json::json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": end, "eos_token": end, "pad_token": end,
+        "clean_up_tokenization_spaces": false,
+        "model_max_length": config.max_position_embeddings,
+    });
+    format!("{json:#}\n")
+}
+
+/// Refuses to write over what is there, unless it is an export and may be replaced.
+fn check_out(out: &Path, force: bool) -> Result<()> {
+    if !out.exists() {
+        return Ok(());
+    }
+    let entries = fs::read_dir(out)
+        .with_context(|| format!("--out {}: it is there and no directory", out.display()))?;
+    let mut names = vec![];
+    for entry in entries {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    if !names.is_empty() && !force {
+        bail!(
+            "--out {}: the directory is not empty; choose another, or replace it with --force",
+            out.display()
+        );
+    }
+    if let Some(name) = names.iter().find(|name| !OWN_FILES.contains(&name.as_str())) {
+        bail!(
+            "--out {} --force: `{name}` is no part of an export; choose another directory, or remove \
+             it yourself",
+            out.display()
+        );
+    }
+    Ok(())
+}
+
+/// Lets `write` fill a hidden directory beside `out` and renames it into place.
+fn into_place(out: &Path, force: bool, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let name = out.file_name().with_context(|| format!("--out {}: give a name", out.display()))?;
+    let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let io = |what: &str| format!("cannot {what} {}", out.display());
+    fs::create_dir_all(parent).with_context(|| io("make the parent of"))?;
+    let hidden = |kind: &str| {
+        parent.join(format!(".{}.{kind}-{}", name.to_string_lossy(), std::process::id()))
+    };
+    let (new, old) = (hidden("new"), hidden("old"));
+    fs::create_dir(&new).with_context(|| io("write beside"))?;
+    let written = write(&new).and_then(|()| {
+        // Whoever came in between is not overwritten either.
+        check_out(out, force)?;
+        if out.exists() {
+            fs::rename(out, &old).with_context(|| io("move away"))?;
+        }
+        fs::rename(&new, out).with_context(|| io("put the export at"))?;
+        fs::File::open(parent).and_then(|dir| dir.sync_all()).with_context(|| io("flush"))
+    });
+    if written.is_err() {
+        if old.exists() && !out.exists() {
+            let _ = fs::rename(&old, out);
+        }
+        let _ = fs::remove_dir_all(&new);
+        return written;
+    }
+    if old.exists() {
+        fs::remove_dir_all(&old).with_context(|| io("remove what was before at"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! A model with an output layer as a plain hub directory: weights, `config.json` and
+//! `generation_config.json`. The tokenizer's files are the caller's.
+
+use std::path::Path;
+
+use burn::nn::Linear;
+use burn::tensor::backend::Backend;
+
+use crate::weights::{WEIGHTS, WeightDtype, write_weights};
+use crate::{HubGeneration, Phi, Result, files};
+
+/// Writes `phi` with `lm_head` as its output layer into `dir`, which is created if need be, as the
+/// reference library's `PhiForCausalLM`; all tensors in `dtype`. `generation` becomes
+/// `generation_config.json`, and its special tokens stand in `config.json` too.
+///
+/// An adapter is not part of a plain directory: [`merge`](crate::merge) it first.
+///
+/// # Errors
+/// The file that could not be written.
+pub fn export_hub<B: Backend>(
+    phi: &Phi<B>,
+    lm_head: &Linear<B>,
+    dtype: WeightDtype,
+    generation: &HubGeneration,
+    dir: impl AsRef<Path>,
+) -> Result<()> {
+    let dir = dir.as_ref();
+    files::create_dir(dir)?;
+    write_weights(phi, lm_head, Some(dtype), &dir.join(WEIGHTS))?;
+    generation.write(dir)?;
+    let mut config = phi.config().to_hub();
+    config["torch_dtype"] = dtype.hub_name().into();
+    let tokens = serde_json::to_value(generation).expect("plain data");
+    for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+        config[key] = tokens[key].clone();
+    }
+    files::write_json(&dir.join("config.json"), &config)
+}
+
+#[cfg(test)]
+mod tests {
+    use mopo_testkit::TestBackend;
+
+    use super::*;
+    use crate::fixtures::{self, values};
+    use crate::{LoadOptions, PhiConfig, load_phi, merge};
+
+    type B = TestBackend;
+
+    #[test]
+    fn an_exported_policy_is_a_model_with_its_head_and_without_its_adapter() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = fixtures::base::<B>(1);
+        let params = fixtures::policies(&base, 2, 2);
+        let merged = merge(&base, &params.adapter).unwrap();
+        let head = &params.heads.heads[1];
+        let generation = HubGeneration { eos_token_id: vec![39], ..Default::default() };
+        for (dtype, digits) in [(WeightDtype::F32, 0.0), (WeightDtype::Bf16, 4e-3)] {
+            export_hub(&merged, head, dtype, &generation, dir.path()).unwrap();
+            let config = PhiConfig::from_file(dir.path().join("config.json")).unwrap();
+            let again = load_phi::<B>(dir.path(), &config, LoadOptions::f32(), &Default::default());
+            let again = again.unwrap();
+            let (found, expected) = (values(again.lm_head.weight.val()), values(head.weight.val()));
+            assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= digits * b.abs()));
+            let json: serde_json::Value =
+                files::read_json(&dir.path().join("config.json"), "").unwrap();
+            assert_eq!(json["torch_dtype"], dtype.hub_name());
+            assert_eq!(json["architectures"][0], "PhiForCausalLM");
+            assert_eq!((&json["eos_token_id"], &json["bos_token_id"]), (&39.into(), &().into()));
+            assert_eq!(HubGeneration::read(dir.path()).unwrap().unwrap(), generation);
+        }
+    }
+}

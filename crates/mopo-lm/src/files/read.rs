@@ -1,0 +1,234 @@
+//! Tensors from safetensors files and PyTorch checkpoints, taken one by one by name: only the headers
+//! are read at first, and each tensor when it is asked for.
+//!
+//! A PyTorch checkpoint is a pickle. The library that reads it builds tensors and containers only and
+//! runs nothing that the file names.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor, TensorData};
+use pytorch_reader::PytorchReader;
+use safetensors::tensor::{Dtype, Metadata};
+
+use crate::{Error, Result};
+
+/// The tensors of one or several files; what is left over at the end is an error.
+pub(crate) struct TensorFiles {
+    /// Named in errors: the file, or the index of several.
+    path: PathBuf,
+    files: Vec<Source>,
+    /// Which file holds a tensor. Sorted, so that errors are stable.
+    left: BTreeMap<String, usize>,
+    missing: Vec<String>,
+}
+
+/// An open file, its header read.
+struct Source {
+    path: PathBuf,
+    tensors: Tensors,
+}
+
+enum Tensors {
+    /// The header, and where the data begin.
+    Safetensors {
+        file: File,
+        begin: u64,
+        header: Metadata,
+    },
+    Pytorch(HashMap<String, pytorch_reader::Tensor>),
+}
+
+impl TensorFiles {
+    /// Opens the files and reads their headers. `path` stands for all of them in errors.
+    pub(crate) fn open(path: &Path, files: &[PathBuf]) -> Result<Self> {
+        let mut this =
+            Self { path: path.into(), files: vec![], left: BTreeMap::new(), missing: vec![] };
+        for file in files {
+            let source = Source::open(file)?;
+            for name in source.names() {
+                this.left.insert(name, this.files.len());
+            }
+            this.files.push(source);
+        }
+        Ok(this)
+    }
+
+    /// Leaves a tensor out of account.
+    pub(crate) fn ignore(&mut self, is_ignored: impl Fn(&str) -> bool) {
+        self.left.retain(|name, _| !is_ignored(name));
+    }
+
+    /// Takes a tensor as it is stored; zeros of the right shape if it is missing, which
+    /// [`finish`](Self::finish) reports together with all others.
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<TensorData> {
+        match self.left.remove(name) {
+            Some(file) => self.files[file].read(name, shape),
+            None => {
+                self.missing.push(name.into());
+                Ok(TensorData::zeros::<f32, _>(shape.to_vec()))
+            }
+        }
+    }
+
+    /// A tensor as it is stored, but in F32.
+    pub(crate) fn tensor<B: Backend, const D: usize>(
+        &mut self,
+        name: &str,
+        shape: [usize; D],
+        device: &B::Device,
+    ) -> Result<Tensor<B, D>> {
+        let data = self.take(name, &shape)?.convert_dtype(DType::F32);
+        Ok(Tensor::from_data(data, (device, DType::F32)))
+    }
+
+    /// A matrix in the layout of the file, in F32 or, if `keep_dtype` and the device knows it, in the
+    /// data type of the file.
+    pub(crate) fn matrix<B: Backend>(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        keep_dtype: bool,
+        device: &B::Device,
+    ) -> Result<Tensor<B, 2>> {
+        let data = self.take(name, &shape)?;
+        let keep = keep_dtype && B::supports_dtype(device, data.dtype);
+        let dtype = if keep { data.dtype } else { DType::F32 };
+        Ok(Tensor::from_data(data.convert_dtype(dtype), (device, dtype)))
+    }
+
+    /// A matrix stored as `[outputs, inputs]`, returned as `[inputs, outputs]`, its `shape`: a view,
+    /// so that nothing is transposed in memory. Otherwise as [`matrix`](Self::matrix).
+    pub(crate) fn transposed<B: Backend>(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        keep_dtype: bool,
+        device: &B::Device,
+    ) -> Result<Tensor<B, 2>> {
+        let [d_in, d_out] = shape;
+        Ok(self.matrix(name, [d_out, d_in], keep_dtype, device)?.transpose())
+    }
+
+    /// Reports what was missing, then what nobody took.
+    pub(crate) fn finish(self) -> Result<()> {
+        if !self.missing.is_empty() {
+            return Err(Error::MissingTensors { path: self.path, names: self.missing });
+        }
+        if !self.left.is_empty() {
+            let names = self.left.into_keys().collect();
+            return Err(Error::UnusedTensors { path: self.path, names });
+        }
+        Ok(())
+    }
+}
+
+impl Source {
+    fn open(path: &Path) -> Result<Self> {
+        let io = |source| Error::Io { action: "read", path: path.into(), source };
+        let mut file = File::open(path).map_err(io)?;
+        let n_bytes = file.metadata().map_err(io)?.len();
+        let is_pytorch = path.extension().is_some_and(|e| e == "bin" || e == "pt" || e == "pth");
+        let kind = if is_pytorch { "PyTorch" } else { "safetensors" };
+        let corrupt =
+            |reason: String| Error::CorruptTensors { path: path.into(), n_bytes, kind, reason };
+
+        // What a clone of a hub repository leaves in place of a large file.
+        let mut start = vec![];
+        file.by_ref().take(23).read_to_end(&mut start).map_err(io)?;
+        if start == b"version https://git-lfs" {
+            let reason = "it only points to the file (Git LFS: run `git lfs pull` there)";
+            return Err(corrupt(reason.into()));
+        }
+        file.seek(SeekFrom::Start(0)).map_err(io)?;
+
+        let tensors = if is_pytorch {
+            let reader = PytorchReader::new(path).map_err(|e| corrupt(e.to_string()))?;
+            Tensors::Pytorch(reader.into_tensors())
+        } else {
+            let (begin, header) = read_header(&mut file, n_bytes).map_err(corrupt)?;
+            Tensors::Safetensors { file, begin, header }
+        };
+        Ok(Self { path: path.into(), tensors })
+    }
+
+    fn names(&self) -> Vec<String> {
+        match &self.tensors {
+            Tensors::Safetensors { header, .. } => header.offset_keys(),
+            Tensors::Pytorch(tensors) => tensors.keys().cloned().collect(),
+        }
+    }
+
+    /// A tensor that this file holds.
+    fn read(&mut self, name: &str, shape: &[usize]) -> Result<TensorData> {
+        let path = &self.path;
+        let other_dtype =
+            |dtype| Error::TensorDtype { path: path.clone(), name: name.into(), dtype };
+        let check_shape = |found: &[usize]| match found == shape {
+            true => Ok(()),
+            false => Err(Error::TensorShape {
+                path: path.clone(),
+                name: name.into(),
+                found: found.into(),
+                expected: shape.into(),
+            }),
+        };
+        let io = |source| Error::Io { action: "read", path: path.clone(), source };
+        let (dtype, bytes) = match &mut self.tensors {
+            Tensors::Safetensors { file, begin, header } => {
+                let info = header.info(name).expect("one of the names");
+                check_shape(&info.shape)?;
+                let dtype = match info.dtype {
+                    Dtype::F32 => DType::F32,
+                    Dtype::F16 => DType::F16,
+                    Dtype::BF16 => DType::BF16,
+                    dtype => return Err(other_dtype(dtype.to_string())),
+                };
+                let (from, to) = info.data_offsets;
+                let mut bytes = vec![0; to - from];
+                file.seek(SeekFrom::Start(*begin + from as u64)).map_err(io)?;
+                file.read_exact(&mut bytes).map_err(io)?;
+                (dtype, bytes)
+            }
+            Tensors::Pytorch(tensors) => {
+                // Taken out, so that what the reader holds of it goes with it.
+                let tensor = tensors.remove(name).expect("one of the names");
+                check_shape(tensor.shape())?;
+                let dtype = match tensor.dtype() {
+                    pytorch_reader::DType::F32 => DType::F32,
+                    pytorch_reader::DType::F16 => DType::F16,
+                    pytorch_reader::DType::BF16 => DType::BF16,
+                    dtype => return Err(other_dtype(format!("{dtype:?}"))),
+                };
+                (dtype, tensor.read().map_err(io)?)
+            }
+        };
+        Ok(TensorData::from_bytes_vec(bytes, shape.to_vec(), dtype))
+    }
+}
+
+/// The header of a safetensors file of `n_bytes`, and where its data begin; in words, why there is
+/// none. The data must end where the file does.
+fn read_header(file: &mut File, n_bytes: u64) -> std::result::Result<(u64, Metadata), String> {
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(|_| "it is too short for a header".to_string())?;
+    let length = u64::from_le_bytes(length);
+    if length > n_bytes.saturating_sub(8) {
+        return Err(format!("its header should have {length} bytes"));
+    }
+    let mut header = vec![0; length as usize];
+    file.read_exact(&mut header).map_err(|e| e.to_string())?;
+    // Deserialising also checks that offsets, shapes and data types agree.
+    let header: Metadata = serde_json::from_slice(&header).map_err(|e| e.to_string())?;
+    let (begin, n_data) = (8 + length, header.data_len() as u64);
+    if begin + n_data != n_bytes {
+        return Err(format!(
+            "its tensors should have {n_data} bytes, and have {}",
+            n_bytes - begin
+        ));
+    }
+    Ok((begin, header))
+}

@@ -1,0 +1,76 @@
+//! Tensors into a safetensors file, one at a time: the file is written without a second copy of the
+//! model in memory.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+
+use crate::Result;
+use crate::weights::WeightDtype;
+
+/// Tensors on their way into a file.
+#[derive(Default)]
+pub(crate) struct TensorWriter {
+    dtype: Option<WeightDtype>,
+    tensors: Vec<(String, Pending)>,
+}
+
+/// A tensor that becomes bytes when its turn comes.
+struct Pending {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Box<dyn Fn() -> Vec<u8>>,
+}
+
+impl TensorWriter {
+    /// Writes all tensors in one data type. Without it, each in its own.
+    pub(crate) fn with_dtype(dtype: Option<WeightDtype>) -> Self {
+        Self { dtype, tensors: vec![] }
+    }
+
+    /// Adds a tensor as it is.
+    pub(crate) fn tensor<B: Backend, const D: usize>(&mut self, name: &str, tensor: Tensor<B, D>) {
+        let dtype = self.dtype.unwrap_or_else(|| WeightDtype::of(tensor.dtype()));
+        let pending = Pending {
+            dtype: dtype.stored(),
+            shape: tensor.dims().to_vec(),
+            bytes: Box::new(move || {
+                let data = tensor.clone().into_data().convert_dtype(dtype.burn());
+                data.as_bytes().to_vec()
+            }),
+        };
+        self.tensors.push((name.into(), pending));
+    }
+
+    /// Adds an `[inputs, outputs]` matrix as `[outputs, inputs]`.
+    pub(crate) fn transposed<B: Backend>(&mut self, name: &str, tensor: Tensor<B, 2>) {
+        self.tensor(name, tensor.transpose());
+    }
+
+    /// Writes the file, atomically.
+    pub(crate) fn write(mut self, path: &Path) -> Result<()> {
+        // The order of the library that defines the format: it keeps every tensor aligned.
+        self.tensors.sort_by(|(a, x), (b, y)| y.dtype.cmp(&x.dtype).then(a.cmp(b)));
+        let mut end = 0;
+        let infos = self.tensors.iter().map(|(name, tensor)| {
+            let begin = end;
+            end += tensor.shape.iter().product::<usize>() * tensor.dtype.bitsize() / 8;
+            let (dtype, shape) = (tensor.dtype, tensor.shape.clone());
+            (name.clone(), TensorInfo { dtype, shape, data_offsets: (begin, end) })
+        });
+        // The reference library refuses files without this entry.
+        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let header = Metadata::new(Some(format), infos.collect()).expect("offsets that follow on");
+        let mut header = serde_json::to_vec(&header).expect("plain data");
+        header.resize(header.len().next_multiple_of(8), b' ');
+        super::write_atomically(path, |file| {
+            file.write_all(&(header.len() as u64).to_le_bytes())?;
+            file.write_all(&header)?;
+            self.tensors.iter().try_for_each(|(_, tensor)| file.write_all(&(tensor.bytes)()))
+        })
+    }
+}

@@ -1,0 +1,275 @@
+//! `generation_config.json` of a hub directory: what a model's publisher wants generation to do by
+//! default. What cannot be done here is named, not dropped in silence.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::GenerationConfig;
+use crate::{Error, Result, files};
+
+const FILE: &str = "generation_config.json";
+const EXPECTED: &str = "the generation_config.json of a hub model";
+
+/// Sampling keeps so many tokens where the file says nothing, as in the reference library.
+const DEFAULT_TOP_K: usize = 50;
+
+/// A `generation_config.json`. Absent keys are none.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct HubGeneration {
+    /// Tokens that end a response: in the file one id, a list, or null.
+    #[serde(default, with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub eos_token_id: Vec<u32>,
+    /// The token that begins a text. Nothing is added to prompts here; kept for exports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bos_token_id: Option<u32>,
+    /// What fills rows up in the reference library. Not needed here; kept for exports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pad_token_id: Option<u32>,
+    /// New tokens at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_new_tokens: Option<usize>,
+    /// Prompt and new tokens together, where `max_new_tokens` is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<usize>,
+    /// Whether to sample; absent is greedy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub do_sample: Option<bool>,
+    /// Only where sampling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Only where sampling; 0 is all, absent is 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
+    /// Only where sampling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
+    /// The file's other keys.
+    #[serde(flatten)]
+    pub others: BTreeMap<String, Value>,
+}
+
+/// Keys that ask for nothing here.
+const HARMLESS: [&str; 12] = [
+    "_from_model_config",
+    "cache_implementation",
+    "decoder_start_token_id",
+    "is_assistant",
+    "output_attentions",
+    "output_hidden_states",
+    "output_logits",
+    "output_scores",
+    "return_dict_in_generate",
+    "return_legacy_cache",
+    "transformers_version",
+    "use_cache",
+];
+
+/// Values with which a feature that is not built here does nothing. For every key null, false and
+/// what is empty is off too.
+const NEUTRAL: [(&str, f64); 16] = [
+    ("diversity_penalty", 0.0),
+    ("encoder_no_repeat_ngram_size", 0.0),
+    ("encoder_repetition_penalty", 1.0),
+    ("epsilon_cutoff", 0.0),
+    ("eta_cutoff", 0.0),
+    ("guidance_scale", 1.0),
+    ("length_penalty", 1.0),
+    ("min_length", 0.0),
+    ("min_new_tokens", 0.0),
+    ("min_p", 0.0),
+    ("no_repeat_ngram_size", 0.0),
+    ("num_beam_groups", 1.0),
+    ("num_beams", 1.0),
+    ("num_return_sequences", 1.0),
+    ("repetition_penalty", 1.0),
+    ("typical_p", 1.0),
+];
+
+impl HubGeneration {
+    /// Reads the file of a hub directory; none if there is none ([`from_config`](Self::from_config)
+    /// then has what older models say in their `config.json`).
+    ///
+    /// # Errors
+    /// Names the file: no JSON, a value of another kind, or one out of range.
+    pub fn read(dir: impl AsRef<Path>) -> Result<Option<Self>> {
+        let path = dir.as_ref().join(FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let this: Self = files::read_json(&path, EXPECTED)?;
+        this.config(0)
+            .and_then(|config| config.check())
+            .map_err(|e| Error::InFile { path, source: e.into() })?;
+        Ok(Some(this))
+    }
+
+    /// The special tokens that `config.json` names, and nothing else of it.
+    ///
+    /// # Errors
+    /// Names the file: absent, no JSON, or a token that is no id.
+    pub fn from_config(dir: impl AsRef<Path>) -> Result<Self> {
+        let path = dir.as_ref().join("config.json");
+        let this: Self = files::read_json(&path, "the config.json of a hub model")?;
+        let Self { eos_token_id, bos_token_id, pad_token_id, .. } = this;
+        Ok(Self { eos_token_id, bos_token_id, pad_token_id, ..Default::default() })
+    }
+
+    /// Writes it into a directory, atomically.
+    ///
+    /// # Errors
+    /// The file that could not be written.
+    pub fn write(&self, dir: impl AsRef<Path>) -> Result<()> {
+        files::write_json(&dir.as_ref().join(FILE), self)
+    }
+
+    /// What these settings ask for and generation here does not do, as `key: value`.
+    pub fn ignored(&self) -> Vec<String> {
+        let is_off = |key: &str, value: &Value| match value {
+            Value::Null | Value::Bool(false) => true,
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => map.is_empty(),
+            Value::Number(n) => {
+                let neutral = NEUTRAL.iter().find(|(name, _)| *name == key);
+                neutral.is_some_and(|(_, neutral)| n.as_f64() == Some(*neutral))
+            }
+            _ => false,
+        };
+        let asks = |(key, value): &(&String, &Value)| {
+            !HARMLESS.contains(&key.as_str()) && !is_off(key, value)
+        };
+        self.others.iter().filter(asks).map(|(key, value)| format!("{key}: {value}")).collect()
+    }
+
+    /// The settings for prompts of at most `longest_prompt` tokens, on top of the defaults.
+    ///
+    /// # Errors
+    /// `max_length` leaves no room.
+    pub fn config(&self, longest_prompt: usize) -> Result<GenerationConfig> {
+        let mut config = GenerationConfig { temperature: 0.0, ..Default::default() };
+        if self.do_sample == Some(true) {
+            config.temperature = self.temperature.unwrap_or(1.0);
+            config.top_k = self.top_k.unwrap_or(DEFAULT_TOP_K);
+            config.top_p = self.top_p.unwrap_or(1.0);
+        }
+        config.max_new_tokens = match (self.max_new_tokens, self.max_length) {
+            (Some(n), _) => n,
+            (None, Some(n)) if n > longest_prompt => n - longest_prompt,
+            (None, Some(n)) => {
+                return Err(Error::InvalidParameter {
+                    field: "max_length",
+                    value: n.to_string(),
+                    expected: format!(
+                        "a prompt has {longest_prompt} tokens; ask for a number of new tokens"
+                    ),
+                });
+            }
+            (None, None) => config.max_new_tokens,
+        };
+        config.stop = self.eos_token_id.clone();
+        Ok(config)
+    }
+}
+
+/// A list that a file may write as one number or as null.
+mod one_or_many {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize, Serialize)]
+    #[serde(untagged)]
+    enum Ids {
+        One(u32),
+        Many(Vec<u32>),
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u32>, D::Error> {
+        let ids = Option::<Ids>::deserialize(from).map_err(|_| {
+            serde::de::Error::custom("`eos_token_id` must be an id or a list of ids")
+        })?;
+        Ok(match ids {
+            None => vec![],
+            Some(Ids::One(id)) => vec![id],
+            Some(Ids::Many(ids)) => ids,
+        })
+    }
+
+    pub(super) fn serialize<S: Serializer>(ids: &[u32], to: S) -> Result<S::Ok, S::Error> {
+        match ids {
+            [id] => Ids::One(*id).serialize(to),
+            ids => Ids::Many(ids.to_vec()).serialize(to),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Option<HubGeneration>> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), text).unwrap();
+        HubGeneration::read(dir.path())
+    }
+
+    #[test]
+    fn absent_is_none_and_empty_is_greedy() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(HubGeneration::read(dir.path()).unwrap(), None);
+        let empty = read("{}").unwrap().unwrap();
+        let config = GenerationConfig { temperature: 0.0, ..Default::default() };
+        assert_eq!((empty.config(7).unwrap(), empty.ignored()), (config, vec![]));
+    }
+
+    #[test]
+    fn what_the_file_asks_for_is_done_or_named() {
+        let file = read(
+            r#"{"_from_model_config": true, "eos_token_id": [7, 9], "bos_token_id": 1,
+                "do_sample": true, "temperature": 0.7, "top_p": 0.9, "max_length": 30,
+                "num_beams": 1, "repetition_penalty": 1.2, "no_repeat_ngram_size": 0,
+                "bad_words_ids": null, "forced_eos_token_id": 3, "transformers_version": "5.23.0"}"#,
+        )
+        .unwrap()
+        .unwrap();
+        let config = file.config(10).unwrap();
+        assert_eq!((config.temperature, config.top_k, config.top_p), (0.7, 50, 0.9));
+        assert_eq!((config.max_new_tokens, config.stop), (20, vec![7, 9]));
+        assert_eq!(file.ignored(), ["forced_eos_token_id: 3", "repetition_penalty: 1.2"]);
+        let error = file.config(30).unwrap_err().to_string();
+        assert!(error.contains("`max_length` is 30") && error.contains("30 tokens"), "{error}");
+
+        let dir = tempfile::tempdir().unwrap();
+        file.write(dir.path()).unwrap();
+        assert_eq!(HubGeneration::read(dir.path()).unwrap(), Some(file));
+
+        // Without `do_sample` the settings of sampling are not used.
+        let greedy = read(r#"{"temperature": 0.7, "top_k": 3, "eos_token_id": 5}"#);
+        let greedy = greedy.unwrap().unwrap().config(1).unwrap();
+        assert_eq!((greedy.temperature, greedy.top_k, greedy.stop), (0.0, 0, vec![5]));
+    }
+
+    #[test]
+    fn special_tokens_are_found_in_the_models_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"{"model_type": "phi", "eos_token_id": 3, "bos_token_id": null, "top_k": 9}"#;
+        std::fs::write(dir.path().join("config.json"), text).unwrap();
+        let found = HubGeneration::from_config(dir.path()).unwrap();
+        assert_eq!(found, HubGeneration { eos_token_id: vec![3], ..Default::default() });
+    }
+
+    #[test]
+    fn what_cannot_be_read_names_the_file_and_the_key() {
+        for (text, words) in [
+            ("{\"a\": ", "EOF"),
+            ("[]", "expected"),
+            (r#"{"eos_token_id": "</s>"}"#, "eos_token_id"),
+            (r#"{"do_sample": true, "temperature": -1}"#, "generation.temperature"),
+            (r#"{"do_sample": true, "top_p": 2}"#, "generation.top_p"),
+            (r#"{"max_new_tokens": 0}"#, "generation.max_new_tokens"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(FILE) && error.contains(words), "{error}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! phi's weights in the hub's files: `config.json` with `model.safetensors` or `pytorch_model.bin` (or
+//! their shards), which the reference library reads too. Adapters and heads are in `adapter`.
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use burn::module::Param;
+use burn::nn::{Embedding, LayerNorm, LayerNormConfig, Linear};
+use burn::tensor::DType;
+use burn::tensor::backend::Backend;
+use safetensors::tensor::Dtype;
+use serde::{Deserialize, Serialize};
+
+use crate::files::{self, TensorFiles, TensorWriter};
+use crate::lora::LoraTarget;
+use crate::phi::{PhiAttention, PhiLayer, PhiMlp, Rotary};
+use crate::projection::{Projection, Weight};
+use crate::{Error, Phi, PhiConfig, Result};
+
+pub(crate) const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+/// What a directory may hold, in the order of preference: a whole file, or the index of its shards.
+const FILES: [&str; 4] = [WEIGHTS, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+/// `….index.json`: which shard holds a tensor.
+#[derive(Deserialize)]
+struct ShardIndex {
+    weight_map: std::collections::BTreeMap<String, String>,
+}
+
+/// A data type of weights, in files and in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightDtype {
+    /// 4 bytes.
+    F32,
+    /// 2 bytes, the range of F32.
+    Bf16,
+    /// 2 bytes, more digits than BF16 in a smaller range.
+    F16,
+}
+
+impl WeightDtype {
+    /// Of a tensor of floats; what files do not know (F64 and quantised) becomes F32.
+    pub(crate) fn of(dtype: DType) -> Self {
+        match dtype {
+            DType::BF16 => Self::Bf16,
+            DType::F16 => Self::F16,
+            _ => Self::F32,
+        }
+    }
+
+    pub(crate) fn burn(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+        }
+    }
+
+    pub(crate) fn stored(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::Bf16 => Dtype::BF16,
+            Self::F16 => Dtype::F16,
+        }
+    }
+
+    /// As `config.json` calls it: `float32`, `bfloat16`, `float16`.
+    pub fn hub_name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+        }
+    }
+}
+
+impl std::str::FromStr for WeightDtype {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            "f16" => Ok(Self::F16),
+            _ => Err("the data types are: f32, bf16, f16".into()),
+        }
+    }
+}
+
+/// In which data type the big matrices (embedding, linear layers, output layer) are held. LayerNorms
+/// and biases always become F32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LoadDtype {
+    /// As the checkpoint has them; in F32 where the device does not know that type. For a base that
+    /// stays frozen.
+    #[default]
+    Checkpoint,
+    /// In F32, for a model that is trained.
+    F32,
+}
+
+/// How [`load_phi`] holds what it reads. The default keeps the checkpoint's data type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LoadOptions {
+    /// Of the big matrices.
+    pub dtype: LoadDtype,
+}
+
+impl LoadOptions {
+    /// Everything in F32.
+    pub fn f32() -> Self {
+        Self { dtype: LoadDtype::F32 }
+    }
+}
+
+/// Loads a phi model of that configuration from a directory of the hub (`model.safetensors`,
+/// `pytorch_model.bin`, or the shards that either's `….index.json` names; safetensors first) or from
+/// one file. The parameters are trainable; see [`Phi::freeze`].
+///
+/// Tensors are read one by one: the peak of memory is the model and one tensor more. Matrices keep
+/// the file's layout, `[outputs, inputs]`, in memory, behind a transposed view. A PyTorch file is a
+/// pickle, of which nothing is executed.
+///
+/// # Errors
+/// A file that cannot be read or is cut short; tensors missing, left over, of another shape or of
+/// an unread data type, by name.
+pub fn load_phi<B: Backend>(
+    dir_or_file: impl AsRef<Path>,
+    config: &PhiConfig,
+    options: LoadOptions,
+    device: &B::Device,
+) -> Result<Phi<B>> {
+    config.check()?;
+    let path = dir_or_file.as_ref();
+    let (path, shards) = find_files(path)?;
+    let mut files = TensorFiles::open(&path, &shards)?;
+    // Older checkpoints of the reference library carry this constant.
+    files.ignore(|name| name.ends_with("rotary_emb.inv_freq"));
+    let (d, vocab) = (config.hidden_size, config.vocab_size);
+
+    let keep = options.dtype == LoadDtype::Checkpoint;
+    let embed = files.matrix("model.embed_tokens.weight", [vocab, d], keep, device)?;
+    let mut layers = vec![];
+    for i in 0..config.num_hidden_layers {
+        let mut at = |target: LoraTarget| {
+            let name = format!("model.layers.{i}.{}", target.path());
+            read_linear(&mut files, &name, target.shape(config), keep, device).map(projection)
+        };
+        let self_attn = PhiAttention {
+            q_proj: at(LoraTarget::QProj)?,
+            k_proj: at(LoraTarget::KProj)?,
+            v_proj: at(LoraTarget::VProj)?,
+            dense: at(LoraTarget::Dense)?,
+        };
+        let mlp = PhiMlp { fc1: at(LoraTarget::Fc1)?, fc2: at(LoraTarget::Fc2)? };
+        let name = format!("model.layers.{i}.input_layernorm");
+        let input_layernorm = read_norm(&mut files, &name, config, device)?;
+        layers.push(PhiLayer { input_layernorm, self_attn, mlp });
+    }
+    let final_layernorm = read_norm(&mut files, "model.final_layernorm", config, device)?;
+    let lm_head = read_linear(&mut files, "lm_head", [d, vocab], keep, device)?;
+    files.finish()?;
+    Ok(Phi {
+        embed_tokens: Embedding { weight: Param::from_tensor(embed) },
+        layers,
+        final_layernorm,
+        lm_head,
+        rotary: Rotary::new(config, device),
+        config: config.clone(),
+        gradient_checkpointing: false,
+    })
+}
+
+/// Writes `config.json` and `model.safetensors` into `dir`, which is created if need be: the names and
+/// layout of the reference library's `PhiForCausalLM`. Each tensor keeps its data type, so nothing is
+/// lost; `torch_dtype` is that of the matrices.
+///
+/// # Errors
+/// The file that could not be written.
+pub fn save_phi<B: Backend>(phi: &Phi<B>, dir: impl AsRef<Path>) -> Result<()> {
+    let dir = dir.as_ref();
+    files::create_dir(dir)?;
+    write_weights(phi, &phi.lm_head, None, &dir.join(WEIGHTS))?;
+    let mut config = phi.config().to_hub();
+    config["torch_dtype"] = phi.weight_dtype().hub_name().into();
+    files::write_json(&dir.join("config.json"), &config)
+}
+
+/// The tensors of a model with that output layer, in one data type or each in its own.
+pub(crate) fn write_weights<B: Backend>(
+    phi: &Phi<B>,
+    lm_head: &Linear<B>,
+    dtype: Option<WeightDtype>,
+    file: &Path,
+) -> Result<()> {
+    let mut out = TensorWriter::with_dtype(dtype);
+    out.tensor("model.embed_tokens.weight", phi.embed_tokens.weight.val());
+    for (i, layer) in phi.layers.iter().enumerate() {
+        for target in LoraTarget::ALL {
+            let name = format!("model.layers.{i}.{}", target.path());
+            let layer = layer.linear(target);
+            out.transposed(&format!("{name}.weight"), layer.dense_weight());
+            out.tensor(&format!("{name}.bias"), layer.bias.val());
+        }
+        write_norm(&mut out, &format!("model.layers.{i}.input_layernorm"), &layer.input_layernorm);
+    }
+    write_norm(&mut out, "model.final_layernorm", &phi.final_layernorm);
+    write_linear(&mut out, "lm_head", lm_head);
+    out.write(file)
+}
+
+impl<B: Backend> Phi<B> {
+    /// The data type of the big matrices (the embedding speaks for all).
+    pub fn weight_dtype(&self) -> WeightDtype {
+        WeightDtype::of(self.embed_tokens.weight.val().dtype())
+    }
+}
+
+fn find_files(path: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
+    if !path.is_dir() {
+        return Ok((path.into(), vec![path.into()]));
+    }
+    let found = FILES.into_iter().map(|name| path.join(name)).find(|file| file.exists());
+    let Some(found) = found else {
+        return Err(Error::NoWeights { dir: path.into(), names: &FILES });
+    };
+    if found.extension().is_none_or(|e| e != "json") {
+        return Ok((found.clone(), vec![found]));
+    }
+    let shards: ShardIndex = files::read_json(&found, "the index of a sharded checkpoint")?;
+    let mut names: Vec<String> = shards.weight_map.into_values().collect();
+    names.sort();
+    names.dedup();
+    Ok((found, names.into_iter().map(|name| path.join(name)).collect()))
+}
+
+fn projection<B: Backend>(layer: Linear<B>) -> Projection<B> {
+    let bias = layer.bias.expect("just read");
+    Projection { weight: Weight::Dense(layer.weight), bias }
+}
+
+/// A linear layer of `[inputs, outputs]`, stored transposed.
+pub(crate) fn read_linear<B: Backend>(
+    files: &mut TensorFiles,
+    name: &str,
+    shape: [usize; 2],
+    keep_dtype: bool,
+    device: &B::Device,
+) -> Result<Linear<B>> {
+    let weight = files.transposed(&format!("{name}.weight"), shape, keep_dtype, device)?;
+    let bias = files.tensor(&format!("{name}.bias"), [shape[1]], device)?;
+    Ok(Linear { weight: Param::from_tensor(weight), bias: Some(Param::from_tensor(bias)) })
+}
+
+/// The counterpart of [`read_linear`].
+pub(crate) fn write_linear<B: Backend>(out: &mut TensorWriter, name: &str, layer: &Linear<B>) {
+    out.transposed(&format!("{name}.weight"), layer.weight.val());
+    let bias = layer.bias.as_ref().expect("every linear layer of phi has a bias");
+    out.tensor(&format!("{name}.bias"), bias.val());
+}
+
+fn read_norm<B: Backend>(
+    files: &mut TensorFiles,
+    name: &str,
+    config: &PhiConfig,
+    device: &B::Device,
+) -> Result<LayerNorm<B>> {
+    let d = config.hidden_size;
+    let mut norm = LayerNormConfig::new(d).with_epsilon(config.layer_norm_eps).init(device);
+    norm.gamma = Param::from_tensor(files.tensor(&format!("{name}.weight"), [d], device)?);
+    norm.beta = Some(Param::from_tensor(files.tensor(&format!("{name}.bias"), [d], device)?));
+    Ok(norm)
+}
+
+fn write_norm<B: Backend>(out: &mut TensorWriter, name: &str, norm: &LayerNorm<B>) {
+    out.tensor(&format!("{name}.weight"), norm.gamma.val());
+    let beta = norm.beta.as_ref().expect("every LayerNorm of phi has a bias");
+    out.tensor(&format!("{name}.bias"), beta.val());
+}
