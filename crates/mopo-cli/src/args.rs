@@ -17,7 +17,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Prepare data, warm-start a model, train MOPO's policies
+    /// Prepare data, warm-start a model, train the policies of MOPO or DPO
     Train(TrainArgs),
     /// Generate with every policy of a run, score, draw the Pareto front
     Pareto(ParetoArgs),
@@ -33,7 +33,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
-    /// Preset: demo, hh-small or paper
+    /// Preset: demo, hh-small, paper or demo-dpo
     #[arg(default_value = "demo", conflicts_with = "config")]
     pub(crate) preset: String,
     /// A complete configuration file instead of a preset
@@ -54,6 +54,13 @@ pub(crate) struct TrainArgs {
     /// Make malformed data lines fatal
     #[arg(long)]
     pub(crate) strict: bool,
+    /// Where log-probs of frozen models are kept for other runs [default: the environment's
+    /// MOPO_CACHE, else .cache/log_probs beside the run directory]
+    #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Neither look log-probs up nor keep them for other runs
+    #[arg(long)]
+    pub(crate) no_cache: bool,
     /// Go on with a run that was cut off
     #[arg(
         long,
@@ -153,7 +160,7 @@ pub(crate) struct PrepareArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
-    /// Preset: demo, hh-small or paper
+    /// Preset: demo, hh-small, paper or demo-dpo
     #[arg(default_value = "demo")]
     pub(crate) preset: String,
 }

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mopo_core::{MopoConfig, Objectives};
+use mopo_core::{Estimator, MopoConfig, Objectives};
 use mopo_lm::{LoraConfig, PhiConfig};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,7 @@ pub const PRESETS: &[(&str, &str)] = &[
     ("demo", include_str!("../configs/demo.toml")),
     ("hh-small", include_str!("../configs/hh-small.toml")),
     ("paper", include_str!("../configs/paper.toml")),
+    ("demo-dpo", include_str!("../configs/demo-dpo.toml")),
 ];
 
 /// Everything that decides what a run computes.
@@ -26,7 +27,7 @@ pub struct RunConfig {
     pub name: String,
     /// Seed of everything random.
     pub seed: u64,
-    /// One policy for each of these objectives, which is its primary.
+    /// One policy for each of these objectives, which is its primary. DPO has one alone.
     pub policies: Vec<String>,
     /// Where the pairs come from.
     pub data: DataConfig,
@@ -34,18 +35,77 @@ pub struct RunConfig {
     pub tokenizer: TokenizerConfig,
     /// The base model.
     pub model: ModelConfig,
-    /// Supervised training on both responses, before MOPO.
+    /// Supervised training on both responses, before the method.
     pub warm_start: PhaseConfig,
     /// LoRA adapters on the frozen base.
     pub lora: LoraConfig,
-    /// The method.
-    pub mopo: MopoConfig,
+    /// MOPO. A run trains one method: exactly one of `[mopo]` and `[dpo]` is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mopo: Option<MopoConfig>,
+    /// DPO on one objective.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dpo: Option<DpoConfig>,
     /// The loop of the method.
     pub training: PhaseConfig,
     /// When checkpoints are written.
     pub checkpoints: CheckpointConfig,
     /// Defaults of `mopo pareto` on this run.
     pub evaluation: EvaluationConfig,
+}
+
+/// The method that a run trains.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum MethodConfig<'a> {
+    /// `[mopo]`.
+    Mopo(&'a MopoConfig),
+    /// `[dpo]`.
+    Dpo(&'a DpoConfig),
+}
+
+impl MethodConfig<'_> {
+    /// What a term's indicator stands for. DPO takes each pair as it was labelled.
+    pub fn estimator(self) -> Estimator {
+        match self {
+            Self::Mopo(mopo) => mopo.estimator,
+            Self::Dpo(_) => Estimator::Pair,
+        }
+    }
+}
+
+/// DPO with one objective against the frozen base ([`mopo_core::dpo`]).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DpoConfig {
+    /// The objective whose labels are learned; `policies` names it and no other.
+    pub objective: String,
+    /// β > 0, strength of the KL term (the field's usual value: 0.1).
+    pub beta: f64,
+    /// Probability with which a label is taken to be wrong, in [0, 0.5): I becomes
+    /// (1 − ε) I + ε (1 − I), as conservative DPO has it. 0 takes labels as they are.
+    pub label_smoothing: f64,
+    /// Whether the output layer is trained beside the adapter. False: it stays the base's.
+    pub train_head: bool,
+}
+
+impl DpoConfig {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the key, its value and what would be accepted.
+    pub fn check(&self) -> Result<()> {
+        let fail = |message| Err(Error::Config { origin: "`[dpo]`".into(), message });
+        if !(self.beta.is_finite() && self.beta > 0.0) {
+            return fail(format!("`dpo.beta` is {}; it must be a number > 0", self.beta));
+        }
+        if !(0.0..0.5).contains(&self.label_smoothing) {
+            return fail(format!(
+                "`dpo.label_smoothing` is {}; it must lie in [0, 0.5): from 0.5 on nothing is \
+                 preferred",
+                self.label_smoothing
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Where the pairs come from, and how long they may be.
@@ -147,9 +207,14 @@ pub struct PhaseConfig {
     /// Largest global norm of the gradient; 0 does not clip.
     pub gradient_clip: f64,
     /// Weight of the prompt's own tokens in the warm start's loss (0: responses alone). Unused by
-    /// MOPO.
+    /// the methods.
     #[serde(default)]
     pub prompt_weight: f64,
+    /// Keep no activations inside of the blocks for the backward pass; compute them again there.
+    /// Costs time and lowers the peak of memory; values do not change. May be left out (false), so
+    /// that configurations from before it was there stay valid; it changes no result.
+    #[serde(default)]
+    pub gradient_checkpointing: bool,
 }
 
 /// When checkpoints are written and how many stay.
@@ -263,7 +328,19 @@ impl RunConfig {
             return fail("`policies` is empty; name at least one objective".into());
         }
         Objectives::new(self.policies.iter().cloned())?;
-        self.mopo.check()?;
+        match self.method()? {
+            MethodConfig::Mopo(mopo) => mopo.check()?,
+            MethodConfig::Dpo(dpo) => {
+                dpo.check()?;
+                if self.policies != [dpo.objective.clone()] {
+                    return fail(format!(
+                        "`policies` is {:?}, but DPO trains one policy, that of `dpo.objective`: \
+                         write policies = [{:?}]",
+                        self.policies, dpo.objective
+                    ));
+                }
+            }
+        }
         self.lora.check()?;
         let d = &self.data;
         if !(d.heldout_fraction > 0.0 && d.heldout_fraction < 1.0) {
@@ -320,6 +397,23 @@ impl RunConfig {
         }
         Objectives::new(e.rewards.iter().map(|r| r.name.clone()))?;
         Ok(())
+    }
+
+    /// The method whose section is there.
+    ///
+    /// # Errors
+    /// If there is none, or more than one.
+    pub fn method(&self) -> Result<MethodConfig<'_>> {
+        let message = match (&self.mopo, &self.dpo) {
+            (Some(mopo), None) => return Ok(MethodConfig::Mopo(mopo)),
+            (None, Some(dpo)) => return Ok(MethodConfig::Dpo(dpo)),
+            (None, None) => "no method is chosen: give the section `[mopo]` or `[dpo]`",
+            (Some(_), Some(_)) => {
+                "both `[mopo]` and `[dpo]` are there; a run trains one method: remove the other \
+                 section"
+            }
+        };
+        Err(Error::Config { origin: self.name.clone(), message: message.into() })
     }
 
     /// The configuration as it is recorded in the run.

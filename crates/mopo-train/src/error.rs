@@ -42,7 +42,8 @@ pub enum Error {
     /// Training produced a value that is no number.
     #[error(
         "{phase} step {step}: {what} is {value}; training stops here and nothing of this step was \
-         kept. Remedies: a smaller learning rate, gradient clipping, a larger `mopo.tau`. {state}"
+         kept. Remedies: a smaller learning rate, gradient clipping{}. {state}",
+        remedy(phase)
     )]
     NonFinite {
         /// Phase of the run.
@@ -81,6 +82,15 @@ impl Error {
 
     pub(crate) fn corrupt(path: &Path, message: impl Into<String>) -> Self {
         Error::Corrupt { path: path.to_path_buf(), message: message.into() }
+    }
+}
+
+/// What else helps in a method's own terms.
+fn remedy(phase: &str) -> &'static str {
+    match phase {
+        "mopo" => ", a larger `mopo.tau`",
+        "dpo" => ", a smaller `dpo.beta`",
+        _ => "",
     }
 }
 

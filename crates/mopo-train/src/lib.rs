@@ -2,6 +2,7 @@
 //!
 //! The walk: [`RunConfig`] → [`RunDir::create`] → [`train`](fn@train) → `policy/` and `result.json`.
 
+mod cache;
 mod checkpoint;
 pub mod config;
 mod error;
@@ -18,6 +19,7 @@ mod sample;
 mod sft;
 mod train;
 
+pub use cache::LogProbCache;
 pub use config::RunConfig;
 pub use error::{Error, Result};
 pub use fit::Metrics;

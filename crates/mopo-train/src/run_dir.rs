@@ -14,12 +14,13 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use mopo_data::{sha256_hex, write_atomically};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::{Error, Result, RunConfig};
 
@@ -150,7 +151,35 @@ pub(crate) fn sync_dir(path: &Path) -> Result<()> {
 /// # Errors
 /// If it cannot be read.
 pub fn file_sha256(path: &Path) -> Result<String> {
-    Ok(sha256_hex(&fs::read(path).map_err(Error::io("reading", path))?))
+    // In pieces: a base model's file may be larger than what is free in memory.
+    let mut file = File::open(path).map_err(Error::io("reading", path))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(Error::io("reading", path))? {
+            0 => break,
+            n => hash.update(&buffer[..n]),
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// SHA-256 over names and contents of the files in a folder; folders in it do not count.
+pub(crate) fn dir_sha256(dir: &Path) -> Result<String> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(Error::io("reading", dir))? {
+        let path = entry.map_err(Error::io("reading", dir))?.path();
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let mut text = String::new();
+    for path in files {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        text.push_str(&format!("{}  {name}\n", file_sha256(&path)?));
+    }
+    Ok(sha256_hex(text.as_bytes()))
 }
 
 /// `metrics.jsonl`: one line per step, cut back to the checkpoint's length on resuming so that a

@@ -1,23 +1,32 @@
 //! A whole run, phase by phase; every phase that is done is not done again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::module::AutodiffModule;
-use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::backend::{AutodiffBackend, Backend};
 use mopo_core::Objectives;
 use mopo_data::{LengthLimits, PreparedSet, Tokenizer, tokenize};
 use mopo_lm::{Phi, PhiConfig, PolicyParams, load_phi, load_policy, save_phi, save_policy};
 
-use crate::config::{DataSource, ModelConfig};
-use crate::fit::{fit, step_seed};
-use crate::log_probs::{self, all_log_probs};
-use crate::methods::mopo::{Mopo, Setup};
+use crate::cache::{Context, LogProbCache};
+use crate::config::{DataSource, MethodConfig, ModelConfig, PhaseConfig};
+use crate::fit::{Method, fit, step_seed};
+use crate::log_probs::{self, all_log_probs, frozen_log_probs};
+use crate::methods::dpo::{self, Dpo};
+use crate::methods::mopo::{self, Mopo};
 use crate::result::{RunResult, accuracies, constraints, implicit_reward};
-use crate::run_dir::file_sha256;
+use crate::run_dir::{dir_sha256, file_sha256};
 use crate::sft::{self, WarmStart};
 use crate::{Error, Pairs, Progress, Result, RunConfig, RunDir, RunRecord, checkpoint, prepare};
 
-/// Runs what is left of a run: data, warm start, MOPO, held-out accuracy.
+/// Version of how log-probs are computed, in the keys of the cache: to be raised when the numbers
+/// that [`log_probs`] gives change by more than rounding.
+const LOG_PROBS_FORMAT: u32 = 1;
+
+/// Runs what is left of a run: data, warm start, the method, held-out accuracy.
+///
+/// `cache`: where log-probs of the frozen base are looked up and kept. It changes no result: a run
+/// keeps its own copy, and a pair has the same bits whether it was found or computed.
 ///
 /// # Errors
 /// Whatever stands in the way; the run can be resumed after every one of them.
@@ -25,6 +34,7 @@ pub fn train<B: AutodiffBackend>(
     run: &RunDir,
     config: &RunConfig,
     record: &mut RunRecord,
+    cache: Option<&LogProbCache>,
     device: &B::Device,
     progress: &mut dyn Progress,
 ) -> Result<RunResult> {
@@ -45,6 +55,7 @@ pub fn train<B: AutodiffBackend>(
     if !base_dir.join("config.json").exists() {
         B::seed(device, step_seed(config.seed, "init", 0));
         let base = initial_base::<B>(config, &data.tokenizer, device)?;
+        let base = with_gradient_checkpointing(base, &config.warm_start)?;
         let mut warm = WarmStart::new(base, &data.train, &config.warm_start, config.seed, device);
         metrics_len = fit(&mut warm, run, &config.warm_start, &config.checkpoints, 0, progress)?;
         save_phi(&warm.model().valid(), &base_dir)?;
@@ -56,11 +67,16 @@ pub fn train<B: AutodiffBackend>(
     data.tokenizer.check_fits(base.config().vocab_size)?;
     let base_inner = base.valid();
 
+    let context = match cache {
+        Some(_) => Some(context::<B>(&base_dir, config, record, device)?),
+        None => None,
+    };
+    let cache = cache.zip(context.as_ref());
     let initial_path = run.join("initial_log_probs.safetensors");
     if !initial_path.exists() {
-        let all =
-            all_log_probs(&base_inner, None, &data.train, "initial policy", device, progress)?;
-        log_probs::write(&initial_path, &all[0])?;
+        let name = "initial policy";
+        let all = frozen_log_probs(&base_inner, &data.train, cache, name, device, progress)?;
+        log_probs::write(&initial_path, &all)?;
     }
     let initial = log_probs::read(&initial_path, data.train.len())?;
 
@@ -69,48 +85,116 @@ pub fn train<B: AutodiffBackend>(
     let names: Vec<String> =
         primaries.iter().map(|&p| data.objectives.name(p).to_string()).collect();
     if !policy_dir.join("policy.json").exists() {
+        let base = with_gradient_checkpointing(base, &config.training)?;
         B::seed(device, step_seed(config.seed, "adapter", 0));
         let params = PolicyParams::init(&base, &config.lora, primaries.len(), device);
-        let setup = Setup {
-            config: &config.mopo,
-            phase: &config.training,
-            objectives: &data.objectives,
-            primaries: &primaries,
-            pairs: &data.train,
-            initial_log_probs: &initial,
-            seed: config.seed,
+        let phase = &config.training;
+        let train = |method: &mut dyn Method, progress: &mut dyn Progress| {
+            fit(method, run, phase, &config.checkpoints, metrics_len, progress)
         };
-        let mut method = Mopo::new(&base, params, setup, device);
-        fit(&mut method, run, &config.training, &config.checkpoints, metrics_len, progress)?;
-        save_policy(&method.params().valid(), &config.lora, &names, &policy_dir)?;
+        let trained = match config.method()? {
+            MethodConfig::Mopo(mopo) => {
+                let setup = mopo::Setup {
+                    config: mopo,
+                    phase,
+                    objectives: &data.objectives,
+                    primaries: &primaries,
+                    pairs: &data.train,
+                    initial_log_probs: &initial,
+                    seed: config.seed,
+                };
+                let mut method = Mopo::new(&base, params, setup, device);
+                train(&mut method, progress)?;
+                method.params().valid()
+            }
+            MethodConfig::Dpo(dpo) => {
+                let setup = dpo::Setup {
+                    config: dpo,
+                    phase,
+                    objective: primaries[0],
+                    pairs: &data.train,
+                    reference_log_probs: &initial,
+                    seed: config.seed,
+                };
+                let mut method = Dpo::new(&base, params, setup, device);
+                progress.note(&format!(
+                    "DPO on `{}`: {} of {} pairs carry its label; the others are left out",
+                    dpo.objective,
+                    method.n_labelled(),
+                    data.train.len()
+                ));
+                train(&mut method, progress)?;
+                method.params()
+            }
+        };
+        save_policy(&trained, &config.lora, &names, &policy_dir)?;
     }
     let (params, _) = load_policy(&policy_dir, &base_inner, device)?;
 
     let name = "held-out accuracy";
-    let before = all_log_probs(&base_inner, None, &data.heldout, name, device, progress)?;
+    let before = frozen_log_probs(&base_inner, &data.heldout, cache, name, device, progress)?;
     let after = all_log_probs(&base_inner, Some(&params), &data.heldout, name, device, progress)?;
     let k = data.objectives.len();
-    let last_steps = config.mopo.reference_lag.min(config.training.steps).clamp(1, 100);
+    let lag = config.mopo.as_ref().map_or(usize::MAX, |mopo| mopo.reference_lag);
+    let last_steps = lag.min(config.training.steps).clamp(1, 100);
     let metrics_path = run.join("metrics.jsonl");
     let metrics =
         std::fs::read_to_string(&metrics_path).map_err(Error::io("reading", &metrics_path))?;
     let result = RunResult {
         objectives: data.objectives.names().to_vec(),
-        warm_start: accuracies(&data.heldout_labels, |i| before[0][i], k),
+        warm_start: accuracies(&data.heldout_labels, |i| before[i], k),
         policies: names
             .into_iter()
             .zip(&after)
             .map(|(name, policy)| {
-                let reward = |i| implicit_reward(policy, &before[0], i);
+                let reward = |i| implicit_reward(policy, &before, i);
                 (name, accuracies(&data.heldout_labels, reward, k))
             })
             .collect(),
         last_steps,
+        // None but MOPO's.
         constraints: constraints(&metrics, &data.objectives, &primaries, last_steps),
         seconds: clock.elapsed().as_secs_f64(),
     };
     run.write_json("result.json", &result)?;
     Ok(result)
+}
+
+/// The base as a phase differentiates through it.
+fn with_gradient_checkpointing<B: Backend>(base: Phi<B>, phase: &PhaseConfig) -> Result<Phi<B>> {
+    // WIRE HERE, and nowhere else: `Ok(base.with_gradient_checkpointing(phase.gradient_checkpointing))`
+    // once the model has the switch. Until then asking for it is refused, not ignored.
+    if phase.gradient_checkpointing {
+        return Err(Error::Config {
+            origin: "`[training]` or `[warm_start]`".into(),
+            message: "`gradient_checkpointing` is true, but this version's model cannot recompute \
+                      activations; set it to false"
+                .into(),
+        });
+    }
+    Ok(base)
+}
+
+/// What log-probs under the run's frozen base depend on, beside the pairs.
+fn context<B: AutodiffBackend>(
+    base_dir: &Path,
+    config: &RunConfig,
+    record: &RunRecord,
+    device: &B::Device,
+) -> Result<Context> {
+    Ok(Context {
+        format: LOG_PROBS_FORMAT,
+        mopo_version: env!("CARGO_PKG_VERSION").into(),
+        device: B::InnerBackend::name(device),
+        model: dir_sha256(base_dir)?,
+        weights: "as_stored".into(),
+        adapter: "none".into(),
+        output_layer: "base".into(),
+        tokenizer: record.hashes.get("tokenizer.json").cloned().unwrap_or_default(),
+        template: "prompt and response encoded apart, end of text after the response".into(),
+        max_prompt_tokens: config.data.max_prompt_tokens,
+        max_response_tokens: config.data.max_response_tokens,
+    })
 }
 
 /// The objectives that the run's policies maximise, as indices.
@@ -149,10 +233,7 @@ fn initial_base<B: AutodiffBackend>(
 ///
 /// # Errors
 /// If it is missing or damaged.
-pub fn load_base<B: burn::tensor::backend::Backend>(
-    run: &RunDir,
-    device: &B::Device,
-) -> Result<Phi<B>> {
+pub fn load_base<B: Backend>(run: &RunDir, device: &B::Device) -> Result<Phi<B>> {
     let dir = run.join("warm_start");
     let phi = PhiConfig::from_file(dir.join("config.json"))?;
     Ok(burn::module::Module::no_grad(load_phi(&dir, &phi, device)?))
@@ -211,7 +292,7 @@ impl RunData {
                 heldout_prompts.push(r.prompt.clone());
             }
         }
-        let estimator = config.mopo.estimator;
+        let estimator = config.method()?.estimator();
         Ok(Self {
             objectives: train.header.objectives.clone(),
             train: Pairs::new(&train.records, train_tokens, estimator, pad),

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use burn::backend::Autodiff;
 use burn::tensor::backend::Backend;
 use mopo_train::config::preset_text;
-use mopo_train::{RunConfig, RunDir, RunRecord, RunResult, check_data_path};
+use mopo_train::{LogProbCache, RunConfig, RunDir, RunRecord, RunResult, check_data_path};
 
 use crate::args::TrainArgs;
 use crate::device::{self, Job, dispatch};
@@ -27,7 +27,8 @@ pub(crate) fn run(args: TrainArgs) -> Result<()> {
     }
     let path = run.path().to_path_buf();
     let fresh = args.resume.is_none();
-    let result = dispatch(args.device, Train { run, config, record })
+    let cache = cache(&args, &path);
+    let result = dispatch(args.device, Train { run, config, record, cache })
         .map_err(|e| after_failure(e, &path, fresh))?;
     println!("{result}");
     println!("trained in {:.0} s; wrote {}:", result.seconds, path.display());
@@ -50,6 +51,22 @@ fn after_failure(error: anyhow::Error, path: &Path, fresh: bool) -> anyhow::Erro
         return error;
     }
     error.context(format!("training stopped; to go on: mopo train --resume {}", path.display()))
+}
+
+/// The cache of log-probs: the flag's, else the environment's, else beside the run directory, so
+/// that runs in one folder share it.
+fn cache(args: &TrainArgs, run: &Path) -> Option<LogProbCache> {
+    if args.no_cache {
+        return None;
+    }
+    let named = args.cache.clone().or_else(|| {
+        std::env::var_os("MOPO_CACHE").filter(|dir| !dir.is_empty()).map(PathBuf::from)
+    });
+    Some(LogProbCache::new(named.unwrap_or_else(|| {
+        // Absolute: the folder above `.` has a name only then.
+        let run = std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf());
+        run.parent().unwrap_or(&run).join(".cache").join("log_probs")
+    })))
 }
 
 fn print_next(path: &Path) {
@@ -114,6 +131,7 @@ struct Train {
     run: RunDir,
     config: RunConfig,
     record: RunRecord,
+    cache: Option<LogProbCache>,
 }
 
 impl Job for Train {
@@ -124,6 +142,7 @@ impl Job for Train {
             &self.run,
             &self.config,
             &mut self.record,
+            self.cache.as_ref(),
             &device,
             &mut Bars::new(),
         )?)

@@ -1,3 +1,4 @@
 //! The methods, one file each. They share the loop in [`crate::fit`] and nothing else.
 
+pub(crate) mod dpo;
 pub(crate) mod mopo;

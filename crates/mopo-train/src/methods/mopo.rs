@@ -15,11 +15,13 @@ use mopo_lm::{Phi, PolicyParams, sequence_log_probs};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
 use crate::fit::{BatchOrder, Method, Metrics, step_seed};
-use crate::log_probs::{LogProbs, all_log_probs, batch_log_probs, to_tensor};
+use crate::log_probs::{LogProbs, WindowLogProbs, all_log_probs, batch_log_probs, to_tensor};
 use crate::optim::{Trainer, module_from_bytes, module_to_bytes};
 use crate::{Error, Pairs, Result, Silent};
 
 pub(crate) const PHASE: &str = "mopo";
+/// The part of a checkpoint that holds the reference's log-probs.
+const WINDOW: &str = "reference_log_probs.bin";
 
 /// The state of a MOPO run.
 pub(crate) struct Mopo<'a, B: AutodiffBackend> {
@@ -30,6 +32,8 @@ pub(crate) struct Mopo<'a, B: AutodiffBackend> {
     trainer: Trainer<B, PolicyParams<B>>,
     /// None until the first refresh: the reference is the initial policy then, all ratios are 1.
     reference: Option<PolicyParams<B::InnerBackend>>,
+    /// Its log-probs of the pairs that were met since the refresh.
+    reference_log_probs: WindowLogProbs,
     /// One per policy.
     duals: Vec<DualState>,
     /// With the exact dual: its last solutions, one per policy.
@@ -73,6 +77,7 @@ impl<'a, B: AutodiffBackend> Mopo<'a, B> {
             base_inner: base.valid(),
             trainer: Trainer::new(params),
             reference: None,
+            reference_log_probs: WindowLogProbs::new(setup.primaries.len()),
             duals: setup
                 .primaries
                 .iter()
@@ -100,26 +105,36 @@ impl<'a, B: AutodiffBackend> Mopo<'a, B> {
     }
 
     /// log π_ref − log π_0 of every term, `[n_policies × n_terms]`, policy by policy.
-    fn log_ratios(&self, micro: &[Vec<usize>]) -> Result<Vec<Vec<f32>>> {
+    fn log_ratios(&mut self, micro: &[Vec<usize>]) -> Result<Vec<Vec<f32>>> {
         let n_terms = 2 * micro.iter().map(Vec::len).sum::<usize>();
         let n_policies = self.duals.len();
         let Some(reference) = &self.reference else {
             return Ok(vec![vec![0.0; n_terms]; n_policies]);
         };
-        let mut out = vec![Vec::with_capacity(n_terms); n_policies];
+        let known = &mut self.reference_log_probs;
         for indices in micro {
-            let heads = batch_log_probs(
-                &self.base_inner,
-                Some(reference),
-                self.setup.pairs,
-                indices,
-                &self.device,
-            )?;
-            for (ratios, rows) in out.iter_mut().zip(heads) {
-                for (&i, row) in indices.iter().zip(rows) {
-                    let initial = self.setup.initial_log_probs[i];
-                    ratios.extend([row[0] - initial[0], row[1] - initial[1]]);
+            let missing: Vec<usize> =
+                indices.iter().copied().filter(|&i| known.get(i).is_none()).collect();
+            if !missing.is_empty() {
+                let pairs = self.setup.pairs;
+                let heads = batch_log_probs(
+                    &self.base_inner,
+                    Some(reference),
+                    pairs,
+                    &missing,
+                    &self.device,
+                )?;
+                for (row, &i) in missing.iter().enumerate() {
+                    known.insert(i, heads.iter().map(|of| of[row]).collect());
                 }
+            }
+        }
+        let mut out = vec![Vec::with_capacity(n_terms); n_policies];
+        for &i in micro.iter().flatten() {
+            let initial = self.setup.initial_log_probs[i];
+            let rows = known.get(i).expect("just computed");
+            for (ratios, row) in out.iter_mut().zip(rows) {
+                ratios.extend([row[0] - initial[0], row[1] - initial[1]]);
             }
         }
         Ok(out)
@@ -140,6 +155,12 @@ impl<'a, B: AutodiffBackend> Mopo<'a, B> {
                 &mut Silent,
             )?),
         };
+        // The steps of this window need the same ones.
+        if let Some(log_probs) = &log_probs {
+            for i in 0..pairs.len() {
+                self.reference_log_probs.insert(i, log_probs.iter().map(|of| of[i]).collect());
+            }
+        }
         self.exact.clear();
         for (h, dual) in self.duals.iter_mut().enumerate() {
             let terms = pairs.terms.iter().enumerate().flat_map(|(i, terms)| {
@@ -205,6 +226,7 @@ impl<B: AutodiffBackend> Method for Mopo<'_, B> {
         let refresh = step > 0 && step.is_multiple_of(config.reference_lag);
         if refresh {
             self.reference = Some(self.trainer.module().valid());
+            self.reference_log_probs.clear();
             for dual in &mut self.duals {
                 dual.refresh(config);
             }
@@ -382,6 +404,7 @@ impl<B: AutodiffBackend> Method for Mopo<'_, B> {
         }
         if let Some(reference) = &self.reference {
             parts.insert("reference.bin".into(), module_to_bytes(reference)?);
+            parts.insert(WINDOW.into(), self.reference_log_probs.to_bytes());
         }
         Ok(parts)
     }
@@ -398,6 +421,12 @@ impl<B: AutodiffBackend> Method for Mopo<'_, B> {
                 Some(module_from_bytes(self.trainer.module().valid(), bytes, &self.device)?)
             }
             None => None,
+        };
+        self.reference_log_probs = match c.parts.get(WINDOW) {
+            Some(bytes) => WindowLogProbs::from_bytes(self.duals.len(), bytes)
+                .ok_or_else(|| Error::corrupt(&c.path.join(WINDOW), "it has another length"))?,
+            // Before the first refresh, or written before this part existed: computed as needed.
+            None => WindowLogProbs::new(self.duals.len()),
         };
         Ok(())
     }

@@ -19,7 +19,7 @@ fn every_preset_is_complete_and_survives_being_written() {
         assert_eq!(again, config, "{name}");
     }
     let e = RunConfig::preset("huge").unwrap_err().to_string();
-    assert!(e.contains("huge") && e.contains("demo, hh-small, paper"), "{e}");
+    assert!(e.contains("huge") && e.contains("demo, hh-small, paper, demo-dpo"), "{e}");
 }
 
 #[test]
@@ -71,6 +71,7 @@ fn values_out_of_range_name_their_key() {
         ("mopo.reference_lag=0", "mopo.reference_lag"),
         ("mopo.ball={ radius = -1.0 }", "ball.radius"),
         ("mopo.estimator=both", "estimator"),
+        ("dpo.beta=0.1", "dpo"),
         ("checkpoints.every=0", "checkpoints.every"),
         ("checkpoints.keep=0", "checkpoints.keep"),
         ("evaluation.n_prompts=0", "evaluation.n_prompts"),
@@ -92,6 +93,55 @@ fn overrides_of_keys_that_do_not_exist_list_those_that_do() {
     // An integer where a float belongs, a bare word where a string does.
     let set = ["mopo.tau=1", "mopo.estimator=pair"].map(String::from);
     let config = RunConfig::parse_with(preset_text("demo").unwrap(), "demo", &set).unwrap();
-    assert_eq!(config.mopo.tau, 1.0);
-    assert_eq!(config.mopo.estimator, mopo_core::Estimator::Pair);
+    let mopo = config.mopo.unwrap();
+    assert_eq!(mopo.tau, 1.0);
+    assert_eq!(mopo.estimator, mopo_core::Estimator::Pair);
+}
+
+#[test]
+fn a_run_trains_exactly_one_method() {
+    let (mopo, dpo) = (preset_text("demo").unwrap(), preset_text("demo-dpo").unwrap());
+    let section = |text: &str, name: &str| {
+        let start = text.find(&format!("[{name}]")).unwrap();
+        text[start..start + text[start..].find("\n\n").unwrap()].to_string()
+    };
+    let refuse = |text: &str| RunConfig::parse(text, "mine.toml").unwrap_err().to_string();
+    let e = refuse(&dpo.replace(&section(dpo, "dpo"), ""));
+    assert!(e.contains("mine.toml") && e.contains("[mopo]") && e.contains("[dpo]"), "{e}");
+    let e = refuse(&format!("{dpo}\n{}\n", section(mopo, "mopo")));
+    assert!(e.contains("both") && e.contains("one method"), "{e}");
+    // Each key of the section must be there.
+    for line in section(dpo, "dpo").lines().filter(|l| l.contains(" = ")) {
+        let key = line.split(' ').next().unwrap();
+        let e = refuse(&dpo.replace(&format!("{line}\n"), ""));
+        assert!(e.contains(key) && e.contains("missing"), "{key}: {e}");
+    }
+}
+
+#[test]
+fn senseless_settings_of_dpo_name_their_key() {
+    for (set, key) in [
+        ("dpo.beta=0", "dpo.beta"),
+        ("dpo.beta=-1", "dpo.beta"),
+        ("dpo.label_smoothing=0.5", "dpo.label_smoothing"),
+        ("dpo.label_smoothing=-0.1", "dpo.label_smoothing"),
+        ("dpo.objective=humor", "policies = [\"humor\"]"),
+        ("policies=[\"helpful\", \"humor\"]", "one policy"),
+        ("dpo.train_head=1", "boolean"),
+        ("mopo.tau=1", "mopo"),
+    ] {
+        let text = preset_text("demo-dpo").unwrap();
+        let e = RunConfig::parse_with(text, "demo-dpo", &[set.to_string()]).expect_err(set);
+        assert!(e.to_string().contains(key), "--set {set}: {e}");
+    }
+}
+
+#[test]
+fn gradient_checkpointing_is_off_where_a_configuration_does_not_name_it() {
+    let text = preset_text("demo").unwrap();
+    assert!(!text.contains("gradient_checkpointing"));
+    assert!(!RunConfig::preset("demo").unwrap().training.gradient_checkpointing);
+    let set = ["training.gradient_checkpointing=true".to_string()];
+    let config = RunConfig::parse_with(text, "demo", &set).unwrap();
+    assert!(config.training.gradient_checkpointing && !config.warm_start.gradient_checkpointing);
 }

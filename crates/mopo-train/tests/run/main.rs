@@ -1,6 +1,8 @@
 //! Whole runs of a tiny model: configuration, cuts and resumption, the numbers of a step.
 
+mod cache;
 mod config;
+mod dpo;
 mod resume;
 mod steps;
 
@@ -10,7 +12,9 @@ use std::sync::{Mutex, PoisonError};
 
 use mopo_testkit::TestAutodiffBackend;
 use mopo_train::config::preset_text;
-use mopo_train::{Error, Progress, Result, RunConfig, RunDir, RunRecord, Silent, train};
+use mopo_train::{
+    Error, LogProbCache, Progress, Result, RunConfig, RunDir, RunRecord, Silent, train,
+};
 
 /// A model that trains in a second, on forty prompts.
 const TINY: &[&str] = &[
@@ -27,8 +31,6 @@ const TINY: &[&str] = &[
     "warm_start.batch_pairs=4",
     "warm_start.rise_steps=1",
     "lora.rank=2",
-    "mopo.reference_lag=3",
-    "mopo.thresholds=adaptive",
     "training.steps=8",
     "training.batch_pairs=4",
     "training.rise_steps=1",
@@ -38,8 +40,14 @@ const TINY: &[&str] = &[
 
 /// The tiny demo with more overrides.
 fn tiny(more: &[&str]) -> RunConfig {
+    let mopo = ["mopo.reference_lag=3", "mopo.thresholds=adaptive"];
+    tiny_preset("demo", &[&mopo[..], more].concat())
+}
+
+/// Another preset, as tiny.
+fn tiny_preset(name: &str, more: &[&str]) -> RunConfig {
     let set: Vec<String> = TINY.iter().chain(more).map(|s| s.to_string()).collect();
-    RunConfig::parse_with(preset_text("demo").unwrap(), "demo", &set).unwrap()
+    RunConfig::parse_with(preset_text(name).unwrap(), name, &set).unwrap()
 }
 
 fn new_run(path: &Path, config: &RunConfig) {
@@ -59,19 +67,32 @@ fn new_run(path: &Path, config: &RunConfig) {
 
 /// Trains what is left of the run.
 fn go_on(path: &Path, progress: &mut dyn Progress) -> Result<mopo_train::RunResult> {
+    go_on_with(path, None, progress)
+}
+
+/// The same with a cache of log-probs.
+fn go_on_with(
+    path: &Path,
+    cache: Option<&LogProbCache>,
+    progress: &mut dyn Progress,
+) -> Result<mopo_train::RunResult> {
     // The CPU backends have one random state per process: runs side by side would draw from it in
     // turns. One of the tests panics on purpose, hence a poisoned lock is as good as any.
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (run, config, mut record) = RunDir::open(path)?;
-    train::<TestAutodiffBackend>(&run, &config, &mut record, &Default::default(), progress)
+    train::<TestAutodiffBackend>(&run, &config, &mut record, cache, &Default::default(), progress)
 }
 
 /// A finished run of the tiny demo.
 fn finished(more: &[&str]) -> (tempfile::TempDir, PathBuf) {
+    finished_with(&tiny(more))
+}
+
+fn finished_with(config: &RunConfig) -> (tempfile::TempDir, PathBuf) {
     let tmp = tempfile::tempdir().unwrap();
     let path = tmp.path().join("run");
-    new_run(&path, &tiny(more));
+    new_run(&path, config);
     go_on(&path, &mut Silent).unwrap();
     (tmp, path)
 }

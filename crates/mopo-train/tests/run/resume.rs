@@ -29,7 +29,7 @@ impl Progress for Cut {
     fn note(&mut self, _: &str) {}
 }
 
-fn cut(run: &Path, phase: &'static str, after: usize) {
+pub(super) fn cut(run: &Path, phase: &'static str, after: usize) {
     let mut progress = Cut { phase, left: after, here: false };
     let cut = catch_unwind(AssertUnwindSafe(|| go_on(run, &mut progress)));
     assert!(cut.is_err(), "the run was not cut off in {phase}");

@@ -1,0 +1,272 @@
+//! DPO: one policy, trained on the labels of one objective against the frozen base (Rafailov et
+//! al., 2023, equation 7; docs/methods/dpo.md). The baseline of every comparison.
+//!
+//! What is trained is a LoRA adapter, and the output layer only where the configuration asks for
+//! it. The reference is the base with the adapter off: no second model, and its log-probs were
+//! computed before training. Not here: the loss itself, which is [`mopo_core::dpo`].
+
+use burn::module::{AutodiffModule, Module};
+use burn::nn::Linear;
+use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::{ElementConversion, Tensor};
+use mopo_core::dpo::dpo_loss;
+use mopo_lm::{LoraAdapter, Phi, PolicyHeads, PolicyParams, sequence_log_probs};
+
+use crate::checkpoint::{Checkpoint, Parts};
+use crate::config::{DpoConfig, PhaseConfig};
+use crate::fit::{BatchOrder, Method, Metrics, step_seed};
+use crate::log_probs::{LogProbs, to_tensor};
+use crate::optim::Trainer;
+use crate::{Pairs, Result};
+
+pub(crate) const PHASE: &str = "dpo";
+
+/// What DPO trains.
+#[derive(Module, Debug)]
+struct DpoParams<B: burn::tensor::backend::Backend> {
+    adapter: LoraAdapter<B>,
+    /// None: the base's own output layer, frozen.
+    head: Option<Linear<B>>,
+}
+
+/// The state of a DPO run.
+pub(crate) struct Dpo<'a, B: AutodiffBackend> {
+    /// The frozen base, with gradients flowing through it.
+    base: &'a Phi<B>,
+    trainer: Trainer<B, DpoParams<B>>,
+    setup: Setup<'a>,
+    /// The pairs that carry a label of the objective, as indices into all.
+    labelled: Vec<usize>,
+    /// Batches of indices into `labelled`.
+    order: BatchOrder,
+    device: B::Device,
+}
+
+/// What a DPO run is given.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup<'a> {
+    pub(crate) config: &'a DpoConfig,
+    pub(crate) phase: &'a PhaseConfig,
+    /// The objective's index.
+    pub(crate) objective: usize,
+    /// With indicators as labelled; at least one pair has one of the objective.
+    pub(crate) pairs: &'a Pairs,
+    /// log π_ref of every pair.
+    pub(crate) reference_log_probs: &'a LogProbs,
+    pub(crate) seed: u64,
+}
+
+/// Sums over the decided pairs of a step, of rewards β log(π/π_ref).
+#[derive(Default)]
+struct Rewards {
+    chosen: f64,
+    rejected: f64,
+    right: f64,
+    n: usize,
+}
+
+impl Rewards {
+    /// Adds a pair; ties say nothing. `first` and `second` are log(π/π_ref).
+    fn add(&mut self, indicator: f32, first: f64, second: f64, beta: f64) {
+        if indicator == 0.5 {
+            return;
+        }
+        let (chosen, rejected) = if indicator > 0.5 { (first, second) } else { (second, first) };
+        self.chosen += beta * chosen;
+        self.rejected += beta * rejected;
+        self.right += match chosen.total_cmp(&rejected) {
+            std::cmp::Ordering::Greater => 1.0,
+            std::cmp::Ordering::Equal => 0.5,
+            std::cmp::Ordering::Less => 0.0,
+        };
+        self.n += 1;
+    }
+
+    /// Means under the policy's name; nothing where no pair was decided.
+    fn report(&self, policy: &str, metrics: &mut Metrics) {
+        if self.n == 0 {
+            return;
+        }
+        let n = self.n as f64;
+        for (name, value) in [
+            ("accuracy", self.right / n),
+            ("margin", (self.chosen - self.rejected) / n),
+            ("chosen_reward", self.chosen / n),
+            ("rejected_reward", self.rejected / n),
+        ] {
+            metrics.insert(format!("{policy}/{name}"), value);
+        }
+    }
+}
+
+impl<'a, B: AutodiffBackend> Dpo<'a, B> {
+    /// `params`: one policy that equals the base.
+    pub(crate) fn new(
+        base: &'a Phi<B>,
+        params: PolicyParams<B>,
+        setup: Setup<'a>,
+        device: &B::Device,
+    ) -> Self {
+        let PolicyParams { adapter, heads } = params;
+        let head = heads.heads.into_iter().next().filter(|_| setup.config.train_head);
+        let labelled = labelled(setup.pairs, setup.objective);
+        let lengths = setup.pairs.row_lengths();
+        Self {
+            base,
+            trainer: Trainer::new(DpoParams { adapter, head }),
+            order: BatchOrder::new(
+                labelled.iter().map(|&i| lengths[i]).collect(),
+                setup.phase.batch_pairs,
+                step_seed(setup.seed, PHASE, 0),
+            ),
+            labelled,
+            setup,
+            device: device.clone(),
+        }
+    }
+
+    /// How many pairs take part.
+    pub(crate) fn n_labelled(&self) -> usize {
+        self.labelled.len()
+    }
+
+    /// Adapter and head as one policy; the head is the base's where it was not trained.
+    pub(crate) fn params(&self) -> PolicyParams<B::InnerBackend> {
+        let DpoParams { adapter, head } = self.trainer.module().valid();
+        let heads = match head {
+            Some(head) => PolicyHeads { heads: vec![head] },
+            None => PolicyHeads::from_base(&self.base.lm_head.valid(), 1),
+        };
+        PolicyParams { adapter, heads }
+    }
+
+    /// I of pair `i`, as labelled.
+    fn label(&self, i: usize) -> f32 {
+        self.setup.pairs.terms[i][0][self.setup.objective].expect("only labelled pairs are drawn")
+    }
+}
+
+/// The pairs that carry a label of an objective.
+fn labelled(pairs: &Pairs, objective: usize) -> Vec<usize> {
+    (0..pairs.len()).filter(|&i| pairs.terms[i][0][objective].is_some()).collect()
+}
+
+impl<B: AutodiffBackend> Method for Dpo<'_, B> {
+    fn phase(&self) -> &'static str {
+        PHASE
+    }
+
+    fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
+        let clock = std::time::Instant::now();
+        let Setup { config, phase, pairs, reference_log_probs, .. } = self.setup;
+        B::seed(&self.device, step_seed(self.setup.seed, PHASE, step));
+        let micro: Vec<Vec<usize>> = (0..phase.accumulation)
+            .map(|j| self.order.batch(step * phase.accumulation + j))
+            .map(|batch| batch.into_iter().map(|at| self.labelled[at]).collect())
+            .collect();
+        let n_pairs = micro.iter().map(Vec::len).sum::<usize>();
+
+        let (mut loss_sum, mut n_tokens) = (0.0, 0);
+        let mut rewards = Rewards::default();
+        for indices in &micro {
+            let n = indices.len();
+            let batch = pairs.pack(indices, &vec![[true, true]; n])?;
+            n_tokens += batch.n_tokens();
+            let inputs = batch.inputs::<B>(&self.device);
+            let params = self.trainer.module();
+            let hidden = self.base.hidden_states(
+                inputs.ids,
+                inputs.positions,
+                inputs.mask,
+                Some(&params.adapter),
+            );
+            let head = params.head.as_ref().unwrap_or(&self.base.lm_head);
+            // All first responses, then all second ones.
+            let terms = [batch.terms_of_side(0), batch.terms_of_side(1)].concat();
+            let log_probs = sequence_log_probs(hidden, head, &batch, &terms);
+            let reference: Vec<f32> = [0, 1]
+                .into_iter()
+                .flat_map(|side| indices.iter().map(move |&i| reference_log_probs[i][side]))
+                .collect();
+            let gain = log_probs - to_tensor::<B>(&reference, &self.device);
+
+            let labels: Vec<f32> = indices.iter().map(|&i| self.label(i)).collect();
+            let smooth = config.label_smoothing as f32;
+            let soft: Vec<f32> =
+                labels.iter().map(|l| (1.0 - smooth) * l + smooth * (1.0 - l)).collect();
+            let loss = dpo_loss(
+                gain.clone().narrow(0, 0, n),
+                gain.clone().narrow(0, n, n),
+                to_tensor(&soft, &self.device),
+                Tensor::full([n], 1.0 / n_pairs as f64, &self.device),
+                config.beta,
+            );
+            loss_sum += loss.clone().into_scalar().elem::<f64>();
+            let gain: Vec<f64> = gain.detach().into_data().iter().collect();
+            for (j, label) in labels.iter().enumerate() {
+                rewards.add(*label, gain[j], gain[n + j], config.beta);
+            }
+            self.trainer.accumulate(loss);
+        }
+        let norm = self.trainer.step(learning_rate, phase.gradient_clip);
+        let mut metrics = Metrics::from([
+            ("loss".into(), loss_sum),
+            ("gradient_norm".into(), norm),
+            ("decided_pairs".into(), rewards.n as f64 / n_pairs as f64),
+            ("tokens_per_second".into(), n_tokens as f64 / clock.elapsed().as_secs_f64()),
+        ]);
+        rewards.report(&config.objective, &mut metrics);
+        Ok(metrics)
+    }
+
+    fn headline(&self, m: &Metrics) -> String {
+        let of = |name: &str| m.get(&format!("{}/{name}", self.setup.config.objective));
+        format!(
+            "loss {:.4}  accuracy {}  margin {}  |grad| {:.1}  {:.0} tokens/s",
+            m["loss"],
+            of("accuracy").map_or("–".into(), |x| format!("{:.0} %", 100.0 * x)),
+            of("margin").map_or("–".into(), |x| format!("{x:+.2}")),
+            m["gradient_norm"],
+            m["tokens_per_second"],
+        )
+    }
+
+    fn save(&self) -> Result<Parts> {
+        Ok(Parts::from([
+            ("policy.bin".into(), self.trainer.module_bytes()?),
+            ("optimizer.bin".into(), self.trainer.optimizer_bytes()?),
+        ]))
+    }
+
+    fn load(&mut self, c: &Checkpoint) -> Result<()> {
+        self.trainer.restore(c.part("policy.bin")?, c.part("optimizer.bin")?, &self.device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rewards_are_those_of_the_preferred_response_and_ties_say_nothing() {
+        let mut rewards = Rewards::default();
+        rewards.add(1.0, 3.0, 1.0, 0.1); // first preferred and ahead
+        rewards.add(0.0, 4.0, -2.0, 0.1); // second preferred and behind
+        rewards.add(0.9, 2.0, 2.0, 0.1); // neither is ahead
+        rewards.add(0.5, 9.0, -9.0, 0.1); // a tie
+        let mut metrics = Metrics::new();
+        rewards.report("helpful", &mut metrics);
+        for (name, expected) in [
+            ("accuracy", 0.5),
+            ("chosen_reward", 0.1 * (3.0 - 2.0 + 2.0) / 3.0),
+            ("rejected_reward", 0.1 * (1.0 + 4.0 + 2.0) / 3.0),
+            ("margin", 0.1 * (2.0 - 6.0) / 3.0),
+        ] {
+            let found = metrics[&format!("helpful/{name}")];
+            assert!((found - expected).abs() < 1e-12, "{name}: {found} and {expected}");
+        }
+        let mut none = Metrics::new();
+        Rewards::default().report("helpful", &mut none);
+        assert!(none.is_empty());
+    }
+}

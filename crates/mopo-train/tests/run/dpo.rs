@@ -1,0 +1,166 @@
+//! DPO runs: the first loss, what the gradient does, which pairs take part, cuts and resumption.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mopo_train::{RunConfig, Silent};
+
+use super::resume::cut;
+use super::{
+    assert_same_artefacts, distance, finished_with, go_on, message, metrics, new_run,
+    policy_values, tiny_preset,
+};
+
+fn dpo(more: &[&str]) -> RunConfig {
+    tiny_preset("demo-dpo", more)
+}
+
+/// The rows of the method, and one metric of them.
+fn of(run: &Path, key: &str) -> Vec<f64> {
+    let rows = metrics(run).into_iter().filter(|row| row["phase"] == "dpo");
+    rows.map(|row| row[key].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn the_first_loss_is_ln_2_and_steps_raise_the_margin() {
+    // Every pair in every step, so that rows of the metrics can be compared.
+    let (_tmp, run) = finished_with(&dpo(&["training.batch_pairs=10000"]));
+    let (loss, margin) = (of(&run, "loss"), of(&run, "helpful/margin"));
+    assert_eq!(loss.len(), 8);
+    assert!((loss[0] - 2f64.ln()).abs() < 1e-5, "{}", loss[0]);
+    assert!(margin[0].abs() < 1e-4, "{}", margin[0]);
+    assert!(margin.windows(2).all(|m| m[1] > m[0]), "{margin:?}");
+    assert!(loss.windows(2).all(|l| l[1] < l[0]), "{loss:?}");
+    assert!(*of(&run, "helpful/accuracy").last().unwrap() > 0.6);
+    for (i, margin) in margin.iter().enumerate() {
+        let apart = of(&run, "helpful/chosen_reward")[i] - of(&run, "helpful/rejected_reward")[i];
+        assert!((apart - margin).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn a_dpo_run_that_is_cut_off_ends_bit_for_bit_the_same() {
+    // With dropout and two passes a step: nothing random may depend on the cut.
+    let more = ["lora.dropout=0.1", "training.accumulation=2", "dpo.train_head=true"];
+    let (_tmp, whole) = finished_with(&dpo(&more));
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    new_run(&run, &dpo(&more));
+    cut(&run, "dpo", 3);
+    cut(&run, "dpo", 4);
+    go_on(&run, &mut Silent).unwrap();
+    assert_same_artefacts(&whole, &run);
+}
+
+#[test]
+fn the_output_layer_moves_only_where_it_is_trained() {
+    let head = |run: &Path| fs::read(run.join("policy/heads.safetensors")).unwrap();
+    let size = |run: &Path| {
+        fs::metadata(run.join("checkpoints/dpo-step-000008/policy.bin")).unwrap().len()
+    };
+    let (_a, start) = finished_with(&dpo(&["training.steps=0"]));
+    let (_b, frozen) = finished_with(&dpo(&[]));
+    let (_c, trained) = finished_with(&dpo(&["dpo.train_head=true"]));
+    assert!(head(&start) == head(&frozen), "the frozen output layer moved");
+    assert!(head(&start) != head(&trained), "the trained output layer did not move");
+    assert!(distance(&policy_values(&start), &policy_values(&frozen)) > 0.0);
+    // What is frozen is in no checkpoint.
+    assert!(size(&frozen) + 300 * 16 * 4 < size(&trained));
+}
+
+/// A prepared set like the demo's, its labels of `helpful` changed.
+fn relabelled(change: impl Fn(usize, Option<f32>) -> Option<f32>) -> (tempfile::TempDir, PathBuf) {
+    let tmp = tempfile::tempdir().unwrap();
+    let (mut set, _) =
+        mopo_train::prepare_records(&tiny_preset("demo", &[]).data, None, 0, true).unwrap();
+    for (i, record) in set.records.iter_mut().enumerate() {
+        record.indicators[0] = change(i, record.indicators[0]);
+    }
+    let path = tmp.path().join("pairs.jsonl");
+    set.write(&path).unwrap();
+    (tmp, path)
+}
+
+fn run_on(data: &Path, run: &Path, more: &[&str]) -> mopo_train::Result<mopo_train::RunResult> {
+    new_run(run, &dpo(&[&["data.source=prepared"], more].concat()));
+    let record = run.join("run.json");
+    let mut value: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&record).unwrap()).unwrap();
+    value["data"] = data.to_str().unwrap().into();
+    fs::write(&record, value.to_string()).unwrap();
+    go_on(run, &mut Silent)
+}
+
+#[test]
+fn pairs_without_a_label_are_left_out_and_ties_are_not_decided() {
+    let whole = ["training.batch_pairs=10000", "training.steps=4"];
+    // Two thirds without a label, half of the rest ties.
+    let (tmp, data) = relabelled(|i, label| match i % 6 {
+        0..=3 => None,
+        4 => Some(0.5),
+        _ => label,
+    });
+    let run = tmp.path().join("run");
+    run_on(&data, &run, &whole).unwrap();
+    let text = fs::read_to_string(run.join("data/train.jsonl")).unwrap();
+    let mut labels: Vec<Option<f64>> = Vec::new();
+    for line in text.lines() {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        if let Some(indicators) = row.get("indicators") {
+            labels.push(indicators[0].as_f64());
+        }
+    }
+    let known: Vec<f64> = labels.iter().flatten().copied().collect();
+    let decided = known.iter().filter(|l| **l != 0.5).count();
+    assert!(known.len() < labels.len() / 2 && 0 < decided && decided < known.len());
+    let share = decided as f64 / known.len() as f64;
+    assert!(of(&run, "decided_pairs").iter().all(|s| (s - share).abs() < 1e-12));
+
+    // A tie's loss is ln 2 at first too, and least where the margin is 0.
+    let loss = of(&run, "loss");
+    assert!((loss[0] - 2f64.ln()).abs() < 1e-5 && loss[3] < loss[0], "{loss:?}");
+
+    // Nothing decided at all is refused before work begins.
+    let (tmp, data) = relabelled(|_, _| Some(0.5));
+    let (_, e) = message(run_on(&data, &tmp.path().join("run"), &whole));
+    assert!(e.contains("helpful") && e.contains("neither response"), "{e}");
+}
+
+#[test]
+fn smoothed_labels_are_soft_labels() {
+    let whole = ["training.batch_pairs=10000", "training.steps=4"];
+    let (tmp, data) = relabelled(|_, label| label.map(|l| 0.8 * l + 0.2 * (1.0 - l)));
+    let soft = tmp.path().join("soft");
+    run_on(&data, &soft, &whole).unwrap();
+    let (tmp2, data) = relabelled(|_, label| label);
+    let smooth = tmp2.path().join("smooth");
+    run_on(&data, &smooth, &[&whole[..], &["dpo.label_smoothing=0.2"]].concat()).unwrap();
+    let hard = tmp2.path().join("hard");
+    run_on(&data, &hard, &whole).unwrap();
+    let (soft, smooth, hard) = (of(&soft, "loss"), of(&smooth, "loss"), of(&hard, "loss"));
+    for step in 0..4 {
+        assert!((soft[step] - smooth[step]).abs() < 1e-5, "{soft:?} and {smooth:?}");
+    }
+    assert!((hard[3] - smooth[3]).abs() > 1e-4, "smoothing changed nothing");
+}
+
+#[test]
+fn a_loss_of_dpo_that_is_no_number_names_a_remedy_of_dpo() {
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    new_run(&run, &dpo(&["training.learning_rate=1e30", "training.gradient_clip=0"]));
+    let (_, e) = message(go_on(&run, &mut Silent));
+    assert!(e.contains("dpo step") && e.contains("dpo.beta") && !e.contains("mopo.tau"), "{e}");
+}
+
+#[test]
+fn the_result_has_one_policy_and_no_constraint() {
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    new_run(&run, &dpo(&["training.steps=1"]));
+    let result = go_on(&run, &mut Silent).unwrap();
+    assert_eq!(result.policies.len(), 1);
+    assert_eq!(result.policies[0].0, "helpful");
+    assert_eq!(result.policies[0].1.len(), 3);
+    assert!(result.constraints.is_empty());
+}
