@@ -83,3 +83,39 @@ fn metrics_that_were_shortened_are_an_error() {
     let (_, e) = message(go_on(&run, &mut Silent));
     assert!(e.contains("metrics.jsonl") && e.contains("3 bytes"), "{e}");
 }
+
+#[test]
+fn a_cut_inside_a_window_that_meets_pairs_again_changes_no_bit() {
+    // Batches of another size than the epoch's rest, and windows of several epochs: after the cut
+    // pairs are met in other batches than those in which the reference's log-probs were computed.
+    let windows = [
+        "data.n_prompts=12",
+        "data.heldout_fraction=0.4",
+        "training.batch_pairs=13",
+        "training.steps=14",
+        "mopo.reference_lag=6",
+        "checkpoints.every=1",
+    ];
+    let (_tmp, whole) = finished(&windows);
+    let text = fs::read_to_string(whole.join("data/train.jsonl")).unwrap();
+    let n_pairs = text.lines().filter(|l| l.contains("\"indicators\"")).count();
+    assert!(n_pairs.div_ceil(13) == 3, "{n_pairs} pairs: an epoch is not the steps 6 to 8");
+
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    new_run(&run, &tiny(&windows));
+    let part = |step: usize| {
+        let name = format!("checkpoints/mopo-step-{step:06}/reference_log_probs.bin");
+        fs::metadata(run.join(name)).ok().map(|m| m.len())
+    };
+    cut(&run, "mopo", 5);
+    assert_eq!(part(5), None, "there is no reference before the first refresh");
+    cut(&run, "mopo", 6); // 5 + 6: the last step of the window has its checkpoint
+    // Every pair once, whatever the number of steps: an index and two numbers for each policy.
+    let of_a_pair = 8 + 3 * 8;
+    assert_eq!(part(11), Some(n_pairs as u64 * of_a_pair));
+    cut(&run, "mopo", 2);
+    assert!(part(13).is_some_and(|len| len <= 13 * of_a_pair), "a new window begins empty");
+    go_on(&run, &mut Silent).unwrap();
+    assert_same_artefacts(&whole, &run);
+}
