@@ -489,6 +489,11 @@ pub fn preset_text(name: &str) -> Result<&'static str> {
     })
 }
 
+fn sections(table: &toml::Table) -> String {
+    let named = table.iter().filter(|(_, value)| value.is_table());
+    named.map(|(name, _)| format!("[{name}]")).collect::<Vec<_>>().join(", ")
+}
+
 fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
     let fail = |message: String| Error::Config { origin: format!("--set {assignment}"), message };
     let (path, text) = assignment
@@ -502,10 +507,11 @@ fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
     let (last, parents) = keys.split_last().expect("split gives at least one part");
     let mut here = table;
     for key in parents {
+        let known = sections(here);
         here = here
             .get_mut(*key)
             .and_then(toml::Value::as_table_mut)
-            .ok_or_else(|| fail(format!("there is no section `{key}`")))?;
+            .ok_or_else(|| fail(format!("there is no section `{key}` here; there are: {known}")))?;
     }
     let known = here.keys().cloned().collect::<Vec<_>>().join(", ");
     match here.get_mut(*last) {

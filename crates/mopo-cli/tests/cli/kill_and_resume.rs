@@ -19,7 +19,7 @@ fn metrics(run: &Path) -> Vec<String> {
         .collect()
 }
 
-fn assert_same_run(a: &Path, b: &Path) {
+pub(crate) fn assert_same_run(a: &Path, b: &Path) {
     for file in [
         "warm_start/model.safetensors",
         "initial_log_probs.safetensors",
@@ -32,7 +32,7 @@ fn assert_same_run(a: &Path, b: &Path) {
 }
 
 /// Starts a command and kills it as soon as `file` exists.
-fn kill_once_there(command: &mut std::process::Command, file: &Path) {
+pub(crate) fn kill_once_there(command: &mut std::process::Command, file: &Path) {
     let mut child = command
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())

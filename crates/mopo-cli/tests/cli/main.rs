@@ -2,5 +2,6 @@
 
 mod bandit;
 mod common;
+mod dpo;
 mod kill_and_resume;
 mod wrong_input;
