@@ -42,7 +42,7 @@ pub(crate) fn mopo(name: &str, args: &[String]) -> Result<ExitCode> {
 }
 
 /// The cargo feature that the chosen device needs beyond the default one.
-fn device_feature(args: &[String]) -> Option<&'static str> {
+pub(crate) fn device_feature(args: &[String]) -> Option<&'static str> {
     let mut device = None;
     for (i, arg) in args.iter().enumerate() {
         if arg == "--device" {

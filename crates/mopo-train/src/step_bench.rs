@@ -83,6 +83,8 @@ pub struct StepMeasurement {
     pub seconds: f64,
     /// Tokens of the pass that is differentiated, without padding; a shared prompt counts once.
     pub tokens: usize,
+    /// Positions of that pass at which an output layer is applied, summed over policies.
+    pub outputs: usize,
     /// Floating point operations that the step needs: products of matrices, 2 for each multiply-add,
     /// nothing counted twice that an implementation runs again.
     pub operations: f64,
@@ -158,16 +160,18 @@ fn measure<B: Backend>(
     bench: &StepBench,
     mut order: BatchOrder,
     device: &B::Device,
-    mut run: impl FnMut(usize, &[usize]) -> Result<(f64, usize, f64)>,
+    mut run: impl FnMut(usize, &[usize]) -> Result<(f64, PassWork, f64)>,
 ) -> Result<Vec<StepMeasurement>> {
     (0..bench.steps)
         .map(|step| {
             let indices = order.batch(step);
             let clock = Instant::now();
-            let (loss, tokens, operations) = run(step, &indices)?;
+            let (loss, work, operations) = run(step, &indices)?;
             // Nothing to wait for on the CPU; elsewhere the update may still be running.
             let _ = B::sync(device);
-            Ok(StepMeasurement { loss, seconds: clock.elapsed().as_secs_f64(), tokens, operations })
+            let seconds = clock.elapsed().as_secs_f64();
+            let PassWork { tokens, outputs, .. } = work;
+            Ok(StepMeasurement { loss, seconds, tokens, outputs, operations })
         })
         .collect()
 }
@@ -190,8 +194,8 @@ enum Reference<B: Backend> {
 }
 
 impl<B: AutodiffBackend> AdapterStep<'_, B> {
-    /// Loss, tokens and operations of a step.
-    fn run(&mut self, indices: &[usize], sizes: &Sizes<'_>) -> Result<(f64, usize, f64)> {
+    /// Loss, differentiated pass and operations of a step.
+    fn run(&mut self, indices: &[usize], sizes: &Sizes<'_>) -> Result<(f64, PassWork, f64)> {
         let (base, device) = (self.base, self.device);
         let n = indices.len();
         let reference = match &self.reference {
@@ -231,7 +235,7 @@ impl<B: AutodiffBackend> AdapterStep<'_, B> {
         let value = loss.clone().into_scalar().elem::<f64>();
         self.trainer.accumulate(loss);
         self.trainer.step(LEARNING_RATE, 0.0);
-        Ok((value, work.tokens, operations))
+        Ok((value, work, operations))
     }
 }
 
@@ -296,7 +300,7 @@ fn bench_mopo<B: AutodiffBackend>(
             let outputs: usize = batch.terms.iter().map(|t| t.targets.len()).sum();
             operations += sizes.forward(PassWork::new(&batch, 2 * outputs), true);
         }
-        Ok((metrics["loss"], work.tokens, operations))
+        Ok((metrics["loss"], work, operations))
     })
 }
 

@@ -28,7 +28,7 @@ pub(crate) struct PassWork {
     /// (query, key) pairs that may see each other.
     visible: usize,
     /// Rows of the output layer, summed over policies.
-    outputs: usize,
+    pub(crate) outputs: usize,
 }
 
 impl PassWork {

@@ -37,6 +37,7 @@ struct Line {
     peak_rss_mib: Option<u64>,
     /// Means over the steps after the first.
     tokens_per_step: f64,
+    outputs_per_step: f64,
     operations_per_step: f64,
     /// Median of the steps after the first, of needed operations per time.
     gflops_per_second: f64,
@@ -92,6 +93,7 @@ impl Job for Train {
             pairs_per_second: args.batch as f64 / seconds_per_step,
             peak_rss_mib: peak_rss_mib(),
             tokens_per_step: mean(all(|m| m.tokens as f64)),
+            outputs_per_step: mean(all(|m| m.outputs as f64)),
             operations_per_step: mean(all(|m| m.operations)),
             gflops_per_second: median(after_the_first(&all(|m| m.operations / m.seconds / 1e9)))?,
             seconds,
