@@ -1,12 +1,12 @@
 //! `mopo bench matmul`: the rate at which this machine multiplies matrices of f32, with the library
-//! that the kernels use. What the share that a training step reaches is a share of.
+//! that flex's kernels use. What the share that a training step reaches is a share of.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{Program, gemm, median};
+use super::{Program, median};
 use crate::args::{BenchCommon, BenchMatmulArgs};
 use crate::device::Device;
 
@@ -53,26 +53,21 @@ pub(super) fn run(args: BenchMatmulArgs) -> Result<()> {
         ("LoRA's A".to_string(), [n, d, 16]),
         ("LoRA's B".to_string(), [n, 16, d]),
     ] {
-        let rate = rate(rows, inner, columns, args.threads)?;
+        let rate = rate(rows, inner, columns)?;
         shapes.push(Shape { name, rows, inner, columns, gflops_per_second: rate });
     }
     let best = shapes[..2].iter().fold(0.0f64, |best, s| best.max(s.gflops_per_second));
     super::print(&Line { program: Program::new(&common), gflops_per_second: best, shapes })
 }
 
-/// Billions of operations a second, 2 for each multiply-add.
-fn rate(rows: usize, inner: usize, columns: usize, threads: usize) -> Result<f64> {
-    let fill = |n: usize| (0..n).map(|i| (i % 251) as f32 * 0.01 - 1.0).collect::<Vec<f32>>();
-    let (a, b) = (fill(rows * inner), fill(inner * columns));
-    let mut c = vec![0f32; rows * columns];
-    gemm::multiply(&mut c, &a, &b, [rows, inner, columns], threads);
-    let mut seconds = Vec::new();
+/// Billions of operations a second, 2 for each multiply-add: the median of single products.
+fn rate(rows: usize, inner: usize, columns: usize) -> Result<f64> {
+    let once = || mopo_ops::matmul_rate(rows, columns, inner, 1);
+    once(); // starts the threads
+    let mut rates = Vec::new();
     let start = Instant::now();
-    while seconds.len() < REPEATS || start.elapsed() < AT_LEAST {
-        let clock = Instant::now();
-        gemm::multiply(&mut c, &a, &b, [rows, inner, columns], threads);
-        seconds.push(clock.elapsed().as_secs_f64());
-        std::hint::black_box(&c);
+    while rates.len() < REPEATS || start.elapsed() < AT_LEAST {
+        rates.push(once());
     }
-    Ok(2.0 * (rows * inner * columns) as f64 / median(&seconds)? / 1e9)
+    median(&rates)
 }

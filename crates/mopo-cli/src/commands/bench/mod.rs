@@ -1,8 +1,8 @@
 //! `mopo bench`: measures this machine, one JSON line for each measurement. What is compared with
 //! what, and how often, is the affair of `cargo xtask bench train`.
 
-mod gemm;
 mod generate;
+#[cfg(feature = "flex")]
 mod matmul;
 mod rows;
 mod train;
@@ -23,7 +23,10 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
     match args.measurement {
         Measurement::Train(args) => train::run(args),
         Measurement::Generate(args) => generate::run(args),
+        #[cfg(feature = "flex")]
         Measurement::Matmul(args) => matmul::run(args),
+        #[cfg(not(feature = "flex"))]
+        Measurement::Matmul(_) => device::check(device::Device::Flex),
     }
 }
 
