@@ -58,9 +58,9 @@ pub(crate) fn device_feature(args: &[String]) -> Option<&'static str> {
     }
 }
 
-/// The criterion benchmarks of the workspace.
-pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
-    let mut command = cargo(&["bench", "--package", "mopo-core"]);
+/// The criterion benchmarks of a crate.
+pub(crate) fn bench(package: &str, args: &[String]) -> Result<ExitCode> {
+    let mut command = cargo(&["bench", "--package", package]);
     command.current_dir(root()).args(args);
     Ok(code(status(&mut command)?))
 }

@@ -20,7 +20,9 @@ cargo xtask <command> [-- arguments]
   pareto   mopo pareto: generate, score, draw the front (release build)
   bandit   mopo bandit: the synthetic experiments with exact solutions; `cargo xtask bandit`
            lists them
-  bench    the criterion benchmarks; arguments go to `cargo bench`
+  bench    the criterion benchmarks of mopo-core; arguments go to `cargo bench`
+  bench ops
+           those of mopo-ops
   bench pareto [--python PATH]
            the Pareto tools against moocore, in turns; makes a Python environment in target/
   bench train [--peers] [--python PATH | --make-venv DIR] [--rounds N] [--out FILE]
@@ -54,7 +56,10 @@ fn run() -> Result<ExitCode> {
             bench_pareto::run(&rest[1..])
         }
         Some("bench") if rest.first().is_some_and(|a| a == "train") => bench_train::run(&rest[1..]),
-        Some("bench") => cargo::bench(&rest),
+        Some("bench") if rest.first().is_some_and(|a| a == "ops") => {
+            cargo::bench("mopo-ops", &rest[1..])
+        }
+        Some("bench") => cargo::bench("mopo-core", &rest),
         Some("matrix") => matrix::run(&rest),
         Some("tidy") => tidy::run(),
         Some("ci") => ci::run(&rest),

@@ -92,7 +92,7 @@ pub(super) fn page(c: &Context<'_>, runs: &[Run]) -> String {
     out += &format!("- Before: {}.\n- After: {}.\n", c.machine_before, c.machine_after);
     out += &format!(
         "- {} pairs a step, {} steps of which the first is left out of the median, fewer than {} \
-         tokens in prompt and response, {} threads.\n- Medians of {} rounds.\n",
+         tokens in prompt and response, {} threads.\n- Rounds: {}; medians over them.\n",
         c.batch, c.steps, c.max_len, c.threads, c.rounds
     );
     if let Some(versions) = &c.versions {
