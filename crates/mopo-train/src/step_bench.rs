@@ -216,20 +216,23 @@ impl<B: AutodiffBackend> AdapterStep<'_, B> {
 
         let inputs = batch.inputs::<B>(device);
         let hidden = base.hidden_states_packed(&inputs, Some(self.trainer.module()));
-        let log_probs = |side| {
-            let terms = batch.terms_of_side(side);
-            sequence_log_probs(hidden.clone(), &base.lm_head, &batch, &terms)
-        };
+        // All first responses, then all second ones.
+        let terms = [batch.terms_of_side(0), batch.terms_of_side(1)].concat();
+        let log_probs = sequence_log_probs(hidden, &base.lm_head, &batch, &terms);
         let loss = match reference {
             None => {
                 let weights = Tensor::full([n], 1.0 / outputs as f64, device);
-                cloning_loss(weights, log_probs(0))
+                cloning_loss(weights, log_probs)
             }
             Some(reference) => {
-                let of = |side: usize| -> Vec<f32> { reference.iter().map(|r| r[side]).collect() };
-                let ratio = |side| log_probs(side) - to_tensor(&of(side), device);
+                let reference: Vec<f32> = [0, 1]
+                    .into_iter()
+                    .flat_map(|side| reference.iter().map(move |of| of[side]))
+                    .collect();
+                let ratio = log_probs - to_tensor(&reference, device);
+                let (first, second) = (ratio.clone().narrow(0, 0, n), ratio.narrow(0, n, n));
                 let mass = Tensor::full([n], 1.0 / n as f64, device);
-                dpo_loss(ratio(0), ratio(1), Tensor::ones([n], device), mass, BETA)
+                dpo_loss(first, second, Tensor::ones([n], device), mass, BETA)
             }
         };
         let value = loss.clone().into_scalar().elem::<f64>();
