@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cargo::{cargo, root, status};
+use crate::machine::{machine, median};
 
 /// How often each side measures everything, in turns.
 const ROUNDS: usize = 11;
@@ -279,25 +280,6 @@ fn agree(operation: &str, ours: &[f64], theirs: &[f64]) -> Result<()> {
     Ok(())
 }
 
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
-}
-
-/// Processor, cores and load, as far as Linux tells.
-fn machine() -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let cpus = read("/proc/cpuinfo");
-    let model = cpus
-        .lines()
-        .find_map(|l| l.strip_prefix("model name")?.split_once(": "))
-        .map_or("unknown processor", |(_, name)| name);
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let load = read("/proc/loadavg");
-    let load = load.split_whitespace().next().unwrap_or("unknown");
-    format!("{model}, {cores} cores; load average {load}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,10 +294,5 @@ mod tests {
         assert!(agree("igd_plus", &[1.0, 1e-9], &[1.0, 0.0]).is_err());
         assert!(agree("contributions", &[1.0, 1e-9], &[1.0, 0.0]).is_ok());
         assert!(agree("contributions", &[1.0, 0.0], &[1.0, 1e-9]).is_err());
-    }
-
-    #[test]
-    fn the_middle_is_the_median() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
     }
 }

@@ -42,7 +42,7 @@ pub(crate) fn mopo(name: &str, args: &[String]) -> Result<ExitCode> {
 }
 
 /// The cargo feature that the chosen device needs beyond the default one.
-fn device_feature(args: &[String]) -> Option<&'static str> {
+pub(crate) fn device_feature(args: &[String]) -> Option<&'static str> {
     let mut device = None;
     for (i, arg) in args.iter().enumerate() {
         if arg == "--device" {
@@ -58,9 +58,9 @@ fn device_feature(args: &[String]) -> Option<&'static str> {
     }
 }
 
-/// The criterion benchmarks of the workspace.
-pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
-    let mut command = cargo(&["bench", "--package", "mopo-core"]);
+/// The criterion benchmarks of a crate.
+pub(crate) fn bench(package: &str, args: &[String]) -> Result<ExitCode> {
+    let mut command = cargo(&["bench", "--package", package]);
     command.current_dir(root()).args(args);
     Ok(code(status(&mut command)?))
 }

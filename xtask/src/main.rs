@@ -2,8 +2,10 @@
 //! it builds in seconds; what needs a model is a run of the `mopo` binary.
 
 mod bench_pareto;
+mod bench_train;
 mod cargo;
 mod ci;
+mod machine;
 mod matrix;
 mod tidy;
 
@@ -18,9 +20,14 @@ cargo xtask <command> [-- arguments]
   pareto   mopo pareto: generate, score, draw the front (release build)
   bandit   mopo bandit: the synthetic experiments with exact solutions; `cargo xtask bandit`
            lists them
-  bench    the criterion benchmarks; arguments go to `cargo bench`
+  bench    the criterion benchmarks of mopo-core; arguments go to `cargo bench`
+  bench ops
+           those of mopo-ops
   bench pareto [--python PATH]
            the Pareto tools against moocore, in turns; makes a Python environment in target/
+  bench train [--peers] [--python PATH | --make-venv DIR] [--rounds N] [--out FILE]
+           the training step and generation; with --peers against TRL, PyTorch and transformers,
+           in turns; `cargo xtask bench train --help`
   matrix   the test suite on every backend, and what was skipped and why
   tidy     layout rules: crate edges, file lengths, headers
   ci       what CI runs (.ci/run): format, clippy, tests, a tiny run from data to figure
@@ -48,7 +55,11 @@ fn run() -> Result<ExitCode> {
         Some("bench") if rest.first().is_some_and(|a| a == "pareto") => {
             bench_pareto::run(&rest[1..])
         }
-        Some("bench") => cargo::bench(&rest),
+        Some("bench") if rest.first().is_some_and(|a| a == "train") => bench_train::run(&rest[1..]),
+        Some("bench") if rest.first().is_some_and(|a| a == "ops") => {
+            cargo::bench("mopo-ops", &rest[1..])
+        }
+        Some("bench") => cargo::bench("mopo-core", &rest),
         Some("matrix") => matrix::run(&rest),
         Some("tidy") => tidy::run(),
         Some("ci") => ci::run(&rest),

@@ -2,7 +2,7 @@
 
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::cargo::{cargo, root, status};
 
@@ -28,7 +28,11 @@ pub(crate) fn run(wanted: &[String]) -> Result<ExitCode> {
         if backend == "cuda"
             && let Some(why) = no_cuda()
         {
-            rows.push((backend, Outcome::Skipped(why)));
+            // Asked for by name, what can be seen without a device is: the program's first words.
+            rows.push((
+                backend,
+                if wanted.is_empty() { Outcome::Skipped(why) } else { start(why)? },
+            ));
             continue;
         }
         eprintln!("== {backend}");
@@ -55,6 +59,38 @@ pub(crate) fn run(wanted: &[String]) -> Result<ExitCode> {
         println!("{backend:<9} {text}");
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Builds the program with CUDA (many minutes, no toolkit) and starts it where there is no device:
+/// it must run, and refuse the device with a remedy instead of a panic.
+fn start(why: String) -> Result<Outcome> {
+    eprintln!("== cuda: no tests ({why}); the program is built with it and started");
+    let mut build = cargo(&["build", "--package", "mopo-cli", "--features", "cuda"]);
+    build.args(["--message-format", "json-render-diagnostics"]);
+    let built = build.current_dir(root()).stderr(Stdio::inherit()).output()?;
+    if !built.status.success() {
+        return Ok(Outcome::Failed);
+    }
+    let mut mopo = None;
+    for message in cargo_metadata::Message::parse_stream(built.stdout.as_slice()) {
+        if let cargo_metadata::Message::CompilerArtifact(artifact) = message?
+            && artifact.target.name == "mopo"
+        {
+            mopo = artifact.executable;
+        }
+    }
+    let mopo = mopo.context("cargo built no program `mopo`")?;
+    let help = Command::new(&mopo).arg("--help").output()?;
+    let asked = Command::new(&mopo).args(["train", "--device", "cuda"]).output()?;
+    let said = String::from_utf8_lossy(&asked.stderr);
+    eprintln!("mopo train --device cuda: {}", said.trim());
+    let clear = said.starts_with("error: --device cuda") && said.contains("--device flex");
+    if help.status.success() && !asked.status.success() && clear {
+        Ok(Outcome::Skipped(format!("{why}; the program built with it starts and says so")))
+    } else {
+        eprintln!("the program built with CUDA does not start, or does not say what to do");
+        Ok(Outcome::Failed)
+    }
 }
 
 /// Why the CUDA tests cannot run here, or None if they can.

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Command::Prepare(args) => commands::prepare::run(args),
         Command::Bandit(args) => commands::bandit::run(args),
         Command::Config(args) => commands::config::run(&args),
+        Command::Bench(args) => commands::bench::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

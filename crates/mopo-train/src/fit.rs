@@ -99,14 +99,20 @@ pub(crate) fn step_seed(seed: u64, phase: &str, step: usize) -> u64 {
 pub(crate) struct BatchOrder {
     lengths: Vec<usize>,
     batch_size: usize,
-    seed: u64,
+    /// None: in file order, every epoch the same.
+    seed: Option<u64>,
     cached: Option<(u64, Vec<Vec<usize>>)>,
 }
 
 impl BatchOrder {
     /// `lengths` are those of the rows, by which they are bucketed; there must be at least one.
     pub(crate) fn new(lengths: Vec<usize>, batch_size: usize, seed: u64) -> Self {
-        Self { lengths, batch_size, seed, cached: None }
+        Self { lengths, batch_size, seed: Some(seed), cached: None }
+    }
+
+    /// The rows in file order, for measurements that others repeat on the same batches.
+    pub(crate) fn in_file_order(n_rows: usize, batch_size: usize) -> Self {
+        Self { lengths: vec![0; n_rows], batch_size, seed: None, cached: None }
     }
 
     /// The rows of batch number `n` since the start of training.
@@ -114,8 +120,15 @@ impl BatchOrder {
         let per_epoch = self.lengths.len().div_ceil(self.batch_size);
         let epoch = (n / per_epoch) as u64;
         if self.cached.as_ref().is_none_or(|(e, _)| *e != epoch) {
-            let batches =
-                mopo_data::bucketed_batches(&self.lengths, self.batch_size, self.seed, epoch);
+            let batches = match self.seed {
+                Some(seed) => {
+                    mopo_data::bucketed_batches(&self.lengths, self.batch_size, seed, epoch)
+                }
+                None => {
+                    let rows: Vec<usize> = (0..self.lengths.len()).collect();
+                    rows.chunks(self.batch_size).map(<[usize]>::to_vec).collect()
+                }
+            };
             self.cached = Some((epoch, batches));
         }
         let (_, batches) = self.cached.as_ref().expect("just filled");

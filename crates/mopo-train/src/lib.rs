@@ -17,6 +17,8 @@ mod result;
 mod run_dir;
 mod sample;
 mod sft;
+mod step_bench;
+mod step_work;
 mod train;
 
 pub use cache::LogProbCache;
@@ -29,4 +31,8 @@ pub use progress::{Progress, Silent};
 pub use result::{Accuracy, Constraint, RunResult};
 pub use run_dir::{RunDir, RunRecord, file_sha256};
 pub use sample::Sampler;
+pub use step_bench::{
+    BenchMethod, BenchReference, BenchWindow, StepBench, StepMeasurement, bench_steps,
+    two_objectives,
+};
 pub use train::{RunData, check_data_path, load_base, train};

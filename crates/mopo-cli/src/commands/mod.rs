@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub(crate) mod bandit;
+pub(crate) mod bench;
 pub(crate) mod config;
 pub(crate) mod export;
 pub(crate) mod generate;

@@ -43,6 +43,8 @@ pub(crate) struct Mopo<'a, B: FusedAutodiffBackend> {
     order: BatchOrder,
     /// ε per objective.
     radius: Vec<f64>,
+    /// Which terms of the last step's batch each policy needed.
+    needed: Vec<Vec<bool>>,
     device: B::Device,
 }
 
@@ -96,9 +98,22 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
                 .into_iter()
                 .map(|n| setup.config.ball.radius(n))
                 .collect(),
+            needed: Vec::new(),
             setup,
             device: device.clone(),
         }
+    }
+
+    /// Takes the batches from `order` instead.
+    pub(crate) fn with_order(mut self, order: BatchOrder) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// Which terms of the last step's batch took part, policy by policy: `[n_policies][n_terms]`,
+    /// both terms of a pair side by side.
+    pub(crate) fn needed_terms(&self) -> &[Vec<bool>] {
+        &self.needed
     }
 
     pub(crate) fn params(&self) -> &PolicyParams<B> {
@@ -309,6 +324,8 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
                 weights: Tensor::from_inner(weights.clone().narrow(0, h, 1).squeeze_dim(0)),
             });
         }
+
+        self.needed = policies.iter().map(|p| p.needed.clone()).collect();
 
         // Cloning: forward and backward of the terms that somebody needs.
         let (mut losses, mut kls) = (vec![0.0; policies.len()], vec![0.0; policies.len()]);

@@ -1,0 +1,124 @@
+//! `mopo bench`: measures this machine, one JSON line for each measurement. What is compared with
+//! what, and how often, is the affair of `cargo xtask bench train`.
+
+mod generate;
+#[cfg(feature = "flex")]
+mod matmul;
+mod rows;
+mod train;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use burn::module::Module;
+use burn::tensor::backend::Backend;
+use mopo_data::Tokenizer;
+use mopo_lm::{Phi, PhiConfig, load_phi};
+use serde::Serialize;
+
+use crate::args::{BenchArgs, BenchCommon, Measurement};
+use crate::device;
+
+pub(crate) fn run(args: BenchArgs) -> Result<()> {
+    match args.measurement {
+        Measurement::Train(args) => train::run(args),
+        Measurement::Generate(args) => generate::run(args),
+        #[cfg(feature = "flex")]
+        Measurement::Matmul(args) => matmul::run(args),
+        #[cfg(not(feature = "flex"))]
+        Measurement::Matmul(_) => device::check(device::Device::Flex),
+    }
+}
+
+/// Checks the device and sets the number of threads, before anything has started one.
+fn begin(common: &BenchCommon) -> Result<()> {
+    device::check(common.device)?;
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(common.threads)
+        .build_global()
+        .with_context(|| format!("starting {} threads", common.threads))
+}
+
+/// What every line says of the program that wrote it.
+#[derive(Debug, Serialize)]
+struct Program {
+    peer: &'static str,
+    version: &'static str,
+    /// Timings of a debug build mean little.
+    profile: &'static str,
+    device: String,
+    threads: usize,
+}
+
+impl Program {
+    fn new(common: &BenchCommon) -> Self {
+        Self {
+            peer: "mopo",
+            version: env!("CARGO_PKG_VERSION"),
+            profile: if cfg!(debug_assertions) { "debug" } else { "release" },
+            device: common.device.to_string(),
+            threads: common.threads,
+        }
+    }
+}
+
+/// Prints a measurement as one line.
+fn print(line: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(line).context("writing the measurement")?);
+    Ok(())
+}
+
+/// A model of the hub's layout as a constant, and the tokenizer beside it.
+fn load<B: Backend>(dir: &Path, device: &B::Device) -> Result<(Phi<B>, Tokenizer)> {
+    let tokenizer = Tokenizer::load(dir.join("tokenizer.json"))?;
+    let config = PhiConfig::from_file(dir.join("config.json"))?;
+    tokenizer.check_fits(config.vocab_size)?;
+    Ok((load_phi::<B>(dir, &config, device)?.no_grad(), tokenizer))
+}
+
+/// The process's peak resident memory in MiB; None where the system does not say.
+fn peak_rss_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib / 1024)
+}
+
+/// The middle value, of an even number the mean of the two.
+fn median(values: &[f64]) -> Result<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => bail!("nothing was measured"),
+        n if n % 2 == 1 => Ok(sorted[middle]),
+        _ => Ok((sorted[middle - 1] + sorted[middle]) / 2.0),
+    }
+}
+
+/// What is left after the first value, which pays for caches and first use; all if there is one.
+fn after_the_first(values: &[f64]) -> &[f64] {
+    if values.len() > 1 { &values[1..] } else { values }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_of_what_follows_the_first() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]).unwrap(), 2.0);
+        assert_eq!(median(after_the_first(&[9.0, 4.0, 1.0])).unwrap(), 2.5);
+        assert_eq!(median(after_the_first(&[9.0])).unwrap(), 9.0);
+        assert!(median(&[]).is_err());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_peak_of_memory_is_at_least_what_is_held() {
+        let before = peak_rss_mib().unwrap();
+        let held = vec![1u8; 256 << 20];
+        let after = peak_rss_mib().unwrap();
+        assert!(held.iter().step_by(4096).all(|b| *b == 1));
+        assert!(before > 0 && after >= 200, "{before} and {after}");
+    }
+}

@@ -1,0 +1,395 @@
+//! Training steps on given batches, timed: the real methods without a run directory around them. For
+//! `mopo bench train`; nothing here is used in a run.
+
+use std::time::Instant;
+
+use burn::module::AutodiffModule;
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::{ElementConversion, Tensor};
+use mopo_core::dpo::dpo_loss;
+use mopo_core::mopo::cloning_loss;
+use mopo_core::{MopoConfig, Objectives};
+use mopo_data::PairTokens;
+use mopo_lm::{LoraAdapter, LoraConfig, Phi, PolicyParams, sequence_log_probs};
+
+use crate::config::PhaseConfig;
+use crate::fit::{BatchOrder, Method, step_seed};
+use crate::log_probs::{LogProbs, all_log_probs, batch_log_probs, to_tensor};
+use crate::methods::mopo::{Mopo, Setup};
+use crate::optim::Trainer;
+use crate::step_work::{PassWork, Sizes};
+use crate::{Error, Pairs, Result, Silent};
+
+/// Adam's learning rate in every measured step, the one of the source.
+const LEARNING_RATE: f64 = 1.87e-4;
+
+/// β of DPO.
+const BETA: f64 = 0.1;
+
+/// τ of MOPO, the one of the source.
+const TAU: f64 = 0.08;
+
+/// Which step is measured. All train a LoRA of rank 16 and alpha 32 on the six linear layers of every
+/// block, without dropout; no gradient is clipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BenchMethod {
+    /// DPO with β 0.1 and the first response preferred; the output layer is frozen.
+    Dpo(BenchReference),
+    /// Cloning of the first response, each token with equal weight; no reference, the output layer
+    /// is frozen.
+    Clone,
+    /// MOPO with τ 0.08 and two policies with trained output layers. Their objectives are those of
+    /// [`two_objectives`].
+    Mopo(BenchWindow),
+}
+
+/// Where DPO has the reference's log-probabilities from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BenchReference {
+    /// Computed in every step.
+    OnTheFly,
+    /// Computed for all pairs before the clock starts.
+    Cached,
+}
+
+/// Where in training a MOPO step stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BenchWindow {
+    /// Before the first refresh: the reference is the initial policy, all ratios are 1.
+    First,
+    /// After a refresh: the reference is a snapshot, under which the batch has to be scored.
+    Later,
+}
+
+/// What [`bench_steps`] measures.
+#[derive(Debug, Clone, Copy)]
+pub struct StepBench {
+    /// Which step.
+    pub method: BenchMethod,
+    /// How many, each on the next `batch_pairs` pairs.
+    pub steps: usize,
+    /// Pairs of a step.
+    pub batch_pairs: usize,
+    /// Seed of the adapter's A.
+    pub seed: u64,
+}
+
+/// One measured step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepMeasurement {
+    /// The loss before the step's update.
+    pub loss: f64,
+    /// Time of the whole step: batch, reference, forward, backward, update.
+    pub seconds: f64,
+    /// Tokens of the pass that is differentiated, without padding; a shared prompt counts once.
+    pub tokens: usize,
+    /// Positions of that pass at which an output layer is applied, summed over policies.
+    pub outputs: usize,
+    /// Floating point operations that the step needs: products of matrices, 2 for each multiply-add,
+    /// nothing counted twice that an implementation runs again.
+    pub operations: f64,
+}
+
+/// Two objectives of a pair that conflict: the pair's own preference, and the shorter response (1
+/// where the first one has fewer tokens, 0 where it has more, 0.5 where they are equal). The rows of
+/// [`Pairs::terms`].
+pub fn two_objectives(pair: &PairTokens) -> [Vec<Option<f32>>; 2] {
+    let shorter = match pair.first.len().cmp(&pair.second.len()) {
+        std::cmp::Ordering::Less => 1.0,
+        std::cmp::Ordering::Equal => 0.5,
+        std::cmp::Ordering::Greater => 0.0,
+    };
+    [vec![Some(1.0), Some(shorter)], vec![Some(0.0), Some(1.0 - shorter)]]
+}
+
+/// Runs the steps on the pairs in order, from a fresh adapter that changes nothing. `base` is frozen.
+///
+/// # Errors
+/// Fewer pairs than the steps need, a step or batch of 0, pairs that the model cannot take.
+pub fn bench_steps<B: AutodiffBackend>(
+    base: &Phi<B>,
+    pairs: &Pairs,
+    bench: &StepBench,
+    device: &B::Device,
+) -> Result<Vec<StepMeasurement>> {
+    let needed = bench.steps * bench.batch_pairs;
+    if needed == 0 || pairs.len() < needed {
+        return Err(Error::Config {
+            origin: "bench".into(),
+            message: format!(
+                "{} steps of {} pairs need at least 1 and at most the {} pairs that there are",
+                bench.steps,
+                bench.batch_pairs,
+                pairs.len()
+            ),
+        });
+    }
+    let lora = LoraConfig { dropout: 0.0, ..LoraConfig::default() };
+    let sizes = Sizes { phi: base.config(), lora: &lora };
+    B::seed(device, step_seed(bench.seed, "adapter", 0));
+    let order = BatchOrder::in_file_order(needed, bench.batch_pairs);
+    match bench.method {
+        BenchMethod::Mopo(window) => bench_mopo(base, pairs, bench, window, sizes, order, device),
+        method => {
+            let reference = match method {
+                BenchMethod::Dpo(BenchReference::Cached) => {
+                    Reference::Cached(initial(&base.valid(), pairs, device)?)
+                }
+                BenchMethod::Dpo(_) => Reference::OnTheFly(Box::new(base.valid())),
+                _ => Reference::None,
+            };
+            let mut step = AdapterStep {
+                base,
+                trainer: Trainer::new(lora.init::<B>(base.config(), device)),
+                pairs,
+                reference,
+                device,
+            };
+            measure::<B>(bench, order, device, |_, indices| step.run(indices, &sizes))
+        }
+    }
+}
+
+/// log π_0 of the pairs.
+fn initial<B: Backend>(base: &Phi<B>, pairs: &Pairs, device: &B::Device) -> Result<LogProbs> {
+    Ok(all_log_probs(base, None, pairs, "initial policy", device, &mut Silent)?.swap_remove(0))
+}
+
+/// The clock around every step: `run` gets its number and pairs, and says loss and work.
+fn measure<B: Backend>(
+    bench: &StepBench,
+    mut order: BatchOrder,
+    device: &B::Device,
+    mut run: impl FnMut(usize, &[usize]) -> Result<(f64, PassWork, f64)>,
+) -> Result<Vec<StepMeasurement>> {
+    (0..bench.steps)
+        .map(|step| {
+            let indices = order.batch(step);
+            let clock = Instant::now();
+            let (loss, work, operations) = run(step, &indices)?;
+            // Nothing to wait for on the CPU; elsewhere the update may still be running.
+            let _ = B::sync(device);
+            let seconds = clock.elapsed().as_secs_f64();
+            let PassWork { tokens, outputs, .. } = work;
+            Ok(StepMeasurement { loss, seconds, tokens, outputs, operations })
+        })
+        .collect()
+}
+
+/// A LoRA alone on a frozen model with its frozen output layer: DPO or cloning.
+struct AdapterStep<'a, B: AutodiffBackend> {
+    base: &'a Phi<B>,
+    trainer: Trainer<B, LoraAdapter<B>>,
+    pairs: &'a Pairs,
+    reference: Reference<B::InnerBackend>,
+    device: &'a B::Device,
+}
+
+/// Where the reference's log-probabilities come from.
+enum Reference<B: Backend> {
+    /// Cloning has none.
+    None,
+    OnTheFly(Box<Phi<B>>),
+    Cached(LogProbs),
+}
+
+impl<B: AutodiffBackend> AdapterStep<'_, B> {
+    /// Loss, differentiated pass and operations of a step.
+    fn run(&mut self, indices: &[usize], sizes: &Sizes<'_>) -> Result<(f64, PassWork, f64)> {
+        let (base, device) = (self.base, self.device);
+        let n = indices.len();
+        let reference = match &self.reference {
+            Reference::None => None,
+            Reference::Cached(all) => Some(indices.iter().map(|&i| all[i]).collect::<LogProbs>()),
+            Reference::OnTheFly(inner) => {
+                Some(batch_log_probs(inner, None, self.pairs, indices, device)?.swap_remove(0))
+            }
+        };
+        let both = reference.is_some();
+        let batch = self.pairs.pack(indices, &vec![[true, both]; n])?;
+        let outputs = batch.terms.iter().map(|t| t.targets.len()).sum();
+        let work = PassWork::new(&batch, outputs);
+        let mut operations = sizes.forward(work, true) + sizes.backward(work, false);
+        if matches!(self.reference, Reference::OnTheFly(_)) {
+            operations += sizes.forward(work, false);
+        }
+
+        let inputs = batch.inputs::<B>(device);
+        let hidden = base.hidden_states_packed(&inputs, Some(self.trainer.module()));
+        // All first responses, then all second ones.
+        let terms = [batch.terms_of_side(0), batch.terms_of_side(1)].concat();
+        let log_probs = sequence_log_probs(hidden, &base.lm_head, &batch, &terms);
+        let loss = match reference {
+            None => {
+                let weights = Tensor::full([n], 1.0 / outputs as f64, device);
+                cloning_loss(weights, log_probs)
+            }
+            Some(reference) => {
+                let reference: Vec<f32> = [0, 1]
+                    .into_iter()
+                    .flat_map(|side| reference.iter().map(move |of| of[side]))
+                    .collect();
+                let ratio = log_probs - to_tensor(&reference, device);
+                let (first, second) = (ratio.clone().narrow(0, 0, n), ratio.narrow(0, n, n));
+                let mass = Tensor::full([n], 1.0 / n as f64, device);
+                dpo_loss(first, second, Tensor::ones([n], device), mass, BETA)
+            }
+        };
+        let value = loss.clone().into_scalar().elem::<f64>();
+        self.trainer.accumulate(loss);
+        self.trainer.step(LEARNING_RATE, 0.0);
+        Ok((value, work, operations))
+    }
+}
+
+/// The steps of [`Mopo`] itself.
+fn bench_mopo<B: AutodiffBackend>(
+    base: &Phi<B>,
+    pairs: &Pairs,
+    bench: &StepBench,
+    window: BenchWindow,
+    sizes: Sizes<'_>,
+    order: BatchOrder,
+    device: &B::Device,
+) -> Result<Vec<StepMeasurement>> {
+    let objectives = Objectives::new(["preferred", "shorter"])?;
+    // With a lag of whole epochs, the step of that number refreshes and sees the first batch.
+    let config = MopoConfig { tau: TAU, reference_lag: bench.steps, ..MopoConfig::default() };
+    let phase = PhaseConfig {
+        steps: bench.steps,
+        batch_pairs: bench.batch_pairs,
+        accumulation: 1,
+        learning_rate: LEARNING_RATE,
+        rise_steps: 0,
+        gradient_clip: 0.0,
+        prompt_weight: 0.0,
+    };
+    let initial_log_probs = initial(&base.valid(), pairs, device)?;
+    let setup = Setup {
+        config: &config,
+        phase: &phase,
+        objectives: &objectives,
+        primaries: &[0, 1],
+        pairs,
+        initial_log_probs: &initial_log_probs,
+        seed: bench.seed,
+    };
+    let params = PolicyParams::init(base, sizes.lora, 2, device);
+    let other = BatchOrder::in_file_order(bench.steps * bench.batch_pairs, bench.batch_pairs);
+    let mut method = Mopo::new(base, params, setup, device).with_order(other);
+    let first = match window {
+        BenchWindow::First => 0,
+        BenchWindow::Later => {
+            // So that the snapshot is not the initial policy.
+            method.step(0, LEARNING_RATE)?;
+            bench.steps
+        }
+    };
+    measure::<B>(bench, order, device, |step, indices| {
+        let metrics = method.step(first + step, LEARNING_RATE)?;
+        let needed = method.needed_terms();
+        let any = |term: usize| needed.iter().any(|policy| policy[term]);
+        let keep: Vec<[bool; 2]> =
+            (0..indices.len()).map(|i| [any(2 * i), any(2 * i + 1)]).collect();
+        let batch = pairs.pack(indices, &keep)?;
+        let outputs = batch.terms.iter().map(|t| {
+            let policies = needed.iter().filter(|policy| policy[2 * t.pair + t.side]).count();
+            policies * t.targets.len()
+        });
+        let work = PassWork::new(&batch, outputs.sum());
+        let mut operations = sizes.forward(work, true) + sizes.backward(work, true);
+        if window == BenchWindow::Later {
+            let batch = pairs.pack(indices, &vec![[true, true]; indices.len()])?;
+            let outputs: usize = batch.terms.iter().map(|t| t.targets.len()).sum();
+            operations += sizes.forward(PassWork::new(&batch, 2 * outputs), true);
+        }
+        Ok((metrics["loss"], work, operations))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use mopo_lm::PhiConfig;
+    use mopo_testkit::TestAutodiffBackend as B;
+
+    use super::*;
+
+    fn base() -> Phi<B> {
+        let config = PhiConfig {
+            vocab_size: 11,
+            hidden_size: 8,
+            intermediate_size: 16,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            max_position_embeddings: 32,
+            ..PhiConfig::phi_1_5()
+        };
+        B::seed(&Default::default(), 3);
+        config.init::<B>(&Default::default()).freeze()
+    }
+
+    fn pairs() -> Pairs {
+        let tokens: Vec<PairTokens> = (0..4u32)
+            .map(|i| PairTokens {
+                prompt: (1..4 + i).collect(),
+                first: (2..4 + i).collect(),
+                second: vec![9, 8, 7, i],
+            })
+            .collect();
+        let terms = tokens.iter().map(two_objectives).collect();
+        Pairs { tokens, terms, pad: 0 }
+    }
+
+    fn steps(base: &Phi<B>, method: BenchMethod) -> Vec<StepMeasurement> {
+        let bench = StepBench { method, steps: 2, batch_pairs: 2, seed: 0 };
+        bench_steps(base, &pairs(), &bench, &Default::default()).unwrap()
+    }
+
+    #[test]
+    fn the_first_loss_of_dpo_is_log_two_and_the_second_is_not() {
+        let base = base();
+        let fly = steps(&base, BenchMethod::Dpo(BenchReference::OnTheFly));
+        let cached = steps(&base, BenchMethod::Dpo(BenchReference::Cached));
+        for steps in [&fly, &cached] {
+            assert!((steps[0].loss - 2f64.ln()).abs() < 1e-6, "{steps:?}");
+            assert!((steps[1].loss - 2f64.ln()).abs() > 1e-7, "{steps:?}");
+        }
+        assert_eq!(fly[0].tokens, cached[0].tokens);
+        assert!(fly[0].operations > cached[0].operations, "the reference's pass is work too");
+    }
+
+    #[test]
+    fn the_first_loss_of_cloning_is_the_mean_over_tokens() {
+        let (base, pairs) = (base(), pairs());
+        let all = initial(&base.valid(), &pairs, &Default::default()).unwrap();
+        let tokens = pairs.tokens[0].first.len() + pairs.tokens[1].first.len();
+        let mean = -f64::from(all[0][0] + all[1][0]) / tokens as f64;
+        let steps = steps(&base, BenchMethod::Clone);
+        assert!((steps[0].loss - mean).abs() < 1e-5, "{} and {mean}", steps[0].loss);
+    }
+
+    #[test]
+    fn a_later_window_scores_the_batch_under_the_snapshot() {
+        let base = base();
+        let first = steps(&base, BenchMethod::Mopo(BenchWindow::First));
+        let later = steps(&base, BenchMethod::Mopo(BenchWindow::Later));
+        assert!(later[0].operations > first[0].operations);
+        assert!(first.iter().chain(&later).all(|s| s.loss.is_finite() && s.tokens > 0));
+        assert_ne!(first[0].loss, later[0].loss);
+    }
+
+    #[test]
+    fn the_shorter_response_is_preferred_by_the_second_objective() {
+        let rows = two_objectives(&pairs().tokens[0]); // 2 and 4 tokens
+        assert_eq!(rows, [vec![Some(1.0), Some(1.0)], vec![Some(0.0), Some(0.0)]]);
+        let rows = two_objectives(&pairs().tokens[2]); // 4 and 4
+        assert_eq!(rows, [vec![Some(1.0), Some(0.5)], vec![Some(0.0), Some(0.5)]]);
+    }
+
+    #[test]
+    fn more_steps_than_pairs_are_refused() {
+        let bench = StepBench { method: BenchMethod::Clone, steps: 3, batch_pairs: 2, seed: 0 };
+        let error = bench_steps(&base(), &pairs(), &bench, &Default::default()).unwrap_err();
+        assert!(error.to_string().contains("4 pairs"), "{error}");
+    }
+}

@@ -1,0 +1,167 @@
+//! The floating point operations that a training step needs: a count from shapes, the same for every
+//! method, to be divided by a measured time. Not what an implementation happens to execute.
+//!
+//! Counted, with 2 operations for each multiply-add:
+//!
+//! - every linear layer at every token that is not padding, a shared prompt once: 2 · inputs ·
+//!   outputs; its low-rank update 2 · rank · (inputs + outputs);
+//! - attention, for every (query, key) that the mask lets through: 2 · hidden_size for the scores
+//!   and as much for the values, in each block;
+//! - the output layer at the positions that predict a response token, once for each policy that
+//!   needs the response: 2 · hidden_size · vocab_size;
+//! - backward: the same again for gradients of inputs, except where nothing trained lies before them
+//!   (the first block's projections of the embedding); twice the forward count for attention; for
+//!   a low-rank update the gradients of A and B and of its input; for a trained output layer the
+//!   gradient of its weight.
+//!
+//! Not counted: gradients of frozen weights, anything that is run again in the backward pass (logits,
+//! scores, checkpointed blocks), and what is no product of matrices (norms, GELU, softmax, rotary
+//! embedding, optimiser).
+
+use mopo_lm::{LoraConfig, LoraTarget, PackedBatch, PhiConfig, Segment};
+
+/// What one pass over a packed batch has to look at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PassWork {
+    /// Tokens that are not padding.
+    pub(crate) tokens: usize,
+    /// (query, key) pairs that may see each other.
+    visible: usize,
+    /// Rows of the output layer, summed over policies.
+    pub(crate) outputs: usize,
+}
+
+impl PassWork {
+    /// `outputs`: rows of the output layer, summed over policies.
+    pub(crate) fn new(batch: &PackedBatch, outputs: usize) -> Self {
+        let mut visible = 0;
+        for segments in batch.segments.chunks_exact(batch.width.max(1)) {
+            let count = |of: Segment| segments.iter().filter(|s| **s == of as u8).count();
+            let prompt = count(Segment::Prompt);
+            visible += prompt * (prompt + 1) / 2;
+            for n in [count(Segment::First), count(Segment::Second)] {
+                visible += n * prompt + n * (n + 1) / 2;
+            }
+        }
+        Self { tokens: batch.n_tokens(), visible, outputs }
+    }
+}
+
+/// The sizes that the count needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes<'a> {
+    pub(crate) phi: &'a PhiConfig,
+    pub(crate) lora: &'a LoraConfig,
+}
+
+impl Sizes<'_> {
+    /// Operations of a pass without gradient, with the adapter or without it.
+    pub(crate) fn forward(&self, work: PassWork, adapter: bool) -> f64 {
+        let layers = self.phi.num_hidden_layers as f64;
+        let updates = if adapter { self.updates(|_| true) } else { 0.0 };
+        layers * (work.tokens as f64 * (self.linears(|_| true) + updates) + self.attention(work))
+            + self.output(work)
+    }
+
+    /// Operations of the pass back through the adapter to its parameters, and to the output layers
+    /// where these are `trained`. Without such output layers the one that is there is frozen.
+    pub(crate) fn backward(&self, work: PassWork, trained: bool) -> f64 {
+        let layers = self.phi.num_hidden_layers as f64;
+        let tokens = work.tokens as f64;
+        // q, k, v and fc1 of the first block read the embedding, which is frozen.
+        let reads_embedding = |t: LoraTarget| !matches!(t, LoraTarget::Dense | LoraTarget::Fc2);
+        let unneeded =
+            self.linears(reads_embedding) + self.rank_side(reads_embedding, |[d_in, _]| d_in);
+        let block = tokens * (self.linears(|_| true) + 2.0 * self.updates(|_| true))
+            + 2.0 * self.attention(work);
+        let heads = if trained { 2.0 } else { 1.0 };
+        layers * block - tokens * unneeded + heads * self.output(work)
+    }
+
+    /// The linear layers of a block, for one token.
+    fn linears(&self, of: impl Fn(LoraTarget) -> bool) -> f64 {
+        let of = LoraTarget::ALL.into_iter().filter(|t| of(*t));
+        of.map(|t| t.shape(self.phi)).map(|[d_in, d_out]| 2.0 * (d_in * d_out) as f64).sum()
+    }
+
+    /// The low-rank updates of a block, for one token.
+    fn updates(&self, of: impl Fn(LoraTarget) -> bool) -> f64 {
+        self.rank_side(of, |[d_in, d_out]| d_in + d_out)
+    }
+
+    fn rank_side(
+        &self,
+        of: impl Fn(LoraTarget) -> bool,
+        side: impl Fn([usize; 2]) -> usize,
+    ) -> f64 {
+        let of = self.lora.targets.iter().filter(|t| of(**t));
+        of.map(|t| 2.0 * (self.lora.rank * side(t.shape(self.phi))) as f64).sum()
+    }
+
+    /// The attention of a block: scores, and values.
+    fn attention(&self, work: PassWork) -> f64 {
+        4.0 * (work.visible * self.phi.hidden_size) as f64
+    }
+
+    fn output(&self, work: PassWork) -> f64 {
+        2.0 * (work.outputs * self.phi.hidden_size * self.phi.vocab_size) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mopo_lm::PairSlices;
+    use mopo_testkit::TestBackend;
+
+    use super::*;
+
+    fn batch() -> PackedBatch {
+        let pair =
+            PairSlices { prompt: &[1, 2, 3], first: &[4, 5], second: &[6], keep: [true, true] };
+        let short = PairSlices { keep: [false, true], ..pair };
+        PackedBatch::pack(&[pair, short], 0).unwrap()
+    }
+
+    fn phi() -> PhiConfig {
+        PhiConfig {
+            vocab_size: 7,
+            hidden_size: 4,
+            intermediate_size: 8,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            ..PhiConfig::phi_1_5()
+        }
+    }
+
+    #[test]
+    fn what_may_see_each_other_is_what_the_mask_lets_through() {
+        let batch = batch();
+        let mask: Vec<bool> =
+            batch.mask::<TestBackend>(&Default::default()).into_data().iter().collect();
+        let w = batch.width;
+        let real = |at: usize| batch.segments[at / w] != Segment::Padding as u8;
+        let visible = (0..mask.len()).filter(|at| real(*at) && !mask[*at]).count();
+        let work = PassWork::new(&batch, 3);
+        assert_eq!(work, PassWork { tokens: 10, visible, outputs: 3 });
+    }
+
+    #[test]
+    fn operations_counted_by_hand() {
+        let (phi, lora) = (phi(), LoraConfig { rank: 1, ..LoraConfig::default() });
+        let sizes = Sizes { phi: &phi, lora: &lora };
+        let work = PassWork { tokens: 1, visible: 1, outputs: 1 };
+        // A block has 4 layers of 4 × 4, and two of 4 × 8: 128 weights; a score and a value: 16.
+        // The output layer has 28 weights.
+        let base = 2.0 * (2.0 * 128.0 + 16.0) + 2.0 * 28.0;
+        assert_eq!(sizes.forward(work, false), base);
+        // Updates of rank 1: 4 of 8 numbers, 2 of 12.
+        let updates = 2.0 * 56.0;
+        assert_eq!(sizes.forward(work, true), base + 2.0 * updates);
+        // In the first block 3 layers of 4 × 4 and one of 4 × 8 need no gradient of their input, nor
+        // have the A of their updates, of 4 numbers each.
+        let unneeded = 2.0 * (3.0 * 16.0 + 32.0) + 2.0 * 16.0;
+        let back = 2.0 * (256.0 + 2.0 * updates + 32.0) - unneeded;
+        assert_eq!(sizes.backward(work, false), back + 56.0);
+        assert_eq!(sizes.backward(work, true), back + 112.0);
+    }
+}

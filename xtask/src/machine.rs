@@ -1,0 +1,53 @@
+//! What a page of figures says of the machine, and the median that it shows.
+
+use std::fs;
+use std::process::Command;
+
+/// Processor, cores, memory and load, as far as Linux tells.
+pub(crate) fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpus = read("/proc/cpuinfo");
+    let model = cpus
+        .lines()
+        .find_map(|l| l.strip_prefix("model name")?.split_once(": "))
+        .map_or("unknown processor", |(_, name)| name);
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let memory = read("/proc/meminfo")
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok())
+        .map_or("unknown memory".into(), |kib| format!("{:.0} GiB of memory", kib / 1048576.0));
+    let load = read("/proc/loadavg");
+    let load = load.split_whitespace().next().unwrap_or("unknown");
+    format!("{model}, {cores} cores, {memory}; load average {load}")
+}
+
+/// The day in UTC, and the commit with `-dirty` where files differ from it.
+pub(crate) fn date_and_commit() -> String {
+    let said = |program: &str, args: &[&str]| {
+        let out = Command::new(program).args(args).current_dir(crate::cargo::root()).output();
+        let text = out.ok().filter(|o| o.status.success()).map(|o| o.stdout).unwrap_or_default();
+        match String::from_utf8_lossy(&text).trim() {
+            "" => "unknown".to_string(),
+            text => text.to_string(),
+        }
+    };
+    let date = said("date", &["-u", "+%Y-%m-%d"]);
+    let commit = said("git", &["describe", "--always", "--dirty", "--exclude=*"]);
+    format!("{date}, commit {commit}")
+}
+
+/// The middle value; of an even number the larger one of the two.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_is_the_median() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+    }
+}
