@@ -4,13 +4,14 @@
 use std::time::Instant;
 
 use burn::module::AutodiffModule;
-use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::backend::Backend;
 use burn::tensor::{ElementConversion, Tensor};
 use mopo_core::dpo::dpo_loss;
 use mopo_core::mopo::cloning_loss;
 use mopo_core::{MopoConfig, Objectives};
 use mopo_data::PairTokens;
 use mopo_lm::{LoraAdapter, LoraConfig, Phi, PolicyParams, sequence_log_probs};
+use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 
 use crate::config::PhaseConfig;
 use crate::fit::{BatchOrder, Method, step_seed};
@@ -106,7 +107,7 @@ pub fn two_objectives(pair: &PairTokens) -> [Vec<Option<f32>>; 2] {
 ///
 /// # Errors
 /// Fewer pairs than the steps need, a step or batch of 0, pairs that the model cannot take.
-pub fn bench_steps<B: AutodiffBackend>(
+pub fn bench_steps<B: FusedAutodiffBackend>(
     base: &Phi<B>,
     pairs: &Pairs,
     bench: &StepBench,
@@ -151,7 +152,7 @@ pub fn bench_steps<B: AutodiffBackend>(
 }
 
 /// log π_0 of the pairs.
-fn initial<B: Backend>(base: &Phi<B>, pairs: &Pairs, device: &B::Device) -> Result<LogProbs> {
+fn initial<B: FusedBackend>(base: &Phi<B>, pairs: &Pairs, device: &B::Device) -> Result<LogProbs> {
     Ok(all_log_probs(base, None, pairs, "initial policy", device, &mut Silent)?.swap_remove(0))
 }
 
@@ -177,7 +178,7 @@ fn measure<B: Backend>(
 }
 
 /// A LoRA alone on a frozen model with its frozen output layer: DPO or cloning.
-struct AdapterStep<'a, B: AutodiffBackend> {
+struct AdapterStep<'a, B: FusedAutodiffBackend> {
     base: &'a Phi<B>,
     trainer: Trainer<B, LoraAdapter<B>>,
     pairs: &'a Pairs,
@@ -193,7 +194,7 @@ enum Reference<B: Backend> {
     Cached(LogProbs),
 }
 
-impl<B: AutodiffBackend> AdapterStep<'_, B> {
+impl<B: FusedAutodiffBackend> AdapterStep<'_, B> {
     /// Loss, differentiated pass and operations of a step.
     fn run(&mut self, indices: &[usize], sizes: &Sizes<'_>) -> Result<(f64, PassWork, f64)> {
         let (base, device) = (self.base, self.device);
@@ -243,7 +244,7 @@ impl<B: AutodiffBackend> AdapterStep<'_, B> {
 }
 
 /// The steps of [`Mopo`] itself.
-fn bench_mopo<B: AutodiffBackend>(
+fn bench_mopo<B: FusedAutodiffBackend>(
     base: &Phi<B>,
     pairs: &Pairs,
     bench: &StepBench,
@@ -263,6 +264,7 @@ fn bench_mopo<B: AutodiffBackend>(
         rise_steps: 0,
         gradient_clip: 0.0,
         prompt_weight: 0.0,
+        gradient_checkpointing: false,
     };
     let initial_log_probs = initial(&base.valid(), pairs, device)?;
     let setup = Setup {
@@ -337,7 +339,7 @@ mod tests {
             })
             .collect();
         let terms = tokens.iter().map(two_objectives).collect();
-        Pairs { tokens, terms, pad: 0 }
+        Pairs { tokens, terms }
     }
 
     fn steps(base: &Phi<B>, method: BenchMethod) -> Vec<StepMeasurement> {

@@ -3,7 +3,7 @@
 //!
 //! Counted, with 2 operations for each multiply-add:
 //!
-//! - every linear layer at every token that is not padding, a shared prompt once: 2 · inputs ·
+//! - every linear layer at every token that is the batch, a shared prompt once: 2 · inputs ·
 //!   outputs; its low-rank update 2 · rank · (inputs + outputs);
 //! - attention, for every (query, key) that the mask lets through: 2 · hidden_size for the scores
 //!   and as much for the values, in each block;
@@ -18,12 +18,12 @@
 //! scores, checkpointed blocks), and what is no product of matrices (norms, GELU, softmax, rotary
 //! embedding, optimiser).
 
-use mopo_lm::{LoraConfig, LoraTarget, PackedBatch, PhiConfig, Segment};
+use mopo_lm::{LoraConfig, LoraTarget, PackedBatch, PhiConfig};
 
 /// What one pass over a packed batch has to look at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct PassWork {
-    /// Tokens that are not padding.
+    /// Tokens of the batch.
     pub(crate) tokens: usize,
     /// (query, key) pairs that may see each other.
     visible: usize,
@@ -34,15 +34,7 @@ pub(crate) struct PassWork {
 impl PassWork {
     /// `outputs`: rows of the output layer, summed over policies.
     pub(crate) fn new(batch: &PackedBatch, outputs: usize) -> Self {
-        let mut visible = 0;
-        for segments in batch.segments.chunks_exact(batch.width.max(1)) {
-            let count = |of: Segment| segments.iter().filter(|s| **s == of as u8).count();
-            let prompt = count(Segment::Prompt);
-            visible += prompt * (prompt + 1) / 2;
-            for n in [count(Segment::First), count(Segment::Second)] {
-                visible += n * prompt + n * (n + 1) / 2;
-            }
-        }
+        let visible = batch.rows.n_scores();
         Self { tokens: batch.n_tokens(), visible, outputs }
     }
 }
@@ -111,7 +103,6 @@ impl Sizes<'_> {
 #[cfg(test)]
 mod tests {
     use mopo_lm::PairSlices;
-    use mopo_testkit::TestBackend;
 
     use super::*;
 
@@ -119,7 +110,7 @@ mod tests {
         let pair =
             PairSlices { prompt: &[1, 2, 3], first: &[4, 5], second: &[6], keep: [true, true] };
         let short = PairSlices { keep: [false, true], ..pair };
-        PackedBatch::pack(&[pair, short], 0).unwrap()
+        PackedBatch::pack(&[pair, short]).unwrap()
     }
 
     fn phi() -> PhiConfig {
@@ -136,11 +127,12 @@ mod tests {
     #[test]
     fn what_may_see_each_other_is_what_the_mask_lets_through() {
         let batch = batch();
-        let mask: Vec<bool> =
-            batch.mask::<TestBackend>(&Default::default()).into_data().iter().collect();
-        let w = batch.width;
-        let real = |at: usize| batch.segments[at / w] != Segment::Padding as u8;
-        let visible = (0..mask.len()).filter(|at| real(*at) && !mask[*at]).count();
+        let visible = batch.rows.rows().iter().map(|row| {
+            let pairs =
+                (0..row.len()).flat_map(|query| (0..row.len()).map(move |key| (query, key)));
+            pairs.filter(|(query, key)| row.sees(*query, *key)).count()
+        });
+        let visible = visible.sum();
         let work = PassWork::new(&batch, 3);
         assert_eq!(work, PassWork { tokens: 10, visible, outputs: 3 });
     }

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use burn::tensor::backend::Backend;
 use mopo_lm::{GenerationConfig, HeadChoice, generate};
+use mopo_ops::FusedBackend;
 use serde::Serialize;
 
 use super::{Program, after_the_first, median, peak_rss_mib, rows};
@@ -40,7 +40,7 @@ struct Line {
 impl Job for Generate {
     type Output = ();
 
-    fn run<B: Backend>(self, device: B::Device) -> Result<()> {
+    fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
         let args = self.0;
         let (base, tokenizer) = super::load::<B>(&args.model, &device)?;
         let pairs = rows::read(&args.pairs, &tokenizer, args.max_len, args.batch)?;
@@ -48,8 +48,7 @@ impl Job for Generate {
         let config = GenerationConfig {
             max_new_tokens: args.new_tokens,
             temperature: 0.0,
-            top_p: 1.0,
-            seed: 0,
+            ..Default::default()
         };
         // The last row of the vocabulary belongs to no text: nothing ends early.
         let end = base.config().vocab_size as u32 - 1;

@@ -11,9 +11,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use burn::module::Module;
-use burn::tensor::backend::Backend;
 use mopo_data::Tokenizer;
-use mopo_lm::{Phi, PhiConfig, load_phi};
+use mopo_lm::{LoadOptions, Phi, PhiConfig, load_phi};
+use mopo_ops::FusedBackend;
 use serde::Serialize;
 
 use crate::args::{BenchArgs, BenchCommon, Measurement};
@@ -69,11 +69,11 @@ fn print(line: &impl Serialize) -> Result<()> {
 }
 
 /// A model of the hub's layout as a constant, and the tokenizer beside it.
-fn load<B: Backend>(dir: &Path, device: &B::Device) -> Result<(Phi<B>, Tokenizer)> {
+fn load<B: FusedBackend>(dir: &Path, device: &B::Device) -> Result<(Phi<B>, Tokenizer)> {
     let tokenizer = Tokenizer::load(dir.join("tokenizer.json"))?;
     let config = PhiConfig::from_file(dir.join("config.json"))?;
     tokenizer.check_fits(config.vocab_size)?;
-    Ok((load_phi::<B>(dir, &config, device)?.no_grad(), tokenizer))
+    Ok((load_phi::<B>(dir, &config, LoadOptions::default(), device)?.no_grad(), tokenizer))
 }
 
 /// The process's peak resident memory in MiB; None where the system does not say.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use burn::backend::Autodiff;
-use burn::tensor::backend::Backend;
+use mopo_ops::FusedBackend;
 use mopo_train::{
     BenchMethod, BenchReference, BenchWindow, Pairs, StepBench, StepMeasurement, bench_steps,
     two_objectives,
@@ -49,12 +49,12 @@ struct Line {
 impl Job for Train {
     type Output = ();
 
-    fn run<B: Backend>(self, device: B::Device) -> Result<()> {
+    fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
         let args = self.0;
         let (base, tokenizer) = super::load::<Autodiff<B>>(&args.model, &device)?;
         let tokens = rows::read(&args.pairs, &tokenizer, args.max_len, args.steps * args.batch)?;
         let terms = tokens.iter().map(two_objectives).collect();
-        let pairs = Pairs { tokens, terms, pad: tokenizer.end_of_text() };
+        let pairs = Pairs { tokens, terms };
         let (method, name, variant) = match args.method {
             StepMethod::Dpo => {
                 let (reference, variant) = match args.reference {
