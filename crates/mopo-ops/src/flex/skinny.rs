@@ -8,7 +8,7 @@ use super::math::sum;
 use super::vectorised;
 
 /// Lines that one pass over the matrix serves.
-const LINES: usize = 8;
+pub(super) const LINES: usize = 8;
 /// Below this a matrix is not worth the special case.
 const LARGE: usize = 16 * 1024;
 
@@ -70,14 +70,15 @@ pub(super) fn multiply(
     true
 }
 
-struct Dots<'a> {
-    column: &'a [f32],
-    lines: &'a [f32],
-    sums: &'a mut [f32],
+/// A column of the matrix, the lines, and their products.
+pub(super) struct Dots<'a> {
+    pub(super) column: &'a [f32],
+    pub(super) lines: &'a [f32],
+    pub(super) sums: &'a mut [f32],
 }
 
 #[inline(always)]
-fn dot_lines(Dots { column, lines, sums }: Dots<'_>) {
+pub(super) fn dot_lines(Dots { column, lines, sums }: Dots<'_>) {
     let k = column.len();
     for (line, out) in lines.chunks_exact(k).zip(sums) {
         *out = sum(k, |j| line[j] * column[j]);
