@@ -4,7 +4,7 @@
 use faer::MatRef;
 use rayon::prelude::*;
 
-use super::math::sum;
+use super::math::LANES;
 use super::vectorised;
 
 /// Lines that one pass over the matrix serves.
@@ -79,9 +79,19 @@ pub(super) struct Dots<'a> {
 
 #[inline(always)]
 pub(super) fn dot_lines(Dots { column, lines, sums }: Dots<'_>) {
-    let k = column.len();
-    for (line, out) in lines.chunks_exact(k).zip(sums) {
-        *out = sum(k, |j| line[j] * column[j]);
+    let (whole, rest) = column.as_chunks::<LANES>();
+    for (line, out) in lines.chunks_exact(column.len()).zip(sums) {
+        // Chunks of a known size: an index that might be out of range keeps a loop from being
+        // vectorised.
+        let (line, line_rest) = line.as_chunks::<LANES>();
+        let mut lanes = [0f32; LANES];
+        for (a, b) in line.iter().zip(whole) {
+            for ((sum, a), b) in lanes.iter_mut().zip(a).zip(b) {
+                *sum += a * b;
+            }
+        }
+        let rest: f32 = line_rest.iter().zip(rest).map(|(a, b)| a * b).sum();
+        *out = rest + lanes.iter().sum::<f32>();
     }
 }
 
