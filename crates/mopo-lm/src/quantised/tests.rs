@@ -164,7 +164,7 @@ fn a_weight_that_is_not_finite_is_named() {
     let linear = base.layers[1].linear_mut(LoraTarget::Fc2);
     let weight = linear.dense_weight().mul_scalar(f32::INFINITY);
     linear.weight = Weight::Dense(burn::module::Param::from_tensor(weight));
-    let error = base.quantise(NF4).err().expect("an error").to_string();
+    let error = base.quantise(NF4).expect_err("infinite").to_string();
     assert!(error.contains("model.layers.1.mlp.fc2.weight"), "{error}");
     assert!(error.contains("inf") && error.contains("without quantising"), "{error}");
 }
