@@ -119,6 +119,16 @@ pub enum Error {
         /// Its data type.
         dtype: String,
     },
+    /// A weight that has no 4- or 8-bit form.
+    #[error(
+        "tensor `{name}` cannot be quantised: {source}; repair the checkpoint, or load it without quantising"
+    )]
+    NotQuantised {
+        /// Its name in files.
+        name: String,
+        /// What is wrong with it.
+        source: mopo_ops::QuantError,
+    },
     /// An adapter that belongs to another base model.
     #[error(
         "{}: `{field}` is {found}, but the base model has {expected}; load the base model that this policy was trained on",

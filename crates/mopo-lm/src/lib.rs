@@ -18,10 +18,14 @@ mod peft;
 mod phi;
 mod policy;
 mod projection;
+mod quantised;
 mod weights;
 
 #[cfg(test)]
 mod fixtures;
+
+/// A data type of quantised weights.
+pub use mopo_ops::QuantFormat;
 
 pub use adapter::{BaseShape, PolicyMeta, load_policy, read_policy_meta, save_policy};
 pub use config::PhiConfig;
@@ -38,4 +42,5 @@ pub use peft::{load_adapter, save_adapter};
 pub use phi::{KvCache, Phi, PhiAttention, PhiLayer, PhiMlp, Rotary};
 pub use policy::{HeadChoice, PolicyParams};
 pub use projection::{Projection, Weight};
+pub use quantised::QuantisedWeight;
 pub use weights::{LoadDtype, LoadOptions, WeightDtype, load_phi, save_phi};

@@ -6,13 +6,13 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{FloatDType, Tensor};
 
 use crate::lora::LoraTarget;
-use crate::phi::PhiLayer;
 use crate::projection::Weight;
 use crate::{Error, LoraAdapter, LoraConfig, Phi, PhiConfig, Result};
 
 /// The base with the adapter added to its weights: `W + s · A · B`, `s` = alpha / rank, for every
-/// target. The model is then used without an adapter. Weights that change become F32; the others
-/// are shared with `base`, as are all biases.
+/// target. The model is then used without an adapter. Weights that change become F32, quantised
+/// ones too (W is then what the codes stand for); the others are shared with `base`, as are all
+/// biases.
 ///
 /// `base` is untouched: keep it if the exact weights are needed again. [`unmerge`] comes close.
 ///
@@ -39,28 +39,16 @@ fn add<B: Backend>(base: &Phi<B>, adapter: &LoraAdapter<B>, factor: f64) -> Resu
         for target in LoraTarget::ALL {
             let Some(pair) = updates.get(target) else { continue };
             let delta = pair.a.val().detach().matmul(pair.b.val().detach());
-            let weight = weight_mut(layer, target);
-            let requires_grad = weight.val().is_require_grad();
-            let sum = weight.val().detach().cast(FloatDType::F32)
-                + delta.mul_scalar(factor * adapter.scale());
-            *weight = Param::from_tensor(sum).set_require_grad(requires_grad);
+            let linear = layer.linear_mut(target);
+            let weight = linear.dense_weight();
+            let requires_grad = weight.is_require_grad();
+            let sum =
+                weight.detach().cast(FloatDType::F32) + delta.mul_scalar(factor * adapter.scale());
+            let sum = Param::from_tensor(sum).set_require_grad(requires_grad);
+            linear.weight = Weight::Dense(sum);
         }
     }
     Ok(phi)
-}
-
-fn weight_mut<B: Backend>(layer: &mut PhiLayer<B>, target: LoraTarget) -> &mut Param<Tensor<B, 2>> {
-    let linear = match target {
-        LoraTarget::QProj => &mut layer.self_attn.q_proj,
-        LoraTarget::KProj => &mut layer.self_attn.k_proj,
-        LoraTarget::VProj => &mut layer.self_attn.v_proj,
-        LoraTarget::Dense => &mut layer.self_attn.dense,
-        LoraTarget::Fc1 => &mut layer.mlp.fc1,
-        LoraTarget::Fc2 => &mut layer.mlp.fc2,
-    };
-    match &mut linear.weight {
-        Weight::Dense(weight) => weight,
-    }
 }
 
 /// Several adapters as one whose update is exactly `Σ_j weight_j · s_j · A_j · B_j` (up to rounding), by
@@ -184,7 +172,7 @@ mod tests {
     fn inputs() -> PackedInputs<B> {
         let pair =
             PairSlices { prompt: &[1, 2, 3], first: &[4, 5], second: &[6], keep: [true, true] };
-        PackedBatch::pack(&[pair], 0).unwrap().inputs(&Default::default())
+        PackedBatch::pack(&[pair]).unwrap().inputs(&Default::default())
     }
 
     /// s · A · B of one layer, in f64 from the parameters; zeros where there is none.
@@ -256,14 +244,13 @@ mod tests {
             for target in LoraTarget::ALL {
                 let (a, b) = (a.linear(target), b.linear(target));
                 let delta = delta(&adapter, i, target);
-                let pairs = values(a.weight.val()).into_iter().zip(values(b.weight.val()));
+                let pairs = values(a.dense_weight()).into_iter().zip(values(b.dense_weight()));
                 for ((a, b), delta) in pairs.zip(delta) {
                     let allowed = 2f64.powi(-23) * (f64::from(a.abs()) + 2.0 * delta.abs());
                     assert!(f64::from((a - b).abs()) <= allowed, "{a} and {b}");
                     changed += usize::from(a != b);
                 }
-                let bias = |l: &burn::nn::Linear<B>| values(l.bias.as_ref().unwrap().val());
-                assert_eq!(bias(a), bias(b));
+                assert_eq!(values(a.bias.val()), values(b.bias.val()));
             }
         }
         // It is not exact: whoever needs the very bits keeps the base.
@@ -279,14 +266,15 @@ mod tests {
             return;
         }
         let mut half = base.clone();
-        let weight = weight_mut(&mut half.layers[0], LoraTarget::Fc1);
-        *weight = Param::from_tensor(weight.val().cast(FloatDType::BF16)).set_require_grad(false);
+        let linear = half.layers[0].linear_mut(LoraTarget::Fc1);
+        let weight = linear.dense_weight().cast(FloatDType::BF16);
+        linear.weight = Weight::Dense(Param::from_tensor(weight).set_require_grad(false));
         let adapter = adapter(2, 3, 1e-3, &[LoraTarget::Fc1]);
         let merged = merge(&half, &adapter).unwrap();
-        let merged = merged.layers[0].mlp.fc1.weight.val();
+        let merged = merged.layers[0].mlp.fc1.dense_weight();
         // An update below bf16's precision is not lost.
         let moved =
-            values(merged.clone() - half.layers[0].mlp.fc1.weight.val().cast(FloatDType::F32));
+            values(merged.clone() - half.layers[0].mlp.fc1.dense_weight().cast(FloatDType::F32));
         let expected: Vec<f32> =
             delta(&adapter, 0, LoraTarget::Fc1).into_iter().map(|d| d as f32).collect();
         fixtures::assert_close(&moved, &expected, 1e-6);

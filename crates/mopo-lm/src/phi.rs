@@ -118,6 +118,18 @@ impl<B: Backend> PhiLayer<B> {
             LoraTarget::Fc2 => &self.mlp.fc2,
         }
     }
+
+    /// The same, to change.
+    pub(crate) fn linear_mut(&mut self, target: LoraTarget) -> &mut Projection<B> {
+        match target {
+            LoraTarget::QProj => &mut self.self_attn.q_proj,
+            LoraTarget::KProj => &mut self.self_attn.k_proj,
+            LoraTarget::VProj => &mut self.self_attn.v_proj,
+            LoraTarget::Dense => &mut self.self_attn.dense,
+            LoraTarget::Fc1 => &mut self.mlp.fc1,
+            LoraTarget::Fc2 => &mut self.mlp.fc2,
+        }
+    }
 }
 
 impl PhiConfig {

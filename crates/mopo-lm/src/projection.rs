@@ -9,6 +9,7 @@ use burn::tensor::{Tensor, TensorPrimitive};
 use mopo_ops::{FusedBackend, Init, LinearParams, LoraParams, Matrix};
 
 use crate::lora::{LoraAdapter, LoraPair};
+use crate::quantised::QuantisedWeight;
 
 /// A linear layer.
 #[derive(Module, Debug)]
@@ -25,6 +26,8 @@ pub enum Weight<B: Backend> {
     /// Numbers of any floating-point type, `[inputs, outputs]`. What it is multiplied with, and the
     /// product, are f32.
     Dense(Param<Tensor<B, 2>>),
+    /// A constant in 4 or 8 bits.
+    Quantised(QuantisedWeight<B>),
 }
 
 impl<B: Backend> Projection<B> {
@@ -33,16 +36,18 @@ impl<B: Backend> Projection<B> {
         Self { weight: Weight::Dense(Param::from_tensor(weight)), bias: Param::from_tensor(bias) }
     }
 
-    /// The weight as one tensor `[inputs, outputs]`.
+    /// The weight as one tensor `[inputs, outputs]`; a quantised one becomes f32.
     pub fn dense_weight(&self) -> Tensor<B, 2> {
         match &self.weight {
             Weight::Dense(weight) => weight.val(),
+            Weight::Quantised(weight) => weight.dequantised(),
         }
     }
 
     pub(crate) fn matrix(&self) -> Matrix<B> {
         match &self.weight {
             Weight::Dense(weight) => Matrix::Dense(primitive(weight.val())),
+            Weight::Quantised(weight) => Matrix::Quantised(weight.matrix()),
         }
     }
 }

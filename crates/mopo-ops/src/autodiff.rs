@@ -12,7 +12,9 @@ use burn::tensor::{Shape, TensorData, TensorMetadata};
 
 use crate::block::{self, LINEARS, Saved, Wanted};
 use crate::generic::norm::parameter_gradients;
-use crate::{BlockContext, BlockParams, FusedBackend, LinearParams, LoraParams, Matrix};
+use crate::{
+    BlockContext, BlockParams, FusedBackend, LinearParams, LoraParams, Matrix, QuantisedMatrix,
+};
 
 /// Parents of a block's node: x, gamma, beta; then weight, bias, A and B of each linear layer.
 const PARENTS: usize = 3 + 4 * LINEARS;
@@ -154,6 +156,18 @@ fn plain_matrix<B: FusedBackend, C: CheckpointStrategy>(
 ) -> Matrix<B> {
     match matrix {
         Matrix::Dense(weight) => Matrix::Dense(plain::<B, C>(weight)),
+        Matrix::Quantised(weight) => Matrix::Quantised(plain_quantised::<B, C>(weight)),
+    }
+}
+
+fn plain_quantised<B: FusedBackend, C: CheckpointStrategy>(
+    matrix: &QuantisedMatrix<Autodiff<B, C>>,
+) -> QuantisedMatrix<B> {
+    QuantisedMatrix {
+        layout: matrix.layout,
+        codes: matrix.codes.clone(),
+        scales: plain::<B, C>(&matrix.scales),
+        scale_codes: matrix.scale_codes.clone(),
     }
 }
 
@@ -184,6 +198,7 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         for linear in &params.linears {
             nodes.push(match &linear.weight {
                 Matrix::Dense(weight) => weight.node.clone(),
+                Matrix::Quantised(_) => absent.clone(),
             });
             nodes.push(linear.bias.node.clone());
             for lora in [linear.lora.as_ref().map(|l| &l.a), linear.lora.as_ref().map(|l| &l.b)] {

@@ -7,11 +7,13 @@
 //! [`FusedBackend::linear_log_prob`]; all other methods, on `Autodiff`, are differentiable by their
 //! bodies, which is what the tests compare the gradients with.
 
+use std::ops::Range;
+
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::block::{self, BlockContext, BlockParams};
-use crate::{Matrix, PackedRows, generic};
+use crate::{Matrix, PackedRows, QuantisedMatrix, generic};
 
 /// What a product is added to: nothing, a tensor of its shape, a bias, or both.
 #[derive(Debug, Clone)]
@@ -61,6 +63,11 @@ pub trait FusedBackend: Backend {
         transpose: bool,
     ) -> FloatTensor<Self> {
         generic::linear::weight_matmul::<Self>(init, x, weight, transpose)
+    }
+
+    /// The weights of those outputs of a quantised matrix in f32, `[outputs, inputs]`.
+    fn dequantise(matrix: &QuantisedMatrix<Self>, outputs: Range<usize>) -> FloatTensor<Self> {
+        generic::quant::dequantise::<Self>(matrix, outputs)
     }
 
     /// GELU in its tanh form (`gelu_new`): `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`.

@@ -11,6 +11,7 @@ mod backend;
 mod block;
 mod generic;
 mod matrix;
+mod quant;
 mod rows;
 
 #[cfg(feature = "flex")]
@@ -23,4 +24,7 @@ pub use block::{BlockContext, BlockParams, LINEARS, LinearParams, LoraParams, bl
 #[cfg(feature = "flex")]
 pub use flex::matmul_rate;
 pub use matrix::Matrix;
+pub use quant::{
+    NF4 as NF4_VALUES, QuantError, QuantFormat, QuantLayout, QuantisedData, QuantisedMatrix,
+};
 pub use rows::{PackedRow, PackedRows, Piece};

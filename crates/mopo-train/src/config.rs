@@ -3,11 +3,15 @@
 //! Every key must be there and no other may be: a key that is lost or misspelt is an error, never
 //! a silent default. The presets in `configs/` are complete files to start from.
 
+mod model;
+
 use std::path::{Path, PathBuf};
 
 use mopo_core::{Estimator, MopoConfig, Objectives};
-use mopo_lm::{LoraConfig, PhiConfig};
+use mopo_lm::LoraConfig;
 use serde::{Deserialize, Serialize};
+
+pub use model::{BaseFormat, ModelConfig, ModelSource, PhiShape};
 
 use crate::{Error, Result};
 
@@ -162,32 +166,6 @@ pub enum TokenizerConfig {
     Train(usize),
     /// A `tokenizer.json`.
     File(PathBuf),
-}
-
-/// The base model: from a hub directory, or phi of a given shape from random weights.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum ModelConfig {
-    /// Random weights; its vocabulary is the tokenizer's.
-    Scratch(PhiShape),
-    /// A directory with `config.json` and `model.safetensors`.
-    Hub(PathBuf),
-}
-
-/// phi's shape without the vocabulary.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PhiShape {
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Width of the feed-forward layer.
-    pub intermediate_size: usize,
-    /// Blocks.
-    pub num_hidden_layers: usize,
-    /// Attention heads.
-    pub num_attention_heads: usize,
-    /// Longest sequence.
-    pub max_position_embeddings: usize,
 }
 
 /// A loop of optimiser steps. Adam (0.9, 0.999), linear schedule to 0, clipping by global norm.
@@ -368,7 +346,7 @@ impl RunConfig {
                 "`data.max_prompt_tokens` must be ≥ 1 and `max_response_tokens` ≥ 2".into(),
             );
         }
-        if let ModelConfig::Scratch(shape) = &self.model {
+        if let ModelSource::Scratch(shape) = &self.model.source {
             shape.with_vocab(1).check()?;
             let longest = d.max_prompt_tokens + d.max_response_tokens;
             if longest > shape.max_position_embeddings {
@@ -378,6 +356,14 @@ impl RunConfig {
                     d.max_prompt_tokens, d.max_response_tokens, shape.max_position_embeddings
                 ));
             }
+        }
+        if self.model.base.is_quantised() && self.warm_start.steps > 0 {
+            return fail(format!(
+                "`model.base` is \"{}\", but the warm start trains the base, which quantised weights \
+                 cannot be: set warm_start.steps=0 and give a trained model with `model.hub` (the \
+                 `warm_start/` of another run will do), or set model.base=checkpoint",
+                self.model.base.name()
+            ));
         }
         for (section, p) in [("warm_start", &self.warm_start), ("training", &self.training)] {
             p.check(section).or_else(fail)?;
@@ -457,21 +443,6 @@ impl PhaseConfig {
         }
         let left = (self.steps - step.min(self.steps)) as f64;
         self.learning_rate * left / (self.steps - rise).max(1) as f64
-    }
-}
-
-impl PhiShape {
-    /// The full model configuration.
-    pub fn with_vocab(&self, vocab_size: usize) -> PhiConfig {
-        PhiConfig {
-            vocab_size,
-            hidden_size: self.hidden_size,
-            intermediate_size: self.intermediate_size,
-            num_hidden_layers: self.num_hidden_layers,
-            num_attention_heads: self.num_attention_heads,
-            max_position_embeddings: self.max_position_embeddings,
-            ..PhiConfig::phi_1_5()
-        }
     }
 }
 

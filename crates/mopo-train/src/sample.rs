@@ -6,11 +6,12 @@ use std::path::Path;
 use mopo_data::Tokenizer;
 use mopo_eval::cut_at_turn;
 use mopo_lm::{
-    Decoding, GenerationConfig, HeadChoice, HubGeneration, LoadOptions, Phi, PhiConfig,
-    PolicyParams, generate, load_phi, load_policy,
+    Decoding, GenerationConfig, HeadChoice, HubGeneration, Phi, PhiConfig, PolicyParams, generate,
+    load_phi, load_policy,
 };
 use mopo_ops::FusedBackend;
 
+use crate::config::BaseFormat;
 use crate::{Error, Progress, Result, RunConfig, RunDir, load_base};
 
 /// Prompts of one batch of generation.
@@ -44,7 +45,7 @@ impl<B: FusedBackend> Sampler<B> {
                 ),
             });
         }
-        let base = load_base::<B>(run, device)?;
+        let base = load_base::<B>(run, config.model.base, device)?;
         let mut this = Self::with_policies(base, run.path(), device)?;
         this.max_prompt_tokens = Some(config.data.max_prompt_tokens);
         Ok(this)
@@ -56,7 +57,7 @@ impl<B: FusedBackend> Sampler<B> {
     /// # Errors
     /// A file that is missing, damaged or does not fit the others.
     pub fn load_export(dir: &Path, device: &B::Device) -> Result<Self> {
-        Self::with_policies(frozen(&dir.join("base"), device)?, dir, device)
+        Self::with_policies(frozen(&dir.join("base"), BaseFormat::Checkpoint, device)?, dir, device)
     }
 
     fn with_policies(base: Phi<B>, dir: &Path, device: &B::Device) -> Result<Self> {
@@ -74,7 +75,7 @@ impl<B: FusedBackend> Sampler<B> {
     /// A file that is missing, damaged or does not fit the others; a tokenizer with more tokens than
     /// the model has rows.
     pub fn load_hub(dir: &Path, generation: &HubGeneration, device: &B::Device) -> Result<Self> {
-        let mut this = Self::plain(frozen(dir, device)?, dir, device)?;
+        let mut this = Self::plain(frozen(dir, BaseFormat::Checkpoint, device)?, dir, device)?;
         if let Some(end) = generation.eos_token_id.first() {
             this.end_of_text = *end;
         }
@@ -168,8 +169,12 @@ impl<B: FusedBackend> Sampler<B> {
     }
 }
 
-/// A frozen model from a directory of the hub, in the data type of its file.
-pub(crate) fn frozen<B: FusedBackend>(dir: &Path, device: &B::Device) -> Result<Phi<B>> {
+/// A frozen model from a directory of the hub.
+pub(crate) fn frozen<B: FusedBackend>(
+    dir: &Path,
+    format: BaseFormat,
+    device: &B::Device,
+) -> Result<Phi<B>> {
     let config = PhiConfig::from_file(dir.join("config.json"))?;
-    Ok(load_phi(dir, &config, LoadOptions::default(), device)?.freeze())
+    Ok(load_phi(dir, &config, format.load_options(), device)?.freeze())
 }

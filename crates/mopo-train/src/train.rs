@@ -13,7 +13,7 @@ use mopo_lm::{
 use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 
 use crate::cache::{Context, LogProbCache};
-use crate::config::{DataSource, MethodConfig, ModelConfig};
+use crate::config::{BaseFormat, DataSource, MethodConfig, ModelSource};
 use crate::fit::{Method, fit, step_seed};
 use crate::log_probs::{self, all_log_probs, frozen_log_probs};
 use crate::methods::dpo::{self, Dpo};
@@ -67,7 +67,7 @@ pub fn train<B: FusedAutodiffBackend>(
         metrics_len = c.metrics_len;
     }
     // Read back even if it is in memory: a resumed run then starts from the same bits.
-    let base = load_base::<B>(run, device)?;
+    let base = load_base::<B>(run, config.model.base, device)?;
     data.tokenizer.check_fits(base.config().vocab_size)?;
     let base_inner = base.valid();
 
@@ -176,7 +176,11 @@ fn context<B: FusedAutodiffBackend>(
         mopo_version: env!("CARGO_PKG_VERSION").into(),
         device: B::InnerBackend::name(device),
         model: dir_sha256(base_dir)?,
-        weights: "as_stored".into(),
+        weights: match config.model.base {
+            // The name under which they were kept before there was a choice.
+            BaseFormat::Checkpoint => "as_stored".into(),
+            base => base.name().into(),
+        },
         adapter: "none".into(),
         output_layer: "base".into(),
         tokenizer: record.hashes.get("tokenizer.json").cloned().unwrap_or_default(),
@@ -204,13 +208,13 @@ fn initial_base<B: FusedAutodiffBackend>(
     tokenizer: &Tokenizer,
     device: &B::Device,
 ) -> Result<Phi<B>> {
-    match &config.model {
-        ModelConfig::Scratch(shape) => {
+    match &config.model.source {
+        ModelSource::Scratch(shape) => {
             let phi = shape.with_vocab(tokenizer.vocab_size());
             phi.check()?;
             Ok(phi.init(device))
         }
-        ModelConfig::Hub(dir) => {
+        ModelSource::Hub(dir) => {
             let phi = PhiConfig::from_file(dir.join("config.json"))?;
             tokenizer.check_fits(phi.vocab_size)?;
             Ok(load_phi(dir, &phi, initial_options(config), device)?)
@@ -226,12 +230,16 @@ fn initial_options(config: &RunConfig) -> LoadOptions {
     }
 }
 
-/// The frozen base of a run whose warm start is done, in the data type of its file.
+/// The frozen base of a run whose warm start is done.
 ///
 /// # Errors
 /// If it is missing or damaged.
-pub fn load_base<B: FusedBackend>(run: &RunDir, device: &B::Device) -> Result<Phi<B>> {
-    crate::sample::frozen(&run.join("warm_start"), device)
+pub fn load_base<B: FusedBackend>(
+    run: &RunDir,
+    format: BaseFormat,
+    device: &B::Device,
+) -> Result<Phi<B>> {
+    crate::sample::frozen(&run.join("warm_start"), format, device)
 }
 
 /// The data of a run, checked against its record.

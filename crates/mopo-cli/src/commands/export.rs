@@ -48,7 +48,7 @@ impl Job for Export {
         let tokenizer = Tokenizer::load(source.root.join("tokenizer.json"))?;
         let config = PhiConfig::from_file(source.base.join("config.json"))?;
         tokenizer.check_fits(config.vocab_size)?;
-        let base: Phi<B> = load_phi(&source.base, &config, LoadOptions::default(), &device)?;
+        let base: Phi<B> = load_phi(&source.base, &config, source.load_options()?, &device)?;
         let base = base.no_grad();
         let (params, meta) = load_policy::<B>(&source.policy, &base, &device)?;
         let dtype = args.dtype.unwrap_or_else(|| base.weight_dtype());
@@ -134,6 +134,15 @@ impl Source {
                 self.objectives.len() - 1
             )
         })
+    }
+
+    /// How the base was held when the policies were trained.
+    fn load_options(&self) -> Result<LoadOptions> {
+        if self.root.join("config.toml").exists() {
+            let (_, config, _) = RunDir::open(&self.root)?;
+            return Ok(config.model.base.load_options());
+        }
+        Ok(LoadOptions::default())
     }
 
     /// How the run generates.

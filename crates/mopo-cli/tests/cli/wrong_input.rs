@@ -135,7 +135,8 @@ fn tokenizers_that_do_not_fit() {
     let base = run.join("warm_start");
     let file = dir.path().join("my.toml");
     let preset = String::from_utf8(mopo(&["config", "demo"]).output().unwrap().stdout).unwrap();
-    let (before, rest) = preset.split_once("[model.scratch]").unwrap();
+    let (before, rest) = preset.split_once("[model]").unwrap();
+    let (_, rest) = rest.split_once("[model.scratch]").unwrap();
     let (_, after) = rest.split_once("\n\n").unwrap();
     let text = format!("{before}[model]\nhub = {:?}\n\n{after}", base.to_str().unwrap());
     write(&file, text.replacen("train = 768", "train = 400", 1).as_bytes());

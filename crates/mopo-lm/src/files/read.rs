@@ -57,6 +57,11 @@ impl TensorFiles {
         Ok(this)
     }
 
+    /// What stands for the files in errors.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Leaves a tensor out of account.
     pub(crate) fn ignore(&mut self, is_ignored: impl Fn(&str) -> bool) {
         self.left.retain(|name, _| !is_ignored(name));
@@ -64,7 +69,7 @@ impl TensorFiles {
 
     /// Takes a tensor as it is stored; zeros of the right shape if it is missing, which
     /// [`finish`](Self::finish) reports together with all others.
-    fn take(&mut self, name: &str, shape: &[usize]) -> Result<TensorData> {
+    pub(crate) fn take(&mut self, name: &str, shape: &[usize]) -> Result<TensorData> {
         match self.left.remove(name) {
             Some(file) => self.files[file].read(name, shape),
             None => {

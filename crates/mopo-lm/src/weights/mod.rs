@@ -17,7 +17,7 @@ use crate::files::{self, TensorFiles, TensorWriter};
 use crate::lora::LoraTarget;
 use crate::phi::{PhiAttention, PhiLayer, PhiMlp, Rotary};
 use crate::projection::{Projection, Weight};
-use crate::{Error, Phi, PhiConfig, Result};
+use crate::{Error, Phi, PhiConfig, QuantFormat, QuantisedWeight, Result};
 
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -108,12 +108,21 @@ pub enum LoadDtype {
 pub struct LoadOptions {
     /// Of the big matrices.
     pub dtype: LoadDtype,
+    /// Quantise the linear layers of the blocks while reading. Embedding and output layer are as
+    /// `dtype` says.
+    pub quantise: Option<QuantFormat>,
 }
 
 impl LoadOptions {
     /// Everything in F32.
     pub fn f32() -> Self {
-        Self { dtype: LoadDtype::F32 }
+        Self { dtype: LoadDtype::F32, quantise: None }
+    }
+
+    /// The linear layers in that format, the rest as in the checkpoint. The layers have no
+    /// parameters then: such a model is a frozen base.
+    pub fn quantised(format: QuantFormat) -> Self {
+        Self { dtype: LoadDtype::Checkpoint, quantise: Some(format) }
     }
 }
 
@@ -121,13 +130,14 @@ impl LoadOptions {
 /// `pytorch_model.bin`, or the shards that either's `….index.json` names; safetensors first) or from
 /// one file. The parameters are trainable; see [`Phi::freeze`].
 ///
-/// Tensors are read one by one: the peak of memory is the model and one tensor more. Matrices keep
-/// the file's layout, `[outputs, inputs]`, in memory, behind a transposed view. A PyTorch file is a
-/// pickle, of which nothing is executed.
+/// Tensors are read one by one, and quantised then if so asked: the peak of memory is the model as
+/// it is held and one tensor of the file more. Matrices keep the file's layout,
+/// `[outputs, inputs]`, in memory, behind a transposed view. A PyTorch file is a pickle, of which
+/// nothing is executed.
 ///
 /// # Errors
 /// A file that cannot be read or is cut short; tensors missing, left over, of another shape or of
-/// an unread data type, by name.
+/// an unread data type, by name; to quantise, weights that are not finite.
 pub fn load_phi<B: Backend>(
     dir_or_file: impl AsRef<Path>,
     config: &PhiConfig,
@@ -148,7 +158,7 @@ pub fn load_phi<B: Backend>(
     for i in 0..config.num_hidden_layers {
         let mut at = |target: LoraTarget| {
             let name = format!("model.layers.{i}.{}", target.path());
-            read_linear(&mut files, &name, target.shape(config), keep, device).map(projection)
+            read_projection(&mut files, &name, target.shape(config), options, device)
         };
         let self_attn = PhiAttention {
             q_proj: at(LoraTarget::QProj)?,
@@ -177,7 +187,7 @@ pub fn load_phi<B: Backend>(
 
 /// Writes `config.json` and `model.safetensors` into `dir`, which is created if need be: the names and
 /// layout of the reference library's `PhiForCausalLM`. Each tensor keeps its data type, so nothing is
-/// lost; `torch_dtype` is that of the matrices.
+/// lost; quantised weights become F32. `torch_dtype` is that of the embedding.
 ///
 /// # Errors
 /// The file that could not be written.
@@ -238,9 +248,30 @@ fn find_files(path: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
     Ok((found, names.into_iter().map(|name| path.join(name)).collect()))
 }
 
-fn projection<B: Backend>(layer: Linear<B>) -> Projection<B> {
-    let bias = layer.bias.expect("just read");
-    Projection { weight: Weight::Dense(layer.weight), bias }
+/// A linear layer of a block.
+fn read_projection<B: Backend>(
+    files: &mut TensorFiles,
+    name: &str,
+    shape: [usize; 2],
+    options: LoadOptions,
+    device: &B::Device,
+) -> Result<Projection<B>> {
+    let weight_name = format!("{name}.weight");
+    let weight = match options.quantise {
+        None => {
+            let keep = options.dtype == LoadDtype::Checkpoint;
+            let weight = files.transposed(&weight_name, shape, keep, device)?;
+            Weight::Dense(Param::from_tensor(weight))
+        }
+        Some(format) => {
+            let data = files.take(&weight_name, &[shape[1], shape[0]])?;
+            let weight = QuantisedWeight::new(&data, format, &weight_name, device);
+            let in_file = |e| Error::InFile { path: files.path().into(), source: Box::new(e) };
+            Weight::Quantised(weight.map_err(in_file)?)
+        }
+    };
+    let bias = files.tensor(&format!("{name}.bias"), [shape[1]], device)?;
+    Ok(Projection { weight, bias: Param::from_tensor(bias) })
 }
 
 /// A linear layer of `[inputs, outputs]`, stored transposed.

@@ -35,11 +35,12 @@ fn load(path: impl AsRef<Path>, config: &PhiConfig) -> Result<Phi<B>> {
 fn all(phi: &Phi<B>) -> Vec<f32> {
     let linear =
         |l: &Linear<B>| [values(l.weight.val()), values(l.bias.as_ref().unwrap().val())].concat();
+    let projection = |l: &Projection<B>| [values(l.dense_weight()), values(l.bias.val())].concat();
     let norm =
         |n: &LayerNorm<B>| [values(n.gamma.val()), values(n.beta.as_ref().unwrap().val())].concat();
     let mut all = values(phi.embed_tokens.weight.val());
     for layer in &phi.layers {
-        LoraTarget::ALL.iter().for_each(|t| all.extend(linear(layer.linear(*t))));
+        LoraTarget::ALL.iter().for_each(|t| all.extend(projection(layer.linear(*t))));
         all.extend(norm(&layer.input_layernorm));
     }
     all.extend(norm(&phi.final_layernorm));
@@ -91,7 +92,7 @@ fn names_and_layout_are_the_hubs() {
     let (output, input) = (30, 5);
     let at = (output * 24 + input) * 4;
     let there = f32::from_le_bytes(fc1.3[at..at + 4].try_into().unwrap());
-    assert_eq!(there, values(phi.layers[1].mlp.fc1.weight.val())[input * 48 + output]);
+    assert_eq!(there, values(phi.layers[1].mlp.fc1.dense_weight())[input * 48 + output]);
     find("model.layers.0.input_layernorm.bias");
     find("model.final_layernorm.weight");
 }
@@ -110,9 +111,9 @@ fn dtypes(phi: &Phi<B>) -> [DType; 5] {
     let fc1 = &phi.layers[1].mlp.fc1;
     [
         phi.embed_tokens.weight.val().dtype(),
-        fc1.weight.val().dtype(),
+        fc1.dense_weight().dtype(),
         phi.lm_head.weight.val().dtype(),
-        fc1.bias.as_ref().unwrap().val().dtype(),
+        fc1.bias.val().dtype(),
         phi.final_layernorm.gamma.val().dtype(),
     ]
 }
@@ -168,14 +169,14 @@ fn a_loaded_matrix_is_a_view_of_the_files_layout_with_the_right_values() {
     let phi = fixtures::base::<B>(4);
     save_phi(&phi, dir.path()).unwrap();
     let loaded = load(dir.path(), phi.config()).unwrap();
-    let (saved, loaded) = (&phi.layers[0].mlp.fc2.weight, &loaded.layers[0].mlp.fc2.weight);
-    assert_eq!(loaded.val().dims(), [48, 24]);
+    let [saved, loaded] = [&phi, &loaded].map(|phi| phi.layers[0].mlp.fc2.dense_weight());
+    assert_eq!(loaded.dims(), [48, 24]);
     // Sliced, multiplied and written again, the view is the matrix.
-    let part = |w: &Param<Tensor<B, 2>>| w.val().slice([3..17, 5..20]);
-    assert_eq!(values(part(loaded)), values(part(saved)));
+    let part = |w: &Tensor<B, 2>| w.clone().slice([3..17, 5..20]);
+    assert_eq!(values(part(&loaded)), values(part(&saved)));
     let x = Tensor::<B, 2>::ones([3, 48], &Default::default());
-    let sums = |w: &Param<Tensor<B, 2>>| values(x.clone().matmul(w.val()));
-    fixtures::assert_close(&sums(loaded), &sums(saved), 1e-5);
+    let sums = |w: &Tensor<B, 2>| values(x.clone().matmul(w.clone()));
+    fixtures::assert_close(&sums(&loaded), &sums(&saved), 1e-5);
 }
 
 /// What PyTorch wrote: see tests/parity/make_fixtures.py.
@@ -274,5 +275,46 @@ fn what_is_wrong_in_a_file_is_named() {
         std::fs::write(&file, &bytes[..n]).unwrap();
         let error = load(phi.config());
         assert!(error.contains("not a complete safetensors file"), "{error}");
+    }
+}
+
+#[test]
+fn a_checkpoint_is_quantised_while_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = fixtures::base::<B>(4);
+    save_phi(&base, dir.path()).unwrap();
+    for format in [QuantFormat::Nf4 { double_quant: true }, QuantFormat::Int8] {
+        let options = LoadOptions::quantised(format);
+        let load = |path: &Path| load_phi::<B>(path, base.config(), options, &Default::default());
+        let found = load(dir.path()).unwrap();
+        let expected = base.clone().quantise(format).unwrap();
+        assert_eq!(all(&found), all(&expected));
+        for target in LoraTarget::ALL {
+            let linear = found.layers[1].linear(target);
+            let Weight::Quantised(weight) = &linear.weight else { panic!("{target:?}") };
+            assert_eq!(weight.layout().format, format);
+        }
+        // Saved again, the codes' values are the weights.
+        let again = tempfile::tempdir().unwrap();
+        save_phi(&found, again.path()).unwrap();
+        let again =
+            load_phi::<B>(again.path(), base.config(), LoadOptions::default(), &Default::default());
+        assert_eq!(all(&again.unwrap()), all(&found));
+
+        let file = dir.path().join("model.safetensors");
+        let whole = stored(&file);
+        let name = "model.layers.1.self_attn.dense.weight";
+        let bad = whole.iter().cloned().map(|(n, dtype, shape, mut bytes)| {
+            if n == name {
+                bytes[8..12].copy_from_slice(&f32::NAN.to_le_bytes());
+            }
+            (n, dtype, shape, bytes)
+        });
+        let bad: Stored = bad.collect();
+        let other = dir.path().join("bad.safetensors");
+        store(&other, &bad);
+        let said = message(load(&other));
+        assert!(said.contains("bad.safetensors") && said.contains(name), "{said}");
+        assert!(said.contains("NaN") && said.contains("[0, 2]"), "{said}");
     }
 }

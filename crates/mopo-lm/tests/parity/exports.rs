@@ -55,7 +55,7 @@ fn logits(phi: &Phi<B>, adapter: Option<&LoraAdapter<B>>, ids: &[u32]) -> Vec<Ve
         second: &[],
         keep: [true, false],
     };
-    let inputs = mopo_lm::PackedBatch::pack(&[pair], 0).unwrap().inputs(&Default::default());
+    let inputs = mopo_lm::PackedBatch::pack(&[pair]).unwrap().inputs(&Default::default());
     let logits = values(phi.lm_head.forward(phi.hidden_states_packed(&inputs, adapter)));
     logits.chunks_exact(phi.config().vocab_size).map(<[f32]>::to_vec).collect()
 }

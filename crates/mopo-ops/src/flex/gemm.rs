@@ -59,7 +59,7 @@ pub(super) fn by_rows(data: &[f32], rows: usize, columns: usize, stride: usize) 
 }
 
 /// How many threads a product of that size is worth.
-fn parallelism(m: usize, n: usize, k: usize) -> Par {
+pub(super) fn parallelism(m: usize, n: usize, k: usize) -> Par {
     if m * n * k < PARALLEL || rayon::current_num_threads() == 1 { Par::Seq } else { Par::rayon(0) }
 }
 
@@ -76,7 +76,11 @@ pub(super) fn multiply(
 }
 
 /// What a product is added to, and whether there is anything.
-fn start(init: Init<burn::backend::Flex>, rows: usize, columns: usize) -> (Vec<f32>, bool) {
+pub(super) fn start(
+    init: Init<burn::backend::Flex>,
+    rows: usize,
+    columns: usize,
+) -> (Vec<f32>, bool) {
     let (mut out, add) = match init.add {
         Some(add) => (into_values(add), true),
         None => (vec![0.0; rows * columns], false),

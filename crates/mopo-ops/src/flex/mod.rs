@@ -11,7 +11,10 @@ mod gemm;
 mod log_prob;
 mod math;
 mod norm;
+mod quant;
 mod skinny;
+
+use std::ops::Range;
 
 use burn::backend::Flex;
 use burn::tensor::{Bytes, DType, Shape};
@@ -19,7 +22,7 @@ use burn_flex::{FlexTensor, Layout};
 
 pub use gemm::matmul_rate;
 
-use crate::{FusedBackend, Init, KvStore, Matrix, PackedRows, generic};
+use crate::{FusedBackend, Init, KvStore, Matrix, PackedRows, QuantisedMatrix, generic};
 
 type T = FlexTensor;
 
@@ -83,7 +86,18 @@ impl FusedBackend for Flex {
                 gemm::gemm(init, 1.0, x, false, w.clone(), transpose)
             }
             Matrix::Dense(w) if w.dtype() == DType::BF16 => gemm::half(init, x, w, transpose),
+            Matrix::Quantised(w) if is_f32(&[&w.scales]) => {
+                quant::weight_matmul(init, x, w, transpose)
+            }
             _ => generic::linear::weight_matmul::<Self>(init, x, weight, transpose),
+        }
+    }
+
+    fn dequantise(matrix: &QuantisedMatrix<Self>, outputs: Range<usize>) -> T {
+        if is_f32(&[&matrix.scales]) {
+            quant::dequantise(matrix, outputs)
+        } else {
+            generic::quant::dequantise::<Self>(matrix, outputs)
         }
     }
 

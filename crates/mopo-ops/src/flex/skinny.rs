@@ -4,11 +4,11 @@
 use faer::MatRef;
 use rayon::prelude::*;
 
-use super::math::sum;
+use super::math::LANES;
 use super::vectorised;
 
 /// Lines that one pass over the matrix serves.
-const LINES: usize = 8;
+pub(super) const LINES: usize = 8;
 /// Below this a matrix is not worth the special case.
 const LARGE: usize = 16 * 1024;
 
@@ -70,17 +70,28 @@ pub(super) fn multiply(
     true
 }
 
-struct Dots<'a> {
-    column: &'a [f32],
-    lines: &'a [f32],
-    sums: &'a mut [f32],
+/// A column of the matrix, the lines, and their products.
+pub(super) struct Dots<'a> {
+    pub(super) column: &'a [f32],
+    pub(super) lines: &'a [f32],
+    pub(super) sums: &'a mut [f32],
 }
 
 #[inline(always)]
-fn dot_lines(Dots { column, lines, sums }: Dots<'_>) {
-    let k = column.len();
-    for (line, out) in lines.chunks_exact(k).zip(sums) {
-        *out = sum(k, |j| line[j] * column[j]);
+pub(super) fn dot_lines(Dots { column, lines, sums }: Dots<'_>) {
+    let (whole, rest) = column.as_chunks::<LANES>();
+    for (line, out) in lines.chunks_exact(column.len()).zip(sums) {
+        // Chunks of a known size: an index that might be out of range keeps a loop from being
+        // vectorised.
+        let (line, line_rest) = line.as_chunks::<LANES>();
+        let mut lanes = [0f32; LANES];
+        for (a, b) in line.iter().zip(whole) {
+            for ((sum, a), b) in lanes.iter_mut().zip(a).zip(b) {
+                *sum += a * b;
+            }
+        }
+        let rest: f32 = line_rest.iter().zip(rest).map(|(a, b)| a * b).sum();
+        *out = rest + lanes.iter().sum::<f32>();
     }
 }
 

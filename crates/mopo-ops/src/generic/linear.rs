@@ -31,6 +31,7 @@ pub(crate) fn weight_matmul<B: FusedBackend>(
             let weight = cast_like::<B>(weight.clone(), &x);
             B::gemm(init, 1.0, x, false, weight, transpose)
         }
+        Matrix::Quantised(weight) => super::quant::weight_matmul::<B>(init, x, weight, transpose),
     }
 }
 
@@ -42,7 +43,8 @@ pub(crate) fn cast_like<B: FusedBackend>(
     if x.dtype() == like.dtype() { x } else { B::float_cast(x, like.dtype().into()) }
 }
 
-fn plus<B: FusedBackend>(init: Init<B>, product: FloatTensor<B>) -> FloatTensor<B> {
+/// `init + product`.
+pub(crate) fn plus<B: FusedBackend>(init: Init<B>, product: FloatTensor<B>) -> FloatTensor<B> {
     let mut sum = product;
     if let Some(bias) = init.bias {
         let n = bias.shape()[0];

@@ -6,3 +6,4 @@ pub(crate) mod elementwise;
 pub(crate) mod linear;
 pub(crate) mod log_prob;
 pub(crate) mod norm;
+pub(crate) mod quant;

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use super::*;
 use crate::block::forward;
-use crate::{BlockContext, BlockParams, FusedBackend, LinearParams, LoraParams, Matrix};
+use crate::{
+    BlockContext, BlockParams, FusedBackend, LinearParams, LoraParams, Matrix, QuantFormat,
+    QuantisedData,
+};
 
 const D: usize = 24;
 const FF: usize = 40;
@@ -30,6 +33,8 @@ struct Setup {
     dropout: bool,
     /// Linear layers without an update.
     bare: Vec<usize>,
+    /// Linear layers whose weight is quantised, which is to say constant.
+    quantised: Vec<usize>,
 }
 
 fn setup(rows: PackedRows, dropout: bool, bare: Vec<usize>) -> Setup {
@@ -58,6 +63,7 @@ fn setup(rows: PackedRows, dropout: bool, bare: Vec<usize>) -> Setup {
         grad: random([n, D], 6),
         dropout,
         bare,
+        quantised: vec![],
     }
 }
 
@@ -69,7 +75,8 @@ impl Setup {
                 0 => which.x,
                 1 | 2 => which.base,
                 _ => match (i - 3) % 5 {
-                    0 | 1 => which.base,
+                    0 => which.base && !self.quantised.contains(&((i - 3) / 5)),
+                    1 => which.base,
                     2 | 3 => which.lora && !self.bare.contains(&((i - 3) / 5)),
                     _ => false,
                 },
@@ -94,8 +101,17 @@ impl Setup {
                 b: float(tensors[at + 3].clone()),
                 dropout: self.dropout.then(|| float(tensors[at + 4].clone())),
             };
+            let weight = tensors[at].clone();
             LinearParams {
-                weight: Matrix::Dense(float(tensors[at].clone())),
+                weight: match self.quantised.contains(&i) {
+                    false => Matrix::Dense(float(weight)),
+                    true => {
+                        let format = QuantFormat::Nf4 { double_quant: i % 2 == 0 };
+                        let data = weight.transpose().into_data();
+                        let data = QuantisedData::quantise(&data, format).unwrap();
+                        Matrix::Quantised(data.to_device(&Default::default()))
+                    }
+                },
                 bias: flat(at + 1),
                 lora: (!self.bare.contains(&i)).then(lora),
             }
@@ -156,10 +172,15 @@ const ALL: [Tracked; 4] = [
 
 #[test]
 fn hand_written_gradients_equal_those_of_the_generic_bodies() {
-    for (dropout, bare) in
-        [(false, vec![]), (true, vec![]), (false, vec![1, 4]), (true, vec![0, 3])]
-    {
-        let setup = setup(rows(), dropout, bare);
+    for (dropout, bare, quantised) in [
+        (false, vec![], vec![]),
+        (true, vec![], vec![]),
+        (false, vec![1, 4], vec![]),
+        (true, vec![0, 3], vec![]),
+        (true, vec![2], vec![0, 1, 2, 3, 4, 5]),
+        (false, vec![], vec![1, 4]),
+    ] {
+        let setup = Setup { quantised, ..setup(rows(), dropout, bare) };
         for which in ALL {
             let (expected, expected_gradients) = setup.run(which, false, false);
             for checkpoint in [false, true] {

@@ -3,6 +3,7 @@
 mod block;
 mod kernels;
 mod log_prob;
+mod quant;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;

@@ -4,6 +4,7 @@ mod cache;
 mod config;
 mod dpo;
 mod hub;
+mod quantised;
 mod resume;
 mod steps;
 

@@ -1,0 +1,143 @@
+//! `[model]` of a run's configuration: where the base model comes from, and how it is held in memory.
+
+use std::path::PathBuf;
+
+use mopo_lm::{LoadOptions, PhiConfig, QuantFormat};
+use serde::{Deserialize, Serialize};
+
+/// The base model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "ModelTable", into = "ModelTable")]
+pub struct ModelConfig {
+    /// Where it comes from.
+    pub source: ModelSource,
+    /// How it is held once it is frozen.
+    pub base: BaseFormat,
+}
+
+/// A model from a hub directory, or phi of a given shape from random weights.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ModelSource {
+    /// Random weights; its vocabulary is the tokenizer's.
+    Scratch(PhiShape),
+    /// A directory with `config.json` and `model.safetensors`.
+    Hub(PathBuf),
+}
+
+/// How the frozen base is held: the linear layers of its blocks, and with them embedding and output
+/// layer where the weights are not quantised. LayerNorms and biases are always f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BaseFormat {
+    /// f32, whatever the file has.
+    F32,
+    /// As the file has it: that of the hub directory, or f32 after a warm start.
+    #[default]
+    Checkpoint,
+    /// Linear layers in 8 bits, one scale per output; the rest as the file has it.
+    Int8,
+    /// Linear layers in 4 bits (NF4, blocks of 64), the rest as the file has it.
+    Nf4,
+    /// The same with double quantisation.
+    Nf4Double,
+}
+
+impl BaseFormat {
+    /// How such a base is loaded.
+    pub fn load_options(self) -> LoadOptions {
+        match self {
+            Self::F32 => LoadOptions::f32(),
+            Self::Checkpoint => LoadOptions::default(),
+            Self::Int8 => LoadOptions::quantised(QuantFormat::Int8),
+            Self::Nf4 => LoadOptions::quantised(QuantFormat::Nf4 { double_quant: false }),
+            Self::Nf4Double => LoadOptions::quantised(QuantFormat::Nf4 { double_quant: true }),
+        }
+    }
+
+    /// Its name in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Checkpoint => "checkpoint",
+            Self::Int8 => "int8",
+            Self::Nf4 => "nf4",
+            Self::Nf4Double => "nf4-double",
+        }
+    }
+
+    /// Whether its linear layers cannot be trained.
+    pub fn is_quantised(self) -> bool {
+        matches!(self, Self::Int8 | Self::Nf4 | Self::Nf4Double)
+    }
+}
+
+/// The section as it is written.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelTable {
+    /// Runs begun before there was this key held the base as its file has it; they can be resumed.
+    #[serde(default)]
+    base: BaseFormat,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hub: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scratch: Option<PhiShape>,
+}
+
+impl TryFrom<ModelTable> for ModelConfig {
+    type Error = String;
+
+    fn try_from(table: ModelTable) -> Result<Self, String> {
+        let ModelTable { base, hub, scratch } = table;
+        let source = match (hub, scratch) {
+            (Some(dir), None) => ModelSource::Hub(dir),
+            (None, Some(shape)) => ModelSource::Scratch(shape),
+            (None, None) => return Err("`model` needs `hub` or `scratch`".into()),
+            (Some(_), Some(_)) => {
+                return Err("`model` has both `hub` and `scratch`: keep one".into());
+            }
+        };
+        Ok(Self { source, base })
+    }
+}
+
+impl From<ModelConfig> for ModelTable {
+    fn from(config: ModelConfig) -> Self {
+        let (hub, scratch) = match config.source {
+            ModelSource::Hub(dir) => (Some(dir), None),
+            ModelSource::Scratch(shape) => (None, Some(shape)),
+        };
+        Self { base: config.base, hub, scratch }
+    }
+}
+
+/// phi's shape without the vocabulary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PhiShape {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Blocks.
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// Longest sequence.
+    pub max_position_embeddings: usize,
+}
+
+impl PhiShape {
+    /// The full model configuration.
+    pub fn with_vocab(&self, vocab_size: usize) -> PhiConfig {
+        PhiConfig {
+            vocab_size,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            max_position_embeddings: self.max_position_embeddings,
+            ..PhiConfig::phi_1_5()
+        }
+    }
+}
