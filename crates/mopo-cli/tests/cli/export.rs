@@ -13,11 +13,15 @@ fn export(source: &Path, out: &Path, extra: &[&str]) -> std::process::Command {
     command
 }
 
-/// The greedy response of a model or policy.
+/// The greedy response of a model or policy, 16 tokens at most.
 fn ask(model: &Path, extra: &[&str]) -> String {
+    ask_for(16, model, extra)
+}
+
+fn ask_for(n_tokens: usize, model: &Path, extra: &[&str]) -> String {
     let mut command = mopo(&["generate"]);
-    command.arg(model).args(["--prompt", PROMPT, "--temperature", "0", "--max-new-tokens", "16"]);
-    let said = succeed(command.args(extra));
+    command.arg(model).args(["--prompt", PROMPT, "--temperature", "0", "--max-new-tokens"]);
+    let said = succeed(command.arg(n_tokens.to_string()).args(extra));
     said.split_once('→').unwrap().1.trim_end().to_string()
 }
 
@@ -130,7 +134,7 @@ fn plain_models(hub: &Path) {
     let said = stderr(&output);
     assert!(said.contains("repetition_penalty: 1.5") && said.contains("generation_config.json"));
     // Greedy, and of three tokens: so is the file.
-    let three = ask(hub, &["--max-new-tokens", "3"]);
+    let three = ask_for(3, hub, &[]);
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(said.split_once('→').unwrap().1.trim_end(), three);
 
