@@ -6,6 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use mopo_core::divergence::Divergence;
 use mopo_lm::WeightDtype;
 
+use mopo_train::config::BaseFormat;
+
 use crate::device::Device;
 
 /// Align language models to several human objectives at once.
@@ -407,6 +409,9 @@ pub(crate) struct BenchCommon {
     /// flex (the CPU), ndarray, cuda or cuda:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
+    /// How the base is held: f32, checkpoint (as the file has it), int8, nf4 or nf4-double
+    #[arg(long, value_name = "FORMAT", default_value = "checkpoint")]
+    pub(crate) base: BaseFormat,
 }
 
 #[derive(Debug, Args)]
@@ -437,6 +442,9 @@ pub(crate) struct BenchTrainArgs {
     /// MOPO: steps before the first refresh of the reference, or after it
     #[arg(long, value_enum, default_value_t = StepWindow::First)]
     pub(crate) window: StepWindow,
+    /// Keep the inputs of blocks alone and run blocks again in the backward pass
+    #[arg(long)]
+    pub(crate) gradient_checkpointing: bool,
 }
 
 /// `--method` of `bench train`.

@@ -36,6 +36,35 @@ impl<B: Backend> Init<B> {
     }
 }
 
+/// The numbers of one step of Adam.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamFactors {
+    /// Decay of the mean of gradients.
+    pub beta_1: f32,
+    /// Decay of the mean of squares.
+    pub beta_2: f32,
+    /// Learning rate over the first mean's correction, 1 − β₁ᵗ.
+    pub rate: f32,
+    /// 1 / (1 − β₂ᵗ).
+    pub correction_2: f32,
+    /// Added to the root of the mean of squares.
+    pub epsilon: f32,
+}
+
+impl AdamFactors {
+    /// Those of step `t`, counted from 1.
+    pub fn new(learning_rate: f64, [beta_1, beta_2]: [f64; 2], epsilon: f64, t: usize) -> Self {
+        let correction = |beta: f64| 1.0 - beta.powi(i32::try_from(t).unwrap_or(i32::MAX));
+        Self {
+            beta_1: beta_1 as f32,
+            beta_2: beta_2 as f32,
+            rate: (learning_rate / correction(beta_1)) as f32,
+            correction_2: (1.0 / correction(beta_2)) as f32,
+            epsilon: epsilon as f32,
+        }
+    }
+}
+
 /// Keys or values of past tokens: `[rows, capacity, features]`, of which the first few are filled.
 pub type KvStore<B> = FloatTensor<B>;
 
@@ -185,6 +214,22 @@ pub trait FusedBackend: Backend {
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 3] {
         generic::log_prob::backward::<Self>(hidden, weight, bias, targets, log_probs, grad)
+    }
+
+    /// A step of Adam on a tensor of any shape: the new parameter and moments. Without moments they
+    /// are 0.
+    fn adam_step(
+        param: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        moments: Option<[FloatTensor<Self>; 2]>,
+        factors: AdamFactors,
+    ) -> (FloatTensor<Self>, [FloatTensor<Self>; 2]) {
+        generic::adam::step::<Self>(param, grad, moments, factors)
+    }
+
+    /// The sum of the squares of all elements.
+    fn sum_of_squares(x: FloatTensor<Self>) -> f64 {
+        generic::adam::sum_of_squares::<Self>(x)
     }
 
     /// One block of phi on packed tokens, differentiable: `x + dense(attention(n)) + fc2(gelu(fc1(n)))`

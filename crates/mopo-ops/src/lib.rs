@@ -19,7 +19,7 @@ mod flex;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{FusedAutodiffBackend, FusedBackend, Init, KvStore};
+pub use backend::{AdamFactors, FusedAutodiffBackend, FusedBackend, Init, KvStore};
 pub use block::{BlockContext, BlockParams, LINEARS, LinearParams, LoraParams, block_with_store};
 #[cfg(feature = "flex")]
 pub use flex::matmul_rate;

@@ -2,27 +2,69 @@
 
 use burn::module::{AutodiffModule, Module, ModuleVisitor, Param};
 use burn::optim::adaptor::OptimizerAdaptor;
-use burn::optim::{Adam, AdamConfig, GradientsAccumulator, GradientsParams, Optimizer};
-use burn::record::{BinBytesRecorder, FullPrecisionSettings, Recorder};
-use burn::tensor::{ElementConversion, Tensor, backend::AutodiffBackend};
+use burn::optim::{
+    GradientsAccumulator, GradientsParams, LearningRate, Optimizer, SimpleOptimizer,
+};
+use burn::record::{BinBytesRecorder, FullPrecisionSettings, Record, Recorder};
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorPrimitive};
+use mopo_ops::{AdamFactors, FusedAutodiffBackend, FusedBackend};
 
 use crate::{Error, Result};
 
 type Bytes = BinBytesRecorder<FullPrecisionSettings>;
 
-/// A module and its optimiser: Adam with β (0.9, 0.999), ε 1e-8, no weight decay.
-pub(crate) struct Trainer<B: AutodiffBackend, M: AutodiffModule<B>> {
+/// Adam with β (0.9, 0.999), ε 1e-8, no weight decay; a parameter at a time, in place.
+#[derive(Debug, Clone, Copy)]
+struct Adam;
+
+/// What Adam remembers of a parameter.
+#[derive(Record, Debug, Clone)]
+struct AdamState<B: Backend, const D: usize> {
+    /// Steps so far.
+    time: usize,
+    first: Tensor<B, D>,
+    second: Tensor<B, D>,
+}
+
+impl<B: FusedBackend> SimpleOptimizer<B> for Adam {
+    type State<const D: usize> = AdamState<B, D>;
+
+    fn step<const D: usize>(
+        &self,
+        learning_rate: LearningRate,
+        param: Tensor<B, D>,
+        grad: Tensor<B, D>,
+        state: Option<AdamState<B, D>>,
+    ) -> (Tensor<B, D>, Option<AdamState<B, D>>) {
+        let plain = |x: Tensor<B, D>| x.into_primitive().tensor();
+        let lift = |x| Tensor::from_primitive(TensorPrimitive::Float(x));
+        let time = state.as_ref().map_or(0, |state| state.time) + 1;
+        let moments = state.map(|state| [plain(state.first), plain(state.second)]);
+        let factors = AdamFactors::new(learning_rate, [0.9, 0.999], 1e-8, time);
+        let (param, [first, second]) = B::adam_step(plain(param), plain(grad), moments, factors);
+        (lift(param), Some(AdamState { time, first: lift(first), second: lift(second) }))
+    }
+
+    fn to_device<const D: usize>(state: AdamState<B, D>, device: &B::Device) -> AdamState<B, D> {
+        let AdamState { time, first, second } = state;
+        AdamState { time, first: first.to_device(device), second: second.to_device(device) }
+    }
+}
+
+/// A module and its optimiser.
+pub(crate) struct Trainer<B: FusedAutodiffBackend, M: AutodiffModule<B>> {
     /// Taken out only while the optimiser rebuilds it.
     module: Option<M>,
     optimizer: OptimizerAdaptor<Adam, M, B>,
     accumulator: GradientsAccumulator<M>,
 }
 
-impl<B: AutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
+impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
     pub(crate) fn new(module: M) -> Self {
         Self {
             module: Some(module),
-            optimizer: AdamConfig::new().with_epsilon(1e-8).init(),
+            optimizer: OptimizerAdaptor::from(Adam),
             accumulator: GradientsAccumulator::new(),
         }
     }
@@ -43,12 +85,9 @@ impl<B: AutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
     pub(crate) fn step(&mut self, learning_rate: f64, clip: f64) -> f64 {
         let mut gradients = self.accumulator.grads();
         let module = self.module.take().expect("put back after every step");
-        let mut square = SquaredNorm::<B> { gradients: &gradients, parts: Vec::new() };
+        let mut square = SquaredNorm { gradients: &gradients, sum: 0.0 };
         module.visit(&mut square);
-        let norm = match square.parts.is_empty() {
-            true => 0.0,
-            false => Tensor::cat(square.parts, 0).sum().into_scalar().elem::<f64>().sqrt(),
-        };
+        let norm = square.sum.sqrt();
         if !norm.is_finite() {
             self.module = Some(module);
             return norm;
@@ -79,7 +118,7 @@ impl<B: AutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
         self.module = Some(module_from_bytes::<B, M>(current, module, device)?);
         let state =
             Recorder::<B>::load(&Bytes::default(), optimizer.to_vec(), device).map_err(record)?;
-        self.optimizer = AdamConfig::new().with_epsilon(1e-8).init().load_record(state);
+        self.optimizer = OptimizerAdaptor::from(Adam).load_record(state);
         Ok(())
     }
 }
@@ -87,7 +126,7 @@ impl<B: AutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
 /// A module's parameters, bit for bit.
 pub(crate) fn module_to_bytes<B, M>(module: &M) -> Result<Vec<u8>>
 where
-    B: burn::tensor::backend::Backend,
+    B: Backend,
     M: Module<B>,
 {
     Recorder::<B>::record(&Bytes::default(), module.clone().into_record(), ()).map_err(record)
@@ -96,7 +135,7 @@ where
 /// The inverse, into a module of the same shape.
 pub(crate) fn module_from_bytes<B, M>(module: M, bytes: &[u8], device: &B::Device) -> Result<M>
 where
-    B: burn::tensor::backend::Backend,
+    B: Backend,
     M: Module<B>,
 {
     let loaded = Recorder::<B>::load(&Bytes::default(), bytes.to_vec(), device).map_err(record)?;
@@ -110,15 +149,15 @@ fn record(e: burn::record::RecorderError) -> Error {
     }
 }
 
-struct SquaredNorm<'a, B: AutodiffBackend> {
+struct SquaredNorm<'a> {
     gradients: &'a GradientsParams,
-    parts: Vec<Tensor<B::InnerBackend, 1>>,
+    sum: f64,
 }
 
-impl<B: AutodiffBackend> ModuleVisitor<B> for SquaredNorm<'_, B> {
+impl<B: FusedAutodiffBackend> ModuleVisitor<B> for SquaredNorm<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         if let Some(g) = self.gradients.get::<B::InnerBackend, D>(param.id) {
-            self.parts.push(g.square().sum());
+            self.sum += B::InnerBackend::sum_of_squares(g.into_primitive().tensor());
         }
     }
 }
@@ -128,7 +167,7 @@ struct Scale<'a> {
     factor: f64,
 }
 
-impl<B: AutodiffBackend> ModuleVisitor<B> for Scale<'_> {
+impl<B: FusedAutodiffBackend> ModuleVisitor<B> for Scale<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         if let Some(g) = self.gradients.remove::<B::InnerBackend, D>(param.id) {
             self.gradients.register::<B::InnerBackend, D>(param.id, g.mul_scalar(self.factor));

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::gemm::{by_rows, multiply};
 use super::math::{exp, largest, sum};
-use super::{T, contiguous, new, values, vectorised};
+use super::{Kernel, T, contiguous, new, values, vectorised};
 use crate::{PackedRow, PackedRows, Piece};
 
 /// Queries of a tile.
@@ -81,20 +81,23 @@ struct Scores<'a> {
     scale: f32,
 }
 
-/// Softmax of every line; what a query does not see becomes 0.
-#[inline(always)]
-fn softmax_lines(Scores { scores, keys, seen, scale }: Scores<'_>) {
-    for (i, line) in scores.chunks_exact_mut(keys).enumerate() {
-        let (line, hidden) = line.split_at_mut((seen + i).min(keys));
-        hidden.fill(0.0);
-        let top = largest(line);
-        for x in line.iter_mut() {
-            *x = exp((*x - top) * scale);
-        }
-        let total = sum(line.len(), |j| line[j]);
-        let factor = 1.0 / total;
-        for x in line.iter_mut() {
-            *x *= factor;
+impl Kernel for Scores<'_> {
+    /// Softmax of every line; what a query does not see becomes 0.
+    #[inline(always)]
+    fn run(self) {
+        let Scores { scores, keys, seen, scale } = self;
+        for (i, line) in scores.chunks_exact_mut(keys).enumerate() {
+            let (line, hidden) = line.split_at_mut((seen + i).min(keys));
+            hidden.fill(0.0);
+            let top = largest(line);
+            for x in line.iter_mut() {
+                *x = exp((*x - top) * scale);
+            }
+            let total = sum(line.len(), |j| line[j]);
+            let factor = 1.0 / total;
+            for x in line.iter_mut() {
+                *x *= factor;
+            }
         }
     }
 }
@@ -107,12 +110,15 @@ struct Gradients<'a> {
     scale: f32,
 }
 
-#[inline(always)]
-fn softmax_backward_lines(Gradients { weights, grad, keys, scale }: Gradients<'_>) {
-    for (p, d) in weights.chunks_exact(keys).zip(grad.chunks_exact_mut(keys)) {
-        let along = sum(keys, |j| p[j] * d[j]);
-        for (d, p) in d.iter_mut().zip(p) {
-            *d = p * (*d - along) * scale;
+impl Kernel for Gradients<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Gradients { weights, grad, keys, scale } = self;
+        for (p, d) in weights.chunks_exact(keys).zip(grad.chunks_exact_mut(keys)) {
+            let along = sum(keys, |j| p[j] * d[j]);
+            for (d, p) in d.iter_mut().zip(p) {
+                *d = p * (*d - along) * scale;
+            }
         }
     }
 }
@@ -198,7 +204,7 @@ fn weigh(scores: &mut [f32], q: MatRef<'_, f32>, k: &Head<'_>, tile: &Tile) {
     against_keys(to, q, k, tile);
     let seen = tile.piece.prefix + tile.from - tile.piece.start + 1;
     let scale = (q.ncols() as f32).powf(-0.5);
-    vectorised(softmax_lines, Scores { scores, keys, seen, scale });
+    vectorised(Scores { scores, keys, seen, scale });
 }
 
 pub(super) fn forward(q: T, k: T, v: T, rows: &PackedRows, n_heads: usize) -> T {
@@ -245,10 +251,7 @@ pub(super) fn backward(q: T, k: T, v: T, grad: T, rows: &PackedRows, n_heads: us
                 let to = MatMut::from_row_major_slice_mut(scores, n, keys);
                 against_keys(to, g, &v, &tile);
                 onto_keys(dv.as_mut(), by_rows(weights, n, keys, keys), g, &tile);
-                vectorised(
-                    softmax_backward_lines,
-                    Gradients { weights, grad: scores, keys, scale },
-                );
+                vectorised(Gradients { weights, grad: scores, keys, scale });
                 let scores = by_rows(scores, n, keys, keys);
                 times_values(dq.as_mut().subrows_mut(tile.from, n), false, scores, &k, &tile);
                 onto_keys(dk.as_mut(), scores, queries, &tile);

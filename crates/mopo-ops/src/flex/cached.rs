@@ -4,7 +4,7 @@ use burn::tensor::TensorMetadata;
 use rayon::prelude::*;
 
 use super::math::{exp, largest, sum};
-use super::{T, contiguous, new, values, vectorised};
+use super::{Kernel, T, contiguous, new, values, vectorised};
 
 pub(super) fn write(mut store: T, tokens: T, at: &[(usize, usize)]) -> T {
     let [_, capacity, d] = store.shape().dims();
@@ -32,24 +32,27 @@ struct Query<'a> {
     out: &'a mut [f32],
 }
 
-#[inline(always)]
-fn attend(Query { query, keys, values, width, weights, out }: Query<'_>) {
-    let dim = query.len();
-    let scale = (dim as f32).powf(-0.5);
-    for (i, weight) in weights.iter_mut().enumerate() {
-        let key = &keys[i * width..i * width + dim];
-        *weight = sum(dim, |j| query[j] * key[j]) * scale;
-    }
-    let top = largest(weights);
-    for weight in weights.iter_mut() {
-        *weight = exp(*weight - top);
-    }
-    let factor = 1.0 / sum(weights.len(), |i| weights[i]);
-    out.fill(0.0);
-    for (i, weight) in weights.iter().enumerate() {
-        let value = &values[i * width..i * width + dim];
-        for (x, v) in out.iter_mut().zip(value) {
-            *x += weight * factor * v;
+impl Kernel for Query<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Query { query, keys, values, width, weights, out } = self;
+        let dim = query.len();
+        let scale = (dim as f32).powf(-0.5);
+        for (i, weight) in weights.iter_mut().enumerate() {
+            let key = &keys[i * width..i * width + dim];
+            *weight = sum(dim, |j| query[j] * key[j]) * scale;
+        }
+        let top = largest(weights);
+        for weight in weights.iter_mut() {
+            *weight = exp(*weight - top);
+        }
+        let factor = 1.0 / sum(weights.len(), |i| weights[i]);
+        out.fill(0.0);
+        for (i, weight) in weights.iter().enumerate() {
+            let value = &values[i * width..i * width + dim];
+            for (x, v) in out.iter_mut().zip(value) {
+                *x += weight * factor * v;
+            }
         }
     }
 }
@@ -63,17 +66,14 @@ pub(super) fn attention(q: T, keys: &T, stored: &T, lens: &[usize], n_heads: usi
         let (row, head) = (i / n_heads, i % n_heads);
         let start = row * capacity * d + head * dim;
         let mut weights = vec![0f32; lens[row]];
-        vectorised(
-            attend,
-            Query {
-                query: &values(&q)[i * dim..(i + 1) * dim],
-                keys: &values(&keys)[start..],
-                values: &values(&stored)[start..],
-                width: d,
-                weights: &mut weights,
-                out,
-            },
-        );
+        vectorised(Query {
+            query: &values(&q)[i * dim..(i + 1) * dim],
+            keys: &values(&keys)[start..],
+            values: &values(&stored)[start..],
+            width: d,
+            weights: &mut weights,
+            out,
+        });
     });
     new(out, [rows, d])
 }

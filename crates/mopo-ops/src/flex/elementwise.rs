@@ -4,34 +4,48 @@ use burn::tensor::TensorMetadata;
 use rayon::prelude::*;
 
 use super::math::tanh;
-use super::{GRAIN, T, contiguous, into_values, new, values, vectorised};
+use super::{GRAIN, Kernel, T, contiguous, into_values, new, values, vectorised};
 
 /// √(2/π).
 const ROOT: f32 = 0.797_884_6;
 const CUBIC: f32 = 0.044_715;
 
-#[inline(always)]
-fn gelu_run(x: &mut [f32]) {
-    for x in x {
-        let u = *x * (ROOT + ROOT * CUBIC * *x * *x);
-        *x = 0.5 * *x * (1.0 + tanh(u));
+struct Gelu<'a>(&'a mut [f32]);
+
+impl Kernel for Gelu<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Gelu(x) = self;
+        for x in x {
+            let u = *x * (ROOT + ROOT * CUBIC * *x * *x);
+            *x = 0.5 * *x * (1.0 + tanh(u));
+        }
     }
 }
 
-#[inline(always)]
-fn gelu_backward_run((x, grad): (&[f32], &mut [f32])) {
-    for (g, &x) in grad.iter_mut().zip(x) {
-        let square = x * x;
-        let t = tanh(x * (ROOT + ROOT * CUBIC * square));
-        let inner = x * (1.0 - t * t) * (ROOT + 3.0 * ROOT * CUBIC * square);
-        *g *= 0.5 * (1.0 + t + inner);
+struct GeluBackward<'a> {
+    x: &'a [f32],
+    /// Becomes its product with the slope.
+    grad: &'a mut [f32],
+}
+
+impl Kernel for GeluBackward<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let GeluBackward { x, grad } = self;
+        for (g, &x) in grad.iter_mut().zip(x) {
+            let square = x * x;
+            let t = tanh(x * (ROOT + ROOT * CUBIC * square));
+            let inner = x * (1.0 - t * t) * (ROOT + 3.0 * ROOT * CUBIC * square);
+            *g *= 0.5 * (1.0 + t + inner);
+        }
     }
 }
 
 pub(super) fn gelu(x: T) -> T {
     let shape = x.shape();
     let mut y = into_values(x);
-    y.par_chunks_mut(GRAIN).for_each(|y| vectorised(gelu_run, y));
+    y.par_chunks_mut(GRAIN).for_each(|y| vectorised(Gelu(y)));
     new(y, shape)
 }
 
@@ -39,7 +53,7 @@ pub(super) fn gelu_backward(x: T, grad: T) -> T {
     let x = contiguous(x);
     let mut dx = into_values(grad);
     let pairs = values(&x).par_chunks(GRAIN).zip(dx.par_chunks_mut(GRAIN));
-    pairs.for_each(|pair| vectorised(gelu_backward_run, pair));
+    pairs.for_each(|(x, grad)| vectorised(GeluBackward { x, grad }));
     new(dx, x.shape())
 }
 
@@ -51,14 +65,17 @@ struct Turn<'a> {
     sign: f32,
 }
 
-#[inline(always)]
-fn turn(Turn { token, cos, sin, dim, sign }: Turn<'_>) {
-    let half = cos.len();
-    for head in token.chunks_exact_mut(dim) {
-        let (a, rest) = head.split_at_mut(half);
-        for (((a, b), c), s) in a.iter_mut().zip(rest).zip(cos).zip(sin) {
-            let s = s * sign;
-            (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+impl Kernel for Turn<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Turn { token, cos, sin, dim, sign } = self;
+        let half = cos.len();
+        for head in token.chunks_exact_mut(dim) {
+            let (a, rest) = head.split_at_mut(half);
+            for (((a, b), c), s) in a.iter_mut().zip(rest).zip(cos).zip(sin) {
+                let s = s * sign;
+                (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+            }
         }
     }
 }
@@ -76,7 +93,7 @@ pub(super) fn rotary(x: T, cos: T, sin: T, n_heads: usize, inverse: bool) -> T {
         for (i, token) in tokens.chunks_exact_mut(width).enumerate() {
             let at = (block * TOKENS + i) * half;
             let (cos, sin) = (&cos[at..at + half], &sin[at..at + half]);
-            vectorised(turn, Turn { token, cos, sin, dim: width / n_heads, sign });
+            vectorised(Turn { token, cos, sin, dim: width / n_heads, sign });
         }
     });
     new(y, shape)

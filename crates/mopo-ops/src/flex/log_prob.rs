@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::gemm::{View, by_rows, multiply};
 use super::math::{exp, largest, sum};
-use super::{T, contiguous, new, values, vectorised};
+use super::{Kernel, T, contiguous, new, values, vectorised};
 
 /// Tokens of the vocabulary whose logits exist at a time.
 const TILE: usize = 1024;
@@ -25,26 +25,29 @@ struct Tile<'a> {
     sums: &'a mut [f32],
 }
 
-#[inline(always)]
-fn exponentials(Tile { logits, bias, running, sums }: Tile<'_>) {
-    let (n, d) = (bias.len(), sums.len() / running.len());
-    for (i, (line, (top, total))) in logits.chunks_exact_mut(n).zip(running).enumerate() {
-        for (x, b) in line.iter_mut().zip(bias) {
-            *x += b;
-        }
-        let new_top = top.max(largest(line));
-        if new_top > *top {
-            let shrink = exp(*top - new_top);
-            *total *= shrink;
-            for x in &mut sums[i * d..(i + 1) * d] {
-                *x *= shrink;
+impl Kernel for Tile<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Tile { logits, bias, running, sums } = self;
+        let (n, d) = (bias.len(), sums.len() / running.len());
+        for (i, (line, (top, total))) in logits.chunks_exact_mut(n).zip(running).enumerate() {
+            for (x, b) in line.iter_mut().zip(bias) {
+                *x += b;
             }
-            *top = new_top;
+            let new_top = top.max(largest(line));
+            if new_top > *top {
+                let shrink = exp(*top - new_top);
+                *total *= shrink;
+                for x in &mut sums[i * d..(i + 1) * d] {
+                    *x *= shrink;
+                }
+                *top = new_top;
+            }
+            for x in line.iter_mut() {
+                *x = exp(*x - new_top);
+            }
+            *total += sum(n, |j| line[j]);
         }
-        for x in line.iter_mut() {
-            *x = exp(*x - new_top);
-        }
-        *total += sum(n, |j| line[j]);
     }
 }
 
@@ -105,7 +108,7 @@ pub(super) fn forward(
                 }
             }
             let bias = &bias[from..from + n];
-            vectorised(exponentials, Tile { logits, bias, running: &mut running, sums });
+            vectorised(Tile { logits, bias, running: &mut running, sums });
             if with_gradient {
                 let logits = by_rows(logits, m, n, n);
                 let to = MatMut::from_row_major_slice_mut(sums, m, d);
@@ -135,12 +138,15 @@ struct Residuals<'a> {
     positions: &'a [(f32, f32)],
 }
 
-#[inline(always)]
-fn residuals(Residuals { logits, bias, positions }: Residuals<'_>) {
-    let n = bias.len();
-    for (line, (normaliser, grad)) in logits.chunks_exact_mut(n).zip(positions) {
-        for (x, b) in line.iter_mut().zip(bias) {
-            *x = -grad * exp(*x + b - normaliser);
+impl Kernel for Residuals<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Residuals { logits, bias, positions } = self;
+        let n = bias.len();
+        for (line, (normaliser, grad)) in logits.chunks_exact_mut(n).zip(positions) {
+            for (x, b) in line.iter_mut().zip(bias) {
+                *x = -grad * exp(*x + b - normaliser);
+            }
         }
     }
 }
@@ -195,7 +201,7 @@ pub(super) fn backward(hidden: T, weight: T, bias: T, targets: T, log_probs: T, 
                     multiply(to, false, hidden, part, 1.0, Par::Seq);
                     let positions = &positions[start..start + m];
                     let bias = &bias[from..from + size];
-                    vectorised(residuals, Residuals { logits, bias, positions });
+                    vectorised(Residuals { logits, bias, positions });
                     for (i, target) in targets[start..start + m].iter().enumerate() {
                         if (from..from + size).contains(target) {
                             logits[i * size + target - from] += positions[i].1;

@@ -4,6 +4,7 @@
 //!
 //! Results do not depend on scheduling; sums over threads are made in a fixed order.
 
+mod adam;
 mod attention;
 mod cached;
 mod elementwise;
@@ -22,23 +23,31 @@ use burn_flex::{FlexTensor, Layout};
 
 pub use gemm::matmul_rate;
 
-use crate::{FusedBackend, Init, KvStore, Matrix, PackedRows, QuantisedMatrix, generic};
+use crate::{
+    AdamFactors, FusedBackend, Init, KvStore, Matrix, PackedRows, QuantisedMatrix, generic,
+};
 
 type T = FlexTensor;
 
-/// Calls a function compiled for the best vector instructions that the machine has. The function
-/// must be `#[inline(always)]`.
+/// A loop over numbers, with what it works on.
+trait Kernel {
+    /// Must be `#[inline(always)]`: it is compiled once for every set of vector instructions.
+    fn run(self);
+}
+
+/// Runs a kernel with the best vector instructions that the machine has.
 #[inline(always)]
-fn vectorised<A, R>(function: impl FnOnce(A) -> R, argument: A) -> R {
-    struct Call<F, A>(F, A);
-    impl<A, R, F: FnOnce(A) -> R> pulp::NullaryFnOnce for Call<F, A> {
-        type Output = R;
+fn vectorised(kernel: impl Kernel) {
+    struct Call<K>(K);
+    // Not through a closure or a function pointer, which would be compiled without them.
+    impl<K: Kernel> pulp::NullaryFnOnce for Call<K> {
+        type Output = ();
         #[inline(always)]
-        fn call(self) -> R {
-            (self.0)(self.1)
+        fn call(self) {
+            self.0.run();
         }
     }
-    pulp::Arch::new().dispatch(Call(function, argument))
+    pulp::Arch::new().dispatch(Call(kernel));
 }
 
 fn new(values: Vec<f32>, shape: impl Into<Shape>) -> T {
@@ -194,6 +203,22 @@ impl FusedBackend for Flex {
                 log_prob::forward(hidden, w.clone(), bias, targets, with_gradient)
             }
             _ => generic::log_prob::forward::<Self>(hidden, weight, bias, targets, with_gradient),
+        }
+    }
+
+    fn adam_step(param: T, grad: T, moments: Option<[T; 2]>, factors: AdamFactors) -> (T, [T; 2]) {
+        if is_f32(&[&param, &grad]) {
+            adam::step(param, grad, moments, factors)
+        } else {
+            generic::adam::step::<Self>(param, grad, moments, factors)
+        }
+    }
+
+    fn sum_of_squares(x: T) -> f64 {
+        if is_f32(&[&x]) {
+            adam::sum_of_squares(&x)
+        } else {
+            generic::adam::sum_of_squares::<Self>(x)
         }
     }
 

@@ -4,7 +4,7 @@ use burn::tensor::TensorMetadata;
 use rayon::prelude::*;
 
 use super::math::sum;
-use super::{T, contiguous, into_values, new, values, vectorised};
+use super::{Kernel, T, contiguous, into_values, new, values, vectorised};
 
 /// Tokens that one task works on.
 const TOKENS: usize = 32;
@@ -27,28 +27,37 @@ struct Tokens<'a> {
     epsilon: f32,
 }
 
-#[inline(always)]
-fn forward_run(Tokens { x, gamma, other, out, epsilon }: Tokens<'_>) {
-    let d = gamma.len();
-    let beta = &other[..d];
-    for (x, y) in x.chunks_exact(d).zip(out.chunks_exact_mut(d)) {
-        let (mean, factor) = moments(x, epsilon);
-        for i in 0..d {
-            y[i] = (x[i] - mean) * factor * gamma[i] + beta[i];
+struct Forward<'a>(Tokens<'a>);
+struct Backward<'a>(Tokens<'a>);
+
+impl Kernel for Forward<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Forward(Tokens { x, gamma, other, out, epsilon }) = self;
+        let d = gamma.len();
+        let beta = &other[..d];
+        for (x, y) in x.chunks_exact(d).zip(out.chunks_exact_mut(d)) {
+            let (mean, factor) = moments(x, epsilon);
+            for i in 0..d {
+                y[i] = (x[i] - mean) * factor * gamma[i] + beta[i];
+            }
         }
     }
 }
 
-#[inline(always)]
-fn backward_run(Tokens { x, gamma, other, out, epsilon }: Tokens<'_>) {
-    let d = gamma.len();
-    let tokens = x.chunks_exact(d).zip(other.chunks_exact(d)).zip(out.chunks_exact_mut(d));
-    for ((x, g), dx) in tokens {
-        let (mean, factor) = moments(x, epsilon);
-        let level = sum(d, |i| g[i] * gamma[i]) / d as f32;
-        let along = sum(d, |i| g[i] * gamma[i] * (x[i] - mean)) * factor / d as f32;
-        for i in 0..d {
-            dx[i] += (g[i] * gamma[i] - level - (x[i] - mean) * factor * along) * factor;
+impl Kernel for Backward<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Backward(Tokens { x, gamma, other, out, epsilon }) = self;
+        let d = gamma.len();
+        let tokens = x.chunks_exact(d).zip(other.chunks_exact(d)).zip(out.chunks_exact_mut(d));
+        for ((x, g), dx) in tokens {
+            let (mean, factor) = moments(x, epsilon);
+            let level = sum(d, |i| g[i] * gamma[i]) / d as f32;
+            let along = sum(d, |i| g[i] * gamma[i] * (x[i] - mean)) * factor / d as f32;
+            for i in 0..d {
+                dx[i] += (g[i] * gamma[i] - level - (x[i] - mean) * factor * along) * factor;
+            }
         }
     }
 }
@@ -59,7 +68,7 @@ pub(super) fn forward(x: T, gamma: T, beta: T, epsilon: f64) -> T {
     let mut y = vec![0f32; values(&x).len()];
     y.par_chunks_mut(d * TOKENS).zip(values(&x).par_chunks(d * TOKENS)).for_each(|(out, x)| {
         let (gamma, other) = (values(&gamma), values(&beta));
-        vectorised(forward_run, Tokens { x, gamma, other, out, epsilon });
+        vectorised(Forward(Tokens { x, gamma, other, out, epsilon }));
     });
     new(y, x.shape())
 }
@@ -74,7 +83,7 @@ pub(super) fn backward(init: Option<T>, x: T, gamma: T, grad: T, epsilon: f64) -
     let size = d * TOKENS;
     let tasks = values(&x).par_chunks(size).zip(values(&grad).par_chunks(size));
     tasks.zip(dx.par_chunks_mut(size)).for_each(|((x, other), out)| {
-        vectorised(backward_run, Tokens { x, gamma: values(&gamma), other, out, epsilon });
+        vectorised(Backward(Tokens { x, gamma: values(&gamma), other, out, epsilon }));
     });
     new(dx, x.shape())
 }

@@ -7,8 +7,8 @@ use faer::MatMut;
 use rayon::prelude::*;
 
 use super::gemm::{View, by_rows, multiply, parallelism, start};
-use super::skinny::{Dots, LINES, dot_lines};
-use super::{T, new, values, vectorised};
+use super::skinny::{Dots, LINES};
+use super::{Kernel, T, new, values, vectorised};
 use crate::quant::{BLOCK, GROUP, INT8_ZERO, NF4, dynamic_map};
 use crate::{Init, QuantisedMatrix};
 
@@ -73,7 +73,7 @@ impl<'a> Reader<'a> {
                     if let Some(simd) = pulp::x86::V4::try_new() {
                         return simd.vectorize(WithAvx512 { simd, blocks });
                     }
-                    return vectorised(whole_blocks, blocks);
+                    return vectorised(blocks);
                 }
                 for (i, x) in (from..).zip(line) {
                     let code = (self.codes[i / NIBBLES] >> (i % NIBBLES * 4)) & 15;
@@ -84,7 +84,7 @@ impl<'a> Reader<'a> {
                 let scale = scales[output];
                 if from.is_multiple_of(BYTES) && line.len().is_multiple_of(BYTES) {
                     let codes = &self.codes[from / BYTES..][..line.len() / BYTES];
-                    return vectorised(bytes, Bytes { codes, scale, line });
+                    return vectorised(Bytes { codes, scale, line });
                 }
                 for (i, x) in (from..).zip(line) {
                     let code = self.codes[i / BYTES].to_le_bytes()[i % BYTES];
@@ -110,18 +110,21 @@ struct Blocks<'a> {
     line: &'a mut [f32],
 }
 
-#[inline(always)]
-fn whole_blocks(Blocks { codes, magnitudes, pairs, line }: Blocks<'_>) {
-    let (codes, _) = codes.as_chunks::<{ BLOCK / NIBBLES }>();
-    let (blocks, _) = line.as_chunks_mut::<BLOCK>();
-    for ((codes, magnitude), block) in codes.iter().zip(magnitudes).zip(blocks) {
-        for (word, part) in codes.iter().zip(block.as_chunks_mut::<NIBBLES>().0) {
-            for (byte, two) in word.to_le_bytes().into_iter().zip(part.as_chunks_mut::<2>().0) {
-                *two = pairs[byte as usize];
+impl Kernel for Blocks<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Blocks { codes, magnitudes, pairs, line } = self;
+        let (codes, _) = codes.as_chunks::<{ BLOCK / NIBBLES }>();
+        let (blocks, _) = line.as_chunks_mut::<BLOCK>();
+        for ((codes, magnitude), block) in codes.iter().zip(magnitudes).zip(blocks) {
+            for (word, part) in codes.iter().zip(block.as_chunks_mut::<NIBBLES>().0) {
+                for (byte, two) in word.to_le_bytes().into_iter().zip(part.as_chunks_mut::<2>().0) {
+                    *two = pairs[byte as usize];
+                }
             }
-        }
-        for x in block {
-            *x *= magnitude;
+            for x in block {
+                *x *= magnitude;
+            }
         }
     }
 }
@@ -168,11 +171,14 @@ struct Bytes<'a> {
     line: &'a mut [f32],
 }
 
-#[inline(always)]
-fn bytes(Bytes { codes, scale, line }: Bytes<'_>) {
-    for (word, part) in codes.iter().zip(line.as_chunks_mut::<BYTES>().0) {
-        for (byte, x) in word.to_le_bytes().into_iter().zip(part) {
-            *x = (i32::from(byte) - INT8_ZERO) as f32 * scale;
+impl Kernel for Bytes<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Bytes { codes, scale, line } = self;
+        for (word, part) in codes.iter().zip(line.as_chunks_mut::<BYTES>().0) {
+            for (byte, x) in word.to_le_bytes().into_iter().zip(part) {
+                *x = (i32::from(byte) - INT8_ZERO) as f32 * scale;
+            }
         }
     }
 }
@@ -247,7 +253,7 @@ fn few_lines(
         let mut column = vec![0f32; inputs];
         for (j, sums) in sums.chunks_exact_mut(m).enumerate() {
             reader.read(i * piece + j, &mut column);
-            vectorised(dot_lines, Dots { column: &column, lines: &lines, sums });
+            vectorised(Dots { column: &column, lines: &lines, sums });
         }
     });
     for (i, out) in out.chunks_exact_mut(outputs).enumerate() {

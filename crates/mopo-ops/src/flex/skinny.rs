@@ -5,7 +5,7 @@ use faer::MatRef;
 use rayon::prelude::*;
 
 use super::math::LANES;
-use super::vectorised;
+use super::{Kernel, vectorised};
 
 /// Lines that one pass over the matrix serves.
 pub(super) const LINES: usize = 8;
@@ -38,7 +38,7 @@ pub(super) fn multiply(
             for (j, sums) in sums.chunks_exact_mut(m).enumerate() {
                 let column = b.row(j);
                 let column = column.try_as_row_major().expect("row-major").as_slice();
-                vectorised(dot_lines, Dots { column, lines: &lines, sums });
+                vectorised(Dots { column, lines: &lines, sums });
             }
         });
     } else if let Some(b) = b.try_as_row_major() {
@@ -51,7 +51,7 @@ pub(super) fn multiply(
                 let row = b.row(j);
                 let row = &row.try_as_row_major().expect("row-major").as_slice()
                     [i * piece..i * piece + columns];
-                vectorised(add_row, Axpy { row, lines: &lines, j, k, wide: &mut wide });
+                vectorised(Axpy { row, lines: &lines, j, k, wide: &mut wide });
             }
             for (line, wide) in wide.chunks_exact(columns).enumerate() {
                 for (column, x) in wide.iter().enumerate() {
@@ -77,21 +77,24 @@ pub(super) struct Dots<'a> {
     pub(super) sums: &'a mut [f32],
 }
 
-#[inline(always)]
-pub(super) fn dot_lines(Dots { column, lines, sums }: Dots<'_>) {
-    let (whole, rest) = column.as_chunks::<LANES>();
-    for (line, out) in lines.chunks_exact(column.len()).zip(sums) {
-        // Chunks of a known size: an index that might be out of range keeps a loop from being
-        // vectorised.
-        let (line, line_rest) = line.as_chunks::<LANES>();
-        let mut lanes = [0f32; LANES];
-        for (a, b) in line.iter().zip(whole) {
-            for ((sum, a), b) in lanes.iter_mut().zip(a).zip(b) {
-                *sum += a * b;
+impl Kernel for Dots<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Dots { column, lines, sums } = self;
+        let (whole, rest) = column.as_chunks::<LANES>();
+        for (line, out) in lines.chunks_exact(column.len()).zip(sums) {
+            // Chunks of a known size: an index that might be out of range keeps a loop from being
+            // vectorised.
+            let (line, line_rest) = line.as_chunks::<LANES>();
+            let mut lanes = [0f32; LANES];
+            for (a, b) in line.iter().zip(whole) {
+                for ((sum, a), b) in lanes.iter_mut().zip(a).zip(b) {
+                    *sum += a * b;
+                }
             }
+            let rest: f32 = line_rest.iter().zip(rest).map(|(a, b)| a * b).sum();
+            *out = rest + lanes.iter().sum::<f32>();
         }
-        let rest: f32 = line_rest.iter().zip(rest).map(|(a, b)| a * b).sum();
-        *out = rest + lanes.iter().sum::<f32>();
     }
 }
 
@@ -103,12 +106,15 @@ struct Axpy<'a> {
     wide: &'a mut [f32],
 }
 
-#[inline(always)]
-fn add_row(Axpy { row, lines, j, k, wide }: Axpy<'_>) {
-    for (line, wide) in wide.chunks_exact_mut(row.len()).enumerate() {
-        let x = lines[line * k + j];
-        for (w, b) in wide.iter_mut().zip(row) {
-            *w += x * b;
+impl Kernel for Axpy<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Axpy { row, lines, j, k, wide } = self;
+        for (line, wide) in wide.chunks_exact_mut(row.len()).enumerate() {
+            let x = lines[line * k + j];
+            for (w, b) in wide.iter_mut().zip(row) {
+                *w += x * b;
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The bodies of [`crate::FusedBackend`] in burn's own operations: what every backend can do, and
 //! what native kernels are compared with.
 
+pub(crate) mod adam;
 pub(crate) mod attention;
 pub(crate) mod elementwise;
 pub(crate) mod linear;

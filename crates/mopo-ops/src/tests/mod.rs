@@ -1,5 +1,6 @@
 //! Kernels and gradients against the generic bodies, and gradients against finite differences.
 
+mod adam;
 mod block;
 mod kernels;
 mod log_prob;

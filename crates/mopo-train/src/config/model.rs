@@ -71,6 +71,17 @@ impl BaseFormat {
     }
 }
 
+impl std::str::FromStr for BaseFormat {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let all = [Self::F32, Self::Checkpoint, Self::Int8, Self::Nf4, Self::Nf4Double];
+        all.into_iter()
+            .find(|format| format.name() == name)
+            .ok_or_else(|| format!("the formats are: {}", all.map(Self::name).join(", ")))
+    }
+}
+
 /// The section as it is written.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

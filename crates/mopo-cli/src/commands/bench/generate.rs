@@ -42,7 +42,7 @@ impl Job for Generate {
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
         let args = self.0;
-        let (base, tokenizer) = super::load::<B>(&args.model, &device)?;
+        let (base, tokenizer) = super::load::<B>(&args.model, args.common.base, &device)?;
         let pairs = rows::read(&args.pairs, &tokenizer, args.max_len, args.batch)?;
         let prompts: Vec<Vec<u32>> = pairs.into_iter().map(|p| p.prompt).collect();
         let config = GenerationConfig {

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use mopo_train::config::BaseFormat;
 use serde::Serialize;
 
 use super::{Program, median};
@@ -38,7 +39,7 @@ struct Shape {
 }
 
 pub(super) fn run(args: BenchMatmulArgs) -> Result<()> {
-    let common = BenchCommon { threads: args.threads, device: Device::Flex };
+    let common = BenchCommon { threads: args.threads, device: Device::Flex, base: BaseFormat::F32 };
     super::begin(&common)?;
     let (n, d, f) = (args.tokens, args.hidden, args.ffn);
     let mut shapes = Vec::new();

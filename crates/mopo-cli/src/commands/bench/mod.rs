@@ -12,8 +12,9 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use burn::module::Module;
 use mopo_data::Tokenizer;
-use mopo_lm::{LoadOptions, Phi, PhiConfig, load_phi};
+use mopo_lm::{Phi, PhiConfig, load_phi};
 use mopo_ops::FusedBackend;
+use mopo_train::config::BaseFormat;
 use serde::Serialize;
 
 use crate::args::{BenchArgs, BenchCommon, Measurement};
@@ -47,6 +48,8 @@ struct Program {
     /// Timings of a debug build mean little.
     profile: &'static str,
     device: String,
+    /// How the base is held.
+    base: &'static str,
     threads: usize,
 }
 
@@ -57,6 +60,7 @@ impl Program {
             version: env!("CARGO_PKG_VERSION"),
             profile: if cfg!(debug_assertions) { "debug" } else { "release" },
             device: common.device.to_string(),
+            base: common.base.name(),
             threads: common.threads,
         }
     }
@@ -68,12 +72,16 @@ fn print(line: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
-/// A model of the hub's layout as a constant, and the tokenizer beside it.
-fn load<B: FusedBackend>(dir: &Path, device: &B::Device) -> Result<(Phi<B>, Tokenizer)> {
+/// A model of the hub's layout as a constant, held as told, and the tokenizer beside it.
+fn load<B: FusedBackend>(
+    dir: &Path,
+    base: BaseFormat,
+    device: &B::Device,
+) -> Result<(Phi<B>, Tokenizer)> {
     let tokenizer = Tokenizer::load(dir.join("tokenizer.json"))?;
     let config = PhiConfig::from_file(dir.join("config.json"))?;
     tokenizer.check_fits(config.vocab_size)?;
-    Ok((load_phi::<B>(dir, &config, LoadOptions::default(), device)?.no_grad(), tokenizer))
+    Ok((load_phi::<B>(dir, &config, base.load_options(), device)?.no_grad(), tokenizer))
 }
 
 /// The process's peak resident memory in MiB; None where the system does not say.

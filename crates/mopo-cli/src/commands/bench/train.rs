@@ -51,7 +51,8 @@ impl Job for Train {
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
         let args = self.0;
-        let (base, tokenizer) = super::load::<Autodiff<B>>(&args.model, &device)?;
+        let (base, tokenizer) = super::load::<Autodiff<B>>(&args.model, args.common.base, &device)?;
+        let base = base.with_gradient_checkpointing(args.gradient_checkpointing);
         let tokens = rows::read(&args.pairs, &tokenizer, args.max_len, args.steps * args.batch)?;
         let terms = tokens.iter().map(two_objectives).collect();
         let pairs = Pairs { tokens, terms };

@@ -1,0 +1,124 @@
+//! A step of Adam and sums of squares, one pass over memory each.
+
+use burn::tensor::{Bytes, DType, TensorMetadata};
+use rayon::prelude::*;
+
+use super::math::sum;
+use super::{GRAIN, Kernel, T, vectorised};
+use crate::AdamFactors;
+
+struct Adam<'a> {
+    param: &'a mut [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+    grad: &'a [f32],
+    factors: AdamFactors,
+}
+
+impl Kernel for Adam<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Adam { param, first, second, grad, factors } = self;
+        let AdamFactors { beta_1, beta_2, rate, correction_2, epsilon } = factors;
+        let moments = first.iter_mut().zip(second.iter_mut());
+        for ((p, (m, v)), g) in param.iter_mut().zip(moments).zip(grad) {
+            *m = beta_1 * *m + (1.0 - beta_1) * g;
+            *v = beta_2 * *v + (1.0 - beta_2) * g * g;
+            *p -= rate * *m / ((*v * correction_2).sqrt() + epsilon);
+        }
+    }
+}
+
+/// Whether the elements fill the memory without gaps, in whatever order.
+fn is_dense(x: &T) -> bool {
+    let n = x.shape().num_elements();
+    let layout = x.layout();
+    let span: usize = layout
+        .shape()
+        .iter()
+        .zip(layout.strides())
+        .map(|(n, stride)| n.saturating_sub(1) * stride.unsigned_abs())
+        .sum();
+    layout.start_offset() == 0
+        && x.storage::<f32>().len() == n
+        && span + 1 == n
+        && layout.strides().iter().all(|stride| *stride >= 0)
+}
+
+pub(super) fn step(
+    param: T,
+    grad: T,
+    moments: Option<[T; 2]>,
+    factors: AdamFactors,
+) -> (T, [T; 2]) {
+    // All in the parameter's order of memory, whichever that is.
+    let mut param = if is_dense(&param) { param } else { param.to_contiguous() };
+    let layout = param.layout().clone();
+    let same = |x: T| {
+        if x.layout().strides() == layout.strides() && is_dense(&x) {
+            return x;
+        }
+        let n = x.shape().num_elements();
+        let mut out = vec![0f32; n];
+        let x = x.to_contiguous();
+        let strides = layout.strides();
+        let x = x.storage::<f32>();
+        match layout.shape().len() {
+            2 => {
+                let columns = layout.shape()[1];
+                for (i, value) in x.iter().enumerate() {
+                    let (row, column) = (i / columns, i % columns);
+                    out[row * strides[0] as usize + column * strides[1] as usize] = *value;
+                }
+            }
+            // Of other ranks only contiguous parameters are made.
+            _ => out.copy_from_slice(x),
+        }
+        T::new(Bytes::from_elems(out), layout.clone(), DType::F32)
+    };
+    let grad = same(grad);
+    let [mut first, mut second] = match moments {
+        Some(moments) => moments.map(same),
+        None => [(); 2].map(|()| {
+            let zeros = vec![0f32; layout.shape().num_elements()];
+            T::new(Bytes::from_elems(zeros), layout.clone(), DType::F32)
+        }),
+    };
+    param
+        .storage_mut::<f32>()
+        .par_chunks_mut(GRAIN)
+        .zip(first.storage_mut::<f32>().par_chunks_mut(GRAIN))
+        .zip(second.storage_mut::<f32>().par_chunks_mut(GRAIN))
+        .zip(grad.storage::<f32>().par_chunks(GRAIN))
+        .for_each(|(((param, first), second), grad)| {
+            vectorised(Adam { param, first, second, grad, factors });
+        });
+    (param, [first, second])
+}
+
+struct Squares<'a> {
+    x: &'a [f32],
+    total: &'a mut f64,
+}
+
+impl Kernel for Squares<'_> {
+    #[inline(always)]
+    fn run(self) {
+        *self.total = f64::from(sum(self.x.len(), |i| self.x[i] * self.x[i]));
+    }
+}
+
+/// The sum of squares, in parts of a fixed size.
+pub(super) fn sum_of_squares(x: &T) -> f64 {
+    let x = if is_dense(x) { x.clone() } else { x.to_contiguous() };
+    let parts: Vec<f64> = x
+        .storage::<f32>()
+        .par_chunks(GRAIN)
+        .map(|x| {
+            let mut total = 0.0;
+            vectorised(Squares { x, total: &mut total });
+            total
+        })
+        .collect();
+    parts.iter().sum()
+}

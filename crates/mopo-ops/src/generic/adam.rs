@@ -1,0 +1,33 @@
+//! A step of Adam and sums of squares in burn's own operations.
+
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{ElementConversion, Tensor, TensorMetadata, TensorPrimitive};
+
+use crate::{AdamFactors, FusedBackend};
+
+pub(crate) fn step<B: FusedBackend>(
+    param: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    moments: Option<[FloatTensor<B>; 2]>,
+    factors: AdamFactors,
+) -> (FloatTensor<B>, [FloatTensor<B>; 2]) {
+    let AdamFactors { beta_1, beta_2, rate, correction_2, epsilon } = factors;
+    let scaled = |x, factor: f32| B::float_mul_scalar(x, factor.into());
+    let square = B::float_mul(grad.clone(), grad.clone());
+    let (mut first, mut second) = (scaled(grad, 1.0 - beta_1), scaled(square, 1.0 - beta_2));
+    if let Some([m, v]) = moments {
+        first = B::float_add(first, scaled(m, beta_1));
+        second = B::float_add(second, scaled(v, beta_2));
+    }
+    let root = B::float_sqrt(scaled(second.clone(), correction_2));
+    let root = B::float_add_scalar(root, epsilon.into());
+    let step = B::float_div(scaled(first.clone(), rate), root);
+    (B::float_sub(param, step), [first, second])
+}
+
+pub(crate) fn sum_of_squares<B: FusedBackend>(x: FloatTensor<B>) -> f64 {
+    let n = x.shape().num_elements();
+    let flat = B::float_reshape(x, burn::tensor::Shape::new([n]));
+    let flat = Tensor::<B, 1>::from_primitive(TensorPrimitive::Float(flat));
+    flat.square().sum().into_scalar().elem()
+}
