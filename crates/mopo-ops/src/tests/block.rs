@@ -106,7 +106,7 @@ impl Setup {
                 weight: match self.quantised.contains(&i) {
                     false => Matrix::Dense(float(weight)),
                     true => {
-                        let format = QuantFormat::Nf4 { double_quant: i % 2 == 0 };
+                        let format = QuantFormat::Nf4 { double_quant: i.is_multiple_of(2) };
                         let data = weight.transpose().into_data();
                         let data = QuantisedData::quantise(&data, format).unwrap();
                         Matrix::Quantised(data.to_device(&Default::default()))
