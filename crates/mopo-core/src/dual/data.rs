@@ -298,10 +298,6 @@ type Slopes = (Vec<f64>, Vec<Vec<f64>>);
 /// Multipliers, their slacks, and the steps it took.
 type Rest = (Vec<f64>, Vec<f64>, usize);
 
-/// Steps after which [`rest`] gives up. Most problems take 20; where a small τ makes the weights switch
-/// at once, between plains, it can be thousands.
-const MOST_STEPS: usize = 20_000;
-
 /// Where dλ/dt = −F(λ), kept within \[0, cap\], comes to rest from `start`.
 fn rest(
     start: Vec<f64>,
@@ -312,7 +308,7 @@ fn rest(
     let mut at = start;
     let (mut f, mut jacobian) = evaluate(&at);
     let mut time = 1.0;
-    for iterations in 0..MOST_STEPS {
+    for iterations in 0..400 {
         let residual = KktResidual::new(&at, &f, cap).stationarity;
         if residual <= tolerance || time < 1e-12 {
             return (at, f, iterations);
@@ -345,7 +341,7 @@ fn rest(
         time = (time * (residual / after.max(1e-300)).clamp(growth, 10.0)).min(1e15);
         (at, f, jacobian) = (next, there, slopes);
     }
-    (at, f, MOST_STEPS)
+    (at, f, 400)
 }
 
 /// d of (I/time + J) d = −F on the free coordinates, by elimination with pivoting.
