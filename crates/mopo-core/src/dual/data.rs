@@ -298,24 +298,100 @@ type Slopes = (Vec<f64>, Vec<Vec<f64>>);
 /// Multipliers, their slacks, and the steps it took.
 type Rest = (Vec<f64>, Vec<f64>, usize);
 
+/// Steps of a walk before it is given up.
+const STEPS: usize = 400;
+
 /// Where dλ/dt = −F(λ), kept within \[0, cap\], comes to rest from `start`.
+///
+/// The first walk takes long steps. Where weights switch, F is as good as a step and long steps leap
+/// over it to and fro; a second walk that does not leap ends there. A point of rest that repels the
+/// path makes both circle around it; Newton's steps from the nearest point found go to it.
 fn rest(
     start: Vec<f64>,
     cap: f64,
     tolerance: f64,
     evaluate: &mut dyn FnMut(&[f64]) -> Slopes,
 ) -> Rest {
+    let mut iterations = 0;
+    let mut best: Option<(f64, Rest)> = None;
+    for leaps in [true, false] {
+        let walked = walk(start.clone(), cap, tolerance, leaps, evaluate);
+        iterations += walked.2;
+        let walked = settle(walked.0, cap, tolerance, evaluate);
+        iterations += walked.2;
+        let residual = KktResidual::new(&walked.0, &walked.1, cap).stationarity;
+        if best.as_ref().is_none_or(|(least, _)| residual < *least) {
+            best = Some((residual, walked));
+        }
+        if residual <= tolerance {
+            break;
+        }
+    }
+    let (_, (at, f, _)) = best.expect("two walks");
+    (at, f, iterations)
+}
+
+/// Newton's steps from `at`, each as long as makes the residual smaller.
+fn settle(
+    mut at: Vec<f64>,
+    cap: f64,
+    tolerance: f64,
+    evaluate: &mut dyn FnMut(&[f64]) -> Slopes,
+) -> Rest {
+    let (mut f, mut jacobian) = evaluate(&at);
+    for iterations in 0..STEPS {
+        let residual = KktResidual::new(&at, &f, cap).stationarity;
+        if residual <= tolerance {
+            return (at, f, iterations);
+        }
+        let free = free(&at, &f, cap);
+        let step = implicit_step(&free, &f, &jacobian, f64::INFINITY);
+        let shorter = (0..30).find_map(|halvings| {
+            let next = moved(&at, &step, &free, 0.5f64.powi(halvings), cap);
+            let (there, slopes) = evaluate(&next);
+            let after = KktResidual::new(&next, &there, cap).stationarity;
+            (after < residual).then_some((next, there, slopes))
+        });
+        match shorter {
+            Some(found) => (at, f, jacobian) = found,
+            None => return (at, f, iterations),
+        }
+    }
+    (at, f, STEPS)
+}
+
+/// The coordinates that no limit holds.
+fn free(at: &[f64], f: &[f64], cap: f64) -> Vec<usize> {
+    (0..at.len()).filter(|&k| !(at[k] <= 0.0 && f[k] > 0.0 || at[k] >= cap && f[k] < 0.0)).collect()
+}
+
+/// `at + length · step` on the free coordinates, within the limits. A hair below the cap is the cap.
+fn moved(at: &[f64], step: &[f64], free: &[usize], length: f64, cap: f64) -> Vec<f64> {
+    let mut next = at.to_vec();
+    for (d, &k) in step.iter().zip(free) {
+        let to = (at[k] + length * d).max(0.0);
+        next[k] = if to >= cap * (1.0 - 1e-13) { cap } else { to };
+    }
+    next
+}
+
+/// One walk. Unless it `leaps`, a step that jumps over a constraint is made shorter.
+fn walk(
+    start: Vec<f64>,
+    cap: f64,
+    tolerance: f64,
+    leaps: bool,
+    evaluate: &mut dyn FnMut(&[f64]) -> Slopes,
+) -> Rest {
     let mut at = start;
     let (mut f, mut jacobian) = evaluate(&at);
     let mut time = 1.0;
-    for iterations in 0..400 {
+    for iterations in 0..STEPS {
         let residual = KktResidual::new(&at, &f, cap).stationarity;
         if residual <= tolerance || time < 1e-12 {
             return (at, f, iterations);
         }
-        let free: Vec<usize> = (0..at.len())
-            .filter(|&k| !(at[k] <= 0.0 && f[k] > 0.0 || at[k] >= cap && f[k] < 0.0))
-            .collect();
+        let free = free(&at, &f, cap);
         let step = implicit_step(&free, &f, &jacobian, time);
         let along: f64 = step.iter().zip(&free).map(|(d, &k)| -d * f[k]).sum();
         if along.is_nan() || along <= 0.0 {
@@ -326,13 +402,14 @@ fn rest(
         let longest = step.iter().fold(0.0f64, |m, d| m.max(d.abs()));
         let reach = at.iter().fold(1.0f64, |m, l| m.max(0.25 * l));
         let length = (reach / longest).min(1.0);
-        let mut next = at.clone();
-        for (d, &k) in step.iter().zip(&free) {
-            next[k] = (at[k] + length * d).clamp(0.0, cap);
-        }
+        let next = moved(&at, &step, &free, length, cap);
         let (there, slopes) = evaluate(&next);
         let after = KktResidual::new(&next, &there, cap).stationarity;
-        if !after.is_finite() || after > 2.0 * residual {
+        // Violated on one side of the step, as slack on the other. Small steps never are.
+        let jumped = free
+            .iter()
+            .any(|&k| f[k] * there[k] < 0.0 && f[k].abs().min(there[k].abs()) > 0.25 * residual);
+        if !after.is_finite() || after > 2.0 * residual || jumped && !leaps {
             time *= 0.25;
             continue;
         }
@@ -341,7 +418,7 @@ fn rest(
         time = (time * (residual / after.max(1e-300)).clamp(growth, 10.0)).min(1e15);
         (at, f, jacobian) = (next, there, slopes);
     }
-    (at, f, 400)
+    (at, f, STEPS)
 }
 
 /// d of (I/time + J) d = −F on the free coordinates, by elimination with pivoting.

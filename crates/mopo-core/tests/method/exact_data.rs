@@ -28,7 +28,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
-    fn without_a_ball_it_is_the_tables_solution((rows, log_ratio) in rows(), tau in 0.05f64..1.0,
+    fn without_a_ball_it_is_the_tables_solution((rows, log_ratio) in rows(), tau in 0.005f64..1.0,
                                                 b in prop::collection::vec(0.2f64..0.7, 3)) {
         let groups = grouped(&rows, &log_ratio);
         let found = groups.solve(&problem(tau, &b, &[0.0; 3]));
@@ -64,7 +64,7 @@ proptest! {
     #[test]
     fn constraints_hold_or_their_multiplier_is_at_the_cap(
         (mut rows, log_ratio) in rows(),
-        tau in 0.05f64..1.0,
+        tau in 0.005f64..1.0,
         b in prop::collection::vec(0.1f64..0.6, 3),
         epsilon in 0.0f64..0.1,
         gaps in prop::collection::vec((0_usize..6, 0_usize..3), 0..4),
@@ -112,6 +112,23 @@ fn small_steps_of_algorithm_1_come_to_rest_there() {
             assert!((stepped - solved).abs() < 5e-3, "ε {epsilon}, λ_{k}: {stepped} and {solved}");
         }
         assert!(exact.lambda[1] > 0.05, "the constraint binds: {exact:?}");
+    }
+}
+
+/// With λ_2 at its cap, λ_1 must stop on the slope where two groups exchange their weights; on both
+/// sides of it F is flat and of opposite sign.
+#[test]
+fn it_stops_on_the_slope_between_two_plains() {
+    let mut rows: Rows = vec![vec![Some(0.0); 3]; 3];
+    rows.push(vec![Some(1.0), Some(0.085), Some(1.0)]);
+    rows.push(vec![Some(0.5), Some(1.0), Some(0.5)]);
+    rows.push(vec![Some(0.0); 3]);
+    let groups = grouped(&rows, &[0.0, 0.0, 0.75, -0.33, 0.0, -0.83]);
+    for tau in [0.2, 0.05, 0.01, 0.001] {
+        let found = groups.solve(&problem(tau, &[0.1, 0.1, 0.3226], &[0.0786; 3]));
+        assert!(found.kkt.stationarity < 1e-8, "τ {tau}: {found:?}");
+        assert_eq!(found.lambda[2], 50.0, "{found:?}");
+        assert!((20.0..40.0).contains(&found.lambda[1]), "τ {tau}: {found:?}");
     }
 }
 
