@@ -6,7 +6,6 @@ use burn::tensor::TensorMetadata;
 use burn_flex::FlexTensor;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use half::bf16;
 use rayon::prelude::*;
 
 use super::{T, into_values, new, skinny, values};
@@ -132,44 +131,6 @@ pub(super) fn gemm(
     if m * n > 0 && !skinny::multiply(&mut out, add, a, b, alpha as f32) {
         let to = MatMut::from_row_major_slice_mut(&mut out, m, n);
         multiply(to, add, a, b, alpha as f32, parallelism(m, n, k));
-    }
-    new(out, [m, n])
-}
-
-/// Output columns of a half-precision weight that are f32 at a time.
-const TILE: usize = 512;
-
-/// `init + x · W` or `init + x · Wᵀ` for a bfloat16 weight, which is turned into f32 tile by tile.
-pub(super) fn half(init: Init<burn::backend::Flex>, x: T, weight: &T, transpose: bool) -> T {
-    let layout = weight.layout();
-    let [inputs, outputs] = weight.shape().dims();
-    let strides = [layout.strides()[0], layout.strides()[1]].map(|s| s as usize);
-    let data = &weight.storage::<bf16>()[layout.start_offset()..];
-    let x = View::new(x, false);
-    let x = x.get();
-    let m = x.nrows();
-    let n = if transpose { inputs } else { outputs };
-    let (mut out, mut add) = start(init, m, n);
-    let mut tile = vec![0f32; TILE.min(outputs) * inputs];
-    for from in (0..outputs).step_by(TILE) {
-        let size = TILE.min(outputs - from);
-        // [size, inputs]: one line per output.
-        let tile = &mut tile[..size * inputs];
-        tile.par_chunks_mut(inputs).enumerate().for_each(|(i, line)| {
-            let start = (from + i) * strides[1];
-            for (j, x) in line.iter_mut().enumerate() {
-                *x = data[start + j * strides[0]].to_f32();
-            }
-        });
-        let lines = by_rows(tile, size, inputs, inputs);
-        let par = parallelism(m, size, inputs);
-        let to = MatMut::from_row_major_slice_mut(&mut out, m, n);
-        if transpose {
-            multiply(to, add, x.subcols(from, size), lines, 1.0, par);
-            add = true;
-        } else {
-            multiply(to.subcols_mut(from, size), add, x, lines.transpose(), 1.0, par);
-        }
     }
     new(out, [m, n])
 }

@@ -6,6 +6,7 @@
 
 mod adam;
 mod attention;
+mod by_output;
 mod cached;
 mod elementwise;
 mod gemm;
@@ -22,6 +23,9 @@ use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
 
 pub use gemm::matmul_rate;
+
+use by_output::Half;
+use quant::Reader;
 
 use crate::{
     AdamFactors, FusedBackend, Init, KvStore, Matrix, PackedRows, QuantisedMatrix, generic,
@@ -94,9 +98,11 @@ impl FusedBackend for Flex {
             Matrix::Dense(w) if w.dtype() == DType::F32 => {
                 gemm::gemm(init, 1.0, x, false, w.clone(), transpose)
             }
-            Matrix::Dense(w) if w.dtype() == DType::BF16 => gemm::half(init, x, w, transpose),
+            Matrix::Dense(w) if w.dtype() == DType::BF16 => {
+                by_output::weight_matmul(init, x, &Half::new(w), transpose)
+            }
             Matrix::Quantised(w) if is_f32(&[&w.scales]) => {
-                quant::weight_matmul(init, x, w, transpose)
+                by_output::weight_matmul(init, x, &Reader::new(w), transpose)
             }
             _ => generic::linear::weight_matmul::<Self>(init, x, weight, transpose),
         }

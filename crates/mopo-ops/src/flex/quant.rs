@@ -1,29 +1,22 @@
-//! Quantised weights on flex: turned into f32 a tile of outputs at a time for faer's products, or,
-//! for a few lines, an output at a time, which never leaves the first cache.
+//! Quantised weights on flex, read an output at a time.
 
 use std::ops::Range;
 
-use faer::MatMut;
-use rayon::prelude::*;
-
-use super::gemm::{View, by_rows, multiply, parallelism, start};
-use super::skinny::{Dots, LINES};
+use super::by_output::{self, ByOutput};
 use super::{Kernel, T, new, values, vectorised};
+use crate::QuantisedMatrix;
 use crate::quant::{BLOCK, GROUP, INT8_ZERO, NF4, dynamic_map};
-use crate::{Init, QuantisedMatrix};
 
 type Flex = burn::backend::Flex;
 
-/// Numbers that are f32 at a time: few enough to stay in a cache, enough for a product.
-const TILE: usize = 1024 * 1024;
 /// Codes of 4 bits in a word, and of 8.
 const NIBBLES: usize = 8;
 const BYTES: usize = 4;
 
 /// A quantised weight to read.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     codes: &'a [i32],
-    inputs: usize,
+    shape: [usize; 2],
     kind: Kind<'a>,
 }
 
@@ -39,7 +32,7 @@ fn words(x: &T) -> &[i32] {
 }
 
 impl<'a> Reader<'a> {
-    fn new(matrix: &'a QuantisedMatrix<Flex>) -> Self {
+    pub(super) fn new(matrix: &'a QuantisedMatrix<Flex>) -> Self {
         let codes = words(&matrix.codes);
         let scales = values(&matrix.scales);
         let kind = match (matrix.layout.format, &matrix.scale_codes) {
@@ -56,12 +49,17 @@ impl<'a> Reader<'a> {
                 Kind::Nf4 { magnitudes, pairs }
             }
         };
-        Self { codes, inputs: matrix.layout.shape[0], kind }
+        Self { codes, shape: matrix.layout.shape, kind }
+    }
+}
+
+impl ByOutput for Reader<'_> {
+    fn shape(&self) -> [usize; 2] {
+        self.shape
     }
 
-    /// The weights of an output.
     fn read(&self, output: usize, line: &mut [f32]) {
-        let from = output * self.inputs;
+        let from = output * self.shape[0];
         match &self.kind {
             Kind::Nf4 { magnitudes, pairs } => {
                 if from.is_multiple_of(BLOCK) && line.len().is_multiple_of(BLOCK) {
@@ -185,80 +183,8 @@ impl Kernel for Bytes<'_> {
 
 /// The weights of those outputs.
 pub(super) fn dequantise(matrix: &QuantisedMatrix<Flex>, outputs: Range<usize>) -> T {
-    let [inputs, _] = matrix.layout.shape;
-    let reader = Reader::new(matrix);
-    let mut out = vec![0f32; outputs.len() * inputs];
-    out.par_chunks_mut(inputs)
-        .enumerate()
-        .for_each(|(i, line)| reader.read(outputs.start + i, line));
-    new(out, [outputs.len(), inputs])
-}
-
-/// `init + x · W` or `init + x · Wᵀ`.
-pub(super) fn weight_matmul(
-    init: Init<Flex>,
-    x: T,
-    weight: &QuantisedMatrix<Flex>,
-    transpose: bool,
-) -> T {
-    let [inputs, outputs] = weight.layout.shape;
-    let x = View::new(x, false);
-    let x = x.get();
-    let m = x.nrows();
-    let n = if transpose { inputs } else { outputs };
-    let (mut out, mut add) = start(init, m, n);
-    if m == 0 {
-        return new(out, [m, n]);
-    }
-    let reader = Reader::new(weight);
-    if m <= LINES && !transpose {
-        few_lines(&mut out, add, x, &reader, outputs);
-        return new(out, [m, n]);
-    }
-    let size = (TILE / inputs).next_multiple_of(64).min(outputs);
-    let mut tile = vec![0f32; size * inputs];
-    for from in (0..outputs).step_by(size) {
-        let size = size.min(outputs - from);
-        // [size, inputs]: one line per output.
-        let tile = &mut tile[..size * inputs];
-        tile.par_chunks_mut(inputs).enumerate().for_each(|(i, line)| reader.read(from + i, line));
-        let lines = by_rows(tile, size, inputs, inputs);
-        let par = parallelism(m, size, inputs);
-        let to = MatMut::from_row_major_slice_mut(&mut out, m, n);
-        if transpose {
-            multiply(to, add, x.subcols(from, size), lines, 1.0, par);
-            add = true;
-        } else {
-            multiply(to.subcols_mut(from, size), add, x, lines.transpose(), 1.0, par);
-        }
-    }
-    new(out, [m, n])
-}
-
-/// `out = (out if add else 0) + x · W` for at most [`LINES`] lines.
-fn few_lines(
-    out: &mut [f32],
-    add: bool,
-    x: faer::MatRef<'_, f32>,
-    reader: &Reader<'_>,
-    outputs: usize,
-) {
-    let (m, inputs) = (x.nrows(), x.ncols());
-    let lines: Vec<f32> =
-        (0..m).flat_map(|i| (0..inputs).map(move |j| (i, j))).map(|(i, j)| x[(i, j)]).collect();
-    // `[outputs, m]`, then turned.
-    let mut sums = vec![0f32; outputs * m];
-    let piece = outputs.div_ceil(4 * rayon::current_num_threads());
-    sums.par_chunks_mut(piece * m).enumerate().for_each(|(i, sums)| {
-        let mut column = vec![0f32; inputs];
-        for (j, sums) in sums.chunks_exact_mut(m).enumerate() {
-            reader.read(i * piece + j, &mut column);
-            vectorised(Dots { column: &column, lines: &lines, sums });
-        }
-    });
-    for (i, out) in out.chunks_exact_mut(outputs).enumerate() {
-        for (j, x) in out.iter_mut().enumerate() {
-            *x = if add { *x } else { 0.0 } + sums[j * m + i];
-        }
-    }
+    let shape = [outputs.len(), matrix.layout.shape[0]];
+    let mut out = vec![0f32; shape[0] * shape[1]];
+    by_output::read(&Reader::new(matrix), outputs.start, &mut out);
+    new(out, shape)
 }

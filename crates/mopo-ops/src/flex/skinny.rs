@@ -4,6 +4,7 @@
 use faer::MatRef;
 use rayon::prelude::*;
 
+use super::by_output::{ByOutput, Columns};
 use super::math::LANES;
 use super::{Kernel, vectorised};
 
@@ -25,24 +26,14 @@ pub(super) fn multiply(
     if m == 0 || m > LINES || k * n < LARGE {
         return false;
     }
-    let lines: Vec<f32> =
-        (0..m).flat_map(|i| (0..k).map(move |j| (i, j))).map(|(i, j)| alpha * a[(i, j)]).collect();
-    let threads = rayon::current_num_threads();
-    // `[n, m]` in pieces of columns, then turned: pieces of one line are not contiguous in `out`.
-    let mut sums = vec![0f32; n * m];
-    if let Some(b) = b.transpose().try_as_row_major() {
-        let piece = n.div_ceil(4 * threads).next_multiple_of(8);
-        sums.par_chunks_mut(piece * m).enumerate().for_each(|(i, sums)| {
-            let rows = sums.len() / m;
-            let b = b.subrows(i * piece, rows);
-            for (j, sums) in sums.chunks_exact_mut(m).enumerate() {
-                let column = b.row(j);
-                let column = column.try_as_row_major().expect("row-major").as_slice();
-                vectorised(Dots { column, lines: &lines, sums });
-            }
-        });
+    let lines = gathered(a, alpha);
+    let turned = b.transpose();
+    if turned.try_as_row_major().is_some() {
+        by_output(out, add, &lines, &Columns(turned));
     } else if let Some(b) = b.try_as_row_major() {
-        let piece = n.div_ceil(2 * threads).next_multiple_of(64).min(512);
+        // `[n, m]` in pieces of columns, then turned: pieces of one line are not contiguous in `out`.
+        let mut sums = vec![0f32; n * m];
+        let piece = n.div_ceil(2 * rayon::current_num_threads()).next_multiple_of(64).min(512);
         sums.par_chunks_mut(piece * m).enumerate().for_each(|(i, sums)| {
             let columns = sums.len() / m;
             // Lines one after the other while summing.
@@ -59,22 +50,50 @@ pub(super) fn multiply(
                 }
             }
         });
+        turn(out, add, &sums, m);
     } else {
         return false;
-    }
-    for (i, out) in out.chunks_exact_mut(n).enumerate() {
-        for (j, x) in out.iter_mut().enumerate() {
-            *x = if add { *x } else { 0.0 } + sums[j * m + i];
-        }
     }
     true
 }
 
+/// The lines of `alpha · a`, one after the other.
+pub(super) fn gathered(a: MatRef<'_, f32>, alpha: f32) -> Vec<f32> {
+    let (m, k) = (a.nrows(), a.ncols());
+    (0..m).flat_map(|i| (0..k).map(move |j| (i, j))).map(|(i, j)| alpha * a[(i, j)]).collect()
+}
+
+/// `out = (out if add else 0) + lines · W`, with at least one line.
+pub(super) fn by_output(out: &mut [f32], add: bool, lines: &[f32], weight: &impl ByOutput) {
+    let [inputs, outputs] = weight.shape();
+    let m = out.len() / outputs;
+    // `[outputs, m]`, then turned.
+    let mut sums = vec![0f32; outputs * m];
+    let piece = outputs.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(8);
+    sums.par_chunks_mut(piece * m).enumerate().for_each(|(i, sums)| {
+        let mut buffer = vec![0f32; inputs];
+        for (j, sums) in sums.chunks_exact_mut(m).enumerate() {
+            let column = weight.line(i * piece + j, &mut buffer);
+            vectorised(Dots { column, lines, sums });
+        }
+    });
+    turn(out, add, &sums, m);
+}
+
+/// `out = (out if add else 0) + sumsᵀ`, out of `m` lines.
+fn turn(out: &mut [f32], add: bool, sums: &[f32], m: usize) {
+    for (i, out) in out.chunks_exact_mut(sums.len() / m).enumerate() {
+        for (j, x) in out.iter_mut().enumerate() {
+            *x = if add { *x } else { 0.0 } + sums[j * m + i];
+        }
+    }
+}
+
 /// A column of the matrix, the lines, and their products.
-pub(super) struct Dots<'a> {
-    pub(super) column: &'a [f32],
-    pub(super) lines: &'a [f32],
-    pub(super) sums: &'a mut [f32],
+struct Dots<'a> {
+    column: &'a [f32],
+    lines: &'a [f32],
+    sums: &'a mut [f32],
 }
 
 impl Kernel for Dots<'_> {

@@ -1,0 +1,155 @@
+//! Products with a weight that is read an output at a time: one that is not f32 is turned into f32
+//! tile by tile for faer's products, or, for a few lines, an output at a time, which never leaves the
+//! first cache.
+
+use burn::tensor::TensorMetadata;
+use faer::{MatMut, MatRef};
+use half::bf16;
+use rayon::prelude::*;
+
+use super::gemm::{View, by_rows, multiply, parallelism, start};
+use super::skinny::{self, LINES};
+use super::{Kernel, T, new, vectorised};
+use crate::Init;
+
+/// Numbers that are f32 at a time: few enough to stay in a cache, enough for a product.
+const TILE: usize = 1024 * 1024;
+
+/// A weight `[inputs, outputs]`.
+pub(super) trait ByOutput: Sync {
+    /// Inputs and outputs.
+    fn shape(&self) -> [usize; 2];
+
+    /// Writes the weights of an output, one for each input.
+    fn read(&self, output: usize, line: &mut [f32]);
+
+    /// The weights of an output, in `buffer` unless they are f32 already.
+    fn line<'a>(&'a self, output: usize, buffer: &'a mut [f32]) -> &'a [f32] {
+        self.read(output, buffer);
+        buffer
+    }
+}
+
+/// `init + x · W` or `init + x · Wᵀ`.
+pub(super) fn weight_matmul(
+    init: Init<burn::backend::Flex>,
+    x: T,
+    weight: &impl ByOutput,
+    transpose: bool,
+) -> T {
+    let [inputs, outputs] = weight.shape();
+    let x = View::new(x, false);
+    let x = x.get();
+    let m = x.nrows();
+    let n = if transpose { inputs } else { outputs };
+    let (mut out, mut add) = start(init, m, n);
+    if m * n == 0 {
+        return new(out, [m, n]);
+    }
+    if m <= LINES && !transpose {
+        skinny::by_output(&mut out, add, &skinny::gathered(x, 1.0), weight);
+        return new(out, [m, n]);
+    }
+    let size = (TILE / inputs.max(1)).next_multiple_of(64).min(outputs);
+    let mut tile = vec![0f32; size * inputs];
+    for from in (0..outputs).step_by(size) {
+        let size = size.min(outputs - from);
+        // [size, inputs]: one line per output.
+        let tile = &mut tile[..size * inputs];
+        read(weight, from, tile);
+        let lines = by_rows(tile, size, inputs, inputs);
+        let par = parallelism(m, size, inputs);
+        let to = MatMut::from_row_major_slice_mut(&mut out, m, n);
+        if transpose {
+            multiply(to, add, x.subcols(from, size), lines, 1.0, par);
+            add = true;
+        } else {
+            multiply(to.subcols_mut(from, size), add, x, lines.transpose(), 1.0, par);
+        }
+    }
+    new(out, [m, n])
+}
+
+/// The weights of as many outputs as `lines` has room for, one after the other.
+pub(super) fn read(weight: &impl ByOutput, from: usize, lines: &mut [f32]) {
+    let [inputs, _] = weight.shape();
+    if inputs > 0 {
+        lines.par_chunks_mut(inputs).enumerate().for_each(|(i, line)| weight.read(from + i, line));
+    }
+}
+
+/// A matrix whose columns are contiguous, given turned.
+pub(super) struct Columns<'a>(pub(super) MatRef<'a, f32>);
+
+impl<'a> Columns<'a> {
+    fn column(&self, output: usize) -> &'a [f32] {
+        let column = self.0.row(output).try_as_row_major();
+        column.expect("lines without gaps").as_slice()
+    }
+}
+
+impl ByOutput for Columns<'_> {
+    fn shape(&self) -> [usize; 2] {
+        [self.0.ncols(), self.0.nrows()]
+    }
+
+    fn read(&self, output: usize, line: &mut [f32]) {
+        line.copy_from_slice(self.column(output));
+    }
+
+    fn line<'a>(&'a self, output: usize, _: &'a mut [f32]) -> &'a [f32] {
+        self.column(output)
+    }
+}
+
+/// A bfloat16 matrix.
+pub(super) struct Half<'a> {
+    data: &'a [bf16],
+    shape: [usize; 2],
+    strides: [usize; 2],
+}
+
+impl<'a> Half<'a> {
+    /// `tensor`: `[inputs, outputs]`, in whatever order of memory; fast if the weights of an output
+    /// are contiguous.
+    pub(super) fn new(tensor: &'a T) -> Self {
+        let layout = tensor.layout();
+        Self {
+            data: &tensor.storage::<bf16>()[layout.start_offset()..],
+            shape: tensor.shape().dims(),
+            strides: [layout.strides()[0], layout.strides()[1]].map(|s| s as usize),
+        }
+    }
+}
+
+impl ByOutput for Half<'_> {
+    fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    fn read(&self, output: usize, line: &mut [f32]) {
+        let start = output * self.strides[1];
+        if self.strides[0] == 1 {
+            let data = &self.data[start..start + line.len()];
+            return vectorised(Widen { data, line });
+        }
+        for (j, x) in line.iter_mut().enumerate() {
+            *x = self.data[start + j * self.strides[0]].to_f32();
+        }
+    }
+}
+
+struct Widen<'a> {
+    data: &'a [bf16],
+    line: &'a mut [f32],
+}
+
+impl Kernel for Widen<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for (x, half) in self.line.iter_mut().zip(self.data) {
+            // What `to_f32` does for all but signalling NaNs, without a branch.
+            *x = f32::from_bits(u32::from(half.to_bits()) << 16);
+        }
+    }
+}
