@@ -1,0 +1,207 @@
+//! The command line. Every flag is defined here, once; `cargo xtask train …` passes its own on.
+
+mod bandit;
+mod bench;
+mod numbers;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use mopo_core::divergence::Divergence;
+use mopo_lm::WeightDtype;
+
+use crate::device::Device;
+
+pub(crate) use bandit::*;
+pub(crate) use bench::*;
+
+/// Align language models to several human objectives at once.
+#[derive(Debug, Parser)]
+#[command(name = "mopo", version, propagate_version = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Prepare data, warm-start a model, train the policies of MOPO or DPO
+    Train(TrainArgs),
+    /// Generate with every policy of a run, score, draw the Pareto front
+    Pareto(ParetoArgs),
+    /// Let one policy of a run, an exported model or a hub model answer prompts
+    Generate(GenerateArgs),
+    /// Write a policy as a plain hub directory, or all policies as one of MOPO's own
+    Export(ExportArgs),
+    /// Read a data source into a prepared set and summarise it
+    Prepare(PrepareArgs),
+    /// Reproduce a synthetic experiment: exact solutions, learned policies, a figure and a table
+    Bandit(BanditArgs),
+    /// Print a preset: a complete configuration to start from
+    Config(ConfigArgs),
+    /// Measure training steps, generation or products of matrices on this machine
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// Preset: demo, hh-small, paper or demo-dpo
+    #[arg(default_value = "demo", conflicts_with = "config")]
+    pub(crate) preset: String,
+    /// A complete configuration file instead of a preset
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Override one key, e.g. --set mopo.tau=0.1 (may be repeated)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Data directory (hh) or prepared set (prepared)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) data: Option<PathBuf>,
+    /// Run directory [default: runs/<name>-<date>-<time>]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Seed, instead of the configuration's
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Make malformed data lines fatal
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Where log-probs of frozen models are kept for other runs [default: the environment's
+    /// MOPO_CACHE, else .cache/log_probs beside the run directory]
+    #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Neither look log-probs up nor keep them for other runs
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+    /// Go on with a run that was cut off
+    #[arg(
+        long,
+        value_name = "DIR",
+        conflicts_with_all = ["preset", "config", "set", "data", "out", "seed", "strict"]
+    )]
+    pub(crate) resume: Option<PathBuf>,
+    /// flex (the CPU), ndarray, cuda or cuda:N
+    #[arg(long, default_value = "flex")]
+    pub(crate) device: Device,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ParetoArgs {
+    /// Run directory [default: the newest finished one below runs/]
+    pub(crate) run: Option<PathBuf>,
+    /// Where figure, tables and page go [default: <run>/pareto]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Held-out prompts, instead of the configuration's
+    #[arg(long, value_name = "N")]
+    pub(crate) n_prompts: Option<usize>,
+    /// Sampling temperature, instead of the configuration's (0: greedy)
+    #[arg(long)]
+    pub(crate) temperature: Option<f64>,
+    /// Steps of the lattice of preference weights between heads (0: heads alone)
+    #[arg(long, value_name = "N")]
+    pub(crate) mixture_steps: Option<usize>,
+    /// Seed of sampling, clusters and bootstrap, instead of the run's
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// flex (the CPU), ndarray, cuda or cuda:N
+    #[arg(long, default_value = "flex")]
+    pub(crate) device: Device,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    /// Run directory, a directory of `mopo export`, or a phi model as on the hub
+    pub(crate) run: PathBuf,
+    /// Prompt (may be repeated); where there are policies, a plain question is put into the
+    /// dialogue's form
+    #[arg(long, required = true)]
+    pub(crate) prompt: Vec<String>,
+    /// An objective's policy, or `warm-start`
+    #[arg(long, conflicts_with = "weights")]
+    pub(crate) policy: Option<String>,
+    /// Preference weights of a mixture of all heads, e.g. 0.5,0.3,0.2
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) weights: Option<Vec<f32>>,
+    /// Divergence under which --weights mixes: reverse_kl, forward_kl, jensen_shannon, alpha:A
+    /// (0 < A < 1) or jeffreys; all but the first run the base model too [default: reverse_kl]
+    #[arg(
+        long,
+        requires = "weights",
+        conflicts_with = "policy",
+        value_parser = crate::commands::generate::mixable
+    )]
+    pub(crate) divergence: Option<Divergence>,
+    /// New tokens at most
+    #[arg(long, value_name = "N")]
+    pub(crate) max_new_tokens: Option<usize>,
+    /// Sampling temperature (0: greedy)
+    #[arg(long)]
+    pub(crate) temperature: Option<f64>,
+    /// Sample from so many of the most likely tokens (0: from all)
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+    /// Nucleus
+    #[arg(long)]
+    pub(crate) top_p: Option<f64>,
+    /// Seed of sampling
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// flex (the CPU), ndarray, cuda or cuda:N
+    #[arg(long, default_value = "flex")]
+    pub(crate) device: Device,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Run directory, its policy/, or a directory that this command wrote with all policies
+    pub(crate) source: PathBuf,
+    /// One policy, by its objective or its index from 0, or `warm-start`: a plain hub directory
+    #[arg(long, value_name = "NAME|INDEX", conflicts_with = "all")]
+    pub(crate) policy: Option<String>,
+    /// All policies on their base, in MOPO's own layout; so without --policy too
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// The directory to write
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Data type of the weights: f32, bf16 or f16 [default: the base model's]. With --all only the
+    /// base is converted
+    #[arg(long)]
+    pub(crate) dtype: Option<WeightDtype>,
+    /// Replace an earlier export at --out
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// flex (the CPU), ndarray, cuda or cuda:N
+    #[arg(long, default_value = "flex")]
+    pub(crate) device: Device,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PrepareArgs {
+    /// Preset whose [data] section says what to read: demo or hh-small
+    #[arg(default_value = "demo", conflicts_with = "config")]
+    pub(crate) preset: String,
+    /// A complete configuration file instead of a preset
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Data directory
+    #[arg(long, value_name = "PATH")]
+    pub(crate) data: Option<PathBuf>,
+    /// The prepared set to write
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Seed
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Make malformed data lines fatal
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// Preset: demo, hh-small, paper or demo-dpo
+    #[arg(default_value = "demo")]
+    pub(crate) preset: String,
+}

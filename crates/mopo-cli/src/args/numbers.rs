@@ -1,0 +1,42 @@
+//! Numbers on the command line, with their ranges.
+
+pub(super) fn number(
+    text: &str,
+    fits: impl Fn(f64) -> bool,
+    expected: &str,
+) -> Result<f64, String> {
+    text.trim().parse().ok().filter(|x| fits(*x)).ok_or_else(|| expected.to_owned())
+}
+
+pub(super) fn positive(text: &str) -> Result<f64, String> {
+    number(text, |x| x.is_finite() && x > 0.0, "it must be a number above 0")
+}
+
+pub(super) fn fraction(text: &str) -> Result<f64, String> {
+    number(text, |x| (0.0..1.0).contains(&x), "it must lie in [0, 1)")
+}
+
+pub(super) fn relaxation(text: &str) -> Result<f64, String> {
+    number(text, |x| x > 0.0 && x <= 1.0, "it must lie in (0, 1]")
+}
+
+pub(super) fn integer(
+    text: &str,
+    fits: impl Fn(usize) -> bool,
+    expected: &str,
+) -> Result<usize, String> {
+    text.trim().parse().ok().filter(|n| fits(*n)).ok_or_else(|| expected.to_owned())
+}
+
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    integer(text, |n| n > 0, "it must be a whole number above 0")
+}
+
+pub(super) fn lattice(text: &str) -> Result<usize, String> {
+    integer(text, |n| n > 1, "it must be a whole number above 1")
+}
+
+pub(super) fn even_count(text: &str) -> Result<usize, String> {
+    let expected = "it must be an even number above 0: a comparison is two terms";
+    integer(text, |n| n > 0 && n % 2 == 0, expected)
+}
