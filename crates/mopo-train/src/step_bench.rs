@@ -10,12 +10,13 @@ use mopo_core::dpo::dpo_loss;
 use mopo_core::mopo::cloning_loss;
 use mopo_core::{MopoConfig, Objectives};
 use mopo_data::PairTokens;
-use mopo_lm::{LoraAdapter, LoraConfig, Phi, PolicyParams, sequence_log_probs};
+use mopo_lm::{LoraAdapter, LoraConfig, PackedBatch, Phi, PolicyParams, sequence_log_probs};
 use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 
 use crate::config::PhaseConfig;
 use crate::fit::{BatchOrder, Method, step_seed};
-use crate::log_probs::{LogProbs, all_log_probs, batch_log_probs, to_tensor};
+use crate::log_probs::{LogProbs, all_log_probs, batch_log_probs};
+use crate::methods::dpo;
 use crate::methods::mopo::{Mopo, Setup};
 use crate::optim::Trainer;
 use crate::step_work::{PassWork, Sizes};
@@ -146,7 +147,7 @@ pub fn bench_steps<B: FusedAutodiffBackend>(
                 reference,
                 device,
             };
-            measure::<B>(bench, order, device, |_, indices| step.run(indices, &sizes))
+            measure::<B>(bench, order, device, &mut step, &sizes)
         }
     }
 }
@@ -156,22 +157,32 @@ fn initial<B: FusedBackend>(base: &Phi<B>, pairs: &Pairs, device: &B::Device) ->
     Ok(all_log_probs(base, None, pairs, "initial policy", device, &mut Silent)?.swap_remove(0))
 }
 
-/// The clock around every step: `run` gets its number and pairs, and says loss and work.
+/// What the clock goes around.
+trait Step {
+    /// Makes the step of that number with those pairs; gives the loss before the update.
+    fn run(&mut self, step: usize, indices: &[usize]) -> Result<f64>;
+
+    /// The differentiated pass and the operations of the step that was just made with those pairs.
+    fn work(&self, indices: &[usize], sizes: &Sizes<'_>) -> Result<(PassWork, f64)>;
+}
+
+/// The clock around every step. Counting is not inside of it.
 fn measure<B: Backend>(
     bench: &StepBench,
     mut order: BatchOrder,
     device: &B::Device,
-    mut run: impl FnMut(usize, &[usize]) -> Result<(f64, PassWork, f64)>,
+    measured: &mut impl Step,
+    sizes: &Sizes<'_>,
 ) -> Result<Vec<StepMeasurement>> {
     (0..bench.steps)
         .map(|step| {
             let indices = order.batch(step);
             let clock = Instant::now();
-            let (loss, work, operations) = run(step, &indices)?;
+            let loss = measured.run(step, &indices)?;
             // Nothing to wait for on the CPU; elsewhere the update may still be running.
             let _ = B::sync(device);
             let seconds = clock.elapsed().as_secs_f64();
-            let PassWork { tokens, outputs, .. } = work;
+            let (PassWork { tokens, outputs, .. }, operations) = measured.work(&indices, sizes)?;
             Ok(StepMeasurement { loss, seconds, tokens, outputs, operations })
         })
         .collect()
@@ -195,8 +206,15 @@ enum Reference<B: Backend> {
 }
 
 impl<B: FusedAutodiffBackend> AdapterStep<'_, B> {
-    /// Loss, differentiated pass and operations of a step.
-    fn run(&mut self, indices: &[usize], sizes: &Sizes<'_>) -> Result<(f64, PassWork, f64)> {
+    /// Cloning takes the first responses alone.
+    fn pack(&self, indices: &[usize]) -> Result<PackedBatch> {
+        let both = !matches!(self.reference, Reference::None);
+        self.pairs.pack(indices, &vec![[true, both]; indices.len()])
+    }
+}
+
+impl<B: FusedAutodiffBackend> Step for AdapterStep<'_, B> {
+    fn run(&mut self, _: usize, indices: &[usize]) -> Result<f64> {
         let (base, device) = (self.base, self.device);
         let n = indices.len();
         let reference = match &self.reference {
@@ -206,32 +224,20 @@ impl<B: FusedAutodiffBackend> AdapterStep<'_, B> {
                 Some(batch_log_probs(inner, None, self.pairs, indices, device)?.swap_remove(0))
             }
         };
-        let both = reference.is_some();
-        let batch = self.pairs.pack(indices, &vec![[true, both]; n])?;
-        let outputs = batch.terms.iter().map(|t| t.targets.len()).sum();
-        let work = PassWork::new(&batch, outputs);
-        let mut operations = sizes.forward(work, true) + sizes.backward(work, false);
-        if matches!(self.reference, Reference::OnTheFly(_)) {
-            operations += sizes.forward(work, false);
-        }
-
-        let inputs = batch.inputs::<B>(device);
-        let hidden = base.hidden_states_packed(&inputs, Some(self.trainer.module()));
-        // All first responses, then all second ones.
-        let terms = [batch.terms_of_side(0), batch.terms_of_side(1)].concat();
-        let log_probs = sequence_log_probs(hidden, &base.lm_head, &batch, &terms);
+        let batch = self.pack(indices)?;
+        let adapter = self.trainer.module();
         let loss = match reference {
             None => {
-                let weights = Tensor::full([n], 1.0 / outputs as f64, device);
+                let hidden = base.hidden_states_packed(&batch.inputs::<B>(device), Some(adapter));
+                let terms = batch.terms_of_side(0);
+                let log_probs = sequence_log_probs(hidden, &base.lm_head, &batch, &terms);
+                let weights = Tensor::full([n], 1.0 / n_outputs(&batch) as f64, device);
                 cloning_loss(weights, log_probs)
             }
             Some(reference) => {
-                let reference: Vec<f32> = [0, 1]
-                    .into_iter()
-                    .flat_map(|side| reference.iter().map(move |of| of[side]))
-                    .collect();
-                let ratio = log_probs - to_tensor(&reference, device);
-                let (first, second) = (ratio.clone().narrow(0, 0, n), ratio.narrow(0, n, n));
+                let gain =
+                    dpo::gains(base, adapter, &base.lm_head, &batch, reference.iter().copied());
+                let (first, second) = (gain.clone().narrow(0, 0, n), gain.narrow(0, n, n));
                 let mass = Tensor::full([n], 1.0 / n as f64, device);
                 dpo_loss(first, second, Tensor::ones([n], device), mass, BETA)
             }
@@ -239,8 +245,23 @@ impl<B: FusedAutodiffBackend> AdapterStep<'_, B> {
         let value = loss.clone().into_scalar().elem::<f64>();
         self.trainer.accumulate(loss);
         self.trainer.step(LEARNING_RATE, 0.0);
-        Ok((value, work, operations))
+        Ok(value)
     }
+
+    fn work(&self, indices: &[usize], sizes: &Sizes<'_>) -> Result<(PassWork, f64)> {
+        let batch = self.pack(indices)?;
+        let work = PassWork::new(&batch, n_outputs(&batch));
+        let mut operations = sizes.forward(work, true) + sizes.backward(work, false);
+        if matches!(self.reference, Reference::OnTheFly(_)) {
+            operations += sizes.forward(work, false);
+        }
+        Ok((work, operations))
+    }
+}
+
+/// Response tokens of a batch.
+fn n_outputs(batch: &PackedBatch) -> usize {
+    batch.terms.iter().map(|t| t.targets.len()).sum()
 }
 
 /// The steps of [`Mopo`] itself.
@@ -287,26 +308,43 @@ fn bench_mopo<B: FusedAutodiffBackend>(
             bench.steps
         }
     };
-    measure::<B>(bench, order, device, |step, indices| {
-        let metrics = method.step(first + step, LEARNING_RATE)?;
-        let needed = method.needed_terms();
+    let mut step = MopoStep { method, pairs, first, window };
+    measure::<B>(bench, order, device, &mut step, &sizes)
+}
+
+/// Steps of MOPO from a given one on.
+struct MopoStep<'a, B: FusedAutodiffBackend> {
+    method: Mopo<'a, B>,
+    pairs: &'a Pairs,
+    /// Number of the first step.
+    first: usize,
+    window: BenchWindow,
+}
+
+impl<B: FusedAutodiffBackend> Step for MopoStep<'_, B> {
+    fn run(&mut self, step: usize, _: &[usize]) -> Result<f64> {
+        Ok(self.method.step(self.first + step, LEARNING_RATE)?["loss"])
+    }
+
+    fn work(&self, indices: &[usize], sizes: &Sizes<'_>) -> Result<(PassWork, f64)> {
+        let needed = self.method.needed_terms();
         let any = |term: usize| needed.iter().any(|policy| policy[term]);
         let keep: Vec<[bool; 2]> =
             (0..indices.len()).map(|i| [any(2 * i), any(2 * i + 1)]).collect();
-        let batch = pairs.pack(indices, &keep)?;
+        let batch = self.pairs.pack(indices, &keep)?;
         let outputs = batch.terms.iter().map(|t| {
             let policies = needed.iter().filter(|policy| policy[2 * t.pair + t.side]).count();
             policies * t.targets.len()
         });
         let work = PassWork::new(&batch, outputs.sum());
         let mut operations = sizes.forward(work, true) + sizes.backward(work, true);
-        if window == BenchWindow::Later {
-            let batch = pairs.pack(indices, &vec![[true, true]; indices.len()])?;
-            let outputs: usize = batch.terms.iter().map(|t| t.targets.len()).sum();
-            operations += sizes.forward(PassWork::new(&batch, 2 * outputs), true);
+        if self.window == BenchWindow::Later {
+            let batch = self.pairs.pack(indices, &vec![[true, true]; indices.len()])?;
+            let outputs = needed.len() * n_outputs(&batch);
+            operations += sizes.forward(PassWork::new(&batch, outputs), true);
         }
-        Ok((metrics["loss"], work, operations))
-    })
+        Ok((work, operations))
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use burn::module::{AutodiffModule, Module};
 use burn::nn::Linear;
 use burn::tensor::{ElementConversion, Tensor};
 use mopo_core::dpo::dpo_loss;
-use mopo_lm::{LoraAdapter, Phi, PolicyHeads, PolicyParams, sequence_log_probs};
+use mopo_lm::{LoraAdapter, PackedBatch, Phi, PolicyHeads, PolicyParams, sequence_log_probs};
 use mopo_ops::FusedAutodiffBackend;
 
 use crate::checkpoint::{Checkpoint, Parts};
@@ -146,6 +146,24 @@ impl<'a, B: FusedAutodiffBackend> Dpo<'a, B> {
     }
 }
 
+/// log(π/π_ref) of every response of a batch of whole pairs, `[2 n_pairs]`: all first responses, then
+/// all second ones. `reference` has log π_ref of each pair.
+pub(crate) fn gains<B: FusedAutodiffBackend>(
+    base: &Phi<B>,
+    adapter: &LoraAdapter<B>,
+    head: &Linear<B>,
+    batch: &PackedBatch,
+    reference: impl Iterator<Item = [f32; 2]> + Clone,
+) -> Tensor<B, 1> {
+    let device = head.weight.device();
+    let hidden = base.hidden_states_packed(&batch.inputs::<B>(&device), Some(adapter));
+    let terms = [batch.terms_of_side(0), batch.terms_of_side(1)].concat();
+    let log_probs = sequence_log_probs(hidden, head, batch, &terms);
+    let reference: Vec<f32> =
+        [0, 1].into_iter().flat_map(|side| reference.clone().map(move |of| of[side])).collect();
+    log_probs - to_tensor(&reference, &device)
+}
+
 /// The pairs that carry a label of an objective.
 fn labelled(pairs: &Pairs, objective: usize) -> Vec<usize> {
     (0..pairs.len()).filter(|&i| pairs.terms[i][0][objective].is_some()).collect()
@@ -172,18 +190,15 @@ impl<B: FusedAutodiffBackend> Method for Dpo<'_, B> {
             let n = indices.len();
             let batch = pairs.pack(indices, &vec![[true, true]; n])?;
             n_tokens += batch.n_tokens();
-            let inputs = batch.inputs::<B>(&self.device);
             let params = self.trainer.module();
-            let hidden = self.base.hidden_states_packed(&inputs, Some(&params.adapter));
             let head = params.head.as_ref().unwrap_or(&self.base.lm_head);
-            // All first responses, then all second ones.
-            let terms = [batch.terms_of_side(0), batch.terms_of_side(1)].concat();
-            let log_probs = sequence_log_probs(hidden, head, &batch, &terms);
-            let reference: Vec<f32> = [0, 1]
-                .into_iter()
-                .flat_map(|side| indices.iter().map(move |&i| reference_log_probs[i][side]))
-                .collect();
-            let gain = log_probs - to_tensor::<B>(&reference, &self.device);
+            let gain = gains(
+                self.base,
+                &params.adapter,
+                head,
+                &batch,
+                indices.iter().map(|&i| reference_log_probs[i]),
+            );
 
             let labels: Vec<f32> = indices.iter().map(|&i| self.label(i)).collect();
             let smooth = config.label_smoothing as f32;
