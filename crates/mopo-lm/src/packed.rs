@@ -133,6 +133,22 @@ impl PackedBatch {
         Ok(batch)
     }
 
+    /// Rows of prompts alone, without a term: for their hidden states.
+    ///
+    /// # Errors
+    /// A prompt without tokens; `index` is its place.
+    pub fn prompts(prompts: &[Vec<u32>]) -> Result<Self> {
+        if let Some(index) = prompts.iter().position(Vec::is_empty) {
+            return Err(Error::EmptyPrompt { index });
+        }
+        let mut batch = Self::pack(&[])?;
+        for prompt in prompts {
+            batch.push(prompt, 0, Segment::Prompt);
+        }
+        batch.rows = PackedRows::new(prompts.iter().map(|prompt| [prompt.len(), 0, 0]));
+        Ok(batch)
+    }
+
     fn push(&mut self, ids: &[u32], first_position: usize, segment: Segment) {
         self.ids.extend(ids.iter().map(|id| *id as i32));
         self.positions.extend((first_position..first_position + ids.len()).map(|p| p as i32));

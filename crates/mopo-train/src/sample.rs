@@ -6,8 +6,8 @@ use std::path::Path;
 use mopo_data::Tokenizer;
 use mopo_eval::cut_at_turn;
 use mopo_lm::{
-    Decoding, GenerationConfig, HeadChoice, HubGeneration, Phi, PhiConfig, PolicyParams, generate,
-    load_phi, load_policy,
+    Decoding, GenerationConfig, HeadChoice, HubGeneration, PackedBatch, Phi, PhiConfig,
+    PolicyParams, generate, load_phi, load_policy,
 };
 use mopo_ops::FusedBackend;
 
@@ -131,13 +131,7 @@ impl<B: FusedBackend> Sampler<B> {
         progress: &mut dyn Progress,
     ) -> Result<Vec<String>> {
         let decoding = head.into();
-        let mut tokens = Vec::with_capacity(prompts.len());
-        for prompt in prompts {
-            let ids = self.tokenizer.encode(prompt)?;
-            let longest = self.max_prompt_tokens.unwrap_or(usize::MAX);
-            let skip = ids.len().saturating_sub(longest);
-            tokens.push(ids[skip..].to_vec());
-        }
+        let tokens = self.prompt_tokens(prompts)?;
         // Prompts of like length together: less padding. Responses do not depend on the batch.
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_by_key(|&i| (tokens[i].len(), i));
@@ -161,6 +155,42 @@ impl<B: FusedBackend> Sampler<B> {
             progress.advance("");
         }
         Ok(responses)
+    }
+
+    /// The policies' own hidden state of each prompt, `[n_prompts][hidden_size]`: the mean over the
+    /// prompt's tokens of the states after the last LayerNorm, with the adapter that all policies
+    /// share (without policies, the base's). A prompt longer than the run's limit loses its beginning.
+    ///
+    /// # Errors
+    /// A prompt without a token.
+    pub fn prompt_states(&self, prompts: &[String]) -> Result<Vec<Vec<f32>>> {
+        let tokens = self.prompt_tokens(prompts)?;
+        let adapter = self.params.as_ref().map(|params| &params.adapter);
+        let mut states = Vec::with_capacity(prompts.len());
+        for batch in tokens.chunks(BATCH) {
+            let packed = PackedBatch::prompts(batch)?;
+            let inputs = packed.inputs::<B>(&self.device);
+            let hidden = self.base.hidden_states_packed(&inputs, adapter);
+            let mut start = 0;
+            for ids in batch {
+                let own = hidden.clone().narrow(0, start, ids.len());
+                states.push(own.mean_dim(0).into_data().iter::<f32>().collect());
+                start += ids.len();
+            }
+        }
+        Ok(states)
+    }
+
+    /// Token ids of prompts, as long as the run takes them.
+    fn prompt_tokens(&self, prompts: &[String]) -> Result<Vec<Vec<u32>>> {
+        let longest = self.max_prompt_tokens.unwrap_or(usize::MAX);
+        let mut tokens = Vec::with_capacity(prompts.len());
+        for prompt in prompts {
+            let ids = self.tokenizer.encode(prompt)?;
+            let skip = ids.len().saturating_sub(longest);
+            tokens.push(ids[skip..].to_vec());
+        }
+        Ok(tokens)
     }
 
     /// Batches that [`answer`](Self::answer) takes for so many prompts.

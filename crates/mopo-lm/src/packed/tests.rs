@@ -221,3 +221,27 @@ fn what_cannot_be_predicted_is_an_error() {
     assert_eq!((nothing.rows.rows().len(), nothing.n_tokens(), nothing.terms.len()), (0, 0, 0));
     assert!(pack(&[1], &[], [false, true]).is_ok());
 }
+
+#[test]
+fn prompts_alone_have_the_states_of_prompts_with_a_response() {
+    let device = Default::default();
+    let base: Phi<B> = fixtures::base(4);
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    let prompts = [tokens(5, &mut rng), tokens(1, &mut rng), tokens(8, &mut rng)];
+    let alone = PackedBatch::prompts(&prompts).unwrap();
+    assert!(alone.terms.is_empty() && alone.n_tokens() == 14);
+    let states = values(base.hidden_states_packed(&alone.inputs::<B>(&device), None));
+    let d = base.config().hidden_size;
+    let mut start = 0;
+    for prompt in &prompts {
+        let response = tokens(3, &mut rng);
+        let pair = PairSlices { prompt, first: &response, second: &[], keep: [true, false] };
+        let batch = PackedBatch::pack(&[pair]).unwrap();
+        let with = values(base.hidden_states_packed(&batch.inputs::<B>(&device), None));
+        let n = prompt.len() * d;
+        assert_close(&states[start..start + n], &with[..n], 1e-5);
+        start += n;
+    }
+    let e = PackedBatch::prompts(&[vec![1], vec![]]).unwrap_err();
+    assert!(matches!(e, Error::EmptyPrompt { index: 1 }), "{e}");
+}

@@ -4,6 +4,7 @@ mod cache;
 mod config;
 mod dpo;
 mod hub;
+mod prompt_states;
 mod quantised;
 mod resume;
 mod steps;
