@@ -5,12 +5,12 @@ use std::path::Path;
 
 use mopo_core::Objectives;
 use mopo_eval::{
-    ClusterConfig, Evaluation, FrontConfig, FrontReport, PolicyGroup, PolicySamples, ReportExtras,
-    cluster_prompts, write_report,
+    ClusterConfig, Evaluation, FrontConfig, FrontReport, PolicyGroup, PolicySamples, RecordedRun,
+    ReportExtras, RunExtras, cluster_prompts, combine, write_report,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const TOPICS: [&str; 5] =
     ["bake sourdough bread", "fix a bicycle", "train a puppy", "pick a lock", "write a poem"];
@@ -44,6 +44,7 @@ fn evaluation(names: &[&str], steps: usize, seed: u64) -> mopo_eval::Result<Eval
                 (means[o] + shift + noise).clamp(0.0, 1.0) as f32
             };
             PolicySamples {
+                run: None,
                 policy: label.replace([' ', '/'], "-"),
                 scores: (0..200).map(|i| (0..k).map(|o| score(i, o)).collect()).collect(),
                 responses: (0..200)
@@ -60,12 +61,10 @@ fn evaluation(names: &[&str], steps: usize, seed: u64) -> mopo_eval::Result<Eval
     Ok(Evaluation { objectives, prompts, clusters, policies })
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let dir = std::env::args().nth(1).ok_or("name a directory to write to")?;
-    let mut metrics = Vec::new();
-    for step in 0..400 {
+fn metrics() -> Vec<Value> {
+    let row = |step: u32| {
         let t = f64::from(step);
-        metrics.push(json!({
+        json!({
             "phase": "mopo", "step": step,
             "helpful/loss": 0.7 * (-t / 150.0).exp() + 0.02 * (t * 0.9).sin(),
             "harmless/loss": 0.8 * (-t / 190.0).exp() + 0.02 * (t * 1.1).sin(),
@@ -73,25 +72,59 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "harmless/lambda/helpful": 0.6 * (1.0 - (-t / 60.0).exp()),
             "helpful/slack/harmless": -0.2 + t / 1500.0,
             "harmless/slack/helpful": -0.1 + t / 1900.0,
-        }));
-    }
+        })
+    };
+    (0..400).map(row).collect()
+}
+
+fn write(out: &Path, evaluation: &Evaluation, extras: &ReportExtras) -> mopo_eval::Result<()> {
+    let corner = vec![0.0; evaluation.objectives.len()];
+    let report = FrontReport::new(evaluation, &FrontConfig::new(corner))?;
+    let files = write_report(out, &report, evaluation, extras)?;
+    println!("{}\n{}", report.table(), files.index_html.display());
+    Ok(())
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let dir = std::env::args().nth(1).ok_or("name a directory to write to")?;
+    let dir = Path::new(&dir);
+    let extras = |runs| ReportExtras {
+        title: "Made-up policies: the Pareto front".into(),
+        summary: Some("Nothing was trained; scores and responses are made up.".into()),
+        runs,
+        ..Default::default()
+    };
+    let run = |name: &str| RunExtras {
+        name: name.into(),
+        metrics: metrics(),
+        record: json!({ "made_up": true }),
+    };
     for (names, steps) in [
         (&["helpful", "harmless"][..], 4),
         (&["helpful", "harmless", "humor"], 0),
         (&["helpful", "harmless", "humor"], 8),
         (&["helpful", "harmless", "humor", "brief"], 0),
+        (&["coherent", "consistent", "fluent", "relevant", "brief", "kind", "apt"], 0),
     ] {
-        let evaluation = evaluation(names, steps, 7)?;
-        let report = FrontReport::new(&evaluation, &FrontConfig::new(vec![0.0; names.len()]))?;
-        let out = Path::new(&dir).join(format!("{}-objectives-{steps}", names.len()));
+        let out = dir.join(format!("{}-objectives-{steps}", names.len()));
+        write(&out, &evaluation(names, steps, 7)?, &extras(vec![run("")]))?;
+    }
+    // Three runs on the same prompts, as `mopo report` compares them.
+    for names in [&["helpful", "harmless"][..], &["helpful", "harmless", "humor"]] {
+        let mut runs = Vec::new();
+        for (name, steps, seed) in [("mopo", 4, 7), ("mopo again", 4, 8), ("dpo", 0, 9)] {
+            let out = dir.join(format!("{}-objectives-{}", names.len(), name.replace(' ', "-")));
+            write(&out, &evaluation(names, steps, seed)?, &extras(vec![run("")]))?;
+            runs.push(RecordedRun::read(&out, name)?);
+        }
+        let combined = combine(runs)?;
+        let report = FrontReport::new(&combined.evaluation, &combined.config)?;
+        let out = dir.join(format!("{}-objectives-compared", names.len()));
         let extras = ReportExtras {
-            title: "Made-up policies: the Pareto front".into(),
-            summary: Some("Nothing was trained; scores and responses are made up.".into()),
-            metrics: metrics.clone(),
-            record: json!({ "made_up": true }),
-            ..Default::default()
+            notes: combined.notes,
+            ..extras(["mopo", "mopo again", "dpo"].map(run).into())
         };
-        let files = write_report(&out, &report, &evaluation, &extras)?;
+        let files = write_report(&out, &report, &combined.evaluation, &extras)?;
         println!("{}\n{}", report.table(), files.index_html.display());
     }
     Ok(())

@@ -1,12 +1,12 @@
-//! Uncertainty of hypervolumes: prompts are drawn anew, with replacement, and all policies are
-//! compared on the same draw.
+//! Uncertainty of what sets of policies are worth: prompts are drawn anew, with replacement, and all
+//! policies are compared on the same draw.
 
-use mopo_core::pareto::{Direction, hypervolume};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
+use crate::quality::{Judge, Quality};
+use crate::{Result, SetRef};
 
 /// A percentile interval of a bootstrap.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -17,36 +17,49 @@ pub struct Interval {
     pub high: f64,
 }
 
+/// A value with its interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// On all prompts.
+    pub value: f64,
+    /// Percentile interval (level [`crate::FrontConfig::confidence`]) of the bootstrap over prompts;
+    /// `None` where none was drawn.
+    pub interval: Option<Interval>,
+}
+
 /// The difference of two sets' hypervolumes, **positive if the first is better**.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HypervolumeDifference {
     /// The set that is subtracted from.
-    pub of: crate::PolicySet,
+    pub of: SetRef,
     /// The set that is subtracted.
-    pub minus: crate::PolicySet,
+    pub minus: SetRef,
     /// The difference on all prompts.
     pub value: f64,
     /// Percentile interval (level [`crate::FrontConfig::confidence`]) of the paired bootstrap over
     /// prompts.
     pub interval: Interval,
-    /// The share of resamples in which the difference is above 0.
+    /// The dominance probability: the share of resamples in which the first set's front has the
+    /// larger hypervolume.
     pub probability_positive: f64,
+    /// The share in which the second one's is larger. Both add up to 1 but for ties.
+    pub probability_negative: f64,
 }
 
-/// For each resample, the hypervolume of each set: `[n_resamples][n_sets]`.
+/// For each resample, the quality of each set: `[n_resamples][n_sets]`.
 ///
 /// `scores[policy][prompt][objective]`; `sets` are indices of policies. The same draw of prompts
-/// serves all policies (paired). Complexity: O(n_resamples · policies · prompts · objectives), plus
-/// the hypervolumes. Source: Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993.
-pub(crate) fn resampled_hypervolumes(
+/// serves all policies (paired), and the front that distances are measured from is the draw's own.
+/// Complexity: O(n_resamples · policies · prompts · objectives), plus the indicators. Source: Efron
+/// and Tibshirani, *An Introduction to the Bootstrap*, 1993.
+pub(crate) fn resampled(
     scores: &[&[Vec<f32>]],
     sets: &[Vec<usize>],
-    ref_point: &[f64],
+    judge: &Judge<'_>,
     n_resamples: usize,
     seed: u64,
-) -> Result<Vec<Vec<f64>>> {
+) -> Result<Vec<Vec<Quality>>> {
     let n_prompts = scores.first().map_or(0, |s| s.len());
-    let directions = vec![Direction::Maximize; ref_point.len()];
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut out = Vec::with_capacity(n_resamples);
     for _ in 0..n_resamples {
@@ -55,21 +68,14 @@ pub(crate) fn resampled_hypervolumes(
             times[rng.random_range(0..n_prompts)] += 1.0;
         }
         let points: Vec<Vec<f64>> =
-            scores.iter().map(|policy| weighted_mean(policy, &times, ref_point.len())).collect();
-        let volumes: Result<Vec<f64>> = sets
-            .iter()
-            .map(|set| {
-                let chosen: Vec<&[f64]> = set.iter().map(|&p| points[p].as_slice()).collect();
-                Ok(hypervolume(&chosen, ref_point, &directions)?)
-            })
-            .collect();
-        out.push(volumes?);
+            scores.iter().map(|policy| weighted_mean(policy, &times)).collect();
+        out.push(judge.judge(&points, sets)?);
     }
     Ok(out)
 }
 
-fn weighted_mean(scores: &[Vec<f32>], times: &[f64], n_objectives: usize) -> Vec<f64> {
-    let mut sum = vec![0.0; n_objectives];
+fn weighted_mean(scores: &[Vec<f32>], times: &[f64]) -> Vec<f64> {
+    let mut sum = vec![0.0; scores.first().map_or(0, Vec::len)];
     for (row, &t) in scores.iter().zip(times) {
         for (s, &v) in sum.iter_mut().zip(row) {
             *s += t * f64::from(v);
@@ -99,6 +105,20 @@ pub(crate) fn percentile_interval(mut values: Vec<f64>, confidence: f64) -> Inte
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ScoreStatistics;
+
+    fn draws(
+        scores: &[&[Vec<f32>]],
+        sets: &[Vec<usize>],
+        n: usize,
+        seed: u64,
+    ) -> Vec<Vec<Quality>> {
+        let k = scores[0][0].len();
+        let statistics: Vec<ScoreStatistics> =
+            (0..k).map(|_| ScoreStatistics::of("x", [0.0, 1.0], "test").unwrap()).collect();
+        let corner = vec![0.0; k];
+        resampled(scores, sets, &Judge::new(&corner, &statistics), n, seed).unwrap()
+    }
 
     #[test]
     fn percentiles_interpolate() {
@@ -113,13 +133,12 @@ mod tests {
         // 400 scores with mean 1 and standard deviation 0.5: standard error 0.025.
         let scores: Vec<Vec<f32>> =
             (0..400).map(|i| vec![if i % 2 == 0 { 0.5 } else { 1.5 }]).collect();
-        let draws = resampled_hypervolumes(&[&scores], &[vec![0]], &[0.0], 2000, 3).unwrap();
-        let values: Vec<f64> = draws.iter().map(|d| d[0]).collect();
+        let found = draws(&[&scores], &[vec![0]], 2000, 3);
+        let values: Vec<f64> = found.iter().map(|d| d[0].hypervolume).collect();
         let interval = percentile_interval(values, 0.95);
         assert!((interval.low - (1.0 - 1.96 * 0.025)).abs() < 0.006, "{interval:?}");
         assert!((interval.high - (1.0 + 1.96 * 0.025)).abs() < 0.006, "{interval:?}");
-        let again = resampled_hypervolumes(&[&scores], &[vec![0]], &[0.0], 2000, 3).unwrap();
-        assert_eq!(draws, again);
+        assert_eq!(found, draws(&[&scores], &[vec![0]], 2000, 3));
     }
 
     #[test]
@@ -127,8 +146,16 @@ mod tests {
         let worse: Vec<Vec<f32>> = (0..50).map(|i| vec![i as f32, 50.0 - i as f32]).collect();
         let better: Vec<Vec<f32>> =
             worse.iter().map(|row| row.iter().map(|v| v + 1.0).collect()).collect();
-        let sets = [vec![0], vec![1]];
-        let draws = resampled_hypervolumes(&[&worse, &better], &sets, &[0.0, 0.0], 200, 0).unwrap();
-        assert!(draws.iter().all(|d| d[1] > d[0]), "a constant lead is a lead in every draw");
+        let found = draws(&[&worse, &better], &[vec![0], vec![1]], 200, 0);
+        assert!(
+            found.iter().all(|d| d[1].hypervolume > d[0].hypervolume),
+            "a constant lead is a lead in every draw"
+        );
+        // √2 in units of the deviation of {0, 1}, √½: the lead of 1 in each objective is 2 behind.
+        for draw in &found {
+            let [igd, epsilon] = draw[0].distances.unwrap();
+            assert!((igd - 2.0).abs() < 1e-6 && (epsilon - 2.0_f64.sqrt()).abs() < 1e-6);
+            assert_eq!(draw[1].distances, Some([0.0, 0.0]));
+        }
     }
 }

@@ -1,7 +1,8 @@
-//! Prompts in groups of similar wording, so that a front can be looked at group by group.
+//! Prompts in groups of similar wording or meaning, so that a front can be looked at group by group.
 //!
-//! TF–IDF vectors of unit length, then k-means with k-means++ seeding, both small enough to live
-//! here: the vectors stay sparse, and the result depends on the seed and the prompts only.
+//! TF–IDF vectors of unit length, or vectors from outside (a model's hidden states), then k-means with
+//! k-means++ seeding, both small enough to live here: the vectors stay sparse, and the result depends
+//! on the seed and the vectors only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +11,18 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
+
+/// What stands for a prompt when prompts are clustered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptEmbedding {
+    /// Its words, weighted by TF–IDF: [`cluster_prompts`].
+    #[default]
+    TfIdf,
+    /// The policy's own hidden state, the mean over the prompt's tokens: [`cluster_embedded`] with
+    /// vectors that whoever has the model computes.
+    HiddenState,
+}
 
 /// How prompts are clustered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +87,73 @@ type Sparse = Vec<(usize, f64)>;
 /// # Errors
 /// [`Error::InvalidParameter`] for no prompts, or a count of 0 in `config`.
 pub fn cluster_prompts(prompts: &[String], config: &ClusterConfig) -> Result<Clusters> {
+    check(prompts, config)?;
+    let (terms, vectors) = tf_idf(prompts);
+    let (assignments, centres) = cluster(&vectors, terms.len(), config);
+    Ok(largest_first(&assignments, &centres, &terms))
+}
+
+/// Groups `prompts` by `vectors`, `[n_prompts][width]`, such as hidden states: their mean is taken off,
+/// and what is left is scaled to unit length. Clusters are named by the words of their prompts, as in
+/// [`cluster_prompts`]. Every cluster has at least one prompt.
+///
+/// Complexity: O(n_restarts · iterations · k · n_prompts · width).
+///
+/// # Errors
+/// As [`cluster_prompts`]; [`Error::Length`] if there is not one vector per prompt or if their widths
+/// differ; [`Error::NonFinite`] for a vector with a NaN or an infinity.
+pub fn cluster_embedded(
+    prompts: &[String],
+    vectors: &[Vec<f32>],
+    config: &ClusterConfig,
+) -> Result<Clusters> {
+    check(prompts, config)?;
+    let same = |field: String, found, expected, reason| {
+        let wrong = Error::Length { field, found, expected, reason };
+        if found == expected { Ok(()) } else { Err(wrong) }
+    };
+    same("vectors".into(), vectors.len(), prompts.len(), "one per prompt")?;
+    let width = vectors[0].len();
+    for (i, vector) in vectors.iter().enumerate() {
+        same(format!("vectors[{i}]"), vector.len(), width, "as many as the first one has")?;
+        if let Some(j) = vector.iter().position(|v| !v.is_finite()) {
+            return Err(Error::NonFinite {
+                field: format!("vectors[{i}][{j}]"),
+                value: vector[j].into(),
+            });
+        }
+    }
+    let (assignments, _) = cluster(&centred(vectors), width, config);
+    let (terms, words) = tf_idf(prompts);
+    let n_clusters = assignments.iter().max().map_or(0, |c| c + 1);
+    let mut centres = vec![vec![0.0; terms.len()]; n_clusters];
+    for (vector, &c) in words.iter().zip(&assignments) {
+        vector.iter().for_each(|&(t, w)| centres[c][t] += w);
+    }
+    Ok(largest_first(&assignments, &centres, &terms))
+}
+
+/// The vectors less their mean, of unit length; one that equals the mean becomes empty.
+fn centred(vectors: &[Vec<f32>]) -> Vec<Sparse> {
+    let n = vectors.len() as f64;
+    let mut mean = vec![0.0_f64; vectors[0].len()];
+    for vector in vectors {
+        mean.iter_mut().zip(vector).for_each(|(m, &v)| *m += f64::from(v) / n);
+    }
+    let unit = |vector: &Vec<f32>| {
+        let off: Vec<f64> = vector.iter().zip(&mean).map(|(&v, m)| f64::from(v) - m).collect();
+        let norm = off.iter().map(|v| v * v).sum::<f64>().sqrt();
+        // Equal vectors differ from their mean by rounding alone.
+        let scale = mean.iter().map(|m| m * m).sum::<f64>().sqrt();
+        if norm <= 1e-9 * scale.max(f64::MIN_POSITIVE) {
+            return Vec::new();
+        }
+        off.into_iter().enumerate().map(|(i, v)| (i, v / norm)).collect()
+    };
+    vectors.iter().map(unit).collect()
+}
+
+fn check(prompts: &[String], config: &ClusterConfig) -> Result<()> {
     if prompts.is_empty() {
         return Err(Error::invalid("prompts", "empty", "at least one prompt is needed"));
     }
@@ -86,7 +166,15 @@ pub fn cluster_prompts(prompts: &[String], config: &ClusterConfig) -> Result<Clu
             return Err(Error::invalid(field, value, "it must be at least 1"));
         }
     }
-    let (terms, vectors) = tf_idf(prompts);
+    Ok(())
+}
+
+/// The best of the restarts: the cluster of each vector, and the centres.
+fn cluster(
+    vectors: &[Sparse],
+    width: usize,
+    config: &ClusterConfig,
+) -> (Vec<usize>, Vec<Vec<f64>>) {
     let distinct: BTreeSet<Vec<(usize, u64)>> =
         vectors.iter().map(|v| v.iter().map(|&(t, w)| (t, w.to_bits())).collect()).collect();
     let k = config.n_clusters.min(distinct.len());
@@ -94,13 +182,13 @@ pub fn cluster_prompts(prompts: &[String], config: &ClusterConfig) -> Result<Clu
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     let mut best: Option<(f64, Vec<usize>, Vec<Vec<f64>>)> = None;
     for _ in 0..config.n_restarts {
-        let found = k_means(&vectors, terms.len(), k, config.max_iterations, &mut rng);
+        let found = k_means(vectors, width, k, config.max_iterations, &mut rng);
         if best.as_ref().is_none_or(|b| found.0 < b.0) {
             best = Some(found);
         }
     }
     let (_, assignments, centres) = best.expect("n_restarts is at least 1");
-    Ok(largest_first(&assignments, &centres, &terms))
+    (assignments, centres)
 }
 
 fn largest_first(assignments: &[usize], centres: &[Vec<f64>], terms: &[String]) -> Clusters {
@@ -313,6 +401,41 @@ mod tests {
         let empty: Vec<String> = vec!["what is it".into(), String::new()];
         let clusters = cluster_prompts(&empty, &ClusterConfig::default()).unwrap();
         assert_eq!(clusters.labels, ["(no words)"]);
+    }
+
+    #[test]
+    fn vectors_from_outside_decide_and_words_name_the_clusters() {
+        // Two directions on top of a large common part, against the topics' order; the length of a
+        // vector does not count.
+        let prompts = prompts();
+        let vectors: Vec<Vec<f32>> = (0..30)
+            .map(|i| {
+                let (side, length) = (if i < 12 { 1.0 } else { -1.0 }, 1.0 + (i % 4) as f32);
+                vec![100.0 + side * length, 50.0 - side * length, 7.0]
+            })
+            .collect();
+        for seed in 0..5 {
+            let config = ClusterConfig { n_clusters: 2, seed, ..Default::default() };
+            let clusters = cluster_embedded(&prompts, &vectors, &config).unwrap();
+            let expected: Vec<usize> = (0..30).map(|i| usize::from(i < 12)).collect();
+            assert_eq!(clusters.assignments, expected, "the larger one first");
+            assert!(clusters.labels.iter().all(|l| l.split(", ").count() == 3));
+            assert_eq!(clusters, cluster_embedded(&prompts, &vectors, &config).unwrap());
+        }
+        let equal = vec![vec![0.1_f32, 0.2]; 30];
+        let clusters = cluster_embedded(&prompts, &equal, &ClusterConfig::default()).unwrap();
+        assert_eq!(clusters.n_clusters(), 1);
+
+        let fails = |change: &dyn Fn(&mut Vec<Vec<f32>>), part: &str| {
+            let mut wrong = vectors.clone();
+            change(&mut wrong);
+            let e = cluster_embedded(&prompts, &wrong, &ClusterConfig::default());
+            let e = e.unwrap_err().to_string();
+            assert!(e.contains(part), "`{part}` is not in `{e}`");
+        };
+        fails(&|v| v.truncate(3), "`vectors` has 3");
+        fails(&|v| v[4].truncate(1), "vectors[4]");
+        fails(&|v| v[4][1] = f32::NAN, "vectors[4][1]");
     }
 
     #[test]

@@ -48,6 +48,24 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A file does not hold what it should.
+    #[error("{}: {message}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, where, and what to do.
+        message: String,
+    },
+    /// Results of several runs that cannot be compared.
+    #[error("{a} and {b} cannot be compared: {message}")]
+    Incomparable {
+        /// One run.
+        a: String,
+        /// The other.
+        b: String,
+        /// What differs and what to do.
+        message: String,
+    },
     /// A figure could not be rendered to PNG.
     #[error("cannot render the figure: {0}")]
     Render(String),

@@ -1,63 +1,17 @@
-//! From scored responses to a front: points with standard errors, who is dominated, hypervolumes
-//! and how sure their difference is.
+//! From scored responses to a front: points with standard errors and z-scores, who is dominated, what
+//! sets of policies are worth, and how sure their difference is.
 
 use mopo_core::Objectives;
 use mopo_core::pareto::{Direction, dominates, hypervolume, non_dominated};
 use serde::{Deserialize, Serialize};
 
-use crate::bootstrap::{percentile_interval, resampled_hypervolumes};
-use crate::{Clusters, Error, HypervolumeDifference, Interval, Result};
-
-/// What a policy is in the comparison.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PolicyGroup {
-    /// Where training started.
-    WarmStart,
-    /// Trained with one objective as the primary one.
-    Head,
-    /// A mixture of heads.
-    Mixture,
-}
-
-impl PolicyGroup {
-    /// The name in tables: `warm start`, `head`, `mixture`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::WarmStart => "warm start",
-            Self::Head => "head",
-            Self::Mixture => "mixture",
-        }
-    }
-}
-
-/// One policy's answers to all prompts, scored.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PolicySamples {
-    /// A unique identifier, e.g. `head-helpful`.
-    pub policy: String,
-    /// What figures and tables show, short.
-    pub label: String,
-    /// Its part in the comparison.
-    pub group: PolicyGroup,
-    /// `[n_prompts]`, in the order of the prompts.
-    pub responses: Vec<String>,
-    /// `[n_prompts][n_objectives]`; larger is better.
-    pub scores: Vec<Vec<f32>>,
-}
-
-/// Everything that a front is computed from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
-    /// The objectives, in the order of the scores; at least two.
-    pub objectives: Objectives,
-    /// `[n_prompts]`.
-    pub prompts: Vec<String>,
-    /// The prompts' clusters; [`Clusters::single`] for none.
-    pub clusters: Clusters,
-    /// The policies, in the order in which tables and legends show them.
-    pub policies: Vec<PolicySamples>,
-}
+use crate::bootstrap::{percentile_interval, resampled};
+use crate::quality::{Judge, Quality};
+use crate::statistics::select_statistics;
+use crate::{
+    Error, Estimate, Evaluation, HypervolumeDifference, PolicyGroup, PolicySet, Result,
+    ScoreStatistics, SetRef,
+};
 
 /// Choices that must be made before the comparison.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,6 +29,10 @@ pub struct FrontConfig {
     /// Level of the intervals; default 0.95.
     #[serde(default = "default_confidence")]
     pub confidence: f64,
+    /// What z-scores are counted in, one per objective, in any order; empty (the default): the
+    /// statistics of the first warm start's scores here, or of all scores where there is none.
+    #[serde(default)]
+    pub statistics: Vec<ScoreStatistics>,
 }
 
 fn default_resamples() -> usize {
@@ -93,41 +51,7 @@ impl FrontConfig {
             n_resamples: default_resamples(),
             seed: 0,
             confidence: default_confidence(),
-        }
-    }
-}
-
-/// A set of policies whose hypervolume is computed together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PolicySet {
-    /// The warm start alone.
-    WarmStart,
-    /// All heads.
-    Heads,
-    /// All heads and all mixtures of them.
-    HeadsAndMixtures,
-}
-
-impl PolicySet {
-    /// All sets, in the order of reports.
-    pub const ALL: [Self; 3] = [Self::WarmStart, Self::Heads, Self::HeadsAndMixtures];
-
-    /// The name in tables: `warm start`, `heads`, `heads and mixtures`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::WarmStart => "warm start",
-            Self::Heads => "heads",
-            Self::HeadsAndMixtures => "heads and mixtures",
-        }
-    }
-
-    /// Whether policies of `group` belong to this set.
-    pub fn contains(self, group: PolicyGroup) -> bool {
-        match self {
-            Self::WarmStart => group == PolicyGroup::WarmStart,
-            Self::Heads => group == PolicyGroup::Head,
-            Self::HeadsAndMixtures => group != PolicyGroup::WarmStart,
+            statistics: Vec::new(),
         }
     }
 }
@@ -135,6 +59,9 @@ impl PolicySet {
 /// A policy's mean scores over some prompts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PolicyPoint {
+    /// The run that the policy belongs to, where several are compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
     /// The policy's identifier.
     pub policy: String,
     /// What figures show.
@@ -149,28 +76,36 @@ pub struct PolicyPoint {
     pub means: Vec<f64>,
     /// `[n_objectives]`: standard errors of the means; `None` for a single prompt.
     pub standard_errors: Option<Vec<f64>>,
+    /// `[n_objectives]`: the means in [`FrontReport::statistics`]; `None` where these have no
+    /// deviation.
+    pub z_scores: Vec<Option<f64>>,
     /// Whether no other policy's point of the same prompts dominates this one.
     pub non_dominated: bool,
-    /// Whether it dominates the warm start on the same prompts; `None` without a warm start.
+    /// Whether it dominates its run's warm start on the same prompts; `None` without one.
     pub dominates_warm_start: Option<bool>,
     /// The hypervolume of this point alone; larger is better.
     pub own_hypervolume: f64,
 }
 
-/// The hypervolume of a set of policies; **larger is better**.
+/// What a set of policies is worth. A larger set has an advantage, so compare like with like or look
+/// at [`PolicyPoint::own_hypervolume`] too.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GroupHypervolume {
-    /// The set.
-    pub set: PolicySet,
+pub struct SetQuality {
+    /// The run, where several are compared, and the set.
+    #[serde(flatten)]
+    pub of: SetRef,
     /// The cluster, or `None` for all prompts.
     pub cluster: Option<usize>,
-    /// How many policies the set has: a larger set has an advantage, so compare like with like or
-    /// look at [`PolicyPoint::own_hypervolume`] too.
+    /// How many policies the set has.
     pub n_policies: usize,
-    /// The hypervolume.
-    pub value: f64,
-    /// Percentile interval of the bootstrap over prompts; only over all prompts.
-    pub interval: Option<Interval>,
+    /// The hypervolume of the raw scores above [`FrontConfig::ref_point`]; **larger is better**.
+    /// Intervals are drawn over all prompts only, here and below.
+    pub hypervolume: Estimate,
+    /// IGD+ against the front of all policies compared, in standard deviations; **smaller is
+    /// better**. `None` where an objective has no z-scores.
+    pub igd_plus: Option<Estimate>,
+    /// The additive epsilon against that front, in standard deviations; **smaller is better**.
+    pub epsilon: Option<Estimate>,
 }
 
 /// The result of a comparison, complete enough to be judged and repeated.
@@ -180,86 +115,26 @@ pub struct FrontReport {
     pub objectives: Objectives,
     /// The choices made beforehand: reference point, bootstrap.
     pub config: FrontConfig,
+    /// `[n_objectives]`: what z-scores are counted in.
+    pub statistics: Vec<ScoreStatistics>,
     /// How many prompts were evaluated.
     pub n_prompts: usize,
     /// `[n_clusters]`: the clusters' labels.
     pub cluster_labels: Vec<String>,
+    /// The runs compared, in order; empty for a single one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<String>,
     /// One point per policy over all prompts, in the evaluation's order of policies.
     pub points: Vec<PolicyPoint>,
     /// One point per cluster and policy: clusters in order, then policies.
     pub cluster_points: Vec<PolicyPoint>,
-    /// Hypervolume per set of policies over all prompts; sets without a policy are left out.
-    pub hypervolumes: Vec<GroupHypervolume>,
+    /// Every set of policies over all prompts, run by run; sets without a policy are left out.
+    pub sets: Vec<SetQuality>,
     /// The same per cluster.
-    pub cluster_hypervolumes: Vec<GroupHypervolume>,
-    /// Heads − warm start, and heads and mixtures − warm start, as far as there are such policies.
+    pub cluster_sets: Vec<SetQuality>,
+    /// Within each run: heads − warm start, and heads and mixtures − warm start. Between each two
+    /// runs: heads − heads, and everything trained of one − everything trained of the other.
     pub differences: Vec<HypervolumeDifference>,
-}
-
-impl Evaluation {
-    /// Checks that all lists fit together, names are unique and scores finite.
-    ///
-    /// # Errors
-    /// [`Error::Length`], [`Error::DuplicatePolicy`], [`Error::NonFinite`] or
-    /// [`Error::InvalidParameter`], each with the field.
-    pub fn check(&self) -> Result<()> {
-        let (n, k) = (self.prompts.len(), self.objectives.len());
-        if k < 2 {
-            let expected = "a front needs at least two objectives; add one, or compare plain means";
-            return Err(Error::invalid("objectives", self.objectives.names().join(", "), expected));
-        }
-        if n == 0 {
-            return Err(Error::invalid("prompts", "empty", "at least one prompt is needed"));
-        }
-        if self.policies.is_empty() {
-            return Err(Error::invalid("policies", "empty", "at least one policy is needed"));
-        }
-        let same = |field: String, found: usize, expected: usize, reason: &'static str| {
-            if found == expected {
-                Ok(())
-            } else {
-                Err(Error::Length { field, found, expected, reason })
-            }
-        };
-        let assignments = &self.clusters.assignments;
-        same("clusters.assignments".into(), assignments.len(), n, "one per prompt")?;
-        let n_clusters = self.clusters.n_clusters();
-        if let Some(i) = assignments.iter().position(|&c| c >= n_clusters) {
-            let expected = format!("there are {n_clusters} cluster labels");
-            return Err(Error::invalid(
-                format!("clusters.assignments[{i}]"),
-                assignments[i],
-                expected,
-            ));
-        }
-        if let Some(c) = self.clusters.sizes().iter().position(|&size| size == 0) {
-            let expected = "each cluster needs a prompt; drop its label";
-            return Err(Error::invalid(format!("clusters.labels[{c}]"), "unused", expected));
-        }
-        for (p, samples) in self.policies.iter().enumerate() {
-            let name = &samples.policy;
-            if self.policies[..p].iter().any(|other| other.policy == *name) {
-                return Err(Error::DuplicatePolicy(name.clone()));
-            }
-            same(format!("responses of {name}"), samples.responses.len(), n, "one per prompt")?;
-            same(format!("scores of {name}"), samples.scores.len(), n, "one row per prompt")?;
-            for (i, row) in samples.scores.iter().enumerate() {
-                let field = format!("scores of {name}, prompt {i}");
-                same(field, row.len(), k, "one score per objective")?;
-                if let Some(o) = row.iter().position(|v| !v.is_finite()) {
-                    let objective = self.objectives.name(o);
-                    let field = format!("score `{objective}` of {name}, prompt {i}");
-                    return Err(Error::NonFinite { field, value: row[o].into() });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Indices of the policies in `set`.
-    fn members(&self, set: PolicySet) -> Vec<usize> {
-        (0..self.policies.len()).filter(|&p| set.contains(self.policies[p].group)).collect()
-    }
 }
 
 impl FrontReport {
@@ -274,80 +149,95 @@ impl FrontReport {
     pub fn new(evaluation: &Evaluation, config: &FrontConfig) -> Result<Self> {
         evaluation.check()?;
         check_config(config, evaluation.objectives.len())?;
+        let statistics = match config.statistics.as_slice() {
+            [] => own_statistics(evaluation)?,
+            given => select_statistics(given, &evaluation.objectives, "the comparison")?,
+        };
+        let sets = evaluation.sets();
+        let members: Vec<Vec<usize>> = sets.iter().map(|s| s.1.clone()).collect();
+        let judge = Judge::new(&config.ref_point, &statistics);
+        let on = |prompts: &[usize], cluster| -> Result<_> {
+            let points = points_over(evaluation, config, &statistics, prompts, cluster)?;
+            let means: Vec<Vec<f64>> = points.iter().map(|p| p.means.clone()).collect();
+            let found = judge.judge(&means, &members)?;
+            let qualities: Vec<SetQuality> =
+                sets.iter().zip(found).map(|(set, q)| SetQuality::new(set, cluster, q)).collect();
+            Ok((points, qualities))
+        };
         let everyone: Vec<usize> = (0..evaluation.prompts.len()).collect();
-        let points = points_over(evaluation, config, &everyone, None)?;
-        let mut hypervolumes = hypervolumes_of(evaluation, config, &points, None)?;
-        let mut cluster_points = Vec::new();
-        let mut cluster_hypervolumes = Vec::new();
+        let (points, mut qualities) = on(&everyone, None)?;
+        let (mut cluster_points, mut cluster_sets) = (Vec::new(), Vec::new());
         for cluster in 0..evaluation.clusters.n_clusters() {
             let assignments = &evaluation.clusters.assignments;
-            let members: Vec<usize> =
-                everyone.iter().copied().filter(|&i| assignments[i] == cluster).collect();
-            let points = points_over(evaluation, config, &members, Some(cluster))?;
-            let volumes = hypervolumes_of(evaluation, config, &points, Some(cluster))?;
-            cluster_hypervolumes.extend(volumes);
+            let inside = |i: &usize| assignments[*i] == cluster;
+            let prompts: Vec<usize> = everyone.iter().copied().filter(inside).collect();
+            let (points, sets) = on(&prompts, Some(cluster))?;
             cluster_points.extend(points);
+            cluster_sets.extend(sets);
         }
 
         let scores: Vec<&[Vec<f32>]> =
             evaluation.policies.iter().map(|p| p.scores.as_slice()).collect();
-        let sets: Vec<Vec<usize>> =
-            hypervolumes.iter().map(|h| evaluation.members(h.set)).collect();
-        let draws = resampled_hypervolumes(
-            &scores,
-            &sets,
-            &config.ref_point,
-            config.n_resamples,
-            config.seed,
-        )?;
-        for (s, volume) in hypervolumes.iter_mut().enumerate() {
-            let values = draws.iter().map(|d| d[s]).collect();
-            volume.interval = Some(percentile_interval(values, config.confidence));
+        let draws = resampled(&scores, &members, &judge, config.n_resamples, config.seed)?;
+        for (s, quality) in qualities.iter_mut().enumerate() {
+            quality.with_intervals(draws.iter().map(|d| d[s]), config.confidence);
         }
-        let at = |set| hypervolumes.iter().position(|h| h.set == set);
-        let mut differences = Vec::new();
-        for of in [PolicySet::Heads, PolicySet::HeadsAndMixtures] {
-            if let (Some(a), Some(b)) = (at(of), at(PolicySet::WarmStart)) {
-                let values: Vec<f64> = draws.iter().map(|d| d[a] - d[b]).collect();
-                let positive = values.iter().filter(|&&v| v > 0.0).count();
-                differences.push(HypervolumeDifference {
-                    of,
-                    minus: PolicySet::WarmStart,
-                    value: hypervolumes[a].value - hypervolumes[b].value,
-                    probability_positive: positive as f64 / values.len() as f64,
+        let runs = evaluation.runs();
+        let differences = pairs_to_compare(&runs, &sets)
+            .into_iter()
+            .map(|(a, b)| {
+                let values: Vec<f64> =
+                    draws.iter().map(|d| d[a].hypervolume - d[b].hypervolume).collect();
+                let share = |wanted: fn(f64) -> bool| {
+                    values.iter().filter(|&&v| wanted(v)).count() as f64 / values.len() as f64
+                };
+                HypervolumeDifference {
+                    of: sets[a].0.clone(),
+                    minus: sets[b].0.clone(),
+                    value: qualities[a].hypervolume.value - qualities[b].hypervolume.value,
+                    probability_positive: share(|v| v > 0.0),
+                    probability_negative: share(|v| v < 0.0),
                     interval: percentile_interval(values, config.confidence),
-                });
-            }
-        }
+                }
+            })
+            .collect();
         Ok(Self {
             objectives: evaluation.objectives.clone(),
             config: config.clone(),
+            statistics,
             n_prompts: evaluation.prompts.len(),
             cluster_labels: evaluation.clusters.labels.clone(),
+            runs: runs.into_iter().flatten().collect(),
             points,
             cluster_points,
-            hypervolumes,
-            cluster_hypervolumes,
+            sets: qualities,
+            cluster_sets,
             differences,
         })
     }
 
-    /// The hypervolume of `set` over all prompts, if it has a policy.
-    pub fn hypervolume(&self, set: PolicySet) -> Option<&GroupHypervolume> {
-        self.hypervolumes.iter().find(|h| h.set == set)
+    /// What `set` of the first run (or the only one) is worth over all prompts, if it has a policy.
+    pub fn quality(&self, set: PolicySet) -> Option<&SetQuality> {
+        self.sets.iter().find(|q| q.of.set == set)
     }
 
-    /// The difference of `set` and the warm start, if both have a policy.
+    /// The difference of `set` and the warm start of the first run, if both have a policy.
     pub fn difference(&self, set: PolicySet) -> Option<&HypervolumeDifference> {
-        self.differences.iter().find(|d| d.of == set)
+        self.differences.iter().find(|d| d.of.set == set && d.minus.set == PolicySet::WarmStart)
     }
 
-    /// Policies × objectives as plain text: means ± standard errors, `*` for non-dominated.
+    /// What the set `of` is worth over all prompts.
+    pub(crate) fn set_quality(&self, of: &SetRef) -> Option<&SetQuality> {
+        self.sets.iter().find(|q| q.of == *of)
+    }
+
+    /// Policies × objectives as plain text: means ± standard errors and z-scores, `*` for
+    /// non-dominated.
     pub fn table(&self) -> String {
         let width = self.points.iter().map(|p| p.label.chars().count()).max().unwrap_or(0).max(6);
         let mut out = format!("  {:width$}", "policy");
         for name in self.objectives.names() {
-            out += &format!("  {name:>17}");
+            out += &format!("  {name:>17}  {:>6}", "z");
         }
         out += &format!("  {:>11}\n", "own volume");
         for point in &self.points {
@@ -355,12 +245,84 @@ impl FrontReport {
             out += &format!("{mark} {:width$}", point.label);
             for k in 0..self.objectives.len() {
                 let error = point.standard_errors.as_ref().map_or(f64::NAN, |e| e[k]);
-                out += &format!("  {:>8.4} ± {error:<6.4}", point.means[k]);
+                let z = point.z_scores[k].map_or_else(|| "–".into(), |z| format!("{z:+.2}"));
+                out += &format!("  {:>8.4} ± {error:<6.4}  {z:>6}", point.means[k]);
             }
             out += &format!("  {:>11.5}\n", point.own_hypervolume);
         }
         out
     }
+}
+
+impl SetQuality {
+    fn new((of, members): &(SetRef, Vec<usize>), cluster: Option<usize>, found: Quality) -> Self {
+        let plain = |value| Estimate { value, interval: None };
+        Self {
+            of: of.clone(),
+            cluster,
+            n_policies: members.len(),
+            hypervolume: plain(found.hypervolume),
+            igd_plus: found.distances.map(|d| plain(d[0])),
+            epsilon: found.distances.map(|d| plain(d[1])),
+        }
+    }
+
+    fn with_intervals(&mut self, draws: impl Iterator<Item = Quality> + Clone, confidence: f64) {
+        let interval = |values: Vec<f64>| {
+            (!values.is_empty()).then(|| percentile_interval(values, confidence))
+        };
+        let distance = |i: usize| draws.clone().filter_map(|d| Some(d.distances?[i])).collect();
+        self.hypervolume.interval = interval(draws.clone().map(|d| d.hypervolume).collect());
+        for (i, estimate) in [&mut self.igd_plus, &mut self.epsilon].into_iter().enumerate() {
+            if let Some(estimate) = estimate {
+                estimate.interval = interval(distance(i));
+            }
+        }
+    }
+}
+
+/// Indices into `sets`: what [`FrontReport::differences`] has.
+fn pairs_to_compare(runs: &[Option<String>], sets: &[(SetRef, Vec<usize>)]) -> Vec<(usize, usize)> {
+    let at =
+        |run: &Option<String>, set| sets.iter().position(|(of, _)| of.run == *run && of.set == set);
+    let trained = |run| at(run, PolicySet::HeadsAndMixtures).or(at(run, PolicySet::Heads));
+    let mut out = Vec::new();
+    for run in runs {
+        for set in [PolicySet::Heads, PolicySet::HeadsAndMixtures] {
+            out.extend(at(run, set).zip(at(run, PolicySet::WarmStart)));
+        }
+    }
+    for (i, a) in runs.iter().enumerate() {
+        for b in &runs[i + 1..] {
+            let heads = at(a, PolicySet::Heads).zip(at(b, PolicySet::Heads));
+            let everything = trained(a).zip(trained(b)).filter(|pair| Some(*pair) != heads);
+            out.extend(heads.into_iter().chain(everything));
+        }
+    }
+    out
+}
+
+/// Statistics of the first warm start's scores, or of all where there is none.
+fn own_statistics(evaluation: &Evaluation) -> Result<Vec<ScoreStatistics>> {
+    let n = evaluation.prompts.len();
+    let warm_start = evaluation.policies.iter().find(|p| p.group == PolicyGroup::WarmStart);
+    let (whose, source) = match warm_start {
+        Some(warm_start) => {
+            let source =
+                format!("responses of the policy “{}” to the {n} prompts", warm_start.label);
+            (std::slice::from_ref(warm_start), source)
+        }
+        None => {
+            let policies = evaluation.policies.len();
+            let source = format!("responses of all {policies} policies to the {n} prompts");
+            (evaluation.policies.as_slice(), source)
+        }
+    };
+    let of = |(k, name): (usize, &String)| {
+        let scores = whose.iter().flat_map(|p| p.scores.iter().map(move |row| row[k]));
+        ScoreStatistics::of(name, scores, source.as_str())
+    };
+    evaluation.objectives.names().iter().enumerate().map(of).collect()
 }
 
 fn check_config(config: &FrontConfig, n_objectives: usize) -> Result<()> {
@@ -391,6 +353,7 @@ fn check_config(config: &FrontConfig, n_objectives: usize) -> Result<()> {
 fn points_over(
     evaluation: &Evaluation,
     config: &FrontConfig,
+    statistics: &[ScoreStatistics],
     prompts: &[usize],
     cluster: Option<usize>,
 ) -> Result<Vec<PolicyPoint>> {
@@ -400,12 +363,14 @@ fn points_over(
     for samples in &evaluation.policies {
         let (means, standard_errors) = mean_and_error(&samples.scores, prompts, k);
         points.push(PolicyPoint {
+            run: samples.run.clone(),
             policy: samples.policy.clone(),
             label: samples.label.clone(),
             group: samples.group,
             cluster,
             n: prompts.len(),
             own_hypervolume: hypervolume(&[&means], &config.ref_point, &directions)?,
+            z_scores: means.iter().zip(statistics).map(|(&mean, s)| s.z(mean)).collect(),
             means,
             standard_errors,
             non_dominated: false,
@@ -416,11 +381,15 @@ fn points_over(
     for i in non_dominated(&means, &directions) {
         points[i].non_dominated = true;
     }
-    let warm_starts = evaluation.members(PolicySet::WarmStart);
-    if !warm_starts.is_empty() {
-        for (point, own) in points.iter_mut().zip(&means) {
-            let beats_all = warm_starts.iter().all(|&w| dominates(own, &means[w], &directions));
-            point.dominates_warm_start = Some(beats_all);
+    for (i, own) in means.iter().enumerate() {
+        let is_its_start = |p: &usize| {
+            let other = &evaluation.policies[*p];
+            other.group == PolicyGroup::WarmStart && other.run == evaluation.policies[i].run
+        };
+        let mut starts = (0..means.len()).filter(is_its_start).peekable();
+        if starts.peek().is_some() {
+            let beats_all = starts.all(|w| dominates(own, &means[w], &directions));
+            points[i].dominates_warm_start = Some(beats_all);
         }
     }
     Ok(points)
@@ -442,30 +411,4 @@ fn mean_and_error(
     };
     let errors = (prompts.len() > 1).then(|| (0..n_objectives).map(error).collect());
     (means, errors)
-}
-
-fn hypervolumes_of(
-    evaluation: &Evaluation,
-    config: &FrontConfig,
-    points: &[PolicyPoint],
-    cluster: Option<usize>,
-) -> Result<Vec<GroupHypervolume>> {
-    let directions = vec![Direction::Maximize; config.ref_point.len()];
-    let mut out = Vec::new();
-    for set in PolicySet::ALL {
-        let members = evaluation.members(set);
-        let has_mixture = evaluation.policies.iter().any(|p| p.group == PolicyGroup::Mixture);
-        if members.is_empty() || (set == PolicySet::HeadsAndMixtures && !has_mixture) {
-            continue;
-        }
-        let means: Vec<&[f64]> = members.iter().map(|&p| points[p].means.as_slice()).collect();
-        out.push(GroupHypervolume {
-            set,
-            cluster,
-            n_policies: members.len(),
-            value: hypervolume(&means, &config.ref_point, &directions)?,
-            interval: None,
-        });
-    }
-    Ok(out)
 }

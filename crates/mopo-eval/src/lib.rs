@@ -2,27 +2,32 @@
 //! pages that show them.
 //!
 //! The order of use: a [`RewardSpec`] becomes a [`Reward`]; [`reward::score_all`] scores each
-//! policy's responses; [`cluster_prompts`] groups the prompts; an [`Evaluation`] holds it all;
-//! [`FrontReport::new`] computes points, hypervolumes and their uncertainty; [`write_report`]
-//! writes the figure, the tables and one self-contained page.
+//! policy's responses; [`cluster_prompts`] or [`cluster_embedded`] groups the prompts; an
+//! [`Evaluation`] holds it all; [`FrontReport::new`] computes points, what sets of policies are worth,
+//! and how sure that is; [`write_report`] writes the figures, the tables and one self-contained page.
+//! [`RecordedRun::read`] reads such a result back, and [`combine`] puts several side by side.
 //!
 //! Absent on purpose: no language model and no tensor (text and numbers come in from outside), and
 //! no tolerance in dominance. Scores are always *larger is better*.
 
 mod bootstrap;
 mod cluster;
+mod compare;
 mod error;
+mod evaluation;
 mod front;
 pub mod plot;
+mod quality;
 mod report;
 pub mod reward;
+mod statistics;
 
-pub use bootstrap::{HypervolumeDifference, Interval};
-pub use cluster::{ClusterConfig, Clusters, cluster_prompts};
+pub use bootstrap::{Estimate, HypervolumeDifference, Interval};
+pub use cluster::{ClusterConfig, Clusters, PromptEmbedding, cluster_embedded, cluster_prompts};
+pub use compare::{Combined, RecordedRun, combine};
 pub use error::{Error, Result};
-pub use front::{
-    Evaluation, FrontConfig, FrontReport, GroupHypervolume, PolicyGroup, PolicyPoint,
-    PolicySamples, PolicySet,
-};
-pub use report::{ReportExtras, ReportFiles, write_report};
+pub use evaluation::{Evaluation, PolicyGroup, PolicySamples, PolicySet, SetRef};
+pub use front::{FrontConfig, FrontReport, PolicyPoint, SetQuality};
+pub use report::{ReportExtras, ReportFiles, RunExtras, write_report};
 pub use reward::{Reward, RewardSpec, cut_at_turn};
+pub use statistics::{ScoreStatistics, read_statistics, select_statistics, write_statistics};

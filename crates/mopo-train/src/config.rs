@@ -3,6 +3,7 @@
 //! Every key must be there and no other may be: a key that is lost or misspelt is an error, never
 //! a silent default. The presets in `configs/` are complete files to start from.
 
+mod evaluation;
 mod model;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use mopo_core::{Estimator, MopoConfig, Objectives};
 use mopo_lm::LoraConfig;
 use serde::{Deserialize, Serialize};
 
+pub use evaluation::{EvaluationConfig, GivenStatistics, RewardAxis, ZScoreSource};
 pub use model::{BaseFormat, ModelConfig, ModelSource, PhiShape};
 
 use crate::{Error, Result};
@@ -205,37 +207,6 @@ pub struct CheckpointConfig {
     pub keep: usize,
 }
 
-/// What `mopo pareto` does where its flags say nothing.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EvaluationConfig {
-    /// Held-out prompts that get a response from every policy.
-    pub n_prompts: usize,
-    /// Prompt clusters.
-    pub n_clusters: usize,
-    /// New tokens per response.
-    pub max_new_tokens: usize,
-    /// Sampling temperature; 0 is greedy.
-    pub temperature: f64,
-    /// Nucleus.
-    pub top_p: f64,
-    /// Steps of the lattice of preference weights between the heads; 0 or 1: heads alone.
-    pub mixture_steps: usize,
-    /// What scores the responses, one per axis of the front.
-    pub rewards: Vec<RewardAxis>,
-}
-
-/// One axis of the front.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RewardAxis {
-    /// Name of the axis.
-    pub name: String,
-    /// The axis' corner of the hypervolume, fixed before anything is compared.
-    pub ref_point: f64,
-    /// What scores it.
-    pub reward: mopo_eval::RewardSpec,
-}
-
 impl RunConfig {
     /// A preset by name.
     ///
@@ -371,17 +342,7 @@ impl RunConfig {
         if self.checkpoints.every == 0 || self.checkpoints.keep == 0 {
             return fail("`checkpoints.every` and `checkpoints.keep` must be at least 1".into());
         }
-        let e = &self.evaluation;
-        if e.n_prompts == 0 || e.max_new_tokens == 0 || e.n_clusters == 0 {
-            return fail(
-                "`evaluation.n_prompts`, `n_clusters` and `max_new_tokens` must be at least 1"
-                    .into(),
-            );
-        }
-        if e.rewards.is_empty() {
-            return fail("`evaluation.rewards` is empty; a front needs at least one axis".into());
-        }
-        Objectives::new(e.rewards.iter().map(|r| r.name.clone()))?;
+        self.evaluation.check().or_else(fail)?;
         Ok(())
     }
 

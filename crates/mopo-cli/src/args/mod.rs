@@ -3,6 +3,7 @@
 mod bandit;
 mod bench;
 mod numbers;
+mod report;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ use crate::device::Device;
 
 pub(crate) use bandit::*;
 pub(crate) use bench::*;
+pub(crate) use report::*;
 
 /// Align language models to several human objectives at once.
 #[derive(Debug, Parser)]
@@ -29,6 +31,8 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Generate with every policy of a run, score, draw the Pareto front
     Pareto(ParetoArgs),
+    /// Put the results of `mopo pareto` on one page: of one run, or of several to compare
+    Report(ReportArgs),
     /// Let one policy of a run, an exported model or a hub model answer prompts
     Generate(GenerateArgs),
     /// Write a policy as a plain hub directory, or all policies as one of MOPO's own
@@ -104,6 +108,8 @@ pub(crate) struct ParetoArgs {
     /// Seed of sampling, clusters and bootstrap, instead of the run's
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+    #[command(flatten)]
+    pub(crate) protocol: ProtocolArgs,
     /// flex (the CPU), ndarray, cuda or cuda:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,

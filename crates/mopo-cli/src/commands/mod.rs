@@ -7,4 +7,6 @@ pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod pareto;
 pub(crate) mod prepare;
+pub(crate) mod report;
+mod statistics;
 pub(crate) mod train;

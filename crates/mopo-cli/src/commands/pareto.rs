@@ -2,18 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use mopo_core::Objectives;
 use mopo_eval::reward::score_all;
 use mopo_eval::{
-    ClusterConfig, Evaluation, FrontConfig, FrontReport, PolicyGroup, PolicySamples, PolicySet,
-    ReportExtras, cluster_prompts, write_report,
+    ClusterConfig, Evaluation, FrontConfig, FrontReport, PolicyGroup, PolicySamples,
+    PromptEmbedding, ReportExtras, RunExtras, cluster_embedded, cluster_prompts, write_report,
 };
 use mopo_lm::{GenerationConfig, HeadChoice};
 use mopo_ops::FusedBackend;
 use mopo_train::{Progress, RunConfig, RunData, RunDir, RunRecord, Sampler};
 use serde_json::{Value, json};
 
+use super::report::{print, print_files, read_metrics};
+use super::statistics::Known;
 use crate::args::ParetoArgs;
 use crate::device::{self, Job, dispatch};
 use crate::progress::Bars;
@@ -29,11 +31,22 @@ pub(crate) fn run(args: ParetoArgs) -> Result<()> {
     e.n_prompts = args.n_prompts.unwrap_or(e.n_prompts);
     e.temperature = args.temperature.unwrap_or(e.temperature);
     e.mixture_steps = args.mixture_steps.unwrap_or(e.mixture_steps);
+    e.embedding = args.protocol.embedding.map_or(e.embedding, Into::into);
     config.check()?;
     eprintln!("run directory: {}", path.display());
     let seed = args.seed.unwrap_or(config.seed);
     let out = args.out.clone().unwrap_or_else(|| run.join("pareto"));
-    dispatch(args.device, Pareto { run, config, record, seed, out })
+    let rewards = &config.evaluation.rewards;
+    let objectives = Objectives::new(rewards.iter().map(|axis| axis.name.clone()))?;
+    // Before minutes of generation.
+    ensure!(
+        objectives.len() > 1,
+        "`evaluation.rewards` has `{}` alone; a front needs at least two axes",
+        objectives.names().join(", ")
+    );
+    let statistics = args.protocol.statistics.as_deref();
+    let statistics = Known::new(statistics, &config.evaluation, &objectives, &run)?;
+    dispatch(args.device, Pareto { run, config, record, seed, out, objectives, statistics })
 }
 
 /// The finished run that was started last.
@@ -70,6 +83,8 @@ struct Pareto {
     record: RunRecord,
     seed: u64,
     out: PathBuf,
+    objectives: Objectives,
+    statistics: Known,
 }
 
 impl Job for Pareto {
@@ -88,20 +103,23 @@ impl Job for Pareto {
             );
         }
         let prompts = choose(data.heldout_prompts, settings.n_prompts, self.seed);
-        let clusters = cluster_prompts(
-            &prompts,
-            &ClusterConfig {
-                n_clusters: settings.n_clusters,
-                seed: self.seed,
-                ..ClusterConfig::default()
-            },
-        )?;
+        let clustering = ClusterConfig {
+            n_clusters: settings.n_clusters,
+            seed: self.seed,
+            ..ClusterConfig::default()
+        };
+        let clusters = match settings.embedding {
+            PromptEmbedding::TfIdf => cluster_prompts(&prompts, &clustering)?,
+            PromptEmbedding::HiddenState => {
+                cluster_embedded(&prompts, &sampler.prompt_states(&prompts)?, &clustering)?
+            }
+        };
         let rewards = settings
             .rewards
             .iter()
             .map(|axis| axis.reward.build())
             .collect::<mopo_eval::Result<Vec<_>>>()?;
-        let objectives = Objectives::new(settings.rewards.iter().map(|axis| axis.name.clone()))?;
+        let objectives = self.objectives;
         let generation = GenerationConfig {
             max_new_tokens: settings.max_new_tokens,
             temperature: settings.temperature,
@@ -117,6 +135,7 @@ impl Job for Pareto {
         for choice in choices {
             let responses = sampler.answer(&choice.head, &prompts, &generation, &mut bars)?;
             policies.push(PolicySamples {
+                run: None,
                 scores: score_all(&rewards, &prompts, &responses)?,
                 policy: choice.id,
                 label: choice.label,
@@ -126,9 +145,18 @@ impl Job for Pareto {
         }
         bars.end("");
 
+        let whose = format!(
+            "responses of the warm start of {} to {} held-out prompts (temperature {}, seed {})",
+            self.run.path().display(),
+            prompts.len(),
+            settings.temperature,
+            self.seed
+        );
+        let statistics = self.statistics.with_warm_start(&objectives, &policies[0], &whose)?;
         let evaluation = Evaluation { objectives, prompts, clusters, policies };
         let front = FrontConfig {
             seed: self.seed,
+            statistics,
             ..FrontConfig::new(settings.rewards.iter().map(|axis| axis.ref_point).collect())
         };
         let report = FrontReport::new(&evaluation, &front)?;
@@ -143,35 +171,28 @@ impl Job for Pareto {
                 settings.temperature,
                 self.seed
             )),
-            metrics: read_metrics(&self.run)?,
-            record: json!({
-                "run": self.record,
-                "configuration": self.config,
-                "generation": generation,
-                "result": self.run.read_json::<Value>("result.json")?,
-            }),
+            rewards: settings
+                .rewards
+                .iter()
+                .map(|axis| json!({ "name": axis.name, "reward": axis.reward }))
+                .collect(),
+            runs: vec![RunExtras {
+                name: String::new(),
+                metrics: read_metrics(&self.run.join("metrics.jsonl")),
+                record: json!({
+                    "run": self.record,
+                    "configuration": self.config,
+                    "generation": generation,
+                    "result": self.run.read_json::<Value>("result.json")?,
+                }),
+            }],
             ..ReportExtras::default()
         };
         let files = write_report(&self.out, &report, &evaluation, &extras)?;
 
-        println!("{}", report.table());
-        for set in PolicySet::ALL {
-            if let Some(hv) = report.hypervolume(set) {
-                println!("hypervolume of {:<20} {:.4}", set.name(), hv.value);
-            }
-        }
-        println!("  (corner {:?}; larger is better)", front.ref_point);
+        print(&report);
         println!("\nin {:.0} s; wrote", clock.elapsed().as_secs_f64());
-        for (path, what) in [
-            (&files.index_html, "the page: open it in a browser"),
-            (&files.front_svg, "the figure"),
-            (&files.front_png, "the figure as pixels"),
-            (&files.front_csv, "every point"),
-            (&files.samples, "every response with its scores"),
-            (&files.report_json, "the same for programs"),
-        ] {
-            println!("  {}  ({what})", path.display());
-        }
+        print_files(&files);
         println!(
             "next: cargo run --release -p mopo-cli -- generate {} --policy {} --prompt \"…\"",
             self.run.path().display(),
@@ -248,17 +269,6 @@ fn choose(prompts: Vec<String>, n: usize, seed: u64) -> Vec<String> {
     let mut picked = rand::seq::index::sample(&mut rng, prompts.len(), n).into_vec();
     picked.sort_unstable();
     picked.into_iter().map(|i| prompts[i].clone()).collect()
-}
-
-fn read_metrics(run: &RunDir) -> Result<Vec<Value>> {
-    let path = run.join("metrics.jsonl");
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    text.lines()
-        .enumerate()
-        .map(|(i, line)| {
-            serde_json::from_str(line).with_context(|| format!("{}:{}", path.display(), i + 1))
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::Figure;
 use super::axis::Axis;
 use super::legend::{Entry, Legend};
-use super::svg::{Anchor, Stroke, Svg, Type, styles};
+use super::svg::{Anchor, Stroke, Svg, Type, styles_of};
 use super::text;
 use crate::{FrontReport, PolicyGroup, Result};
 
@@ -23,7 +23,7 @@ pub fn clusters_figure(report: &FrontReport) -> Result<Figure> {
     }
     let n_objectives = report.objectives.len();
     let n_policies = report.points.len();
-    let all_styles = styles(report.points.iter().map(|p| p.group));
+    let all_styles = styles_of(report);
     let kept = |p: &usize| n_policies <= 8 || report.points[*p].group != PolicyGroup::Mixture;
     let mut shown: Vec<usize> = (0..n_policies).filter(kept).collect();
     if shown.is_empty() {
@@ -33,7 +33,7 @@ pub fn clusters_figure(report: &FrontReport) -> Result<Figure> {
     let width =
         2.0 * MARGIN + NAMES + n_objectives as f64 * column + (n_objectives - 1) as f64 * GAP;
     let inner = width - 2.0 * MARGIN;
-    let mut svg = Svg::new();
+    let mut svg = Svg::new("clusters");
 
     let left_out = if shown.len() < n_policies { " Mixtures are left out here." } else { "" };
     let caption = format!(

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::axis::Axis;
-use super::svg::{Anchor, Stroke, Svg, Type};
+use super::axis::{Axis, short};
+use super::svg::{Anchor, N_COLOURS, Stroke, Svg, Type};
 use super::{Curves, Figure, Series, text};
 use crate::Result;
 
@@ -24,13 +24,7 @@ const MAX_POINTS: usize = 300;
 /// # Errors
 /// [`crate::Error::InvalidParameter`] if no panel has a finite point.
 pub fn curves_svg(panels: &[Curves]) -> Result<Figure> {
-    let drawn: Vec<(&str, Vec<Series>)> = panels
-        .iter()
-        .map(|panel| {
-            (panel.title.as_str(), panel.series.iter().filter_map(thin).collect::<Vec<_>>())
-        })
-        .filter(|(_, series)| !series.is_empty())
-        .collect();
+    let drawn = drawable(panels);
     if drawn.is_empty() {
         let expected = "at least one line with a finite point is needed";
         return Err(crate::Error::invalid("panels", panels.len(), expected));
@@ -39,14 +33,63 @@ pub fn curves_svg(panels: &[Curves]) -> Result<Figure> {
     let n_columns = drawn.len().min(2);
     let width = 2.0 * MARGIN + n_columns as f64 * cell.0;
     let height = 2.0 * MARGIN + drawn.len().div_ceil(2) as f64 * cell.1 - 12.0;
-    let mut svg = Svg::new();
+    let mut svg = Svg::new("curves");
     for (i, (title, series)) in drawn.iter().enumerate() {
         let left = MARGIN + (i % 2) as f64 * cell.0 + LEFT;
         let top = MARGIN + (i / 2) as f64 * cell.1 + HEAD;
-        panel(&mut svg, left, top, title, series);
+        let bold = Type { size: 14.0, bold: true, ..Type::default() };
+        svg.text(left, top - 12.0, &text::fit(title, 14.0, true, PANEL.0 + NAMES), bold);
+        let ends = panel(&mut svg, left, top, series);
+        names(&mut svg, left + PANEL.0, top, series, ends);
     }
     let titles: Vec<&str> = drawn.iter().map(|d| d.0).collect();
     Ok(svg.finish(width, height, &format!("Over training steps: {}", titles.join("; "))))
+}
+
+/// A panel of [`curves_svg`] alone, for a page.
+pub(crate) struct CurvePanel {
+    /// The quantity.
+    pub(crate) title: String,
+    pub(crate) figure: Figure,
+    /// A sample of each line, and its name.
+    pub(crate) key: Vec<(String, String)>,
+}
+
+/// The panels of [`curves_svg`], each a figure of its own with its heading and its lines' names beside
+/// it. `name` begins the ids inside.
+pub(crate) fn curve_panels(panels: &[Curves], name: &str) -> Vec<CurvePanel> {
+    drawable(panels)
+        .into_iter()
+        .enumerate()
+        .map(|(i, (title, series))| {
+            let mut svg = Svg::new(format!("{name}-{i}"));
+            panel(&mut svg, LEFT, 8.0, &series);
+            let figure = svg.finish(LEFT + PANEL.0 + 10.0, 8.0 + PANEL.1 + BELOW - 8.0, title);
+            let sample = |(i, line): (usize, Series)| {
+                let mut svg = Svg::new("");
+                svg.line((1.0, 7.0), (25.0, 7.0), stroke(i, 3.0));
+                (svg.glyph(26.0, 14.0), line.name)
+            };
+            let named = |(_, line): &(usize, Series)| !line.name.is_empty();
+            let key = series.into_iter().enumerate().filter(named).map(sample).collect();
+            CurvePanel { title: title.to_owned(), figure, key }
+        })
+        .collect()
+}
+
+/// What has a finite point, thinned.
+fn drawable(panels: &[Curves]) -> Vec<(&str, Vec<Series>)> {
+    let thinned = |panel: &Curves| panel.series.iter().filter_map(thin).collect::<Vec<_>>();
+    let all = panels.iter().map(|panel| (panel.title.as_str(), thinned(panel)));
+    all.filter(|(_, series)| !series.is_empty()).collect()
+}
+
+/// Line `i` of a panel: the colours in turn, dashed on every second round.
+fn stroke(i: usize, width: f64) -> Stroke {
+    match i / N_COLOURS % 2 {
+        0 => Stroke::Series(Some(i), width),
+        _ => Stroke::SeriesDashed(Some(i), width),
+    }
 }
 
 /// The finite points, averaged in groups if there are very many; `None` if there are none.
@@ -62,7 +105,8 @@ fn thin(series: &Series) -> Option<Series> {
     (!points.is_empty()).then(|| Series { name: series.name.clone(), points })
 }
 
-fn panel(svg: &mut Svg, left: f64, top: f64, title: &str, series: &[Series]) {
+/// Draws axes and lines; where each line ends, and which one it is.
+fn panel(svg: &mut Svg, left: f64, top: f64, series: &[Series]) -> Vec<(f64, usize)> {
     let (right, bottom) = (left + PANEL.0, top + PANEL.1);
     let all = || series.iter().flat_map(|s| &s.points);
     let ends = all()
@@ -71,8 +115,6 @@ fn panel(svg: &mut Svg, left: f64, top: f64, title: &str, series: &[Series]) {
     let x_axis =
         if ends.1 > ends.0 { Axis { low: ends.0, high: ends.1 } } else { Axis::around([ends.0]) };
     let y_axis = Axis::around(all().map(|p| p.1));
-    let bold = Type { size: 14.0, bold: true, ..Type::default() };
-    svg.text(left, top - 12.0, &text::fit(title, 14.0, true, PANEL.0 + NAMES), bold);
     let small = Type { size: 12.0, muted: true, ..Type::default() };
     for (value, label) in x_axis.ticks(5) {
         let x = x_axis.place(value, left, right);
@@ -91,26 +133,35 @@ fn panel(svg: &mut Svg, left: f64, top: f64, title: &str, series: &[Series]) {
     svg.frame(left, top, PANEL.0, PANEL.1);
     svg.text((left + right) / 2.0, bottom + 36.0, "step", Type { anchor: Anchor::Middle, ..small });
 
-    let mut names: Vec<(f64, usize)> = Vec::new();
+    let mut ends: Vec<(f64, usize)> = Vec::new();
     for (i, line) in series.iter().enumerate() {
         let place =
             |p: &(f64, f64)| (x_axis.place(p.0, left, right), y_axis.place(p.1, bottom, top));
         let points: Vec<(f64, f64)> = line.points.iter().map(place).collect();
         let d: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
+        let last = line.points[line.points.len() - 1].1;
+        let title = [line.name.as_str(), &format!("last {}", short(last))];
+        svg.begin_mark(i, "", title.join("\n").trim_start());
         if let [(x, y)] = points[..] {
-            svg.line((x - 3.0, y), (x + 3.0, y), Stroke::Series(Some(i), 2.5));
+            svg.line((x - 3.0, y), (x + 3.0, y), stroke(i, 2.5));
         } else {
-            svg.path(&format!("M{}", d.join("L")), Stroke::Series(Some(i), 1.8));
+            svg.path(&format!("M{}", d.join("L")), stroke(i, 1.8));
         }
-        names.push((points[points.len() - 1].1, i));
+        svg.end_mark();
+        ends.push((points[points.len() - 1].1, i));
     }
+    ends
+}
+
+/// The lines' names, each beside its line's end.
+fn names(svg: &mut Svg, right: f64, top: f64, series: &[Series], ends: Vec<(f64, usize)>) {
     if series.len() == 1 && series[0].name.is_empty() {
         return;
     }
-    for (at, (end, i)) in spread(names, top + 6.0, 17.0) {
+    for (at, (end, i)) in spread(ends, top + 6.0, 17.0) {
         svg.path(
             &format!("M{:.1} {end:.1}L{:.1} {at:.1}h8", right + 1.0, right + 10.0),
-            Stroke::Series(Some(i), 1.8),
+            stroke(i, 1.8),
         );
         let name = text::fit(&series[i].name, 12.0, false, NAMES - 26.0);
         svg.text(right + 22.0, at + 4.0, &name, Type { size: 12.0, ..Type::default() });

@@ -8,6 +8,7 @@ pub(super) enum Entry {
     Policy(Style, String),
     Bars(String),
     Faint(String),
+    Ring(String),
     Line(String),
     Dashed(String),
     /// Room between two groups.
@@ -31,6 +32,7 @@ impl Entry {
             Self::Policy(_, t)
             | Self::Bars(t)
             | Self::Faint(t)
+            | Self::Ring(t)
             | Self::Line(t)
             | Self::Dashed(t) => t,
             Self::Gap => "",
@@ -76,6 +78,10 @@ impl Legend {
                     svg.line((middle, y - 9.0), (middle, y + 9.0), Stroke::Ink(1.4));
                 }
                 Entry::Faint(_) => svg.marker(middle, y, 3.5, plain, true),
+                Entry::Ring(_) => {
+                    svg.marker(middle, y, 5.0, plain, false);
+                    svg.ring(middle, y, 8.5);
+                }
                 Entry::Line(_) => {
                     svg.path(&format!("M{:.1} {:.1}h14v11h14", start.0, y - 5.5), Stroke::Ink(1.4));
                 }

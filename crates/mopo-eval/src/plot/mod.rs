@@ -5,8 +5,10 @@ mod chart;
 mod clusters;
 mod curves;
 mod front;
+mod key;
 mod labels;
 mod legend;
+mod parallel;
 mod svg;
 mod text;
 
@@ -14,8 +16,13 @@ pub use chart::{AxisSpec, Chart, Guide, Line, LineStyle, Panel, chart_figure};
 pub use clusters::clusters_figure;
 pub use curves::{curves_from_metrics, curves_svg};
 pub use front::front_figure;
+pub use parallel::parallel_figure;
 
 pub(crate) use axis::{short, short_error};
+pub(crate) use curves::{CurvePanel, curve_panels};
+pub(crate) use front::{cluster_front_panels, front_panels, pairs, signed};
+pub(crate) use key::policy_key;
+pub(crate) use parallel::{cluster_parallel_panels, parallel_panel};
 pub(crate) use svg::escape;
 
 use serde::{Deserialize, Serialize};

@@ -24,6 +24,9 @@ pub(super) const PALETTE: [&str; 6] =
 /// What follows the palette where six colours are too few: readable on light and dark pages.
 const GREY: &str = "#7d8590";
 
+/// The palette and grey.
+pub(super) const N_COLOURS: usize = PALETTE.len() + 1;
+
 /// How a policy is drawn, everywhere alike.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Style {
@@ -48,22 +51,49 @@ pub(super) enum Shape {
 pub(super) const SHAPES: [Shape; 6] =
     [Shape::Circle, Shape::Square, Shape::Triangle, Shape::Diamond, Shape::Wedge, Shape::Hexagon];
 
-/// One style per policy: warm starts are ink stars, heads filled, mixtures hollow. Colour and shape
-/// advance together and then against each other, so 36 trained policies stay distinct.
-pub(super) fn styles(groups: impl Iterator<Item = PolicyGroup>) -> Vec<Style> {
-    let mut n_trained = 0;
-    groups
-        .map(|group| {
+/// One style per policy, given its run (where several are compared) and its group. Warm starts are
+/// stars, heads filled, mixtures hollow. Within a single run colour and shape advance together and then
+/// against each other, so 36 trained policies stay distinct. Of several runs each has a colour.
+pub(super) fn styles<'a>(
+    policies: impl Iterator<Item = (Option<&'a str>, PolicyGroup)>,
+) -> Vec<Style> {
+    let mut runs: Vec<&str> = Vec::new();
+    let mut n_trained: Vec<usize> = Vec::new();
+    let mut n_alone = 0;
+    policies
+        .map(|(run, group)| {
+            let colour = run.map(|run| {
+                runs.iter().position(|r| *r == run).unwrap_or_else(|| {
+                    runs.push(run);
+                    n_trained.push(0);
+                    runs.len() - 1
+                })
+            });
             if group == PolicyGroup::WarmStart {
-                return Style { shape: Shape::Star, colour: None, hollow: false };
+                return Style { shape: Shape::Star, colour, hollow: false };
             }
-            let i = n_trained;
-            n_trained += 1;
-            let shape = SHAPES[(i + i / PALETTE.len()) % SHAPES.len()];
             let hollow = group == PolicyGroup::Mixture;
-            Style { shape, colour: Some(i % PALETTE.len()), hollow }
+            let counter = match colour {
+                Some(run) => &mut n_trained[run],
+                None => &mut n_alone,
+            };
+            let i = *counter;
+            *counter += 1;
+            match colour {
+                Some(_) => Style { shape: SHAPES[i % SHAPES.len()], colour, hollow },
+                None => Style {
+                    shape: SHAPES[(i + i / PALETTE.len()) % SHAPES.len()],
+                    colour: Some(i % PALETTE.len()),
+                    hollow,
+                },
+            }
         })
         .collect()
+}
+
+/// The styles of a report's policies.
+pub(super) fn styles_of(report: &crate::FrontReport) -> Vec<Style> {
+    styles(report.points.iter().map(|p| (p.run.as_deref(), p.group)))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -110,6 +140,8 @@ pub(super) enum Stroke {
 /// An SVG document in the making.
 pub(super) struct Svg {
     body: String,
+    /// Begins every id in it, so that several can stand on one page.
+    name: String,
     n_clips: usize,
 }
 
@@ -148,8 +180,9 @@ fn colour_of(colour: Option<usize>) -> (&'static str, String) {
 }
 
 impl Svg {
-    pub(super) fn new() -> Self {
-        Self { body: String::new(), n_clips: 0 }
+    /// `name`: begins the ids inside; different for figures that one page shows.
+    pub(super) fn new(name: impl Into<String>) -> Self {
+        Self { body: String::new(), name: name.into(), n_clips: 0 }
     }
 
     /// The finished document. `description` is what a screen reader says.
@@ -241,6 +274,10 @@ impl Svg {
     }
 
     pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), stroke: Stroke) {
+        // Renderers complain about a line without a length, such as the bar of an error of 0.
+        if (from.0 - to.0).abs() < 0.05 && (from.1 - to.1).abs() < 0.05 {
+            return;
+        }
         self.path(&format!("M{:.1} {:.1}L{:.1} {:.1}", from.0, from.1, to.0, to.1), stroke);
     }
 
@@ -254,8 +291,8 @@ impl Svg {
     }
 
     /// Everything until [`Svg::end_clip`] is cut to the rectangle.
-    pub(super) fn begin_clip(&mut self, id: &str, x: f64, y: f64, width: f64, height: f64) {
-        let id = format!("{id}-{}", self.n_clips);
+    pub(super) fn begin_clip(&mut self, x: f64, y: f64, width: f64, height: f64) {
+        let id = format!("{}-{}", self.name, self.n_clips);
         self.n_clips += 1;
         let _ = writeln!(
             self.body,
@@ -266,6 +303,52 @@ impl Svg {
 
     pub(super) fn end_clip(&mut self) {
         self.body.push_str("</g>\n");
+    }
+
+    /// What is drawn until [`Svg::end_mark`] belongs to policy or line `key`. `title` is what a reader
+    /// gets who points at it, with or without a script.
+    pub(super) fn begin_mark(&mut self, key: usize, class: &str, title: &str) {
+        let title = escape(title);
+        let _ =
+            writeln!(self.body, "<g class=\"pt{class}\" data-key=\"{key}\"><title>{title}</title>");
+    }
+
+    pub(super) fn end_mark(&mut self) {
+        self.body.push_str("</g>\n");
+    }
+
+    /// Nothing to see, but there to be pointed at.
+    pub(super) fn target(&mut self, x: f64, y: f64, r: f64) {
+        let _ = writeln!(
+            self.body,
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{r:.1}\" fill=\"#ffffff\" fill-opacity=\"0\"/>"
+        );
+    }
+
+    /// The same along a path.
+    pub(super) fn target_along(&mut self, d: &str) {
+        let _ = writeln!(
+            self.body,
+            "<path d=\"{d}\" fill=\"none\" stroke=\"#ffffff\" stroke-opacity=\"0\" \
+             stroke-width=\"12\"/>"
+        );
+    }
+
+    /// The drawing so far as part of a line of text.
+    pub(super) fn glyph(self, width: f64, height: f64) -> String {
+        format!(
+            "<svg class=\"glyph\" width=\"{width:.0}\" height=\"{height:.0}\" \
+             viewBox=\"0 0 {width:.0} {height:.0}\" aria-hidden=\"true\">{}</svg>",
+            self.body
+        )
+    }
+
+    pub(super) fn ring(&mut self, x: f64, y: f64, r: f64) {
+        let _ = writeln!(
+            self.body,
+            "<circle class=\"s-ink\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{r:.1}\" fill=\"none\" \
+             stroke=\"{INK}\" stroke-width=\"1.2\"/>"
+        );
     }
 
     /// A policy's marker of radius `r`; `faint` ones are see-through and have no rim.
@@ -354,12 +437,26 @@ mod tests {
             .into_iter()
             .chain([PolicyGroup::Head; 3])
             .chain([PolicyGroup::Mixture; 33]);
-        let styles = styles(groups);
+        let styles = styles(groups.map(|g| (None, g)));
         for (i, style) in styles.iter().enumerate() {
             assert!(!styles[..i].contains(style), "style {i} is used twice");
         }
         assert_eq!((styles[0].shape, styles[0].colour), (Shape::Star, None));
         assert!(!styles[3].hollow && styles[4].hollow);
+    }
+
+    #[test]
+    fn each_run_has_a_colour() {
+        let group = |run| {
+            [PolicyGroup::WarmStart, PolicyGroup::Head, PolicyGroup::Head, PolicyGroup::Mixture]
+                .map(|g| (Some(run), g))
+        };
+        let styles = styles(group("a").into_iter().chain(group("b")));
+        assert!(styles[..4].iter().all(|s| s.colour == Some(0)));
+        assert!(styles[4..].iter().all(|s| s.colour == Some(1)));
+        for (i, style) in styles.iter().enumerate() {
+            assert!(!styles[..i].contains(style), "style {i} is used twice");
+        }
     }
 
     #[test]

@@ -1,15 +1,18 @@
-//! The front as a table for other programs.
+//! The results as tables for other programs: numbers in full precision, RFC 4180 quoting, `\n` line
+//! ends; what is unknown is empty.
 
-use crate::{FrontReport, PolicyPoint};
+use crate::{Estimate, FrontReport, PolicyPoint, SetRef};
 
-/// Columns: policy, label, group, cluster (empty: all prompts), `cluster_label`, n, then
-/// `mean_<objective>` and `se_<objective>` per objective, `own_hypervolume`, `non_dominated`. Numbers
-/// in full precision; an unknown standard error is empty. RFC 4180 quoting, `\n` line ends.
+/// Columns: run (empty: a single one), policy, label, group, cluster (empty: all prompts),
+/// `cluster_label`, n, then `mean_<objective>`, `se_<objective>` and `z_<objective>` per objective,
+/// `own_hypervolume`, `non_dominated`.
 pub(super) fn front_csv(report: &FrontReport) -> String {
     let names = report.objectives.names();
     let mut header: Vec<String> =
-        ["policy", "label", "group", "cluster", "cluster_label", "n"].map(str::to_owned).into();
-    header.extend(names.iter().flat_map(|n| [format!("mean_{n}"), format!("se_{n}")]));
+        ["run", "policy", "label", "group", "cluster", "cluster_label", "n"]
+            .map(str::to_owned)
+            .into();
+    header.extend(names.iter().flat_map(|n| ["mean", "se", "z"].map(|what| format!("{what}_{n}"))));
     header.extend(["own_hypervolume".to_owned(), "non_dominated".to_owned()]);
     let mut out = line(&header);
     for point in report.points.iter().chain(&report.cluster_points) {
@@ -20,20 +23,94 @@ pub(super) fn front_csv(report: &FrontReport) -> String {
 
 fn row(report: &FrontReport, point: &PolicyPoint) -> Vec<String> {
     let mut row = vec![
+        text(&point.run),
         point.policy.clone(),
         point.label.clone(),
         point.group.name().to_owned(),
-        point.cluster.map_or_else(String::new, |c| c.to_string()),
+        text(&point.cluster),
         point.cluster.map_or_else(String::new, |c| report.cluster_labels[c].clone()),
         point.n.to_string(),
     ];
     for k in 0..report.objectives.len() {
         row.push(point.means[k].to_string());
-        row.push(point.standard_errors.as_ref().map_or_else(String::new, |e| e[k].to_string()));
+        row.push(text(&point.standard_errors.as_ref().map(|e| e[k])));
+        row.push(text(&point.z_scores[k]));
     }
     row.push(point.own_hypervolume.to_string());
     row.push(point.non_dominated.to_string());
     row
+}
+
+/// Columns: run, set, cluster, `cluster_label`, `n_policies`, then value, low and high of hypervolume
+/// (larger is better), IGD+ and additive epsilon (smaller is better).
+pub(super) fn sets_csv(report: &FrontReport) -> String {
+    let mut header: Vec<String> =
+        ["run", "set", "cluster", "cluster_label", "n_policies"].map(str::to_owned).into();
+    for what in ["hypervolume", "igd_plus", "epsilon"] {
+        header.extend(["", "_low", "_high"].map(|end| format!("{what}{end}")));
+    }
+    let mut out = line(&header);
+    for quality in report.sets.iter().chain(&report.cluster_sets) {
+        let mut row: Vec<String> = set(&quality.of).into();
+        row.push(text(&quality.cluster));
+        row.push(quality.cluster.map_or_else(String::new, |c| report.cluster_labels[c].clone()));
+        row.push(quality.n_policies.to_string());
+        for estimate in [Some(quality.hypervolume), quality.igd_plus, quality.epsilon] {
+            row.extend(cells(estimate));
+        }
+        out += &line(&row);
+    }
+    out
+}
+
+/// Columns: `of_run`, `of_set`, `minus_run`, `minus_set`, difference (of − minus), low, high, and the
+/// probabilities that the first and that the second has the larger hypervolume.
+pub(super) fn differences_csv(report: &FrontReport) -> String {
+    let header = [
+        "of_run",
+        "of_set",
+        "minus_run",
+        "minus_set",
+        "difference",
+        "low",
+        "high",
+        "probability_positive",
+        "probability_negative",
+    ];
+    let mut out = line(&header.map(str::to_owned));
+    for d in &report.differences {
+        let numbers = [
+            d.value,
+            d.interval.low,
+            d.interval.high,
+            d.probability_positive,
+            d.probability_negative,
+        ];
+        let row: Vec<String> = set(&d.of)
+            .into_iter()
+            .chain(set(&d.minus))
+            .chain(numbers.map(|v| v.to_string()))
+            .collect();
+        out += &line(&row);
+    }
+    out
+}
+
+fn set(of: &SetRef) -> [String; 2] {
+    [text(&of.run), of.set.name().to_owned()]
+}
+
+fn cells(estimate: Option<Estimate>) -> [String; 3] {
+    let interval = estimate.and_then(|e| e.interval);
+    [
+        text(&estimate.map(|e| e.value)),
+        text(&interval.map(|i| i.low)),
+        text(&interval.map(|i| i.high)),
+    ]
+}
+
+fn text<T: ToString>(value: &Option<T>) -> String {
+    value.as_ref().map_or_else(String::new, T::to_string)
 }
 
 fn line(cells: &[String]) -> String {

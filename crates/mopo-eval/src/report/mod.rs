@@ -1,7 +1,9 @@
-//! One directory per comparison: the figure, the tables, the samples and a page that shows them.
+//! One directory per comparison: the figures, the tables, the samples and a page that shows them.
 
 mod csv;
+mod examples;
 mod page;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -11,7 +13,8 @@ use std::path::{Path, PathBuf};
 use mopo_data::write_atomically;
 use serde_json::{Value, json};
 
-use crate::{Error, Evaluation, FrontReport, Result, plot};
+use crate::plot::{self, Figure};
+use crate::{Error, Evaluation, FrontReport, Result, write_statistics};
 
 /// What the page shows beside the front.
 #[derive(Debug, Clone)]
@@ -20,11 +23,26 @@ pub struct ReportExtras {
     pub title: String,
     /// One or two sentences below the heading, e.g. what was trained on what.
     pub summary: Option<String>,
+    /// What a reader of a comparison should know, e.g. settings that differ between its runs.
+    pub notes: Vec<String>,
+    /// Name and reward of each objective; a comparison with other runs is refused if theirs differ.
+    /// `Null` if unknown.
+    pub rewards: Value,
+    /// Training and record of each run, in the order of the page.
+    pub runs: Vec<RunExtras>,
+    /// How many prompts are shown with all responses at most; taken from the clusters in turn. There
+    /// are fewer where the texts are long (a megabyte in all).
+    pub n_examples: usize,
+}
+
+/// What belongs to one run.
+#[derive(Debug, Clone, Default)]
+pub struct RunExtras {
+    /// Its name, as in [`crate::PolicySamples::run`]; empty for a single run.
+    pub name: String,
     /// Training metrics, one JSON object per logged step with a `step`; drawn by
     /// [`plot::curves_from_metrics`]. Empty for none.
     pub metrics: Vec<Value>,
-    /// How many prompts are shown with all responses; taken from the clusters in turn.
-    pub n_examples: usize,
     /// The run's record (configuration, versions, machine), shown as it is. `Null` for none.
     pub record: Value,
 }
@@ -34,9 +52,10 @@ impl Default for ReportExtras {
         Self {
             title: "Pareto front".into(),
             summary: None,
-            metrics: Vec::new(),
-            n_examples: 8,
-            record: Value::Null,
+            notes: Vec::new(),
+            rewards: Value::Null,
+            runs: Vec::new(),
+            n_examples: 24,
         }
     }
 }
@@ -48,10 +67,19 @@ pub struct ReportFiles {
     pub front_svg: PathBuf,
     /// The figure as pixels, at twice its size.
     pub front_png: PathBuf,
+    /// The other figures, SVG and PNG, as far as there is something to draw: `clusters` (more than one
+    /// cluster), `parallel` (three objectives or more), `training` (a single run with metrics).
+    pub figures: Vec<PathBuf>,
     /// One row per policy over all prompts, then one per cluster and policy.
     pub front_csv: PathBuf,
+    /// One row per set of policies over all prompts, then per cluster.
+    pub sets_csv: PathBuf,
+    /// One row per difference of two sets' hypervolumes.
+    pub differences_csv: PathBuf,
     /// One JSON object per policy and prompt: policy, group, cluster, prompt, response, scores.
     pub samples: PathBuf,
+    /// What z-scores are counted in, for [`crate::read_statistics`].
+    pub statistics: PathBuf,
     /// The [`FrontReport`] and the record, as JSON.
     pub report_json: PathBuf,
     /// The page; it needs no other file and no network.
@@ -84,36 +112,88 @@ pub fn write_report(
         path: dir.into(),
         source,
     })?;
-    let files = ReportFiles {
+    let mut files = ReportFiles {
         front_svg: dir.join("front.svg"),
         front_png: dir.join("front.png"),
+        figures: Vec::new(),
         front_csv: dir.join("front.csv"),
+        sets_csv: dir.join("sets.csv"),
+        differences_csv: dir.join("differences.csv"),
         samples: dir.join("samples.jsonl"),
+        statistics: dir.join("statistics.json"),
         report_json: dir.join("report.json"),
         index_html: dir.join("index.html"),
     };
-    let figure = plot::front_figure(report, &extras.title)?;
-    let json_error = |what: &str| {
-        let what = what.to_owned();
-        move |source| Error::Json { what, source }
-    };
-    let whole = json!({ "title": extras.title, "front": report, "record": extras.record });
-    let whole = serde_json::to_string_pretty(&whole).map_err(json_error("the report"))?;
-    write_atomically(&files.front_svg, figure.svg.as_bytes())?;
-    write_atomically(&files.front_png, &figure.to_png(2.0)?)?;
+    write_figure(&files.front_svg, &files.front_png, &plot::front_figure(report, &extras.title)?)?;
+    for (name, figure) in further_figures(report, extras)? {
+        let paths = ["svg", "png"].map(|ending| dir.join(format!("{name}.{ending}")));
+        match figure {
+            Some(figure) => {
+                write_figure(&paths[0], &paths[1], &figure)?;
+                files.figures.extend(paths);
+            }
+            // An earlier report's would not belong to the rest.
+            None => paths.iter().for_each(|path| {
+                let _ = std::fs::remove_file(path);
+            }),
+        }
+    }
     write_atomically(&files.front_csv, csv::front_csv(report).as_bytes())?;
+    write_atomically(&files.sets_csv, csv::sets_csv(report).as_bytes())?;
+    write_atomically(&files.differences_csv, csv::differences_csv(report).as_bytes())?;
+    write_statistics(&files.statistics, &report.statistics)?;
     write_atomically(&files.samples, samples_jsonl(evaluation).as_bytes())?;
+    let whole = json!({
+        "title": extras.title,
+        "front": report,
+        "rewards": extras.rewards,
+        "notes": extras.notes,
+        "record": record(&extras.runs),
+    });
+    let whole = serde_json::to_string_pretty(&whole)
+        .map_err(|source| Error::Json { what: "the report".into(), source })?;
     write_atomically(&files.report_json, (whole + "\n").as_bytes())?;
-    let page = page::html(report, evaluation, extras, &figure)?;
+    let page = page::html(report, evaluation, extras)?;
     write_atomically(&files.index_html, page.as_bytes())?;
     Ok(files)
+}
+
+fn write_figure(svg: &Path, png: &Path, figure: &Figure) -> Result<()> {
+    write_atomically(svg, figure.svg.as_bytes())?;
+    Ok(write_atomically(png, &figure.to_png(2.0)?)?)
+}
+
+/// Name and figure, `None` where there is nothing to draw.
+fn further_figures(
+    report: &FrontReport,
+    extras: &ReportExtras,
+) -> Result<[(&'static str, Option<Figure>); 3]> {
+    let clusters =
+        (report.cluster_labels.len() > 1).then(|| plot::clusters_figure(report)).transpose()?;
+    let parallel =
+        (report.objectives.len() > 2).then(|| plot::parallel_figure(report)).transpose()?;
+    let training = match extras.runs.as_slice() {
+        // A figure exists unless no value was finite.
+        [run] => plot::curves_svg(&plot::curves_from_metrics(&run.metrics)).ok(),
+        _ => None,
+    };
+    Ok([("clusters", clusters), ("parallel", parallel), ("training", training)])
+}
+
+/// A single run's record as it is, those of several by their names.
+fn record(runs: &[RunExtras]) -> Value {
+    match runs {
+        [] => Value::Null,
+        [run] if run.name.is_empty() => run.record.clone(),
+        runs => runs.iter().map(|run| (run.name.clone(), run.record.clone())).collect(),
+    }
 }
 
 fn samples_jsonl(evaluation: &Evaluation) -> String {
     let mut out = String::new();
     for samples in &evaluation.policies {
         for (i, prompt) in evaluation.prompts.iter().enumerate() {
-            let line = json!({
+            let mut line = json!({
                 "policy": samples.policy,
                 "group": samples.group,
                 "cluster": evaluation.clusters.assignments[i],
@@ -121,6 +201,9 @@ fn samples_jsonl(evaluation: &Evaluation) -> String {
                 "response": samples.responses[i],
                 "scores": samples.scores[i],
             });
+            if let Some(run) = &samples.run {
+                line["run"] = json!(run);
+            }
             out += &line.to_string();
             out.push('\n');
         }

@@ -5,7 +5,13 @@ use resvg::tiny_skia::Pixmap;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{Clusters, FrontConfig, PolicyGroup, PolicySamples, PolicySet, plot::clusters_figure};
+use crate::{
+    Clusters, FrontConfig, PolicyGroup, PolicySamples, PolicySet, ScoreStatistics,
+    plot::clusters_figure, read_statistics,
+};
+
+mod compare;
+mod page;
 
 const N: usize = 12;
 
@@ -22,6 +28,7 @@ fn synthetic(n_objectives: usize) -> Evaluation {
     let policies = plan
         .into_iter()
         .map(|(label, group, means)| PolicySamples {
+            run: None,
             policy: label.replace(' ', "-"),
             label,
             group,
@@ -54,8 +61,13 @@ fn every_file_is_written_and_sound() {
         let temp = tempfile::tempdir().unwrap();
         let extras = ReportExtras {
             title: "Fronts <1> & 2".into(),
-            metrics: (0..5).map(|s| json!({"step": s, "loss": 1.0 / f64::from(s + 1)})).collect(),
-            record: json!({"command": "</pre><script>"}),
+            runs: vec![RunExtras {
+                name: String::new(),
+                metrics: (0..5)
+                    .map(|s| json!({"step": s, "loss": 1.0 / f64::from(s + 1)}))
+                    .collect(),
+                record: json!({"command": "</pre><script>"}),
+            }],
             ..Default::default()
         };
         let files = write_report(&temp.path().join("new"), &report, &evaluation, &extras).unwrap();
@@ -74,7 +86,7 @@ fn every_file_is_written_and_sound() {
 
         let csv = std::fs::read_to_string(&files.front_csv).unwrap();
         assert_eq!(csv.lines().count(), 1 + (k + 2) * 3);
-        assert!(csv.starts_with("policy,label,group,cluster,cluster_label,n,mean_helpful,"));
+        assert!(csv.starts_with("run,policy,label,group,cluster,cluster_label,n,mean_helpful,"));
         assert!(csv.contains("\"cats, \"\"dogs\"\", fur\""));
 
         let samples = std::fs::read_to_string(&files.samples).unwrap();
@@ -87,14 +99,22 @@ fn every_file_is_written_and_sound() {
         let back: FrontReport = serde_json::from_value(json["front"].clone()).unwrap();
         assert_eq!(back, report);
 
-        let html = std::fs::read_to_string(&files.index_html).unwrap();
-        assert!(!html.contains("http"), "the page must not name other places");
-        assert!(!html.contains("<script"), "nothing from outside becomes markup");
-        assert!(
-            html.contains("&lt;script&gt;alert(0)") && html.contains("Fronts &lt;1&gt; &amp; 2")
-        );
-        assert!(html.contains("Loss") && html.contains("<details"));
-        assert_eq!(std::fs::read_dir(temp.path().join("new")).unwrap().count(), 6);
+        let sets = std::fs::read_to_string(&files.sets_csv).unwrap();
+        assert_eq!(sets.lines().count(), 1 + 3 * 3, "three sets over all, and in two clusters");
+        assert!(sets.starts_with("run,set,cluster,cluster_label,n_policies,hypervolume,"));
+        let differences = std::fs::read_to_string(&files.differences_csv).unwrap();
+        assert_eq!(differences.lines().count(), 1 + 2);
+        let statistics = read_statistics(&files.statistics, &report.objectives).unwrap();
+        assert_eq!(statistics, report.statistics);
+
+        // Three figures and four where there are parallel coordinates, twice; eight other files.
+        let n_figures = if k > 2 { 4 } else { 3 };
+        assert_eq!(files.figures.len(), 2 * (n_figures - 1));
+        for figure in &files.figures {
+            assert!(std::fs::metadata(figure).unwrap().len() > 100, "{}", figure.display());
+        }
+        let n_files = std::fs::read_dir(temp.path().join("new")).unwrap().count();
+        assert_eq!(n_files, 2 * n_figures + 7);
     }
 }
 
@@ -102,7 +122,7 @@ fn every_file_is_written_and_sound() {
 fn numbers_are_those_of_the_points() {
     let report = report_of(&synthetic(2));
     // Heads (0.7, 0.4) and (0.4, 0.7): two boxes of 0.28 that share 0.16.
-    let value = |set| report.hypervolume(set).unwrap().value;
+    let value = |set| report.quality(set).unwrap().hypervolume.value;
     assert!((value(PolicySet::WarmStart) - 0.09).abs() < 1e-6);
     assert!((value(PolicySet::Heads) - 0.40).abs() < 1e-6);
     assert!((value(PolicySet::HeadsAndMixtures) - 0.41).abs() < 1e-6);
@@ -122,8 +142,60 @@ fn numbers_are_those_of_the_points() {
     let sizes: Vec<usize> = report.cluster_points.iter().map(|p| p.n).collect();
     assert_eq!(sizes, [8, 8, 8, 8, 4, 4, 4, 4]);
     assert!((report.cluster_points[0].means[0] - 0.28).abs() < 1e-6);
-    assert_eq!(report.cluster_hypervolumes.len(), 6);
+    assert_eq!(report.cluster_sets.len(), 6);
     assert!(report.table().contains("helpful") && report.table().contains("± "));
+}
+
+#[test]
+fn z_scores_and_distances_are_counted_in_the_warm_starts_statistics() {
+    let mut evaluation = synthetic(2);
+    let report = report_of(&evaluation);
+    // Scores 0.3 + 0.01 · (i − 5.5): deviation 0.01 · √13.
+    let deviation = 0.01 * 13.0_f64.sqrt();
+    let s = &report.statistics[1];
+    assert!((s.mean - 0.3).abs() < 1e-6 && (s.deviation - deviation).abs() < 1e-6, "{s:?}");
+    assert!(s.source.contains("warm start") && s.n == Some(N));
+    let z = report.points[1].z_scores[0].unwrap();
+    assert!((z - 0.4 / deviation).abs() < 1e-3, "{z}");
+    // The front: both heads and the mixture (0.5, 0.5). From the warm start (0.3, 0.3) to the heads
+    // √(0.4² + 0.1²), to the mixture √(0.2² + 0.2²); the largest step is 0.4.
+    let warm = report.quality(PolicySet::WarmStart).unwrap();
+    let expected = (2.0 * 0.17_f64.sqrt() + 0.08_f64.sqrt()) / 3.0 / deviation;
+    assert!((warm.igd_plus.unwrap().value - expected).abs() < 1e-3);
+    let heads = report.quality(PolicySet::Heads).unwrap();
+    // Only the mixture is missing: 0.1 in one objective.
+    assert!((heads.igd_plus.unwrap().value - 0.1 / deviation / 3.0).abs() < 1e-3);
+    assert!((heads.epsilon.unwrap().value - 0.1 / deviation).abs() < 1e-3);
+    assert!(heads.igd_plus.unwrap().interval.is_some());
+    let all = report.quality(PolicySet::HeadsAndMixtures).unwrap();
+    assert_eq!((all.igd_plus.unwrap().value, all.epsilon.unwrap().value), (0.0, 0.0));
+
+    // Given ones count instead, in any order, and none may lack.
+    let given = |name: &str| ScoreStatistics {
+        objective: name.into(),
+        mean: 0.5,
+        deviation: 0.1,
+        n: None,
+        source: "published".into(),
+    };
+    let mut config = FrontConfig::new(vec![0.0; 2]);
+    config.statistics = vec![given("harmless"), given("helpful")];
+    let z = FrontReport::new(&evaluation, &config).unwrap().points[1].z_scores[0].unwrap();
+    assert!((z - 2.0).abs() < 1e-5, "{z}");
+    config.statistics.pop();
+    let e = FrontReport::new(&evaluation, &config).unwrap_err().to_string();
+    assert!(e.contains("`helpful`"), "{e}");
+
+    // Equal scores have no deviation: no z-scores of that objective, no distances, but a page.
+    evaluation.policies[0].scores.iter_mut().for_each(|row| row[1] = 0.0);
+    let report = report_of(&evaluation);
+    assert_eq!(report.points[1].z_scores[1], None);
+    assert!(report.points[1].z_scores[0].is_some());
+    assert!(report.sets.iter().all(|q| q.igd_plus.is_none() && q.epsilon.is_none()));
+    let temp = tempfile::tempdir().unwrap();
+    let files = write_report(temp.path(), &report, &evaluation, &ReportExtras::default()).unwrap();
+    let html = std::fs::read_to_string(files.index_html).unwrap();
+    assert!(html.contains("no z-scores") && !html.contains("NaN"));
 }
 
 #[test]
@@ -131,7 +203,7 @@ fn sets_without_policies_are_left_out() {
     let mut evaluation = synthetic(2);
     evaluation.policies.retain(|p| p.group == PolicyGroup::Head);
     let report = report_of(&evaluation);
-    assert_eq!(report.hypervolumes.len(), 1);
+    assert_eq!(report.sets.len(), 1);
     assert!(report.differences.is_empty() && report.points[0].dominates_warm_start.is_none());
     let temp = tempfile::tempdir().unwrap();
     write_report(temp.path(), &report, &evaluation, &ReportExtras::default()).unwrap();

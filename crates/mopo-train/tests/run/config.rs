@@ -79,6 +79,8 @@ fn values_out_of_range_name_their_key() {
         ("checkpoints.keep=0", "checkpoints.keep"),
         ("evaluation.n_prompts=0", "evaluation.n_prompts"),
         ("evaluation.rewards=[]", "evaluation.rewards"),
+        ("evaluation.embedding=words", "hidden_state"),
+        ("evaluation.z_scores=mean", "warm_start"),
     ] {
         let e = demo_with(set);
         assert!(e.contains(key), "--set {set}: {e}");
@@ -147,4 +149,29 @@ fn gradient_checkpointing_is_off_where_a_configuration_does_not_name_it() {
     let set = ["training.gradient_checkpointing=true".to_string()];
     let config = RunConfig::parse_with(text, "demo", &set).unwrap();
     assert!(config.training.gradient_checkpointing && !config.warm_start.gradient_checkpointing);
+}
+
+#[test]
+fn evaluations_from_before_embedding_and_z_scores_stay_valid_and_given_statistics_are_checked() {
+    let text = preset_text("demo").unwrap();
+    let old: String = text
+        .lines()
+        .filter(|l| !l.starts_with("embedding =") && !l.starts_with("z_scores ="))
+        .map(|l| format!("{l}\n"))
+        .collect();
+    assert_eq!(RunConfig::parse(&old, "old").unwrap(), RunConfig::preset("demo").unwrap());
+
+    let given = |statistics: &str| {
+        let axis = "reward = { kind = \"demo\", objective_idx = 0 }";
+        RunConfig::parse(&text.replace(axis, &format!("{axis}\nstatistics = {statistics}")), "mine")
+    };
+    let config = given("{ mean = -0.947, deviation = 1.92, source = \"a paper\" }").unwrap();
+    let statistics = config.evaluation.rewards[0].given_statistics().unwrap();
+    assert_eq!((statistics.objective.as_str(), statistics.mean), ("helpful", -0.947));
+    assert!(config.evaluation.rewards[1].given_statistics().is_none());
+    let again = RunConfig::parse(&config.to_toml().unwrap(), "mine").unwrap();
+    assert_eq!(again, config);
+    let e = given("{ mean = 0.0, deviation = 0.0, source = \"x\" }").unwrap_err().to_string();
+    assert!(e.contains("`helpful`") && e.contains("above 0"), "{e}");
+    assert!(given("{ mean = 0.0, deviation = 1.0 }").unwrap_err().to_string().contains("source"));
 }

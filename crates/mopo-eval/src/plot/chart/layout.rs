@@ -52,7 +52,7 @@ pub fn chart_figure(chart: &Chart) -> Result<Figure> {
     let panel_h = (panel_w * RATIO).round().max(200.0);
     let inner = lefts.iter().sum::<f64>() + (n - 1) as f64 * GAP + n as f64 * panel_w;
 
-    let mut svg = Svg::new();
+    let mut svg = Svg::new("chart");
     let mut y = MARGIN;
     if !chart.title.is_empty() {
         let heading = Type { size: 20.0, bold: true, ..Type::default() };
