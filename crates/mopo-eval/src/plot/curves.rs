@@ -79,7 +79,14 @@ pub(crate) fn curve_panels(panels: &[Curves], name: &str) -> Vec<CurvePanel> {
 
 /// What has a finite point, thinned.
 fn drawable(panels: &[Curves]) -> Vec<(&str, Vec<Series>)> {
-    let thinned = |panel: &Curves| panel.series.iter().filter_map(thin).collect::<Vec<_>>();
+    let thinned = |panel: &Curves| {
+        let mut series: Vec<Series> = panel.series.iter().filter_map(thin).collect();
+        // Beside those of policies, a loss without a name is that of all.
+        if series.len() > 1 {
+            series.iter_mut().filter(|s| s.name.is_empty()).for_each(|s| s.name = "all".into());
+        }
+        series
+    };
     let all = panels.iter().map(|panel| (panel.title.as_str(), thinned(panel)));
     all.filter(|(_, series)| !series.is_empty()).collect()
 }

@@ -85,7 +85,7 @@ fn draw(
     styles: &[Style],
     axes: &[Axis],
 ) {
-    let (first, last) = (frame.left + 42.0, frame.right - 22.0);
+    let (first, last) = (frame.left + 52.0, frame.right - 22.0);
     let step = (last - first) / (axes.len() - 1).max(1) as f64;
     let (top, bottom) = (frame.top + HEAD, frame.bottom);
     let x = |k: usize| first + k as f64 * step;

@@ -17,12 +17,14 @@ use scene::{Scene, axis_of};
 const MARGIN: f64 = 24.0;
 const GAP: f64 = 28.0;
 /// Room for tick texts and the axis name, left of and below a panel.
-const LEFT: f64 = 68.0;
+const LEFT: f64 = 76.0;
 const BELOW: f64 = 56.0;
 /// From a panel to the name of its vertical axis.
-const NAME: f64 = 52.0;
+const NAME: f64 = 60.0;
 /// A panel that stands alone on a page, wide enough for a phone.
-const ALONE: (f64, f64) = (284.0, 252.0);
+const ALONE: (f64, f64) = (264.0, 246.0);
+/// Right of such a panel: half of the last tick's text.
+const RIGHT: f64 = 20.0;
 
 /// Draws the front: each policy's means over all prompts with error bars, its means per cluster
 /// (small and faint), each run's staircase of trained policies, what dominates the warm start, the
@@ -145,7 +147,7 @@ fn alone(scene: &Scene<'_>, name: &str, x: usize, y: usize) -> Figure {
     scene.panel(&mut svg, frame, x, y);
     let names = (scene.objectives.name(x), scene.objectives.name(y));
     let description = format!("Policies by {} (to the right) and {} (up)", names.0, names.1);
-    svg.finish(LEFT + ALONE.0 + 8.0, 8.0 + ALONE.1 + BELOW, &description)
+    svg.finish(LEFT + ALONE.0 + RIGHT, 8.0 + ALONE.1 + BELOW, &description)
 }
 
 /// What is plotted, and the result in numbers.

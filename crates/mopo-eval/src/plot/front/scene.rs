@@ -354,10 +354,12 @@ fn path_of(
     py: &dyn Fn(f64) -> f64,
     floor: (f64, f64),
 ) -> Option<String> {
-    if stairs.is_empty() {
+    let all = corners(stairs, floor, px, py);
+    let first = all.first()?;
+    // Stairs without an extent: all policies are at the reference point.
+    if stairs.is_empty() || all.iter().all(|c| (c.0 - first.0).hypot(c.1 - first.1) < 0.05) {
         return None;
     }
-    let points: Vec<String> =
-        corners(stairs, floor, px, py).iter().map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
+    let points: Vec<String> = all.iter().map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
     Some(format!("M{}", points.join("L")))
 }
