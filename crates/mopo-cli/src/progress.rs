@@ -3,7 +3,8 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use mopo_hub::DownloadProgress;
 use mopo_train::Progress;
 
 /// Draws to standard error; results go to standard output.
@@ -74,6 +75,61 @@ impl Progress for Bars {
         match &self.bar {
             Some(bar) => bar.println(text),
             None => eprintln!("{}", text.trim_end()),
+        }
+    }
+}
+
+/// A file on its way from the hub; drawn as [`Bars`] are.
+#[derive(Default)]
+pub(crate) struct DownloadBar {
+    bar: Option<ProgressBar>,
+    file: String,
+    done: u64,
+    total: u64,
+    printed: Option<Instant>,
+}
+
+impl DownloadProgress for DownloadBar {
+    fn begin(&mut self, file: &str, n_bytes: u64) {
+        let is_new = self.file != file;
+        (self.done, self.total) = (0, n_bytes);
+        self.file = file.into();
+        if std::io::stderr().is_terminal() {
+            if let Some(bar) = &self.bar {
+                bar.set_position(0);
+                return;
+            }
+            let bar = ProgressBar::new(n_bytes);
+            let style = "{prefix:<28} {bar:28} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
+            bar.set_style(ProgressStyle::with_template(style).expect("a constant template"));
+            bar.set_prefix(file.to_string());
+            self.bar = Some(bar);
+        } else if is_new {
+            self.printed = Some(Instant::now());
+            eprintln!("fetching {file} ({})", HumanBytes(n_bytes));
+        }
+    }
+
+    fn advance(&mut self, n_bytes: u64) {
+        self.done += n_bytes;
+        if let Some(bar) = &self.bar {
+            bar.inc(n_bytes);
+        } else if self.printed.is_some_and(|printed| printed.elapsed() > QUIET) {
+            self.printed = Some(Instant::now());
+            eprintln!("{}: {} of {}", self.file, HumanBytes(self.done), HumanBytes(self.total));
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish();
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
         }
     }
 }

@@ -101,6 +101,90 @@ pub enum Error {
         /// Its data type.
         dtype: String,
     },
+    /// What was given as a model is none.
+    #[error("`{given}` is no model that can be used: {reason}")]
+    NotAModel {
+        /// As it was given.
+        given: String,
+        /// Why, and what one looks like.
+        reason: String,
+    },
+    /// A setting of the environment that cannot be used.
+    #[error("the environment variable {name}: {reason}")]
+    Setting {
+        /// The variable.
+        name: &'static str,
+        /// What is wrong, and what it should be.
+        reason: String,
+    },
+    /// A model that is not in the cache while the hub cannot be asked.
+    #[error(
+        "`{model}` is not here: no such directory, not (completely) in the cache, and not to be fetched: {reason}. \
+         Fetch from {url} on a machine that can: {}. Put them into {}, or into any directory, and give that \
+         directory instead of the name",
+        files.join("; "), dir.display()
+    )]
+    Unreachable {
+        /// Its name.
+        model: String,
+        /// Why the hub is not asked.
+        reason: String,
+        /// The page with its files.
+        url: String,
+        /// The files that are missing.
+        files: Vec<String>,
+        /// Their place in the cache.
+        dir: PathBuf,
+    },
+    /// A name that the hub does not know.
+    #[error(
+        "`{model}`: no such directory here, and {endpoint} has no model of that name and revision; check the spelling"
+    )]
+    NoSuchModel {
+        /// The name.
+        model: String,
+        /// The hub.
+        endpoint: String,
+    },
+    /// A model that the hub does not give to everybody.
+    #[error(
+        "`{model}`: the hub refuses it (status {status}), {}. There may be no such model; if there is, accept its terms at {url} and set HF_TOKEN to a token that may read it",
+        if *has_token { "with the token that is set" } else { "and no token is set" }
+    )]
+    Refused {
+        /// The name.
+        model: String,
+        /// The page with its files.
+        url: String,
+        /// What the hub answered.
+        status: u16,
+        /// Whether a token was sent.
+        has_token: bool,
+    },
+    /// A file that could not be fetched.
+    #[error(
+        "`{model}`: fetching {file} failed: {reason}; try again (what is there is kept), or fetch it from {url}"
+    )]
+    Download {
+        /// The model's name.
+        model: String,
+        /// The file.
+        file: String,
+        /// The page with its files.
+        url: String,
+        /// What happened.
+        reason: String,
+    },
+    /// A file that was fetched and is not what the hub said. It was removed.
+    #[error("`{model}`: `{file}` came damaged: {reason}; it was removed: try again")]
+    Damaged {
+        /// The model's name.
+        model: String,
+        /// The file.
+        file: String,
+        /// The difference.
+        reason: String,
+    },
     /// An index that names a shard which is not there, or none that could be.
     #[error(
         "{} names the shard `{shard}`, which is {reason}; fetch the missing file into the same directory, or the whole model again",

@@ -3,14 +3,19 @@
 //!
 //! [`TensorFiles`] takes the tensors of `model.safetensors` or `pytorch_model.bin`, whole or in
 //! shards, one by one by name; [`TensorWriter`] writes a `model.safetensors`. What the tensors mean
-//! is known to the crates of the models. Without the feature `tensors` (on by default) there is
-//! [`write_atomically`] and JSON only, and no burn.
+//! is known to the crates of the models. [`locate`] turns a model's name into a directory: it fetches
+//! what the cache lacks. Without the features `tensors` and `download` (on by default) there is
+//! [`write_atomically`] and JSON only, and neither burn nor network.
 
+#[cfg(feature = "download")]
+mod download;
 mod error;
 mod files;
 #[cfg(feature = "tensors")]
 mod tensors;
 
+#[cfg(feature = "download")]
+pub use download::{DownloadProgress, Hub, ModelName, Snapshot, locate};
 pub use error::{Error, Result};
 pub use files::{create_dir, read, read_json, write_atomically, write_atomically_with, write_json};
 #[cfg(feature = "tensors")]

@@ -1,8 +1,13 @@
 //! What the tests of every crate share: the backend they run on.
 //!
+//! [`LoopbackHub`] stands for the hub of models, which tests cannot reach.
+//!
 //! This and the binary's `device.rs` are the only places that name a backend.
 
+mod hub;
+
 use burn::backend::Autodiff;
+pub use hub::{HubRequest, LoopbackHub};
 
 /// The backend of the tests: flex, or the one whose feature is on (`cargo xtask matrix`).
 #[cfg(not(any(feature = "ndarray", feature = "cuda")))]

@@ -166,7 +166,7 @@ pub struct ObjectiveFolder {
 pub enum TokenizerConfig {
     /// Byte-level BPE of this many entries, trained on the training pairs.
     Train(usize),
-    /// A `tokenizer.json`.
+    /// A `tokenizer.json`, or a model as in `model.hub`, whose tokenizer it is.
     File(PathBuf),
 }
 

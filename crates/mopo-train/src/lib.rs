@@ -9,6 +9,7 @@ mod error;
 mod fit;
 mod log_probs;
 mod methods;
+mod models;
 mod optim;
 mod pairs;
 mod prepare;

@@ -8,6 +8,7 @@ use mopo_data::demo::{self, DemoConfig};
 use mopo_data::{HhOptions, PreparedSet, Split, Summary, Tokenizer, read_hh_dir, split_by_prompt};
 
 use crate::config::{DataConfig, DataSource, TokenizerConfig};
+use crate::models::tokenizer_file;
 use crate::run_dir::file_sha256;
 use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord};
 
@@ -112,7 +113,7 @@ pub(crate) fn prepare(
                 train.iter().flat_map(|r| [r.prompt.as_str(), r.first.as_str(), r.second.as_str()]);
             Tokenizer::train(texts, *vocab_size)?
         }
-        TokenizerConfig::File(path) => Tokenizer::load(path)?,
+        TokenizerConfig::File(file) => Tokenizer::load(tokenizer_file(file)?)?,
     };
 
     let token_len = |text: &str| tokenizer.encode(text).map_or(0, |ids| ids.len());

@@ -214,7 +214,8 @@ fn initial_base<B: FusedAutodiffBackend>(
             phi.check()?;
             Ok(phi.init(device))
         }
-        ModelSource::Hub(dir) => {
+        ModelSource::Hub(model) => {
+            let dir = &crate::models::model_dir(model)?;
             let phi = PhiConfig::from_file(dir.join("config.json"))?;
             tokenizer.check_fits(phi.vocab_size)?;
             Ok(load_phi(dir, &phi, initial_options(config), device)?)

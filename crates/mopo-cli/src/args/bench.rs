@@ -42,8 +42,8 @@ pub(crate) struct BenchCommon {
 pub(crate) struct BenchTrainArgs {
     #[command(flatten)]
     pub(crate) common: BenchCommon,
-    /// Model in the hub's layout, with its tokenizer.json
-    #[arg(long, value_name = "DIR")]
+    /// Model in the hub's layout, with its tokenizer.json, or its name there (org/name@revision)
+    #[arg(long, value_name = "NAME|DIR")]
     pub(crate) model: PathBuf,
     /// Pairs as JSON lines of prompt, chosen and rejected; taken in order
     #[arg(long, value_name = "FILE")]
@@ -104,8 +104,8 @@ pub(crate) enum StepWindow {
 pub(crate) struct BenchGenerateArgs {
     #[command(flatten)]
     pub(crate) common: BenchCommon,
-    /// Model in the hub's layout, with its tokenizer.json
-    #[arg(long, value_name = "DIR")]
+    /// Model in the hub's layout, with its tokenizer.json, or its name there (org/name@revision)
+    #[arg(long, value_name = "NAME|DIR")]
     pub(crate) model: PathBuf,
     /// Pairs as JSON lines; the first ones' prompts are continued
     #[arg(long, value_name = "FILE")]

@@ -64,6 +64,13 @@ pub(crate) struct TrainArgs {
     /// Run directory [default: runs/<name>-<date>-<time>]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+    /// Base model with its tokenizer, instead of the configuration's: a directory, or a model of the
+    /// hub as org/name or org/name@revision
+    #[arg(long, value_name = "NAME|DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Branch, tag or commit of --model on the hub
+    #[arg(long, requires = "model")]
+    pub(crate) revision: Option<String>,
     /// Seed, instead of the configuration's
     #[arg(long)]
     pub(crate) seed: Option<u64>,
@@ -81,7 +88,7 @@ pub(crate) struct TrainArgs {
     #[arg(
         long,
         value_name = "DIR",
-        conflicts_with_all = ["preset", "config", "set", "data", "out", "seed", "strict"]
+        conflicts_with_all = ["preset", "config", "set", "data", "out", "model", "seed", "strict"]
     )]
     pub(crate) resume: Option<PathBuf>,
     /// flex (the CPU), ndarray, cuda or cuda:N
@@ -118,7 +125,14 @@ pub(crate) struct ParetoArgs {
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
     /// Run directory, a directory of `mopo export`, or a phi model as on the hub
-    pub(crate) run: PathBuf,
+    #[arg(required_unless_present = "model")]
+    pub(crate) run: Option<PathBuf>,
+    /// The same, or a model of the hub as org/name or org/name@revision
+    #[arg(long, value_name = "NAME|DIR", conflicts_with = "run")]
+    pub(crate) model: Option<PathBuf>,
+    /// Branch, tag or commit of --model on the hub
+    #[arg(long, requires = "model")]
+    pub(crate) revision: Option<String>,
     /// Prompt (may be repeated); where there are policies, a plain question is put into the
     /// dialogue's form
     #[arg(long, required = true)]
@@ -161,7 +175,14 @@ pub(crate) struct GenerateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
     /// Run directory, its policy/, or a directory that this command wrote with all policies
-    pub(crate) source: PathBuf,
+    #[arg(required_unless_present = "model")]
+    pub(crate) source: Option<PathBuf>,
+    /// The same, or such a directory on the hub as org/name or org/name@revision
+    #[arg(long, value_name = "NAME|DIR", conflicts_with = "source")]
+    pub(crate) model: Option<PathBuf>,
+    /// Branch, tag or commit of --model on the hub
+    #[arg(long, requires = "model")]
+    pub(crate) revision: Option<String>,
     /// One policy, by its objective or its index from 0, or `warm-start`: a plain hub directory
     #[arg(long, value_name = "NAME|INDEX", conflicts_with = "all")]
     pub(crate) policy: Option<String>,

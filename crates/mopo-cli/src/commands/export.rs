@@ -43,7 +43,8 @@ impl Job for Export {
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
         let args = self.0;
-        let source = Source::open(&args.source)?;
+        let source =
+            Source::open(&super::models::given(&args.source, &args.model, &args.revision)?)?;
         let choice = args.policy.as_ref().map(|name| source.choose(name)).transpose()?;
         let tokenizer = Tokenizer::load(source.root.join("tokenizer.json"))?;
         let config = PhiConfig::from_file(source.base.join("config.json"))?;

@@ -24,8 +24,9 @@ impl Job for Generate {
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
         let args = self.0;
-        let (sampler, defaults) = open::<B>(&args.run, &device)?;
-        let head = head(&args, sampler.policies())?;
+        let dir = super::models::given(&args.run, &args.model, &args.revision)?;
+        let (sampler, defaults) = open::<B>(&dir, &device)?;
+        let head = head(&args, &dir, sampler.policies())?;
         let prompts: Vec<String> = match sampler.is_dialogue() {
             true => args.prompt.iter().map(|p| dialogue(p)).collect(),
             false => args.prompt.clone(),
@@ -75,10 +76,10 @@ fn open<B: FusedBackend>(dir: &Path, device: &B::Device) -> Result<(Sampler<B>, 
     Ok((sampler, defaults))
 }
 
-fn head(args: &GenerateArgs, known: &[String]) -> Result<HeadChoice> {
+fn head(args: &GenerateArgs, dir: &Path, known: &[String]) -> Result<HeadChoice> {
     if known.is_empty() {
         if args.weights.is_some() || args.policy.as_ref().is_some_and(|name| name != "warm-start") {
-            bail!("{}: a plain model has no policies to choose from", args.run.display());
+            bail!("{}: a plain model has no policies to choose from", dir.display());
         }
         return Ok(HeadChoice::Base);
     }

@@ -6,12 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use burn::backend::Autodiff;
 use mopo_ops::FusedBackend;
-use mopo_train::config::preset_text;
+use mopo_train::config::{ModelSource, TokenizerConfig, preset_text};
 use mopo_train::{LogProbCache, RunConfig, RunDir, RunRecord, RunResult, check_data_path};
 
 use crate::args::TrainArgs;
 use crate::device::{self, Job, dispatch};
-use crate::progress::Bars;
+use crate::progress::{Bars, DownloadBar};
 
 pub(crate) fn run(args: TrainArgs) -> Result<()> {
     device::check(args.device)?;
@@ -84,8 +84,14 @@ fn start(args: &TrainArgs) -> Result<(RunDir, RunConfig, RunRecord)> {
     };
     let mut overrides = args.set.clone();
     overrides.extend(args.seed.map(|seed| format!("seed={seed}")));
-    let config = RunConfig::parse_with(&text, &origin, &overrides)?;
+    let mut config = RunConfig::parse_with(&text, &origin, &overrides)?;
     check_data_path(&config, args.data.as_ref())?;
+    if let Some(model) = &args.model {
+        let model = super::models::pinned(model, args.revision.as_deref())?;
+        config.tokenizer = TokenizerConfig::File(model.clone());
+        config.model.source = ModelSource::Hub(model);
+    }
+    config.fetch_models(&mut DownloadBar::default())?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let path = match &args.out {
         Some(path) => path.clone(),

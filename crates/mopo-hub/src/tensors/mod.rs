@@ -20,7 +20,7 @@ use crate::{Error, Result, read_json};
 /// The file of weights that is written.
 pub const WEIGHTS: &str = "model.safetensors";
 /// What a directory may hold, in the order of preference: a whole file, or the index of its shards.
-const FILES: [&str; 4] =
+pub(crate) const WEIGHT_FILES: [&str; 4] =
     [WEIGHTS, "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 /// `….index.json`: which shard holds a tensor.
@@ -102,28 +102,37 @@ pub fn find_files(dir_or_file: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
         return Ok((dir_or_file.into(), vec![dir_or_file.into()]));
     }
     let dir = dir_or_file;
-    let found = FILES.into_iter().map(|name| dir.join(name)).find(|file| file.exists());
+    let found = WEIGHT_FILES.into_iter().map(|name| dir.join(name)).find(|file| file.exists());
     let Some(found) = found else {
-        return Err(Error::NoWeights { dir: dir.into(), names: &FILES });
+        return Err(Error::NoWeights { dir: dir.into(), names: &WEIGHT_FILES });
     };
     if found.extension().is_none_or(|e| e != "json") {
         return Ok((found.clone(), vec![found]));
     }
-    let shards: ShardIndex = read_json(&found, "the index of a sharded checkpoint")?;
+    let names = shard_names(&found)?;
+    if let Some(shard) = names.iter().find(|name| !dir.join(name).exists()) {
+        let shard = shard.clone();
+        return Err(Error::MissingShard { index: found, shard, reason: "not there" });
+    }
+    let files = names.into_iter().map(|name| dir.join(name)).collect();
+    Ok((found, files))
+}
+
+/// The shards that an index names, sorted.
+///
+/// # Errors
+/// [`Error::MissingShard`] for a name that leads out of the directory; an index that does not parse.
+pub(crate) fn shard_names(index: &Path) -> Result<Vec<String>> {
+    let shards: ShardIndex = read_json(index, "the index of a sharded checkpoint")?;
     let mut names: Vec<String> = shards.weight_map.into_values().collect();
     names.sort();
     names.dedup();
     for name in &names {
-        let missing =
-            |reason| Error::MissingShard { index: found.clone(), shard: name.clone(), reason };
         let is_inside = Path::new(name).components().all(|c| matches!(c, Component::Normal(_)));
         if !is_inside || name.is_empty() {
-            return Err(missing("not a name within this directory"));
-        }
-        if !dir.join(name).exists() {
-            return Err(missing("not there"));
+            let reason = "not a name within this directory";
+            return Err(Error::MissingShard { index: index.into(), shard: name.clone(), reason });
         }
     }
-    let files = names.into_iter().map(|name| dir.join(name)).collect();
-    Ok((found, files))
+    Ok(names)
 }

@@ -20,7 +20,8 @@ pub struct ModelConfig {
 pub enum ModelSource {
     /// Random weights; its vocabulary is the tokenizer's.
     Scratch(PhiShape),
-    /// A directory with `config.json` and `model.safetensors`.
+    /// A directory with `config.json` and `model.safetensors`, or a model of the hub: `org/name` or
+    /// `org/name@revision` ([`mopo_hub::locate`]).
     Hub(PathBuf),
 }
 

@@ -74,10 +74,11 @@ fn print(line: &impl Serialize) -> Result<()> {
 
 /// A model of the hub's layout as a constant, held as told, and the tokenizer beside it.
 fn load<B: FusedBackend>(
-    dir: &Path,
+    model: &Path,
     base: BaseFormat,
     device: &B::Device,
 ) -> Result<(Phi<B>, Tokenizer)> {
+    let dir = &super::models::find(model, None)?;
     let tokenizer = Tokenizer::load(dir.join("tokenizer.json"))?;
     let config = PhiConfig::from_file(dir.join("config.json"))?;
     tokenizer.check_fits(config.vocab_size)?;

@@ -1,0 +1,69 @@
+//! Models by name: `org/name` or `org/name@revision`, fetched from the hub into the cache that its other
+//! clients use too, or found there. What a model's files mean is not known here.
+
+mod choose;
+mod fetch;
+mod name;
+mod settings;
+
+use std::path::{Path, PathBuf};
+
+pub use fetch::Snapshot;
+pub use name::ModelName;
+pub use settings::Hub;
+
+use crate::{Error, Result};
+
+/// Whoever watches a download.
+pub trait DownloadProgress {
+    /// A file of `n_bytes` begins, or begins again after the connection was lost.
+    fn begin(&mut self, file: &str, n_bytes: u64);
+    /// So many bytes more, those kept from an earlier attempt included.
+    fn advance(&mut self, n_bytes: u64);
+    /// The file is there.
+    fn end(&mut self);
+    /// Something worth a line of its own.
+    fn note(&mut self, text: &str);
+}
+
+/// Watches nothing.
+impl DownloadProgress for () {
+    fn begin(&mut self, _: &str, _: u64) {}
+    fn advance(&mut self, _: u64) {}
+    fn end(&mut self) {}
+    fn note(&mut self, _: &str) {}
+}
+
+/// What a user calls a model, turned into a directory: what exists is taken as it is; a name of the hub
+/// ([`ModelName`]) is fetched with the settings of the environment ([`Hub::from_env`]). The second value
+/// is the name to record: the same, pinned to its commit if it is a name.
+///
+/// # Errors
+/// [`Error::NotAModel`] for what is neither; those of [`Hub::fetch`].
+pub fn locate(
+    model: &Path,
+    revision: Option<&str>,
+    progress: &mut dyn DownloadProgress,
+) -> Result<(PathBuf, PathBuf)> {
+    if model.exists() {
+        if let Some(revision) = revision {
+            return Err(Error::NotAModel {
+                given: model.display().to_string(),
+                reason: format!("it is a path here, which has no revision `{revision}`"),
+            });
+        }
+        return Ok((model.into(), model.into()));
+    }
+    let not_a_model =
+        |reason: String| Error::NotAModel { given: model.display().to_string(), reason };
+    let text = model.to_str().ok_or_else(|| not_a_model("it is not there".into()))?;
+    let mut name: ModelName = text.parse().map_err(not_a_model)?;
+    if let Some(revision) = revision {
+        if name.revision().is_some() {
+            return Err(not_a_model(format!("it has a revision, and `{revision}` is another")));
+        }
+        name = name.with_revision(revision).map_err(not_a_model)?;
+    }
+    let snapshot = Hub::from_env()?.fetch(&name, progress)?;
+    Ok((snapshot.dir, snapshot.name.to_string().into()))
+}

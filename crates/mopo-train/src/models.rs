@@ -1,0 +1,36 @@
+//! Models and tokenizers that a configuration names: a place on the disk, or a model of the hub.
+
+use std::path::{Path, PathBuf};
+
+use mopo_hub::{DownloadProgress, locate};
+
+use crate::config::{ModelSource, TokenizerConfig};
+use crate::{Result, RunConfig};
+
+impl RunConfig {
+    /// Fetches the hub's models that the configuration names, and pins their names to the commits that
+    /// came, so that the run can be repeated and resumed with the same files.
+    ///
+    /// # Errors
+    /// A model that is neither here nor to be fetched ([`mopo_hub::Hub::fetch`]).
+    pub fn fetch_models(&mut self, progress: &mut dyn DownloadProgress) -> Result<()> {
+        if let ModelSource::Hub(model) = &mut self.model.source {
+            *model = locate(model, None, progress)?.1;
+        }
+        if let TokenizerConfig::File(file) = &mut self.tokenizer {
+            *file = locate(file, None, progress)?.1;
+        }
+        Ok(())
+    }
+}
+
+/// The directory of `model.hub`.
+pub(crate) fn model_dir(model: &Path) -> Result<PathBuf> {
+    Ok(locate(model, None, &mut ())?.0)
+}
+
+/// The file of `tokenizer.file`, which may also be a model.
+pub(crate) fn tokenizer_file(file: &Path) -> Result<PathBuf> {
+    let place = locate(file, None, &mut ())?.0;
+    Ok(if place.is_dir() { place.join("tokenizer.json") } else { place })
+}
