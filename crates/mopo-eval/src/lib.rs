@@ -1,7 +1,7 @@
 //! Rewards for generated text, prompt clusters, Pareto fronts of policies, and the figures and
 //! pages that show them.
 //!
-//! The order of use: a [`RewardSpec`] becomes a [`Reward`]; [`reward::score_all`] scores each
+//! Before training, [`annotate`] labels pairs with rewards. After it, the order of use: a [`RewardSpec`] becomes a [`Reward`]; [`reward::score_all`] scores each
 //! policy's responses; [`cluster_prompts`] groups the prompts; an [`Evaluation`] holds it all;
 //! [`FrontReport::new`] computes points, hypervolumes and their uncertainty; [`write_report`]
 //! writes the figure, the tables and one self-contained page.
@@ -9,6 +9,7 @@
 //! Absent on purpose: no language model and no tensor (text and numbers come in from outside), and
 //! no tolerance in dominance. Scores are always *larger is better*.
 
+pub mod annotate;
 mod bootstrap;
 mod cluster;
 mod error;

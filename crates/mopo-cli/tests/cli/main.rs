@@ -5,4 +5,5 @@ mod common;
 mod dpo;
 mod export;
 mod kill_and_resume;
+mod label;
 mod wrong_input;
