@@ -126,11 +126,11 @@ pub enum Error {
     )]
     Unreachable {
         /// Its name.
-        model: String,
+        model: Box<str>,
         /// Why the hub is not asked.
-        reason: String,
+        reason: Box<str>,
         /// The page with its files.
-        url: String,
+        url: Box<str>,
         /// The files that are missing.
         files: Vec<String>,
         /// Their place in the cache.

@@ -6,5 +6,6 @@ mod dpo;
 mod export;
 mod hub;
 mod kill_and_resume;
+mod label;
 mod report;
 mod wrong_input;

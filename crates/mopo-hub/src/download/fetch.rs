@@ -249,7 +249,13 @@ impl Hub {
         if !tokenizers.iter().any(|file| dir.join(file).exists()) {
             files.push("tokenizer.json (or vocab.json and merges.txt, or vocab.txt)".into());
         }
-        Error::Unreachable { model: name.to_string(), reason, url: self.page(name), files, dir }
+        Error::Unreachable {
+            model: name.to_string().into(),
+            reason: reason.into(),
+            url: self.page(name).into(),
+            files,
+            dir,
+        }
     }
 }
 
