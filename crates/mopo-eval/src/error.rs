@@ -1,6 +1,6 @@
 //! The one error type of this crate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What can go wrong in an evaluation. Each message names the file or field and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,37 @@ pub enum Error {
         field: String,
         /// The value found.
         value: f64,
+    },
+    /// A text that a reward cannot score.
+    #[error(
+        "reward `{reward}`, record `{record}`, {side} response: {why}; leave the record out, or \
+         label with another reward"
+    )]
+    Score {
+        /// The reward.
+        reward: String,
+        /// The record's id.
+        record: String,
+        /// `first` or `second`.
+        side: &'static str,
+        /// What the reward says.
+        why: String,
+    },
+    /// A file of rewards or a configuration that cannot be used.
+    #[error("{}: {message}", file.display())]
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong, with line or field.
+        message: String,
+    },
+    /// Files of a labelling that do not belong together.
+    #[error("{}: {message}", path.display())]
+    Labels {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        message: String,
     },
     /// Two policies of the same name.
     #[error("policy `{0}` stands there twice; give each policy its own name")]
@@ -89,6 +120,10 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    pub(crate) fn labels(path: &Path, message: impl Into<String>) -> Self {
+        Self::Labels { path: path.into(), message: message.into() }
+    }
+
     pub(crate) fn invalid(
         field: impl Into<String>,
         value: impl ToString,

@@ -1,7 +1,9 @@
 //! Rewards for generated text, prompt clusters, Pareto fronts of policies, and the figures and
 //! pages that show them.
 //!
-//! The order of use: a [`RewardSpec`] becomes a [`Reward`]; [`reward::score_all`] scores each
+//! Before training, [`annotate`] labels pairs with rewards.
+//!
+//! After it, the order of use: a [`RewardSpec`] becomes a [`Reward`]; [`reward::score_all`] scores each
 //! policy's responses; [`cluster_prompts`] or [`cluster_embedded`] groups the prompts; an
 //! [`Evaluation`] holds it all; [`FrontReport::new`] computes points, what sets of policies are worth,
 //! and how sure that is; [`write_report`] writes the figures, the tables and one self-contained page.
@@ -10,6 +12,7 @@
 //! Absent on purpose: no language model and no tensor (text and numbers come in from outside), and
 //! no tolerance in dominance. Scores are always *larger is better*.
 
+pub mod annotate;
 mod bootstrap;
 mod cluster;
 mod compare;

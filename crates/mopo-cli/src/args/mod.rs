@@ -2,6 +2,7 @@
 
 mod bandit;
 mod bench;
+mod label;
 mod numbers;
 mod report;
 
@@ -15,6 +16,7 @@ use crate::device::Device;
 
 pub(crate) use bandit::*;
 pub(crate) use bench::*;
+pub(crate) use label::*;
 pub(crate) use report::*;
 
 /// Align language models to several human objectives at once.
@@ -39,6 +41,8 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// Read a data source into a prepared set and summarise it
     Prepare(PrepareArgs),
+    /// Score both responses of every pair with rewards and write labels
+    Label(LabelArgs),
     /// Reproduce a synthetic experiment: exact solutions, learned policies, a figure and a table
     Bandit(BanditArgs),
     /// Print a preset: a complete configuration to start from

@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod config;
 pub(crate) mod export;
 pub(crate) mod generate;
+pub(crate) mod label;
 pub(crate) mod pareto;
 pub(crate) mod prepare;
 pub(crate) mod report;

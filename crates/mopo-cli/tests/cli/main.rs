@@ -5,5 +5,6 @@ mod common;
 mod dpo;
 mod export;
 mod kill_and_resume;
+mod label;
 mod report;
 mod wrong_input;

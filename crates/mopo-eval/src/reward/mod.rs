@@ -19,6 +19,21 @@ pub trait Reward: Send + Sync {
     /// # Errors
     /// Whatever keeps this reward from giving a finite number.
     fn score(&self, prompt: &str, response: &str) -> Result<f32>;
+
+    /// The scores of `(prompt, response)` items, in order. A score does not depend on what else is
+    /// in the batch (up to rounding).
+    ///
+    /// # Errors
+    /// As [`Reward::score`].
+    fn score_batch(&self, items: &[(&str, &str)]) -> Result<Vec<f32>> {
+        items.iter().map(|(prompt, response)| self.score(prompt, response)).collect()
+    }
+
+    /// Whether one call keeps every core busy by itself, as a model does: then callers do not score
+    /// on several threads at once.
+    fn uses_all_cores(&self) -> bool {
+        false
+    }
 }
 
 /// Scores each response with each reward: `[n_prompts][n_objectives]`, in the order of `rewards`.

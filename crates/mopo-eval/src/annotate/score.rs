@@ -1,0 +1,86 @@
+//! Scores of both responses of pairs, in batches that are the same however the work is cut.
+
+use mopo_data::{PreferenceRecord, Scores};
+use rayon::prelude::*;
+
+use crate::{Error, Result, Reward};
+
+/// Pairs whose responses a reward gets at once. Fixed, and shards begin at multiples of it: where a
+/// model's last bits depend on what else is in the batch, a labelling that was cut off, resumed or
+/// sharded still ends with the bits of one that was not.
+pub const BATCH_PAIRS: usize = 8;
+
+/// Scores both responses of each pair with each reward; the result is in the order of `records`,
+/// `[n_rewards]` a side. Batches are the first [`BATCH_PAIRS`] records, the next, and so on.
+///
+/// Rewards that leave cores idle are run on several threads; which ones changes no score.
+///
+/// # Errors
+/// [`Error::Score`] names reward, record and side of what cannot be scored: a score that is NaN or
+/// infinite, or an error of the reward.
+pub fn score_pairs(
+    rewards: &[Box<dyn Reward>],
+    records: &[PreferenceRecord],
+) -> Result<Vec<Scores>> {
+    let mut scores: Vec<Scores> = records
+        .iter()
+        .map(|_| Scores {
+            first: Vec::with_capacity(rewards.len()),
+            second: Vec::with_capacity(rewards.len()),
+        })
+        .collect();
+    for reward in rewards {
+        let batch = |records: &[PreferenceRecord]| score_batch(reward.as_ref(), records);
+        let batches = records.chunks(BATCH_PAIRS);
+        let column: Vec<Vec<[f32; 2]>> = if reward.uses_all_cores() {
+            batches.map(batch).collect::<Result<_>>()?
+        } else {
+            let batches: Vec<_> = batches.collect();
+            // Collected before the first error is looked for: the same error every time.
+            let results: Vec<Result<_>> = batches.into_par_iter().map(batch).collect();
+            results.into_iter().collect::<Result<_>>()?
+        };
+        for (scores, [first, second]) in scores.iter_mut().zip(column.into_iter().flatten()) {
+            scores.first.push(first);
+            scores.second.push(second);
+        }
+    }
+    Ok(scores)
+}
+
+fn score_batch(reward: &dyn Reward, records: &[PreferenceRecord]) -> Result<Vec<[f32; 2]>> {
+    let items: Vec<(&str, &str)> = records
+        .iter()
+        .flat_map(|r| [(r.prompt.as_str(), r.first.as_str()), (&r.prompt, &r.second)])
+        .collect();
+    let wrong = |i: usize, why: String| Error::Score {
+        reward: reward.name().into(),
+        record: records[i / 2].id.clone(),
+        side: ["first", "second"][i % 2],
+        why,
+    };
+    let scores = match reward.score_batch(&items) {
+        Ok(scores) => scores,
+        Err(error) => {
+            // Which text it was, a batch does not say.
+            for (i, (prompt, response)) in items.iter().enumerate() {
+                if let Err(error) = reward.score(prompt, response) {
+                    return Err(wrong(i, error.to_string()));
+                }
+            }
+            return Err(wrong(0, format!("{error} (in a batch of {})", items.len())));
+        }
+    };
+    if scores.len() != items.len() {
+        return Err(Error::Length {
+            field: format!("scores of reward `{}`", reward.name()),
+            found: scores.len(),
+            expected: items.len(),
+            reason: "one score per response",
+        });
+    }
+    if let Some(i) = scores.iter().position(|score| !score.is_finite()) {
+        return Err(wrong(i, format!("the score is {}, not a finite number", scores[i])));
+    }
+    Ok(scores.chunks_exact(2).map(|pair| [pair[0], pair[1]]).collect())
+}

@@ -1,0 +1,291 @@
+//! Labellings that are whole, cut off, sharded, and wrong.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mopo_core::Objectives;
+use mopo_data::{Indicator, PreferenceRecord, PreparedSet, Scores};
+
+use super::*;
+use crate::{Error, Result, Reward};
+
+const TWO: &str = "[[objectives]]\nname = 'long'\ntie_threshold = 1\n\
+                   reward = { kind = 'length', unit = 'characters' }\n\
+                   [[objectives]]\nname = 'polite'\ntemperature = 0.5\n\
+                   reward = { kind = 'word_list', words = ['please'] }\n";
+
+fn record(i: usize, first: &str, second: &str, indicators: &[Indicator]) -> PreferenceRecord {
+    PreferenceRecord {
+        id: format!("r:{i}"),
+        source: "r".into(),
+        prompt: format!("prompt {i}"),
+        first: first.into(),
+        second: second.into(),
+        indicators: indicators.to_vec(),
+        scores: None,
+    }
+}
+
+/// `n` pairs whose responses differ in length; every third has a label.
+fn set(n: usize) -> PreparedSet {
+    let records = (0..n)
+        .map(|i| {
+            let label = (i % 3 == 0).then_some(1.0);
+            record(i, &"x".repeat(i % 7 + 1), &format!("please {}", i % 5), &[label])
+        })
+        .collect();
+    let objectives = Objectives::new(["long"]).unwrap();
+    PreparedSet::new(objectives, None, vec![], vec!["made up".into()], records).unwrap()
+}
+
+fn labelling(set: &PreparedSet, keep: bool) -> Labelling {
+    let config = LabelConfig::parse(TWO).unwrap();
+    let rewards_sha256 = config.hash(&config.contents().unwrap());
+    Labelling { config, keep, input_sha256: set.hash(), rewards_sha256 }
+}
+
+fn label(set: &PreparedSet, keep: bool) -> Labelled {
+    let labelling = labelling(set, keep);
+    let rewards = labelling.config.build().unwrap();
+    let scores = score_pairs(&rewards, &set.records).unwrap();
+    let (header, records) = (set.header.clone(), set.records.clone());
+    LabelSet { labelling, header, records, scores }.finish().unwrap()
+}
+
+#[test]
+fn scores_become_indicators_and_statistics() {
+    let objectives = Objectives::new(["long", "kind"]).unwrap();
+    let records = vec![
+        record(0, "please", "no", &[Some(0.0), Some(1.0)]),
+        record(1, "abc", "abcd", &[None, Some(0.0)]),
+    ];
+    let set = PreparedSet::new(objectives, None, vec![], vec![], records).unwrap();
+    let new = label(&set, false);
+    let (a, b) = (&new.set.records[0], &new.set.records[1]);
+    assert_eq!(new.set.header.objectives.names(), ["long", "polite"]);
+    let scores = a.scores.as_ref().unwrap();
+    assert_eq!((&scores.first[..], &scores.second[..]), (&[6.0, 1.0][..], &[2.0, 0.0][..]));
+    // σ(1 / 0.5).
+    assert_eq!(a.indicators[0], Some(1.0));
+    assert!((a.indicators[1].unwrap() - 0.880_797).abs() < 1e-6);
+    assert_eq!(b.indicators, [Some(0.5), Some(0.5)]);
+    let report = &new.report.objectives[0];
+    assert_eq!((report.ties, report.filled, report.kept), (1, 2, KeptLabels::default()));
+    // Of 6, 2, 3, 4: mean 15/4, squares 36 + 4 + 9 + 16 = 65.
+    let s = report.scores;
+    assert_eq!((s.n, s.mean, s.min, s.max), (4, 3.75, 2.0, 6.0));
+    assert!((s.standard_deviation - (65.0_f64 / 4.0 - 3.75 * 3.75).sqrt()).abs() < 1e-12);
+    assert!((s.z_score(6.0) - 2.25 / s.standard_deviation).abs() < 1e-12);
+    assert_eq!(new.record.set_sha256, new.set.hash());
+    assert!(new.report.notes[0].contains("--keep"), "{:?}", new.report.notes);
+    let text = new.report.to_string();
+    assert!(text.contains("disagreement") && text.contains("std. dev."), "{text}");
+
+    // Kept: the set's objectives first; the label that contradicts the scores stays and is counted.
+    let kept = label(&set, true);
+    assert_eq!(kept.set.header.objectives.names(), ["long", "kind", "polite"]);
+    let (a, b) = (&kept.set.records[0], &kept.set.records[1]);
+    assert_eq!(a.indicators[..2], [Some(0.0), Some(1.0)]);
+    assert_eq!(b.indicators[..2], [Some(0.5), Some(0.0)]);
+    let report = &kept.report.objectives[0];
+    assert_eq!(report.kept, KeptLabels { pairs: 1, decided: 1, agree: 0 });
+    assert_eq!((report.ties, report.filled), (1, 1));
+    // `kind` has neither a reward nor scores.
+    assert_eq!(a.scores, None);
+    assert!(kept.report.notes[0].contains("2 records have no `scores`"));
+    assert!(kept.report.notes[0].contains("`kind`"));
+}
+
+#[test]
+fn scores_of_the_set_fill_up_those_of_the_rewards() {
+    let mut set = set(3);
+    set.header.objectives = Objectives::new(["kind"]).unwrap();
+    for record in &mut set.records {
+        record.scores = Some(Scores { first: vec![7.0], second: vec![8.0] });
+    }
+    let kept = label(&set, true);
+    let scores = kept.set.records[0].scores.as_ref().unwrap();
+    assert_eq!(scores.first, [7.0, 1.0, 0.0]);
+    assert_eq!(scores.second[0], 8.0);
+}
+
+#[test]
+fn statistics_of_nothing_and_of_equal_scores() {
+    assert_eq!(ScoreStatistics::new([].into_iter()).n, 0);
+    let equal = ScoreStatistics::new([2.0_f32; 3].into_iter());
+    assert_eq!((equal.mean, equal.standard_deviation, equal.z_score(2.0)), (2.0, 0.0, 0.0));
+}
+
+/// Fails at one record, or gives it a NaN; counts what it scored.
+struct Breaks {
+    at: usize,
+    nan: bool,
+    scored: AtomicUsize,
+}
+
+impl Breaks {
+    fn boxed(at: usize, nan: bool) -> Vec<Box<dyn Reward>> {
+        vec![Box::new(Self { at, nan, scored: AtomicUsize::new(0) })]
+    }
+}
+
+impl Reward for Breaks {
+    fn name(&self) -> &str {
+        "breaks"
+    }
+    fn score(&self, prompt: &str, response: &str) -> Result<f32> {
+        self.scored.fetch_add(1, Ordering::Relaxed);
+        if prompt == format!("prompt {}", self.at) && response.starts_with("please") {
+            return match self.nan {
+                true => Ok(f32::NAN),
+                false => Err(Error::invalid("text", "long", "it must be short")),
+            };
+        }
+        Ok(response.len() as f32)
+    }
+}
+
+#[test]
+fn what_cannot_be_scored_is_named() {
+    let set = set(20);
+    for (nan, why) in [(true, "NaN"), (false, "must be short")] {
+        let error = score_pairs(&Breaks::boxed(11, nan), &set.records).unwrap_err().to_string();
+        for part in ["`breaks`", "`r:11`", "second response", why] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+    let scores = score_pairs(&Breaks::boxed(99, true), &set.records).unwrap();
+    assert_eq!(scores[9].first, [(9 % 7 + 1) as f32]);
+}
+
+/// Scores with `rewards` in `dir`; gives the scores and how many rows were there before.
+fn run(dir: &Path, set: &PreparedSet, rewards: &[Box<dyn Reward>]) -> Result<(Vec<Scores>, usize)> {
+    let mut labelling = labelling(set, false);
+    labelling.config.objectives.truncate(1);
+    let progress = Progress::open(dir, &labelling, None, set.records.len())?;
+    let before = progress.n_done();
+    Ok((progress.run(rewards, &set.records, &mut |_| ())?, before))
+}
+
+#[test]
+fn work_goes_on_where_it_stopped() {
+    let set = set(400);
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("p");
+    let whole = score_pairs(&Breaks::boxed(999, true), &set.records).unwrap();
+
+    assert!(run(&dir, &set, &Breaks::boxed(390, true)).is_err());
+    // What the failing reward scored is there; a damaged part, a half one and a foreign file are not.
+    let mut parts: Vec<PathBuf> = std::fs::read_dir(&dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "jsonl"))
+        .collect();
+    parts.sort();
+    assert!(parts.len() >= 2, "{parts:?}");
+    let bytes = std::fs::read(&parts[0]).unwrap();
+    std::fs::write(&parts[0], &bytes[..bytes.len() - 5]).unwrap();
+    std::fs::write(dir.join("rows-000000392.jsonl"), "nonsense").unwrap();
+    std::fs::write(dir.join("rows-000000400.jsonl"), std::fs::read(&parts[1]).unwrap()).unwrap();
+    let (scores, before) = run(&dir, &set, &Breaks::boxed(999, true)).unwrap();
+    assert!((BATCH_PAIRS..400).contains(&before), "{before}");
+    assert_eq!(scores, whole);
+
+    // Once more: everything is there, and nothing is scored.
+    let (scores, before) = run(&dir, &set, &Breaks::boxed(0, true)).unwrap();
+    assert_eq!((scores, before), (whole, 400));
+
+    // Another set in the same folder.
+    let mut other = set.clone();
+    other.records[0].first = "changed".into();
+    let error = run(&dir, &other, &Breaks::boxed(999, true)).unwrap_err().to_string();
+    assert!(error.contains("another labelling") && error.contains("remove"), "{error}");
+    Progress::remove(&dir).unwrap();
+    Progress::remove(&dir).unwrap();
+    assert_eq!(run(&dir, &other, &Breaks::boxed(999, true)).unwrap().1, 0);
+}
+
+#[test]
+fn shards_are_whole_batches_and_cover_all_rows() {
+    for n_rows in [0, 1, 7, 8, 9, 64, 1001] {
+        for of in [1, 2, 3, 7] {
+            let mut next = 0;
+            for i in 1..=of {
+                let rows = format!("{i}/{of}").parse::<ShardIndex>().unwrap().rows(n_rows);
+                assert_eq!(rows.start, next);
+                assert!(rows.start % BATCH_PAIRS == 0 || rows.is_empty());
+                next = rows.end;
+            }
+            assert_eq!(next, n_rows);
+        }
+    }
+    for wrong in ["0/2", "3/2", "1", "1/0", "a/b", "1/2/3", "-1/2"] {
+        assert!(wrong.parse::<ShardIndex>().unwrap_err().contains("1/4"), "{wrong}");
+    }
+}
+
+fn write_shard(path: &Path, set: &PreparedSet, keep: bool, index: &str) {
+    let labelling = labelling(set, keep);
+    let index: ShardIndex = index.parse().unwrap();
+    let records = set.records[index.rows(set.records.len())].to_vec();
+    let scores = score_pairs(&labelling.config.build().unwrap(), &records).unwrap();
+    let header = set.header.clone();
+    Shard { index, labelling, header, records, scores }.write(path).unwrap();
+}
+
+#[test]
+fn merged_shards_are_the_whole_in_any_order() {
+    let set = set(45);
+    let folder = tempfile::tempdir().unwrap();
+    for keep in [false, true] {
+        let paths = [3, 1, 2, 4].map(|i| {
+            let path = folder.path().join(i.to_string());
+            write_shard(&path, &set, keep, &format!("{i}/4"));
+            path
+        });
+        let merged = merge_shards(&paths).unwrap().finish().unwrap();
+        let whole = label(&set, keep);
+        assert_eq!(merged.set.hash(), whole.set.hash());
+        assert_eq!(merged.record, whole.record);
+    }
+}
+
+#[test]
+fn shards_that_do_not_belong_together_are_refused() {
+    let set = set(45);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for i in 1..=3 {
+        write_shard(&path(&i.to_string()), &set, false, &format!("{i}/3"));
+    }
+    write_shard(&path("half"), &set, false, "2/2");
+    write_shard(&path("kept"), &set, true, "2/3");
+    write_shard(&path("other-set"), &self::set(44), false, "2/3");
+    let text = std::fs::read_to_string(path("2")).unwrap();
+    let rules = labelling(&set, false).rewards_sha256;
+    std::fs::write(path("other-rules"), text.replace(&rules, &"0".repeat(64))).unwrap();
+    std::fs::write(path("edited"), text.replacen("\"please ", "\"thanks ", 1)).unwrap();
+    std::fs::write(path("cut"), &text[..text.len() - 30]).unwrap();
+    let all_but_one: Vec<&str> = text.lines().collect();
+    let all_but_one = all_but_one[..all_but_one.len() - 1].join("\n");
+    std::fs::write(path("short"), all_but_one).unwrap();
+    set.write(path("a-set")).unwrap();
+    for (files, expected) in [
+        (&["1", "3"][..], "missing: 2/3"),
+        (&["1", "2", "2", "3"], "shard 2/3 stands there twice"),
+        (&["1", "half", "3"], "half: shard 2/2 is of another number of shards"),
+        (&["1", "kept", "3"], "kept: shard 2/3 was labelled with other settings"),
+        (&["1", "other-set", "3"], "other-set: shard 2/3 labels another set"),
+        (&["1", "other-rules", "3"], "other-rules: shard 2/3 was labelled with other rewards"),
+        (&["1", "edited", "3"], "do not hold the set"),
+        (&["1", "cut", "3"], "cut: line"),
+        (&["1", "short", "3"], "the first line promises"),
+        (&["1", "a-set", "3"], "a-set: this is no shard"),
+        (&["1", "nowhere"], "nowhere"),
+        (&[], "--merge"),
+    ] {
+        let paths: Vec<PathBuf> = files.iter().map(|name| path(name)).collect();
+        let error = merge_shards(&paths).unwrap_err().to_string();
+        assert!(error.contains(expected), "{files:?}: {error}");
+    }
+}
