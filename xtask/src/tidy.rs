@@ -15,12 +15,16 @@ const MAX_LINES: usize = 600;
 /// Who may depend on whom, as docs/architecture.md draws it. Development dependencies are free.
 const EDGES: &[(&str, &[&str])] = &[
     ("mopo-core", &[]),
-    ("mopo-data", &["mopo-core"]),
+    ("mopo-hub", &[]),
+    ("mopo-data", &["mopo-core", "mopo-hub"]),
     ("mopo-ops", &[]),
-    ("mopo-lm", &["mopo-core", "mopo-ops"]),
-    ("mopo-eval", &["mopo-core", "mopo-data"]),
-    ("mopo-train", &["mopo-core", "mopo-data", "mopo-eval", "mopo-lm", "mopo-ops"]),
-    ("mopo-cli", &["mopo-core", "mopo-data", "mopo-eval", "mopo-lm", "mopo-ops", "mopo-train"]),
+    ("mopo-lm", &["mopo-core", "mopo-hub", "mopo-ops"]),
+    ("mopo-eval", &["mopo-core", "mopo-data", "mopo-hub", "mopo-ops"]),
+    ("mopo-train", &["mopo-core", "mopo-data", "mopo-eval", "mopo-hub", "mopo-lm", "mopo-ops"]),
+    (
+        "mopo-cli",
+        &["mopo-core", "mopo-data", "mopo-eval", "mopo-hub", "mopo-lm", "mopo-ops", "mopo-train"],
+    ),
     ("mopo-testkit", &["mopo-ops"]),
     ("xtask", &[]),
 ];

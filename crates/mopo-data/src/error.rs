@@ -98,6 +98,9 @@ pub enum Error {
         /// Rows of the model's embedding.
         model: usize,
     },
+    /// A file could not be written.
+    #[error(transparent)]
+    Hub(#[from] mopo_hub::Error),
     /// A wrong objective name or list.
     #[error(transparent)]
     Core(#[from] mopo_core::Error),

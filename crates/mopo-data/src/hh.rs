@@ -12,7 +12,7 @@ use flate2::bufread::MultiGzDecoder;
 use mopo_core::Objectives;
 use serde::Deserialize;
 
-use crate::atomic::stable_hash;
+use crate::hash::stable_hash;
 use crate::set::json_reason;
 use crate::{Error, PreferenceRecord, Result, SourceFile, sha256_hex};
 

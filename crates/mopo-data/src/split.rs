@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::PreferenceRecord;
-use crate::atomic::stable_hash;
+use crate::hash::stable_hash;
 
 /// Which side of a split a set is.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]

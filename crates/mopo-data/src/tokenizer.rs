@@ -113,7 +113,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Io`] with the path.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        write_atomically(path.as_ref(), &self.json)
+        Ok(write_atomically(path.as_ref(), &self.json)?)
     }
 
     /// The ids of a text; no special token is added, and none is recognised.

@@ -108,7 +108,10 @@ pub enum Error {
         /// The reason.
         source: serde_json::Error,
     },
-    /// A file could not be written, or an error of the data.
+    /// A file could not be written, or a model directory is not as it should be.
+    #[error(transparent)]
+    Hub(#[from] mopo_hub::Error),
+    /// An error of the data.
     #[error(transparent)]
     Data(#[from] mopo_data::Error),
     /// An error of the mathematics.

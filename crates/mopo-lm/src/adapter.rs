@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use burn::tensor::backend::Backend;
+use mopo_hub::{TensorFiles, TensorWriter};
 use serde::{Deserialize, Serialize};
 
-use crate::files::{self, TensorFiles, TensorWriter};
 use crate::peft;
 use crate::weights::{read_linear, write_linear};
 use crate::{Error, LoraConfig, Phi, PolicyHeads, PolicyParams, Result};
@@ -47,7 +47,7 @@ pub struct BaseShape {
 /// another format, or with a configuration that does not check.
 pub fn read_policy_meta(dir: impl AsRef<Path>) -> Result<PolicyMeta> {
     let path = dir.as_ref().join(META);
-    let meta: PolicyMeta = files::read_json(&path, "the description of a saved policy")?;
+    let meta: PolicyMeta = mopo_hub::read_json(&path, "the description of a saved policy")?;
     let check = || {
         if meta.format != 1 {
             return Err(Error::InvalidParameter {
@@ -86,12 +86,12 @@ pub fn save_policy<B: Backend>(
     let [hidden_size, vocab_size] = head.weight.dims();
     let num_hidden_layers = params.adapter.layers.len();
     let dir = dir.as_ref();
-    files::create_dir(dir)?;
+    mopo_hub::create_dir(dir)?;
     let meta_path = dir.join(META);
     if let Err(source) = std::fs::remove_file(&meta_path)
         && source.kind() != std::io::ErrorKind::NotFound
     {
-        return Err(Error::Io { action: "replace", path: meta_path, source });
+        return Err(mopo_hub::Error::Io { action: "replace", path: meta_path, source }.into());
     }
 
     peft::save_adapter(&params.adapter, lora, dir)?;
@@ -107,7 +107,7 @@ pub fn save_policy<B: Backend>(
         objectives: objectives.to_vec(),
         base: BaseShape { num_hidden_layers, hidden_size, vocab_size },
     };
-    files::write_json(&meta_path, &meta)
+    Ok(mopo_hub::write_json(&meta_path, &meta)?)
 }
 
 /// Loads a policy that [`save_policy`] wrote; the parameters are trainable, with fresh ids.
@@ -140,7 +140,7 @@ pub fn load_policy<B: Backend>(
 
     let adapter = peft::read_tensors(dir, &meta.lora, config, device)?;
     let path = dir.join(HEADS);
-    let mut files = TensorFiles::open(&path, std::slice::from_ref(&path))?;
+    let mut files = TensorFiles::open(&path)?;
     let shape = [config.hidden_size, config.vocab_size];
     let heads = (0..meta.objectives.len())
         .map(|k| read_linear(&mut files, &format!("heads.{k}"), shape, false, device))
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(shape(&format!("{fc1}.lora_A.weight")), [4, 24]);
         assert_eq!(shape(&format!("{fc1}.lora_B.weight")), [48, 4]);
         assert_eq!(tensors.names().len(), 2 * 6 * 2);
-        let peft: serde_json::Value = files::read_json(&dir.path().join(PEFT), "").unwrap();
+        let peft: serde_json::Value = mopo_hub::read_json(&dir.path().join(PEFT), "").unwrap();
         assert_eq!(peft["target_modules"][0], "q_proj");
     }
 

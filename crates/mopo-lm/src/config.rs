@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, files};
+use crate::{Error, Result};
 
 /// The shape of a phi model. Field names are those of the hub's `config.json`; further keys of that
 /// file are ignored unless they ask for something that is not built here.
@@ -77,10 +77,10 @@ impl PhiConfig {
     /// that [`check`](Self::check) refuses, or a feature that is not built here.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let json: serde_json::Value = files::read_json(path, "the config.json of a phi model")?;
+        let json: serde_json::Value = mopo_hub::read_json(path, "the config.json of a phi model")?;
         Self::from_hub(json).map_err(|e| match e {
-            Error::Json { reason, expected, .. } => {
-                Error::Json { path: path.into(), reason, expected }
+            Error::Hub(mopo_hub::Error::Json { reason, expected, .. }) => {
+                mopo_hub::Error::Json { path: path.into(), reason, expected }.into()
             }
             e => Error::InFile { path: path.into(), source: Box::new(e) },
         })
@@ -135,7 +135,7 @@ impl PhiConfig {
                 }
             }
         }
-        let config: Self = serde_json::from_value(json).map_err(|e| Error::Json {
+        let config: Self = serde_json::from_value(json).map_err(|e| mopo_hub::Error::Json {
             path: Default::default(),
             reason: e.to_string(),
             expected: "the config.json of a phi model",
@@ -236,11 +236,12 @@ impl PhiConfig {
 }
 
 fn missing(field: &str) -> Error {
-    Error::Json {
+    mopo_hub::Error::Json {
         path: Default::default(),
         reason: format!("missing field `{field}`"),
         expected: "the config.json of a phi model",
     }
+    .into()
 }
 
 #[cfg(test)]

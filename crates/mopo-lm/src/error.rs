@@ -5,26 +5,9 @@ use std::path::PathBuf;
 /// What can go wrong with models, adapters and their files. Shape contracts of tensors panic.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file or directory could not be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was tried: `read`, `write`, `create`.
-        action: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A JSON file that does not parse, or lacks a key.
-    #[error("{}: {reason}; expected {expected}", path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// The parser's message, which names the key or the line.
-        reason: String,
-        /// What the file should be.
-        expected: &'static str,
-    },
+    /// Of the files of a model directory.
+    #[error(transparent)]
+    Hub(#[from] mopo_hub::Error),
     /// A configuration value outside of its range.
     #[error("`{field}` is {value}, but {expected}")]
     InvalidParameter {
@@ -42,82 +25,6 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong in it.
         source: Box<Error>,
-    },
-    /// A directory without a file of weights.
-    #[error(
-        "{} holds no weights: neither {}; give a directory as on the hub",
-        dir.display(), names.join(", nor ")
-    )]
-    NoWeights {
-        /// The directory.
-        dir: PathBuf,
-        /// The names that were looked for.
-        names: &'static [&'static str],
-    },
-    /// A safetensors file or PyTorch checkpoint that is cut short or not one at all.
-    #[error(
-        "{} ({n_bytes} bytes) is not a complete {kind} file: {reason}; copy, download or write it again",
-        path.display()
-    )]
-    CorruptTensors {
-        /// The file.
-        path: PathBuf,
-        /// Its length.
-        n_bytes: u64,
-        /// What it should be: `safetensors`, `PyTorch`.
-        kind: &'static str,
-        /// What the reader stumbled over.
-        reason: String,
-    },
-    /// Tensors that the model needs and the file lacks.
-    #[error(
-        "{} lacks {} of the model's tensors: {}; is it a checkpoint of this architecture and configuration?",
-        path.display(), names.len(), list(names)
-    )]
-    MissingTensors {
-        /// The file or directory.
-        path: PathBuf,
-        /// The missing names, in the model's order.
-        names: Vec<String>,
-    },
-    /// Tensors in the file that the model has no place for.
-    #[error(
-        "{} holds {} tensors that the model has no place for: {}; does its configuration (layers, targets, policies) match?",
-        path.display(), names.len(), list(names)
-    )]
-    UnusedTensors {
-        /// The file or directory.
-        path: PathBuf,
-        /// The names left over, sorted.
-        names: Vec<String>,
-    },
-    /// A tensor of another shape.
-    #[error(
-        "{}: tensor `{name}` has shape {found:?}, but the configuration asks for {expected:?}; use the configuration that belongs to these weights",
-        path.display()
-    )]
-    TensorShape {
-        /// The file.
-        path: PathBuf,
-        /// The tensor's name in the file.
-        name: String,
-        /// Its shape in the file.
-        found: Vec<usize>,
-        /// The shape of the model's tensor, in the file's layout.
-        expected: Vec<usize>,
-    },
-    /// A tensor of a data type that is not read here.
-    #[error(
-        "{}: tensor `{name}` has data type {dtype}, but only F32, F16 and BF16 are read; convert it first",
-        path.display()
-    )]
-    TensorDtype {
-        /// The file.
-        path: PathBuf,
-        /// The tensor's name.
-        name: String,
-        /// Its data type.
-        dtype: String,
     },
     /// A weight that has no 4- or 8-bit form.
     #[error(
@@ -211,13 +118,3 @@ pub enum Error {
 
 /// Results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
-
-/// The first few names: a wrong checkpoint has hundreds.
-fn list(names: &[String]) -> String {
-    const SHOWN: usize = 6;
-    let mut text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-    if names.len() > SHOWN {
-        text += &format!(" and {} more", names.len() - SHOWN);
-    }
-    text
-}

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use burn::nn::Linear;
 use burn::tensor::backend::Backend;
+use mopo_hub::{WEIGHTS, WeightDtype};
 
-use crate::weights::{WEIGHTS, WeightDtype, write_weights};
-use crate::{HubGeneration, Phi, Result, files};
+use crate::weights::write_weights;
+use crate::{HubGeneration, Phi, Result};
 
 /// Writes `phi` with `lm_head` as its output layer into `dir`, which is created if need be, as the
 /// reference library's `PhiForCausalLM`; all tensors in `dtype`. `generation` becomes
@@ -25,7 +26,7 @@ pub fn export_hub<B: Backend>(
     dir: impl AsRef<Path>,
 ) -> Result<()> {
     let dir = dir.as_ref();
-    files::create_dir(dir)?;
+    mopo_hub::create_dir(dir)?;
     write_weights(phi, lm_head, Some(dtype), &dir.join(WEIGHTS))?;
     generation.write(dir)?;
     let mut config = phi.config().to_hub();
@@ -34,7 +35,7 @@ pub fn export_hub<B: Backend>(
     for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
         config[key] = tokens[key].clone();
     }
-    files::write_json(&dir.join("config.json"), &config)
+    Ok(mopo_hub::write_json(&dir.join("config.json"), &config)?)
 }
 
 #[cfg(test)]
@@ -63,7 +64,7 @@ mod tests {
             let (found, expected) = (values(again.lm_head.weight.val()), values(head.weight.val()));
             assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= digits * b.abs()));
             let json: serde_json::Value =
-                files::read_json(&dir.path().join("config.json"), "").unwrap();
+                mopo_hub::read_json(&dir.path().join("config.json"), "").unwrap();
             assert_eq!(json["torch_dtype"], dtype.hub_name());
             assert_eq!(json["architectures"][0], "PhiForCausalLM");
             assert_eq!((&json["eos_token_id"], &json["bos_token_id"]), (&39.into(), &().into()));

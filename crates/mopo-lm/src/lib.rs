@@ -8,7 +8,6 @@ mod adapter;
 mod config;
 mod error;
 mod export;
-mod files;
 mod generate;
 mod heads;
 mod lora;
@@ -27,6 +26,9 @@ mod fixtures;
 /// A data type of quantised weights.
 pub use mopo_ops::QuantFormat;
 
+/// A data type of weights in files and in memory.
+pub use mopo_hub::WeightDtype;
+
 pub use adapter::{BaseShape, PolicyMeta, load_policy, read_policy_meta, save_policy};
 pub use config::PhiConfig;
 pub use error::{Error, Result};
@@ -43,4 +45,4 @@ pub use phi::{KvCache, Phi, PhiAttention, PhiLayer, PhiMlp, Rotary};
 pub use policy::{HeadChoice, PolicyParams};
 pub use projection::{Projection, Weight};
 pub use quantised::QuantisedWeight;
-pub use weights::{LoadDtype, LoadOptions, WeightDtype, load_phi, save_phi};
+pub use weights::{LoadDtype, LoadOptions, load_phi, save_phi};

@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use burn::tensor::backend::Backend;
+use mopo_hub::{TensorFiles, TensorWriter};
 use serde::Deserialize;
 
-use crate::files::{self, TensorFiles, TensorWriter};
 use crate::lora::LoraTarget;
 use crate::{Error, LoraAdapter, LoraConfig, PhiConfig, Result};
 
@@ -63,9 +63,9 @@ pub fn load_adapter<B: Backend>(
 ) -> Result<(LoraAdapter<B>, LoraConfig)> {
     let (dir, path) = (dir.as_ref(), dir.as_ref().join(CONFIG));
     const EXPECTED: &str = "the adapter_config.json of a LoRA adapter";
-    let json: serde_json::Value = files::read_json(&path, EXPECTED)?;
+    let json: serde_json::Value = mopo_hub::read_json(&path, EXPECTED)?;
     supported(&json).map_err(|e| Error::InFile { path: path.clone(), source: e.into() })?;
-    let stored: Stored = serde_json::from_value(json).map_err(|e| Error::Json {
+    let stored: Stored = serde_json::from_value(json).map_err(|e| mopo_hub::Error::Json {
         path: path.clone(),
         reason: e.to_string(),
         expected: EXPECTED,
@@ -86,7 +86,7 @@ pub fn save_adapter<B: Backend>(
 ) -> Result<()> {
     lora.check()?;
     let dir = dir.as_ref();
-    files::create_dir(dir)?;
+    mopo_hub::create_dir(dir)?;
     let mut out = TensorWriter::default();
     for (i, layer) in adapter.layers.iter().enumerate() {
         for target in LoraTarget::ALL {
@@ -110,7 +110,7 @@ pub fn save_adapter<B: Backend>(
         "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout,
         "target_modules": lora.targets, "inference_mode": true,
     });
-    files::write_json(&dir.join(CONFIG), &json)
+    Ok(mopo_hub::write_json(&dir.join(CONFIG), &json)?)
 }
 
 /// The tensors of an adapter of that size.
@@ -121,7 +121,7 @@ pub(crate) fn read_tensors<B: Backend>(
     device: &B::Device,
 ) -> Result<LoraAdapter<B>> {
     let path = dir.join(TENSORS);
-    let mut files = TensorFiles::open(&path, std::slice::from_ref(&path))?;
+    let mut files = TensorFiles::open(&path)?;
     let rank = lora.rank;
     let adapter = lora.build(phi, |i, target, [d_in, d_out]| {
         let a = files.transposed(&tensor_name(i, target, "A"), [d_in, rank], false, device)?;
@@ -237,13 +237,13 @@ mod tests {
         let params = fixtures::policies(&base, 1, 2);
         save_adapter(&params.adapter, &fixtures::lora(), dir.path()).unwrap();
         let path = dir.path().join(CONFIG);
-        let whole: serde_json::Value = files::read_json(&path, "").unwrap();
+        let whole: serde_json::Value = mopo_hub::read_json(&path, "").unwrap();
         let load_with = |changes: serde_json::Value| {
             let mut json = whole.clone();
             for (key, value) in changes.as_object().unwrap() {
                 json[key] = value.clone();
             }
-            files::write_json(&path, &json).unwrap();
+            mopo_hub::write_json(&path, &json).unwrap();
             load_adapter::<B>(dir.path(), base.config(), &Default::default())
         };
         for (key, value) in [

@@ -60,6 +60,9 @@ pub enum Error {
     /// From the mathematics.
     #[error(transparent)]
     Core(#[from] mopo_core::Error),
+    /// From the files of a model, or a file could not be written.
+    #[error(transparent)]
+    Hub(#[from] mopo_hub::Error),
     /// From the data.
     #[error(transparent)]
     Data(#[from] mopo_data::Error),

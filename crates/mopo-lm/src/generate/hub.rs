@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::GenerationConfig;
-use crate::{Error, Result, files};
+use crate::{Error, Result};
 
 const FILE: &str = "generation_config.json";
 const EXPECTED: &str = "the generation_config.json of a hub model";
@@ -99,7 +99,7 @@ impl HubGeneration {
         if !path.exists() {
             return Ok(None);
         }
-        let this: Self = files::read_json(&path, EXPECTED)?;
+        let this: Self = mopo_hub::read_json(&path, EXPECTED)?;
         this.config(0)
             .and_then(|config| config.check())
             .map_err(|e| Error::InFile { path, source: e.into() })?;
@@ -112,7 +112,7 @@ impl HubGeneration {
     /// Names the file: absent, no JSON, or a token that is no id.
     pub fn from_config(dir: impl AsRef<Path>) -> Result<Self> {
         let path = dir.as_ref().join("config.json");
-        let this: Self = files::read_json(&path, "the config.json of a hub model")?;
+        let this: Self = mopo_hub::read_json(&path, "the config.json of a hub model")?;
         let Self { eos_token_id, bos_token_id, pad_token_id, .. } = this;
         Ok(Self { eos_token_id, bos_token_id, pad_token_id, ..Default::default() })
     }
@@ -122,7 +122,7 @@ impl HubGeneration {
     /// # Errors
     /// The file that could not be written.
     pub fn write(&self, dir: impl AsRef<Path>) -> Result<()> {
-        files::write_json(&dir.as_ref().join(FILE), self)
+        Ok(mopo_hub::write_json(&dir.as_ref().join(FILE), self)?)
     }
 
     /// What these settings ask for and generation here does not do, as `key: value`.

@@ -4,92 +4,17 @@
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::module::Param;
 use burn::nn::{Embedding, LayerNorm, LayerNormConfig, Linear};
-use burn::tensor::DType;
 use burn::tensor::backend::Backend;
-use safetensors::tensor::Dtype;
-use serde::{Deserialize, Serialize};
+use mopo_hub::{TensorFiles, TensorWriter, WEIGHTS, WeightDtype};
 
-use crate::files::{self, TensorFiles, TensorWriter};
 use crate::lora::LoraTarget;
 use crate::phi::{PhiAttention, PhiLayer, PhiMlp, Rotary};
 use crate::projection::{Projection, Weight};
 use crate::{Error, Phi, PhiConfig, QuantFormat, QuantisedWeight, Result};
-
-pub(crate) const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-/// What a directory may hold, in the order of preference: a whole file, or the index of its shards.
-const FILES: [&str; 4] = [WEIGHTS, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json"];
-
-/// `….index.json`: which shard holds a tensor.
-#[derive(Deserialize)]
-struct ShardIndex {
-    weight_map: std::collections::BTreeMap<String, String>,
-}
-
-/// A data type of weights, in files and in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WeightDtype {
-    /// 4 bytes.
-    F32,
-    /// 2 bytes, the range of F32.
-    Bf16,
-    /// 2 bytes, more digits than BF16 in a smaller range.
-    F16,
-}
-
-impl WeightDtype {
-    /// Of a tensor of floats; what files do not know (F64 and quantised) becomes F32.
-    pub(crate) fn of(dtype: DType) -> Self {
-        match dtype {
-            DType::BF16 => Self::Bf16,
-            DType::F16 => Self::F16,
-            _ => Self::F32,
-        }
-    }
-
-    pub(crate) fn burn(self) -> DType {
-        match self {
-            Self::F32 => DType::F32,
-            Self::Bf16 => DType::BF16,
-            Self::F16 => DType::F16,
-        }
-    }
-
-    pub(crate) fn stored(self) -> Dtype {
-        match self {
-            Self::F32 => Dtype::F32,
-            Self::Bf16 => Dtype::BF16,
-            Self::F16 => Dtype::F16,
-        }
-    }
-
-    /// As `config.json` calls it: `float32`, `bfloat16`, `float16`.
-    pub fn hub_name(self) -> &'static str {
-        match self {
-            Self::F32 => "float32",
-            Self::Bf16 => "bfloat16",
-            Self::F16 => "float16",
-        }
-    }
-}
-
-impl std::str::FromStr for WeightDtype {
-    type Err = String;
-
-    fn from_str(name: &str) -> std::result::Result<Self, String> {
-        match name {
-            "f32" => Ok(Self::F32),
-            "bf16" => Ok(Self::Bf16),
-            "f16" => Ok(Self::F16),
-            _ => Err("the data types are: f32, bf16, f16".into()),
-        }
-    }
-}
 
 /// In which data type the big matrices (embedding, linear layers, output layer) are held. LayerNorms
 /// and biases always become F32.
@@ -145,9 +70,7 @@ pub fn load_phi<B: Backend>(
     device: &B::Device,
 ) -> Result<Phi<B>> {
     config.check()?;
-    let path = dir_or_file.as_ref();
-    let (path, shards) = find_files(path)?;
-    let mut files = TensorFiles::open(&path, &shards)?;
+    let mut files = TensorFiles::open(dir_or_file.as_ref())?;
     // Older checkpoints of the reference library carry this constant.
     files.ignore(|name| name.ends_with("rotary_emb.inv_freq"));
     let (d, vocab) = (config.hidden_size, config.vocab_size);
@@ -193,11 +116,11 @@ pub fn load_phi<B: Backend>(
 /// The file that could not be written.
 pub fn save_phi<B: Backend>(phi: &Phi<B>, dir: impl AsRef<Path>) -> Result<()> {
     let dir = dir.as_ref();
-    files::create_dir(dir)?;
+    mopo_hub::create_dir(dir)?;
     write_weights(phi, &phi.lm_head, None, &dir.join(WEIGHTS))?;
     let mut config = phi.config().to_hub();
     config["torch_dtype"] = phi.weight_dtype().hub_name().into();
-    files::write_json(&dir.join("config.json"), &config)
+    Ok(mopo_hub::write_json(&dir.join("config.json"), &config)?)
 }
 
 /// The tensors of a model with that output layer, in one data type or each in its own.
@@ -220,7 +143,7 @@ pub(crate) fn write_weights<B: Backend>(
     }
     write_norm(&mut out, "model.final_layernorm", &phi.final_layernorm);
     write_linear(&mut out, "lm_head", lm_head);
-    out.write(file)
+    Ok(out.write(file)?)
 }
 
 impl<B: Backend> Phi<B> {
@@ -228,24 +151,6 @@ impl<B: Backend> Phi<B> {
     pub fn weight_dtype(&self) -> WeightDtype {
         WeightDtype::of(self.embed_tokens.weight.val().dtype())
     }
-}
-
-fn find_files(path: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
-    if !path.is_dir() {
-        return Ok((path.into(), vec![path.into()]));
-    }
-    let found = FILES.into_iter().map(|name| path.join(name)).find(|file| file.exists());
-    let Some(found) = found else {
-        return Err(Error::NoWeights { dir: path.into(), names: &FILES });
-    };
-    if found.extension().is_none_or(|e| e != "json") {
-        return Ok((found.clone(), vec![found]));
-    }
-    let shards: ShardIndex = files::read_json(&found, "the index of a sharded checkpoint")?;
-    let mut names: Vec<String> = shards.weight_map.into_values().collect();
-    names.sort();
-    names.dedup();
-    Ok((found, names.into_iter().map(|name| path.join(name)).collect()))
 }
 
 /// A linear layer of a block.

@@ -9,6 +9,8 @@ use super::*;
 use crate::fixtures::{self, values};
 
 type B = TestBackend;
+
+const INDEX: &str = "model.safetensors.index.json";
 type Stored = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 
 fn stored(file: &Path) -> Stored {
@@ -74,7 +76,8 @@ fn a_saved_model_loads_bit_equal_from_directory_file_and_shards() {
         store(&dir.path().join(name), part);
         part.iter().for_each(|t| drop(map.insert(t.0.clone(), name.into())));
     }
-    files::write_json(&dir.path().join(INDEX), &serde_json::json!({ "weight_map": map })).unwrap();
+    mopo_hub::write_json(&dir.path().join(INDEX), &serde_json::json!({ "weight_map": map }))
+        .unwrap();
     assert_eq!(all(&phi), all(&load(dir.path(), &config).unwrap()));
 }
 
@@ -156,7 +159,8 @@ fn matrices_keep_the_files_data_type_or_become_f32() {
         let name = if known { dtype.hub_name() } else { "float32" };
         assert_eq!(stored_dtype("lm_head.weight"), WeightDtype::of(matrix).stored());
         assert_eq!(stored_dtype("lm_head.bias"), Dtype::F32);
-        let config: serde_json::Value = files::read_json(&again.join("config.json"), "").unwrap();
+        let config: serde_json::Value =
+            mopo_hub::read_json(&again.join("config.json"), "").unwrap();
         assert_eq!(config["torch_dtype"], name);
         let again = load(&again, phi.config()).unwrap();
         assert_eq!((all(&again), dtypes(&again)), (found, dtypes(&kept)));

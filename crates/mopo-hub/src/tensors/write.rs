@@ -2,19 +2,18 @@
 //! model in memory.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::Path;
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use crate::Result;
-use crate::weights::WeightDtype;
+use super::WeightDtype;
+use crate::{Result, write_atomically_with};
 
 /// Tensors on their way into a file.
 #[derive(Default)]
-pub(crate) struct TensorWriter {
+pub struct TensorWriter {
     dtype: Option<WeightDtype>,
     tensors: Vec<(String, Pending)>,
 }
@@ -28,12 +27,12 @@ struct Pending {
 
 impl TensorWriter {
     /// Writes all tensors in one data type. Without it, each in its own.
-    pub(crate) fn with_dtype(dtype: Option<WeightDtype>) -> Self {
+    pub fn with_dtype(dtype: Option<WeightDtype>) -> Self {
         Self { dtype, tensors: vec![] }
     }
 
     /// Adds a tensor as it is.
-    pub(crate) fn tensor<B: Backend, const D: usize>(&mut self, name: &str, tensor: Tensor<B, D>) {
+    pub fn tensor<B: Backend, const D: usize>(&mut self, name: &str, tensor: Tensor<B, D>) {
         let dtype = self.dtype.unwrap_or_else(|| WeightDtype::of(tensor.dtype()));
         let pending = Pending {
             dtype: dtype.stored(),
@@ -47,12 +46,15 @@ impl TensorWriter {
     }
 
     /// Adds an `[inputs, outputs]` matrix as `[outputs, inputs]`.
-    pub(crate) fn transposed<B: Backend>(&mut self, name: &str, tensor: Tensor<B, 2>) {
+    pub fn transposed<B: Backend>(&mut self, name: &str, tensor: Tensor<B, 2>) {
         self.tensor(name, tensor.transpose());
     }
 
     /// Writes the file, atomically.
-    pub(crate) fn write(mut self, path: &Path) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) with the path.
+    pub fn write(mut self, path: &Path) -> Result<()> {
         // The order of the library that defines the format: it keeps every tensor aligned.
         self.tensors.sort_by(|(a, x), (b, y)| y.dtype.cmp(&x.dtype).then(a.cmp(b)));
         let mut end = 0;
@@ -67,7 +69,7 @@ impl TensorWriter {
         let header = Metadata::new(Some(format), infos.collect()).expect("offsets that follow on");
         let mut header = serde_json::to_vec(&header).expect("plain data");
         header.resize(header.len().next_multiple_of(8), b' ');
-        super::write_atomically(path, |file| {
+        write_atomically_with(path, |file| {
             file.write_all(&(header.len() as u64).to_le_bytes())?;
             file.write_all(&header)?;
             self.tensors.iter().try_for_each(|(_, tensor)| file.write_all(&(tensor.bytes)()))

@@ -14,16 +14,18 @@ use burn::tensor::{DType, Tensor, TensorData};
 use pytorch_reader::PytorchReader;
 use safetensors::tensor::{Dtype, Metadata};
 
+use super::find_files;
 use crate::{Error, Result};
 
 /// The tensors of one or several files; what is left over at the end is an error.
-pub(crate) struct TensorFiles {
+pub struct TensorFiles {
     /// Named in errors: the file, or the index of several.
     path: PathBuf,
     files: Vec<Source>,
     /// Which file holds a tensor. Sorted, so that errors are stable.
     left: BTreeMap<String, usize>,
     missing: Vec<String>,
+    finite_only: bool,
 }
 
 /// An open file, its header read.
@@ -43,12 +45,22 @@ enum Tensors {
 }
 
 impl TensorFiles {
-    /// Opens the files and reads their headers. `path` stands for all of them in errors.
-    pub(crate) fn open(path: &Path, files: &[PathBuf]) -> Result<Self> {
-        let mut this =
-            Self { path: path.into(), files: vec![], left: BTreeMap::new(), missing: vec![] };
+    /// Opens the weights of a directory ([`find_files`]), or one file, and reads the headers.
+    ///
+    /// # Errors
+    /// As of [`find_files`]; [`Error::Io`]; [`Error::CorruptTensors`] for a file that is cut short or
+    /// no file of weights.
+    pub fn open(dir_or_file: &Path) -> Result<Self> {
+        let (path, files) = find_files(dir_or_file)?;
+        let mut this = Self {
+            path,
+            files: vec![],
+            left: BTreeMap::new(),
+            missing: vec![],
+            finite_only: false,
+        };
         for file in files {
-            let source = Source::open(file)?;
+            let source = Source::open(&file)?;
             for name in source.names() {
                 this.left.insert(name, this.files.len());
             }
@@ -57,21 +69,51 @@ impl TensorFiles {
         Ok(this)
     }
 
+    /// From now on a tensor that holds an infinity or a NaN is an error
+    /// ([`Error::NotFinite`]) when it is taken.
+    pub fn finite_only(mut self) -> Self {
+        self.finite_only = true;
+        self
+    }
+
     /// What stands for the files in errors.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Whether there is a tensor of that name that nobody took yet.
+    pub fn contains(&self, name: &str) -> bool {
+        self.left.contains_key(name)
+    }
+
+    /// The names of the tensors that nobody took yet, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.left.keys().map(String::as_str)
+    }
+
     /// Leaves a tensor out of account.
-    pub(crate) fn ignore(&mut self, is_ignored: impl Fn(&str) -> bool) {
+    pub fn ignore(&mut self, is_ignored: impl Fn(&str) -> bool) {
         self.left.retain(|name, _| !is_ignored(name));
     }
 
     /// Takes a tensor as it is stored; zeros of the right shape if it is missing, which
     /// [`finish`](Self::finish) reports together with all others.
-    pub(crate) fn take(&mut self, name: &str, shape: &[usize]) -> Result<TensorData> {
+    ///
+    /// # Errors
+    /// [`Error::TensorShape`], [`Error::TensorDtype`], [`Error::NotFinite`], [`Error::Io`].
+    pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<TensorData> {
         match self.left.remove(name) {
-            Some(file) => self.files[file].read(name, shape),
+            Some(file) => {
+                let file = &mut self.files[file];
+                let data = file.read(name, shape)?;
+                if self.finite_only
+                    && let Some((index, value)) = first_not_finite(&data)
+                {
+                    let (path, name) = (file.path.clone(), name.into());
+                    return Err(Error::NotFinite { path, name, value, index });
+                }
+                Ok(data)
+            }
             None => {
                 self.missing.push(name.into());
                 Ok(TensorData::zeros::<f32, _>(shape.to_vec()))
@@ -80,7 +122,10 @@ impl TensorFiles {
     }
 
     /// A tensor as it is stored, but in F32.
-    pub(crate) fn tensor<B: Backend, const D: usize>(
+    ///
+    /// # Errors
+    /// As of [`take`](Self::take).
+    pub fn tensor<B: Backend, const D: usize>(
         &mut self,
         name: &str,
         shape: [usize; D],
@@ -92,7 +137,10 @@ impl TensorFiles {
 
     /// A matrix in the layout of the file, in F32 or, if `keep_dtype` and the device knows it, in the
     /// data type of the file.
-    pub(crate) fn matrix<B: Backend>(
+    ///
+    /// # Errors
+    /// As of [`take`](Self::take).
+    pub fn matrix<B: Backend>(
         &mut self,
         name: &str,
         shape: [usize; 2],
@@ -107,7 +155,10 @@ impl TensorFiles {
 
     /// A matrix stored as `[outputs, inputs]`, returned as `[inputs, outputs]`, its `shape`: a view,
     /// so that nothing is transposed in memory. Otherwise as [`matrix`](Self::matrix).
-    pub(crate) fn transposed<B: Backend>(
+    ///
+    /// # Errors
+    /// As of [`take`](Self::take); the shape in them is the file's.
+    pub fn transposed<B: Backend>(
         &mut self,
         name: &str,
         shape: [usize; 2],
@@ -119,7 +170,10 @@ impl TensorFiles {
     }
 
     /// Reports what was missing, then what nobody took.
-    pub(crate) fn finish(self) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::MissingTensors`], [`Error::UnusedTensors`], each with all names.
+    pub fn finish(self) -> Result<()> {
         if !self.missing.is_empty() {
             return Err(Error::MissingTensors { path: self.path, names: self.missing });
         }
@@ -129,6 +183,33 @@ impl TensorFiles {
         }
         Ok(())
     }
+}
+
+/// Where the first value stands that is no finite number, and which kind it is. Such a float has all
+/// bits of its exponent set, and a NaN some of the fraction's.
+fn first_not_finite(data: &TensorData) -> Option<(usize, &'static str)> {
+    let bytes = data.as_bytes();
+    let kind = |bits: u32, exponent: u32, fraction: u32| match bits & exponent == exponent {
+        false => None,
+        true if bits & fraction == 0 => Some("an infinity"),
+        true => Some("a NaN"),
+    };
+    let f32 = |b: &[u8]| kind(u32::from_le_bytes(b.try_into().unwrap()), 0x7f80_0000, 0x7f_ffff);
+    let half = |b: &[u8]| u16::from_le_bytes(b.try_into().unwrap()).into();
+    match data.dtype {
+        DType::F32 => bytes.chunks_exact(4).map(f32).enumerate().find_map(placed),
+        DType::BF16 => {
+            bytes.chunks_exact(2).map(|b| kind(half(b), 0x7f80, 0x7f)).enumerate().find_map(placed)
+        }
+        DType::F16 => {
+            bytes.chunks_exact(2).map(|b| kind(half(b), 0x7c00, 0x3ff)).enumerate().find_map(placed)
+        }
+        dtype => unreachable!("{dtype:?} is not read"),
+    }
+}
+
+fn placed<T>((index, found): (usize, Option<T>)) -> Option<(usize, T)> {
+    found.map(|found| (index, found))
 }
 
 impl Source {

@@ -1,0 +1,153 @@
+//! The one error type of this crate: each variant carries what was found, where, and the remedy.
+
+use std::path::{Path, PathBuf};
+
+/// What can go wrong with the files of a model directory.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: `read`, `write`, `create`.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A JSON file that does not parse, or lacks a key.
+    #[error("{}: {reason}; expected {expected}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The parser's message, which names the key or the line.
+        reason: String,
+        /// What the file should be.
+        expected: &'static str,
+    },
+    /// A directory without a file of weights.
+    #[error(
+        "{} holds no weights: neither {}; give a directory as on the hub",
+        dir.display(), names.join(", nor ")
+    )]
+    NoWeights {
+        /// The directory.
+        dir: PathBuf,
+        /// The names that were looked for.
+        names: &'static [&'static str],
+    },
+    /// A safetensors file or PyTorch checkpoint that is cut short or not one at all.
+    #[error(
+        "{} ({n_bytes} bytes) is not a complete {kind} file: {reason}; copy, download or write it again",
+        path.display()
+    )]
+    CorruptTensors {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        n_bytes: u64,
+        /// What it should be: `safetensors`, `PyTorch`.
+        kind: &'static str,
+        /// What the reader stumbled over.
+        reason: String,
+    },
+    /// Tensors that the model needs and the file lacks.
+    #[error(
+        "{} lacks {} of the model's tensors: {}; is it a checkpoint of this architecture and configuration?",
+        path.display(), names.len(), list(names)
+    )]
+    MissingTensors {
+        /// The file or directory.
+        path: PathBuf,
+        /// The missing names, in the model's order.
+        names: Vec<String>,
+    },
+    /// Tensors in the file that the model has no place for.
+    #[error(
+        "{} holds {} tensors that the model has no place for: {}; does its configuration (layers, targets, policies) match?",
+        path.display(), names.len(), list(names)
+    )]
+    UnusedTensors {
+        /// The file or directory.
+        path: PathBuf,
+        /// The names left over, sorted.
+        names: Vec<String>,
+    },
+    /// A tensor of another shape.
+    #[error(
+        "{}: tensor `{name}` has shape {found:?}, but the configuration asks for {expected:?}; use the configuration that belongs to these weights",
+        path.display()
+    )]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        name: String,
+        /// Its shape in the file.
+        found: Vec<usize>,
+        /// The shape of the model's tensor, in the file's layout.
+        expected: Vec<usize>,
+    },
+    /// A tensor of a data type that is not read here.
+    #[error(
+        "{}: tensor `{name}` has data type {dtype}, but only F32, F16 and BF16 are read; convert it first",
+        path.display()
+    )]
+    TensorDtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// Its data type.
+        dtype: String,
+    },
+    /// An index that names a shard which is not there, or none that could be.
+    #[error(
+        "{} names the shard `{shard}`, which is {reason}; fetch the missing file into the same directory, or the whole model again",
+        index.display()
+    )]
+    MissingShard {
+        /// The index.
+        index: PathBuf,
+        /// The shard, as the index has it.
+        shard: String,
+        /// `not there`, or why it cannot be.
+        reason: &'static str,
+    },
+    /// A weight that is infinite or no number, where finite ones were asked for.
+    #[error(
+        "{}: tensor `{name}` holds {value} (element {index}), so nothing that the model computes would mean anything; the checkpoint is damaged: fetch or train it again",
+        path.display()
+    )]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// `a NaN` or `an infinity`.
+        value: &'static str,
+        /// Its place in the tensor, counted in the file's order from 0.
+        index: usize,
+    },
+}
+
+/// Results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// For `map_err` on input and output: `action` is a verb.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// The first few names: a wrong checkpoint has hundreds.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 6;
+    let mut text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text += &format!(" and {} more", names.len() - SHOWN);
+    }
+    text
+}

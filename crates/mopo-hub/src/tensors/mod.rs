@@ -1,0 +1,129 @@
+//! Tensors in the files of a hub directory: where they are (`model.safetensors`, `pytorch_model.bin`,
+//! shards of either), read one by one and written one by one.
+
+mod read;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::path::{Component, Path, PathBuf};
+
+use burn::tensor::DType;
+use safetensors::tensor::Dtype;
+use serde::{Deserialize, Serialize};
+
+pub use read::TensorFiles;
+pub use write::TensorWriter;
+
+use crate::{Error, Result, read_json};
+
+/// The file of weights that is written.
+pub const WEIGHTS: &str = "model.safetensors";
+/// What a directory may hold, in the order of preference: a whole file, or the index of its shards.
+const FILES: [&str; 4] =
+    [WEIGHTS, "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+/// `….index.json`: which shard holds a tensor.
+#[derive(Deserialize)]
+struct ShardIndex {
+    weight_map: std::collections::BTreeMap<String, String>,
+}
+
+/// A data type of weights, in files and in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightDtype {
+    /// 4 bytes.
+    F32,
+    /// 2 bytes, the range of F32.
+    Bf16,
+    /// 2 bytes, more digits than BF16 in a smaller range.
+    F16,
+}
+
+impl WeightDtype {
+    /// Of a tensor of floats; what files do not know (F64 and quantised) becomes F32.
+    pub fn of(dtype: DType) -> Self {
+        match dtype {
+            DType::BF16 => Self::Bf16,
+            DType::F16 => Self::F16,
+            _ => Self::F32,
+        }
+    }
+
+    /// burn's name.
+    pub fn burn(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+        }
+    }
+
+    /// As safetensors stores it.
+    pub fn stored(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::Bf16 => Dtype::BF16,
+            Self::F16 => Dtype::F16,
+        }
+    }
+
+    /// As `config.json` calls it: `float32`, `bfloat16`, `float16`.
+    pub fn hub_name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+        }
+    }
+}
+
+impl std::str::FromStr for WeightDtype {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            "f16" => Ok(Self::F16),
+            _ => Err("the data types are: f32, bf16, f16".into()),
+        }
+    }
+}
+
+/// The files of weights of a directory, and the one that stands for all of them in errors (the index,
+/// where there are shards). A path that is no directory is taken for the file itself.
+///
+/// # Errors
+/// [`Error::NoWeights`]; [`Error::MissingShard`]; an index that does not parse.
+pub fn find_files(dir_or_file: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
+    if !dir_or_file.is_dir() {
+        return Ok((dir_or_file.into(), vec![dir_or_file.into()]));
+    }
+    let dir = dir_or_file;
+    let found = FILES.into_iter().map(|name| dir.join(name)).find(|file| file.exists());
+    let Some(found) = found else {
+        return Err(Error::NoWeights { dir: dir.into(), names: &FILES });
+    };
+    if found.extension().is_none_or(|e| e != "json") {
+        return Ok((found.clone(), vec![found]));
+    }
+    let shards: ShardIndex = read_json(&found, "the index of a sharded checkpoint")?;
+    let mut names: Vec<String> = shards.weight_map.into_values().collect();
+    names.sort();
+    names.dedup();
+    for name in &names {
+        let missing =
+            |reason| Error::MissingShard { index: found.clone(), shard: name.clone(), reason };
+        let is_inside = Path::new(name).components().all(|c| matches!(c, Component::Normal(_)));
+        if !is_inside || name.is_empty() {
+            return Err(missing("not a name within this directory"));
+        }
+        if !dir.join(name).exists() {
+            return Err(missing("not there"));
+        }
+    }
+    let files = names.into_iter().map(|name| dir.join(name)).collect();
+    Ok((found, files))
+}
