@@ -9,5 +9,6 @@ pub(crate) mod label;
 pub(crate) mod pareto;
 pub(crate) mod prepare;
 pub(crate) mod report;
+pub(crate) mod score;
 mod statistics;
 pub(crate) mod train;

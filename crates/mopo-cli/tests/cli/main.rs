@@ -7,4 +7,5 @@ mod export;
 mod kill_and_resume;
 mod label;
 mod report;
+mod score;
 mod wrong_input;

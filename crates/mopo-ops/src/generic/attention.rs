@@ -59,8 +59,7 @@ pub(crate) fn forward<B: FusedBackend>(
     let parts = rows.rows().iter().filter(|row| !row.is_empty()).map(|row| {
         let part = |x, start, len| split_heads::<B>(slice_tokens::<B>(x, start, len), n_heads);
         let KeyRun { start, len } = row.key_run();
-        let weights =
-            weights::<B>(part(&q, row.start, row.len()), part(&k, start, len), row);
+        let weights = weights::<B>(part(&q, row.start, row.len()), part(&k, start, len), row);
         join_heads::<B>(B::float_matmul(weights, part(&v, start, len)))
     });
     B::float_cat(parts.collect(), 0)

@@ -63,7 +63,8 @@ fn both_forms_of_gelu_and_their_gradients() {
     let found = host::<B>(B::gelu_op(float(x.clone()), Gelu::Erf));
     assert_close(&found, &expected, 5e-7);
     for form in [Gelu::Tanh, Gelu::Erf] {
-        let found = gradients(&[x.clone()], &grad, |x| tensor(A::gelu_op(float(x[0].clone()), form)));
+        let found =
+            gradients(&[x.clone()], &grad, |x| tensor(A::gelu_op(float(x[0].clone()), form)));
         let expected = gradients(&[x.clone()], &grad, |x| {
             let x = float(x[0].clone());
             tensor(match form {
@@ -75,7 +76,8 @@ fn both_forms_of_gelu_and_their_gradients() {
     }
     // Another way to the slope: differences of the definition.
     let found = values(tensor::<B, 2>(B::gelu_erf_backward(float(x.clone()), float(grad.clone()))));
-    let slopes = values(x).into_iter().map(f64::from).map(|x| (exact(x + 1e-4) - exact(x - 1e-4)) / 2e-4);
+    let slopes =
+        values(x).into_iter().map(f64::from).map(|x| (exact(x + 1e-4) - exact(x - 1e-4)) / 2e-4);
     let expected: Vec<f32> = values(grad).iter().zip(slopes).map(|(g, s)| g * s as f32).collect();
     assert_close(&found, &expected, 2e-6);
 }
@@ -93,7 +95,8 @@ fn plain_attention(
     let (mut from, mut keys_from) = (0, 0);
     let mut rows = vec![];
     for &[n, keys] in lengths {
-        let part = |x: &Tensor<A, 2>, from, n, h| x.clone().narrow(0, from, n).narrow(1, h * dim, dim);
+        let part =
+            |x: &Tensor<A, 2>, from, n, h| x.clone().narrow(0, from, n).narrow(1, h * dim, dim);
         let of_heads = (0..heads).map(|h| {
             let (q, k) = (part(&q, from, n, h), part(&k, keys_from, keys, h));
             let scores = q.matmul(k.transpose()) / (dim as f64).sqrt();
@@ -148,7 +151,10 @@ fn attention_over_whole_rows_and_across_and_its_gradients() {
         }
         let seen = rows.rows().iter().map(|row| {
             let keys = row.key_run().len;
-            (0..row.len()).flat_map(|i| (0..keys).map(move |j| (i, j))).filter(|(i, j)| row.sees(*i, *j)).count()
+            (0..row.len())
+                .flat_map(|i| (0..keys).map(move |j| (i, j)))
+                .filter(|(i, j)| row.sees(*i, *j))
+                .count()
         });
         assert_eq!(rows.n_scores(), seen.sum::<usize>());
     }
