@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use mopo_data::write_atomically;
 use mopo_eval::annotate::ScoreStatistics;
 use mopo_eval::reward::{ModelSpec, local_directory};
@@ -33,18 +33,23 @@ fn specs(args: &ScoreArgs) -> Result<Vec<RewardSpec>> {
         .iter()
         .map(|name| RewardSpec::from_name_or_file(name))
         .collect::<mopo_eval::Result<Vec<_>>>()?;
-    let Some(model) = &args.model else { return Ok(specs) };
-    match specs.as_mut_slice() {
-        [] => {
+    match (&args.model, specs.as_mut_slice()) {
+        (None, _) => {}
+        (Some(model), []) => {
             let spec = ModelSpec { path: Some(model.clone()), ..ModelSpec::default() };
             specs.push(RewardSpec::Model(Box::new(spec)));
         }
-        [RewardSpec::Model(spec)] => spec.path = Some(model.clone()),
-        [_] => bail!("--model {model}: the reward of --reward is a function and has no model"),
-        several => bail!(
+        (Some(model), [RewardSpec::Model(spec)]) => spec.path = Some(model.clone()),
+        (Some(model), [_]) => {
+            bail!("--model {model}: the reward of --reward is a function and has no model")
+        }
+        (Some(model), several) => bail!(
             "--model {model} is for one reward, and there are {}; give each one's `path` in a file",
             several.len()
         ),
+    }
+    for (name, spec) in args.rewards.iter().zip(&specs) {
+        spec.check().with_context(|| name.clone())?;
     }
     Ok(specs)
 }

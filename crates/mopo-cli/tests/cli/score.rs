@@ -169,8 +169,10 @@ fn a_model_labels_pairs_and_is_the_axis_of_a_front() {
 
     let config = fs::read_to_string(at("run/config.toml")).unwrap();
     let position = config.find("[[evaluation.rewards]]").unwrap();
-    let axes =
-        format!("[[evaluation.rewards]]\nname = 'kind'\nref_point = -9.0\nreward = {reward}\n");
+    let axes = format!(
+        "[[evaluation.rewards]]\nname = 'kind'\nref_point = -9.0\nreward = {reward}\n\
+         [[evaluation.rewards]]\nname = 'words'\nref_point = 0.0\nreward = {{ kind = 'length' }}\n"
+    );
     let rest = config[position..].find("\n[checkpoints]").map_or("", |i| &config[position + i..]);
     fs::write(at("run/config.toml"), format!("{}{axes}{rest}", &config[..position])).unwrap();
     succeed(mopo(&["pareto"]).arg(at("run")));

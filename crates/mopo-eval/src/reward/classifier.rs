@@ -13,6 +13,7 @@ use crate::Result;
 
 /// A sequence classifier. Every parameter is trainable.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // there are few of them, and burn has no modules in boxes
 pub enum Classifier<B: Backend> {
     /// GPT-2.
     Gpt2(Gpt2<B>),

@@ -16,8 +16,8 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::bert::BertProcessing;
 use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{
-    AddedToken, EncodeInput, PostProcessor, Tokenizer, TruncationDirection, TruncationParams,
-    TruncationStrategy,
+    AddedToken, Encoding, PostProcessor, Tokenizer, TruncationDirection, TruncationParams,
+    TruncationStrategy, truncate_encodings,
 };
 
 use crate::{Error, Result};
@@ -35,8 +35,11 @@ pub enum TruncationSide {
 /// A reward model's tokenizer, which cuts texts to a length.
 #[derive(Debug, Clone)]
 pub struct RewardTokenizer {
+    /// Neither cuts nor pads.
     inner: Tokenizer,
     dir: PathBuf,
+    max_tokens: usize,
+    direction: TruncationDirection,
 }
 
 /// What [`RewardTokenizer::load`] reads, where it is there.
@@ -95,6 +98,7 @@ impl RewardTokenizer {
     ) -> Result<Self> {
         let dir = dir.into();
         inner.with_padding(None);
+        inner.with_truncation(None).map_err(refused(&dir))?;
         let special = inner.get_post_processor().map_or(0, |p| p.added_tokens(true));
         if max_tokens <= special {
             let expected =
@@ -105,14 +109,7 @@ impl RewardTokenizer {
             TruncationSide::Left => TruncationDirection::Left,
             TruncationSide::Right => TruncationDirection::Right,
         };
-        let truncation = TruncationParams {
-            direction,
-            max_length: max_tokens,
-            strategy: TruncationStrategy::LongestFirst,
-            stride: 0,
-        };
-        inner.with_truncation(Some(truncation)).map_err(refused(&dir))?;
-        Ok(Self { inner, dir })
+        Ok(Self { inner, dir, max_tokens, direction })
     }
 
     /// The ids of a text, or of two, with the special tokens that belong around them, and whether
@@ -121,12 +118,26 @@ impl RewardTokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if the library refuses the text.
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<(Vec<u32>, bool)> {
-        let input: EncodeInput<'_> = match pair {
-            None => text.into(),
-            Some(pair) => (text, pair).into(),
+        let refused = refused(&self.dir);
+        let one = |text: &str| self.inner.encode_fast(text, false).map_err(&refused);
+        // An empty second text is none, as in the reference library.
+        let pair = pair.filter(|pair| !pair.is_empty());
+        let (text, pair) = (one(text)?, pair.map(one).transpose()?);
+        let special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(pair.is_some()));
+        let n = |encoding: &Encoding| encoding.get_ids().len();
+        let before = n(&text) + pair.as_ref().map_or(0, n);
+        // Cut here and not within the library's `encode`, which stops early in each of the two texts
+        // and then does not know which was the longer.
+        let params = TruncationParams {
+            direction: self.direction,
+            max_length: self.max_tokens - special,
+            strategy: TruncationStrategy::LongestFirst,
+            stride: 0,
         };
-        let encoding = self.inner.encode_fast(input, true).map_err(refused(&self.dir))?;
-        Ok((encoding.get_ids().to_vec(), !encoding.get_overflowing().is_empty()))
+        let (text, pair) = truncate_encodings(text, pair, &params).map_err(&refused)?;
+        let cut = before > n(&text) + pair.as_ref().map_or(0, n);
+        let whole = self.inner.post_process(text, pair, true).map_err(&refused)?;
+        Ok((whole.get_ids().to_vec(), cut))
     }
 
     /// The id of a token.
@@ -139,14 +150,12 @@ impl RewardTokenizer {
         self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
     }
 
-    /// Writes `tokenizer.json` into `dir`, without the cutting.
+    /// Writes `tokenizer.json` into `dir`.
     ///
     /// # Errors
     /// The file that could not be written.
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
-        let mut inner = self.inner.clone();
-        inner.with_truncation(None).map_err(refused(&self.dir))?;
-        let json = inner.to_string(true).map_err(refused(&self.dir))?;
+        let json = self.inner.to_string(true).map_err(refused(&self.dir))?;
         Ok(mopo_hub::write_atomically(&dir.as_ref().join("tokenizer.json"), json.as_bytes())?)
     }
 }
@@ -234,7 +243,8 @@ fn file(dir: &Path, name: &str) -> Result<String> {
 fn byte_level(dir: &Path, is_bart: bool) -> Result<Tokenizer> {
     let settings = Settings::read(dir)?;
     let model = BPE::from_file(&file(dir, "vocab.json")?, &file(dir, "merges.txt")?);
-    let mut inner = Tokenizer::new(model.build().map_err(refused(dir))?);
+    let broken = |e: tokenizers::Error| refused(dir)(format!("vocab.json with merges.txt: {e}"));
+    let mut inner = Tokenizer::new(model.build().map_err(broken)?);
     let prefix = settings.flag("add_prefix_space").unwrap_or(false);
     let bytes = ByteLevel::default().add_prefix_space(prefix);
     inner.with_pre_tokenizer(Some(bytes));
@@ -278,7 +288,8 @@ fn word_piece(dir: &Path) -> Result<Tokenizer> {
     let special = |role, default| settings.special(role, Some(default)).expect("it has a default");
     let unknown = special("unk_token", "[UNK]");
     let model = WordPiece::from_file(&file(dir, "vocab.txt")?).unk_token(unknown.content.clone());
-    let mut inner = Tokenizer::new(model.build().map_err(refused(dir))?);
+    let broken = |e: tokenizers::Error| refused(dir)(format!("vocab.txt: {e}"));
+    let mut inner = Tokenizer::new(model.build().map_err(broken)?);
     let normalizer = BertNormalizer::new(
         true,
         settings.flag("tokenize_chinese_chars").unwrap_or(true),

@@ -45,7 +45,8 @@ fn every_rule_of_pooling_is_the_reference_librarys_of_its_time() {
                     let Some(expected) = case.by_rule.get(rule) else { continue };
                     let row = reward.tokens(&case.prompt, &case.response).unwrap();
                     relative(rule, &reward.logits(&[row])[0], expected);
-                    seen.insert((rule, *expected == case.logits));
+                    let distance = (expected[0] - case.logits[0]).abs();
+                    seen.insert((rule, distance < 1e-3));
                 }
             }
         }

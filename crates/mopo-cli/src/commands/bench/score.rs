@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use mopo_eval::Reward;
 use mopo_eval::reward::{ModelReward, ModelSpec, local_directory};
 use mopo_eval::score::TextFile;
 use mopo_ops::FusedBackend;
