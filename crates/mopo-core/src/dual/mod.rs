@@ -3,6 +3,8 @@
 
 mod data;
 mod newton;
+mod rest;
+mod simplicial;
 mod state;
 mod tabular;
 
