@@ -2,11 +2,13 @@
 //! it builds in seconds; what needs a model is a run of the `mopo` binary.
 
 mod bench_pareto;
+mod bench_score;
 mod bench_train;
 mod cargo;
 mod ci;
 mod machine;
 mod matrix;
+mod measured;
 mod tidy;
 
 use std::process::ExitCode;
@@ -28,6 +30,9 @@ cargo xtask <command> [-- arguments]
   bench train [--peers] [--python PATH | --make-venv DIR] [--rounds N] [--out FILE]
            the training step and generation; with --peers against TRL, PyTorch and transformers,
            in turns; `cargo xtask bench train --help`
+  bench score [--python PATH] [--rounds N] [--out FILE]
+           scores of a reward model; with an interpreter against transformers, in turns;
+           `cargo xtask bench score --help`
   matrix   the test suite on every backend, and what was skipped and why
   tidy     layout rules: crate edges, file lengths, headers
   ci       what CI runs (.ci/run): format, clippy, tests, a tiny run from data to figure
@@ -56,6 +61,7 @@ fn run() -> Result<ExitCode> {
             bench_pareto::run(&rest[1..])
         }
         Some("bench") if rest.first().is_some_and(|a| a == "train") => bench_train::run(&rest[1..]),
+        Some("bench") if rest.first().is_some_and(|a| a == "score") => bench_score::run(&rest[1..]),
         Some("bench") if rest.first().is_some_and(|a| a == "ops") => {
             cargo::bench("mopo-ops", &rest[1..])
         }

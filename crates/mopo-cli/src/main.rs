@@ -26,6 +26,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => commands::train::run(args),
         Command::Pareto(args) => commands::pareto::run(args),
+        Command::Score(args) => commands::score::run(args),
         Command::Report(args) => commands::report::run(args),
         Command::Generate(args) => commands::generate::run(args),
         Command::Export(args) => commands::export::run(args),

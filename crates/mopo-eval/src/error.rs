@@ -108,6 +108,42 @@ pub enum Error {
         /// The reason.
         source: serde_json::Error,
     },
+    /// An error inside of a named file.
+    #[error("{}: {source}", path.display())]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: Box<Error>,
+    },
+    /// A model's tokenizer that cannot be built or used.
+    #[error("the tokenizer of {}: {why}; {remedy}", path.display())]
+    Tokenizer {
+        /// The model's directory, or the file in it.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A text that a reward model cannot score.
+    #[error("reward `{reward}`: text {index} {why}")]
+    Text {
+        /// The reward.
+        reward: String,
+        /// The index of the text among those given.
+        index: usize,
+        /// What is wrong with it, and the remedy.
+        why: String,
+    },
+    /// A reward model that is not there.
+    #[error("there is no model at `{model}`: {remedy}")]
+    NoModel {
+        /// A directory, or a name on the hub.
+        model: String,
+        /// What to do.
+        remedy: String,
+    },
     /// A file could not be written, or a model directory is not as it should be.
     #[error(transparent)]
     Hub(#[from] mopo_hub::Error),
@@ -125,6 +161,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     pub(crate) fn labels(path: &Path, message: impl Into<String>) -> Self {
         Self::Labels { path: path.into(), message: message.into() }
+    }
+
+    /// The same about the text at another index.
+    pub(crate) fn at(self, index: usize) -> Self {
+        match self {
+            Self::Text { reward, why, .. } => Self::Text { reward, index, why },
+            other => other,
+        }
     }
 
     pub(crate) fn invalid(

@@ -9,8 +9,9 @@
 //! and how sure that is; [`write_report`] writes the figures, the tables and one self-contained page.
 //! [`RecordedRun::read`] reads such a result back, and [`combine`] puts several side by side.
 //!
-//! Absent on purpose: no language model and no tensor (text and numbers come in from outside), and
-//! no tolerance in dominance. Scores are always *larger is better*.
+//! Tensors are in [`reward`] alone, generic over burn's backend; rewards that are functions of the text
+//! need none. Absent on purpose: no language model (responses come in from outside), and no tolerance
+//! in dominance. Scores are always *larger is better*.
 
 pub mod annotate;
 mod bootstrap;
@@ -23,6 +24,7 @@ pub mod plot;
 mod quality;
 mod report;
 pub mod reward;
+pub mod score;
 mod statistics;
 
 pub use bootstrap::{Estimate, HypervolumeDifference, Interval};

@@ -1,5 +1,6 @@
 //! Gradients on `Autodiff`: a block, a LayerNorm and a log-probability are one node each, with
-//! gradients written by hand. All other operations are differentiable by their generic bodies.
+//! gradients written by hand; so are a linear layer, GELU and attention, in `nodes`. All other
+//! operations are differentiable by their generic bodies.
 
 use std::sync::Arc;
 
@@ -13,7 +14,8 @@ use burn::tensor::{Shape, TensorData, TensorMetadata};
 use crate::block::{self, LINEARS, Saved, Wanted};
 use crate::generic::norm::parameter_gradients;
 use crate::{
-    BlockContext, BlockParams, FusedBackend, LinearParams, LoraParams, Matrix, QuantisedMatrix,
+    BlockContext, BlockParams, FusedBackend, Gelu, LinearParams, LoraParams, Matrix, PackedRows,
+    QuantisedMatrix, nodes,
 };
 
 /// Parents of a block's node: x, gamma, beta; then weight, bias, A and B of each linear layer.
@@ -244,6 +246,29 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
             OpsKind::UnTracked(prep) => prep.finish(y),
             OpsKind::Tracked(prep) => prep.finish((x, gamma, epsilon), y),
         }
+    }
+
+    fn linear_op(
+        add: Option<FloatTensor<Self>>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        nodes::linear::<B, C>(add, x, weight, bias)
+    }
+
+    fn gelu_op(x: FloatTensor<Self>, form: Gelu) -> FloatTensor<Self> {
+        nodes::gelu::<B, C>(x, form)
+    }
+
+    fn attention_op(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        rows: &Arc<PackedRows>,
+        n_heads: usize,
+    ) -> FloatTensor<Self> {
+        nodes::attention::<B, C>([q, k, v], rows, n_heads)
     }
 
     fn linear_log_prob(

@@ -1,13 +1,14 @@
-//! The trait: what a backend computes for a phi decoder. Every method has a body in burn's own
+//! The trait: what a backend computes for a transformer. Every method has a body in burn's own
 //! operations, so that a new backend costs one empty `impl`; a backend with kernels of its own
 //! overrides what pays.
 //!
 //! Methods whose name ends in `_backward` are the gradients of the method without it. `Autodiff`
-//! overrides only [`FusedBackend::parallel_block`], [`FusedBackend::layer_norm_op`] and
-//! [`FusedBackend::linear_log_prob`]; all other methods, on `Autodiff`, are differentiable by their
+//! overrides only [`FusedBackend::parallel_block`], [`FusedBackend::linear_log_prob`] and those whose
+//! name ends in `_op`; all other methods, on `Autodiff`, are differentiable by their
 //! bodies, which is what the tests compare the gradients with.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::{FloatTensor, IntTensor};
@@ -34,6 +35,15 @@ impl<B: Backend> Init<B> {
     pub fn add(tensor: Option<FloatTensor<B>>) -> Self {
         Self { add: tensor, bias: None }
     }
+}
+
+/// The two forms of GELU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gelu {
+    /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`, called `gelu_new` or `gelu_pytorch_tanh`.
+    Tanh,
+    /// `x/2 · (1 + erf(x/√2))`, called `gelu`.
+    Erf,
 }
 
 /// The numbers of one step of Adam.
@@ -68,7 +78,7 @@ impl AdamFactors {
 /// Keys or values of past tokens: `[rows, capacity, features]`, of which the first few are filled.
 pub type KvStore<B> = FloatTensor<B>;
 
-/// A backend that runs a phi decoder. Tensors are `[n_tokens, features]` unless said otherwise, and
+/// A backend that runs transformers. Tensors are `[n_tokens, features]` unless said otherwise, and
 /// f32 unless said otherwise.
 pub trait FusedBackend: Backend {
     /// `init + alpha · a · b`, with `a` or `b` transposed first if so asked. Matrices.
@@ -109,6 +119,16 @@ pub trait FusedBackend: Backend {
         generic::elementwise::gelu_backward::<Self>(x, grad)
     }
 
+    /// GELU by its definition: `x/2 · (1 + erf(x/√2))`.
+    fn gelu_erf(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::elementwise::gelu_erf::<Self>(x)
+    }
+
+    /// `grad · dGELU/dx` of [`gelu_erf`](Self::gelu_erf).
+    fn gelu_erf_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::elementwise::gelu_erf_backward::<Self>(x, grad)
+    }
+
     /// Each token to mean 0 and variance 1 (`epsilon` is added to it), times `gamma`, plus `beta`,
     /// both `[features]`.
     fn layer_norm_forward(
@@ -145,7 +165,8 @@ pub trait FusedBackend: Backend {
     }
 
     /// Softmax attention within the rows of `rows`, scores divided by the root of a head's size; `q`,
-    /// `k` and `v` hold their heads side by side.
+    /// `[n_tokens, features]`, and `k` and `v`, `[n_keys, features]`, hold their heads side by side.
+    /// A row with tokens must have keys.
     fn packed_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -252,6 +273,35 @@ pub trait FusedBackend: Backend {
         Self::layer_norm_forward(x, gamma, beta, epsilon)
     }
 
+    /// `add + x · W + bias`, differentiable in all its tensors; W is `[inputs, outputs]`.
+    fn linear_op(
+        add: Option<FloatTensor<Self>>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::weight_matmul(Init { add, bias: Some(bias) }, x, &Matrix::Dense(weight), false)
+    }
+
+    /// GELU in either form, differentiable.
+    fn gelu_op(x: FloatTensor<Self>, form: Gelu) -> FloatTensor<Self> {
+        match form {
+            Gelu::Tanh => Self::gelu_tanh(x),
+            Gelu::Erf => Self::gelu_erf(x),
+        }
+    }
+
+    /// [`packed_attention`](Self::packed_attention), differentiable in q, k and v.
+    fn attention_op(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        rows: &Arc<PackedRows>,
+        n_heads: usize,
+    ) -> FloatTensor<Self> {
+        Self::packed_attention(q, k, v, rows, n_heads)
+    }
+
     /// [`log_prob_forward`](Self::log_prob_forward), differentiable in hidden and, where they are
     /// dense, in weight and bias.
     fn linear_log_prob(
@@ -264,7 +314,7 @@ pub trait FusedBackend: Backend {
     }
 }
 
-/// A backend with gradients whose inner backend, too, runs a phi decoder.
+/// A backend with gradients whose inner backend, too, runs transformers.
 pub trait FusedAutodiffBackend: AutodiffBackend<InnerBackend: FusedBackend> + FusedBackend {}
 
 impl<B: AutodiffBackend<InnerBackend: FusedBackend> + FusedBackend> FusedAutodiffBackend for B {}

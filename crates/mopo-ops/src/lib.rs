@@ -1,4 +1,4 @@
-//! The operations that a training step of a phi decoder spends its time in, fused, on any backend
+//! The operations that transformers (phi's decoder, the classifiers of rewards) spend their time in, fused, on any backend
 //! of burn: [`FusedBackend`]. Bodies are written in burn's own operations; flex has native kernels.
 //! Gradients are written by hand.
 //!
@@ -11,6 +11,7 @@ mod backend;
 mod block;
 mod generic;
 mod matrix;
+mod nodes;
 mod quant;
 mod rows;
 
@@ -19,7 +20,7 @@ mod flex;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{AdamFactors, FusedAutodiffBackend, FusedBackend, Init, KvStore};
+pub use backend::{AdamFactors, FusedAutodiffBackend, FusedBackend, Gelu, Init, KvStore};
 pub use block::{BlockContext, BlockParams, LINEARS, LinearParams, LoraParams, block_with_store};
 #[cfg(feature = "flex")]
 pub use flex::matmul_rate;
@@ -27,4 +28,4 @@ pub use matrix::Matrix;
 pub use quant::{
     NF4 as NF4_VALUES, QuantError, QuantFormat, QuantLayout, QuantisedData, QuantisedMatrix,
 };
-pub use rows::{PackedRow, PackedRows, Piece};
+pub use rows::{KeyRun, PackedRow, PackedRows, Piece};

@@ -1,5 +1,5 @@
-//! Which tokens of a batch belong together: rows of a prompt and up to two responses that do not
-//! see each other, one behind the other without padding.
+//! Which tokens of a batch see which: rows of a prompt and up to two responses that do not see each
+//! other, or rows that see a run of keys as a whole; one behind the other without padding.
 
 /// One row: a prompt and two responses, either of which may be empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,12 +12,25 @@ pub struct PackedRow {
     pub first: usize,
     /// Tokens of the second response; it does not see the first.
     pub second: usize,
+    /// The keys of the row, if every token sees all of them. Without, the row's own tokens are the
+    /// keys, and a token sees none behind it.
+    pub keys: Option<KeyRun>,
 }
 
-/// A run of queries and the keys that they see: a prefix as a whole, then their own run causally.
+/// A run of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyRun {
+    /// Index of its first token in the batch of keys.
+    pub start: usize,
+    /// Its tokens.
+    pub len: usize,
+}
+
+/// A run of queries and the keys that they see: a prefix as a whole, then, unless the row has keys
+/// of its own ([`PackedRow::keys`]), their own run causally.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
-    /// First token of the prefix, counted from the row's start.
+    /// First token of the prefix, counted from where the row's keys start.
     pub prefix_start: usize,
     /// Tokens of the prefix.
     pub prefix: usize,
@@ -25,6 +38,8 @@ pub struct Piece {
     pub start: usize,
     /// Tokens of the run.
     pub len: usize,
+    /// Whether the run's own tokens are keys.
+    pub causal: bool,
 }
 
 /// The rows of a batch, in order and without gaps.
@@ -32,6 +47,7 @@ pub struct Piece {
 pub struct PackedRows {
     rows: Vec<PackedRow>,
     n_tokens: usize,
+    n_keys: usize,
 }
 
 impl PackedRow {
@@ -45,17 +61,28 @@ impl PackedRow {
         self.len() == 0
     }
 
-    /// The row as causal runs: prompt and first response are one, the second response another.
+    /// The run of keys that the row's tokens may see.
+    pub fn key_run(&self) -> KeyRun {
+        self.keys.unwrap_or(KeyRun { start: self.start, len: self.len() })
+    }
+
+    /// The row as runs: prompt and first response are one, the second response another. A row that
+    /// sees a run of keys as a whole is one.
     pub fn pieces(&self) -> [Piece; 2] {
         let joined = self.prompt + self.first;
+        let (prefix, causal) = self.keys.map_or((0, true), |keys| (keys.len, false));
         [
-            Piece { prefix_start: 0, prefix: 0, start: 0, len: joined },
-            Piece { prefix_start: 0, prefix: self.prompt, start: joined, len: self.second },
+            Piece { prefix_start: 0, prefix, start: 0, len: joined, causal },
+            Piece { prefix_start: 0, prefix: self.prompt, start: joined, len: self.second, causal },
         ]
     }
 
-    /// Whether the query at `query` sees the key at `key`, both counted from the row's start.
+    /// Whether the query at `query` sees the key at `key`, counted from where the row and its keys
+    /// start.
     pub fn sees(&self, query: usize, key: usize) -> bool {
+        if let Some(keys) = self.keys {
+            return key < keys.len;
+        }
         let second = self.prompt + self.first;
         key <= query && (query < second || key < self.prompt || key >= second)
     }
@@ -66,9 +93,35 @@ impl PackedRows {
     pub fn new(lengths: impl IntoIterator<Item = [usize; 3]>) -> Self {
         let mut this = Self::default();
         for [prompt, first, second] in lengths {
-            let row = PackedRow { start: this.n_tokens, prompt, first, second };
+            let row = PackedRow { start: this.n_tokens, prompt, first, second, keys: None };
             this.n_tokens += row.len();
             this.rows.push(row);
+        }
+        this.n_keys = this.n_tokens;
+        this
+    }
+
+    /// Rows of the given lengths whose tokens see the whole of their row, in both directions.
+    pub fn bidirectional(lengths: impl IntoIterator<Item = usize>) -> Self {
+        Self::across(lengths.into_iter().map(|n| [n, n]))
+    }
+
+    /// Rows of the given numbers of queries and keys, each query seeing all keys of its row: queries
+    /// in one batch, keys in another, both in this order and without gaps.
+    pub fn across(lengths: impl IntoIterator<Item = [usize; 2]>) -> Self {
+        let mut this = Self::default();
+        for [queries, keys] in lengths {
+            let run = KeyRun { start: this.n_keys, len: keys };
+            let start = this.n_tokens;
+            this.rows.push(PackedRow {
+                start,
+                prompt: queries,
+                first: 0,
+                second: 0,
+                keys: Some(run),
+            });
+            this.n_tokens += queries;
+            this.n_keys += keys;
         }
         this
     }
@@ -83,11 +136,18 @@ impl PackedRows {
         self.n_tokens
     }
 
+    /// Keys of all rows.
+    pub fn n_keys(&self) -> usize {
+        self.n_keys
+    }
+
     /// Pairs of a query and a key that see each other: the work of attention.
     pub fn n_scores(&self) -> usize {
         let triangle = |n: usize| n * (n + 1) / 2;
-        let row =
-            |r: &PackedRow| triangle(r.prompt + r.first) + r.second * r.prompt + triangle(r.second);
+        let row = |r: &PackedRow| match r.keys {
+            Some(keys) => r.len() * keys.len,
+            None => triangle(r.prompt + r.first) + r.second * r.prompt + triangle(r.second),
+        };
         self.rows.iter().map(row).sum()
     }
 }

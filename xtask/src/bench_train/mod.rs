@@ -3,8 +3,8 @@
 //! one that fails does not lose the others' results.
 
 mod participants;
-mod python;
-mod report;
+pub(crate) mod python;
+pub(crate) mod report;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -230,7 +230,7 @@ fn build(options: &Options, target: &Path) -> Result<PathBuf> {
 }
 
 /// Writes a file whole or not at all.
-fn write_whole(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write_whole(path: &Path, text: &str) -> Result<()> {
     let part = path.with_extension("part");
     fs::write(&part, text).with_context(|| part.display().to_string())?;
     fs::rename(&part, path).with_context(|| path.display().to_string())

@@ -1,8 +1,7 @@
 //! Who is measured, and one run of each as a process of its own that prints a JSON line.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -10,6 +9,7 @@ use serde_json::Value;
 use super::Options;
 use super::python::Python;
 use crate::cargo::root;
+use crate::measured::measured_line;
 
 const GENERATE: &str = "xtask/peers/generate.py";
 
@@ -182,64 +182,10 @@ impl Participant {
     pub(super) fn run(&self, runs: &[Run], folder: &Path) -> Outcome {
         let mut command = (self.command)();
         (self.after)(&mut command, runs);
-        let out = match command.stdin(Stdio::null()).output() {
-            Ok(out) => out,
-            Err(e) => {
-                return Outcome::Failed(format!(
-                    "{} cannot be started: {e}",
-                    command.get_program().to_string_lossy()
-                ));
-            }
-        };
-        let (said, complained) =
-            (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-        let line = said.lines().rev().find_map(|l| serde_json::from_str::<Value>(l).ok());
-        match line.filter(|line| line.is_object() && out.status.success()) {
-            Some(line) => Outcome::Line(line),
-            None => {
-                let log = folder.join(format!("{}.log", self.name));
-                let kept = fs::write(&log, format!("{said}\n{complained}")).is_ok();
-                let last = complained.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("");
-                let place = match kept {
-                    true => format!("all of its output is in {}", log.display()),
-                    false => "its output could not be kept".into(),
-                };
-                Outcome::Failed(format!("{} ({}); {place}", last.trim(), out.status))
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn of(script: &'static str) -> Outcome {
-        let command = move || {
-            let mut command = Command::new("sh");
-            command.args(["-c", script]);
-            command
-        };
-        let participant = Participant {
-            name: "test",
-            shown: String::new(),
-            command: Box::new(command),
-            after: |_, _| (),
-        };
-        participant.run(&[], Path::new("no such folder"))
-    }
-
-    #[test]
-    fn the_last_json_line_counts_and_only_of_a_process_that_succeeded() {
-        let Outcome::Line(line) = of("echo warning; echo '{\"a\": 1}'; echo '{\"a\": 2}'; echo")
-        else {
-            panic!("no line");
-        };
-        assert_eq!(line["a"], 2);
-        for script in ["echo '{\"a\": 1}'; echo out of memory >&2; exit 3", "echo nothing"] {
-            let Outcome::Failed(why) = of(script) else { panic!("{script}") };
-            assert!(why.contains("exit status"), "{why}");
-            assert!(!script.contains("memory") || why.contains("out of memory"), "{why}");
+        let log = folder.join(format!("{}.log", self.name));
+        match measured_line(&mut command, &log) {
+            Ok(line) => Outcome::Line(line),
+            Err(why) => Outcome::Failed(why),
         }
     }
 }

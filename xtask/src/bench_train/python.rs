@@ -9,17 +9,17 @@ use anyhow::{Context, Result, bail, ensure};
 use super::Options;
 use crate::cargo::{root, status};
 
-const REQUIREMENTS: &str = "xtask/peers/requirements.txt";
-const WRITE_PAIRS: &str = "xtask/peers/write_pairs.py";
+pub(crate) const REQUIREMENTS: &str = "xtask/peers/requirements.txt";
+pub(crate) const WRITE_PAIRS: &str = "xtask/peers/write_pairs.py";
 
 /// Files of the peers' folder that are called.
 const SCRIPTS: &[&str] = &["hh_pairs.py", "phi_mini.py", "torch_step.py", "trl_dpo.py"];
 
 /// An interpreter, and what it has.
-pub(super) struct Python {
-    pub(super) path: PathBuf,
+pub(crate) struct Python {
+    pub(crate) path: PathBuf,
     /// For the page: `torch 2.15.0, …`.
-    pub(super) versions: String,
+    pub(crate) versions: String,
 }
 
 impl Python {
@@ -47,6 +47,11 @@ impl Python {
                 folder.join("venv").display()
             ),
         };
+        Self::at(path)
+    }
+
+    /// This one.
+    pub(crate) fn at(path: PathBuf) -> Result<Self> {
         let versions = versions(&path)?;
         eprintln!("peers: {versions}");
         Ok(Self { path, versions })
@@ -54,7 +59,7 @@ impl Python {
 
     /// A script with its arguments. Nothing is looked up on the network, and every library keeps to
     /// the threads.
-    pub(super) fn script(&self, script: &Path, threads: usize) -> Command {
+    pub(crate) fn script(&self, script: &Path, threads: usize) -> Command {
         let mut command = Command::new(&self.path);
         command.arg(script).env("HF_HUB_OFFLINE", "1").env("PYTHONDONTWRITEBYTECODE", "1");
         for name in ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"] {

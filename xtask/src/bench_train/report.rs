@@ -24,11 +24,11 @@ pub(super) struct Context<'a> {
 }
 
 /// The command line as the page shows it: paths of this machine say nothing elsewhere.
-pub(super) fn shown(args: &[String]) -> String {
+pub(crate) fn shown(args: &[String]) -> String {
     let path_follows = |flag: &str| match flag {
-        "--peers-dir" | "--make-venv" | "--model" => Some("DIR"),
+        "--peers-dir" | "--make-venv" | "--model" | "--tokenizer" => Some("DIR"),
         "--python" | "--mopo" => Some("PATH"),
-        "--pairs" => Some("FILE"),
+        "--pairs" | "--texts" => Some("FILE"),
         _ => None,
     };
     let mut out: Vec<&str> = Vec::new();
@@ -314,7 +314,7 @@ fn rates(m: &Medians<'_>) -> String {
 }
 
 /// Three digits, or all of those before the point.
-fn number(x: f64) -> String {
+pub(crate) fn number(x: f64) -> String {
     let size = x.abs();
     match size {
         0.0 => "0".into(),

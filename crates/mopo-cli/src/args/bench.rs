@@ -20,6 +20,8 @@ pub(crate) enum Measurement {
     Train(BenchTrainArgs),
     /// Greedy generation with the key-value cache
     Generate(BenchGenerateArgs),
+    /// Scores of texts by a reward model
+    Score(BenchScoreArgs),
     /// Products of f32 matrices on the CPU, of the shapes of a step
     Matmul(BenchMatmulArgs),
 }
@@ -122,6 +124,25 @@ pub(crate) struct BenchGenerateArgs {
     /// Times; the median leaves out the first
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = count)]
     pub(crate) repeats: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchScoreArgs {
+    /// Reward model in the hub's layout, with a reward.toml
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Texts as JSON lines of prompt and response
+    #[arg(long, value_name = "FILE")]
+    pub(crate) texts: PathBuf,
+    /// Times; the median leaves out the first
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = count)]
+    pub(crate) repeats: usize,
+    /// Threads
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = count)]
+    pub(crate) threads: usize,
+    /// flex (the CPU), ndarray, cuda or cuda:N
+    #[arg(long, default_value = "flex")]
+    pub(crate) device: Device,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use mopo_eval::annotate::ShardIndex;
 
+use crate::device::Device;
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The file of rewards has one entry per objective:
@@ -63,4 +65,7 @@ pub(crate) struct LabelArgs {
     /// Replace another file at --out
     #[arg(long)]
     pub(crate) force: bool,
+    /// Where reward models compute: flex (the CPU), ndarray, cuda or cuda:N
+    #[arg(long, default_value = "flex")]
+    pub(crate) device: Device,
 }

@@ -5,6 +5,7 @@ mod bench;
 mod label;
 mod numbers;
 mod report;
+mod score;
 
 use std::path::PathBuf;
 
@@ -18,6 +19,7 @@ pub(crate) use bandit::*;
 pub(crate) use bench::*;
 pub(crate) use label::*;
 pub(crate) use report::*;
+pub(crate) use score::*;
 
 /// Align language models to several human objectives at once.
 #[derive(Debug, Parser)]
@@ -31,6 +33,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Prepare data, warm-start a model, train the policies of MOPO or DPO
     Train(TrainArgs),
+    /// Score texts with reward models and other rewards
+    Score(ScoreArgs),
     /// Generate with every policy of a run, score, draw the Pareto front
     Pareto(ParetoArgs),
     /// Put the results of `mopo pareto` on one page: of one run, or of several to compare

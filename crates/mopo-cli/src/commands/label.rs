@@ -4,12 +4,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use mopo_data::{PreparedSet, sha256_hex, write_atomically};
+use mopo_eval::Reward;
 use mopo_eval::annotate::{
     LabelConfig, LabelRecord, LabelSet, Labelling, Progress as Saved, Shard, merge_shards,
 };
+use mopo_eval::reward::local_directory;
+use mopo_ops::FusedBackend;
 use mopo_train::{Progress as _, RunConfig, check_data_path, prepare_records};
 
 use crate::args::LabelArgs;
+use crate::device::{Job, dispatch};
 use crate::progress::Bars;
 
 pub(crate) fn run(args: LabelArgs) -> Result<()> {
@@ -21,14 +25,29 @@ pub(crate) fn run(args: LabelArgs) -> Result<()> {
         }
         return Ok(());
     }
-    let rewards = args.rewards.as_ref().context("--rewards is missing")?;
-    let config = LabelConfig::from_file(rewards)?;
-    // Before the set is read: a reward that cannot be built is the quicker error.
-    let built = config.build()?;
-    let rewards_sha256 = config.hash(&config.contents()?);
-    let set = read(&args)?;
+    dispatch(args.device, Label(args))
+}
+
+struct Label(LabelArgs);
+
+impl Job for Label {
+    type Output = ();
+
+    fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
+        let Self(args) = self;
+        let rewards = args.rewards.as_ref().context("--rewards is missing")?;
+        let config = LabelConfig::from_file(rewards)?;
+        // Before the set is read: a reward that cannot be built is the quicker error.
+        let built = config.build::<B>(&device, &local_directory)?;
+        label(&args, config, &built)
+    }
+}
+
+fn label(args: &LabelArgs, config: LabelConfig, rewards: &[Box<dyn Reward>]) -> Result<()> {
+    let rewards_sha256 = config.hash(&config.contents(&local_directory)?);
+    let set = read(args)?;
     let labelling = Labelling { config, keep: args.keep, input_sha256: set.hash(), rewards_sha256 };
-    if is_there(&args, &labelling)? {
+    if is_there(args, &labelling)? {
         return Ok(());
     }
     let rows = match args.shard {
@@ -46,9 +65,10 @@ pub(crate) fn run(args: LabelArgs) -> Result<()> {
     }
     bars.begin("label", saved.n_done(), records.len());
     let scores = saved
-        .run(&built, &records, &mut |n| (0..n).for_each(|_| bars.advance("")))
+        .run(rewards, &records, &mut |n| (0..n).for_each(|_| bars.advance("")))
         .with_context(|| format!("what was scored before is in {}", dir.display()))?;
     bars.end("");
+    rewards.iter().flat_map(|reward| reward.notes()).for_each(|note| eprintln!("{note}"));
     match args.shard {
         Some(index) => {
             let n_pairs = records.len();

@@ -10,5 +10,6 @@ mod models;
 pub(crate) mod pareto;
 pub(crate) mod prepare;
 pub(crate) mod report;
+pub(crate) mod score;
 mod statistics;
 pub(crate) mod train;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use mopo_core::Objectives;
-use mopo_eval::reward::score_all;
+use mopo_eval::reward::{local_directory, score_all};
 use mopo_eval::{
     ClusterConfig, Evaluation, FrontConfig, FrontReport, PolicyGroup, PolicySamples,
     PromptEmbedding, ReportExtras, RunExtras, cluster_embedded, cluster_prompts, write_report,
@@ -117,7 +117,7 @@ impl Job for Pareto {
         let rewards = settings
             .rewards
             .iter()
-            .map(|axis| axis.reward.build())
+            .map(|axis| axis.reward.build::<B>(&device, &local_directory))
             .collect::<mopo_eval::Result<Vec<_>>>()?;
         let objectives = self.objectives;
         let generation = GenerationConfig {
@@ -144,6 +144,7 @@ impl Job for Pareto {
             });
         }
         bars.end("");
+        rewards.iter().flat_map(|reward| reward.notes()).for_each(|note| eprintln!("{note}"));
 
         let whose = format!(
             "responses of the warm start of {} to {} held-out prompts (temperature {}, seed {})",

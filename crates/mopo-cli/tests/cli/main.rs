@@ -8,4 +8,5 @@ mod hub;
 mod kill_and_resume;
 mod label;
 mod report;
+mod score;
 mod wrong_input;

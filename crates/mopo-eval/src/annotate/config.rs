@@ -4,8 +4,10 @@ use std::path::Path;
 
 use mopo_core::Objectives;
 use mopo_data::{indicator_of_scores, sha256_hex};
+use mopo_ops::FusedBackend;
 use serde::{Deserialize, Serialize};
 
+use crate::reward::Resolver;
 use crate::{Error, Result, Reward, RewardSpec};
 
 /// A file of rewards that label a set: one entry per objective.
@@ -145,13 +147,16 @@ impl LabelConfig {
         Ok(config)
     }
 
-    /// Checks names and rules.
+    /// Checks names, rules, and rewards as far as that goes without their files.
     ///
     /// # Errors
     /// Names the objective and the field.
     pub fn check(&self) -> Result<()> {
         self.objectives()?;
-        self.objectives.iter().try_for_each(|objective| objective.rule().map(|_| ()))
+        self.objectives.iter().try_for_each(|objective| {
+            objective.rule()?;
+            objective.reward.check()
+        })
     }
 
     /// The objectives, in order.
@@ -170,18 +175,25 @@ impl LabelConfig {
         sha256_hex(json.as_bytes())
     }
 
-    /// The rewards, in order, of specifications that need no model.
+    /// The rewards, in order. `resolve` finds the directories of models, which compute on `device`.
     ///
     /// # Errors
     /// Those of [`RewardSpec::build`].
-    pub fn build(&self) -> Result<Vec<Box<dyn Reward>>> {
-        self.objectives.iter().map(|objective| objective.reward.build()).collect()
+    pub fn build<B: FusedBackend>(
+        &self,
+        device: &B::Device,
+        resolve: Resolver<'_>,
+    ) -> Result<Vec<Box<dyn Reward>>> {
+        let specs = self.objectives.iter().map(|objective| &objective.reward);
+        specs.map(|spec| spec.build::<B>(device, resolve)).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reward::local_directory;
+    use mopo_testkit::TestBackend;
     use proptest::prelude::*;
 
     const TWO: &str = "[[objectives]]\nname = 'brief'\ntie_threshold = 1\n\
@@ -195,7 +207,8 @@ mod tests {
         assert_eq!(config.objectives().unwrap().names(), ["brief", "long"]);
         assert_eq!(config.objectives[0].rule().unwrap(), LabelRule::Hard { tie_threshold: 1.0 });
         assert_eq!(config.objectives[1].rule().unwrap(), LabelRule::Soft { temperature: 0.5 });
-        assert_eq!(config.build().unwrap().len(), 2);
+        let rewards = config.build::<TestBackend>(&Default::default(), &local_directory);
+        assert_eq!(rewards.unwrap().len(), 2);
         let again = LabelConfig::parse(&toml::to_string(&config).unwrap()).unwrap();
         assert_eq!(again, config);
         assert_eq!(again.hash(&[]), config.hash(&[]));

@@ -5,7 +5,7 @@
 //! labelled set and its [`LabelReport`]. Jobs of several machines are [`Shard`]s, which
 //! [`merge_shards`] puts together to the same [`LabelSet`].
 //!
-//! No model and no device here: rewards come in built.
+//! No device here: rewards come in built.
 
 mod config;
 mod contents;

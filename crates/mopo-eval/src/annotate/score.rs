@@ -48,6 +48,14 @@ pub fn score_pairs(
     Ok(scores)
 }
 
+/// What a text's error says of it, without what the caller says too.
+fn reason(error: Error) -> String {
+    match error {
+        Error::Text { why, .. } => format!("the text {why}"),
+        other => other.to_string(),
+    }
+}
+
 fn score_batch(reward: &dyn Reward, records: &[PreferenceRecord]) -> Result<Vec<[f32; 2]>> {
     let items: Vec<(&str, &str)> = records
         .iter()
@@ -65,7 +73,7 @@ fn score_batch(reward: &dyn Reward, records: &[PreferenceRecord]) -> Result<Vec<
             // Which text it was, a batch does not say.
             for (i, (prompt, response)) in items.iter().enumerate() {
                 if let Err(error) = reward.score(prompt, response) {
-                    return Err(wrong(i, error.to_string()));
+                    return Err(wrong(i, reason(error)));
                 }
             }
             return Err(wrong(0, format!("{error} (in a batch of {})", items.len())));

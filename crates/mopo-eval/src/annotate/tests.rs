@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mopo_core::Objectives;
 use mopo_data::{Indicator, PreferenceRecord, PreparedSet, Scores};
+use mopo_testkit::TestBackend;
 
 use super::*;
+use crate::reward::local_directory;
 use crate::{Error, Result, Reward};
 
 const TWO: &str = "[[objectives]]\nname = 'long'\ntie_threshold = 1\n\
@@ -40,13 +42,14 @@ fn set(n: usize) -> PreparedSet {
 
 fn labelling(set: &PreparedSet, keep: bool) -> Labelling {
     let config = LabelConfig::parse(TWO).unwrap();
-    let rewards_sha256 = config.hash(&config.contents().unwrap());
+    let rewards_sha256 = config.hash(&config.contents(&local_directory).unwrap());
     Labelling { config, keep, input_sha256: set.hash(), rewards_sha256 }
 }
 
 fn label(set: &PreparedSet, keep: bool) -> Labelled {
     let labelling = labelling(set, keep);
-    let rewards = labelling.config.build().unwrap();
+    let rewards =
+        labelling.config.build::<TestBackend>(&Default::default(), &local_directory).unwrap();
     let scores = score_pairs(&rewards, &set.records).unwrap();
     let (header, records) = (set.header.clone(), set.records.clone());
     LabelSet { labelling, header, records, scores }.finish().unwrap()
@@ -228,7 +231,11 @@ fn write_shard(path: &Path, set: &PreparedSet, keep: bool, index: &str) {
     let labelling = labelling(set, keep);
     let index: ShardIndex = index.parse().unwrap();
     let records = set.records[index.rows(set.records.len())].to_vec();
-    let scores = score_pairs(&labelling.config.build().unwrap(), &records).unwrap();
+    let scores = score_pairs(
+        &labelling.config.build::<TestBackend>(&Default::default(), &local_directory).unwrap(),
+        &records,
+    )
+    .unwrap();
     let header = set.header.clone();
     Shard { index, labelling, header, records, scores }.write(path).unwrap();
 }

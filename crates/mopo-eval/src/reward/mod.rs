@@ -1,7 +1,27 @@
 //! What scores a response, and the rule that says where a response ends.
 
+mod bart;
+mod classifier;
+mod config;
+mod distilbert;
+mod fingerprint;
 mod function;
+mod gpt2;
+mod layers;
+mod model;
+mod settings;
 mod spec;
+mod template;
+mod tokenizer;
+
+pub use bart::{Bart, BartBlock, BartConfig, BartCross, BartStack};
+pub use classifier::Classifier;
+pub use distilbert::{DistilBert, DistilBertBlock, DistilBertConfig};
+pub use gpt2::{Gpt2, Gpt2Block, Gpt2Config};
+pub use layers::{Activation, Attention, Dense, Norm, TokenRow};
+pub use model::{ModelReward, Resolver, local_directory};
+pub use settings::{Label, ModelSettings, ModelSpec, Pooling, SETTINGS_FILE, preset_names};
+pub use tokenizer::{RewardTokenizer, TruncationSide};
 
 pub use function::{DemoReward, Length, LengthPreference, LengthUnit, WordList};
 pub use spec::{Prefer, RewardSpec};
@@ -21,12 +41,15 @@ pub trait Reward: Send + Sync {
     fn score(&self, prompt: &str, response: &str) -> Result<f32>;
 
     /// The scores of `(prompt, response)` items, in order. A score does not depend on what else is
-    /// in the batch (up to rounding).
+    /// in the batch (of a model, up to rounding on some devices).
     ///
     /// # Errors
     /// As [`Reward::score`].
     fn score_batch(&self, items: &[(&str, &str)]) -> Result<Vec<f32>> {
-        items.iter().map(|(prompt, response)| self.score(prompt, response)).collect()
+        let items = items.iter().enumerate();
+        items
+            .map(|(i, (prompt, response))| self.score(prompt, response).map_err(|e| e.at(i)))
+            .collect()
     }
 
     /// Whether one call keeps every core busy by itself, as a model does: then callers do not score
@@ -34,11 +57,16 @@ pub trait Reward: Send + Sync {
     fn uses_all_cores(&self) -> bool {
         false
     }
+
+    /// What people should know of the scores given so far: that texts were cut, for instance.
+    fn notes(&self) -> Vec<String> {
+        vec![]
+    }
 }
 
 /// Scores each response with each reward: `[n_prompts][n_objectives]`, in the order of `rewards`.
 ///
-/// Complexity: one call of [`Reward::score`] per response and reward.
+/// Complexity: one call of [`Reward::score_batch`] per reward.
 ///
 /// # Errors
 /// [`Error::Length`] if there is not one response per prompt; [`Error::NonFinite`] names the reward
@@ -56,20 +84,21 @@ pub fn score_all(
             reason: "one response per prompt",
         });
     }
-    let score_one = |(i, (prompt, response)): (usize, (&String, &String))| {
-        rewards
-            .iter()
-            .map(|reward| {
-                let score = reward.score(prompt, response)?;
-                if score.is_finite() {
-                    return Ok(score);
-                }
+    let items: Vec<(&str, &str)> =
+        prompts.iter().map(String::as_str).zip(responses.iter().map(String::as_str)).collect();
+    let mut scores = vec![Vec::with_capacity(rewards.len()); items.len()];
+    for reward in rewards {
+        let found = reward.score_batch(&items)?;
+        assert_eq!(found.len(), items.len(), "reward `{}` gives a score for each", reward.name());
+        for (i, (score, scores)) in found.into_iter().zip(&mut scores).enumerate() {
+            if !score.is_finite() {
                 let field = format!("score of reward `{}` for prompt {i}", reward.name());
-                Err(Error::NonFinite { field, value: score.into() })
-            })
-            .collect()
-    };
-    prompts.iter().zip(responses).enumerate().map(score_one).collect()
+                return Err(Error::NonFinite { field, value: score.into() });
+            }
+            scores.push(score);
+        }
+    }
+    Ok(scores)
 }
 
 /// The response up to the first `Human:` or `Assistant:` that follows: a model that goes on to play

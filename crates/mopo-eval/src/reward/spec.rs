@@ -1,10 +1,15 @@
 //! Rewards as data: what a configuration file may say, and the reward that it means.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{DemoReward, Length, LengthPreference, LengthUnit, Reward, WordList};
+use mopo_ops::FusedBackend;
+
+use super::{
+    DemoReward, Length, LengthPreference, LengthUnit, ModelReward, ModelSpec, Resolver, Reward,
+    WordList, preset_names,
+};
 use crate::{Error, Result};
 
 /// Which end of a plain length is better.
@@ -67,15 +72,67 @@ pub enum RewardSpec {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
     },
+    /// A classifier's logit, see [`ModelReward`].
+    Model(Box<ModelSpec>),
 }
 
 impl RewardSpec {
-    /// The reward that this describes.
+    /// A reward by the name of a preset, or by a TOML file that holds one's keys; what they mean is not
+    /// [checked](Self::check) yet.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] names the field that is out of range or contradicts another;
-    /// [`Error::Io`] if a word list cannot be read.
-    pub fn build(&self) -> Result<Box<dyn Reward>> {
+    /// A name that is neither, with the presets; the file and line that are wrong.
+    pub fn from_name_or_file(name: &str) -> Result<Self> {
+        if preset_names().any(|preset| preset == name) {
+            return Ok(Self::Model(Box::new(ModelSpec::preset(name))));
+        }
+        let path = Path::new(name);
+        if !path.exists() {
+            let presets: Vec<&str> = preset_names().collect();
+            let expected =
+                format!("there is no such file, and the presets are: {}", presets.join(", "));
+            return Err(Error::invalid("reward", format!("`{name}`"), expected));
+        }
+        let wrong = |message: String| Error::Config { file: path.into(), message };
+        let text = mopo_hub::read(path)?;
+        let text = std::str::from_utf8(&text).map_err(|e| wrong(format!("not UTF-8: {e}")))?;
+        toml::from_str(text).map_err(|e| wrong(e.to_string().trim_end().into()))
+    }
+
+    /// Checks as far as that goes without reading files.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Self::Model(spec) => spec.check(),
+            Self::WordList { words, file: Some(_), .. } if words.is_empty() => Ok(()),
+            _ => self.build_function().map(drop),
+        }
+    }
+
+    /// The reward that this describes. `resolve` finds the directories of models, which compute on
+    /// `device`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] names the field that is out of range, contradicts another or does
+    /// not fit the model; [`Error::Io`] if a word list cannot be read; as [`ModelReward::load`].
+    pub fn build<B: FusedBackend>(
+        &self,
+        device: &B::Device,
+        resolve: Resolver<'_>,
+    ) -> Result<Box<dyn Reward>> {
+        match self {
+            Self::Model(spec) => Ok(Box::new(ModelReward::<B>::load(spec, resolve, device)?)),
+            _ => self.build_function(),
+        }
+    }
+
+    /// The reward that this describes, if it needs no model and so neither backend nor device.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build); [`Error::InvalidParameter`] for a model.
+    pub fn build_function(&self) -> Result<Box<dyn Reward>> {
         let named = |name: &Option<String>, default: &str| {
             name.clone().unwrap_or_else(|| default.to_owned())
         };
@@ -108,6 +165,10 @@ impl RewardSpec {
                     None => WordList::new(name, words, *avoid)?,
                 })
             }
+            Self::Model(_) => {
+                let expected = "a model needs a device; here only functions of the text are built";
+                return Err(Error::invalid("kind", "model", expected));
+            }
         })
     }
 }
@@ -130,11 +191,63 @@ mod tests {
             ("kind = 'word_list'\nwords = ['please']", "word_list"),
         ] {
             let spec = parse(text).unwrap();
-            assert_eq!(spec.build().unwrap().name(), name);
+            assert_eq!(spec.build_function().unwrap().name(), name);
             let json = serde_json::to_string(&spec).unwrap();
             assert_eq!(serde_json::from_str::<RewardSpec>(&json).unwrap(), spec);
             assert_eq!(parse(&toml::to_string(&spec).unwrap()).unwrap(), spec);
         }
+    }
+
+    #[test]
+    fn models_parse_and_are_checked_without_their_files() {
+        for text in [
+            "kind = 'model'\npreset = 'humor'",
+            "kind = 'model'\npath = 'x'\ntext = '{response}'\nlabel = 'HUMOR'\nsign = -1\n\
+             pooling = 'before_first_pad'\nmax_length = 9\ntruncation_side = 'left'",
+        ] {
+            let spec = parse(text).unwrap();
+            spec.check().unwrap();
+            assert_eq!(parse(&toml::to_string(&spec).unwrap()).unwrap(), spec);
+            assert!(spec.build_function().is_err());
+        }
+        for (text, words) in [
+            ("preset = 'humour'", "humor"),
+            ("text = 'a'", "`path` is missing"),
+            ("path = 'x'\nsign = 0", "`sign` is 0"),
+            ("path = 'x'\ntext = '{responce}'", "{responce}"),
+        ] {
+            let spec = parse(&format!("kind = 'model'\n{text}")).unwrap();
+            let e = spec.check().unwrap_err().to_string();
+            assert!(e.contains(words), "{e}");
+        }
+        let e = parse("kind = 'model'\npath = 'x'\nmax_lenght = 3").unwrap_err().to_string();
+        assert!(e.contains("max_lenght"), "{e}");
+        let e = parse("kind = 'model'\npath = 'x'\npooling = 'mean'").unwrap_err().to_string();
+        assert!(e.contains("mean") && e.contains("last_token"), "{e}");
+    }
+
+    #[test]
+    fn a_reward_is_named_by_preset_or_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("reward.toml");
+        let of = |name: &str| RewardSpec::from_name_or_file(name);
+        assert_eq!(
+            of("hh-helpful").unwrap(),
+            RewardSpec::Model(Box::new(ModelSpec::preset("hh-helpful")))
+        );
+        std::fs::write(&path, "kind = 'length'\ntarget = 3").unwrap();
+        let name = path.to_str().unwrap();
+        assert!(matches!(of(name).unwrap(), RewardSpec::Length { target: Some(3), .. }));
+        for (bytes, words) in [
+            (&b"kind = 'length'\ntargt = 3"[..], "targt"),
+            (b"kind = '\xff'", "not UTF-8"),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            let e = of(name).unwrap_err().to_string();
+            assert!(e.contains("reward.toml") && e.contains(words), "{e}");
+        }
+        let e = of("hh-helpfull").unwrap_err().to_string();
+        assert!(e.contains("`hh-helpfull`") && e.contains("hh-helpful,"), "{e}");
     }
 
     #[test]
@@ -143,7 +256,7 @@ mod tests {
         assert!(e.contains("targt"), "{e}");
         assert!(parse("kind = 'magic'").unwrap_err().to_string().contains("magic"));
         assert!(parse("kind = 'demo'").unwrap_err().to_string().contains("objective_idx"));
-        let build = |text| parse(text).unwrap().build().err().unwrap().to_string();
+        let build = |text| parse(text).unwrap().build_function().err().unwrap().to_string();
         assert!(build("kind = 'demo'\nobjective_idx = 7").contains("objective_idx"));
         assert!(build("kind = 'length'\ntarget = 3\nprefer = 'shorter'").contains("prefer"));
         assert!(build("kind = 'word_list'\nwords = ['a']\nfile = 'b'").contains("file"));

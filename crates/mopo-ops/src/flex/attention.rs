@@ -20,8 +20,8 @@ thread_local! {
     static SCRATCH: RefCell<[Vec<f32>; 2]> = const { RefCell::new([vec![], vec![]]) };
 }
 
-/// Queries `from..to` of a piece (counted from the row's start), which see the piece's prefix and
-/// its own tokens up to themselves.
+/// Queries `from..to` of a piece (counted from the row's start), which see the piece's prefix and,
+/// if it is causal, its own tokens up to themselves.
 #[derive(Clone, Copy)]
 struct Tile {
     piece: Piece,
@@ -36,7 +36,7 @@ impl Tile {
 
     /// Own keys that any query of the tile sees.
     fn own(&self) -> usize {
-        self.to - self.piece.start
+        if self.piece.causal { self.to - self.piece.start } else { 0 }
     }
 
     fn keys(&self) -> usize {
@@ -64,8 +64,9 @@ struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    fn new(data: &'a [f32], row: &PackedRow, head: usize, width: usize, dim: usize) -> Self {
-        Self { data: &data[row.start * width + head * dim..], width, dim }
+    /// `start`: the row's first token.
+    fn new(data: &'a [f32], start: usize, head: usize, width: usize, dim: usize) -> Self {
+        Self { data: &data[(start * width + head * dim).min(data.len())..], width, dim }
     }
 
     fn tokens(&self, from: usize, n: usize) -> MatRef<'a, f32> {
@@ -131,7 +132,9 @@ fn against_keys(to: MatMut<'_, f32>, x: MatRef<'_, f32>, keys: &Head<'_>, tile: 
         let keys = keys.tokens(prefix_start, prefix);
         multiply(left, false, x, keys.transpose(), 1.0, Par::Seq);
     }
-    multiply(right, false, x, keys.tokens(start, tile.own()).transpose(), 1.0, Par::Seq);
+    if tile.own() > 0 {
+        multiply(right, false, x, keys.tokens(start, tile.own()).transpose(), 1.0, Par::Seq);
+    }
 }
 
 /// `to (+)= s[:, prefix] · prefix + s[:, own] · own`.
@@ -143,7 +146,9 @@ fn times_values(to: MatMut<'_, f32>, add: bool, s: MatRef<'_, f32>, v: &Head<'_>
         let values = v.tokens(prefix_start, prefix);
         multiply(to.as_mut(), add, left, values, 1.0, Par::Seq);
     }
-    multiply(to, add || prefix > 0, right, v.tokens(start, tile.own()), 1.0, Par::Seq);
+    if tile.own() > 0 {
+        multiply(to, add || prefix > 0, right, v.tokens(start, tile.own()), 1.0, Par::Seq);
+    }
 }
 
 /// `to[prefix] += s[:, prefix]ᵀ · x` and `to[own] += s[:, own]ᵀ · x`; `to` is the whole row's.
@@ -155,21 +160,25 @@ fn onto_keys(to: MatMut<'_, f32>, s: MatRef<'_, f32>, x: MatRef<'_, f32>, tile: 
         let to = to.as_mut().subrows_mut(prefix_start, prefix);
         multiply(to, true, left.transpose(), x, 1.0, Par::Seq);
     }
-    multiply(to.subrows_mut(start, tile.own()), true, right.transpose(), x, 1.0, Par::Seq);
+    if tile.own() > 0 {
+        multiply(to.subrows_mut(start, tile.own()), true, right.transpose(), x, 1.0, Par::Seq);
+    }
 }
 
-/// The part of `[n_tokens, width]` that belongs to each (row, head), which do not overlap.
-fn parts<'a>(
-    data: &'a mut [f32],
-    rows: &PackedRows,
+/// The part of `[n, width]` that belongs to each (row, head), which do not overlap. `lengths`: of the
+/// rows, n in all.
+fn parts(
+    data: &mut [f32],
+    lengths: impl Iterator<Item = usize>,
     n_heads: usize,
     width: usize,
-) -> Vec<MatMut<'a, f32>> {
+) -> Vec<MatMut<'_, f32>> {
     let dim = width / n_heads;
-    let mut rest = MatMut::from_row_major_slice_mut(data, rows.n_tokens(), width);
+    let n = data.len() / width;
+    let mut rest = MatMut::from_row_major_slice_mut(data, n, width);
     let mut parts = vec![];
-    for row in rows.rows() {
-        let (mut tokens, below) = rest.split_at_row_mut(row.len());
+    for len in lengths {
+        let (mut tokens, below) = rest.split_at_row_mut(len);
         rest = below;
         for _ in 0..n_heads {
             let (head, right) = tokens.split_at_col_mut(dim);
@@ -211,12 +220,14 @@ pub(super) fn forward(q: T, k: T, v: T, rows: &PackedRows, n_heads: usize) -> T 
     let (q, k, v) = (contiguous(q), contiguous(k), contiguous(v));
     let [n, width] = q.shape().dims();
     assert_eq!(n, rows.n_tokens(), "tokens of another batch");
+    assert_eq!(k.shape()[0], rows.n_keys(), "keys of another batch");
     let dim = width / n_heads;
     let mut out = vec![0f32; n * width];
-    let parts = parts(&mut out, rows, n_heads, width);
+    let parts = parts(&mut out, rows.rows().iter().map(PackedRow::len), n_heads, width);
     tasks(rows, n_heads).into_par_iter().zip(parts).for_each(|((row, head), mut out)| {
-        let of = |x| Head::new(x, &row, head, width, dim);
-        let (q, k, v) = (of(values(&q)), of(values(&k)), of(values(&v)));
+        let of = |x, start| Head::new(x, start, head, width, dim);
+        let keys = row.key_run().start;
+        let (q, k, v) = (of(values(&q), row.start), of(values(&k), keys), of(values(&v), keys));
         for tile in tiles(&row) {
             with_scratch(tile.n() * tile.keys(), |scores, _| {
                 weigh(scores, q.tokens(tile.from, tile.n()), &k, &tile);
@@ -234,15 +245,20 @@ pub(super) fn backward(q: T, k: T, v: T, grad: T, rows: &PackedRows, n_heads: us
     let [n, width] = q.shape().dims();
     let dim = width / n_heads;
     let scale = (dim as f32).powf(-0.5);
-    let [mut dq, mut dk, mut dv] = [(); 3].map(|()| vec![0f32; n * width]);
-    let outs = parts(&mut dq, rows, n_heads, width)
+    let n_keys = rows.n_keys();
+    let [mut dq, mut dk, mut dv] = [n, n_keys, n_keys].map(|n| vec![0f32; n * width]);
+    let queries = || rows.rows().iter().map(PackedRow::len);
+    let keys = || rows.rows().iter().map(|row| row.key_run().len);
+    let outs = parts(&mut dq, queries(), n_heads, width)
         .into_par_iter()
-        .zip(parts(&mut dk, rows, n_heads, width))
-        .zip(parts(&mut dv, rows, n_heads, width));
+        .zip(parts(&mut dk, keys(), n_heads, width))
+        .zip(parts(&mut dv, keys(), n_heads, width));
     let tasks = tasks(rows, n_heads).into_par_iter().zip(outs);
     tasks.for_each(|((row, head), ((mut dq, mut dk), mut dv))| {
-        let of = |x| Head::new(x, &row, head, width, dim);
-        let (q, k, v, grad) = (of(values(&q)), of(values(&k)), of(values(&v)), of(values(&grad)));
+        let of = |x, start| Head::new(x, start, head, width, dim);
+        let (q, grad) = (of(values(&q), row.start), of(values(&grad), row.start));
+        let keys = row.key_run().start;
+        let (k, v) = (of(values(&k), keys), of(values(&v), keys));
         for tile in tiles(&row) {
             let (n, keys) = (tile.n(), tile.keys());
             with_scratch(n * keys, |weights, scores| {
@@ -258,5 +274,5 @@ pub(super) fn backward(q: T, k: T, v: T, grad: T, rows: &PackedRows, n_heads: us
             });
         }
     });
-    [new(dq, [n, width]), new(dk, [n, width]), new(dv, [n, width])]
+    [new(dq, [n, width]), new(dk, [n_keys, width]), new(dv, [n_keys, width])]
 }

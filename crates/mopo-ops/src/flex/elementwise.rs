@@ -1,9 +1,11 @@
 //! GELU and rotary embedding, one pass over memory each.
 
+use std::f32::consts::FRAC_1_SQRT_2;
+
 use burn::tensor::TensorMetadata;
 use rayon::prelude::*;
 
-use super::math::tanh;
+use super::math::{erf, exp, tanh};
 use super::{GRAIN, Kernel, T, contiguous, into_values, new, values, vectorised};
 
 /// √(2/π).
@@ -40,6 +42,51 @@ impl Kernel for GeluBackward<'_> {
             *g *= 0.5 * (1.0 + t + inner);
         }
     }
+}
+
+struct GeluErf<'a>(&'a mut [f32]);
+
+impl Kernel for GeluErf<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let GeluErf(x) = self;
+        for x in x {
+            *x = 0.5 * *x * (1.0 + erf(*x * FRAC_1_SQRT_2));
+        }
+    }
+}
+
+struct GeluErfBackward<'a> {
+    x: &'a [f32],
+    /// Becomes its product with the slope.
+    grad: &'a mut [f32],
+}
+
+impl Kernel for GeluErfBackward<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let GeluErfBackward { x, grad } = self;
+        for (g, &x) in grad.iter_mut().zip(x) {
+            // ROOT is 2 · φ(0).
+            let rise = ROOT * x * exp(-0.5 * x * x);
+            *g *= 0.5 * (1.0 + erf(x * FRAC_1_SQRT_2) + rise);
+        }
+    }
+}
+
+pub(super) fn gelu_erf(x: T) -> T {
+    let shape = x.shape();
+    let mut y = into_values(x);
+    y.par_chunks_mut(GRAIN).for_each(|y| vectorised(GeluErf(y)));
+    new(y, shape)
+}
+
+pub(super) fn gelu_erf_backward(x: T, grad: T) -> T {
+    let x = contiguous(x);
+    let mut dx = into_values(grad);
+    let pairs = values(&x).par_chunks(GRAIN).zip(dx.par_chunks_mut(GRAIN));
+    pairs.for_each(|(x, grad)| vectorised(GeluErfBackward { x, grad }));
+    new(dx, x.shape())
 }
 
 pub(super) fn gelu(x: T) -> T {

@@ -128,6 +128,22 @@ impl FusedBackend for Flex {
         }
     }
 
+    fn gelu_erf(x: T) -> T {
+        if is_f32(&[&x]) {
+            elementwise::gelu_erf(x)
+        } else {
+            generic::elementwise::gelu_erf::<Self>(x)
+        }
+    }
+
+    fn gelu_erf_backward(x: T, grad: T) -> T {
+        if is_f32(&[&x, &grad]) {
+            elementwise::gelu_erf_backward(x, grad)
+        } else {
+            generic::elementwise::gelu_erf_backward::<Self>(x, grad)
+        }
+    }
+
     fn layer_norm_forward(x: T, gamma: T, beta: T, epsilon: f64) -> T {
         if is_f32(&[&x, &gamma, &beta]) {
             norm::forward(x, gamma, beta, epsilon)

@@ -3,7 +3,7 @@
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Shape, Slice, TensorData, TensorMetadata};
 
-use crate::{FusedBackend, KvStore, PackedRow, PackedRows};
+use crate::{FusedBackend, KeyRun, KvStore, PackedRow, PackedRows};
 
 /// Added to a masked score: its softmax is then exactly 0.
 const MASKED: f32 = -1.0e9;
@@ -28,20 +28,24 @@ fn scale(dim: usize) -> f32 {
     (dim as f32).powf(-0.5)
 }
 
-/// Softmax weights of one row, `[heads, t, t]`.
+/// Softmax weights of one row, `[heads, t, keys]`.
 fn weights<B: FusedBackend>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
     row: &PackedRow,
 ) -> FloatTensor<B> {
-    let (t, dim) = (row.len(), q.shape()[2]);
+    let (t, keys, dim) = (row.len(), row.key_run().len, q.shape()[2]);
     let device = B::float_device(&q);
-    let mask: Vec<f32> = (0..t)
-        .flat_map(|i| (0..t).map(move |j| if row.sees(i, j) { 0.0 } else { MASKED }))
-        .collect();
-    let data = TensorData::new(mask, [1, t, t]).convert_dtype(q.dtype());
+    let dtype = q.dtype();
     let scores = B::float_matmul(q, B::float_swap_dims(k, 1, 2));
     let scores = B::float_mul_scalar(scores, scale(dim).into());
+    if row.keys.is_some() {
+        return B::softmax(scores, 2);
+    }
+    let mask: Vec<f32> = (0..t)
+        .flat_map(|i| (0..keys).map(move |j| if row.sees(i, j) { 0.0 } else { MASKED }))
+        .collect();
+    let data = TensorData::new(mask, [1, t, keys]).convert_dtype(dtype);
     B::softmax(B::float_add(scores, B::float_from_data(data, &device)), 2)
 }
 
@@ -53,9 +57,10 @@ pub(crate) fn forward<B: FusedBackend>(
     n_heads: usize,
 ) -> FloatTensor<B> {
     let parts = rows.rows().iter().filter(|row| !row.is_empty()).map(|row| {
-        let part = |x| split_heads::<B>(slice_tokens::<B>(x, row.start, row.len()), n_heads);
-        let weights = weights::<B>(part(&q), part(&k), row);
-        join_heads::<B>(B::float_matmul(weights, part(&v)))
+        let part = |x, start, len| split_heads::<B>(slice_tokens::<B>(x, start, len), n_heads);
+        let KeyRun { start, len } = row.key_run();
+        let weights = weights::<B>(part(&q, row.start, row.len()), part(&k, start, len), row);
+        join_heads::<B>(B::float_matmul(weights, part(&v, start, len)))
     });
     B::float_cat(parts.collect(), 0)
 }
@@ -69,9 +74,19 @@ pub(crate) fn backward<B: FusedBackend>(
     n_heads: usize,
 ) -> [FloatTensor<B>; 3] {
     let mut parts = [vec![], vec![], vec![]];
-    for row in rows.rows().iter().filter(|row| !row.is_empty()) {
-        let part = |x| split_heads::<B>(slice_tokens::<B>(x, row.start, row.len()), n_heads);
-        let (q, k, v, g) = (part(&q), part(&k), part(&v), part(&grad));
+    for row in rows.rows() {
+        let KeyRun { start, len } = row.key_run();
+        if row.is_empty() {
+            // Nothing looks at its keys, if it has any.
+            let keys = slice_tokens::<B>(&k, start, len);
+            let none = || B::float_zeros(keys.shape(), &B::float_device(&k), k.dtype().into());
+            parts[1].push(none());
+            parts[2].push(none());
+            continue;
+        }
+        let part = |x, start, len| split_heads::<B>(slice_tokens::<B>(x, start, len), n_heads);
+        let (q, g) = (part(&q, row.start, row.len()), part(&grad, row.start, row.len()));
+        let (k, v) = (part(&k, start, len), part(&v, start, len));
         let dim = q.shape()[2];
         let p = weights::<B>(q.clone(), k.clone(), row);
         let turn = |x| B::float_swap_dims(x, 1, 2);

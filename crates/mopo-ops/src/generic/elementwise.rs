@@ -1,5 +1,7 @@
 //! GELU and rotary embedding in burn's own operations.
 
+use std::f32::consts::FRAC_1_SQRT_2;
+
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Shape, Slice, TensorMetadata};
 
@@ -31,6 +33,30 @@ pub(crate) fn gelu_backward<B: FusedBackend>(
         B::float_neg(B::float_add_scalar(B::float_mul(t.clone(), t.clone()), (-1f32).into()));
     let inner = B::float_mul(B::float_mul(x, fall), line(square, 3.0 * ROOT * CUBIC));
     let slope = B::float_add(B::float_add_scalar(t, 1f32.into()), inner);
+    B::float_mul_scalar(B::float_mul(grad, slope), 0.5f32.into())
+}
+
+/// `1 + erf(x/√2)`.
+fn twice_phi<B: FusedBackend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let erf = B::float_erf(B::float_mul_scalar(x, FRAC_1_SQRT_2.into()));
+    B::float_add_scalar(erf, 1f32.into())
+}
+
+pub(crate) fn gelu_erf<B: FusedBackend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let twice = B::float_mul(x.clone(), twice_phi::<B>(x));
+    B::float_mul_scalar(twice, 0.5f32.into())
+}
+
+/// With the normal distribution Φ and its density φ: `Φ(x) + x φ(x)`.
+pub(crate) fn gelu_erf_backward<B: FusedBackend>(
+    x: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let square = B::float_mul(x.clone(), x.clone());
+    let bell = B::float_exp(B::float_mul_scalar(square, (-0.5f32).into()));
+    // ROOT is 2 · φ(0).
+    let rise = B::float_mul_scalar(B::float_mul(x.clone(), bell), ROOT.into());
+    let slope = B::float_add(twice_phi::<B>(x), rise);
     B::float_mul_scalar(B::float_mul(grad, slope), 0.5f32.into())
 }
 

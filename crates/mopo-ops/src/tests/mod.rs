@@ -4,6 +4,7 @@ mod adam;
 mod block;
 mod kernels;
 mod log_prob;
+mod nodes;
 mod quant;
 
 use burn::tensor::backend::Backend;

@@ -103,6 +103,9 @@ impl EvaluationConfig {
                     axis.ref_point
                 ));
             }
+            axis.reward
+                .check()
+                .map_err(|e| format!("`evaluation.rewards`: the reward of `{name}`: {e}"))?;
             let Some(GivenStatistics { mean, deviation, .. }) = axis.statistics else { continue };
             if !(mean.is_finite() && deviation.is_finite() && deviation > 0.0) {
                 return Err(format!(

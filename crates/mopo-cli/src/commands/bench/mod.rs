@@ -1,10 +1,11 @@
 //! `mopo bench`: measures this machine, one JSON line for each measurement. What is compared with
-//! what, and how often, is the affair of `cargo xtask bench train`.
+//! what, and how often, is the affair of `cargo xtask bench`.
 
 mod generate;
 #[cfg(feature = "flex")]
 mod matmul;
 mod rows;
+mod score;
 mod train;
 
 use std::path::Path;
@@ -24,6 +25,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
     match args.measurement {
         Measurement::Train(args) => train::run(args),
         Measurement::Generate(args) => generate::run(args),
+        Measurement::Score(args) => score::run(args),
         #[cfg(feature = "flex")]
         Measurement::Matmul(args) => matmul::run(args),
         #[cfg(not(feature = "flex"))]

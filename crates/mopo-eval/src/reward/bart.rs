@@ -1,0 +1,446 @@
+//! BART sequence classification, read top to bottom: an encoder over the text, a decoder over the same
+//! text moved by one token, and a head of two layers on the decoder's state at the last
+//! end-of-sequence token.
+//!
+//! As in the reference library's `BartForSequenceClassification`. One embedding serves encoder and
+//! decoder; positions are stored two rows further down. Dropout is not built.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::module::{Module, Param};
+use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor};
+use mopo_hub::{TensorFiles, TensorWriter, WEIGHTS};
+use mopo_ops::{FusedBackend, Gelu, PackedRows};
+use serde_json::json;
+
+use super::config::{HubConfig, label_keys};
+use super::layers::{Activation, Attention, Batch, Dense, Norm, TokenRow, embed, normal, prefix};
+use crate::Result;
+
+/// Added to the variance in LayerNorm: fixed in this architecture.
+const EPSILON: f64 = 1e-5;
+/// Rows of the tables of positions that no position uses.
+const OFFSET: usize = 2;
+
+/// The shape of a BART classifier; names as in the hub's `config.json`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BartConfig {
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Longest text, in tokens.
+    pub max_position_embeddings: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Blocks of the encoder and of the decoder.
+    pub layers: [usize; 2],
+    /// Attention heads of the encoder and of the decoder; they divide `d_model`.
+    pub attention_heads: [usize; 2],
+    /// Width inside of the feed-forward blocks of the encoder and of the decoder.
+    pub ffn_dim: [usize; 2],
+    /// Between the feed-forward's layers.
+    pub activation_function: Activation,
+    /// Multiply embeddings by √`d_model`.
+    pub scale_embedding: bool,
+    /// Standard deviation of fresh weights.
+    pub init_std: f64,
+    /// What the decoder's text begins with.
+    pub decoder_start_token_id: u32,
+    /// The end-of-sequence token.
+    pub eos_token_id: u32,
+    /// The padding token.
+    pub pad_token_id: Option<u32>,
+    /// Names of the labels, in the order of the logits.
+    pub labels: Vec<String>,
+}
+
+impl BartConfig {
+    /// A model of that size, the same for encoder and decoder; everything else as BART has it.
+    pub fn new(
+        vocab_size: usize,
+        d_model: usize,
+        n_layers: usize,
+        n_heads: usize,
+        n_labels: usize,
+    ) -> Self {
+        Self {
+            vocab_size,
+            max_position_embeddings: 1024,
+            d_model,
+            layers: [n_layers; 2],
+            attention_heads: [n_heads; 2],
+            ffn_dim: [4 * d_model; 2],
+            activation_function: Activation::Gelu(Gelu::Erf),
+            scale_embedding: false,
+            init_std: 0.02,
+            decoder_start_token_id: 2,
+            eos_token_id: 2,
+            pad_token_id: Some(1),
+            labels: (0..n_labels).map(|i| format!("LABEL_{i}")).collect(),
+        }
+    }
+
+    /// Reads `config.json` of a directory.
+    ///
+    /// # Errors
+    /// The file and the key that is missing, out of range, or asks for what is not built.
+    pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::from_hub(&HubConfig::read(dir.as_ref())?)
+    }
+
+    pub(crate) fn from_hub(hub: &HubConfig) -> Result<Self> {
+        hub.check_architecture("bart")?;
+        hub.must_be("tie_word_embeddings", true, "separate embeddings are not built")?;
+        hub.must_be("normalize_before", false, "LayerNorm in front of a block is not built")?;
+        hub.must_be("normalize_embedding", true, "embeddings without LayerNorm are not built")?;
+        hub.must_be("add_final_layer_norm", false, "a LayerNorm behind all blocks is not built")?;
+        hub.must_be("static_position_embeddings", false, "fixed positions are not built")?;
+        let offset = hub.size_or(&["extra_pos_embeddings"], OFFSET)?;
+        if offset != OFFSET {
+            return Err(hub.refused("extra_pos_embeddings", offset, "it is 2 in every BART"));
+        }
+        let d_model = hub.size(&["d_model", "hidden_size"])?;
+        let sides = |key: &str| -> Result<[usize; 2]> {
+            Ok([hub.size(&[&format!("encoder_{key}")])?, hub.size(&[&format!("decoder_{key}")])?])
+        };
+        let attention_heads = sides("attention_heads")?;
+        for (key, heads) in
+            ["encoder_attention_heads", "decoder_attention_heads"].into_iter().zip(attention_heads)
+        {
+            hub.check_heads(key, heads, d_model)?;
+        }
+        let eos_token_id = hub.token("eos_token_id")?.unwrap_or(2);
+        Ok(Self {
+            vocab_size: hub.size(&["vocab_size"])?,
+            max_position_embeddings: hub.size_or(&["max_position_embeddings"], 1024)?,
+            d_model,
+            layers: sides("layers")?,
+            attention_heads,
+            ffn_dim: sides("ffn_dim")?,
+            activation_function: hub.activation("activation_function", "gelu")?,
+            scale_embedding: hub.flag_or("scale_embedding", false)?,
+            init_std: hub.positive_or("init_std", 0.02)?,
+            decoder_start_token_id: hub.token("decoder_start_token_id")?.unwrap_or(2),
+            eos_token_id,
+            pad_token_id: hub.token("pad_token_id")?.or(Some(1)),
+            labels: hub.labels(3)?,
+        })
+    }
+
+    fn to_hub(&self) -> serde_json::Value {
+        let mut json = json!({
+            "architectures": ["BartForSequenceClassification"],
+            "model_type": "bart",
+            "vocab_size": self.vocab_size,
+            "max_position_embeddings": self.max_position_embeddings,
+            "d_model": self.d_model,
+            "encoder_layers": self.layers[0],
+            "decoder_layers": self.layers[1],
+            "encoder_attention_heads": self.attention_heads[0],
+            "decoder_attention_heads": self.attention_heads[1],
+            "encoder_ffn_dim": self.ffn_dim[0],
+            "decoder_ffn_dim": self.ffn_dim[1],
+            "activation_function": self.activation_function.hub_name(),
+            "scale_embedding": self.scale_embedding,
+            "init_std": self.init_std,
+            "decoder_start_token_id": self.decoder_start_token_id,
+            "eos_token_id": self.eos_token_id,
+            "pad_token_id": self.pad_token_id,
+            "is_encoder_decoder": true,
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+            "activation_dropout": 0.0,
+            "classifier_dropout": 0.0,
+            "torch_dtype": "float32",
+        });
+        for (key, value) in label_keys(&self.labels) {
+            json[key] = value;
+        }
+        json
+    }
+
+    /// A fresh model: weights from N(0, `init_std`²), biases 0. Deterministic after `B::seed`.
+    pub fn init<B: Backend>(&self, device: &B::Device) -> Bart<B> {
+        let (d, std) = (self.d_model, self.init_std);
+        let block = |side: usize| BartBlock {
+            self_attn: Attention::init(d, std, device),
+            self_attn_layer_norm: Norm::init(d, device),
+            cross: (side == DECODER).then(|| BartCross {
+                encoder_attn: Attention::init(d, std, device),
+                encoder_attn_layer_norm: Norm::init(d, device),
+            }),
+            fc1: Dense::init([d, self.ffn_dim[side]], std, device),
+            fc2: Dense::init([self.ffn_dim[side], d], std, device),
+            final_layer_norm: Norm::init(d, device),
+        };
+        let stack = |side: usize| BartStack {
+            embed_positions: normal([self.max_position_embeddings + OFFSET, d], std, device),
+            layernorm_embedding: Norm::init(d, device),
+            layers: (0..self.layers[side]).map(|_| block(side)).collect(),
+        };
+        Bart {
+            shared: normal([self.vocab_size, d], std, device),
+            encoder: stack(ENCODER),
+            decoder: stack(DECODER),
+            dense: Dense::init([d, d], std, device),
+            out_proj: Dense::init([d, self.labels.len()], std, device),
+            config: self.clone(),
+        }
+    }
+}
+
+const ENCODER: usize = 0;
+const DECODER: usize = 1;
+const SIDES: [&str; 2] = ["encoder", "decoder"];
+
+/// A BART classifier. Every parameter is trainable.
+#[derive(Module, Debug)]
+pub struct Bart<B: Backend> {
+    /// Embedding of tokens, `[vocab_size, d_model]`, for both sides.
+    pub shared: Param<Tensor<B, 2>>,
+    /// Sees the whole text.
+    pub encoder: BartStack<B>,
+    /// Sees the text up to each token, and the encoder's states.
+    pub decoder: BartStack<B>,
+    /// The head's first layer, `[d_model, d_model]`; tanh follows.
+    pub dense: Dense<B>,
+    /// Its second, `[d_model, n_labels]`.
+    pub out_proj: Dense<B>,
+    #[module(skip)]
+    config: BartConfig,
+}
+
+/// Encoder or decoder.
+#[derive(Module, Debug)]
+pub struct BartStack<B: Backend> {
+    /// `[max_position_embeddings + 2, d_model]`.
+    pub embed_positions: Param<Tensor<B, 2>>,
+    /// Of the sum of both embeddings.
+    pub layernorm_embedding: Norm<B>,
+    /// The blocks.
+    pub layers: Vec<BartBlock<B>>,
+}
+
+/// One block: attention, in the decoder attention to the encoder, feed-forward; each added to its
+/// input, with a LayerNorm behind.
+#[derive(Module, Debug)]
+pub struct BartBlock<B: Backend> {
+    /// Over the block's own side.
+    pub self_attn: Attention<B>,
+    /// Behind it.
+    pub self_attn_layer_norm: Norm<B>,
+    /// In the decoder.
+    pub cross: Option<BartCross<B>>,
+    /// The feed-forward's first layer, `[d_model, ffn_dim]`.
+    pub fc1: Dense<B>,
+    /// Its second, `[ffn_dim, d_model]`.
+    pub fc2: Dense<B>,
+    /// Behind it.
+    pub final_layer_norm: Norm<B>,
+}
+
+/// Attention to the encoder's states.
+#[derive(Module, Debug)]
+pub struct BartCross<B: Backend> {
+    /// Queries of the decoder, keys and values of the encoder.
+    pub encoder_attn: Attention<B>,
+    /// Behind it.
+    pub encoder_attn_layer_norm: Norm<B>,
+}
+
+/// Which tokens see which, on one side.
+struct Sees<B: Backend> {
+    own: Arc<PackedRows>,
+    encoder: Option<(Tensor<B, 2>, Arc<PackedRows>)>,
+    heads: usize,
+}
+
+impl<B: FusedBackend> Bart<B> {
+    /// Logits of texts, `[n_rows, n_labels]`. Panics for an id beyond the vocabulary, a text without
+    /// tokens or longer than `max_position_embeddings`: see
+    /// [`Classifier::check`](super::Classifier::check).
+    pub fn forward(&self, rows: &[TokenRow]) -> Tensor<B, 2> {
+        let config = &self.config;
+        let device = self.shared.device();
+        let batch = Batch::<B>::new(rows, &device);
+        // The decoder's text: each token follows the one that it is to be predicted from.
+        let start = config.decoder_start_token_id;
+        let moved: Vec<i32> = rows
+            .iter()
+            .flat_map(|row| std::iter::once(&start).chain(&row.ids[..row.ids.len() - 1]))
+            .map(|id| *id as i32)
+            .collect();
+        let moved = Tensor::<B, 1, Int>::from_data(moved.as_slice(), &device);
+        let (whole, causal) = (batch.bidirectional(), batch.causal());
+
+        let own =
+            Sees { own: whole.clone(), encoder: None, heads: config.attention_heads[ENCODER] };
+        let states = self.side(&self.encoder, batch.ids, batch.positions.clone(), &own);
+        let own = Sees {
+            own: causal,
+            encoder: Some((states, whole)),
+            heads: config.attention_heads[DECODER],
+        };
+        let states = self.side(&self.decoder, moved, batch.positions, &own);
+        let x = self.dense.forward(states.select(0, batch.pooled)).tanh();
+        self.out_proj.forward(x)
+    }
+
+    /// The states of one side, `[n_tokens, d_model]`.
+    fn side(
+        &self,
+        stack: &BartStack<B>,
+        ids: Tensor<B, 1, Int>,
+        positions: Tensor<B, 1, Int>,
+        sees: &Sees<B>,
+    ) -> Tensor<B, 2> {
+        let x = embed(&self.shared, ids);
+        let x = match self.config.scale_embedding {
+            true => x.mul_scalar((self.config.d_model as f64).sqrt()),
+            false => x,
+        };
+        let x = x + embed(&stack.embed_positions, positions.add_scalar(OFFSET as i32));
+        let mut x = stack.layernorm_embedding.forward(x, EPSILON);
+        for layer in &stack.layers {
+            x = layer.forward(x, sees, self.config.activation_function);
+        }
+        x
+    }
+}
+
+impl<B: FusedBackend> BartBlock<B> {
+    fn forward(&self, x: Tensor<B, 2>, sees: &Sees<B>, activation: Activation) -> Tensor<B, 2> {
+        let x = self.self_attn.onto(x.clone(), x.clone(), x, &sees.own, sees.heads, 1.0);
+        let mut x = self.self_attn_layer_norm.forward(x, EPSILON);
+        if let (Some(cross), Some((states, rows))) = (&self.cross, &sees.encoder) {
+            let keys = states.clone();
+            let y = cross.encoder_attn.onto(x.clone(), x, keys, rows, sees.heads, 1.0);
+            x = cross.encoder_attn_layer_norm.forward(y, EPSILON);
+        }
+        let inner = activation.apply(self.fc1.forward(x.clone()));
+        self.final_layer_norm.forward(self.fc2.onto(Some(x), inner), EPSILON)
+    }
+}
+
+/// Names of an attention's layers in files.
+fn attention_names(attention: &str) -> [String; 4] {
+    ["q_proj", "k_proj", "v_proj", "out_proj"].map(|name| format!("{attention}.{name}"))
+}
+
+impl<B: Backend> Bart<B> {
+    /// The configuration that the model was built from.
+    pub fn config(&self) -> &BartConfig {
+        &self.config
+    }
+
+    /// Loads a classifier from a directory of the hub.
+    ///
+    /// # Errors
+    /// As [`BartConfig::from_dir`]; tensors that are missing, left over, of another shape or not
+    /// finite, by name.
+    pub fn load(dir: impl AsRef<Path>, device: &B::Device) -> Result<Self> {
+        let config = BartConfig::from_dir(&dir)?;
+        let mut files = TensorFiles::open(dir.as_ref())?.finite_only();
+        let p = prefix(&files, &["model.", ""], "encoder.embed_positions.weight");
+        // The one embedding, under whichever of its names files have it.
+        let names = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"]
+            .map(|name| format!("{p}{name}.weight"));
+        let name = names.iter().find(|name| files.contains(name)).unwrap_or(&names[0]);
+        let shape = [config.vocab_size, config.d_model];
+        let shared = Param::from_tensor(files.matrix(name, shape, false, device)?);
+        // Its copies, and the language model's output layer.
+        files.ignore(|name| {
+            names.iter().any(|copy| copy == name)
+                || name == "lm_head.weight"
+                || name.ends_with("final_logits_bias")
+        });
+        let encoder = read_stack(&mut files, p, &config, ENCODER, device)?;
+        let decoder = read_stack(&mut files, p, &config, DECODER, device)?;
+        let d = config.d_model;
+        let head = "classification_head";
+        let dense = Dense::read(&mut files, &format!("{head}.dense"), [d, d], device)?;
+        let shape = [d, config.labels.len()];
+        let out_proj = Dense::read(&mut files, &format!("{head}.out_proj"), shape, device)?;
+        files.finish()?;
+        Ok(Self { shared, encoder, decoder, dense, out_proj, config })
+    }
+
+    /// Writes `config.json` and `model.safetensors` into `dir`, which is created if need be, as the
+    /// reference library's `BartForSequenceClassification` has them. Each file is written whole or
+    /// not at all.
+    ///
+    /// # Errors
+    /// The file that could not be written.
+    pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
+        let dir = dir.as_ref();
+        mopo_hub::create_dir(dir)?;
+        let mut out = TensorWriter::with_dtype(None);
+        out.tensor("model.shared.weight", self.shared.val());
+        for (side, stack) in SIDES.into_iter().zip([&self.encoder, &self.decoder]) {
+            let name = format!("model.{side}");
+            out.tensor(&format!("{name}.embed_positions.weight"), stack.embed_positions.val());
+            stack.layernorm_embedding.write(&mut out, &format!("{name}.layernorm_embedding"));
+            for (i, layer) in stack.layers.iter().enumerate() {
+                let name = format!("{name}.layers.{i}");
+                layer.self_attn.write(&mut out, attention_names(&format!("{name}.self_attn")));
+                layer.self_attn_layer_norm.write(&mut out, &format!("{name}.self_attn_layer_norm"));
+                if let Some(cross) = &layer.cross {
+                    let names = attention_names(&format!("{name}.encoder_attn"));
+                    cross.encoder_attn.write(&mut out, names);
+                    let norm = format!("{name}.encoder_attn_layer_norm");
+                    cross.encoder_attn_layer_norm.write(&mut out, &norm);
+                }
+                layer.fc1.write(&mut out, &format!("{name}.fc1"));
+                layer.fc2.write(&mut out, &format!("{name}.fc2"));
+                layer.final_layer_norm.write(&mut out, &format!("{name}.final_layer_norm"));
+            }
+        }
+        self.dense.write(&mut out, "classification_head.dense");
+        self.out_proj.write(&mut out, "classification_head.out_proj");
+        out.write(&dir.join(WEIGHTS))?;
+        Ok(mopo_hub::write_json(&dir.join("config.json"), &self.config.to_hub())?)
+    }
+}
+
+fn read_stack<B: Backend>(
+    files: &mut TensorFiles,
+    prefix: &str,
+    config: &BartConfig,
+    side: usize,
+    device: &B::Device,
+) -> Result<BartStack<B>> {
+    let (d, ffn) = (config.d_model, config.ffn_dim[side]);
+    let stack = format!("{prefix}{}", SIDES[side]);
+    let shape = [config.max_position_embeddings + OFFSET, d];
+    let positions =
+        files.matrix(&format!("{stack}.embed_positions.weight"), shape, false, device)?;
+    let layernorm_embedding =
+        Norm::read(files, &format!("{stack}.layernorm_embedding"), d, device)?;
+    let mut layers = vec![];
+    for i in 0..config.layers[side] {
+        let name = format!("{stack}.layers.{i}");
+        let mut attention = |attention: &str| -> Result<_> {
+            let names = attention_names(&format!("{name}.{attention}"));
+            let norm = format!("{name}.{attention}_layer_norm");
+            Ok((Attention::read(files, names, d, device)?, Norm::read(files, &norm, d, device)?))
+        };
+        let (self_attn, self_attn_layer_norm) = attention("self_attn")?;
+        let cross = match side {
+            DECODER => {
+                let (encoder_attn, encoder_attn_layer_norm) = attention("encoder_attn")?;
+                Some(BartCross { encoder_attn, encoder_attn_layer_norm })
+            }
+            _ => None,
+        };
+        layers.push(BartBlock {
+            self_attn,
+            self_attn_layer_norm,
+            cross,
+            fc1: Dense::read(files, &format!("{name}.fc1"), [d, ffn], device)?,
+            fc2: Dense::read(files, &format!("{name}.fc2"), [ffn, d], device)?,
+            final_layer_norm: Norm::read(files, &format!("{name}.final_layer_norm"), d, device)?,
+        });
+    }
+    Ok(BartStack { embed_positions: Param::from_tensor(positions), layernorm_embedding, layers })
+}

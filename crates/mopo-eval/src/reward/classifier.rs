@@ -1,0 +1,146 @@
+//! A classifier of one of the architectures that are built here, and what they have in common.
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use mopo_ops::FusedBackend;
+
+use super::config::HubConfig;
+use super::{Bart, DistilBert, Gpt2, TokenRow};
+use crate::Result;
+
+/// A sequence classifier. Every parameter is trainable.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // there are few of them, and burn has no modules in boxes
+pub enum Classifier<B: Backend> {
+    /// GPT-2.
+    Gpt2(Gpt2<B>),
+    /// DistilBERT.
+    DistilBert(DistilBert<B>),
+    /// BART.
+    Bart(Bart<B>),
+}
+
+impl<B: Backend> Classifier<B> {
+    /// Loads a classifier from a directory of the hub: `config.json`, whose `model_type` decides, and
+    /// `model.safetensors` or `pytorch_model.bin`, whole or in shards. Weights become F32.
+    ///
+    /// # Errors
+    /// Another architecture; a key of the configuration; tensors that are missing, left over, of
+    /// another shape or not finite, by name; files that are missing or cut short.
+    pub fn load(dir: impl AsRef<Path>, device: &B::Device) -> Result<Self> {
+        let dir = dir.as_ref();
+        let config = HubConfig::read(dir)?;
+        match config.model_type()? {
+            "gpt2" => Ok(Self::Gpt2(Gpt2::load(dir, device)?)),
+            "distilbert" => Ok(Self::DistilBert(DistilBert::load(dir, device)?)),
+            "bart" => Ok(Self::Bart(Bart::load(dir, device)?)),
+            other => {
+                let expected = "classifiers of gpt2, distilbert and bart are built here";
+                Err(config.refused("model_type", other, expected))
+            }
+        }
+    }
+
+    /// Writes `config.json` and `model.safetensors` into `dir` as the reference library has them.
+    ///
+    /// # Errors
+    /// The file that could not be written.
+    pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
+        match self {
+            Self::Gpt2(model) => model.save(dir),
+            Self::DistilBert(model) => model.save(dir),
+            Self::Bart(model) => model.save(dir),
+        }
+    }
+
+    /// As `config.json` calls it: `gpt2`, `distilbert`, `bart`.
+    pub fn architecture(&self) -> &'static str {
+        match self {
+            Self::Gpt2(_) => "gpt2",
+            Self::DistilBert(_) => "distilbert",
+            Self::Bart(_) => "bart",
+        }
+    }
+
+    /// Names of the labels, in the order of the logits.
+    pub fn labels(&self) -> &[String] {
+        match self {
+            Self::Gpt2(model) => &model.config().labels,
+            Self::DistilBert(model) => &model.config().labels,
+            Self::Bart(model) => &model.config().labels,
+        }
+    }
+
+    /// The first token id that does not exist.
+    pub fn vocab_size(&self) -> usize {
+        match self {
+            Self::Gpt2(model) => model.config().vocab_size,
+            Self::DistilBert(model) => model.config().vocab_size,
+            Self::Bart(model) => model.config().vocab_size,
+        }
+    }
+
+    /// The longest text, in tokens.
+    pub fn max_tokens(&self) -> usize {
+        match self {
+            Self::Gpt2(model) => model.config().n_positions,
+            Self::DistilBert(model) => model.config().max_position_embeddings,
+            Self::Bart(model) => model.config().max_position_embeddings,
+        }
+    }
+
+    /// The padding token of the configuration.
+    pub fn pad_token(&self) -> Option<u32> {
+        match self {
+            Self::Gpt2(model) => model.config().pad_token_id,
+            Self::DistilBert(model) => model.config().pad_token_id,
+            Self::Bart(model) => model.config().pad_token_id,
+        }
+    }
+
+    /// The end-of-sequence token of the configuration, where pooling looks for it: in BART.
+    pub fn eos_token(&self) -> Option<u32> {
+        match self {
+            Self::Bart(model) => Some(model.config().eos_token_id),
+            _ => None,
+        }
+    }
+
+    /// Whether [`forward`](Self::forward) can take a text; in words, why not.
+    ///
+    /// # Errors
+    /// No tokens, too many of them, or an id beyond the vocabulary; completes "the text …".
+    pub fn check(&self, ids: &[u32]) -> std::result::Result<(), String> {
+        let (n, vocab) = (ids.len(), self.vocab_size());
+        if n == 0 {
+            return Err("has no tokens: a model needs at least one; leave such texts out".into());
+        }
+        if n > self.max_tokens() {
+            return Err(format!(
+                "has {n} tokens, but the model has {} positions; truncate it",
+                self.max_tokens()
+            ));
+        }
+        match ids.iter().find(|id| **id as usize >= vocab) {
+            Some(id) => Err(format!(
+                "has the token id {id}, but the model's vocabulary ends before {vocab}; use the \
+                 tokenizer that belongs to the model"
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<B: FusedBackend> Classifier<B> {
+    /// Logits of texts, `[n_rows, n_labels]`. Panics where [`check`](Self::check) would refuse.
+    pub fn forward(&self, rows: &[TokenRow]) -> Tensor<B, 2> {
+        match self {
+            Self::Gpt2(model) => model.forward(rows),
+            Self::DistilBert(model) => model.forward(rows),
+            Self::Bart(model) => model.forward(rows),
+        }
+    }
+}

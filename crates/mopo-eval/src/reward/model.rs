@@ -1,0 +1,247 @@
+//! A reward that is one logit of a classifier. Texts are cut into batches by their number of tokens,
+//! without padding.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use burn::tensor::TensorData;
+use burn::tensor::backend::Backend;
+use mopo_ops::FusedBackend;
+use rayon::prelude::*;
+
+use super::template::Template;
+use super::{
+    Classifier, ModelSettings, ModelSpec, Reward, RewardTokenizer, TokenRow, TruncationSide,
+};
+use crate::{Error, Result};
+
+/// Tokens of a batch, unless one text has more.
+const BATCH_TOKENS: usize = 2048;
+
+/// Rows of one token that every batch has beside its texts. Products of a few lines are computed
+/// another way than those of many, which changes last bits: so there are never few.
+const COMPANY: usize = 16;
+
+/// A classifier as a reward: `sign` times one of its logits, raw, in f32.
+///
+/// A score depends on its text alone: it has the same bits whatever else is in the batch (on
+/// burn-flex; elsewhere the last bits are the device's affair).
+#[derive(Debug)]
+pub struct ModelReward<B: Backend> {
+    name: String,
+    model: Classifier<B>,
+    tokenizer: RewardTokenizer,
+    settings: ModelSettings,
+    text: Template,
+    pair: Option<Template>,
+    label: usize,
+    pad: Option<u32>,
+    batch_tokens: usize,
+    /// Texts that were cut, of all that were scored.
+    cut: AtomicUsize,
+}
+
+/// Finds the directory of a model that a configuration names: a path, or a name on the hub.
+pub type Resolver<'a> = &'a dyn Fn(&str) -> Result<PathBuf>;
+
+/// A [`Resolver`] without a network: directories only.
+///
+/// # Errors
+/// [`Error::NoModel`], which says what to fetch.
+pub fn local_directory(model: &str) -> Result<PathBuf> {
+    let path = Path::new(model);
+    if path.is_dir() {
+        return Ok(path.into());
+    }
+    let remedy = "download its files (config.json, the weights, the tokenizer's files) into a \
+                  directory and give that as `path`";
+    Err(Error::NoModel { model: model.into(), remedy: remedy.into() })
+}
+
+impl<B: Backend> ModelReward<B> {
+    /// The reward that a description means.
+    ///
+    /// # Errors
+    /// What the description does not say; a model that is not there, of another architecture or
+    /// damaged; a setting that does not fit it. Files and fields are named.
+    pub fn load(spec: &ModelSpec, resolve: Resolver<'_>, device: &B::Device) -> Result<Self> {
+        let whole = spec.with_preset()?;
+        let path = whole.path.as_deref().expect("checked with the preset");
+        let dir = resolve(path)?;
+        let settings = spec.settings(&dir)?;
+        let model = Classifier::load(&dir, device)?;
+        if let Some(expected) = whole.architecture
+            && expected != model.architecture()
+        {
+            let error = Error::invalid(
+                "model_type",
+                model.architecture(),
+                format!("the preset is for a model of `{expected}`; name another `path`"),
+            );
+            return Err(Error::InFile { path: dir.join("config.json"), source: Box::new(error) });
+        }
+        let (architecture, side) = (model.architecture(), settings.truncation_side);
+        let tokenizer = RewardTokenizer::load(&dir, architecture, settings.max_length, side)?;
+        let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or(path);
+        let name = whole.name.unwrap_or_else(|| last.to_owned());
+        Self::new(name, model, tokenizer, settings)
+    }
+
+    /// A reward called `name` of a model that is there already. The tokenizer cuts texts, so it must
+    /// have been made with the settings' length and side.
+    ///
+    /// # Errors
+    /// A setting that does not fit the model.
+    pub fn new(
+        name: impl Into<String>,
+        model: Classifier<B>,
+        tokenizer: RewardTokenizer,
+        settings: ModelSettings,
+    ) -> Result<Self> {
+        let label = settings.check(&model)?;
+        let pair =
+            settings.pair.as_deref().map(|pair| Template::parse("pair", pair)).transpose()?;
+        Ok(Self {
+            name: name.into(),
+            text: Template::parse("text", &settings.text)?,
+            pair,
+            label,
+            pad: settings.pad_token_id.or_else(|| model.pad_token()),
+            model,
+            tokenizer,
+            settings,
+            batch_tokens: BATCH_TOKENS,
+            cut: AtomicUsize::new(0),
+        })
+    }
+
+    /// Batches of about so many tokens. Scores do not change.
+    pub fn with_batch_tokens(self, batch_tokens: usize) -> Self {
+        Self { batch_tokens, ..self }
+    }
+
+    /// How the model is asked.
+    pub fn settings(&self) -> &ModelSettings {
+        &self.settings
+    }
+
+    /// What makes token ids of text.
+    pub fn tokenizer(&self) -> &RewardTokenizer {
+        &self.tokenizer
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Classifier<B> {
+        &self.model
+    }
+
+    /// What the model reads for a prompt and a response; in words, why it cannot.
+    ///
+    /// # Errors
+    /// A text without tokens or without a token to pool, or an id beyond the vocabulary; completes
+    /// "the text …".
+    pub fn tokens(&self, prompt: &str, response: &str) -> std::result::Result<TokenRow, String> {
+        self.cut_tokens(prompt, response).map(|(row, _)| row)
+    }
+
+    /// The same, and whether the text was cut.
+    fn cut_tokens(
+        &self,
+        prompt: &str,
+        response: &str,
+    ) -> std::result::Result<(TokenRow, bool), String> {
+        let settings = &self.settings;
+        let prompt = settings
+            .prompt_prefix
+            .as_deref()
+            .map_or(prompt, |prefix| prompt.strip_prefix(prefix).unwrap_or(prompt));
+        let prompt = settings
+            .prompt_suffix
+            .as_deref()
+            .map_or(prompt, |suffix| prompt.strip_suffix(suffix).unwrap_or(prompt));
+        let text = self.text.fill(prompt, response);
+        let pair = self.pair.as_ref().map(|pair| pair.fill(prompt, response));
+        let encoded = self.tokenizer.encode(&text, pair.as_deref());
+        let (ids, cut) = encoded.map_err(|e| e.to_string())?;
+        self.model.check(&ids)?;
+        let pool = settings.pooling.at(&ids, self.pad, self.model.eos_token())?;
+        Ok((TokenRow { ids, pool }, cut))
+    }
+}
+
+impl<B: FusedBackend> ModelReward<B> {
+    /// The logits of texts, `[n_rows][n_labels]`, in their order; each depends on its row alone.
+    /// Panics where [`Classifier::check`] would refuse a row.
+    pub fn logits(&self, rows: &[TokenRow]) -> Vec<Vec<f32>> {
+        // Long texts first, so that the last batches are the small ones.
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_by_key(|i| std::cmp::Reverse(rows[*i].ids.len()));
+        let mut logits = vec![vec![]; rows.len()];
+        let mut rest = order.as_slice();
+        while !rest.is_empty() {
+            let mut tokens = 0;
+            let fits = rest.iter().take_while(|i| {
+                tokens += rows[**i].ids.len();
+                tokens <= self.batch_tokens
+            });
+            let (batch, others) = rest.split_at(fits.count().max(1));
+            rest = others;
+            let company = TokenRow { ids: vec![0], pool: 0 };
+            let texts = batch.iter().map(|i| rows[*i].clone());
+            let texts: Vec<TokenRow> = texts.chain(std::iter::repeat_n(company, COMPANY)).collect();
+            let data: TensorData = self.model.forward(&texts).into_data();
+            let values: Vec<f32> = data.iter().collect();
+            let n_labels = self.model.labels().len();
+            for (i, values) in batch.iter().zip(values.chunks_exact(n_labels)) {
+                logits[*i] = values.to_vec();
+            }
+        }
+        logits
+    }
+}
+
+impl<B: FusedBackend> Reward for ModelReward<B> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn uses_all_cores(&self) -> bool {
+        true
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let side = match self.settings.truncation_side {
+            TruncationSide::Left => "beginning",
+            TruncationSide::Right => "end",
+        };
+        match self.cut.load(Ordering::Relaxed) {
+            0 => vec![],
+            n => vec![format!(
+                "reward `{}`: {n} texts had more than {} tokens; their {side} was cut off",
+                self.name, self.settings.max_length
+            )],
+        }
+    }
+
+    fn score(&self, prompt: &str, response: &str) -> Result<f32> {
+        Ok(self.score_batch(&[(prompt, response)])?[0])
+    }
+
+    fn score_batch(&self, items: &[(&str, &str)]) -> Result<Vec<f32>> {
+        let refused = |index, why| Error::Text { reward: self.name.clone(), index, why };
+        // All of them before the first error is looked for, so that it is the same every time.
+        let rows: Vec<_> =
+            items.par_iter().map(|(prompt, response)| self.cut_tokens(prompt, response)).collect();
+        let rows = rows.into_iter().enumerate().map(|(i, row)| row.map_err(|why| refused(i, why)));
+        let (rows, cut): (Vec<_>, Vec<_>) = rows.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        self.cut.fetch_add(cut.into_iter().filter(|cut| *cut).count(), Ordering::Relaxed);
+        let scores = self.logits(&rows).into_iter().enumerate().map(|(i, logits)| {
+            let score = f32::from(self.settings.sign) * logits[self.label];
+            match score.is_finite() {
+                true => Ok(score),
+                false => Err(refused(i, format!("has the logit {score}: the model is damaged"))),
+            }
+        });
+        scores.collect()
+    }
+}

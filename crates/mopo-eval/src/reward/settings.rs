@@ -1,0 +1,458 @@
+//! How a reward model is to be asked, as data: template, pooling, label, sign, length. The public
+//! models are presets; what a preset, a configuration or the model's own `reward.toml` does not say is
+//! never guessed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use serde::{Deserialize, Serialize};
+
+use super::template::Template;
+use super::{Classifier, TruncationSide};
+use crate::annotate::ScoreStatistics;
+use crate::{Error, Result};
+
+/// The file beside a model's weights that says how to ask it: the keys of [`ModelSettings`], in TOML.
+pub const SETTINGS_FILE: &str = "reward.toml";
+
+/// At which token a model's state is classified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// GPT-2: the text's last token, whatever it is.
+    LastToken,
+    /// GPT-2: the token before the first padding token; the last one if the text has none or begins
+    /// with it. The reference library's rule from 4.31 on, until it took `last_non_pad`.
+    BeforeFirstPad,
+    /// GPT-2: the last token that is not the padding token. The reference library's rule now.
+    LastNonPad,
+    /// GPT-2: as many tokens into the text as are not the padding token. The reference library's rule
+    /// up to 4.30.
+    NonPadCount,
+    /// DistilBERT: the first token.
+    Cls,
+    /// BART: the last end-of-sequence token.
+    LastEos,
+}
+
+impl Pooling {
+    fn name(self) -> String {
+        serde_json::to_value(self).ok().and_then(|v| v.as_str().map(str::to_owned)).expect("a name")
+    }
+
+    /// The rules that an architecture knows.
+    fn of(architecture: &str) -> &'static [Self] {
+        match architecture {
+            "gpt2" => &[Self::LastToken, Self::BeforeFirstPad, Self::LastNonPad, Self::NonPadCount],
+            "distilbert" => &[Self::Cls],
+            _ => &[Self::LastEos],
+        }
+    }
+
+    /// The index into `ids`, which are not empty; in words, why there is none.
+    pub(crate) fn at(
+        self,
+        ids: &[u32],
+        pad: Option<u32>,
+        eos: Option<u32>,
+    ) -> std::result::Result<usize, String> {
+        let last = ids.len() - 1;
+        let is_pad = |id: &&u32| Some(**id) == pad;
+        Ok(match self {
+            Self::LastToken => last,
+            Self::Cls => 0,
+            Self::BeforeFirstPad => match ids.iter().position(|id| Some(*id) == pad) {
+                None | Some(0) => last,
+                Some(first) => first - 1,
+            },
+            Self::LastNonPad => ids.iter().rposition(|id| Some(*id) != pad).unwrap_or(0),
+            // Nothing but padding: the library's index −1.
+            Self::NonPadCount => {
+                (ids.len() - ids.iter().filter(is_pad).count()).checked_sub(1).unwrap_or(last)
+            }
+            Self::LastEos => ids.iter().rposition(|id| Some(*id) == eos).ok_or_else(|| {
+                "has no end-of-sequence token after tokenization; the tokenizer must add it"
+                    .to_owned()
+            })?,
+        })
+    }
+}
+
+/// Which of a model's logits is the score.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Label {
+    /// By its place, from 0.
+    Index(usize),
+    /// By its name in the model's `id2label`.
+    Name(String),
+}
+
+/// Everything that a model's scores depend on beside its files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    /// The text, with `{prompt}` and `{response}` where they belong; `{{` and `}}` are braces.
+    pub text: String,
+    /// The second text of a pair, for models that compare two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair: Option<String>,
+    /// Taken off the beginning of a prompt that begins with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_prefix: Option<String>,
+    /// Taken off the end of a prompt that ends in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_suffix: Option<String>,
+    /// Where the state is taken.
+    pub pooling: Pooling,
+    /// Which logit.
+    pub label: Label,
+    /// 1, or −1 where less is better: the score is the logit times this.
+    #[serde(default = "plus")]
+    pub sign: i8,
+    /// Longest text in tokens, special ones included.
+    pub max_length: usize,
+    /// What is cut off of longer ones.
+    pub truncation_side: TruncationSide,
+    /// The padding token of the rules of pooling; that of the model's configuration by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pad_token_id: Option<u32>,
+    /// How the scores of known texts are distributed, for z-scores; decides nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statistics: Option<ScoreStatistics>,
+}
+
+fn plus() -> i8 {
+    1
+}
+
+fn check_sign(sign: i8) -> Result<()> {
+    match sign {
+        1 | -1 => Ok(()),
+        _ => Err(Error::invalid("sign", sign, "it must be 1 or -1")),
+    }
+}
+
+impl ModelSettings {
+    /// The same, with statistics of scores.
+    pub fn with_statistics(self, statistics: ScoreStatistics) -> Self {
+        Self { statistics: Some(statistics), ..self }
+    }
+
+    /// Writes `reward.toml` into a model's directory, from where [`ModelSpec::settings`] takes what a
+    /// configuration does not say.
+    ///
+    /// # Errors
+    /// The file that could not be written.
+    pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
+        let text = toml::to_string(self).expect("plain data");
+        let path = dir.as_ref().join(SETTINGS_FILE);
+        Ok(mopo_hub::write_atomically(&path, text.as_bytes())?)
+    }
+
+    /// Checks the settings against a model: the index of the logit.
+    ///
+    /// # Errors
+    /// The field that does not fit, with what the model has.
+    pub(crate) fn check<B: burn::tensor::backend::Backend>(
+        &self,
+        model: &Classifier<B>,
+    ) -> Result<usize> {
+        let known = Pooling::of(model.architecture());
+        if !known.contains(&self.pooling) {
+            let known: Vec<String> = known.iter().map(|rule| rule.name()).collect();
+            let expected = format!("{} has: {}", model.architecture(), known.join(", "));
+            return Err(Error::invalid("pooling", self.pooling.name(), expected));
+        }
+        check_sign(self.sign)?;
+        if self.max_length == 0 || self.max_length > model.max_tokens() {
+            let expected = format!("it must lie between 1 and the model's {}", model.max_tokens());
+            return Err(Error::invalid("max_length", self.max_length, expected));
+        }
+        Template::check("text", &self.text)?;
+        if let Some(pair) = &self.pair {
+            Template::check("pair", pair)?;
+        }
+        if !self.text.contains("{response}")
+            && !self.pair.as_ref().is_some_and(|pair| pair.contains("{response}"))
+        {
+            let expected = "`{response}` must stand in it, or in `pair`: all scores would be equal";
+            return Err(Error::invalid("text", format!("`{}`", self.text), expected));
+        }
+        let labels = model.labels();
+        let index = match &self.label {
+            Label::Index(index) => Some(*index).filter(|index| *index < labels.len()),
+            Label::Name(name) => labels.iter().position(|label| label == name),
+        };
+        index.ok_or_else(|| {
+            let shown = match &self.label {
+                Label::Index(index) => index.to_string(),
+                Label::Name(name) => format!("`{name}`"),
+            };
+            let all = labels.iter().enumerate().map(|(i, name)| format!("{i} ({name})"));
+            let expected = format!("the model has: {}", all.collect::<Vec<_>>().join(", "));
+            Error::invalid("label", shown, expected)
+        })
+    }
+}
+
+/// A reward model as a configuration describes it. What it leaves out comes from the preset, and then
+/// from the model's own `reward.toml`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    /// One of [`preset_names`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// A directory of the hub, or a name on it; a preset's own by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The name to show; the preset's, or the last part of `path`, by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Refuse models of another architecture than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
+    /// See [`ModelSettings`], for this and all that follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub pair: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub prompt_prefix: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub prompt_suffix: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub pooling: Option<Pooling>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub label: Option<Label>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub sign: Option<i8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub max_length: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub truncation_side: Option<TruncationSide>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub pad_token_id: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub statistics: Option<ScoreStatistics>,
+}
+
+static PRESETS: LazyLock<BTreeMap<String, ModelSpec>> =
+    LazyLock::new(|| toml::from_str(include_str!("presets.toml")).expect("our own file"));
+
+/// The names of the public reward models that [`ModelSpec::preset`] knows.
+pub fn preset_names() -> impl Iterator<Item = &'static str> {
+    PRESETS.keys().map(String::as_str)
+}
+
+impl ModelSpec {
+    /// A preset with nothing changed.
+    pub fn preset(name: impl Into<String>) -> Self {
+        Self { preset: Some(name.into()), ..Self::default() }
+    }
+
+    /// This description, and where it says nothing the preset's.
+    ///
+    /// # Errors
+    /// A preset that does not exist; neither preset nor path.
+    pub fn with_preset(&self) -> Result<Self> {
+        let preset = match &self.preset {
+            None => None,
+            Some(name) => Some(PRESETS.get(name).ok_or_else(|| {
+                let all: Vec<&str> = preset_names().collect();
+                Error::invalid(
+                    "preset",
+                    format!("`{name}`"),
+                    format!("there are: {}", all.join(", ")),
+                )
+            })?),
+        };
+        let whole = self.clone().or(preset.cloned().unwrap_or_default());
+        if whole.path.is_none() {
+            let expected = "name a directory or a model of the hub, or a `preset`";
+            return Err(Error::invalid("path", "missing", expected));
+        }
+        Ok(whole)
+    }
+
+    /// Checks what can be checked without the model: the preset's name, templates, the sign.
+    ///
+    /// # Errors
+    /// The field that is wrong.
+    pub fn check(&self) -> Result<()> {
+        let whole = self.with_preset()?;
+        for (field, template) in [("text", &whole.text), ("pair", &whole.pair)] {
+            template.as_deref().map_or(Ok(()), |template| Template::check(field, template))?;
+        }
+        check_sign(whole.sign.unwrap_or(plus()))
+    }
+
+    /// Field by field this, or else `other`.
+    fn or(self, other: Self) -> Self {
+        Self {
+            preset: self.preset.or(other.preset),
+            path: self.path.or(other.path),
+            name: self.name.or(other.name),
+            architecture: self.architecture.or(other.architecture),
+            text: self.text.or(other.text),
+            pair: self.pair.or(other.pair),
+            prompt_prefix: self.prompt_prefix.or(other.prompt_prefix),
+            prompt_suffix: self.prompt_suffix.or(other.prompt_suffix),
+            pooling: self.pooling.or(other.pooling),
+            label: self.label.or(other.label),
+            sign: self.sign.or(other.sign),
+            max_length: self.max_length.or(other.max_length),
+            truncation_side: self.truncation_side.or(other.truncation_side),
+            pad_token_id: self.pad_token_id.or(other.pad_token_id),
+            statistics: self.statistics.or(other.statistics),
+        }
+    }
+
+    /// The settings for the model in `dir`: of this description, its preset, and `reward.toml` there.
+    ///
+    /// # Errors
+    /// What nothing of these says, by name; a `reward.toml` that does not parse.
+    pub fn settings(&self, dir: impl AsRef<Path>) -> Result<ModelSettings> {
+        let mut whole = self.with_preset()?;
+        let path = dir.as_ref().join(SETTINGS_FILE);
+        if path.exists() {
+            let text = mopo_hub::read(&path)?;
+            let own = std::str::from_utf8(&text).map_err(|e| e.to_string());
+            let own = own.and_then(|text| toml::from_str(text).map_err(|e| e.to_string()));
+            let own: Self = own.map_err(|reason| mopo_hub::Error::Json {
+                path,
+                reason: reason.trim_end().to_owned(),
+                expected: "the settings of a reward model, in TOML",
+            })?;
+            whole = whole.or(own);
+        }
+        let missing = |field: &'static str| {
+            let expected = "it decides the scores and has no default: say it in the configuration or \
+                            in the model's reward.toml, or use a `preset`";
+            Error::invalid(field, "missing", expected)
+        };
+        Ok(ModelSettings {
+            text: whole.text.ok_or_else(|| missing("text"))?,
+            pair: whole.pair,
+            prompt_prefix: whole.prompt_prefix,
+            prompt_suffix: whole.prompt_suffix,
+            pooling: whole.pooling.ok_or_else(|| missing("pooling"))?,
+            label: whole.label.ok_or_else(|| missing("label"))?,
+            sign: whole.sign.unwrap_or(1),
+            max_length: whole.max_length.ok_or_else(|| missing("max_length"))?,
+            truncation_side: whole.truncation_side.ok_or_else(|| missing("truncation_side"))?,
+            pad_token_id: whole.pad_token_id,
+            statistics: whole.statistics,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_public_models_are_presets_and_say_everything() {
+        let hh = |what| (format!("Ray2333/gpt2-large-{what}-reward_model"), "gpt2");
+        let detector = || ("CogComp/bart-faithful-summary-detector".to_owned(), "bart");
+        let humor = ("mohameddhiab/humor-no-humor".to_owned(), "distilbert");
+        let pref1 = ("Tristan/gpt2_reward_summarization".to_owned(), "gpt2");
+        let follow = ("{prompt}{response}", None);
+        let summary_first = ("{response} <|endoftext|> {prompt}", None);
+        let pair = ("{response}", Some("{prompt}"));
+        let (last, non_pad, eos) = (Pooling::LastToken, Pooling::LastNonPad, Pooling::LastEos);
+        let expected = [
+            ("hh-harmless", "harmless", hh("harmless"), follow, last, 0, 1, 1024),
+            ("hh-helpful", "helpful", hh("helpful"), follow, last, 0, 1, 1024),
+            ("humor", "humor", humor, ("{response}", None), Pooling::Cls, 1, 1, 512),
+            ("tldr-faithful", "faithful", detector(), pair, eos, 1, 1, 1024),
+            ("tldr-less-hallucination", "less_hallucination", detector(), pair, eos, 0, -1, 1024),
+            ("tldr-pref1", "pref1", pref1, summary_first, non_pad, 0, 1, 1024),
+        ];
+        let names: Vec<&str> = preset_names().collect();
+        assert_eq!(names, expected.clone().map(|e| e.0));
+        let dir = tempfile::tempdir().unwrap();
+        for (preset, name, (path, architecture), texts, pooling, label, sign, max) in expected {
+            let spec = ModelSpec::preset(preset);
+            spec.check().unwrap();
+            let whole = spec.with_preset().unwrap();
+            let found = (whole.name.unwrap(), whole.path.unwrap(), whole.architecture.unwrap());
+            assert_eq!(found, (name.to_owned(), path, architecture.to_owned()));
+            let settings = spec.settings(dir.path()).unwrap();
+            assert!(Pooling::of(architecture).contains(&pooling), "{preset}");
+            let (text, pair) = texts;
+            let expected = ModelSettings {
+                text: text.into(),
+                pair: pair.map(str::to_owned),
+                prompt_prefix: None,
+                prompt_suffix: None,
+                pooling,
+                label: Label::Index(label),
+                sign,
+                max_length: max,
+                truncation_side: TruncationSide::Right,
+                pad_token_id: None,
+                statistics: None,
+            };
+            assert_eq!(settings, expected, "{preset}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_goes_before_its_preset_and_that_before_the_models_own_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = ModelSpec { path: Some("x".into()), ..ModelSpec::default() };
+        let e = spec.settings(dir.path()).unwrap_err().to_string();
+        assert!(e.contains("`text` is missing") && e.contains("reward.toml"), "{e}");
+        let own = ModelSpec::preset("humor").settings(dir.path()).unwrap();
+        own.save(dir.path()).unwrap();
+        assert_eq!(spec.settings(dir.path()).unwrap(), own);
+        let mut spec = ModelSpec::preset("tldr-pref1");
+        spec.max_length = Some(77);
+        let settings = spec.settings(dir.path()).unwrap();
+        assert_eq!((settings.max_length, settings.label.clone()), (77, Label::Index(0)));
+        assert_eq!(settings.pooling, Pooling::LastNonPad);
+
+        std::fs::write(dir.path().join(SETTINGS_FILE), "texxt = 'a'").unwrap();
+        let e = spec.settings(dir.path()).unwrap_err().to_string();
+        assert!(e.contains("reward.toml") && e.contains("texxt"), "{e}");
+        let e = ModelSpec::preset("nothing").with_preset().unwrap_err().to_string();
+        assert!(e.contains("`nothing`") && e.contains("hh-harmless"), "{e}");
+        let e = ModelSpec::default().with_preset().unwrap_err().to_string();
+        assert!(e.contains("`path` is missing"), "{e}");
+    }
+
+    #[test]
+    fn rules_of_pooling_find_their_token() {
+        let (pad, eos) = (Some(9), Some(2));
+        for (rule, ids, expected) in [
+            (Pooling::LastToken, &[1, 9, 9][..], 2),
+            (Pooling::BeforeFirstPad, &[1, 3, 9, 4, 9], 1),
+            (Pooling::BeforeFirstPad, &[1, 3, 4], 2),
+            (Pooling::BeforeFirstPad, &[9, 3, 4], 2),
+            (Pooling::LastNonPad, &[1, 9, 4, 9], 2),
+            (Pooling::LastNonPad, &[9, 9], 0),
+            (Pooling::NonPadCount, &[1, 9, 4, 3], 2),
+            (Pooling::NonPadCount, &[9, 9], 1),
+            (Pooling::Cls, &[5, 6], 0),
+            (Pooling::LastEos, &[0, 5, 2, 2, 6, 2], 5),
+            (Pooling::LastEos, &[0, 2, 6], 1),
+        ] {
+            assert_eq!(rule.at(ids, pad, eos), Ok(expected), "{rule:?} {ids:?}");
+        }
+        assert_eq!(Pooling::BeforeFirstPad.at(&[1, 9, 3], None, None), Ok(2));
+        assert!(Pooling::LastEos.at(&[1, 9], pad, eos).unwrap_err().contains("end-of-sequence"));
+    }
+}

@@ -1,0 +1,440 @@
+//! Scores of texts by a reward model, alone or against the reference library in one run: `cargo xtask
+//! bench score`. Each measurement is a process of its own, and they take turns.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::bench_train::python::{Python, REQUIREMENTS, WRITE_PAIRS};
+use crate::bench_train::report::{number, shown};
+use crate::bench_train::write_whole;
+use crate::cargo::{cargo, root, status};
+use crate::machine::{date_and_commit, machine, median};
+use crate::measured::measured_line;
+
+const HELP: &str = "\
+cargo xtask bench score [options]
+
+  --python PATH      an interpreter with torch and transformers (xtask/peers/requirements.txt), which
+                     then are measured too; it also makes model and texts on first use
+  --rounds N         how often each one runs [default: 3]
+  --repeats N        calls of each run, of which the first is left out of the median [default: 3]
+  --threads N        of each [default: 2]
+  --n-texts N        texts, two of each pair [default: 64]
+  --model DIR        this reward model instead of a random one of 12 blocks of width 768
+  --texts FILE       these texts, as JSON lines of prompt and response
+  --peers-dir DIR    where hh_pairs.py is, which finds HH texts [default: ../shared/peers]
+  --tokenizer DIR    where the random model's tokenizer.json is
+                     [default: ../shared/data/tokenizers/codegen]
+  --mopo PATH        this program instead of building one
+  --out FILE         also write the tables and raw figures there, e.g. docs/results/score.md
+";
+
+const SCORE: &str = "xtask/peers/score.py";
+const MAKE_MODEL: &str = "xtask/peers/make_gpt2.py";
+
+struct Options {
+    python: Option<PathBuf>,
+    rounds: usize,
+    repeats: usize,
+    threads: usize,
+    n_texts: usize,
+    model: Option<PathBuf>,
+    texts: Option<PathBuf>,
+    peers_dir: PathBuf,
+    tokenizer: PathBuf,
+    mopo: Option<PathBuf>,
+    out: Option<PathBuf>,
+}
+
+impl Options {
+    fn parse(args: &[String]) -> Result<Self> {
+        let mut o = Self {
+            python: None,
+            rounds: 3,
+            repeats: 3,
+            threads: 2,
+            n_texts: 64,
+            model: None,
+            texts: None,
+            peers_dir: root().join("../shared/peers"),
+            tokenizer: root().join("../shared/data/tokenizers/codegen"),
+            mopo: None,
+            out: None,
+        };
+        let mut rest = args.iter();
+        while let Some(flag) = rest.next() {
+            let mut value = || {
+                rest.next().with_context(|| format!("`{flag}` needs a value\n\n{HELP}")).cloned()
+            };
+            let number = |text: String| -> Result<usize> {
+                let n = text.parse().ok().filter(|n| *n > 0);
+                n.with_context(|| format!("`{flag} {text}`: it must be a whole number above 0"))
+            };
+            let path = |text: String| std::path::absolute(&text).context(text);
+            match flag.as_str() {
+                "--python" => o.python = Some(path(value()?)?),
+                "--rounds" => o.rounds = number(value()?)?,
+                "--repeats" => o.repeats = number(value()?)?,
+                "--threads" => o.threads = number(value()?)?,
+                "--n-texts" => o.n_texts = number(value()?)?,
+                "--model" => o.model = Some(path(value()?)?),
+                "--texts" => o.texts = Some(path(value()?)?),
+                "--peers-dir" => o.peers_dir = path(value()?)?,
+                "--tokenizer" => o.tokenizer = path(value()?)?,
+                "--mopo" => o.mopo = Some(path(value()?)?),
+                "--out" => o.out = Some(path(value()?)?),
+                other => bail!("`cargo xtask bench score` knows no `{other}`\n\n{HELP}"),
+            }
+        }
+        Ok(o)
+    }
+}
+
+/// What is measured.
+struct Participant {
+    name: &'static str,
+    /// Without this machine's paths.
+    shown: String,
+    command: Box<dyn Fn() -> Command>,
+}
+
+/// `cargo xtask bench score …`.
+pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
+    if args.iter().any(|a| a == "--help" || a == "-h") {
+        print!("{HELP}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let options = Options::parse(args)?;
+    let metadata = cargo_metadata::MetadataCommand::new()
+        .manifest_path(root().join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .context("cargo metadata")?;
+    let target = metadata.target_directory.into_std_path_buf();
+    let folder = target.join("score-bench");
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let python = options.python.clone().map(Python::at).transpose()?;
+    let model = model(&options, python.as_ref(), &folder)?;
+    let texts = texts(&options, python.as_ref(), &folder)?;
+    let mopo = match &options.mopo {
+        Some(path) => path.clone(),
+        None => {
+            let mut build = cargo(&["build", "--release", "--package", "mopo-cli"]);
+            let built = status(build.current_dir(root()))?.success();
+            ensure!(built, "building `mopo` failed: cargo's output is above");
+            target.join("release/mopo")
+        }
+    };
+    ensure!(mopo.is_file(), "--mopo {}: there is no such program", mopo.display());
+    let versions = python.as_ref().map(|python| python.versions.clone());
+    let all = participants(&options, python, &mopo, &model, &texts);
+
+    let before = machine();
+    println!("{before}");
+    let mut runs: Vec<Value> = vec![];
+    let record = folder.join("runs.jsonl");
+    for round in 1..=options.rounds {
+        for participant in &all {
+            eprint!("round {round} of {}: {:<24} ", options.rounds, participant.name);
+            let log = folder.join(format!("{}.log", participant.name));
+            let mut run = json!({ "participant": participant.name, "round": round });
+            match measured_line(&mut (participant.command)(), &log) {
+                Ok(line) => {
+                    eprintln!(
+                        "{} texts/s",
+                        number(line["texts_per_second"].as_f64().unwrap_or(0.0))
+                    );
+                    run["line"] = line;
+                }
+                Err(why) => {
+                    eprintln!("FAILED: {why}");
+                    run["failed"] = why.into();
+                }
+            }
+            runs.push(run);
+            let lines: String = runs.iter().map(|run| format!("{run}\n")).collect();
+            write_whole(&record, &lines)?;
+        }
+    }
+    let context = About { command: shown(args), versions, machine: [before, machine()] };
+    let page = page(&options, &context, &all, &runs);
+    println!("\n{page}");
+    eprintln!("every run: {}", record.display());
+    if let Some(out) = &options.out {
+        write_whole(out, &page)?;
+        eprintln!("wrote {}", out.display());
+    }
+    let lost = all.iter().any(|p| values(&runs, p.name, "texts_per_second").is_empty());
+    Ok(if lost { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn needs_python<'a>(python: Option<&'a Python>, what: &str, flag: &str) -> Result<&'a Python> {
+    python.with_context(|| {
+        format!(
+            "there is no {what} yet: give one with `{flag}`, or an interpreter with what \
+             {REQUIREMENTS} lists with `--python PATH`, which makes one"
+        )
+    })
+}
+
+/// The model's directory: given, left by an earlier run, or made now.
+fn model(options: &Options, python: Option<&Python>, folder: &Path) -> Result<PathBuf> {
+    if let Some(model) = &options.model {
+        ensure!(
+            model.join("reward.toml").is_file(),
+            "--model {}: it has no reward.toml, which says how it is asked (docs/reward-models.md)",
+            model.display()
+        );
+        return Ok(model.clone());
+    }
+    let model = folder.join("model");
+    if !model.join("reward.toml").is_file() {
+        let python = needs_python(python, "model", "--model DIR")?;
+        let tokenizer = options.tokenizer.join("tokenizer.json");
+        ensure!(
+            tokenizer.is_file(),
+            "{} is not there; name a folder that has one with `--tokenizer DIR`",
+            tokenizer.display()
+        );
+        eprintln!("== the benchmark's model, in {}", model.display());
+        let part = folder.join("model.part");
+        let _ = fs::remove_dir_all(&part); // left by a run that was cut off
+        let mut make = python.script(&root().join(MAKE_MODEL), options.threads);
+        make.arg(&part).arg("--tokenizer").arg(&options.tokenizer);
+        ensure!(status(&mut make)?.success(), "{MAKE_MODEL} failed: its output is above");
+        let _ = fs::remove_dir_all(&model);
+        fs::rename(&part, &model).with_context(|| model.display().to_string())?;
+    }
+    Ok(model)
+}
+
+/// The file of texts: given, left by an earlier run, or made now of HH pairs in their order.
+fn texts(options: &Options, python: Option<&Python>, folder: &Path) -> Result<PathBuf> {
+    if let Some(texts) = &options.texts {
+        return Ok(texts.clone());
+    }
+    let texts = folder.join(format!("texts-{}.jsonl", options.n_texts));
+    if !texts.is_file() {
+        let python = needs_python(python, "file of texts", "--texts FILE")?;
+        let pairs = folder.join("pairs.jsonl");
+        let mut write = python.script(&root().join(WRITE_PAIRS), options.threads);
+        let rows = options.n_texts.div_ceil(2).to_string();
+        write.arg(&options.peers_dir).arg(&pairs).args(["--rows", &rows]);
+        ensure!(
+            status(&mut write)?.success(),
+            "{WRITE_PAIRS} failed: its output is above; hh_pairs.py says where it looks for data"
+        );
+        let text = fs::read_to_string(&pairs).with_context(|| pairs.display().to_string())?;
+        let mut lines = String::new();
+        for line in text.lines() {
+            let pair: Value = serde_json::from_str(line).context("a line of the pairs")?;
+            for response in ["chosen", "rejected"] {
+                let text = json!({ "prompt": pair["prompt"], "response": pair[response] });
+                lines += &format!("{text}\n");
+            }
+        }
+        let lines: String = lines.lines().take(options.n_texts).map(|l| format!("{l}\n")).collect();
+        write_whole(&texts, &lines)?;
+    }
+    Ok(texts)
+}
+
+fn participants(
+    options: &Options,
+    python: Option<Python>,
+    mopo: &Path,
+    model: &Path,
+    texts: &Path,
+) -> Vec<Participant> {
+    let mut all = vec![];
+    let numbers = format!("--repeats {} --threads {}", options.repeats, options.threads);
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let inputs = [model.to_path_buf(), texts.to_path_buf()];
+    {
+        let (mopo, [model, texts], words) = (mopo.to_path_buf(), inputs.clone(), words(&numbers));
+        all.push(Participant {
+            name: "mopo",
+            shown: format!("mopo bench score --model MODEL --texts TEXTS {numbers}"),
+            command: Box::new(move || {
+                let mut command = Command::new(&mopo);
+                command.args(["bench", "score", "--model"]).arg(&model).arg("--texts").arg(&texts);
+                command.args(&words);
+                command
+            }),
+        });
+    }
+    let Some(python) = python else { return all };
+    for (name, how) in [
+        ("transformers-1", "--batch 1"),
+        ("transformers-8", "--batch 8"),
+        ("transformers-8-sorted", "--batch 8 --sort"),
+        ("transformers-16-sorted", "--batch 16 --sort"),
+    ] {
+        let Python { path, versions } = &python;
+        let python = Python { path: path.clone(), versions: versions.clone() };
+        let (threads, inputs) = (options.threads, inputs.clone());
+        let args = words(&format!("{how} {numbers}"));
+        all.push(Participant {
+            name,
+            shown: format!("python score.py MODEL TEXTS {how} {numbers}"),
+            command: Box::new(move || {
+                let mut command = python.script(&root().join(SCORE), threads);
+                command.args(&inputs).args(&args);
+                command
+            }),
+        });
+    }
+    all
+}
+
+/// A figure of each of a participant's runs.
+fn values(runs: &[Value], name: &str, key: &str) -> Vec<f64> {
+    let of = runs.iter().filter(|run| run["participant"] == name);
+    of.filter_map(|run| run["line"][key].as_f64()).collect()
+}
+
+/// The largest difference between two participants' scores, relative to the largest score.
+fn difference(runs: &[Value], a: &str, b: &str) -> Option<f64> {
+    let scores = |name: &str| {
+        let run = runs.iter().find(|run| run["participant"] == name && run["line"].is_object())?;
+        run["line"]["scores"].as_array()?.iter().map(Value::as_f64).collect::<Option<Vec<_>>>()
+    };
+    let (a, b) = (scores(a)?, scores(b)?);
+    let largest = b.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+    let differences = a.iter().zip(&b).map(|(a, b)| (a - b).abs() / largest);
+    (a.len() == b.len()).then(|| differences.fold(0.0, f64::max))
+}
+
+/// What the page says besides the figures.
+struct About {
+    command: String,
+    /// Of the peers' packages.
+    versions: Option<String>,
+    /// Before and after.
+    machine: [String; 2],
+}
+
+fn page(options: &Options, context: &About, all: &[Participant], runs: &[Value]) -> String {
+    let [before, after] = &context.machine;
+    let rate = |name: &str| {
+        let values = values(runs, name, "texts_per_second");
+        (!values.is_empty()).then(|| median(values))
+    };
+    let peers = all.iter().filter(|p| p.name != "mopo");
+    let best =
+        peers.filter_map(|p| Some((p.name, rate(p.name)?))).max_by(|(_, a), (_, b)| a.total_cmp(b));
+    let mut out = String::from("# Scores of a reward model\n\n");
+    out += "How many texts a second a GPT-2 classifier scores, from text to number, next to the \
+            reference library. All run in turns, each as a process of its own.\n\n";
+    out += &format!("```\ncargo xtask bench score {}\n```\n\n", context.command);
+    out += &format!("{}.\n\n- Before: {before}.\n- After: {after}.\n", date_and_commit());
+    out += &format!(
+        "- {} threads each; {} rounds, medians over them; in a round {} calls, of which the first is \
+         left out of the median.\n",
+        options.threads, options.rounds, options.repeats
+    );
+    if let Some(versions) = &context.versions {
+        out += &format!("- Peers: {versions}.\n");
+    }
+    let first = runs.iter().find(|run| run["participant"] == "mopo").map(|run| &run["line"]);
+    if let Some(line) = first {
+        out += &format!("- {} texts, {} tokens.\n", line["texts"], line["tokens"]);
+        if line["profile"] == "debug" {
+            out += "- **Ours is a debug build here: its times mean little.**\n";
+        }
+    }
+    if let (Some((name, theirs)), Some(ours)) = (best, rate("mopo")) {
+        out += &format!(
+            "\n**{} times the texts per second of {name}**, the fastest of the others (demanded: at \
+             least 1).\n",
+            number(ours / theirs)
+        );
+    }
+    out += "\n| who | texts per s | tokens per s | padded tokens | peak MiB | scores differ by |\n\
+            |---|--:|--:|--:|--:|--:|\n";
+    for p in all {
+        let of = |key: &str| {
+            let values = values(runs, p.name, key);
+            if values.is_empty() { "–".into() } else { number(median(values)) }
+        };
+        let other = difference(runs, p.name, "mopo").filter(|_| p.name != "mopo");
+        out += &format!(
+            "| {} | {} | {} | {} | {} | {} |\n",
+            p.name,
+            of("texts_per_second"),
+            of("tokens_per_second"),
+            of("padded_tokens"),
+            of("peak_rss_mib"),
+            other.map_or("–".into(), number)
+        );
+    }
+    out += "\n`--sort` goes by length, so that little is padded. Ours always does, and pads nothing. The \
+            last column is the largest difference from our scores, relative to the largest score.\n";
+    out += "\n## Commands\n\n| name | command |\n|---|---|\n";
+    for p in all {
+        out += &format!("| {} | `{}` |\n", p.name, p.shown);
+    }
+    out += "\n## Every run\n\nOne line each, in the order in which they ran; scores left out.\n\n```json\n";
+    for run in runs {
+        let mut run = run.clone();
+        if let Some(line) = run["line"].as_object_mut() {
+            line.remove("scores");
+        }
+        out += &format!("{run}\n");
+    }
+    out + "```\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_and_senseless_ones_refused() {
+        let parse = |args: &[&str]| {
+            let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
+            Options::parse(&args).map_err(|e| format!("{e:#}"))
+        };
+        let o = parse(&["--rounds", "5", "--n-texts", "8"]).unwrap();
+        assert_eq!((o.rounds, o.n_texts, o.repeats), (5, 8, 3));
+        for (args, word) in [
+            (&["--rounds", "0"][..], "--rounds 0"),
+            (&["--python"], "needs a value"),
+            (&["--fast"], "--fast"),
+        ] {
+            let error = parse(args).err().unwrap();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_page_has_the_ratio_to_the_fastest_peer() {
+        let run = |name: &str, rate: f64, score: f64| {
+            json!({ "participant": name, "round": 1, "line": {
+                "texts": 2, "tokens": 9, "texts_per_second": rate, "scores": [score, 2.0],
+            }})
+        };
+        let runs = [
+            run("mopo", 6.0, 1.0),
+            run("transformers-1", 2.0, 1.0),
+            run("transformers-8", 4.0, 1.5),
+        ];
+        let options = Options::parse(&[]).unwrap();
+        let python = Python { path: "python".into(), versions: String::new() };
+        let (a, b) = (Path::new("a"), Path::new("b"));
+        let all = participants(&options, Some(python), a, a, b);
+        let context = About {
+            command: String::new(),
+            versions: Some("torch 2".into()),
+            machine: ["then".into(), "now".into()],
+        };
+        let page = page(&options, &context, &all, &runs);
+        assert!(page.contains("**1.50 times the texts per second of transformers-8**"), "{page}");
+        assert!(page.contains("| transformers-8 | 4.00 |") && page.contains("| 0.250 |"), "{page}");
+        assert!(page.contains("2 texts, 9 tokens") && !page.contains("\"scores\""), "{page}");
+    }
+}
