@@ -31,12 +31,12 @@ pub enum Error {
         /// What to do.
         remedy: String,
     },
-    /// One line of a file is wrong.
+    /// One line of a file is wrong, or one row of a JSON array or Parquet file.
     #[error("{}:{line}: {why}; {remedy}", file.display())]
     Line {
         /// The file.
         file: PathBuf,
-        /// The line, from 1.
+        /// The line or row, from 1.
         line: usize,
         /// What is wrong.
         why: String,
@@ -45,17 +45,50 @@ pub enum Error {
     },
     /// A gzip stream that ends early or is damaged.
     #[error(
-        "{}: the gzip stream is truncated or damaged after {lines_read} whole lines ({source}); \
+        "{}: the gzip stream is truncated or damaged after {rows_read} whole rows ({source}); \
          fetch the file again and compare its sha256 with the publisher's",
         file.display()
     )]
     Gzip {
         /// The file.
         file: PathBuf,
-        /// How many whole lines were readable.
-        lines_read: usize,
+        /// How many whole rows were readable.
+        rows_read: usize,
         /// The decoder's reason.
         source: std::io::Error,
+    },
+    /// A file whose format is not read, or which is damaged as a whole.
+    #[error("{}: {why}{}; {remedy}", file.display(), after(*rows_read))]
+    Container {
+        /// The file.
+        file: PathBuf,
+        /// How many rows were readable before.
+        rows_read: usize,
+        /// What is wrong.
+        why: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// Labelled texts of which all are of one kind.
+    #[error(
+        "{}: {}; the labels in `{column}` are {found}: name one of them as the positive one, and \
+         bring texts of both kinds",
+        file.display(),
+        one_kind(positive, *n_positive, *n_texts)
+    )]
+    Labels {
+        /// The file.
+        file: PathBuf,
+        /// The column of the labels.
+        column: String,
+        /// The label that counts as positive.
+        positive: String,
+        /// Texts with it: none or all.
+        n_positive: usize,
+        /// Texts.
+        n_texts: usize,
+        /// The labels that occur, with their counts.
+        found: String,
     },
     /// A field of a record is wrong.
     #[error("record `{id}`, field `{field}`: {why}")]
@@ -104,6 +137,18 @@ pub enum Error {
     /// A wrong objective name or list.
     #[error(transparent)]
     Core(#[from] mopo_core::Error),
+}
+
+fn after(rows_read: usize) -> String {
+    if rows_read == 0 { String::new() } else { format!(" (after {rows_read} whole rows)") }
+}
+
+fn one_kind(positive: &str, n_positive: usize, n_texts: usize) -> String {
+    if n_positive == 0 {
+        format!("none of the {n_texts} texts has the label `{positive}`")
+    } else {
+        format!("all {n_texts} texts have the label `{positive}`")
+    }
 }
 
 /// Results of this crate.

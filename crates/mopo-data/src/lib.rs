@@ -1,31 +1,52 @@
 //! Everything about preference data that needs no tensor: records and the prepared-set format,
 //! readers, splits, summaries, tokenizers, batching, and a generated demo world.
 //!
-//! The path of a pair: a reader ([`hh`], [`demo`]) makes [`PreferenceRecord`]s → a
+//! The path of a pair: a reader ([`hh`], [`reddit`], [`demo`], …) makes [`PreferenceRecord`]s → a
 //! [`PreparedSet`] keeps them as JSON Lines → [`split_by_prompt`] → [`tokenize`] →
 //! [`bucketed_batches`]. No tensors, no models and no network here.
 
 mod collate;
+mod container;
 pub mod demo;
 mod error;
 mod grouping;
 mod hash;
+pub mod helpsteer;
 pub mod hh;
+mod labelled;
+mod prompts;
 mod record;
+pub mod reddit;
+mod report;
+mod row;
+pub mod safe_rlhf;
+mod scored;
+mod select;
 mod set;
+mod source;
 mod split;
 mod summary;
+pub mod summeval;
+mod template;
 mod tokenizer;
+pub mod trl;
+pub mod ultrafeedback;
 
 pub use collate::{LengthLimits, PairTokens, TruncationReport, bucketed_batches, tokenize};
 pub use error::{Error, Result};
 pub use grouping::response_group_means;
-pub use hash::sha256_hex;
-pub use hh::{HhOptions, HhRead, MalformedLine, ReadReport, read_hh, read_hh_dir};
+pub use hash::{file_sha256, sha256_hex};
+pub use hh::{read_hh, read_hh_dir};
+pub use labelled::{LabelledRead, LabelledText, read_labelled};
+pub use prompts::{Prompt, PromptRead, prompts_of, read_prompts, sample_prompts, write_prompts};
 pub use record::{Indicator, PreferenceRecord, Scores, indicator_of_scores};
+pub use report::{MalformedRow, ReadReport};
+pub use scored::PairOptions;
 pub use set::{FORMAT, Header, PreparedSet, SCHEMA, SourceFile};
+pub use source::{ReadOptions, SourceRead};
 pub use split::{Split, split_by_prompt};
 pub use summary::{LengthStats, ObjectiveCounts, Summary};
+pub use template::{ChatTemplate, Message};
 pub use tokenizer::{END_OF_TEXT, Tokenizer};
 
 /// The writer of files that are whole or absent.

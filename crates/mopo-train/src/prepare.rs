@@ -5,7 +5,9 @@ use std::path::Path;
 
 use mopo_core::Objectives;
 use mopo_data::demo::{self, DemoConfig};
-use mopo_data::{HhOptions, PreparedSet, Split, Summary, Tokenizer, read_hh_dir, split_by_prompt};
+use mopo_data::{
+    PreparedSet, ReadOptions, Split, Summary, Tokenizer, read_hh_dir, split_by_prompt,
+};
 
 use crate::config::{DataConfig, DataSource, TokenizerConfig};
 use crate::models::tokenizer_file;
@@ -44,7 +46,7 @@ pub fn prepare_records(
             let objectives = Objectives::new(names)?;
             let folders: Vec<(&str, &str)> =
                 config.folders.iter().map(|f| (f.objective.as_str(), f.folder.as_str())).collect();
-            let options = HhOptions { stem: config.stem.clone(), strict, seed };
+            let options = ReadOptions { stem: config.stem.clone(), strict, seed };
             let read = read_hh_dir(root, &objectives, &folders, &options)?;
             // Without the path: the note goes into the prepared files, which are hashed.
             notes.push(format!("HH-RLHF rows\n{}", read.report));

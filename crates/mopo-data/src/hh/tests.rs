@@ -7,6 +7,7 @@ use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
 use super::*;
+use crate::sha256_hex;
 
 const PROMPT: &str = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Tea?\n\nAssistant:";
 
@@ -41,7 +42,7 @@ fn rows_become_records_in_both_orders() {
     let lines: Vec<String> = (0..200).map(good).collect();
     let text = lines.join("\n");
     let (records, report, source) = read(text.as_bytes(), true).unwrap();
-    assert_eq!((report.rows, report.kept, source.rows), (200, 200, 200));
+    assert_eq!((report.rows, report.used, source.rows), (200, 200, 200));
     assert_eq!(source.path, "helpful/test.jsonl");
     assert_eq!(source.sha256, sha256_hex(text.as_bytes()));
     let mut n_swapped = 0;
@@ -83,10 +84,9 @@ fn what_cannot_be_compared_is_counted() {
     assert_eq!(records[1].id, "helpful/test.jsonl:6");
     let expected = ReadReport {
         rows: 5,
-        kept: 2,
-        identical: 1,
-        different_prompts: 1,
-        empty_responses: 1,
+        used: 2,
+        made: 2,
+        left_out: [(IDENTICAL, 1), (DIFFERENT_PROMPTS, 1), (EMPTY_RESPONSE, 1)].into(),
         ..Default::default()
     };
     assert_eq!(report, expected);
@@ -97,10 +97,10 @@ fn malformed_lines_are_named_and_fatal_when_strict() {
     let cases: [(&[u8], &str); 7] = [
         (b"{\"chosen\": \"\xff\"}", "invalid UTF-8"),
         (b"{\"chosen\": ", "EOF while parsing a value at column"),
-        (b"{\"chosen\": \"a\"}", "missing field `rejected`"),
+        (b"{\"chosen\": \"a\"}", "there is no column `rejected`; the columns are `chosen`"),
         (b"{\"chosen\": 3, \"rejected\": \"a\"}", "invalid type: integer `3`, expected a string"),
         (b"{\"chosen\": null, \"rejected\": \"a\"}", "invalid type: null, expected a string"),
-        (b"[1]", "not a row of `chosen` and `rejected`"),
+        (b"[1]", "it is a list, not an object"),
         (b"{\"chosen\": \"a\", \"rejected\": \"a\"}", "`chosen` has no \"\\n\\nAssistant:\""),
     ];
     for (line, expected) in cases {
@@ -123,7 +123,7 @@ fn only_the_first_malformed_lines_are_kept() {
     assert_eq!((report.malformed.len(), report.malformed_total), (20, 50));
     assert!(report.to_string().contains("… and 30 more"));
     report.merge(&report.clone());
-    assert_eq!((report.malformed.len(), report.malformed_total, report.kept), (20, 100, 2));
+    assert_eq!((report.malformed.len(), report.malformed_total, report.used), (20, 100, 2));
 }
 
 #[test]
@@ -145,14 +145,14 @@ fn truncated_or_damaged_gzip_is_an_error() {
     for cut in [bytes.len() / 2, bytes.len() - 4] {
         let error = error(&bytes[..cut], false);
         assert!(error.contains("helpful/test.jsonl: the gzip stream is truncated"), "{error}");
-        assert!(error.contains("whole lines") && error.contains("sha256"), "{error}");
+        assert!(error.contains("whole rows") && error.contains("sha256"), "{error}");
     }
-    let lines_read = |cut: usize| match read(&bytes[..cut], false) {
-        Err(Error::Gzip { lines_read, .. }) => lines_read,
+    let rows_read = |cut: usize| match read(&bytes[..cut], false) {
+        Err(Error::Gzip { rows_read, .. }) => rows_read,
         other => panic!("{other:?}"),
     };
-    assert!(lines_read(bytes.len() / 2) > 100);
-    assert_eq!(lines_read(bytes.len() - 4), 2000);
+    assert!(rows_read(bytes.len() / 2) > 100);
+    assert_eq!(rows_read(bytes.len() - 4), 2000);
     let mut damaged = bytes.clone();
     *damaged.last_mut().unwrap() ^= 1;
     assert!(error(&damaged, false).contains("damaged"));
@@ -162,7 +162,9 @@ fn truncated_or_damaged_gzip_is_an_error() {
 fn empty_files_and_wrong_arguments() {
     assert!(error(b"", false).contains("no bytes"));
     assert!(error(b"\n\n", false).contains("no usable row"));
-    assert!(error(b"x", false).contains("malformed lines"));
+    assert!(error(b"x", false).contains("none of its 1 rows can be read"));
+    let equal = row(PROMPT, PROMPT);
+    assert!(error(equal.as_bytes(), false).contains(IDENTICAL));
     assert!(error(&gzip(b""), false).contains("no usable row"));
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n";
     assert!(error(pointer, false).contains("git lfs pull"));
@@ -184,25 +186,28 @@ fn folders_are_read_in_order() {
     write("b/test.jsonl", &good(2));
     let objectives = Objectives::new(["helpful", "harmless"]).unwrap();
     let folders = [("harmless", "a"), ("helpful", "b")];
-    let options = HhOptions::default();
+    let options = ReadOptions::default();
     let read = read_hh_dir(root.path(), &objectives, &folders, &options).unwrap();
     let ids: Vec<&str> = read.records.iter().map(|r| r.id.as_str()).collect();
     assert_eq!(ids, ["a/test.jsonl.gz:1", "a/train.jsonl:1", "b/test.jsonl:1"]);
     assert!(read.records[0].indicators[1].is_some() && read.records[2].indicators[0].is_some());
-    assert_eq!((read.report.kept, read.sources.len()), (3, 3));
+    assert_eq!((read.report.made, read.sources.len()), (3, 3));
 
-    let tests = HhOptions { stem: Some("test".into()), ..Default::default() };
+    let tests = ReadOptions { stem: Some("test".into()), ..Default::default() };
     let read = read_hh_dir(root.path(), &objectives, &folders, &tests).unwrap();
-    assert_eq!(read.report.kept, 2);
+    assert_eq!(read.report.made, 2);
 
-    let fails = |folders: &[(&str, &str)], options: &HhOptions| {
+    let fails = |folders: &[(&str, &str)], options: &ReadOptions| {
         read_hh_dir(root.path(), &objectives, folders, options).unwrap_err().to_string()
     };
     assert!(fails(&[("helpful", "c")], &options).contains("datasets/hh-rlhf/README.md"));
     assert!(fails(&[("humor", "a")], &options).contains("helpful, harmless"));
     assert!(fails(&[], &options).contains("at least one objective"));
-    let validation = HhOptions { stem: Some("validation".into()), ..Default::default() };
-    assert!(fails(&[("helpful", "a")], &validation).contains("validation.jsonl[.gz] is not there"));
+    let validation = ReadOptions { stem: Some("validation".into()), ..Default::default() };
+    assert!(
+        fails(&[("helpful", "a")], &validation)
+            .contains("validation.{jsonl,json,parquet}[.gz] is not there")
+    );
 }
 
 #[test]
@@ -216,14 +221,15 @@ fn official_files_have_the_documented_counts() {
     for (objective, folder, rows, identical, different_prompts) in
         [("helpful", "helpful-base", 2354, 2, 9), ("harmless", "harmless-base", 2312, 0, 5)]
     {
-        let options = HhOptions { strict: true, ..Default::default() };
+        let options = ReadOptions { strict: true, ..Default::default() };
         let read = read_hh_dir(&root, &objectives, &[(objective, folder)], &options).unwrap();
         let report = &read.report;
         assert_eq!(report.rows, rows);
-        assert_eq!((report.identical, report.different_prompts), (identical, different_prompts));
-        assert_eq!((report.empty_responses, report.malformed_total), (4, 0));
-        assert_eq!(report.kept + identical + different_prompts + 4, rows);
-        assert_eq!(read.records.len(), report.kept);
+        assert_eq!(report.left_out_for(IDENTICAL), identical);
+        assert_eq!(report.left_out_for(DIFFERENT_PROMPTS), different_prompts);
+        assert_eq!((report.left_out_for(EMPTY_RESPONSE), report.malformed_total), (4, 0));
+        assert_eq!(report.used + identical + different_prompts + 4, rows);
+        assert_eq!(read.records.len(), report.used);
         for record in &read.records {
             record.check(&objectives).unwrap();
             assert!(record.prompt.ends_with(ASSISTANT));
@@ -239,10 +245,8 @@ proptest! {
         let text = [good(0).as_bytes(), &bytes, good(1).as_bytes()].join(&b'\n');
         for bytes in [&text[..], &gzip(&text)[..], &gzip(&text)[..cut.min(gzip(&text).len())]] {
             if let Ok((records, report, _)) = read(bytes, strict) {
-                prop_assert_eq!(records.len(), report.kept);
-                let left_out = report.identical + report.different_prompts
-                    + report.empty_responses + report.malformed_total;
-                prop_assert_eq!(report.rows, report.kept + left_out);
+                prop_assert_eq!(records.len(), report.used);
+                prop_assert_eq!(report.rows, report.used + report.left_out_total());
             }
         }
     }

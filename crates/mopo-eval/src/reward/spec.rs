@@ -238,10 +238,9 @@ mod tests {
         std::fs::write(&path, "kind = 'length'\ntarget = 3").unwrap();
         let name = path.to_str().unwrap();
         assert!(matches!(of(name).unwrap(), RewardSpec::Length { target: Some(3), .. }));
-        for (bytes, words) in [
-            (&b"kind = 'length'\ntargt = 3"[..], "targt"),
-            (b"kind = '\xff'", "not UTF-8"),
-        ] {
+        for (bytes, words) in
+            [(&b"kind = 'length'\ntargt = 3"[..], "targt"), (b"kind = '\xff'", "not UTF-8")]
+        {
             std::fs::write(&path, bytes).unwrap();
             let e = of(name).unwrap_err().to_string();
             assert!(e.contains("reward.toml") && e.contains(words), "{e}");

@@ -1,0 +1,176 @@
+//! Files of rows: JSON Lines, a JSON array, either of them in gzip, and Parquet. Told apart by
+//! content, never by name, and streamed: no file is held in memory.
+//!
+//! What the columns mean is the readers' business.
+
+mod json;
+mod parquet;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::bufread::MultiGzDecoder;
+use serde_json::Value;
+
+use crate::{Error, Result};
+
+const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const PARQUET: &[u8] = b"PAR1";
+const LFS_POINTER: &[u8] = b"version https://git-lfs";
+/// Compressed files that are not read: how they begin, what they are, what unpacks them.
+const FOREIGN: [(&[u8], &str, &str); 5] = [
+    (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz", "xz -d"),
+    (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", "zstd -d"),
+    (b"BZh", "bzip2", "bzip2 -d"),
+    (b"PK\x03\x04", "zip", "unzip"),
+    (b"ARROW1", "Arrow", "`datasets`' `to_parquet` or `to_json` on it instead"),
+];
+
+/// A row as its container has it: a JSON object, or why there is none.
+pub(crate) type RawRow = std::result::Result<Value, String>;
+/// Takes the number of a row (its line where the file has lines; from 1) and the row. An error
+/// ends the reading.
+pub(crate) type EachRow<'a> = dyn FnMut(usize, RawRow) -> Result<()> + 'a;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Format {
+    Parquet,
+    /// Its first character is `[`.
+    JsonArray,
+    /// Its first character is `{`.
+    JsonLines,
+    /// Some other text.
+    Text,
+}
+
+/// A file whose format is known.
+pub(crate) struct DataFile {
+    path: PathBuf,
+    gzip: bool,
+    format: Format,
+}
+
+impl DataFile {
+    /// Looks at the file's first bytes. `fetch` is the remedy where the data is not there.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Empty`] for no bytes and for a pointer of git-lfs;
+    /// [`Error::Container`] for another compression; [`Error::Gzip`], [`Error::Io`].
+    pub(crate) fn open(path: &Path, fetch: &str) -> Result<Self> {
+        if !path.exists() {
+            return Err(Error::NotFound { path: path.into(), remedy: fetch.into() });
+        }
+        let mut head = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(64).read_to_end(&mut head))
+            .map_err(Error::io("read", path))?;
+        let empty = |remedy: String| Error::Empty { what: path.display().to_string(), remedy };
+        if head.is_empty() {
+            return Err(empty(format!("the file has no bytes: {fetch}")));
+        }
+        if head.starts_with(LFS_POINTER) {
+            return Err(empty(
+                "it is a pointer of git-lfs, not the data: run `git lfs pull`".into(),
+            ));
+        }
+        for (magic, name, command) in FOREIGN {
+            if head.starts_with(magic) {
+                return Err(Error::Container {
+                    file: path.into(),
+                    rows_read: 0,
+                    why: format!("it is a {name} file, which is not read here"),
+                    remedy: format!("unpack it with {command}"),
+                });
+            }
+        }
+        let mut found =
+            Self { path: path.into(), gzip: head.starts_with(GZIP), format: Format::Text };
+        if head.starts_with(PARQUET) {
+            found.format = Format::Parquet;
+            return Ok(found);
+        }
+        let mut text = found.text()?;
+        let start = text.fill_buf().map_err(|e| found.failed(0, e))?;
+        if start.starts_with(PARQUET) {
+            return Err(Error::Container {
+                file: path.into(),
+                rows_read: 0,
+                why: "it is a Parquet file inside of gzip, which cannot be streamed".into(),
+                remedy: "unpack it with gzip -d".into(),
+            });
+        }
+        let start = start.strip_prefix(UTF8_MARK).unwrap_or(start);
+        found.format = match start.iter().find(|byte| !byte.is_ascii_whitespace()) {
+            Some(b'[') => Format::JsonArray,
+            Some(b'{') => Format::JsonLines,
+            _ => Format::Text,
+        };
+        Ok(found)
+    }
+
+    pub(crate) fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The text, unpacked and without a byte-order mark.
+    pub(crate) fn text(&self) -> Result<Box<dyn BufRead>> {
+        let file = File::open(&self.path).map_err(Error::io("read", &self.path))?;
+        let file = BufReader::new(file);
+        let mut text: Box<dyn BufRead> = if self.gzip {
+            Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(file)))
+        } else {
+            Box::new(file)
+        };
+        if text.fill_buf().map_err(|e| self.failed(0, e))?.starts_with(UTF8_MARK) {
+            text.consume(UTF8_MARK.len());
+        }
+        Ok(text)
+    }
+
+    /// Every row in order. Text that is no JSON is taken line by line, each of which is malformed.
+    ///
+    /// # Errors
+    /// Those of `each`; [`Error::Gzip`] for a truncated or damaged stream, [`Error::Container`] for
+    /// such a Parquet file, [`Error::Line`] for an array that is no JSON from some line on.
+    pub(crate) fn for_each_row(&self, each: &mut EachRow<'_>) -> Result<()> {
+        match self.format {
+            Format::Parquet => parquet::for_each_row(&self.path, each),
+            Format::JsonArray => json::for_each_element(self, each),
+            Format::JsonLines | Format::Text => json::for_each_line(self, each),
+        }
+    }
+
+    /// The error of a reading operation after so many whole rows.
+    pub(crate) fn failed(&self, rows_read: usize, source: std::io::Error) -> Error {
+        if self.gzip {
+            Error::Gzip { file: self.path.clone(), rows_read, source }
+        } else {
+            Error::io("read", &self.path)(source)
+        }
+    }
+}
+
+/// Refuses what is no object.
+fn object(value: Value) -> RawRow {
+    match &value {
+        Value::Object(_) => Ok(value),
+        other => Err(format!("it is {}, not an object of columns", kind(other))),
+    }
+}
+
+/// What a value is, for messages.
+pub(crate) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests;

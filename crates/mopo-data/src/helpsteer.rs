@@ -1,0 +1,82 @@
+//! HelpSteer and HelpSteer2: responses with five scores from 0 to 4, one response a row. Every two
+//! responses to a prompt are a pair.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::row::{nullable, on_scale, typed};
+use crate::scored::{PairOptions, Scored, pairs_of};
+use crate::source::{
+    EMPTY_PROMPT, EMPTY_RESPONSE, ReadOptions, Rejected, SourceRead, files_of, nothing_used,
+    read_file,
+};
+use crate::{ChatTemplate, Result};
+
+/// The objectives, in the order of the scores. The last two say how much, not how good.
+pub const HELPSTEER_OBJECTIVES: [&str; 5] =
+    ["helpfulness", "correctness", "coherence", "complexity", "verbosity"];
+const FETCH: &str = "fetch the data as datasets/helpsteer/README.md says";
+
+#[derive(Deserialize)]
+struct Row {
+    prompt: String,
+    response: String,
+    #[serde(deserialize_with = "nullable")]
+    helpfulness: Option<f64>,
+    #[serde(deserialize_with = "nullable")]
+    correctness: Option<f64>,
+    #[serde(deserialize_with = "nullable")]
+    coherence: Option<f64>,
+    #[serde(deserialize_with = "nullable")]
+    complexity: Option<f64>,
+    #[serde(deserialize_with = "nullable")]
+    verbosity: Option<f64>,
+}
+
+/// Reads a file or the files of a folder; the objectives are [`HELPSTEER_OBJECTIVES`].
+///
+/// # Errors
+/// Those of [`read_hh`](crate::read_hh).
+pub fn read_helpsteer(
+    path: &Path,
+    options: &ReadOptions,
+    template: ChatTemplate,
+    pairs: &PairOptions,
+) -> Result<SourceRead> {
+    let mut read = SourceRead::default();
+    let mut scored = Vec::new();
+    for file in files_of(path, options.stem.as_deref(), FETCH)? {
+        let report = &mut read.report;
+        let source = read_file(&file, FETCH, options.strict, report, &mut |place, row| {
+            let row: Row = typed(row)?;
+            let values =
+                [row.helpfulness, row.correctness, row.coherence, row.complexity, row.verbosity];
+            let mut scores = Vec::new();
+            for (column, score) in HELPSTEER_OBJECTIVES.into_iter().zip(values) {
+                scores.push(on_scale(column, score, 0.0, 4.0)?);
+            }
+            if row.prompt.trim().is_empty() {
+                return Err(Rejected::LeftOut(EMPTY_PROMPT));
+            }
+            if row.response.trim().is_empty() {
+                return Err(Rejected::LeftOut(EMPTY_RESPONSE));
+            }
+            scored.push(Scored {
+                prompt: template.question(&row.prompt)?,
+                response: template.response(&row.response),
+                scores,
+                source: place.source.into(),
+                key: place.line.to_string(),
+            });
+            Ok(())
+        })?;
+        read.sources.push(source);
+    }
+    let n_objectives = HELPSTEER_OBJECTIVES.len();
+    read.records = pairs_of(scored, n_objectives, pairs, options.seed, &mut read.report);
+    if read.records.is_empty() {
+        return Err(nothing_used(path, &read.report));
+    }
+    Ok(read)
+}

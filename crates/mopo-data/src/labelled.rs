@@ -1,0 +1,195 @@
+//! Texts with a label of two kinds (funny or not, toxic or not): what classifiers are trained on.
+//!
+//! CSV with a header, or rows of any container that the readers of pairs take (JSON Lines, a JSON
+//! array, Parquet, gzip), told apart by content.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::container::{DataFile, Format, kind};
+use crate::report::ReadReport;
+use crate::row::columns;
+use crate::source::{NamedFile, Rejected, count, finish, read_file};
+use crate::{Error, Result, SourceFile, file_sha256};
+
+const FETCH: &str = "give a CSV, JSON or Parquet file with a column of texts and one of labels";
+/// Distinct labels that a message lists.
+const LISTED_LABELS: usize = 10;
+
+/// A text and whether it is of the positive kind.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LabelledText {
+    /// Verbatim.
+    pub text: String,
+    /// 1 for the positive kind, 0 for every other.
+    pub label: u8,
+}
+
+/// What [`read_labelled`] found.
+#[derive(Clone, PartialEq, Debug)]
+pub struct LabelledRead {
+    /// In the order of the file.
+    pub texts: Vec<LabelledText>,
+    /// How often each label stands in the file, as it is written there.
+    pub labels: BTreeMap<String, usize>,
+    /// What became of the rows.
+    pub report: ReadReport,
+    /// The file.
+    pub source: SourceFile,
+}
+
+/// Reads texts and labels from two named columns. A label that is `positive`, white space around it
+/// and the case of ASCII letters aside, becomes 1, every other one 0; booleans are `true` and
+/// `false`, numbers are written as they are in the file. Rows with an empty text or label are
+/// counted and left out. Under `strict` the first malformed row is an error; otherwise it is counted.
+///
+/// # Errors
+/// [`Error::Line`] for a missing column, with the columns that are there; [`Error::Labels`] if all
+/// texts are of one kind, with the labels that occur; those of the container.
+pub fn read_labelled(
+    path: &Path,
+    text_column: &str,
+    label_column: &str,
+    positive: &str,
+    strict: bool,
+) -> Result<LabelledRead> {
+    let file = NamedFile::new(path);
+    let mut report = ReadReport::default();
+    let mut texts = Vec::new();
+    let mut labels = BTreeMap::new();
+    let mut add = |text: &str, label: &str| {
+        if text.trim().is_empty() {
+            return Err(Rejected::LeftOut("the text is empty"));
+        }
+        let label = label.trim();
+        if label.is_empty() {
+            return Err(Rejected::LeftOut("the label is empty"));
+        }
+        *labels.entry(label.to_string()).or_insert(0) += 1;
+        let label = u8::from(label.eq_ignore_ascii_case(positive.trim()));
+        texts.push(LabelledText { text: text.into(), label });
+        Ok(())
+    };
+    let data = DataFile::open(path, FETCH)?;
+    let source = if data.format() == Format::Text {
+        read_csv(&data, &file, [text_column, label_column], strict, &mut report, &mut add)?
+    } else {
+        read_file(&file, FETCH, strict, &mut report, &mut |_, row| {
+            let text = cell(row, text_column)?;
+            let label = cell(row, label_column)?;
+            add(&text, &label)
+        })?
+    };
+    report.made = texts.len();
+    if texts.is_empty() {
+        return Err(crate::source::nothing_used(path, &report));
+    }
+    let n_positive = texts.iter().filter(|text| text.label == 1).count();
+    if n_positive == 0 || n_positive == texts.len() {
+        let mut found: Vec<String> = labels
+            .iter()
+            .take(LISTED_LABELS)
+            .map(|(label, count)| format!("`{label}` ({count})"))
+            .collect();
+        if labels.len() > LISTED_LABELS {
+            found.push(format!("and {} more", labels.len() - LISTED_LABELS));
+        }
+        return Err(Error::Labels {
+            file: path.into(),
+            column: label_column.into(),
+            positive: positive.into(),
+            n_positive,
+            n_texts: texts.len(),
+            found: found.join(", "),
+        });
+    }
+    Ok(LabelledRead { texts, labels, report, source })
+}
+
+/// A cell of a JSON row as it would stand in a CSV file. `null` is empty.
+fn cell(row: &Value, column: &str) -> std::result::Result<String, String> {
+    match row.get(column) {
+        None => Err(format!("there is no column `{column}`; {}", columns(row))),
+        Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(value @ (Value::Bool(_) | Value::Number(_))) => Ok(value.to_string()),
+        Some(other) => Err(format!("`{column}` is {}, not text", kind(other))),
+    }
+}
+
+fn read_csv(
+    data: &DataFile,
+    file: &NamedFile,
+    wanted: [&str; 2],
+    strict: bool,
+    report: &mut ReadReport,
+    add: &mut dyn FnMut(&str, &str) -> std::result::Result<(), Rejected>,
+) -> Result<SourceFile> {
+    let NamedFile { path, name } = file;
+    // Rows of another length are reported with the numbers below, not by the library.
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(data.text()?);
+    let header = reader.byte_headers().map_err(|e| failed(data, path, 0, e))?.clone();
+    let header: Vec<String> =
+        header.iter().map(|name| String::from_utf8_lossy(name).trim().to_string()).collect();
+    let mut at = [0; 2];
+    for (at, wanted) in at.iter_mut().zip(wanted) {
+        *at = header.iter().position(|name| name == wanted).ok_or_else(|| Error::Line {
+            file: path.clone(),
+            line: 1,
+            why: format!(
+                "there is no column `{wanted}`; the columns are {}",
+                header.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+            ),
+            remedy: "name the columns of texts and of labels as the file's first line has them"
+                .into(),
+        })?;
+    }
+    let mut record = csv::ByteRecord::new();
+    loop {
+        let more = reader.read_byte_record(&mut record);
+        if !more.map_err(|e| failed(data, path, report.rows, e))? {
+            break;
+        }
+        report.rows += 1;
+        let line = record.position().map_or(0, csv::Position::line) as usize;
+        let outcome = cells(&record, header.len(), at).and_then(|[text, label]| add(text, label));
+        count(report, path, line, outcome, strict)?;
+    }
+    finish(report, path, FETCH)?;
+    Ok(SourceFile { path: name.clone(), sha256: file_sha256(path)?, rows: report.rows })
+}
+
+/// The two cells of a row.
+fn cells(
+    record: &csv::ByteRecord,
+    n_columns: usize,
+    at: [usize; 2],
+) -> std::result::Result<[&str; 2], Rejected> {
+    if record.len() != n_columns {
+        let n_cells = record.len();
+        return Err(format!("it has {n_cells} cells, but there are {n_columns} columns").into());
+    }
+    let mut found = [""; 2];
+    for (found, at) in found.iter_mut().zip(at) {
+        *found = std::str::from_utf8(&record[at]).map_err(|e| format!("invalid UTF-8: {e}"))?;
+    }
+    Ok(found)
+}
+
+fn failed(data: &DataFile, path: &Path, rows_read: usize, error: csv::Error) -> Error {
+    let why = error.to_string();
+    match error.into_kind() {
+        csv::ErrorKind::Io(source) => data.failed(rows_read, source),
+        _ => Error::Container {
+            file: path.into(),
+            rows_read,
+            why: format!("it cannot be read as CSV: {why}"),
+            remedy: "correct it, or fetch it again".into(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

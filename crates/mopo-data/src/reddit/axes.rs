@@ -1,0 +1,86 @@
+//! Scores of single summaries on four axes, from which the pairs of a post follow.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{FETCH, Info, TldrOptions};
+use crate::Result;
+use crate::row::{nullable, on_scale, typed};
+use crate::scored::{PairOptions, Scored, pairs_of};
+use crate::source::{EMPTY_RESPONSE, Rejected, SourceRead, files_of, nothing_used, read_file};
+use crate::template::spaced;
+
+/// The objectives, in the order of the scores (1 to 7).
+pub const TLDR_AXES: [&str; 4] = ["overall", "accuracy", "coverage", "coherence"];
+
+#[derive(Deserialize)]
+struct Row {
+    info: Info,
+    summary: Summary,
+    split: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Summary {
+    text: String,
+    axes: Axes,
+}
+
+#[derive(Deserialize)]
+struct Axes {
+    #[serde(deserialize_with = "nullable")]
+    overall: Option<f64>,
+    #[serde(deserialize_with = "nullable")]
+    accuracy: Option<f64>,
+    #[serde(deserialize_with = "nullable")]
+    coverage: Option<f64>,
+    #[serde(deserialize_with = "nullable")]
+    coherence: Option<f64>,
+}
+
+/// Reads scored summaries, a file or the files of a folder; the objectives are [`TLDR_AXES`]. Scores
+/// of several workers for the same summary are averaged; an axis that nobody scored is missing.
+///
+/// # Errors
+/// Those of [`read_hh`](crate::read_hh).
+pub fn read_tldr_axes(
+    path: &Path,
+    options: &TldrOptions,
+    pairs: &PairOptions,
+) -> Result<SourceRead> {
+    let mut read = SourceRead::default();
+    let mut scored = Vec::new();
+    let strict = options.read.strict;
+    for file in files_of(path, options.read.stem.as_deref(), FETCH)? {
+        let report = &mut read.report;
+        let source = read_file(&file, FETCH, strict, report, &mut |place, row| {
+            let row: Row = typed(row)?;
+            let axes = row.summary.axes;
+            let values = [axes.overall, axes.accuracy, axes.coverage, axes.coherence];
+            let mut scores = Vec::new();
+            for (axis, score) in TLDR_AXES.into_iter().zip(values) {
+                scores.push(on_scale(&format!("summary.axes.{axis}"), score, 1.0, 7.0)?);
+            }
+            let prompt = options.prompt(row.info.post()?, row.split.as_deref())?;
+            if row.summary.text.trim().is_empty() {
+                return Err(Rejected::LeftOut(EMPTY_RESPONSE));
+            }
+            scored.push(Scored {
+                prompt,
+                response: spaced(&row.summary.text),
+                scores,
+                source: place.source.into(),
+                key: place.line.to_string(),
+            });
+            Ok(())
+        })?;
+        read.sources.push(source);
+    }
+    let seed = options.read.seed;
+    read.records = pairs_of(scored, TLDR_AXES.len(), pairs, seed, &mut read.report);
+    if read.records.is_empty() {
+        return Err(nothing_used(path, &read.report));
+    }
+    Ok(read)
+}

@@ -1,0 +1,144 @@
+//! Comparisons of two summaries of a post, in OpenAI's form or the converted one.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{FETCH, Info, TldrOptions};
+use crate::row::typed;
+use crate::source::{
+    EMPTY_RESPONSE, EQUAL_RESPONSES, Rejected, SourceRead, files_of, nothing_used, read_file,
+};
+use crate::template::spaced;
+use crate::{Error, PreferenceRecord, Result};
+
+/// The objective of a file for which no other is named: which summary people preferred.
+pub const TLDR_OBJECTIVES: [&str; 1] = ["preference"];
+/// What the converted form has behind the post.
+const CONVERTED_END: &str = " [summary]: ";
+
+#[derive(Deserialize)]
+struct Comparison {
+    info: Info,
+    summaries: [Summary; 2],
+    choice: i64,
+    split: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Summary {
+    text: String,
+}
+
+#[derive(Deserialize)]
+struct Converted {
+    input_text: String,
+    candidate_0: String,
+    candidate_1: String,
+    choice: i64,
+}
+
+/// A row of either form.
+struct Row {
+    post: String,
+    split: Option<String>,
+    first: String,
+    second: String,
+    choice: i64,
+}
+
+/// Reads comparisons, a file or the files of a folder, which label objective `objective_idx` of
+/// `n_objectives`. The forms are told apart by their columns. The order of the summaries is the
+/// publisher's, which says nothing about the label. A post may have several comparisons, and a pair
+/// several workers: each row is a pair.
+///
+/// # Errors
+/// Those of [`read_hh`](crate::read_hh).
+pub fn read_tldr(
+    path: &Path,
+    objective_idx: usize,
+    n_objectives: usize,
+    options: &TldrOptions,
+) -> Result<SourceRead> {
+    if objective_idx >= n_objectives {
+        return Err(Error::InvalidParameter {
+            field: "objective_idx",
+            value: objective_idx.to_string(),
+            expected: format!("there are {n_objectives} objectives, counted from 0"),
+        });
+    }
+    let mut read = SourceRead::default();
+    let SourceRead { records, report, sources } = &mut read;
+    let strict = options.read.strict;
+    for file in files_of(path, options.read.stem.as_deref(), FETCH)? {
+        sources.push(read_file(&file, FETCH, strict, report, &mut |place, row| {
+            let row = comparison(row)?;
+            let prompt = options.prompt(&row.post, row.split.as_deref())?;
+            if row.first.trim().is_empty() || row.second.trim().is_empty() {
+                return Err(Rejected::LeftOut(EMPTY_RESPONSE));
+            }
+            let (first, second) = (spaced(&row.first), spaced(&row.second));
+            if first == second {
+                return Err(Rejected::LeftOut(EQUAL_RESPONSES));
+            }
+            let mut indicators = vec![None; n_objectives];
+            indicators[objective_idx] = Some(if row.choice == 0 { 1.0 } else { 0.0 });
+            records.push(PreferenceRecord {
+                id: place.id(),
+                source: place.source.into(),
+                prompt,
+                first,
+                second,
+                indicators,
+                scores: None,
+            });
+            Ok(())
+        })?);
+    }
+    report.made = records.len();
+    if read.records.is_empty() {
+        return Err(nothing_used(path, &read.report));
+    }
+    Ok(read)
+}
+
+fn comparison(value: &Value) -> std::result::Result<Row, Rejected> {
+    let has = |column: &str| value.get(column).is_some();
+    let row = if has("input_text") || has("candidate_0") {
+        let row: Converted = typed(value)?;
+        Row {
+            post: without_end(&row.input_text).into(),
+            split: None,
+            first: row.candidate_0,
+            second: row.candidate_1,
+            choice: row.choice,
+        }
+    } else if has("summary") && !has("summaries") {
+        return Err(
+            "it has one summary, so nothing is compared; scores by axis are read with the \
+                    source `tldr_axes`"
+                .to_string()
+                .into(),
+        );
+    } else if has("gold_response") {
+        return Err("it has a reference summary and no comparison: such posts are prompts, read \
+                    with `mopo prepare tldr --prompts`"
+            .to_string()
+            .into());
+    } else {
+        let row: Comparison = typed(value)?;
+        let [first, second] = row.summaries.map(|summary| summary.text);
+        let post = row.info.post()?.into();
+        Row { post, split: row.split, first, second, choice: row.choice }
+    };
+    match row.choice {
+        0 | 1 => Ok(row),
+        other => Err(format!("`choice` is {other}; it must be 0 or 1").into()),
+    }
+}
+
+/// The post of a converted row.
+pub(super) fn without_end(input: &str) -> &str {
+    input.strip_suffix(CONVERTED_END).unwrap_or(input)
+}
