@@ -63,9 +63,10 @@ fn both_forms_of_gelu_and_their_gradients() {
     let found = host::<B>(B::gelu_op(float(x.clone()), Gelu::Erf));
     assert_close(&found, &expected, 5e-7);
     for form in [Gelu::Tanh, Gelu::Erf] {
-        let found =
-            gradients(&[x.clone()], &grad, |x| tensor(A::gelu_op(float(x[0].clone()), form)));
-        let expected = gradients(&[x.clone()], &grad, |x| {
+        let found = gradients(std::slice::from_ref(&x), &grad, |x| {
+            tensor(A::gelu_op(float(x[0].clone()), form))
+        });
+        let expected = gradients(std::slice::from_ref(&x), &grad, |x| {
             let x = float(x[0].clone());
             tensor(match form {
                 Gelu::Tanh => crate::generic::elementwise::gelu::<A>(x),
