@@ -6,11 +6,8 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::row::{nullable, on_scale, typed};
-use crate::scored::{PairOptions, Scored, pairs_of};
-use crate::source::{
-    EMPTY_PROMPT, EMPTY_RESPONSE, ReadOptions, Rejected, SourceRead, files_of, nothing_used,
-    read_file,
-};
+use crate::scored::{PairOptions, Scored, with_pairs};
+use crate::source::{EMPTY_PROMPT, EMPTY_RESPONSE, ReadOptions, SourceRead, not_blank, read_files};
 use crate::{ChatTemplate, Result};
 
 /// The objectives, in the order of the scores. The last two say how much, not how good.
@@ -44,39 +41,25 @@ pub fn read_helpsteer(
     template: ChatTemplate,
     pairs: &PairOptions,
 ) -> Result<SourceRead> {
-    let mut read = SourceRead::default();
     let mut scored = Vec::new();
-    for file in files_of(path, options.stem.as_deref(), FETCH)? {
-        let report = &mut read.report;
-        let source = read_file(&file, FETCH, options.strict, report, &mut |place, row| {
-            let row: Row = typed(row)?;
-            let values =
-                [row.helpfulness, row.correctness, row.coherence, row.complexity, row.verbosity];
-            let mut scores = Vec::new();
-            for (column, score) in HELPSTEER_OBJECTIVES.into_iter().zip(values) {
-                scores.push(on_scale(column, score, 0.0, 4.0)?);
-            }
-            if row.prompt.trim().is_empty() {
-                return Err(Rejected::LeftOut(EMPTY_PROMPT));
-            }
-            if row.response.trim().is_empty() {
-                return Err(Rejected::LeftOut(EMPTY_RESPONSE));
-            }
-            scored.push(Scored {
-                prompt: template.question(&row.prompt)?,
-                response: template.response(&row.response),
-                scores,
-                source: place.source.into(),
-                key: place.line.to_string(),
-            });
-            Ok(())
-        })?;
-        read.sources.push(source);
-    }
-    let n_objectives = HELPSTEER_OBJECTIVES.len();
-    read.records = pairs_of(scored, n_objectives, pairs, options.seed, &mut read.report);
-    if read.records.is_empty() {
-        return Err(nothing_used(path, &read.report));
-    }
-    Ok(read)
+    let read = read_files(path, FETCH, options, &mut |place, row| {
+        let row: Row = typed(row)?;
+        let values =
+            [row.helpfulness, row.correctness, row.coherence, row.complexity, row.verbosity];
+        let mut scores = Vec::new();
+        for (column, score) in HELPSTEER_OBJECTIVES.into_iter().zip(values) {
+            scores.push(on_scale(column, score, 0.0, 4.0)?);
+        }
+        not_blank(&row.prompt, EMPTY_PROMPT)?;
+        not_blank(&row.response, EMPTY_RESPONSE)?;
+        scored.push(Scored {
+            prompt: template.question(&row.prompt)?,
+            response: template.response(&row.response),
+            scores,
+            source: place.source.into(),
+            key: place.line.to_string(),
+        });
+        Ok(())
+    })?;
+    with_pairs(read, scored, HELPSTEER_OBJECTIVES.len(), pairs, options.seed, path)
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::row::typed;
 use crate::source::{
-    EMPTY_RESPONSE, NamedFile, Rejected, files_of, nothing_used, read_file, swapped,
+    EMPTY_RESPONSE, NamedFile, OneObjective, Rejected, files_of, nothing_used, read_file, swapped,
 };
 use crate::{Error, PreferenceRecord, ReadOptions, ReadReport, Result, SourceFile, SourceRead};
 
@@ -56,28 +56,20 @@ fn read_named(
     strict: bool,
     seed: u64,
 ) -> Result<(Vec<PreferenceRecord>, ReadReport, SourceFile)> {
-    if objective_idx >= n_objectives {
-        return Err(Error::InvalidParameter {
-            field: "objective_idx",
-            value: objective_idx.to_string(),
-            expected: format!("there are {n_objectives} objectives, counted from 0"),
-        });
-    }
+    let objective = OneObjective::new(objective_idx, n_objectives)?;
     let mut report = ReadReport::default();
     let mut records = Vec::new();
     let source = read_file(file, FETCH, strict, &mut report, &mut |place, row| {
         let (prompt, chosen, rejected) = split_row(row)?;
         let swap = swapped(seed, &prompt, &chosen, &rejected);
         let (first, second) = if swap { (rejected, chosen) } else { (chosen, rejected) };
-        let mut indicators = vec![None; n_objectives];
-        indicators[objective_idx] = Some(if swap { 0.0 } else { 1.0 });
         records.push(PreferenceRecord {
             id: place.id(),
             source: place.source.into(),
             prompt,
             first,
             second,
-            indicators,
+            indicators: objective.indicators(if swap { 0.0 } else { 1.0 }),
             scores: None,
         });
         Ok(())

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::container::{DataFile, Format, kind};
 use crate::report::ReadReport;
 use crate::row::columns;
-use crate::source::{NamedFile, Rejected, count, finish, read_file};
+use crate::source::{NamedFile, Rejected, count, finish, not_blank, read_file};
 use crate::{Error, Result, SourceFile, file_sha256};
 
 const FETCH: &str = "give a CSV, JSON or Parquet file with a column of texts and one of labels";
@@ -60,9 +60,7 @@ pub fn read_labelled(
     let mut texts = Vec::new();
     let mut labels = BTreeMap::new();
     let mut add = |text: &str, label: &str| {
-        if text.trim().is_empty() {
-            return Err(Rejected::LeftOut("the text is empty"));
-        }
+        not_blank(text, "the text is empty")?;
         let label = label.trim();
         if label.is_empty() {
             return Err(Rejected::LeftOut("the label is empty"));

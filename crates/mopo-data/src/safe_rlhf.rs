@@ -6,10 +6,10 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::row::{nullable, typed};
-use crate::scored::{PairOptions, Scored, pairs_of};
+use crate::scored::{PairOptions, Scored, with_pairs};
 use crate::source::{
-    EMPTY_PROMPT, EMPTY_RESPONSE, EQUAL_RESPONSES, ReadOptions, Rejected, SourceRead, files_of,
-    nothing_used, read_file,
+    EMPTY_PROMPT, EMPTY_RESPONSE, EQUAL_RESPONSES, ReadOptions, Rejected, SourceRead, not_blank,
+    read_files,
 };
 use crate::{ChatTemplate, Indicator, PreferenceRecord, Result};
 
@@ -43,52 +43,42 @@ pub fn read_safe_rlhf(
     options: &ReadOptions,
     template: ChatTemplate,
 ) -> Result<SourceRead> {
-    let mut read = SourceRead::default();
-    let SourceRead { records, report, sources } = &mut read;
-    for file in files_of(path, options.stem.as_deref(), FETCH)? {
-        sources.push(read_file(&file, FETCH, options.strict, report, &mut |place, row| {
-            let row: Row = typed(row)?;
-            let helpful = indicator("better_response_id", row.better_response_id)?;
-            let harmless = indicator("safer_response_id", row.safer_response_id)?;
-            if row.prompt.trim().is_empty() {
-                return Err(Rejected::LeftOut(EMPTY_PROMPT));
-            }
-            if row.response_0.trim().is_empty() || row.response_1.trim().is_empty() {
-                return Err(Rejected::LeftOut(EMPTY_RESPONSE));
-            }
-            let first = template.response(&row.response_0);
-            let second = template.response(&row.response_1);
-            if first == second {
-                return Err(Rejected::LeftOut(EQUAL_RESPONSES));
-            }
-            if helpful.is_none() && harmless.is_none() {
-                return Err(Rejected::LeftOut("neither label is there"));
-            }
-            let contradicts = match (row.is_response_0_safe, row.is_response_1_safe) {
-                (Some(true), Some(false)) => harmless == Some(0.0),
-                (Some(false), Some(true)) => harmless == Some(1.0),
-                _ => false,
-            };
-            if contradicts {
-                return Err(Rejected::LeftOut("the safer response is the unsafe one"));
-            }
-            records.push(PreferenceRecord {
-                id: place.id(),
-                source: place.source.into(),
-                prompt: template.question(&row.prompt)?,
-                first,
-                second,
-                indicators: vec![helpful, harmless],
-                scores: None,
-            });
-            Ok(())
-        })?);
-    }
-    report.made = records.len();
-    if read.records.is_empty() {
-        return Err(nothing_used(path, &read.report));
-    }
-    Ok(read)
+    let mut records = Vec::new();
+    let read = read_files(path, FETCH, options, &mut |place, row| {
+        let row: Row = typed(row)?;
+        let helpful = indicator("better_response_id", row.better_response_id)?;
+        let harmless = indicator("safer_response_id", row.safer_response_id)?;
+        not_blank(&row.prompt, EMPTY_PROMPT)?;
+        not_blank(&row.response_0, EMPTY_RESPONSE)?;
+        not_blank(&row.response_1, EMPTY_RESPONSE)?;
+        let first = template.response(&row.response_0);
+        let second = template.response(&row.response_1);
+        if first == second {
+            return Err(Rejected::LeftOut(EQUAL_RESPONSES));
+        }
+        if helpful.is_none() && harmless.is_none() {
+            return Err(Rejected::LeftOut("neither label is there"));
+        }
+        let contradicts = match (row.is_response_0_safe, row.is_response_1_safe) {
+            (Some(true), Some(false)) => harmless == Some(0.0),
+            (Some(false), Some(true)) => harmless == Some(1.0),
+            _ => false,
+        };
+        if contradicts {
+            return Err(Rejected::LeftOut("the safer response is the unsafe one"));
+        }
+        records.push(PreferenceRecord {
+            id: place.id(),
+            source: place.source.into(),
+            prompt: template.question(&row.prompt)?,
+            first,
+            second,
+            indicators: vec![helpful, harmless],
+            scores: None,
+        });
+        Ok(())
+    })?;
+    read.with_records(records, path)
 }
 
 /// The number of the preferred response as an indicator.
@@ -119,32 +109,19 @@ pub fn read_beavertails(
     template: ChatTemplate,
     pairs: &PairOptions,
 ) -> Result<SourceRead> {
-    let mut read = SourceRead::default();
     let mut scored = Vec::new();
-    for file in files_of(path, options.stem.as_deref(), FETCH)? {
-        let report = &mut read.report;
-        let source = read_file(&file, FETCH, options.strict, report, &mut |place, row| {
-            let row: Judged = typed(row)?;
-            if row.prompt.trim().is_empty() {
-                return Err(Rejected::LeftOut(EMPTY_PROMPT));
-            }
-            if row.response.trim().is_empty() {
-                return Err(Rejected::LeftOut(EMPTY_RESPONSE));
-            }
-            scored.push(Scored {
-                prompt: template.question(&row.prompt)?,
-                response: template.response(&row.response),
-                scores: vec![Some(f64::from(u8::from(row.is_safe)))],
-                source: place.source.into(),
-                key: place.line.to_string(),
-            });
-            Ok(())
-        })?;
-        read.sources.push(source);
-    }
-    read.records = pairs_of(scored, 1, pairs, options.seed, &mut read.report);
-    if read.records.is_empty() {
-        return Err(nothing_used(path, &read.report));
-    }
-    Ok(read)
+    let read = read_files(path, FETCH, options, &mut |place, row| {
+        let row: Judged = typed(row)?;
+        not_blank(&row.prompt, EMPTY_PROMPT)?;
+        not_blank(&row.response, EMPTY_RESPONSE)?;
+        scored.push(Scored {
+            prompt: template.question(&row.prompt)?,
+            response: template.response(&row.response),
+            scores: vec![Some(f64::from(u8::from(row.is_safe)))],
+            source: place.source.into(),
+            key: place.line.to_string(),
+        });
+        Ok(())
+    })?;
+    with_pairs(read, scored, BEAVERTAILS_OBJECTIVES.len(), pairs, options.seed, path)
 }

@@ -1,12 +1,13 @@
 //! Pairs from absolute scores: every two different responses of a prompt, an indicator per
 //! objective from the two scores.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 
 use crate::hash::stable_hash;
 use crate::report::ReadReport;
-use crate::source::swapped;
-use crate::{Indicator, PreferenceRecord, Scores, indicator_of_scores};
+use crate::source::{Place, Rejected, SourceRead, swapped};
+use crate::{Indicator, PreferenceRecord, Result, Scores, indicator_of_scores};
 
 /// How scored responses become pairs.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -29,6 +30,64 @@ pub(crate) struct Scored {
     pub(crate) key: String,
 }
 
+/// The responses of sources whose rows have all responses to their prompt.
+#[derive(Default)]
+pub(crate) struct Judged {
+    pub(crate) scored: Vec<Scored>,
+    /// Empty responses of rows that were not left out.
+    pub(crate) n_empty: usize,
+}
+
+impl Judged {
+    /// Adds a row's responses in their order, each with its scores; an empty one is `None`.
+    ///
+    /// # Errors
+    /// Leaves the row out, for the reason `too_few`, unless two of its responses differ.
+    pub(crate) fn add_row(
+        &mut self,
+        place: Place<'_>,
+        prompt: &str,
+        responses: Vec<(Option<String>, Vec<Option<f64>>)>,
+        too_few: &'static str,
+    ) -> std::result::Result<(), Rejected> {
+        let filled: BTreeSet<&str> =
+            responses.iter().filter_map(|(response, _)| response.as_deref()).collect();
+        if filled.len() < 2 {
+            return Err(Rejected::LeftOut(too_few));
+        }
+        for (i, (response, scores)) in responses.into_iter().enumerate() {
+            let Some(response) = response else {
+                self.n_empty += 1;
+                continue;
+            };
+            self.scored.push(Scored {
+                prompt: prompt.into(),
+                response,
+                scores,
+                source: place.source.into(),
+                key: format!("{}.{}", place.line, i + 1),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// What was read, with the pairs of the scored responses.
+///
+/// # Errors
+/// [`Error::Empty`](crate::Error::Empty) if there is none.
+pub(crate) fn with_pairs(
+    mut read: SourceRead,
+    scored: Vec<Scored>,
+    n_objectives: usize,
+    options: &PairOptions,
+    seed: u64,
+    path: &Path,
+) -> Result<SourceRead> {
+    let records = pairs_of(scored, n_objectives, options, seed, &mut read.report);
+    read.with_records(records, path)
+}
+
 /// A distinct response of a prompt, with its judgements added up.
 struct Response {
     text: String,
@@ -47,7 +106,7 @@ impl Response {
 /// Groups by prompt, in the order of first appearance, averages the judgements of equal responses,
 /// and compares all distinct ones. A prompt with one response gives no pair: its judgements are
 /// taken to be rows of their own and counted as left out.
-pub(crate) fn pairs_of(
+fn pairs_of(
     scored: Vec<Scored>,
     n_objectives: usize,
     options: &PairOptions,

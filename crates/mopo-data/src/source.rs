@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::container::DataFile;
 use crate::hash::stable_hash;
 use crate::report::{MalformedRow, ReadReport};
-use crate::{Error, PreferenceRecord, Result, SourceFile, file_sha256};
+use crate::{Error, Indicator, PreferenceRecord, Result, SourceFile, file_sha256};
 
 /// How a source is read.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -44,6 +44,40 @@ pub(crate) enum Rejected {
 impl From<String> for Rejected {
     fn from(why: String) -> Self {
         Self::Malformed(why)
+    }
+}
+
+/// Leaves a row out whose `text` has nothing but white space.
+pub(crate) fn not_blank(text: &str, reason: &'static str) -> std::result::Result<(), Rejected> {
+    if text.trim().is_empty() { Err(Rejected::LeftOut(reason)) } else { Ok(()) }
+}
+
+/// The one of several objectives that a file labels.
+#[derive(Clone, Copy)]
+pub(crate) struct OneObjective {
+    objective_idx: usize,
+    n_objectives: usize,
+}
+
+impl OneObjective {
+    /// # Errors
+    /// [`Error::InvalidParameter`] if `objective_idx` is not below `n_objectives`.
+    pub(crate) fn new(objective_idx: usize, n_objectives: usize) -> Result<Self> {
+        if objective_idx >= n_objectives {
+            return Err(Error::InvalidParameter {
+                field: "objective_idx",
+                value: objective_idx.to_string(),
+                expected: format!("there are {n_objectives} objectives, counted from 0"),
+            });
+        }
+        Ok(Self { objective_idx, n_objectives })
+    }
+
+    /// Its indicator; the others' are missing.
+    pub(crate) fn indicators(self, indicator: f32) -> Vec<Indicator> {
+        let mut indicators = vec![None; self.n_objectives];
+        indicators[self.objective_idx] = Some(indicator);
+        indicators
     }
 }
 
@@ -123,6 +157,43 @@ pub(crate) fn files_of(path: &Path, stem: Option<&str>, fetch: &str) -> Result<V
     }
     paths.sort();
     Ok(paths.iter().map(|path| NamedFile::new(path)).collect())
+}
+
+/// Gives every row of a file, or of the files of a folder, to `each`: the report and the sources of what
+/// it makes of them.
+///
+/// # Errors
+/// Those of [`files_of`] and [`read_file`].
+pub(crate) fn read_files(
+    path: &Path,
+    fetch: &str,
+    options: &ReadOptions,
+    each: &mut dyn FnMut(Place<'_>, &Value) -> std::result::Result<(), Rejected>,
+) -> Result<SourceRead> {
+    let mut read = SourceRead::default();
+    for file in files_of(path, options.stem.as_deref(), fetch)? {
+        read.sources.push(read_file(&file, fetch, options.strict, &mut read.report, each)?);
+    }
+    Ok(read)
+}
+
+impl SourceRead {
+    /// The same with what the rows of `path` gave.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] if that is nothing.
+    pub(crate) fn with_records(
+        mut self,
+        records: Vec<PreferenceRecord>,
+        path: &Path,
+    ) -> Result<Self> {
+        if records.is_empty() {
+            return Err(nothing_used(path, &self.report));
+        }
+        self.report.made = records.len();
+        self.records = records;
+        Ok(self)
+    }
 }
 
 /// Gives every row of a file to `each` and counts what becomes of it.

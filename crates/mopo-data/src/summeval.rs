@@ -1,17 +1,15 @@
 //! SummEval-OP: summaries of product reviews, each with seven human scores from 1 to 5. Every two
 //! summaries of a product are a pair with an indicator per score.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
 
 use crate::Result;
 use crate::row::{on_scale, typed};
-use crate::scored::{PairOptions, Scored, pairs_of};
-use crate::source::{
-    EMPTY_PROMPT, ReadOptions, Rejected, SourceRead, files_of, nothing_used, read_file,
-};
+use crate::scored::{Judged, PairOptions, with_pairs};
+use crate::source::{EMPTY_PROMPT, ReadOptions, SourceRead, not_blank, read_files};
 use crate::template::spaced;
 
 /// The objectives, in the order of the scores.
@@ -62,60 +60,32 @@ pub fn read_summeval_op(
     options: &ReadOptions,
     pairs: &PairOptions,
 ) -> Result<SourceRead> {
-    let mut read = SourceRead::default();
-    let mut scored = Vec::new();
-    let mut n_left_out = 0;
-    for file in files_of(path, options.stem.as_deref(), FETCH)? {
-        let report = &mut read.report;
-        let source = read_file(&file, FETCH, options.strict, report, &mut |place, row| {
-            let row: Row = typed(row)?;
-            let mut reviews: Vec<_> = row.reviews.into_iter().collect();
-            // rev2 before rev10.
-            reviews.sort_by_key(|(name, _)| (name.len(), name.clone()));
-            let reviews: Vec<String> = reviews.into_iter().map(|(_, text)| text).collect();
-            let reviews = reviews.join("\n\n");
-            if reviews.trim().is_empty() {
-                return Err(Rejected::LeftOut(EMPTY_PROMPT));
+    let mut judged = Judged::default();
+    let mut read = read_files(path, FETCH, options, &mut |place, row| {
+        let row: Row = typed(row)?;
+        let mut reviews: Vec<_> = row.reviews.into_iter().collect();
+        // rev2 before rev10.
+        reviews.sort_by_key(|(name, _)| (name.len(), name.clone()));
+        let reviews: Vec<String> = reviews.into_iter().map(|(_, text)| text).collect();
+        let reviews = reviews.join("\n\n");
+        not_blank(&reviews, EMPTY_PROMPT)?;
+        let prompt = format!("### Instruction: {INSTRUCTION} ### Input: {reviews} ### Response:");
+        let mut responses = Vec::new();
+        for (policy, summary) in row.summaries {
+            let mut scores = Vec::new();
+            for name in DIMENSIONS {
+                let column = format!("summaries.{policy}.dimensions.{name}");
+                let score = *summary
+                    .dimensions
+                    .get(name)
+                    .ok_or_else(|| format!("there is no `{column}`"))?;
+                scores.push(on_scale(&column, score, 1.0, 5.0)?);
             }
-            let prompt =
-                format!("### Instruction: {INSTRUCTION} ### Input: {reviews} ### Response:");
-            let (mut responses, mut n_empty) = (Vec::new(), 0);
-            for (i, (policy, summary)) in row.summaries.into_iter().enumerate() {
-                let mut scores = Vec::new();
-                for name in DIMENSIONS {
-                    let column = format!("summaries.{policy}.dimensions.{name}");
-                    let score = *summary
-                        .dimensions
-                        .get(name)
-                        .ok_or_else(|| format!("there is no `{column}`"))?;
-                    scores.push(on_scale(&column, score, 1.0, 5.0)?);
-                }
-                if summary.summary.trim().is_empty() {
-                    n_empty += 1;
-                    continue;
-                }
-                responses.push(Scored {
-                    prompt: prompt.clone(),
-                    response: spaced(&summary.summary),
-                    scores,
-                    source: place.source.into(),
-                    key: format!("{}.{}", place.line, i + 1),
-                });
-            }
-            if responses.iter().map(|r| &r.response).collect::<BTreeSet<_>>().len() < 2 {
-                return Err(Rejected::LeftOut("fewer than two different summaries"));
-            }
-            scored.extend(responses);
-            n_left_out += n_empty;
-            Ok(())
-        })?;
-        read.sources.push(source);
-    }
-    read.report.leave_responses_out(EMPTY_SUMMARY, n_left_out);
-    let n_objectives = SUMMEVAL_OBJECTIVES.len();
-    read.records = pairs_of(scored, n_objectives, pairs, options.seed, &mut read.report);
-    if read.records.is_empty() {
-        return Err(nothing_used(path, &read.report));
-    }
-    Ok(read)
+            let response = spaced(&summary.summary);
+            responses.push(((!summary.summary.trim().is_empty()).then_some(response), scores));
+        }
+        judged.add_row(place, &prompt, responses, "fewer than two different summaries")
+    })?;
+    read.report.leave_responses_out(EMPTY_SUMMARY, judged.n_empty);
+    with_pairs(read, judged.scored, SUMMEVAL_OBJECTIVES.len(), pairs, options.seed, path)
 }

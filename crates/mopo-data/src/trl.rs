@@ -8,10 +8,10 @@ use serde_json::Value;
 use crate::container::kind;
 use crate::row::{columns, typed};
 use crate::source::{
-    EMPTY_PROMPT, EMPTY_RESPONSE, EQUAL_RESPONSES, ReadOptions, Rejected, SourceRead, files_of,
-    nothing_used, read_file, swapped,
+    EMPTY_PROMPT, EMPTY_RESPONSE, EQUAL_RESPONSES, OneObjective, ReadOptions, Rejected, SourceRead,
+    not_blank, read_files, swapped,
 };
-use crate::{ChatTemplate, Error, Message, PreferenceRecord, Result, Scores};
+use crate::{ChatTemplate, Message, PreferenceRecord, Result, Scores};
 
 /// The objective of a file for which no other is named.
 pub const TRL_OBJECTIVES: [&str; 1] = ["preference"];
@@ -42,62 +42,44 @@ pub fn read_trl(
     options: &ReadOptions,
     template: ChatTemplate,
 ) -> Result<SourceRead> {
-    if objective_idx >= n_objectives {
-        return Err(Error::InvalidParameter {
-            field: "objective_idx",
-            value: objective_idx.to_string(),
-            expected: format!("there are {n_objectives} objectives, counted from 0"),
+    let objective = OneObjective::new(objective_idx, n_objectives)?;
+    let mut records = Vec::new();
+    let read = read_files(path, FETCH, options, &mut |place, row| {
+        let Oriented { prompt, chosen, rejected } = oriented(row, template)?;
+        if chosen == rejected {
+            return Err(Rejected::LeftOut(EQUAL_RESPONSES));
+        }
+        not_blank(&prompt, EMPTY_PROMPT)?;
+        not_blank(&chosen, EMPTY_RESPONSE)?;
+        not_blank(&rejected, EMPTY_RESPONSE)?;
+        let scores = match (score(row, "score_chosen")?, score(row, "score_rejected")?) {
+            (Some(chosen), Some(rejected)) => Some((chosen, rejected)),
+            _ => None,
+        };
+        let preferred = match scores {
+            Some((chosen, rejected)) if chosen < rejected => {
+                return Err(Rejected::LeftOut("the scores contradict chosen and rejected"));
+            }
+            Some((chosen, rejected)) if chosen == rejected => 0.5,
+            _ => 1.0,
+        };
+        let swap = swapped(options.seed, &prompt, &chosen, &rejected);
+        let turn = |(a, b)| if swap { (b, a) } else { (a, b) };
+        let (first, second) = if swap { (rejected, chosen) } else { (chosen, rejected) };
+        // A record has the scores of all objectives or none.
+        let scores = scores.filter(|_| n_objectives == 1).map(turn);
+        records.push(PreferenceRecord {
+            id: place.id(),
+            source: place.source.into(),
+            prompt,
+            first,
+            second,
+            indicators: objective.indicators(if swap { 1.0 - preferred } else { preferred }),
+            scores: scores.map(|(a, b)| Scores { first: vec![a], second: vec![b] }),
         });
-    }
-    let mut read = SourceRead::default();
-    let SourceRead { records, report, sources } = &mut read;
-    for file in files_of(path, options.stem.as_deref(), FETCH)? {
-        sources.push(read_file(&file, FETCH, options.strict, report, &mut |place, row| {
-            let Oriented { prompt, chosen, rejected } = oriented(row, template)?;
-            if chosen == rejected {
-                return Err(Rejected::LeftOut(EQUAL_RESPONSES));
-            }
-            if prompt.trim().is_empty() {
-                return Err(Rejected::LeftOut(EMPTY_PROMPT));
-            }
-            if chosen.trim().is_empty() || rejected.trim().is_empty() {
-                return Err(Rejected::LeftOut(EMPTY_RESPONSE));
-            }
-            let scores = match (score(row, "score_chosen")?, score(row, "score_rejected")?) {
-                (Some(chosen), Some(rejected)) => Some((chosen, rejected)),
-                _ => None,
-            };
-            let preferred = match scores {
-                Some((chosen, rejected)) if chosen < rejected => {
-                    return Err(Rejected::LeftOut("the scores contradict chosen and rejected"));
-                }
-                Some((chosen, rejected)) if chosen == rejected => 0.5,
-                _ => 1.0,
-            };
-            let swap = swapped(options.seed, &prompt, &chosen, &rejected);
-            let turn = |(a, b)| if swap { (b, a) } else { (a, b) };
-            let (first, second) = if swap { (rejected, chosen) } else { (chosen, rejected) };
-            let mut indicators = vec![None; n_objectives];
-            indicators[objective_idx] = Some(if swap { 1.0 - preferred } else { preferred });
-            // A record has the scores of all objectives or none.
-            let scores = scores.filter(|_| n_objectives == 1).map(turn);
-            records.push(PreferenceRecord {
-                id: place.id(),
-                source: place.source.into(),
-                prompt,
-                first,
-                second,
-                indicators,
-                scores: scores.map(|(a, b)| Scores { first: vec![a], second: vec![b] }),
-            });
-            Ok(())
-        })?);
-    }
-    report.made = records.len();
-    if read.records.is_empty() {
-        return Err(nothing_used(path, &read.report));
-    }
-    Ok(read)
+        Ok(())
+    })?;
+    read.with_records(records, path)
 }
 
 fn oriented(row: &Value, template: ChatTemplate) -> std::result::Result<Oriented, Rejected> {
@@ -167,9 +149,8 @@ fn from_messages(
     if chosen.role != "assistant" || rejected.role != "assistant" {
         return Err(Rejected::LeftOut("a response is not the assistant's"));
     }
-    if chosen.content.trim().is_empty() || rejected.content.trim().is_empty() {
-        return Err(Rejected::LeftOut(EMPTY_RESPONSE));
-    }
+    not_blank(&chosen.content, EMPTY_RESPONSE)?;
+    not_blank(&rejected.content, EMPTY_RESPONSE)?;
     Ok(Oriented {
         prompt: template.prompt(&prompt)?,
         chosen: template.response(&chosen.content),

@@ -1,7 +1,6 @@
 //! UltraFeedback: four completions of each instruction, rated from 1 to 5 on four aspects by a
 //! model. Every two completions are a pair.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -9,10 +8,8 @@ use serde_json::Value;
 
 use crate::container::kind;
 use crate::row::{columns, on_scale, typed};
-use crate::scored::{PairOptions, Scored, pairs_of};
-use crate::source::{
-    EMPTY_PROMPT, ReadOptions, Rejected, SourceRead, files_of, nothing_used, read_file,
-};
+use crate::scored::{Judged, PairOptions, with_pairs};
+use crate::source::{EMPTY_PROMPT, ReadOptions, SourceRead, not_blank, read_files};
 use crate::{ChatTemplate, Result};
 
 /// The objectives: the aspects, as the file calls them.
@@ -44,53 +41,26 @@ pub fn read_ultrafeedback(
     template: ChatTemplate,
     pairs: &PairOptions,
 ) -> Result<SourceRead> {
-    let mut read = SourceRead::default();
-    let mut scored = Vec::new();
-    let mut n_left_out = 0;
-    for file in files_of(path, options.stem.as_deref(), FETCH)? {
-        let report = &mut read.report;
-        let source = read_file(&file, FETCH, options.strict, report, &mut |place, row| {
-            let row: Row = typed(row)?;
-            if row.instruction.trim().is_empty() {
-                return Err(Rejected::LeftOut(EMPTY_PROMPT));
+    let mut judged = Judged::default();
+    let mut read = read_files(path, FETCH, options, &mut |place, row| {
+        let row: Row = typed(row)?;
+        not_blank(&row.instruction, EMPTY_PROMPT)?;
+        let prompt = template.question(&row.instruction)?;
+        let mut responses = Vec::new();
+        for (i, completion) in row.completions.iter().enumerate() {
+            let mut scores = Vec::new();
+            for aspect in ULTRAFEEDBACK_OBJECTIVES {
+                let column = format!("completions[{i}].annotations.{aspect}.Rating");
+                let score = rating(&completion.annotations, aspect, &column)?;
+                scores.push(on_scale(&column, score, 1.0, 5.0)?);
             }
-            let prompt = template.question(&row.instruction)?;
-            let (mut responses, mut n_empty) = (Vec::new(), 0);
-            for (i, completion) in row.completions.iter().enumerate() {
-                let mut scores = Vec::new();
-                for aspect in ULTRAFEEDBACK_OBJECTIVES {
-                    let column = format!("completions[{i}].annotations.{aspect}.Rating");
-                    let score = rating(&completion.annotations, aspect, &column)?;
-                    scores.push(on_scale(&column, score, 1.0, 5.0)?);
-                }
-                if completion.response.trim().is_empty() {
-                    n_empty += 1;
-                    continue;
-                }
-                responses.push(Scored {
-                    prompt: prompt.clone(),
-                    response: template.response(&completion.response),
-                    scores,
-                    source: place.source.into(),
-                    key: format!("{}.{}", place.line, i + 1),
-                });
-            }
-            if responses.iter().map(|r| &r.response).collect::<BTreeSet<_>>().len() < 2 {
-                return Err(Rejected::LeftOut("fewer than two different completions"));
-            }
-            scored.extend(responses);
-            n_left_out += n_empty;
-            Ok(())
-        })?;
-        read.sources.push(source);
-    }
-    read.report.leave_responses_out(EMPTY_COMPLETION, n_left_out);
-    let n_objectives = ULTRAFEEDBACK_OBJECTIVES.len();
-    read.records = pairs_of(scored, n_objectives, pairs, options.seed, &mut read.report);
-    if read.records.is_empty() {
-        return Err(nothing_used(path, &read.report));
-    }
-    Ok(read)
+            let response = template.response(&completion.response);
+            responses.push(((!completion.response.trim().is_empty()).then_some(response), scores));
+        }
+        judged.add_row(place, &prompt, responses, "fewer than two different completions")
+    })?;
+    read.report.leave_responses_out(EMPTY_COMPLETION, judged.n_empty);
+    with_pairs(read, judged.scored, ULTRAFEEDBACK_OBJECTIVES.len(), pairs, options.seed, path)
 }
 
 /// A rating is text in the file: `"4"`, or `"N/A"`.

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use super::{FETCH, Info, TldrOptions};
 use crate::Result;
 use crate::row::{nullable, on_scale, typed};
-use crate::scored::{PairOptions, Scored, pairs_of};
-use crate::source::{EMPTY_RESPONSE, Rejected, SourceRead, files_of, nothing_used, read_file};
+use crate::scored::{PairOptions, Scored, with_pairs};
+use crate::source::{EMPTY_RESPONSE, SourceRead, not_blank, read_files};
 use crate::template::spaced;
 
 /// The objectives, in the order of the scores (1 to 7).
@@ -49,38 +49,25 @@ pub fn read_tldr_axes(
     options: &TldrOptions,
     pairs: &PairOptions,
 ) -> Result<SourceRead> {
-    let mut read = SourceRead::default();
     let mut scored = Vec::new();
-    let strict = options.read.strict;
-    for file in files_of(path, options.read.stem.as_deref(), FETCH)? {
-        let report = &mut read.report;
-        let source = read_file(&file, FETCH, strict, report, &mut |place, row| {
-            let row: Row = typed(row)?;
-            let axes = row.summary.axes;
-            let values = [axes.overall, axes.accuracy, axes.coverage, axes.coherence];
-            let mut scores = Vec::new();
-            for (axis, score) in TLDR_AXES.into_iter().zip(values) {
-                scores.push(on_scale(&format!("summary.axes.{axis}"), score, 1.0, 7.0)?);
-            }
-            let prompt = options.prompt(row.info.post()?, row.split.as_deref())?;
-            if row.summary.text.trim().is_empty() {
-                return Err(Rejected::LeftOut(EMPTY_RESPONSE));
-            }
-            scored.push(Scored {
-                prompt,
-                response: spaced(&row.summary.text),
-                scores,
-                source: place.source.into(),
-                key: place.line.to_string(),
-            });
-            Ok(())
-        })?;
-        read.sources.push(source);
-    }
-    let seed = options.read.seed;
-    read.records = pairs_of(scored, TLDR_AXES.len(), pairs, seed, &mut read.report);
-    if read.records.is_empty() {
-        return Err(nothing_used(path, &read.report));
-    }
-    Ok(read)
+    let read = read_files(path, FETCH, &options.read, &mut |place, row| {
+        let row: Row = typed(row)?;
+        let axes = row.summary.axes;
+        let values = [axes.overall, axes.accuracy, axes.coverage, axes.coherence];
+        let mut scores = Vec::new();
+        for (axis, score) in TLDR_AXES.into_iter().zip(values) {
+            scores.push(on_scale(&format!("summary.axes.{axis}"), score, 1.0, 7.0)?);
+        }
+        let prompt = options.prompt(row.info.post()?, row.split.as_deref())?;
+        not_blank(&row.summary.text, EMPTY_RESPONSE)?;
+        scored.push(Scored {
+            prompt,
+            response: spaced(&row.summary.text),
+            scores,
+            source: place.source.into(),
+            key: place.line.to_string(),
+        });
+        Ok(())
+    })?;
+    with_pairs(read, scored, TLDR_AXES.len(), pairs, options.read.seed, path)
 }

@@ -8,10 +8,10 @@ use serde_json::Value;
 use super::{FETCH, Info, TldrOptions};
 use crate::row::typed;
 use crate::source::{
-    EMPTY_RESPONSE, EQUAL_RESPONSES, Rejected, SourceRead, files_of, nothing_used, read_file,
+    EMPTY_RESPONSE, EQUAL_RESPONSES, OneObjective, Rejected, SourceRead, not_blank, read_files,
 };
 use crate::template::spaced;
-use crate::{Error, PreferenceRecord, Result};
+use crate::{PreferenceRecord, Result};
 
 /// The objective of a file for which no other is named: which summary people preferred.
 pub const TLDR_OBJECTIVES: [&str; 1] = ["preference"];
@@ -61,46 +61,29 @@ pub fn read_tldr(
     n_objectives: usize,
     options: &TldrOptions,
 ) -> Result<SourceRead> {
-    if objective_idx >= n_objectives {
-        return Err(Error::InvalidParameter {
-            field: "objective_idx",
-            value: objective_idx.to_string(),
-            expected: format!("there are {n_objectives} objectives, counted from 0"),
+    let objective = OneObjective::new(objective_idx, n_objectives)?;
+    let mut records = Vec::new();
+    let read = read_files(path, FETCH, &options.read, &mut |place, row| {
+        let row = comparison(row)?;
+        let prompt = options.prompt(&row.post, row.split.as_deref())?;
+        not_blank(&row.first, EMPTY_RESPONSE)?;
+        not_blank(&row.second, EMPTY_RESPONSE)?;
+        let (first, second) = (spaced(&row.first), spaced(&row.second));
+        if first == second {
+            return Err(Rejected::LeftOut(EQUAL_RESPONSES));
+        }
+        records.push(PreferenceRecord {
+            id: place.id(),
+            source: place.source.into(),
+            prompt,
+            first,
+            second,
+            indicators: objective.indicators(if row.choice == 0 { 1.0 } else { 0.0 }),
+            scores: None,
         });
-    }
-    let mut read = SourceRead::default();
-    let SourceRead { records, report, sources } = &mut read;
-    let strict = options.read.strict;
-    for file in files_of(path, options.read.stem.as_deref(), FETCH)? {
-        sources.push(read_file(&file, FETCH, strict, report, &mut |place, row| {
-            let row = comparison(row)?;
-            let prompt = options.prompt(&row.post, row.split.as_deref())?;
-            if row.first.trim().is_empty() || row.second.trim().is_empty() {
-                return Err(Rejected::LeftOut(EMPTY_RESPONSE));
-            }
-            let (first, second) = (spaced(&row.first), spaced(&row.second));
-            if first == second {
-                return Err(Rejected::LeftOut(EQUAL_RESPONSES));
-            }
-            let mut indicators = vec![None; n_objectives];
-            indicators[objective_idx] = Some(if row.choice == 0 { 1.0 } else { 0.0 });
-            records.push(PreferenceRecord {
-                id: place.id(),
-                source: place.source.into(),
-                prompt,
-                first,
-                second,
-                indicators,
-                scores: None,
-            });
-            Ok(())
-        })?);
-    }
-    report.made = records.len();
-    if read.records.is_empty() {
-        return Err(nothing_used(path, &read.report));
-    }
-    Ok(read)
+        Ok(())
+    })?;
+    read.with_records(records, path)
 }
 
 fn comparison(value: &Value) -> std::result::Result<Row, Rejected> {

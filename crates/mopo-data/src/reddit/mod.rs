@@ -15,7 +15,7 @@ pub use comparisons::{TLDR_OBJECTIVES, read_tldr};
 pub use prompts::read_tldr_prompts;
 
 use crate::ReadOptions;
-use crate::source::{EMPTY_PROMPT, Rejected};
+use crate::source::{EMPTY_PROMPT, Rejected, not_blank};
 
 const FETCH: &str = "fetch the data as datasets/tldr/README.md says";
 const BEFORE: &str = "### Instruction: Generate a one-sentence summary of this post. ### Input: ";
@@ -69,9 +69,7 @@ impl TldrOptions {
         {
             return Err(Rejected::LeftOut("it is of another split"));
         }
-        if post.trim().is_empty() {
-            return Err(Rejected::LeftOut(EMPTY_PROMPT));
-        }
+        not_blank(post, EMPTY_PROMPT)?;
         if self.post_characters.is_some_and(|range| !range.contains(post)) {
             return Err(Rejected::LeftOut("the post is shorter or longer than asked"));
         }
