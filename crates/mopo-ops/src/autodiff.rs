@@ -146,6 +146,13 @@ impl<B: FusedBackend> Backward<B, 3> for LogProbNode {
     }
 }
 
+/// Stands for a parent that is not there: nothing tracks its node.
+pub(crate) fn absent<B: FusedBackend, C: CheckpointStrategy>(
+    device: &B::Device,
+) -> FloatTensor<Autodiff<B, C>> {
+    Autodiff::<B, C>::float_from_data(TensorData::from([0f32]), device)
+}
+
 /// The tensor without its node.
 fn plain<B: FusedBackend, C: CheckpointStrategy>(
     tensor: &FloatTensor<Autodiff<B, C>>,
@@ -193,9 +200,7 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         params: BlockParams<Self>,
         context: &BlockContext<Self>,
     ) -> FloatTensor<Self> {
-        // Stands for what is not there: a node that nothing tracks.
-        let device = B::float_device(&x.primitive);
-        let absent = Self::float_from_data(TensorData::from([0f32]), &device).node;
+        let absent = absent::<B, C>(&B::float_device(&x.primitive)).node;
         let mut nodes = vec![x.node.clone(), params.gamma.node.clone(), params.beta.node.clone()];
         for linear in &params.linears {
             nodes.push(match &linear.weight {

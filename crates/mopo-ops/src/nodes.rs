@@ -8,8 +8,9 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Shape, TensorData, TensorMetadata};
+use burn::tensor::{Shape, TensorMetadata};
 
+use crate::autodiff::absent;
 use crate::{FusedBackend, Gelu, Init, PackedRows};
 
 type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
@@ -56,12 +57,9 @@ pub(crate) fn linear<B: FusedBackend, C: CheckpointStrategy>(
     weight: Tracked<B, C>,
     bias: Tracked<B, C>,
 ) -> Tracked<B, C> {
-    use burn::tensor::ops::FloatTensorOps;
-    let device = B::float_device(&x.primitive);
     let (added, add) = match add {
         Some(add) => (add.node, Some(add.primitive)),
-        // Stands for what is not there: a node that nothing tracks.
-        None => (Autodiff::<B, C>::float_from_data(TensorData::from([0f32]), &device).node, None),
+        None => (absent::<B, C>(&B::float_device(&x.primitive)).node, None),
     };
     let nodes = [x.node, weight.node, bias.node, added];
     let (x, weight) = (x.primitive, weight.primitive);
