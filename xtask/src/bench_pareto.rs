@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::cargo::{cargo, root, status};
+use crate::cargo::{cargo, root, status, target_directory};
 use crate::machine::{machine, median};
 
 /// How often each side measures everything, in turns.
@@ -36,12 +36,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
             args.join(" ")
         ),
     };
-    let metadata = cargo_metadata::MetadataCommand::new()
-        .manifest_path(root().join("Cargo.toml"))
-        .no_deps()
-        .exec()
-        .context("cargo metadata")?;
-    let target = metadata.target_directory.into_std_path_buf();
+    let target = target_directory()?;
     let folder = target.join("pareto-bench");
     let python = match python {
         Some(python) => python,

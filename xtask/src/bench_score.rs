@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::bench_train::python::{Python, REQUIREMENTS, WRITE_PAIRS};
 use crate::bench_train::report::{number, shown};
 use crate::bench_train::write_whole;
-use crate::cargo::{cargo, root, status};
+use crate::cargo::{cargo, root, status, target_directory};
 use crate::machine::{date_and_commit, machine, median};
 use crate::measured::measured_line;
 
@@ -109,12 +109,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let options = Options::parse(args)?;
-    let metadata = cargo_metadata::MetadataCommand::new()
-        .manifest_path(root().join("Cargo.toml"))
-        .no_deps()
-        .exec()
-        .context("cargo metadata")?;
-    let target = metadata.target_directory.into_std_path_buf();
+    let target = target_directory()?;
     let folder = target.join("score-bench");
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let python = options.python.clone().map(Python::at).transpose()?;

@@ -64,3 +64,13 @@ pub(crate) fn bench(package: &str, args: &[String]) -> Result<ExitCode> {
     command.current_dir(root()).args(args);
     Ok(code(status(&mut command)?))
 }
+
+/// Where cargo builds.
+pub(crate) fn target_directory() -> Result<PathBuf> {
+    let metadata = cargo_metadata::MetadataCommand::new()
+        .manifest_path(root().join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .context("cargo metadata")?;
+    Ok(metadata.target_directory.into_std_path_buf())
+}

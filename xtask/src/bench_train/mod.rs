@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::cargo::{cargo, device_feature, root, status};
+use crate::cargo::{cargo, device_feature, root, status, target_directory};
 use crate::machine::{date_and_commit, machine};
 use participants::{Outcome, Run, participants};
 use python::Python;
@@ -147,12 +147,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let options = Options::parse(args)?;
-    let metadata = cargo_metadata::MetadataCommand::new()
-        .manifest_path(root().join("Cargo.toml"))
-        .no_deps()
-        .exec()
-        .context("cargo metadata")?;
-    let target = metadata.target_directory.into_std_path_buf();
+    let target = target_directory()?;
     let folder = target.join("train-bench");
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
 
