@@ -3,6 +3,7 @@
 //! Every key must be there and no other may be: a key that is lost or misspelt is an error, never
 //! a silent default. The presets in `configs/` are complete files to start from.
 
+mod data;
 mod evaluation;
 mod model;
 
@@ -12,6 +13,7 @@ use mopo_core::{Estimator, MopoConfig, Objectives};
 use mopo_lm::LoraConfig;
 use serde::{Deserialize, Serialize};
 
+pub use data::{DataConfig, DataSource, ObjectiveFolder, section_names};
 pub use evaluation::{EvaluationConfig, GivenStatistics, RewardAxis, ZScoreSource};
 pub use model::{BaseFormat, ModelConfig, ModelSource, PhiShape};
 
@@ -112,52 +114,6 @@ impl DpoConfig {
         }
         Ok(())
     }
-}
-
-/// Where the pairs come from, and how long they may be.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// Which source.
-    pub source: DataSource,
-    /// Objective → subfolder of the data directory (`hh` only); the objectives in order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub folders: Vec<ObjectiveFolder>,
-    /// Only files of this stem, `train` or `test` (`hh` only); without it all of a folder's files,
-    /// which mixes the publisher's splits where both are there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stem: Option<String>,
-    /// Prompts of the demo world (`demo` only).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub n_prompts: Option<usize>,
-    /// Share of the prompts that is held out, in (0, 1).
-    pub heldout_fraction: f64,
-    /// Tokens of a prompt; longer ones lose their beginning.
-    pub max_prompt_tokens: usize,
-    /// Tokens of a response, end of text included; longer ones lose their end.
-    pub max_response_tokens: usize,
-}
-
-/// The kinds of sources.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DataSource {
-    /// The generated demo world; needs no files.
-    Demo,
-    /// HH-RLHF files below `--data`.
-    Hh,
-    /// A prepared set (`mopo prepare`): the file given with `--data`.
-    Prepared,
-}
-
-/// Which folder labels which objective.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ObjectiveFolder {
-    /// The objective's name.
-    pub objective: String,
-    /// Folder below the data directory.
-    pub folder: String,
 }
 
 /// A tokenizer from a file, or one trained on the training texts.
@@ -291,32 +247,8 @@ impl RunConfig {
             }
         }
         self.lora.check()?;
+        self.data.check().or_else(fail)?;
         let d = &self.data;
-        if !(d.heldout_fraction > 0.0 && d.heldout_fraction < 1.0) {
-            return fail(format!(
-                "`data.heldout_fraction` is {}; it must lie between 0 and 1",
-                d.heldout_fraction
-            ));
-        }
-        match d.source {
-            DataSource::Hh if d.folders.is_empty() => {
-                return fail(
-                    "`data.source` is \"hh\": list `[[data.folders]]` with `objective` and `folder`"
-                        .into(),
-                );
-            }
-            DataSource::Demo if d.n_prompts.is_none_or(|n| n < 10) => {
-                return fail(
-                    "`data.source` is \"demo\": give `data.n_prompts`, at least 10".into(),
-                );
-            }
-            _ => {}
-        }
-        if d.max_prompt_tokens == 0 || d.max_response_tokens < 2 {
-            return fail(
-                "`data.max_prompt_tokens` must be ≥ 1 and `max_response_tokens` ≥ 2".into(),
-            );
-        }
         if let ModelSource::Scratch(shape) = &self.model.source {
             shape.with_vocab(1).check()?;
             let longest = d.max_prompt_tokens + d.max_response_tokens;
@@ -412,13 +344,32 @@ impl PhaseConfig {
 /// # Errors
 /// An unknown name is answered with the known ones.
 pub fn preset_text(name: &str) -> Result<&'static str> {
-    PRESETS.iter().find(|(n, _)| *n == name).map(|(_, text)| *text).ok_or_else(|| Error::Config {
-        origin: format!("preset `{name}`"),
-        message: format!(
-            "there is no such preset; the presets are: {}. For a file of your own give --config FILE",
-            PRESETS.iter().map(|p| p.0).collect::<Vec<_>>().join(", ")
-        ),
-    })
+    if let Some((_, text)) = PRESETS.iter().find(|preset| preset.0 == name) {
+        return Ok(text);
+    }
+    let presets = PRESETS.iter().map(|preset| preset.0).collect::<Vec<_>>().join(", ");
+    let message = if data::section_text(name).is_some() {
+        format!(
+            "it is a source of data, not a whole configuration (presets: {presets}); put the section \
+             that `mopo config {name}` prints in the place of another `[data]`, and give the file \
+             with --config"
+        )
+    } else {
+        format!(
+            "there is no such preset; the presets are: {presets}. For a file of your own give \
+             --config FILE. Sources of data, for `mopo prepare` and `mopo config`: {}",
+            section_names().join(", ")
+        )
+    };
+    Err(Error::Config { origin: format!("preset `{name}`"), message })
+}
+
+/// The text of a preset or of a source's `[data]` section.
+///
+/// # Errors
+/// Those of [`preset_text`].
+pub fn config_text(name: &str) -> Result<&'static str> {
+    data::section_text(name).map_or_else(|| preset_text(name), Ok)
 }
 
 fn sections(table: &toml::Table) -> String {
@@ -452,6 +403,9 @@ fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
             *f = value.as_integer().expect("checked") as f64;
         }
         Some(slot) => *slot = value,
+        None if parents == ["data"] && data::OPTIONAL.contains(last) => {
+            here.insert((*last).into(), value);
+        }
         None => return Err(fail(format!("there is no key `{last}` here; there are: {known}"))),
     }
     Ok(())

@@ -5,8 +5,17 @@ use std::path::Path;
 
 use mopo_core::Objectives;
 use mopo_data::demo::{self, DemoConfig};
+use mopo_data::helpsteer::{HELPSTEER_OBJECTIVES, read_helpsteer};
+use mopo_data::reddit::{TLDR_AXES, TLDR_OBJECTIVES, read_tldr, read_tldr_axes, read_tldr_prompts};
+use mopo_data::safe_rlhf::{
+    BEAVERTAILS_OBJECTIVES, SAFE_RLHF_OBJECTIVES, read_beavertails, read_safe_rlhf,
+};
+use mopo_data::summeval::{SUMMEVAL_OBJECTIVES, read_summeval_op};
+use mopo_data::trl::{TRL_OBJECTIVES, read_trl};
+use mopo_data::ultrafeedback::{ULTRAFEEDBACK_OBJECTIVES, read_ultrafeedback};
 use mopo_data::{
-    PreparedSet, ReadOptions, Split, Summary, Tokenizer, read_hh_dir, split_by_prompt,
+    PreparedSet, PromptRead, SourceRead, Split, Summary, Tokenizer, prompts_of, read_hh_dir,
+    split_by_prompt,
 };
 
 use crate::config::{DataConfig, DataSource, TokenizerConfig};
@@ -17,43 +26,38 @@ use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord};
 /// Reads the records of a data configuration, with what there is to say about them.
 ///
 /// # Errors
-/// Unreadable files, malformed lines under `strict`, an empty set.
+/// Unreadable files, malformed lines under `strict`, an empty set, an objective that the source has
+/// not.
 pub fn prepare_records(
     config: &DataConfig,
     data: Option<&Path>,
     seed: u64,
     strict: bool,
 ) -> Result<(PreparedSet, Vec<String>)> {
-    let missing = |what: &str| Error::Config {
-        origin: "data".into(),
-        message: format!("{what} needs a path; give it with --data"),
-    };
     let mut notes = Vec::new();
-    let set = match config.source {
+    let mut set = match config.source {
         DataSource::Demo => demo::generate(&DemoConfig {
             seed,
             n_prompts: config.n_prompts.unwrap_or(1200),
             ..DemoConfig::default()
         })?,
-        DataSource::Hh => {
-            let root = data.ok_or_else(|| missing("HH-RLHF"))?;
-            let mut names: Vec<&str> = Vec::new();
-            for f in &config.folders {
-                if !names.contains(&f.objective.as_str()) {
-                    names.push(&f.objective);
-                }
-            }
-            let objectives = Objectives::new(names)?;
-            let folders: Vec<(&str, &str)> =
-                config.folders.iter().map(|f| (f.objective.as_str(), f.folder.as_str())).collect();
-            let options = ReadOptions { stem: config.stem.clone(), strict, seed };
-            let read = read_hh_dir(root, &objectives, &folders, &options)?;
+        DataSource::Prepared => PreparedSet::read(path(config, data)?)?,
+        _ => {
+            let (objectives, read) = read_pairs(config, path(config, data)?, seed, strict)?;
             // Without the path: the note goes into the prepared files, which are hashed.
-            notes.push(format!("HH-RLHF rows\n{}", read.report));
+            notes.push(format!("{}: rows\n{}", config.source.title(), read.report));
             PreparedSet::new(objectives, None, read.sources, vec![], read.records)?
         }
-        DataSource::Prepared => PreparedSet::read(data.ok_or_else(|| missing("a prepared set"))?)?,
     };
+    // What is prepared has the objectives that it was prepared with.
+    if !config.objectives.is_empty() && config.source != DataSource::Prepared {
+        let n_left_out;
+        (set, n_left_out) = set.select(&config.objectives)?;
+        notes.push(format!(
+            "objectives {}; pairs that none of them labels: {n_left_out} left out\n",
+            config.objectives.join(", ")
+        ));
+    }
     if set.records.is_empty() {
         return Err(Error::Config {
             origin: "data".into(),
@@ -61,6 +65,115 @@ pub fn prepare_records(
         });
     }
     Ok((set, notes))
+}
+
+/// Reads the prompts of a data configuration, without their pairs. Files of TL;DR may have posts
+/// alone.
+///
+/// # Errors
+/// Those of [`prepare_records`].
+pub fn prepare_prompts(
+    config: &DataConfig,
+    data: Option<&Path>,
+    seed: u64,
+    strict: bool,
+) -> Result<(PromptRead, Vec<String>)> {
+    if config.source == DataSource::Tldr && config.folders.is_empty() {
+        let read = read_tldr_prompts(path(config, data)?, &config.tldr_options(strict, seed))?;
+        let note = format!("{}: rows\n{}", config.source.title(), read.report);
+        return Ok((read, vec![note]));
+    }
+    let (set, notes) = prepare_records(config, data, seed, strict)?;
+    let prompts = prompts_of(&set.records);
+    Ok((PromptRead { prompts, sources: set.header.sources, ..Default::default() }, notes))
+}
+
+fn path<'a>(config: &DataConfig, data: Option<&'a Path>) -> Result<&'a Path> {
+    data.ok_or_else(|| Error::Config {
+        origin: "data".into(),
+        message: format!("the source {} needs a path; give it with --data", config.source.name()),
+    })
+}
+
+/// The pairs of a source that is read from files, and its objectives.
+fn read_pairs(
+    config: &DataConfig,
+    data: &Path,
+    seed: u64,
+    strict: bool,
+) -> Result<(Objectives, SourceRead)> {
+    let options = config.read_options(strict, seed);
+    let template = config.chat_template();
+    let pairs = config.pair_options();
+    let (names, read): (&[&str], _) = match config.source {
+        DataSource::Hh => {
+            let objectives = objectives_of_folders(config)?;
+            let folders: Vec<(&str, &str)> =
+                config.folders.iter().map(|f| (f.objective.as_str(), f.folder.as_str())).collect();
+            let read = read_hh_dir(data, &objectives, &folders, &options)?;
+            return Ok((objectives, read));
+        }
+        DataSource::Tldr | DataSource::Trl => {
+            let read = |path: &Path, objective_idx, n_objectives| match config.source {
+                DataSource::Tldr => {
+                    let options = config.tldr_options(strict, seed);
+                    read_tldr(path, objective_idx, n_objectives, &options)
+                }
+                _ => read_trl(path, objective_idx, n_objectives, &options, template),
+            };
+            if !config.folders.is_empty() {
+                return read_folders(config, data, read);
+            }
+            let names: &[&str] =
+                if config.source == DataSource::Tldr { &TLDR_OBJECTIVES } else { &TRL_OBJECTIVES };
+            (names, read(data, 0, 1))
+        }
+        DataSource::TldrAxes => {
+            (&TLDR_AXES, read_tldr_axes(data, &config.tldr_options(strict, seed), &pairs))
+        }
+        DataSource::SummevalOp => (&SUMMEVAL_OBJECTIVES, read_summeval_op(data, &options, &pairs)),
+        DataSource::SafeRlhf => (&SAFE_RLHF_OBJECTIVES, read_safe_rlhf(data, &options, template)),
+        DataSource::Beavertails => {
+            (&BEAVERTAILS_OBJECTIVES, read_beavertails(data, &options, template, &pairs))
+        }
+        DataSource::UltraFeedback => {
+            (&ULTRAFEEDBACK_OBJECTIVES, read_ultrafeedback(data, &options, template, &pairs))
+        }
+        DataSource::HelpSteer => {
+            (&HELPSTEER_OBJECTIVES, read_helpsteer(data, &options, template, &pairs))
+        }
+        DataSource::Demo | DataSource::Prepared => unreachable!("they have no reader of rows"),
+    };
+    Ok((Objectives::new(names.iter().copied())?, read?))
+}
+
+/// Folders of a source whose files label one objective.
+fn read_folders(
+    config: &DataConfig,
+    root: &Path,
+    read: impl Fn(&Path, usize, usize) -> mopo_data::Result<SourceRead>,
+) -> Result<(Objectives, SourceRead)> {
+    let objectives = objectives_of_folders(config)?;
+    let mut all = SourceRead::default();
+    for folder in &config.folders {
+        let objective_idx = objectives.index_of(&folder.objective)?;
+        let found = read(&root.join(&folder.folder), objective_idx, objectives.len())?;
+        all.records.extend(found.records);
+        all.report.merge(&found.report);
+        all.sources.extend(found.sources);
+    }
+    Ok((objectives, all))
+}
+
+/// The objectives of `[[data.folders]]` in their order; one may have several folders.
+fn objectives_of_folders(config: &DataConfig) -> Result<Objectives> {
+    let mut names: Vec<&str> = Vec::new();
+    for folder in &config.folders {
+        if !names.contains(&folder.objective.as_str()) {
+            names.push(&folder.objective);
+        }
+    }
+    Ok(Objectives::new(names)?)
 }
 
 /// Writes a run's data and tokenizer and records their hashes.

@@ -13,7 +13,7 @@ use mopo_lm::{
 use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 
 use crate::cache::{Context, LogProbCache};
-use crate::config::{BaseFormat, DataSource, MethodConfig, ModelSource};
+use crate::config::{BaseFormat, MethodConfig, ModelSource};
 use crate::fit::{Method, fit, step_seed};
 use crate::log_probs::{self, all_log_probs, frozen_log_probs};
 use crate::methods::dpo::{self, Dpo};
@@ -313,21 +313,5 @@ impl RunData {
 /// # Errors
 /// If the data source needs a path and none was given, or the other way round.
 pub fn check_data_path(config: &RunConfig, data: Option<&PathBuf>) -> Result<()> {
-    let fail = |message: &str| {
-        Err(Error::Config { origin: format!("`{}`", config.name), message: message.into() })
-    };
-    match (config.data.source, data) {
-        (DataSource::Hh, None) => fail(
-            "it reads HH-RLHF files: give their folder, e.g. --data path/to/hh-rlhf (with \
-             helpful-base/ and harmless-base/ inside)",
-        ),
-        (DataSource::Prepared, None) => {
-            fail("it reads a prepared set: give the file, e.g. --data pairs.jsonl")
-        }
-        (DataSource::Demo, Some(_)) => fail(
-            "the demo world is generated and reads no files: leave --data out, or choose another \
-             preset, e.g. `mopo train hh-small --data …`",
-        ),
-        _ => Ok(()),
-    }
+    config.data.check_path(&config.name, data.map(PathBuf::as_path))
 }

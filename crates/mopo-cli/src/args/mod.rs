@@ -43,13 +43,13 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Write a policy as a plain hub directory, or all policies as one of MOPO's own
     Export(ExportArgs),
-    /// Read a data source into a prepared set and summarise it
+    /// Read a source of data, summarise it, and write it as a prepared set
     Prepare(PrepareArgs),
     /// Score both responses of every pair with rewards and write labels
     Label(LabelArgs),
     /// Reproduce a synthetic experiment: exact solutions, learned policies, a figure and a table
     Bandit(BanditArgs),
-    /// Print a preset: a complete configuration to start from
+    /// Print a preset, a complete configuration to start from, or the section of a source of data
     Config(ConfigArgs),
     /// Measure training steps, generation or products of matrices on this machine
     Bench(BenchArgs),
@@ -66,7 +66,7 @@ pub(crate) struct TrainArgs {
     /// Override one key, e.g. --set mopo.tau=0.1 (may be repeated)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Data directory (hh) or prepared set (prepared)
+    /// The data: a file or folder of the configuration's source, or a prepared set
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Option<PathBuf>,
     /// Run directory [default: runs/<name>-<date>-<time>]
@@ -111,9 +111,12 @@ pub(crate) struct ParetoArgs {
     /// Where figure, tables and page go [default: <run>/pareto]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// Held-out prompts, instead of the configuration's
+    /// How many prompts, instead of the configuration's
     #[arg(long, value_name = "N")]
     pub(crate) n_prompts: Option<usize>,
+    /// Prompts from a file of `mopo prepare --prompts`, instead of the run's held-out ones
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompts: Option<PathBuf>,
     /// Sampling temperature, instead of the configuration's (0: greedy)
     #[arg(long)]
     pub(crate) temperature: Option<f64>,
@@ -213,20 +216,36 @@ pub(crate) struct ExportArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Sources: tldr, tldr-axes, summeval-op, trl, safe-rlhf, beavertails, ultrafeedback, helpsteer.
+`mopo config SOURCE` prints the [data] section of one, with the keys that --set takes:
+
+    mopo prepare summeval-op --data summeval-op.jsonl --set data.tie_threshold=0.5 --out pairs.jsonl
+
+docs/data.md has the columns of each, and how labels come about.")]
 pub(crate) struct PrepareArgs {
-    /// Preset whose [data] section says what to read: demo or hh-small
-    #[arg(default_value = "demo", conflicts_with = "config")]
-    pub(crate) preset: String,
-    /// A complete configuration file instead of a preset
+    /// A source of data, or a preset whose [data] section says what to read: demo or hh-small
+    #[arg(value_name = "SOURCE|PRESET", default_value = "demo", conflicts_with = "config")]
+    pub(crate) name: String,
+    /// Instead of a name: a file with a [data] section, alone or in a whole configuration
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Data directory
+    /// Override one key, e.g. --set data.tie_threshold=0.5 (may be repeated)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// The data: a file or a folder
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Option<PathBuf>,
-    /// The prepared set to write
+    /// The prepared set to write; without it the data is only summarised
     #[arg(long, value_name = "FILE")]
-    pub(crate) out: PathBuf,
-    /// Seed
+    pub(crate) out: Option<PathBuf>,
+    /// Take the distinct prompts without their pairs; with tldr also of files of posts alone
+    #[arg(long)]
+    pub(crate) prompts: bool,
+    /// Of the prompts at most so many, drawn by the seed
+    #[arg(long, value_name = "N", requires = "prompts")]
+    pub(crate) n_prompts: Option<usize>,
+    /// Seed of the order of responses, and of what is drawn
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
     /// Make malformed data lines fatal
@@ -236,7 +255,8 @@ pub(crate) struct PrepareArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
-    /// Preset: demo, hh-small, paper or demo-dpo
-    #[arg(default_value = "demo")]
-    pub(crate) preset: String,
+    /// Preset: demo, hh-small, paper or demo-dpo; or a source of data, of which the [data] section is
+    /// printed: `mopo prepare --help` has their names
+    #[arg(value_name = "PRESET|SOURCE", default_value = "demo")]
+    pub(crate) name: String,
 }

@@ -1,9 +1,11 @@
 //! `mopo pareto`: every policy of a run answers held-out prompts; scores, front, figure, page.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use mopo_core::Objectives;
+use mopo_data::{PreparedSet, file_sha256, read_prompts};
 use mopo_eval::reward::{local_directory, score_all};
 use mopo_eval::{
     ClusterConfig, Evaluation, FrontConfig, FrontReport, PolicyGroup, PolicySamples,
@@ -46,7 +48,39 @@ pub(crate) fn run(args: ParetoArgs) -> Result<()> {
     );
     let statistics = args.protocol.statistics.as_deref();
     let statistics = Known::new(statistics, &config.evaluation, &objectives, &run)?;
-    dispatch(args.device, Pareto { run, config, record, seed, out, objectives, statistics })
+    let given = args.prompts.as_deref().map(|path| given_prompts(path, &run)).transpose()?;
+    dispatch(args.device, Pareto { run, config, record, seed, out, objectives, statistics, given })
+}
+
+/// Prompts from a file, and what the run's record says of it.
+struct Given {
+    prompts: Vec<String>,
+    record: Value,
+}
+
+fn given_prompts(path: &Path, run: &RunDir) -> Result<Given> {
+    let prompts: Vec<String> = read_prompts(path)?.into_iter().map(|p| p.prompt).collect();
+    let trained: HashSet<String> = PreparedSet::read(run.join("data/train.jsonl"))?
+        .records
+        .into_iter()
+        .map(|r| r.prompt)
+        .collect();
+    let seen = prompts.iter().filter(|prompt| trained.contains(*prompt)).count();
+    if seen > 0 {
+        eprintln!(
+            "note: {seen} of the {} prompts of {} are among the run's training pairs; what policies \
+             answer there says less",
+            prompts.len(),
+            path.display()
+        );
+    }
+    let record = json!({
+        "file": path.file_name().unwrap_or_default().to_string_lossy(),
+        "sha256": file_sha256(path)?,
+        "prompts": prompts.len(),
+        "trained_on": seen,
+    });
+    Ok(Given { prompts, record })
 }
 
 /// The finished run that was started last.
@@ -85,6 +119,7 @@ struct Pareto {
     out: PathBuf,
     objectives: Objectives,
     statistics: Known,
+    given: Option<Given>,
 }
 
 impl Job for Pareto {
@@ -95,14 +130,18 @@ impl Job for Pareto {
         let settings = &self.config.evaluation;
         let sampler = Sampler::<B>::load(&self.run, &self.config, &device)?;
         let data = RunData::load(&self.run, &self.config, &self.record)?;
-        let available = data.heldout_prompts.len();
-        if settings.n_prompts > available {
+        let (available, kind, source) = match self.given {
+            Some(given) => (given.prompts, "given", Some(given.record)),
+            None => (data.heldout_prompts, "held-out", None),
+        };
+        if settings.n_prompts > available.len() {
             eprintln!(
-                "note: {} prompts were asked for, {available} are held out; using all of them",
-                settings.n_prompts
+                "note: {} prompts were asked for, there are {} {kind} ones; using all of them",
+                settings.n_prompts,
+                available.len()
             );
         }
-        let prompts = choose(data.heldout_prompts, settings.n_prompts, self.seed);
+        let prompts = choose(available, settings.n_prompts, self.seed);
         let clustering = ClusterConfig {
             n_clusters: settings.n_clusters,
             seed: self.seed,
@@ -147,7 +186,7 @@ impl Job for Pareto {
         rewards.iter().flat_map(|reward| reward.notes()).for_each(|note| eprintln!("{note}"));
 
         let whose = format!(
-            "responses of the warm start of {} to {} held-out prompts (temperature {}, seed {})",
+            "responses of the warm start of {} to {} {kind} prompts (temperature {}, seed {})",
             self.run.path().display(),
             prompts.len(),
             settings.temperature,
@@ -164,7 +203,7 @@ impl Job for Pareto {
         let extras = ReportExtras {
             title: format!("{}: the Pareto front of its policies", self.config.name),
             summary: Some(format!(
-                "{} policies on one phi of {} training pairs; {} responses each to held-out \
+                "{} policies on one phi of {} training pairs; {} responses each to {kind} \
                  prompts, temperature {}, seed {}.",
                 sampler.policies().len(),
                 data.train.len(),
@@ -184,6 +223,7 @@ impl Job for Pareto {
                     "run": self.record,
                     "configuration": self.config,
                     "generation": generation,
+                    "prompts": source,
                     "result": self.run.read_json::<Value>("result.json")?,
                 }),
             }],
