@@ -27,7 +27,8 @@ pub(crate) struct ScoreArgs {
     /// or a TOML file; may be repeated. Without it, --model says how it is asked in its reward.toml
     #[arg(long = "reward", value_name = "PRESET|FILE", required_unless_present = "model")]
     pub(crate) rewards: Vec<String>,
-    /// The model's files, instead of what --reward names: a directory as on the hub
+    /// The model's files, instead of what --reward names: a directory as on the hub, or a
+    /// model of the hub as org/name or org/name@revision
     #[arg(long, value_name = "DIR|ORG/NAME")]
     pub(crate) model: Option<String>,
     /// The texts with their scores; what scored them is recorded in <FILE>.record.json

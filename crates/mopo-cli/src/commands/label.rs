@@ -8,10 +8,10 @@ use mopo_eval::Reward;
 use mopo_eval::annotate::{
     LabelConfig, LabelRecord, LabelSet, Labelling, Progress as Saved, Shard, merge_shards,
 };
-use mopo_eval::reward::local_directory;
 use mopo_ops::FusedBackend;
 use mopo_train::{Progress as _, RunConfig, check_data_path, prepare_records};
 
+use super::models::resolve;
 use crate::args::LabelArgs;
 use crate::device::{Job, dispatch};
 use crate::progress::Bars;
@@ -38,13 +38,13 @@ impl Job for Label {
         let rewards = args.rewards.as_ref().context("--rewards is missing")?;
         let config = LabelConfig::from_file(rewards)?;
         // Before the set is read: a reward that cannot be built is the quicker error.
-        let built = config.build::<B>(&device, &local_directory)?;
+        let built = config.build::<B>(&device, &resolve)?;
         label(&args, config, &built)
     }
 }
 
 fn label(args: &LabelArgs, config: LabelConfig, rewards: &[Box<dyn Reward>]) -> Result<()> {
-    let rewards_sha256 = config.hash(&config.contents(&local_directory)?);
+    let rewards_sha256 = config.hash(&config.contents(&resolve)?);
     let set = read(args)?;
     let labelling = Labelling { config, keep: args.keep, input_sha256: set.hash(), rewards_sha256 };
     if is_there(args, &labelling)? {

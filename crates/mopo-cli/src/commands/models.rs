@@ -31,3 +31,8 @@ pub(crate) fn given(
     let given = argument.as_ref().or(model.as_ref()).expect("the command line requires one");
     find(given, revision.as_deref())
 }
+
+/// The directory of a model that a reward names: mopo-eval's `Resolver`.
+pub(crate) fn resolve(model: &str) -> mopo_eval::Result<PathBuf> {
+    Ok(locate(Path::new(model), None, &mut DownloadBar::default())?.0)
+}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use mopo_core::Objectives;
 use mopo_data::{PreparedSet, file_sha256, read_prompts};
-use mopo_eval::reward::{local_directory, score_all};
+use mopo_eval::reward::score_all;
 use mopo_eval::{
     ClusterConfig, Evaluation, FrontConfig, FrontReport, PolicyGroup, PolicySamples,
     PromptEmbedding, ReportExtras, RunExtras, cluster_embedded, cluster_prompts, write_report,
@@ -16,6 +16,7 @@ use mopo_ops::FusedBackend;
 use mopo_train::{Progress, RunConfig, RunData, RunDir, RunRecord, Sampler};
 use serde_json::{Value, json};
 
+use super::models::resolve;
 use super::report::{print, print_files, read_metrics};
 use super::statistics::Known;
 use crate::args::ParetoArgs;
@@ -156,7 +157,7 @@ impl Job for Pareto {
         let rewards = settings
             .rewards
             .iter()
-            .map(|axis| axis.reward.build::<B>(&device, &local_directory))
+            .map(|axis| axis.reward.build::<B>(&device, &resolve))
             .collect::<mopo_eval::Result<Vec<_>>>()?;
         let objectives = self.objectives;
         let generation = GenerationConfig {

@@ -6,13 +6,14 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use mopo_data::write_atomically;
 use mopo_eval::annotate::ScoreStatistics;
-use mopo_eval::reward::{ModelSpec, local_directory};
+use mopo_eval::reward::ModelSpec;
 use mopo_eval::score::TextFile;
 use mopo_eval::{Reward, RewardSpec};
 use mopo_ops::FusedBackend;
 use mopo_train::Progress as _;
 use serde::Serialize;
 
+use super::models::resolve;
 use crate::args::ScoreArgs;
 use crate::device::{Job, dispatch};
 use crate::progress::Bars;
@@ -93,14 +94,14 @@ impl Job for Score {
         let mut scored = vec![];
         for spec in specs {
             // One model in memory at a time.
-            let reward = spec.build::<B>(&device, &local_directory)?;
+            let reward = spec.build::<B>(&device, &resolve)?;
             let name = reward.name().to_owned();
             if columns.iter().any(|(other, _)| *other == name) {
                 bail!("two rewards are called `{name}`; give one a `name` in a file");
             }
             let (scores, seconds) = score(reward.as_ref(), &texts)?;
             let sha256 = match &spec {
-                RewardSpec::Model(spec) => Some(spec.fingerprint(&local_directory)?),
+                RewardSpec::Model(spec) => Some(spec.fingerprint(&resolve)?),
                 _ => None,
             };
             scored.push(Scored {

@@ -93,3 +93,45 @@ fn generate_export_and_train_take_a_name() {
     let said = fail(&mut run(&["train", "--model", "nowhere"]));
     assert!(said.contains("nowhere") && said.contains("org/name"), "{said}");
 }
+
+#[test]
+fn a_reward_model_is_scored_with_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = LoopbackHub::start();
+    let fixture =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../mopo-eval/tests/reward/fixtures/gpt2");
+    let copy = dir.path().join("copy");
+    fs::create_dir(&copy).unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        fs::copy(fixture.join(name), copy.join(name)).unwrap();
+    }
+    let settings = "text = '{prompt}{response}'\npooling = 'last_token'\nlabel = 0\n\
+                    max_length = 128\ntruncation_side = 'right'\n";
+    fs::write(copy.join("reward.toml"), settings).unwrap();
+    let commit = publish(&server, "me/kind", &copy);
+    fs::write(dir.path().join("texts.jsonl"), "{\"prompt\": \"a\", \"response\": \"b\"}\n")
+        .unwrap();
+    let scores = |model: &str| {
+        let mut command = mopo(&["score", "texts.jsonl", "--out", "scores.jsonl", "--force"]);
+        command.args(["--model", model]).current_dir(dir.path());
+        command.env("HF_HOME", dir.path().join("home")).env("HF_ENDPOINT", server.endpoint());
+        for name in ["HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"] {
+            command.env_remove(name);
+        }
+        command
+    };
+    let read = |name: &str| {
+        let text = fs::read_to_string(dir.path().join("scores.jsonl")).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        line["scores"][name].as_f64().unwrap_or_else(|| panic!("{name}: {line}"))
+    };
+    succeed(&mut scores("copy"));
+    let expected = read("copy");
+    succeed(&mut scores("me/kind"));
+    assert_eq!(read("kind"), expected);
+    let pinned = format!("me/kind@{commit}");
+    succeed(scores(&pinned).env("HF_HUB_OFFLINE", "1"));
+    assert_eq!(read(&format!("kind@{commit}")), expected);
+    let said = fail(scores("me/other").env("HF_HUB_OFFLINE", "1"));
+    assert!(said.contains("me/other") && said.contains("HF_HUB_OFFLINE"), "{said}");
+}

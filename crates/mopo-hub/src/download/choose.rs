@@ -6,8 +6,10 @@ use crate::tensors::{WEIGHT_FILES, shard_names};
 use crate::{Error, Result};
 
 /// What is fetched beside the weights, if it is there.
-const BESIDE: [&str; 9] = [
+const BESIDE: [&str; 10] = [
     "config.json",
+    // How a reward model is asked.
+    "reward.toml",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
