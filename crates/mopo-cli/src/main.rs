@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Command::Export(args) => commands::export::run(args),
         Command::Prepare(args) => commands::prepare::run(args),
         Command::Label(args) => commands::label::run(args),
+        Command::Reward(args) => commands::reward::run(args),
         Command::Bandit(args) => commands::bandit::run(args),
         Command::Config(args) => commands::config::run(&args),
         Command::Bench(args) => commands::bench::run(args),

@@ -44,7 +44,7 @@ pub use report::{MalformedRow, ReadReport};
 pub use scored::PairOptions;
 pub use set::{FORMAT, Header, PreparedSet, SCHEMA, SourceFile};
 pub use source::{ReadOptions, SourceRead};
-pub use split::{Split, split_by_prompt};
+pub use split::{Split, split_by_prompt, unit_interval};
 pub use summary::{LengthStats, ObjectiveCounts, Summary};
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::{END_OF_TEXT, Tokenizer};

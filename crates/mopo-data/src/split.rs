@@ -31,8 +31,9 @@ pub fn split_by_prompt(
     (train, heldout)
 }
 
-/// A number in [0, 1) that depends on the prompt and the seed only.
-fn unit_interval(seed: u64, prompt: &str) -> f64 {
+/// A number in [0, 1) that depends on the prompt and the seed only; below a fraction of held-out
+/// prompts, [`split_by_prompt`] holds the prompt out.
+pub fn unit_interval(seed: u64, prompt: &str) -> f64 {
     const TWO_POW_53: f64 = 9_007_199_254_740_992.0;
     (stable_hash(seed, &["split", prompt]) >> 11) as f64 / TWO_POW_53
 }

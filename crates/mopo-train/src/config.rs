@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use mopo_core::{Estimator, MopoConfig, Objectives};
 use mopo_lm::LoraConfig;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use data::{DataConfig, DataSource, ObjectiveFolder, section_names};
@@ -196,18 +197,7 @@ impl RunConfig {
     /// As [`parse`](Self::parse), and an override of a key that does not exist.
     pub fn parse_with(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
         let fail = |message: String| Error::Config { origin: origin.into(), message };
-        let mut config: RunConfig =
-            toml::from_str(text).map_err(|e| fail(e.to_string().trim_end().to_string()))?;
-        if !overrides.is_empty() {
-            let mut table = toml::Table::try_from(&config).map_err(|e| fail(e.to_string()))?;
-            for o in overrides {
-                set(&mut table, o)?;
-            }
-            config = table.try_into().map_err(|e: toml::de::Error| Error::Config {
-                origin: format!("{origin} with --set {}", overrides.join(" --set ")),
-                message: e.message().to_string(),
-            })?;
-        }
+        let config: RunConfig = read_with(text, origin, overrides)?;
         config.check().map_err(|e| match e {
             Error::Config { message, .. } => fail(message),
             other => fail(other.to_string()),
@@ -372,6 +362,27 @@ pub fn config_text(name: &str) -> Result<&'static str> {
     data::section_text(name).map_or_else(|| preset_text(name), Ok)
 }
 
+/// A configuration from a complete text, with overrides `key.path=value`.
+pub(crate) fn read_with<T: Serialize + DeserializeOwned>(
+    text: &str,
+    origin: &str,
+    overrides: &[String],
+) -> Result<T> {
+    let fail = |message: String| Error::Config { origin: origin.into(), message };
+    let config: T = toml::from_str(text).map_err(|e| fail(e.to_string().trim_end().to_string()))?;
+    if overrides.is_empty() {
+        return Ok(config);
+    }
+    let mut table = toml::Table::try_from(&config).map_err(|e| fail(e.to_string()))?;
+    for o in overrides {
+        set(&mut table, o)?;
+    }
+    table.try_into().map_err(|e: toml::de::Error| Error::Config {
+        origin: format!("{origin} with --set {}", overrides.join(" --set ")),
+        message: e.message().to_string(),
+    })
+}
+
 fn sections(table: &toml::Table) -> String {
     let named = table.iter().filter(|(_, value)| value.is_table());
     named.map(|(name, _)| format!("[{name}]")).collect::<Vec<_>>().join(", ")
@@ -403,7 +414,9 @@ fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
             *f = value.as_integer().expect("checked") as f64;
         }
         Some(slot) => *slot = value,
-        None if parents == ["data"] && data::OPTIONAL.contains(last) => {
+        None if matches!(parents, ["data"] | ["data", "pairs"])
+            && data::OPTIONAL.contains(last) =>
+        {
             here.insert((*last).into(), value);
         }
         None => return Err(fail(format!("there is no key `{last}` here; there are: {known}"))),

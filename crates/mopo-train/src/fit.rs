@@ -16,6 +16,11 @@ pub(crate) trait Method {
     fn phase(&self) -> &'static str;
     /// One optimiser step. Everything random in it follows from the seed and `step`.
     fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics>;
+    /// Whether the phase ends here, before its last step: early stopping. A function of the state
+    /// that [`save`](Self::save) keeps.
+    fn finished(&self) -> bool {
+        false
+    }
     /// A few figures for the progress bar.
     fn headline(&self, metrics: &Metrics) -> String;
     /// The state after a step.
@@ -48,7 +53,7 @@ pub(crate) fn fit(
     let mut file = MetricsFile::open(run, metrics_len)?;
     progress.begin(name, done, phase.steps);
     let mut last = String::new();
-    while done < phase.steps {
+    while done < phase.steps && !method.finished() {
         let learning_rate = phase.learning_rate_at(done);
         let mut metrics = method.step(done, learning_rate)?;
         metrics.insert("learning_rate".into(), learning_rate);
@@ -64,7 +69,7 @@ pub(crate) fn fit(
         last = method.headline(&metrics);
         file.append(&Row { phase: name, step: done, metrics: &metrics })?;
         done += 1;
-        if done % checkpoints.every == 0 || done == phase.steps {
+        if done % checkpoints.every == 0 || done == phase.steps || method.finished() {
             file.sync()?;
             checkpoint::save(run, name, done, file.len(), &method.save()?, checkpoints.keep)?;
         }

@@ -15,6 +15,7 @@ mod pairs;
 mod prepare;
 mod progress;
 mod result;
+pub mod reward_model;
 mod run_dir;
 mod sample;
 mod sft;

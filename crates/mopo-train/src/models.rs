@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use mopo_hub::{DownloadProgress, locate};
 
 use crate::config::{ModelSource, TokenizerConfig};
+use crate::reward_model::{RewardModel, RewardTrainConfig};
 use crate::{Result, RunConfig};
 
 impl RunConfig {
@@ -18,6 +19,22 @@ impl RunConfig {
             *model = locate(model, None, progress)?.1;
         }
         if let TokenizerConfig::File(file) = &mut self.tokenizer {
+            *file = locate(file, None, progress)?.1;
+        }
+        Ok(())
+    }
+}
+
+impl RewardTrainConfig {
+    /// As [`RunConfig::fetch_models`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fetch_models(&mut self, progress: &mut dyn DownloadProgress) -> Result<()> {
+        if let RewardModel::Hub(model) = &mut self.model {
+            *model = locate(model, None, progress)?.1;
+        }
+        if let Some(TokenizerConfig::File(file)) = &mut self.tokenizer {
             *file = locate(file, None, progress)?.1;
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Adam on a module's gradients: accumulation, clipping by the global norm, state as bytes.
 
-use burn::module::{AutodiffModule, Module, ModuleVisitor, Param};
+use burn::module::{AutodiffModule, Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::adaptor::OptimizerAdaptor;
 use burn::optim::{
     GradientsAccumulator, GradientsParams, LearningRate, Optimizer, SimpleOptimizer,
@@ -99,6 +99,14 @@ impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
         norm
     }
 
+    /// Decoupled weight decay: every matrix times `1 - amount`; biases and norms stay.
+    pub(crate) fn decay(&mut self, amount: f64) {
+        if amount > 0.0 {
+            let module = self.module.take().expect("put back after every step");
+            self.module = Some(module.map(&mut Decay { factor: 1.0 - amount }));
+        }
+    }
+
     pub(crate) fn module_bytes(&self) -> Result<Vec<u8>> {
         module_to_bytes::<B, M>(self.module())
     }
@@ -146,6 +154,21 @@ fn record(e: burn::record::RecorderError) -> Error {
     Error::Run {
         path: "checkpoint".into(),
         message: format!("a training state cannot be read or written: {e}"),
+    }
+}
+
+struct Decay {
+    factor: f64,
+}
+
+impl<B: FusedAutodiffBackend> ModuleMapper<B> for Decay {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        if D < 2 || !param.is_require_grad() {
+            return param;
+        }
+        // Off the graph, as a step of the optimiser is.
+        param
+            .map(|tensor| Tensor::from_inner(tensor.inner().mul_scalar(self.factor)).require_grad())
     }
 }
 

@@ -58,11 +58,21 @@ impl RunDir {
     /// # Errors
     /// If it exists and is not empty, or cannot be written.
     pub fn create(path: &Path, config: &RunConfig, record: &RunRecord) -> Result<Self> {
+        Self::create_with(path, &config.to_toml()?, record, "mopo train")
+    }
+
+    /// The same for any kind of run: its configuration as text, and the command that goes on with it.
+    pub(crate) fn create_with(
+        path: &Path,
+        config: &str,
+        record: &RunRecord,
+        command: &str,
+    ) -> Result<Self> {
         if path.join("config.toml").exists() {
             return Err(Error::Run {
                 path: path.into(),
                 message: format!(
-                    "there is a run already; go on with `mopo train --resume {}`, or choose another \
+                    "there is a run already; go on with `{command} --resume {}`, or choose another \
                      directory with --out",
                     path.display()
                 ),
@@ -79,7 +89,7 @@ impl RunDir {
         let run = Self(path.into());
         run.write_json("run.json", record)?;
         // Last: a directory with a configuration is a run.
-        run.write("config.toml", config.to_toml()?.as_bytes())?;
+        run.write("config.toml", config.as_bytes())?;
         Ok(run)
     }
 
@@ -88,18 +98,25 @@ impl RunDir {
     /// # Errors
     /// If it is no run directory, or its configuration was damaged.
     pub fn open(path: &Path) -> Result<(Self, RunConfig, RunRecord)> {
+        let (run, record) = Self::open_with(path, "mopo train")?;
+        let config = RunConfig::from_file(&path.join("config.toml"))?;
+        Ok((run, config, record))
+    }
+
+    /// The same for any kind of run, its configuration aside.
+    pub(crate) fn open_with(path: &Path, command: &str) -> Result<(Self, RunRecord)> {
         if !path.join("config.toml").exists() {
             return Err(Error::Run {
                 path: path.into(),
-                message: "this is no run directory (it has no config.toml); give a directory that \
-                          `mopo train` wrote"
-                    .into(),
+                message: format!(
+                    "this is no run directory (it has no config.toml); give a directory that \
+                     `{command}` wrote"
+                ),
             });
         }
         let run = Self(path.into());
-        let config = RunConfig::from_file(&path.join("config.toml"))?;
         let record = run.read_json("run.json")?;
-        Ok((run, config, record))
+        Ok((run, record))
     }
 
     /// The directory.

@@ -5,6 +5,7 @@ mod bench;
 mod label;
 mod numbers;
 mod report;
+mod reward;
 mod score;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub(crate) use bandit::*;
 pub(crate) use bench::*;
 pub(crate) use label::*;
 pub(crate) use report::*;
+pub(crate) use reward::*;
 pub(crate) use score::*;
 
 /// Align language models to several human objectives at once.
@@ -47,6 +49,8 @@ pub(crate) enum Command {
     Prepare(PrepareArgs),
     /// Score both responses of every pair with rewards and write labels
     Label(LabelArgs),
+    /// Train a reward model
+    Reward(RewardArgs),
     /// Reproduce a synthetic experiment: exact solutions, learned policies, a figure and a table
     Bandit(BanditArgs),
     /// Print a preset, a complete configuration to start from, or the section of a source of data

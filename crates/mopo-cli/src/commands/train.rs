@@ -119,7 +119,7 @@ fn start(args: &TrainArgs) -> Result<(RunDir, RunConfig, RunRecord)> {
 }
 
 /// UTC as 20261123-194501.
-fn stamp(seconds: u64) -> String {
+pub(super) fn stamp(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Civil date from days since 1970-01-01, in 400-year eras that begin on 1 March.
     let z = days + 719_468;

@@ -9,5 +9,6 @@ mod kill_and_resume;
 mod label;
 mod prepare;
 mod report;
+mod reward;
 mod score;
 mod wrong_input;

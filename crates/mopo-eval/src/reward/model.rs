@@ -145,7 +145,10 @@ impl<B: Backend> ModelReward<B> {
     }
 
     /// The same, and whether the text was cut.
-    fn cut_tokens(
+    ///
+    /// # Errors
+    /// As of [`tokens`](Self::tokens).
+    pub fn cut_tokens(
         &self,
         prompt: &str,
         response: &str,

@@ -199,7 +199,7 @@ impl DataConfig {
     }
 
     /// Ranges, and that each key belongs to the source.
-    pub(super) fn check(&self) -> std::result::Result<(), String> {
+    pub(crate) fn check(&self) -> std::result::Result<(), String> {
         if !(self.heldout_fraction > 0.0 && self.heldout_fraction < 1.0) {
             return Err(format!(
                 "`data.heldout_fraction` is {}; it must lie between 0 and 1",

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use mopo_eval::reward::{ModelReward, ModelSpec, local_directory};
+use mopo_eval::reward::{ModelReward, ModelSpec};
 use mopo_eval::score::TextFile;
 use mopo_ops::FusedBackend;
 use mopo_train::config::BaseFormat;
@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{Program, after_the_first, median, peak_rss_mib};
 use crate::args::{BenchCommon, BenchScoreArgs};
+use crate::commands::models::resolve;
 use crate::device::{Job, dispatch};
 
 pub(super) fn run(args: BenchScoreArgs) -> Result<()> {
@@ -50,7 +51,7 @@ impl Job for Score {
             bail!("--model {}: the path is not UTF-8; rename it", args.model.display())
         };
         let spec = ModelSpec { path: Some(path.into()), ..ModelSpec::default() };
-        let reward = ModelReward::<B>::load(&spec, &local_directory, &device)?;
+        let reward = ModelReward::<B>::load(&spec, &resolve, &device)?;
         let texts = TextFile::read(&args.texts)?;
         let mut tokens = 0;
         for (i, (prompt, response)) in texts.items().into_iter().enumerate() {

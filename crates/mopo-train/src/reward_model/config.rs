@@ -1,0 +1,420 @@
+//! What `mopo reward train` trains, as a file: every key must be there and no other may be.
+
+use std::path::{Path, PathBuf};
+
+use mopo_core::Objectives;
+use mopo_data::ChatTemplate;
+use mopo_data::reddit::CharacterRange;
+use mopo_eval::reward::TruncationSide;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{
+    CheckpointConfig, DataConfig, DataSource, ObjectiveFolder, TokenizerConfig, read_with,
+};
+use crate::{Error, Result};
+
+/// The presets that the binary carries: name, text.
+pub const REWARD_PRESETS: &[(&str, &str)] = &[
+    ("helpful", include_str!("../../configs/reward-helpful.toml")),
+    ("harmless", include_str!("../../configs/reward-harmless.toml")),
+    ("humor", include_str!("../../configs/reward-humor.toml")),
+    ("toxicity", include_str!("../../configs/reward-toxicity.toml")),
+    ("preference", include_str!("../../configs/reward-preference.toml")),
+];
+
+/// Everything that decides what a training of a reward model computes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewardTrainConfig {
+    /// Name of the run's kind; the run directory starts with it.
+    pub name: String,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// What the model scores, larger is better. With pairs: the objective whose indicators it learns.
+    pub objective: String,
+    /// Where examples come from.
+    pub data: RewardData,
+    /// What a model reads of an example.
+    pub input: InputConfig,
+    /// The tokenizer. A model from a directory has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<TokenizerConfig>,
+    /// The model.
+    pub model: RewardModel,
+    /// The loop.
+    pub training: TrainingConfig,
+    /// When checkpoints are written.
+    pub checkpoints: CheckpointConfig,
+}
+
+/// Where examples come from: exactly one of `pairs` and `texts` is there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewardData {
+    /// Share of the prompts (or texts) that the reported accuracy is measured on, in (0, 1). A prompt
+    /// has the side that `mopo train` gives it with the same seed and fraction.
+    pub heldout_fraction: f64,
+    /// Share of the others that early stopping looks at, in (0, 1).
+    pub validation_fraction: f64,
+    /// Compared pairs: the model is Bradley and Terry's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<PairData>,
+    /// Texts of two kinds: the model is a classifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub texts: Option<TextData>,
+}
+
+/// Compared pairs: the keys of a run's `[data]` that say what is read, and what becomes of ties.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PairData {
+    /// Which source; its path is given with `--data`.
+    pub source: DataSource,
+    /// As all that follow: see [`DataConfig`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub folders: Vec<ObjectiveFolder>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub stem: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub split: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub post_characters: Option<CharacterRange>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub template: Option<ChatTemplate>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub tie_threshold: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub pairs_per_prompt: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub n_prompts: Option<usize>,
+    /// What becomes of pairs that the objective does not decide.
+    pub ties: Ties,
+}
+
+/// What becomes of pairs that the objective does not decide (indicator 0.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ties {
+    /// Their loss pulls both scores together: −½ log σ(d) − ½ log σ(−d).
+    Half,
+    /// They are not trained on.
+    LeaveOut,
+}
+
+/// Texts in a file with columns (CSV, JSON Lines, Parquet).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextData {
+    /// The column of texts.
+    pub text: String,
+    /// The column of labels.
+    pub label: String,
+    /// The label whose texts the model scores higher; all others are the other kind.
+    pub positive: String,
+}
+
+/// What a model reads of an example, and how much of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputConfig {
+    /// What is scored, with `{prompt}` and `{response}` in it; a labelled text is a response.
+    pub text: String,
+    /// Longest text in tokens, special ones included; a model from random weights has as many
+    /// positions.
+    pub max_tokens: usize,
+    /// Which end of a longer text is cut off.
+    pub truncation_side: TruncationSide,
+}
+
+/// The model: exactly one of its fields is there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum RewardModel {
+    /// A GPT-2 classifier from random weights.
+    Gpt2(Gpt2Shape),
+    /// A DistilBERT classifier from random weights.
+    Distilbert(DistilbertShape),
+    /// A classifier in the hub's layout, GPT-2 or DistilBERT, with its tokenizer.
+    Hub(PathBuf),
+}
+
+/// GPT-2's shape; names as in its `config.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gpt2Shape {
+    /// Width.
+    pub n_embd: usize,
+    /// Blocks.
+    pub n_layer: usize,
+    /// Attention heads, which divide the width.
+    pub n_head: usize,
+}
+
+/// DistilBERT's shape; names as in its `config.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistilbertShape {
+    /// Width.
+    pub dim: usize,
+    /// Width of the feed-forward layers.
+    pub hidden_dim: usize,
+    /// Blocks.
+    pub n_layers: usize,
+    /// Attention heads, which divide the width.
+    pub n_heads: usize,
+}
+
+/// A loop of optimiser steps. Adam (0.9, 0.999), linear schedule to 0, clipping by global norm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// Optimiser steps at most; the learning rate reaches 0 there.
+    pub steps: usize,
+    /// Examples of a step.
+    pub batch: usize,
+    /// Learning rate at the first step after the rise.
+    pub learning_rate: f64,
+    /// Steps over which the learning rate rises linearly.
+    pub rise_steps: usize,
+    /// Largest global norm of the gradient; 0 does not clip.
+    pub gradient_clip: f64,
+    /// Decoupled weight decay of matrices: each step they shrink by learning rate × this.
+    pub weight_decay: f64,
+    /// Probability with which a token is left out of a training text, in [0, 1).
+    pub token_dropout: f64,
+    /// Steps between two looks at the validation examples.
+    pub evaluate_every: usize,
+    /// Looks without a better accuracy after which training stops. The best weights are kept.
+    pub patience: usize,
+}
+
+impl RewardData {
+    /// Which logit is the score: the only one, or that of the positive kind.
+    pub fn label(&self) -> usize {
+        usize::from(self.texts.is_some())
+    }
+}
+
+impl PairData {
+    /// The source as [`prepare_records`](crate::prepare_records) takes it.
+    pub(crate) fn source(&self, heldout_fraction: f64) -> DataConfig {
+        DataConfig {
+            folders: self.folders.clone(),
+            stem: self.stem.clone(),
+            split: self.split.clone(),
+            post_characters: self.post_characters,
+            template: self.template,
+            tie_threshold: self.tie_threshold,
+            pairs_per_prompt: self.pairs_per_prompt,
+            n_prompts: self.n_prompts,
+            ..DataConfig::whole(self.source, heldout_fraction)
+        }
+    }
+}
+
+impl RewardModel {
+    /// As `config.json` calls it; empty for a directory, which says so itself.
+    pub(crate) fn architecture(&self) -> &'static str {
+        match self {
+            Self::Gpt2(_) => "gpt2",
+            Self::Distilbert(_) => "distilbert",
+            Self::Hub(_) => "",
+        }
+    }
+}
+
+impl RewardTrainConfig {
+    /// Reads a complete configuration file, with overrides `key.path=value`.
+    ///
+    /// # Errors
+    /// Syntax, lost or unknown keys (with their line), and values out of range.
+    pub fn from_file(path: &Path, overrides: &[String]) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
+        Self::parse_with(&text, &path.display().to_string(), overrides)
+    }
+
+    /// A preset by name.
+    ///
+    /// # Errors
+    /// An unknown name is answered with the known ones.
+    pub fn preset(name: &str, overrides: &[String]) -> Result<Self> {
+        Self::parse_with(reward_preset_text(name)?, &format!("preset `{name}`"), overrides)
+    }
+
+    /// Parses, overrides and checks; `origin` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`from_file`](Self::from_file), and an override of a key that does not exist.
+    pub fn parse_with(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
+        let config: Self = read_with(text, origin, overrides)?;
+        config.check().map_err(|e| match e {
+            Error::Config { message, .. } => Error::Config { origin: origin.into(), message },
+            other => Error::Config { origin: origin.into(), message: other.to_string() },
+        })?;
+        Ok(config)
+    }
+
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// Names the key and what would be accepted.
+    pub fn check(&self) -> Result<()> {
+        let fail = |message: String| Err(Error::Config { origin: self.name.clone(), message });
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-' || c == '.';
+        if self.name.is_empty() || !self.name.chars().all(plain) {
+            return fail(format!("`name` is `{}`; use letters, digits, `-`, `_`, `.`", self.name));
+        }
+        if self.seed > i64::MAX as u64 {
+            return fail(format!("`seed` is {}; it must be below 2^63", self.seed));
+        }
+        Objectives::new([self.objective.as_str()])?;
+        let d = &self.data;
+        for (key, value) in [
+            ("heldout_fraction", d.heldout_fraction),
+            ("validation_fraction", d.validation_fraction),
+        ] {
+            if !(value > 0.0 && value < 1.0) {
+                return fail(format!("`data.{key}` is {value}; it must lie between 0 and 1"));
+            }
+        }
+        match (&d.pairs, &d.texts) {
+            (Some(pairs), None) => pairs.source(d.heldout_fraction).check().or_else(fail)?,
+            (Some(_), Some(_)) => {
+                return fail("both `[data.pairs]` and `[data.texts]` are there; keep one".into());
+            }
+            (None, None) => {
+                return fail(
+                    "give `[data.pairs]` (compared pairs) or `[data.texts]` (labelled texts)"
+                        .into(),
+                );
+            }
+            (None, Some(_)) => {}
+        }
+        match (&self.model, &self.tokenizer) {
+            (RewardModel::Hub(_), Some(_)) => {
+                return fail("`model.hub` brings its tokenizer; leave `[tokenizer]` out".into());
+            }
+            (RewardModel::Gpt2(_) | RewardModel::Distilbert(_), None) => {
+                return fail(
+                    "a model from random weights needs `[tokenizer]`: `train = N` entries, \
+                             or `file = \"tokenizer.json\"`"
+                        .into(),
+                );
+            }
+            _ => {}
+        }
+        let heads = match &self.model {
+            RewardModel::Gpt2(s) => Some(("gpt2", s.n_embd, s.n_head, s.n_layer)),
+            RewardModel::Distilbert(s) => Some(("distilbert", s.dim, s.n_heads, s.n_layers)),
+            RewardModel::Hub(_) => None,
+        };
+        if let Some((kind, width, heads, layers)) = heads
+            && (heads == 0 || width == 0 || width % heads != 0 || layers == 0)
+        {
+            return fail(format!(
+                "`model.{kind}`: {layers} layers of width {width} with {heads} heads; all must be at \
+                 least 1, and the heads must divide the width"
+            ));
+        }
+        if self.input.max_tokens < 3 {
+            return fail("`input.max_tokens` must be at least 3".into());
+        }
+        if !self.input.text.contains("{response}") {
+            return fail(format!(
+                "`input.text` is {:?}; it must have {{response}} in it, and may have {{prompt}}",
+                self.input.text
+            ));
+        }
+        if d.texts.is_some() && self.input.text.contains("{prompt}") {
+            return fail(
+                "labelled texts have no prompt; leave {prompt} out of `input.text`".into(),
+            );
+        }
+        self.training.check().or_else(fail)?;
+        if self.checkpoints.every == 0 || self.checkpoints.keep == 0 {
+            return fail("`checkpoints.every` and `checkpoints.keep` must be at least 1".into());
+        }
+        Ok(())
+    }
+
+    /// Checks what a configuration needs from the command line before a run directory is made.
+    ///
+    /// # Errors
+    /// If the source needs a path and none was given, or the other way round.
+    pub fn check_data_path(&self, data: Option<&Path>) -> Result<()> {
+        match &self.data.pairs {
+            Some(pairs) => pairs.source(self.data.heldout_fraction).check_path(&self.name, data),
+            None if data.is_none() => Err(Error::Config {
+                origin: format!("`{}`", self.name),
+                message: "it reads labelled texts: give their file with --data".into(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The configuration as it is recorded in the run.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string_pretty(self)
+            .map_err(|e| Error::Config { origin: self.name.clone(), message: e.to_string() })
+    }
+}
+
+impl TrainingConfig {
+    fn check(&self) -> std::result::Result<(), String> {
+        for (key, value) in [
+            ("steps", self.steps),
+            ("batch", self.batch),
+            ("evaluate_every", self.evaluate_every),
+            ("patience", self.patience),
+        ] {
+            if value == 0 {
+                return Err(format!("`training.{key}` must be at least 1"));
+            }
+        }
+        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
+            return Err(format!(
+                "`training.learning_rate` is {}; it must be a number > 0",
+                self.learning_rate
+            ));
+        }
+        for (key, value) in
+            [("gradient_clip", self.gradient_clip), ("weight_decay", self.weight_decay)]
+        {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(format!("`training.{key}` is {value}; it must be a number ≥ 0"));
+            }
+        }
+        if self.learning_rate * self.weight_decay >= 1.0 {
+            return Err("`training.weight_decay` × `learning_rate` must be below 1".into());
+        }
+        if !(0.0..1.0).contains(&self.token_dropout) {
+            return Err(format!(
+                "`training.token_dropout` is {}; it must lie in [0, 1)",
+                self.token_dropout
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The text of a preset.
+///
+/// # Errors
+/// An unknown name is answered with the known ones.
+pub fn reward_preset_text(name: &str) -> Result<&'static str> {
+    let found = REWARD_PRESETS.iter().find(|(n, _)| *n == name);
+    found.map(|(_, text)| *text).ok_or_else(|| Error::Config {
+        origin: format!("preset `{name}`"),
+        message: format!(
+            "there is no such preset; the presets are: {}. For a file of your own give --config FILE",
+            REWARD_PRESETS.iter().map(|p| p.0).collect::<Vec<_>>().join(", ")
+        ),
+    })
+}

@@ -1,0 +1,251 @@
+//! From a source to the files of a run: examples split by prompt into training, validation and
+//! held-out ones, and the tokenizer.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use mopo_core::Objectives;
+use mopo_data::{
+    LabelledText, PreferenceRecord, PreparedSet, SourceFile, Split, Tokenizer, read_labelled,
+    unit_interval, write_atomically,
+};
+use serde::{Deserialize, Serialize};
+
+use super::config::{RewardModel, RewardTrainConfig, Ties};
+use crate::config::TokenizerConfig;
+use crate::prepare::prepare_records;
+use crate::run_dir::file_sha256;
+use crate::{Error, Progress, Result, RunDir, RunRecord};
+
+/// The three sides of a split, in the order of their numbers in [0, 1).
+pub(crate) const SIDES: [&str; 3] = ["heldout", "validation", "train"];
+
+/// Examples as text.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Texts {
+    /// Of one objective: each pair's indicator is there.
+    Pairs(Vec<PreferenceRecord>),
+    /// Of two kinds.
+    Labelled(Vec<LabelledText>),
+}
+
+impl Texts {
+    /// How many examples there are.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Pairs(records) => records.len(),
+            Self::Labelled(texts) => texts.len(),
+        }
+    }
+
+    /// Everything that is text, for a tokenizer.
+    fn all(&self) -> Vec<&str> {
+        match self {
+            Self::Pairs(records) => {
+                records.iter().flat_map(|r| [&*r.prompt, &*r.first, &*r.second]).collect()
+            }
+            Self::Labelled(texts) => texts.iter().map(|t| t.text.as_str()).collect(),
+        }
+    }
+
+    /// The side of each example: by the hash of its prompt, or of its text.
+    fn split(self, config: &RewardTrainConfig) -> [Self; 3] {
+        let side = |text: &str| {
+            let place = unit_interval(config.seed, text);
+            let heldout = config.data.heldout_fraction;
+            let validation = heldout + (1.0 - heldout) * config.data.validation_fraction;
+            usize::from(place >= heldout) + usize::from(place >= validation)
+        };
+        match self {
+            Self::Pairs(records) => {
+                let mut sides = [vec![], vec![], vec![]];
+                for record in records {
+                    sides[side(&record.prompt)].push(record);
+                }
+                sides.map(Self::Pairs)
+            }
+            Self::Labelled(texts) => {
+                let mut sides = [vec![], vec![], vec![]];
+                for text in texts {
+                    sides[side(&text.text)].push(text);
+                }
+                sides.map(Self::Labelled)
+            }
+        }
+    }
+
+    /// Whether there is anything to decide: a pair that is no tie, or a text.
+    fn n_decided(&self) -> usize {
+        match self {
+            Self::Pairs(r) => r.iter().filter(|r| r.indicators[0] != Some(0.5)).count(),
+            Self::Labelled(texts) => texts.len(),
+        }
+    }
+
+    fn write(self, path: &Path, objective: &Objectives, sources: &[SourceFile]) -> Result<()> {
+        match self {
+            Self::Pairs(records) => {
+                // The set's own notion has two sides; this one has three, by the file's name.
+                let heldout = path.ends_with("heldout.jsonl");
+                let split = if heldout { Split::Heldout } else { Split::Train };
+                let sources = sources.to_vec();
+                PreparedSet::new(objective.clone(), Some(split), sources, vec![], records)?
+                    .write(path)?;
+            }
+            Self::Labelled(texts) => {
+                let mut bytes = Vec::new();
+                for LabelledText { text, label } in texts {
+                    serde_json::to_writer(&mut bytes, &Line { text, label })
+                        .map_err(|e| Error::corrupt(path, e.to_string()))?;
+                    bytes.push(b'\n');
+                }
+                write_atomically(path, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn read(path: &Path, config: &RewardTrainConfig) -> Result<Self> {
+        if config.data.pairs.is_some() {
+            return Ok(Self::Pairs(PreparedSet::read(path)?.records));
+        }
+        let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
+        let line = |line| {
+            let Line { text, label } =
+                serde_json::from_str(line).map_err(|e| Error::corrupt(path, e.to_string()))?;
+            Ok(LabelledText { text, label })
+        };
+        Ok(Self::Labelled(text.lines().map(line).collect::<Result<_>>()?))
+    }
+}
+
+/// A labelled text in a run's files.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    text: String,
+    label: u8,
+}
+
+/// Reads the source and writes the run's `data/` and `tokenizer.json`; the record with their hashes
+/// comes last.
+pub(crate) fn prepare(
+    run: &RunDir,
+    config: &RewardTrainConfig,
+    record: &mut RunRecord,
+    progress: &mut dyn Progress,
+) -> Result<()> {
+    let (texts, sources) = read(config, record, progress)?;
+    let objective = Objectives::new([config.objective.as_str()])?;
+    let n = texts.len();
+    let sides = texts.split(config);
+    let counts: Vec<String> =
+        SIDES.iter().zip(&sides).map(|(name, side)| format!("{} {name}", side.len())).collect();
+    if sides.iter().any(|side| side.n_decided() == 0) {
+        return Err(Error::Config {
+            origin: "`data`".into(),
+            message: format!(
+                "of {n} examples the split makes {}; each side needs some that are decided: change \
+                 `data.heldout_fraction` or `data.validation_fraction`, or bring more data",
+                counts.join(", ")
+            ),
+        });
+    }
+    progress.note(&format!("{n} examples: {}", counts.join(", ")));
+    let [_, _, train] = &sides;
+    match (&config.model, &config.tokenizer) {
+        (RewardModel::Hub(_), _) | (_, None) => {}
+        (_, Some(TokenizerConfig::Train(size))) => {
+            let path = run.join("tokenizer.json");
+            Tokenizer::train(train.all().into_iter(), *size)?.save(&path)?;
+            if config.model.architecture() == "distilbert" {
+                surround(&path)?;
+            }
+        }
+        (_, Some(TokenizerConfig::File(file))) => {
+            let path = crate::models::tokenizer_file(file)?;
+            let bytes = std::fs::read(&path).map_err(Error::io("reading", &path))?;
+            run.write("tokenizer.json", &bytes)?;
+        }
+    }
+    let mut hashes = BTreeMap::new();
+    for (name, side) in SIDES.iter().zip(sides) {
+        let name = format!("data/{name}.jsonl");
+        let path = run.join(&name);
+        side.write(&path, &objective, &sources)?;
+        hashes.insert(name, file_sha256(&path)?);
+    }
+    let tokenizer = run.join("tokenizer.json");
+    if tokenizer.exists() {
+        hashes.insert("tokenizer.json".into(), file_sha256(&tokenizer)?);
+    }
+    record.hashes = hashes;
+    run.write_json("run.json", record)
+}
+
+/// DistilBERT classifies a token of its own in front of the text: in a tokenizer that was trained here
+/// the end of text stands there, and behind it.
+fn surround(path: &Path) -> Result<()> {
+    let bytes = std::fs::read(path).map_err(Error::io("reading", path))?;
+    let mut json: serde_json::Value =
+        serde_json::from_slice(&bytes).map_err(|e| Error::corrupt(path, e.to_string()))?;
+    let id = Tokenizer::load(path)?.end_of_text();
+    let token = serde_json::json!([mopo_data::END_OF_TEXT, id]);
+    json["post_processor"] =
+        serde_json::json!({ "type": "BertProcessing", "sep": token, "cls": token });
+    let bytes = serde_json::to_vec(&json).map_err(|e| Error::corrupt(path, e.to_string()))?;
+    Ok(write_atomically(path, &bytes)?)
+}
+
+fn read(
+    config: &RewardTrainConfig,
+    record: &RunRecord,
+    progress: &mut dyn Progress,
+) -> Result<(Texts, Vec<SourceFile>)> {
+    if let Some(data) = &config.data.texts {
+        let path = record.data.as_deref().ok_or_else(|| Error::Config {
+            origin: "`data.texts`".into(),
+            message: "labelled texts need a file; give it with --data".into(),
+        })?;
+        let read = read_labelled(path, &data.text, &data.label, &data.positive, record.strict)?;
+        progress.note(&format!("labelled texts\n{}", read.report));
+        return Ok((Texts::Labelled(read.texts), vec![read.source]));
+    }
+    let Some(pairs) = &config.data.pairs else {
+        unreachable!("a checked configuration has pairs or texts")
+    };
+    let source = pairs.source(config.data.heldout_fraction);
+    let (set, notes) =
+        prepare_records(&source, record.data.as_deref(), config.seed, record.strict)?;
+    for note in &notes {
+        progress.note(note);
+    }
+    let objective = set
+        .header
+        .objectives
+        .index_of(&config.objective)
+        .map_err(|e| Error::Config { origin: "`objective`".into(), message: e.to_string() })?;
+    let (n, mut missing, mut ties) = (set.records.len(), 0, 0);
+    let mut records = Vec::new();
+    for mut record in set.records {
+        let Some(indicator) = record.indicators[objective] else {
+            missing += 1;
+            continue;
+        };
+        ties += usize::from(indicator == 0.5);
+        if indicator == 0.5 && pairs.ties == Ties::LeaveOut {
+            continue;
+        }
+        record.indicators = vec![Some(indicator)];
+        record.scores = None;
+        records.push(record);
+    }
+    let what = match pairs.ties {
+        Ties::Half => "trained on as half a preference each way",
+        Ties::LeaveOut => "left out",
+    };
+    progress.note(&format!(
+        "{n} pairs: {missing} without a label of `{}`, left out; {ties} ties, {what}",
+        config.objective
+    ));
+    Ok((Texts::Pairs(records), set.header.sources))
+}

@@ -1,0 +1,215 @@
+//! The training of a reward model in steps, with early stopping.
+
+use burn::module::AutodiffModule;
+use burn::tensor::{ElementConversion, Tensor};
+use mopo_eval::reward::{Classifier, TokenRow};
+use mopo_ops::{FusedAutodiffBackend, FusedBackend};
+use serde::{Deserialize, Serialize};
+
+use super::config::TrainingConfig;
+use super::examples::{Example, count_right, mean_loss, step_rng};
+use crate::checkpoint::{Checkpoint, Parts};
+use crate::fit::{BatchOrder, Method, Metrics, step_seed};
+use crate::optim::{Trainer, module_from_bytes};
+use crate::{Error, Result};
+
+pub(crate) const PHASE: &str = "reward_model";
+
+/// How good a model is on examples that it does not learn from.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Evaluation {
+    /// Mean loss of an example.
+    pub(crate) loss: f64,
+    /// Decided rightly; a half for equal scores.
+    pub(crate) right: f64,
+    /// Decided by their labels.
+    pub(crate) decided: usize,
+}
+
+impl Evaluation {
+    /// Share of the decided examples that are decided rightly.
+    pub(crate) fn accuracy(&self) -> f64 {
+        self.right / self.decided.max(1) as f64
+    }
+
+    /// Whether this beats `other`: by accuracy, and where that is equal by loss.
+    fn beats(&self, other: &Self) -> bool {
+        (self.accuracy(), -self.loss) > (other.accuracy(), -other.loss)
+    }
+}
+
+/// Where early stopping stands.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Best {
+    /// Steps done when the best model was seen.
+    pub(crate) step: usize,
+    /// How good it was on the validation examples.
+    pub(crate) evaluation: Evaluation,
+    /// Evaluations since.
+    pub(crate) since: usize,
+}
+
+/// The state of the training.
+pub(crate) struct RewardTraining<'a, B: FusedAutodiffBackend> {
+    trainer: Trainer<B, Classifier<B>>,
+    train: &'a [Example],
+    validation: &'a [Example],
+    order: BatchOrder,
+    config: &'a TrainingConfig,
+    seed: u64,
+    /// With the weights of the best model.
+    best: Option<(Best, Vec<u8>)>,
+    device: B::Device,
+}
+
+impl<'a, B: FusedAutodiffBackend> RewardTraining<'a, B> {
+    pub(crate) fn new(
+        model: Classifier<B>,
+        train: &'a [Example],
+        validation: &'a [Example],
+        config: &'a TrainingConfig,
+        seed: u64,
+        device: &B::Device,
+    ) -> Self {
+        let lengths = train.iter().map(Example::n_tokens).collect();
+        let order = BatchOrder::new(lengths, config.batch, step_seed(seed, PHASE, 0));
+        Self {
+            trainer: Trainer::new(model),
+            train,
+            validation,
+            order,
+            config,
+            seed,
+            best: None,
+            device: device.clone(),
+        }
+    }
+
+    /// The model that was best on the validation examples, and how good it was.
+    pub(crate) fn into_best(self) -> Result<(Classifier<B::InnerBackend>, Best)> {
+        let (best, bytes) = self.best.expect("the last step evaluates");
+        let model = self.trainer.module().clone();
+        let model = module_from_bytes::<B, _>(model, &bytes, &self.device)?;
+        Ok((model.valid(), best))
+    }
+
+    fn evaluate(&mut self, step: usize, metrics: &mut Metrics) -> Result<()> {
+        let model = self.trainer.module().valid();
+        let batch = self.config.batch;
+        let evaluation = evaluate(&model, self.validation, batch);
+        metrics.insert("validation/loss".into(), evaluation.loss);
+        metrics.insert("validation/accuracy".into(), evaluation.accuracy());
+        match &mut self.best {
+            Some((best, _)) if !evaluation.beats(&best.evaluation) => best.since += 1,
+            _ => {
+                let best = Best { step: step + 1, evaluation, since: 0 };
+                self.best = Some((best, self.trainer.module_bytes()?));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<B: FusedAutodiffBackend> Method for RewardTraining<'_, B> {
+    fn phase(&self) -> &'static str {
+        PHASE
+    }
+
+    fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
+        let clock = std::time::Instant::now();
+        let seed = step_seed(self.seed, PHASE, step);
+        B::seed(&self.device, seed);
+        let mut rng = step_rng(seed);
+        let examples: Vec<Example> = self
+            .order
+            .batch(step)
+            .into_iter()
+            .map(|i| self.train[i].with_tokens_dropped(self.config.token_dropout, &mut rng))
+            .collect();
+        let n_tokens: usize = examples.iter().map(Example::n_tokens).sum();
+        let logits = self.trainer.module().forward(&rows(&examples));
+        let loss = mean_loss(&examples, logits);
+        let loss_value = loss.clone().into_scalar().elem::<f64>();
+        self.trainer.accumulate(loss);
+        let norm = self.trainer.step(learning_rate, self.config.gradient_clip);
+        self.trainer.decay(learning_rate * self.config.weight_decay);
+        let mut metrics = Metrics::from([
+            ("loss".into(), loss_value),
+            ("gradient_norm".into(), norm),
+            ("tokens_per_second".into(), n_tokens as f64 / clock.elapsed().as_secs_f64()),
+        ]);
+        if (step + 1).is_multiple_of(self.config.evaluate_every) || step + 1 == self.config.steps {
+            self.evaluate(step, &mut metrics)?;
+        }
+        Ok(metrics)
+    }
+
+    fn finished(&self) -> bool {
+        self.best.as_ref().is_some_and(|(best, _)| best.since >= self.config.patience)
+    }
+
+    fn headline(&self, m: &Metrics) -> String {
+        let best = self.best.as_ref().map_or(String::new(), |(best, _)| {
+            let accuracy = 100.0 * best.evaluation.accuracy();
+            format!("  validation {accuracy:.1} % at step {}", best.step)
+        });
+        format!("loss {:.3}  |grad| {:.2}{best}", m["loss"], m["gradient_norm"])
+    }
+
+    fn save(&self) -> Result<Parts> {
+        let mut parts = Parts::from([
+            ("model.bin".into(), self.trainer.module_bytes()?),
+            ("optimizer.bin".into(), self.trainer.optimizer_bytes()?),
+        ]);
+        if let Some((best, bytes)) = &self.best {
+            let json = serde_json::to_vec_pretty(best)
+                .map_err(|e| Error::corrupt("early_stopping.json".as_ref(), e.to_string()))?;
+            parts.insert("early_stopping.json".into(), json);
+            parts.insert("best.bin".into(), bytes.clone());
+        }
+        Ok(parts)
+    }
+
+    fn load(&mut self, c: &Checkpoint) -> Result<()> {
+        self.trainer.restore(c.part("model.bin")?, c.part("optimizer.bin")?, &self.device)?;
+        self.best = match c.parts.get("early_stopping.json") {
+            Some(json) => {
+                let best = serde_json::from_slice(json).map_err(|e| {
+                    Error::corrupt(&c.path.join("early_stopping.json"), e.to_string())
+                })?;
+                Some((best, c.part("best.bin")?.to_vec()))
+            }
+            None => None,
+        };
+        Ok(())
+    }
+}
+
+/// The texts of some examples, in order.
+fn rows(examples: &[Example]) -> Vec<TokenRow> {
+    examples.iter().flat_map(Example::rows).cloned().collect()
+}
+
+fn values<B: FusedBackend>(logits: Tensor<B, 2>) -> Vec<Vec<f32>> {
+    let [_, n_labels] = logits.dims();
+    let values: Vec<f32> = logits.into_data().iter::<f32>().collect();
+    values.chunks(n_labels).map(<[f32]>::to_vec).collect()
+}
+
+/// Loss and accuracy over examples, of which there is at least one.
+pub(crate) fn evaluate<B: FusedBackend>(
+    model: &Classifier<B>,
+    examples: &[Example],
+    batch: usize,
+) -> Evaluation {
+    let (mut loss, mut right, mut decided) = (0.0, 0.0, 0);
+    for chunk in examples.chunks(batch) {
+        let logits = model.forward(&rows(chunk));
+        let mean: f64 = mean_loss(chunk, logits.clone()).into_scalar().elem();
+        loss += mean * chunk.len() as f64;
+        let (more_right, more_decided) = count_right(chunk, &values(logits));
+        (right, decided) = (right + more_right, decided + more_decided);
+    }
+    Evaluation { loss: loss / examples.len() as f64, right, decided }
+}

@@ -1,0 +1,16 @@
+//! Training reward models: Bradley and Terry's on one objective's pairs, or a classifier of texts of
+//! two kinds, with early stopping. What comes out is a directory of the hub that [`mopo_eval::reward`]
+//! and the reference library load.
+
+mod config;
+mod data;
+mod examples;
+mod method;
+mod run;
+mod save;
+
+pub use config::{
+    DistilbertShape, Gpt2Shape, InputConfig, PairData, REWARD_PRESETS, RewardData, RewardModel,
+    RewardTrainConfig, TextData, Ties, TrainingConfig, reward_preset_text,
+};
+pub use run::{MeasuredAccuracy, RewardResult, create_reward_run, open_reward_run, train_reward};

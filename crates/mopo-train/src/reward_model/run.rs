@@ -1,0 +1,413 @@
+//! A whole training of a reward model, part by part; every part that is done is not done again.
+
+use std::fmt;
+use std::path::Path;
+
+use burn::module::AutodiffModule;
+use mopo_eval::annotate::ScoreStatistics;
+use mopo_eval::reward::{
+    Classifier, DistilBertConfig, Gpt2Config, Label, ModelReward, ModelSettings, Pooling,
+    RewardTokenizer,
+};
+use mopo_ops::{FusedAutodiffBackend, FusedBackend};
+use serde::{Deserialize, Serialize};
+
+use super::config::{RewardModel, RewardTrainConfig};
+use super::data::{self, Texts};
+use super::examples::{Example, count_right};
+use super::method::{PHASE, RewardTraining};
+use super::save::save_model;
+use crate::config::PhaseConfig;
+use crate::fit::{fit, step_seed};
+use crate::run_dir::file_sha256;
+use crate::{Error, Progress, Result, RunDir, RunRecord};
+
+/// A share of decided examples that were decided rightly.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct MeasuredAccuracy {
+    /// Decided rightly; equal scores of a pair count a half.
+    pub accuracy: f64,
+    /// √(p (1 − p) / n): as if examples were independent.
+    pub standard_error: f64,
+    /// How many examples are decided.
+    pub n: usize,
+}
+
+impl MeasuredAccuracy {
+    fn new(right: f64, n: usize) -> Self {
+        let accuracy = right / n.max(1) as f64;
+        let standard_error = (accuracy * (1.0 - accuracy) / n.max(1) as f64).sqrt();
+        Self { accuracy, standard_error, n }
+    }
+}
+
+impl fmt::Display for MeasuredAccuracy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (accuracy, error) = (100.0 * self.accuracy, 100.0 * self.standard_error);
+        write!(f, "{accuracy:.1} % ± {error:.1} (n = {})", self.n)
+    }
+}
+
+/// `result.json` of a training of a reward model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RewardResult {
+    /// What the model scores.
+    pub objective: String,
+    /// Examples by side.
+    pub train: usize,
+    /// Examples that early stopping looked at.
+    pub validation: usize,
+    /// Examples that nothing but `heldout_accuracy` looked at.
+    pub heldout: usize,
+    /// Texts, of all sides, that were cut to the configured length.
+    pub truncated: usize,
+    /// Steps of the loop, at most those of the configuration.
+    pub steps: usize,
+    /// The step whose weights were kept.
+    pub best_step: usize,
+    /// Of these weights, on the validation examples by which they were chosen: too good.
+    pub validation_accuracy: MeasuredAccuracy,
+    /// Of these weights, on the training examples.
+    pub train_accuracy: MeasuredAccuracy,
+    /// Of these weights, on the held-out examples.
+    pub heldout_accuracy: MeasuredAccuracy,
+    /// What the simple rule decides rightly of the held-out examples.
+    pub baseline: MeasuredAccuracy,
+    /// The simple rule: the longer response (in characters), or the more frequent kind.
+    pub baseline_rule: String,
+    /// Of the held-out texts' scores.
+    pub scores: ScoreStatistics,
+    /// Seconds of this call, from where it went on.
+    pub seconds: f64,
+}
+
+impl fmt::Display for RewardResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { objective, train, validation, heldout, best_step, steps, .. } = self;
+        writeln!(
+            f,
+            "reward model for `{objective}`: {train} training, {validation} validation, {heldout} \
+             held-out examples"
+        )?;
+        writeln!(f, "kept: step {best_step} of {steps}")?;
+        for (name, accuracy) in [
+            ("training", &self.train_accuracy),
+            ("validation", &self.validation_accuracy),
+            ("held out", &self.heldout_accuracy),
+            (&self.baseline_rule, &self.baseline),
+        ] {
+            writeln!(f, "  {name:<22} {accuracy}")?;
+        }
+        let s = &self.scores;
+        write!(
+            f,
+            "held-out scores: mean {:.4}, standard deviation {:.4}, {:.4} to {:.4}",
+            s.mean, s.standard_deviation, s.min, s.max
+        )
+    }
+}
+
+/// Makes the run directory of a training.
+///
+/// # Errors
+/// If it exists and is not empty, or cannot be written.
+pub fn create_reward_run(
+    path: &Path,
+    config: &RewardTrainConfig,
+    record: &RunRecord,
+) -> Result<RunDir> {
+    RunDir::create_with(path, &config.to_toml()?, record, "mopo reward train")
+}
+
+/// Opens the run directory of a training.
+///
+/// # Errors
+/// If it is none, or its configuration was damaged.
+pub fn open_reward_run(path: &Path) -> Result<(RunDir, RewardTrainConfig, RunRecord)> {
+    let (run, record) = RunDir::open_with(path, "mopo reward train")?;
+    let config = RewardTrainConfig::from_file(&path.join("config.toml"), &[])?;
+    Ok((run, config, record))
+}
+
+/// Runs what is left of a training: data, the loop, the model's directory, `result.json`.
+///
+/// # Errors
+/// Whatever stands in the way; the run can be resumed after every one of them.
+pub fn train_reward<B: FusedAutodiffBackend>(
+    run: &RunDir,
+    config: &RewardTrainConfig,
+    record: &mut RunRecord,
+    device: &B::Device,
+    progress: &mut dyn Progress,
+) -> Result<RewardResult> {
+    let clock = std::time::Instant::now();
+    let hub = match &config.model {
+        RewardModel::Hub(model) => {
+            let dir = crate::models::model_dir(model)?;
+            Some((Classifier::<B>::load(&dir, device)?, dir))
+        }
+        _ => None,
+    };
+    if record.hashes.is_empty() {
+        if let Some((model, dir)) = &hub {
+            tokenizer(dir, config, model.architecture())?.save(run.path())?;
+        }
+        data::prepare(run, config, record, progress)?;
+    }
+    for (name, expected) in &record.hashes {
+        if file_sha256(&run.join(name))? != *expected {
+            let message = "its SHA-256 is not the one in run.json; the run cannot go on with other \
+                           data: restore the file, or start a new run";
+            return Err(Error::corrupt(&run.join(name), message));
+        }
+    }
+
+    B::seed(device, step_seed(config.seed, "init", 0));
+    let (model, tokenizer) = match hub {
+        Some((model, _)) => {
+            let tokenizer = tokenizer(run.path(), config, model.architecture())?;
+            (model, tokenizer)
+        }
+        None => fresh(run, config, device)?,
+    };
+    let needed = if config.data.pairs.is_some() { 1 } else { 2 };
+    if model.labels().len() != needed {
+        return Err(Error::Config {
+            origin: "`model.hub`".into(),
+            message: format!(
+                "the model has {} labels ({}), but {needed} are needed: 1 for pairs, 2 for texts of \
+                 two kinds",
+                model.labels().len(),
+                model.labels().join(", ")
+            ),
+        });
+    }
+    let settings = settings(config, &model);
+    let reward =
+        ModelReward::new(&config.objective, model.valid(), tokenizer.clone(), settings.clone())?;
+    let [heldout, validation, train] = data::SIDES.map(|side| {
+        let path = run.join(&format!("data/{side}.jsonl"));
+        examples(&reward, Texts::read(&path, config)?)
+    });
+    let (heldout, validation, train) = (heldout?, validation?, train?);
+    let truncated = heldout.truncated + validation.truncated + train.truncated;
+    let unreadable = heldout.unreadable + validation.unreadable + train.unreadable;
+    progress.note(&format!(
+        "{truncated} texts are longer than {} tokens and were cut{}",
+        config.input.max_tokens,
+        match unreadable {
+            0 => String::new(),
+            n => format!("; {n} examples without a token were left out"),
+        }
+    ));
+    for (name, side) in [("training", &train), ("validation", &validation), ("held-out", &heldout)]
+    {
+        if side.examples.is_empty() {
+            return Err(Error::Config {
+                origin: "`data`".into(),
+                message: format!(
+                    "no {name} example has tokens; the tokenizer does not fit the data"
+                ),
+            });
+        }
+    }
+
+    let loop_config = &config.training;
+    let (fit_on, stop_on) = (&train.examples, &validation.examples);
+    let mut method = RewardTraining::new(model, fit_on, stop_on, loop_config, config.seed, device);
+    fit(&mut method, run, &phase(config), &config.checkpoints, 0, progress)?;
+    let steps = crate::checkpoint::latest(run, PHASE)?.map_or(0, |c| c.step);
+    let (best_model, best) = method.into_best()?;
+
+    let reward = ModelReward::new(&config.objective, best_model, tokenizer, settings)?;
+    let accuracy = |side: &Side| {
+        let (right, n) = count_right(&side.examples, &logits(&reward, &side.examples));
+        MeasuredAccuracy::new(right, n)
+    };
+    let label = config.data.label();
+    let scores: Vec<f32> =
+        logits(&reward, &heldout.examples).iter().map(|logits| logits[label]).collect();
+    let scores = ScoreStatistics::new(scores.iter().copied());
+    let (baseline_rule, baseline) = baseline(&train.examples, &heldout);
+    save_model(run, &reward, &scores)?;
+    let result = RewardResult {
+        objective: config.objective.clone(),
+        train: train.examples.len(),
+        validation: validation.examples.len(),
+        heldout: heldout.examples.len(),
+        truncated,
+        steps,
+        best_step: best.step,
+        validation_accuracy: accuracy(&validation),
+        train_accuracy: accuracy(&train),
+        heldout_accuracy: accuracy(&heldout),
+        baseline,
+        baseline_rule,
+        scores,
+        seconds: clock.elapsed().as_secs_f64(),
+    };
+    run.write_json("result.json", &result)?;
+    Ok(result)
+}
+
+/// The loop's schedule as [`fit`] wants it.
+fn phase(config: &RewardTrainConfig) -> PhaseConfig {
+    let t = &config.training;
+    PhaseConfig {
+        steps: t.steps,
+        batch_pairs: t.batch,
+        accumulation: 1,
+        learning_rate: t.learning_rate,
+        rise_steps: t.rise_steps,
+        gradient_clip: t.gradient_clip,
+        prompt_weight: 0.0,
+        gradient_checkpointing: false,
+    }
+}
+
+fn tokenizer(
+    dir: &Path,
+    config: &RewardTrainConfig,
+    architecture: &str,
+) -> Result<RewardTokenizer> {
+    let input = &config.input;
+    Ok(RewardTokenizer::load(dir, architecture, input.max_tokens, input.truncation_side)?)
+}
+
+/// A model from random weights with the run's tokenizer.
+fn fresh<B: FusedAutodiffBackend>(
+    run: &RunDir,
+    config: &RewardTrainConfig,
+    device: &B::Device,
+) -> Result<(Classifier<B>, RewardTokenizer)> {
+    let architecture = config.model.architecture();
+    let tokenizer = tokenizer(run.path(), config, architecture)?;
+    let (vocab, positions) = (tokenizer.vocab_size(), config.input.max_tokens);
+    let padding = ["[PAD]", "<pad>", mopo_data::END_OF_TEXT, "</s>"];
+    let pad_token_id = padding.iter().find_map(|name| tokenizer.id(name));
+    let labels = match &config.data.pairs {
+        Some(_) => vec![config.objective.clone()],
+        None => vec![format!("not_{}", config.objective), config.objective.clone()],
+    };
+    let model = match &config.model {
+        RewardModel::Distilbert(s) => Classifier::DistilBert(
+            DistilBertConfig {
+                max_position_embeddings: positions,
+                hidden_dim: s.hidden_dim,
+                pad_token_id,
+                labels: labels.clone(),
+                ..DistilBertConfig::new(vocab, s.dim, s.n_layers, s.n_heads, labels.len())
+            }
+            .init(device),
+        ),
+        RewardModel::Gpt2(s) => Classifier::Gpt2(
+            Gpt2Config {
+                n_positions: positions,
+                pad_token_id,
+                labels: labels.clone(),
+                ..Gpt2Config::new(vocab, s.n_embd, s.n_layer, s.n_head, labels.len())
+            }
+            .init(device),
+        ),
+        RewardModel::Hub(_) => unreachable!("loaded by the caller"),
+    };
+    Ok((model, tokenizer))
+}
+
+/// How the trained model is to be asked.
+fn settings<B: FusedBackend>(config: &RewardTrainConfig, model: &Classifier<B>) -> ModelSettings {
+    ModelSettings {
+        text: config.input.text.clone(),
+        pair: None,
+        prompt_prefix: None,
+        prompt_suffix: None,
+        pooling: match model {
+            Classifier::Gpt2(_) => Pooling::LastToken,
+            Classifier::DistilBert(_) => Pooling::Cls,
+            Classifier::Bart(_) => Pooling::LastEos,
+        },
+        label: Label::Index(config.data.label()),
+        sign: 1,
+        max_length: config.input.max_tokens,
+        truncation_side: config.input.truncation_side,
+        pad_token_id: None,
+        statistics: None,
+    }
+}
+
+/// The examples of a side as a model reads them.
+struct Side {
+    examples: Vec<Example>,
+    /// For each pair, whether its first response is the longer one, in characters (½ if neither).
+    longer: Vec<f64>,
+    truncated: usize,
+    unreadable: usize,
+}
+
+fn examples<B: FusedBackend>(reward: &ModelReward<B>, texts: Texts) -> Result<Side> {
+    let mut side = Side { examples: vec![], longer: vec![], truncated: 0, unreadable: 0 };
+    match texts {
+        Texts::Pairs(records) => {
+            for r in records {
+                let read = |response| reward.cut_tokens(&r.prompt, response);
+                let (Ok((first, first_cut)), Ok((second, second_cut))) =
+                    (read(&r.first), read(&r.second))
+                else {
+                    side.unreadable += 1;
+                    continue;
+                };
+                side.truncated += usize::from(first_cut) + usize::from(second_cut);
+                let lengths = [&r.first, &r.second].map(|text| text.chars().count());
+                side.longer.push(match lengths[0].cmp(&lengths[1]) {
+                    std::cmp::Ordering::Less => 0.0,
+                    std::cmp::Ordering::Equal => 0.5,
+                    std::cmp::Ordering::Greater => 1.0,
+                });
+                let indicator = r.indicators[0].ok_or_else(|| Error::Run {
+                    path: "data".into(),
+                    message: format!("record `{}` has no label; start a new run", r.id),
+                })?;
+                side.examples.push(Example::Pair { first, second, indicator });
+            }
+        }
+        Texts::Labelled(texts) => {
+            for t in texts {
+                let Ok((row, cut)) = reward.cut_tokens("", &t.text) else {
+                    side.unreadable += 1;
+                    continue;
+                };
+                side.truncated += usize::from(cut);
+                side.examples.push(Example::Text { row, label: usize::from(t.label) });
+            }
+        }
+    }
+    Ok(side)
+}
+
+/// The logits of every text of the examples, in order; each depends on its text alone.
+fn logits<B: FusedBackend>(reward: &ModelReward<B>, examples: &[Example]) -> Vec<Vec<f32>> {
+    let rows: Vec<_> = examples.iter().flat_map(Example::rows).cloned().collect();
+    reward.logits(&rows)
+}
+
+/// What a rule that reads nothing but lengths, or frequencies, decides rightly.
+fn baseline(train: &[Example], heldout: &Side) -> (String, MeasuredAccuracy) {
+    let ones = |examples: &[Example]| {
+        examples.iter().filter(|e| matches!(e, Example::Text { label: 1, .. })).count()
+    };
+    if let Some(Example::Text { .. }) = train.first() {
+        let (n, positive) = (heldout.examples.len(), ones(&heldout.examples));
+        let right = if 2 * ones(train) >= train.len() { positive } else { n - positive };
+        return ("the more frequent kind".into(), MeasuredAccuracy::new(right as f64, n));
+    }
+    let (mut right, mut n) = (0.0, 0);
+    for (example, longer) in heldout.examples.iter().zip(&heldout.longer) {
+        if let Example::Pair { indicator, .. } = example
+            && *indicator != 0.5
+        {
+            n += 1;
+            right += if *indicator > 0.5 { *longer } else { 1.0 - longer };
+        }
+    }
+    ("the longer response".into(), MeasuredAccuracy::new(right, n))
+}

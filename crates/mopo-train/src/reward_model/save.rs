@@ -1,0 +1,66 @@
+//! The trained model as a directory of the hub.
+
+use mopo_eval::annotate::ScoreStatistics;
+use mopo_eval::reward::{ModelReward, TruncationSide};
+use mopo_ops::FusedBackend;
+use serde_json::json;
+
+use crate::{Error, Result, RunDir};
+
+/// The model's directory in the run.
+pub(crate) const MODEL_DIR: &str = "model";
+
+/// Writes `model/`: `config.json`, `model.safetensors`, `tokenizer.json` with its settings, and
+/// `reward.toml`, which says how to ask the model. All of it or nothing: the directory is renamed into
+/// place.
+pub(crate) fn save_model<B: FusedBackend>(
+    run: &RunDir,
+    reward: &ModelReward<B>,
+    scores: &ScoreStatistics,
+) -> Result<()> {
+    let target = run.join(MODEL_DIR);
+    let partial = tempfile::Builder::new()
+        .prefix(".partial-")
+        .tempdir_in(run.path())
+        .map_err(Error::io("making", run.path()))?;
+    let dir = partial.path();
+    reward.model().save(dir)?;
+    reward.tokenizer().save(dir)?;
+    let settings = reward.settings();
+    let side = match settings.truncation_side {
+        TruncationSide::Left => "left",
+        TruncationSide::Right => "right",
+    };
+    let mut tokenizer = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": settings.max_length,
+        "truncation_side": side,
+        "padding_side": "right",
+        "clean_up_tokenization_spaces": false,
+        "model_input_names": ["input_ids", "attention_mask"],
+    });
+    // Where padding is another token than the tokenizer's, batches of others would pool wrongly.
+    for (role, names) in [
+        ("pad_token", &["[PAD]", "<pad>", mopo_data::END_OF_TEXT, "</s>"][..]),
+        ("eos_token", &[mopo_data::END_OF_TEXT, "</s>"]),
+        ("unk_token", &["[UNK]", "<unk>"]),
+        ("cls_token", &["[CLS]"]),
+        ("sep_token", &["[SEP]"]),
+        ("mask_token", &["[MASK]"]),
+    ] {
+        if let Some(name) = names.iter().find(|name| reward.tokenizer().id(name).is_some()) {
+            tokenizer[role] = json!(name);
+        }
+    }
+    let text = serde_json::to_vec_pretty(&tokenizer)
+        .map_err(|e| Error::corrupt(&dir.join("tokenizer_config.json"), e.to_string()))?;
+    mopo_data::write_atomically(&dir.join("tokenizer_config.json"), &text)?;
+    settings.clone().with_statistics(*scores).save(dir)?;
+    // Of a run that was killed between this and its result: the same bytes.
+    if target.exists() {
+        std::fs::remove_dir_all(&target).map_err(Error::io("removing", &target))?;
+    }
+    std::fs::rename(dir, &target).map_err(Error::io("renaming to", &target))?;
+    let _ = partial.keep(); // renamed away: nothing to remove
+    crate::run_dir::sync_dir(run.path())
+}
