@@ -9,6 +9,7 @@ mod ci;
 mod machine;
 mod matrix;
 mod measured;
+mod real_line;
 mod tidy;
 
 use std::process::ExitCode;
@@ -33,6 +34,9 @@ cargo xtask <command> [-- arguments]
   bench score [--python PATH] [--rounds N] [--out FILE]
            scores of a reward model; with an interpreter against transformers, in turns;
            `cargo xtask bench score --help`
+  real-line --data DIR
+           the whole line on HH-RLHF: reward models, labels, warm start, MOPO, front, page;
+           `cargo xtask real-line --help`
   matrix   the test suite on every backend, and what was skipped and why
   tidy     layout rules: crate edges, file lengths, headers
   ci       what CI runs (.ci/run): format, clippy, tests, a tiny run from data to figure
@@ -66,6 +70,7 @@ fn run() -> Result<ExitCode> {
             cargo::bench("mopo-ops", &rest[1..])
         }
         Some("bench") => cargo::bench("mopo-core", &rest),
+        Some("real-line") => real_line::run(&rest),
         Some("matrix") => matrix::run(&rest),
         Some("tidy") => tidy::run(),
         Some("ci") => ci::run(&rest),

@@ -1,0 +1,426 @@
+//! The whole line on real data, from files of HH-RLHF to a page, in one command: `cargo xtask real-line`.
+//!
+//! Every stage is a run of `mopo`. Here is only which, in what order, what is done already, and how long
+//! each took.
+
+mod record;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::cargo::{cargo, code, device_feature, root, status, target_directory};
+use record::{Done, LineRecord};
+
+const HELP: &str = "\
+cargo xtask real-line --data DIR [--out DIR] [--seed N] [--device NAME] [--mopo FILE] [--smoke]
+
+Trains two reward models (helpful, harmless) on HH-RLHF, labels the pairs with them, warm-starts a phi
+model, trains MOPO's two policies, lets them answer held-out prompts, scores the answers, and draws the front.
+
+  --data DIR     the folder of HH-RLHF, with helpful-base/ and harmless-base/ inside, or the one above it
+  --out DIR      where everything goes [default: runs/real-line]
+  --seed N       seed of every stage [default: 0]
+  --device NAME  flex (the CPU), ndarray, cuda or cuda:N [default: flex]
+  --mopo FILE    a program that is built already, instead of a release build
+  --smoke        a few steps of everything, to see whether it runs; its figures mean nothing
+
+A line that was cut off goes on where it was when it is called again. docs/results/real-line.md has what
+came out of one, and how long it took.
+";
+
+const REWARDS: &str = include_str!("rewards.toml");
+const RUN: &str = include_str!("run.toml");
+const OBJECTIVES: [&str; 2] = ["helpful", "harmless"];
+
+/// What `--smoke` changes, for reward models and for the run.
+const SMOKE_REWARD: &[&str] =
+    &["training.steps=4", "training.evaluate_every=2", "tokenizer.train=400"];
+const SMOKE_RUN: &[&str] = &[
+    "tokenizer.train=400",
+    "model.scratch.num_hidden_layers=1",
+    "model.scratch.hidden_size=48",
+    "model.scratch.intermediate_size=96",
+    "warm_start.steps=2",
+    "training.steps=2",
+    "evaluation.n_prompts=8",
+    "evaluation.n_clusters=2",
+    "evaluation.max_new_tokens=8",
+    "evaluation.mixture_steps=2",
+];
+
+/// What the command was asked for.
+struct Options {
+    data: PathBuf,
+    out: PathBuf,
+    seed: u64,
+    device: String,
+    mopo: Option<PathBuf>,
+    smoke: bool,
+}
+
+/// One run of `mopo`.
+struct Stage {
+    name: String,
+    /// What it does, for the table.
+    what: &'static str,
+    args: Vec<String>,
+    /// What it goes on with where its output is there but not finished; else it starts anew.
+    resume: Option<Vec<String>>,
+    /// The folder or file that it writes.
+    output: PathBuf,
+    /// The last file that it writes: without it the stage is not done.
+    last: PathBuf,
+    /// A part that ends before the stage does, and the file that is written at its end.
+    part: Option<(&'static str, PathBuf)>,
+}
+
+/// `cargo xtask real-line`.
+pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
+    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
+        print!("{HELP}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut options = Options::parse(args)?;
+    let below = options.data.join("hh-rlhf");
+    if below.is_dir() {
+        options.data = below;
+    }
+    for objective in OBJECTIVES {
+        let folder = options.data.join(format!("{objective}-base"));
+        ensure!(
+            folder.is_dir(),
+            "{} is not there; --data is the folder of HH-RLHF, fetched as \
+             datasets/hh-rlhf/README.md says",
+            folder.display()
+        );
+    }
+    let mut record = LineRecord::open(&options.out.join("line.json"), &options.asked())?;
+    let mopo = match &options.mopo {
+        Some(mopo) => mopo.clone(),
+        None => build(&options.device)?,
+    };
+
+    for index in 0..options.n_stages() {
+        // Made when it is its turn: a later stage is told what an earlier one found.
+        let stage = options.stage(index)?;
+        if record.is_done(&stage.name) && stage.last.exists() {
+            eprintln!("\n== {}: done before", stage.name);
+            continue;
+        }
+        let resumed = stage.output.exists();
+        let args = match &stage.resume {
+            Some(resume) if resumed => resume,
+            _ => &stage.args,
+        };
+        eprintln!("\n== {}: mopo {}", stage.name, args.join(" "));
+        let (clock, began) = (Instant::now(), SystemTime::now());
+        let ended = status(Command::new(&mopo).args(args).current_dir(root()))?;
+        if !ended.success() {
+            eprintln!(
+                "\nthe line stopped at `{}`; the same command again goes on there",
+                stage.name
+            );
+            return Ok(code(ended));
+        }
+        ensure!(
+            stage.last.exists(),
+            "`{}` ended without an error, but {} is not there",
+            stage.name,
+            stage.last.display()
+        );
+        let seconds = clock.elapsed().as_secs_f64();
+        let mut what = stage.what.to_string();
+        if let Some((part, file)) = stage.part.filter(|_| !resumed)
+            && let Ok(written) = fs::metadata(file).and_then(|file| file.modified())
+            && let Ok(until) = written.duration_since(began)
+        {
+            what.push_str(&format!("; {part} ended after {:.0} s", until.as_secs_f64()));
+        }
+        record.add(Done { stage: stage.name, what, seconds, resumed })?;
+    }
+    println!("\n{}", record.table());
+    println!("the page: {}", options.out.join("report/index.html").display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds `mopo` for the device, and says where it is.
+fn build(device: &str) -> Result<PathBuf> {
+    let mut build = cargo(&["build", "--release", "--package", "mopo-cli"]);
+    if let Some(feature) = device_feature(&["--device".into(), device.into()]) {
+        build.args(["--features", feature]);
+    }
+    ensure!(status(build.current_dir(root()))?.success(), "building mopo-cli failed");
+    Ok(target_directory()?.join("release/mopo"))
+}
+
+impl Options {
+    fn parse(args: &[String]) -> Result<Self> {
+        let mut data = None;
+        let mut options = Self {
+            data: PathBuf::new(),
+            out: PathBuf::from("runs/real-line"),
+            seed: 0,
+            device: "flex".into(),
+            mopo: None,
+            smoke: false,
+        };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            if arg == "--smoke" {
+                options.smoke = true;
+                continue;
+            }
+            let (flag, value) = match arg.split_once('=') {
+                Some((flag, value)) => (flag, Some(value.to_string())),
+                None => (arg.as_str(), args.next().cloned()),
+            };
+            let value = |what: &str| value.clone().with_context(|| format!("{flag} needs {what}"));
+            match flag {
+                "--data" => data = Some(PathBuf::from(value("a folder")?)),
+                "--out" => options.out = value("a folder")?.into(),
+                "--mopo" => options.mopo = Some(value("a program")?.into()),
+                "--device" => options.device = value("a name")?,
+                "--seed" => {
+                    let text = value("a number")?;
+                    options.seed = text
+                        .parse()
+                        .with_context(|| format!("--seed is `{text}`; it must be a number ≥ 0"))?;
+                }
+                other => bail!("there is no flag `{other}`\n\n{HELP}"),
+            }
+        }
+        let data = data.with_context(|| format!("--data is missing\n\n{HELP}"))?;
+        // `mopo` runs in the workspace's root, wherever this was called.
+        let absolute = |path: &Path| {
+            std::path::absolute(path).with_context(|| format!("the path {}", path.display()))
+        };
+        options.data = absolute(&data)?;
+        options.out = absolute(&options.out)?;
+        options.mopo = options.mopo.as_deref().map(absolute).transpose()?;
+        Ok(options)
+    }
+
+    /// What a record of another line differs in. The device may change between stages.
+    fn asked(&self) -> Value {
+        serde_json::json!({
+            "data": self.data.display().to_string(),
+            "seed": self.seed,
+            "smoke": self.smoke,
+        })
+    }
+
+    fn n_stages(&self) -> usize {
+        OBJECTIVES.len() + 5
+    }
+
+    /// The `index`-th run of `mopo`, with the files that it reads written.
+    fn stage(&self, index: usize) -> Result<Stage> {
+        let path = |name: &str| self.out.join(name);
+        let text = |path: &Path| path.display().to_string();
+        let (seed, device) = (self.seed.to_string(), self.device.as_str());
+        let args = |args: &[&str]| args.iter().map(|arg| (*arg).to_string()).collect::<Vec<_>>();
+        let data = text(&self.data);
+        if let Some(objective) = OBJECTIVES.get(index) {
+            let output = path("rewards").join(objective);
+            let out = text(&output);
+            let mut train = args(&["reward", "train", objective, "--data", &data, "--out", &out]);
+            train.extend(args(&["--seed", &seed, "--device", device]));
+            if self.smoke {
+                train.extend(SMOKE_REWARD.iter().flat_map(|set| args(&["--set", set])));
+            }
+            let resume = args(&["reward", "train", "--resume", &out, "--device", device]);
+            return Ok(Stage {
+                name: format!("reward model: {objective}"),
+                what: "Bradley–Terry on one half of the pairs, early stopping",
+                args: train,
+                resume: Some(resume),
+                part: None,
+                last: output.join("result.json"),
+                output,
+            });
+        }
+        let (pairs, labelled, run) = (path("pairs.jsonl"), path("labelled.jsonl"), path("run"));
+        Ok(match index - OBJECTIVES.len() {
+            0 => Stage {
+                name: "pairs".into(),
+                what: "both halves as one set",
+                args: args(&[
+                    "prepare",
+                    "hh-small",
+                    "--set",
+                    "data.stem=test",
+                    "--data",
+                    &data,
+                    "--out",
+                    &text(&pairs),
+                    "--seed",
+                    &seed,
+                ]),
+                resume: None,
+                part: None,
+                last: pairs.clone(),
+                output: pairs,
+            },
+            1 => {
+                let rewards = path("rewards.toml");
+                write(&rewards, &self.with_models(REWARDS))?;
+                Stage {
+                    name: "label".into(),
+                    what: "both responses of every pair scored by both models",
+                    args: args(&[
+                        "label",
+                        &text(&pairs),
+                        "--rewards",
+                        &text(&rewards),
+                        "--out",
+                        &text(&labelled),
+                        "--device",
+                        device,
+                    ]),
+                    resume: None,
+                    part: None,
+                    last: beside(&labelled),
+                    output: labelled,
+                }
+            }
+            2 => {
+                let config = path("run.toml");
+                write(&config, &self.run_config(&beside(&labelled))?)?;
+                let out = text(&run);
+                let mut train = args(&["train", "--config", &text(&config), "--data"]);
+                train.extend([text(&labelled)]);
+                train.extend(args(&["--out", &out, "--device", device]));
+                if self.smoke {
+                    train.extend(SMOKE_RUN.iter().flat_map(|set| args(&["--set", set])));
+                }
+                Stage {
+                    name: "train".into(),
+                    what: "tokenizer, warm start by cloning, MOPO with two policies",
+                    args: train,
+                    resume: Some(args(&["train", "--resume", &out, "--device", device])),
+                    part: Some(("the warm start", run.join("warm_start/config.json"))),
+                    last: run.join("result.json"),
+                    output: run,
+                }
+            }
+            3 => Stage {
+                name: "front".into(),
+                what: "answers of every policy and mixture, scores, front, page",
+                args: args(&["pareto", &text(&run), "--seed", &seed, "--device", device]),
+                resume: None,
+                part: None,
+                last: run.join("pareto/report.json"),
+                output: run.join("pareto"),
+            },
+            _ => {
+                let report = path("report");
+                Stage {
+                    name: "report".into(),
+                    what: "the page alone, from what the stage before has written",
+                    args: args(&["report", &text(&run), "--out", &text(&report)]),
+                    resume: None,
+                    part: None,
+                    last: report.join("index.html"),
+                    output: report,
+                }
+            }
+        })
+    }
+
+    /// A configuration with the folder of the reward models in it.
+    fn with_models(&self, text: &str) -> String {
+        let models = self.out.join("rewards").display().to_string();
+        // Into a quoted string of TOML.
+        text.replace("MODELS", &models.replace('\\', "\\\\").replace('"', "\\\""))
+    }
+
+    /// The run's configuration: seed, models, and corners from the statistics of the labels.
+    fn run_config(&self, labels: &Path) -> Result<String> {
+        let wrong = || format!("{} is not what `mopo label` writes", labels.display());
+        let json =
+            fs::read_to_string(labels).with_context(|| format!("reading {}", labels.display()))?;
+        let record: Value = serde_json::from_str(&json).with_context(wrong)?;
+        let mut text = self.with_models(RUN).replace("SEED", &self.seed.to_string());
+        for (k, objective) in OBJECTIVES.iter().enumerate() {
+            let found = &record["objectives"][k];
+            ensure!(found["name"] == *objective, wrong());
+            let number = |key: &str| found["scores"][key].as_f64().with_context(wrong);
+            let corner = number("mean")? - 2.0 * number("standard_deviation")?;
+            let key = format!("REF_POINT_{}", objective.to_uppercase());
+            text = text.replace(&key, &format!("{corner:.4}"));
+        }
+        Ok(text)
+    }
+}
+
+/// Where `mopo label` writes the statistics of a set's scores.
+fn beside(set: &Path) -> PathBuf {
+    let mut name = set.file_name().unwrap_or_default().to_os_string();
+    name.push(".labels.json");
+    set.with_file_name(name)
+}
+
+/// Writes a file so that it is whole or absent.
+fn write(path: &Path, text: &str) -> Result<()> {
+    let folder = path.parent().context("a file has a folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let part = path.with_extension("part");
+    fs::write(&part, text).with_context(|| format!("writing {}", part.display()))?;
+    fs::rename(&part, path).with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Options> {
+        Options::parse(&args.iter().map(|arg| (*arg).to_string()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn flags_are_read_and_wrong_ones_named() {
+        let options = parse(&["--data=hh", "--seed", "7", "--smoke"]).unwrap();
+        assert!(options.data.is_absolute() && options.data.ends_with("hh"));
+        assert!(options.out.ends_with("runs/real-line"));
+        assert_eq!((options.seed, options.smoke, options.device.as_str()), (7, true, "flex"));
+        for (args, expected) in [
+            (&["--seed", "1"][..], "--data is missing"),
+            (&["--data"], "needs a folder"),
+            (&["--data", "hh", "--seed", "x"], "must be a number"),
+            (&["--data", "hh", "--steps", "3"], "no flag `--steps`"),
+        ] {
+            let error = format!("{:#}", parse(args).err().unwrap());
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_run_is_configured_from_what_was_found() {
+        let folder = std::env::temp_dir().join(format!("mopo-real-line-{}", std::process::id()));
+        let options = parse(&["--data", "hh", "--out", folder.to_str().unwrap()]).unwrap();
+        let labels = folder.join("labelled.jsonl.labels.json");
+        write(
+            &labels,
+            r#"{"objectives": [
+                {"name": "helpful", "scores": {"mean": 0.5, "standard_deviation": 1.0}},
+                {"name": "harmless", "scores": {"mean": 0.0, "standard_deviation": 0.25}}]}"#,
+        )
+        .unwrap();
+        assert_eq!(beside(&folder.join("labelled.jsonl")), labels);
+        let text = options.run_config(&labels).unwrap();
+        assert!(text.contains("ref_point = -1.5000") && text.contains("ref_point = -0.5000"));
+        assert!(text.contains("seed = 0") && text.contains("rewards/helpful/model\""));
+        for left in ["SEED", "MODELS", "REF_POINT"] {
+            assert!(!text.contains(left), "{left}");
+        }
+        write(&labels, r#"{"objectives": []}"#).unwrap();
+        let error = format!("{:#}", options.run_config(&labels).unwrap_err());
+        assert!(error.contains("labels.json is not what"), "{error}");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -1,0 +1,138 @@
+//! Which stages of a line are done, and how long each took: `line.json` beside what they wrote.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::machine::{date_and_commit, machine};
+
+/// A stage that has ended well.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Done {
+    pub(super) stage: String,
+    pub(super) what: String,
+    /// From where it went on, if it was cut off before.
+    pub(super) seconds: f64,
+    /// Whether it went on with what an earlier call had left.
+    pub(super) resumed: bool,
+}
+
+/// The record of a line, kept on disk after each stage.
+pub(super) struct LineRecord {
+    path: PathBuf,
+    /// What the line was asked for, and where and when it began.
+    head: Value,
+    done: Vec<Done>,
+}
+
+impl LineRecord {
+    /// The record at `path`, or a new one of a line that is asked for `asked`.
+    pub(super) fn open(path: &Path, asked: &Value) -> Result<Self> {
+        if !path.exists() {
+            let head = json!({
+                "asked": asked,
+                "machine": machine(),
+                "began": date_and_commit(),
+            });
+            return Ok(Self { path: path.into(), head, done: vec![] });
+        }
+        let wrong =
+            || format!("{} is damaged; remove the folder, or give another --out", path.display());
+        let text =
+            fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let mut head: Value = serde_json::from_str(&text).with_context(wrong)?;
+        ensure!(
+            head["asked"] == *asked,
+            "{} is of another line ({}), and this one is {asked}: give the same flags, or another --out",
+            path.display(),
+            head["asked"]
+        );
+        let stages = head.as_object_mut().and_then(|head| head.remove("stages"));
+        let stages = stages.as_ref().and_then(Value::as_array).with_context(wrong)?;
+        let done = stages.iter().map(Done::parse).collect::<Option<_>>().with_context(wrong)?;
+        Ok(Self { path: path.into(), head, done })
+    }
+
+    pub(super) fn is_done(&self, stage: &str) -> bool {
+        self.done.iter().any(|done| done.stage == stage)
+    }
+
+    /// Adds a stage, in the place of an earlier run of it, and writes the record.
+    pub(super) fn add(&mut self, done: Done) -> Result<()> {
+        self.done.retain(|other| other.stage != done.stage);
+        self.done.push(done);
+        let mut whole = self.head.clone();
+        whole["stages"] = self.done.iter().map(Done::to_json).collect();
+        super::write(&self.path, &format!("{whole:#}\n"))
+    }
+
+    /// The stages with their times, in Markdown.
+    pub(super) fn table(&self) -> String {
+        let head = |key: &str| self.head[key].as_str().unwrap_or("unknown").to_string();
+        let mut text = format!("{}\n{}\n\n", head("began"), head("machine"));
+        text.push_str("| stage | seconds | |\n|---|--:|---|\n");
+        for Done { stage, what, seconds, resumed } in &self.done {
+            let note = if *resumed { "; **resumed: the rest alone**" } else { "" };
+            text.push_str(&format!("| {stage} | {seconds:.0} | {what}{note} |\n"));
+        }
+        let total: f64 = self.done.iter().map(|done| done.seconds).sum();
+        text.push_str(&format!("| all | {total:.0} | {:.1} minutes |\n", total / 60.0));
+        text
+    }
+}
+
+impl Done {
+    fn parse(value: &Value) -> Option<Self> {
+        Some(Self {
+            stage: value["stage"].as_str()?.into(),
+            what: value["what"].as_str()?.into(),
+            seconds: value["seconds"].as_f64()?,
+            resumed: value["resumed"].as_bool()?,
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "stage": self.stage,
+            "what": self.what,
+            "seconds": self.seconds,
+            "resumed": self.resumed,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done(stage: &str, seconds: f64, resumed: bool) -> Done {
+        Done { stage: stage.into(), what: "something".into(), seconds, resumed }
+    }
+
+    #[test]
+    fn a_record_is_read_back_and_refuses_another_line() {
+        let folder = std::env::temp_dir().join(format!("mopo-line-record-{}", std::process::id()));
+        let path = folder.join("line.json");
+        let asked = json!({ "seed": 1 });
+        let mut record = LineRecord::open(&path, &asked).unwrap();
+        assert!(!record.is_done("label"));
+        record.add(done("label", 60.0, false)).unwrap();
+        record.add(done("train", 30.0, true)).unwrap();
+        let mut again = LineRecord::open(&path, &asked).unwrap();
+        assert_eq!(again.done, record.done);
+        assert!(again.is_done("label") && again.is_done("train"));
+        assert!(again.table().contains("| all | 90 | 1.5 minutes |"), "{}", again.table());
+        assert!(again.table().contains("| train | 30 | something; **resumed"));
+        again.add(done("label", 10.0, false)).unwrap();
+        assert_eq!(again.done.len(), 2);
+
+        let error = LineRecord::open(&path, &json!({ "seed": 2 })).err().unwrap().to_string();
+        assert!(error.contains("another line") && error.contains("--out"), "{error}");
+        fs::write(&path, "{").unwrap();
+        let error = LineRecord::open(&path, &asked).err().unwrap().to_string();
+        assert!(error.contains("is damaged"), "{error}");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
