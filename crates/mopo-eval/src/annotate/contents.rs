@@ -24,7 +24,8 @@ impl LabelConfig {
                 RewardSpec::Model(spec) => spec.fingerprint(resolve),
                 RewardSpec::WordList { file: None, .. }
                 | RewardSpec::Demo { .. }
-                | RewardSpec::Length { .. } => Ok(String::new()),
+                | RewardSpec::Length { .. }
+                | RewardSpec::Regex { .. } => Ok(String::new()),
             })
             .collect()
     }

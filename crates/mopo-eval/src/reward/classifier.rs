@@ -116,7 +116,9 @@ impl<B: Backend> Classifier<B> {
     pub fn check(&self, ids: &[u32]) -> std::result::Result<(), String> {
         let (n, vocab) = (ids.len(), self.vocab_size());
         if n == 0 {
-            return Err("has no tokens: a model needs at least one; leave such texts out".into());
+            let what = "has no tokens, and a model needs at least one: leave such texts out, or put a \
+                        token of the model's into its `text`, as in \"<|endoftext|>{response}\"";
+            return Err(what.into());
         }
         if n > self.max_tokens() {
             return Err(format!(

@@ -20,7 +20,8 @@ impl ModelSpec {
     pub fn fingerprint(&self, resolve: Resolver<'_>) -> Result<String> {
         let whole = self.with_preset()?;
         let dir = resolve(whole.path.as_deref().expect("checked with the preset"))?;
-        let settings = ModelSettings { statistics: None, ..self.settings(&dir)? };
+        // Neither decides a score.
+        let settings = ModelSettings { name: None, statistics: None, ..self.settings(&dir)? };
         let mut text = toml::to_string(&settings).expect("plain data");
         let (_, mut files) = mopo_hub::find_files(&dir)?;
         files.push(dir.join("config.json"));

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use mopo_data::demo;
+use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use super::Reward;
@@ -153,6 +154,42 @@ impl Reward for WordList {
     }
 }
 
+/// How often a regular expression is found in the response, without overlap.
+#[derive(Debug, Clone)]
+pub struct Pattern {
+    name: String,
+    regex: Regex,
+    avoid: bool,
+}
+
+impl Pattern {
+    /// A reward called `name`; `pattern` in the syntax of the crate `regex`, which takes time linear in
+    /// the text. With `avoid` the score is minus the count: fewer are better.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] for what is no regular expression, or for one that is found in an
+    /// empty text and so everywhere.
+    pub fn new(name: impl Into<String>, pattern: &str, avoid: bool) -> Result<Self> {
+        let wrong = |expected: String| Error::invalid("pattern", format!("`{pattern}`"), expected);
+        let regex = Regex::new(pattern).map_err(|e| wrong(e.to_string()))?;
+        if regex.is_match("") {
+            return Err(wrong("it must not match an empty text, which is found everywhere".into()));
+        }
+        Ok(Self { name: name.into(), regex, avoid })
+    }
+}
+
+impl Reward for Pattern {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn score(&self, _prompt: &str, response: &str) -> Result<f32> {
+        let count = self.regex.find_iter(response).count() as f32;
+        Ok(if self.avoid && count > 0.0 { -count } else { count })
+    }
+}
+
 /// One of the demo world's known rewards: the ground truth that its preference labels come from.
 #[derive(Debug, Clone)]
 pub struct DemoReward {
@@ -229,6 +266,19 @@ mod tests {
         std::fs::write(&path, "# nothing\n").unwrap();
         let e = WordList::from_file("x", &path, false).unwrap_err();
         assert!(e.to_string().contains("words.txt"), "{e}");
+    }
+
+    #[test]
+    fn a_pattern_is_counted() {
+        let questions = Pattern::new("questions", r"\?", false).unwrap();
+        assert_eq!(questions.score("why?", "Who? Where?!").unwrap(), 2.0);
+        let numbers = Pattern::new("numbers", r"(?i)\bno\.? \d+", true).unwrap();
+        assert_eq!(numbers.score("", "No. 12 and no 3").unwrap(), -2.0);
+        assert_eq!(numbers.score("", "").unwrap().to_bits(), 0.0_f32.to_bits());
+        for (pattern, expected) in [("(", "unclosed"), ("a*", "empty text")] {
+            let e = Pattern::new("p", pattern, false).unwrap_err().to_string();
+            assert!(e.contains("pattern") && e.contains(expected), "{e}");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub use model::{ModelReward, Resolver, local_directory};
 pub use settings::{Label, ModelSettings, ModelSpec, Pooling, SETTINGS_FILE, preset_names};
 pub use tokenizer::{RewardTokenizer, TruncationSide};
 
-pub use function::{DemoReward, Length, LengthPreference, LengthUnit, WordList};
+pub use function::{DemoReward, Length, LengthPreference, LengthUnit, Pattern, WordList};
 pub use spec::{Prefer, RewardSpec};
 
 use crate::{Error, Result};

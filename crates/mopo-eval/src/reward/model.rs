@@ -83,7 +83,7 @@ impl<B: Backend> ModelReward<B> {
         let (architecture, side) = (model.architecture(), settings.truncation_side);
         let tokenizer = RewardTokenizer::load(&dir, architecture, settings.max_length, side)?;
         let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or(path);
-        let name = whole.name.unwrap_or_else(|| last.to_owned());
+        let name = settings.name.clone().unwrap_or_else(|| last.to_owned());
         Self::new(name, model, tokenizer, settings)
     }
 
@@ -162,6 +162,10 @@ impl<B: Backend> ModelReward<B> {
             .prompt_suffix
             .as_deref()
             .map_or(prompt, |suffix| prompt.strip_suffix(suffix).unwrap_or(prompt));
+        let response = settings
+            .response_prefix
+            .as_deref()
+            .map_or(response, |prefix| response.strip_prefix(prefix).unwrap_or(response));
         let text = self.text.fill(prompt, response);
         let pair = self.pair.as_ref().map(|pair| pair.fill(prompt, response));
         let encoded = self.tokenizer.encode(&text, pair.as_deref());

@@ -93,6 +93,9 @@ pub enum Label {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSettings {
+    /// The name to show where nothing else gives one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// The text, with `{prompt}` and `{response}` where they belong; `{{` and `}}` are braces.
     pub text: String,
     /// The second text of a pair, for models that compare two.
@@ -104,6 +107,9 @@ pub struct ModelSettings {
     /// Taken off the end of a prompt that ends in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_suffix: Option<String>,
+    /// Taken off the beginning of a response that begins so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_prefix: Option<String>,
     /// Where the state is taken.
     pub pooling: Pooling,
     /// Which logit.
@@ -208,7 +214,8 @@ pub struct ModelSpec {
     /// A directory of the hub, or a name on it; a preset's own by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The name to show; the preset's, or the last part of `path`, by default.
+    /// The name to show; by default the preset's, that of the model's own file, or the last part of
+    /// `path`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Refuse models of another architecture than this.
@@ -226,6 +233,9 @@ pub struct ModelSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[allow(missing_docs)]
     pub prompt_suffix: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(missing_docs)]
+    pub response_prefix: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[allow(missing_docs)]
     pub pooling: Option<Pooling>,
@@ -310,6 +320,7 @@ impl ModelSpec {
             pair: self.pair.or(other.pair),
             prompt_prefix: self.prompt_prefix.or(other.prompt_prefix),
             prompt_suffix: self.prompt_suffix.or(other.prompt_suffix),
+            response_prefix: self.response_prefix.or(other.response_prefix),
             pooling: self.pooling.or(other.pooling),
             label: self.label.or(other.label),
             sign: self.sign.or(other.sign),
@@ -344,10 +355,12 @@ impl ModelSpec {
             Error::invalid(field, "missing", expected)
         };
         Ok(ModelSettings {
+            name: whole.name,
             text: whole.text.ok_or_else(|| missing("text"))?,
             pair: whole.pair,
             prompt_prefix: whole.prompt_prefix,
             prompt_suffix: whole.prompt_suffix,
+            response_prefix: whole.response_prefix,
             pooling: whole.pooling.ok_or_else(|| missing("pooling"))?,
             label: whole.label.ok_or_else(|| missing("label"))?,
             sign: whole.sign.unwrap_or(1),
@@ -384,6 +397,9 @@ mod tests {
         let names: Vec<&str> = preset_names().collect();
         assert_eq!(names, expected.clone().map(|e| e.0));
         let dir = tempfile::tempdir().unwrap();
+        // What stands around a post in the reader's prompts.
+        let around = mopo_data::reddit::tldr_prompt("POST");
+        let around = around.split_once("POST").unwrap();
         for (preset, name, (path, architecture), texts, pooling, label, sign, max) in expected {
             let spec = ModelSpec::preset(preset);
             spec.check().unwrap();
@@ -393,11 +409,14 @@ mod tests {
             let settings = spec.settings(dir.path()).unwrap();
             assert!(Pooling::of(architecture).contains(&pooling), "{preset}");
             let (text, pair) = texts;
+            let frame = preset.starts_with("tldr").then_some(around);
             let expected = ModelSettings {
+                name: Some(name.to_owned()),
                 text: text.into(),
                 pair: pair.map(str::to_owned),
-                prompt_prefix: None,
-                prompt_suffix: None,
+                prompt_prefix: frame.as_ref().map(|frame| frame.0.to_owned()),
+                prompt_suffix: frame.as_ref().map(|frame| frame.1.to_owned()),
+                response_prefix: frame.is_some().then(|| " ".to_owned()),
                 pooling,
                 label: Label::Index(label),
                 sign,

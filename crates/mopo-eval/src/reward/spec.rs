@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use mopo_ops::FusedBackend;
 
 use super::{
-    DemoReward, Length, LengthPreference, LengthUnit, ModelReward, ModelSpec, Resolver, Reward,
-    WordList, preset_names,
+    DemoReward, Length, LengthPreference, LengthUnit, ModelReward, ModelSpec, Pattern, Resolver,
+    Reward, WordList, preset_names,
 };
 use crate::{Error, Result};
 
@@ -69,6 +69,17 @@ pub enum RewardSpec {
         #[serde(default)]
         avoid: bool,
         /// The name to show; `word_list` by default.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// How often a regular expression is found, see [`Pattern`].
+    Regex {
+        /// The expression, in the syntax of the crate `regex`.
+        pattern: String,
+        /// Whether fewer are better; false by default.
+        #[serde(default)]
+        avoid: bool,
+        /// The name to show; `regex` by default.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
     },
@@ -165,6 +176,9 @@ impl RewardSpec {
                     None => WordList::new(name, words, *avoid)?,
                 })
             }
+            Self::Regex { pattern, avoid, name } => {
+                Box::new(Pattern::new(named(name, "regex"), pattern, *avoid)?)
+            }
             Self::Model(_) => {
                 let expected = "a model needs a device; here only functions of the text are built";
                 return Err(Error::invalid("kind", "model", expected));
@@ -189,6 +203,7 @@ mod tests {
             ("kind = 'length'", "length"),
             ("kind = 'length'\nunit = 'characters'\ntarget = 80\nname = 'brief'", "brief"),
             ("kind = 'word_list'\nwords = ['please']", "word_list"),
+            ("kind = 'regex'\npattern = '[0-9]+'\navoid = true\nname = 'numbers'", "numbers"),
         ] {
             let spec = parse(text).unwrap();
             assert_eq!(spec.build_function().unwrap().name(), name);
@@ -260,5 +275,6 @@ mod tests {
         assert!(build("kind = 'length'\ntarget = 3\nprefer = 'shorter'").contains("prefer"));
         assert!(build("kind = 'word_list'\nwords = ['a']\nfile = 'b'").contains("file"));
         assert!(build("kind = 'word_list'").contains("words"));
+        assert!(build("kind = 'regex'\npattern = '['").contains("pattern"));
     }
 }

@@ -317,10 +317,12 @@ fn fresh<B: FusedAutodiffBackend>(
 /// How the trained model is to be asked.
 fn settings<B: FusedBackend>(config: &RewardTrainConfig, model: &Classifier<B>) -> ModelSettings {
     ModelSettings {
+        name: Some(config.objective.clone()),
         text: config.input.text.clone(),
         pair: None,
         prompt_prefix: None,
         prompt_suffix: None,
+        response_prefix: None,
         pooling: match model {
             Classifier::Gpt2(_) => Pooling::LastToken,
             Classifier::DistilBert(_) => Pooling::Cls,
