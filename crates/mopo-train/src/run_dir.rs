@@ -115,8 +115,31 @@ impl RunDir {
             });
         }
         let run = Self(path.into());
+        if let Some(other) = run.written_by()?
+            && other != command
+        {
+            return Err(Error::Run {
+                path: path.into(),
+                message: format!("it is a run of `{other}`; give a directory of `{command}`"),
+            });
+        }
         let record = run.read_json("run.json")?;
         Ok((run, record))
+    }
+
+    /// Which command wrote the run, by the sections of its configuration; none if that is damaged.
+    fn written_by(&self) -> Result<Option<&'static str>> {
+        let path = self.join("config.toml");
+        let text = std::fs::read_to_string(&path).map_err(Error::io("reading", &path))?;
+        let data = |config: toml::Table| match config.get("data")? {
+            toml::Value::Table(data)
+                if data.contains_key("pairs") || data.contains_key("texts") =>
+            {
+                Some("mopo reward train")
+            }
+            _ => Some("mopo train"),
+        };
+        Ok(toml::from_str(&text).ok().and_then(data))
     }
 
     /// The directory.

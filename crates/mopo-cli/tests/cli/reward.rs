@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::{fail, mopo, succeed};
+use crate::common::{fail, mopo, succeed, tiny};
 use crate::kill_and_resume::kill_once_there;
 
 /// Overrides that make a training tiny.
@@ -242,6 +242,17 @@ fn wrong_input_is_refused_and_leaves_nothing() {
         }
         let left = fs::read_dir(dir.join("runs/rewards")).map_or(0, |entries| entries.count());
         assert_eq!(left, 0, "{args:?} left a run behind");
+    }
+    // Runs of one kind are no runs of the other.
+    succeed(&mut pairs(dir, "rewards"));
+    succeed(&mut tiny(&dir.join("policies")));
+    for (args, expected) in [
+        (&["train", "--resume", "rewards"][..], "a run of `mopo reward train`"),
+        (&["pareto", "rewards"], "a run of `mopo reward train`"),
+        (&["reward", "train", "--resume", "policies"], "a run of `mopo train`"),
+    ] {
+        let said = fail(mopo(args).current_dir(dir));
+        assert!(said.contains(expected), "{args:?}: {said}");
     }
     let printed = succeed(&mut mopo(&["reward", "config", "helpful"]));
     assert!(printed.contains("[data.pairs]"));

@@ -154,3 +154,10 @@ fn run_directories() {
     assert!(said.contains("not empty"), "{said}");
     assert_eq!(fs::read(run.join("notes.txt")).unwrap(), b"mine");
 }
+
+#[test]
+fn a_cause_is_told_once() {
+    let said =
+        fail(&mut mopo(&["score", "--reward", "humor", "no.jsonl", "--out", "scores.jsonl"]));
+    assert_eq!(said.matches("No such file").count(), 1, "{said}");
+}
