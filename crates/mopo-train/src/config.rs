@@ -24,7 +24,8 @@ use crate::{Error, Result};
 pub const PRESETS: &[(&str, &str)] = &[
     ("demo", include_str!("../configs/demo.toml")),
     ("hh-small", include_str!("../configs/hh-small.toml")),
-    ("paper", include_str!("../configs/paper.toml")),
+    ("paper-hh", include_str!("../configs/paper-hh.toml")),
+    ("paper-tldr", include_str!("../configs/paper-tldr.toml")),
     ("demo-dpo", include_str!("../configs/demo-dpo.toml")),
 ];
 

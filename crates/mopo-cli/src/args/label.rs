@@ -40,8 +40,8 @@ pub(crate) struct LabelArgs {
     /// Make malformed lines of the source fatal
     #[arg(long)]
     pub(crate) strict: bool,
-    /// Objectives with their rewards and thresholds, TOML
-    #[arg(long, value_name = "FILE", required_unless_present = "merge")]
+    /// Objectives with their rewards and thresholds: a TOML file, or a preset, paper-hh or paper-tldr
+    #[arg(long, value_name = "FILE|PRESET", required_unless_present = "merge")]
     pub(crate) rewards: Option<PathBuf>,
     /// The labelled set to write; with --shard the shard. Work is saved in <FILE>.progress/
     #[arg(long, value_name = "FILE")]

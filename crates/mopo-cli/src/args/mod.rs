@@ -61,7 +61,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
-    /// Preset: demo, hh-small, paper or demo-dpo
+    /// Preset: demo, demo-dpo, hh-small, paper-hh or paper-tldr
     #[arg(default_value = "demo", conflicts_with = "config")]
     pub(crate) preset: String,
     /// A complete configuration file instead of a preset
@@ -221,7 +221,7 @@ pub(crate) struct ExportArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Sources: tldr, tldr-axes, summeval-op, trl, safe-rlhf, beavertails, ultrafeedback, helpsteer.
+Sources: hh, tldr, tldr-axes, summeval-op, trl, safe-rlhf, beavertails, ultrafeedback, helpsteer.
 `mopo config SOURCE` prints the [data] section of one, with the keys that --set takes:
 
     mopo prepare summeval-op --data summeval-op.jsonl --set data.tie_threshold=0.5 --out pairs.jsonl
@@ -259,8 +259,8 @@ pub(crate) struct PrepareArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
-    /// Preset: demo, hh-small, paper or demo-dpo; or a source of data, of which the [data] section is
-    /// printed: `mopo prepare --help` has their names
+    /// Preset: demo, demo-dpo, hh-small, paper-hh or paper-tldr; or a source of data, of which the
+    /// [data] section is printed: `mopo prepare --help` has their names
     #[arg(value_name = "PRESET|SOURCE", default_value = "demo")]
     pub(crate) name: String,
 }

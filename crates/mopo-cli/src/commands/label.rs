@@ -36,7 +36,7 @@ impl Job for Label {
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
         let Self(args) = self;
         let rewards = args.rewards.as_ref().context("--rewards is missing")?;
-        let config = LabelConfig::from_file(rewards)?;
+        let config = LabelConfig::from_name_or_file(rewards)?;
         // Before the set is read: a reward that cannot be built is the quicker error.
         let built = config.build::<B>(&device, &resolve)?;
         label(&args, config, &built)

@@ -9,7 +9,7 @@ use mopo_testkit::LoopbackHub;
 use crate::common::{TINY, fail, mopo, succeed, tiny};
 
 /// Publishes all files of a directory and of those in it.
-fn publish(server: &LoopbackHub, repo: &str, dir: &Path) -> String {
+pub(crate) fn publish(server: &LoopbackHub, repo: &str, dir: &Path) -> String {
     let mut files = vec![];
     for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
         let inner = match entry.is_dir() {

@@ -7,6 +7,7 @@ mod export;
 mod hub;
 mod kill_and_resume;
 mod label;
+mod paper;
 mod prepare;
 mod report;
 mod reward;

@@ -116,7 +116,28 @@ impl LabelledObjective {
     }
 }
 
+/// The files of rewards that the crate carries: name, text.
+pub const LABEL_PRESETS: &[(&str, &str)] =
+    &[("paper-hh", include_str!("paper-hh.toml")), ("paper-tldr", include_str!("paper-tldr.toml"))];
+
 impl LabelConfig {
+    /// A preset by its name, or else a file.
+    ///
+    /// # Errors
+    /// Those of [`LabelConfig::from_file`]; if there is neither, the presets are named.
+    pub fn from_name_or_file(name: &Path) -> Result<Self> {
+        if let Some((_, text)) = LABEL_PRESETS.iter().find(|preset| name == Path::new(preset.0)) {
+            return Self::parse(text);
+        }
+        if !name.exists() {
+            let presets: Vec<&str> = LABEL_PRESETS.iter().map(|preset| preset.0).collect();
+            let expected =
+                format!("there is no such file, and the presets are: {}", presets.join(", "));
+            return Err(Error::invalid("rewards", format!("`{}`", name.display()), expected));
+        }
+        Self::from_file(name)
+    }
+
     /// Reads and checks a TOML file.
     ///
     /// # Errors
@@ -192,6 +213,17 @@ impl LabelConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn presets_are_whole_and_go_before_files() {
+        for (name, _) in LABEL_PRESETS {
+            let config = LabelConfig::from_name_or_file(Path::new(name)).unwrap();
+            assert_eq!(config.objectives.len(), 3, "{name}");
+        }
+        let e = LabelConfig::from_name_or_file(Path::new("paper-hhh")).unwrap_err().to_string();
+        assert!(e.contains("paper-hhh") && e.contains("paper-hh, paper-tldr"), "{e}");
+    }
+
     use crate::reward::local_directory;
     use mopo_testkit::TestBackend;
     use proptest::prelude::*;

@@ -17,7 +17,7 @@ mod shard;
 #[cfg(test)]
 mod tests;
 
-pub use config::{LabelConfig, LabelRule, LabelledObjective};
+pub use config::{LABEL_PRESETS, LabelConfig, LabelRule, LabelledObjective};
 pub use finish::{LabelSet, Labelled};
 pub use progress::Progress;
 pub use report::{KeptLabels, LabelRecord, LabelReport, ObjectiveReport, ScoreStatistics};

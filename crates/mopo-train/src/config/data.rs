@@ -14,6 +14,7 @@ use crate::{Error, Result};
 
 /// The sources' sections that the binary carries: name, text.
 const SECTIONS: &[(&str, &str)] = &[
+    ("hh", include_str!("../../configs/data/hh.toml")),
     ("tldr", include_str!("../../configs/data/tldr.toml")),
     ("tldr-axes", include_str!("../../configs/data/tldr-axes.toml")),
     ("summeval-op", include_str!("../../configs/data/summeval-op.toml")),

@@ -19,7 +19,10 @@ fn every_preset_is_complete_and_survives_being_written() {
         assert_eq!(again, config, "{name}");
     }
     let e = RunConfig::preset("huge").unwrap_err().to_string();
-    assert!(e.contains("huge") && e.contains("demo, hh-small, paper, demo-dpo"), "{e}");
+    assert!(
+        e.contains("huge") && e.contains("demo, hh-small, paper-hh, paper-tldr, demo-dpo"),
+        "{e}"
+    );
 }
 
 #[test]
