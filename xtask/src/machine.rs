@@ -36,10 +36,14 @@ pub(crate) fn date_and_commit() -> String {
     format!("{date}, commit {commit}")
 }
 
-/// The middle value; of an even number the larger one of the two.
+/// The middle value of at least one; of an even number the mean of the two in the middle.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    let middle = values.len() / 2;
+    match values.len() % 2 {
+        0 => (values[middle - 1] + values[middle]) / 2.0,
+        _ => values[middle],
+    }
 }
 
 #[cfg(test)]
@@ -49,5 +53,6 @@ mod tests {
     #[test]
     fn the_middle_is_the_median() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![3.0, 1.0, 2.0, 10.0]), 2.5);
     }
 }

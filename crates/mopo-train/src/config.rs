@@ -197,12 +197,8 @@ impl RunConfig {
     /// # Errors
     /// As [`parse`](Self::parse), and an override of a key that does not exist.
     pub fn parse_with(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
-        let fail = |message: String| Error::Config { origin: origin.into(), message };
         let config: RunConfig = read_with(text, origin, overrides)?;
-        config.check().map_err(|e| match e {
-            Error::Config { message, .. } => fail(message),
-            other => fail(other.to_string()),
-        })?;
+        config.check().map_err(|e| e.in_config(origin))?;
         Ok(config)
     }
 
@@ -212,14 +208,7 @@ impl RunConfig {
     /// Names the key and what would be accepted.
     pub fn check(&self) -> Result<()> {
         let fail = |message: String| Err(Error::Config { origin: self.name.clone(), message });
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-' || c == '.';
-        if self.name.is_empty() || !self.name.chars().all(plain) {
-            return fail(format!("`name` is `{}`; use letters, digits, `-`, `_`, `.`", self.name));
-        }
-        // TOML's integers are signed: a larger seed could not be written into the run's record.
-        if self.seed > i64::MAX as u64 {
-            return fail(format!("`seed` is {}; it must be below 2^63", self.seed));
-        }
+        check_head(&self.name, self.seed).or_else(fail)?;
         if self.policies.is_empty() {
             return fail("`policies` is empty; name at least one objective".into());
         }
@@ -361,6 +350,19 @@ pub fn preset_text(name: &str) -> Result<&'static str> {
 /// Those of [`preset_text`].
 pub fn config_text(name: &str) -> Result<&'static str> {
     data::section_text(name).map_or_else(|| preset_text(name), Ok)
+}
+
+/// Checks what a configuration of any kind begins with.
+pub(crate) fn check_head(name: &str, seed: u64) -> std::result::Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-' || c == '.';
+    if name.is_empty() || !name.chars().all(plain) {
+        return Err(format!("`name` is `{name}`; use letters, digits, `-`, `_`, `.`"));
+    }
+    // TOML's integers are signed: a larger seed could not be written into the run's record.
+    if seed > i64::MAX as u64 {
+        return Err(format!("`seed` is {seed}; it must be below 2^63"));
+    }
+    Ok(())
 }
 
 /// A configuration from a complete text, with overrides `key.path=value`.

@@ -86,6 +86,15 @@ impl Error {
     pub(crate) fn corrupt(path: &Path, message: impl Into<String>) -> Self {
         Error::Corrupt { path: path.to_path_buf(), message: message.into() }
     }
+
+    /// The same error as one of the configuration that `origin` names.
+    pub(crate) fn in_config(self, origin: &str) -> Self {
+        let message = match self {
+            Error::Config { message, .. } => message,
+            other => other.to_string(),
+        };
+        Error::Config { origin: origin.into(), message }
+    }
 }
 
 /// What else helps in a method's own terms.

@@ -6,6 +6,7 @@ mod label;
 mod numbers;
 mod report;
 mod reward;
+mod run;
 mod score;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub(crate) use bench::*;
 pub(crate) use label::*;
 pub(crate) use report::*;
 pub(crate) use reward::*;
+pub(crate) use run::*;
 pub(crate) use score::*;
 
 /// Align language models to several human objectives at once.
@@ -67,15 +69,8 @@ pub(crate) struct TrainArgs {
     /// A complete configuration file instead of a preset
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Override one key, e.g. --set mopo.tau=0.1 (may be repeated)
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) set: Vec<String>,
-    /// The data: a file or folder of the configuration's source, or a prepared set
-    #[arg(long, value_name = "PATH")]
-    pub(crate) data: Option<PathBuf>,
-    /// Run directory [default: runs/<name>-<date>-<time>]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
     /// Base model with its tokenizer, instead of the configuration's: a directory, or a model of the
     /// hub as org/name or org/name@revision
     #[arg(long, value_name = "NAME|DIR")]
@@ -83,12 +78,6 @@ pub(crate) struct TrainArgs {
     /// Branch, tag or commit of --model on the hub
     #[arg(long, requires = "model")]
     pub(crate) revision: Option<String>,
-    /// Seed, instead of the configuration's
-    #[arg(long)]
-    pub(crate) seed: Option<u64>,
-    /// Make malformed data lines fatal
-    #[arg(long)]
-    pub(crate) strict: bool,
     /// Where log-probs of frozen models are kept for other runs [default: the environment's
     /// MOPO_CACHE, else .cache/log_probs beside the run directory]
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
@@ -103,9 +92,6 @@ pub(crate) struct TrainArgs {
         conflicts_with_all = ["preset", "config", "set", "data", "out", "model", "seed", "strict"]
     )]
     pub(crate) resume: Option<PathBuf>,
-    /// flex (the CPU), ndarray, cuda or cuda:N
-    #[arg(long, default_value = "flex")]
-    pub(crate) device: Device,
 }
 
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::device::Device;
+use super::RunArgs;
 
 #[derive(Debug, Args)]
 pub(crate) struct RewardArgs {
@@ -31,21 +31,8 @@ pub(crate) struct RewardTrainArgs {
     /// A complete configuration file instead of a preset
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Override one key, e.g. --set training.steps=200 (may be repeated)
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) set: Vec<String>,
-    /// Data directory or file
-    #[arg(long, value_name = "PATH")]
-    pub(crate) data: Option<PathBuf>,
-    /// Run directory; the model is <DIR>/model [default: runs/rewards/<name>-<date>-<time>]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: Option<PathBuf>,
-    /// Seed, instead of the configuration's
-    #[arg(long)]
-    pub(crate) seed: Option<u64>,
-    /// Make malformed data lines fatal
-    #[arg(long)]
-    pub(crate) strict: bool,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
     /// Go on with a training that was cut off
     #[arg(
         long,
@@ -53,9 +40,6 @@ pub(crate) struct RewardTrainArgs {
         conflicts_with_all = ["preset", "config", "set", "data", "out", "seed", "strict"]
     )]
     pub(crate) resume: Option<PathBuf>,
-    /// flex (the CPU), ndarray, cuda or cuda:N
-    #[arg(long, default_value = "flex")]
-    pub(crate) device: Device,
 }
 
 #[derive(Debug, Args)]

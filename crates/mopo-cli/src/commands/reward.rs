@@ -1,9 +1,6 @@
 //! `mopo reward`: trains reward models.
 
-use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use burn::backend::Autodiff;
 use mopo_ops::FusedBackend;
 use mopo_train::reward_model::{
@@ -12,7 +9,7 @@ use mopo_train::reward_model::{
 };
 use mopo_train::{RunDir, RunRecord};
 
-use super::train::stamp;
+use super::new_run;
 use crate::args::{RewardArgs, RewardCommand, RewardTrainArgs};
 use crate::device::{self, Job, dispatch};
 use crate::progress::{Bars, DownloadBar};
@@ -28,7 +25,7 @@ pub(crate) fn run(args: RewardArgs) -> Result<()> {
 }
 
 fn train(args: RewardTrainArgs) -> Result<()> {
-    device::check(args.device)?;
+    device::check(args.run.device)?;
     let (run, config, record) = match &args.resume {
         Some(dir) => open_reward_run(dir)?,
         None => start(&args)?,
@@ -40,8 +37,11 @@ fn train(args: RewardTrainArgs) -> Result<()> {
         return Ok(());
     }
     let fresh = args.resume.is_none();
-    let result = dispatch(args.device, Train { run, config, record })
-        .map_err(|e| after_failure(e, &path, fresh))?;
+    let result = dispatch(args.run.device, Train { run, config, record }).map_err(|e| {
+        let opened = open_reward_run(&path);
+        let prepared = opened.is_ok_and(|(_, _, record)| !record.hashes.is_empty());
+        new_run::after_failure(e, &path, fresh, prepared, "mopo reward train")
+    })?;
     println!("{result}");
     let model = path.join("model");
     println!("trained in {:.0} s; wrote {}", result.seconds, model.display());
@@ -52,48 +52,16 @@ fn train(args: RewardTrainArgs) -> Result<()> {
     Ok(())
 }
 
-/// A new run whose data could not even be read leaves nothing behind; every other one can go on.
-fn after_failure(error: anyhow::Error, path: &Path, fresh: bool) -> anyhow::Error {
-    let prepared = open_reward_run(path).is_ok_and(|(_, _, record)| !record.hashes.is_empty());
-    if fresh && !prepared && std::fs::remove_dir_all(path).is_ok() {
-        return error;
-    }
-    let resume = format!("mopo reward train --resume {}", path.display());
-    error.context(format!("training stopped; to go on: {resume}"))
-}
-
 fn start(args: &RewardTrainArgs) -> Result<(RunDir, RewardTrainConfig, RunRecord)> {
-    let mut overrides = args.set.clone();
-    overrides.extend(args.seed.map(|seed| format!("seed={seed}")));
+    let overrides = args.run.overrides();
     let mut config = match (&args.config, &args.preset) {
         (Some(path), _) => RewardTrainConfig::from_file(path, &overrides)?,
         (None, Some(preset)) => RewardTrainConfig::preset(preset, &overrides)?,
         (None, None) => unreachable!("clap asks for one of the two"),
     };
-    config.check_data_path(args.data.as_deref())?;
+    config.check_data_path(args.run.data.as_deref())?;
     config.fetch_models(&mut DownloadBar::default())?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let path = match &args.out {
-        Some(path) => path.clone(),
-        None => PathBuf::from("runs/rewards").join(format!("{}-{}", config.name, stamp(now))),
-    };
-    // A relative path would mean another file to a resumed run elsewhere.
-    let data = args
-        .data
-        .as_ref()
-        .map(|d| std::path::absolute(d).with_context(|| format!("the path {}", d.display())))
-        .transpose()?;
-    let record = RunRecord {
-        mopo_version: env!("CARGO_PKG_VERSION").into(),
-        burn_version: "0.21.0".into(),
-        device: args.device.to_string(),
-        seed: config.seed,
-        started: now,
-        command: std::env::args().collect(),
-        data,
-        strict: args.strict,
-        hashes: Default::default(),
-    };
+    let (path, record) = new_run::begin(&args.run, "runs/rewards", &config.name, config.seed)?;
     let run = create_reward_run(&path, &config, &record)?;
     Ok((run, config, record))
 }

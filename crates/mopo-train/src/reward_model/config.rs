@@ -9,7 +9,8 @@ use mopo_eval::reward::TruncationSide;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
-    CheckpointConfig, DataConfig, DataSource, ObjectiveFolder, TokenizerConfig, read_with,
+    CheckpointConfig, DataConfig, DataSource, ObjectiveFolder, TokenizerConfig, check_head,
+    read_with,
 };
 use crate::{Error, Result};
 
@@ -254,10 +255,7 @@ impl RewardTrainConfig {
     /// As [`from_file`](Self::from_file), and an override of a key that does not exist.
     pub fn parse_with(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
         let config: Self = read_with(text, origin, overrides)?;
-        config.check().map_err(|e| match e {
-            Error::Config { message, .. } => Error::Config { origin: origin.into(), message },
-            other => Error::Config { origin: origin.into(), message: other.to_string() },
-        })?;
+        config.check().map_err(|e| e.in_config(origin))?;
         Ok(config)
     }
 
@@ -267,13 +265,7 @@ impl RewardTrainConfig {
     /// Names the key and what would be accepted.
     pub fn check(&self) -> Result<()> {
         let fail = |message: String| Err(Error::Config { origin: self.name.clone(), message });
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-' || c == '.';
-        if self.name.is_empty() || !self.name.chars().all(plain) {
-            return fail(format!("`name` is `{}`; use letters, digits, `-`, `_`, `.`", self.name));
-        }
-        if self.seed > i64::MAX as u64 {
-            return fail(format!("`seed` is {}; it must be below 2^63", self.seed));
-        }
+        check_head(&self.name, self.seed).or_else(fail)?;
         Objectives::new([self.objective.as_str()])?;
         let d = &self.data;
         for (key, value) in [
