@@ -18,7 +18,9 @@ fn normalised<B: FusedBackend>(
     let centred = B::float_sub(x.clone(), B::float_mean_dim(x, 1));
     let variance = B::float_mean_dim(B::float_mul(centred.clone(), centred.clone()), 1);
     let root = B::float_sqrt(B::float_add_scalar(variance, (epsilon as f32).into()));
-    let factor = B::float_recip(root);
+    // Not the reciprocal operation: burn-ndarray's is the processor's estimate, good to 12 bits.
+    let ones = B::float_ones(root.shape(), &B::float_device(&root), root.dtype().into());
+    let factor = B::float_div(ones, root);
     (B::float_mul(centred, factor.clone()), factor)
 }
 
