@@ -192,7 +192,7 @@ fn hand_written_gradients_equal_those_of_the_generic_bodies() {
                     assert_eq!(found.is_some(), tracked[i], "tensor {i}");
                     if let (Some(found), Some(expected)) = (found, expected) {
                         let distance = distance(found, expected);
-                        assert!(distance < 2e-5, "tensor {i}: {distance}");
+                        assert!(distance < of_burn(2e-5), "tensor {i}: {distance}");
                     }
                 }
             }

@@ -207,7 +207,7 @@ fn attention_and_its_gradient() {
             let [q, k, v] = all.map(float);
             tensor(generic::attention::forward::<A>(q, k, v, &rows, heads))
         });
-        assert_close(&host::<B>(found), &expected, 5e-6);
+        assert_close(&host::<B>(found), &expected, of_burn(5e-6));
     }
     // And the generic gradient, which other backends use.
     let [a, b, c] = inputs();

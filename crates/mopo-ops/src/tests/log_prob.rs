@@ -66,7 +66,7 @@ fn values_and_gradients_equal_a_softmax() {
             assert_close(&found, &expected, 3e-6);
             for (i, (found, expected)) in gradients.iter().zip(&expected_gradients).enumerate() {
                 match (found, expected) {
-                    (Some(found), Some(expected)) => assert_close(found, expected, 2e-5),
+                    (Some(found), Some(expected)) => assert_close(found, expected, of_burn(2e-5)),
                     (None, None) => assert!(frozen && i > 0),
                     _ => panic!("gradient {i} of {n} × {d} × {vocab}, frozen: {frozen}"),
                 }

@@ -138,7 +138,7 @@ fn attention_over_whole_rows_and_across_and_its_gradients() {
         for (found, expected) in
             gradients(&inputs, &grad, fused).iter().zip(gradients(&inputs, &grad, plain))
         {
-            assert_close(found, &expected, 5e-6);
+            assert_close(found, &expected, of_burn(5e-6));
         }
         // The generic bodies, which other backends use.
         let [q, k, v] = [0, 1, 2].map(|i| float(inputs[i].clone()));
@@ -148,7 +148,7 @@ fn attention_over_whole_rows_and_across_and_its_gradients() {
         let found =
             crate::generic::attention::backward::<B>(q, k, v, float(grad.clone()), &rows, heads);
         for (found, expected) in found.into_iter().zip(gradients(&inputs, &grad, plain)) {
-            assert_close(&host::<B>(found), &expected, 5e-6);
+            assert_close(&host::<B>(found), &expected, of_burn(5e-6));
         }
         let seen = rows.rows().iter().map(|row| {
             let keys = row.key_run().len;
