@@ -16,7 +16,7 @@ use super::config::{RewardModel, RewardTrainConfig};
 use super::data::{self, Texts};
 use super::examples::{Example, count_right};
 use super::method::{PHASE, RewardTraining};
-use super::save::save_model;
+use super::save::{PADDING, save_model};
 use crate::config::PhaseConfig;
 use crate::fit::{fit, step_seed};
 use crate::run_dir::file_sha256;
@@ -220,14 +220,13 @@ pub fn train_reward<B: FusedAutodiffBackend>(
     let (best_model, best) = method.into_best()?;
 
     let reward = ModelReward::new(&config.objective, best_model, tokenizer, settings)?;
-    let accuracy = |side: &Side| {
-        let (right, n) = count_right(&side.examples, &logits(&reward, &side.examples));
+    let accuracy = |side: &Side, logits: &[Vec<f32>]| {
+        let (right, n) = count_right(&side.examples, logits);
         MeasuredAccuracy::new(right, n)
     };
     let label = config.data.label();
-    let scores: Vec<f32> =
-        logits(&reward, &heldout.examples).iter().map(|logits| logits[label]).collect();
-    let scores = ScoreStatistics::new(scores.iter().copied());
+    let of_heldout = logits(&reward, &heldout.examples);
+    let scores = ScoreStatistics::new(of_heldout.iter().map(|logits| logits[label]));
     let (baseline_rule, baseline) = baseline(&train.examples, &heldout);
     save_model(run, &reward, &scores)?;
     let result = RewardResult {
@@ -238,9 +237,9 @@ pub fn train_reward<B: FusedAutodiffBackend>(
         truncated,
         steps,
         best_step: best.step,
-        validation_accuracy: accuracy(&validation),
-        train_accuracy: accuracy(&train),
-        heldout_accuracy: accuracy(&heldout),
+        validation_accuracy: accuracy(&validation, &logits(&reward, &validation.examples)),
+        train_accuracy: accuracy(&train, &logits(&reward, &train.examples)),
+        heldout_accuracy: accuracy(&heldout, &of_heldout),
         baseline,
         baseline_rule,
         scores,
@@ -283,8 +282,7 @@ fn fresh<B: FusedAutodiffBackend>(
     let architecture = config.model.architecture();
     let tokenizer = tokenizer(run.path(), config, architecture)?;
     let (vocab, positions) = (tokenizer.vocab_size(), config.input.max_tokens);
-    let padding = ["[PAD]", "<pad>", mopo_data::END_OF_TEXT, "</s>"];
-    let pad_token_id = padding.iter().find_map(|name| tokenizer.id(name));
+    let pad_token_id = PADDING.iter().find_map(|name| tokenizer.id(name));
     let labels = match &config.data.pairs {
         Some(_) => vec![config.objective.clone()],
         None => vec![format!("not_{}", config.objective), config.objective.clone()],

@@ -10,6 +10,9 @@ use crate::{Error, Result, RunDir};
 /// The model's directory in the run.
 pub(crate) const MODEL_DIR: &str = "model";
 
+/// What may stand for padding: the first of these that a tokenizer has, in its settings and the model's.
+pub(crate) const PADDING: [&str; 4] = ["[PAD]", "<pad>", mopo_data::END_OF_TEXT, "</s>"];
+
 /// Writes `model/`: `config.json`, `model.safetensors`, `tokenizer.json` with its settings, and
 /// `reward.toml`, which says how to ask the model. All of it or nothing: the directory is renamed into
 /// place.
@@ -41,7 +44,7 @@ pub(crate) fn save_model<B: FusedBackend>(
     });
     // Where padding is another token than the tokenizer's, batches of others would pool wrongly.
     for (role, names) in [
-        ("pad_token", &["[PAD]", "<pad>", mopo_data::END_OF_TEXT, "</s>"][..]),
+        ("pad_token", &PADDING[..]),
         ("eos_token", &[mopo_data::END_OF_TEXT, "</s>"]),
         ("unk_token", &["[UNK]", "<unk>"]),
         ("cls_token", &["[CLS]"]),
