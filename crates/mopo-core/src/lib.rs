@@ -18,7 +18,7 @@ pub use dual::{CopSolution, DualState, DualStep, TabularProblem};
 pub use error::{Error, Result};
 pub use lower_bound::{LowerBound, lower_bound};
 pub use mopo::{
-    BatchStatistics, DualMethod, Estimator, MopoConfig, Normaliser, Statistic, TermLabels,
-    ThresholdRule,
+    BatchStatistics, DualMethod, IndicatorEstimator, MopoConfig, TermLabels, ThresholdRule,
+    ThresholdStatistic, WeightNormalization,
 };
 pub use objective::Objectives;

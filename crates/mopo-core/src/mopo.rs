@@ -13,7 +13,7 @@ use crate::{Ball, DualState, Error, Result};
 /// Which estimate of a secondary preference an adaptive threshold follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Statistic {
+pub enum ThresholdStatistic {
     /// v_k = Σ a w I_k, as the source reads. The constraint is on the smaller lower bound, so
     /// such a threshold can be unattainable; λ then saturates at `lambda_max`, which is reported.
     Plain,
@@ -24,7 +24,7 @@ pub enum Statistic {
 /// What a term's indicator stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Estimator {
+pub enum IndicatorEstimator {
     /// Terms of one (prompt, response) share their mean indicator: converges to the exact solution.
     Action,
     /// Every term has its own indicator (equation 11 of the source, read literally).
@@ -44,7 +44,7 @@ pub enum ThresholdRule {
 /// Over what the weights w have mean 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Normaliser {
+pub enum WeightNormalization {
     /// Over all terms of the batch. A prompt whose responses score well then weighs more.
     Batch,
     /// Over the terms of each prompt, as the closed form has it: π(·|x) is a distribution for every
@@ -88,14 +88,14 @@ pub struct MopoConfig {
     pub initial_chi: f64,
     /// |log(π_ref/π_0)| of a response is clipped here.
     pub ratio_clip: f64,
-    /// Statistic that adaptive thresholds follow.
-    pub statistic: Statistic,
+    /// ThresholdStatistic that adaptive thresholds follow.
+    pub threshold_statistic: ThresholdStatistic,
     /// What an indicator stands for.
-    pub estimator: Estimator,
+    pub indicator_estimator: IndicatorEstimator,
     /// Fixed or adaptive thresholds.
     pub thresholds: ThresholdRule,
     /// Over what w is normalised.
-    pub normaliser: Normaliser,
+    pub weight_normalization: WeightNormalization,
     /// Stepped along, or solved for.
     pub dual: DualMethod,
     /// b_k at the start; 0.5 asks for no less than the behaviour policy.
@@ -118,10 +118,10 @@ impl Default for MopoConfig {
             initial_lambda: 0.0,
             initial_chi: 1.0,
             ratio_clip: 5.0,
-            statistic: Statistic::Plain,
-            estimator: Estimator::Action,
+            threshold_statistic: ThresholdStatistic::Plain,
+            indicator_estimator: IndicatorEstimator::Action,
             thresholds: ThresholdRule::Adaptive,
-            normaliser: Normaliser::Batch,
+            weight_normalization: WeightNormalization::Batch,
             dual: DualMethod::Joint,
             initial_threshold: 0.5,
             prune_below: 1e-5,
@@ -172,11 +172,13 @@ impl MopoConfig {
             (0.0..=1.0).contains(&self.initial_threshold),
             "must lie in [0, 1]",
         )?;
-        if self.dual == DualMethod::Exact && self.normaliser == Normaliser::Prompt {
+        if self.dual == DualMethod::Exact
+            && self.weight_normalization == WeightNormalization::Prompt
+        {
             return Err(Error::InvalidParameter {
                 field: "mopo.dual",
-                value: "\"exact\" with mopo.normaliser = \"prompt\"".into(),
-                expected: "the exact dual groups terms whatever their prompt is: use normaliser = \
+                value: "\"exact\" with mopo.weight_normalization = \"prompt\"".into(),
+                expected: "the exact dual groups terms whatever their prompt is: use weight_normalization = \
                            \"batch\", or dual = \"joint\""
                     .into(),
             });
@@ -205,7 +207,7 @@ pub struct TermLabels<B: Backend> {
     pub indicators: Tensor<B, 3>,
     /// The same shape, 1 where the label is there, else 0.
     pub present: Tensor<B, 3>,
-    /// Which terms share a prompt, if w is normalised prompt by prompt ([`Normaliser::Prompt`]).
+    /// Which terms share a prompt, if w is normalised prompt by prompt ([`WeightNormalization::Prompt`]).
     pub prompts: Prompts<B>,
 }
 

@@ -226,9 +226,9 @@ mod tests {
         assert!(error.contains("policy.json"), "{error}");
         let error = save_policy(&params, &fixtures::lora(), &names(1), dir.path()).unwrap_err();
         assert!(error.to_string().contains("there are 2 heads"), "{error}");
-        let fewer = LoraConfig { targets: vec![LoraTarget::Fc1], ..fixtures::lora() };
+        let fewer = LoraConfig { target_modules: vec![LoraTarget::Fc1], ..fixtures::lora() };
         let error = save_policy(&params, &fewer, &names(2), dir.path()).unwrap_err();
-        assert!(error.to_string().contains("lora.targets"), "{error}");
+        assert!(error.to_string().contains("lora.target_modules"), "{error}");
         // An interrupted save leaves no description, so nothing loads.
         assert!(message(load_policy(dir.path(), &base, &device)).contains("policy.json"));
 

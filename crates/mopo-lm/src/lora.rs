@@ -67,12 +67,13 @@ pub struct LoraConfig {
     /// Dropout on the input of A, while training only, in [0, 1). Default 0.05.
     pub dropout: f64,
     /// Which layers of every block. Default: all six.
-    pub targets: Vec<LoraTarget>,
+    #[serde(alias = "targets")]
+    pub target_modules: Vec<LoraTarget>,
 }
 
 impl Default for LoraConfig {
     fn default() -> Self {
-        Self { rank: 16, alpha: 32.0, dropout: 0.05, targets: LoraTarget::ALL.to_vec() }
+        Self { rank: 16, alpha: 32.0, dropout: 0.05, target_modules: LoraTarget::ALL.to_vec() }
     }
 }
 
@@ -98,13 +99,13 @@ impl LoraConfig {
         if !(0.0..1.0).contains(&self.dropout) {
             return refuse("lora.dropout", self.dropout.to_string(), "it must lie in [0, 1)");
         }
-        let mut targets = self.targets.clone();
+        let mut targets = self.target_modules.clone();
         targets.sort();
         targets.dedup();
-        if targets.is_empty() || targets.len() != self.targets.len() {
+        if targets.is_empty() || targets.len() != self.target_modules.len() {
             return refuse(
-                "lora.targets",
-                format!("{:?}", self.targets),
+                "lora.target_modules",
+                format!("{:?}", self.target_modules),
                 "it must name at least one of q_proj, k_proj, v_proj, dense, fc1, fc2, each once",
             );
         }
@@ -114,7 +115,7 @@ impl LoraConfig {
     /// Parameters of the adapter on a model of that shape.
     pub fn num_params(&self, phi: &PhiConfig) -> usize {
         let layer: usize = self
-            .targets
+            .target_modules
             .iter()
             .map(|target| target.shape(phi).iter().sum::<usize>() * self.rank)
             .sum();
@@ -146,7 +147,9 @@ impl LoraConfig {
         let layers = (0..phi.num_hidden_layers)
             .map(|i| {
                 let mut layer = LoraLayer::empty();
-                for target in LoraTarget::ALL.into_iter().filter(|t| self.targets.contains(t)) {
+                for target in
+                    LoraTarget::ALL.into_iter().filter(|t| self.target_modules.contains(t))
+                {
                     let (a, b) = pair(i, target, target.shape(phi))?;
                     *layer.get_mut(target) =
                         Some(LoraPair { a: Param::from_tensor(a), b: Param::from_tensor(b) });
@@ -290,7 +293,7 @@ mod tests {
     fn only_targets_are_changed_and_all_parameters_are_leaves() {
         type Ad = TestAutodiffBackend;
         let base = fixtures::base::<Ad>(1);
-        let config = LoraConfig { targets: vec![LoraTarget::Fc2], ..fixtures::lora() };
+        let config = LoraConfig { target_modules: vec![LoraTarget::Fc2], ..fixtures::lora() };
         let adapter = {
             let _guard = fixtures::BACKEND_RANDOM.lock();
             config.init::<Ad>(base.config(), &Default::default())
@@ -359,12 +362,12 @@ mod tests {
             ("16", "0", "lora.rank"),
             ("32.0", "-1", "lora.alpha"),
             ("0.05", "1.0", "lora.dropout"),
-            ("fc1", "fc2", "lora.targets"),
+            ("fc1", "fc2", "lora.target_modules"),
         ] {
             let error = read(from, to).unwrap().check().unwrap_err();
             assert!(error.to_string().contains(field), "{error}");
         }
-        let none = LoraConfig { targets: vec![], ..Default::default() };
-        assert!(none.check().unwrap_err().to_string().contains("lora.targets"));
+        let none = LoraConfig { target_modules: vec![], ..Default::default() };
+        assert!(none.check().unwrap_err().to_string().contains("lora.target_modules"));
     }
 }

@@ -83,7 +83,7 @@ pub fn interpolate<B: Backend>(
         rank,
         alpha: rank as f64,
         dropout: 0.0,
-        targets: LoraTarget::ALL.into_iter().filter(has).collect(),
+        target_modules: LoraTarget::ALL.into_iter().filter(has).collect(),
     };
     let combined = lora.build(phi, |layer, target, [d_in, d_out]| {
         let (mut all_a, mut all_b) = (vec![], vec![]);
@@ -161,7 +161,7 @@ mod tests {
     type B = TestBackend;
 
     fn adapter(seed: u64, rank: usize, alpha: f64, targets: &[LoraTarget]) -> LoraAdapter<B> {
-        let lora = LoraConfig { rank, alpha, dropout: 0.0, targets: targets.to_vec() };
+        let lora = LoraConfig { rank, alpha, dropout: 0.0, target_modules: targets.to_vec() };
         let fresh = {
             let _guard = fixtures::BACKEND_RANDOM.lock();
             lora.init(&fixtures::tiny(), &Default::default())
@@ -204,7 +204,7 @@ mod tests {
             let all = [&one, &two, &three];
             let parts: Vec<_> = all.into_iter().zip(weights).collect();
             let (sum, lora) = interpolate(&parts, &phi).unwrap();
-            assert_eq!((lora.rank, sum.scale(), lora.targets.len()), (8, 1.0, 6));
+            assert_eq!((lora.rank, sum.scale(), lora.target_modules.len()), (8, 1.0, 6));
             for layer in 0..2 {
                 for target in LoraTarget::ALL {
                     let found = delta(&sum, layer, target);
@@ -221,7 +221,7 @@ mod tests {
         }
         // The union of the targets, no more; and what comes out is an adapter like any other.
         let (sum, lora) = interpolate(&[(&one, 0.5), (&two, 0.5)], &phi).unwrap();
-        assert_eq!(lora.targets, [QProj, Dense, Fc1, Fc2]);
+        assert_eq!(lora.target_modules, [QProj, Dense, Fc1, Fc2]);
         let dir = tempfile::tempdir().unwrap();
         crate::save_adapter(&sum, &lora, dir.path()).unwrap();
         let (again, _) = crate::load_adapter::<B>(dir.path(), &phi, &Default::default()).unwrap();

@@ -91,10 +91,10 @@ pub fn save_adapter<B: Backend>(
     for (i, layer) in adapter.layers.iter().enumerate() {
         for target in LoraTarget::ALL {
             let pair = layer.get(target);
-            if pair.is_some() != lora.targets.contains(&target) {
+            if pair.is_some() != lora.target_modules.contains(&target) {
                 return Err(Error::InvalidParameter {
-                    field: "lora.targets",
-                    value: format!("{:?}", lora.targets),
+                    field: "lora.target_modules",
+                    value: format!("{:?}", lora.target_modules),
                     expected: "it must be the configuration that the adapter was made with".into(),
                 });
             }
@@ -108,7 +108,7 @@ pub fn save_adapter<B: Backend>(
     let json = serde_json::json!({
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none",
         "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout,
-        "target_modules": lora.targets, "inference_mode": true,
+        "target_modules": lora.target_modules, "inference_mode": true,
     });
     Ok(mopo_hub::write_json(&dir.join(CONFIG), &json)?)
 }
@@ -193,7 +193,8 @@ impl Stored {
             true => self.lora_alpha * (self.r as f64).sqrt(),
             false => self.lora_alpha,
         };
-        let lora = LoraConfig { rank: self.r, alpha, dropout: self.lora_dropout, targets };
+        let lora =
+            LoraConfig { rank: self.r, alpha, dropout: self.lora_dropout, target_modules: targets };
         lora.check()?;
         Ok(lora)
     }

@@ -69,9 +69,16 @@ pub(crate) fn fit(
         last = method.headline(&metrics);
         file.append(&Row { phase: name, step: done, metrics: &metrics })?;
         done += 1;
-        if done % checkpoints.every == 0 || done == phase.steps || method.finished() {
+        if done % checkpoints.save_steps == 0 || done == phase.steps || method.finished() {
             file.sync()?;
-            checkpoint::save(run, name, done, file.len(), &method.save()?, checkpoints.keep)?;
+            checkpoint::save(
+                run,
+                name,
+                done,
+                file.len(),
+                &method.save()?,
+                checkpoints.save_total_limit,
+            )?;
         }
         progress.advance(&last);
     }

@@ -1,6 +1,6 @@
 //! The training pairs as the loops use them: tokens, and two rows of indicators per pair.
 
-use mopo_core::Estimator;
+use mopo_core::IndicatorEstimator;
 use mopo_data::{PairTokens, PreferenceRecord, response_group_means};
 use mopo_lm::{PackedBatch, PairSlices};
 
@@ -22,11 +22,11 @@ impl Pairs {
     pub fn new(
         records: &[PreferenceRecord],
         tokens: Vec<PairTokens>,
-        estimator: Estimator,
+        estimator: IndicatorEstimator,
     ) -> Self {
         let terms = match estimator {
-            Estimator::Action => response_group_means(records),
-            Estimator::Pair => records
+            IndicatorEstimator::Action => response_group_means(records),
+            IndicatorEstimator::Pair => records
                 .iter()
                 .map(|r| {
                     let second = r.indicators.iter().map(|i| i.map(|i| 1.0 - i)).collect();

@@ -32,7 +32,7 @@ impl<'a, B: FusedAutodiffBackend> WarmStart<'a, B> {
         device: &B::Device,
     ) -> Self {
         let order =
-            BatchOrder::new(pairs.row_lengths(), phase.batch_pairs, step_seed(seed, PHASE, 0));
+            BatchOrder::new(pairs.row_lengths(), phase.batch_size, step_seed(seed, PHASE, 0));
         Self { trainer: Trainer::new(base), pairs, order, phase, seed, device: device.clone() }
     }
 
@@ -50,8 +50,8 @@ impl<B: FusedAutodiffBackend> Method for WarmStart<'_, B> {
         let clock = std::time::Instant::now();
         B::seed(&self.device, step_seed(self.seed, PHASE, step));
         let (mut loss_sum, mut n_tokens) = (0.0, 0);
-        for j in 0..self.phase.accumulation {
-            let indices = self.order.batch(step * self.phase.accumulation + j);
+        for j in 0..self.phase.gradient_accumulation_steps {
+            let indices = self.order.batch(step * self.phase.gradient_accumulation_steps + j);
             let mut batch = self.pairs.pack(&indices, &vec![[true, true]; indices.len()])?;
             let n_responses = batch.terms.len();
             if self.phase.prompt_weight > 0.0 {
@@ -74,11 +74,12 @@ impl<B: FusedAutodiffBackend> Method for WarmStart<'_, B> {
                 weight += self.phase.prompt_weight * targets(&batch.terms[n_responses..]) as f64;
             }
             // Mean over tokens, so that the learning rate does not depend on their number.
-            let loss = total.neg().div_scalar(weight * self.phase.accumulation as f64);
+            let loss =
+                total.neg().div_scalar(weight * self.phase.gradient_accumulation_steps as f64);
             loss_sum += loss.clone().into_scalar().elem::<f64>();
             self.trainer.accumulate(loss);
         }
-        let norm = self.trainer.step(learning_rate, self.phase.gradient_clip);
+        let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm);
         Ok(Metrics::from([
             ("loss".into(), loss_sum),
             ("gradient_norm".into(), norm),

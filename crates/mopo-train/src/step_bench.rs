@@ -68,10 +68,10 @@ pub enum BenchWindow {
 pub struct StepBench {
     /// Which step.
     pub method: BenchMethod,
-    /// How many, each on the next `batch_pairs` pairs.
+    /// How many, each on the next `batch_size` pairs.
     pub steps: usize,
     /// Pairs of a step.
-    pub batch_pairs: usize,
+    pub batch_size: usize,
     /// Seed of the adapter's A.
     pub seed: u64,
 }
@@ -114,14 +114,14 @@ pub fn bench_steps<B: FusedAutodiffBackend>(
     bench: &StepBench,
     device: &B::Device,
 ) -> Result<Vec<StepMeasurement>> {
-    let needed = bench.steps * bench.batch_pairs;
+    let needed = bench.steps * bench.batch_size;
     if needed == 0 || pairs.len() < needed {
         return Err(Error::Config {
             origin: "bench".into(),
             message: format!(
                 "{} steps of {} pairs need at least 1 and at most the {} pairs that there are",
                 bench.steps,
-                bench.batch_pairs,
+                bench.batch_size,
                 pairs.len()
             ),
         });
@@ -129,7 +129,7 @@ pub fn bench_steps<B: FusedAutodiffBackend>(
     let lora = LoraConfig { dropout: 0.0, ..LoraConfig::default() };
     let sizes = Sizes { phi: base.config(), lora: &lora };
     B::seed(device, step_seed(bench.seed, "adapter", 0));
-    let order = BatchOrder::in_file_order(needed, bench.batch_pairs);
+    let order = BatchOrder::in_file_order(needed, bench.batch_size);
     match bench.method {
         BenchMethod::Mopo(window) => bench_mopo(base, pairs, bench, window, sizes, order, device),
         method => {
@@ -279,11 +279,11 @@ fn bench_mopo<B: FusedAutodiffBackend>(
     let config = MopoConfig { tau: TAU, reference_lag: bench.steps, ..MopoConfig::default() };
     let phase = PhaseConfig {
         steps: bench.steps,
-        batch_pairs: bench.batch_pairs,
-        accumulation: 1,
+        batch_size: bench.batch_size,
+        gradient_accumulation_steps: 1,
         learning_rate: LEARNING_RATE,
-        rise_steps: 0,
-        gradient_clip: 0.0,
+        warmup_steps: 0,
+        max_grad_norm: 0.0,
         prompt_weight: 0.0,
         gradient_checkpointing: false,
     };
@@ -298,7 +298,7 @@ fn bench_mopo<B: FusedAutodiffBackend>(
         seed: bench.seed,
     };
     let params = PolicyParams::init(base, sizes.lora, 2, device);
-    let other = BatchOrder::in_file_order(bench.steps * bench.batch_pairs, bench.batch_pairs);
+    let other = BatchOrder::in_file_order(bench.steps * bench.batch_size, bench.batch_size);
     let mut method = Mopo::new(base, params, setup, device).with_order(other);
     let first = match window {
         BenchWindow::First => 0,
@@ -381,7 +381,7 @@ mod tests {
     }
 
     fn steps(base: &Phi<B>, method: BenchMethod) -> Vec<StepMeasurement> {
-        let bench = StepBench { method, steps: 2, batch_pairs: 2, seed: 0 };
+        let bench = StepBench { method, steps: 2, batch_size: 2, seed: 0 };
         bench_steps(base, &pairs(), &bench, &Default::default()).unwrap()
     }
 
@@ -428,7 +428,7 @@ mod tests {
 
     #[test]
     fn more_steps_than_pairs_are_refused() {
-        let bench = StepBench { method: BenchMethod::Clone, steps: 3, batch_pairs: 2, seed: 0 };
+        let bench = StepBench { method: BenchMethod::Clone, steps: 3, batch_size: 2, seed: 0 };
         let error = bench_steps(&base(), &pairs(), &bench, &Default::default()).unwrap_err();
         assert!(error.to_string().contains("4 pairs"), "{error}");
     }

@@ -86,7 +86,7 @@ impl Sizes<'_> {
         of: impl Fn(LoraTarget) -> bool,
         side: impl Fn([usize; 2]) -> usize,
     ) -> f64 {
-        let of = self.lora.targets.iter().filter(|t| of(**t));
+        let of = self.lora.target_modules.iter().filter(|t| of(**t));
         of.map(|t| 2.0 * (self.lora.rank * side(t.shape(self.phi))) as f64).sum()
     }
 

@@ -59,9 +59,9 @@ pub fn train<B: FusedAutodiffBackend>(
     if !base_dir.join("config.json").exists() {
         B::seed(device, step_seed(config.seed, "init", 0));
         let base = initial_base::<B>(config, &data.tokenizer, device)?;
-        let base = base.with_gradient_checkpointing(config.warm_start.gradient_checkpointing);
-        let mut warm = WarmStart::new(base, &data.train, &config.warm_start, config.seed, device);
-        metrics_len = fit(&mut warm, run, &config.warm_start, &config.checkpoints, 0, progress)?;
+        let base = base.with_gradient_checkpointing(config.sft.gradient_checkpointing);
+        let mut warm = WarmStart::new(base, &data.train, &config.sft, config.seed, device);
+        metrics_len = fit(&mut warm, run, &config.sft, &config.checkpoints, 0, progress)?;
         save_phi(&warm.model().valid(), &base_dir)?;
     } else if let Some(c) = checkpoint::latest(run, sft::PHASE)? {
         metrics_len = c.metrics_len;
@@ -225,7 +225,7 @@ fn initial_base<B: FusedAutodiffBackend>(
 
 /// A base that is trained needs F32; one that stays as it is keeps the checkpoint's data type.
 fn initial_options(config: &RunConfig) -> LoadOptions {
-    match config.warm_start.steps {
+    match config.sft.steps {
         0 => LoadOptions::default(),
         _ => LoadOptions::f32(),
     }

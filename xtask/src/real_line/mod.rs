@@ -39,13 +39,13 @@ const OBJECTIVES: [&str; 2] = ["helpful", "harmless"];
 
 /// What `--smoke` changes, for reward models and for the run.
 const SMOKE_REWARD: &[&str] =
-    &["training.steps=4", "training.evaluate_every=2", "tokenizer.train=400"];
+    &["training.steps=4", "training.eval_steps=2", "tokenizer.vocab_size=400"];
 const SMOKE_RUN: &[&str] = &[
-    "tokenizer.train=400",
+    "tokenizer.vocab_size=400",
     "model.scratch.num_hidden_layers=1",
     "model.scratch.hidden_size=48",
     "model.scratch.intermediate_size=96",
-    "warm_start.steps=2",
+    "sft.steps=2",
     "training.steps=2",
     "evaluation.n_prompts=8",
     "evaluation.n_clusters=2",

@@ -96,7 +96,7 @@ fn a_run_trains_on_a_source() {
     }
     command.args(["--set", "policies=[\"helpful\",\"harmless\"]"]);
     command.args(["--set", "data.max_prompt_tokens=64", "--set", "data.max_response_tokens=64"]);
-    command.args(["--set", "training.steps=2", "--set", "warm_start.steps=1"]);
+    command.args(["--set", "training.steps=2", "--set", "sft.steps=1"]);
     succeed(command.args(["--set", "evaluation.mixture_steps=0"]));
     let set = PreparedSet::read(dir.path().join("run/data/train.jsonl")).unwrap();
     assert_eq!(set.header.objectives.names(), ["helpful", "harmless"]);

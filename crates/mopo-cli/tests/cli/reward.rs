@@ -10,13 +10,13 @@ use crate::kill_and_resume::kill_once_there;
 
 /// Overrides that make a training tiny.
 const TINY: &[&str] = &[
-    "tokenizer.train=300",
-    "input.max_tokens=48",
+    "tokenizer.vocab_size=300",
+    "input.max_length=48",
     "training.steps=24",
     "training.batch=6",
-    "training.evaluate_every=4",
-    "training.patience=6",
-    "checkpoints.every=5",
+    "training.eval_steps=4",
+    "training.early_stopping_patience=6",
+    "checkpoints.save_steps=5",
 ];
 
 const PAIRS: &str = r#"
@@ -32,27 +32,27 @@ n_prompts = 40
 ties = "half"
 [input]
 text = "{prompt}{response}"
-max_tokens = 96
+max_length = 96
 truncation_side = "left"
 [tokenizer]
-train = 300
+vocab_size = 300
 [model.gpt2]
 n_embd = 16
 n_layer = 2
 n_head = 2
 [training]
 steps = 24
-batch = 4
+batch_size = 4
 learning_rate = 1e-2
-rise_steps = 2
-gradient_clip = 1.0
+warmup_steps = 2
+max_grad_norm = 1.0
 weight_decay = 0.1
 token_dropout = 0.1
-evaluate_every = 4
-patience = 6
+eval_steps = 4
+early_stopping_patience = 6
 [checkpoints]
-every = 3
-keep = 2
+save_steps = 3
+save_total_limit = 2
 "#;
 
 /// Texts of two kinds, told apart by a word: written here.
@@ -143,11 +143,11 @@ fn what_is_learned_is_kept_and_early_stopping_stops() {
     let mut command = humor(dir.path(), "run");
     for set in [
         "training.steps=600",
-        "training.rise_steps=10",
+        "training.warmup_steps=10",
         "training.learning_rate=5e-3",
-        "training.evaluate_every=10",
-        "training.patience=10",
-        "checkpoints.every=50",
+        "training.eval_steps=10",
+        "training.early_stopping_patience=10",
+        "checkpoints.save_steps=50",
     ] {
         command.args(["--set", set]);
     }

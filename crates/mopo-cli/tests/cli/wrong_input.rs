@@ -129,7 +129,7 @@ fn tokenizers_that_do_not_fit() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     crate::common::succeed(
-        tiny(&run).args(["--set", "warm_start.steps=1"]).args(["--set", "training.steps=1"]),
+        tiny(&run).args(["--set", "sft.steps=1"]).args(["--set", "training.steps=1"]),
     );
     // The trained model has 300 entries, a tokenizer trained on the same text 400.
     let base = run.join("warm_start");

@@ -12,7 +12,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::Comparisons;
 use crate::dpo::dpo_loss;
-use crate::mopo::{Estimator, MopoConfig, PolicyDual, Prompts, TermLabels, cloning_loss, weigh};
+use crate::mopo::{
+    IndicatorEstimator, MopoConfig, PolicyDual, Prompts, TermLabels, cloning_loss, weigh,
+};
 use crate::{DualMethod, DualState, Error, Result};
 
 /// What a step sees of the data.
@@ -53,7 +55,7 @@ pub struct Run {
     /// b per objective at the start (the primary's is ignored).
     pub thresholds: Vec<f64>,
     /// The method. The reference is refreshed every `reference_lag` steps: a value beyond the
-    /// number of steps keeps it at the uniform distribution. Not read: `normaliser` (always by
+    /// number of steps keeps it at the uniform distribution. Not read: `weight_normalization` (always by
     /// context), `dual` (always joint), `ratio_clip`, `prune_below` and `initial_threshold`.
     pub mopo: MopoConfig,
     /// Seed of its mini-batches.
@@ -177,8 +179,12 @@ fn check(data: &[Comparisons], runs: &[Run], config: &LearnerConfig) -> Result<(
                 exactly with TabularProblem or TermGroups",
             );
         }
-        if config.batch == Batch::All && run.mopo.estimator == Estimator::Pair {
-            return invalid("estimator", "pair".into(), "with Batch::All it must be `action`");
+        if config.batch == Batch::All && run.mopo.indicator_estimator == IndicatorEstimator::Pair {
+            return invalid(
+                "indicator_estimator",
+                "pair".into(),
+                "with Batch::All it must be `action`",
+            );
         }
     }
     Ok(())
@@ -367,10 +373,10 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
                 for (side, action) in [pair.first, pair.second].into_iter().enumerate() {
                     let cell = pair.context * self.n_actions + action;
                     for (j, &i) in pair.indicators.iter().enumerate() {
-                        terms.labels.push(Some(match run.mopo.estimator {
-                            Estimator::Action => data.preference()[j][cell] as f32,
-                            Estimator::Pair if side == 0 => i,
-                            Estimator::Pair => 1.0 - i,
+                        terms.labels.push(Some(match run.mopo.indicator_estimator {
+                            IndicatorEstimator::Action => data.preference()[j][cell] as f32,
+                            IndicatorEstimator::Pair if side == 0 => i,
+                            IndicatorEstimator::Pair => 1.0 - i,
                         }));
                     }
                     terms.cells.push(cell as i32);

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ExactDual;
-use crate::mopo::{BatchStatistics, MopoConfig, Statistic, ThresholdRule};
+use crate::mopo::{BatchStatistics, MopoConfig, ThresholdRule, ThresholdStatistic};
 
 /// Limits of log χ: below e^-20 it no longer changes q̲ in f32. Above e^8 q̲ is the plain estimate
 /// within 1e-3, and its rounding error, which grows with χ, would soon be larger than that.
@@ -86,9 +86,9 @@ impl DualState {
                 (self.lambda[k] - config.lambda_lr * slack).clamp(0.0, config.lambda_max);
             out.slack[k] = Some(slack);
             out.saturated[k] = self.lambda[k] >= config.lambda_max && slack < 0.0;
-            self.interval_sum[k] += match config.statistic {
-                Statistic::Plain => plain,
-                Statistic::LowerBound => bound,
+            self.interval_sum[k] += match config.threshold_statistic {
+                ThresholdStatistic::Plain => plain,
+                ThresholdStatistic::LowerBound => bound,
             };
             self.interval_count[k] += 1;
         }
@@ -100,9 +100,9 @@ impl DualState {
     pub fn set_exact(&mut self, config: &MopoConfig, exact: &ExactDual) {
         for k in self.secondary() {
             self.lambda[k] = exact.lambda[k];
-            let statistic = match config.statistic {
-                Statistic::Plain => exact.plain[k],
-                Statistic::LowerBound => exact.lower_bound[k],
+            let statistic = match config.threshold_statistic {
+                ThresholdStatistic::Plain => exact.plain[k],
+                ThresholdStatistic::LowerBound => exact.lower_bound[k],
             };
             if let (Some(chi), Some(statistic)) = (exact.chi[k], statistic) {
                 self.log_chi[k] = chi.ln().clamp(LOG_CHI.0, LOG_CHI.1);

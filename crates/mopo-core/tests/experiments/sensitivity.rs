@@ -1,7 +1,7 @@
 //! Adaptive thresholds: what β and the lag do.
 
 use mopo_core::Ball;
-use mopo_core::Statistic::{LowerBound, Plain};
+use mopo_core::ThresholdStatistic::{LowerBound, Plain};
 use mopo_core::bandit::experiments::{SensitivityRow, SensitivitySettings, sensitivity};
 use mopo_testkit::TestAutodiffBackend as AD;
 

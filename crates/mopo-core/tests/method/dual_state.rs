@@ -1,6 +1,6 @@
 //! The multipliers from batch to batch.
 
-use mopo_core::{BatchStatistics, DualState, MopoConfig, Statistic, ThresholdRule};
+use mopo_core::{BatchStatistics, DualState, MopoConfig, ThresholdRule, ThresholdStatistic};
 
 /// Statistics of two objectives of which the second says this.
 fn statistics(plain: f64, bound: f64, chi_gradient: f64) -> BatchStatistics {
@@ -46,9 +46,11 @@ fn chi_climbs_its_gradient_and_the_primary_never_moves() {
 
 #[test]
 fn adaptive_thresholds_follow_the_mean_of_the_interval() {
-    for (statistic, mean) in [(Statistic::Plain, 0.7), (Statistic::LowerBound, 0.4)] {
+    for (statistic, mean) in
+        [(ThresholdStatistic::Plain, 0.7), (ThresholdStatistic::LowerBound, 0.4)]
+    {
         let config = MopoConfig {
-            statistic,
+            threshold_statistic: statistic,
             thresholds: ThresholdRule::Adaptive,
             relaxation: 0.9,
             ..MopoConfig::default()
@@ -63,7 +65,7 @@ fn adaptive_thresholds_follow_the_mean_of_the_interval() {
         // The next interval forgets this one …
         dual.step(&config, &statistics(0.2, 0.1, 0.0));
         dual.refresh(&config);
-        let next = if statistic == Statistic::Plain { 0.2 } else { 0.1 };
+        let next = if statistic == ThresholdStatistic::Plain { 0.2 } else { 0.1 };
         assert!((dual.thresholds[1] - 0.9 * next).abs() < 1e-12, "{statistic:?} {dual:?}");
         // … and one without a batch keeps the threshold.
         let before = dual.thresholds.clone();

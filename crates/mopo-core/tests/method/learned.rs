@@ -7,7 +7,7 @@ use mopo_core::bandit::{
     Batch, Comparison, Comparisons, Labels, LearnerConfig, Run, Structure, ToySet, learn,
 };
 use mopo_core::dual::{DualProblem, TermGroups, log_weights};
-use mopo_core::mopo::{Estimator, MopoConfig};
+use mopo_core::mopo::{IndicatorEstimator, MopoConfig};
 use mopo_testkit::TestAutodiffBackend as AD;
 
 use super::device;
@@ -189,7 +189,8 @@ fn comparisons_and_runs_that_do_not_fit_are_refused() {
     assert!(refuse(Run { primary: 1, ..run.clone() }, &config).contains("objectives"));
     let tau = MopoConfig { tau: 0.0, ..MopoConfig::default() };
     assert!(refuse(Run { mopo: tau, ..run.clone() }, &config).contains("tau"));
-    let pairs = MopoConfig { estimator: Estimator::Pair, ..MopoConfig::default() };
+    let pairs =
+        MopoConfig { indicator_estimator: IndicatorEstimator::Pair, ..MopoConfig::default() };
     assert!(refuse(Run { mopo: pairs, ..run.clone() }, &all).contains("estimator"));
     assert!(refuse(run, &LearnerConfig { batch: Batch::Pairs(0), ..config }).contains("pair"));
 }

@@ -9,7 +9,9 @@ use mopo_data::reddit::{CharacterRange, TldrOptions};
 use mopo_data::{ChatTemplate, PairOptions, ReadOptions};
 use serde::{Deserialize, Serialize};
 
-use super::set;
+use super::ranges::{self, Checked, MAX_COUNT, MAX_TOKENS};
+use super::read::{ConfigFile, read_with};
+use super::renamed::RenamedKey;
 use crate::{Error, Result};
 
 /// The sources' sections that the binary carries: name, text.
@@ -25,16 +27,17 @@ const SECTIONS: &[(&str, &str)] = &[
     ("helpsteer", include_str!("../../configs/data/helpsteer.toml")),
 ];
 
-/// Keys that a section need not have, which `--set` may add.
+/// Keys of `[data]` that need not be there, which `--set` may add.
 pub(super) const OPTIONAL: &[&str] = &[
-    "objectives",
-    "stem",
-    "split",
-    "post_characters",
-    "template",
-    "tie_threshold",
-    "pairs_per_prompt",
-    "n_prompts",
+    "data.objectives",
+    "data.folders",
+    "data.stem",
+    "data.split",
+    "data.post_characters",
+    "data.template",
+    "data.tie_threshold",
+    "data.pairs_per_prompt",
+    "data.n_prompts",
 ];
 
 /// Where the pairs come from, and how long they may be. Which keys a source takes is checked: one of
@@ -123,10 +126,17 @@ pub struct ObjectiveFolder {
     pub folder: String,
 }
 
-#[derive(Deserialize)]
+/// A file of `[data]` alone.
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Section {
     data: DataConfig,
+}
+
+impl ConfigFile for Section {
+    const RENAMED: &'static [RenamedKey] = &[];
+    const OPTIONAL: &'static [&'static str] = OPTIONAL;
+    const ALTERNATIVES: &'static [&'static [&'static str]] = &[];
 }
 
 impl DataConfig {
@@ -183,33 +193,22 @@ impl DataConfig {
     }
 
     fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
+        let Section { data } = read_with(text, origin, overrides)?;
         let fail = |message: String| Error::Config { origin: origin.into(), message };
-        let mut table: toml::Table =
-            toml::from_str(text).map_err(|e| fail(e.to_string().trim_end().to_string()))?;
-        for o in overrides {
-            set(&mut table, o)?;
-        }
-        let section: Section = if overrides.is_empty() {
-            // From the text, so that errors have its lines.
-            toml::from_str(text).map_err(|e| fail(e.to_string().trim_end().to_string()))?
-        } else {
-            table.try_into().map_err(|e: toml::de::Error| fail(e.message().to_string()))?
-        };
-        section.data.check().map_err(fail)?;
-        Ok(section.data)
+        data.check().map_err(fail)?;
+        Ok(data)
     }
 
     /// Ranges, and that each key belongs to the source.
-    pub(crate) fn check(&self) -> std::result::Result<(), String> {
-        if !(self.heldout_fraction > 0.0 && self.heldout_fraction < 1.0) {
-            return Err(format!(
-                "`data.heldout_fraction` is {}; it must lie between 0 and 1",
-                self.heldout_fraction
-            ));
-        }
-        if self.max_prompt_tokens == 0 || self.max_response_tokens < 2 {
-            return Err("`data.max_prompt_tokens` must be ≥ 1 and `max_response_tokens` ≥ 2".into());
-        }
+    pub(crate) fn check(&self) -> Checked {
+        ranges::fraction("data.heldout_fraction", self.heldout_fraction)?;
+        ranges::count("data.max_prompt_tokens", self.max_prompt_tokens, 1..=MAX_TOKENS)?;
+        ranges::count("data.max_response_tokens", self.max_response_tokens, 2..=MAX_TOKENS)?;
+        self.check_source()
+    }
+
+    /// The keys that say what is read.
+    pub(crate) fn check_source(&self) -> Checked {
         match self.source {
             DataSource::Hh if self.folders.is_empty() => {
                 return Err(
@@ -218,21 +217,25 @@ impl DataConfig {
                         .into(),
                 );
             }
-            DataSource::Demo if self.n_prompts.is_none_or(|n| n < 10) => {
-                return Err("`data.source` is \"demo\": give `data.n_prompts`, at least 10".into());
+            DataSource::Demo if self.n_prompts.is_none_or(|n| !(10..=MAX_COUNT).contains(&n)) => {
+                return Err(format!(
+                    "`data.source` is \"demo\": give `data.n_prompts`, from 10 to {MAX_COUNT}"
+                ));
             }
             // Only labels what it was made with: keys of that source may stay.
             DataSource::Prepared => return Ok(()),
             _ => {}
         }
         self.check_keys()?;
-        if let Some(threshold) = self.tie_threshold
-            && !(threshold.is_finite() && threshold >= 0.0)
-        {
-            return Err(format!("`data.tie_threshold` is {threshold}; it must be a number ≥ 0"));
+        if let Some(threshold) = self.tie_threshold {
+            ranges::not_negative("data.tie_threshold", threshold.into())?;
         }
-        if self.pairs_per_prompt == Some(0) {
-            return Err("`data.pairs_per_prompt` is 0; leave it out for all pairs".into());
+        match self.pairs_per_prompt {
+            Some(0) => {
+                return Err("`data.pairs_per_prompt` is 0; leave it out for all pairs".into());
+            }
+            Some(n) => ranges::count("data.pairs_per_prompt", n, 1..=MAX_COUNT)?,
+            None => {}
         }
         if let Some(CharacterRange { above, below }) = self.post_characters
             && above.saturating_add(1) >= below
@@ -249,7 +252,7 @@ impl DataConfig {
         Ok(())
     }
 
-    fn check_keys(&self) -> std::result::Result<(), String> {
+    fn check_keys(&self) -> Checked {
         use DataSource::{
             Beavertails, Demo, HelpSteer, Hh, SafeRlhf, SummevalOp, Tldr, TldrAxes, Trl,
             UltraFeedback,

@@ -4,6 +4,12 @@ use mopo_core::Objectives;
 use mopo_eval::{PromptEmbedding, ScoreStatistics};
 use serde::{Deserialize, Serialize};
 
+use super::ranges::{self, Checked, MAX_COUNT, MAX_TOKENS};
+
+const MAX_CLUSTERS: usize = 100_000;
+const MAX_TEMPERATURE: f64 = 100.0;
+const MAX_MIXTURES: f64 = 10_000.0;
+
 /// What `mopo pareto` does where its flags say nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,7 +23,7 @@ pub struct EvaluationConfig {
     #[serde(default)]
     pub embedding: PromptEmbedding,
     /// Whose scores z-scores are counted in, where an axis has no `statistics` of its own:
-    /// `warm_start` or `labels`. May be left out (`warm_start`), as `embedding`.
+    /// `sft` or `labels`. May be left out (`sft`), as `embedding`.
     #[serde(default)]
     pub z_scores: ZScoreSource,
     /// New tokens per response.
@@ -36,9 +42,10 @@ pub struct EvaluationConfig {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ZScoreSource {
-    /// The warm start's responses to the prompts of the evaluation.
+    /// The SFT model's responses to the prompts of the evaluation.
     #[default]
-    WarmStart,
+    #[serde(alias = "warm_start")]
+    Sft,
     /// The scores that the run's data has recorded of both responses of every pair, for axes that
     /// have the name of an objective of the data: the same for all runs on that data.
     Labels,
@@ -46,6 +53,7 @@ pub enum ZScoreSource {
 
 /// One axis of the front.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RewardAxis {
     /// Name of the axis.
     pub name: String,
@@ -65,7 +73,7 @@ pub struct GivenStatistics {
     /// Mean of the raw scores.
     pub mean: f64,
     /// Their standard deviation, above 0.
-    pub deviation: f64,
+    pub std: f64,
     /// Whose scores they are, and who says so.
     pub source: String,
 }
@@ -76,7 +84,7 @@ impl RewardAxis {
         self.statistics.as_ref().map(|given| ScoreStatistics {
             objective: self.name.clone(),
             mean: given.mean,
-            deviation: given.deviation,
+            deviation: given.std,
             n: None,
             source: given.source.clone(),
         })
@@ -84,36 +92,60 @@ impl RewardAxis {
 }
 
 impl EvaluationConfig {
-    pub(super) fn check(&self) -> Result<(), String> {
-        if self.n_prompts == 0 || self.max_new_tokens == 0 || self.n_clusters == 0 {
-            return Err(
-                "`evaluation.n_prompts`, `n_clusters` and `max_new_tokens` must be at least 1"
-                    .into(),
-            );
+    pub(super) fn check(&self, n_policies: usize) -> Checked {
+        ranges::count("evaluation.n_prompts", self.n_prompts, 1..=MAX_COUNT)?;
+        ranges::count("evaluation.n_clusters", self.n_clusters, 1..=MAX_CLUSTERS)?;
+        ranges::count("evaluation.max_new_tokens", self.max_new_tokens, 1..=MAX_TOKENS)?;
+        // Above it every token is as likely as any other.
+        ranges::within("evaluation.temperature", self.temperature, 0.0..=MAX_TEMPERATURE)?;
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(format!("`evaluation.top_p` is {}; it must lie in (0, 1]", self.top_p));
         }
+        check_mixtures("evaluation.mixture_steps", self.mixture_steps, n_policies)?;
         if self.rewards.is_empty() {
             return Err("`evaluation.rewards` is empty; a front needs at least one axis".into());
         }
         Objectives::new(self.rewards.iter().map(|r| r.name.clone())).map_err(|e| e.to_string())?;
-        for axis in &self.rewards {
-            let name = &axis.name;
-            if !axis.ref_point.is_finite() {
-                return Err(format!(
-                    "`evaluation.rewards`: `ref_point` of `{name}` is {}; it must be a number",
-                    axis.ref_point
-                ));
-            }
-            axis.reward
-                .check()
-                .map_err(|e| format!("`evaluation.rewards`: the reward of `{name}`: {e}"))?;
-            let Some(GivenStatistics { mean, deviation, .. }) = axis.statistics else { continue };
-            if !(mean.is_finite() && deviation.is_finite() && deviation > 0.0) {
-                return Err(format!(
-                    "`evaluation.rewards`: `statistics` of `{name}` are mean {mean} and deviation \
-                     {deviation}; both must be numbers, the deviation above 0"
-                ));
-            }
+        self.rewards.iter().try_for_each(RewardAxis::check)
+    }
+}
+
+/// Refuses a grid of preference weights with more mixtures than anybody waits for.
+fn check_mixtures(key: &str, steps: usize, n_policies: usize) -> Checked {
+    // Ways to share `steps` among the policies: (steps + k − 1) over (k − 1).
+    let n = (1..n_policies).fold(1.0, |n, i| n * (steps as f64 + i as f64) / i as f64);
+    match steps == 0 || n <= MAX_MIXTURES {
+        true => Ok(()),
+        false => Err(format!(
+            "`{key}` is {steps}: {n:.0} mixtures of {n_policies} policies, each of which answers every \
+             prompt; it must give at most {MAX_MIXTURES}"
+        )),
+    }
+}
+
+impl RewardAxis {
+    fn check(&self) -> Checked {
+        let name = &self.name;
+        let finite = |value: f64| value.is_finite() && value.abs() <= f64::from(f32::MAX);
+        if !finite(self.ref_point) {
+            return Err(format!(
+                "`evaluation.rewards`: `ref_point` of `{name}` is {}; it must be a number",
+                self.ref_point
+            ));
         }
-        Ok(())
+        self.reward
+            .check()
+            .map_err(|e| format!("`evaluation.rewards`: the reward of `{name}`: {e}"))?;
+        match &self.statistics {
+            Some(GivenStatistics { mean, std, .. })
+                if !(finite(*mean) && finite(*std) && *std > 0.0) =>
+            {
+                Err(format!(
+                    "`evaluation.rewards`: `statistics` of `{name}` are mean {mean} and std {std}; \
+                     both must be numbers, `std` above 0"
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -1,9 +1,12 @@
-//! `[model]` of a run's configuration: where the base model comes from, and how it is held in memory.
+//! `[model]` and `[tokenizer]` of a run's configuration: where they come from, and how the base model is
+//! held in memory.
 
 use std::path::PathBuf;
 
 use mopo_lm::{LoadOptions, PhiConfig, QuantFormat};
 use serde::{Deserialize, Serialize};
+
+use super::ranges::{self, Checked, MAX_VOCABULARY};
 
 /// The base model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -150,6 +153,27 @@ impl PhiShape {
             num_attention_heads: self.num_attention_heads,
             max_position_embeddings: self.max_position_embeddings,
             ..PhiConfig::phi_1_5()
+        }
+    }
+}
+
+/// A tokenizer from a file, or one trained on the training texts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum TokenizerConfig {
+    /// Byte-level BPE of this many entries, trained on the training pairs.
+    #[serde(rename = "vocab_size")]
+    Train(usize),
+    /// A `tokenizer.json`, or a model as in `model.hub`, whose tokenizer it is.
+    File(PathBuf),
+}
+
+impl TokenizerConfig {
+    pub(crate) fn check(&self) -> Checked {
+        match self {
+            // A byte-level BPE has an entry for each byte, and the end of text.
+            Self::Train(size) => ranges::count("tokenizer.vocab_size", *size, 257..=MAX_VOCABULARY),
+            Self::File(_) => Ok(()),
         }
     }
 }

@@ -116,7 +116,7 @@ impl<'a, B: FusedAutodiffBackend> Dpo<'a, B> {
             trainer: Trainer::new(DpoParams { adapter, head }),
             order: BatchOrder::new(
                 labelled.iter().map(|&i| lengths[i]).collect(),
-                setup.phase.batch_pairs,
+                setup.phase.batch_size,
                 step_seed(setup.seed, PHASE, 0),
             ),
             labelled,
@@ -178,8 +178,8 @@ impl<B: FusedAutodiffBackend> Method for Dpo<'_, B> {
         let clock = std::time::Instant::now();
         let Setup { config, phase, pairs, reference_log_probs, .. } = self.setup;
         B::seed(&self.device, step_seed(self.setup.seed, PHASE, step));
-        let micro: Vec<Vec<usize>> = (0..phase.accumulation)
-            .map(|j| self.order.batch(step * phase.accumulation + j))
+        let micro: Vec<Vec<usize>> = (0..phase.gradient_accumulation_steps)
+            .map(|j| self.order.batch(step * phase.gradient_accumulation_steps + j))
             .map(|batch| batch.into_iter().map(|at| self.labelled[at]).collect())
             .collect();
         let n_pairs = micro.iter().map(Vec::len).sum::<usize>();
@@ -218,7 +218,7 @@ impl<B: FusedAutodiffBackend> Method for Dpo<'_, B> {
             }
             self.trainer.accumulate(loss);
         }
-        let norm = self.trainer.step(learning_rate, phase.gradient_clip);
+        let norm = self.trainer.step(learning_rate, phase.max_grad_norm);
         let mut metrics = Metrics::from([
             ("loss".into(), loss_sum),
             ("gradient_norm".into(), norm),

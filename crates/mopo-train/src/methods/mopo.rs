@@ -9,7 +9,7 @@ use burn::tensor::ElementConversion;
 use burn::tensor::{Tensor, TensorData};
 use mopo_core::dual::{DualProblem, ExactDual, TermGroups};
 use mopo_core::mopo::{PolicyDual, cloning_loss, needed_terms, weigh};
-use mopo_core::{DualMethod, DualState, MopoConfig, Normaliser, Objectives, TermLabels};
+use mopo_core::{DualMethod, DualState, MopoConfig, Objectives, TermLabels, WeightNormalization};
 use mopo_lm::{Phi, PolicyParams, sequence_log_probs};
 use mopo_ops::FusedAutodiffBackend;
 
@@ -89,7 +89,7 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
             exact: Vec::new(),
             order: BatchOrder::new(
                 setup.pairs.row_lengths(),
-                setup.phase.batch_pairs,
+                setup.phase.batch_size,
                 step_seed(setup.seed, PHASE, 0),
             ),
             radius: setup
@@ -211,7 +211,7 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
         micro: &[Vec<usize>],
     ) -> TermLabels<B::InnerBackend> {
         let labels = TermLabels::from_rows(rows, &self.device);
-        if self.setup.config.normaliser == Normaliser::Batch {
+        if self.setup.config.weight_normalization == WeightNormalization::Batch {
             return labels;
         }
         let mut known: Vec<&[u32]> = Vec::new();
@@ -252,8 +252,8 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
             self.solve_exactly()?;
         }
 
-        let micro: Vec<Vec<usize>> = (0..phase.accumulation)
-            .map(|j| self.order.batch(step * phase.accumulation + j))
+        let micro: Vec<Vec<usize>> = (0..phase.gradient_accumulation_steps)
+            .map(|j| self.order.batch(step * phase.gradient_accumulation_steps + j))
             .collect();
         let rows: Vec<Vec<Option<f32>>> = micro
             .iter()
@@ -378,7 +378,7 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
             }
             start += 2 * indices.len();
         }
-        let norm = self.trainer.step(learning_rate, phase.gradient_clip);
+        let norm = self.trainer.step(learning_rate, phase.max_grad_norm);
 
         for (h, dual) in self.duals.iter().enumerate() {
             let name = self.setup.objectives.name(dual.primary);

@@ -8,9 +8,10 @@ use mopo_data::reddit::CharacterRange;
 use mopo_eval::reward::TruncationSide;
 use serde::{Deserialize, Serialize};
 
+use crate::config::ranges::{self, Checked, MAX_BATCH, MAX_STEPS, MAX_TOKENS};
 use crate::config::{
-    CheckpointConfig, DataConfig, DataSource, ObjectiveFolder, TokenizerConfig, check_head,
-    read_with,
+    CheckpointConfig, ConfigFile, DataConfig, DataSource, ObjectiveFolder, RenamedKey,
+    TokenizerConfig, check_head, read_with, renamed,
 };
 use crate::{Error, Result};
 
@@ -129,7 +130,7 @@ pub struct InputConfig {
     pub text: String,
     /// Longest text in tokens, special ones included; a model from random weights has as many
     /// positions.
-    pub max_tokens: usize,
+    pub max_length: usize,
     /// Which end of a longer text is cut off.
     pub truncation_side: TruncationSide,
 }
@@ -179,21 +180,21 @@ pub struct TrainingConfig {
     /// Optimiser steps at most; the learning rate reaches 0 there.
     pub steps: usize,
     /// Examples of a step.
-    pub batch: usize,
-    /// Learning rate at the first step after the rise.
+    pub batch_size: usize,
+    /// Learning rate at the first step after the warmup.
     pub learning_rate: f64,
     /// Steps over which the learning rate rises linearly.
-    pub rise_steps: usize,
+    pub warmup_steps: usize,
     /// Largest global norm of the gradient; 0 does not clip.
-    pub gradient_clip: f64,
+    pub max_grad_norm: f64,
     /// Decoupled weight decay of matrices: each step they shrink by learning rate × this.
     pub weight_decay: f64,
     /// Probability with which a token is left out of a training text, in [0, 1).
     pub token_dropout: f64,
     /// Steps between two looks at the validation examples.
-    pub evaluate_every: usize,
+    pub eval_steps: usize,
     /// Looks without a better accuracy after which training stops. The best weights are kept.
-    pub patience: usize,
+    pub early_stopping_patience: usize,
 }
 
 impl RewardData {
@@ -229,6 +230,36 @@ impl RewardModel {
             Self::Hub(_) => "",
         }
     }
+}
+
+impl ConfigFile for RewardTrainConfig {
+    const RENAMED: &'static [RenamedKey] = &[
+        renamed("input", "max_tokens", "max_length"),
+        renamed("tokenizer", "train", "vocab_size"),
+        renamed("training", "batch", "batch_size"),
+        renamed("training", "rise_steps", "warmup_steps"),
+        renamed("training", "gradient_clip", "max_grad_norm"),
+        renamed("training", "evaluate_every", "eval_steps"),
+        renamed("training", "patience", "early_stopping_patience"),
+        renamed("checkpoints", "every", "save_steps"),
+        renamed("checkpoints", "keep", "save_total_limit"),
+    ];
+    const OPTIONAL: &'static [&'static str] = &[
+        "tokenizer",
+        "data.pairs.folders",
+        "data.pairs.stem",
+        "data.pairs.split",
+        "data.pairs.post_characters",
+        "data.pairs.template",
+        "data.pairs.tie_threshold",
+        "data.pairs.pairs_per_prompt",
+        "data.pairs.n_prompts",
+    ];
+    const ALTERNATIVES: &'static [&'static [&'static str]] = &[
+        &["data.pairs", "data.texts"],
+        &["tokenizer.file", "tokenizer.vocab_size"],
+        &["model.gpt2", "model.distilbert", "model.hub"],
+    ];
 }
 
 impl RewardTrainConfig {
@@ -268,16 +299,10 @@ impl RewardTrainConfig {
         check_head(&self.name, self.seed).or_else(fail)?;
         Objectives::new([self.objective.as_str()])?;
         let d = &self.data;
-        for (key, value) in [
-            ("heldout_fraction", d.heldout_fraction),
-            ("validation_fraction", d.validation_fraction),
-        ] {
-            if !(value > 0.0 && value < 1.0) {
-                return fail(format!("`data.{key}` is {value}; it must lie between 0 and 1"));
-            }
-        }
+        ranges::fraction("data.heldout_fraction", d.heldout_fraction).or_else(fail)?;
+        ranges::fraction("data.validation_fraction", d.validation_fraction).or_else(fail)?;
         match (&d.pairs, &d.texts) {
-            (Some(pairs), None) => pairs.source(d.heldout_fraction).check().or_else(fail)?,
+            (Some(pairs), None) => pairs.source(d.heldout_fraction).check_source().or_else(fail)?,
             (Some(_), Some(_)) => {
                 return fail("both `[data.pairs]` and `[data.texts]` are there; keep one".into());
             }
@@ -295,7 +320,7 @@ impl RewardTrainConfig {
             }
             (RewardModel::Gpt2(_) | RewardModel::Distilbert(_), None) => {
                 return fail(
-                    "a model from random weights needs `[tokenizer]`: `train = N` entries, \
+                    "a model from random weights needs `[tokenizer]`: `vocab_size = N`, \
                              or `file = \"tokenizer.json\"`"
                         .into(),
                 );
@@ -315,9 +340,7 @@ impl RewardTrainConfig {
                  least 1, and the heads must divide the width"
             ));
         }
-        if self.input.max_tokens < 3 {
-            return fail("`input.max_tokens` must be at least 3".into());
-        }
+        ranges::count("input.max_length", self.input.max_length, 3..=MAX_TOKENS).or_else(fail)?;
         if !self.input.text.contains("{response}") {
             return fail(format!(
                 "`input.text` is {:?}; it must have {{response}} in it, and may have {{prompt}}",
@@ -330,10 +353,7 @@ impl RewardTrainConfig {
             );
         }
         self.training.check().or_else(fail)?;
-        if self.checkpoints.every == 0 || self.checkpoints.keep == 0 {
-            return fail("`checkpoints.every` and `checkpoints.keep` must be at least 1".into());
-        }
-        Ok(())
+        self.checkpoints.check().or_else(fail)
     }
 
     /// Checks what a configuration needs from the command line before a run directory is made.
@@ -359,30 +379,19 @@ impl RewardTrainConfig {
 }
 
 impl TrainingConfig {
-    fn check(&self) -> std::result::Result<(), String> {
-        for (key, value) in [
-            ("steps", self.steps),
-            ("batch", self.batch),
-            ("evaluate_every", self.evaluate_every),
-            ("patience", self.patience),
-        ] {
-            if value == 0 {
-                return Err(format!("`training.{key}` must be at least 1"));
-            }
-        }
-        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            return Err(format!(
-                "`training.learning_rate` is {}; it must be a number > 0",
-                self.learning_rate
-            ));
-        }
-        for (key, value) in
-            [("gradient_clip", self.gradient_clip), ("weight_decay", self.weight_decay)]
-        {
-            if !(value.is_finite() && value >= 0.0) {
-                return Err(format!("`training.{key}` is {value}; it must be a number ≥ 0"));
-            }
-        }
+    fn check(&self) -> Checked {
+        ranges::count("training.steps", self.steps, 1..=MAX_STEPS)?;
+        ranges::count("training.batch_size", self.batch_size, 1..=MAX_BATCH)?;
+        ranges::positive("training.learning_rate", self.learning_rate)?;
+        ranges::count("training.warmup_steps", self.warmup_steps, 0..=MAX_STEPS)?;
+        ranges::not_negative("training.max_grad_norm", self.max_grad_norm)?;
+        ranges::not_negative("training.weight_decay", self.weight_decay)?;
+        ranges::count("training.eval_steps", self.eval_steps, 1..=MAX_STEPS)?;
+        ranges::count(
+            "training.early_stopping_patience",
+            self.early_stopping_patience,
+            1..=MAX_STEPS,
+        )?;
         if self.learning_rate * self.weight_decay >= 1.0 {
             return Err("`training.weight_decay` × `learning_rate` must be below 1".into());
         }

@@ -73,7 +73,7 @@ impl<'a, B: FusedAutodiffBackend> RewardTraining<'a, B> {
         device: &B::Device,
     ) -> Self {
         let lengths = train.iter().map(Example::n_tokens).collect();
-        let order = BatchOrder::new(lengths, config.batch, step_seed(seed, PHASE, 0));
+        let order = BatchOrder::new(lengths, config.batch_size, step_seed(seed, PHASE, 0));
         Self {
             trainer: Trainer::new(model),
             train,
@@ -96,7 +96,7 @@ impl<'a, B: FusedAutodiffBackend> RewardTraining<'a, B> {
 
     fn evaluate(&mut self, step: usize, metrics: &mut Metrics) -> Result<()> {
         let model = self.trainer.module().valid();
-        let batch = self.config.batch;
+        let batch = self.config.batch_size;
         let evaluation = evaluate(&model, self.validation, batch);
         metrics.insert("validation/loss".into(), evaluation.loss);
         metrics.insert("validation/accuracy".into(), evaluation.accuracy());
@@ -132,21 +132,23 @@ impl<B: FusedAutodiffBackend> Method for RewardTraining<'_, B> {
         let loss = mean_loss(&examples, logits);
         let loss_value = loss.clone().into_scalar().elem::<f64>();
         self.trainer.accumulate(loss);
-        let norm = self.trainer.step(learning_rate, self.config.gradient_clip);
+        let norm = self.trainer.step(learning_rate, self.config.max_grad_norm);
         self.trainer.decay(learning_rate * self.config.weight_decay);
         let mut metrics = Metrics::from([
             ("loss".into(), loss_value),
             ("gradient_norm".into(), norm),
             ("tokens_per_second".into(), n_tokens as f64 / clock.elapsed().as_secs_f64()),
         ]);
-        if (step + 1).is_multiple_of(self.config.evaluate_every) || step + 1 == self.config.steps {
+        if (step + 1).is_multiple_of(self.config.eval_steps) || step + 1 == self.config.steps {
             self.evaluate(step, &mut metrics)?;
         }
         Ok(metrics)
     }
 
     fn finished(&self) -> bool {
-        self.best.as_ref().is_some_and(|(best, _)| best.since >= self.config.patience)
+        self.best
+            .as_ref()
+            .is_some_and(|(best, _)| best.since >= self.config.early_stopping_patience)
     }
 
     fn headline(&self, m: &Metrics) -> String {

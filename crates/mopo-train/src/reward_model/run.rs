@@ -194,7 +194,7 @@ pub fn train_reward<B: FusedAutodiffBackend>(
     let unreadable = heldout.unreadable + validation.unreadable + train.unreadable;
     progress.note(&format!(
         "{truncated} texts are longer than {} tokens and were cut{}",
-        config.input.max_tokens,
+        config.input.max_length,
         match unreadable {
             0 => String::new(),
             n => format!("; {n} examples without a token were left out"),
@@ -254,11 +254,11 @@ fn phase(config: &RewardTrainConfig) -> PhaseConfig {
     let t = &config.training;
     PhaseConfig {
         steps: t.steps,
-        batch_pairs: t.batch,
-        accumulation: 1,
+        batch_size: t.batch_size,
+        gradient_accumulation_steps: 1,
         learning_rate: t.learning_rate,
-        rise_steps: t.rise_steps,
-        gradient_clip: t.gradient_clip,
+        warmup_steps: t.warmup_steps,
+        max_grad_norm: t.max_grad_norm,
         prompt_weight: 0.0,
         gradient_checkpointing: false,
     }
@@ -270,7 +270,7 @@ fn tokenizer(
     architecture: &str,
 ) -> Result<RewardTokenizer> {
     let input = &config.input;
-    Ok(RewardTokenizer::load(dir, architecture, input.max_tokens, input.truncation_side)?)
+    Ok(RewardTokenizer::load(dir, architecture, input.max_length, input.truncation_side)?)
 }
 
 /// A model from random weights with the run's tokenizer.
@@ -281,7 +281,7 @@ fn fresh<B: FusedAutodiffBackend>(
 ) -> Result<(Classifier<B>, RewardTokenizer)> {
     let architecture = config.model.architecture();
     let tokenizer = tokenizer(run.path(), config, architecture)?;
-    let (vocab, positions) = (tokenizer.vocab_size(), config.input.max_tokens);
+    let (vocab, positions) = (tokenizer.vocab_size(), config.input.max_length);
     let pad_token_id = PADDING.iter().find_map(|name| tokenizer.id(name));
     let labels = match &config.data.pairs {
         Some(_) => vec![config.objective.clone()],
@@ -328,7 +328,7 @@ fn settings<B: FusedBackend>(config: &RewardTrainConfig, model: &Classifier<B>) 
         },
         label: Label::Index(config.data.label()),
         sign: 1,
-        max_length: config.input.max_tokens,
+        max_length: config.input.max_length,
         truncation_side: config.input.truncation_side,
         pad_token_id: None,
         statistics: None,

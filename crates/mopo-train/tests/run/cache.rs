@@ -69,7 +69,7 @@ fn log_probs_are_computed_once_and_runs_end_at_the_same_bits() {
     let dpo = tiny_preset("demo-dpo", &[]);
     assert_eq!(run(&at("dpo"), &dpo, &cache).0, [n, n, 0]);
     // Another base does not, nor other limits of length.
-    for (name, set) in [("base", "warm_start.steps=4"), ("limit", "data.max_response_tokens=15")] {
+    for (name, set) in [("base", "sft.steps=4"), ("limit", "data.max_response_tokens=15")] {
         assert_eq!(run(&at(name), &tiny(&[set]), &cache).0, [0, n, n], "{set}");
     }
 

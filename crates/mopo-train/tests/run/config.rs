@@ -28,7 +28,7 @@ fn every_preset_is_complete_and_survives_being_written() {
 #[test]
 fn every_lost_key_is_an_error() {
     let text = preset_text("demo").unwrap();
-    for key in ["seed", "reference_lag", "n_clusters", "every", "policies", "rank"] {
+    for key in ["seed", "reference_lag", "n_clusters", "save_steps", "policies", "rank"] {
         let line = text.lines().position(|l| l.starts_with(&format!("{key} ="))).expect(key);
         let without: Vec<&str> =
             text.lines().enumerate().filter(|(i, _)| *i != line).map(|(_, l)| l).collect();
@@ -40,7 +40,7 @@ fn every_lost_key_is_an_error() {
 #[test]
 fn a_misspelt_key_is_named_with_its_line() {
     let text = preset_text("demo").unwrap();
-    for (key, wrong) in [("reference_lag", "referense_lag"), ("batch_pairs", "batch_pears")] {
+    for (key, wrong) in [("reference_lag", "referense_lag"), ("batch_size", "batch_sise")] {
         let start = format!("{key} =");
         let line = text.lines().position(|l| l.starts_with(&start)).unwrap() + 1;
         let bad = text.replacen(&start, &format!("{wrong} ="), 1);
@@ -62,28 +62,28 @@ fn values_out_of_range_name_their_key() {
         ("data.source=hh", "data.folders"),
         ("data.source=web", "source"),
         ("model.scratch.num_attention_heads=3", "hidden_size"),
-        ("model.base=nf4", "warm_start.steps"),
+        ("model.base=nf4", "sft.steps"),
         ("model.base=int4", "nf4-double"),
         ("model={}", "`hub` or `scratch`"),
-        ("warm_start.batch_pairs=0", "warm_start.batch_pairs"),
-        ("training.accumulation=0", "training.batch_pairs"),
+        ("sft.batch_size=0", "sft.batch_size"),
+        ("training.gradient_accumulation_steps=0", "training.gradient_accumulation_steps"),
         ("training.learning_rate=0", "training.learning_rate"),
-        ("training.gradient_clip=-1", "training.gradient_clip"),
-        ("warm_start.prompt_weight=2", "warm_start.prompt_weight"),
+        ("training.max_grad_norm=-1", "training.max_grad_norm"),
+        ("sft.prompt_weight=2", "sft.prompt_weight"),
         ("lora.dropout=1.0", "dropout"),
         ("lora.rank=0", "rank"),
         ("mopo.tau=0", "mopo.tau"),
         ("mopo.relaxation=1.5", "mopo.relaxation"),
         ("mopo.reference_lag=0", "mopo.reference_lag"),
         ("mopo.ball={ radius = -1.0 }", "ball.radius"),
-        ("mopo.estimator=both", "estimator"),
+        ("mopo.indicator_estimator=both", "mopo.indicator_estimator=both"),
         ("dpo.beta=0.1", "dpo"),
-        ("checkpoints.every=0", "checkpoints.every"),
-        ("checkpoints.keep=0", "checkpoints.keep"),
+        ("checkpoints.save_steps=0", "checkpoints.save_steps"),
+        ("checkpoints.save_total_limit=0", "checkpoints.save_total_limit"),
         ("evaluation.n_prompts=0", "evaluation.n_prompts"),
         ("evaluation.rewards=[]", "evaluation.rewards"),
         ("evaluation.embedding=words", "hidden_state"),
-        ("evaluation.z_scores=mean", "warm_start"),
+        ("evaluation.z_scores=mean", "`sft`"),
     ] {
         let e = demo_with(set);
         assert!(e.contains(key), "--set {set}: {e}");
@@ -99,11 +99,11 @@ fn overrides_of_keys_that_do_not_exist_list_those_that_do() {
     let e = demo_with("mopo.tau");
     assert!(e.contains("key.path=value"), "{e}");
     // An integer where a float belongs, a bare word where a string does.
-    let set = ["mopo.tau=1", "mopo.estimator=pair"].map(String::from);
+    let set = ["mopo.tau=1", "mopo.indicator_estimator=pair"].map(String::from);
     let config = RunConfig::parse_with(preset_text("demo").unwrap(), "demo", &set).unwrap();
     let mopo = config.mopo.unwrap();
     assert_eq!(mopo.tau, 1.0);
-    assert_eq!(mopo.estimator, mopo_core::Estimator::Pair);
+    assert_eq!(mopo.indicator_estimator, mopo_core::IndicatorEstimator::Pair);
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn gradient_checkpointing_is_off_where_a_configuration_does_not_name_it() {
     assert!(!RunConfig::preset("demo").unwrap().training.gradient_checkpointing);
     let set = ["training.gradient_checkpointing=true".to_string()];
     let config = RunConfig::parse_with(text, "demo", &set).unwrap();
-    assert!(config.training.gradient_checkpointing && !config.warm_start.gradient_checkpointing);
+    assert!(config.training.gradient_checkpointing && !config.sft.gradient_checkpointing);
 }
 
 #[test]
@@ -168,13 +168,191 @@ fn evaluations_from_before_embedding_and_z_scores_stay_valid_and_given_statistic
         let axis = "reward = { kind = \"demo\", objective_idx = 0 }";
         RunConfig::parse(&text.replace(axis, &format!("{axis}\nstatistics = {statistics}")), "mine")
     };
-    let config = given("{ mean = -0.947, deviation = 1.92, source = \"a paper\" }").unwrap();
+    let config = given("{ mean = -0.947, std = 1.92, source = \"a paper\" }").unwrap();
     let statistics = config.evaluation.rewards[0].given_statistics().unwrap();
     assert_eq!((statistics.objective.as_str(), statistics.mean), ("helpful", -0.947));
     assert!(config.evaluation.rewards[1].given_statistics().is_none());
     let again = RunConfig::parse(&config.to_toml().unwrap(), "mine").unwrap();
     assert_eq!(again, config);
-    let e = given("{ mean = 0.0, deviation = 0.0, source = \"x\" }").unwrap_err().to_string();
+    let e = given("{ mean = 0.0, std = 0.0, source = \"x\" }").unwrap_err().to_string();
     assert!(e.contains("`helpful`") && e.contains("above 0"), "{e}");
-    assert!(given("{ mean = 0.0, deviation = 1.0 }").unwrap_err().to_string().contains("source"));
+    assert!(given("{ mean = 0.0, std = 1.0 }").unwrap_err().to_string().contains("source"));
+}
+
+/// The demo in the words of earlier versions.
+fn old_demo() -> String {
+    let mut text = preset_text("demo").unwrap().to_string();
+    for (new, old) in [
+        ("[sft]", "[warm_start]"),
+        ("batch_size =", "batch_pairs ="),
+        ("gradient_accumulation_steps =", "accumulation ="),
+        ("warmup_steps =", "rise_steps ="),
+        ("max_grad_norm =", "gradient_clip ="),
+        ("vocab_size =", "train ="),
+        ("target_modules =", "targets ="),
+        ("threshold_statistic =", "statistic ="),
+        ("indicator_estimator =", "estimator ="),
+        ("weight_normalization =", "normaliser ="),
+        ("save_steps =", "every ="),
+        ("save_total_limit =", "keep ="),
+        ("z_scores = \"sft\"", "z_scores = \"warm_start\""),
+    ] {
+        assert!(text.contains(new), "{new}");
+        text = text.replace(new, old);
+    }
+    let axis = "reward = { kind = \"demo\", objective_idx = 0 }";
+    let statistics = "statistics = { mean = 1.0, deviation = 2.0, source = \"x\" }";
+    text.replace(axis, &format!("{axis}\n{statistics}"))
+}
+
+#[test]
+fn old_keys_mean_what_the_new_ones_do_and_are_written_as_the_new_ones() {
+    let old = RunConfig::parse(&old_demo(), "old.toml").unwrap();
+    let new = old.to_toml().unwrap();
+    assert_eq!(RunConfig::parse(&new, "new.toml").unwrap(), old);
+    for gone in ["warm_start", "batch_pairs", "accumulation =", "rise_steps", "gradient_clip"] {
+        let line = new.lines().find(|line| line.starts_with(gone) || line.contains("[warm_start"));
+        assert_eq!(line, None, "{gone}");
+    }
+    let mut demo = RunConfig::preset("demo").unwrap();
+    demo.evaluation.rewards[0].statistics = old.evaluation.rewards[0].statistics.clone();
+    assert_eq!(old, demo);
+    // Dotted keys are the same keys.
+    let section = old_demo();
+    let start = section.find("[warm_start]").unwrap();
+    let end = start + section[start..].find("\n\n").unwrap();
+    let dotted: String =
+        section[start..end].lines().skip(1).map(|line| format!("warm_start.{line}\n")).collect();
+    let text = format!("{dotted}{}{}", &section[..start], &section[end..]);
+    assert_eq!(RunConfig::parse(&text, "dotted.toml").unwrap(), old);
+}
+
+#[test]
+fn overrides_take_old_keys_too() {
+    let parse = |set: &[&str]| {
+        let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
+        RunConfig::parse_with(preset_text("demo").unwrap(), "demo", &set)
+    };
+    let whole = "warm_start={steps=3,batch_pairs=2,accumulation=1,learning_rate=0.1,rise_steps=0,\
+                 gradient_clip=1.0}";
+    for (old, new) in [
+        (&["warm_start.batch_pairs=3"][..], &["sft.batch_size=3"][..]),
+        (&["warm_start.batch_size=3"], &["sft.batch_size=3"]),
+        (&["sft.rise_steps=3"], &["sft.warmup_steps=3"]),
+        (&["training.gradient_clip=2"], &["training.max_grad_norm=2.0"]),
+        (&["tokenizer.train=300"], &["tokenizer.vocab_size=300"]),
+        (&["checkpoints.keep=5"], &["checkpoints.save_total_limit=5"]),
+        (&["mopo.normaliser=prompt"], &["mopo.weight_normalization=prompt"]),
+        (&["evaluation.z_scores=warm_start"], &["evaluation.z_scores=sft"]),
+        (
+            &[whole],
+            &[
+                "sft.steps=3",
+                "sft.batch_size=2",
+                "sft.learning_rate=0.1",
+                "sft.warmup_steps=0",
+                "sft.max_grad_norm=1.0",
+            ],
+        ),
+    ] {
+        assert_eq!(parse(old).unwrap(), parse(new).unwrap(), "{old:?}");
+    }
+    // The last of two assignments counts, but not of an old and a new name of one key.
+    assert_eq!(parse(&["sft.steps=1", "sft.steps=2"]).unwrap().sft.steps, 2);
+    for both in [
+        ["training.batch_pairs=3", "training.batch_size=4"],
+        ["training.batch_size=4", "training.batch_pairs=3"],
+        ["warm_start.steps=4", "sft.steps=4"],
+    ] {
+        let e = parse(&both).unwrap_err().to_string();
+        let (a, b) = (both[0].split('=').next(), both[1].split('=').next());
+        for name in [a, b].map(|path| path.unwrap().to_string()) {
+            let name = name.strip_suffix(".steps").unwrap_or(&name);
+            assert!(e.contains(name), "{both:?}: `{name}` is not in {e}");
+        }
+    }
+}
+
+#[test]
+fn a_key_under_both_names_is_refused_by_both() {
+    let text = preset_text("demo").unwrap();
+    for (new, old, at) in [
+        ("batch_size = 16", "batch_pairs = 16", "`sft.batch_pairs` and `sft.batch_size`"),
+        (
+            "save_total_limit = 2",
+            "keep = 2",
+            "`checkpoints.keep` and `checkpoints.save_total_limit`",
+        ),
+        ("vocab_size = 768", "train = 768", "`tokenizer.train` and `tokenizer.vocab_size`"),
+        ("[sft]", "[warm_start]\nsteps = 1", "`warm_start` and `sft`"),
+    ] {
+        let bad = text.replacen(new, &format!("{old}\n{new}"), 1);
+        let e = RunConfig::parse(&bad, "mine.toml").unwrap_err().to_string();
+        assert!(e.contains("mine.toml") && e.contains(at), "{e}");
+    }
+}
+
+#[test]
+fn errors_in_old_files_name_their_line() {
+    let text = old_demo();
+    let line = text.lines().position(|l| l.starts_with("batch_pairs =")).unwrap() + 1;
+    let e =
+        RunConfig::parse(&text.replacen("batch_pairs = 16", "batch_pairs = \"x\"", 1), "old.toml")
+            .unwrap_err()
+            .to_string();
+    assert!(e.contains(&format!("line {line}")) && e.contains("old.toml"), "{e}");
+}
+
+#[test]
+fn unknown_keys_are_answered_with_the_nearest() {
+    for (set, nearest) in [
+        ("mopo.tua=0.1", "did you mean `mopo.tau`"),
+        ("tau=0.1", "did you mean `mopo.tau`"),
+        ("training.learning_rte=0.1", "did you mean `training.learning_rate`"),
+        ("trianing.steps=1", "did you mean `training.steps`"),
+        ("data.tie_treshold=1", "did you mean `data.tie_threshold`"),
+        ("warm_start.stepz=1", "did you mean `sft.steps`"),
+        ("evaluation.temprature=1", "did you mean `evaluation.temperature`"),
+        ("model.scratch.hiddensize=1", "did you mean `model.scratch.hidden_size`"),
+        ("model.hubb=1", "did you mean `model.hub`"),
+    ] {
+        let e = demo_with(set);
+        assert!(e.contains(nearest) && e.contains(set), "--set {set}: {e}");
+    }
+    let text = preset_text("demo").unwrap();
+    let bad = text.replacen("warmup_steps", "warmup_step", 1);
+    let e = RunConfig::parse(&bad, "mine.toml").unwrap_err().to_string();
+    assert!(e.contains("did you mean `warmup_steps`"), "{e}");
+}
+
+#[test]
+fn a_wrong_value_names_the_assignment_that_has_it() {
+    let text = preset_text("demo").unwrap();
+    for (set, says) in [
+        ("training.steps=abc", "training.steps"),
+        ("training.steps=-1", "-1"),
+        ("training.steps=1.5", "1.5"),
+        ("training.steps=99999999999999999999", "training.steps"),
+        ("mopo.tau=much", "mopo.tau"),
+        ("evaluation.rewards=3", "evaluation.rewards"),
+        ("evaluation.rewards=[{name=\"a\"", "not TOML"),
+        ("model.scratch=3", "model.scratch"),
+        ("lora.target_modules=[\"fc3\"]", "fc3"),
+    ] {
+        let sets = ["seed=3".to_string(), set.to_string(), "training.batch_size=2".to_string()];
+        let e = RunConfig::parse_with(text, "demo", &sets).expect_err(set).to_string();
+        assert!(e.contains(&format!("--set {set}")) && e.contains(says), "{e}");
+        assert!(!e.contains("seed=3"), "{e}");
+    }
+}
+
+#[test]
+fn alternatives_take_each_others_place() {
+    let parse = |set: &str| {
+        RunConfig::parse_with(preset_text("demo").unwrap(), "demo", &[set.to_string()]).unwrap()
+    };
+    let hub = mopo_train::config::ModelSource::Hub("org/name".into());
+    assert_eq!(parse("model.hub=org/name").model.source, hub);
+    let file = mopo_train::config::TokenizerConfig::File("tokenizer.json".into());
+    assert_eq!(parse("tokenizer.file=tokenizer.json").tokenizer, file);
 }

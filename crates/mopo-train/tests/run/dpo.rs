@@ -26,7 +26,7 @@ fn of(run: &Path, key: &str) -> Vec<f64> {
 #[test]
 fn the_first_loss_is_ln_2_and_steps_raise_the_margin() {
     // Every pair in every step, so that rows of the metrics can be compared.
-    let (_tmp, run) = finished_with(&dpo(&["training.batch_pairs=10000"]));
+    let (_tmp, run) = finished_with(&dpo(&["training.batch_size=10000"]));
     let (loss, margin) = (of(&run, "loss"), of(&run, "helpful/margin"));
     assert_eq!(loss.len(), 8);
     assert!((loss[0] - 2f64.ln()).abs() < 1e-5, "{}", loss[0]);
@@ -43,7 +43,8 @@ fn the_first_loss_is_ln_2_and_steps_raise_the_margin() {
 #[test]
 fn a_dpo_run_that_is_cut_off_ends_bit_for_bit_the_same() {
     // With dropout and two passes a step: nothing random may depend on the cut.
-    let more = ["lora.dropout=0.1", "training.accumulation=2", "dpo.train_head=true"];
+    let more =
+        ["lora.dropout=0.1", "training.gradient_accumulation_steps=2", "dpo.train_head=true"];
     let (_tmp, whole) = finished_with(&dpo(&more));
     let tmp = tempfile::tempdir().unwrap();
     let run = tmp.path().join("run");
@@ -95,7 +96,7 @@ fn run_on(data: &Path, run: &Path, more: &[&str]) -> mopo_train::Result<mopo_tra
 
 #[test]
 fn pairs_without_a_label_are_left_out_and_ties_are_not_decided() {
-    let whole = ["training.batch_pairs=10000", "training.steps=4"];
+    let whole = ["training.batch_size=10000", "training.steps=4"];
     // Two thirds without a label, half of the rest ties.
     let (tmp, data) = relabelled(|i, label| match i % 6 {
         0..=3 => None,
@@ -130,7 +131,7 @@ fn pairs_without_a_label_are_left_out_and_ties_are_not_decided() {
 
 #[test]
 fn smoothed_labels_are_soft_labels() {
-    let whole = ["training.batch_pairs=10000", "training.steps=4"];
+    let whole = ["training.batch_size=10000", "training.steps=4"];
     let (tmp, data) = relabelled(|_, label| label.map(|l| 0.8 * l + 0.2 * (1.0 - l)));
     let soft = tmp.path().join("soft");
     run_on(&data, &soft, &whole).unwrap();
@@ -150,7 +151,7 @@ fn smoothed_labels_are_soft_labels() {
 fn a_loss_of_dpo_that_is_no_number_names_a_remedy_of_dpo() {
     let tmp = tempfile::tempdir().unwrap();
     let run = tmp.path().join("run");
-    new_run(&run, &dpo(&["training.learning_rate=1e30", "training.gradient_clip=0"]));
+    new_run(&run, &dpo(&["training.learning_rate=1e30", "training.max_grad_norm=0"]));
     let (_, e) = message(go_on(&run, &mut Silent));
     assert!(e.contains("dpo step") && e.contains("dpo.beta") && !e.contains("mopo.tau"), "{e}");
 }

@@ -8,7 +8,7 @@ use super::*;
 /// MOPO on another run's warm start, held in that format.
 fn on_base_of(other: &Path, format: &str) -> RunConfig {
     let base = format!("model.base={format}");
-    let mut config = tiny(&["warm_start.steps=0", &base]);
+    let mut config = tiny(&["sft.steps=0", &base]);
     config.model.source = ModelSource::Hub(other.join("warm_start"));
     config
 }
@@ -53,7 +53,7 @@ fn a_warm_start_of_a_quantised_base_is_an_error_with_the_way_out() {
     let set = ["model.base=nf4".to_string()];
     let text = preset_text("demo").unwrap();
     let error = RunConfig::parse_with(text, "demo", &set).unwrap_err().to_string();
-    for part in ["model.base", "nf4", "warm_start.steps=0", "model.hub"] {
+    for part in ["model.base", "nf4", "sft.steps=0", "model.hub"] {
         assert!(error.contains(part), "{part}: {error}");
     }
     RunConfig::parse_with(text, "demo", &["model.base=f32".into()]).unwrap();

@@ -91,10 +91,10 @@ fn a_cut_inside_a_window_that_meets_pairs_again_changes_no_bit() {
     let windows = [
         "data.n_prompts=12",
         "data.heldout_fraction=0.4",
-        "training.batch_pairs=13",
+        "training.batch_size=13",
         "training.steps=14",
         "mopo.reference_lag=6",
-        "checkpoints.every=1",
+        "checkpoints.save_steps=1",
     ];
     let (_tmp, whole) = finished(&windows);
     let text = fs::read_to_string(whole.join("data/train.jsonl")).unwrap();

@@ -14,7 +14,7 @@ fn leaving_out_pruned_terms_changes_nothing() {
     // Hard labels at τ = 0.05: a loser weighs e⁻²⁰ of a winner.
     let common = [
         "policies=[\"helpful\"]",
-        "mopo.estimator=pair",
+        "mopo.indicator_estimator=pair",
         "mopo.tau=0.05",
         "mopo.lambda_lr=0",
         "lora.dropout=0.0",
@@ -41,8 +41,8 @@ fn two_passes_of_half_a_batch_are_one_of_the_whole() {
     let common =
         ["data.n_prompts=10", "data.heldout_fraction=0.5", "lora.dropout=0.0", "training.steps=1"];
     let of = |batch: usize, accumulation: usize| {
-        let batch = format!("training.batch_pairs={batch}");
-        let accumulation = format!("training.accumulation={accumulation}");
+        let batch = format!("training.batch_size={batch}");
+        let accumulation = format!("training.gradient_accumulation_steps={accumulation}");
         finished(&[&common[..], &[batch.as_str(), accumulation.as_str()]].concat())
     };
     // One step over every pair there is, so that the order of the batches does not matter.
@@ -86,7 +86,7 @@ fn the_exact_dual_holds_between_refreshes_and_keeps_the_constraints() {
     // Cut off in the middle of a window, it goes on with the same multipliers.
     let tmp = tempfile::tempdir().unwrap();
     let cut = tmp.path().join("run");
-    new_run(&cut, &tiny(&[&exact[..], &["checkpoints.every=3"]].concat()));
+    new_run(&cut, &tiny(&[&exact[..], &["checkpoints.save_steps=3"]].concat()));
     go_on(&cut, &mut Silent).unwrap();
     fs::remove_dir_all(cut.join("policy")).unwrap();
     fs::remove_file(cut.join("result.json")).unwrap();
@@ -97,10 +97,10 @@ fn the_exact_dual_holds_between_refreshes_and_keeps_the_constraints() {
 
 #[test]
 fn weights_may_be_normalised_by_prompt() {
-    let (_tmp, run) = finished(&["mopo.normaliser=prompt", "training.steps=2"]);
+    let (_tmp, run) = finished(&["mopo.weight_normalization=prompt", "training.steps=2"]);
     let row = metrics(&run).pop().unwrap();
     assert!(row["loss"].as_f64().unwrap().is_finite());
-    let both = ["mopo.normaliser=prompt", "mopo.dual=exact"];
+    let both = ["mopo.weight_normalization=prompt", "mopo.dual=exact"];
     let e = mopo_train::RunConfig::parse_with(
         mopo_train::config::preset_text("demo").unwrap(),
         "demo",
@@ -140,7 +140,8 @@ fn policies_may_be_a_subset_of_the_objectives() {
 fn a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint() {
     let tmp = tempfile::tempdir().unwrap();
     let run = tmp.path().join("run");
-    let wild = ["training.learning_rate=1e30", "training.gradient_clip=0", "checkpoints.every=1"];
+    let wild =
+        ["training.learning_rate=1e30", "training.max_grad_norm=0", "checkpoints.save_steps=1"];
     new_run(&run, &tiny(&wild));
     let stopped = |result| {
         let (error, text) = message(result);

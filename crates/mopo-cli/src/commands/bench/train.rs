@@ -73,7 +73,7 @@ impl Job for Train {
                 (BenchMethod::Mopo(window), "mopo", Some(variant))
             }
         };
-        let bench = StepBench { method, steps: args.steps, batch_pairs: args.batch, seed: 0 };
+        let bench = StepBench { method, steps: args.steps, batch_size: args.batch, seed: 0 };
         let measured = bench_steps(&base, &pairs, &bench, &device)?;
         let all = |f: fn(&StepMeasurement) -> f64| measured.iter().map(f).collect::<Vec<f64>>();
         let mean = |values: Vec<f64>| {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::ball_name;
 use crate::bandit::{Batch, Labels, Learned, LearnerConfig, Run, ToySet, learn};
-use crate::mopo::{MopoConfig, Statistic, ThresholdRule};
+use crate::mopo::{MopoConfig, ThresholdRule, ThresholdStatistic};
 use crate::{Ball, Result};
 
 /// Settings of [`sensitivity`].
@@ -21,7 +21,7 @@ pub struct SensitivitySettings {
     /// t₀.
     pub lags: Vec<usize>,
     /// What the thresholds follow, and the ball of the constraint.
-    pub rules: Vec<(Statistic, Ball)>,
+    pub rules: Vec<(ThresholdStatistic, Ball)>,
     /// Sampled triplets.
     pub n_triplets: usize,
     /// The loop; its batch must be `Batch::All`.
@@ -42,9 +42,9 @@ impl Default for SensitivitySettings {
             relaxations: vec![0.9, 0.99, 0.999, 0.9995, 1.0],
             lags: vec![50, 100, 250, 500, 1000],
             rules: vec![
-                (Statistic::Plain, Ball::Radius(0.15)),
-                (Statistic::Plain, Ball::Confidence(0.95)),
-                (Statistic::LowerBound, Ball::Confidence(0.95)),
+                (ThresholdStatistic::Plain, Ball::Radius(0.15)),
+                (ThresholdStatistic::Plain, Ball::Confidence(0.95)),
+                (ThresholdStatistic::LowerBound, Ball::Confidence(0.95)),
             ],
             n_triplets: 10_000,
             learner: LearnerConfig { steps: 3000, batch: Batch::All, learning_rate: 0.015 },
@@ -114,7 +114,7 @@ pub fn sensitivity<B: AutodiffBackend>(
                         ball,
                         relaxation,
                         reference_lag,
-                        statistic,
+                        threshold_statistic: statistic,
                         thresholds: ThresholdRule::Adaptive,
                         lambda_max: settings.lambda_max,
                         ..MopoConfig::default()
@@ -135,9 +135,9 @@ fn row(set: ToySet, run: &Run, learned: &Learned, first_threshold: f64) -> Sensi
     let divergence: Vec<f64> =
         policy.iter().map(|p| (p.max(f64::MIN_POSITIVE) * ToySet::N_ACTIONS as f64).ln()).collect();
     SensitivityRow {
-        statistic: match run.mopo.statistic {
-            Statistic::Plain => "plain",
-            Statistic::LowerBound => "lower_bound",
+        statistic: match run.mopo.threshold_statistic {
+            ThresholdStatistic::Plain => "plain",
+            ThresholdStatistic::LowerBound => "lower_bound",
         },
         ball: ball_name(run.mopo.ball),
         relaxation: run.mopo.relaxation,

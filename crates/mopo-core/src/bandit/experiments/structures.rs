@@ -4,7 +4,7 @@ use burn::tensor::backend::AutodiffBackend;
 use serde::Serialize;
 
 use crate::bandit::{Learned, LearnerConfig, Run, Structure, learn, total_variation};
-use crate::mopo::{Estimator, MopoConfig, ThresholdRule};
+use crate::mopo::{IndicatorEstimator, MopoConfig, ThresholdRule};
 use crate::{Ball, Result};
 
 /// Settings of [`structures`].
@@ -72,8 +72,8 @@ pub fn structures<B: AutodiffBackend>(
 ) -> Result<Vec<StructureRow>> {
     let data: Vec<_> = settings.structures.iter().map(|s| s.comparisons()).collect();
     let fixed = usize::MAX;
-    let mut kinds = vec![(Estimator::Action, fixed), (Estimator::Pair, fixed)];
-    kinds.extend(settings.reference_lag.map(|lag| (Estimator::Action, lag)));
+    let mut kinds = vec![(IndicatorEstimator::Action, fixed), (IndicatorEstimator::Pair, fixed)];
+    kinds.extend(settings.reference_lag.map(|lag| (IndicatorEstimator::Action, lag)));
     let mut runs = Vec::new();
     for (i, structure) in settings.structures.iter().enumerate() {
         for &tau in &settings.taus {
@@ -85,7 +85,7 @@ pub fn structures<B: AutodiffBackend>(
                         thresholds: vec![0.0, structure.threshold().unwrap_or(0.0)],
                         mopo: MopoConfig {
                             tau,
-                            estimator,
+                            indicator_estimator: estimator,
                             reference_lag,
                             ball: Ball::Radius(0.0),
                             thresholds: ThresholdRule::Fixed,
@@ -121,9 +121,9 @@ fn row(
     StructureRow {
         structure: structure.name(),
         tau: run.mopo.tau,
-        estimator: match run.mopo.estimator {
-            Estimator::Action => "action",
-            Estimator::Pair => "pair",
+        estimator: match run.mopo.indicator_estimator {
+            IndicatorEstimator::Action => "action",
+            IndicatorEstimator::Pair => "pair",
         },
         reference_lag: lagged.then_some(run.mopo.reference_lag),
         seed: run.seed,

@@ -1,0 +1,86 @@
+//! Ranges of single values. A message names the key, its value, and what would be accepted.
+
+use std::ops::RangeInclusive;
+
+/// More steps than this are a slip of the keyboard.
+pub(crate) const MAX_STEPS: usize = 1_000_000_000;
+/// Pairs, texts or passes of one step at most.
+pub(crate) const MAX_BATCH: usize = 65_536;
+/// Tokens of a prompt or a response at most.
+pub(crate) const MAX_TOKENS: usize = 1_048_576;
+/// Prompts, pairs or texts at most, where a configuration says how many.
+pub(crate) const MAX_COUNT: usize = 100_000_000;
+/// Entries of a tokenizer at most.
+pub(crate) const MAX_VOCABULARY: usize = 1_000_000;
+
+/// Result of a check.
+pub(crate) type Checked = std::result::Result<(), String>;
+
+/// A whole number within bounds, both included.
+pub(crate) fn count(key: &str, value: usize, range: RangeInclusive<usize>) -> Checked {
+    match range.contains(&value) {
+        true => Ok(()),
+        false => Err(format!(
+            "`{key}` is {value}; it must be a whole number from {} to {}",
+            range.start(),
+            range.end()
+        )),
+    }
+}
+
+/// A number above 0 that f32, in which models compute, can hold.
+pub(crate) fn positive(key: &str, value: f64) -> Checked {
+    let held = f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX);
+    match held.contains(&value) {
+        true => Ok(()),
+        false => Err(format!("`{key}` is {value}; it must be a number > 0, up to 3.4e38")),
+    }
+}
+
+/// A number of at least 0 that f32 can hold.
+pub(crate) fn not_negative(key: &str, value: f64) -> Checked {
+    match (0.0..=f64::from(f32::MAX)).contains(&value) {
+        true => Ok(()),
+        false => Err(format!("`{key}` is {value}; it must be a number ≥ 0, up to 3.4e38")),
+    }
+}
+
+/// A number between two bounds, both included.
+pub(crate) fn within(key: &str, value: f64, range: RangeInclusive<f64>) -> Checked {
+    match range.contains(&value) {
+        true => Ok(()),
+        false => {
+            Err(format!("`{key}` is {value}; it must lie in [{}, {}]", range.start(), range.end()))
+        }
+    }
+}
+
+/// A share that leaves something on both sides: between 0 and 1, neither included.
+pub(crate) fn fraction(key: &str, value: f64) -> Checked {
+    match value > 0.0 && value < 1.0 {
+        true => Ok(()),
+        false => Err(format!("`{key}` is {value}; it must lie between 0 and 1")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_number_lies_in_no_range() {
+        for value in [f64::NAN, -1.0, f64::INFINITY, f64::NEG_INFINITY, 1e39] {
+            for checked in [
+                positive("k", value),
+                not_negative("k", value),
+                within("k", value, 0.0..=1.0),
+                fraction("k", value),
+            ] {
+                assert!(checked.unwrap_err().contains("`k` is"), "{value}");
+            }
+        }
+        assert!(positive("k", 0.0).is_err() && not_negative("k", 0.0).is_ok());
+        assert!(count("k", 0, 1..=3).unwrap_err().contains("from 1 to 3"));
+        assert!(count("k", 3, 1..=3).is_ok() && within("k", 1.0, 0.0..=1.0).is_ok());
+    }
+}

@@ -1,0 +1,206 @@
+//! From text and overrides to a configuration: TOML, keys of earlier versions, `--set`.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use toml::de::{DeTable, Deserializer};
+
+use super::renamed::{self, RenamedKey, rename_keys};
+use super::suggest::{did_you_mean, with_suggestion};
+use crate::{Error, Result};
+
+/// A configuration that can be read from a file.
+pub(crate) trait ConfigFile: Serialize + DeserializeOwned {
+    /// Keys that had another name in earlier versions.
+    const RENAMED: &'static [RenamedKey];
+    /// Paths of keys that need not be there, and that `--set` may add.
+    const OPTIONAL: &'static [&'static str];
+    /// Paths of which exactly one is there: `--set` of one takes the place of the other.
+    const ALTERNATIVES: &'static [&'static [&'static str]];
+}
+
+/// A configuration from a complete text, with overrides `key.path=value`.
+///
+/// # Errors
+/// What is wrong with the text, by its line; what is wrong with an override, by its key.
+pub(crate) fn read_with<T: ConfigFile>(
+    text: &str,
+    origin: &str,
+    overrides: &[String],
+) -> Result<T> {
+    let fail = |message: String| Error::Config { origin: origin.into(), message };
+    let wrong = |mut e: toml::de::Error| {
+        e.set_input(Some(text));
+        fail(with_suggestion(&e.to_string()))
+    };
+    let mut document = DeTable::parse(text).map_err(wrong)?;
+    let mut old = rename_keys(document.get_mut(), T::RENAMED).map_err(fail)?;
+    let config = T::deserialize(Deserializer::from(document)).map_err(wrong)?;
+    let config = match overrides {
+        [] => config,
+        _ => {
+            let table = toml::Table::try_from(&config).map_err(|e| fail(e.to_string()))?;
+            overridden::<T>(table, origin, overrides, &mut old)?
+        }
+    };
+    renamed::warn(origin, &old);
+    Ok(config)
+}
+
+/// A configuration with some of its keys replaced.
+fn overridden<T: ConfigFile>(
+    table: toml::Table,
+    origin: &str,
+    overrides: &[String],
+    old: &mut Vec<RenamedKey>,
+) -> Result<T> {
+    let mut assignments: Vec<Assignment> = Vec::new();
+    for text in overrides {
+        let assignment = Assignment::parse(text, T::RENAMED)?;
+        // One key under two names: which of them counts is nobody's guess.
+        if let Some(other) =
+            assignments.iter().find(|a| a.keys == assignment.keys && a.old != assignment.old)
+        {
+            let key = assignment.old.first().or(other.old.first()).expect("they differ");
+            let origin = format!("--set {} --set {text}", other.text);
+            return Err(Error::Config { origin, message: renamed::both(key.section, key) });
+        }
+        old.extend(&assignment.old);
+        assignments.push(assignment);
+    }
+    let mut whole = table.clone();
+    for assignment in &assignments {
+        assignment.apply::<T>(&mut whole)?;
+    }
+    let read = |table: toml::Table| table.try_into::<T>();
+    read(whole).map_err(|together| {
+        // The one that is wrong by itself; several may also contradict each other.
+        let alone = assignments.iter().find_map(|assignment| {
+            let mut table = table.clone();
+            assignment.apply::<T>(&mut table).ok()?;
+            Some((assignment.text.to_string(), read(table).err()?))
+        });
+        let all = || (overrides.join(" --set "), together);
+        let (set, error) = alone.unwrap_or_else(all);
+        let message = with_suggestion(&error.to_string()).replace('\n', " ");
+        Error::Config { origin: format!("{origin} with --set {set}"), message }
+    })
+}
+
+/// `key.path=value` of `--set`.
+struct Assignment<'a> {
+    text: &'a str,
+    /// The path, in today's names.
+    keys: Vec<String>,
+    value: toml::Value,
+    /// Old names that it used.
+    old: Vec<RenamedKey>,
+}
+
+impl<'a> Assignment<'a> {
+    fn parse(text: &'a str, renamed: &'static [RenamedKey]) -> Result<Self> {
+        let fail = |message: String| Error::Config { origin: format!("--set {text}"), message };
+        let syntax = || fail("write it as key.path=value, e.g. mopo.tau=0.1".into());
+        let (path, value) = text.split_once('=').ok_or_else(syntax)?;
+        let keys: Vec<&str> = path.trim().split('.').map(str::trim).collect();
+        if keys.iter().any(|key| key.is_empty()) {
+            return Err(syntax());
+        }
+        let value = match toml::from_str::<toml::Table>(&format!("v = {value}")) {
+            Ok(mut table) if table.len() == 1 => table.remove("v").ok_or_else(syntax)?,
+            Err(e) if value.trim_start().starts_with(['[', '{', '"', '\'']) => {
+                return Err(fail(format!("the value is not TOML: {}", e.message())));
+            }
+            // A bare word is a string.
+            _ => toml::Value::String(value.trim().into()),
+        };
+        // As a document of this one key, so that old names are found in the path and in the value.
+        let nested = keys.iter().rev().fold(value, |value, key| {
+            toml::Value::Table(toml::Table::from_iter([(key.to_string(), value)]))
+        });
+        let written = toml::to_string(&nested).map_err(|e| fail(e.to_string()))?;
+        let mut document = DeTable::parse(&written).map_err(|e| fail(e.message().into()))?;
+        let old = rename_keys(document.get_mut(), renamed).map_err(fail)?;
+        let document =
+            <toml::Table as serde::Deserialize>::deserialize(Deserializer::from(document));
+        let mut value = toml::Value::Table(document.map_err(|e| fail(e.message().into()))?);
+        let mut path = Vec::new();
+        for _ in &keys {
+            let toml::Value::Table(table) = value else { return Err(syntax()) };
+            let (key, below) = table.into_iter().next().ok_or_else(syntax)?;
+            path.push(key);
+            value = below;
+        }
+        Ok(Self { text, keys: path, value, old })
+    }
+
+    fn apply<T: ConfigFile>(&self, table: &mut toml::Table) -> Result<()> {
+        let path = self.keys.join(".");
+        let known =
+            paths(table, T::OPTIONAL.iter().chain(T::ALTERNATIVES.iter().copied().flatten()));
+        let fail = |message: String| Error::Config {
+            origin: format!("--set {}", self.text),
+            message: format!("{message}{}", did_you_mean(&path, known.iter().map(String::as_str))),
+        };
+        let (last, sections) = self.keys.split_last().expect("a path has a key");
+        let mut here = &mut *table;
+        for (depth, key) in sections.iter().enumerate() {
+            let beside = section_names(here);
+            let place = self.keys[..=depth].join(".");
+            here = here.get_mut(key).and_then(toml::Value::as_table_mut).ok_or_else(|| {
+                fail(format!("there is no section `{place}`; there are: {beside}"))
+            })?;
+        }
+        if let Some(slot) = here.get_mut(last) {
+            *slot = like(slot, self.value.clone());
+            return Ok(());
+        }
+        match T::ALTERNATIVES.iter().find(|choice| choice.contains(&path.as_str())) {
+            Some(choice) => {
+                for other in *choice {
+                    here.remove(other.rsplit('.').next().unwrap_or_default());
+                }
+            }
+            None if T::OPTIONAL.contains(&path.as_str()) => {}
+            None => {
+                let beside = here.keys().cloned().collect::<Vec<_>>().join(", ");
+                return Err(fail(format!(
+                    "there is no key `{path}`; beside it there are: {beside}"
+                )));
+            }
+        }
+        here.insert(last.clone(), self.value.clone());
+        Ok(())
+    }
+}
+
+/// The value as the key's old one is written: 1 for 1.0 is what people type.
+fn like(old: &toml::Value, new: toml::Value) -> toml::Value {
+    match (old, new) {
+        (toml::Value::Float(_), toml::Value::Integer(n)) => toml::Value::Float(n as f64),
+        (_, new) => new,
+    }
+}
+
+fn section_names(table: &toml::Table) -> String {
+    let named = table.iter().filter(|(_, value)| value.is_table());
+    named.map(|(name, _)| format!("[{name}]")).collect::<Vec<_>>().join(", ")
+}
+
+/// All paths that `--set` takes: those in the table, and some more.
+fn paths<'a>(table: &toml::Table, more: impl Iterator<Item = &'a &'static str>) -> Vec<String> {
+    fn below(table: &toml::Table, prefix: &str, all: &mut Vec<String>) {
+        for (key, value) in table {
+            let path = format!("{prefix}{key}");
+            if let toml::Value::Table(table) = value {
+                below(table, &format!("{path}."), all);
+            }
+            all.push(path);
+        }
+    }
+    let mut all = Vec::new();
+    below(table, "", &mut all);
+    all.extend(more.map(|path| path.to_string()));
+    all.sort();
+    all.dedup();
+    all
+}
