@@ -5,7 +5,8 @@
 //! shards, one by one by name; [`TensorWriter`] writes a `model.safetensors`. What the tensors mean
 //! is known to the crates of the models. [`locate`] turns a model's name into a directory: it fetches
 //! what the cache lacks. Without the features `tensors` and `download` (on by default) there is
-//! [`write_atomically`] and JSON only, and neither burn nor network.
+//! what reads and writes files ([`write_atomically`], [`DirWriter`], JSON, hashes), and neither burn nor
+//! network.
 
 #[cfg(feature = "download")]
 mod download;
@@ -17,6 +18,9 @@ mod tensors;
 #[cfg(feature = "download")]
 pub use download::{DownloadProgress, Hub, ModelName, Snapshot, locate};
 pub use error::{Error, Result};
-pub use files::{create_dir, read, read_json, write_atomically, write_atomically_with, write_json};
+pub use files::{
+    DirWriter, create_dir, file_sha256, read, read_json, sha256_hex, sweep_leftovers,
+    sweep_own_directory, write_atomically, write_atomically_with, write_json, write_own_file,
+};
 #[cfg(feature = "tensors")]
 pub use tensors::{TensorFiles, TensorWriter, WEIGHTS, WeightDtype, find_files};

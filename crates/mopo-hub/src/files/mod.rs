@@ -1,0 +1,208 @@
+//! Files and JSON: errors name the path, and a reader sees the old content or the new, never half of
+//! it. Tensor files are in `tensors`.
+
+mod directory;
+mod hash;
+mod leftovers;
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use directory::DirWriter;
+pub use hash::{file_sha256, sha256_hex};
+pub use leftovers::{sweep_leftovers, sweep_own_directory};
+
+use crate::{Error, Result};
+
+/// The longest JSON file that is read. As values in memory it may take twenty times as much.
+const MAX_JSON: u64 = 64 << 20;
+
+/// Reads a file.
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(Error::io("read", path))
+}
+
+/// Reads JSON; `expected` says what the file should be and completes "expected …" in the error.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Json`] with the parser's message, which names the key or the line, and for a
+/// file of more than 64 MiB.
+pub fn read_json<T: DeserializeOwned>(path: &Path, expected: &'static str) -> Result<T> {
+    let refuse = |reason: String| Error::Json { path: path.into(), reason, expected };
+    let mut bytes = vec![];
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    file.take(MAX_JSON + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    if bytes.len() as u64 > MAX_JSON {
+        return Err(refuse(format!("it has more than {} MiB", MAX_JSON >> 20)));
+    }
+    serde_json::from_slice(&bytes).map_err(|e| refuse(e.to_string()))
+}
+
+/// Creates a directory and its parents.
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+pub fn create_dir(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))
+}
+
+/// Writes `bytes` to `path`: a temporary file in the same folder, synced, then renamed. Missing
+/// folders are made. An interrupted write leaves whatever was there before.
+///
+/// A file that is there keeps its mode. A symbolic link stays one: what it points to is written. Into
+/// pipes and devices, `/dev/stdout` among them, the bytes are written as they come.
+///
+/// # Errors
+/// [`Error::Io`] with the path; nothing is changed then.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomically_with(path, |file| file.write_all(bytes))
+}
+
+/// As [`write_atomically`], for content that is made while it is written.
+///
+/// # Errors
+/// As there; what `fill` returns is one of the system's reasons.
+pub fn write_atomically_with(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<()> {
+    let io = |e| Error::io("write", path)(e);
+    match Target::of(path).map_err(io)? {
+        Target::Absent(path) => replace(&path, None, fill),
+        Target::Present(path, old) => replace(&path, Some(&old), fill),
+        Target::Special(path) => {
+            // Appending, since a descriptor may be in the middle of a file.
+            let file = OpenOptions::new().append(true).open(&path).map_err(io)?;
+            let mut writer = BufWriter::new(file);
+            fill(&mut writer).and_then(|()| writer.flush()).map_err(io)
+        }
+    }
+}
+
+/// As [`write_atomically`] for a file of a directory that belongs to this program, such as a run: a
+/// symbolic link there is refused, since what it points to is somebody else's.
+///
+/// # Errors
+/// As there, and [`Error::Io`] for anything at `path` that is no plain file.
+pub fn write_own_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.is_file() => {
+            let what = if found.is_symlink() { "a symbolic link" } else { "no plain file" };
+            let source = io::Error::other(format!("it is {what}; move it away"));
+            Err(Error::Io { action: "write", path: path.into(), source })
+        }
+        Ok(found) => replace(path, Some(&found), |file| file.write_all(bytes)),
+        Err(_) => replace(path, None, |file| file.write_all(bytes)),
+    }
+}
+
+/// What is written when a path is: the end of its symbolic links.
+enum Target {
+    /// Nothing is there yet.
+    Absent(PathBuf),
+    /// A file or a directory.
+    Present(PathBuf, Metadata),
+    /// A pipe, a device, or a descriptor of a process: it cannot be replaced.
+    Special(PathBuf),
+}
+
+impl Target {
+    fn of(path: &Path) -> io::Result<Self> {
+        // As many links as the system follows.
+        const MAX_LINKS: usize = 40;
+        let mut path = path.to_path_buf();
+        for _ in 0..MAX_LINKS {
+            // What a descriptor's link says is not always a path.
+            let absolute = std::path::absolute(&path)?;
+            if ["/proc", "/dev/fd"].iter().any(|dir| absolute.starts_with(dir)) {
+                return Ok(Self::Special(path));
+            }
+            let found = match std::fs::symlink_metadata(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::Absent(path)),
+                found => found?,
+            };
+            if !found.is_symlink() {
+                return Ok(match found.is_file() || found.is_dir() {
+                    true => Self::Present(path, found),
+                    false => Self::Special(path),
+                });
+            }
+            path = folder_of(&path).join(std::fs::read_link(&path)?);
+        }
+        Err(rustix::io::Errno::LOOP.into())
+    }
+}
+
+/// The folder in which a path is an entry.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Writes a file beside `path` and renames it there.
+fn replace(
+    path: &Path,
+    old: Option<&Metadata>,
+    fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<()> {
+    let folder = folder_of(path);
+    create_dir(folder)?;
+    let write = || -> io::Result<()> {
+        // What replaces a private file is private from the beginning.
+        let mode = if old.is_some() { 0o600 } else { 0o666 };
+        let mut writer = BufWriter::new(leftovers::hidden_file(folder, mode)?);
+        fill(&mut writer)?;
+        let temp = writer.into_inner().map_err(|e| e.into_error())?;
+        if let Some(old) = old {
+            keep_owner_and_mode(temp.as_file(), old)?;
+        }
+        temp.as_file().sync_all()?;
+        temp.persist(path).map_err(|e| e.error)?;
+        Ok(())
+    };
+    write().map_err(Error::io("write", path))?;
+    sync_folder(folder);
+    Ok(())
+}
+
+/// Gives a new file the owner, as far as that is allowed, and the mode of the one that it replaces.
+fn keep_owner_and_mode(file: &File, old: &Metadata) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let new = file.metadata()?;
+    if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
+        let _ = std::os::unix::fs::fchown(file, Some(old.uid()), Some(old.gid()));
+    }
+    file.set_permissions(old.permissions())
+}
+
+/// A rename lives in the folder: without this it can be lost with the power. Some file systems refuse
+/// to sync a folder, which is no reason to fail a finished write.
+fn sync_folder(folder: &Path) {
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+}
+
+/// Writes JSON, indented, with a final newline, atomically.
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+///
+/// # Panics
+/// If the value has no JSON form (a map whose keys are no text), which no input can cause.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).expect("plain data");
+    write_atomically(path, format!("{text}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests;
