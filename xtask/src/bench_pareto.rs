@@ -1,4 +1,4 @@
-//! The Pareto tools of mopo-core against moocore, in one run: `cargo xtask bench pareto`.
+//! The Pareto tools of mopo-pareto against moocore, in one run: `cargo xtask bench pareto`.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -20,8 +20,8 @@ const AGREEMENT: f64 = 1e-10;
 /// point of the cloud in 4 dimensions, whose contribution is 1.77e-9 in exact fractions.
 const ZERO_IN_MOOCORE: f64 = 1.5e-8;
 
-const SCRIPT: &str = "crates/mopo-core/tests/pareto/moocore_timing.py";
-const REQUIREMENTS: &str = "crates/mopo-core/tests/pareto/requirements.txt";
+const SCRIPT: &str = "crates/mopo-pareto/tests/moocore/moocore_timing.py";
+const REQUIREMENTS: &str = "crates/mopo-pareto/tests/moocore/requirements.txt";
 
 const OPERATIONS: &[&str] =
     &["hypervolume", "contributions", "igd_plus", "epsilon_additive", "non_dominated", "layers"];
@@ -43,25 +43,25 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         None => environment(&folder)?,
     };
     let versions = installed(&python)?;
-    let mut build = cargo(&["build", "--release", "--package", "mopo-core"]);
+    let mut build = cargo(&["build", "--release", "--package", "mopo-pareto"]);
     build.args(["--example", "pareto_timing"]).current_dir(root());
     ensure!(status(&mut build)?.success(), "building the example `pareto_timing` failed");
 
     let sets_folder = folder.join("sets");
     let sets = sets(&python, &sets_folder)?;
     let mut ours = Command::new(target.join("release/examples/pareto_timing"));
-    let mut ours = Side::start("mopo-core", ours.arg(&sets_folder))?;
+    let mut ours = Side::start("mopo-pareto", ours.arg(&sets_folder))?;
     let mut theirs = Command::new(&python);
     theirs.env("OMP_NUM_THREADS", "1").arg(root().join(SCRIPT));
     let mut theirs = Side::start("moocore", theirs.arg("serve").arg(&sets_folder))?;
 
-    println!("mopo-core (release build) against {versions}");
+    println!("mopo-pareto (release build) against {versions}");
     println!("{}", machine());
     println!(
         "one thread each; median of {ROUNDS} rounds, in turns; all minimised; microseconds per \
          call; ratio: ours / moocore's, below 1 where ours is faster\n"
     );
-    println!("| operation | set | K | n | mopo-core | moocore | ratio |");
+    println!("| operation | set | K | n | mopo-pareto | moocore | ratio |");
     println!("|---|---|--:|--:|--:|--:|--:|");
     let mut rows = Vec::new();
     for operation in OPERATIONS {
@@ -260,7 +260,7 @@ fn compare(operation: &str, set: &Set, ours: &mut Side, theirs: &mut Side) -> Re
 fn agree(operation: &str, ours: &[f64], theirs: &[f64]) -> Result<()> {
     ensure!(
         ours.len() == theirs.len() && !ours.is_empty(),
-        "mopo-core gives {} values, moocore {}",
+        "mopo-pareto gives {} values, moocore {}",
         ours.len(),
         theirs.len()
     );
@@ -270,7 +270,7 @@ fn agree(operation: &str, ours: &[f64], theirs: &[f64]) -> Result<()> {
             operation.starts_with("contributions") && *b == 0.0 && a.abs() < ZERO_IN_MOOCORE;
         // Written so that a NaN fails.
         let same = small || (a - b).abs() <= AGREEMENT * largest;
-        ensure!(same, "value {i} is {a:?} in mopo-core and {b:?} in moocore");
+        ensure!(same, "value {i} is {a:?} in mopo-pareto and {b:?} in moocore");
     }
     Ok(())
 }

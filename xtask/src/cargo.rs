@@ -58,9 +58,12 @@ pub(crate) fn device_feature(args: &[String]) -> Option<&'static str> {
     }
 }
 
-/// The criterion benchmarks of a crate.
-pub(crate) fn bench(package: &str, args: &[String]) -> Result<ExitCode> {
-    let mut command = cargo(&["bench", "--package", package]);
+/// The criterion benchmarks of some crates.
+pub(crate) fn bench(packages: &[&str], args: &[String]) -> Result<ExitCode> {
+    let mut command = cargo(&["bench"]);
+    for package in packages {
+        command.args(["--package", package]);
+    }
     command.current_dir(root()).args(args);
     Ok(code(status(&mut command)?))
 }

@@ -23,7 +23,7 @@ cargo xtask <command> [-- arguments]
   pareto   mopo pareto: generate, score, draw the front (release build)
   bandit   mopo bandit: the synthetic experiments with exact solutions; `cargo xtask bandit`
            lists them
-  bench    the criterion benchmarks of mopo-core; arguments go to `cargo bench`
+  bench    the criterion benchmarks of mopo-core and mopo-pareto; arguments go to `cargo bench`
   bench ops
            those of mopo-ops
   bench pareto [--python PATH]
@@ -67,9 +67,9 @@ fn run() -> Result<ExitCode> {
         Some("bench") if rest.first().is_some_and(|a| a == "train") => bench_train::run(&rest[1..]),
         Some("bench") if rest.first().is_some_and(|a| a == "score") => bench_score::run(&rest[1..]),
         Some("bench") if rest.first().is_some_and(|a| a == "ops") => {
-            cargo::bench("mopo-ops", &rest[1..])
+            cargo::bench(&["mopo-ops"], &rest[1..])
         }
-        Some("bench") => cargo::bench("mopo-core", &rest),
+        Some("bench") => cargo::bench(&["mopo-core", "mopo-pareto"], &rest),
         Some("real-line") => real_line::run(&rest),
         Some("matrix") => matrix::run(&rest),
         Some("tidy") => tidy::run(),

@@ -14,12 +14,14 @@ const MAX_LINES: usize = 600;
 
 /// Who may depend on whom, as docs/architecture.md draws it. Development dependencies are free.
 const EDGES: &[(&str, &[&str])] = &[
-    ("mopo-core", &[]),
+    ("mopo-pareto", &[]),
+    ("mopo-core", &["mopo-pareto"]),
     ("mopo-hub", &[]),
     ("mopo-data", &["mopo-core", "mopo-hub"]),
     ("mopo-ops", &[]),
     ("mopo-lm", &["mopo-core", "mopo-hub", "mopo-ops"]),
-    ("mopo-eval", &["mopo-core", "mopo-data", "mopo-hub", "mopo-ops"]),
+    ("mopo-report", &["mopo-hub", "mopo-pareto"]),
+    ("mopo-eval", &["mopo-core", "mopo-data", "mopo-hub", "mopo-ops", "mopo-report"]),
     ("mopo-train", &["mopo-core", "mopo-data", "mopo-eval", "mopo-hub", "mopo-lm", "mopo-ops"]),
     (
         "mopo-cli",

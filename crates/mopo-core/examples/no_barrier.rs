@@ -41,7 +41,7 @@ pub struct World {
 pub fn worlds(divergence: Divergence) -> Result<[World; 2]> {
     let reference = [-(3f64.ln()); 3];
     let optimal = |rewards: &[f64]| optimal_policy(divergence, &reference, rewards, TAU);
-    let world = |first: &[f64; 3]| {
+    let world = |first: &[f64; 3]| -> Result<World> {
         let policies = [optimal(first)?, optimal(&SECOND_REWARDS)?];
         let mixed: Vec<f64> = first
             .iter()

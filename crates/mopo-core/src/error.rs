@@ -3,6 +3,7 @@
 /// What can go wrong in the mathematics. Shape contracts panic; everything that a user can cause
 /// comes back as one of these.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A name that is not among the objectives.
     #[error("unknown objective `{name}`; the objectives here are: {known}")]
@@ -65,6 +66,9 @@ pub enum Error {
     /// A value that is NaN or infinite where the mathematics needs a number.
     #[error("{0} is not finite")]
     NonFinite(String),
+    /// Points that cannot be compared.
+    #[error(transparent)]
+    Pareto(#[from] mopo_pareto::Error),
 }
 
 fn together(given: &[usize]) -> String {

@@ -11,7 +11,8 @@ mod log_space;
 mod lower_bound;
 pub mod mopo;
 mod objective;
-pub mod pareto;
+
+pub use mopo_pareto as pareto;
 
 pub use ball::Ball;
 pub use dual::{CopSolution, DualState, DualStep, TabularProblem};

@@ -10,6 +10,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use mopo_report::Clusters;
+
 use crate::{Error, Result};
 
 /// What stands for a prompt when prompts are clustered.
@@ -41,36 +43,6 @@ pub struct ClusterConfig {
 impl Default for ClusterConfig {
     fn default() -> Self {
         Self { n_clusters: 8, seed: 0, n_restarts: 4, max_iterations: 100 }
-    }
-}
-
-/// Which cluster each prompt is in. Clusters are ordered by size, the largest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Clusters {
-    /// `[n_prompts]`: the index of the prompt's cluster.
-    pub assignments: Vec<usize>,
-    /// `[n_clusters]`: the three terms that weigh most in the cluster's centre, joined with commas.
-    pub labels: Vec<String>,
-}
-
-impl Clusters {
-    /// All prompts in one cluster: no clustering.
-    pub fn single(n_prompts: usize) -> Self {
-        Self { assignments: vec![0; n_prompts], labels: vec!["all prompts".into()] }
-    }
-
-    /// How many clusters there are.
-    pub fn n_clusters(&self) -> usize {
-        self.labels.len()
-    }
-
-    /// `[n_clusters]`: how many prompts each has.
-    pub fn sizes(&self) -> Vec<usize> {
-        let mut sizes = vec![0; self.labels.len()];
-        for &cluster in &self.assignments {
-            sizes[cluster] += 1;
-        }
-        sizes
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// What can go wrong in an evaluation. Each message names the file or field and the remedy.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A list has another length than the one it belongs to.
     #[error("`{field}` has {found} entries, but {expected} are needed ({reason})")]
@@ -66,9 +67,6 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
-    /// Two policies of the same name.
-    #[error("policy `{0}` stands there twice; give each policy its own name")]
-    DuplicatePolicy(String),
     /// Reading or writing a file failed.
     #[error("cannot {action} {path}: {source}")]
     Io {
@@ -87,19 +85,6 @@ pub enum Error {
         /// What is wrong, where, and what to do.
         message: String,
     },
-    /// Results of several runs that cannot be compared.
-    #[error("{a} and {b} cannot be compared: {message}")]
-    Incomparable {
-        /// One run.
-        a: String,
-        /// The other.
-        b: String,
-        /// What differs and what to do.
-        message: String,
-    },
-    /// A figure could not be rendered to PNG.
-    #[error("cannot render the figure: {0}")]
-    Render(String),
     /// A value could not be written as JSON.
     #[error("cannot serialise {what}: {source}")]
     Json {
@@ -153,6 +138,9 @@ pub enum Error {
     /// An error of the mathematics.
     #[error(transparent)]
     Core(#[from] mopo_core::Error),
+    /// Scores that cannot be compared, or a report that cannot be written or read.
+    #[error(transparent)]
+    Report(#[from] mopo_report::Error),
 }
 
 /// Results of this crate.

@@ -7,12 +7,13 @@ use anyhow::{Context, Result, bail, ensure};
 use mopo_core::Objectives;
 use mopo_data::{PreparedSet, file_sha256, read_prompts};
 use mopo_eval::reward::score_all;
-use mopo_eval::{
-    ClusterConfig, Evaluation, FrontConfig, FrontReport, PolicyGroup, PolicySamples,
-    PromptEmbedding, ReportExtras, RunExtras, cluster_embedded, cluster_prompts, write_report,
-};
+use mopo_eval::{ClusterConfig, PromptEmbedding, cluster_embedded, cluster_prompts};
 use mopo_lm::{GenerationConfig, HeadChoice};
 use mopo_ops::FusedBackend;
+use mopo_report::{
+    Evaluation, FrontConfig, FrontReport, PolicyGroup, PolicySamples, ReportExtras, RunExtras,
+    write_report,
+};
 use mopo_train::{Progress, RunConfig, RunData, RunDir, RunRecord, Sampler};
 use serde_json::{Value, json};
 
@@ -159,7 +160,7 @@ impl Job for Pareto {
             .iter()
             .map(|axis| axis.reward.build::<B>(&device, &resolve))
             .collect::<mopo_eval::Result<Vec<_>>>()?;
-        let objectives = self.objectives;
+        let objectives = self.objectives.names().to_vec();
         let generation = GenerationConfig {
             max_new_tokens: settings.max_new_tokens,
             temperature: settings.temperature,

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use mopo_eval::{
+use mopo_report::{
     FrontReport, RecordedRun, ReportExtras, ReportFiles, RunExtras, combine, read_statistics,
     write_report,
 };
@@ -141,7 +141,7 @@ pub(crate) fn print(report: &FrontReport) {
     let width = report.sets.iter().map(|q| q.of.name().chars().count()).max().unwrap_or(0);
     println!("{:width$}  hypervolume ↑   IGD+ ↓  additive ε ↓", "set");
     for quality in &report.sets {
-        let distance = |e: Option<mopo_eval::Estimate>| {
+        let distance = |e: Option<mopo_report::Estimate>| {
             e.map_or_else(|| "–".to_owned(), |e| format!("{:.4}", e.value))
         };
         println!(

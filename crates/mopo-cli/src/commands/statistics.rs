@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use mopo_core::Objectives;
 use mopo_data::PreparedSet;
-use mopo_eval::{PolicySamples, ScoreStatistics, read_statistics};
+use mopo_report::{PolicySamples, ScoreStatistics, read_statistics};
 use mopo_train::RunDir;
 use mopo_train::config::{EvaluationConfig, ZScoreSource};
 
@@ -25,7 +25,7 @@ impl Known {
         run: &RunDir,
     ) -> Result<Self> {
         if let Some(file) = file {
-            let all = read_statistics(file, objectives)?;
+            let all = read_statistics(file, objectives.names())?;
             return Ok(Self(all.into_iter().map(Some).collect()));
         }
         let mut known: Vec<_> =
@@ -49,7 +49,7 @@ impl Known {
     /// All, the missing ones from the scores of the warm start, which `whose` describes.
     pub(crate) fn with_warm_start(
         self,
-        objectives: &Objectives,
+        objectives: &[String],
         warm_start: &PolicySamples,
         whose: &str,
     ) -> Result<Vec<ScoreStatistics>> {
@@ -57,7 +57,7 @@ impl Known {
             Some(known) => Ok(known),
             None => {
                 let scores = warm_start.scores.iter().map(|row| row[k]);
-                Ok(ScoreStatistics::of(objectives.name(k), scores, whose)?)
+                Ok(ScoreStatistics::of(&objectives[k], scores, whose)?)
             }
         };
         self.0.into_iter().enumerate().map(complete).collect()

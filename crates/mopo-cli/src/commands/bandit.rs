@@ -1,0 +1,147 @@
+//! `mopo bandit`: the synthetic experiments. What they find and how it is shown is in
+//! `mopo_eval::experiments`; here flags become settings.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use burn::backend::Autodiff;
+use burn::tensor::backend::Backend;
+use mopo_core::bandit::experiments::{
+    ConstraintSettings, FrontSettings, InitialisationSettings, SensitivitySettings,
+    StructureSettings,
+};
+use mopo_core::bandit::{Labels, LearnerConfig};
+use mopo_eval::experiments::{Execution, Experiment, Findings, Fronts, Tau};
+use mopo_train::Progress;
+
+use crate::args::{
+    BanditArgs, BanditCommon, ConstraintsArgs, Experiment as Chosen, InitialisationArgs, LabelKind,
+    SensitivityArgs, StructuresArgs, ToyArgs,
+};
+use crate::device::{Job, check, dispatch};
+use crate::progress::Bars;
+
+pub(crate) fn run(args: BanditArgs) -> Result<()> {
+    match args.experiment {
+        Chosen::Constraints(args) => run_one(&constraints(&args), &args.common),
+        Chosen::Sensitivity(args) => run_one(&sensitivity(&args), &args.common),
+        Chosen::Initialisation(args) => run_one(&initialisation(&args), &args.common),
+        Chosen::Structures(args) => run_one(&structures(&args), &args.common),
+        Chosen::Fronts(args) => {
+            let settings = toy(&args.toy, args.common.seed);
+            run_one(&Fronts { tau: args.tau, settings }, &args.common)
+        }
+        Chosen::Tau(args) => {
+            let settings = toy(&args.toy, args.common.seed);
+            run_one(&Tau(FrontSettings { taus: args.taus, ..settings }), &args.common)
+        }
+    }
+}
+
+fn constraints(args: &ConstraintsArgs) -> ConstraintSettings {
+    ConstraintSettings {
+        n_objectives: usize::from(args.objectives),
+        tau: args.tau,
+        fraction: args.fraction,
+        n_terms: args.terms.clone(),
+        repetitions: args.repetitions,
+        seed: args.common.seed,
+        ..ConstraintSettings::default()
+    }
+}
+
+fn sensitivity(args: &SensitivityArgs) -> SensitivitySettings {
+    let mut settings = SensitivitySettings {
+        tau: args.tau,
+        relaxations: args.relaxations.clone(),
+        lags: args.lags.clone(),
+        seed: args.common.seed,
+        ..SensitivitySettings::default()
+    };
+    settings.learner.steps = args.steps;
+    settings
+}
+
+fn initialisation(args: &InitialisationArgs) -> InitialisationSettings {
+    let mut settings = InitialisationSettings {
+        tau: args.tau,
+        lattice: args.lattice,
+        n_vectors: args.vectors,
+        seed: args.common.seed,
+        ..InitialisationSettings::default()
+    };
+    settings.learner.steps = args.steps;
+    settings
+}
+
+fn structures(args: &StructuresArgs) -> StructureSettings {
+    StructureSettings {
+        taus: args.taus.clone(),
+        seeds: (0..args.seeds).map(|i| args.common.seed.wrapping_add(i)).collect(),
+        learner: LearnerConfig { steps: args.steps, ..LearnerConfig::default() },
+        ..StructureSettings::default()
+    }
+}
+
+fn toy(args: &ToyArgs, seed: u64) -> FrontSettings {
+    FrontSettings {
+        n_pairs: args.n_pairs,
+        labels: match args.labels {
+            LabelKind::Probability => Labels::Probability,
+            LabelKind::Sampled => Labels::Sampled,
+        },
+        n_thresholds: usize::from(args.thresholds),
+        steps: args.steps,
+        seed,
+        ..FrontSettings::default()
+    }
+}
+
+struct ExperimentJob<'a, E> {
+    experiment: &'a E,
+    bars: &'a mut Bars,
+}
+
+impl<E: Experiment> Job for ExperimentJob<'_, E> {
+    type Output = Findings;
+
+    fn run<B: Backend>(self, device: B::Device) -> Result<Findings> {
+        let mut shown = 0;
+        let bars = self.bars;
+        let total = 100;
+        bars.begin(E::NAME, 0, total);
+        let findings = self.experiment.run::<Autodiff<B>>(&device, &mut |done, of| {
+            let now = done * total / of.max(1);
+            while shown < now {
+                shown += 1;
+                bars.advance("% done");
+            }
+        })?;
+        bars.end("");
+        Ok(findings)
+    }
+}
+
+fn run_one<E: Experiment>(experiment: &E, common: &BanditCommon) -> Result<()> {
+    check(common.device)?;
+    let out = common.out.clone().unwrap_or_else(|| PathBuf::from("runs/bandit").join(E::NAME));
+    // Before the work: a folder that cannot be written is found in the first second.
+    std::fs::create_dir_all(&out).with_context(|| {
+        format!("making the folder {} (give another one with --out DIR)", out.display())
+    })?;
+    let clock = Instant::now();
+    let mut bars = Bars::new();
+    let findings = dispatch(common.device, ExperimentJob { experiment, bars: &mut bars })?;
+    let seconds = clock.elapsed().as_secs_f64();
+    let execution = Execution {
+        version: env!("CARGO_PKG_VERSION"),
+        device: &common.device.to_string(),
+        seed: common.seed,
+        seconds,
+    };
+    findings.write(&out, experiment, execution)?;
+    println!("{}", findings.summary.trim_end());
+    println!("\n{seconds:.0} s; table, figure and record: {}", out.display());
+    Ok(())
+}

@@ -1,0 +1,328 @@
+//! Results of several runs, read back from what [`crate::write_report`] wrote, as one comparison.
+//!
+//! Only like is compared with like: the same prompts, scored by the same rewards, above the same
+//! reference point. Anything else is refused with what differs.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    Clusters, Error, Evaluation, FrontConfig, PolicyGroup, PolicySamples, Result, ScoreStatistics,
+};
+
+/// One run's result as its files have it.
+#[derive(Debug, Clone)]
+pub struct RecordedRun {
+    /// What the comparison calls it.
+    pub name: String,
+    /// The directory that it was read from.
+    pub dir: PathBuf,
+    /// Prompts, clusters, responses and scores.
+    pub evaluation: Evaluation,
+    /// Reference point and bootstrap; its `statistics` are those that the run's z-scores are in.
+    pub config: FrontConfig,
+    /// Name and reward of each objective; `Null` if the files do not say.
+    pub rewards: Value,
+    /// The run's own record.
+    pub record: Value,
+}
+
+/// What [`combine`] gives.
+#[derive(Debug, Clone)]
+pub struct Combined {
+    /// All policies, labelled with their runs.
+    pub evaluation: Evaluation,
+    /// Of the first run.
+    pub config: FrontConfig,
+    /// The rewards, the same in all.
+    pub rewards: Value,
+    /// What differs without keeping the runs from being compared, for the reader.
+    pub notes: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct ReportFile {
+    front: FrontPart,
+    #[serde(default)]
+    rewards: Value,
+    #[serde(default)]
+    record: Value,
+}
+
+#[derive(Deserialize)]
+struct FrontPart {
+    objectives: Vec<String>,
+    config: FrontConfig,
+    #[serde(default)]
+    statistics: Vec<ScoreStatistics>,
+    #[serde(default)]
+    runs: Vec<String>,
+    cluster_labels: Vec<String>,
+    points: Vec<PointPart>,
+}
+
+#[derive(Deserialize)]
+struct PointPart {
+    policy: String,
+    label: String,
+    group: PolicyGroup,
+    means: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+struct SampleLine {
+    policy: String,
+    cluster: usize,
+    prompt: String,
+    response: String,
+    scores: Vec<f32>,
+}
+
+const AGAIN: &str = "write it again with `mopo pareto RUN`";
+
+impl RecordedRun {
+    /// Reads `report.json` and `samples.jsonl` of `dir`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::File`] names the file, and the line, that is missing, damaged or does
+    /// not fit the other; as [`Evaluation::check`].
+    pub fn read(dir: &Path, name: impl Into<String>) -> Result<Self> {
+        let path = dir.join("report.json");
+        let wrong = |message: String| Error::File { path: path.clone(), message };
+        let report: ReportFile = serde_json::from_str(&read(&path)?)
+            .map_err(|e| wrong(format!("{e}; it was changed or damaged: {AGAIN}")))?;
+        let ReportFile { front, rewards, record } = report;
+        if !front.runs.is_empty() {
+            let runs = front.runs.join(", ");
+            return Err(wrong(format!("it compares several runs ({runs}); give these themselves")));
+        }
+        let evaluation = read_samples(&dir.join("samples.jsonl"), &front)?;
+        evaluation.check()?;
+        let rewards = match rewards {
+            Value::Null => record["configuration"]["evaluation"]["rewards"].clone(),
+            there => there,
+        };
+        let mut config = front.config;
+        if !front.statistics.is_empty() {
+            config.statistics = front.statistics;
+        }
+        Ok(Self {
+            name: name.into(),
+            dir: dir.into(),
+            evaluation,
+            config,
+            rewards: axes(&rewards),
+            record,
+        })
+    }
+
+    fn generation(&self) -> &Value {
+        &self.record["generation"]
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|source| Error::Io {
+        action: "read",
+        path: path.into(),
+        source,
+    })
+}
+
+/// Name and reward of each axis, without what is compared by itself.
+fn axes(rewards: &Value) -> Value {
+    let axis = |axis: &Value| serde_json::json!({ "name": axis["name"], "reward": axis["reward"] });
+    rewards.as_array().map_or(Value::Null, |all| all.iter().map(axis).collect())
+}
+
+fn read_samples(path: &Path, front: &FrontPart) -> Result<Evaluation> {
+    let wrong = |message: String| Error::File {
+        path: path.into(),
+        message: format!("{message}; it does not belong to report.json beside it: {AGAIN}"),
+    };
+    let mut lines: BTreeMap<String, Vec<SampleLine>> = BTreeMap::new();
+    for (i, line) in read(path)?.lines().enumerate() {
+        let sample: SampleLine =
+            serde_json::from_str(line).map_err(|e| wrong(format!("line {}: {e}", i + 1)))?;
+        lines.entry(sample.policy.clone()).or_default().push(sample);
+    }
+    let first = front.points.first().and_then(|p| lines.get(&p.policy));
+    let first = first.ok_or_else(|| wrong("it has no policy of the report".into()))?;
+    let prompts: Vec<String> = first.iter().map(|s| s.prompt.clone()).collect();
+    let clusters = Clusters {
+        assignments: first.iter().map(|s| s.cluster).collect(),
+        labels: front.cluster_labels.clone(),
+    };
+    let mut policies = Vec::with_capacity(front.points.len());
+    for point in &front.points {
+        let name = &point.policy;
+        let own = lines.remove(name).unwrap_or_default();
+        if !own.iter().map(|s| &s.prompt).eq(&prompts) {
+            let (found, expected) = (own.len(), prompts.len());
+            return Err(wrong(format!(
+                "`{name}` has {found} responses that are not to the {expected} prompts of the others"
+            )));
+        }
+        for (k, &mean) in point.means.iter().enumerate() {
+            let sum: f64 =
+                own.iter().map(|s| s.scores.get(k).map_or(f64::NAN, |&v| v.into())).sum();
+            let found = sum / own.len() as f64;
+            if (found - mean).abs() > 1e-6 * mean.abs().max(1.0) || found.is_nan() {
+                return Err(wrong(format!(
+                    "the mean of score {k} of `{name}` is {found} here and {mean} there"
+                )));
+            }
+        }
+        let (mut responses, mut scores) = (Vec::new(), Vec::new());
+        for sample in own {
+            responses.push(sample.response);
+            scores.push(sample.scores);
+        }
+        policies.push(PolicySamples {
+            run: None,
+            policy: name.clone(),
+            label: point.label.clone(),
+            group: point.group,
+            responses,
+            scores,
+        });
+    }
+    if let Some(other) = lines.keys().next() {
+        return Err(wrong(format!("`{other}` is no policy of the report")));
+    }
+    Ok(Evaluation { objectives: front.objectives.clone(), prompts, clusters, policies })
+}
+
+/// Puts the policies of several runs side by side. A single run stays as it is, without a run's name.
+/// Prompts, clusters, seed of the bootstrap and statistics are those of the first; the others' prompts
+/// may stand in another order.
+///
+/// # Errors
+/// [`Error::Incomparable`] names the two runs and what differs: objectives, rewards, reference point or
+/// prompts. [`Error::InvalidParameter`] without a run, or for two of the same name.
+pub fn combine(runs: Vec<RecordedRun>) -> Result<Combined> {
+    let several = runs.len() > 1;
+    for (i, run) in runs.iter().enumerate() {
+        if runs[..i].iter().any(|other| other.name == run.name) {
+            return Err(Error::invalid("runs", &run.name, "give each run a name of its own"));
+        }
+    }
+    let mut notes = Vec::new();
+    let mut runs = runs.into_iter();
+    let Some(first) = runs.next() else {
+        return Err(Error::invalid("runs", "empty", "name at least one"));
+    };
+    let mut evaluation = first.evaluation.clone();
+    if several {
+        evaluation.policies.clear();
+        evaluation.policies.extend(labelled(first.evaluation.policies.clone(), &first.name));
+    }
+    for run in runs {
+        comparable(&first, &run)?;
+        let order = same_prompts(&first, &run)?;
+        if run.generation() != first.generation() {
+            notes.push(format!(
+                "{} and {} generated with different settings: {} against {}.",
+                first.name,
+                run.name,
+                first.generation(),
+                run.generation()
+            ));
+        }
+        let plain = |run: &RecordedRun| -> Vec<(f64, f64)> {
+            run.config.statistics.iter().map(|s| (s.mean, s.deviation)).collect()
+        };
+        if plain(&run) != plain(&first) {
+            notes.push(format!(
+                "z-scores are counted in the statistics of {}; {} recorded others.",
+                first.name, run.name
+            ));
+        }
+        let clusters = |i: usize| run.evaluation.clusters.assignments[order[i]];
+        if !(0..order.len()).map(clusters).eq(first.evaluation.clusters.assignments.iter().copied())
+        {
+            notes.push(format!(
+                "Prompt clusters are those of {}; {} had others.",
+                first.name, run.name
+            ));
+        }
+        let mut policies = run.evaluation.policies;
+        for samples in &mut policies {
+            samples.responses =
+                order.iter().map(|&i| std::mem::take(&mut samples.responses[i])).collect();
+            samples.scores =
+                order.iter().map(|&i| std::mem::take(&mut samples.scores[i])).collect();
+        }
+        evaluation.policies.extend(labelled(policies, &run.name));
+    }
+    if several && first.rewards.is_null() {
+        notes.push("The files do not say which rewards scored the responses.".into());
+    }
+    evaluation.check()?;
+    Ok(Combined { evaluation, config: first.config, rewards: first.rewards, notes })
+}
+
+fn labelled(policies: Vec<PolicySamples>, run: &str) -> impl Iterator<Item = PolicySamples> + '_ {
+    policies.into_iter().map(move |samples| PolicySamples {
+        run: Some(run.to_owned()),
+        label: format!("{run}: {}", samples.label),
+        ..samples
+    })
+}
+
+fn comparable(a: &RecordedRun, b: &RecordedRun) -> Result<()> {
+    let differ = |message: String| {
+        Err(Error::Incomparable { a: a.name.clone(), b: b.name.clone(), message })
+    };
+    let (names, others) = (&a.evaluation.objectives, &b.evaluation.objectives);
+    if names != others {
+        return differ(format!(
+            "their objectives are {} and {}; give both the same `evaluation.rewards`",
+            names.join(", "),
+            others.join(", ")
+        ));
+    }
+    for (k, name) in names.iter().enumerate() {
+        if a.rewards[k] != b.rewards[k] {
+            return differ(format!(
+                "their rewards differ, `{name}` is {} and {}; score both with the same one",
+                a.rewards[k]["reward"], b.rewards[k]["reward"]
+            ));
+        }
+    }
+    if a.config.ref_point != b.config.ref_point {
+        return differ(format!(
+            "their ref_point is {:?} and {:?}; give both the same",
+            a.config.ref_point, b.config.ref_point
+        ));
+    }
+    Ok(())
+}
+
+/// For each prompt of `a` its index in `b`.
+fn same_prompts(a: &RecordedRun, b: &RecordedRun) -> Result<Vec<usize>> {
+    let (mine, theirs) = (&a.evaluation.prompts, &b.evaluation.prompts);
+    let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (i, prompt) in theirs.iter().enumerate().rev() {
+        places.entry(prompt).or_default().push(i);
+    }
+    let order: Vec<usize> =
+        mine.iter().filter_map(|prompt| places.get_mut(prompt.as_str())?.pop()).collect();
+    if order.len() != mine.len() || mine.len() != theirs.len() {
+        return Err(Error::Incomparable {
+            a: a.name.clone(),
+            b: b.name.clone(),
+            message: format!(
+                "their prompts differ, {} and {}, of which {} are the same; evaluate both with \
+                 `mopo pareto RUN --n-prompts N --seed S` on runs with the same held-out data",
+                mine.len(),
+                theirs.len(),
+                order.len()
+            ),
+        });
+    }
+    Ok(order)
+}

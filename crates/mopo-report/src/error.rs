@@ -1,0 +1,104 @@
+//! The one error type of this crate.
+
+use std::path::PathBuf;
+
+/// What can go wrong in a comparison. Each message names the file or field and the remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A list has another length than the one it belongs to.
+    #[error("`{field}` has {found} entries, but {expected} are needed ({reason})")]
+    Length {
+        /// The list.
+        field: String,
+        /// Its length.
+        found: usize,
+        /// The length it should have.
+        expected: usize,
+        /// Why it should.
+        reason: &'static str,
+    },
+    /// A value outside of its range.
+    #[error("`{field}` is {value}, but {expected}")]
+    InvalidParameter {
+        /// The field.
+        field: String,
+        /// The value found.
+        value: String,
+        /// What would be accepted.
+        expected: String,
+    },
+    /// A score or coordinate that is NaN or infinite.
+    #[error("`{field}` is {value}: only finite numbers can be compared; rescore these samples")]
+    NonFinite {
+        /// Which one.
+        field: String,
+        /// The value found.
+        value: f64,
+    },
+    /// Two policies of the same name.
+    #[error("duplicate policy `{0}`; give each policy its own name")]
+    DuplicatePolicy(String),
+    /// Reading or writing a file failed.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried: "read", "write", "create".
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{}: {message}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, where, and what to do.
+        message: String,
+    },
+    /// Results of several runs that cannot be compared.
+    #[error("{a} and {b} cannot be compared: {message}")]
+    Incomparable {
+        /// One run.
+        a: String,
+        /// The other.
+        b: String,
+        /// What differs and what to do.
+        message: String,
+    },
+    /// A figure could not be rendered to PNG.
+    #[error("cannot render the figure: {0}")]
+    Render(String),
+    /// A value could not be written as JSON.
+    #[error("cannot serialise {what}: {source}")]
+    Json {
+        /// What was to be written.
+        what: String,
+        /// The reason.
+        source: serde_json::Error,
+    },
+    /// A file could not be written.
+    #[error(transparent)]
+    Files(#[from] mopo_hub::Error),
+    /// Scores that cannot be compared.
+    #[error(transparent)]
+    Pareto(#[from] mopo_pareto::Error),
+}
+
+/// Results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn invalid(
+        field: impl Into<String>,
+        value: impl ToString,
+        expected: impl Into<String>,
+    ) -> Self {
+        Self::InvalidParameter {
+            field: field.into(),
+            value: value.to_string(),
+            expected: expected.into(),
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! From scored responses of policies to a Pareto front with its uncertainty, figures and one page.
+//!
+//! An [`Evaluation`] holds prompts, responses and scores; [`FrontReport::new`] computes points, what sets
+//! of policies are worth, and how sure that is; [`write_report`] writes the figures, the tables and one
+//! self-contained page. [`RecordedRun::read`] reads such a result back, and [`combine`] puts several side
+//! by side. [`plot`] draws other charts too.
+#![doc = include_str!("../README.md")]
+
+mod bootstrap;
+mod compare;
+mod error;
+mod evaluation;
+mod front;
+pub mod plot;
+mod quality;
+mod report;
+mod statistics;
+mod table;
+
+pub use bootstrap::{Estimate, HypervolumeDifference, Interval};
+pub use compare::{Combined, RecordedRun, combine};
+pub use error::{Error, Result};
+pub use evaluation::{Clusters, Evaluation, PolicyGroup, PolicySamples, PolicySet, SetRef};
+pub use front::{FrontConfig, FrontReport, PolicyPoint, SetQuality};
+pub use report::{ReportExtras, ReportFiles, RunExtras, write_report};
+pub use statistics::{ScoreStatistics, read_statistics, select_statistics, write_statistics};
+pub use table::Table;

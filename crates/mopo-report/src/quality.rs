@@ -1,0 +1,100 @@
+//! How good sets of policies are: hypervolume, IGD+ and additive epsilon of their mean scores.
+
+use mopo_pareto::{Direction, epsilon_additive, hypervolume, igd_plus, non_dominated};
+
+use crate::{Result, ScoreStatistics};
+
+/// The indicators of one set.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Quality {
+    /// Larger is better; in units of the raw scores.
+    pub(crate) hypervolume: f64,
+    /// IGD+ and additive epsilon against the front of all policies, in standard deviations; smaller
+    /// is better. `None` without z-scores.
+    pub(crate) distances: Option<[f64; 2]>,
+}
+
+/// What a comparison's sets are judged by.
+pub(crate) struct Judge<'a> {
+    ref_point: &'a [f64],
+    statistics: &'a [ScoreStatistics],
+    directions: Vec<Direction>,
+}
+
+impl<'a> Judge<'a> {
+    /// `ref_point` and `statistics`: one entry per objective.
+    pub(crate) fn new(ref_point: &'a [f64], statistics: &'a [ScoreStatistics]) -> Self {
+        Self { ref_point, statistics, directions: vec![Direction::Maximize; ref_point.len()] }
+    }
+
+    /// One [`Quality`] per set. `means`: `[n_policies][n_objectives]`; `sets`: indices of policies.
+    pub(crate) fn judge(&self, means: &[Vec<f64>], sets: &[Vec<usize>]) -> Result<Vec<Quality>> {
+        let z = self.z_scores(means);
+        // The best that is known: what no policy of the whole comparison dominates.
+        let front: Option<Vec<&[f64]>> = z.as_ref().map(|z| {
+            non_dominated(means, &self.directions).into_iter().map(|i| z[i].as_slice()).collect()
+        });
+        sets.iter()
+            .map(|set| {
+                let raw: Vec<&[f64]> = set.iter().map(|&p| means[p].as_slice()).collect();
+                let distances = match (&z, &front) {
+                    (Some(z), Some(front)) => {
+                        let own: Vec<&[f64]> = set.iter().map(|&p| z[p].as_slice()).collect();
+                        Some([
+                            igd_plus(&own, front, &self.directions)?,
+                            epsilon_additive(&own, front, &self.directions)?,
+                        ])
+                    }
+                    _ => None,
+                };
+                let hypervolume = hypervolume(&raw, self.ref_point, &self.directions)?;
+                Ok(Quality { hypervolume, distances })
+            })
+            .collect()
+    }
+
+    /// `None` if an objective has no z-scores.
+    fn z_scores(&self, means: &[Vec<f64>]) -> Option<Vec<Vec<f64>>> {
+        let row = |row: &Vec<f64>| -> Option<Vec<f64>> {
+            row.iter().zip(self.statistics).map(|(&v, s)| s.z(v)).collect()
+        };
+        means.iter().map(row).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statistics(deviations: [f64; 2]) -> Vec<ScoreStatistics> {
+        ["a", "b"]
+            .iter()
+            .zip(deviations)
+            .map(|(name, deviation)| ScoreStatistics {
+                objective: (*name).into(),
+                mean: 1.0,
+                deviation,
+                n: None,
+                source: "test".into(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn distances_are_counted_in_deviations_from_the_front_of_all() {
+        let means = vec![vec![1.0, 5.0], vec![3.0, 1.0], vec![1.0, 1.0]];
+        let sets = [vec![0, 1], vec![2]];
+        let statistics = statistics([2.0, 4.0]);
+        let found = Judge::new(&[0.0, 0.0], &statistics).judge(&means, &sets).unwrap();
+        // The front is policies 0 and 1; policy 2 lacks 1 deviation to either, in one objective each.
+        assert_eq!(found[0], Quality { hypervolume: 7.0, distances: Some([0.0, 0.0]) });
+        assert_eq!(found[1], Quality { hypervolume: 1.0, distances: Some([1.0, 1.0]) });
+    }
+
+    #[test]
+    fn without_a_deviation_there_are_no_distances() {
+        let statistics = statistics([2.0, 0.0]);
+        let found = Judge::new(&[0.0; 2], &statistics).judge(&[vec![1.0, 2.0]], &[vec![0]]);
+        assert_eq!(found.unwrap()[0], Quality { hypervolume: 2.0, distances: None });
+    }
+}
