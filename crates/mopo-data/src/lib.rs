@@ -25,6 +25,7 @@ mod select;
 mod set;
 mod source;
 mod split;
+mod stream;
 mod summary;
 pub mod summeval;
 mod template;
@@ -42,9 +43,13 @@ pub use prompts::{Prompt, PromptRead, prompts_of, read_prompts, sample_prompts, 
 pub use record::{Indicator, PreferenceRecord, Scores, indicator_of_scores};
 pub use report::{MalformedRow, ReadReport};
 pub use scored::PairOptions;
-pub use set::{FORMAT, Header, PreparedSet, SCHEMA, SourceFile};
+pub use set::{
+    FORMAT, Header, PreparedReader, PreparedSet, PreparedWriter, SCHEMA, SourceFile, StagedRecords,
+    StagedSet,
+};
 pub use source::{ReadOptions, SourceRead};
 pub use split::{Split, split_by_prompt, unit_interval};
+pub use stream::{Lines, MAX_ROW_BYTES};
 pub use summary::{LengthStats, ObjectiveCounts, Summary};
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::{END_OF_TEXT, Tokenizer};
