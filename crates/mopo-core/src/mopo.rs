@@ -137,10 +137,12 @@ impl MopoConfig {
     pub fn check(&self) -> Result<()> {
         self.ball.check()?;
         let positive = |field, value: f64| {
-            require(field, value, value.is_finite() && value > 0.0, "must be a number > 0")
+            let held = f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX);
+            require(field, value, held.contains(&value), "must be a number > 0, up to 3.4e38")
         };
         let not_negative = |field, value: f64| {
-            require(field, value, value.is_finite() && value >= 0.0, "must be a number ≥ 0")
+            let held = 0.0..=f64::from(f32::MAX);
+            require(field, value, held.contains(&value), "must be a number ≥ 0, up to 3.4e38")
         };
         positive("mopo.tau", self.tau)?;
         require(

@@ -53,6 +53,9 @@ fn default_initializer_range() -> f64 {
     0.02
 }
 
+/// No model is larger.
+const MAX_PARAMS: u128 = 1_000_000_000_000;
+
 impl PhiConfig {
     /// The published phi-1.5: 1.4 billion parameters.
     pub fn phi_1_5() -> Self {
@@ -174,17 +177,36 @@ impl PhiConfig {
         let refuse = |field, value: String, expected: &str| {
             Err(Error::InvalidParameter { field, value, expected: expected.into() })
         };
-        for (field, value) in [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
-            ("max_position_embeddings", self.max_position_embeddings),
+        // Far beyond any model, so that sizes multiply without overflow.
+        for (field, value, most) in [
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("intermediate_size", self.intermediate_size, 1 << 22),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 14),
+            ("num_attention_heads", self.num_attention_heads, 1 << 20),
+            ("max_position_embeddings", self.max_position_embeddings, 1 << 24),
         ] {
             if value == 0 {
                 return refuse(field, "0".into(), "it must be at least 1");
             }
+            if value > most {
+                return refuse(field, value.to_string(), &format!("it must be at most {most}"));
+            }
+        }
+        // A trillion parameters: thousands of gigabytes.
+        if self.exact_num_params() > MAX_PARAMS {
+            return refuse(
+                "hidden_size",
+                self.hidden_size.to_string(),
+                &format!(
+                    "with `vocab_size` {}, `num_hidden_layers` {} and `intermediate_size` {} the model \
+                     has {:.1e} parameters; it must have fewer than {MAX_PARAMS:.0e}",
+                    self.vocab_size,
+                    self.num_hidden_layers,
+                    self.intermediate_size,
+                    self.exact_num_params(),
+                ),
+            );
         }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return refuse(
@@ -227,11 +249,19 @@ impl PhiConfig {
         (self.head_dim() as f64 * self.partial_rotary_factor) as usize
     }
 
-    /// Parameters of the model, embedding and output layer included.
+    /// Parameters of the model, embedding and output layer included, for a configuration that
+    /// [`check`](Self::check) accepts.
     pub fn num_params(&self) -> usize {
-        let (v, d, f) = (self.vocab_size, self.hidden_size, self.intermediate_size);
+        self.exact_num_params() as usize
+    }
+
+    /// The same for any sizes.
+    fn exact_num_params(&self) -> u128 {
+        let [v, d, f, n] =
+            [self.vocab_size, self.hidden_size, self.intermediate_size, self.num_hidden_layers]
+                .map(|size| size as u128);
         let layer = 2 * d + 4 * (d * d + d) + (d * f + f) + (f * d + d);
-        v * d + self.num_hidden_layers * layer + 2 * d + (d * v + v)
+        v * d + n * layer + 2 * d + (d * v + v)
     }
 }
 
@@ -299,6 +329,13 @@ mod tests {
             ("num_key_value_heads", Some(2.into()), "`num_key_value_heads` is 2"),
             ("partial_rotary_factor", Some(1.5.into()), "`partial_rotary_factor` is 1.5"),
             ("vocab_size", Some(0.into()), "`vocab_size` is 0"),
+            ("hidden_size", Some(1_000_000_000_u64.into()), "`hidden_size` is 1000000000"),
+            ("hidden_size", Some(1_000_000.into()), "`hidden_size` is 1000000"),
+            ("num_hidden_layers", Some(1_000_000_000_000_u64.into()), "`num_hidden_layers` is 1"),
+            ("vocab_size", Some(u64::MAX.into()), "`vocab_size` is 18446744073709551615"),
+            ("max_position_embeddings", Some(u64::MAX.into()), "`max_position_embeddings` is 1"),
+            ("hidden_size", Some((-1).into()), "-1"),
+            ("hidden_size", Some(1.5.into()), "1.5"),
         ] {
             let mut json = tiny_json();
             let value: Option<serde_json::Value> = value;

@@ -77,6 +77,9 @@ impl Default for LoraConfig {
     }
 }
 
+/// More than the width of any layer.
+const MAX_RANK: usize = 65_536;
+
 impl LoraConfig {
     /// Checks every field.
     ///
@@ -86,10 +89,12 @@ impl LoraConfig {
         let refuse = |field, value: String, expected: &str| {
             Err(Error::InvalidParameter { field, value, expected: expected.into() })
         };
-        if self.rank == 0 {
-            return refuse("lora.rank", "0".into(), "it must be at least 1");
+        if self.rank == 0 || self.rank > MAX_RANK {
+            let expected = format!("it must be a whole number from 1 to {MAX_RANK}");
+            return refuse("lora.rank", self.rank.to_string(), &expected);
         }
-        if !(self.alpha > 0.0 && self.alpha.is_finite()) {
+        let scale = self.alpha / self.rank as f64;
+        if !(scale > 0.0 && self.alpha <= f64::from(f32::MAX)) {
             return refuse(
                 "lora.alpha",
                 self.alpha.to_string(),
@@ -360,6 +365,8 @@ mod tests {
         assert!(error.contains("missing field `alpha`"), "{error}");
         for (from, to, field) in [
             ("16", "0", "lora.rank"),
+            ("16", "1000000000", "lora.rank"),
+            ("32.0", "1e39", "lora.alpha"),
             ("32.0", "-1", "lora.alpha"),
             ("0.05", "1.0", "lora.dropout"),
             ("fc1", "fc2", "lora.target_modules"),

@@ -8,8 +8,53 @@ use burn::tensor::backend::Backend;
 use mopo_ops::FusedBackend;
 
 use super::config::HubConfig;
-use super::{Bart, DistilBert, Gpt2, TokenRow};
+use super::{Bart, BartConfig, DistilBert, DistilBertConfig, Gpt2, Gpt2Config, TokenRow};
 use crate::Result;
+
+/// What a classifier's `config.json` says of it: known before its weights are read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassifierShape {
+    /// As `config.json` calls it: `gpt2`, `distilbert`, `bart`.
+    pub architecture: &'static str,
+    /// Names of the labels, in the order of the logits.
+    pub labels: Vec<String>,
+    /// The longest text, in tokens.
+    pub max_tokens: usize,
+    /// The first token id that does not exist.
+    pub vocab_size: usize,
+}
+
+impl ClassifierShape {
+    /// Reads `config.json` of a directory in the layout of transformers.
+    ///
+    /// # Errors
+    /// Another architecture; a key that is missing, out of range, or asks for what is not built.
+    pub fn read(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let hub = HubConfig::read(dir)?;
+        let (architecture, labels, max_tokens, vocab_size) = match hub.model_type()? {
+            "gpt2" => {
+                let config = Gpt2Config::from_hub(&hub)?;
+                ("gpt2", config.labels, config.n_positions, config.vocab_size)
+            }
+            "distilbert" => {
+                let config = DistilBertConfig::from_hub(&hub)?;
+                let positions = config.max_position_embeddings;
+                ("distilbert", config.labels, positions, config.vocab_size)
+            }
+            "bart" => {
+                let config = BartConfig::from_hub(&hub)?;
+                ("bart", config.labels, config.max_position_embeddings, config.vocab_size)
+            }
+            other => return Err(unknown_architecture(&hub, other)),
+        };
+        Ok(Self { architecture, labels, max_tokens, vocab_size })
+    }
+}
+
+fn unknown_architecture(hub: &HubConfig, found: &str) -> crate::Error {
+    hub.refused("model_type", found, "classifiers of gpt2, distilbert and bart are built here")
+}
 
 /// A sequence classifier. Every parameter is trainable.
 #[derive(Module, Debug)]
@@ -37,10 +82,17 @@ impl<B: Backend> Classifier<B> {
             "gpt2" => Ok(Self::Gpt2(Gpt2::load(dir, device)?)),
             "distilbert" => Ok(Self::DistilBert(DistilBert::load(dir, device)?)),
             "bart" => Ok(Self::Bart(Bart::load(dir, device)?)),
-            other => {
-                let expected = "classifiers of gpt2, distilbert and bart are built here";
-                Err(config.refused("model_type", other, expected))
-            }
+            other => Err(unknown_architecture(&config, other)),
+        }
+    }
+
+    /// What is known of it without its weights.
+    pub fn shape(&self) -> ClassifierShape {
+        ClassifierShape {
+            architecture: self.architecture(),
+            labels: self.labels().to_vec(),
+            max_tokens: self.max_tokens(),
+            vocab_size: self.vocab_size(),
         }
     }
 

@@ -15,7 +15,7 @@ mod template;
 mod tokenizer;
 
 pub use bart::{Bart, BartBlock, BartConfig, BartCross, BartStack};
-pub use classifier::Classifier;
+pub use classifier::{Classifier, ClassifierShape};
 pub use distilbert::{DistilBert, DistilBertBlock, DistilBertConfig};
 pub use gpt2::{Gpt2, Gpt2Block, Gpt2Config};
 pub use layers::{Activation, Attention, Dense, Norm, TokenRow};

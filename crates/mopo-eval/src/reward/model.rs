@@ -70,16 +70,7 @@ impl<B: Backend> ModelReward<B> {
         let dir = resolve(path)?;
         let settings = spec.settings(&dir)?;
         let model = Classifier::load(&dir, device)?;
-        if let Some(expected) = whole.architecture
-            && expected != model.architecture()
-        {
-            let error = Error::invalid(
-                "model_type",
-                model.architecture(),
-                format!("the preset is for a model of `{expected}`; name another `path`"),
-            );
-            return Err(Error::InFile { path: dir.join("config.json"), source: Box::new(error) });
-        }
+        whole.check_architecture(&model.shape(), &dir)?;
         let (architecture, side) = (model.architecture(), settings.truncation_side);
         let tokenizer = RewardTokenizer::load(&dir, architecture, settings.max_length, side)?;
         let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or(path);
@@ -98,7 +89,7 @@ impl<B: Backend> ModelReward<B> {
         tokenizer: RewardTokenizer,
         settings: ModelSettings,
     ) -> Result<Self> {
-        let label = settings.check(&model)?;
+        let label = settings.check(&model.shape())?;
         let pair =
             settings.pair.as_deref().map(|pair| Template::parse("pair", pair)).transpose()?;
         Ok(Self {

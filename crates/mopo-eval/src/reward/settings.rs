@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Serialize};
 
 use super::template::Template;
-use super::{Classifier, TruncationSide};
+use super::{ClassifierShape, Resolver, RewardTokenizer, TruncationSide};
 use crate::annotate::ScoreStatistics;
 use crate::{Error, Result};
 
@@ -161,19 +161,16 @@ impl ModelSettings {
     ///
     /// # Errors
     /// The field that does not fit, with what the model has.
-    pub(crate) fn check<B: burn::tensor::backend::Backend>(
-        &self,
-        model: &Classifier<B>,
-    ) -> Result<usize> {
-        let known = Pooling::of(model.architecture());
+    pub(crate) fn check(&self, model: &ClassifierShape) -> Result<usize> {
+        let known = Pooling::of(model.architecture);
         if !known.contains(&self.pooling) {
             let known: Vec<String> = known.iter().map(|rule| rule.name()).collect();
-            let expected = format!("{} has: {}", model.architecture(), known.join(", "));
+            let expected = format!("{} has: {}", model.architecture, known.join(", "));
             return Err(Error::invalid("pooling", self.pooling.name(), expected));
         }
         check_sign(self.sign)?;
-        if self.max_length == 0 || self.max_length > model.max_tokens() {
-            let expected = format!("it must lie between 1 and the model's {}", model.max_tokens());
+        if self.max_length == 0 || self.max_length > model.max_tokens {
+            let expected = format!("it must lie between 1 and the model's {}", model.max_tokens);
             return Err(Error::invalid("max_length", self.max_length, expected));
         }
         Template::check("text", &self.text)?;
@@ -186,7 +183,7 @@ impl ModelSettings {
             let expected = "`{response}` must stand in it, or in `pair`: all scores would be equal";
             return Err(Error::invalid("text", format!("`{}`", self.text), expected));
         }
-        let labels = model.labels();
+        let labels = &model.labels;
         let index = match &self.label {
             Label::Index(index) => Some(*index).filter(|index| *index < labels.len()),
             Label::Name(name) => labels.iter().position(|label| label == name),
@@ -307,6 +304,37 @@ impl ModelSpec {
             template.as_deref().map_or(Ok(()), |template| Template::check(field, template))?;
         }
         check_sign(whole.sign.unwrap_or(plus()))
+    }
+
+    /// Checks all that can be checked without reading the weights: the model's files are there, and the
+    /// settings fit them.
+    ///
+    /// # Errors
+    /// As of [`ModelReward::load`](super::ModelReward::load), but for the weights themselves.
+    pub fn check_files(&self, resolve: Resolver<'_>) -> Result<()> {
+        let whole = self.with_preset()?;
+        let dir = resolve(whole.path.as_deref().expect("checked with the preset"))?;
+        let settings = self.settings(&dir)?;
+        let shape = ClassifierShape::read(&dir)?;
+        whole.check_architecture(&shape, &dir)?;
+        settings.check(&shape)?;
+        let (length, side) = (settings.max_length, settings.truncation_side);
+        RewardTokenizer::load(&dir, shape.architecture, length, side)?;
+        mopo_hub::find_files(&dir)?;
+        Ok(())
+    }
+
+    /// Refuses a model of another architecture than the description is for.
+    pub(crate) fn check_architecture(&self, shape: &ClassifierShape, dir: &Path) -> Result<()> {
+        match &self.architecture {
+            Some(expected) if expected != shape.architecture => {
+                let expected =
+                    format!("the preset is for a model of `{expected}`; name another `path`");
+                let error = Error::invalid("model_type", shape.architecture, expected);
+                Err(Error::InFile { path: dir.join("config.json"), source: Box::new(error) })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Field by field this, or else `other`.

@@ -122,6 +122,18 @@ impl RewardSpec {
         }
     }
 
+    /// The same with the files that it names: a word list, a model's configuration and tokenizer. A
+    /// model's weights are not read.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn check_files(&self, resolve: Resolver<'_>) -> Result<()> {
+        match self {
+            Self::Model(spec) => spec.check_files(resolve),
+            _ => self.build_function().map(drop),
+        }
+    }
+
     /// The reward that this describes. `resolve` finds the directories of models, which compute on
     /// `device`.
     ///
