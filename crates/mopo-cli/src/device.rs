@@ -17,6 +17,16 @@ pub(crate) enum Device {
     Cuda(usize),
 }
 
+impl Device {
+    /// Memory that models can take there, in bytes, where it is this machine's.
+    pub(crate) fn memory(self) -> Option<u64> {
+        match self {
+            Self::Flex | Self::NdArray => mopo_hub::available_memory(),
+            Self::Cuda(_) => None,
+        }
+    }
+}
+
 impl FromStr for Device {
     type Err = String;
 

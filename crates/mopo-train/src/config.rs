@@ -5,12 +5,14 @@
 
 mod data;
 mod evaluation;
+mod fit;
 mod method;
 mod model;
 mod presets;
 pub(crate) mod ranges;
 mod read;
 mod renamed;
+mod source;
 mod suggest;
 mod training;
 
@@ -19,14 +21,16 @@ use std::path::Path;
 use mopo_core::{MopoConfig, Objectives};
 use mopo_lm::LoraConfig;
 use serde::{Deserialize, Serialize};
+use toml::de::DeTable;
 
-pub use data::{DataConfig, DataSource, ObjectiveFolder, section_names};
+pub use data::{DataConfig, section_names};
 pub use evaluation::{EvaluationConfig, GivenStatistics, RewardAxis, ZScoreSource};
 pub use method::{DpoConfig, MethodConfig};
 pub use model::{BaseFormat, ModelConfig, ModelSource, PhiShape, TokenizerConfig};
 pub use presets::{PRESETS, config_text, preset_text};
-pub(crate) use read::{ConfigFile, read_with};
+pub(crate) use read::{ConfigFile, PartError, read_part, read_with};
 pub(crate) use renamed::{RenamedKey, renamed};
+pub use source::{DataSource, ObjectiveFolder, SourceConfig};
 pub use training::{CheckpointConfig, PhaseConfig};
 
 use crate::{Error, Result};
@@ -88,6 +92,10 @@ impl ConfigFile for RunConfig {
     const OPTIONAL: &'static [&'static str] = data::OPTIONAL;
     const ALTERNATIVES: &'static [&'static [&'static str]] =
         &[&["model.hub", "model.scratch"], &["tokenizer.file", "tokenizer.vocab_size"]];
+
+    fn read_parts(document: &DeTable<'_>) -> std::result::Result<(), PartError> {
+        data::read_source(document)
+    }
 }
 
 impl RunConfig {
@@ -122,7 +130,25 @@ impl RunConfig {
     /// # Errors
     /// As [`parse`](Self::parse), and an override of a key that does not exist.
     pub fn parse_with(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
-        let config: RunConfig = read_with(text, origin, overrides)?;
+        Self::parse_with_model(text, origin, overrides, None)
+    }
+
+    /// The same, with another base model and its tokenizer than the configuration's, which then says
+    /// nothing about them: neither its limits nor its files are looked at.
+    ///
+    /// # Errors
+    /// As [`parse_with`](Self::parse_with).
+    pub fn parse_with_model(
+        text: &str,
+        origin: &str,
+        overrides: &[String],
+        model: Option<&Path>,
+    ) -> Result<Self> {
+        let mut config: RunConfig = read_with(text, origin, overrides)?;
+        if let Some(model) = model {
+            config.tokenizer = TokenizerConfig::File(model.into());
+            config.model.source = ModelSource::Hub(model.into());
+        }
         config.check().map_err(|e| e.in_config(origin))?;
         Ok(config)
     }
@@ -154,17 +180,10 @@ impl RunConfig {
         self.lora.check()?;
         self.data.check().or_else(fail)?;
         self.tokenizer.check().or_else(fail)?;
-        let d = &self.data;
         if let ModelSource::Scratch(shape) = &self.model.source {
             shape.with_vocab(1).check()?;
-            let longest = d.max_prompt_tokens + d.max_response_tokens;
-            if longest > shape.max_position_embeddings {
-                return fail(format!(
-                    "prompts of {} and responses of {} tokens need {longest} positions, but \
-                     `model.scratch.max_position_embeddings` is {}",
-                    d.max_prompt_tokens, d.max_response_tokens, shape.max_position_embeddings
-                ));
-            }
+            let limit = "`model.scratch.max_position_embeddings` is";
+            self.check_positions(shape.max_position_embeddings, limit).or_else(fail)?;
         }
         if self.model.base.is_quantised() && self.sft.steps > 0 {
             return fail(format!(

@@ -4,7 +4,7 @@ use mopo_core::IndicatorEstimator;
 use mopo_data::{PairTokens, PreferenceRecord, response_group_means};
 use mopo_lm::{PackedBatch, PairSlices};
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// Tokenised pairs and the labels of their terms.
 #[derive(Debug, Clone)]
@@ -50,6 +50,44 @@ impl Pairs {
     /// Tokens of each pair's packed row.
     pub fn row_lengths(&self) -> Vec<usize> {
         self.tokens.iter().map(PairTokens::packed_len).collect()
+    }
+
+    /// Refuses pairs that are longer than a model's positions, before a step meets one.
+    ///
+    /// # Errors
+    /// Names the longest.
+    pub(crate) fn check_positions(&self, positions: usize, what: &str) -> Result<()> {
+        let longest = |t: &PairTokens| t.prompt.len() + t.first.len().max(t.second.len());
+        let n = self.tokens.iter().filter(|t| longest(t) > positions).count();
+        let Some(most) = self.tokens.iter().map(longest).max().filter(|_| n > 0) else {
+            return Ok(());
+        };
+        Err(Error::Config {
+            origin: "`data.max_prompt_tokens`, `data.max_response_tokens`".into(),
+            message: format!(
+                "{n} of {} {what} pairs have more tokens (up to {most}) than the model has positions \
+                 ({positions}): lower these limits so that their sum is at most {positions}",
+                self.len()
+            ),
+        })
+    }
+
+    /// Refuses prompts that leave no room for the answers of the evaluation, which would come last.
+    ///
+    /// # Errors
+    /// Names the longest.
+    pub(crate) fn check_answers(&self, positions: usize, max_new_tokens: usize) -> Result<()> {
+        let longest = self.tokens.iter().map(|t| t.prompt.len()).max().unwrap_or(0);
+        if longest.saturating_add(max_new_tokens) <= positions {
+            return Ok(());
+        }
+        Err(Error::Config {
+            origin: "`evaluation.max_new_tokens`".into(),
+            message: format!(
+                "held-out prompts have up to {longest} tokens, and {max_new_tokens} new ones would \
+                 exceed the model's {positions} positions: lower it, or `data.max_prompt_tokens`"
+            ),
+        })
     }
 
     /// Labelled terms per objective: N of the confidence radius.

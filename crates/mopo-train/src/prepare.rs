@@ -18,7 +18,7 @@ use mopo_data::{
     split_by_prompt,
 };
 
-use crate::config::{DataConfig, DataSource, TokenizerConfig};
+use crate::config::{DataSource, SourceConfig, TokenizerConfig};
 use crate::models::tokenizer_file;
 use crate::run_dir::file_sha256;
 use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord};
@@ -29,13 +29,13 @@ use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord};
 /// Unreadable files, malformed lines under `strict`, an empty set, an objective that the source has
 /// not.
 pub fn prepare_records(
-    config: &DataConfig,
+    config: &SourceConfig,
     data: Option<&Path>,
     seed: u64,
     strict: bool,
 ) -> Result<(PreparedSet, Vec<String>)> {
     let mut notes = Vec::new();
-    let mut set = match config.source {
+    let mut set = match config.kind {
         DataSource::Demo => demo::generate(&DemoConfig {
             seed,
             n_prompts: config.n_prompts.unwrap_or(1200),
@@ -45,12 +45,12 @@ pub fn prepare_records(
         _ => {
             let (objectives, read) = read_pairs(config, path(config, data)?, seed, strict)?;
             // Without the path: the note goes into the prepared files, which are hashed.
-            notes.push(format!("{}: rows\n{}", config.source.title(), read.report));
+            notes.push(format!("{}: rows\n{}", config.kind.title(), read.report));
             PreparedSet::new(objectives, None, read.sources, vec![], read.records)?
         }
     };
     // What is prepared has the objectives that it was prepared with.
-    if !config.objectives.is_empty() && config.source != DataSource::Prepared {
+    if !config.objectives.is_empty() && config.kind != DataSource::Prepared {
         let n_left_out;
         (set, n_left_out) = set.select(&config.objectives)?;
         notes.push(format!(
@@ -73,14 +73,14 @@ pub fn prepare_records(
 /// # Errors
 /// Those of [`prepare_records`].
 pub fn prepare_prompts(
-    config: &DataConfig,
+    config: &SourceConfig,
     data: Option<&Path>,
     seed: u64,
     strict: bool,
 ) -> Result<(PromptRead, Vec<String>)> {
-    if config.source == DataSource::Tldr && config.folders.is_empty() {
+    if config.kind == DataSource::Tldr && config.folders.is_empty() {
         let read = read_tldr_prompts(path(config, data)?, &config.tldr_options(strict, seed))?;
-        let note = format!("{}: rows\n{}", config.source.title(), read.report);
+        let note = format!("{}: rows\n{}", config.kind.title(), read.report);
         return Ok((read, vec![note]));
     }
     let (set, notes) = prepare_records(config, data, seed, strict)?;
@@ -88,16 +88,16 @@ pub fn prepare_prompts(
     Ok((PromptRead { prompts, sources: set.header.sources, ..Default::default() }, notes))
 }
 
-fn path<'a>(config: &DataConfig, data: Option<&'a Path>) -> Result<&'a Path> {
+fn path<'a>(config: &SourceConfig, data: Option<&'a Path>) -> Result<&'a Path> {
     data.ok_or_else(|| Error::Config {
         origin: "data".into(),
-        message: format!("the source {} needs a path; give it with --data", config.source.name()),
+        message: format!("the source {} needs a path; give it with --data", config.kind.name()),
     })
 }
 
 /// The pairs of a source that is read from files, and its objectives.
 fn read_pairs(
-    config: &DataConfig,
+    config: &SourceConfig,
     data: &Path,
     seed: u64,
     strict: bool,
@@ -105,7 +105,7 @@ fn read_pairs(
     let options = config.read_options(strict, seed);
     let template = config.chat_template();
     let pairs = config.pair_options();
-    let (names, read): (&[&str], _) = match config.source {
+    let (names, read): (&[&str], _) = match config.kind {
         DataSource::Hh => {
             let objectives = objectives_of_folders(config)?;
             let folders: Vec<(&str, &str)> =
@@ -114,7 +114,7 @@ fn read_pairs(
             return Ok((objectives, read));
         }
         DataSource::Tldr | DataSource::Trl => {
-            let read = |path: &Path, objective_idx, n_objectives| match config.source {
+            let read = |path: &Path, objective_idx, n_objectives| match config.kind {
                 DataSource::Tldr => {
                     let options = config.tldr_options(strict, seed);
                     read_tldr(path, objective_idx, n_objectives, &options)
@@ -125,7 +125,7 @@ fn read_pairs(
                 return read_folders(config, data, read);
             }
             let names: &[&str] =
-                if config.source == DataSource::Tldr { &TLDR_OBJECTIVES } else { &TRL_OBJECTIVES };
+                if config.kind == DataSource::Tldr { &TLDR_OBJECTIVES } else { &TRL_OBJECTIVES };
             (names, read(data, 0, 1))
         }
         DataSource::TldrAxes => {
@@ -149,7 +149,7 @@ fn read_pairs(
 
 /// Folders of a source whose files label one objective.
 fn read_folders(
-    config: &DataConfig,
+    config: &SourceConfig,
     root: &Path,
     read: impl Fn(&Path, usize, usize) -> mopo_data::Result<SourceRead>,
 ) -> Result<(Objectives, SourceRead)> {
@@ -166,7 +166,7 @@ fn read_folders(
 }
 
 /// The objectives of `[[data.folders]]` in their order; one may have several folders.
-fn objectives_of_folders(config: &DataConfig) -> Result<Objectives> {
+fn objectives_of_folders(config: &SourceConfig) -> Result<Objectives> {
     let mut names: Vec<&str> = Vec::new();
     for folder in &config.folders {
         if !names.contains(&folder.objective.as_str()) {
@@ -184,7 +184,7 @@ pub(crate) fn prepare(
     progress: &mut dyn Progress,
 ) -> Result<()> {
     let (set, notes) =
-        prepare_records(&config.data, record.data.as_deref(), config.seed, record.strict)?;
+        prepare_records(&config.data.source, record.data.as_deref(), config.seed, record.strict)?;
     for note in &notes {
         progress.note(note);
     }
@@ -194,6 +194,7 @@ pub(crate) fn prepare(
             .index_of(name)
             .map_err(|e| Error::Config { origin: "`policies`".into(), message: e.to_string() })?;
     }
+    config.evaluation.check_recorded_scores(&set)?;
     let n_pairs = set.records.len();
     let (train, heldout) = split_by_prompt(set.records, config.data.heldout_fraction, config.seed);
     if train.is_empty() || heldout.is_empty() {

@@ -132,6 +132,7 @@ impl<B: FusedBackend> Sampler<B> {
     ) -> Result<Vec<String>> {
         let decoding = head.into();
         let tokens = self.prompt_tokens(prompts)?;
+        self.check_lengths(&tokens, generation.max_new_tokens)?;
         // Prompts of like length together: less padding. Responses do not depend on the batch.
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_by_key(|&i| (tokens[i].len(), i));
@@ -179,6 +180,19 @@ impl<B: FusedBackend> Sampler<B> {
             }
         }
         Ok(states)
+    }
+
+    /// Refuses prompts that leave no room for their answers, before the first one is answered.
+    fn check_lengths(&self, prompts: &[Vec<u32>], n_new: usize) -> Result<()> {
+        let max = self.base.config().max_position_embeddings;
+        let too_long = |prompt: &Vec<u32>| prompt.len().saturating_add(n_new) > max;
+        match prompts.iter().position(too_long) {
+            Some(index) => {
+                let n_prompt = prompts[index].len();
+                Err(mopo_lm::Error::TooLong { index, n_prompt, n_new, max }.into())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Token ids of prompts, as long as the run takes them.

@@ -43,7 +43,8 @@ pub fn train<B: FusedAutodiffBackend>(
     progress: &mut dyn Progress,
 ) -> Result<RunResult> {
     let clock = std::time::Instant::now();
-    if record.hashes.is_empty() {
+    let is_new = record.hashes.is_empty();
+    if is_new {
         prepare::prepare(run, config, record, progress)?;
     }
     let data = RunData::load(run, config, record)?;
@@ -55,6 +56,12 @@ pub fn train<B: FusedAutodiffBackend>(
     ));
 
     let base_dir = run.join("warm_start");
+    let positions = positions(config, &base_dir)?;
+    data.train.check_positions(positions, "training")?;
+    data.heldout.check_positions(positions, "held-out")?;
+    if is_new {
+        data.heldout.check_answers(positions, config.evaluation.max_new_tokens)?;
+    }
     let mut metrics_len = 0;
     if !base_dir.join("config.json").exists() {
         B::seed(device, step_seed(config.seed, "init", 0));
@@ -223,6 +230,16 @@ fn initial_base<B: FusedAutodiffBackend>(
     }
 }
 
+/// The longest sequence of the run's base model: of the one in `base_dir` if SFT is done.
+fn positions(config: &RunConfig, base_dir: &Path) -> Result<usize> {
+    let dir = match &config.model.source {
+        _ if base_dir.join("config.json").exists() => base_dir.to_path_buf(),
+        ModelSource::Scratch(shape) => return Ok(shape.max_position_embeddings),
+        ModelSource::Hub(model) => crate::models::model_dir(model)?,
+    };
+    Ok(PhiConfig::from_file(dir.join("config.json"))?.max_position_embeddings)
+}
+
 /// A base that is trained needs F32; one that stays as it is keeps the checkpoint's data type.
 fn initial_options(config: &RunConfig) -> LoadOptions {
     match config.sft.steps {
@@ -313,5 +330,5 @@ impl RunData {
 /// # Errors
 /// If the data source needs a path and none was given, or the other way round.
 pub fn check_data_path(config: &RunConfig, data: Option<&PathBuf>) -> Result<()> {
-    config.data.check_path(&config.name, data.map(PathBuf::as_path))
+    config.data.source.check_path(&config.name, data.map(PathBuf::as_path))
 }

@@ -82,10 +82,10 @@ pub(crate) struct TrainArgs {
     /// MOPO_CACHE, else .cache/log_probs beside the run directory]
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
     pub(crate) cache: Option<PathBuf>,
-    /// Neither look log-probs up nor keep them for other runs
+    /// Disable the log-prob cache
     #[arg(long)]
     pub(crate) no_cache: bool,
-    /// Go on with a run that was cut off
+    /// Resume a run from its latest checkpoint
     #[arg(
         long,
         value_name = "DIR",
@@ -102,15 +102,15 @@ pub(crate) struct ParetoArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// How many prompts, instead of the configuration's
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::count)]
     pub(crate) n_prompts: Option<usize>,
     /// Prompts from a file of `mopo prepare --prompts`, instead of the run's held-out ones
     #[arg(long, value_name = "FILE")]
     pub(crate) prompts: Option<PathBuf>,
     /// Sampling temperature, instead of the configuration's (0: greedy)
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::temperature, allow_negative_numbers = true)]
     pub(crate) temperature: Option<f64>,
-    /// Steps of the lattice of preference weights between heads (0: heads alone)
+    /// Steps of the simplex grid of preference weights between heads (0: heads alone)
     #[arg(long, value_name = "N")]
     pub(crate) mixture_steps: Option<usize>,
     /// Seed of sampling, clusters and bootstrap, instead of the run's
@@ -153,17 +153,17 @@ pub(crate) struct GenerateArgs {
         value_parser = crate::commands::generate::mixable
     )]
     pub(crate) divergence: Option<Divergence>,
-    /// New tokens at most
-    #[arg(long, value_name = "N")]
+    /// Most new tokens
+    #[arg(long, value_name = "N", value_parser = numbers::count)]
     pub(crate) max_new_tokens: Option<usize>,
     /// Sampling temperature (0: greedy)
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::temperature, allow_negative_numbers = true)]
     pub(crate) temperature: Option<f64>,
-    /// Sample from so many of the most likely tokens (0: from all)
+    /// Sample from the K most likely tokens (0: from all)
     #[arg(long, value_name = "K")]
     pub(crate) top_k: Option<usize>,
-    /// Nucleus
-    #[arg(long)]
+    /// Sample from the most likely tokens that together have this probability
+    #[arg(long, value_name = "P", value_parser = numbers::top_p, allow_negative_numbers = true)]
     pub(crate) top_p: Option<f64>,
     /// Seed of sampling
     #[arg(long, default_value_t = 0)]
@@ -232,7 +232,7 @@ pub(crate) struct PrepareArgs {
     /// Take the distinct prompts without their pairs; with tldr also of files of posts alone
     #[arg(long)]
     pub(crate) prompts: bool,
-    /// Of the prompts at most so many, drawn by the seed
+    /// Sample at most N of the prompts, by the seed
     #[arg(long, value_name = "N", requires = "prompts")]
     pub(crate) n_prompts: Option<usize>,
     /// Seed of the order of responses, and of what is drawn

@@ -12,6 +12,14 @@ pub(super) fn positive(text: &str) -> Result<f64, String> {
     number(text, |x| x.is_finite() && x > 0.0, "it must be a number above 0")
 }
 
+pub(super) fn temperature(text: &str) -> Result<f64, String> {
+    number(text, |x| (0.0..=100.0).contains(&x), "it must lie in [0, 100], where 0 is greedy")
+}
+
+pub(super) fn top_p(text: &str) -> Result<f64, String> {
+    number(text, |x| x > 0.0 && x <= 1.0, "it must lie in (0, 1]")
+}
+
 pub(super) fn fraction(text: &str) -> Result<f64, String> {
     number(text, |x| (0.0..1.0).contains(&x), "it must lie in [0, 1)")
 }

@@ -95,7 +95,8 @@ fn read(args: &LabelArgs) -> Result<PreparedSet> {
         (None, None) => bail!("give a prepared set, --preset or --config"),
     };
     check_data_path(&config, args.data.as_ref())?;
-    let (set, notes) = prepare_records(&config.data, args.data.as_deref(), args.seed, args.strict)?;
+    let (set, notes) =
+        prepare_records(&config.data.source, args.data.as_deref(), args.seed, args.strict)?;
     for note in notes {
         eprintln!("{note}");
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 use mopo_data::{Summary, sample_prompts, write_prompts};
-use mopo_train::config::DataConfig;
+use mopo_train::config::{DataConfig, SourceConfig};
 use mopo_train::{prepare_prompts, prepare_records};
 
 use crate::args::PrepareArgs;
@@ -15,17 +15,17 @@ pub(crate) fn run(args: PrepareArgs) -> Result<()> {
         None => (DataConfig::named(&args.name, &args.set)?, args.name.clone()),
     };
     let data = args.data.as_deref();
-    config.check_path(&name, data)?;
+    config.source.check_path(&name, data)?;
     if let (Some(data), Some(out)) = (data, args.out.as_deref()) {
         let real = |path: &Path| path.canonicalize().ok();
         if real(data).is_some() && real(data) == real(out) {
             bail!("--out is the file of --data, which would be overwritten; choose another");
         }
     }
-    if args.prompts { prompts(&args, &config) } else { pairs(&args, &config) }
+    if args.prompts { prompts(&args, &config.source) } else { pairs(&args, &config.source) }
 }
 
-fn pairs(args: &PrepareArgs, config: &DataConfig) -> Result<()> {
+fn pairs(args: &PrepareArgs, config: &SourceConfig) -> Result<()> {
     let (set, notes) = prepare_records(config, args.data.as_deref(), args.seed, args.strict)?;
     for note in notes {
         eprintln!("{note}");
@@ -44,7 +44,7 @@ fn pairs(args: &PrepareArgs, config: &DataConfig) -> Result<()> {
     Ok(())
 }
 
-fn prompts(args: &PrepareArgs, config: &DataConfig) -> Result<()> {
+fn prompts(args: &PrepareArgs, config: &SourceConfig) -> Result<()> {
     let (read, notes) = prepare_prompts(config, args.data.as_deref(), args.seed, args.strict)?;
     for note in notes {
         eprintln!("{note}");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use burn::backend::Autodiff;
 use mopo_ops::FusedBackend;
-use mopo_train::config::{ModelSource, TokenizerConfig, preset_text};
+use mopo_train::config::preset_text;
 use mopo_train::{LogProbCache, RunConfig, RunDir, RunRecord, RunResult, check_data_path};
 
 use super::new_run;
@@ -75,14 +75,17 @@ fn start(args: &TrainArgs) -> Result<(RunDir, RunConfig, RunRecord)> {
         ),
         None => (preset_text(&args.preset)?.to_string(), format!("preset `{}`", args.preset)),
     };
-    let mut config = RunConfig::parse_with(&text, &origin, &args.run.overrides())?;
+    // All of the configuration is checked before anything is fetched.
+    let given = args.model.as_deref();
+    let read = |model| RunConfig::parse_with_model(&text, &origin, &args.run.overrides(), model);
+    let mut config = read(given)?;
     check_data_path(&config, args.run.data.as_ref())?;
-    if let Some(model) = &args.model {
+    if let Some(model) = given {
         let model = super::models::pinned(model, args.revision.as_deref())?;
-        config.tokenizer = TokenizerConfig::File(model.clone());
-        config.model.source = ModelSource::Hub(model);
+        config = read(Some(&model))?;
     }
     config.fetch_models(&mut DownloadBar::default())?;
+    config.check_files(&super::models::resolve, args.run.device.memory())?;
     let (path, record) = new_run::begin(&args.run, "runs", &config.name, config.seed)?;
     let run = RunDir::create(&path, &config, &record)?;
     Ok((run, config, record))

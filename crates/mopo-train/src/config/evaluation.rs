@@ -1,10 +1,12 @@
 //! `[evaluation]`: what `mopo pareto` does with a run.
 
 use mopo_core::Objectives;
+use mopo_data::PreparedSet;
 use mopo_eval::{PromptEmbedding, ScoreStatistics};
 use serde::{Deserialize, Serialize};
 
 use super::ranges::{self, Checked, MAX_COUNT, MAX_TOKENS};
+use crate::{Error, Result};
 
 const MAX_CLUSTERS: usize = 100_000;
 const MAX_TEMPERATURE: f64 = 100.0;
@@ -107,6 +109,36 @@ impl EvaluationConfig {
         }
         Objectives::new(self.rewards.iter().map(|r| r.name.clone())).map_err(|e| e.to_string())?;
         self.rewards.iter().try_for_each(RewardAxis::check)
+    }
+}
+
+impl EvaluationConfig {
+    /// With `z_scores = "labels"`: whether the data has recorded scores of every axis that has no
+    /// `statistics` of its own.
+    pub(crate) fn check_recorded_scores(&self, set: &PreparedSet) -> Result<()> {
+        if self.z_scores != ZScoreSource::Labels {
+            return Ok(());
+        }
+        let names = set.header.objectives.names();
+        let recorded = set.records.iter().any(|record| record.scores.is_some());
+        for axis in self.rewards.iter().filter(|axis| axis.statistics.is_none()) {
+            let name = &axis.name;
+            let problem = if !names.contains(name) {
+                format!("the axis `{name}` is no objective of the data ({})", names.join(", "))
+            } else if !recorded {
+                format!("the data has recorded no scores of `{name}`")
+            } else {
+                continue;
+            };
+            return Err(Error::Config {
+                origin: "`evaluation.z_scores`".into(),
+                message: format!(
+                    "it is \"labels\", but {problem}: set evaluation.z_scores=sft, or give the axis \
+                     `statistics`"
+                ),
+            });
+        }
+        Ok(())
     }
 }
 

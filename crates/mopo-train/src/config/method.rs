@@ -3,6 +3,7 @@
 use mopo_core::{IndicatorEstimator, MopoConfig};
 use serde::{Deserialize, Serialize};
 
+use super::ranges;
 use crate::{Error, Result};
 
 /// The method that a run trains.
@@ -46,9 +47,7 @@ impl DpoConfig {
     /// [`Error::Config`] names the key, its value and what would be accepted.
     pub fn check(&self) -> Result<()> {
         let fail = |message| Err(Error::Config { origin: "`[dpo]`".into(), message });
-        if !(self.beta.is_finite() && self.beta > 0.0) {
-            return fail(format!("`dpo.beta` is {}; it must be a number > 0", self.beta));
-        }
+        ranges::positive("dpo.beta", self.beta).or_else(fail)?;
         if !(0.0..0.5).contains(&self.label_smoothing) {
             return fail(format!(
                 "`dpo.label_smoothing` is {}; it must lie in [0, 0.5): from 0.5 on nothing is \

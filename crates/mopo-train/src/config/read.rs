@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use toml::de::{DeTable, Deserializer};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::renamed::{self, RenamedKey, rename_keys};
 use super::suggest::{did_you_mean, with_suggestion};
@@ -16,6 +17,37 @@ pub(crate) trait ConfigFile: Serialize + DeserializeOwned {
     const OPTIONAL: &'static [&'static str];
     /// Paths of which exactly one is there: `--set` of one takes the place of the other.
     const ALTERNATIVES: &'static [&'static [&'static str]];
+
+    /// Reads the flattened parts of the document by themselves ([`read_part`]).
+    ///
+    /// # Errors
+    /// What is wrong with one, and further keys that are known where it is.
+    fn read_parts(document: &DeTable<'_>) -> std::result::Result<(), PartError>;
+}
+
+/// What is wrong with a flattened part, and the keys beside its own.
+pub(crate) type PartError = (toml::de::Error, &'static [&'static str]);
+
+/// Reads what of the table at `path` is flattened into a structure with the keys `others` of its own.
+/// Through `flatten` serde knows neither line nor key of an error, nor which keys there are.
+pub(crate) fn read_part<T: DeserializeOwned>(
+    document: &DeTable<'_>,
+    path: &[&str],
+    others: &'static [&'static str],
+) -> std::result::Result<(), PartError> {
+    let mut table = document;
+    let mut span = 0..0;
+    for name in path {
+        let Some(below) = table.get(*name) else { return Ok(()) };
+        let DeValue::Table(inner) = below.get_ref() else { return Ok(()) };
+        (table, span) = (inner, below.span());
+    }
+    let mut part = table.clone();
+    for key in others {
+        part.remove(*key);
+    }
+    let read = T::deserialize(Deserializer::from(Spanned::new(span, part)));
+    read.map(drop).map_err(|e| (e, others))
 }
 
 /// A configuration from a complete text, with overrides `key.path=value`.
@@ -28,13 +60,14 @@ pub(crate) fn read_with<T: ConfigFile>(
     overrides: &[String],
 ) -> Result<T> {
     let fail = |message: String| Error::Config { origin: origin.into(), message };
-    let wrong = |mut e: toml::de::Error| {
+    let wrong = |(mut e, known): PartError| {
         e.set_input(Some(text));
-        fail(with_suggestion(&e.to_string()))
+        fail(with_suggestion(&e.to_string(), known))
     };
-    let mut document = DeTable::parse(text).map_err(wrong)?;
+    let mut document = DeTable::parse(text).map_err(|e| wrong((e, &[])))?;
     let mut old = rename_keys(document.get_mut(), T::RENAMED).map_err(fail)?;
-    let config = T::deserialize(Deserializer::from(document)).map_err(wrong)?;
+    T::read_parts(document.get_ref()).map_err(wrong)?;
+    let config = T::deserialize(Deserializer::from(document)).map_err(|e| wrong((e, &[])))?;
     let config = match overrides {
         [] => config,
         _ => {
@@ -81,7 +114,7 @@ fn overridden<T: ConfigFile>(
         });
         let all = || (overrides.join(" --set "), together);
         let (set, error) = alone.unwrap_or_else(all);
-        let message = with_suggestion(&error.to_string()).replace('\n', " ");
+        let message = with_suggestion(&error.to_string(), &[]).replace('\n', " ");
         Error::Config { origin: format!("{origin} with --set {set}"), message }
     })
 }

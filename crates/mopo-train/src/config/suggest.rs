@@ -36,8 +36,8 @@ pub(crate) fn did_you_mean<'a>(
 }
 
 /// A deserializer's message about an unknown field or variant, with a suggestion out of those that it
-/// lists.
-pub(crate) fn with_suggestion(message: &str) -> String {
+/// lists and of those in `known`.
+pub(crate) fn with_suggestion(message: &str, known: &[&str]) -> String {
     let message = message.trim_end();
     let Some(at) =
         ["unknown field `", "unknown variant `"].iter().find_map(|start| message.find(start))
@@ -46,7 +46,7 @@ pub(crate) fn with_suggestion(message: &str) -> String {
     };
     let mut names = message[at..].split('`').skip(1).step_by(2);
     let Some(given) = names.next() else { return message.to_string() };
-    format!("{message}{}", did_you_mean(given, names))
+    format!("{message}{}", did_you_mean(given, names.chain(known.iter().copied())))
 }
 
 #[cfg(test)]
@@ -68,9 +68,11 @@ mod tests {
     fn messages_of_serde_get_a_suggestion() {
         let message = "unknown field `tua`, expected one of `tau`, `ball`\n";
         assert_eq!(
-            with_suggestion(message),
+            with_suggestion(message, &[]),
             "unknown field `tua`, expected one of `tau`, `ball`; did you mean `tau`?"
         );
-        assert_eq!(with_suggestion("missing field `tau`"), "missing field `tau`");
+        let unknown = with_suggestion("unknown field `tua`", &["tau", "ball"]);
+        assert_eq!(unknown, "unknown field `tua`; did you mean `tau`?");
+        assert_eq!(with_suggestion("missing field `tau`", &[]), "missing field `tau`");
     }
 }

@@ -3,15 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use mopo_core::Objectives;
-use mopo_data::ChatTemplate;
-use mopo_data::reddit::CharacterRange;
 use mopo_eval::reward::TruncationSide;
 use serde::{Deserialize, Serialize};
+use toml::de::DeTable;
 
 use crate::config::ranges::{self, Checked, MAX_BATCH, MAX_STEPS, MAX_TOKENS};
 use crate::config::{
-    CheckpointConfig, ConfigFile, DataConfig, DataSource, ObjectiveFolder, RenamedKey,
-    TokenizerConfig, check_head, read_with, renamed,
+    CheckpointConfig, ConfigFile, PartError, RenamedKey, SourceConfig, TokenizerConfig, check_head,
+    read_part, read_with, renamed,
 };
 use crate::{Error, Result};
 
@@ -66,36 +65,13 @@ pub struct RewardData {
     pub texts: Option<TextData>,
 }
 
-/// Compared pairs: the keys of a run's `[data]` that say what is read, and what becomes of ties.
+/// Compared pairs: what is read, as in a run's `[data]`, and what becomes of ties.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PairData {
-    /// Which source; its path is given with `--data`.
-    pub source: DataSource,
-    /// As all that follow: see [`DataConfig`].
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub folders: Vec<ObjectiveFolder>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub stem: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub split: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub post_characters: Option<CharacterRange>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub template: Option<ChatTemplate>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub tie_threshold: Option<f32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub pairs_per_prompt: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub n_prompts: Option<usize>,
+    /// What is read; the source's path is given with `--data`.
+    #[serde(flatten)]
+    pub source: SourceConfig,
     /// What becomes of pairs that the objective does not decide.
     pub ties: Ties,
 }
@@ -204,23 +180,6 @@ impl RewardData {
     }
 }
 
-impl PairData {
-    /// The source as [`prepare_records`](crate::prepare_records) takes it.
-    pub(crate) fn source(&self, heldout_fraction: f64) -> DataConfig {
-        DataConfig {
-            folders: self.folders.clone(),
-            stem: self.stem.clone(),
-            split: self.split.clone(),
-            post_characters: self.post_characters,
-            template: self.template,
-            tie_threshold: self.tie_threshold,
-            pairs_per_prompt: self.pairs_per_prompt,
-            n_prompts: self.n_prompts,
-            ..DataConfig::whole(self.source, heldout_fraction)
-        }
-    }
-}
-
 impl RewardModel {
     /// As `config.json` calls it; empty for a directory, which says so itself.
     pub(crate) fn architecture(&self) -> &'static str {
@@ -246,6 +205,7 @@ impl ConfigFile for RewardTrainConfig {
     ];
     const OPTIONAL: &'static [&'static str] = &[
         "tokenizer",
+        "data.pairs.objectives",
         "data.pairs.folders",
         "data.pairs.stem",
         "data.pairs.split",
@@ -260,6 +220,10 @@ impl ConfigFile for RewardTrainConfig {
         &["tokenizer.file", "tokenizer.vocab_size"],
         &["model.gpt2", "model.distilbert", "model.hub"],
     ];
+
+    fn read_parts(document: &DeTable<'_>) -> std::result::Result<(), PartError> {
+        read_part::<SourceConfig>(document, &["data", "pairs"], &["ties"])
+    }
 }
 
 impl RewardTrainConfig {
@@ -302,7 +266,7 @@ impl RewardTrainConfig {
         ranges::fraction("data.heldout_fraction", d.heldout_fraction).or_else(fail)?;
         ranges::fraction("data.validation_fraction", d.validation_fraction).or_else(fail)?;
         match (&d.pairs, &d.texts) {
-            (Some(pairs), None) => pairs.source(d.heldout_fraction).check_source().or_else(fail)?,
+            (Some(pairs), None) => pairs.source.check().or_else(fail)?,
             (Some(_), Some(_)) => {
                 return fail("both `[data.pairs]` and `[data.texts]` are there; keep one".into());
             }
@@ -362,7 +326,7 @@ impl RewardTrainConfig {
     /// If the source needs a path and none was given, or the other way round.
     pub fn check_data_path(&self, data: Option<&Path>) -> Result<()> {
         match &self.data.pairs {
-            Some(pairs) => pairs.source(self.data.heldout_fraction).check_path(&self.name, data),
+            Some(pairs) => pairs.source.check_path(&self.name, data),
             None if data.is_none() => Err(Error::Config {
                 origin: format!("`{}`", self.name),
                 message: "it reads labelled texts: give their file with --data".into(),

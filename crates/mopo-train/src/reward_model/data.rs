@@ -213,9 +213,8 @@ fn read(
     let Some(pairs) = &config.data.pairs else {
         unreachable!("a checked configuration has pairs or texts")
     };
-    let source = pairs.source(config.data.heldout_fraction);
     let (set, notes) =
-        prepare_records(&source, record.data.as_deref(), config.seed, record.strict)?;
+        prepare_records(&pairs.source, record.data.as_deref(), config.seed, record.strict)?;
     for note in &notes {
         progress.note(note);
     }

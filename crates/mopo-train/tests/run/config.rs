@@ -356,3 +356,92 @@ fn alternatives_take_each_others_place() {
     let file = mopo_train::config::TokenizerConfig::File("tokenizer.json".into());
     assert_eq!(parse("tokenizer.file=tokenizer.json").tokenizer, file);
 }
+
+#[test]
+fn no_value_is_too_large_too_small_or_no_number() {
+    let numbers: &[(&str, &[&str])] = &[
+        ("data.heldout_fraction", &["nan", "-1", "0", "1", "1e30"]),
+        ("data.max_prompt_tokens", &["-1", "0", "1000000000000"]),
+        ("data.max_response_tokens", &["-1", "0", "9223372036854775807"]),
+        ("data.n_prompts", &["-1", "0", "9223372036854775807"]),
+        ("tokenizer.vocab_size", &["-1", "0", "10", "1000000000"]),
+        ("model.scratch.hidden_size", &["-1", "0", "10000000", "9223372036854775807"]),
+        ("model.scratch.intermediate_size", &["0", "100000000000"]),
+        ("model.scratch.num_hidden_layers", &["0", "1000000000000"]),
+        ("model.scratch.num_attention_heads", &["0", "1000000000000"]),
+        ("model.scratch.max_position_embeddings", &["0", "10", "1000000000000"]),
+        ("sft.steps", &["-1", "1e30", "1000000000000"]),
+        ("sft.batch_size", &["0", "1000000000000"]),
+        ("sft.prompt_weight", &["nan", "-1", "1e30"]),
+        ("training.steps", &["-1", "9223372036854775807"]),
+        ("training.batch_size", &["-1", "0", "9223372036854775807"]),
+        ("training.gradient_accumulation_steps", &["0", "9223372036854775807"]),
+        ("training.learning_rate", &["nan", "-1", "0", "inf", "1e39", "1e-60"]),
+        ("training.warmup_steps", &["-1", "9223372036854775807"]),
+        ("training.max_grad_norm", &["nan", "-1", "inf"]),
+        ("lora.rank", &["-1", "0", "1000000000", "9223372036854775807"]),
+        ("lora.alpha", &["nan", "-1", "0", "1e39"]),
+        ("lora.dropout", &["nan", "-1", "1", "1e30"]),
+        ("mopo.tau", &["nan", "-1", "0", "inf", "1e39"]),
+        ("mopo.relaxation", &["nan", "-1", "0", "1e30"]),
+        ("mopo.lambda_lr", &["nan", "-1", "1e39"]),
+        ("mopo.chi_lr", &["nan", "-1", "inf"]),
+        ("mopo.lambda_max", &["nan", "-1"]),
+        ("mopo.initial_chi", &["nan", "0"]),
+        ("mopo.ratio_clip", &["nan", "0", "-1"]),
+        ("mopo.initial_threshold", &["nan", "-1", "2"]),
+        ("mopo.prune_below", &["nan", "-1", "1"]),
+        ("checkpoints.save_steps", &["-1", "0", "9223372036854775807"]),
+        ("checkpoints.save_total_limit", &["-1", "0"]),
+        ("evaluation.n_prompts", &["-1", "0", "9223372036854775807"]),
+        ("evaluation.n_clusters", &["-1", "0", "9223372036854775807"]),
+        ("evaluation.max_new_tokens", &["-1", "0", "9223372036854775807"]),
+        ("evaluation.temperature", &["nan", "-1", "inf", "1e30"]),
+        ("evaluation.top_p", &["nan", "-1", "0", "7.0"]),
+        ("evaluation.mixture_steps", &["-1", "1000000", "9223372036854775807"]),
+    ];
+    for (key, values) in numbers {
+        let name = key.rsplit('.').next().unwrap();
+        for value in *values {
+            let e = demo_with(&format!("{key}={value}"));
+            assert!(e.contains(name), "{key}={value}: {e}");
+        }
+    }
+}
+
+/// The demo's evaluation with other axes.
+fn with_axes(axes: &str) -> mopo_train::Result<RunConfig> {
+    let set = [format!("evaluation.rewards=[{axes}]")];
+    RunConfig::parse_with(preset_text("demo").unwrap(), "demo", &set)
+}
+
+#[test]
+fn axes_are_checked_to_the_last_key() {
+    let demo = "reward={kind=\"demo\",objective_idx=0}";
+    for (axis, says) in [
+        ("ref_pointt=3.0,reward={kind=\"demo\",objective_idx=0}", "ref_pointt"),
+        ("reward={kind=\"demo\",objective_idx=0,objektive=1}", "objektive"),
+        ("reward={kind=\"length\",targt=3}", "targt"),
+        ("reward={kind=\"regex\",pattern=\"a\",flags=\"i\"}", "flags"),
+        ("reward={kind=\"word_list\",words=[\"a\"],wordz=[]}", "wordz"),
+        ("reward={kind=\"model\",preset=\"humor\",max_lenght=3}", "max_lenght"),
+        ("reward={kind=\"magic\"}", "magic"),
+        ("reward={kind=\"regex\",pattern=\"(\"}", "pattern"),
+        ("reward={kind=\"demo\",objective_idx=9}", "objective_idx"),
+        ("reward={kind=\"model\",preset=\"humour\"}", "humor"),
+    ] {
+        let e = with_axes(&format!("{{name=\"a\",ref_point=0.0,{axis}}}")).unwrap_err().to_string();
+        assert!(e.contains(says), "{axis}: {e}");
+    }
+    for (statistics, says) in [
+        ("{mean=nan,std=1.0,source=\"x\"}", "mean"),
+        ("{mean=0.0,std=-1.0,source=\"x\"}", "std"),
+        ("{mean=0.0,std=1.0,source=\"x\",sdt=1.0}", "sdt"),
+    ] {
+        let axis = format!("{{name=\"a\",ref_point=0.0,{demo},statistics={statistics}}}");
+        let e = with_axes(&axis).unwrap_err().to_string();
+        assert!(e.contains(says), "{statistics}: {e}");
+    }
+    let e = with_axes(&format!("{{name=\"a\",ref_point=nan,{demo}}}")).unwrap_err().to_string();
+    assert!(e.contains("ref_point"), "{e}");
+}

@@ -75,7 +75,7 @@ fn the_output_layer_moves_only_where_it_is_trained() {
 fn relabelled(change: impl Fn(usize, Option<f32>) -> Option<f32>) -> (tempfile::TempDir, PathBuf) {
     let tmp = tempfile::tempdir().unwrap();
     let (mut set, _) =
-        mopo_train::prepare_records(&tiny_preset("demo", &[]).data, None, 0, true).unwrap();
+        mopo_train::prepare_records(&tiny_preset("demo", &[]).data.source, None, 0, true).unwrap();
     for (i, record) in set.records.iter_mut().enumerate() {
         record.indicators[0] = change(i, record.indicators[0]);
     }

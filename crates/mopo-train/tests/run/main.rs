@@ -3,6 +3,7 @@
 mod cache;
 mod config;
 mod dpo;
+mod fits;
 mod hub;
 mod prompt_states;
 mod quantised;
@@ -42,6 +43,7 @@ const TINY: &[&str] = &[
     "training.warmup_steps=1",
     "checkpoints.save_steps=2",
     "checkpoints.save_total_limit=2",
+    "evaluation.max_new_tokens=8",
 ];
 
 /// The tiny demo with more overrides.

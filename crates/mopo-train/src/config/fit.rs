@@ -1,0 +1,142 @@
+//! Whether a configuration fits the files that it names and the memory that there is: what only a later
+//! phase would stumble over, said before the first step.
+
+use mopo_data::Tokenizer;
+use mopo_eval::reward::Resolver;
+use mopo_hub::readable_bytes;
+use mopo_lm::PhiConfig;
+
+use super::{ModelSource, RunConfig, TokenizerConfig};
+use crate::models::{model_dir, tokenizer_file};
+use crate::{Error, Result};
+
+/// Bytes of a parameter that is trained: its value, its gradient and Adam's two moments in f32, and
+/// value and moments once more while a checkpoint is written.
+const BYTES_TRAINED: f64 = 28.0;
+/// Bytes of a parameter that stays as it is, in f32.
+const BYTES_FROZEN: f64 = 4.0;
+
+impl RunConfig {
+    /// Checks a new run's configuration against the files that it names, which were
+    /// [fetched](Self::fetch_models) before: limits of length against the model's positions, the
+    /// tokenizer, every reward of `[evaluation]`, and the models' sizes against `memory`, in bytes
+    /// (`None`: not compared, as where models live on another device). `resolve` finds the models of
+    /// rewards.
+    ///
+    /// # Errors
+    /// Names the key, and what would be accepted.
+    pub fn check_files(&self, resolve: Resolver<'_>, memory: Option<u64>) -> Result<()> {
+        let fail = |message: String| Err(Error::Config { origin: self.name.clone(), message });
+        let vocabulary = match &self.tokenizer {
+            TokenizerConfig::Train(size) => *size,
+            TokenizerConfig::File(file) => Tokenizer::load(tokenizer_file(file)?)?.vocab_size(),
+        };
+        let (phi, limit) = match &self.model.source {
+            ModelSource::Scratch(shape) => (
+                shape.with_vocab(vocabulary),
+                "`model.scratch.max_position_embeddings` is".to_string(),
+            ),
+            ModelSource::Hub(model) => {
+                let path = model_dir(model)?.join("config.json");
+                let limit = format!("`max_position_embeddings` in {} is", path.display());
+                (PhiConfig::from_file(path)?, limit)
+            }
+        };
+        phi.check()?;
+        self.check_positions(phi.max_position_embeddings, &limit).or_else(fail)?;
+        let new = self.evaluation.max_new_tokens;
+        if new >= phi.max_position_embeddings {
+            return fail(format!(
+                "`evaluation.max_new_tokens` is {new} and leaves no room for a prompt: {limit} {}",
+                phi.max_position_embeddings
+            ));
+        }
+        if let [axis] = self.evaluation.rewards.as_slice() {
+            return fail(format!(
+                "`evaluation.rewards` has `{}` alone; a front needs at least two axes",
+                axis.name
+            ));
+        }
+        for axis in &self.evaluation.rewards {
+            axis.reward.check_files(resolve).or_else(|e| {
+                fail(format!("`evaluation.rewards`: the reward of `{}`: {e}", axis.name))
+            })?;
+        }
+        match memory {
+            Some(memory) => self.check_memory(&phi, memory).or_else(fail),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses limits of length beyond the model's positions; `limit` says whose they are.
+    pub(super) fn check_positions(
+        &self,
+        positions: usize,
+        limit: &str,
+    ) -> std::result::Result<(), String> {
+        let d = &self.data;
+        let longest = d.max_prompt_tokens.saturating_add(d.max_response_tokens);
+        match longest <= positions {
+            true => Ok(()),
+            false => Err(format!(
+                "prompts of {} and responses of {} tokens need {longest} positions, but {limit} \
+                 {positions}: lower `data.max_prompt_tokens` or `data.max_response_tokens`",
+                d.max_prompt_tokens, d.max_response_tokens
+            )),
+        }
+    }
+
+    /// Refuses models whose parameters alone need more than there is.
+    fn check_memory(&self, phi: &PhiConfig, available: u64) -> std::result::Result<(), String> {
+        let base = phi.num_params() as f64;
+        let adapter = self.lora.num_params(phi) as f64;
+        let heads =
+            self.policies.len() as f64 * (phi.hidden_size as f64 + 1.0) * phi.vocab_size as f64;
+        let sft = if self.sft.steps > 0 { BYTES_TRAINED } else { BYTES_FROZEN };
+        let quantised = self.model.base.is_quantised();
+        // A quantised base is packed tensor by tensor as it is read.
+        let sft = if quantised { 0.5 } else { sft };
+        let policies = BYTES_TRAINED * (adapter + heads);
+        let frozen = if quantised { 0.5 } else { BYTES_FROZEN } * base;
+        for (bytes, what, remedy) in [
+            (
+                sft * base,
+                format!("the base model has {} parameters", count(base)),
+                match &self.model.source {
+                    ModelSource::Scratch(_) => "make `[model.scratch]` smaller",
+                    ModelSource::Hub(_) => {
+                        "take a smaller `model.hub`, or set sft.steps=0 and model.base=nf4"
+                    }
+                },
+            ),
+            (
+                frozen + policies,
+                format!(
+                    "adapter and heads have {} parameters beside the base model's {}",
+                    count(adapter + heads),
+                    count(base)
+                ),
+                if adapter > heads { "lower `lora.rank`" } else { "train fewer `policies`" },
+            ),
+        ] {
+            if bytes > available as f64 {
+                return Err(format!(
+                    "{what}: training them takes about {}, and {} of memory are available; {remedy}, \
+                     or use a machine with more memory",
+                    readable_bytes(bytes as u64),
+                    readable_bytes(available)
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number of parameters as people say it.
+pub(crate) fn count(n: f64) -> String {
+    match n {
+        n if n >= 1e9 => format!("{:.1} billion", n / 1e9),
+        n if n >= 1e6 => format!("{:.1} million", n / 1e6),
+        n => format!("{n}"),
+    }
+}
