@@ -6,12 +6,22 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
     Clusters, Error, Evaluation, FrontConfig, PolicyGroup, PolicySamples, Result, ScoreStatistics,
 };
+
+/// An axis of a front, and what scored it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScoredAxis {
+    /// The objective's name.
+    pub name: String,
+    /// The definition of its reward, which runs must have in common to be compared. What it means is
+    /// known to whoever scored.
+    pub reward: Value,
+}
 
 /// One run's result as its files have it.
 #[derive(Debug, Clone)]
@@ -24,9 +34,11 @@ pub struct RecordedRun {
     pub evaluation: Evaluation,
     /// Reference point and bootstrap; its `statistics` are those that the run's z-scores are in.
     pub config: FrontConfig,
-    /// Name and reward of each objective; `Null` if the files do not say.
-    pub rewards: Value,
-    /// The run's own record.
+    /// One per objective; `None` if the files do not say.
+    pub rewards: Option<Vec<ScoredAxis>>,
+    /// The settings of generation, as the record has them; `Null` if it does not.
+    pub generation: Value,
+    /// The run's own record, shown as it is.
     pub record: Value,
 }
 
@@ -38,7 +50,7 @@ pub struct Combined {
     /// Of the first run.
     pub config: FrontConfig,
     /// The rewards, the same in all.
-    pub rewards: Value,
+    pub rewards: Option<Vec<ScoredAxis>>,
     /// What differs without keeping the runs from being compared, for the reader.
     pub notes: Vec<String>,
 }
@@ -47,9 +59,30 @@ pub struct Combined {
 struct ReportFile {
     front: FrontPart,
     #[serde(default)]
-    rewards: Value,
+    rewards: Option<Vec<ScoredAxis>>,
     #[serde(default)]
     record: Value,
+}
+
+/// What a comparison looks at in a run's record.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RecordPart {
+    generation: Value,
+    configuration: ConfigurationPart,
+}
+
+/// Reports from before they had `rewards` have them here.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ConfigurationPart {
+    evaluation: EvaluationPart,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct EvaluationPart {
+    rewards: Option<Vec<ScoredAxis>>,
 }
 
 #[derive(Deserialize)]
@@ -101,9 +134,10 @@ impl RecordedRun {
         }
         let evaluation = read_samples(&dir.join("samples.jsonl"), &front)?;
         evaluation.check()?;
-        let rewards = match rewards {
-            Value::Null => record["configuration"]["evaluation"]["rewards"].clone(),
-            there => there,
+        let known = match &record {
+            Value::Object(_) => RecordPart::deserialize(&record)
+                .map_err(|e| wrong(format!("`record`: {e}; it was changed or damaged: {AGAIN}")))?,
+            _ => RecordPart::default(),
         };
         let mut config = front.config;
         if !front.statistics.is_empty() {
@@ -114,13 +148,16 @@ impl RecordedRun {
             dir: dir.into(),
             evaluation,
             config,
-            rewards: axes(&rewards),
+            rewards: rewards.or(known.configuration.evaluation.rewards),
+            generation: known.generation,
             record,
         })
     }
 
-    fn generation(&self) -> &Value {
-        &self.record["generation"]
+    /// The reward of objective `k`, or what stands for an unknown one.
+    fn reward(&self, k: usize) -> &Value {
+        let axis = self.rewards.as_ref().and_then(|axes| axes.get(k));
+        axis.map_or(&Value::Null, |axis| &axis.reward)
     }
 }
 
@@ -130,12 +167,6 @@ fn read(path: &Path) -> Result<String> {
         path: path.into(),
         source,
     })
-}
-
-/// Name and reward of each axis, without what is compared by itself.
-fn axes(rewards: &Value) -> Value {
-    let axis = |axis: &Value| serde_json::json!({ "name": axis["name"], "reward": axis["reward"] });
-    rewards.as_array().map_or(Value::Null, |all| all.iter().map(axis).collect())
 }
 
 fn read_samples(path: &Path, front: &FrontPart) -> Result<Evaluation> {
@@ -223,13 +254,10 @@ pub fn combine(runs: Vec<RecordedRun>) -> Result<Combined> {
     for run in runs {
         comparable(&first, &run)?;
         let order = same_prompts(&first, &run)?;
-        if run.generation() != first.generation() {
+        if run.generation != first.generation {
             notes.push(format!(
                 "{} and {} generated with different settings: {} against {}.",
-                first.name,
-                run.name,
-                first.generation(),
-                run.generation()
+                first.name, run.name, first.generation, run.generation
             ));
         }
         let plain = |run: &RecordedRun| -> Vec<(f64, f64)> {
@@ -258,7 +286,7 @@ pub fn combine(runs: Vec<RecordedRun>) -> Result<Combined> {
         }
         evaluation.policies.extend(labelled(policies, &run.name));
     }
-    if several && first.rewards.is_null() {
+    if several && first.rewards.is_none() {
         notes.push("The files do not say which rewards scored the responses.".into());
     }
     evaluation.check()?;
@@ -286,10 +314,11 @@ fn comparable(a: &RecordedRun, b: &RecordedRun) -> Result<()> {
         ));
     }
     for (k, name) in names.iter().enumerate() {
-        if a.rewards[k] != b.rewards[k] {
+        if a.reward(k) != b.reward(k) {
             return differ(format!(
                 "their rewards differ, `{name}` is {} and {}; score both with the same one",
-                a.rewards[k]["reward"], b.rewards[k]["reward"]
+                a.reward(k),
+                b.reward(k)
             ));
         }
     }

@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FrontConfig {
-    /// `[n_objectives]`: the hypervolume's corner, e.g. the rewards' known lower bounds. Never
+    /// `[n_objectives]`: the hypervolume's reference point, e.g. the rewards' known lower bounds. Never
     /// derived from the policies compared: the result would depend on who takes part.
     pub ref_point: Vec<f64>,
     /// Resamples of the bootstrap; default 1000.
@@ -248,6 +248,39 @@ impl FrontReport {
                 out += &format!("  {:>8.4} ± {error:<6.4}  {z:>6}", point.means[k]);
             }
             out += &format!("  {:>11.5}\n", point.own_hypervolume);
+        }
+        out
+    }
+
+    /// What sets are worth and how they differ, as plain text below [`table`](Self::table).
+    pub fn summary(&self) -> String {
+        let width = self.sets.iter().map(|q| q.of.name().chars().count()).max().unwrap_or(0);
+        let mut out = format!("{:width$}  hypervolume ↑   IGD+ ↓  additive ε ↓\n", "set");
+        for quality in &self.sets {
+            let distance =
+                |e: Option<Estimate>| e.map_or_else(|| "–".into(), |e| format!("{:.4}", e.value));
+            out += &format!(
+                "{:width$}  {:>13.4}  {:>7}  {:>12}\n",
+                quality.of.name(),
+                quality.hypervolume.value,
+                distance(quality.igd_plus),
+                distance(quality.epsilon)
+            );
+        }
+        out += &format!(
+            "  (reference point {:?}; IGD+ and ε in standard deviations)\n",
+            self.config.ref_point
+        );
+        for d in &self.differences {
+            out += &format!(
+                "{} − {}: {:+.4} ({:+.4} to {:+.4}), P(larger) {:.3}\n",
+                d.of.name(),
+                d.minus.name(),
+                d.value,
+                d.interval.low,
+                d.interval.high,
+                d.probability_positive
+            );
         }
         out
     }

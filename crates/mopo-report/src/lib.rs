@@ -14,14 +14,16 @@ mod front;
 pub mod plot;
 mod quality;
 mod report;
+mod results;
 mod statistics;
 mod table;
 
 pub use bootstrap::{Estimate, HypervolumeDifference, Interval};
-pub use compare::{Combined, RecordedRun, combine};
+pub use compare::{Combined, RecordedRun, ScoredAxis, combine};
 pub use error::{Error, Result};
 pub use evaluation::{Clusters, Evaluation, PolicyGroup, PolicySamples, PolicySet, SetRef};
 pub use front::{FrontConfig, FrontReport, PolicyPoint, SetQuality};
 pub use report::{ReportExtras, ReportFiles, RunExtras, write_report};
+pub use results::{Comparison, ComparisonOptions, ResultsDir, compare, read_metrics};
 pub use statistics::{ScoreStatistics, read_statistics, select_statistics, write_statistics};
 pub use table::Table;

@@ -72,6 +72,9 @@ pub enum Error {
     /// From the evaluation.
     #[error(transparent)]
     Eval(#[from] mopo_eval::Error),
+    /// From a report of it.
+    #[error(transparent)]
+    Report(#[from] mopo_report::Error),
 }
 
 /// Results of this crate.

@@ -6,6 +6,7 @@ mod cache;
 mod checkpoint;
 pub mod config;
 mod error;
+pub mod evaluate;
 mod fit;
 mod log_probs;
 mod methods;

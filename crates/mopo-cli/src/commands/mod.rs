@@ -13,5 +13,4 @@ pub(crate) mod prepare;
 pub(crate) mod report;
 pub(crate) mod reward;
 pub(crate) mod score;
-mod statistics;
 pub(crate) mod train;

@@ -14,7 +14,7 @@ use mopo_hub::write_atomically;
 use serde_json::{Value, json};
 
 use crate::plot::{self, Figure};
-use crate::{Error, Evaluation, FrontReport, Result, write_statistics};
+use crate::{Error, Evaluation, FrontReport, Result, ScoredAxis, write_statistics};
 
 /// What the page shows beside the front.
 #[derive(Debug, Clone)]
@@ -25,9 +25,9 @@ pub struct ReportExtras {
     pub summary: Option<String>,
     /// What a reader of a comparison should know, e.g. settings that differ between its runs.
     pub notes: Vec<String>,
-    /// Name and reward of each objective; a comparison with other runs is refused if theirs differ.
-    /// `Null` if unknown.
-    pub rewards: Value,
+    /// What scored each objective; a comparison with other runs is refused if theirs differ. `None` if
+    /// unknown.
+    pub rewards: Option<Vec<ScoredAxis>>,
     /// Training and record of each run, in the order of the page.
     pub runs: Vec<RunExtras>,
     /// How many prompts are shown with all responses at most; taken from the clusters in turn. There
@@ -53,7 +53,7 @@ impl Default for ReportExtras {
             title: "Pareto front".into(),
             summary: None,
             notes: Vec::new(),
-            rewards: Value::Null,
+            rewards: None,
             runs: Vec::new(),
             n_examples: 24,
         }

@@ -1,7 +1,7 @@
 //! Reports read back and put side by side.
 
 use super::*;
-use crate::{RecordedRun, combine};
+use crate::{RecordedRun, ScoredAxis, combine};
 
 /// Writes the evaluation of a run and reads it back.
 fn recorded(
@@ -9,7 +9,7 @@ fn recorded(
     name: &str,
     evaluation: &Evaluation,
     ref_point: f64,
-    rewards: Value,
+    rewards: Option<Vec<ScoredAxis>>,
 ) -> RecordedRun {
     let config = FrontConfig::new(vec![ref_point; evaluation.objectives.len()]);
     let report = FrontReport::new(evaluation, &config).unwrap();
@@ -18,10 +18,11 @@ fn recorded(
     RecordedRun::read(&dir.join(name), name).unwrap()
 }
 
-fn rewards() -> Value {
-    json!([
-        {"name": "helpful", "ref_point": 0.0, "reward": {"kind": "demo", "objective_idx": 0}},
-        {"name": "harmless", "ref_point": 0.0, "reward": {"kind": "length"}},
+fn rewards() -> Option<Vec<ScoredAxis>> {
+    let axis = |name: &str, reward| ScoredAxis { name: name.into(), reward };
+    Some(vec![
+        axis("helpful", json!({"kind": "demo", "objective_idx": 0})),
+        axis("harmless", json!({"kind": "length"})),
     ])
 }
 
@@ -104,21 +105,52 @@ fn runs_that_differ_are_refused_by_what_differs() {
             assert!(e.contains(part), "`{part}` is not in `{e}`");
         }
     };
-    let b = |evaluation: &Evaluation, corner, rewards| {
-        recorded(temp.path(), "b", evaluation, corner, rewards)
+    let b = |evaluation: &Evaluation, ref_point, rewards| {
+        recorded(temp.path(), "b", evaluation, ref_point, rewards)
     };
     refused(b(&evaluation, -1.0, rewards()), &["ref_point is [0.0, 0.0] and [-1.0, -1.0]"]);
-    let mut others = rewards();
-    others[1]["reward"]["unit"] = json!("characters");
-    refused(b(&evaluation, 0.0, others), &["rewards differ", "`harmless`", "characters"]);
+    let mut others = rewards().unwrap();
+    others[1].reward["unit"] = json!("characters");
+    refused(b(&evaluation, 0.0, Some(others)), &["rewards differ", "`harmless`", "characters"]);
     let mut other = evaluation.clone();
     other.prompts[3] = "\n\nHuman: Another one?\n\nAssistant:".into();
     refused(b(&other, 0.0, rewards()), &["prompts differ, 12 and 12, of which 11", "--seed"]);
-    refused(b(&synthetic(3), 0.0, Value::Null), &["objectives are helpful, harmless and helpful,"]);
-    // The corner in the description of an axis is compared by itself.
-    let mut same = rewards();
-    same[0]["ref_point"] = json!(5.0);
-    assert!(combine(vec![a.clone(), b(&evaluation, 0.0, same)]).is_ok());
+    refused(b(&synthetic(3), 0.0, None), &["objectives are helpful, harmless and helpful,"]);
+    refused(b(&evaluation, 0.0, None), &["rewards differ", "`helpful`", "null"]);
+}
+
+#[test]
+fn rewards_of_older_reports_are_found_in_the_record() {
+    let temp = tempfile::tempdir().unwrap();
+    let evaluation = synthetic(2);
+    let new = recorded(temp.path(), "new", &evaluation, 0.0, rewards());
+    recorded(temp.path(), "old", &evaluation, 0.0, None);
+    let path = temp.path().join("old/report.json");
+    let whole = std::fs::read_to_string(&path).unwrap();
+    let rewrite = |edit: &dyn Fn(&mut Value)| {
+        let mut json: Value = serde_json::from_str(&whole).unwrap();
+        edit(&mut json);
+        std::fs::write(&path, json.to_string()).unwrap();
+        RecordedRun::read(&temp.path().join("old"), "old")
+    };
+    // An axis of the configuration has its reference point too, which is compared by itself.
+    let axes = json!([
+        {"name": "helpful", "ref_point": 5.0, "reward": {"kind": "demo", "objective_idx": 0}},
+        {"name": "harmless", "ref_point": 0.0, "reward": {"kind": "length"}},
+    ]);
+    let old = rewrite(&|json| {
+        json.as_object_mut().unwrap().remove("rewards");
+        json["record"] = json!({"configuration": {"evaluation": {"rewards": axes}}});
+    });
+    let old = old.unwrap();
+    assert_eq!(old.rewards, rewards());
+    assert!(combine(vec![new, old]).is_ok());
+    // A record of another form says nothing; one that is damaged is refused.
+    assert_eq!(rewrite(&|json| json["record"] = json!("made up")).unwrap().rewards, None);
+    let wrong = rewrite(&|json| json["record"] = json!({"configuration": 3})).unwrap_err();
+    assert!(wrong.to_string().contains("report.json: `record`"), "{wrong}");
+    let wrong = rewrite(&|json| json["rewards"] = json!([{"name": "helpful"}])).unwrap_err();
+    assert!(wrong.to_string().contains("reward"), "{wrong}");
 }
 
 #[test]

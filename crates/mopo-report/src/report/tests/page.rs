@@ -21,7 +21,7 @@ fn page(n_objectives: usize, dir: &Path) -> String {
         title: "Fronts <1> & 2".into(),
         summary: Some("</p><script>alert(1)</script>".into()),
         notes: vec!["</ul><img src=x onerror=alert(1)>".into()],
-        rewards: Value::Null,
+        rewards: None,
         runs: vec![RunExtras {
             name: String::new(),
             metrics: (0..9).map(row).collect(),

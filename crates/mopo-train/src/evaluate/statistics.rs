@@ -3,29 +3,29 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use mopo_core::Objectives;
 use mopo_data::PreparedSet;
 use mopo_report::{PolicySamples, ScoreStatistics, read_statistics};
-use mopo_train::RunDir;
-use mopo_train::config::{EvaluationConfig, ZScoreSource};
+
+use crate::config::{EvaluationConfig, ZScoreSource};
+use crate::{Error, Result, RunDir};
 
 /// One per objective, `None` where the warm start's scores are still to come.
-pub(crate) struct Known(Vec<Option<ScoreStatistics>>);
+#[derive(Debug)]
+pub(super) struct KnownStatistics(Vec<Option<ScoreStatistics>>);
 
-impl Known {
+impl KnownStatistics {
     /// What is known before anything is generated. A file counts for all objectives.
     ///
     /// # Errors
     /// A file that cannot be used; `z_scores = "labels"` with data that has no scores of an axis.
-    pub(crate) fn new(
+    pub(super) fn new(
         file: Option<&Path>,
         settings: &EvaluationConfig,
-        objectives: &Objectives,
+        objectives: &[String],
         run: &RunDir,
     ) -> Result<Self> {
         if let Some(file) = file {
-            let all = read_statistics(file, objectives.names())?;
+            let all = read_statistics(file, objectives)?;
             return Ok(Self(all.into_iter().map(Some).collect()));
         }
         let mut known: Vec<_> =
@@ -36,10 +36,14 @@ impl Known {
             let sets = sets.into_iter().collect::<mopo_data::Result<Vec<_>>>()?;
             for (axis, slot) in settings.rewards.iter().zip(&mut known) {
                 if slot.is_none() {
-                    let remedy = "set evaluation.z_scores=warm_start, or give --statistics FILE";
-                    *slot = Some(of_labels(&sets, &axis.name).with_context(|| {
-                        format!("`evaluation.z_scores` is \"labels\": {remedy}")
-                    })?);
+                    let missing = |why: String| Error::Run {
+                        path: run.path().into(),
+                        message: format!(
+                            "`evaluation.z_scores` is \"labels\", but {why}; set \
+                             evaluation.z_scores=warm_start, or give --statistics FILE"
+                        ),
+                    };
+                    *slot = Some(of_labels(&sets, &axis.name, missing)?);
                 }
             }
         }
@@ -47,7 +51,7 @@ impl Known {
     }
 
     /// All, the missing ones from the scores of the warm start, which `whose` describes.
-    pub(crate) fn with_warm_start(
+    pub(super) fn complete(
         self,
         objectives: &[String],
         warm_start: &PolicySamples,
@@ -65,18 +69,25 @@ impl Known {
 }
 
 /// Of the recorded scores of both responses of every pair.
-fn of_labels(sets: &[PreparedSet], axis: &str) -> Result<ScoreStatistics> {
+fn of_labels(
+    sets: &[PreparedSet],
+    axis: &str,
+    missing: impl Fn(String) -> Error,
+) -> Result<ScoreStatistics> {
     let mut scores = Vec::new();
     for set in sets {
         let names = set.header.objectives.names();
         let Some(k) = names.iter().position(|name| name == axis) else {
-            bail!("the axis `{axis}` is no objective of the data ({})", names.join(", "));
+            let names = names.join(", ");
+            return Err(missing(format!(
+                "the axis `{axis}` is no objective of the data ({names})"
+            )));
         };
         let recorded = set.records.iter().filter_map(|record| record.scores.as_ref());
         scores.extend(recorded.flat_map(|s| [s.first[k], s.second[k]]));
     }
     if scores.is_empty() {
-        bail!("the data has recorded no scores of `{axis}`");
+        return Err(missing(format!("the data has recorded no scores of `{axis}`")));
     }
     let source = "scores that the data has recorded of both responses of every pair";
     Ok(ScoreStatistics::of(axis, scores, source)?)

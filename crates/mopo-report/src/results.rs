@@ -1,0 +1,192 @@
+//! Results of runs on the disk: where they are, their training metrics, and one report of several.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::{
+    Error, Evaluation, FrontReport, RecordedRun, ReportExtras, Result, RunExtras, combine,
+    read_statistics,
+};
+
+/// The directory that a report was written into, and the run that it belongs to if that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResultsDir {
+    /// It has `report.json` and `samples.jsonl`.
+    pub results: PathBuf,
+    /// The run's own directory.
+    pub run: Option<PathBuf>,
+}
+
+impl ResultsDir {
+    /// `path` is a run's directory with results in `pareto/`, or a directory of results.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a run that has not been evaluated, or for what is neither.
+    pub fn find(path: &Path) -> Result<Self> {
+        let is_run = |dir: &Path| dir.join("config.toml").exists();
+        if path.join("report.json").exists() {
+            let run = path.canonicalize().ok().and_then(|p| p.parent().map(Path::to_path_buf));
+            return Ok(Self { results: path.into(), run: run.filter(|run| is_run(run)) });
+        }
+        let results = path.join("pareto");
+        if results.join("report.json").exists() {
+            return Ok(Self { results, run: Some(path.into()) });
+        }
+        let message = match is_run(path) {
+            true => {
+                format!(
+                    "it has not been evaluated yet; do so with `mopo pareto {}`",
+                    path.display()
+                )
+            }
+            false => {
+                "it is no run and has no report.json; give run directories that `mopo pareto` \
+                      has evaluated, or the directories that it wrote"
+                    .into()
+            }
+        };
+        Err(Error::File { path: path.into(), message })
+    }
+
+    /// The directory's name: the run's, where the results lie in it.
+    pub fn name(&self) -> String {
+        let dir = self.run.as_ref().unwrap_or(&self.results);
+        let dir = dir.canonicalize().unwrap_or_else(|_| dir.clone());
+        dir.file_name().map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned())
+    }
+}
+
+/// The rows of a metrics.jsonl, and notes on what could not be read: curves are no reason to lose
+/// everything else.
+pub fn read_metrics(path: &Path) -> (Vec<Value>, Vec<String>) {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) => {
+            return (Vec::new(), vec![format!("no training curves: {}: {e}", path.display())]);
+        }
+    };
+    let lines: Vec<&[u8]> =
+        bytes.split(|&b| b == b'\n').filter(|line| !line.trim_ascii().is_empty()).collect();
+    let rows: Vec<Value> = lines.iter().filter_map(|l| serde_json::from_slice(l).ok()).collect();
+    let notes = match lines.len() - rows.len() {
+        0 => Vec::new(),
+        n => vec![format!("{n} lines of {} are not JSON and were left out", path.display())],
+    };
+    (rows, notes)
+}
+
+/// What [`compare`] takes beside the results.
+#[derive(Debug, Clone)]
+pub struct ComparisonOptions {
+    /// A file with what z-scores are counted in, instead of the first run's statistics.
+    pub statistics: Option<PathBuf>,
+    /// Heading of the page, instead of one made of the runs' names.
+    pub title: Option<String>,
+    /// Prompts shown with all responses, at most.
+    pub n_examples: usize,
+}
+
+/// Recorded results as [`crate::write_report`] takes them.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    /// All policies of all runs.
+    pub evaluation: Evaluation,
+    /// Their front.
+    pub report: FrontReport,
+    /// The page's other parts; its notes are for the reader of the terminal too.
+    pub extras: ReportExtras,
+    /// What could not be read of the runs' training metrics.
+    pub notes: Vec<String>,
+}
+
+/// Reads the results of one run or of several, each under a name, and computes one report of them. No
+/// model is needed.
+///
+/// # Errors
+/// As [`RecordedRun::read`], [`combine`], [`read_statistics`] and [`FrontReport::new`].
+pub fn compare(runs: &[(String, ResultsDir)], options: ComparisonOptions) -> Result<Comparison> {
+    let several = runs.len() > 1;
+    let (mut recorded, mut extras, mut unread) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, dir) in runs {
+        let run = RecordedRun::read(&dir.results, name)?;
+        let (metrics, notes) = match &dir.run {
+            Some(run) => read_metrics(&run.join("metrics.jsonl")),
+            None => Default::default(),
+        };
+        unread.extend(notes);
+        let name = if several { name.clone() } else { String::new() };
+        extras.push(RunExtras { name, metrics, record: run.record.clone() });
+        recorded.push(run);
+    }
+    let combined = combine(recorded)?;
+    let evaluation = combined.evaluation;
+    let mut config = combined.config;
+    let mut notes = combined.notes;
+    if let Some(file) = &options.statistics {
+        config.statistics = read_statistics(file, &evaluation.objectives)?;
+        notes.retain(|note| !note.starts_with("z-scores"));
+    }
+    let report = FrontReport::new(&evaluation, &config)?;
+    let names: Vec<&str> = runs.iter().map(|(name, _)| name.as_str()).collect();
+    let title = match several {
+        true => format!("{}: their Pareto fronts compared", names.join(", ")),
+        false => format!("{}: the Pareto front of its policies", names[0]),
+    };
+    let summary = several.then(|| {
+        format!(
+            "{} runs, whose policies answered the same {} prompts and were scored by the same rewards.",
+            names.len(),
+            evaluation.prompts.len()
+        )
+    });
+    let extras = ReportExtras {
+        title: options.title.unwrap_or(title),
+        summary,
+        notes,
+        rewards: combined.rewards,
+        runs: extras,
+        n_examples: options.n_examples,
+    };
+    Ok(Comparison { evaluation, report, extras, notes: unread })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_found_from_the_run_and_by_themselves() {
+        let temp = tempfile::tempdir().unwrap();
+        let run = temp.path().join("demo");
+        let results = run.join("pareto");
+        std::fs::create_dir_all(&results).unwrap();
+        let says = |path: &Path| ResultsDir::find(path).unwrap_err().to_string();
+        assert!(says(&run).contains("no report.json"), "{}", says(&run));
+        std::fs::write(run.join("config.toml"), "").unwrap();
+        assert!(says(&run).contains("mopo pareto"), "{}", says(&run));
+        std::fs::write(results.join("report.json"), "{}").unwrap();
+        for path in [&run, &results] {
+            let found = ResultsDir::find(path).unwrap();
+            assert_eq!(found.results, results);
+            assert_eq!(found.name(), "demo");
+        }
+        let elsewhere = temp.path().join("elsewhere");
+        std::fs::create_dir(&elsewhere).unwrap();
+        std::fs::write(elsewhere.join("report.json"), "{}").unwrap();
+        let found = ResultsDir::find(&elsewhere).unwrap();
+        assert_eq!((found.run.clone(), found.name()), (None, "elsewhere".into()));
+    }
+
+    #[test]
+    fn damaged_metrics_cost_their_own_lines_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("metrics.jsonl");
+        let (rows, notes) = read_metrics(&path);
+        assert!(rows.is_empty() && notes[0].contains("no training curves"), "{notes:?}");
+        std::fs::write(&path, b"{\"step\":1}\n\n{\"st\n\xff\xfe\n{\"step\":2}\n").unwrap();
+        let (rows, notes) = read_metrics(&path);
+        assert_eq!(rows.len(), 2);
+        assert!(notes[0].starts_with("2 lines of"), "{notes:?}");
+    }
+}

@@ -1,0 +1,255 @@
+//! Evaluating a finished run: every policy answers the same prompts, rewards score the answers, and what
+//! follows is a front with its figures. The choices of `mopo pareto` come in, files and a page go out
+//! through `mopo-report`.
+
+mod policies;
+mod prompts;
+mod statistics;
+
+pub use policies::{EvaluatedPolicy, evaluated_policies, simplex_grid};
+
+use std::path::{Path, PathBuf};
+
+use mopo_core::Objectives;
+use mopo_eval::reward::{Resolver, score_all};
+use mopo_eval::{ClusterConfig, PromptEmbedding, cluster_embedded, cluster_prompts};
+use mopo_lm::GenerationConfig;
+use mopo_ops::FusedBackend;
+use mopo_report::{
+    Evaluation, FrontConfig, FrontReport, PolicySamples, ReportExtras, RunExtras, ScoredAxis,
+    read_metrics,
+};
+use serde_json::{Value, json};
+
+use crate::{Error, Progress, Result, RunConfig, RunData, RunDir, RunRecord, Sampler};
+use prompts::GivenPrompts;
+use statistics::KnownStatistics;
+
+/// What an evaluation takes beside the run's own configuration.
+#[derive(Debug, Clone, Default)]
+pub struct EvaluationOptions {
+    /// Seed of sampling, of clustering and of the draw of prompts; `None`: the run's.
+    pub seed: Option<u64>,
+    /// A file of prompts, instead of the run's held-out ones.
+    pub prompts: Option<PathBuf>,
+    /// A file with what z-scores are counted in, instead of what the configuration says.
+    pub statistics: Option<PathBuf>,
+}
+
+/// An evaluation whose settings have been checked, before minutes of generation.
+#[derive(Debug)]
+pub struct EvaluationPlan {
+    run: RunDir,
+    config: RunConfig,
+    record: RunRecord,
+    seed: u64,
+    objectives: Vec<String>,
+    statistics: KnownStatistics,
+    given: Option<GivenPrompts>,
+}
+
+/// The result of a run's evaluation, as [`mopo_report::write_report`] takes it.
+#[derive(Debug, Clone)]
+pub struct EvaluatedRun {
+    /// Prompts, answers and scores.
+    pub evaluation: Evaluation,
+    /// The front.
+    pub report: FrontReport,
+    /// Title, record and training curves of the page.
+    pub extras: ReportExtras,
+    /// The run's policies, without mixtures.
+    pub policies: Vec<String>,
+}
+
+impl EvaluationPlan {
+    /// Checks what can be known before anything is generated. `config` is the run's, with the
+    /// evaluation's own settings changed as wanted. `progress` is told of prompts that policies were
+    /// trained on.
+    ///
+    /// # Errors
+    /// [`Error::Run`] for fewer than two axes, or for statistics that the data does not have; a file of
+    /// prompts or statistics that cannot be used, with its name.
+    pub fn new(
+        run: RunDir,
+        config: RunConfig,
+        record: RunRecord,
+        options: &EvaluationOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<Self> {
+        config.check()?;
+        let rewards = &config.evaluation.rewards;
+        let objectives = Objectives::new(rewards.iter().map(|axis| axis.name.clone()))?;
+        let objectives = objectives.names().to_vec();
+        if objectives.len() < 2 {
+            return Err(Error::Run {
+                path: run.path().into(),
+                message: format!(
+                    "`evaluation.rewards` has `{}` alone; a front needs at least two axes",
+                    objectives.join(", ")
+                ),
+            });
+        }
+        let file = options.statistics.as_deref();
+        let statistics = KnownStatistics::new(file, &config.evaluation, &objectives, &run)?;
+        let given = match &options.prompts {
+            Some(path) => Some(GivenPrompts::read(path, &run, progress)?),
+            None => None,
+        };
+        let seed = options.seed.unwrap_or(config.seed);
+        Ok(Self { run, config, record, seed, objectives, statistics, given })
+    }
+
+    /// Generates, scores and judges. `resolve` finds the models that rewards name.
+    ///
+    /// # Errors
+    /// A run that is not finished or whose files were changed; a reward that cannot be built or that
+    /// refuses a text; as [`FrontReport::new`].
+    pub fn run<B: FusedBackend>(
+        self,
+        device: &B::Device,
+        resolve: Resolver<'_>,
+        progress: &mut dyn Progress,
+    ) -> Result<EvaluatedRun> {
+        let settings = &self.config.evaluation;
+        let sampler = Sampler::<B>::load(&self.run, &self.config, device)?;
+        let data = RunData::load(&self.run, &self.config, &self.record)?;
+        let (available, kind, source) = match self.given {
+            Some(given) => (given.prompts, "given", Some(given.record)),
+            None => (data.heldout_prompts, "held-out", None),
+        };
+        if settings.n_prompts > available.len() {
+            progress.note(&format!(
+                "note: {} prompts were asked for, there are {} {kind} ones; using all of them",
+                settings.n_prompts,
+                available.len()
+            ));
+        }
+        let prompts = prompts::draw(available, settings.n_prompts, self.seed);
+        let clustering = ClusterConfig {
+            n_clusters: settings.n_clusters,
+            seed: self.seed,
+            ..ClusterConfig::default()
+        };
+        let clusters = match settings.embedding {
+            PromptEmbedding::TfIdf => cluster_prompts(&prompts, &clustering)?,
+            PromptEmbedding::HiddenState => {
+                cluster_embedded(&prompts, &sampler.prompt_states(&prompts)?, &clustering)?
+            }
+        };
+        let rewards = settings
+            .rewards
+            .iter()
+            .map(|axis| axis.reward.build::<B>(device, resolve))
+            .collect::<mopo_eval::Result<Vec<_>>>()?;
+        let generation = GenerationConfig {
+            max_new_tokens: settings.max_new_tokens,
+            temperature: settings.temperature,
+            top_p: settings.top_p,
+            seed: self.seed,
+            ..Default::default()
+        };
+
+        let chosen = evaluated_policies(sampler.policies(), settings.mixture_steps);
+        progress.begin("generate", 0, chosen.len() * Sampler::<B>::batches(prompts.len()));
+        let mut policies = Vec::with_capacity(chosen.len());
+        for policy in chosen {
+            let responses = sampler.answer(&policy.head, &prompts, &generation, progress)?;
+            policies.push(PolicySamples {
+                run: None,
+                scores: score_all(&rewards, &prompts, &responses)?,
+                policy: policy.id,
+                label: policy.label,
+                group: policy.group,
+                responses,
+            });
+        }
+        progress.end("");
+        rewards.iter().flat_map(|reward| reward.notes()).for_each(|note| progress.note(&note));
+
+        let whose = format!(
+            "responses of the warm start of {} to {} {kind} prompts (temperature {}, seed {})",
+            self.run.path().display(),
+            prompts.len(),
+            settings.temperature,
+            self.seed
+        );
+        let statistics = self.statistics.complete(&self.objectives, &policies[0], &whose)?;
+        let evaluation = Evaluation { objectives: self.objectives, prompts, clusters, policies };
+        let front = FrontConfig {
+            seed: self.seed,
+            statistics,
+            ..FrontConfig::new(settings.rewards.iter().map(|axis| axis.ref_point).collect())
+        };
+        let report = FrontReport::new(&evaluation, &front)?;
+        let (metrics, notes) = read_metrics(&self.run.join("metrics.jsonl"));
+        notes.iter().for_each(|note| progress.note(&format!("note: {note}")));
+        let extras = ReportExtras {
+            title: format!("{}: the Pareto front of its policies", self.config.name),
+            summary: Some(format!(
+                "{} policies on one phi of {} training pairs; {} responses each to {kind} \
+                 prompts, temperature {}, seed {}.",
+                sampler.policies().len(),
+                data.train.len(),
+                evaluation.prompts.len(),
+                settings.temperature,
+                self.seed
+            )),
+            rewards: Some(
+                settings
+                    .rewards
+                    .iter()
+                    .map(|axis| ScoredAxis { name: axis.name.clone(), reward: json!(axis.reward) })
+                    .collect(),
+            ),
+            runs: vec![RunExtras {
+                name: String::new(),
+                metrics,
+                record: json!({
+                    "run": self.record,
+                    "configuration": self.config,
+                    "generation": generation,
+                    "prompts": source,
+                    "result": self.run.read_json::<Value>("result.json")?,
+                }),
+            }],
+            ..ReportExtras::default()
+        };
+        Ok(EvaluatedRun { evaluation, report, extras, policies: sampler.policies().to_vec() })
+    }
+
+    /// The run's directory.
+    pub fn run_dir(&self) -> &RunDir {
+        &self.run
+    }
+}
+
+/// The finished run below `root` that was started last.
+///
+/// # Errors
+/// [`Error::Run`] says why there is none, and what to do.
+pub fn newest_finished_run(root: &Path) -> Result<PathBuf> {
+    let remedy = "train one with `cargo xtask train`, or name a run directory";
+    let none = |message: String| Error::Run { path: root.into(), message };
+    let entries =
+        std::fs::read_dir(root).map_err(|e| none(format!("cannot be read ({e}); {remedy}")))?;
+    let mut runs: Vec<(u64, PathBuf)> = Vec::new();
+    let mut unfinished = Vec::new();
+    for entry in entries.flatten() {
+        let path = entry.path();
+        match RunDir::open(&path) {
+            Ok((run, _, record)) if run.is_finished() => runs.push((record.started, path)),
+            Ok(_) => unfinished.push(path),
+            Err(_) => {}
+        }
+    }
+    if let Some((_, path)) = runs.into_iter().max() {
+        return Ok(path);
+    }
+    Err(none(match unfinished.first() {
+        Some(path) => format!(
+            "no run here is finished; resume one with `mopo train --resume {}`",
+            path.display()
+        ),
+        None => format!("there is no run here; {remedy}"),
+    }))
+}
