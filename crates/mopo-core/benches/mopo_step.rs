@@ -4,10 +4,10 @@ use std::hint::black_box;
 
 use burn::tensor::{Tensor, TensorData};
 use criterion::{Criterion, criterion_group, criterion_main};
-use mopo_core::dual::{DualProblem, TermGroups};
-use mopo_core::mopo::{PolicyDual, weigh};
+use mopo_core::dual::{DualProblem, ResponseGroups};
+use mopo_core::mopo::{PolicyDual, importance_weights};
 use mopo_core::pareto::{Direction, hypervolume};
-use mopo_core::{DualState, MopoConfig, TermLabels};
+use mopo_core::{DualState, MopoConfig, ResponseLabels};
 use mopo_testkit::TestBackend as B;
 
 /// The same numbers in [0, 1) every time (the fractional parts of a golden-ratio walk).
@@ -25,13 +25,13 @@ fn weighing(c: &mut Criterion) {
             .chunks(3)
             .map(|r| r.iter().map(|&x| Some((x * 3.0).floor() as f32 / 2.0)).collect())
             .collect();
-        let labels = TermLabels::<B>::from_rows(&rows, &device);
+        let labels = ResponseLabels::<B>::from_rows(&rows, &device);
         let ratio: Vec<f32> = numbers(n, 0.4).iter().map(|&x| x as f32 - 0.5).collect();
         let ratio = Tensor::<B, 2>::from_data(TensorData::new(ratio, [1, n]), &device);
-        c.bench_function(&format!("weigh/{n} terms, 3 objectives"), |b| {
+        c.bench_function(&format!("importance_weights/{n} terms, 3 objectives"), |b| {
             b.iter(|| {
                 let policy = PolicyDual { tau: config.tau, dual: &dual, radius: &[0.15; 3] };
-                weigh(&[policy], &labels, black_box(ratio.clone()), config.ratio_clip)
+                importance_weights(&[policy], &labels, black_box(ratio.clone()), config.ratio_clip)
             });
         });
     }
@@ -47,7 +47,7 @@ fn exact_dual(c: &mut Criterion) {
             .map(|i| [0.618_033_988_75, 0.754_877_666_25, 0.569_840_290_99].map(|s| walk(i, s)))
             .collect();
         let terms = || rows.iter().map(|r| (r.as_slice(), 0.1f32));
-        let groups = TermGroups::new(terms(), 5.0).expect("sound labels");
+        let groups = ResponseGroups::new(terms(), 5.0).expect("sound labels");
         for (ball, epsilon) in [("no ball", 0.0), ("ball 0.001", 0.001)] {
             let problem = DualProblem {
                 primary: 0,
@@ -62,7 +62,7 @@ fn exact_dual(c: &mut Criterion) {
             });
         }
         c.bench_function(&format!("group terms/{n} terms, {name}"), |b| {
-            b.iter(|| TermGroups::new(terms(), 5.0));
+            b.iter(|| ResponseGroups::new(terms(), 5.0));
         });
     }
 }

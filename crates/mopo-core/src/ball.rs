@@ -8,7 +8,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Ball {
-    /// ε itself, in nats (the source uses 0.15 whatever the number of terms is).
+    /// ε itself, in nats (the paper uses 0.15 whatever the number of terms is).
     Radius(f64),
     /// A confidence c in (0.5, 1): ε = χ²₁(2c − 1)/(2N) for N terms, the radius of generalised
     /// empirical likelihood for which the one-sided bound holds with probability about c.

@@ -4,7 +4,7 @@
 use burn::tensor::{Tensor, activation::log_sigmoid, backend::Backend};
 
 /// −Σ_i m_i \[I_i log σ(β h_i) + (1 − I_i) log σ(−β h_i)\] with
-/// h_i = log(π/π_ref)(first) − log(π/π_ref)(second): the loss of equation 7 of the source, with soft
+/// h_i = log(π/π_ref)(first) − log(π/π_ref)(second): the loss of equation 7 of the paper, with soft
 /// labels as conservative DPO has them (Mitchell, 2023). Shape `[1]`.
 ///
 /// * `first`, `second`: log(π/π_ref) of the two responses, `[…, n_pairs]`, in nats.

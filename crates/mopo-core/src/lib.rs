@@ -19,7 +19,7 @@ pub use dual::{CopSolution, DualState, DualStep, TabularProblem};
 pub use error::{Error, Result};
 pub use lower_bound::{LowerBound, lower_bound};
 pub use mopo::{
-    BatchStatistics, DualMethod, IndicatorEstimator, MopoConfig, TermLabels, ThresholdRule,
+    BatchStatistics, DualMethod, IndicatorEstimator, MopoConfig, ResponseLabels, ThresholdRule,
     ThresholdStatistic, WeightNormalization,
 };
 pub use objective::Objectives;

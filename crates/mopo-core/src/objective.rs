@@ -35,7 +35,7 @@ impl Objectives {
         Ok(Self(names))
     }
 
-    /// How many objectives there are (K in the source).
+    /// How many objectives there are (K in the paper).
     #[allow(clippy::len_without_is_empty)] // never empty
     pub fn len(&self) -> usize {
         self.0.len()

@@ -116,8 +116,8 @@ mod tests {
         let k = scores[0][0].len();
         let statistics: Vec<ScoreStatistics> =
             (0..k).map(|_| ScoreStatistics::of("x", [0.0, 1.0], "test").unwrap()).collect();
-        let corner = vec![0.0; k];
-        resampled(scores, sets, &Judge::new(&corner, &statistics), n, seed).unwrap()
+        let ref_point = vec![0.0; k];
+        resampled(scores, sets, &Judge::new(&ref_point, &statistics), n, seed).unwrap()
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub(crate) fn accuracies(
 }
 
 /// log(π/π_0) of both responses of pair `i`.
-pub(crate) fn implicit_reward(policy: &LogProbs, initial: &LogProbs, i: usize) -> [f32; 2] {
+pub(crate) fn log_ratio(policy: &LogProbs, initial: &LogProbs, i: usize) -> [f32; 2] {
     [policy[i][0] - initial[i][0], policy[i][1] - initial[i][1]]
 }
 

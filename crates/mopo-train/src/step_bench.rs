@@ -235,9 +235,15 @@ impl<B: FusedAutodiffBackend> Step for AdapterStep<'_, B> {
                 cloning_loss(weights, log_probs)
             }
             Some(reference) => {
-                let gain =
-                    dpo::gains(base, adapter, &base.lm_head, &batch, reference.iter().copied());
-                let (first, second) = (gain.clone().narrow(0, 0, n), gain.narrow(0, n, n));
+                let log_ratio = dpo::log_ratios(
+                    base,
+                    adapter,
+                    &base.lm_head,
+                    &batch,
+                    reference.iter().copied(),
+                );
+                let (first, second) =
+                    (log_ratio.clone().narrow(0, 0, n), log_ratio.narrow(0, n, n));
                 let mass = Tensor::full([n], 1.0 / n as f64, device);
                 dpo_loss(first, second, Tensor::ones([n], device), mass, BETA)
             }
@@ -327,7 +333,7 @@ impl<B: FusedAutodiffBackend> Step for MopoStep<'_, B> {
     }
 
     fn work(&self, indices: &[usize], sizes: &Sizes<'_>) -> Result<(PassWork, f64)> {
-        let needed = self.method.needed_terms();
+        let needed = self.method.needed_responses();
         let any = |term: usize| needed.iter().any(|policy| policy[term]);
         let keep: Vec<[bool; 2]> =
             (0..indices.len()).map(|i| [any(2 * i), any(2 * i + 1)]).collect();

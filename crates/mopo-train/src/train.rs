@@ -18,7 +18,7 @@ use crate::fit::{Method, fit, step_seed};
 use crate::log_probs::{self, all_log_probs, frozen_log_probs};
 use crate::methods::dpo::{self, Dpo};
 use crate::methods::mopo::{self, Mopo};
-use crate::result::{RunResult, accuracies, constraints, implicit_reward};
+use crate::result::{RunResult, accuracies, constraints, log_ratio};
 use crate::run_dir::{dir_sha256, file_sha256};
 use crate::sft::{self, WarmStart};
 use crate::{Error, Pairs, Progress, Result, RunConfig, RunDir, RunRecord, checkpoint, prepare};
@@ -158,8 +158,8 @@ pub fn train<B: FusedAutodiffBackend>(
             .into_iter()
             .zip(&after)
             .map(|(name, policy)| {
-                let reward = |i| implicit_reward(policy, &before, i);
-                (name, accuracies(&data.heldout_labels, reward, k))
+                let log_ratio = |i| log_ratio(policy, &before, i);
+                (name, accuracies(&data.heldout_labels, log_ratio, k))
             })
             .collect(),
         last_steps,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::numbers::{count, even_count, fraction, lattice, positive, relaxation};
+use super::numbers::{count, even_count, fraction, grid, positive, relaxation};
 use crate::device::Device;
 
 #[derive(Debug, Args)]
@@ -128,8 +128,8 @@ pub(crate) struct InitialisationArgs {
     #[arg(long, default_value_t = 0.08, allow_negative_numbers = true, value_parser = positive)]
     pub(crate) tau: f64,
     /// Points each way of the known front with three objectives
-    #[arg(long, value_name = "N", default_value_t = 60, value_parser = lattice)]
-    pub(crate) lattice: usize,
+    #[arg(long, value_name = "N", default_value_t = 60, alias = "lattice", value_parser = grid)]
+    pub(crate) grid: usize,
     /// Random pairs of thresholds
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = count)]
     pub(crate) vectors: usize,

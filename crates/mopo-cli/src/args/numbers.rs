@@ -40,7 +40,7 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
     integer(text, |n| n > 0, "it must be a whole number above 0")
 }
 
-pub(super) fn lattice(text: &str) -> Result<usize, String> {
+pub(super) fn grid(text: &str) -> Result<usize, String> {
     integer(text, |n| n > 1, "it must be a whole number above 1")
 }
 

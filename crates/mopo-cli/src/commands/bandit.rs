@@ -66,7 +66,7 @@ fn sensitivity(args: &SensitivityArgs) -> SensitivitySettings {
 fn initialisation(args: &InitialisationArgs) -> InitialisationSettings {
     let mut settings = InitialisationSettings {
         tau: args.tau,
-        lattice: args.lattice,
+        grid: args.grid,
         n_vectors: args.vectors,
         seed: args.common.seed,
         ..InitialisationSettings::default()

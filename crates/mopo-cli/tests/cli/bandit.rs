@@ -61,7 +61,7 @@ fn flags_that_make_no_sense_are_named_before_anything_runs() {
         (&["constraints", "--objectives", "6"], &["--objectives", "2..=5"]),
         (&["sensitivity", "--relaxations", "2"], &["--relaxations", "(0, 1]"]),
         (&["sensitivity", "--lags", "0"], &["--lags", "above 0"]),
-        (&["initialisation", "--lattice", "1"], &["--lattice", "above 1"]),
+        (&["initialisation", "--grid", "1"], &["--grid", "above 1"]),
         (&["initialisation", "--vectors", "0"], &["--vectors", "above 0"]),
         (&["front"], &["front", "fronts"]),
     ] {

@@ -1,6 +1,6 @@
-//! Whether thresholds taken from a start can be met, read off a known front (A.3 of the source).
+//! Whether thresholds taken from a start can be met, read off a known front (A.3 of the paper).
 //!
-//! The insertion index is the source's. Its proposition on the start was not available to this
+//! The insertion index is the paper's. Its proposition on the start was not available to this
 //! project; the condition here is our own, and rests on three remarks.
 //!
 //! 1. A front point is the value of some policy. If one front point meets every secondary

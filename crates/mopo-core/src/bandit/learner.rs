@@ -1,4 +1,4 @@
-//! Softmax policies over tables, many at once, trained with [`weigh`], [`cloning_loss`] and
+//! Softmax policies over tables, many at once, trained with [`importance_weights`], [`cloning_loss`] and
 //! [`DualState`] as a language model's heads are: one row of every tensor is one run.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,8 @@ use rand_chacha::ChaCha8Rng;
 use super::Comparisons;
 use crate::dpo::dpo_loss;
 use crate::mopo::{
-    IndicatorEstimator, MopoConfig, PolicyDual, Prompts, TermLabels, cloning_loss, weigh,
+    IndicatorEstimator, MopoConfig, PolicyDual, Prompts, ResponseLabels, cloning_loss,
+    importance_weights,
 };
 use crate::{DualMethod, DualState, Error, Result};
 
@@ -39,7 +40,7 @@ pub struct LearnerConfig {
 }
 
 impl Default for LearnerConfig {
-    /// The source's: 20,000 steps of 12 pairs, Adam at 0.015.
+    /// The paper's: 20,000 steps of 12 pairs, Adam at 0.015.
     fn default() -> Self {
         Self { steps: 20_000, batch: Batch::Pairs(12), learning_rate: 0.015 }
     }
@@ -176,7 +177,7 @@ fn check(data: &[Comparisons], runs: &[Run], config: &LearnerConfig) -> Result<(
                 "dual",
                 "exact".into(),
                 "tables are learned with the joint steps; solve \
-                exactly with TabularProblem or TermGroups",
+                exactly with TabularProblem or ResponseGroups",
             );
         }
         if config.batch == Batch::All && run.mopo.indicator_estimator == IndicatorEstimator::Pair {
@@ -278,7 +279,7 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
                     (labels, self.cells(terms.cells), terms.log_ratio)
                 }
                 (Batch::All, Some((labels, cells))) => {
-                    (TermLabels::clone(labels), Tensor::clone(cells), self.log_ratios())
+                    (ResponseLabels::clone(labels), Tensor::clone(cells), self.log_ratios())
                 }
                 (Batch::All, None) => {
                     let terms = self.all();
@@ -301,8 +302,12 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
                 })
                 .collect();
             // Ratios of tables are known exactly: nothing to clip but overflow.
-            let (weights, statistics) =
-                weigh(&policies, &labels, Tensor::from_data(log_ratio, self.device), 60.0);
+            let (weights, statistics) = importance_weights(
+                &policies,
+                &labels,
+                Tensor::from_data(log_ratio, self.device),
+                60.0,
+            );
             let fall = fall(step, self.config.steps);
             for (r, statistics) in statistics.iter().enumerate() {
                 let mopo = &self.runs[r].mopo;
@@ -420,9 +425,9 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
         self.runs.iter().zip(self.log_reference.chunks(self.n_cells)).flat_map(of_run).collect()
     }
 
-    fn labels(&self, terms: &Terms) -> TermLabels<B::InnerBackend> {
+    fn labels(&self, terms: &Terms) -> ResponseLabels<B::InnerBackend> {
         let (p, k) = (self.runs.len(), self.duals[0].lambda.len());
-        TermLabels::from_flat(&terms.labels, [p, terms.cells.len() / p, k], self.device)
+        ResponseLabels::from_flat(&terms.labels, [p, terms.cells.len() / p, k], self.device)
     }
 
     /// `[n_runs, n_terms]`.

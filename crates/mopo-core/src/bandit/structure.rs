@@ -1,4 +1,4 @@
-//! The five canonical preference structures of the source's section 4.1, on three actions and two
+//! The five canonical preference structures of the paper's section 4.1, on three actions and two
 //! objectives of which the first is the primary. The pairs are a reconstruction: the smallest sets
 //! from which every published outcome follows.
 
@@ -44,7 +44,7 @@ impl Structure {
         (self == Self::Antichain).then_some(2.0 / 3.0)
     }
 
-    /// What the source reports as τ → 0, in words.
+    /// What the paper reports as τ → 0, in words.
     pub fn published(self) -> &'static str {
         match self {
             Self::Total => "a alone",

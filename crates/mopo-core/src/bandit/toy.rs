@@ -1,4 +1,4 @@
-//! The toy fronts with contexts (section 2 and A.1 of the source): x on 11 points of [0, 1], y on 21
+//! The toy fronts with contexts (section 2 and A.1 of the paper): x on 11 points of [0, 1], y on 21
 //! points of [0, 1], two rewards that want y near x/2 and near 1 − x/2.
 
 use rand::{RngExt, SeedableRng};

@@ -1,20 +1,16 @@
 //! The multipliers λ and χ: stepped along with training ([`DualState`], Algorithm 1), or solved for
-//! exactly, on a table of probabilities ([`TabularProblem`]) or on a data set ([`TermGroups`]).
+//! exactly, on a table of probabilities ([`TabularProblem`]) or on a data set ([`ResponseGroups`]).
 
 mod data;
+mod equilibrium;
 mod newton;
-mod rest;
-mod simplicial;
 mod state;
 mod tabular;
 
-pub use data::{DualProblem, ExactDual, TermGroups};
+pub use data::{DualProblem, ExactDual, ResponseGroups};
 pub use newton::KktResidual;
 pub use state::{DualState, DualStep};
-pub use tabular::{
-    Context, CopSolution, TabularProblem, dual_value_unnormalised, log_weights,
-    log_weights_unnormalised,
-};
+pub use tabular::{Context, CopSolution, TabularProblem, log_weights};
 
 use crate::{Error, Result};
 

@@ -50,36 +50,13 @@ pub struct CopSolution {
 
 /// The logarithms of the weights w = exp(s/τ)/E_ref\[exp(s/τ)\], for which E_ref\[w\] = 1.
 ///
-/// `reference` and `score` are `[n_actions]`; the reference is taken as normalised.
+/// `reference` and `score` are `[n_actions]`; the reference is taken as normalised. The paper's
+/// proposition 3.1 has w = exp(s/τ − 1), without the condition on the mean; normalised under the
+/// reference, that is the same.
 pub fn log_weights(reference: &[f64], score: &[f64], tau: f64) -> Vec<f64> {
     let tilted = reference.iter().zip(score).map(|(r, s)| r.ln() + s / tau);
     let log_z = log_sum_exp(tilted);
     score.iter().map(|s| s / tau - log_z).collect()
-}
-
-/// The logarithms of the weights as the source's proposition 3.1 has them, w = exp(s/τ − 1),
-/// without the condition E_ref\[w\] = 1. Normalised under the reference they are
-/// [`log_weights`].
-pub fn log_weights_unnormalised(score: &[f64], tau: f64) -> Vec<f64> {
-    score.iter().map(|s| s / tau - 1.0).collect()
-}
-
-/// The dual that belongs to [`log_weights_unnormalised`]: τ E_ref\[exp(s/τ − 1)\] − λᵀb. It
-/// overflows once s exceeds about 709 τ. At the λ where its own gradient vanishes the weights need
-/// not have mean 1, which is why the rest of the crate uses the normalised form.
-pub fn dual_value_unnormalised(
-    reference: &[f64],
-    score: &[f64],
-    tau: f64,
-    lambda_times_thresholds: f64,
-) -> f64 {
-    let mean: f64 = reference
-        .iter()
-        .zip(log_weights_unnormalised(score, tau))
-        .filter(|(r, _)| **r > 0.0)
-        .map(|(r, w)| r * w.exp())
-        .sum();
-    tau * mean - lambda_times_thresholds
 }
 
 /// Violations below this are attributed to rounding.
@@ -100,20 +77,6 @@ impl TabularProblem {
     pub fn solve(&self) -> Result<CopSolution> {
         let table = Table::new(self)?;
         table.solve(self.primary, &self.thresholds, self.tau)
-    }
-
-    /// Solves context by context: the thresholds must be met in each of them.
-    ///
-    /// # Errors
-    /// As [`solve`](Self::solve); the message names the context.
-    pub fn solve_each(&self) -> Result<Vec<CopSolution>> {
-        (0..self.contexts.len())
-            .map(|i| {
-                let context = Context { weight: 1.0, ..self.contexts[i].clone() };
-                let alone = Self { contexts: vec![context], ..self.clone() };
-                alone.solve().map_err(|e| Error::InContext { context: i, source: Box::new(e) })
-            })
-            .collect()
     }
 
     /// The largest E\[q_k\] that a policy on the reference's support can have if the thresholds of

@@ -7,7 +7,7 @@ use super::device;
 
 fn found() -> Initialisation {
     let mut settings =
-        InitialisationSettings { lattice: 30, n_vectors: 600, ..InitialisationSettings::default() };
+        InitialisationSettings { grid: 30, n_vectors: 600, ..InitialisationSettings::default() };
     settings.learner.steps = 1000;
     initialisation::<AD>(&settings, &device(), &mut |_, _| {}).unwrap()
 }

@@ -4,8 +4,8 @@
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor, TensorData};
 use mopo_core::bandit::total_variation;
-use mopo_core::mopo::{PolicyDual, cloning_loss, weigh};
-use mopo_core::{DualState, MopoConfig, TermLabels, ThresholdRule};
+use mopo_core::mopo::{PolicyDual, cloning_loss, importance_weights};
+use mopo_core::{DualState, MopoConfig, ResponseLabels, ThresholdRule};
 use mopo_testkit::{TestAutodiffBackend as AD, TestBackend as B};
 
 use super::{device, numbers, tensor, vectors};
@@ -48,7 +48,7 @@ fn learn(
     rows: &[Vec<Option<f32>>],
     steps: usize,
 ) -> (Vec<f64>, DualState) {
-    let labels = TermLabels::<B>::from_rows(rows, &device());
+    let labels = ResponseLabels::<B>::from_rows(rows, &device());
     let radius: Vec<f64> = vec![config.ball.radius(rows.len()); 2];
     let actions = Tensor::<AD, 1, Int>::from_data(actions, &device());
     let mut logits = Tensor::<AD, 1>::from_data(TensorData::from([0.0f32; 3]), &device());
@@ -56,7 +56,8 @@ fn learn(
         logits = logits.require_grad();
         let log_ratio = tensor(&vec![0.0; rows.len()]).unsqueeze();
         let policy = PolicyDual { tau: config.tau, dual: &dual, radius: &radius };
-        let (weights, statistics) = weigh(&[policy], &labels, log_ratio, config.ratio_clip);
+        let (weights, statistics) =
+            importance_weights(&[policy], &labels, log_ratio, config.ratio_clip);
         dual.step(config, &statistics[0]);
         let log_probs = log_softmax(logits.clone(), 0).select(0, actions.clone());
         let gradients =

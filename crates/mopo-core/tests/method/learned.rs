@@ -6,7 +6,7 @@ use mopo_core::bandit::experiments::{
 use mopo_core::bandit::{
     Batch, Comparison, Comparisons, Labels, LearnerConfig, Run, Structure, ToySet, learn,
 };
-use mopo_core::dual::{DualProblem, TermGroups, log_weights};
+use mopo_core::dual::{DualProblem, ResponseGroups, log_weights};
 use mopo_core::mopo::{IndicatorEstimator, MopoConfig};
 use mopo_testkit::TestAutodiffBackend as AD;
 
@@ -103,7 +103,7 @@ fn normalised_over_the_batch_lambda_answers_to_another_average() {
     // The true preferences as data: every cell once, which is the uniform reference.
     let rows: Vec<Vec<Option<f32>>> =
         p.iter().zip(&q).map(|(p, q)| vec![Some(*p as f32), Some(*q as f32)]).collect();
-    let groups = TermGroups::new(rows.iter().map(|r| (r.as_slice(), 0.0)), 5.0).unwrap();
+    let groups = ResponseGroups::new(rows.iter().map(|r| (r.as_slice(), 0.0)), 5.0).unwrap();
     let free = set.problem(0, tau, vec![None; 2]).solve().unwrap().attained[1];
     let best = set.problem(1, tau, vec![None; 2]).solve().unwrap().attained[1];
     let mut misses = Vec::new();

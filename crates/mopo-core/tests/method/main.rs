@@ -9,8 +9,8 @@ mod lower_bound;
 mod weights;
 
 use burn::tensor::{Tensor, TensorData};
-use mopo_core::mopo::{PolicyDual, weigh};
-use mopo_core::{BatchStatistics, DualState, MopoConfig, TermLabels};
+use mopo_core::mopo::{PolicyDual, importance_weights};
+use mopo_core::{BatchStatistics, DualState, MopoConfig, ResponseLabels};
 use mopo_testkit::TestBackend as B;
 
 /// `[n_terms]` on the tests' backend.
@@ -22,7 +22,7 @@ fn device() -> <B as burn::tensor::backend::BackendTypes>::Device {
     Default::default()
 }
 
-/// `weigh` on the host: weights and statistics.
+/// `importance_weights` on the host: weights and statistics.
 fn weigh_rows(
     config: &MopoConfig,
     dual: &DualState,
@@ -30,11 +30,12 @@ fn weigh_rows(
     log_ratio: &[f32],
     radius: f64,
 ) -> (Vec<f64>, BatchStatistics) {
-    let labels = TermLabels::<B>::from_rows(rows, &device());
+    let labels = ResponseLabels::<B>::from_rows(rows, &device());
     let radius = vec![radius; dual.lambda.len()];
     let policy = PolicyDual { tau: config.tau, dual, radius: &radius };
     let ratio = tensor(log_ratio).unsqueeze();
-    let (weights, mut statistics) = weigh(&[policy], &labels, ratio, config.ratio_clip);
+    let (weights, mut statistics) =
+        importance_weights(&[policy], &labels, ratio, config.ratio_clip);
     (weights.into_data().iter().collect(), statistics.remove(0))
 }
 
@@ -50,7 +51,7 @@ fn state(config: &MopoConfig, primary: usize, lambda: &[f64]) -> DualState {
     dual
 }
 
-/// What `weigh` computes, term by term in `f64`.
+/// What `importance_weights` computes, term by term in `f64`.
 struct Plain {
     a: Vec<f64>,
     w: Vec<f64>,

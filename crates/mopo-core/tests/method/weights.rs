@@ -1,7 +1,7 @@
 //! The weights of the cloning loss: closed form, limits, pruning, missing labels.
 
-use mopo_core::mopo::{PolicyDual, Prompts, needed_terms, weigh};
-use mopo_core::{Ball, DualState, MopoConfig, TermLabels};
+use mopo_core::mopo::{PolicyDual, Prompts, importance_weights, needed_responses};
+use mopo_core::{Ball, DualState, MopoConfig, ResponseLabels};
 use mopo_testkit::TestBackend as B;
 use proptest::prelude::*;
 
@@ -107,7 +107,7 @@ proptest! {
         weights in prop::collection::vec(prop_oneof![Just(0.0f64), 1e-9f64..1.0], 1..20),
         below in prop_oneof![Just(0.0f64), 1e-6f64..0.09],
     ) {
-        let needed = needed_terms(&weights, below);
+        let needed = needed_responses(&weights, below);
         let total: f64 = weights.iter().sum();
         let heaviest = weights.iter().cloned().fold(0.0, f64::max);
         prop_assert!(needed.contains(&true));
@@ -235,9 +235,9 @@ fn normalised_by_prompt_every_prompt_keeps_its_share() {
     let duals = [state(&config, 0, &[0.0, 0.5]), state(&config, 1, &[0.2, 0.0])];
     let policies =
         duals.each_ref().map(|dual| PolicyDual { tau: config.tau, dual, radius: &[0.0, 0.1] });
-    let labels = TermLabels::<B>::from_rows(&rows, &device()).with_prompts(&prompts, &device());
+    let labels = ResponseLabels::<B>::from_rows(&rows, &device()).with_prompts(&prompts, &device());
     let ratio = tensor(&[log_r, log_r].concat()).reshape([2, 5]);
-    let (weights, statistics) = weigh(&policies, &labels, ratio, config.ratio_clip);
+    let (weights, statistics) = importance_weights(&policies, &labels, ratio, config.ratio_clip);
     let weights: Vec<f64> = weights.into_data().iter().collect();
     let r: Vec<f64> = log_r.iter().map(|l| f64::from(*l).exp()).collect();
     let total: f64 = r.iter().sum();
@@ -276,13 +276,17 @@ fn prompts_in_blocks_are_prompts_by_membership() {
     // A prompt far behind the other: its weights must not vanish.
     let dual = state(&config, 0, &[0.0, 90.0]);
     let policies = [PolicyDual { tau: config.tau, dual: &dual, radius: &[0.0; 2] }];
-    let labels = TermLabels::<B>::from_rows(&rows, &device());
-    let weights = |labels: TermLabels<B>| -> Vec<f64> {
+    let labels = ResponseLabels::<B>::from_rows(&rows, &device());
+    let weights = |labels: ResponseLabels<B>| -> Vec<f64> {
         let ratio = tensor(&[0.1, 0.2, -0.3, 0.0]).unsqueeze();
-        weigh(&policies, &labels, ratio, config.ratio_clip).0.into_data().iter().collect()
+        importance_weights(&policies, &labels, ratio, config.ratio_clip)
+            .0
+            .into_data()
+            .iter()
+            .collect()
     };
     let members = weights(labels.clone().with_prompts(&[0, 0, 1, 1], &device()));
-    let blocks = weights(TermLabels { prompts: Prompts::Blocks(2), ..labels });
+    let blocks = weights(ResponseLabels { prompts: Prompts::Blocks(2), ..labels });
     assert!(
         members.iter().zip(&blocks).all(|(a, b)| (a - b).abs() < 1e-6),
         "{members:?} {blocks:?}"
@@ -299,9 +303,9 @@ fn policies_weighed_together_are_policies_weighed_alone() {
     let radius = [0.05; 3];
     let policies =
         duals.each_ref().map(|dual| PolicyDual { tau: config.tau, dual, radius: &radius });
-    let labels = TermLabels::<B>::from_rows(&rows, &device());
+    let labels = ResponseLabels::<B>::from_rows(&rows, &device());
     let ratio = tensor(&log_r.concat()).reshape([2, 3]);
-    let (weights, statistics) = weigh(&policies, &labels, ratio, config.ratio_clip);
+    let (weights, statistics) = importance_weights(&policies, &labels, ratio, config.ratio_clip);
     let weights: Vec<f64> = weights.into_data().iter().collect();
     for h in [0, 1] {
         let (alone, of_one) = weigh_rows(&config, &duals[h], &rows, &log_r[h], 0.05);

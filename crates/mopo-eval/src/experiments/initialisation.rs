@@ -27,7 +27,7 @@ impl Experiment for InitialisationSettings {
             "lambda_lr": self.lambda_lr,
             "lambda_max": self.lambda_max,
             "actions": self.n_actions,
-            "lattice": self.lattice,
+            "grid": self.grid,
             "vectors": self.n_vectors,
         })
     }
@@ -153,7 +153,7 @@ fn summary(found: &Initialisation) -> String {
     let _ = writeln!(
         out,
         "\nThree objectives: {} front points, {} threshold pairs.\n{:<44}{:>9}{:>12}{:>11}",
-        found.lattice_points,
+        found.grid_points,
         found.vectors.len(),
         "",
         "feasible",
@@ -191,7 +191,7 @@ fn chart(settings: &InitialisationSettings, found: &Initialisation) -> Chart {
             settings.set.name(),
             settings.tau,
             settings.n_actions,
-            found.lattice_points,
+            found.grid_points,
             found.vectors.len()
         ),
         columns: 2,

@@ -98,7 +98,7 @@ fn headline(out: &mut String, report: &FrontReport, notes: &[String]) {
             short(quality.hypervolume.value)
         );
     }
-    let corner: Vec<String> = report.config.ref_point.iter().map(|&v| short(v)).collect();
+    let ref_point: Vec<String> = report.config.ref_point.iter().map(|&v| short(v)).collect();
     let _ = writeln!(
         out,
         "</div>\n<p class=\"muted\">The hypervolume is the volume of score space that at least one \
@@ -106,7 +106,7 @@ fn headline(out: &mut String, report: &FrontReport, notes: &[String]) {
          beforehand; larger is better. A set of several policies has an advantage over a single \
          one, so the table also gives each policy's own. Intervals: {} paired bootstrap \
          resamples of the {} prompts.</p>",
-        corner.join(", "),
+        ref_point.join(", "),
         report.config.n_resamples,
         report.n_prompts
     );

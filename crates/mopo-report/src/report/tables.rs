@@ -6,7 +6,7 @@ use super::words::{self, percent};
 use crate::plot::{escape, short, short_error, signed};
 use crate::{Estimate, FrontReport, PolicyPoint, SetRef};
 
-/// Mean scores with standard errors, then average z-scores: the table of the source.
+/// Mean scores with standard errors, then average z-scores: the table of the paper.
 pub(super) fn policies(report: &FrontReport) -> String {
     let names = &report.objectives;
     let mut out = String::from(

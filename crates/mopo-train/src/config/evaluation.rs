@@ -34,7 +34,7 @@ pub struct EvaluationConfig {
     pub temperature: f64,
     /// Nucleus.
     pub top_p: f64,
-    /// Steps of the lattice of preference weights between the heads; 0 or 1: heads alone.
+    /// Steps of the simplex grid of preference weights between the heads; 0 or 1: heads alone.
     pub mixture_steps: usize,
     /// What scores the responses, one per axis of the front.
     pub rewards: Vec<RewardAxis>,
@@ -59,7 +59,7 @@ pub enum ZScoreSource {
 pub struct RewardAxis {
     /// Name of the axis.
     pub name: String,
-    /// The axis' corner of the hypervolume, fixed before anything is compared.
+    /// The axis' value of the hypervolume's reference point, fixed before anything is compared.
     pub ref_point: f64,
     /// What scores it.
     pub reward: mopo_eval::RewardSpec,

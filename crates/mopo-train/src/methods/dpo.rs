@@ -148,7 +148,7 @@ impl<'a, B: FusedAutodiffBackend> Dpo<'a, B> {
 
 /// log(π/π_ref) of every response of a batch of whole pairs, `[2 n_pairs]`: all first responses, then
 /// all second ones. `reference` has log π_ref of each pair.
-pub(crate) fn gains<B: FusedAutodiffBackend>(
+pub(crate) fn log_ratios<B: FusedAutodiffBackend>(
     base: &Phi<B>,
     adapter: &LoraAdapter<B>,
     head: &Linear<B>,
@@ -192,7 +192,7 @@ impl<B: FusedAutodiffBackend> Method for Dpo<'_, B> {
             n_tokens += batch.n_tokens();
             let params = self.trainer.module();
             let head = params.head.as_ref().unwrap_or(&self.base.lm_head);
-            let gain = gains(
+            let log_ratio = log_ratios(
                 self.base,
                 &params.adapter,
                 head,
@@ -205,16 +205,16 @@ impl<B: FusedAutodiffBackend> Method for Dpo<'_, B> {
             let soft: Vec<f32> =
                 labels.iter().map(|l| (1.0 - smooth) * l + smooth * (1.0 - l)).collect();
             let loss = dpo_loss(
-                gain.clone().narrow(0, 0, n),
-                gain.clone().narrow(0, n, n),
+                log_ratio.clone().narrow(0, 0, n),
+                log_ratio.clone().narrow(0, n, n),
                 to_tensor(&soft, &self.device),
                 Tensor::full([n], 1.0 / n_pairs as f64, &self.device),
                 config.beta,
             );
             loss_sum += loss.clone().into_scalar().elem::<f64>();
-            let gain: Vec<f64> = gain.detach().into_data().iter().collect();
+            let log_ratio: Vec<f64> = log_ratio.detach().into_data().iter().collect();
             for (j, label) in labels.iter().enumerate() {
-                rewards.add(*label, gain[j], gain[n + j], config.beta);
+                rewards.add(*label, log_ratio[j], log_ratio[n + j], config.beta);
             }
             self.trainer.accumulate(loss);
         }

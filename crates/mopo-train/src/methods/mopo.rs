@@ -7,9 +7,11 @@
 use burn::module::AutodiffModule;
 use burn::tensor::ElementConversion;
 use burn::tensor::{Tensor, TensorData};
-use mopo_core::dual::{DualProblem, ExactDual, TermGroups};
-use mopo_core::mopo::{PolicyDual, cloning_loss, needed_terms, weigh};
-use mopo_core::{DualMethod, DualState, MopoConfig, Objectives, TermLabels, WeightNormalization};
+use mopo_core::dual::{DualProblem, ExactDual, ResponseGroups};
+use mopo_core::mopo::{PolicyDual, cloning_loss, importance_weights, needed_responses};
+use mopo_core::{
+    DualMethod, DualState, MopoConfig, Objectives, ResponseLabels, WeightNormalization,
+};
 use mopo_lm::{Phi, PolicyParams, sequence_log_probs};
 use mopo_ops::FusedAutodiffBackend;
 
@@ -112,7 +114,7 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
 
     /// Which terms of the last step's batch took part, policy by policy: `[n_policies][n_terms]`,
     /// both terms of a pair side by side.
-    pub(crate) fn needed_terms(&self) -> &[Vec<bool>] {
+    pub(crate) fn needed_responses(&self) -> &[Vec<bool>] {
         &self.needed
     }
 
@@ -183,7 +185,7 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
                 let reference = log_probs.as_ref().map_or(initial[i], |of| of[h][i]);
                 [0, 1].map(|side| (terms[side].as_slice(), reference[side] - initial[i][side]))
             });
-            let solved = TermGroups::new(terms, config.ratio_clip)?.solve(&DualProblem {
+            let solved = ResponseGroups::new(terms, config.ratio_clip)?.solve(&DualProblem {
                 primary: dual.primary,
                 tau: config.tau,
                 thresholds: &dual.thresholds,
@@ -191,7 +193,7 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
                 lambda_max: config.lambda_max,
             });
             dual.set_exact(config, &solved);
-            if solved.kkt.stationarity > 1e-6 {
+            if !solved.is_solved() {
                 tracing::warn!(
                     "the exact dual of policy `{}` is off by {:.1e} after {} iterations",
                     self.setup.objectives.name(dual.primary),
@@ -209,8 +211,8 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
         &self,
         rows: &[Vec<Option<f32>>],
         micro: &[Vec<usize>],
-    ) -> TermLabels<B::InnerBackend> {
-        let labels = TermLabels::from_rows(rows, &self.device);
+    ) -> ResponseLabels<B::InnerBackend> {
+        let labels = ResponseLabels::from_rows(rows, &self.device);
         if self.setup.config.weight_normalization == WeightNormalization::Batch {
             return labels;
         }
@@ -270,7 +272,7 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
             .iter()
             .map(|dual| PolicyDual { tau: config.tau, dual, radius: &self.radius })
             .collect();
-        let (weights, statistics) = weigh(
+        let (weights, statistics) = importance_weights(
             &weighed,
             &labels,
             Tensor::<B::InnerBackend, 2>::from_data(
@@ -320,7 +322,7 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
             metrics.insert(format!("{name}/ratio_sample_size"), statistics.ratio_sample_size);
             let own = &host[h * rows.len()..(h + 1) * rows.len()];
             policies.push(PolicyBatch {
-                needed: needed_terms(own, config.prune_below),
+                needed: needed_responses(own, config.prune_below),
                 weights: Tensor::from_inner(weights.clone().narrow(0, h, 1).squeeze_dim(0)),
             });
         }
@@ -387,7 +389,7 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
         }
         metrics.insert("loss".into(), losses.iter().sum());
         metrics.insert("gradient_norm".into(), norm);
-        metrics.insert("needed_terms".into(), n_needed as f64 / rows.len() as f64);
+        metrics.insert("needed_responses".into(), n_needed as f64 / rows.len() as f64);
         metrics.insert("tokens_per_second".into(), n_tokens as f64 / clock.elapsed().as_secs_f64());
         Ok(metrics)
     }

@@ -26,7 +26,7 @@ fn leaving_out_pruned_terms_changes_nothing() {
     let needed = |run| {
         metrics(run)
             .iter()
-            .filter_map(|row| row.get("needed_terms")?.as_f64())
+            .filter_map(|row| row.get("needed_responses")?.as_f64())
             .collect::<Vec<f64>>()
     };
     assert_eq!(needed(&every), [1.0; 3]);

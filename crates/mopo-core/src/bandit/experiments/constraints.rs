@@ -1,4 +1,4 @@
-//! Naive against lower-bounded constraints as data grow (Figure 3 of the source): how often does a
+//! Naive against lower-bounded constraints as data grow (Figure 3 of the paper): how often does a
 //! policy that meets a threshold on its data violate it in truth?
 
 use rand::{RngExt, SeedableRng};
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::bandit::toy::{preference_to_uniform, sigmoid};
 use crate::bandit::{Comparison, Comparisons};
-use crate::dual::{Context, DualProblem, TabularProblem, TermGroups, log_weights};
+use crate::dual::{Context, DualProblem, ResponseGroups, TabularProblem, log_weights};
 use crate::{Ball, Error, Result};
 
 /// Settings of [`constraints`].
@@ -34,7 +34,7 @@ pub struct ConstraintSettings {
 }
 
 impl Default for ConstraintSettings {
-    /// 8 actions, two objectives, the source's τ, half-way thresholds, N from 50 to 10,000.
+    /// 8 actions, two objectives, the paper's τ, half-way thresholds, N from 50 to 10,000.
     fn default() -> Self {
         Self {
             n_actions: 8,
@@ -293,7 +293,7 @@ fn solve(
         .map(|y| data.preference().iter().map(|q| Some(q[y] as f32)).collect())
         .collect();
     let terms = data.pairs().iter().flat_map(|p| [p.first, p.second]);
-    let groups = TermGroups::new(terms.map(|y| (labels[y].as_slice(), 0.0)), 0.0)?;
+    let groups = ResponseGroups::new(terms.map(|y| (labels[y].as_slice(), 0.0)), 0.0)?;
     for (ball, sums) in settings.balls.iter().zip(sums) {
         let radius = ball.radius(n);
         let dual = groups.solve(&DualProblem {

@@ -1,5 +1,5 @@
 //! Fronts of the toy with contexts: MOPO and the exact solution over a sweep of thresholds, DPO on
-//! four ways to make one objective out of two (Figures 1, 7 and 8 of the source).
+//! four ways to make one objective out of two (Figures 1, 7 and 8 of the paper).
 
 use burn::tensor::backend::AutodiffBackend;
 use serde::Serialize;
@@ -282,12 +282,13 @@ pub fn shares(rows: &[FrontRow]) -> Result<Vec<ShareRow>> {
         };
         let toy = ToySet::ALL.into_iter().find(|s| s.name() == set).expect("a set's own name");
         let uniform = vec![1.0 / ToySet::N_ACTIONS as f64; ToySet::N_CONTEXTS * ToySet::N_ACTIONS];
-        let corner = toy.rewards().map(|r| ToySet::mean(&r, &uniform));
-        let volume = |method, corner: &[f64; 2]| {
+        let ref_point = toy.rewards().map(|r| ToySet::mean(&r, &uniform));
+        let volume = |method, ref_point: &[f64; 2]| {
             let points: Vec<[f64; 2]> = of(method).map(|r| r.reward).collect();
-            hypervolume(&points, corner, &[Direction::Maximize; 2])
+            hypervolume(&points, ref_point, &[Direction::Maximize; 2])
         };
-        let exact = [volume(FrontMethod::Exact, &[0.0; 2])?, volume(FrontMethod::Exact, &corner)?];
+        let exact =
+            [volume(FrontMethod::Exact, &[0.0; 2])?, volume(FrontMethod::Exact, &ref_point)?];
         for method in FrontMethod::ALL {
             let n = of(method).count();
             if n > 0 {
@@ -298,7 +299,7 @@ pub fn shares(rows: &[FrontRow]) -> Result<Vec<ShareRow>> {
                     method,
                     hypervolume,
                     share: hypervolume / exact[0],
-                    share_of_gain: volume(method, &corner)? / exact[1],
+                    share_of_gain: volume(method, &ref_point)? / exact[1],
                     kl: of(method).map(|r| r.kl).sum::<f64>() / n as f64,
                 });
             }

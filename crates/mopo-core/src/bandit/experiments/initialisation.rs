@@ -1,4 +1,4 @@
-//! Thresholds taken from a start, held against a known front (A.3, Figures 2 and 9 of the source):
+//! Thresholds taken from a start, held against a known front (A.3, Figures 2 and 9 of the paper):
 //! on a toy front where they are also learned, and on a random bandit with two constraints, where
 //! each may be possible without both being so.
 
@@ -36,8 +36,8 @@ pub struct InitialisationSettings {
     pub lambda_max: f64,
     /// Actions of the bandit with three objectives.
     pub n_actions: usize,
-    /// Its front is a lattice of this many thresholds each way.
-    pub lattice: usize,
+    /// Its front is a grid of this many thresholds each way.
+    pub grid: usize,
     /// Random pairs of thresholds.
     pub n_vectors: usize,
     /// Seed of the bandit and the thresholds.
@@ -45,7 +45,7 @@ pub struct InitialisationSettings {
 }
 
 impl Default for InitialisationSettings {
-    /// Set A, 100 points; 30 actions, 60 × 60 points, 2,000 vectors; the source's τ.
+    /// Set A, 100 points; 30 actions, 60 × 60 points, 2,000 vectors; the paper's τ.
     fn default() -> Self {
         Self {
             set: ToySet::A,
@@ -56,7 +56,7 @@ impl Default for InitialisationSettings {
             lambda_lr: 1.0,
             lambda_max: 10.0,
             n_actions: 30,
-            lattice: 60,
+            grid: 60,
             n_vectors: 2000,
             seed: 0,
         }
@@ -73,7 +73,7 @@ pub struct Initialisation {
     /// Toy: the starts.
     pub starts: Vec<StartRow>,
     /// Three objectives: points of the known front.
-    pub lattice_points: usize,
+    pub grid_points: usize,
     /// Three objectives: random thresholds.
     pub vectors: Vec<VectorRow>,
 }
@@ -135,7 +135,7 @@ pub fn initialisation<B: AutodiffBackend>(
 ) -> Result<Initialisation> {
     let steps = settings.learner.steps;
     // Steps cost more than thresholds: shares of the bar only.
-    let total = steps + settings.lattice + settings.n_vectors / 20;
+    let total = steps + settings.grid + settings.n_vectors / 20;
     let toy = Toy::new(settings)?;
     let starts = toy.starts::<B>(settings, device, &mut |step| progress(step, total))?;
     let three = Three::new(settings, &mut |row| progress(steps + row, total))?;
@@ -145,7 +145,7 @@ pub fn initialisation<B: AutodiffBackend>(
         front: toy.plane,
         best: toy.best,
         starts,
-        lattice_points: three.front.points().len(),
+        grid_points: three.front.points().len(),
         vectors,
     })
 }
@@ -331,7 +331,7 @@ struct Three {
     range: [(f64, f64); 2],
 }
 
-/// The lattice ends this far from what is best, where λ would be infinite.
+/// The grid ends this far from what is best, where λ would be infinite.
 const MARGIN: f64 = 1e-4;
 
 impl Three {
@@ -363,7 +363,7 @@ impl Three {
             ask([Some(best[0] - MARGIN), None]).solve()?.attained[2],
         ];
         let low = [ends[0].min(free.attained[1]), ends[1].min(free.attained[2])];
-        let n = settings.lattice.max(2);
+        let n = settings.grid.max(2);
         let between =
             |low: f64, high: f64, i: usize| low + (high - low) * i as f64 / (n - 1) as f64;
         let mut points = vec![vec![free.dual_value, free.attained[1], free.attained[2]]];

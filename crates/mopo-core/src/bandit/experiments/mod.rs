@@ -1,4 +1,4 @@
-//! The synthetic experiments of the source, each a function from settings to rows. Figures and
+//! The synthetic experiments of the paper, each a function from settings to rows. Figures and
 //! files are the caller's.
 
 mod constraints;

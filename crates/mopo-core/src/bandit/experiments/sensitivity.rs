@@ -1,5 +1,5 @@
 //! Sensitivity to the relaxation β and the reference's lag t₀ under adaptive thresholds (Figure 6
-//! of the source), on a toy front.
+//! of the paper), on a toy front.
 
 use burn::tensor::backend::AutodiffBackend;
 use serde::Serialize;
@@ -33,8 +33,8 @@ pub struct SensitivitySettings {
 }
 
 impl Default for SensitivitySettings {
-    /// Set A, the source's τ, a grid of five by five around the source's β and t₀, 3,000 steps. The
-    /// rules: as the source reads; the same with a ball that fits the data; the lower bound.
+    /// Set A, the paper's τ, a grid of five by five around the paper's β and t₀, 3,000 steps. The
+    /// rules: as the paper reads; the same with a ball that fits the data; the lower bound.
     fn default() -> Self {
         Self {
             set: ToySet::A,

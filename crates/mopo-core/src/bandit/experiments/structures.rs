@@ -1,4 +1,4 @@
-//! The five canonical structures over a sweep of τ (Figure 4 of the source).
+//! The five canonical structures over a sweep of τ (Figure 4 of the paper).
 
 use burn::tensor::backend::AutodiffBackend;
 use serde::Serialize;
@@ -23,7 +23,7 @@ pub struct StructureSettings {
 }
 
 impl Default for StructureSettings {
-    /// τ from 0.02 to 5, five seeds, the source's loop, lag 500.
+    /// τ from 0.02 to 5, five seeds, the paper's loop, lag 500.
     fn default() -> Self {
         Self {
             structures: Structure::ALL.to_vec(),
@@ -42,7 +42,7 @@ pub struct StructureRow {
     pub structure: &'static str,
     /// τ.
     pub tau: f64,
-    /// `action`, or `pair`: the source's equation 11 read literally.
+    /// `action`, or `pair`: the paper's equation 11 read literally.
     pub estimator: &'static str,
     /// Steps between refreshes of the reference; None: fixed.
     pub reference_lag: Option<usize>,

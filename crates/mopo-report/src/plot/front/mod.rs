@@ -124,8 +124,8 @@ fn check(report: &FrontReport) -> Result<()> {
 }
 
 fn axes(report: &FrontReport, points: &[PolicyPoint], small: &[PolicyPoint]) -> Vec<Axis> {
-    let corner = &report.config.ref_point;
-    (0..report.objectives.len()).map(|k| axis_of(points, small, k, corner[k])).collect()
+    let ref_point = &report.config.ref_point;
+    (0..report.objectives.len()).map(|k| axis_of(points, small, k, ref_point[k])).collect()
 }
 
 fn scene<'a>(report: &'a FrontReport, styles: &'a [Style], axes: &'a [Axis]) -> Scene<'a> {
@@ -152,7 +152,7 @@ fn alone(scene: &Scene<'_>, name: &str, x: usize, y: usize) -> Figure {
 
 /// What is plotted, and the result in numbers.
 pub(super) fn caption(report: &FrontReport) -> String {
-    let corner: Vec<String> = report.config.ref_point.iter().map(|&v| short(v)).collect();
+    let ref_point: Vec<String> = report.config.ref_point.iter().map(|&v| short(v)).collect();
     let volumes: Vec<String> = report
         .sets
         .iter()
@@ -162,7 +162,7 @@ pub(super) fn caption(report: &FrontReport) -> String {
         "Mean scores over {} prompts; up and to the right is better. Hypervolume above the \
          reference point ({}): {}.",
         report.n_prompts,
-        corner.join(", "),
+        ref_point.join(", "),
         volumes.join("; ")
     )
 }

@@ -71,7 +71,7 @@ pub(super) fn axis_of(
     points: &[PolicyPoint],
     small: &[PolicyPoint],
     k: usize,
-    corner: f64,
+    ref_point: f64,
 ) -> Axis {
     let ends = |p: &PolicyPoint| [p.means[k] - half_bar(p, k), p.means[k] + half_bar(p, k)];
     let main: Vec<f64> = points.iter().flat_map(ends).collect();
@@ -85,7 +85,7 @@ pub(super) fn axis_of(
         (all_low, all_high)
     };
     // The reference point belongs into the picture if it does not squeeze everything else.
-    let (with_low, with_high) = (low.min(corner), high.max(corner));
+    let (with_low, with_high) = (low.min(ref_point), high.max(ref_point));
     if with_high - with_low <= 1.6 * (high - low) {
         (low, high) = (with_low, with_high);
     }
@@ -129,9 +129,9 @@ impl Scene<'_> {
             bottom: frame.bottom - 3.0,
         });
 
-        let corner = (self.ref_point[x], self.ref_point[y]);
+        let ref_point = (self.ref_point[x], self.ref_point[y]);
         let all_stairs = self.stairs(x, y);
-        let floor = (px(corner.0).max(frame.left), py(corner.1).min(frame.bottom));
+        let floor = (px(ref_point.0).max(frame.left), py(ref_point.1).min(frame.bottom));
         if let [stairs] = all_stairs.as_slice() {
             svg.begin_clip(frame.left, frame.top, width, height);
             if let Some(steps) = path_of(&stairs.steps, &px, &py, floor) {
@@ -198,7 +198,7 @@ impl Scene<'_> {
 
         placer.markers.clone_from(&marks);
         placer.solid.extend(marks.iter().map(|&(mx, my)| Rect::around(mx, my, R + 1.0)));
-        self.reference_note(svg, &mut placer, frame, (ax, ay), corner);
+        self.reference_note(svg, &mut placer, frame, (ax, ay), ref_point);
         order.sort_by_key(|&i| (self.points[i].group, i));
         for i in order {
             let name = text::fit(&self.points[i].label, 13.0, false, 150.0);
@@ -261,14 +261,14 @@ impl Scene<'_> {
         placer: &mut Placer,
         frame: Rect,
         (ax, ay): (&Axis, &Axis),
-        corner: (f64, f64),
+        ref_point: (f64, f64),
     ) {
         let look = Type { size: 12.0, muted: true, halo: true, ..Type::default() };
-        let name = format!("reference point ({}, {})", short(corner.0), short(corner.1));
-        if ax.contains(corner.0) && ay.contains(corner.1) {
+        let name = format!("reference point ({}, {})", short(ref_point.0), short(ref_point.1));
+        if ax.contains(ref_point.0) && ay.contains(ref_point.1) {
             let (x, y) = (
-                ax.place(corner.0, frame.left, frame.right),
-                ay.place(corner.1, frame.bottom, frame.top),
+                ax.place(ref_point.0, frame.left, frame.right),
+                ay.place(ref_point.1, frame.bottom, frame.top),
             );
             svg.line((x - 6.0, y), (x + 6.0, y), Stroke::Ink(1.6));
             svg.line((x, y - 6.0), (x, y + 6.0), Stroke::Ink(1.6));

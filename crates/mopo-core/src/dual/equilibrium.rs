@@ -1,58 +1,46 @@
-//! Where the joint steps of λ come to rest: a solver for a few multipliers between 0 and a cap whose
-//! F has no potential. Not here: what F is, which is `data`'s.
+//! The equilibrium of the joint steps of λ: a solver for a few multipliers between 0 and a cap whose F
+//! has no potential. Not here: what F is, which is `data`'s.
 
 use super::newton::KktResidual;
-use super::simplicial;
 
 /// F and its Jacobian, row by row.
 type Slopes = (Vec<f64>, Vec<Vec<f64>>);
 
 /// Multipliers, their slacks, and the steps it took.
-type Rest = (Vec<f64>, Vec<f64>, usize);
+type Found = (Vec<f64>, Vec<f64>, usize);
 
-/// Steps of a walk before it is given up.
+/// Steps of path following, or of Newton's method, before it is given up.
 const STEPS: usize = 400;
 
-/// A residual at which nothing else is tried.
-const ACCEPTED: f64 = 1e-9;
-
-/// Where dλ/dt = −F(λ), kept within \[0, cap\], comes to rest from `start`.
+/// The equilibrium of dλ/dt = −F(λ), kept within \[0, cap\], that is reached from `start`; the caller
+/// checks the residual of what comes back.
 ///
-/// The first walk takes long steps. Where weights switch, F is as good as a step and long steps leap
-/// over it to and fro; a second walk that does not leap ends there. A point of rest that repels the
-/// path makes both circle around it; Newton's steps from the nearest point found go to it. What is
-/// left are paths that nothing local can follow: plains between slopes that are nearly steps. There
-/// simplices close in on a point of rest, which exists since F is continuous.
-pub(super) fn rest(
+/// First the path is followed with long steps. Where weights switch, F is nearly a step function, and
+/// long steps jump across it to and fro; so if that fails, the path is followed once more by steps that do
+/// not cross a constraint. An equilibrium that repels the path makes both circle around it; Newton's
+/// steps from where each ended go to it. Paths that nothing local can follow, plateaus between slopes
+/// that are nearly steps, end with a residual: about one random problem in 300,000 does.
+pub(super) fn equilibrium(
     start: Vec<f64>,
     cap: f64,
     tolerance: f64,
     evaluate: &mut dyn FnMut(&[f64]) -> Slopes,
-) -> Rest {
+) -> Found {
     let mut iterations = 0;
-    let mut best: Option<(f64, Rest)> = None;
-    for leaps in [true, false] {
-        let walked = walk(start.clone(), cap, tolerance, leaps, evaluate);
-        iterations += walked.2;
-        let walked = settle(walked.0, cap, tolerance, evaluate);
-        iterations += walked.2;
-        let residual = KktResidual::new(&walked.0, &walked.1, cap).stationarity;
+    let mut best: Option<(f64, Found)> = None;
+    for crossing in [true, false] {
+        let followed = follow(start.clone(), cap, tolerance, crossing, evaluate);
+        let settled = settle(followed.0, cap, tolerance, evaluate);
+        iterations += followed.2 + settled.2;
+        let residual = KktResidual::new(&settled.0, &settled.1, cap).stationarity;
         if best.as_ref().is_none_or(|(least, _)| residual < *least) {
-            best = Some((residual, walked));
+            best = Some((residual, settled));
         }
         if residual <= tolerance {
             break;
         }
     }
-    let (least, (mut at, mut f, _)) = best.expect("two walks");
-    if least > ACCEPTED {
-        let (found, pivots) = simplicial::close_in(&at, cap, &mut |at| evaluate(at).0);
-        let (there, slopes, steps) = settle(found, cap, tolerance, evaluate);
-        iterations += pivots + steps;
-        if KktResidual::new(&there, &slopes, cap).stationarity < least {
-            (at, f) = (there, slopes);
-        }
-    }
+    let (_, (at, f, _)) = best.expect("the path was followed twice");
     (at, f, iterations)
 }
 
@@ -62,7 +50,7 @@ fn settle(
     cap: f64,
     tolerance: f64,
     evaluate: &mut dyn FnMut(&[f64]) -> Slopes,
-) -> Rest {
+) -> Found {
     let (mut f, mut jacobian) = evaluate(&at);
     for iterations in 0..STEPS {
         let residual = KktResidual::new(&at, &f, cap).stationarity;
@@ -100,14 +88,14 @@ fn moved(at: &[f64], step: &[f64], free: &[usize], length: f64, cap: f64) -> Vec
     next
 }
 
-/// One walk. Unless it `leaps`, a step that jumps over a constraint is made shorter.
-fn walk(
+/// Follows the path. Unless `crossing`, a step that crosses a constraint is made shorter.
+fn follow(
     start: Vec<f64>,
     cap: f64,
     tolerance: f64,
-    leaps: bool,
+    crossing: bool,
     evaluate: &mut dyn FnMut(&[f64]) -> Slopes,
-) -> Rest {
+) -> Found {
     let mut at = start;
     let (mut f, mut jacobian) = evaluate(&at);
     let mut time = 1.0;
@@ -120,7 +108,7 @@ fn walk(
         let step = implicit_step(&free, &f, &jacobian, time);
         let along: f64 = step.iter().zip(&free).map(|(d, &k)| -d * f[k]).sum();
         if along.is_nan() || along <= 0.0 {
-            // Beyond a singularity of the implicit step: it would walk the path backwards.
+            // Beyond a singularity of the implicit step: it would follow the path backwards.
             time *= 0.25;
             continue;
         }
@@ -131,14 +119,14 @@ fn walk(
         let (there, slopes) = evaluate(&next);
         let after = KktResidual::new(&next, &there, cap).stationarity;
         // Violated on one side of the step, as slack on the other. Small steps never are.
-        let jumped = free
+        let crossed = free
             .iter()
             .any(|&k| f[k] * there[k] < 0.0 && f[k].abs().min(there[k].abs()) > 0.25 * residual);
-        if !after.is_finite() || after > 2.0 * residual || jumped && !leaps {
+        if !after.is_finite() || after > 2.0 * residual || crossed && !crossing {
             time *= 0.25;
             continue;
         }
-        // Longer steps as the end comes near, along a plain, and down a gentle slope to the cap.
+        // Longer steps as the end comes near, along a plateau, and down a gentle slope to the cap.
         let growth = if after <= 1.1 * residual { 2.0 } else { 0.7 };
         time = (time * (residual / after.max(1e-300)).clamp(growth, 10.0)).min(1e15);
         (at, f, jacobian) = (next, there, slopes);

@@ -1,0 +1,196 @@
+//! The hyper-parameters of MOPO and their ranges.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Ball, Error, Result};
+
+/// Which estimate of a secondary preference an adaptive threshold follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ThresholdStatistic {
+    /// v_k = Σ a w I_k, as the paper reads. The constraint is on the smaller lower bound, so
+    /// such a threshold can be unattainable; λ then saturates at `lambda_max`, which is reported.
+    Plain,
+    /// The lower bound q̲_k itself.
+    LowerBound,
+}
+
+/// What a response's indicator stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IndicatorEstimator {
+    /// Equal responses to a prompt share their mean indicator: converges to the exact solution.
+    Action,
+    /// Every response has the indicator of its own comparison (equation 11 of the paper, read literally).
+    Pair,
+}
+
+/// Where the thresholds b_k of the secondary objectives come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ThresholdRule {
+    /// b_k ← β · mean of the statistic over the interval, at every refresh of the reference.
+    Adaptive,
+    /// b_k stays where it starts.
+    Fixed,
+}
+
+/// Over what the weights w have mean 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightNormalization {
+    /// Over all responses of the batch. A prompt whose responses score well then weighs more.
+    Batch,
+    /// Over the responses of each prompt, as the closed form has it: π(·|x) is a distribution for every
+    /// x. It needs several responses of a prompt in the batch; two give two-way choices only.
+    Prompt,
+}
+
+/// How the multipliers λ are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DualMethod {
+    /// A step of λ and χ with every mini-batch (Algorithm 1).
+    Joint,
+    /// Solved on the whole data set at the start and at every refresh of the reference, constant in
+    /// between ([`crate::dual::ResponseGroups`]). The learning rates and initial values of λ and χ then
+    /// play no part.
+    Exact,
+}
+
+/// The hyper-parameters of MOPO; the defaults are the paper's, or ours where it gives none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MopoConfig {
+    /// τ > 0, weight of the KL term (paper: 0.08).
+    pub tau: f64,
+    /// Ball of the lower bound (paper: radius 0.15).
+    pub ball: Ball,
+    /// β in (0, 1], relaxation of adaptive thresholds (paper: 0.9995).
+    pub relaxation: f64,
+    /// t₀ ≥ 1, optimiser steps between refreshes of the reference (paper: 500).
+    pub reference_lag: usize,
+    /// Step of the multipliers λ.
+    pub lambda_lr: f64,
+    /// Step of log χ.
+    pub chi_lr: f64,
+    /// Cap of λ; where it holds, the threshold is unattainable at this τ.
+    pub lambda_max: f64,
+    /// Where λ starts, for every secondary objective.
+    pub initial_lambda: f64,
+    /// Where χ starts.
+    pub initial_chi: f64,
+    /// |log(π_ref/π_0)| of a response is clipped here.
+    pub ratio_clip: f64,
+    /// ThresholdStatistic that adaptive thresholds follow.
+    pub threshold_statistic: ThresholdStatistic,
+    /// What an indicator stands for.
+    pub indicator_estimator: IndicatorEstimator,
+    /// Fixed or adaptive thresholds.
+    pub thresholds: ThresholdRule,
+    /// Over what w is normalised.
+    pub weight_normalization: WeightNormalization,
+    /// Stepped along, or solved for.
+    pub dual: DualMethod,
+    /// b_k at the start; 0.5 asks for no less than the behaviour policy.
+    pub initial_threshold: f64,
+    /// Responses whose share of a policy's weight is below this take no part in the backward pass.
+    /// 0 keeps every response that has any weight.
+    pub prune_below: f64,
+}
+
+impl Default for MopoConfig {
+    fn default() -> Self {
+        Self {
+            tau: 0.08,
+            ball: Ball::Radius(0.15),
+            relaxation: 0.9995,
+            reference_lag: 500,
+            lambda_lr: 0.05,
+            chi_lr: 0.5,
+            lambda_max: 10.0,
+            initial_lambda: 0.0,
+            initial_chi: 1.0,
+            ratio_clip: 5.0,
+            threshold_statistic: ThresholdStatistic::Plain,
+            indicator_estimator: IndicatorEstimator::Action,
+            thresholds: ThresholdRule::Adaptive,
+            weight_normalization: WeightNormalization::Batch,
+            dual: DualMethod::Joint,
+            initial_threshold: 0.5,
+            prune_below: 1e-5,
+        }
+    }
+}
+
+impl MopoConfig {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] names the field, its value and what would be accepted.
+    pub fn check(&self) -> Result<()> {
+        self.ball.check()?;
+        let positive = |field, value: f64| {
+            let held = f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX);
+            require(field, value, held.contains(&value), "must be a number > 0, up to 3.4e38")
+        };
+        let not_negative = |field, value: f64| {
+            let held = 0.0..=f64::from(f32::MAX);
+            require(field, value, held.contains(&value), "must be a number ≥ 0, up to 3.4e38")
+        };
+        positive("mopo.tau", self.tau)?;
+        require(
+            "mopo.relaxation",
+            self.relaxation,
+            self.relaxation > 0.0 && self.relaxation <= 1.0,
+            "must lie in (0, 1]",
+        )?;
+        require(
+            "mopo.reference_lag",
+            self.reference_lag as f64,
+            self.reference_lag > 0,
+            "must be at least 1 step",
+        )?;
+        not_negative("mopo.lambda_lr", self.lambda_lr)?;
+        not_negative("mopo.chi_lr", self.chi_lr)?;
+        not_negative("mopo.lambda_max", self.lambda_max)?;
+        require(
+            "mopo.initial_lambda",
+            self.initial_lambda,
+            (0.0..=self.lambda_max).contains(&self.initial_lambda),
+            "must lie in [0, lambda_max]",
+        )?;
+        positive("mopo.initial_chi", self.initial_chi)?;
+        positive("mopo.ratio_clip", self.ratio_clip)?;
+        require(
+            "mopo.initial_threshold",
+            self.initial_threshold,
+            (0.0..=1.0).contains(&self.initial_threshold),
+            "must lie in [0, 1]",
+        )?;
+        if self.dual == DualMethod::Exact
+            && self.weight_normalization == WeightNormalization::Prompt
+        {
+            return Err(Error::InvalidParameter {
+                field: "mopo.dual",
+                value: "\"exact\" with mopo.weight_normalization = \"prompt\"".into(),
+                expected: "the exact dual groups responses whatever their prompt is: use weight_normalization = \
+                           \"batch\", or dual = \"joint\""
+                    .into(),
+            });
+        }
+        require(
+            "mopo.prune_below",
+            self.prune_below,
+            (0.0..0.1).contains(&self.prune_below),
+            "must lie in [0, 0.1)",
+        )
+    }
+}
+
+fn require(field: &'static str, value: f64, ok: bool, expected: &str) -> Result<()> {
+    if ok {
+        return Ok(());
+    }
+    Err(Error::InvalidParameter { field, value: value.to_string(), expected: expected.into() })
+}

@@ -1,0 +1,185 @@
+//! The importance weights of a batch in closed form, and the statistics beside them.
+
+use burn::tensor::{Tensor, TensorData, backend::Backend};
+use serde::Serialize;
+
+use super::{Prompts, ResponseLabels};
+use crate::DualState;
+
+/// What a batch says about one policy.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BatchStatistics {
+    /// v_k per objective (the primary included): Σ a w I_k over labelled responses. None where the
+    /// batch has no label of k.
+    pub plain: Vec<Option<f64>>,
+    /// q̲_k per objective, at the current χ_k.
+    pub lower_bound: Vec<Option<f64>>,
+    /// d q̲_k / d log χ_k.
+    pub chi_gradient: Vec<Option<f64>>,
+    /// (Σ r)²/Σ r², of the ratios alone: how many responses the reference still sees.
+    pub ratio_sample_size: f64,
+    /// 1/Σ (a w)², of the weights: how many responses the step learns from.
+    pub effective_sample_size: f64,
+}
+
+/// One policy's part in [`importance_weights`].
+#[derive(Debug, Clone, Copy)]
+pub struct PolicyDual<'a> {
+    /// τ > 0.
+    pub tau: f64,
+    /// Its multipliers.
+    pub dual: &'a DualState,
+    /// ε, one per objective, in nats. Where it is 0 the bound is the plain estimate.
+    pub radius: &'a [f64],
+}
+
+/// The weights a_i w_i of the cloning loss (they sum to 1 for each policy) and the statistics
+/// beside them, for all policies at once.
+///
+/// With a = r/Σr and s = I_p + Σ λ_k I_k (closed form, section 2 of docs/math.md):
+/// w = exp(s/τ)/Σ a exp(s/τ), the sum over the batch or the response's prompt. All in log space:
+/// 1/τ = 12.5 overflows f32 otherwise.
+///
+/// * `labels`: one batch for all policies or one for each.
+/// * `log_ratio`: `[n_policies, n_responses]`, log π_ref(y|x) − log π_0(y|x), clipped at ±`ratio_clip`;
+///   zeros before the first refresh.
+///
+/// Returns the weights, `[n_policies, n_responses]`, and one statistic per policy, read from the device
+/// in one transfer.
+///
+/// # Panics
+/// If the shapes do not belong together.
+pub fn importance_weights<B: Backend>(
+    policies: &[PolicyDual<'_>],
+    labels: &ResponseLabels<B>,
+    log_ratio: Tensor<B, 2>,
+    ratio_clip: f64,
+) -> (Tensor<B, 2>, Vec<BatchStatistics>) {
+    let [batches, n, k] = labels.indicators.dims();
+    let p = policies.len();
+    assert_eq!(log_ratio.dims(), [p, n], "one log-ratio per policy and response");
+    assert!(batches == 1 || batches == p, "one batch for all policies or one for each");
+    for policy in policies {
+        assert_eq!(policy.dual.lambda.len(), k, "one multiplier per objective");
+        assert_eq!(policy.radius.len(), k, "one radius per objective");
+    }
+    let device = log_ratio.device();
+    // One number per policy and objective.
+    let table = |of: &dyn Fn(&PolicyDual<'_>, usize) -> f64| {
+        let values: Vec<f32> =
+            policies.iter().flat_map(|q| (0..k).map(|j| of(q, j) as f32)).collect();
+        Tensor::<B, 2>::from_data(TensorData::new(values, [p, k]), &device).reshape([p, 1, k])
+    };
+    let indicators = labels.indicators.clone();
+    let coefficients =
+        table(&|q, j| (if j == q.dual.primary { 1.0 } else { q.dual.lambda[j] }) / q.tau);
+    let score = (indicators.clone() * coefficients).sum_dim(2).reshape([p, n]); // s_i/τ
+
+    let clipped = log_ratio.clamp(-ratio_clip, ratio_clip);
+    let log_a = clipped.clone() - log_sum_exp(clipped);
+    let tilted = score + log_a.clone();
+    let log_aw = match &labels.prompts {
+        Prompts::Ignored => tilted.clone() - log_sum_exp(tilted),
+        Prompts::Blocks(prompts) => within_blocks(tilted, log_a.clone(), *prompts),
+        Prompts::Members(prompts) => within_prompts(tilted, log_a.clone(), prompts),
+    };
+    let weights = log_aw.clone().exp();
+    // (Σ r)²/Σ r² is 1/Σ a², and likewise for the weights.
+    let sizes =
+        Tensor::cat(vec![sum_of_squares(log_a.clone().exp()), sum_of_squares(weights.clone())], 1);
+
+    // One batch mean per objective over its labelled responses, with a and w normalised among them.
+    let a = log_a.clone().exp().reshape([p, n, 1]) * labels.present.clone();
+    let aw = weights.clone().reshape([p, n, 1]) * labels.present.clone();
+    let a_sum = a.clone().sum_dim(1); // [p, 1, k]
+    let aw_sum = aw.sum_dim(1);
+    let a = a / a_sum.clone().clamp_min(f32::MIN_POSITIVE);
+    let w = (log_aw - log_a).exp().reshape([p, n, 1]) * a_sum.clone()
+        / aw_sum.clamp_min(f32::MIN_POSITIVE);
+    let wq = w * indicators; // [p, n, k]
+    let plain = (a.clone() * wq.clone()).sum_dim(1);
+    let mut rows = vec![a_sum, plain];
+
+    // Without a ball there is no adversary to look for.
+    if policies.iter().any(|q| q.radius.iter().any(|&r| r > 0.0)) {
+        // q̲ = −χ log Σ a exp(−w q/χ) − χ ε; the summands are ≤ a, so no overflow, and the
+        // smallest exponent is taken out against underflow of all of them.
+        let chi = table(&|q, j| q.dual.log_chi[j].exp());
+        let epsilon = table(&|q, j| q.radius[j]);
+        let unlabelled = labels.present.clone().mul_scalar(-1.0).add_scalar(1.0);
+        let floor = (wq.clone() + unlabelled.mul_scalar(f32::MAX / 4.0)).min_dim(1); // [p, 1, k]
+        let shrunk = a * ((floor.clone() - wq.clone()) / chi.clone()).clamp_max(0.0).exp();
+        let mass = shrunk.clone().sum_dim(1);
+        let log_mean = mass.clone().clamp_min(f32::MIN_POSITIVE).log() - floor / chi.clone();
+        let lower_bound = (log_mean + epsilon) * chi.neg();
+        // χ d q̲/dχ = −χ (log Σ a exp(−wq/χ) + ε) − Σ ω w q
+        let adversary = (shrunk * wq).sum_dim(1) / mass.clamp_min(f32::MIN_POSITIVE);
+        rows.extend([lower_bound.clone(), lower_bound - adversary]);
+    }
+
+    // One transfer to the host for all of them.
+    let n_rows = rows.len();
+    let table = Tensor::cat(rows, 1).reshape([p, n_rows * k]);
+    let host: Vec<f64> = Tensor::cat(vec![table, sizes], 1).into_data().iter().collect();
+    let width = n_rows * k + 2;
+    let statistics = policies
+        .iter()
+        .zip(host.chunks_exact(width))
+        .map(|(policy, host)| {
+            let labelled = |j: usize| host[j] > 0.0;
+            // Radius 0: χ has no value to climb to, and the bound is v itself.
+            let bounded = |j: usize| policy.radius[j] > 0.0;
+            let row = |of: &dyn Fn(usize) -> f64| -> Vec<Option<f64>> {
+                (0..k).map(|j| labelled(j).then(|| of(j))).collect()
+            };
+            BatchStatistics {
+                plain: row(&|j| host[k + j]),
+                lower_bound: row(&|j| if bounded(j) { host[2 * k + j] } else { host[k + j] }),
+                chi_gradient: row(&|j| if bounded(j) { host[3 * k + j] } else { 0.0 }),
+                ratio_sample_size: 1.0 / host[n_rows * k],
+                effective_sample_size: 1.0 / host[n_rows * k + 1],
+            }
+        })
+        .collect();
+    (weights, statistics)
+}
+
+/// [`within_prompts`] where reshaping is enough to have a prompt's responses together.
+fn within_blocks<B: Backend>(
+    tilted: Tensor<B, 2>,
+    log_a: Tensor<B, 2>,
+    n_prompts: usize,
+) -> Tensor<B, 2> {
+    let [p, n] = tilted.dims();
+    let rows = |x: Tensor<B, 2>| x.reshape([p * n_prompts, n / n_prompts]);
+    let tilted = rows(tilted);
+    let share = log_sum_exp(rows(log_a)) - log_sum_exp(tilted.clone());
+    (tilted + share).reshape([p, n])
+}
+
+/// log(a w) with E_ref\[w\] = 1 within each prompt: the prompt's share Σ a stays what it was.
+fn within_prompts<B: Backend>(
+    tilted: Tensor<B, 2>,
+    log_a: Tensor<B, 2>,
+    prompts: &Tensor<B, 3>,
+) -> Tensor<B, 2> {
+    let [p, n] = tilted.dims();
+    let outside = prompts.clone().mul_scalar(-1.0).add_scalar(1.0).mul_scalar(-1e30);
+    let of_prompt = |x: Tensor<B, 2>| {
+        let x = x.reshape([p, 1, n]) + outside.clone(); // [p, n_prompts, n]
+        let max = x.clone().max_dim(2);
+        (x - max.clone()).exp().sum_dim(2).log() + max // [p, n_prompts, 1]
+    };
+    // One sum per prompt, handed back to its responses.
+    let share = (of_prompt(log_a) - of_prompt(tilted.clone())).clamp(-1e20, 1e20);
+    tilted + (share * prompts.clone()).sum_dim(1).reshape([p, n])
+}
+
+fn log_sum_exp<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let max = x.clone().max_dim(1);
+    (x - max.clone()).exp().sum_dim(1).log() + max
+}
+
+fn sum_of_squares<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    x.clone().mul(x).sum_dim(1)
+}
