@@ -105,7 +105,7 @@ pub(crate) fn percentile_interval(mut values: Vec<f64>, confidence: f64) -> Inte
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ScoreStatistics;
+    use crate::ObjectiveStatistics;
 
     fn draws(
         scores: &[&[Vec<f32>]],
@@ -114,8 +114,8 @@ mod tests {
         seed: u64,
     ) -> Vec<Vec<Quality>> {
         let k = scores[0][0].len();
-        let statistics: Vec<ScoreStatistics> =
-            (0..k).map(|_| ScoreStatistics::of("x", [0.0, 1.0], "test").unwrap()).collect();
+        let statistics: Vec<ObjectiveStatistics> =
+            (0..k).map(|_| ObjectiveStatistics::of("x", [0.0, 1.0], "test").unwrap()).collect();
         let ref_point = vec![0.0; k];
         resampled(scores, sets, &Judge::new(&ref_point, &statistics), n, seed).unwrap()
     }

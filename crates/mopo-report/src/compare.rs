@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Clusters, Error, Evaluation, FrontConfig, PolicyGroup, PolicySamples, Result, ScoreStatistics,
+    Clusters, Error, Evaluation, FrontConfig, PolicyGroup, PolicySamples, Result, ObjectiveStatistics,
 };
 
 /// An axis of a front, and what scored it.
@@ -90,7 +90,7 @@ struct FrontPart {
     objectives: Vec<String>,
     config: FrontConfig,
     #[serde(default)]
-    statistics: Vec<ScoreStatistics>,
+    statistics: Vec<ObjectiveStatistics>,
     #[serde(default)]
     runs: Vec<String>,
     cluster_labels: Vec<String>,
@@ -261,7 +261,7 @@ pub fn combine(runs: Vec<RecordedRun>) -> Result<Combined> {
             ));
         }
         let plain = |run: &RecordedRun| -> Vec<(f64, f64)> {
-            run.config.statistics.iter().map(|s| (s.mean, s.deviation)).collect()
+            run.config.statistics.iter().map(|s| (s.mean, s.std)).collect()
         };
         if plain(&run) != plain(&first) {
             notes.push(format!(

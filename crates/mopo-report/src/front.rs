@@ -9,7 +9,7 @@ use crate::quality::{Judge, Quality};
 use crate::statistics::select_statistics;
 use crate::{
     Error, Estimate, Evaluation, HypervolumeDifference, PolicyGroup, PolicySet, Result,
-    ScoreStatistics, SetRef,
+    ObjectiveStatistics, SetRef,
 };
 
 /// Choices that must be made before the comparison.
@@ -31,7 +31,7 @@ pub struct FrontConfig {
     /// What z-scores are counted in, one per objective, in any order; empty (the default): the
     /// statistics of the first warm start's scores here, or of all scores where there is none.
     #[serde(default)]
-    pub statistics: Vec<ScoreStatistics>,
+    pub statistics: Vec<ObjectiveStatistics>,
 }
 
 fn default_resamples() -> usize {
@@ -115,7 +115,7 @@ pub struct FrontReport {
     /// The choices made beforehand: reference point, bootstrap.
     pub config: FrontConfig,
     /// `[n_objectives]`: what z-scores are counted in.
-    pub statistics: Vec<ScoreStatistics>,
+    pub statistics: Vec<ObjectiveStatistics>,
     /// How many prompts were evaluated.
     pub n_prompts: usize,
     /// `[n_clusters]`: the clusters' labels.
@@ -335,7 +335,7 @@ fn pairs_to_compare(runs: &[Option<String>], sets: &[(SetRef, Vec<usize>)]) -> V
 }
 
 /// Statistics of the first warm start's scores, or of all where there is none.
-fn own_statistics(evaluation: &Evaluation) -> Result<Vec<ScoreStatistics>> {
+fn own_statistics(evaluation: &Evaluation) -> Result<Vec<ObjectiveStatistics>> {
     let n = evaluation.prompts.len();
     let warm_start = evaluation.policies.iter().find(|p| p.group == PolicyGroup::WarmStart);
     let (whose, source) = match warm_start {
@@ -352,7 +352,7 @@ fn own_statistics(evaluation: &Evaluation) -> Result<Vec<ScoreStatistics>> {
     };
     let of = |(k, name): (usize, &String)| {
         let scores = whose.iter().flat_map(|p| p.scores.iter().map(move |row| row[k]));
-        ScoreStatistics::of(name, scores, source.as_str())
+        ObjectiveStatistics::of(name, scores, source.as_str())
     };
     evaluation.objectives.iter().enumerate().map(of).collect()
 }
@@ -385,7 +385,7 @@ fn check_config(config: &FrontConfig, n_objectives: usize) -> Result<()> {
 fn points_over(
     evaluation: &Evaluation,
     config: &FrontConfig,
-    statistics: &[ScoreStatistics],
+    statistics: &[ObjectiveStatistics],
     prompts: &[usize],
     cluster: Option<usize>,
 ) -> Result<Vec<PolicyPoint>> {

@@ -2,7 +2,7 @@
 
 use mopo_pareto::{Direction, epsilon_additive, hypervolume, igd_plus, non_dominated};
 
-use crate::{Result, ScoreStatistics};
+use crate::{Result, ObjectiveStatistics};
 
 /// The indicators of one set.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,13 +17,13 @@ pub(crate) struct Quality {
 /// What a comparison's sets are judged by.
 pub(crate) struct Judge<'a> {
     ref_point: &'a [f64],
-    statistics: &'a [ScoreStatistics],
+    statistics: &'a [ObjectiveStatistics],
     directions: Vec<Direction>,
 }
 
 impl<'a> Judge<'a> {
     /// `ref_point` and `statistics`: one entry per objective.
-    pub(crate) fn new(ref_point: &'a [f64], statistics: &'a [ScoreStatistics]) -> Self {
+    pub(crate) fn new(ref_point: &'a [f64], statistics: &'a [ObjectiveStatistics]) -> Self {
         Self { ref_point, statistics, directions: vec![Direction::Maximize; ref_point.len()] }
     }
 
@@ -66,14 +66,14 @@ impl<'a> Judge<'a> {
 mod tests {
     use super::*;
 
-    fn statistics(deviations: [f64; 2]) -> Vec<ScoreStatistics> {
+    fn statistics(deviations: [f64; 2]) -> Vec<ObjectiveStatistics> {
         ["a", "b"]
             .iter()
             .zip(deviations)
-            .map(|(name, deviation)| ScoreStatistics {
+            .map(|(name, deviation)| ObjectiveStatistics {
                 objective: (*name).into(),
                 mean: 1.0,
-                deviation,
+                std: deviation,
                 n: None,
                 source: "test".into(),
             })

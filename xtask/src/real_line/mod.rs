@@ -349,8 +349,15 @@ impl Options {
         for (k, objective) in OBJECTIVES.iter().enumerate() {
             let found = &record["objectives"][k];
             ensure!(found["name"] == *objective, wrong());
-            let number = |key: &str| found["scores"][key].as_f64().with_context(wrong);
-            let corner = number("mean")? - 2.0 * number("standard_deviation")?;
+            let number = |key: &str| found["scores"][key].as_f64();
+            // The published corners are counted in the population's standard deviation, which files
+            // from before there was `std` have.
+            let of_population = |std: f64, n: f64| std * ((n - 1.0) / n).sqrt();
+            let deviation = number("standard_deviation")
+                .or_else(|| Some(of_population(number("std")?, number("n")?)));
+            let corner =
+                number("mean").zip(deviation).map(|(mean, deviation)| mean - 2.0 * deviation);
+            let corner = corner.with_context(wrong)?;
             let key = format!("REF_POINT_{}", objective.to_uppercase());
             text = text.replace(&key, &format!("{corner:.4}"));
         }
@@ -408,12 +415,12 @@ mod tests {
             &labels,
             r#"{"objectives": [
                 {"name": "helpful", "scores": {"mean": 0.5, "standard_deviation": 1.0}},
-                {"name": "harmless", "scores": {"mean": 0.0, "standard_deviation": 0.25}}]}"#,
+                {"name": "harmless", "scores": {"mean": 0.0, "std": 0.5, "n": 4}}]}"#,
         )
         .unwrap();
         assert_eq!(beside(&folder.join("labelled.jsonl")), labels);
         let text = options.run_config(&labels).unwrap();
-        assert!(text.contains("ref_point = -1.5000") && text.contains("ref_point = -0.5000"));
+        assert!(text.contains("ref_point = -1.5000") && text.contains("ref_point = -0.8660"));
         assert!(text.contains("seed = 0") && text.contains("rewards/helpful/model\""));
         for left in ["SEED", "MODELS", "REF_POINT"] {
             assert!(!text.contains(left), "{left}");

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use mopo_eval::annotate::ShardIndex;
+use mopo_eval::label::ShardIndex;
 
 use crate::device::Device;
 

@@ -1,13 +1,12 @@
 //! `mopo label`: scores both responses of every pair and writes indicators.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use mopo_data::{PreparedSet, sha256_hex, write_atomically};
+use mopo_data::{PreparedReader, PreparedWriter, StagedSet};
 use mopo_eval::Reward;
-use mopo_eval::annotate::{
-    LabelConfig, LabelRecord, LabelSet, Labelling, Progress as Saved, Shard, merge_shards,
-};
+use mopo_eval::label::{LabelConfig, LabelJob, Labelled, Labelling, ShardFiles};
+use mopo_eval::output_folder;
 use mopo_ops::FusedBackend;
 use mopo_train::{Progress as _, RunConfig, check_data_path, prepare_records};
 
@@ -17,15 +16,15 @@ use crate::device::{Job, dispatch};
 use crate::progress::Bars;
 
 pub(crate) fn run(args: LabelArgs) -> Result<()> {
-    if let Some(shards) = &args.merge {
-        let merged = merge_shards(shards)?;
-        if !is_there(&args, &merged.labelling)? {
-            eprintln!("{} shards, {} pairs", shards.len(), merged.records.len());
-            write(merged, &args.out)?;
-        }
-        return Ok(());
+    let Some(shards) = &args.merge else { return dispatch(args.device, Label(args)) };
+    let files = ShardFiles::open(shards)?;
+    let job =
+        LabelJob { labelling: files.labelling().clone(), shard: None, out: args.out.clone() };
+    if !is_done(&args, &job)? {
+        eprintln!("{} shards, {} pairs", shards.len(), files.n_pairs());
+        write(&files.merge(output_folder(&args.out)?)?, &args.out)?;
     }
-    dispatch(args.device, Label(args))
+    Ok(())
 }
 
 struct Label(LabelArgs);
@@ -46,48 +45,56 @@ impl Job for Label {
 fn label(args: &LabelArgs, config: LabelConfig, rewards: &[Box<dyn Reward>]) -> Result<()> {
     let rewards_sha256 = config.hash(&config.contents(&resolve)?);
     let set = read(args)?;
-    let labelling = Labelling { config, keep: args.keep, input_sha256: set.hash(), rewards_sha256 };
-    if is_there(args, &labelling)? {
+    let input_sha256 = set.hash()?;
+    let labelling = Labelling { config, keep: args.keep, input_sha256, rewards_sha256 };
+    let job = LabelJob { labelling, shard: args.shard, out: args.out.clone() };
+    if is_done(args, &job)? {
         return Ok(());
     }
-    let rows = match args.shard {
-        Some(shard) => shard.rows(set.records.len()),
-        None => 0..set.records.len(),
-    };
-    let PreparedSet { header, records } = set;
-    let records = records[rows].to_vec();
-
-    let dir = beside(&args.out, "progress");
-    let saved = Saved::open(&dir, &labelling, args.shard, records.len())?;
+    let mut saved = job.open(&set)?;
+    let n_pairs = job.n_rows(&set);
     let mut bars = Bars::new();
     if saved.n_done() > 0 {
-        bars.note(&format!("going on: {} of {} pairs are scored", saved.n_done(), records.len()));
+        bars.note(&format!("resuming: {} of {n_pairs} pairs are scored", saved.n_done()));
     }
-    bars.begin("label", saved.n_done(), records.len());
-    let scores = saved
-        .run(rewards, &records, &mut |n| (0..n).for_each(|_| bars.advance("")))
-        .with_context(|| format!("what was scored before is in {}", dir.display()))?;
+    bars.begin("label", saved.n_done(), n_pairs);
+    let mut advance = |n| (0..n).for_each(|_| bars.advance(""));
+    let kept = || format!("what was scored before is in {}", job.progress_dir().display());
+    let labelled = match args.shard {
+        Some(index) => {
+            job.run_shard(index, &set, &mut saved, rewards, &mut advance).with_context(kept)?;
+            None
+        }
+        None => Some(job.run(&set, &mut saved, rewards, &mut advance).with_context(kept)?),
+    };
     bars.end("");
     rewards.iter().flat_map(|reward| reward.notes()).for_each(|note| eprintln!("{note}"));
-    match args.shard {
-        Some(index) => {
-            let n_pairs = records.len();
-            Shard { index, labelling, header, records, scores }.write(&args.out)?;
+    match (args.shard, labelled) {
+        (_, Some(labelled)) => write(&labelled, &args.out)?,
+        (index, None) => {
+            let index = index.map(String::from).unwrap_or_default();
             println!("wrote {} (shard {index}, {n_pairs} pairs)", args.out.display());
             println!("when all are there: mopo label --merge FILE... --out FILE");
         }
-        None => write(LabelSet { labelling, header, records, scores }, &args.out)?,
     }
-    Ok(Saved::remove(&dir)?)
+    Ok(job.remove_progress()?)
 }
 
-fn read(args: &LabelArgs) -> Result<PreparedSet> {
+/// The set that is labelled, as it would be written.
+fn read(args: &LabelArgs) -> Result<StagedSet> {
+    let folder = output_folder(&args.out)?;
     if let Some(path) = &args.set {
         let real = |path: &Path| path.canonicalize().ok();
         if real(path).is_some() && real(path) == real(&args.out) {
             bail!("--out is the set that is labelled; choose another file");
         }
-        return Ok(PreparedSet::read(path)?);
+        let reader = PreparedReader::open(path)?;
+        let header = reader.header().clone();
+        let mut writer = PreparedWriter::new(folder, header.objectives)?;
+        for record in reader {
+            writer.push(&record?)?;
+        }
+        return Ok(writer.finish(header.split, header.sources, header.notes)?);
     }
     let config = match (&args.config, &args.preset) {
         (Some(path), _) => RunConfig::from_file(path)?,
@@ -100,63 +107,33 @@ fn read(args: &LabelArgs) -> Result<PreparedSet> {
     for note in notes {
         eprintln!("{note}");
     }
-    Ok(set)
+    let header = set.header;
+    let mut writer = PreparedWriter::new(folder, header.objectives)?;
+    for record in &set.records {
+        writer.push(record)?;
+    }
+    Ok(writer.finish(header.split, header.sources, header.notes)?)
 }
 
 /// Whether the result of this very labelling is at `--out`. Anything else there is an error without
 /// `--force`.
-fn is_there(args: &LabelArgs, labelling: &Labelling) -> Result<bool> {
-    let out = &args.out;
-    if !out.exists() || args.force {
-        return Ok(false);
+fn is_done(args: &LabelArgs, job: &LabelJob) -> Result<bool> {
+    let done = !args.force && job.is_done()?;
+    if done {
+        println!("{} is the result of this labelling already; nothing to do.", job.out.display());
     }
-    let same = match args.shard {
-        Some(index) => {
-            Shard::read(out).is_ok_and(|s| s.index == index && s.labelling == *labelling)
-        }
-        None => record(out).is_some_and(|record| {
-            record.input_sha256 == labelling.input_sha256
-                && record.rewards_sha256 == labelling.rewards_sha256
-                && record.keep == labelling.keep
-                && std::fs::read(out).is_ok_and(|bytes| sha256_hex(&bytes) == record.set_sha256)
-        }),
-    };
-    if !same {
-        bail!("{} is there and something else; --force replaces it", out.display());
-    }
-    println!("{} is the result of this labelling already; nothing to do.", out.display());
-    // A kill after the result was written leaves it.
-    Saved::remove(&beside(out, "progress"))?;
-    Ok(true)
+    Ok(done)
 }
 
-/// The record beside a labelled set.
-fn record(out: &Path) -> Option<LabelRecord> {
-    serde_json::from_slice(&std::fs::read(beside(out, "labels.json")).ok()?).ok()
-}
-
-/// Writes the record and then the set: with the set there, the labelling is done.
-fn write(labelled: LabelSet, out: &Path) -> Result<()> {
-    let labelled = labelled.finish()?;
-    let beside = beside(out, "labels.json");
-    let mut json = serde_json::to_vec_pretty(&labelled.record)?;
-    json.push(b'\n');
-    write_atomically(&beside, &json)?;
-    let hash = labelled.set.write(out)?;
+fn write(labelled: &Labelled, out: &Path) -> Result<()> {
+    let beside = labelled.write(out)?;
     println!("{}", labelled.report);
-    println!("wrote {} ({} pairs, sha256 {hash})", out.display(), labelled.set.records.len());
+    let (n_pairs, hash) = (labelled.record.pairs, &labelled.record.set_sha256);
+    println!("wrote {} ({n_pairs} pairs, sha256 {hash})", out.display());
     println!("wrote {} (rewards, and statistics for z-scores)", beside.display());
     println!(
         "train on it: mopo train --config FILE --data {} with `data.source = \"prepared\"`",
         out.display()
     );
     Ok(())
-}
-
-/// `<out>.<what>`.
-fn beside(out: &Path, what: &str) -> PathBuf {
-    let mut name = out.as_os_str().to_owned();
-    name.push(".");
-    name.push(what);
-    name.into()
 }

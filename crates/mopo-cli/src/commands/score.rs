@@ -1,17 +1,13 @@
 //! `mopo score`: scores of texts by any rewards.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use mopo_data::write_atomically;
-use mopo_eval::annotate::ScoreStatistics;
 use mopo_eval::reward::ModelSpec;
-use mopo_eval::score::TextFile;
-use mopo_eval::{Reward, RewardSpec};
+use mopo_eval::score::{ScoreProgress, ScoreRecord, TextFile, score_texts, write_scores};
+use mopo_eval::{RewardSpec, output_folder};
 use mopo_ops::FusedBackend;
 use mopo_train::Progress as _;
-use serde::Serialize;
 
 use super::models::resolve;
 use crate::args::ScoreArgs;
@@ -23,8 +19,9 @@ pub(crate) fn run(args: ScoreArgs) -> Result<()> {
         bail!("{} is there; --force replaces it", args.out.display());
     }
     let specs = specs(&args)?;
-    let texts = TextFile::read(&args.texts)?;
-    dispatch(args.device, Score { args, specs, texts })
+    let folder = output_folder(&args.out)?.to_owned();
+    let texts = TextFile::open(&args.texts, &folder)?;
+    dispatch(args.device, Score { args, specs, folder, texts })
 }
 
 /// What the flags mean.
@@ -58,103 +55,48 @@ fn specs(args: &ScoreArgs) -> Result<Vec<RewardSpec>> {
 struct Score {
     args: ScoreArgs,
     specs: Vec<RewardSpec>,
+    folder: PathBuf,
     texts: TextFile,
-}
-
-/// `<out>.record.json`.
-#[derive(Debug, Serialize)]
-struct Record {
-    version: &'static str,
-    device: String,
-    texts: PathBuf,
-    texts_sha256: String,
-    n_texts: usize,
-    rewards: Vec<Scored>,
-}
-
-/// One reward of a record.
-#[derive(Debug, Serialize)]
-struct Scored {
-    name: String,
-    reward: RewardSpec,
-    /// Of a model's files and settings.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sha256: Option<String>,
-    scores: ScoreStatistics,
-    seconds: f64,
-    notes: Vec<String>,
 }
 
 impl Job for Score {
     type Output = ();
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
-        let Self { args, specs, texts } = self;
-        let mut columns: Vec<(String, Vec<f32>)> = vec![];
-        let mut scored = vec![];
-        for spec in specs {
-            // One model in memory at a time.
-            let reward = spec.build::<B>(&device, &resolve)?;
-            let name = reward.name().to_owned();
-            if columns.iter().any(|(other, _)| *other == name) {
-                bail!("two rewards are called `{name}`; give one a `name` in a file");
-            }
-            let (scores, seconds) = score(reward.as_ref(), &texts)?;
-            let sha256 = match &spec {
-                RewardSpec::Model(spec) => Some(spec.fingerprint(&resolve)?),
-                _ => None,
-            };
-            scored.push(Scored {
-                sha256,
-                scores: ScoreStatistics::new(scores.iter().copied()),
-                notes: reward.notes(),
-                name: name.clone(),
-                reward: spec,
-                seconds,
-            });
-            columns.push((name, scores));
-        }
-        for Scored { name, scores: s, seconds, notes, .. } in &scored {
-            notes.iter().for_each(|note| eprintln!("note: {note}"));
+        let Self { args, specs, folder, texts } = self;
+        let mut bars = Bars::new();
+        let mut show = |progress: ScoreProgress<'_>| match progress {
+            ScoreProgress::Begin { reward, n_texts } => bars.begin(reward, 0, n_texts),
+            ScoreProgress::Scored(n) => (0..n).for_each(|_| bars.advance("")),
+            _ => bars.end(""),
+        };
+        let (scored, columns) =
+            score_texts::<B>(&texts, &specs, &device, &resolve, &folder, &mut show)?;
+        for reward in &scored {
+            reward.notes.iter().for_each(|note| eprintln!("note: {note}"));
+            let s = &reward.scores;
             println!(
-                "{name}: {} scores, mean {:.4}, standard deviation {:.4}, {:.4} to {:.4} ({:.1} \
-                 texts per second)",
+                "{}: {} scores, mean {:.4}, standard deviation {:.4}, {:.4} to {:.4} ({:.1} texts \
+                 per second)",
+                reward.name,
                 s.n,
                 s.mean,
-                s.standard_deviation,
+                s.std,
                 s.min,
                 s.max,
-                s.n as f64 / seconds
+                s.n as f64 / reward.seconds
             );
         }
-        let record = Record {
-            version: env!("CARGO_PKG_VERSION"),
+        let record = ScoreRecord {
+            version: env!("CARGO_PKG_VERSION").into(),
             device: args.device.to_string(),
             texts_sha256: texts.sha256().into(),
             n_texts: texts.len(),
             texts: args.texts,
             rewards: scored,
         };
-        let mut json = serde_json::to_vec_pretty(&record)?;
-        json.push(b'\n');
-        let mut beside = args.out.clone().into_os_string();
-        beside.push(".record.json");
-        let lines = texts.with_scores(&columns)?;
-        // With the scores there, the work is done.
-        write_atomically(beside.as_ref(), &json)?;
-        write_atomically(&args.out, lines.as_bytes())?;
+        write_scores(&args.out, &texts, &record, &columns)?;
         println!("wrote {}", args.out.display());
         Ok(())
     }
-}
-
-/// The scores, and the seconds that they took.
-fn score(reward: &dyn Reward, texts: &TextFile) -> Result<(Vec<f32>, f64)> {
-    let mut bars = Bars::new();
-    bars.begin(reward.name(), 0, texts.len());
-    let clock = Instant::now();
-    let scores = texts.score(reward, &mut |n| (0..n).for_each(|_| bars.advance("")))?;
-    let seconds = clock.elapsed().as_secs_f64();
-    bars.end("");
-    Ok((scores, seconds))
 }

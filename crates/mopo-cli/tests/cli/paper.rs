@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mopo_eval::annotate::LABEL_PRESETS;
+use mopo_eval::label::LABEL_PRESETS;
 use mopo_testkit::LoopbackHub;
 
 use crate::common::{mopo, succeed, tiny};

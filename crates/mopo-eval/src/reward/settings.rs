@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::template::Template;
 use super::{ClassifierShape, Resolver, RewardTokenizer, TruncationSide};
-use crate::annotate::ScoreStatistics;
+use crate::ScoreStatistics;
 use crate::{Error, Result};
 
 /// The file beside a model's weights that says how to ask it: the keys of [`ModelSettings`], in TOML.

@@ -78,7 +78,7 @@ fn z_scores(out: &mut String, report: &FrontReport) {
     );
     for s in &report.statistics {
         let n = s.n.map_or_else(String::new, |n| format!(" of {n} scores"));
-        let none = if s.deviation > 0.0 {
+        let none = if s.std > 0.0 {
             ""
         } else {
             ". All these scores are equal, so there are no z-scores; give other statistics"
@@ -88,7 +88,7 @@ fn z_scores(out: &mut String, report: &FrontReport) {
             "<li>{}: mean {}, deviation {}{n}: {}{none}.</li>",
             escape(&s.objective),
             short(s.mean),
-            short(s.deviation),
+            short(s.std),
             escape(&s.source)
         );
     }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    Clusters, FrontConfig, PolicyGroup, PolicySamples, PolicySet, ScoreStatistics,
+    Clusters, FrontConfig, PolicyGroup, PolicySamples, PolicySet, ObjectiveStatistics,
     plot::clusters_figure, read_statistics,
 };
 
@@ -152,7 +152,7 @@ fn z_scores_and_distances_are_counted_in_the_warm_starts_statistics() {
     // Scores 0.3 + 0.01 · (i − 5.5): deviation 0.01 · √13.
     let deviation = 0.01 * 13.0_f64.sqrt();
     let s = &report.statistics[1];
-    assert!((s.mean - 0.3).abs() < 1e-6 && (s.deviation - deviation).abs() < 1e-6, "{s:?}");
+    assert!((s.mean - 0.3).abs() < 1e-6 && (s.std - deviation).abs() < 1e-6, "{s:?}");
     assert!(s.source.contains("warm start") && s.n == Some(N));
     let z = report.points[1].z_scores[0].unwrap();
     assert!((z - 0.4 / deviation).abs() < 1e-3, "{z}");
@@ -170,10 +170,10 @@ fn z_scores_and_distances_are_counted_in_the_warm_starts_statistics() {
     assert_eq!((all.igd_plus.unwrap().value, all.epsilon.unwrap().value), (0.0, 0.0));
 
     // Given ones count instead, in any order, and none may lack.
-    let given = |name: &str| ScoreStatistics {
+    let given = |name: &str| ObjectiveStatistics {
         objective: name.into(),
         mean: 0.5,
-        deviation: 0.1,
+        std: 0.1,
         n: None,
         source: "published".into(),
     };

@@ -2,7 +2,7 @@
 
 use mopo_core::Objectives;
 use mopo_data::PreparedSet;
-use mopo_eval::{PromptEmbedding, ScoreStatistics};
+use mopo_eval::{ObjectiveStatistics, PromptEmbedding};
 use serde::{Deserialize, Serialize};
 
 use super::ranges::{self, Checked, MAX_COUNT, MAX_TOKENS};
@@ -82,11 +82,11 @@ pub struct GivenStatistics {
 
 impl RewardAxis {
     /// The given statistics as an evaluation takes them.
-    pub fn given_statistics(&self) -> Option<ScoreStatistics> {
-        self.statistics.as_ref().map(|given| ScoreStatistics {
+    pub fn given_statistics(&self) -> Option<ObjectiveStatistics> {
+        self.statistics.as_ref().map(|given| ObjectiveStatistics {
             objective: self.name.clone(),
             mean: given.mean,
-            deviation: given.std,
+            std: given.std,
             n: None,
             source: given.source.clone(),
         })

@@ -4,14 +4,14 @@
 use std::path::Path;
 
 use mopo_data::PreparedSet;
-use mopo_report::{PolicySamples, ScoreStatistics, read_statistics};
+use mopo_report::{ObjectiveStatistics, PolicySamples, read_statistics};
 
 use crate::config::{EvaluationConfig, ZScoreSource};
 use crate::{Error, Result, RunDir};
 
 /// One per objective, `None` where the warm start's scores are still to come.
 #[derive(Debug)]
-pub(super) struct KnownStatistics(Vec<Option<ScoreStatistics>>);
+pub(super) struct KnownStatistics(Vec<Option<ObjectiveStatistics>>);
 
 impl KnownStatistics {
     /// What is known before anything is generated. A file counts for all objectives.
@@ -56,12 +56,12 @@ impl KnownStatistics {
         objectives: &[String],
         warm_start: &PolicySamples,
         whose: &str,
-    ) -> Result<Vec<ScoreStatistics>> {
-        let complete = |(k, known): (usize, Option<ScoreStatistics>)| match known {
+    ) -> Result<Vec<ObjectiveStatistics>> {
+        let complete = |(k, known): (usize, Option<ObjectiveStatistics>)| match known {
             Some(known) => Ok(known),
             None => {
                 let scores = warm_start.scores.iter().map(|row| row[k]);
-                Ok(ScoreStatistics::of(&objectives[k], scores, whose)?)
+                Ok(ObjectiveStatistics::of(&objectives[k], scores, whose)?)
             }
         };
         self.0.into_iter().enumerate().map(complete).collect()
@@ -73,7 +73,7 @@ fn of_labels(
     sets: &[PreparedSet],
     axis: &str,
     missing: impl Fn(String) -> Error,
-) -> Result<ScoreStatistics> {
+) -> Result<ObjectiveStatistics> {
     let mut scores = Vec::new();
     for set in sets {
         let names = set.header.objectives.names();
@@ -90,5 +90,5 @@ fn of_labels(
         return Err(missing(format!("the data has recorded no scores of `{axis}`")));
     }
     let source = "scores that the data has recorded of both responses of every pair";
-    Ok(ScoreStatistics::of(axis, scores, source)?)
+    Ok(ObjectiveStatistics::of(axis, scores, source)?)
 }

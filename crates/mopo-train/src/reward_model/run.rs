@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use burn::module::AutodiffModule;
-use mopo_eval::annotate::ScoreStatistics;
+use mopo_eval::ScoreStatistics;
 use mopo_eval::reward::{
     Classifier, DistilBertConfig, Gpt2Config, Label, ModelReward, ModelSettings, Pooling,
     RewardTokenizer,
@@ -102,7 +102,7 @@ impl fmt::Display for RewardResult {
         write!(
             f,
             "held-out scores: mean {:.4}, standard deviation {:.4}, {:.4} to {:.4}",
-            s.mean, s.standard_deviation, s.min, s.max
+            s.mean, s.std, s.min, s.max
         )
     }
 }
@@ -150,7 +150,9 @@ pub fn train_reward<B: FusedAutodiffBackend>(
     };
     if record.hashes.is_empty() {
         if let Some((model, dir)) = &hub {
-            tokenizer(dir, config, model.architecture())?.save(run.path())?;
+            let input = &config.input;
+            let (max_tokens, side) = (input.max_length, input.truncation_side);
+            RewardTokenizer::load(dir, model.architecture(), max_tokens, side)?.save(run.path())?;
         }
         data::prepare(run, config, record, progress)?;
     }
@@ -165,7 +167,7 @@ pub fn train_reward<B: FusedAutodiffBackend>(
     B::seed(device, step_seed(config.seed, "init", 0));
     let (model, tokenizer) = match hub {
         Some((model, _)) => {
-            let tokenizer = tokenizer(run.path(), config, model.architecture())?;
+            let tokenizer = tokenizer(run, config)?;
             (model, tokenizer)
         }
         None => fresh(run, config, device)?,
@@ -264,13 +266,11 @@ fn phase(config: &RewardTrainConfig) -> PhaseConfig {
     }
 }
 
-fn tokenizer(
-    dir: &Path,
-    config: &RewardTrainConfig,
-    architecture: &str,
-) -> Result<RewardTokenizer> {
+/// The run's own `tokenizer.json`: trained here, or with the settings of the model's directory in it.
+fn tokenizer(run: &RunDir, config: &RewardTrainConfig) -> Result<RewardTokenizer> {
     let input = &config.input;
-    Ok(RewardTokenizer::load(dir, architecture, input.max_length, input.truncation_side)?)
+    let path = run.join("tokenizer.json");
+    Ok(RewardTokenizer::from_file(path, input.max_length, input.truncation_side)?)
 }
 
 /// A model from random weights with the run's tokenizer.
@@ -280,7 +280,7 @@ fn fresh<B: FusedAutodiffBackend>(
     device: &B::Device,
 ) -> Result<(Classifier<B>, RewardTokenizer)> {
     let architecture = config.model.architecture();
-    let tokenizer = tokenizer(run.path(), config, architecture)?;
+    let tokenizer = tokenizer(run, config)?;
     let (vocab, positions) = (tokenizer.vocab_size(), config.input.max_length);
     let pad_token_id = PADDING.iter().find_map(|name| tokenizer.id(name));
     let labels = match &config.data.pairs {

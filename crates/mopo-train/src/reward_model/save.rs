@@ -1,6 +1,6 @@
 //! The trained model as a directory of the hub.
 
-use mopo_eval::annotate::ScoreStatistics;
+use mopo_eval::ScoreStatistics;
 use mopo_eval::reward::{ModelReward, TruncationSide};
 use mopo_ops::FusedBackend;
 use serde_json::json;

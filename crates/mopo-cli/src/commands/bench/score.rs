@@ -52,19 +52,21 @@ impl Job for Score {
         };
         let spec = ModelSpec { path: Some(path.into()), ..ModelSpec::default() };
         let reward = ModelReward::<B>::load(&spec, &resolve, &device)?;
-        let texts = TextFile::read(&args.texts)?;
-        let mut tokens = 0;
-        for (i, (prompt, response)) in texts.items().into_iter().enumerate() {
-            match reward.tokens(prompt, response) {
-                Ok(row) => tokens += row.ids.len(),
-                Err(why) => bail!("{}: text {i} {why}", args.texts.display()),
-            }
-        }
+        let folder = std::env::temp_dir();
+        let texts = TextFile::open(&args.texts, &folder)?;
+        let (mut tokens, mut i) = (0, 0);
+        texts.for_each(&mut |prompt, response| {
+            let refused = |why| mopo_eval::Error::Text { reward: "bench".into(), index: i, why };
+            tokens += reward.tokens(prompt, response).map_err(refused)?.ids.len();
+            i += 1;
+            Ok(())
+        })?;
         let (mut seconds, mut scores) = (vec![], vec![]);
         for _ in 0..args.repeats {
             let clock = Instant::now();
-            scores = texts.score(&reward, &mut |_| ())?;
+            let column = texts.score(&reward, &folder, &mut |_| ())?;
             seconds.push(clock.elapsed().as_secs_f64());
+            scores = column.scores()?.collect::<mopo_eval::Result<_>>()?;
         }
         let seconds_per_call = median(after_the_first(&seconds))?;
         super::print(&Line {

@@ -1,56 +1,14 @@
 //! What a labelling looks like before anyone trains on it: ties, disagreement, statistics.
 
 use std::fmt;
+use std::path::Path;
 
-use mopo_data::{PreferenceRecord, Summary};
+use mopo_data::{Indicator, Summary};
 use serde::{Deserialize, Serialize};
 
 use super::config::{LabelRule, LabelledObjective};
-use crate::RewardSpec;
-
-/// Statistics of one reward's scores over **both** responses of every pair: a response that stands
-/// in several pairs counts each time. They turn scores into z-scores later.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Debug)]
-#[serde(deny_unknown_fields)]
-pub struct ScoreStatistics {
-    /// Scores, two a pair.
-    pub n: usize,
-    /// The arithmetic mean.
-    pub mean: f64,
-    /// The population's standard deviation (divided by `n`).
-    pub standard_deviation: f64,
-    /// The smallest score.
-    pub min: f64,
-    /// The largest score.
-    pub max: f64,
-}
-
-impl ScoreStatistics {
-    /// Statistics of finite scores; all 0 for none. Two passes in f64, in the order given, so equal
-    /// scores give equal bits.
-    pub fn new(scores: impl Iterator<Item = f32> + Clone) -> Self {
-        let (mut n, mut sum) = (0_usize, 0.0);
-        let (mut min, mut max) = (f64::INFINITY, f64::NEG_INFINITY);
-        for score in scores.clone().map(f64::from) {
-            (n, sum, min, max) = (n + 1, sum + score, min.min(score), max.max(score));
-        }
-        if n == 0 {
-            return Self { n, mean: 0.0, standard_deviation: 0.0, min: 0.0, max: 0.0 };
-        }
-        let mean = sum / n as f64;
-        let squares: f64 = scores.map(|score| (f64::from(score) - mean).powi(2)).sum();
-        Self { n, mean, standard_deviation: (squares / n as f64).sqrt(), min, max }
-    }
-
-    /// How many standard deviations `score` lies above the mean; 0 where all scores are equal.
-    pub fn z_score(&self, score: f64) -> f64 {
-        if self.standard_deviation > 0.0 {
-            (score - self.mean) / self.standard_deviation
-        } else {
-            0.0
-        }
-    }
-}
+use super::job::{Labelling, beside};
+use crate::{FirstPass, RewardSpec, ScoreStatistics, SecondPass};
 
 /// Labels that were there before, and whether the reward would have given the same.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -78,7 +36,8 @@ pub struct ObjectiveReport {
     /// The temperature of soft labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
-    /// Of the reward's scores.
+    /// Of the reward's scores of **both** responses of every pair: a response that is in several
+    /// pairs counts each time.
     pub scores: ScoreStatistics,
     /// Pairs whose indicator is 0.5, kept ones included.
     pub ties: usize,
@@ -88,38 +47,57 @@ pub struct ObjectiveReport {
     pub kept: KeptLabels,
 }
 
-impl ObjectiveReport {
-    /// `before`: the indicator that each record had, if it was kept; `scores`: `(first, second)`.
-    pub(super) fn new(
-        objective: &LabelledObjective,
-        rule: LabelRule,
-        scores: &[(f32, f32)],
-        before: &[Option<f32>],
-    ) -> Self {
-        let (mut ties, mut filled, mut kept) = (0, 0, KeptLabels::default());
-        for (&(first, second), before) in scores.iter().zip(before) {
-            let by_scores = rule.indicator(first, second);
-            let Some(label) = *before else {
-                filled += 1;
-                ties += usize::from(by_scores == 0.5);
-                continue;
-            };
-            kept.pairs += 1;
-            ties += usize::from(label == 0.5);
-            if label != 0.5 && by_scores != 0.5 {
-                kept.decided += 1;
-                kept.agree += usize::from((label > 0.5) == (by_scores > 0.5));
-            }
+/// The counts of an [`ObjectiveReport`], while pairs come.
+pub(super) struct Tally {
+    /// Which of the set's objectives it is, if its labels are kept.
+    old: Option<usize>,
+    scores: FirstPass,
+    ties: usize,
+    filled: usize,
+    kept: KeptLabels,
+}
+
+impl Tally {
+    pub(super) fn new(old: Option<usize>) -> Self {
+        let (scores, kept) = (FirstPass::default(), KeptLabels::default());
+        Self { old, scores, ties: 0, filled: 0, kept }
+    }
+
+    /// Takes the next pair: the scores of both responses, and the indicators that it had.
+    pub(super) fn push(&mut self, rule: LabelRule, scores: [f32; 2], before: &[Indicator]) {
+        scores.into_iter().for_each(|score| self.scores.push(score));
+        let by_scores = rule.indicator(scores[0], scores[1]);
+        let Some(label) = self.old.and_then(|old| before[old]) else {
+            self.filled += 1;
+            self.ties += usize::from(by_scores == 0.5);
+            return;
+        };
+        self.kept.pairs += 1;
+        self.ties += usize::from(label == 0.5);
+        if label != 0.5 && by_scores != 0.5 {
+            self.kept.decided += 1;
+            self.kept.agree += usize::from((label > 0.5) == (by_scores > 0.5));
         }
-        Self {
+    }
+
+    pub(super) fn second_pass(&self) -> SecondPass {
+        self.scores.second()
+    }
+
+    pub(super) fn report(
+        self,
+        objective: &LabelledObjective,
+        scores: ScoreStatistics,
+    ) -> ObjectiveReport {
+        ObjectiveReport {
             name: objective.name.clone(),
             reward: objective.reward.clone(),
             tie_threshold: objective.tie_threshold,
             temperature: objective.temperature,
-            scores: ScoreStatistics::new(scores.iter().flat_map(|&(a, b)| [a, b])),
-            ties,
-            filled,
-            kept,
+            scores,
+            ties: self.ties,
+            filled: self.filled,
+            kept: self.kept,
         }
     }
 }
@@ -154,9 +132,18 @@ pub struct LabelRecord {
     pub objectives: Vec<ObjectiveReport>,
 }
 
-/// The summary of `records` with lengths in words.
-pub(super) fn summary(objectives: &mopo_core::Objectives, records: &[PreferenceRecord]) -> Summary {
-    Summary::new(objectives, records, |text| text.split_whitespace().count())
+impl LabelRecord {
+    /// The record beside a labelled set, if it can be read.
+    pub(super) fn read_beside(set: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(beside(set, "labels.json")).ok()?).ok()
+    }
+
+    /// Whether it is the record of this labelling.
+    pub(super) fn is_of(&self, labelling: &Labelling) -> bool {
+        self.input_sha256 == labelling.input_sha256
+            && self.rewards_sha256 == labelling.rewards_sha256
+            && self.keep == labelling.keep
+    }
 }
 
 impl fmt::Display for LabelReport {
@@ -172,7 +159,7 @@ impl fmt::Display for LabelReport {
         for o in &self.objectives {
             write!(f, "{:<width$}", o.name)?;
             let s = &o.scores;
-            for value in [s.mean, s.standard_deviation, s.min, s.max] {
+            for value in [s.mean, s.std, s.min, s.max] {
                 write!(f, "  {value:>9.4}")?;
             }
             write!(f, "  {:>9}  {:>9}  {:>9}", o.ties, o.filled, o.kept.pairs)?;

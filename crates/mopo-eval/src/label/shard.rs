@@ -1,0 +1,361 @@
+//! Parts of a labelling that were made apart, as files, and how they become one again.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write as _};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use mopo_data::{Header, Lines, PreferenceRecord, PreparedWriter, Scores};
+use serde::{Deserialize, Serialize};
+
+use super::job::{EachScored, Labelling};
+use super::labelled::{LabelWriter, Labelled};
+use super::score::BATCH_PAIRS;
+use crate::{Error, Result};
+
+const FORMAT: &str = "mopo-label-shard";
+const SCHEMA: u32 = 1;
+
+/// One of several parts, written `i/n`, from 1.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(try_from = "String", into = "String")]
+pub struct ShardIndex {
+    index: usize,
+    of: usize,
+}
+
+impl ShardIndex {
+    /// The rows of this part of a set of `n_rows`: whole batches in file order, the parts as equal
+    /// as batches allow. A part may be empty where there are fewer batches than parts.
+    pub fn rows(self, n_rows: usize) -> Range<usize> {
+        let n_batches = n_rows.div_ceil(BATCH_PAIRS);
+        let end = |i: usize| (i * n_batches / self.of * BATCH_PAIRS).min(n_rows);
+        end(self.index - 1)..end(self.index)
+    }
+}
+
+impl FromStr for ShardIndex {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let parts =
+            text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+        match parts {
+            Some((index, of)) if (1..=of).contains(&index) => Ok(Self { index, of }),
+            _ => Err(format!(
+                "`{text}` is no shard: write i/n with i from 1 to n, e.g. 1/4 for the first of four"
+            )),
+        }
+    }
+}
+
+impl TryFrom<String> for ShardIndex {
+    type Error = String;
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<ShardIndex> for String {
+    fn from(shard: ShardIndex) -> Self {
+        shard.to_string()
+    }
+}
+
+impl fmt::Display for ShardIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.of)
+    }
+}
+
+/// The first line of a shard's file. Its records follow with their scores, one a line.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ShardHeader {
+    format: String,
+    schema: u32,
+    pub(super) shard: ShardIndex,
+    rows: usize,
+    pub(super) labelling: Labelling,
+    /// Of the whole set, as it was before.
+    set: Header,
+}
+
+#[derive(Serialize)]
+struct RowRef<'a> {
+    record: &'a PreferenceRecord,
+    scores: &'a Scores,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    record: PreferenceRecord,
+    /// `[n_rewards]` a side.
+    scores: Scores,
+}
+
+/// A row whose record was read before.
+#[derive(Deserialize)]
+struct ScoresOfRow {
+    scores: Scores,
+}
+
+/// Writes a shard of `n_rows` rows, atomically; `rows` gives them.
+///
+/// # Errors
+/// Those of `rows`; [`Error::Hub`] if the file cannot be written.
+pub(super) fn write_shard(
+    path: &Path,
+    index: ShardIndex,
+    labelling: &Labelling,
+    set: &Header,
+    n_rows: usize,
+    rows: impl FnOnce(&mut EachScored<'_>) -> Result<()>,
+) -> Result<()> {
+    let header = ShardHeader {
+        format: FORMAT.into(),
+        schema: SCHEMA,
+        shard: index,
+        rows: n_rows,
+        labelling: labelling.clone(),
+        set: set.clone(),
+    };
+    // What goes wrong with the rows is another error than that of the file.
+    let mut wrong = None;
+    let written = mopo_hub::write_atomically_with(path, |file| {
+        serde_json::to_writer(&mut *file, &header)?;
+        file.write_all(b"\n")?;
+        let mut full = None;
+        let given = rows(&mut |record, scores| {
+            let row = RowRef { record: &record, scores };
+            let line = serde_json::to_writer(&mut *file, &row).map_err(std::io::Error::from);
+            line.and_then(|()| file.write_all(b"\n")).map_err(|source| {
+                full = Some(source);
+                Error::labels(path, "the shard cannot be written")
+            })
+        });
+        match (given, full) {
+            (_, Some(source)) => Err(source),
+            (Err(error), None) => {
+                wrong = Some(error);
+                Err(std::io::Error::other("its rows"))
+            }
+            (Ok(()), None) => Ok(()),
+        }
+    });
+    match wrong {
+        Some(error) => Err(error),
+        None => Ok(written?),
+    }
+}
+
+/// A shard of which the first line was read.
+pub(super) struct ShardFile {
+    path: PathBuf,
+    header: ShardHeader,
+}
+
+impl ShardFile {
+    /// Reads and checks the first line.
+    ///
+    /// # Errors
+    /// [`Error::Labels`] for what is no shard; [`Error::Io`].
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let mut lines = lines(path)?;
+        let first = lines.next_line()?.map_or(&[][..], |(_, line)| line);
+        let value: serde_json::Value = serde_json::from_slice(first).unwrap_or_default();
+        if value["format"] != FORMAT || value["schema"] != SCHEMA {
+            let why = "this is no shard of a labelling; give the files that `mopo label --shard` \
+                       wrote";
+            return Err(Error::labels(path, why));
+        }
+        let header = serde_json::from_value(value).map_err(|e| wrong(path, 1, e.to_string()))?;
+        Ok(Self { path: path.into(), header })
+    }
+
+    pub(super) fn header(&self) -> &ShardHeader {
+        &self.header
+    }
+
+    /// Rows with their scores, checked. The last item is an error if there are not as many as the
+    /// first line promises.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; an item is [`Error::Labels`] with file and line for what was cut short or changed.
+    pub(super) fn rows(&self) -> Result<impl Iterator<Item = Result<(PreferenceRecord, Scores)>>> {
+        let n_rewards = self.header.labelling.config.objectives.len();
+        let objectives = &self.header.set.objectives;
+        self.parsed(move |line| {
+            let row: Row = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+            row.record.check(objectives).map_err(|e| e.to_string())?;
+            if [&row.scores.first, &row.scores.second].iter().any(|side| side.len() != n_rewards) {
+                return Err(format!("there are not {n_rewards} scores a side"));
+            }
+            Ok((row.record, row.scores))
+        })
+    }
+
+    /// The scores of rows that were checked before.
+    fn scores(&self) -> Result<impl Iterator<Item = Result<Scores>>> {
+        self.parsed(|line| {
+            let row: ScoresOfRow = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+            Ok(row.scores)
+        })
+    }
+
+    fn parsed<T>(
+        &self,
+        parse: impl Fn(&[u8]) -> std::result::Result<T, String>,
+    ) -> Result<impl Iterator<Item = Result<T>>> {
+        let promised = self.header.rows;
+        let mut lines = lines(&self.path)?;
+        lines.next_line()?;
+        let (mut found, mut ended) = (0, false);
+        let mut next = move || {
+            if let Some((number, line)) = lines.next_line()? {
+                found += 1;
+                return parse(line).map(Some).map_err(|why| wrong(&self.path, number, why));
+            }
+            if found != promised {
+                let why =
+                    format!("the first line promises {promised} rows, the file holds {found}");
+                return Err(wrong(&self.path, found + 1, why));
+            }
+            Ok(None)
+        };
+        Ok(std::iter::from_fn(move || {
+            let item = if ended { None } else { next().transpose() };
+            ended = !matches!(item, Some(Ok(_)));
+            item
+        }))
+    }
+}
+
+fn lines(path: &Path) -> Result<Lines<Box<dyn BufRead + Send>>> {
+    let io = |source| Error::Io { action: "read", path: path.into(), source };
+    let file = BufReader::with_capacity(1 << 16, File::open(path).map_err(io)?);
+    Ok(Lines::new(path, Box::new(file)))
+}
+
+fn wrong(path: &Path, line: usize, why: String) -> Error {
+    Error::labels(path, format!("line {line}: {why}; label this shard again"))
+}
+
+/// The shards of one labelling, whose first lines fit together.
+pub struct ShardFiles {
+    /// In the order of their rows.
+    files: Vec<ShardFile>,
+}
+
+impl ShardFiles {
+    /// Reads the first lines of the shards of one labelling, in any order of files.
+    ///
+    /// # Errors
+    /// [`Error::Labels`] names the file: a shard that is given twice, one that is missing, one of
+    /// another number of shards, of another set or with other rewards.
+    pub fn open(paths: &[PathBuf]) -> Result<Self> {
+        let mut files = Vec::with_capacity(paths.len());
+        for path in paths {
+            files.push(ShardFile::open(path)?);
+        }
+        let Some(first) = files.first() else {
+            return Err(Error::invalid("--merge", "empty", "give the file of every shard"));
+        };
+        for shard in &files[1..] {
+            let (a, b) = (&first.header, &shard.header);
+            let (one, other) = (&a.labelling, &b.labelling);
+            let differs = if one.input_sha256 != other.input_sha256 {
+                "labels another set"
+            } else if one.rewards_sha256 != other.rewards_sha256 {
+                "was labelled with other rewards or rules"
+            } else if one != other || a.set != b.set {
+                "was labelled with other settings (--keep, or the set's header)"
+            } else if a.shard.of != b.shard.of {
+                "is of another number of shards"
+            } else {
+                continue;
+            };
+            let message = format!(
+                "shard {} {differs} than {} (shard {}); give the shards of one labelling alone",
+                b.shard,
+                first.path.display(),
+                a.shard
+            );
+            return Err(Error::labels(&shard.path, message));
+        }
+        let of = first.header.shard.of;
+        files.sort_by_key(|file| file.header.shard.index);
+        for pair in files.windows(2) {
+            if pair[0].header.shard == pair[1].header.shard {
+                let message = format!(
+                    "shard {} is given twice, the other time as {}; give each once",
+                    pair[1].header.shard,
+                    pair[0].path.display()
+                );
+                return Err(Error::labels(&pair[1].path, message));
+            }
+        }
+        let there: Vec<usize> = files.iter().map(|file| file.header.shard.index).collect();
+        let mut missing = (1..=of).filter(|i| there.binary_search(i).is_err());
+        let named: Vec<String> =
+            missing.by_ref().take(16).map(|i| format!("{i}/{of}")).collect();
+        if !named.is_empty() {
+            let more = if missing.next().is_some() { " and others" } else { "" };
+            let message = format!(
+                "the labelling has {of} shards, but these are missing: {}{more}; give their files \
+                 too",
+                named.join(", ")
+            );
+            return Err(Error::labels(&files[0].path, message));
+        }
+        Ok(Self { files })
+    }
+
+    /// Which labelling it is.
+    pub fn labelling(&self) -> &Labelling {
+        &self.files[0].header.labelling
+    }
+
+    /// Pairs of all shards, by their first lines.
+    pub fn n_pairs(&self) -> usize {
+        self.files.iter().map(|file| file.header.rows).fold(0, usize::saturating_add)
+    }
+
+    /// The labelled set: as of a labelling that was not cut into shards. Until it is written its records
+    /// are in a file without a name in `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Labels`] with file and line for rows that were changed or cut off; and if what the
+    /// shards hold together is not the set that was labelled.
+    pub fn merge(&self, folder: &Path) -> Result<Labelled> {
+        let before = &self.files[0].header.set;
+        let mut writer = LabelWriter::new(folder, self.labelling(), before)?;
+        // As the set was written before.
+        let mut unlabelled = PreparedWriter::new(folder, before.objectives.clone())?;
+        for file in &self.files {
+            for row in file.rows()? {
+                let (record, scores) = row?;
+                unlabelled.push(&record)?;
+                writer.push(record, &scores)?;
+            }
+        }
+        let Header { split, sources, notes, .. } = before.clone();
+        let found = unlabelled.finish(split, sources, notes).and_then(|set| set.hash());
+        if !found.is_ok_and(|sha256| sha256 == self.labelling().input_sha256) {
+            let message = "together the shards do not hold the set that was labelled (its SHA-256 is \
+                           another): one was changed; label the shards again";
+            return Err(Error::labels(&self.files[0].path, message));
+        }
+        writer.finish(|each| {
+            for file in &self.files {
+                for scores in file.scores()? {
+                    each(&scores?);
+                }
+            }
+            Ok(())
+        })
+    }
+}

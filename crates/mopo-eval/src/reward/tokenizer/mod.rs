@@ -1,0 +1,167 @@
+//! Text to token ids as a reward model wants them: `tokenizer.json`, or GPT-2's and BART's `vocab.json`
+//! with `merges.txt`, or DistilBERT's `vocab.txt`, with the settings in `tokenizer_config.json`; with the
+//! special tokens of its class, cut to a length.
+//!
+//! As in transformers, special tokens that are written out in a text are special tokens.
+
+mod class;
+mod settings;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tokenizers::{
+    Encoding, PostProcessor, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy,
+    truncate_encodings,
+};
+
+use crate::{Error, Result};
+
+/// Which end of a text that is too long is cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TruncationSide {
+    /// The beginning.
+    Left,
+    /// The end.
+    Right,
+}
+
+/// A reward model's tokenizer, which cuts texts to a length.
+#[derive(Debug, Clone)]
+pub struct RewardTokenizer {
+    /// Neither cuts nor pads.
+    inner: Tokenizer,
+    dir: PathBuf,
+    max_tokens: usize,
+    direction: TruncationDirection,
+}
+
+/// What [`RewardTokenizer::load`] reads, where it is there.
+pub(super) const TOKENIZER_FILES: [&str; 7] = [
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
+
+const REMEDY: &str = "fetch the model's tokenizer files again";
+
+/// For `map_err`: an error about the tokenizer of `path`.
+fn file_error<E: ToString>(path: &Path) -> impl Fn(E) -> Error {
+    move |e| Error::Tokenizer { path: path.into(), why: e.to_string(), remedy: REMEDY }
+}
+
+impl RewardTokenizer {
+    /// The tokenizer in a directory of a model, as transformers would build it: the class of
+    /// `tokenizer_config.json` or else of the architecture (`gpt2`, `bart`, `distilbert`) around the
+    /// vocabulary of `tokenizer.json`, or of `vocab.json` and `merges.txt` or `vocab.txt`, with the
+    /// settings in `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`. Texts
+    /// are cut to `max_tokens` tokens, special ones included; of a pair the longer text first.
+    ///
+    /// # Errors
+    /// A file that is missing or no tokenizer; a key of `tokenizer_config.json` that is not built here,
+    /// by name; `max_tokens` that leaves no room for text.
+    pub fn load(
+        dir: impl AsRef<Path>,
+        architecture: &str,
+        max_tokens: usize,
+        side: TruncationSide,
+    ) -> Result<Self> {
+        let dir = dir.as_ref();
+        Self::new(class::load(dir, architecture, side)?, dir, max_tokens, side)
+    }
+
+    /// A `tokenizer.json` as it is, whatever lies beside it.
+    ///
+    /// # Errors
+    /// A file that is no tokenizer; `max_tokens` that leaves no room for text.
+    pub fn from_file(
+        path: impl AsRef<Path>,
+        max_tokens: usize,
+        side: TruncationSide,
+    ) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = mopo_hub::read(path)?;
+        // By itself first: the library panics where JSON ends inside its decoder.
+        let _: serde::de::IgnoredAny = serde_json::from_slice(&bytes).map_err(file_error(path))?;
+        let inner = Tokenizer::from_bytes(bytes).map_err(file_error(path))?;
+        Self::new(inner, path, max_tokens, side)
+    }
+
+    /// Any tokenizer of the `tokenizers` library; `dir` is what errors name.
+    ///
+    /// # Errors
+    /// `max_tokens` that leaves no room for text.
+    pub fn new(
+        mut inner: Tokenizer,
+        dir: impl Into<PathBuf>,
+        max_tokens: usize,
+        side: TruncationSide,
+    ) -> Result<Self> {
+        let dir = dir.into();
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(file_error(&dir))?;
+        let special = inner.get_post_processor().map_or(0, |p| p.added_tokens(true));
+        if max_tokens <= special {
+            let expected =
+                format!("the tokenizer adds {special} special tokens to a pair of texts");
+            return Err(Error::invalid("max_length", max_tokens, expected));
+        }
+        let direction = match side {
+            TruncationSide::Left => TruncationDirection::Left,
+            TruncationSide::Right => TruncationDirection::Right,
+        };
+        Ok(Self { inner, dir, max_tokens, direction })
+    }
+
+    /// The ids of a text, or of two, with the special tokens that belong around them, and whether
+    /// something was cut off.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the library refuses the text.
+    pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<(Vec<u32>, bool)> {
+        let refused = file_error(&self.dir);
+        let one = |text: &str| self.inner.encode_fast(text, false).map_err(&refused);
+        // An empty second text is none, as in transformers.
+        let pair = pair.filter(|pair| !pair.is_empty());
+        let (text, pair) = (one(text)?, pair.map(one).transpose()?);
+        let special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(pair.is_some()));
+        let n = |encoding: &Encoding| encoding.get_ids().len();
+        let before = n(&text) + pair.as_ref().map_or(0, n);
+        // Cut here and not within the library's `encode`, which stops early in each of the two texts
+        // and then does not know which was the longer.
+        let params = TruncationParams {
+            direction: self.direction,
+            max_length: self.max_tokens - special,
+            strategy: TruncationStrategy::LongestFirst,
+            stride: 0,
+        };
+        let (text, pair) = truncate_encodings(text, pair, &params).map_err(&refused)?;
+        let cut = before > n(&text) + pair.as_ref().map_or(0, n);
+        let whole = self.inner.post_process(text, pair, true).map_err(&refused)?;
+        Ok((whole.get_ids().to_vec(), cut))
+    }
+
+    /// The id of a token.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The highest id + 1: the smallest embedding that fits.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+    }
+
+    /// Writes `tokenizer.json` into `dir`.
+    ///
+    /// # Errors
+    /// The file that could not be written.
+    pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
+        let json = self.inner.to_string(true).map_err(file_error(&self.dir))?;
+        Ok(mopo_hub::write_atomically(&dir.as_ref().join("tokenizer.json"), json.as_bytes())?)
+    }
+}

@@ -1,0 +1,262 @@
+//! A file of texts, passed as often as rewards need it.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use mopo_data::Lines;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::column::ColumnWriter;
+use super::line::{Text, check, is_empty, with_scores};
+use super::{CHUNK, ScoreColumn};
+use crate::{Error, Result, Reward};
+
+/// Lines that are read before they are parsed on all cores: so many, or so many bytes of them.
+const BLOCK_LINES: usize = 16 * CHUNK;
+const BLOCK_BYTES: usize = 8 << 20;
+
+/// A file of texts, all of whose lines were checked.
+#[derive(Debug)]
+pub struct TextFile {
+    path: PathBuf,
+    /// What cannot be read twice (a pipe) is copied to a file without a name.
+    copy: Option<File>,
+    n_texts: usize,
+    sha256: String,
+}
+
+/// A line that is not empty, and its number from 1.
+type Numbered = (usize, Vec<u8>);
+
+impl TextFile {
+    /// Reads a file of JSON Lines once, to check it. What cannot be read again is copied into `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::File`] with the line that is not UTF-8, not JSON, without a `response`, or
+    /// with `scores` that are no object; and for a file without texts.
+    pub fn open(path: impl AsRef<Path>, folder: &Path) -> Result<Self> {
+        let path = path.as_ref();
+        let io = |source| Error::Io { action: "read", path: path.into(), source };
+        let file = File::open(path).map_err(io)?;
+        let copy = match file.metadata().map_err(io)?.is_file() {
+            true => None,
+            false => {
+                let copied = tempfile::tempfile_in(folder).and_then(|mut copy| {
+                    std::io::copy(&mut &file, &mut copy)?;
+                    Ok(copy)
+                });
+                Some(copied.map_err(io)?)
+            }
+        };
+        let mut this = Self { path: path.into(), copy, n_texts: 0, sha256: String::new() };
+        let mut n_texts = 0;
+        this.sha256 = this.for_each_block(&mut |lines| {
+            let wrong: Vec<_> = lines.par_iter().map(|(_, line)| check(line).err()).collect();
+            for ((number, _), wrong) in lines.iter().zip(wrong) {
+                wrong.map_or(Ok(()), |why| Err(this.wrong(*number, &why)))?;
+            }
+            n_texts += lines.len();
+            Ok(())
+        })?;
+        if n_texts == 0 {
+            let message = "it has no texts; give one JSON object a line, with `response` in it";
+            return Err(Error::File { path: path.into(), message: message.into() });
+        }
+        this.n_texts = n_texts;
+        Ok(this)
+    }
+
+    /// Texts.
+    pub fn len(&self) -> usize {
+        self.n_texts
+    }
+
+    /// Never: such a file is refused.
+    pub fn is_empty(&self) -> bool {
+        self.n_texts == 0
+    }
+
+    /// The SHA-256 of the file.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// Gives every prompt and response to `each`, in order.
+    ///
+    /// # Errors
+    /// Those of `each`; [`Error::Io`]; [`Error::File`] for a file that was changed since it was opened.
+    pub fn for_each(&self, each: &mut dyn FnMut(&str, &str) -> Result<()>) -> Result<()> {
+        self.for_each_text(&mut |_, items| {
+            items.iter().try_for_each(|(prompt, response)| each(prompt, response))
+        })
+    }
+
+    /// Scores all texts with one reward, in order. `advance` hears how many more are done. The scores
+    /// are kept in a file without a name in `folder`.
+    ///
+    /// # Errors
+    /// [`Error::File`] with the line of a text that cannot be scored, or whose score is not finite, and
+    /// for a file that was changed since it was opened.
+    pub fn score(
+        &self,
+        reward: &dyn Reward,
+        folder: &Path,
+        advance: &mut dyn FnMut(usize),
+    ) -> Result<ScoreColumn> {
+        let mut column = ColumnWriter::new(folder)?;
+        self.for_each_text(&mut |numbers, items| {
+            for (items, numbers) in items.chunks(CHUNK).zip(numbers.chunks(CHUNK)) {
+                let wrong = |i: usize, why: String| {
+                    let why = format!("cannot be scored by `{}`: {why}", reward.name());
+                    self.wrong(numbers[i], &why)
+                };
+                let found = reward.score_batch(items).map_err(|error| match error {
+                    Error::Text { index, why, .. } => wrong(index, format!("its text {why}")),
+                    other => other,
+                })?;
+                assert_eq!(found.len(), items.len(), "`{}` scores each text", reward.name());
+                if let Some(i) = found.iter().position(|score| !score.is_finite()) {
+                    return Err(wrong(i, format!("the score is {}, no finite number", found[i])));
+                }
+                column.push(&found)?;
+                advance(items.len());
+            }
+            Ok(())
+        })?;
+        column.finish()
+    }
+
+    /// Writes the lines with `scores`, an object of one number per reward, to `out`, whole or not at all.
+    /// Other rewards' scores that a line has already stay. `before` is done when everything is written
+    /// but not yet seen.
+    ///
+    /// # Errors
+    /// [`Error::Hub`] if it cannot be written; those of `before`; [`Error::File`] for a file that was
+    /// changed since it was opened.
+    pub fn write_with_scores(
+        &self,
+        out: &Path,
+        names: &[&str],
+        columns: &[ScoreColumn],
+        before: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let mut columns =
+            columns.iter().map(ScoreColumn::scores).collect::<Result<Vec<_>>>()?;
+        let failed = |source| Error::Io { action: "write", path: out.into(), source };
+        // What goes wrong with the lines is another error than that of the file.
+        let mut wrong = None;
+        let written = mopo_hub::write_atomically_with(out, |file| {
+            let lines = self.for_each_block(&mut |lines| {
+                let mut scores = Vec::with_capacity(lines.len());
+                for _ in lines {
+                    let row = columns.iter_mut().map(|column| {
+                        column.next().unwrap_or_else(|| Err(self.changed()))
+                    });
+                    scores.push(row.collect::<Result<Vec<f32>>>()?);
+                }
+                let written: Vec<_> = lines
+                    .par_iter()
+                    .zip(&scores)
+                    .map(|((_, line), scores)| with_scores(line, names, scores))
+                    .collect();
+                for ((number, _), line) in lines.iter().zip(written) {
+                    let line = line.map_err(|why| self.wrong(*number, &why))?;
+                    file.write_all(line.as_bytes()).map_err(failed)?;
+                }
+                Ok(())
+            });
+            let done = lines.and_then(|sha256| {
+                if sha256 == self.sha256 { before() } else { Err(self.changed()) }
+            });
+            done.map_err(|error| {
+                wrong = Some(error);
+                std::io::Error::other("its lines")
+            })
+        });
+        match wrong {
+            Some(error) => Err(error),
+            None => Ok(written?),
+        }
+    }
+
+    /// Numbers of the lines, and the texts on them.
+    fn for_each_text(
+        &self,
+        each: &mut dyn FnMut(&[usize], &[(&str, &str)]) -> Result<()>,
+    ) -> Result<()> {
+        let sha256 = self.for_each_block(&mut |lines| {
+            let texts: Vec<_> = lines
+                .par_iter()
+                .map(|(_, line)| serde_json::from_slice::<Text>(line).map_err(|_| self.changed()))
+                .collect();
+            let texts = texts.into_iter().collect::<Result<Vec<_>>>()?;
+            let items: Vec<(&str, &str)> = texts
+                .iter()
+                .map(|text| (&*text.prompt, &*text.response))
+                .collect();
+            let numbers: Vec<usize> = lines.iter().map(|(number, _)| *number).collect();
+            each(&numbers, &items)
+        })?;
+        if sha256 == self.sha256 { Ok(()) } else { Err(self.changed()) }
+    }
+
+    /// Gives the lines that are not empty to `each`, block by block; the SHA-256 of all lines.
+    fn for_each_block(&self, each: &mut dyn FnMut(&[Numbered]) -> Result<()>) -> Result<String> {
+        let io = |source| Error::Io { action: "read", path: self.path.clone(), source };
+        let file = match &self.copy {
+            Some(copy) => {
+                let mut copy = copy.try_clone().map_err(io)?;
+                copy.seek(SeekFrom::Start(0)).map_err(io)?;
+                copy
+            }
+            None => File::open(&self.path).map_err(io)?,
+        };
+        let hash = Rc::new(RefCell::new(Sha256::new()));
+        let file = Hashed { file, hash: hash.clone() };
+        let mut lines = Lines::new(&self.path, BufReader::with_capacity(1 << 16, file));
+        let (mut block, mut n_bytes) = (Vec::new(), 0);
+        while let Some((number, line)) = lines.next_line()? {
+            if is_empty(line) {
+                continue;
+            }
+            n_bytes += line.len();
+            block.push((number, line.to_vec()));
+            if block.len() == BLOCK_LINES || n_bytes >= BLOCK_BYTES {
+                each(&block)?;
+                block.clear();
+                n_bytes = 0;
+            }
+        }
+        if !block.is_empty() {
+            each(&block)?;
+        }
+        Ok(hash.take().finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    fn wrong(&self, line: usize, why: &str) -> Error {
+        Error::File { path: self.path.clone(), message: format!("line {line} {why}") }
+    }
+
+    fn changed(&self) -> Error {
+        let message = "it was changed while it was scored; run the command again".into();
+        Error::File { path: self.path.clone(), message }
+    }
+}
+
+/// A file whose bytes are hashed as they are read.
+struct Hashed {
+    file: File,
+    hash: Rc<RefCell<Sha256>>,
+}
+
+impl Read for Hashed {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n_bytes = self.file.read(buffer)?;
+        self.hash.borrow_mut().update(&buffer[..n_bytes]);
+        Ok(n_bytes)
+    }
+}
