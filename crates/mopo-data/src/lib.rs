@@ -50,7 +50,7 @@ pub use set::{
 pub use source::{ReadOptions, SourceRead};
 pub use split::{Split, split_by_prompt, unit_interval};
 pub use stream::{Lines, MAX_ROW_BYTES};
-pub use summary::{LengthStats, ObjectiveCounts, Summary};
+pub use summary::{LengthStats, ObjectiveCounts, Summary, SummaryBuilder};
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::{END_OF_TEXT, Tokenizer};
 

@@ -1,12 +1,14 @@
 //! What a set of records looks like before anyone trains on it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use mopo_core::Objectives;
 use serde::Serialize;
 
-use crate::{Indicator, PreferenceRecord};
+use crate::stream::Repeats;
+use crate::{Error, Indicator, PreferenceRecord, Result};
 
 /// How often each value of one objective's indicator occurs; the counts add up to the pairs.
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
@@ -40,12 +42,35 @@ pub struct LengthStats {
 
 impl LengthStats {
     /// Statistics of some lengths; all 0 for none.
-    pub fn new(mut lengths: Vec<usize>) -> Self {
-        lengths.sort_unstable();
-        let Some(&max) = lengths.last() else { return Self::default() };
-        let rank = |percent: usize| lengths[(lengths.len() * percent).div_ceil(100) - 1];
-        let mean = lengths.iter().sum::<usize>() as f64 / lengths.len() as f64;
-        Self { mean, p50: rank(50), p90: rank(90), max }
+    pub fn new(lengths: Vec<usize>) -> Self {
+        let mut counts = LengthCounts::default();
+        lengths.into_iter().for_each(|length| counts.push(length));
+        counts.stats()
+    }
+}
+
+/// How often each length occurs: there are never many different ones.
+#[derive(Default)]
+struct LengthCounts(BTreeMap<usize, usize>);
+
+impl LengthCounts {
+    fn push(&mut self, length: usize) {
+        *self.0.entry(length).or_default() += 1;
+    }
+
+    fn stats(&self) -> LengthStats {
+        let n: usize = self.0.values().sum();
+        let Some((&max, _)) = self.0.last_key_value() else { return LengthStats::default() };
+        let rank = |percent: usize| {
+            let mut left = (n * percent).div_ceil(100);
+            let at_rank = self.0.iter().find(|(_, count)| {
+                left = left.saturating_sub(**count);
+                left == 0
+            });
+            at_rank.map_or(max, |(length, _)| *length)
+        };
+        let sum: usize = self.0.iter().map(|(length, count)| length * count).sum();
+        LengthStats { mean: sum as f64 / n as f64, p50: rank(50), p90: rank(90), max }
     }
 }
 
@@ -77,57 +102,122 @@ impl Summary {
         records: &[PreferenceRecord],
         token_len: impl Fn(&str) -> usize,
     ) -> Self {
+        let mut counts = Counts::new(objectives);
+        records.iter().for_each(|record| counts.push(record, &token_len));
+        counts.summary(records.iter().map(|r| r.prompt.as_str()).collect::<BTreeSet<_>>().len())
+    }
+}
+
+/// A [`Summary`] of records that come one by one, in memory that does not grow with their number.
+pub struct SummaryBuilder {
+    folder: PathBuf,
+    counts: Counts,
+    prompts: Repeats,
+}
+
+impl SummaryBuilder {
+    /// Of records with these objectives. What does not fit into some megabytes is kept in a file without
+    /// a name in `folder`.
+    pub fn new(folder: &Path, objectives: &Objectives) -> Self {
+        let prompts = Repeats::new(folder);
+        Self { folder: folder.into(), counts: Counts::new(objectives), prompts }
+    }
+
+    /// Counts the next record; `token_len` as of [`Summary::new`].
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn push(
+        &mut self,
+        record: &PreferenceRecord,
+        token_len: impl Fn(&str) -> usize,
+    ) -> Result<()> {
+        self.counts.push(record, token_len);
+        self.prompts.push(&record.prompt).map_err(Error::io("write into", &self.folder))
+    }
+
+    /// The summary of all of them.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn finish(self) -> Result<Summary> {
+        let found = self.prompts.finish().map_err(Error::io("read in", &self.folder))?;
+        Ok(self.counts.summary(found.n_distinct))
+    }
+}
+
+/// Everything of a [`Summary`] but its prompts.
+struct Counts {
+    pairs: usize,
+    objectives: Vec<ObjectiveCounts>,
+    both_decided: Vec<Vec<usize>>,
+    differ: Vec<Vec<usize>>,
+    prompt_lengths: LengthCounts,
+    response_lengths: LengthCounts,
+}
+
+impl Counts {
+    fn new(objectives: &Objectives) -> Self {
         let n_objectives = objectives.len();
-        let mut counts: Vec<ObjectiveCounts> = objectives
-            .names()
-            .iter()
-            .map(|name| ObjectiveCounts {
-                name: name.clone(),
-                first: 0,
-                second: 0,
-                ties: 0,
-                soft: 0,
-                missing: 0,
-            })
-            .collect();
-        let mut both_decided = vec![vec![0; n_objectives]; n_objectives];
-        let mut differ = vec![vec![0; n_objectives]; n_objectives];
-        let (mut prompt_lengths, mut response_lengths) = (Vec::new(), Vec::new());
-        for record in records {
-            for (count, indicator) in counts.iter_mut().zip(&record.indicators) {
-                *match indicator {
-                    None => &mut count.missing,
-                    Some(1.0) => &mut count.first,
-                    Some(0.0) => &mut count.second,
-                    Some(0.5) => &mut count.ties,
-                    Some(_) => &mut count.soft,
-                } += 1;
-            }
-            for (a, left) in record.indicators.iter().enumerate().take(n_objectives) {
-                for (b, right) in record.indicators.iter().enumerate().take(n_objectives) {
-                    if let (Some(left), Some(right)) = (prefers_first(left), prefers_first(right)) {
-                        both_decided[a][b] += 1;
-                        differ[a][b] += usize::from(left != right);
-                    }
+        let counts = |name: &String| ObjectiveCounts {
+            name: name.clone(),
+            first: 0,
+            second: 0,
+            ties: 0,
+            soft: 0,
+            missing: 0,
+        };
+        Self {
+            pairs: 0,
+            objectives: objectives.names().iter().map(counts).collect(),
+            both_decided: vec![vec![0; n_objectives]; n_objectives],
+            differ: vec![vec![0; n_objectives]; n_objectives],
+            prompt_lengths: LengthCounts::default(),
+            response_lengths: LengthCounts::default(),
+        }
+    }
+
+    fn push(&mut self, record: &PreferenceRecord, token_len: impl Fn(&str) -> usize) {
+        self.pairs += 1;
+        for (count, indicator) in self.objectives.iter_mut().zip(&record.indicators) {
+            *match indicator {
+                None => &mut count.missing,
+                Some(1.0) => &mut count.first,
+                Some(0.0) => &mut count.second,
+                Some(0.5) => &mut count.ties,
+                Some(_) => &mut count.soft,
+            } += 1;
+        }
+        let n_objectives = self.objectives.len();
+        for (a, left) in record.indicators.iter().enumerate().take(n_objectives) {
+            for (b, right) in record.indicators.iter().enumerate().take(n_objectives) {
+                if let (Some(left), Some(right)) = (prefers_first(left), prefers_first(right)) {
+                    self.both_decided[a][b] += 1;
+                    self.differ[a][b] += usize::from(left != right);
                 }
             }
-            prompt_lengths.push(token_len(&record.prompt));
-            response_lengths.extend([token_len(&record.first), token_len(&record.second)]);
         }
+        self.prompt_lengths.push(token_len(&record.prompt));
+        self.response_lengths.push(token_len(&record.first));
+        self.response_lengths.push(token_len(&record.second));
+    }
+
+    fn summary(self, prompts: usize) -> Summary {
         let share = |differ: usize, of: usize| (of > 0).then(|| differ as f64 / of as f64);
-        let disagreement = differ
+        let disagreement = self
+            .differ
             .iter()
-            .zip(&both_decided)
+            .zip(&self.both_decided)
             .map(|(row, of)| row.iter().zip(of).map(|(&d, &of)| share(d, of)).collect())
             .collect();
-        Self {
-            pairs: records.len(),
-            prompts: records.iter().map(|r| r.prompt.as_str()).collect::<BTreeSet<_>>().len(),
-            objectives: counts,
-            both_decided,
+        Summary {
+            pairs: self.pairs,
+            prompts,
+            objectives: self.objectives,
+            both_decided: self.both_decided,
             disagreement,
-            prompt_tokens: LengthStats::new(prompt_lengths),
-            response_tokens: LengthStats::new(response_lengths),
+            prompt_tokens: self.prompt_lengths.stats(),
+            response_tokens: self.response_lengths.stats(),
         }
     }
 }
@@ -202,6 +292,9 @@ mod tests {
             record("r", [None, Some(1.0)]),
         ];
         let summary = Summary::new(&objectives, &records, str::len);
+        let mut builder = SummaryBuilder::new(&std::env::temp_dir(), &objectives);
+        records.iter().for_each(|record| builder.push(record, str::len).unwrap());
+        assert_eq!(builder.finish().unwrap(), summary);
         assert_eq!((summary.pairs, summary.prompts), (4, 3));
         let a = &summary.objectives[0];
         assert_eq!((a.first, a.second, a.ties, a.soft, a.missing), (2, 0, 1, 0, 1));
@@ -213,6 +306,16 @@ mod tests {
         assert!(text.contains("4 pairs, 3 distinct prompts"), "{text}");
         assert!(text.contains("50.0"), "{text}");
         assert!(serde_json::to_string(&summary).unwrap().contains("both_decided"));
+    }
+
+    #[test]
+    fn percentiles_are_by_nearest_rank() {
+        let stats = LengthStats::new((1..=10).rev().collect());
+        assert_eq!(stats, LengthStats { mean: 5.5, p50: 5, p90: 9, max: 10 });
+        let stats = LengthStats::new(vec![7, 7, 3]);
+        assert_eq!((stats.p50, stats.p90, stats.max), (7, 7, 7));
+        assert_eq!(LengthStats::new(vec![4]), LengthStats { mean: 4.0, p50: 4, p90: 4, max: 4 });
+        assert_eq!(LengthStats::new(vec![]), LengthStats::default());
     }
 
     #[test]

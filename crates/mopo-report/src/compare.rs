@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Clusters, Error, Evaluation, FrontConfig, PolicyGroup, PolicySamples, Result, ObjectiveStatistics,
+    Clusters, Error, Evaluation, FrontConfig, ObjectiveStatistics, PolicyGroup, PolicySamples,
+    Result,
 };
 
 /// An axis of a front, and what scored it.

@@ -8,8 +8,8 @@ use crate::bootstrap::{percentile_interval, resampled};
 use crate::quality::{Judge, Quality};
 use crate::statistics::select_statistics;
 use crate::{
-    Error, Estimate, Evaluation, HypervolumeDifference, PolicyGroup, PolicySet, Result,
-    ObjectiveStatistics, SetRef,
+    Error, Estimate, Evaluation, HypervolumeDifference, ObjectiveStatistics, PolicyGroup,
+    PolicySet, Result, SetRef,
 };
 
 /// Choices that must be made before the comparison.

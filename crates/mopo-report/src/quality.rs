@@ -2,7 +2,7 @@
 
 use mopo_pareto::{Direction, epsilon_additive, hypervolume, igd_plus, non_dominated};
 
-use crate::{Result, ObjectiveStatistics};
+use crate::{ObjectiveStatistics, Result};
 
 /// The indicators of one set.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -18,8 +18,7 @@ use crate::progress::Bars;
 pub(crate) fn run(args: LabelArgs) -> Result<()> {
     let Some(shards) = &args.merge else { return dispatch(args.device, Label(args)) };
     let files = ShardFiles::open(shards)?;
-    let job =
-        LabelJob { labelling: files.labelling().clone(), shard: None, out: args.out.clone() };
+    let job = LabelJob { labelling: files.labelling().clone(), shard: None, out: args.out.clone() };
     if !is_done(&args, &job)? {
         eprintln!("{} shards, {} pairs", shards.len(), files.n_pairs());
         write(&files.merge(output_folder(&args.out)?)?, &args.out)?;

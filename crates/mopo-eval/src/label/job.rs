@@ -100,7 +100,8 @@ impl LabelJob {
         rewards: &[Box<dyn Reward>],
         advance: &mut dyn FnMut(usize),
     ) -> Result<Labelled> {
-        let mut writer = LabelWriter::new(output_folder(&self.out)?, &self.labelling, set.header())?;
+        let mut writer =
+            LabelWriter::new(output_folder(&self.out)?, &self.labelling, set.header())?;
         let mut records = set.records()?.map(|record| Ok(record?));
         progress.run(
             rewards,

@@ -72,11 +72,7 @@ impl<'a> LabelWriter<'a> {
     ///
     /// # Errors
     /// A rule that fails its check; objectives that cannot stand beside each other; [`Error::Data`].
-    pub(super) fn new(
-        folder: &Path,
-        labelling: &'a Labelling,
-        before: &'a Header,
-    ) -> Result<Self> {
+    pub(super) fn new(folder: &Path, labelling: &'a Labelling, before: &'a Header) -> Result<Self> {
         let Labelling { config, keep, .. } = labelling;
         let (objectives, columns) = columns(&before.objectives, &config.objectives()?, *keep)?;
         let tally = |objective: &super::LabelledObjective| {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufRead, BufReader};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -300,8 +300,7 @@ impl ShardFiles {
         }
         let there: Vec<usize> = files.iter().map(|file| file.header.shard.index).collect();
         let mut missing = (1..=of).filter(|i| there.binary_search(i).is_err());
-        let named: Vec<String> =
-            missing.by_ref().take(16).map(|i| format!("{i}/{of}")).collect();
+        let named: Vec<String> = missing.by_ref().take(16).map(|i| format!("{i}/{of}")).collect();
         if !named.is_empty() {
             let more = if missing.next().is_some() { " and others" } else { "" };
             let message = format!(

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mopo_core::Objectives;
-use mopo_data::{Indicator, PreferenceRecord, PreparedSet, Scores};
+use mopo_data::{Indicator, PreferenceRecord, PreparedSet, PreparedWriter, Scores, StagedSet};
 use mopo_testkit::TestBackend;
 
 use super::*;
 use crate::reward::local_directory;
-use crate::{Error, Result, Reward};
+use crate::{Error, Result, Reward, ScoreStatistics};
 
 const TWO: &str = "[[objectives]]\nname = 'long'\ntie_threshold = 1\n\
                    reward = { kind = 'length', unit = 'characters' }\n\
@@ -46,13 +46,39 @@ fn labelling(set: &PreparedSet, keep: bool) -> Labelling {
     Labelling { config, keep, input_sha256: set.hash(), rewards_sha256 }
 }
 
-fn label(set: &PreparedSet, keep: bool) -> Labelled {
-    let labelling = labelling(set, keep);
-    let rewards =
-        labelling.config.build::<TestBackend>(&Default::default(), &local_directory).unwrap();
-    let scores = score_pairs(&rewards, &set.records).unwrap();
-    let (header, records) = (set.header.clone(), set.records.clone());
-    LabelSet { labelling, header, records, scores }.finish().unwrap()
+fn staged(set: &PreparedSet) -> StagedSet {
+    let header = set.header.clone();
+    let mut writer = PreparedWriter::new(&std::env::temp_dir(), header.objectives).unwrap();
+    set.records.iter().for_each(|record| writer.push(record).unwrap());
+    writer.finish(header.split, header.sources, header.notes).unwrap()
+}
+
+fn rewards() -> Vec<Box<dyn Reward>> {
+    let config = LabelConfig::parse(TWO).unwrap();
+    config.build::<TestBackend>(&Default::default(), &local_directory).unwrap()
+}
+
+/// A labelled set in memory.
+struct InMemory {
+    set: PreparedSet,
+    report: LabelReport,
+    record: LabelRecord,
+}
+
+impl From<Labelled> for InMemory {
+    fn from(labelled: Labelled) -> Self {
+        let Labelled { set, report, record } = labelled;
+        Self { set: set.into_memory().unwrap(), report, record }
+    }
+}
+
+fn label(set: &PreparedSet, keep: bool) -> InMemory {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("labelled.jsonl");
+    let job = LabelJob { labelling: labelling(set, keep), shard: None, out };
+    let set = staged(set);
+    let mut progress = job.open(&set).unwrap();
+    job.run(&set, &mut progress, &rewards(), &mut |_| ()).unwrap().into()
 }
 
 #[test]
@@ -77,8 +103,7 @@ fn scores_become_indicators_and_statistics() {
     // Of 6, 2, 3, 4: mean 15/4, squares 36 + 4 + 9 + 16 = 65.
     let s = report.scores;
     assert_eq!((s.n, s.mean, s.min, s.max), (4, 3.75, 2.0, 6.0));
-    assert!((s.standard_deviation - (65.0_f64 / 4.0 - 3.75 * 3.75).sqrt()).abs() < 1e-12);
-    assert!((s.z_score(6.0) - 2.25 / s.standard_deviation).abs() < 1e-12);
+    assert!((s.std - ((65.0_f64 - 4.0 * 3.75 * 3.75) / 3.0).sqrt()).abs() < 1e-12);
     assert_eq!(new.record.set_sha256, new.set.hash());
     assert!(new.report.notes[0].contains("--keep"), "{:?}", new.report.notes);
     let text = new.report.to_string();
@@ -110,13 +135,6 @@ fn scores_of_the_set_fill_up_those_of_the_rewards() {
     let scores = kept.set.records[0].scores.as_ref().unwrap();
     assert_eq!(scores.first, [7.0, 1.0, 0.0]);
     assert_eq!(scores.second[0], 8.0);
-}
-
-#[test]
-fn statistics_of_nothing_and_of_equal_scores() {
-    assert_eq!(ScoreStatistics::new([].into_iter()).n, 0);
-    let equal = ScoreStatistics::new([2.0_f32; 3].into_iter());
-    assert_eq!((equal.mean, equal.standard_deviation, equal.z_score(2.0)), (2.0, 0.0, 0.0));
 }
 
 /// Fails at one record, or gives it a NaN; counts what it scored.
@@ -161,51 +179,106 @@ fn what_cannot_be_scored_is_named() {
     assert_eq!(scores[9].first, [(9 % 7 + 1) as f32]);
 }
 
-/// Scores with `rewards` in `dir`; gives the scores and how many rows were there before.
-fn run(dir: &Path, set: &PreparedSet, rewards: &[Box<dyn Reward>]) -> Result<(Vec<Scores>, usize)> {
+/// A job that labels with one reward.
+fn job(out: &Path, set: &PreparedSet) -> LabelJob {
     let mut labelling = labelling(set, false);
     labelling.config.objectives.truncate(1);
-    let progress = Progress::open(dir, &labelling, None, set.records.len())?;
+    LabelJob { labelling, shard: None, out: out.into() }
+}
+
+/// The scores that the job's set has in the end, and how many rows were scored before.
+fn run(
+    job: &LabelJob,
+    set: &PreparedSet,
+    rewards: &[Box<dyn Reward>],
+) -> Result<(Vec<Scores>, usize)> {
+    let set = staged(set);
+    let mut progress = job.open(&set)?;
     let before = progress.n_done();
-    Ok((progress.run(rewards, &set.records, &mut |_| ())?, before))
+    let mut advanced = 0;
+    let labelled = InMemory::from(job.run(&set, &mut progress, rewards, &mut |n| advanced += n)?);
+    assert_eq!(before + advanced, labelled.set.records.len());
+    let scores: Vec<Scores> =
+        labelled.set.records.into_iter().map(|record| record.scores.unwrap()).collect();
+    let all = scores.iter().flat_map(|s| [s.first[0], s.second[0]]);
+    assert_eq!(labelled.record.objectives[0].scores, ScoreStatistics::new(all));
+    Ok((scores, before))
 }
 
 #[test]
 fn work_goes_on_where_it_stopped() {
     let set = set(400);
     let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path().join("p");
+    let job = job(&folder.path().join("out"), &set);
+    let dir = job.progress_dir();
     let whole = score_pairs(&Breaks::boxed(999, true), &set.records).unwrap();
 
-    assert!(run(&dir, &set, &Breaks::boxed(390, true)).is_err());
-    // What the failing reward scored is there; a damaged part, a half one and a foreign file are not.
-    let mut parts: Vec<PathBuf> = std::fs::read_dir(&dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "jsonl"))
-        .collect();
-    parts.sort();
-    assert!(parts.len() >= 2, "{parts:?}");
-    let bytes = std::fs::read(&parts[0]).unwrap();
-    std::fs::write(&parts[0], &bytes[..bytes.len() - 5]).unwrap();
+    assert!(run(&job, &set, &Breaks::boxed(390, true)).is_err());
+    // What was scored before the failing rows is there.
+    let first = dir.join("rows-000000000.jsonl");
+    let bytes = std::fs::read(&first).unwrap();
+    let lines: Vec<&[u8]> = bytes.split_inclusive(|&byte| byte == b'\n').skip(1).collect();
+    assert!(lines.len() >= BATCH_PAIRS, "{}", lines.len());
+    // Another version cut parts elsewhere. A damaged part, foreign files, parts of no whole batches,
+    // of other rows or that lie over others are none.
+    let part = |start: usize, lines: &[&[u8]]| {
+        let body = lines.concat();
+        let hash = mopo_data::sha256_hex(&body).into_bytes();
+        let path = dir.join(format!("rows-{start:09}.jsonl"));
+        std::fs::write(path, [&hash[..], b"\n", &body].concat()).unwrap();
+    };
+    part(0, &lines[..8]);
+    part(16, &lines[16..24]);
+    std::fs::write(dir.join("rows-000000024.jsonl"), &bytes[..bytes.len() - 5]).unwrap();
+    part(35, &lines[..8]);
+    part(40, &lines[..5]);
     std::fs::write(dir.join("rows-000000392.jsonl"), "nonsense").unwrap();
-    std::fs::write(dir.join("rows-000000400.jsonl"), std::fs::read(&parts[1]).unwrap()).unwrap();
-    let (scores, before) = run(&dir, &set, &Breaks::boxed(999, true)).unwrap();
-    assert!((BATCH_PAIRS..400).contains(&before), "{before}");
+    part(400, &lines[..8]);
+    std::fs::copy(&first, dir.join("rows-0000000000048.jsonl")).unwrap();
+    let (scores, before) = run(&job, &set, &Breaks::boxed(999, true)).unwrap();
+    assert_eq!(before, 16);
     assert_eq!(scores, whole);
 
     // Once more: everything is there, and nothing is scored.
-    let (scores, before) = run(&dir, &set, &Breaks::boxed(0, true)).unwrap();
+    let (scores, before) = run(&job, &set, &Breaks::boxed(0, true)).unwrap();
     assert_eq!((scores, before), (whole, 400));
 
     // Another set in the same folder.
     let mut other = set.clone();
     other.records[0].first = "changed".into();
-    let error = run(&dir, &other, &Breaks::boxed(999, true)).unwrap_err().to_string();
+    let other_job = self::job(&job.out, &other);
+    let error = run(&other_job, &other, &Breaks::boxed(999, true)).unwrap_err().to_string();
     assert!(error.contains("another labelling") && error.contains("remove"), "{error}");
-    Progress::remove(&dir).unwrap();
-    Progress::remove(&dir).unwrap();
-    assert_eq!(run(&dir, &other, &Breaks::boxed(999, true)).unwrap().1, 0);
+    job.remove_progress().unwrap();
+    job.remove_progress().unwrap();
+    assert_eq!(run(&other_job, &other, &Breaks::boxed(999, true)).unwrap().1, 0);
+}
+
+#[test]
+fn a_result_that_is_there_is_known() {
+    let set = set(40);
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("labelled.jsonl");
+    let job = LabelJob { labelling: labelling(&set, false), shard: None, out: out.clone() };
+    assert!(!job.is_done().unwrap());
+    let input = staged(&set);
+    let mut progress = job.open(&input).unwrap();
+    let labelled = job.run(&input, &mut progress, &rewards(), &mut |_| ()).unwrap();
+    labelled.write(&out).unwrap();
+    assert!(job.is_done().unwrap() && !job.progress_dir().exists());
+    assert_eq!(PreparedSet::read(&out).unwrap().hash(), labelled.record.set_sha256);
+    let kept = LabelJob { labelling: labelling(&set, true), ..job.clone() };
+    assert!(kept.is_done().unwrap_err().to_string().contains("--force"));
+    std::fs::write(&out, "edited").unwrap();
+    assert!(job.is_done().is_err());
+
+    let shard = LabelJob { shard: Some("1/1".parse().unwrap()), ..job };
+    assert!(shard.is_done().is_err());
+    write_shard(&out, &set, false, "1/1");
+    assert!(shard.is_done().unwrap());
+    let text = std::fs::read_to_string(&out).unwrap();
+    std::fs::write(&out, &text[..text.len() - 30]).unwrap();
+    assert!(shard.is_done().is_err());
 }
 
 #[test]
@@ -228,16 +301,16 @@ fn shards_are_whole_batches_and_cover_all_rows() {
 }
 
 fn write_shard(path: &Path, set: &PreparedSet, keep: bool, index: &str) {
-    let labelling = labelling(set, keep);
     let index: ShardIndex = index.parse().unwrap();
-    let records = set.records[index.rows(set.records.len())].to_vec();
-    let scores = score_pairs(
-        &labelling.config.build::<TestBackend>(&Default::default(), &local_directory).unwrap(),
-        &records,
-    )
-    .unwrap();
-    let header = set.header.clone();
-    Shard { index, labelling, header, records, scores }.write(path).unwrap();
+    let job = LabelJob { labelling: labelling(set, keep), shard: Some(index), out: path.into() };
+    let set = staged(set);
+    let mut progress = job.open(&set).unwrap();
+    job.run_shard(index, &set, &mut progress, &rewards(), &mut |_| ()).unwrap();
+    job.remove_progress().unwrap();
+}
+
+fn merge(paths: &[PathBuf]) -> Result<InMemory> {
+    Ok(ShardFiles::open(paths)?.merge(&std::env::temp_dir())?.into())
 }
 
 #[test]
@@ -250,7 +323,7 @@ fn merged_shards_are_the_whole_in_any_order() {
             write_shard(&path, &set, keep, &format!("{i}/4"));
             path
         });
-        let merged = merge_shards(&paths).unwrap().finish().unwrap();
+        let merged = merge(&paths).unwrap();
         let whole = label(&set, keep);
         assert_eq!(merged.set.hash(), whole.set.hash());
         assert_eq!(merged.record, whole.record);
@@ -279,7 +352,7 @@ fn shards_that_do_not_belong_together_are_refused() {
     set.write(path("a-set")).unwrap();
     for (files, expected) in [
         (&["1", "3"][..], "missing: 2/3"),
-        (&["1", "2", "2", "3"], "shard 2/3 stands there twice"),
+        (&["1", "2", "2", "3"], "shard 2/3 is given twice"),
         (&["1", "half", "3"], "half: shard 2/2 is of another number of shards"),
         (&["1", "kept", "3"], "kept: shard 2/3 was labelled with other settings"),
         (&["1", "other-set", "3"], "other-set: shard 2/3 labels another set"),
@@ -292,7 +365,7 @@ fn shards_that_do_not_belong_together_are_refused() {
         (&[], "--merge"),
     ] {
         let paths: Vec<PathBuf> = files.iter().map(|name| path(name)).collect();
-        let error = merge_shards(&paths).unwrap_err().to_string();
+        let error = merge(&paths).err().unwrap().to_string();
         assert!(error.contains(expected), "{files:?}: {error}");
     }
 }

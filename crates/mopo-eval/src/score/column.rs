@@ -77,9 +77,7 @@ impl ColumnWriter {
         let Self { folder, file, first, n } = self;
         match file.into_inner() {
             Ok(file) => Ok(ScoreColumn { folder, file, first, n }),
-            Err(e) => {
-                Err(Error::Io { action: "write into", path: folder, source: e.into_error() })
-            }
+            Err(e) => Err(Error::Io { action: "write into", path: folder, source: e.into_error() }),
         }
     }
 

@@ -48,11 +48,7 @@ fn parse(text: &str) -> Result<Line, String> {
 }
 
 /// The line with these scores in `scores`, and a line feed.
-pub(super) fn with_scores(
-    line: &[u8],
-    names: &[&str],
-    scores: &[f32],
-) -> Result<String, String> {
+pub(super) fn with_scores(line: &[u8], names: &[&str], scores: &[f32]) -> Result<String, String> {
     let text = std::str::from_utf8(line).map_err(|_| "is not UTF-8")?;
     let mut fields = parse(text)?;
     let places = fields.entry("scores").or_insert_with(|| Map::new().into());

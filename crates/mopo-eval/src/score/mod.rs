@@ -5,9 +5,9 @@
 
 mod column;
 mod line;
-mod texts;
 #[cfg(test)]
 mod tests;
+mod texts;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -103,10 +103,7 @@ fn texts_of_more_than_one_block_keep_their_order() {
 #[test]
 fn wrong_lines_are_named() {
     for (text, words) in [
-        (
-            &b"{\"response\": \"a\"}\n{\"response\": \"\xff\"}\n"[..],
-            "line 2 is not UTF-8 (byte 15",
-        ),
+        (&b"{\"response\": \"a\"}\n{\"response\": \"\xff\"}\n"[..], "line 2 is not UTF-8 (byte 15"),
         (b"{\"response\": \"a\"}\n\n[1]", "line 3 is no JSON object"),
         (b"{\"prompt\": \"a\"}", "line 1 has no `response`"),
         (b"{\"prompt\": 7, \"response\": \"a\"}", "has the prompt 7"),

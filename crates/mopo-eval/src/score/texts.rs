@@ -144,39 +144,39 @@ impl TextFile {
         columns: &[ScoreColumn],
         before: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
-        let mut columns =
-            columns.iter().map(ScoreColumn::scores).collect::<Result<Vec<_>>>()?;
+        let mut columns = columns.iter().map(ScoreColumn::scores).collect::<Result<Vec<_>>>()?;
         let failed = |source| Error::Io { action: "write", path: out.into(), source };
         // What goes wrong with the lines is another error than that of the file.
         let mut wrong = None;
-        let written = mopo_hub::write_atomically_with(out, |file| {
-            let lines = self.for_each_block(&mut |lines| {
-                let mut scores = Vec::with_capacity(lines.len());
-                for _ in lines {
-                    let row = columns.iter_mut().map(|column| {
-                        column.next().unwrap_or_else(|| Err(self.changed()))
-                    });
-                    scores.push(row.collect::<Result<Vec<f32>>>()?);
-                }
-                let written: Vec<_> = lines
-                    .par_iter()
-                    .zip(&scores)
-                    .map(|((_, line), scores)| with_scores(line, names, scores))
-                    .collect();
-                for ((number, _), line) in lines.iter().zip(written) {
-                    let line = line.map_err(|why| self.wrong(*number, &why))?;
-                    file.write_all(line.as_bytes()).map_err(failed)?;
-                }
-                Ok(())
+        let written =
+            mopo_hub::write_atomically_with(out, |file| {
+                let lines = self.for_each_block(&mut |lines| {
+                    let mut scores = Vec::with_capacity(lines.len());
+                    for _ in lines {
+                        let row = columns
+                            .iter_mut()
+                            .map(|column| column.next().unwrap_or_else(|| Err(self.changed())));
+                        scores.push(row.collect::<Result<Vec<f32>>>()?);
+                    }
+                    let written: Vec<_> = lines
+                        .par_iter()
+                        .zip(&scores)
+                        .map(|((_, line), scores)| with_scores(line, names, scores))
+                        .collect();
+                    for ((number, _), line) in lines.iter().zip(written) {
+                        let line = line.map_err(|why| self.wrong(*number, &why))?;
+                        file.write_all(line.as_bytes()).map_err(failed)?;
+                    }
+                    Ok(())
+                });
+                let done = lines.and_then(|sha256| {
+                    if sha256 == self.sha256 { before() } else { Err(self.changed()) }
+                });
+                done.map_err(|error| {
+                    wrong = Some(error);
+                    std::io::Error::other("its lines")
+                })
             });
-            let done = lines.and_then(|sha256| {
-                if sha256 == self.sha256 { before() } else { Err(self.changed()) }
-            });
-            done.map_err(|error| {
-                wrong = Some(error);
-                std::io::Error::other("its lines")
-            })
-        });
         match wrong {
             Some(error) => Err(error),
             None => Ok(written?),
@@ -194,10 +194,8 @@ impl TextFile {
                 .map(|(_, line)| serde_json::from_slice::<Text>(line).map_err(|_| self.changed()))
                 .collect();
             let texts = texts.into_iter().collect::<Result<Vec<_>>>()?;
-            let items: Vec<(&str, &str)> = texts
-                .iter()
-                .map(|text| (&*text.prompt, &*text.response))
-                .collect();
+            let items: Vec<(&str, &str)> =
+                texts.iter().map(|text| (&*text.prompt, &*text.response)).collect();
             let numbers: Vec<usize> = lines.iter().map(|(number, _)| *number).collect();
             each(&numbers, &items)
         })?;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    Clusters, FrontConfig, PolicyGroup, PolicySamples, PolicySet, ObjectiveStatistics,
+    Clusters, FrontConfig, ObjectiveStatistics, PolicyGroup, PolicySamples, PolicySet,
     plot::clusters_figure, read_statistics,
 };
 

@@ -279,7 +279,6 @@ fn fresh<B: FusedAutodiffBackend>(
     config: &RewardTrainConfig,
     device: &B::Device,
 ) -> Result<(Classifier<B>, RewardTokenizer)> {
-    let architecture = config.model.architecture();
     let tokenizer = tokenizer(run, config)?;
     let (vocab, positions) = (tokenizer.vocab_size(), config.input.max_length);
     let pad_token_id = PADDING.iter().find_map(|name| tokenizer.id(name));

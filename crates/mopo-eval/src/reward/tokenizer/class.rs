@@ -125,16 +125,25 @@ fn check_parts(json: &Value, settings: &Settings, path: &Path) -> Result<()> {
         } else if !(neutral(&model["continuing_subword_prefix"])
             || model["continuing_subword_prefix"] == "##")
         {
-            Some(format!("its model begins parts of words with {}, not \"##\"", model["continuing_subword_prefix"]))
+            Some(format!(
+                "its model begins parts of words with {}, not \"##\"",
+                model["continuing_subword_prefix"]
+            ))
         } else if model["max_input_chars_per_word"].as_u64().is_some_and(|n| n != 100) {
-            Some(format!("`max_input_chars_per_word` is {}, not 100", model["max_input_chars_per_word"]))
+            Some(format!(
+                "`max_input_chars_per_word` is {}, not 100",
+                model["max_input_chars_per_word"]
+            ))
         } else {
             None
         }
     } else if !normalizer.is_null() {
         Some(format!("it has a normalizer ({})", normalizer["type"]))
     } else if !type_is(pre_tokenizer, "ByteLevel") || pre_tokenizer["use_regex"] == false {
-        Some(format!("its pre-tokenizer is {}, not ByteLevel with its expression", pre_tokenizer["type"]))
+        Some(format!(
+            "its pre-tokenizer is {}, not ByteLevel with its expression",
+            pre_tokenizer["type"]
+        ))
     } else {
         const NEUTRAL: [&str; 6] = [
             "dropout",

@@ -13,15 +13,8 @@ use crate::{Error, Result};
 const CONFIG: &str = "tokenizer_config.json";
 
 /// Roles of special tokens, in the order in which transformers adds them.
-const ROLES: [&str; 7] = [
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-];
+const ROLES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// A class of transformers, which decides what a tokenizer does beside its vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
