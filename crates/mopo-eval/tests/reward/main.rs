@@ -6,6 +6,7 @@
 
 mod damaged;
 mod golden;
+mod tokenizers;
 
 use std::path::{Path, PathBuf};
 
