@@ -26,7 +26,7 @@ pub use front::{FrontConfig, FrontReport, PolicyPoint, SetQuality};
 pub use report::{ReportExtras, ReportFiles, RunExtras, write_report};
 pub use results::{Comparison, ComparisonOptions, ResultsDir, compare, read_metrics};
 pub use statistics::{
-    FirstPass, ObjectiveStatistics, ScoreStatistics, SecondPass, read_statistics, select_statistics,
-    write_statistics,
+    FirstPass, ObjectiveStatistics, ScoreStatistics, SecondPass, read_statistics,
+    select_statistics, write_statistics,
 };
 pub use table::Table;

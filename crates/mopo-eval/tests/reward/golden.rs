@@ -119,6 +119,9 @@ fn what_is_saved_is_loaded_again_here_and_by_the_reference_library() {
         let reward = load(&told[0].settings, &fixture(model));
         reward.model().save(&dir).unwrap();
         reward.tokenizer().save(&dir).unwrap();
+        // The file has the settings of the model's tokenizer in it.
+        let whole = "{\"tokenizer_class\": \"PreTrainedTokenizerFast\"}";
+        std::fs::write(dir.join("tokenizer_config.json"), whole).unwrap();
         reward.settings().save(&dir).unwrap();
         // Its own reward.toml says how to ask it.
         let again = load(&ModelSpec::default(), &dir);
