@@ -25,6 +25,7 @@ use toml::de::DeTable;
 
 pub use data::{DataConfig, section_names};
 pub use evaluation::{EvaluationConfig, GivenStatistics, RewardAxis, ZScoreSource};
+pub(crate) use fit::{BYTES_TRAINED, count_of_parameters};
 pub use method::{DpoConfig, MethodConfig};
 pub use model::{BaseFormat, ModelConfig, ModelSource, PhiShape, TokenizerConfig};
 pub use presets::{PRESETS, config_text, preset_text};

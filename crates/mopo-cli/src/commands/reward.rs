@@ -61,6 +61,7 @@ fn start(args: &RewardTrainArgs) -> Result<(RunDir, RewardTrainConfig, RunRecord
     };
     config.check_data_path(args.run.data.as_deref())?;
     config.fetch_models(&mut DownloadBar::default())?;
+    config.check_files(args.run.device.memory())?;
     let (path, record) = new_run::begin(&args.run, "runs/rewards", &config.name, config.seed)?;
     let run = create_reward_run(&path, &config, &record)?;
     Ok((run, config, record))

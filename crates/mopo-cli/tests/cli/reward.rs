@@ -13,7 +13,7 @@ const TINY: &[&str] = &[
     "tokenizer.vocab_size=300",
     "input.max_length=48",
     "training.steps=24",
-    "training.batch=6",
+    "training.batch_size=6",
     "training.eval_steps=4",
     "training.early_stopping_patience=6",
     "checkpoints.save_steps=5",
@@ -189,7 +189,7 @@ fn trained_models_label_and_the_reference_library_agrees() {
     });
     // Going on from a model of a directory.
     let mut again = pairs(dir.path(), "again");
-    let config = PAIRS.replace("[tokenizer]\ntrain = 300\n", "");
+    let config = PAIRS.replace("[tokenizer]\nvocab_size = 300\n", "");
     let (head, tail) = config.split_once("[model.gpt2]").unwrap();
     let tail = tail.split_once("[training]").unwrap().1;
     let config = format!("{head}[model]\nhub = \"pairs/model\"\n[training]{tail}");

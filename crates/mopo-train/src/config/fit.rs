@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 /// Bytes of a parameter that is trained: its value, its gradient and Adam's two moments in f32, and
 /// value and moments once more while a checkpoint is written.
-const BYTES_TRAINED: f64 = 28.0;
+pub(crate) const BYTES_TRAINED: f64 = 28.0;
 /// Bytes of a parameter that stays as it is, in f32.
 const BYTES_FROZEN: f64 = 4.0;
 
@@ -101,7 +101,7 @@ impl RunConfig {
         for (bytes, what, remedy) in [
             (
                 sft * base,
-                format!("the base model has {} parameters", count(base)),
+                format!("the base model has {} parameters", count_of_parameters(base)),
                 match &self.model.source {
                     ModelSource::Scratch(_) => "make `[model.scratch]` smaller",
                     ModelSource::Hub(_) => {
@@ -113,8 +113,8 @@ impl RunConfig {
                 frozen + policies,
                 format!(
                     "adapter and heads have {} parameters beside the base model's {}",
-                    count(adapter + heads),
-                    count(base)
+                    count_of_parameters(adapter + heads),
+                    count_of_parameters(base)
                 ),
                 if adapter > heads { "lower `lora.rank`" } else { "train fewer `policies`" },
             ),
@@ -133,7 +133,7 @@ impl RunConfig {
 }
 
 /// A number of parameters as people say it.
-pub(crate) fn count(n: f64) -> String {
+pub(crate) fn count_of_parameters(n: f64) -> String {
     match n {
         n if n >= 1e9 => format!("{:.1} billion", n / 1e9),
         n if n >= 1e6 => format!("{:.1} million", n / 1e6),

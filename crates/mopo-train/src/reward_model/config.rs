@@ -2,15 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use mopo_core::Objectives;
 use mopo_eval::reward::TruncationSide;
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
-use crate::config::ranges::{self, Checked, MAX_BATCH, MAX_STEPS, MAX_TOKENS};
 use crate::config::{
-    CheckpointConfig, ConfigFile, PartError, RenamedKey, SourceConfig, TokenizerConfig, check_head,
-    read_part, read_with, renamed,
+    CheckpointConfig, ConfigFile, PartError, RenamedKey, SourceConfig, TokenizerConfig, read_part,
+    read_with, renamed,
 };
 use crate::{Error, Result};
 
@@ -174,6 +172,11 @@ pub struct TrainingConfig {
 }
 
 impl RewardData {
+    /// How many labels the model has.
+    pub(crate) fn n_labels(&self) -> usize {
+        1 + self.label()
+    }
+
     /// Which logit is the score: the only one, or that of the positive kind.
     pub fn label(&self) -> usize {
         usize::from(self.texts.is_some())
@@ -254,72 +257,6 @@ impl RewardTrainConfig {
         Ok(config)
     }
 
-    /// Checks what types cannot.
-    ///
-    /// # Errors
-    /// Names the key and what would be accepted.
-    pub fn check(&self) -> Result<()> {
-        let fail = |message: String| Err(Error::Config { origin: self.name.clone(), message });
-        check_head(&self.name, self.seed).or_else(fail)?;
-        Objectives::new([self.objective.as_str()])?;
-        let d = &self.data;
-        ranges::fraction("data.heldout_fraction", d.heldout_fraction).or_else(fail)?;
-        ranges::fraction("data.validation_fraction", d.validation_fraction).or_else(fail)?;
-        match (&d.pairs, &d.texts) {
-            (Some(pairs), None) => pairs.source.check().or_else(fail)?,
-            (Some(_), Some(_)) => {
-                return fail("both `[data.pairs]` and `[data.texts]` are there; keep one".into());
-            }
-            (None, None) => {
-                return fail(
-                    "give `[data.pairs]` (compared pairs) or `[data.texts]` (labelled texts)"
-                        .into(),
-                );
-            }
-            (None, Some(_)) => {}
-        }
-        match (&self.model, &self.tokenizer) {
-            (RewardModel::Hub(_), Some(_)) => {
-                return fail("`model.hub` brings its tokenizer; leave `[tokenizer]` out".into());
-            }
-            (RewardModel::Gpt2(_) | RewardModel::Distilbert(_), None) => {
-                return fail(
-                    "a model from random weights needs `[tokenizer]`: `vocab_size = N`, \
-                             or `file = \"tokenizer.json\"`"
-                        .into(),
-                );
-            }
-            _ => {}
-        }
-        let heads = match &self.model {
-            RewardModel::Gpt2(s) => Some(("gpt2", s.n_embd, s.n_head, s.n_layer)),
-            RewardModel::Distilbert(s) => Some(("distilbert", s.dim, s.n_heads, s.n_layers)),
-            RewardModel::Hub(_) => None,
-        };
-        if let Some((kind, width, heads, layers)) = heads
-            && (heads == 0 || width == 0 || width % heads != 0 || layers == 0)
-        {
-            return fail(format!(
-                "`model.{kind}`: {layers} layers of width {width} with {heads} heads; all must be at \
-                 least 1, and the heads must divide the width"
-            ));
-        }
-        ranges::count("input.max_length", self.input.max_length, 3..=MAX_TOKENS).or_else(fail)?;
-        if !self.input.text.contains("{response}") {
-            return fail(format!(
-                "`input.text` is {:?}; it must have {{response}} in it, and may have {{prompt}}",
-                self.input.text
-            ));
-        }
-        if d.texts.is_some() && self.input.text.contains("{prompt}") {
-            return fail(
-                "labelled texts have no prompt; leave {prompt} out of `input.text`".into(),
-            );
-        }
-        self.training.check().or_else(fail)?;
-        self.checkpoints.check().or_else(fail)
-    }
-
     /// Checks what a configuration needs from the command line before a run directory is made.
     ///
     /// # Errors
@@ -339,33 +276,6 @@ impl RewardTrainConfig {
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string_pretty(self)
             .map_err(|e| Error::Config { origin: self.name.clone(), message: e.to_string() })
-    }
-}
-
-impl TrainingConfig {
-    fn check(&self) -> Checked {
-        ranges::count("training.steps", self.steps, 1..=MAX_STEPS)?;
-        ranges::count("training.batch_size", self.batch_size, 1..=MAX_BATCH)?;
-        ranges::positive("training.learning_rate", self.learning_rate)?;
-        ranges::count("training.warmup_steps", self.warmup_steps, 0..=MAX_STEPS)?;
-        ranges::not_negative("training.max_grad_norm", self.max_grad_norm)?;
-        ranges::not_negative("training.weight_decay", self.weight_decay)?;
-        ranges::count("training.eval_steps", self.eval_steps, 1..=MAX_STEPS)?;
-        ranges::count(
-            "training.early_stopping_patience",
-            self.early_stopping_patience,
-            1..=MAX_STEPS,
-        )?;
-        if self.learning_rate * self.weight_decay >= 1.0 {
-            return Err("`training.weight_decay` × `learning_rate` must be below 1".into());
-        }
-        if !(0.0..1.0).contains(&self.token_dropout) {
-            return Err(format!(
-                "`training.token_dropout` is {}; it must lie in [0, 1)",
-                self.token_dropout
-            ));
-        }
-        Ok(())
     }
 }
 

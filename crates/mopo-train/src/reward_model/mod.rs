@@ -2,6 +2,7 @@
 //! two kinds, with early stopping. What comes out is a directory of the hub that [`mopo_eval::reward`]
 //! and the reference library load.
 
+mod check;
 mod config;
 mod data;
 mod examples;

@@ -172,7 +172,7 @@ pub fn train_reward<B: FusedAutodiffBackend>(
         }
         None => fresh(run, config, device)?,
     };
-    let needed = if config.data.pairs.is_some() { 1 } else { 2 };
+    let needed = config.data.n_labels();
     if model.labels().len() != needed {
         return Err(Error::Config {
             origin: "`model.hub`".into(),

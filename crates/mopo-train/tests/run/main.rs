@@ -8,6 +8,7 @@ mod hub;
 mod prompt_states;
 mod quantised;
 mod resume;
+mod reward_config;
 mod steps;
 
 use std::collections::BTreeMap;
