@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// What can go wrong while reading, writing or preparing data.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The operating system refused.
     #[error("cannot {action} {}: {source}", path.display())]

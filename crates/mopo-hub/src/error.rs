@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// What can go wrong with the files of a model directory.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A file or directory could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]

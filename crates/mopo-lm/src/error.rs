@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 /// What can go wrong with models, adapters and their files. Shape contracts of tensors panic.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// Of the files of a model directory.
     #[error(transparent)]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// What can go wrong between a configuration and a finished run.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The configuration cannot be used.
     #[error("configuration {origin}: {message}")]

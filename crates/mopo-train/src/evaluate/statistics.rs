@@ -40,7 +40,7 @@ impl KnownStatistics {
                         path: run.path().into(),
                         message: format!(
                             "`evaluation.z_scores` is \"labels\", but {why}; set \
-                             evaluation.z_scores=warm_start, or give --statistics FILE"
+                             evaluation.z_scores=sft, or give --statistics FILE"
                         ),
                     };
                     *slot = Some(of_labels(&sets, &axis.name, missing)?);
