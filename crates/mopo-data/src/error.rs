@@ -70,6 +70,18 @@ pub enum Error {
         /// What to do.
         remedy: String,
     },
+    /// Two files of a folder that hold the same rows.
+    #[error(
+        "{} and {} hold the same data, which would be read twice; remove one of them",
+        first.display(),
+        second.display()
+    )]
+    Doubled {
+        /// The file that comes first.
+        first: PathBuf,
+        /// The other one.
+        second: PathBuf,
+    },
     /// Labelled texts of which all are of one kind.
     #[error(
         "{}: {}; the labels in `{column}` are {found}: name one of them as the positive one, and \

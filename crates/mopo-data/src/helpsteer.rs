@@ -6,14 +6,17 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::row::{nullable, on_scale, typed};
-use crate::scored::{PairOptions, Scored, with_pairs};
+use crate::scored::{Judgements, PairOptions, Scored};
 use crate::source::{EMPTY_PROMPT, EMPTY_RESPONSE, ReadOptions, SourceRead, not_blank, read_files};
-use crate::{ChatTemplate, Result};
+use crate::{ChatTemplate, Result, Sink};
 
 /// The objectives, in the order of the scores. The last two say how much, not how good.
 pub const HELPSTEER_OBJECTIVES: [&str; 5] =
     ["helpfulness", "correctness", "coherence", "complexity", "verbosity"];
 const FETCH: &str = "fetch the data as datasets/helpsteer/README.md says";
+
+const COLUMNS: [&str; 7] =
+    ["prompt", "response", "helpfulness", "correctness", "coherence", "complexity", "verbosity"];
 
 #[derive(Deserialize)]
 struct Row {
@@ -40,9 +43,10 @@ pub fn read_helpsteer(
     options: &ReadOptions,
     template: ChatTemplate,
     pairs: &PairOptions,
+    sink: &mut Sink<'_>,
 ) -> Result<SourceRead> {
-    let mut scored = Vec::new();
-    let read = read_files(path, FETCH, options, &mut |place, row| {
+    let mut judgements = Judgements::new(&options.scratch())?;
+    let read = read_files(path, FETCH, options, &COLUMNS, &mut |place, row| {
         let row: Row = typed(row)?;
         let values =
             [row.helpfulness, row.correctness, row.coherence, row.complexity, row.verbosity];
@@ -52,14 +56,13 @@ pub fn read_helpsteer(
         }
         not_blank(&row.prompt, EMPTY_PROMPT)?;
         not_blank(&row.response, EMPTY_RESPONSE)?;
-        scored.push(Scored {
+        judgements.push(&Scored {
             prompt: template.question(&row.prompt)?,
             response: template.response(&row.response),
             scores,
             source: place.source.into(),
             key: place.line.to_string(),
-        });
-        Ok(())
+        })
     })?;
-    with_pairs(read, scored, HELPSTEER_OBJECTIVES.len(), pairs, options.seed, path)
+    judgements.pairs(read, HELPSTEER_OBJECTIVES.len(), pairs, options.seed, path, sink)
 }

@@ -1,25 +1,25 @@
 //! Reader of Anthropic's HH-RLHF files: rows of `{chosen, rejected}` dialogues.
 //!
-//! Each file labels one objective. Rows that cannot be compared are counted in a [`ReadReport`],
-//! never dropped in silence.
+//! Each file labels one objective. Rows that cannot be compared are counted in a
+//! [`ReadReport`](crate::ReadReport), never dropped in silence.
 
 use std::path::Path;
 
 use mopo_core::Objectives;
 use serde::Deserialize;
-use serde_json::Value;
 
+use crate::container::Row as RawRow;
+use crate::files::{Files, NamedFile, files_of};
 use crate::row::typed;
-use crate::source::{
-    EMPTY_RESPONSE, NamedFile, OneObjective, Rejected, files_of, nothing_used, read_file, swapped,
-};
-use crate::{Error, PreferenceRecord, ReadOptions, ReadReport, Result, SourceFile, SourceRead};
+use crate::source::{EMPTY_RESPONSE, OneObjective, Rejected, read_these, swapped};
+use crate::{Error, PreferenceRecord, ReadOptions, Result, Sink, SourceRead};
 
 /// A prompt ends with, and includes, the last of these in a dialogue.
 const ASSISTANT: &str = "\n\nAssistant:";
 const FETCH: &str = "fetch the data as datasets/hh-rlhf/README.md says";
 const IDENTICAL: &str = "both dialogues are equal";
 const DIFFERENT_PROMPTS: &str = "the prompts differ";
+const COLUMNS: [&str; 2] = ["chosen", "rejected"];
 
 #[derive(Deserialize)]
 struct Row {
@@ -37,33 +37,35 @@ struct Row {
 /// # Errors
 /// [`Error::NotFound`], [`Error::Io`]; [`Error::Gzip`] for a truncated or damaged stream;
 /// [`Error::Line`] under `strict`, or if every row is malformed; [`Error::Empty`] if no row is
-/// usable; [`Error::InvalidParameter`] if `objective_idx` is not below `n_objectives`.
+/// usable; [`Error::InvalidParameter`] if `objective_idx` is not below `n_objectives`; those of
+/// `sink`.
 pub fn read_hh(
     path: &Path,
     objective_idx: usize,
     n_objectives: usize,
-    strict: bool,
-    seed: u64,
-) -> Result<(Vec<PreferenceRecord>, ReadReport, SourceFile)> {
-    read_named(&NamedFile::new(path), objective_idx, n_objectives, strict, seed)
+    options: &ReadOptions,
+    sink: &mut Sink<'_>,
+) -> Result<SourceRead> {
+    let files = Files { files: vec![NamedFile::new(path)], passed_over: vec![] };
+    read_named(path, files, objective_idx, n_objectives, options, sink)
 }
 
-/// [`read_hh`] with the name that records and source get.
+/// [`read_hh`] of several files with the names that records and sources get.
 fn read_named(
-    file: &NamedFile,
+    path: &Path,
+    files: Files,
     objective_idx: usize,
     n_objectives: usize,
-    strict: bool,
-    seed: u64,
-) -> Result<(Vec<PreferenceRecord>, ReadReport, SourceFile)> {
+    options: &ReadOptions,
+    sink: &mut Sink<'_>,
+) -> Result<SourceRead> {
     let objective = OneObjective::new(objective_idx, n_objectives)?;
-    let mut report = ReadReport::default();
-    let mut records = Vec::new();
-    let source = read_file(file, FETCH, strict, &mut report, &mut |place, row| {
+    let mut n_records = 0;
+    let read = read_these(files, FETCH, options.strict, &COLUMNS, &mut |place, row| {
         let (prompt, chosen, rejected) = split_row(row)?;
-        let swap = swapped(seed, &prompt, &chosen, &rejected);
+        let swap = swapped(options.seed, &prompt, &chosen, &rejected);
         let (first, second) = if swap { (rejected, chosen) } else { (chosen, rejected) };
-        records.push(PreferenceRecord {
+        let record = PreferenceRecord {
             id: place.id(),
             source: place.source.into(),
             prompt,
@@ -71,18 +73,17 @@ fn read_named(
             second,
             indicators: objective.indicators(if swap { 0.0 } else { 1.0 }),
             scores: None,
-        });
-        Ok(())
+        };
+        let key = record.key();
+        n_records += 1;
+        sink(record)?;
+        Ok(key)
     })?;
-    report.made = records.len();
-    if records.is_empty() {
-        return Err(nothing_used(&file.path, &report));
-    }
-    Ok((records, report, source))
+    read.having_made(n_records, path)
 }
 
 /// Prompt, preferred and other response.
-fn split_row(row: &Value) -> std::result::Result<(String, String, String), Rejected> {
+fn split_row(row: &RawRow<'_>) -> std::result::Result<(String, String, String), Rejected> {
     let row: Row = typed(row)?;
     let split = |field: &str, dialogue: &str| match dialogue.rfind(ASSISTANT) {
         Some(at) => Ok(at + ASSISTANT.len()),
@@ -116,27 +117,24 @@ pub fn read_hh_dir(
     objectives: &Objectives,
     folders: &[(&str, &str)],
     options: &ReadOptions,
+    sink: &mut Sink<'_>,
 ) -> Result<SourceRead> {
-    let mut read = SourceRead::default();
-    for (objective, folder) in folders {
-        let objective_idx = objectives.index_of(objective)?;
-        for mut file in files_of(&root.join(folder), options.stem.as_deref(), FETCH)? {
-            let name = file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            file.name = format!("{folder}/{name}");
-            let n_objectives = objectives.len();
-            let ReadOptions { strict, seed, .. } = *options;
-            let (records, report, source) =
-                read_named(&file, objective_idx, n_objectives, strict, seed)?;
-            read.records.extend(records);
-            read.report.merge(&report);
-            read.sources.push(source);
-        }
-    }
-    if read.records.is_empty() {
+    if folders.is_empty() {
         return Err(Error::Empty {
             what: root.display().to_string(),
             remedy: "name at least one objective and its folder".into(),
         });
+    }
+    let mut read = SourceRead::default();
+    for (objective, folder) in folders {
+        let objective_idx = objectives.index_of(objective)?;
+        let path = root.join(folder);
+        let mut found = files_of(&path, options.stem.as_deref(), FETCH)?;
+        for file in &mut found.files {
+            let name = file.path.file_name().unwrap_or_default().to_string_lossy();
+            file.name = format!("{folder}/{name}");
+        }
+        read.merge(read_named(&path, found, objective_idx, objectives.len(), options, sink)?);
     }
     Ok(read)
 }

@@ -3,15 +3,20 @@
 //! CSV with a header, or rows of any container that the readers of pairs take (JSON Lines, a JSON
 //! array, Parquet, gzip), told apart by content.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
+use std::rc::Rc;
 
 use serde_json::Value;
 
-use crate::container::{DataFile, Format, kind};
+use crate::container::{DataFile, Format, Row};
+use crate::files::NamedFile;
 use crate::report::ReadReport;
-use crate::row::columns;
-use crate::source::{NamedFile, Rejected, count, finish, not_blank, read_file};
+use crate::row::{kind, listed, picked};
+use crate::source::{Rejected, count, finish, not_blank, read_file};
+use crate::stream::{MAX_ROW_BYTES, too_long};
 use crate::{Error, Result, SourceFile, file_sha256};
 
 const FETCH: &str = "give a CSV, JSON or Parquet file with a column of texts and one of labels";
@@ -74,10 +79,12 @@ pub fn read_labelled(
     let source = if data.format() == Format::Text {
         read_csv(&data, &file, [text_column, label_column], strict, &mut report, &mut add)?
     } else {
-        read_file(&file, FETCH, strict, &mut report, &mut |_, row| {
-            let text = cell(row, text_column)?;
-            let label = cell(row, label_column)?;
-            add(&text, &label)
+        let columns = [text_column, label_column];
+        read_file(&file, FETCH, strict, &columns, &mut report, &mut |_, row| {
+            let [text, label] = picked(row, columns)?;
+            let text = cell(row, text_column, text)?;
+            add(&text, &cell(row, label_column, label)?)?;
+            Ok([0; 2])
         })?
     };
     report.made = texts.len();
@@ -107,13 +114,28 @@ pub fn read_labelled(
 }
 
 /// A cell of a JSON row as it would stand in a CSV file. `null` is empty.
-fn cell(row: &Value, column: &str) -> std::result::Result<String, String> {
-    match row.get(column) {
-        None => Err(format!("there is no column `{column}`; {}", columns(row))),
+fn cell(row: &Row<'_>, column: &str, value: Option<Value>) -> std::result::Result<String, String> {
+    match value {
+        None => Err(format!("there is no column `{column}`; {}", listed(&row.names()?))),
         Some(Value::Null) => Ok(String::new()),
-        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::String(text)) => Ok(text),
         Some(value @ (Value::Bool(_) | Value::Number(_))) => Ok(value.to_string()),
-        Some(other) => Err(format!("`{column}` is {}, not text", kind(other))),
+        Some(other) => Err(format!("`{column}` is {}, not text", kind(&other))),
+    }
+}
+
+/// Refuses to give more than a row's bytes for one row.
+struct Bounded<R> {
+    text: R,
+    left: Rc<Cell<usize>>,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n_read = self.text.read(buffer)?;
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(n_read));
+        if n_read > left { Err(std::io::Error::other("a row is too long")) } else { Ok(n_read) }
     }
 }
 
@@ -127,8 +149,14 @@ fn read_csv(
 ) -> Result<SourceFile> {
     let NamedFile { path, name } = file;
     // Rows of another length are reported with the numbers below, not by the library.
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(data.text()?);
-    let header = reader.byte_headers().map_err(|e| failed(data, path, 0, e))?.clone();
+    let left = Rc::new(Cell::new(MAX_ROW_BYTES));
+    let text = Bounded { text: data.text()?, left: left.clone() };
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text);
+    let failed = |rows_read, line, error| match left.get() {
+        0 => too_long(path, line),
+        _ => failed(data, path, rows_read, error),
+    };
+    let header = reader.byte_headers().map_err(|e| failed(0, 1, e))?.clone();
     let header: Vec<String> =
         header.iter().map(|name| String::from_utf8_lossy(name).trim().to_string()).collect();
     let mut at = [0; 2];
@@ -146,8 +174,10 @@ fn read_csv(
     }
     let mut record = csv::ByteRecord::new();
     loop {
+        left.set(MAX_ROW_BYTES);
+        let next_line = reader.position().line() as usize;
         let more = reader.read_byte_record(&mut record);
-        if !more.map_err(|e| failed(data, path, report.rows, e))? {
+        if !more.map_err(|e| failed(report.rows, next_line, e))? {
             break;
         }
         report.rows += 1;

@@ -9,6 +9,7 @@ mod collate;
 mod container;
 pub mod demo;
 mod error;
+mod files;
 mod grouping;
 mod hash;
 pub mod helpsteer;
@@ -35,19 +36,21 @@ pub mod ultrafeedback;
 
 pub use collate::{LengthLimits, PairTokens, TruncationReport, bucketed_batches, tokenize};
 pub use error::{Error, Result};
+pub use files::PassedOver;
 pub use grouping::response_group_means;
 pub use hash::{file_sha256, sha256_hex};
 pub use hh::{read_hh, read_hh_dir};
 pub use labelled::{LabelledRead, LabelledText, read_labelled};
-pub use prompts::{Prompt, PromptRead, prompts_of, read_prompts, sample_prompts, write_prompts};
+pub use prompts::{Prompt, PromptRead, PromptWriter, StagedPrompts, read_prompts};
 pub use record::{Indicator, PreferenceRecord, Scores, indicator_of_scores};
 pub use report::{MalformedRow, ReadReport};
 pub use scored::PairOptions;
+pub use select::Selection;
 pub use set::{
     FORMAT, Header, PreparedReader, PreparedSet, PreparedWriter, SCHEMA, SourceFile, StagedRecords,
     StagedSet,
 };
-pub use source::{ReadOptions, SourceRead};
+pub use source::{ReadOptions, Sink, SourceRead, collect};
 pub use split::{Split, split_by_prompt, unit_interval};
 pub use stream::{Lines, MAX_ROW_BYTES};
 pub use summary::{LengthStats, ObjectiveCounts, Summary, SummaryBuilder};

@@ -1,15 +1,20 @@
 //! Prompts without responses, to sample from: JSON Lines of [`Prompt`].
 
-use std::collections::HashSet;
-use std::path::Path;
+use std::collections::{BinaryHeap, HashSet};
+use std::convert::identity;
+use std::path::{Path, PathBuf};
 
+use mopo_hub::write_atomically_with;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use crate::hash::stable_hash;
+use crate::files::NamedFile;
+use crate::hash::{hex, stable_hash};
 use crate::report::ReadReport;
 use crate::row::typed;
-use crate::source::{NamedFile, Rejected, read_file};
-use crate::{PreferenceRecord, Result, SourceFile, sha256_hex, write_atomically};
+use crate::source::{Rejected, read_file};
+use crate::stream::{RowAt, RowKey, Sorter, Spool, Spooled, text_key};
+use crate::{Error, Result, SourceFile};
 
 const FETCH: &str = "write one with `mopo prepare … --prompts`";
 
@@ -29,58 +34,164 @@ pub struct Prompt {
 }
 
 /// What a reader of prompts found.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Debug)]
 pub struct PromptRead {
     /// Distinct, in the order of the files and rows.
-    pub prompts: Vec<Prompt>,
+    pub prompts: StagedPrompts,
     /// Over all files.
     pub report: ReadReport,
     /// One per file.
     pub sources: Vec<SourceFile>,
 }
 
-/// The distinct prompts of some pairs, in their order, each with the id of its first pair.
-pub fn prompts_of(records: &[PreferenceRecord]) -> Vec<Prompt> {
-    let mut seen = HashSet::new();
-    records
-        .iter()
-        .filter(|record| seen.insert(record.prompt.as_str()))
-        .map(|record| Prompt {
-            id: record.id.clone(),
-            source: record.source.clone(),
-            prompt: record.prompt.clone(),
-            reference: None,
-        })
-        .collect()
+/// Takes prompts one by one and keeps the first of each text, in memory that does not grow.
+pub struct PromptWriter {
+    folder: PathBuf,
+    rows: Spool<Prompt>,
+    /// Key of the text, number of the prompt, where it is.
+    by_text: Sorter<5>,
+    n_rows: u64,
 }
 
-/// `n_prompts` of them, or all if there are not so many, in their order. A prompt's place is a hash
-/// of the seed and its text, so it does not depend on which others are there.
-pub fn sample_prompts(prompts: Vec<Prompt>, n_prompts: usize, seed: u64) -> Vec<Prompt> {
-    let hash =
-        |prompt: &Prompt| (stable_hash(seed, &["sample", &prompt.prompt]), prompt.id.clone());
-    let mut hashes: Vec<_> = prompts.iter().map(hash).collect();
-    hashes.sort_unstable();
-    hashes.truncate(n_prompts);
-    prompts.into_iter().filter(|prompt| hashes.binary_search(&hash(prompt)).is_ok()).collect()
-}
-
-/// Writes prompts, one a line, atomically; returns the file's SHA-256.
-///
-/// # Errors
-/// [`Error::Io`](crate::Error::Io).
-pub fn write_prompts(path: &Path, prompts: &[Prompt]) -> Result<String> {
-    let mut bytes = Vec::new();
-    for prompt in prompts {
-        serde_json::to_writer(&mut bytes, prompt)
-            .expect("plain structs of strings are always JSON");
-        bytes.push(b'\n');
+impl PromptWriter {
+    /// Keeps them in files without names in `folder`, which has to be there.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there can be none.
+    pub fn new(folder: &Path) -> Result<Self> {
+        let rows = Spool::new(folder).map_err(Error::io("write into", folder))?;
+        Ok(Self { folder: folder.into(), rows, by_text: Sorter::new(folder), n_rows: 0 })
     }
-    write_atomically(path, &bytes)?;
-    Ok(sha256_hex(&bytes))
+
+    /// Adds a prompt.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn push(&mut self, prompt: &Prompt) -> Result<()> {
+        let io = |error| Error::io("write into", &self.folder)(error);
+        let RowAt { offset, n_bytes } = self.rows.push(prompt).map_err(io)?;
+        let [a, b] = text_key(&prompt.prompt);
+        self.by_text.push([a, b, self.n_rows, offset, n_bytes]).map_err(io)?;
+        self.n_rows += 1;
+        Ok(())
+    }
+
+    /// The distinct ones.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn finish(self) -> Result<StagedPrompts> {
+        let Self { folder, rows, by_text, .. } = self;
+        let io = |error| Error::io("read in", &folder)(error);
+        let rows = rows.finish().map_err(io)?;
+        let mut in_order = Sorter::new(&folder);
+        let mut n_distinct = 0;
+        let mut last: Option<RowKey> = None;
+        by_text
+            .for_each(identity, |[a, b, number, offset, n_bytes]| {
+                if last.replace([a, b]) == Some([a, b]) {
+                    return Ok(());
+                }
+                n_distinct += 1;
+                in_order.push([number, offset, n_bytes])
+            })
+            .map_err(io)?;
+        Ok(StagedPrompts { folder, rows, in_order, n_taken: n_distinct })
+    }
 }
 
-/// Reads what [`write_prompts`] wrote; every malformed line is an error.
+/// Distinct prompts that have no file of their own yet.
+pub struct StagedPrompts {
+    folder: PathBuf,
+    rows: Spooled<Prompt>,
+    /// Number of the prompt, where it is.
+    in_order: Sorter<3>,
+    n_taken: usize,
+}
+
+impl std::fmt::Debug for StagedPrompts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StagedPrompts").field("n_taken", &self.n_taken).finish_non_exhaustive()
+    }
+}
+
+impl StagedPrompts {
+    /// Prompts.
+    pub fn len(&self) -> usize {
+        self.n_taken
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.n_taken == 0
+    }
+
+    /// `n_prompts` of them, or all if there are not so many, in their order. A prompt's place is a hash
+    /// of the seed and its text, so it does not depend on which others are there. Memory grows with
+    /// `n_prompts`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn sample(self, n_prompts: usize, seed: u64) -> Result<Self> {
+        if n_prompts >= self.n_taken {
+            return Ok(self);
+        }
+        let Self { folder, mut rows, in_order, .. } = self;
+        let io = |error| Error::io("read in", &folder)(error);
+        // The largest hash on top: what it is worth less than, takes its place.
+        let mut taken: BinaryHeap<(u64, String, [u64; 3])> = BinaryHeap::new();
+        in_order
+            .for_each(identity, |[number, offset, n_bytes]| {
+                let prompt = rows.row(RowAt { offset, n_bytes })?;
+                let hash = stable_hash(seed, &["sample", &prompt.prompt]);
+                taken.push((hash, prompt.id, [number, offset, n_bytes]));
+                if taken.len() > n_prompts {
+                    taken.pop();
+                }
+                Ok(())
+            })
+            .map_err(io)?;
+        let mut in_order = Sorter::new(&folder);
+        let n_taken = taken.len();
+        taken.into_iter().try_for_each(|(_, _, entry)| in_order.push(entry)).map_err(io)?;
+        Ok(Self { folder, rows, in_order, n_taken })
+    }
+
+    /// Writes them, one a line, whole or not at all; returns the file's SHA-256.
+    ///
+    /// # Errors
+    /// [`Error::Hub`], [`Error::Io`].
+    pub fn write(self, path: &Path) -> Result<String> {
+        let Self { mut rows, in_order, .. } = self;
+        let mut hash = Sha256::new();
+        write_atomically_with(path, |file| {
+            in_order.for_each(identity, |[_, offset, n_bytes]| {
+                let line = rows.line(RowAt { offset, n_bytes })?;
+                hash.update(line);
+                file.write_all(line)
+            })
+        })?;
+        Ok(hex(&hash.finalize()))
+    }
+
+    /// The prompts in memory.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn into_memory(self) -> Result<Vec<Prompt>> {
+        let Self { folder, mut rows, in_order, n_taken, .. } = self;
+        let mut prompts = Vec::with_capacity(n_taken);
+        in_order
+            .for_each(identity, |[_, offset, n_bytes]| {
+                prompts.push(rows.row(RowAt { offset, n_bytes })?);
+                Ok(())
+            })
+            .map_err(Error::io("read in", &folder))?;
+        Ok(prompts)
+    }
+}
+
+/// Reads what [`StagedPrompts::write`] wrote; every malformed line is an error.
 ///
 /// # Errors
 /// [`Error::Line`](crate::Error::Line) names the line: an unknown or missing field, an empty prompt,
@@ -89,7 +200,7 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
     let mut prompts = Vec::new();
     let mut seen = HashSet::new();
     let mut report = ReadReport::default();
-    read_file(&NamedFile::new(path), FETCH, true, &mut report, &mut |_, row| {
+    read_file(&NamedFile::new(path), FETCH, true, &[], &mut report, &mut |_, row| {
         let prompt: Prompt = typed(row)?;
         if prompt.prompt.trim().is_empty() {
             return Err(Rejected::Malformed("`prompt` is empty".into()));
@@ -98,7 +209,7 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
             return Err(Rejected::Malformed(format!("the id `{}` occurred before", prompt.id)));
         }
         prompts.push(prompt);
-        Ok(())
+        Ok([0; 2])
     })?;
     Ok(prompts)
 }
@@ -115,6 +226,26 @@ mod tests {
             prompt: format!("prompt {i}"),
             reference: None,
         }
+    }
+
+    fn staged(prompts: &[Prompt]) -> StagedPrompts {
+        let mut writer = PromptWriter::new(&std::env::temp_dir()).unwrap();
+        prompts.iter().for_each(|prompt| writer.push(prompt).unwrap());
+        writer.finish().unwrap()
+    }
+
+    fn sample_prompts(prompts: Vec<Prompt>, n_prompts: usize, seed: u64) -> Vec<Prompt> {
+        staged(&prompts).sample(n_prompts, seed).unwrap().into_memory().unwrap()
+    }
+
+    #[test]
+    fn the_first_of_each_text_is_kept() {
+        let repeated = |i: usize, text: &str| Prompt { prompt: text.into(), ..prompt(i) };
+        let all = [repeated(0, "b"), repeated(1, "a"), repeated(2, "b"), repeated(3, "c")];
+        let found = staged(&all);
+        assert_eq!(found.len(), 3);
+        let ids: Vec<String> = found.into_memory().unwrap().into_iter().map(|p| p.id).collect();
+        assert_eq!(ids, ["0", "1", "3"]);
     }
 
     #[test]
@@ -143,7 +274,7 @@ mod tests {
             ("{\"id\":\"b\",\"source\":\"s\",\"prompt\":\" \"}", "`prompt` is empty"),
             ("{\"id\":\"b\",\"source\":\"s\",\"prompt\":\"p\",\"ref\":1}", "unknown field `ref`"),
         ] {
-            write_atomically(&path, format!("{good}{line}").as_bytes()).unwrap();
+            crate::write_atomically(&path, format!("{good}{line}").as_bytes()).unwrap();
             let error = read_prompts(&path).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
@@ -154,11 +285,14 @@ mod tests {
         fn what_was_written_is_read(texts in prop::collection::vec(("\\PC*[a-z]", prop::option::of(".*")), 1..9)) {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("prompts.jsonl");
+            // Distinct, by their beginnings.
             let of = |(i, (prompt, reference)): (usize, (String, Option<String>))| {
+                let prompt = format!("{i} {prompt}");
                 Prompt { id: i.to_string(), source: "made".into(), prompt, reference }
             };
             let prompts: Vec<Prompt> = texts.into_iter().enumerate().map(of).collect();
-            write_prompts(&path, &prompts).unwrap();
+            let hash = staged(&prompts).write(&path).unwrap();
+            prop_assert_eq!(crate::file_sha256(&path).unwrap(), hash);
             prop_assert_eq!(read_prompts(&path).unwrap(), prompts);
         }
     }

@@ -3,6 +3,7 @@
 use mopo_core::Objectives;
 use serde::{Deserialize, Serialize};
 
+use crate::stream::{KeyHasher, RowKey};
 use crate::{Error, Result};
 
 /// A per-objective label: `None` is missing, 1 says that the first response is preferred, 0 the
@@ -54,6 +55,13 @@ pub fn indicator_of_scores(first: f32, second: f32, tie_threshold: f32) -> f32 {
 }
 
 impl PreferenceRecord {
+    /// A key of texts and labels, whatever file they are from.
+    pub(crate) fn key(&self) -> RowKey {
+        let texts = KeyHasher::new().text(&self.prompt).text(&self.first).text(&self.second);
+        let label = |indicator: &Indicator| indicator.map_or(u64::MAX, |i| u64::from(i.to_bits()));
+        self.indicators.iter().fold(texts, |key, i| key.number(label(i))).finish()
+    }
+
     /// Checks lengths, ranges and that there is something to compare.
     ///
     /// # Errors

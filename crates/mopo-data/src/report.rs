@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::files::PassedOver;
+
 /// Malformed rows beyond these are counted, not kept.
 const KEPT_MALFORMED: usize = 20;
 
@@ -40,6 +42,8 @@ pub struct ReadReport {
     pub merged_responses: usize,
     /// Pairs of used rows that were left out, by reason.
     pub pairs_left_out: BTreeMap<&'static str, usize>,
+    /// What lies beside the files that were read.
+    pub passed_over: Vec<PassedOver>,
 }
 
 impl ReadReport {
@@ -71,6 +75,7 @@ impl ReadReport {
         }
         let room = KEPT_MALFORMED - self.malformed.len().min(KEPT_MALFORMED);
         self.malformed.extend(other.malformed.iter().take(room).cloned());
+        self.passed_over.extend(other.passed_over.iter().cloned());
     }
 
     pub(crate) fn leave_out(&mut self, reason: &'static str) {
@@ -128,6 +133,13 @@ impl fmt::Display for ReadReport {
         let unlisted = self.malformed_total - self.malformed.len();
         if unlisted > 0 {
             writeln!(f, "  … and {unlisted} more")?;
+        }
+        for found in self.passed_over.iter().take(KEPT_MALFORMED) {
+            writeln!(f, "passed over: {found}")?;
+        }
+        let unlisted = self.passed_over.len().saturating_sub(KEPT_MALFORMED);
+        if unlisted > 0 {
+            writeln!(f, "passed over: {unlisted} more files")?;
         }
         Ok(())
     }

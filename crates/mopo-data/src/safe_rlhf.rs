@@ -6,18 +6,29 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::row::{nullable, typed};
-use crate::scored::{PairOptions, Scored, with_pairs};
+use crate::scored::{Judgements, PairOptions, Scored};
 use crate::source::{
     EMPTY_PROMPT, EMPTY_RESPONSE, EQUAL_RESPONSES, ReadOptions, Rejected, SourceRead, not_blank,
     read_files,
 };
-use crate::{ChatTemplate, Indicator, PreferenceRecord, Result};
+use crate::{ChatTemplate, Indicator, PreferenceRecord, Result, Sink};
 
 /// The objectives of [`read_safe_rlhf`].
 pub const SAFE_RLHF_OBJECTIVES: [&str; 2] = ["helpful", "harmless"];
 /// The objective of [`read_beavertails`].
 pub const BEAVERTAILS_OBJECTIVES: [&str; 1] = ["harmless"];
 const FETCH: &str = "fetch the data as datasets/safe-rlhf/README.md says";
+
+const COLUMNS: [&str; 7] = [
+    "prompt",
+    "response_0",
+    "response_1",
+    "better_response_id",
+    "safer_response_id",
+    "is_response_0_safe",
+    "is_response_1_safe",
+];
+const BEAVERTAILS_COLUMNS: [&str; 3] = ["prompt", "response", "is_safe"];
 
 #[derive(Deserialize)]
 struct Row {
@@ -42,9 +53,10 @@ pub fn read_safe_rlhf(
     path: &Path,
     options: &ReadOptions,
     template: ChatTemplate,
+    sink: &mut Sink<'_>,
 ) -> Result<SourceRead> {
-    let mut records = Vec::new();
-    let read = read_files(path, FETCH, options, &mut |place, row| {
+    let mut n_records = 0;
+    let read = read_files(path, FETCH, options, &COLUMNS, &mut |place, row| {
         let row: Row = typed(row)?;
         let helpful = indicator("better_response_id", row.better_response_id)?;
         let harmless = indicator("safer_response_id", row.safer_response_id)?;
@@ -67,7 +79,7 @@ pub fn read_safe_rlhf(
         if contradicts {
             return Err(Rejected::LeftOut("the safer response is the unsafe one"));
         }
-        records.push(PreferenceRecord {
+        let record = PreferenceRecord {
             id: place.id(),
             source: place.source.into(),
             prompt: template.question(&row.prompt)?,
@@ -75,10 +87,13 @@ pub fn read_safe_rlhf(
             second,
             indicators: vec![helpful, harmless],
             scores: None,
-        });
-        Ok(())
+        };
+        let key = record.key();
+        n_records += 1;
+        sink(record)?;
+        Ok(key)
     })?;
-    read.with_records(records, path)
+    read.having_made(n_records, path)
 }
 
 /// The number of the preferred response as an indicator.
@@ -108,20 +123,20 @@ pub fn read_beavertails(
     options: &ReadOptions,
     template: ChatTemplate,
     pairs: &PairOptions,
+    sink: &mut Sink<'_>,
 ) -> Result<SourceRead> {
-    let mut scored = Vec::new();
-    let read = read_files(path, FETCH, options, &mut |place, row| {
+    let mut judgements = Judgements::new(&options.scratch())?;
+    let read = read_files(path, FETCH, options, &BEAVERTAILS_COLUMNS, &mut |place, row| {
         let row: Judged = typed(row)?;
         not_blank(&row.prompt, EMPTY_PROMPT)?;
         not_blank(&row.response, EMPTY_RESPONSE)?;
-        scored.push(Scored {
+        judgements.push(&Scored {
             prompt: template.question(&row.prompt)?,
             response: template.response(&row.response),
             scores: vec![Some(f64::from(u8::from(row.is_safe)))],
             source: place.source.into(),
             key: place.line.to_string(),
-        });
-        Ok(())
+        })
     })?;
-    with_pairs(read, scored, BEAVERTAILS_OBJECTIVES.len(), pairs, options.seed, path)
+    judgements.pairs(read, BEAVERTAILS_OBJECTIVES.len(), pairs, options.seed, path, sink)
 }

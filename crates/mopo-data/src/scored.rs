@@ -1,13 +1,18 @@
 //! Pairs from absolute scores: every two different responses of a prompt, an indicator per
-//! objective from the two scores.
+//! objective from the two scores. The rows of a prompt need not be neighbours, so they wait on disk
+//! until all are there.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use std::convert::identity;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use crate::hash::stable_hash;
 use crate::report::ReadReport;
 use crate::source::{Place, Rejected, SourceRead, swapped};
-use crate::{Indicator, PreferenceRecord, Result, Scores, indicator_of_scores};
+use crate::stream::{KeyHasher, RowAt, RowKey, Sorter, Spool, text_key};
+use crate::{Error, Indicator, PreferenceRecord, Result, Scores, Sink, indicator_of_scores};
 
 /// How scored responses become pairs.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -19,6 +24,7 @@ pub struct PairOptions {
 }
 
 /// One judgement of a response.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Scored {
     pub(crate) prompt: String,
     pub(crate) response: String,
@@ -30,62 +36,145 @@ pub(crate) struct Scored {
     pub(crate) key: String,
 }
 
-/// The responses of sources whose rows have all responses to their prompt.
-#[derive(Default)]
-pub(crate) struct Judged {
-    pub(crate) scored: Vec<Scored>,
-    /// Empty responses of rows that were not left out.
-    pub(crate) n_empty: usize,
+impl Scored {
+    /// A key of text and scores, whatever file they are from.
+    fn key(&self) -> RowKey {
+        let texts = KeyHasher::new().text(&self.prompt).text(&self.response);
+        let bits = |score: &Option<f64>| score.map_or(u64::MAX, f64::to_bits);
+        self.scores.iter().fold(texts, |key, score| key.number(bits(score))).finish()
+    }
 }
 
-impl Judged {
-    /// Adds a row's responses in their order, each with its scores; an empty one is `None`.
+/// Judgements, grouped by prompt in memory that does not grow.
+pub(crate) struct Judgements {
+    folder: PathBuf,
+    rows: Spool<Scored>,
+    /// Key of the prompt, number of the judgement, where it is.
+    by_prompt: Sorter<5>,
+    n_rows: u64,
+    n_empty: usize,
+}
+
+impl Judgements {
+    /// Keeps them in files without names in `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there can be none.
+    pub(crate) fn new(folder: &Path) -> Result<Self> {
+        let rows = Spool::new(folder).map_err(Error::io("write into", folder))?;
+        let by_prompt = Sorter::new(folder);
+        Ok(Self { folder: folder.into(), rows, by_prompt, n_rows: 0, n_empty: 0 })
+    }
+
+    /// Adds one; its key.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn push(&mut self, scored: &Scored) -> std::result::Result<RowKey, Rejected> {
+        let io = |error| Error::io("write into", &self.folder)(error);
+        let RowAt { offset, n_bytes } = self.rows.push(scored).map_err(io)?;
+        let [a, b] = text_key(&scored.prompt);
+        self.by_prompt.push([a, b, self.n_rows, offset, n_bytes]).map_err(io)?;
+        self.n_rows += 1;
+        Ok(scored.key())
+    }
+
+    /// Adds the responses of a row that has all of its prompt, in their order, each with its scores;
+    /// an empty one is `None` and counted.
     ///
     /// # Errors
     /// Leaves the row out, for the reason `too_few`, unless two of its responses differ.
-    pub(crate) fn add_row(
+    pub(crate) fn push_row(
         &mut self,
         place: Place<'_>,
         prompt: &str,
         responses: Vec<(Option<String>, Vec<Option<f64>>)>,
         too_few: &'static str,
-    ) -> std::result::Result<(), Rejected> {
+    ) -> std::result::Result<RowKey, Rejected> {
         let filled: BTreeSet<&str> =
             responses.iter().filter_map(|(response, _)| response.as_deref()).collect();
         if filled.len() < 2 {
             return Err(Rejected::LeftOut(too_few));
         }
+        let mut key = KeyHasher::new();
         for (i, (response, scores)) in responses.into_iter().enumerate() {
             let Some(response) = response else {
                 self.n_empty += 1;
                 continue;
             };
-            self.scored.push(Scored {
+            let [a, b] = self.push(&Scored {
                 prompt: prompt.into(),
                 response,
                 scores,
                 source: place.source.into(),
                 key: format!("{}.{}", place.line, i + 1),
-            });
+            })?;
+            key = key.number(a).number(b);
         }
-        Ok(())
+        Ok(key.finish())
     }
-}
 
-/// What was read, with the pairs of the scored responses.
-///
-/// # Errors
-/// [`Error::Empty`](crate::Error::Empty) if there is none.
-pub(crate) fn with_pairs(
-    mut read: SourceRead,
-    scored: Vec<Scored>,
-    n_objectives: usize,
-    options: &PairOptions,
-    seed: u64,
-    path: &Path,
-) -> Result<SourceRead> {
-    let records = pairs_of(scored, n_objectives, options, seed, &mut read.report);
-    read.with_records(records, path)
+    /// Empty responses of rows that were not left out.
+    pub(crate) fn n_empty(&self) -> usize {
+        self.n_empty
+    }
+
+    /// Gives the pairs to `sink`, prompts in the order of their first judgement; what was read, with
+    /// what became of them.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] if there is none, [`Error::Io`], those of `sink`.
+    pub(crate) fn pairs(
+        self,
+        mut read: SourceRead,
+        n_objectives: usize,
+        options: &PairOptions,
+        seed: u64,
+        path: &Path,
+        sink: &mut Sink<'_>,
+    ) -> Result<SourceRead> {
+        let Self { folder, rows, by_prompt, .. } = self;
+        let io = |error| Error::io("read in", &folder)(error);
+        let mut rows = rows.finish().map_err(io)?;
+        // Number of the prompt's first judgement, number of the judgement, where it is.
+        let mut in_order: Sorter<4> = Sorter::new(&folder);
+        let mut first: Option<(RowKey, u64)> = None;
+        by_prompt
+            .for_each(identity, |[a, b, number, offset, n_bytes]| {
+                let (_, first) = match first {
+                    Some(found) if found.0 == [a, b] => found,
+                    _ => *first.insert(([a, b], number)),
+                };
+                in_order.push([first, number, offset, n_bytes])
+            })
+            .map_err(io)?;
+        let mut group: Option<(u64, Group)> = None;
+        let mut n_records = 0;
+        let mut emit = |group: Group, report: &mut ReadReport| {
+            group.pairs(n_objectives, options, seed, report, &mut |record| {
+                n_records += 1;
+                sink(record)
+            })
+        };
+        in_order.for_each(io, |[first, _, offset, n_bytes]| {
+            let scored = rows.row(RowAt { offset, n_bytes }).map_err(io)?;
+            match &mut group {
+                Some((at, group)) if *at == first => group.add(scored, n_objectives),
+                _ => {
+                    let mut next = Group::new(scored.prompt.clone());
+                    next.add(scored, n_objectives);
+                    if let Some((_, whole)) = group.replace((first, next)) {
+                        emit(whole, &mut read.report)?;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        if let Some((_, whole)) = group {
+            emit(whole, &mut read.report)?;
+        }
+        read.having_made(n_records, path)
+    }
 }
 
 /// A distinct response of a prompt, with its judgements added up.
@@ -103,73 +192,79 @@ impl Response {
     }
 }
 
-/// Groups by prompt, in the order of first appearance, averages the judgements of equal responses,
-/// and compares all distinct ones. A prompt with one response gives no pair: its judgements are
-/// taken to be rows of their own and counted as left out.
-fn pairs_of(
-    scored: Vec<Scored>,
-    n_objectives: usize,
-    options: &PairOptions,
-    seed: u64,
-    report: &mut ReadReport,
-) -> Vec<PreferenceRecord> {
-    let mut groups: Vec<(String, usize, Vec<Response>)> = Vec::new();
-    // Looked up only, never iterated: their order does not matter.
-    let mut group_of: HashMap<String, usize> = HashMap::new();
-    let mut response_of: HashMap<(usize, String), usize> = HashMap::new();
-    for Scored { prompt, response, scores, source, key } in scored {
-        let group_idx = *group_of.entry(prompt.clone()).or_insert_with(|| {
-            groups.push((prompt, 0, vec![]));
-            groups.len() - 1
-        });
-        let (_, n_judgements, responses) = &mut groups[group_idx];
-        *n_judgements += 1;
-        let idx = *response_of.entry((group_idx, response.clone())).or_insert_with(|| {
+/// The judgements of one prompt: its distinct responses in the order of their first.
+struct Group {
+    prompt: String,
+    n_judgements: usize,
+    responses: Vec<Response>,
+    /// Looked up only, never iterated: its order does not matter.
+    place_of: HashMap<String, usize>,
+}
+
+impl Group {
+    fn new(prompt: String) -> Self {
+        Self { prompt, n_judgements: 0, responses: vec![], place_of: HashMap::new() }
+    }
+
+    fn add(&mut self, scored: Scored, n_objectives: usize) {
+        let Scored { response, scores, source, key, .. } = scored;
+        self.n_judgements += 1;
+        let place = *self.place_of.entry(response.clone()).or_insert_with(|| {
             let sums = vec![(0.0, 0); n_objectives];
-            responses.push(Response { text: response, sums, source, key });
-            responses.len() - 1
+            self.responses.push(Response { text: response, sums, source, key });
+            self.responses.len() - 1
         });
-        for (sum, score) in responses[idx].sums.iter_mut().zip(scores) {
+        for (sum, score) in self.responses[place].sums.iter_mut().zip(scores) {
             if let Some(score) = score {
                 *sum = (sum.0 + score, sum.1 + 1);
             }
         }
     }
-    let mut records = Vec::new();
-    for (prompt, n_judgements, responses) in &groups {
+
+    /// Averages the judgements of equal responses and compares all distinct ones. A prompt with one
+    /// response gives no pair: its judgements are taken to be rows of their own and counted as left
+    /// out.
+    fn pairs(
+        self,
+        n_objectives: usize,
+        options: &PairOptions,
+        seed: u64,
+        report: &mut ReadReport,
+        sink: &mut Sink<'_>,
+    ) -> Result<()> {
+        let Self { prompt, n_judgements, responses, .. } = self;
         report.merged_responses += n_judgements - responses.len();
         if responses.len() < 2 {
-            report.take_back("no other response to its prompt", *n_judgements);
-            continue;
+            report.take_back("no other response to its prompt", n_judgements);
+            return Ok(());
         }
-        let mut pairs = Vec::new();
-        for (i, a) in responses.iter().enumerate() {
-            pairs.extend(responses[i + 1..].iter().map(|b| (a, b)));
-        }
+        let n_pairs = responses.len() * (responses.len() - 1) / 2;
+        let pairs = || {
+            let later = |i: usize| responses[i + 1..].iter().map(move |b| (i, b));
+            (0..responses.len()).flat_map(later).map(|(i, b)| (&responses[i], b))
+        };
+        // The chosen ones stay in the order of the data.
+        let hash = |(a, b): (&Response, &Response)| {
+            stable_hash(seed, &["pair", prompt.as_str(), &a.text, &b.text])
+        };
+        let mut limit = None;
         if let Some(most) = options.pairs_per_prompt
-            && most < pairs.len()
+            && most < n_pairs
         {
-            report.leave_pairs_out("more than `pairs_per_prompt`", pairs.len() - most);
-            let hash = |a: &Response, b: &Response| {
-                stable_hash(seed, &["pair", prompt.as_str(), &a.text, &b.text])
-            };
-            // The chosen ones stay in the order of the data.
-            let mut hashes: Vec<u64> = pairs.iter().map(|(a, b)| hash(a, b)).collect();
-            let all = hashes.clone();
+            report.leave_pairs_out("more than `pairs_per_prompt`", n_pairs - most);
+            let mut hashes: Vec<u64> = pairs().map(hash).collect();
             hashes.sort_unstable();
-            let limit = hashes[..most].last().copied();
-            let mut all = all.into_iter();
-            pairs.retain(|_| limit.is_some_and(|limit| all.next().is_some_and(|h| h <= limit)));
+            let Some(&last) = hashes[..most].last() else { return Ok(()) };
+            limit = Some(last);
         }
-        for (a, b) in pairs {
-            match pair(prompt, a, b, n_objectives, options, seed) {
-                Some(record) => records.push(record),
+        for (a, b) in pairs().filter(|pair| limit.is_none_or(|limit| hash(*pair) <= limit)) {
+            match pair(&prompt, a, b, n_objectives, options, seed) {
+                Some(record) => sink(record)?,
                 None => report.leave_pairs_out("no objective has both scores", 1),
             }
         }
+        Ok(())
     }
-    report.made = records.len();
-    records
 }
 
 fn pair(
@@ -222,6 +317,28 @@ mod tests {
         }
     }
 
+    /// The pairs of judgements, and what the report says then.
+    fn pairs_of(
+        judgements: Vec<Scored>,
+        n_objectives: usize,
+        options: &PairOptions,
+        seed: u64,
+        report: &mut ReadReport,
+    ) -> Vec<PreferenceRecord> {
+        let folder = std::env::temp_dir();
+        let mut kept = Judgements::new(&folder).unwrap();
+        for scored in &judgements {
+            assert!(kept.push(scored).is_ok());
+        }
+        let read = SourceRead { report: report.clone(), ..Default::default() };
+        let (records, read) = crate::collect(|sink| {
+            kept.pairs(read, n_objectives, options, seed, Path::new("made"), sink)
+        })
+        .unwrap();
+        *report = read.report;
+        records
+    }
+
     #[test]
     fn equal_responses_are_averaged_and_missing_scores_stay_missing() {
         let judgements = vec![
@@ -252,7 +369,7 @@ mod tests {
         /// Whatever the order, an indicator says which response has the larger score.
         #[test]
         fn indicators_follow_scores(
-            values in prop::collection::vec(prop::array::uniform2(1u8..6), 2..6), seed: u64, most in 0usize..20
+            values in prop::collection::vec(prop::array::uniform2(1u8..6), 2..6), seed: u64, most in 1usize..20
         ) {
             let judgements = values.iter().enumerate().map(|(i, v)| {
                 scored("p", &i.to_string(), &v.map(|x| Some(f64::from(x))), i)

@@ -2,51 +2,72 @@
 
 use mopo_core::Objectives;
 
-use crate::{PreparedSet, Result, Scores};
+use crate::{Error, PreferenceRecord, Result, Scores};
 
-impl PreparedSet {
-    /// The set with these objectives only, in this order, and how many pairs were left out because
-    /// none of them labels the pair.
+/// Which of a set's objectives are wanted, for records that come one by one.
+#[derive(Debug)]
+pub struct Selection {
+    objectives: Objectives,
+    /// Places of the wanted ones among all.
+    at: Vec<usize>,
+    n_left_out: usize,
+    any: bool,
+}
+
+impl Selection {
+    /// The objectives `names` of `all`, in this order.
     ///
     /// # Errors
-    /// [`Error::Core`](crate::Error::Core) for a name that the set has not or that stands there twice,
-    /// or no name at all; [`Error::Empty`](crate::Error::Empty) if no pair is left.
-    pub fn select(mut self, names: &[String]) -> Result<(Self, usize)> {
-        let chosen = Objectives::new(names.iter().cloned())?;
+    /// [`Error::Core`] for a name that `all` has not or that stands there twice, or no name at all.
+    pub fn new(all: &Objectives, names: &[String]) -> Result<Self> {
+        let objectives = Objectives::new(names.iter().cloned())?;
         let at = names
             .iter()
-            .map(|name| self.header.objectives.index_of(name))
+            .map(|name| all.index_of(name))
             .collect::<std::result::Result<Vec<_>, _>>()?;
-        let n_before = self.records.len();
-        self.records.retain_mut(|record| {
-            record.indicators = at.iter().map(|&k| record.indicators[k]).collect();
-            if let Some(Scores { first, second }) = &mut record.scores {
-                for scores in [first, second] {
-                    *scores = at.iter().map(|&k| scores[k]).collect();
-                }
+        Ok(Self { objectives, at, n_left_out: 0, any: false })
+    }
+
+    /// The wanted objectives.
+    pub fn objectives(&self) -> &Objectives {
+        &self.objectives
+    }
+
+    /// The record with the wanted objectives; `None`, and counted, if none of them labels it.
+    pub fn apply(&mut self, mut record: PreferenceRecord) -> Option<PreferenceRecord> {
+        record.indicators = self.at.iter().map(|&k| record.indicators[k]).collect();
+        if let Some(Scores { first, second }) = &mut record.scores {
+            for scores in [first, second] {
+                *scores = self.at.iter().map(|&k| scores[k]).collect();
             }
-            record.indicators.iter().any(Option::is_some)
-        });
-        let n_left_out = n_before - self.records.len();
-        if self.records.is_empty() {
-            return Err(crate::Error::Empty {
-                what: format!("the set with the objectives {}", names.join(", ")),
-                remedy: "choose objectives that label some pair".into(),
-            });
         }
-        let header = self.header;
-        let set = Self::new(chosen, header.split, header.sources, header.notes, self.records)?;
-        Ok((set, n_left_out))
+        let labelled = record.indicators.iter().any(Option::is_some);
+        self.any |= labelled;
+        self.n_left_out += usize::from(!labelled);
+        labelled.then_some(record)
+    }
+
+    /// How many records were left out.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] if no record is left.
+    pub fn finish(self) -> Result<usize> {
+        if self.any {
+            return Ok(self.n_left_out);
+        }
+        Err(Error::Empty {
+            what: format!("the set with the objectives {}", self.objectives.names().join(", ")),
+            remedy: "choose objectives that label some pair".into(),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::PreferenceRecord;
 
-    fn set() -> PreparedSet {
-        let record = |i: usize, indicators: [Option<f32>; 3]| PreferenceRecord {
+    fn record(i: usize, indicators: [Option<f32>; 3]) -> PreferenceRecord {
+        PreferenceRecord {
             id: i.to_string(),
             source: "made".into(),
             prompt: "p".into(),
@@ -57,38 +78,43 @@ mod tests {
                 .iter()
                 .all(Option::is_some)
                 .then(|| Scores { first: vec![1.0, 2.0, 3.0], second: vec![4.0, 5.0, 6.0] }),
-        };
-        let records =
-            vec![record(0, [Some(1.0), Some(0.0), Some(0.5)]), record(1, [None, Some(0.25), None])];
-        let objectives = Objectives::new(["x", "y", "z"]).unwrap();
-        PreparedSet::new(objectives, None, vec![], vec!["note".into()], records).unwrap()
+        }
+    }
+
+    fn records() -> [PreferenceRecord; 2] {
+        [record(0, [Some(1.0), Some(0.0), Some(0.5)]), record(1, [None, Some(0.25), None])]
+    }
+
+    fn select(
+        names: &[&str],
+        records: &[PreferenceRecord],
+    ) -> Result<(Vec<PreferenceRecord>, usize)> {
+        let all = Objectives::new(["x", "y", "z"]).unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).into()).collect();
+        let mut selection = Selection::new(&all, &names)?;
+        assert_eq!(selection.objectives().names(), names);
+        let found = records.iter().cloned().filter_map(|record| selection.apply(record)).collect();
+        Ok((found, selection.finish()?))
     }
 
     #[test]
     fn indicators_and_scores_follow_their_objectives() {
-        let (found, n_left_out) = set().select(&["z".into(), "x".into()]).unwrap();
-        assert_eq!(n_left_out, 1);
-        assert_eq!(found.header.objectives.names(), ["z", "x"]);
-        assert_eq!((found.header.records, found.header.notes.len()), (1, 1));
-        assert_eq!(found.records[0].indicators, [Some(0.5), Some(1.0)]);
-        let scores = found.records[0].scores.as_ref().unwrap();
+        let (found, n_left_out) = select(&["z", "x"], &records()).unwrap();
+        assert_eq!((found.len(), n_left_out), (1, 1));
+        assert_eq!(found[0].indicators, [Some(0.5), Some(1.0)]);
+        let scores = found[0].scores.as_ref().unwrap();
         assert_eq!((&scores.first[..], &scores.second[..]), (&[3.0, 1.0][..], &[6.0, 4.0][..]));
-        let (found, n_left_out) = set().select(&["y".into()]).unwrap();
-        assert_eq!((found.records.len(), n_left_out), (2, 0));
+        let (found, n_left_out) = select(&["y"], &records()).unwrap();
+        assert_eq!((found.len(), n_left_out), (2, 0));
     }
 
     #[test]
     fn unknown_names_and_empty_choices_are_refused() {
-        let error = |names: &[&str]| {
-            let names: Vec<String> = names.iter().map(|name| (*name).into()).collect();
-            set().select(&names).unwrap_err().to_string()
-        };
+        let error = |names: &[&str]| select(names, &records()).unwrap_err().to_string();
         assert!(error(&["humor"]).contains("x, y, z"));
         assert!(error(&["x", "x"]).contains('x'));
         error(&[]);
-        let mut only_y = set();
-        only_y.records.remove(0);
-        let error = only_y.select(&["x".into()]).unwrap_err().to_string();
+        let error = select(&["x"], &records()[1..]).unwrap_err().to_string();
         assert!(error.contains("objectives x") && error.contains("label some pair"), "{error}");
     }
 }

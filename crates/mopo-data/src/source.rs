@@ -1,12 +1,12 @@
-//! What all readers share: the files of a path, what happens to each row, and the options.
+//! What all readers share: what happens to each row of the files of a path, and the options.
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
-use crate::container::DataFile;
+use crate::container::{DataFile, Row};
+use crate::files::{Files, NamedFile, PassedOver, files_of};
 use crate::hash::stable_hash;
 use crate::report::{MalformedRow, ReadReport};
+use crate::stream::{KeyHasher, RowKey};
 use crate::{Error, Indicator, PreferenceRecord, Result, SourceFile, file_sha256};
 
 /// How a source is read.
@@ -20,17 +20,56 @@ pub struct ReadOptions {
     pub strict: bool,
     /// Decides which response comes first, and which pairs are taken where not all are.
     pub seed: u64,
+    /// The folder for files without a name that hold what does not fit into memory; `None` is the
+    /// system's.
+    pub scratch: Option<PathBuf>,
 }
 
-/// What a reader found.
+impl ReadOptions {
+    /// The folder for files without a name.
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.scratch.clone().unwrap_or_else(std::env::temp_dir)
+    }
+}
+
+/// Takes the records of a reader, in the order of the files (sorted) and rows. An error ends the
+/// reading.
+pub type Sink<'a> = dyn FnMut(PreferenceRecord) -> Result<()> + 'a;
+
+/// What a reader found, beside the records that it gave to its sink. If there is an error instead,
+/// they are worth nothing.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct SourceRead {
-    /// In the order of the files (sorted) and rows.
-    pub records: Vec<PreferenceRecord>,
     /// Over all files.
     pub report: ReadReport,
     /// One per file.
     pub sources: Vec<SourceFile>,
+}
+
+/// The records of a reader in memory.
+///
+/// ```no_run
+/// # fn main() -> mopo_data::Result<()> {
+/// use mopo_data::{ReadOptions, collect, safe_rlhf::read_safe_rlhf, ChatTemplate};
+/// let (records, read) = collect(|sink| {
+///     read_safe_rlhf("rows.jsonl".as_ref(), &ReadOptions::default(), ChatTemplate::Dialogue, sink)
+/// })?;
+/// println!("{} pairs of {} rows", records.len(), read.report.rows);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// Those of the reader.
+pub fn collect<T>(
+    read: impl FnOnce(&mut Sink<'_>) -> Result<T>,
+) -> Result<(Vec<PreferenceRecord>, T)> {
+    let mut records = Vec::new();
+    let read = read(&mut |record| {
+        records.push(record);
+        Ok(())
+    })?;
+    Ok((records, read))
 }
 
 /// Why a row gives nothing.
@@ -39,6 +78,14 @@ pub(crate) enum Rejected {
     LeftOut(&'static str),
     /// It has not the schema.
     Malformed(String),
+    /// Nothing is wrong with it, but reading cannot go on.
+    Stop(Error),
+}
+
+impl From<Error> for Rejected {
+    fn from(error: Error) -> Self {
+        Self::Stop(error)
+    }
 }
 
 impl From<String> for Rejected {
@@ -101,98 +148,92 @@ impl Place<'_> {
     }
 }
 
-/// A file and the name that records and sources get.
-pub(crate) struct NamedFile {
-    pub(crate) path: PathBuf,
-    pub(crate) name: String,
-}
+/// What a reader makes of a row: a key of what it says, labels included, or why it gives nothing.
+pub(crate) type EachRow<'a> =
+    dyn FnMut(Place<'_>, &Row<'_>) -> std::result::Result<RowKey, Rejected> + 'a;
 
-impl NamedFile {
-    pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.into(), name: short_name(path) }
-    }
-}
-
-/// Folder and file name: enough to tell sources apart, nothing about the machine.
-fn short_name(path: &Path) -> String {
-    let file = path.file_name().unwrap_or_default().to_string_lossy();
-    match path.parent().and_then(Path::file_name) {
-        Some(folder) => format!("{}/{file}", folder.to_string_lossy()),
-        None => file.into_owned(),
-    }
-}
-
-const ENDINGS: [&str; 6] = [".jsonl.gz", ".json.gz", ".jsonl", ".json", ".parquet", ".csv"];
-
-/// A file as it is, or the data files of a folder, sorted by name.
+/// Gives every row of a file, or of the files of a folder, to `each`; of Parquet files only the
+/// `columns`.
 ///
 /// # Errors
-/// [`Error::NotFound`] if there is none, with `fetch` as its remedy.
-pub(crate) fn files_of(path: &Path, stem: Option<&str>, fetch: &str) -> Result<Vec<NamedFile>> {
-    if path.is_file() {
-        return Ok(vec![NamedFile::new(path)]);
-    }
-    if !path.is_dir() {
-        return Err(Error::NotFound { path: path.into(), remedy: fetch.into() });
-    }
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(Error::io("list", path))? {
-        let path = entry.map_err(Error::io("list", path))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let found = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending));
-        let wanted = |found: &str| {
-            stem.is_none_or(|stem| {
-                found
-                    .strip_prefix(stem)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-            })
-        };
-        if found.is_some_and(wanted) && path.is_file() {
-            paths.push(path);
-        }
-    }
-    if paths.is_empty() {
-        let pattern = format!("{}.{{jsonl,json,parquet}}[.gz]", stem.unwrap_or("*"));
-        return Err(Error::NotFound { path: path.join(pattern), remedy: fetch.into() });
-    }
-    paths.sort();
-    Ok(paths.iter().map(|path| NamedFile::new(path)).collect())
-}
-
-/// Gives every row of a file, or of the files of a folder, to `each`: the report and the sources of what
-/// it makes of them.
-///
-/// # Errors
-/// Those of [`files_of`] and [`read_file`].
+/// Those of [`files_of`] and [`read_these`].
 pub(crate) fn read_files(
     path: &Path,
     fetch: &str,
     options: &ReadOptions,
-    each: &mut dyn FnMut(Place<'_>, &Value) -> std::result::Result<(), Rejected>,
+    columns: &[&str],
+    each: &mut EachRow<'_>,
+) -> Result<SourceRead> {
+    let files = files_of(path, options.stem.as_deref(), fetch)?;
+    read_these(files, fetch, options.strict, columns, each)
+}
+
+/// Gives every row of some files to `each`.
+///
+/// # Errors
+/// Those of [`read_file`]; [`Error::Doubled`] for two files whose used rows say the same.
+pub(crate) fn read_these(
+    Files { files, passed_over }: Files,
+    fetch: &str,
+    strict: bool,
+    columns: &[&str],
+    each: &mut EachRow<'_>,
 ) -> Result<SourceRead> {
     let mut read = SourceRead::default();
-    for file in files_of(path, options.stem.as_deref(), fetch)? {
-        read.sources.push(read_file(&file, fetch, options.strict, &mut read.report, each)?);
+    read.report.passed_over = passed_over;
+    let mut seen: Vec<(RowKey, &Path)> = Vec::new();
+    for file in &files {
+        let mut mine = ReadReport::default();
+        let mut key = KeyHasher::new();
+        let found = read_file(file, fetch, strict, columns, &mut mine, &mut |place, row| {
+            let [a, b] = each(place, row)?;
+            key = std::mem::replace(&mut key, KeyHasher::new()).number(a).number(b);
+            Ok([a, b])
+        });
+        // One row, or one that goes on in the next lines.
+        let one_object = mine.rows == mine.malformed_total
+            && mine.malformed.first().is_some_and(|row| mine.rows == 1 || row.why.contains("EOF"));
+        let source = match found {
+            Err(Error::Line { .. })
+                if files.len() > 1 && file.is_json() && one_object && !strict =>
+            {
+                let why = "one object that is no row";
+                read.report.passed_over.push(PassedOver { path: file.path.clone(), why });
+                continue;
+            }
+            found => found?,
+        };
+        let key = key.finish();
+        if mine.used > 0 {
+            if let Some((_, first)) = seen.iter().find(|(other, _)| *other == key) {
+                let (first, second) = (first.to_path_buf(), file.path.clone());
+                return Err(Error::Doubled { first, second });
+            }
+            seen.push((key, &file.path));
+        }
+        read.report.merge(&mine);
+        read.sources.push(source);
     }
     Ok(read)
 }
 
 impl SourceRead {
-    /// The same with what the rows of `path` gave.
+    /// The same after `n_records` were made of the rows of `path`.
     ///
     /// # Errors
-    /// [`Error::Empty`] if that is nothing.
-    pub(crate) fn with_records(
-        mut self,
-        records: Vec<PreferenceRecord>,
-        path: &Path,
-    ) -> Result<Self> {
-        if records.is_empty() {
+    /// [`Error::Empty`] if that is none.
+    pub(crate) fn having_made(mut self, n_records: usize, path: &Path) -> Result<Self> {
+        if n_records == 0 {
             return Err(nothing_used(path, &self.report));
         }
-        self.report.made = records.len();
-        self.records = records;
+        self.report.made = n_records;
         Ok(self)
+    }
+
+    /// Adds what another reading found.
+    pub fn merge(&mut self, other: Self) {
+        self.report.merge(&other.report);
+        self.sources.extend(other.sources);
     }
 }
 
@@ -205,29 +246,28 @@ pub(crate) fn read_file(
     file: &NamedFile,
     fetch: &str,
     strict: bool,
+    columns: &[&str],
     report: &mut ReadReport,
-    each: &mut dyn FnMut(Place<'_>, &Value) -> std::result::Result<(), Rejected>,
+    each: &mut EachRow<'_>,
 ) -> Result<SourceFile> {
     let NamedFile { path, name } = file;
     let data = DataFile::open(path, fetch)?;
-    let mut mine = ReadReport::default();
-    data.for_each_row(&mut |line, row| {
-        mine.rows += 1;
+    data.for_each_row(columns, &mut |line, row| {
+        report.rows += 1;
         let outcome = match &row {
-            Ok(value) => each(Place { source: name, line }, value),
+            Ok(row) => each(Place { source: name, line }, row).map(|_| ()),
             Err(why) => Err(Rejected::Malformed(why.clone())),
         };
-        count(&mut mine, path, line, outcome, strict)
+        count(report, path, line, outcome, strict)
     })?;
-    finish(&mine, path, fetch)?;
-    report.merge(&mine);
-    Ok(SourceFile { path: name.clone(), sha256: file_sha256(path)?, rows: mine.rows })
+    finish(report, path, fetch)?;
+    Ok(SourceFile { path: name.clone(), sha256: file_sha256(path)?, rows: report.rows })
 }
 
 /// Counts one row.
 ///
 /// # Errors
-/// [`Error::Line`] under `strict`.
+/// [`Error::Line`] under `strict`; the error of a row that ends the reading.
 pub(crate) fn count(
     report: &mut ReadReport,
     path: &Path,
@@ -237,6 +277,7 @@ pub(crate) fn count(
 ) -> Result<()> {
     match outcome {
         Ok(()) => report.used += 1,
+        Err(Rejected::Stop(error)) => return Err(error),
         Err(Rejected::LeftOut(reason)) => report.leave_out(reason),
         Err(Rejected::Malformed(why)) if strict => {
             return Err(Error::Line {

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::Result;
 use crate::row::{on_scale, typed};
-use crate::scored::{Judged, PairOptions, with_pairs};
+use crate::scored::{Judgements, PairOptions};
 use crate::source::{EMPTY_PROMPT, ReadOptions, SourceRead, not_blank, read_files};
 use crate::template::spaced;
+use crate::{Result, Sink};
 
 /// The objectives, in the order of the scores.
 pub const SUMMEVAL_OBJECTIVES: [&str; 7] = [
@@ -36,6 +36,8 @@ const EMPTY_SUMMARY: &str = "the summary is empty";
 const INSTRUCTION: &str = "Generate a summary of these reviews of a product.";
 const FETCH: &str = "fetch the data as datasets/summeval-op/README.md says";
 
+const COLUMNS: [&str; 2] = ["reviews", "summaries"];
+
 #[derive(Deserialize)]
 struct Row {
     reviews: BTreeMap<String, String>,
@@ -59,9 +61,10 @@ pub fn read_summeval_op(
     path: &Path,
     options: &ReadOptions,
     pairs: &PairOptions,
+    sink: &mut Sink<'_>,
 ) -> Result<SourceRead> {
-    let mut judged = Judged::default();
-    let mut read = read_files(path, FETCH, options, &mut |place, row| {
+    let mut judgements = Judgements::new(&options.scratch())?;
+    let mut read = read_files(path, FETCH, options, &COLUMNS, &mut |place, row| {
         let row: Row = typed(row)?;
         let mut reviews: Vec<_> = row.reviews.into_iter().collect();
         // rev2 before rev10.
@@ -84,8 +87,8 @@ pub fn read_summeval_op(
             let response = spaced(&summary.summary);
             responses.push(((!summary.summary.trim().is_empty()).then_some(response), scores));
         }
-        judged.add_row(place, &prompt, responses, "fewer than two different summaries")
+        judgements.push_row(place, &prompt, responses, "fewer than two different summaries")
     })?;
-    read.report.leave_responses_out(EMPTY_SUMMARY, judged.n_empty);
-    with_pairs(read, judged.scored, SUMMEVAL_OBJECTIVES.len(), pairs, options.seed, path)
+    read.report.leave_responses_out(EMPTY_SUMMARY, judgements.n_empty());
+    judgements.pairs(read, SUMMEVAL_OBJECTIVES.len(), pairs, options.seed, path, sink)
 }

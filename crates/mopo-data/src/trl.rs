@@ -1,21 +1,111 @@
 //! TRL's preference types: `chosen` and `rejected` with the prompt in a column of its own or as
 //! their common beginning, as plain text or as messages.
 
+use std::fmt;
 use std::path::Path;
 
-use serde_json::Value;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
-use crate::container::kind;
-use crate::row::{columns, typed};
+use crate::container::Row as RawRow;
+use crate::row::{listed, there, typed};
 use crate::source::{
     EMPTY_PROMPT, EMPTY_RESPONSE, EQUAL_RESPONSES, OneObjective, ReadOptions, Rejected, SourceRead,
     not_blank, read_files, swapped,
 };
-use crate::{ChatTemplate, Message, PreferenceRecord, Result, Scores};
+use crate::{ChatTemplate, Message, PreferenceRecord, Result, Scores, Sink};
 
 /// The objective of a file for which no other is named.
 pub const TRL_OBJECTIVES: [&str; 1] = ["preference"];
 const FETCH: &str = "datasets/trl/README.md says what the columns are";
+
+const COLUMNS: [&str; 5] = ["prompt", "chosen", "rejected", "score_chosen", "score_rejected"];
+
+#[derive(Deserialize)]
+struct Row {
+    prompt: Option<Said>,
+    #[serde(default, deserialize_with = "there")]
+    chosen: Option<Said>,
+    #[serde(default, deserialize_with = "there")]
+    rejected: Option<Said>,
+    score_chosen: Option<f64>,
+    score_rejected: Option<f64>,
+}
+
+/// What stands in a column of texts or messages.
+enum Said {
+    Text(String),
+    Messages(Vec<Message>),
+    /// Something else, in words.
+    Other(&'static str),
+}
+
+impl Said {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "text",
+            Self::Messages(_) => "a list",
+            Self::Other(kind) => kind,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Said {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_any(SaidVisitor)
+    }
+}
+
+struct SaidVisitor;
+
+impl<'de> Visitor<'de> for SaidVisitor {
+    type Value = Said;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "text or messages")
+    }
+
+    fn visit_str<E>(self, text: &str) -> std::result::Result<Said, E> {
+        Ok(Said::Text(text.into()))
+    }
+
+    fn visit_string<E>(self, text: String) -> std::result::Result<Said, E> {
+        Ok(Said::Text(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Said, A::Error> {
+        let mut messages = Vec::new();
+        while let Some(message) = list.next_element()? {
+            messages.push(message);
+        }
+        Ok(Said::Messages(messages))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Said, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Said::Other("an object"))
+    }
+
+    fn visit_unit<E>(self) -> std::result::Result<Said, E> {
+        Ok(Said::Other("null"))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> std::result::Result<Said, E> {
+        Ok(Said::Other("a boolean"))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> std::result::Result<Said, E> {
+        Ok(Said::Other("a number"))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> std::result::Result<Said, E> {
+        Ok(Said::Other("a number"))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> std::result::Result<Said, E> {
+        Ok(Said::Other("a number"))
+    }
+}
 
 /// A row as prompt, preferred and other response.
 struct Oriented {
@@ -41,19 +131,22 @@ pub fn read_trl(
     n_objectives: usize,
     options: &ReadOptions,
     template: ChatTemplate,
+    sink: &mut Sink<'_>,
 ) -> Result<SourceRead> {
     let objective = OneObjective::new(objective_idx, n_objectives)?;
-    let mut records = Vec::new();
-    let read = read_files(path, FETCH, options, &mut |place, row| {
-        let Oriented { prompt, chosen, rejected } = oriented(row, template)?;
+    let mut n_records = 0;
+    let read = read_files(path, FETCH, options, &COLUMNS, &mut |place, row| {
+        let columns: Row = typed(row)?;
+        let scores = (columns.score_chosen, columns.score_rejected);
+        let Oriented { prompt, chosen, rejected } = oriented(row, columns, template)?;
         if chosen == rejected {
             return Err(Rejected::LeftOut(EQUAL_RESPONSES));
         }
         not_blank(&prompt, EMPTY_PROMPT)?;
         not_blank(&chosen, EMPTY_RESPONSE)?;
         not_blank(&rejected, EMPTY_RESPONSE)?;
-        let scores = match (score(row, "score_chosen")?, score(row, "score_rejected")?) {
-            (Some(chosen), Some(rejected)) => Some((chosen, rejected)),
+        let scores = match scores {
+            (Some(a), Some(b)) => Some((score("score_chosen", a)?, score("score_rejected", b)?)),
             _ => None,
         };
         let preferred = match scores {
@@ -68,7 +161,7 @@ pub fn read_trl(
         let (first, second) = if swap { (rejected, chosen) } else { (chosen, rejected) };
         // A record has the scores of all objectives or none.
         let scores = scores.filter(|_| n_objectives == 1).map(turn);
-        records.push(PreferenceRecord {
+        let record = PreferenceRecord {
             id: place.id(),
             source: place.source.into(),
             prompt,
@@ -76,56 +169,58 @@ pub fn read_trl(
             second,
             indicators: objective.indicators(if swap { 1.0 - preferred } else { preferred }),
             scores: scores.map(|(a, b)| Scores { first: vec![a], second: vec![b] }),
-        });
-        Ok(())
+        };
+        let key = record.key();
+        n_records += 1;
+        sink(record)?;
+        Ok(key)
     })?;
-    read.with_records(records, path)
+    read.having_made(n_records, path)
 }
 
-fn oriented(row: &Value, template: ChatTemplate) -> std::result::Result<Oriented, Rejected> {
-    let column = |name: &str| {
-        row.get(name).ok_or_else(|| format!("there is no column `{name}`; {}", columns(row)))
+fn oriented(
+    row: &RawRow<'_>,
+    columns: Row,
+    template: ChatTemplate,
+) -> std::result::Result<Oriented, Rejected> {
+    let missing = |name: &str| -> std::result::Result<Said, String> {
+        Err(format!("there is no column `{name}`; {}", listed(&row.names()?)))
     };
-    let prompt = row.get("prompt").filter(|prompt| !prompt.is_null());
-    match (prompt, column("chosen")?, column("rejected")?) {
-        (None, Value::String(chosen), Value::String(rejected)) => {
-            let at = common_prompt(chosen, rejected);
-            Ok(Oriented {
-                prompt: chosen[..at].into(),
-                chosen: chosen[at..].into(),
-                rejected: rejected[at..].into(),
-            })
+    let chosen = columns.chosen.map_or_else(|| missing("chosen"), Ok)?;
+    let rejected = columns.rejected.map_or_else(|| missing("rejected"), Ok)?;
+    match (columns.prompt, chosen, rejected) {
+        (None, Said::Text(mut chosen), Said::Text(mut rejected)) => {
+            let at = common_prompt(&chosen, &rejected);
+            let prompt = chosen[..at].into();
+            chosen.drain(..at);
+            rejected.drain(..at);
+            Ok(Oriented { prompt, chosen, rejected })
         }
-        (Some(Value::String(prompt)), Value::String(chosen), Value::String(rejected)) => {
-            Ok(Oriented { prompt: prompt.clone(), chosen: chosen.clone(), rejected: rejected.clone() })
+        (Some(Said::Text(prompt)), Said::Text(chosen), Said::Text(rejected)) => {
+            Ok(Oriented { prompt, chosen, rejected })
         }
-        (prompt, chosen @ Value::Array(_), rejected @ Value::Array(_)) => {
-            let (chosen, rejected) = (messages("chosen", chosen)?, messages("rejected", rejected)?);
+        (prompt, Said::Messages(chosen), Said::Messages(rejected)) => {
             // Some publishers give the question as text beside whole dialogues.
             let prompt = match prompt {
-                Some(Value::String(text)) if chosen.first().is_some_and(|m| m.role != "user") => {
-                    vec![Message { role: "user".into(), content: text.clone() }]
+                Some(Said::Text(text)) if chosen.first().is_some_and(|m| m.role != "user") => {
+                    vec![Message { role: "user".into(), content: text }]
                 }
-                None | Some(Value::String(_)) => vec![],
-                Some(list @ Value::Array(_)) => messages("prompt", list)?,
-                Some(other) => {
-                    return Err(format!("`prompt` is {}, not text or messages", kind(other)).into());
+                None | Some(Said::Text(_)) => vec![],
+                Some(Said::Messages(messages)) => messages,
+                Some(Said::Other(kind)) => {
+                    return Err(format!("`prompt` is {kind}, not text or messages").into());
                 }
             };
             from_messages(prompt, &chosen, &rejected, template)
         }
         (prompt, chosen, rejected) => Err(format!(
             "`prompt` is {}, `chosen` {}, `rejected` {}; expected text in all, or lists of messages",
-            prompt.map_or("not there", kind),
-            kind(chosen),
-            kind(rejected)
+            prompt.as_ref().map_or("not there", Said::kind),
+            chosen.kind(),
+            rejected.kind()
         )
         .into()),
     }
-}
-
-fn messages(column: &str, list: &Value) -> std::result::Result<Vec<Message>, String> {
-    typed(list).map_err(|why| format!("`{column}`: {why}"))
 }
 
 fn from_messages(
@@ -172,12 +267,7 @@ fn common_prompt(chosen: &str, rejected: &str) -> usize {
     at
 }
 
-fn score(row: &Value, column: &str) -> std::result::Result<Option<f32>, String> {
-    match row.get(column) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => match value.as_f64().map(|score| score as f32) {
-            Some(score) if score.is_finite() => Ok(Some(score)),
-            _ => Err(format!("`{column}` is {}, not a number", kind(value))),
-        },
-    }
+fn score(column: &str, score: f64) -> std::result::Result<f32, String> {
+    let narrow = score as f32;
+    if narrow.is_finite() { Ok(narrow) } else { Err(format!("`{column}` is {score}, too large")) }
 }

@@ -6,17 +6,18 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::container::kind;
-use crate::row::{columns, on_scale, typed};
-use crate::scored::{Judged, PairOptions, with_pairs};
+use crate::row::{kind, on_scale, there, typed};
+use crate::scored::{Judgements, PairOptions};
 use crate::source::{EMPTY_PROMPT, ReadOptions, SourceRead, not_blank, read_files};
-use crate::{ChatTemplate, Result};
+use crate::{ChatTemplate, Result, Sink};
 
 /// The objectives: the aspects, as the file calls them.
 pub const ULTRAFEEDBACK_OBJECTIVES: [&str; 4] =
     ["helpfulness", "honesty", "instruction_following", "truthfulness"];
 const EMPTY_COMPLETION: &str = "the completion is empty";
 const FETCH: &str = "fetch the data as datasets/ultrafeedback/README.md says";
+
+const COLUMNS: [&str; 2] = ["instruction", "completions"];
 
 #[derive(Deserialize)]
 struct Row {
@@ -27,7 +28,27 @@ struct Row {
 #[derive(Deserialize)]
 struct Completion {
     response: String,
-    annotations: Value,
+    annotations: Annotations,
+}
+
+/// The aspects, in the order of the objectives.
+#[derive(Deserialize)]
+struct Annotations {
+    #[serde(default, deserialize_with = "there")]
+    helpfulness: Option<Option<Annotation>>,
+    #[serde(default, deserialize_with = "there")]
+    honesty: Option<Option<Annotation>>,
+    #[serde(default, deserialize_with = "there")]
+    instruction_following: Option<Option<Annotation>>,
+    #[serde(default, deserialize_with = "there")]
+    truthfulness: Option<Option<Annotation>>,
+}
+
+/// Of what the file says about an aspect, the rating alone.
+#[derive(Deserialize)]
+struct Annotation {
+    #[serde(rename = "Rating", default, deserialize_with = "there")]
+    rating: Option<Value>,
 }
 
 /// Reads a file or the files of a folder; the objectives are [`ULTRAFEEDBACK_OBJECTIVES`]. A rating
@@ -40,39 +61,43 @@ pub fn read_ultrafeedback(
     options: &ReadOptions,
     template: ChatTemplate,
     pairs: &PairOptions,
+    sink: &mut Sink<'_>,
 ) -> Result<SourceRead> {
-    let mut judged = Judged::default();
-    let mut read = read_files(path, FETCH, options, &mut |place, row| {
+    let mut judgements = Judgements::new(&options.scratch())?;
+    let mut read = read_files(path, FETCH, options, &COLUMNS, &mut |place, row| {
         let row: Row = typed(row)?;
         not_blank(&row.instruction, EMPTY_PROMPT)?;
         let prompt = template.question(&row.instruction)?;
         let mut responses = Vec::new();
         for (i, completion) in row.completions.iter().enumerate() {
             let mut scores = Vec::new();
-            for aspect in ULTRAFEEDBACK_OBJECTIVES {
+            let Annotations { helpfulness, honesty, instruction_following, truthfulness } =
+                &completion.annotations;
+            let aspects = [helpfulness, honesty, instruction_following, truthfulness];
+            for (aspect, annotation) in ULTRAFEEDBACK_OBJECTIVES.into_iter().zip(aspects) {
                 let column = format!("completions[{i}].annotations.{aspect}.Rating");
-                let score = rating(&completion.annotations, aspect, &column)?;
+                let score = rating(annotation.as_ref(), &column)?;
                 scores.push(on_scale(&column, score, 1.0, 5.0)?);
             }
             let response = template.response(&completion.response);
             responses.push(((!completion.response.trim().is_empty()).then_some(response), scores));
         }
-        judged.add_row(place, &prompt, responses, "fewer than two different completions")
+        judgements.push_row(place, &prompt, responses, "fewer than two different completions")
     })?;
-    read.report.leave_responses_out(EMPTY_COMPLETION, judged.n_empty);
-    with_pairs(read, judged.scored, ULTRAFEEDBACK_OBJECTIVES.len(), pairs, options.seed, path)
+    read.report.leave_responses_out(EMPTY_COMPLETION, judgements.n_empty());
+    judgements.pairs(read, ULTRAFEEDBACK_OBJECTIVES.len(), pairs, options.seed, path, sink)
 }
 
 /// A rating is text in the file: `"4"`, or `"N/A"`.
 fn rating(
-    annotations: &Value,
-    aspect: &str,
+    annotation: Option<&Option<Annotation>>,
     column: &str,
 ) -> std::result::Result<Option<f64>, String> {
-    let Some(annotation) = annotations.get(aspect) else {
-        return Err(format!("there is no `{column}`; {}", columns(annotations)));
-    };
-    match annotation.get("Rating") {
+    let missing = || Err(format!("there is no `{column}`"));
+    let Some(annotation) = annotation else { return missing() };
+    let Some(annotation) = annotation else { return Ok(None) };
+    match &annotation.rating {
+        None => missing(),
         Some(Value::Null) => Ok(None),
         Some(Value::Number(number)) => Ok(number.as_f64()),
         Some(Value::String(text)) if text.trim() == "N/A" => Ok(None),
@@ -81,7 +106,5 @@ fn rating(
             Err(_) => Err(format!("`{column}` is `{text}`, neither a number nor `N/A`")),
         },
         Some(other) => Err(format!("`{column}` is {}, not a number", kind(other))),
-        None if annotation.is_null() => Ok(None),
-        None => Err(format!("there is no `{column}`; {}", columns(annotation))),
     }
 }

@@ -7,33 +7,61 @@ use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use mopo_data::helpsteer::{HELPSTEER_OBJECTIVES, read_helpsteer};
+use mopo_data::helpsteer::{self, HELPSTEER_OBJECTIVES};
 use mopo_data::reddit::{
-    CharacterRange, TLDR_AXES, TldrOptions, read_tldr, read_tldr_axes, read_tldr_prompts, tldr_post,
+    self, CharacterRange, TLDR_AXES, TldrOptions, read_tldr_prompts, tldr_post,
 };
-use mopo_data::safe_rlhf::{read_beavertails, read_safe_rlhf};
-use mopo_data::summeval::{SUMMEVAL_OBJECTIVES, read_summeval_op};
-use mopo_data::trl::read_trl;
-use mopo_data::ultrafeedback::{ULTRAFEEDBACK_OBJECTIVES, read_ultrafeedback};
+use mopo_data::summeval::{self, SUMMEVAL_OBJECTIVES};
+use mopo_data::ultrafeedback::{self, ULTRAFEEDBACK_OBJECTIVES};
 use mopo_data::{
-    ChatTemplate, PairOptions, PreferenceRecord, ReadOptions, Result, SourceRead, split_by_prompt,
+    ChatTemplate, PairOptions, PreferenceRecord, ReadOptions, ReadReport, Result, Sink, SourceFile,
+    SourceRead, collect, safe_rlhf, split_by_prompt, trl,
 };
 
 const TEMPLATE: ChatTemplate = ChatTemplate::Dialogue;
 const PAIRS: PairOptions = PairOptions { tie_threshold: 0.0, pairs_per_prompt: None };
 
-type Reader = fn(&Path, bool) -> Result<SourceRead>;
+type Reader = fn(&Path, bool) -> Result<Found>;
+
+/// What a reader found, with its records.
+#[derive(Debug)]
+struct Found {
+    records: Vec<PreferenceRecord>,
+    report: ReadReport,
+    sources: Vec<SourceFile>,
+}
+
+fn found(read: impl FnOnce(&mut Sink<'_>) -> Result<SourceRead>) -> Result<Found> {
+    let (records, SourceRead { report, sources }) = collect(read)?;
+    Ok(Found { records, report, sources })
+}
+
+fn read_tldr(path: &Path, objective_idx: usize, n: usize, options: &TldrOptions) -> Result<Found> {
+    found(|sink| reddit::read_tldr(path, objective_idx, n, options, sink))
+}
+
+fn read_tldr_axes(path: &Path, options: &TldrOptions, pairs: &PairOptions) -> Result<Found> {
+    found(|sink| reddit::read_tldr_axes(path, options, pairs, sink))
+}
+
+fn read_summeval_op(path: &Path, options: &ReadOptions, pairs: &PairOptions) -> Result<Found> {
+    found(|sink| summeval::read_summeval_op(path, options, pairs, sink))
+}
+
+fn read_trl(path: &Path, options: &ReadOptions, template: ChatTemplate) -> Result<Found> {
+    found(|sink| trl::read_trl(path, 0, 1, options, template, sink))
+}
 
 fn options(strict: bool) -> ReadOptions {
-    ReadOptions { strict, seed: 5, stem: None }
+    ReadOptions { strict, seed: 5, ..Default::default() }
 }
 
 fn tldr_options(strict: bool) -> TldrOptions {
     TldrOptions { read: options(strict), ..Default::default() }
 }
 
-fn trl(path: &Path, strict: bool) -> Result<SourceRead> {
-    read_trl(path, 0, 1, &options(strict), TEMPLATE)
+fn trl_pairs(path: &Path, strict: bool) -> Result<Found> {
+    read_trl(path, &options(strict), TEMPLATE)
 }
 
 /// Fixture, its reader, and the records that it gives.
@@ -42,18 +70,42 @@ const SOURCES: [(&str, Reader, usize); 12] = [
     ("tldr-converted", |path, strict| read_tldr(path, 0, 1, &tldr_options(strict)), 2),
     ("tldr-axes", |path, strict| read_tldr_axes(path, &tldr_options(strict), &PAIRS), 2),
     ("summeval-op", |path, strict| read_summeval_op(path, &options(strict), &PAIRS), 4),
-    ("trl-explicit", trl, 2),
-    ("trl-implicit", trl, 2),
-    ("trl-messages", trl, 2),
-    ("trl-messages-implicit", trl, 2),
-    ("safe-rlhf", |path, strict| read_safe_rlhf(path, &options(strict), TEMPLATE), 3),
-    ("beavertails", |path, strict| read_beavertails(path, &options(strict), TEMPLATE, &PAIRS), 1),
+    ("trl-explicit", trl_pairs, 2),
+    ("trl-implicit", trl_pairs, 2),
+    ("trl-messages", trl_pairs, 2),
+    ("trl-messages-implicit", trl_pairs, 2),
+    (
+        "safe-rlhf",
+        |path, strict| {
+            found(|sink| safe_rlhf::read_safe_rlhf(path, &options(strict), TEMPLATE, sink))
+        },
+        3,
+    ),
+    (
+        "beavertails",
+        |path, strict| {
+            found(|sink| {
+                safe_rlhf::read_beavertails(path, &options(strict), TEMPLATE, &PAIRS, sink)
+            })
+        },
+        1,
+    ),
     (
         "ultrafeedback",
-        |path, strict| read_ultrafeedback(path, &options(strict), TEMPLATE, &PAIRS),
+        |path, strict| {
+            found(|sink| {
+                ultrafeedback::read_ultrafeedback(path, &options(strict), TEMPLATE, &PAIRS, sink)
+            })
+        },
         4,
     ),
-    ("helpsteer", |path, strict| read_helpsteer(path, &options(strict), TEMPLATE, &PAIRS), 2),
+    (
+        "helpsteer",
+        |path, strict| {
+            found(|sink| helpsteer::read_helpsteer(path, &options(strict), TEMPLATE, &PAIRS, sink))
+        },
+        2,
+    ),
 ];
 
 fn fixture(name: &str) -> PathBuf {
@@ -75,7 +127,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Reads `bytes` as a file whose name says nothing.
-fn read_bytes(name: &str, bytes: &[u8], strict: bool) -> Result<SourceRead> {
+fn read_bytes(name: &str, bytes: &[u8], strict: bool) -> Result<Found> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows");
     std::fs::write(&path, bytes).unwrap();
@@ -204,7 +256,7 @@ fn wrong_types_and_values_name_the_column() {
             "trl-messages",
             "\"content\": \"Oslo.\"",
             "\"content\": [\"Oslo.\"]",
-            "`chosen`: `[0].content`: invalid type",
+            "`chosen[0].content`: invalid type",
         ),
         (
             "trl-messages",
@@ -402,12 +454,10 @@ fn trl_prompts_are_found() {
     assert_eq!(found[0].prompt, "\n\nHuman: What is the capital of Norway?\n\nAssistant:");
     assert_eq!(found[1].indicators, [Some(0.5)]);
     assert!(found[0].scores.is_some());
-    let chatml =
-        read_trl(&fixture("trl-messages.jsonl"), 0, 1, &options(true), ChatTemplate::Chatml);
+    let chatml = read_trl(&fixture("trl-messages.jsonl"), &options(true), ChatTemplate::Chatml);
     let prompt = &chatml.unwrap().records[0].prompt;
     assert!(prompt.starts_with("<|im_start|>system\nBe brief.<|im_end|>\n"), "{prompt}");
-    let plain =
-        read_trl(&fixture("trl-messages.jsonl"), 0, 1, &options(false), ChatTemplate::Plain);
+    let plain = read_trl(&fixture("trl-messages.jsonl"), &options(false), ChatTemplate::Plain);
     assert!(plain.unwrap_err().to_string().contains("use `dialogue` or `chatml`"));
     // A question as text beside whole dialogues is not repeated.
     let row = r#"{"prompt":"Hi","chosen":[{"role":"user","content":"Hi"},{"role":"assistant","content":"A"}],"rejected":[{"role":"user","content":"Hi"},{"role":"assistant","content":"B"}]}"#;
@@ -447,17 +497,125 @@ fn ratings_of_completions_are_objectives() {
 #[test]
 fn posts_become_prompts_once() {
     let read = read_tldr_prompts(&fixture("tldr-dove.jsonl"), &tldr_options(true)).unwrap();
-    assert_eq!((read.report.rows, read.prompts.len()), (3, 2));
+    assert_eq!((read.report.rows, read.report.made, read.prompts.len()), (3, 2, 2));
     assert_eq!(read.report.left_out_for("an earlier row has the same post"), 1);
-    assert!(read.prompts[0].reference.as_ref().unwrap().starts_with(" Landlord"));
-    let dove: Vec<_> = read.prompts.iter().map(|p| p.prompt.clone()).collect();
+    let prompts = read.prompts.into_memory().unwrap();
+    assert!(prompts[0].reference.as_ref().unwrap().starts_with(" Landlord"));
+    let dove: Vec<_> = prompts.into_iter().map(|p| p.prompt).collect();
     for name in ["tldr-comparisons", "tldr-converted", "tldr-axes", "tldr-dove"] {
         for ending in ["jsonl", "parquet"] {
             let path = fixture(&format!("{name}.{ending}"));
             let read = read_tldr_prompts(&path, &tldr_options(true)).unwrap();
-            assert_eq!(read.prompts.iter().map(|p| p.prompt.clone()).collect::<Vec<_>>(), dove);
+            let prompts = read.prompts.into_memory().unwrap();
+            assert_eq!(prompts.into_iter().map(|p| p.prompt).collect::<Vec<_>>(), dove);
         }
     }
+}
+
+/// Something in every row that no reader looks at, before and behind its columns.
+fn with_unread(lines: &str, unread: &str) -> String {
+    let row = |line: &str| {
+        let columns = line.trim().strip_prefix('{').unwrap().strip_suffix('}').unwrap();
+        format!("{{\"zz_before\": {unread}, {columns}, \"zz_more\": {unread}}}\n")
+    };
+    lines.lines().map(row).collect()
+}
+
+#[test]
+fn columns_that_are_not_read_cost_no_row() {
+    let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+    for (name, _, n_records) in SOURCES {
+        let good = std::fs::read_to_string(fixture(&format!("{name}.jsonl"))).unwrap();
+        let expected = nameless(read_bytes(name, good.as_bytes(), true).unwrap().records);
+        assert_eq!(expected.len(), n_records);
+        for unread in ["NaN", "[-Infinity, {\"a\": Infinity}]", "1e999", "\"\\ud800\"", &deep] {
+            let lines = with_unread(&good, unread);
+            let array = format!("[{}]", lines.trim().replace("}\n{", "},\n{"));
+            for text in [lines, array] {
+                let found = read_bytes(name, text.as_bytes(), true);
+                let found = found.unwrap_or_else(|error| panic!("{name}, {unread}: {error}"));
+                assert_eq!(nameless(found.records), expected, "{name}: {unread}");
+            }
+        }
+        let bytes = with_unread(&good, "\"x\"").replace("\"x\"", "\"\u{1}\"").into_bytes();
+        let bytes: Vec<u8> = bytes.iter().map(|b| if *b == 1 { 0xff } else { *b }).collect();
+        let found = read_bytes(name, &bytes, true).unwrap();
+        assert_eq!(nameless(found.records), expected, "{name}: bytes that are no UTF-8");
+    }
+}
+
+#[test]
+fn numbers_that_are_none_are_missing_or_named_where_they_are_read() {
+    // NaN is how a table without a value is written; infinity is no score.
+    let good = std::fs::read_to_string(fixture("helpsteer.jsonl")).unwrap();
+    let edit = |to: &str| good.replacen("\"helpfulness\": 3", &format!("\"helpfulness\": {to}"), 1);
+    let missing = read_bytes("helpsteer", edit("NaN").as_bytes(), true).unwrap();
+    let null = read_bytes("helpsteer", edit("null").as_bytes(), true).unwrap();
+    assert_eq!(nameless(missing.records), nameless(null.records));
+    for infinite in ["Infinity", "-Infinity"] {
+        let error = read_bytes("helpsteer", edit(infinite).as_bytes(), true).unwrap_err();
+        assert!(error.to_string().contains("rows:1: `helpfulness` is infinite"), "{error}");
+    }
+}
+
+#[test]
+fn doubled_files_are_refused_by_name() {
+    for (name, read, _) in SOURCES {
+        let lines = std::fs::read(fixture(&format!("{name}.jsonl"))).unwrap();
+        let array =
+            format!("[{}]", String::from_utf8_lossy(&lines).trim().replace("}\n{", "},\n{"));
+        let parquet = std::fs::read(fixture(&format!("{name}.parquet"))).unwrap();
+        for (other, bytes) in [
+            ("x.jsonl.gz", gzip(&lines)),
+            ("x.json", array.into_bytes()),
+            ("x.parquet", parquet),
+            ("copy of x.jsonl", lines.clone()),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("x.jsonl"), &lines).unwrap();
+            std::fs::write(folder.path().join(other), bytes).unwrap();
+            let error = read(folder.path(), false).unwrap_err().to_string();
+            assert!(error.contains("x.jsonl") && error.contains(other), "{name}: {error}");
+            assert!(error.contains("the same data"), "{name}: {error}");
+            // Each alone is read.
+            std::fs::remove_file(folder.path().join("x.jsonl")).unwrap();
+            read(folder.path(), false).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_lies_beside_data_is_passed_over_by_name() {
+    let lines = std::fs::read(fixture("trl-explicit.jsonl")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("x.jsonl"), &lines).unwrap();
+    let stray: [(&str, &[u8]); 9] = [
+        ("._x.jsonl", b"\0\x05\x16\x07\0\x02"),
+        (".x.jsonl.swp", b"x"),
+        ("README.md", b"# About these files"),
+        ("dataset_infos.json", b"{\"default\": {}}"),
+        ("dataset_info.json", b"{\n \"features\": {}\n}\n"),
+        ("stats.json", b"{\n  \"rows\": 3\n}\n"),
+        ("counts.json", b"{\"rows\": 3}"),
+        ("rows.csv", b"prompt,chosen\n"),
+        ("x.jsonl~", &lines),
+    ];
+    for (name, bytes) in stray {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    std::fs::create_dir(folder.path().join("more.jsonl")).unwrap();
+    let found = trl_pairs(folder.path(), false).unwrap();
+    assert_eq!((found.records.len(), found.sources.len()), (2, 1));
+    let said = found.report.to_string();
+    for name in stray.iter().map(|(name, _)| *name).chain(["more.jsonl"]) {
+        assert!(said.contains(name), "{name} is not in:\n{said}");
+    }
+    // Without the data they are named too.
+    std::fs::remove_file(folder.path().join("x.jsonl")).unwrap();
+    std::fs::remove_file(folder.path().join("stats.json")).unwrap();
+    std::fs::remove_file(folder.path().join("counts.json")).unwrap();
+    let error = trl_pairs(folder.path(), false).unwrap_err().to_string();
+    assert!(error.contains("._x.jsonl") && error.contains("is not there"), "{error}");
 }
 
 #[test]
@@ -498,8 +656,9 @@ fn shared_files_have_the_documented_counts() {
 
     let dove = root.join("tldr/dove_tldr_test.jsonl");
     let read = read_tldr_prompts(&dove, &tldr_options(true)).unwrap();
-    assert_eq!(read.prompts.len(), 500);
-    assert!(read.prompts.iter().all(|prompt| prompt.reference.is_some()));
+    let prompts = read.prompts.into_memory().unwrap();
+    assert_eq!(prompts.len(), 500);
+    assert!(prompts.iter().all(|prompt| prompt.reference.is_some()));
     assert_eq!(read_tldr_prompts(&dove, &protocol).unwrap().prompts.len(), 221);
 
     let example = root.join("tldr/openai_readme_comparison_example.json");

@@ -29,7 +29,7 @@ pub use config::RunConfig;
 pub use error::{Error, Result};
 pub use fit::Metrics;
 pub use pairs::Pairs;
-pub use prepare::{prepare_prompts, prepare_records};
+pub use prepare::{prepare_prompts, prepare_records, prepare_staged};
 pub use progress::{Progress, Silent};
 pub use result::{Accuracy, Constraint, RunResult};
 pub use run_dir::{RunDir, RunRecord, file_sha256};

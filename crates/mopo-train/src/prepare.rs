@@ -6,7 +6,9 @@ use std::path::Path;
 use mopo_core::Objectives;
 use mopo_data::demo::{self, DemoConfig};
 use mopo_data::helpsteer::{HELPSTEER_OBJECTIVES, read_helpsteer};
-use mopo_data::reddit::{TLDR_AXES, TLDR_OBJECTIVES, read_tldr, read_tldr_axes, read_tldr_prompts};
+use mopo_data::reddit::{
+    TLDR_AXES, TLDR_OBJECTIVES, TldrOptions, read_tldr, read_tldr_axes, read_tldr_prompts,
+};
 use mopo_data::safe_rlhf::{
     BEAVERTAILS_OBJECTIVES, SAFE_RLHF_OBJECTIVES, read_beavertails, read_safe_rlhf,
 };
@@ -14,8 +16,9 @@ use mopo_data::summeval::{SUMMEVAL_OBJECTIVES, read_summeval_op};
 use mopo_data::trl::{TRL_OBJECTIVES, read_trl};
 use mopo_data::ultrafeedback::{ULTRAFEEDBACK_OBJECTIVES, read_ultrafeedback};
 use mopo_data::{
-    PreparedSet, PromptRead, SourceRead, Split, Summary, Tokenizer, prompts_of, read_hh_dir,
-    split_by_prompt,
+    Header, PreferenceRecord, PreparedReader, PreparedSet, PreparedWriter, Prompt, PromptRead,
+    PromptWriter, ReadOptions, ReadReport, Selection, Sink, SourceFile, SourceRead, Split,
+    StagedSet, Summary, Tokenizer, read_hh_dir, split_by_prompt,
 };
 
 use crate::config::{DataSource, SourceConfig, TokenizerConfig};
@@ -23,146 +26,249 @@ use crate::models::tokenizer_file;
 use crate::run_dir::file_sha256;
 use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord};
 
-/// Reads the records of a data configuration, with what there is to say about them.
+/// Reads the records of a data configuration into memory, with what there is to say about them.
 ///
 /// # Errors
-/// Unreadable files, malformed lines under `strict`, an empty set, an objective that the source has
-/// not.
+/// Those of [`prepare_staged`].
 pub fn prepare_records(
     config: &SourceConfig,
     data: Option<&Path>,
     seed: u64,
     strict: bool,
 ) -> Result<(PreparedSet, Vec<String>)> {
-    let mut notes = Vec::new();
-    let mut set = match config.kind {
-        DataSource::Demo => demo::generate(&DemoConfig {
-            seed,
-            n_prompts: config.n_prompts.unwrap_or(1200),
-            ..DemoConfig::default()
-        })?,
-        DataSource::Prepared => PreparedSet::read(path(config, data)?)?,
-        _ => {
-            let (objectives, read) = read_pairs(config, path(config, data)?, seed, strict)?;
-            // Without the path: the note goes into the prepared files, which are hashed.
-            notes.push(format!("{}: rows\n{}", config.kind.title(), read.report));
-            PreparedSet::new(objectives, None, read.sources, vec![], read.records)?
-        }
-    };
-    // What is prepared has the objectives that it was prepared with.
-    if !config.objectives.is_empty() && config.kind != DataSource::Prepared {
-        let n_left_out;
-        (set, n_left_out) = set.select(&config.objectives)?;
-        notes.push(format!(
-            "objectives {}; pairs that none of them labels: {n_left_out} left out\n",
-            config.objectives.join(", ")
-        ));
-    }
-    if set.records.is_empty() {
-        return Err(Error::Config {
-            origin: "data".into(),
-            message: "there is not a single usable pair in it; nothing to train on".into(),
-        });
-    }
-    Ok((set, notes))
+    let (mut objectives, mut records) = (None, Vec::new());
+    let source = Source { config, data, seed, strict, scratch: None };
+    let Prepared { split, sources, notes, about } = source.read(&mut |all, record| {
+        objectives.get_or_insert_with(|| all.clone());
+        records.push(record);
+        Ok(())
+    })?;
+    let Some(objectives) = objectives else { return Err(no_pairs()) };
+    Ok((PreparedSet::new(objectives, split, sources, notes, records)?, about))
+}
+
+/// Reads the records of a data configuration, each of which `each` sees too, in memory that does not
+/// grow with them; with what there is to say about them. They wait in files without names in the
+/// folder `scratch`, which has to be there; unless `keep`, they are only checked.
+///
+/// # Errors
+/// Unreadable files, malformed lines under `strict`, an empty set, an objective that the source has
+/// not; those of `each`.
+pub fn prepare_staged(
+    config: &SourceConfig,
+    data: Option<&Path>,
+    seed: u64,
+    strict: bool,
+    scratch: &Path,
+    keep: bool,
+    each: &mut dyn FnMut(&Objectives, &PreferenceRecord) -> mopo_data::Result<()>,
+) -> Result<(StagedSet, Vec<String>)> {
+    let mut writer: Option<PreparedWriter> = None;
+    let source = Source { config, data, seed, strict, scratch: Some(scratch) };
+    let Prepared { split, sources, notes, about } = source.read(&mut |objectives, record| {
+        let writer = match &mut writer {
+            Some(writer) => writer,
+            none if keep => none.insert(PreparedWriter::new(scratch, objectives.clone())?),
+            none => none.insert(PreparedWriter::checking(scratch, objectives.clone())),
+        };
+        writer.push(&record)?;
+        each(objectives, &record)
+    })?;
+    let Some(writer) = writer else { return Err(no_pairs()) };
+    Ok((writer.finish(split, sources, notes)?, about))
 }
 
 /// Reads the prompts of a data configuration, without their pairs. Files of TL;DR may have posts
-/// alone.
+/// alone. As in [`prepare_staged`] memory does not grow with them.
 ///
 /// # Errors
-/// Those of [`prepare_records`].
+/// Those of [`prepare_staged`].
 pub fn prepare_prompts(
     config: &SourceConfig,
     data: Option<&Path>,
     seed: u64,
     strict: bool,
+    scratch: &Path,
 ) -> Result<(PromptRead, Vec<String>)> {
+    let source = Source { config, data, seed, strict, scratch: Some(scratch) };
     if config.kind == DataSource::Tldr && config.folders.is_empty() {
-        let read = read_tldr_prompts(path(config, data)?, &config.tldr_options(strict, seed))?;
+        let read = read_tldr_prompts(source.path()?, &source.tldr_options())?;
         let note = format!("{}: rows\n{}", config.kind.title(), read.report);
         return Ok((read, vec![note]));
     }
-    let (set, notes) = prepare_records(config, data, seed, strict)?;
-    let prompts = prompts_of(&set.records);
-    Ok((PromptRead { prompts, sources: set.header.sources, ..Default::default() }, notes))
+    let mut prompts = PromptWriter::new(scratch)?;
+    let found = source.read(&mut |_, PreferenceRecord { id, source, prompt, .. }| {
+        prompts.push(&Prompt { id, source, prompt, reference: None })
+    })?;
+    let (prompts, report) = (prompts.finish()?, ReadReport::default());
+    Ok((PromptRead { prompts, report, sources: found.sources }, found.about))
 }
 
-fn path<'a>(config: &SourceConfig, data: Option<&'a Path>) -> Result<&'a Path> {
-    data.ok_or_else(|| Error::Config {
+fn no_pairs() -> Error {
+    Error::Config {
         origin: "data".into(),
-        message: format!("the source {} needs a path; give it with --data", config.kind.name()),
-    })
+        message: "there is not a single usable pair in it; nothing to train on".into(),
+    }
 }
 
-/// The pairs of a source that is read from files, and its objectives.
-fn read_pairs(
-    config: &SourceConfig,
-    data: &Path,
+/// What is read, and how.
+struct Source<'a> {
+    config: &'a SourceConfig,
+    data: Option<&'a Path>,
     seed: u64,
     strict: bool,
-) -> Result<(Objectives, SourceRead)> {
-    let options = config.read_options(strict, seed);
-    let template = config.chat_template();
-    let pairs = config.pair_options();
-    let (names, read): (&[&str], _) = match config.kind {
-        DataSource::Hh => {
-            let objectives = objectives_of_folders(config)?;
-            let folders: Vec<(&str, &str)> =
-                config.folders.iter().map(|f| (f.objective.as_str(), f.folder.as_str())).collect();
-            let read = read_hh_dir(data, &objectives, &folders, &options)?;
-            return Ok((objectives, read));
-        }
-        DataSource::Tldr | DataSource::Trl => {
-            let read = |path: &Path, objective_idx, n_objectives| match config.kind {
-                DataSource::Tldr => {
-                    let options = config.tldr_options(strict, seed);
-                    read_tldr(path, objective_idx, n_objectives, &options)
-                }
-                _ => read_trl(path, objective_idx, n_objectives, &options, template),
-            };
-            if !config.folders.is_empty() {
-                return read_folders(config, data, read);
-            }
-            let names: &[&str] =
-                if config.kind == DataSource::Tldr { &TLDR_OBJECTIVES } else { &TRL_OBJECTIVES };
-            (names, read(data, 0, 1))
-        }
-        DataSource::TldrAxes => {
-            (&TLDR_AXES, read_tldr_axes(data, &config.tldr_options(strict, seed), &pairs))
-        }
-        DataSource::SummevalOp => (&SUMMEVAL_OBJECTIVES, read_summeval_op(data, &options, &pairs)),
-        DataSource::SafeRlhf => (&SAFE_RLHF_OBJECTIVES, read_safe_rlhf(data, &options, template)),
-        DataSource::Beavertails => {
-            (&BEAVERTAILS_OBJECTIVES, read_beavertails(data, &options, template, &pairs))
-        }
-        DataSource::UltraFeedback => {
-            (&ULTRAFEEDBACK_OBJECTIVES, read_ultrafeedback(data, &options, template, &pairs))
-        }
-        DataSource::HelpSteer => {
-            (&HELPSTEER_OBJECTIVES, read_helpsteer(data, &options, template, &pairs))
-        }
-        DataSource::Demo | DataSource::Prepared => unreachable!("they have no reader of rows"),
-    };
-    Ok((Objectives::new(names.iter().copied())?, read?))
+    scratch: Option<&'a Path>,
 }
 
-/// Folders of a source whose files label one objective.
-fn read_folders(
-    config: &SourceConfig,
-    root: &Path,
-    read: impl Fn(&Path, usize, usize) -> mopo_data::Result<SourceRead>,
-) -> Result<(Objectives, SourceRead)> {
-    let objectives = objectives_of_folders(config)?;
-    let mut all = SourceRead::default();
-    for folder in &config.folders {
-        let objective_idx = objectives.index_of(&folder.objective)?;
-        let found = read(&root.join(&folder.folder), objective_idx, objectives.len())?;
-        all.records.extend(found.records);
-        all.report.merge(&found.report);
-        all.sources.extend(found.sources);
+/// What there is beside the records.
+struct Prepared {
+    split: Option<Split>,
+    sources: Vec<SourceFile>,
+    /// Of the set.
+    notes: Vec<String>,
+    /// For whoever reads it.
+    about: Vec<String>,
+}
+
+/// Takes a record of a set with these objectives.
+type Take<'a> = dyn FnMut(&Objectives, PreferenceRecord) -> mopo_data::Result<()> + 'a;
+
+impl Source<'_> {
+    /// Gives every record to `take`, with the objectives that are wanted.
+    fn read(&self, take: &mut Take<'_>) -> Result<Prepared> {
+        let config = self.config;
+        let mut about = Vec::new();
+        // What is prepared has the objectives that it was prepared with.
+        if config.kind == DataSource::Prepared {
+            let mut reader = PreparedReader::open(self.path()?)?;
+            let Header { objectives, split, sources, notes, .. } = reader.header().clone();
+            reader.try_for_each(|record| take(&objectives, record?))?;
+            return Ok(Prepared { split, sources, notes, about });
+        }
+        let all = self.objectives()?;
+        let mut selection = match config.objectives.as_slice() {
+            [] => None,
+            names => Some(Selection::new(&all, names)?),
+        };
+        let wanted = selection.as_ref().map_or(all.clone(), |s| s.objectives().clone());
+        let mut sink = |record| match &mut selection {
+            None => take(&wanted, record),
+            Some(selection) => {
+                selection.apply(record).map_or(Ok(()), |record| take(&wanted, record))
+            }
+        };
+        let (mut sources, mut notes) = (vec![], vec![]);
+        if config.kind == DataSource::Demo {
+            let n_prompts = config.n_prompts.unwrap_or(1200);
+            let seed = self.seed;
+            let set = demo::generate(&DemoConfig { seed, n_prompts, ..DemoConfig::default() })?;
+            set.records.into_iter().try_for_each(&mut sink)?;
+            notes = set.header.notes;
+        } else {
+            let read = self.pairs(&all, &mut sink)?;
+            // Without the path: the note goes into the prepared files, which are hashed.
+            about.push(format!("{}: rows\n{}", config.kind.title(), read.report));
+            sources = read.sources;
+        }
+        if let Some(selection) = selection {
+            about.push(format!(
+                "objectives {}; pairs that none of them labels: {} left out\n",
+                config.objectives.join(", "),
+                selection.finish()?
+            ));
+        }
+        Ok(Prepared { split: None, sources, notes, about })
     }
-    Ok((objectives, all))
+
+    fn path(&self) -> Result<&Path> {
+        self.data.ok_or_else(|| Error::Config {
+            origin: "data".into(),
+            message: format!(
+                "the source {} needs a path; give it with --data",
+                self.config.kind.name()
+            ),
+        })
+    }
+
+    fn options(&self) -> ReadOptions {
+        let scratch = self.scratch.map(Path::to_path_buf);
+        ReadOptions { scratch, ..self.config.read_options(self.strict, self.seed) }
+    }
+
+    fn tldr_options(&self) -> TldrOptions {
+        let read = self.options();
+        TldrOptions { read, ..self.config.tldr_options(self.strict, self.seed) }
+    }
+
+    /// The objectives of the source, all of them.
+    fn objectives(&self) -> Result<Objectives> {
+        let names: &[&str] = match self.config.kind {
+            _ if !self.config.folders.is_empty() => return objectives_of_folders(self.config),
+            DataSource::Hh => return objectives_of_folders(self.config),
+            DataSource::Demo => return Ok(demo::objectives()),
+            DataSource::Tldr => &TLDR_OBJECTIVES,
+            DataSource::Trl => &TRL_OBJECTIVES,
+            DataSource::TldrAxes => &TLDR_AXES,
+            DataSource::SummevalOp => &SUMMEVAL_OBJECTIVES,
+            DataSource::SafeRlhf => &SAFE_RLHF_OBJECTIVES,
+            DataSource::Beavertails => &BEAVERTAILS_OBJECTIVES,
+            DataSource::UltraFeedback => &ULTRAFEEDBACK_OBJECTIVES,
+            DataSource::HelpSteer => &HELPSTEER_OBJECTIVES,
+            DataSource::Prepared => unreachable!("its header has them"),
+        };
+        Ok(Objectives::new(names.iter().copied())?)
+    }
+
+    /// The pairs of a source that is read from files.
+    fn pairs(&self, objectives: &Objectives, sink: &mut Sink<'_>) -> Result<SourceRead> {
+        let (data, options) = (self.path()?, self.options());
+        let template = self.config.chat_template();
+        let pairs = self.config.pair_options();
+        Ok(match self.config.kind {
+            DataSource::Hh => {
+                let folders = self.config.folders.iter();
+                let folders: Vec<(&str, &str)> =
+                    folders.map(|f| (f.objective.as_str(), f.folder.as_str())).collect();
+                read_hh_dir(data, objectives, &folders, &options, sink)?
+            }
+            DataSource::Tldr => {
+                self.folders(objectives, sink, |path, objective_idx, n, sink| {
+                    read_tldr(path, objective_idx, n, &self.tldr_options(), sink)
+                })?
+            }
+            DataSource::Trl => self.folders(objectives, sink, |path, objective_idx, n, sink| {
+                read_trl(path, objective_idx, n, &options, template, sink)
+            })?,
+            DataSource::TldrAxes => read_tldr_axes(data, &self.tldr_options(), &pairs, sink)?,
+            DataSource::SummevalOp => read_summeval_op(data, &options, &pairs, sink)?,
+            DataSource::SafeRlhf => read_safe_rlhf(data, &options, template, sink)?,
+            DataSource::Beavertails => read_beavertails(data, &options, template, &pairs, sink)?,
+            DataSource::UltraFeedback => {
+                read_ultrafeedback(data, &options, template, &pairs, sink)?
+            }
+            DataSource::HelpSteer => read_helpsteer(data, &options, template, &pairs, sink)?,
+            DataSource::Demo | DataSource::Prepared => unreachable!("they have no reader of rows"),
+        })
+    }
+
+    /// The path itself, or the folders in it whose files label one objective each.
+    fn folders(
+        &self,
+        objectives: &Objectives,
+        sink: &mut Sink<'_>,
+        read: impl Fn(&Path, usize, usize, &mut Sink<'_>) -> mopo_data::Result<SourceRead>,
+    ) -> Result<SourceRead> {
+        let root = self.path()?;
+        if self.config.folders.is_empty() {
+            return Ok(read(root, 0, 1, sink)?);
+        }
+        let mut all = SourceRead::default();
+        for folder in &self.config.folders {
+            let objective_idx = objectives.index_of(&folder.objective)?;
+            all.merge(read(&root.join(&folder.folder), objective_idx, objectives.len(), sink)?);
+        }
+        Ok(all)
+    }
 }
 
 /// The objectives of `[[data.folders]]` in their order; one may have several folders.

@@ -1,11 +1,11 @@
 //! `mopo prepare`: a data source as one prepared set with its summary, or its prompts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
-use mopo_data::{Summary, sample_prompts, write_prompts};
+use mopo_data::SummaryBuilder;
 use mopo_train::config::{DataConfig, SourceConfig};
-use mopo_train::{prepare_prompts, prepare_records};
+use mopo_train::{prepare_prompts, prepare_staged};
 
 use crate::args::PrepareArgs;
 
@@ -26,17 +26,34 @@ pub(crate) fn run(args: PrepareArgs) -> Result<()> {
 }
 
 fn pairs(args: &PrepareArgs, config: &SourceConfig) -> Result<()> {
-    let (set, notes) = prepare_records(config, args.data.as_deref(), args.seed, args.strict)?;
+    let (data, scratch) = (args.data.as_deref(), scratch(args.out.as_deref()));
+    // No tokenizer yet: lengths in words.
+    let words = |text: &str| text.split_whitespace().count();
+    let mut summary: Option<SummaryBuilder> = None;
+    let keep = args.out.is_some();
+    let (set, notes) = prepare_staged(
+        config,
+        data,
+        args.seed,
+        args.strict,
+        &scratch,
+        keep,
+        &mut |objectives, record| {
+            summary
+                .get_or_insert_with(|| SummaryBuilder::new(&scratch, objectives))
+                .push(record, words)
+        },
+    )?;
     for note in notes {
         eprintln!("{note}");
     }
-    // No tokenizer yet: lengths in words.
-    let words = |text: &str| text.split_whitespace().count();
-    println!("{}", Summary::new(&set.header.objectives, &set.records, words));
-    println!("(lengths in words)");
+    if let Some(summary) = summary {
+        println!("{}", summary.finish()?);
+        println!("(lengths in words)");
+    }
     let Some(out) = &args.out else { return Ok(()) };
     let hash = set.write(out)?;
-    println!("wrote {} ({} pairs, sha256 {hash})", out.display(), set.records.len());
+    println!("wrote {} ({} pairs, sha256 {hash})", out.display(), set.header().records);
     println!(
         "train on it: mopo train --config FILE --data {} with `data.source = \"prepared\"`",
         out.display()
@@ -45,19 +62,28 @@ fn pairs(args: &PrepareArgs, config: &SourceConfig) -> Result<()> {
 }
 
 fn prompts(args: &PrepareArgs, config: &SourceConfig) -> Result<()> {
-    let (read, notes) = prepare_prompts(config, args.data.as_deref(), args.seed, args.strict)?;
+    ensure!(args.n_prompts != Some(0), "--n-prompts is 0; leave it out for all of them");
+    let (data, scratch) = (args.data.as_deref(), scratch(args.out.as_deref()));
+    let (read, notes) = prepare_prompts(config, data, args.seed, args.strict, &scratch)?;
     for note in notes {
         eprintln!("{note}");
     }
     let n_found = read.prompts.len();
-    ensure!(args.n_prompts != Some(0), "--n-prompts is 0; leave it out for all of them");
     let prompts = match args.n_prompts {
-        Some(n_prompts) => sample_prompts(read.prompts, n_prompts, args.seed),
+        Some(n_prompts) => read.prompts.sample(n_prompts, args.seed)?,
         None => read.prompts,
     };
-    println!("{n_found} distinct prompts, of which {} are taken", prompts.len());
+    let n_taken = prompts.len();
+    println!("{n_found} distinct prompts, of which {n_taken} are taken");
     let Some(out) = &args.out else { return Ok(()) };
-    let hash = write_prompts(out, &prompts)?;
-    println!("wrote {} ({} prompts, sha256 {hash})", out.display(), prompts.len());
+    let hash = prompts.write(out)?;
+    println!("wrote {} ({n_taken} prompts, sha256 {hash})", out.display());
     Ok(())
+}
+
+/// Where files without names go: to the disk of `out`, which has room for the result.
+fn scratch(out: Option<&Path>) -> PathBuf {
+    let Some(out) = out else { return std::env::temp_dir() };
+    let there = out.ancestors().skip(1).find(|folder| folder.is_dir());
+    there.map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }

@@ -1,5 +1,6 @@
 //! Files of rows: JSON Lines, a JSON array, either of them in gzip, and Parquet. Told apart by
-//! content, never by name, and streamed: no file is held in memory.
+//! content, never by name, and streamed: no file is held in memory, and no row of more than
+//! [`MAX_ROW_BYTES`](crate::MAX_ROW_BYTES).
 //!
 //! What the columns mean is the readers' business.
 
@@ -28,11 +29,27 @@ const FOREIGN: [(&[u8], &str, &str); 5] = [
     (b"ARROW1", "Arrow", "`datasets`' `to_parquet` or `to_json` on it instead"),
 ];
 
-/// A row as its container has it: a JSON object, or why there is none.
-pub(crate) type RawRow = std::result::Result<Value, String>;
+pub(crate) use parquet::not_json_reason;
+
+/// A row as its container has it.
+#[derive(Clone, Debug)]
+pub(crate) enum Row<'a> {
+    /// Text that begins and ends without white space, not parsed yet.
+    Json(&'a [u8]),
+    /// Columns of a Parquet file.
+    Columns {
+        /// An object of those that were asked for.
+        values: Value,
+        /// All that the file has, sorted.
+        names: &'a [String],
+    },
+}
+
+/// A row, or why there is none.
+pub(crate) type RawRow<'a> = std::result::Result<Row<'a>, String>;
 /// Takes the number of a row (its line where the file has lines; from 1) and the row. An error
 /// ends the reading.
-pub(crate) type EachRow<'a> = dyn FnMut(usize, RawRow) -> Result<()> + 'a;
+pub(crate) type EachRow<'a> = dyn FnMut(usize, RawRow<'_>) -> Result<()> + 'a;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Format {
@@ -129,14 +146,16 @@ impl DataFile {
         Ok(text)
     }
 
-    /// Every row in order. Text that is no JSON is taken line by line, each of which is malformed.
+    /// Every row in order. Text that is no JSON is taken line by line, each of which is malformed. Of
+    /// Parquet files only the columns `wanted` are read; of JSON the readers take theirs.
     ///
     /// # Errors
     /// Those of `each`; [`Error::Gzip`] for a truncated or damaged stream, [`Error::Container`] for
-    /// such a Parquet file, [`Error::Line`] for an array that is no JSON from some line on.
-    pub(crate) fn for_each_row(&self, each: &mut EachRow<'_>) -> Result<()> {
+    /// such a Parquet file, [`Error::Line`] for an array that is none from some line on and for a row
+    /// that is too long.
+    pub(crate) fn for_each_row(&self, wanted: &[&str], each: &mut EachRow<'_>) -> Result<()> {
         match self.format {
-            Format::Parquet => parquet::for_each_row(&self.path, each),
+            Format::Parquet => parquet::for_each_row(&self.path, wanted, each),
             Format::JsonArray => json::for_each_element(self, each),
             Format::JsonLines | Format::Text => json::for_each_line(self, each),
         }
@@ -149,26 +168,6 @@ impl DataFile {
         } else {
             Error::io("read", &self.path)(source)
         }
-    }
-}
-
-/// Refuses what is no object.
-fn object(value: Value) -> RawRow {
-    match &value {
-        Value::Object(_) => Ok(value),
-        other => Err(format!("it is {}, not an object of columns", kind(other))),
-    }
-}
-
-/// What a value is, for messages.
-pub(crate) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
     }
 }
 

@@ -1,7 +1,12 @@
 //! Containers that are whole, cut, damaged or something else.
 
+use std::collections::HashMap;
 use std::io::Write;
+use std::sync::Arc;
 
+use ::parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int32Type};
+use ::parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
+use ::parquet::schema::parser::parse_message_type;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
@@ -19,13 +24,29 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn read(bytes: &[u8]) -> Result<Vec<(usize, RawRow)>> {
+/// A row as JSON, or why there is none.
+type Parsed = std::result::Result<Value, String>;
+
+fn parsed(row: RawRow<'_>) -> Parsed {
+    match row? {
+        row @ Row::Json(_) => {
+            crate::row::typed::<serde_json::Map<String, Value>>(&row).map(Value::Object)
+        }
+        Row::Columns { values, .. } => Ok(values),
+    }
+}
+
+fn read(bytes: &[u8]) -> Result<Vec<(usize, Parsed)>> {
+    read_columns(bytes, &[])
+}
+
+fn read_columns(bytes: &[u8], wanted: &[&str]) -> Result<Vec<(usize, Parsed)>> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows");
     std::fs::write(&path, bytes).unwrap();
     let mut rows = Vec::new();
-    DataFile::open(&path, "fetch it")?.for_each_row(&mut |line, row| {
-        rows.push((line, row));
+    DataFile::open(&path, "fetch it")?.for_each_row(wanted, &mut |line, row| {
+        rows.push((line, parsed(row)));
         Ok(())
     })?;
     Ok(rows)
@@ -48,7 +69,6 @@ fn what_is_not_read_is_named_with_the_remedy() {
         (&gzip(b"PAR1...."), "Parquet file inside of gzip"),
         (b"[{\"a\":1},\n{\"a\":", "rows:2: the array is no JSON after 1 whole rows"),
         (b"[{\"a\":1}] {\"a\":2}", "rows:1: the array is no JSON after 1 whole rows"),
-        (b"[{\"a\":\"\xff\"}]", "rows:1: the array is no JSON after 0 whole rows"),
     ] {
         let found = error(bytes);
         assert!(found.contains(expected), "{found}");
@@ -68,12 +88,12 @@ fn rows_that_are_no_objects_do_not_end_the_reading() {
         (3, "it is a list, not an object of columns")
     );
     assert!(found[2].1.unwrap().contains("EOF"));
-    assert!(found[3].1.unwrap().contains("invalid UTF-8"));
+    assert!(found[3].1.unwrap().contains("invalid UTF-8"), "{:?}", found[3]);
     assert!(found[4].1.unwrap().contains("null"));
-    let rows = read(b"[{\"a\":1}, 7, {\"a\":2}]").unwrap();
+    let rows = read(b"[{\"a\":1}, 7, {\"a\":\"\xff\"}, {\"a\":2}]").unwrap();
     assert_eq!(
         rows.iter().map(|r| (r.0, r.1.is_ok())).collect::<Vec<_>>(),
-        [(1, true), (2, false), (3, true)]
+        [(1, true), (2, false), (3, false), (4, true)]
     );
 }
 
@@ -82,7 +102,7 @@ fn errors_of_the_caller_end_the_reading() {
     for name in ["helpsteer.jsonl", "helpsteer.parquet"] {
         let file = DataFile::open(&fixture(name), "").unwrap();
         let mut n_rows = 0;
-        let stopped = file.for_each_row(&mut |line, _| {
+        let stopped = file.for_each_row(&[], &mut |line, _| {
             n_rows += 1;
             if line < 3 {
                 Ok(())
@@ -97,8 +117,9 @@ fn errors_of_the_caller_end_the_reading() {
     let path = folder.path().join("rows");
     std::fs::write(&path, "[{},{}]").unwrap();
     let file = DataFile::open(&path, "").unwrap();
-    let stop = |_, _| Err(Error::Core(mopo_core::Error::NonFinite("x".into())));
-    assert!(matches!(file.for_each_row(&mut { stop }), Err(Error::Core(_))));
+    let stopped = file
+        .for_each_row(&[], &mut |_, _| Err(Error::Core(mopo_core::Error::NonFinite("x".into()))));
+    assert!(matches!(stopped, Err(Error::Core(_))));
 }
 
 #[test]
@@ -115,6 +136,120 @@ fn parquet_is_read_whole_or_not_at_all() {
     let brotli = std::fs::read(fixture("brotli.parquet")).unwrap();
     let found = error(&brotli);
     assert!(found.contains("brotli") && found.contains("snappy, zstd, gzip"), "{found}");
+}
+
+/// A Parquet file of `columns` in Parquet's own notation, each with one value that `write` writes.
+fn parquet_of(columns: &str, write: impl Fn(usize, &mut SerializedColumnWriter<'_>)) -> Vec<u8> {
+    let schema = Arc::new(parse_message_type(&format!("message rows {{ {columns} }}")).unwrap());
+    let mut bytes = Vec::new();
+    let mut writer = SerializedFileWriter::new(&mut bytes, schema, Default::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column_idx = 0;
+    while let Some(mut column) = group.next_column().unwrap() {
+        write(column_idx, &mut column);
+        column.close().unwrap();
+        column_idx += 1;
+    }
+    group.close().unwrap();
+    writer.close().unwrap();
+    bytes
+}
+
+fn write_text(column: &mut SerializedColumnWriter<'_>, text: &[u8]) {
+    let value = ByteArray::from(text.to_vec());
+    column.typed::<ByteArrayType>().write_batch(&[value], None, None).unwrap();
+}
+
+#[test]
+fn parquet_columns_that_are_not_read_do_not_matter() {
+    let bytes = parquet_of(
+        "required binary text (UTF8); required double number; required binary image; \
+         required group nested { required double number; required binary image; }",
+        |column_idx, column| match column_idx {
+            0 => write_text(column, b"tea"),
+            1 | 3 => {
+                let values = [f64::NEG_INFINITY];
+                column.typed::<DoubleType>().write_batch(&values, None, None).unwrap();
+            }
+            _ => write_text(column, b"\x89PNG\xff\xfe"),
+        },
+    );
+    let rows = read_columns(&bytes, &["text"]).unwrap();
+    assert_eq!(rows, [(1, Ok(json!({ "text": "tea" })))]);
+    // A file without any of the columns has its rows still, and its names for the error.
+    assert_eq!(read_columns(&bytes, &["prompt"]).unwrap(), [(1, Ok(json!({})))]);
+    // Where they are read, the reason is told.
+    for (column, expected) in [("number", "-inf is no finite number"), ("image", "no UTF-8")] {
+        let rows = read_columns(&bytes, &[column]).unwrap();
+        let value = rows[0].1.as_ref().unwrap();
+        let row = Row::Columns { values: value.clone(), names: &[] };
+        let error = crate::row::typed::<HashMap<String, String>>(&row).unwrap_err();
+        assert!(error.contains(&format!("`{column}`")) && error.contains(expected), "{error}");
+    }
+    assert!(read_columns(&bytes, &["text", "nested"]).is_ok());
+}
+
+#[test]
+fn parquet_columns_of_many_levels_are_refused_before_they_fill_the_stack() {
+    let nested = |n_levels: usize| {
+        let open: String = (0..n_levels).map(|i| format!("optional group g{i} {{ ")).collect();
+        let columns = format!(
+            "required binary text (UTF8); {open} optional int32 x; {}",
+            "} ".repeat(n_levels)
+        );
+        parquet_of(&columns, |column_idx, column| match column_idx {
+            0 => write_text(column, b"tea"),
+            _ => {
+                column.typed::<Int32Type>().write_batch(&[], Some(&[0]), None).unwrap();
+            }
+        })
+    };
+    assert_eq!(read_columns(&nested(50), &["text"]).unwrap().len(), 1);
+    for wanted in [&["text"][..], &["g0"], &[]] {
+        let error = read_columns(&nested(300), wanted).unwrap_err().to_string();
+        assert!(error.contains("rows: ") && error.contains("more than 100 levels"), "{error}");
+    }
+}
+
+#[test]
+fn parquet_pages_that_promise_too_much_are_refused() {
+    let bytes = parquet_of("required binary text (UTF8);", |_, column| write_text(column, b"tea"));
+    // The first page: its kind, its size and its packed size follow the magic.
+    assert_eq!((bytes[4], bytes[6], bytes[8]), (0x15, 0x15, 0x15));
+    for (field, promised, expected) in
+        [(6, 0x7fff_ffffu32, "at most 256 MiB"), (8, 0x7fff_fffe, "are there")]
+    {
+        let mut size = vec![];
+        let mut left = promised << 1;
+        while left >= 0x80 {
+            size.push((left & 0x7f) as u8 | 0x80);
+            left >>= 7;
+        }
+        size.push(left as u8);
+        // The size before had one byte; what follows moves.
+        let damaged = [&bytes[..=field], &size, &bytes[field + 2..]].concat();
+        let error = error(&damaged);
+        assert!(error.contains("Parquet file cannot be read"), "{error}");
+        assert!(error.contains(expected) || error.contains("promises"), "{error}");
+    }
+}
+
+#[test]
+fn rows_that_are_too_long_are_refused_in_every_container() {
+    let long = "a".repeat(crate::MAX_ROW_BYTES);
+    let lines = format!("{{}}\n{{\"a\":\"{long}\"}}\n");
+    let array = format!("[{{}},\n{{\"a\":\"{long}\"}}]");
+    for text in [lines, array] {
+        for bytes in [text.as_bytes(), &gzip(text.as_bytes())] {
+            let found = error(bytes);
+            assert!(found.contains("rows:2: it is longer than 64 MiB"), "{found}");
+        }
+    }
+    let bytes = parquet_of("required binary text (UTF8);", |_, column| {
+        write_text(column, &vec![b'a'; crate::MAX_ROW_BYTES + 1]);
+    });
+    let found = error(&bytes);
+    assert!(found.contains("rows:1: it is longer than 64 MiB"), "{found}");
 }
 
 proptest! {

@@ -7,7 +7,7 @@ use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
 use super::*;
-use crate::sha256_hex;
+use crate::{ReadReport, SourceFile, collect, sha256_hex};
 
 const PROMPT: &str = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Tea?\n\nAssistant:";
 
@@ -30,7 +30,9 @@ fn read(bytes: &[u8], strict: bool) -> Result<(Vec<PreferenceRecord>, ReadReport
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("helpful/test.jsonl");
     crate::write_atomically(&path, bytes).unwrap();
-    read_hh(&path, 1, 3, strict, 7)
+    let options = ReadOptions { strict, seed: 7, ..Default::default() };
+    let (records, mut read) = collect(|sink| read_hh(&path, 1, 3, &options, sink))?;
+    Ok((records, read.report, read.sources.remove(0)))
 }
 
 fn error(bytes: &[u8], strict: bool) -> String {
@@ -96,7 +98,7 @@ fn what_cannot_be_compared_is_counted() {
 fn malformed_lines_are_named_and_fatal_when_strict() {
     let cases: [(&[u8], &str); 7] = [
         (b"{\"chosen\": \"\xff\"}", "invalid UTF-8"),
-        (b"{\"chosen\": ", "EOF while parsing a value at column"),
+        (b"{\"chosen\": ", "EOF while parsing a value"),
         (b"{\"chosen\": \"a\"}", "there is no column `rejected`; the columns are `chosen`"),
         (b"{\"chosen\": 3, \"rejected\": \"a\"}", "invalid type: integer `3`, expected a string"),
         (b"{\"chosen\": null, \"rejected\": \"a\"}", "invalid type: null, expected a string"),
@@ -168,9 +170,13 @@ fn empty_files_and_wrong_arguments() {
     assert!(error(&gzip(b""), false).contains("no usable row"));
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n";
     assert!(error(pointer, false).contains("git lfs pull"));
-    let error = read_hh(Path::new("x"), 2, 2, false, 0).unwrap_err().to_string();
+    let alone = |path: &str, objective_idx| {
+        let (path, options) = (Path::new(path), ReadOptions::default());
+        read_hh(path, objective_idx, 2, &options, &mut |_| Ok(())).unwrap_err().to_string()
+    };
+    let error = alone("x", 2);
     assert!(error.contains("`objective_idx` is 2"), "{error}");
-    let error = read_hh(Path::new("absent.jsonl"), 0, 2, false, 0).unwrap_err().to_string();
+    let error = alone("absent.jsonl", 0);
     assert!(error.contains("absent.jsonl") && error.contains("datasets/hh-rlhf"), "{error}");
 }
 
@@ -187,18 +193,21 @@ fn folders_are_read_in_order() {
     let objectives = Objectives::new(["helpful", "harmless"]).unwrap();
     let folders = [("harmless", "a"), ("helpful", "b")];
     let options = ReadOptions::default();
-    let read = read_hh_dir(root.path(), &objectives, &folders, &options).unwrap();
-    let ids: Vec<&str> = read.records.iter().map(|r| r.id.as_str()).collect();
+    let (records, read) =
+        collect(|sink| read_hh_dir(root.path(), &objectives, &folders, &options, sink)).unwrap();
+    let ids: Vec<&str> = records.iter().map(|r| r.id.as_str()).collect();
     assert_eq!(ids, ["a/test.jsonl.gz:1", "a/train.jsonl:1", "b/test.jsonl:1"]);
-    assert!(read.records[0].indicators[1].is_some() && read.records[2].indicators[0].is_some());
+    assert!(records[0].indicators[1].is_some() && records[2].indicators[0].is_some());
+    assert!(read.report.to_string().contains("notes.txt"));
     assert_eq!((read.report.made, read.sources.len()), (3, 3));
 
     let tests = ReadOptions { stem: Some("test".into()), ..Default::default() };
-    let read = read_hh_dir(root.path(), &objectives, &folders, &tests).unwrap();
+    let read = read_hh_dir(root.path(), &objectives, &folders, &tests, &mut |_| Ok(())).unwrap();
     assert_eq!(read.report.made, 2);
 
     let fails = |folders: &[(&str, &str)], options: &ReadOptions| {
-        read_hh_dir(root.path(), &objectives, folders, options).unwrap_err().to_string()
+        let sink: &mut Sink<'_> = &mut |_| Ok(());
+        read_hh_dir(root.path(), &objectives, folders, options, sink).unwrap_err().to_string()
     };
     assert!(fails(&[("helpful", "c")], &options).contains("datasets/hh-rlhf/README.md"));
     assert!(fails(&[("humor", "a")], &options).contains("helpful, harmless"));
@@ -222,15 +231,17 @@ fn official_files_have_the_documented_counts() {
         [("helpful", "helpful-base", 2354, 2, 9), ("harmless", "harmless-base", 2312, 0, 5)]
     {
         let options = ReadOptions { strict: true, ..Default::default() };
-        let read = read_hh_dir(&root, &objectives, &[(objective, folder)], &options).unwrap();
+        let folders = [(objective, folder)];
+        let (records, read) =
+            collect(|sink| read_hh_dir(&root, &objectives, &folders, &options, sink)).unwrap();
         let report = &read.report;
         assert_eq!(report.rows, rows);
         assert_eq!(report.left_out_for(IDENTICAL), identical);
         assert_eq!(report.left_out_for(DIFFERENT_PROMPTS), different_prompts);
         assert_eq!((report.left_out_for(EMPTY_RESPONSE), report.malformed_total), (4, 0));
         assert_eq!(report.used + identical + different_prompts + 4, rows);
-        assert_eq!(read.records.len(), report.used);
-        for record in &read.records {
+        assert_eq!(records.len(), report.used);
+        for record in &records {
             record.check(&objectives).unwrap();
             assert!(record.prompt.ends_with(ASSISTANT));
         }

@@ -73,6 +73,22 @@ fn labels_of_one_kind_are_refused_with_what_is_there() {
 }
 
 #[test]
+fn rows_that_are_too_long_are_refused() {
+    let long = "a".repeat(crate::MAX_ROW_BYTES + 10_000);
+    let found = error(format!("text,funny\nHa,True\n\"{long}\",False\n").as_bytes(), false);
+    assert!(found.contains("funny.csv:3: it is longer than 64 MiB"), "{found}");
+    let found = error(format!("text,{long}\nHa,True\n").as_bytes(), false);
+    assert!(found.contains("funny.csv:1: it is longer than 64 MiB"), "{found}");
+}
+
+#[test]
+fn columns_that_are_not_read_cost_no_row() {
+    let lines = "{\"x\":NaN,\"text\":\"Ha\",\"funny\":true}\n\
+                 {\"x\":[-Infinity],\"text\":\"Dry\",\"funny\":false}\n";
+    assert_eq!(pairs(&read(lines.as_bytes(), true).unwrap()), [("Ha", 1), ("Dry", 0)]);
+}
+
+#[test]
 fn shared_files_have_the_documented_counts() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/evaluators");
     if !root.is_dir() {

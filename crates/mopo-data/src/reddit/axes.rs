@@ -5,14 +5,16 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{FETCH, Info, TldrOptions};
-use crate::Result;
 use crate::row::{nullable, on_scale, typed};
-use crate::scored::{PairOptions, Scored, with_pairs};
+use crate::scored::{Judgements, PairOptions, Scored};
 use crate::source::{EMPTY_RESPONSE, SourceRead, not_blank, read_files};
 use crate::template::spaced;
+use crate::{Result, Sink};
 
 /// The objectives, in the order of the scores (1 to 7).
 pub const TLDR_AXES: [&str; 4] = ["overall", "accuracy", "coverage", "coherence"];
+
+const COLUMNS: [&str; 3] = ["info", "summary", "split"];
 
 #[derive(Deserialize)]
 struct Row {
@@ -48,9 +50,10 @@ pub fn read_tldr_axes(
     path: &Path,
     options: &TldrOptions,
     pairs: &PairOptions,
+    sink: &mut Sink<'_>,
 ) -> Result<SourceRead> {
-    let mut scored = Vec::new();
-    let read = read_files(path, FETCH, &options.read, &mut |place, row| {
+    let mut judgements = Judgements::new(&options.read.scratch())?;
+    let read = read_files(path, FETCH, &options.read, &COLUMNS, &mut |place, row| {
         let row: Row = typed(row)?;
         let axes = row.summary.axes;
         let values = [axes.overall, axes.accuracy, axes.coverage, axes.coherence];
@@ -60,14 +63,13 @@ pub fn read_tldr_axes(
         }
         let prompt = options.prompt(row.info.post()?, row.split.as_deref())?;
         not_blank(&row.summary.text, EMPTY_RESPONSE)?;
-        scored.push(Scored {
+        judgements.push(&Scored {
             prompt,
             response: spaced(&row.summary.text),
             scores,
             source: place.source.into(),
             key: place.line.to_string(),
-        });
-        Ok(())
+        })
     })?;
-    with_pairs(read, scored, TLDR_AXES.len(), pairs, options.read.seed, path)
+    judgements.pairs(read, TLDR_AXES.len(), pairs, options.read.seed, path, sink)
 }

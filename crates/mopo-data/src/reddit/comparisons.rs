@@ -3,20 +3,23 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::{FETCH, Info, TldrOptions};
+use crate::container::Row as RawRow;
 use crate::row::typed;
 use crate::source::{
     EMPTY_RESPONSE, EQUAL_RESPONSES, OneObjective, Rejected, SourceRead, not_blank, read_files,
 };
 use crate::template::spaced;
-use crate::{PreferenceRecord, Result};
+use crate::{PreferenceRecord, Result, Sink};
 
 /// The objective of a file for which no other is named: which summary people preferred.
 pub const TLDR_OBJECTIVES: [&str; 1] = ["preference"];
 /// What the converted form has behind the post.
 const CONVERTED_END: &str = " [summary]: ";
+
+const COLUMNS: [&str; 7] =
+    ["info", "summaries", "choice", "split", "input_text", "candidate_0", "candidate_1"];
 
 #[derive(Deserialize)]
 struct Comparison {
@@ -60,10 +63,11 @@ pub fn read_tldr(
     objective_idx: usize,
     n_objectives: usize,
     options: &TldrOptions,
+    sink: &mut Sink<'_>,
 ) -> Result<SourceRead> {
     let objective = OneObjective::new(objective_idx, n_objectives)?;
-    let mut records = Vec::new();
-    let read = read_files(path, FETCH, &options.read, &mut |place, row| {
+    let mut n_records = 0;
+    let read = read_files(path, FETCH, &options.read, &COLUMNS, &mut |place, row| {
         let row = comparison(row)?;
         let prompt = options.prompt(&row.post, row.split.as_deref())?;
         not_blank(&row.first, EMPTY_RESPONSE)?;
@@ -72,7 +76,7 @@ pub fn read_tldr(
         if first == second {
             return Err(Rejected::LeftOut(EQUAL_RESPONSES));
         }
-        records.push(PreferenceRecord {
+        let record = PreferenceRecord {
             id: place.id(),
             source: place.source.into(),
             prompt,
@@ -80,14 +84,18 @@ pub fn read_tldr(
             second,
             indicators: objective.indicators(if row.choice == 0 { 1.0 } else { 0.0 }),
             scores: None,
-        });
-        Ok(())
+        };
+        let key = record.key();
+        n_records += 1;
+        sink(record)?;
+        Ok(key)
     })?;
-    read.with_records(records, path)
+    read.having_made(n_records, path)
 }
 
-fn comparison(value: &Value) -> std::result::Result<Row, Rejected> {
-    let has = |column: &str| value.get(column).is_some();
+fn comparison(value: &RawRow<'_>) -> std::result::Result<Row, Rejected> {
+    let names = value.names()?;
+    let has = |column: &str| names.iter().any(|name| name == column);
     let row = if has("input_text") || has("candidate_0") {
         let row: Converted = typed(value)?;
         Row {

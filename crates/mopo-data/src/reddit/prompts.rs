@@ -1,18 +1,21 @@
 //! Posts as prompts, one row per post.
 
-use std::collections::HashSet;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::comparisons::without_end;
 use super::{FETCH, Info, TldrOptions};
-use crate::prompts::{Prompt, PromptRead};
+use crate::Result;
+use crate::container::Row as RawRow;
+use crate::prompts::{Prompt, PromptRead, PromptWriter};
 use crate::row::typed;
-use crate::source::{Rejected, files_of, nothing_used, read_file};
+use crate::source::{Rejected, read_files};
+use crate::stream::text_key;
 use crate::template::spaced;
-use crate::{ReadReport, Result};
+
+const COLUMNS: [&str; 7] =
+    ["instruction", "gold_response", "post", "summary", "input_text", "info", "split"];
 
 #[derive(Deserialize)]
 struct Dove {
@@ -50,35 +53,31 @@ struct Row {
 /// # Errors
 /// Those of [`read_hh`](crate::read_hh).
 pub fn read_tldr_prompts(path: &Path, options: &TldrOptions) -> Result<PromptRead> {
-    let mut report = ReadReport::default();
-    let (mut prompts, mut sources) = (Vec::new(), Vec::new());
-    let mut seen = HashSet::new();
-    let strict = options.read.strict;
-    for file in files_of(path, options.read.stem.as_deref(), FETCH)? {
-        sources.push(read_file(&file, FETCH, strict, &mut report, &mut |place, row| {
-            let row = post(row)?;
-            let prompt = options.prompt(&row.post, row.split.as_deref())?;
-            if !seen.insert(prompt.clone()) {
-                return Err(Rejected::LeftOut("an earlier row has the same post"));
-            }
-            prompts.push(Prompt {
-                id: place.id(),
-                source: place.source.into(),
-                prompt,
-                reference: row.reference.filter(|text| !text.trim().is_empty()),
-            });
-            Ok(())
-        })?);
+    let mut prompts = PromptWriter::new(&options.read.scratch())?;
+    let mut read = read_files(path, FETCH, &options.read, &COLUMNS, &mut |place, row| {
+        let row = post(row)?;
+        let prompt = options.prompt(&row.post, row.split.as_deref())?;
+        let key = text_key(&prompt);
+        prompts.push(&Prompt {
+            id: place.id(),
+            source: place.source.into(),
+            prompt,
+            reference: row.reference.filter(|text| !text.trim().is_empty()),
+        })?;
+        Ok(key)
+    })?;
+    let prompts = prompts.finish()?;
+    if read.report.used > prompts.len() {
+        let n_rows = read.report.used - prompts.len();
+        read.report.take_back("an earlier row has the same post", n_rows);
     }
-    report.made = prompts.len();
-    if prompts.is_empty() {
-        return Err(nothing_used(path, &report));
-    }
-    Ok(PromptRead { prompts, report, sources })
+    let read = read.having_made(prompts.len(), path)?;
+    Ok(PromptRead { prompts, report: read.report, sources: read.sources })
 }
 
-fn post(value: &Value) -> std::result::Result<Row, Rejected> {
-    let has = |column: &str| value.get(column).is_some();
+fn post(value: &RawRow<'_>) -> std::result::Result<Row, Rejected> {
+    let names = value.names()?;
+    let has = |column: &str| names.iter().any(|name| name == column);
     Ok(if has("instruction") {
         let row: Dove = typed(value)?;
         Row { post: row.instruction, reference: Some(spaced(&row.gold_response)), split: None }

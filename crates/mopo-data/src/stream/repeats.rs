@@ -1,5 +1,6 @@
 //! Texts that occur more than once among any number of them, found by 128 bits of each.
 
+use std::convert::identity;
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::path::Path;
@@ -78,7 +79,7 @@ impl Repeats {
         let mut found = Found { n_distinct: 0, repeated: None };
         // A text's first place, and whether its second is still to come.
         let mut group: Option<([u64; 2], u64, bool)> = None;
-        self.keys.for_each(|[a, b, place]| {
+        self.keys.for_each(identity, |[a, b, place]| {
             match &mut group {
                 Some((key, first, alone)) if *key == [a, b] => {
                     if std::mem::take(alone) && found.repeated.is_none_or(|(at, _)| place < at) {
@@ -90,7 +91,7 @@ impl Repeats {
                     found.n_distinct += 1;
                 }
             }
-            io::Result::Ok(())
+            Ok(())
         })?;
         Ok(found)
     }

@@ -67,32 +67,33 @@ impl<const N: usize> Sorter<N> {
     /// Gives all entries in order.
     ///
     /// # Errors
-    /// Those of the file, and of `each`.
-    pub(crate) fn for_each<E: From<io::Error>>(
+    /// Those of the file, which `io` turns into the caller's, and those of `each`.
+    pub(crate) fn for_each<E>(
         mut self,
+        io: impl Fn(io::Error) -> E,
         mut each: impl FnMut([u64; N]) -> Result<(), E>,
     ) -> Result<(), E> {
         if self.runs.is_none() {
             self.held.sort_unstable();
             return self.held.into_iter().try_for_each(each);
         }
-        self.write_run()?;
+        self.write_run().map_err(&io)?;
         self.held = Vec::new();
         let Some(Runs { mut file, ends }) = self.runs else { return Ok(()) };
-        file.flush()?;
+        file.flush().map_err(&io)?;
         let file = file.get_ref();
         let starts = std::iter::once(0).chain(ends.iter().copied());
         let mut runs: Vec<Run<N>> =
             starts.zip(&ends).map(|(at, &end)| Run { at, end, held: vec![], next: 0 }).collect();
         let mut heads = BinaryHeap::new();
         for (i, run) in runs.iter_mut().enumerate() {
-            if let Some(entry) = run.next(file)? {
+            if let Some(entry) = run.next(file).map_err(&io)? {
                 heads.push(Reverse((entry, i)));
             }
         }
         while let Some(mut head) = heads.peek_mut() {
             let Reverse((entry, i)) = *head;
-            match runs[i].next(file)? {
+            match runs[i].next(file).map_err(&io)? {
                 Some(entry) => *head = Reverse((entry, i)),
                 None => {
                     std::collections::binary_heap::PeekMut::pop(head);
@@ -139,6 +140,8 @@ impl<const N: usize> Run<N> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::identity;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -154,7 +157,7 @@ mod tests {
                 sorter.push(*entry).unwrap();
             }
             let mut found = vec![];
-            sorter.for_each(|entry| { found.push(entry); io::Result::Ok(()) }).unwrap();
+            sorter.for_each(identity, |entry| { found.push(entry); Ok(()) }).unwrap();
             let mut expected = entries;
             expected.sort_unstable();
             prop_assert_eq!(found, expected);
@@ -170,10 +173,10 @@ mod tests {
         (0..20_000u64).for_each(|i| sorter.push([i * 7919 % 20_000, i, 0]).unwrap());
         let mut next = 0;
         sorter
-            .for_each(|[number, ..]| {
+            .for_each(identity, |[number, ..]| {
                 assert_eq!(number, next);
                 next += 1;
-                io::Result::Ok(())
+                Ok(())
             })
             .unwrap();
         assert_eq!(next, 20_000);

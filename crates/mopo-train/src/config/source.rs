@@ -212,7 +212,7 @@ impl SourceConfig {
 
     /// Files, strictness and seed for a reader.
     pub(crate) fn read_options(&self, strict: bool, seed: u64) -> ReadOptions {
-        ReadOptions { stem: self.stem.clone(), strict, seed }
+        ReadOptions { stem: self.stem.clone(), strict, seed, scratch: None }
     }
 
     /// The same with what TL;DR has besides.

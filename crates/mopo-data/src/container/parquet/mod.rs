@@ -1,20 +1,34 @@
 //! Parquet files, row by row through the record API: lists, structs and maps become JSON's.
 
+mod checks;
+mod thrift;
+
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use parquet::errors::ParquetError;
+use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::record::reader::RowIter;
-use parquet::record::{Field, Row};
+use parquet::record::reader::TreeBuilder;
+use parquet::record::{Field, Row as Record};
+use parquet::schema::types::{SchemaDescriptor, Type};
 use serde_json::{Map, Number, Value};
 
-use super::EachRow;
+use super::{EachRow, Row};
+use crate::stream::{MAX_ROW_BYTES, too_long};
 use crate::{Error, Result};
 
-/// Every row, numbered from 1 over all row groups.
-pub(super) fn for_each_row(path: &Path, each: &mut EachRow<'_>) -> Result<()> {
+/// The key of what a number or text of a Parquet file is that JSON has no value for.
+const NOT_JSON: &str = "\u{0}not JSON";
+/// Rows that the library takes at once, and bytes of their columns that it may.
+const BATCH_ROWS: usize = 1024;
+const BATCH_BYTES: i64 = 16 << 20;
+
+/// Every row, numbered from 1 over all row groups, with those of the columns `wanted` that are there;
+/// with all columns if none is wanted by name.
+pub(super) fn for_each_row(path: &Path, wanted: &[&str], each: &mut EachRow<'_>) -> Result<()> {
     let damaged = |rows_read: usize, why: String| Error::Container {
         file: path.into(),
         rows_read,
@@ -24,24 +38,69 @@ pub(super) fn for_each_row(path: &Path, each: &mut EachRow<'_>) -> Result<()> {
             .into(),
     };
     let file = File::open(path).map_err(Error::io("read", path))?;
+    checks::check_schema(&file).map_err(|why| damaged(0, why))?;
+    let pages = file.try_clone().map_err(Error::io("read", path))?;
     let reader = unwound(|| SerializedFileReader::new(file)).map_err(|why| damaged(0, why))?;
     let promised = reader.metadata().file_metadata().num_rows();
+    let root = reader.metadata().file_metadata().schema_descr().root_schema();
+    let (schema, names) = unwound(|| chosen(root, wanted)).map_err(|why| damaged(0, why))?;
     let mut n_read = 0;
     for group in 0..reader.num_row_groups() {
-        let group = unwound(|| reader.get_row_group(group)).map_err(|why| damaged(n_read, why))?;
-        let mut rows = unwound(|| RowIter::from_row_group(None, &*group))
-            .map_err(|why| damaged(n_read, why))?;
+        let fail = |why| damaged(n_read, why);
+        let group = unwound(|| reader.get_row_group(group)).map_err(fail)?;
+        let batch = unwound(|| Ok(check_group(&pages, group.metadata(), &schema)))
+            .and_then(|found| found)
+            .map_err(fail)?;
+        let trees = TreeBuilder::new().with_batch_size(batch);
+        let mut rows = unwound(|| trees.as_iter(schema.clone(), &*group)).map_err(fail)?;
         while let Some(row) =
             unwound(|| rows.next().transpose()).map_err(|why| damaged(n_read, why))?
         {
             n_read += 1;
-            each(n_read, object(&row))?;
+            let mut n_bytes = 0;
+            let values = object(&row, &mut n_bytes);
+            if n_bytes > MAX_ROW_BYTES {
+                return Err(too_long(path, n_read));
+            }
+            each(n_read, Ok(Row::Columns { values, names: &names }))?;
         }
     }
     if i64::try_from(n_read) != Ok(promised) {
         return Err(damaged(n_read, format!("its footer promises {promised} rows")));
     }
     Ok(())
+}
+
+/// The schema of the wanted columns, and the names of all.
+fn chosen(
+    root: &Type,
+    wanted: &[&str],
+) -> std::result::Result<(Arc<SchemaDescriptor>, Vec<String>), ParquetError> {
+    let fields = root.get_fields();
+    let mut names: Vec<String> = fields.iter().map(|field| field.name().into()).collect();
+    names.sort();
+    let is_wanted = |field: &&Arc<Type>| wanted.is_empty() || wanted.contains(&field.name());
+    let fields = fields.iter().filter(is_wanted).cloned().collect();
+    let schema = Type::group_type_builder(root.name()).with_fields(fields).build()?;
+    Ok((Arc::new(SchemaDescriptor::new(Arc::new(schema))), names))
+}
+
+/// Checks the pages of the chosen columns; says how many rows may be taken at once.
+fn check_group(
+    file: &File,
+    group: &RowGroupMetaData,
+    schema: &SchemaDescriptor,
+) -> std::result::Result<usize, String> {
+    let chosen = |path: &[String]| schema.columns().iter().any(|c| c.path().parts() == path);
+    let mut n_bytes = 0i64;
+    for column in group.columns() {
+        if chosen(column.column_path().parts()) {
+            checks::check_pages(file, column)?;
+            n_bytes = n_bytes.saturating_add(column.uncompressed_size().max(0));
+        }
+    }
+    let of_a_row = (n_bytes / group.num_rows().max(1)).max(1);
+    Ok(usize::try_from(BATCH_BYTES / of_a_row).unwrap_or(1).clamp(1, BATCH_ROWS))
 }
 
 /// The library panics on some damaged files, which for us are bad input like others.
@@ -59,16 +118,22 @@ fn unwound<T>(
     }
 }
 
-fn object(row: &Row) -> super::RawRow {
+/// `n_bytes` grows by the row's texts.
+fn object(row: &Record, n_bytes: &mut usize) -> Value {
     let mut columns = Map::new();
     for (name, field) in row.get_column_iter() {
-        columns.insert(name.clone(), value(field).map_err(|why| format!("`{name}`: {why}"))?);
+        columns.insert(name.clone(), value(field, n_bytes));
     }
-    Ok(Value::Object(columns))
+    Value::Object(columns)
 }
 
-fn value(field: &Field) -> super::RawRow {
-    Ok(match field {
+fn value(field: &Field, n_bytes: &mut usize) -> Value {
+    *n_bytes += match field {
+        Field::Str(text) => text.len(),
+        Field::Bytes(bytes) => bytes.len(),
+        _ => size_of::<Value>(),
+    };
+    match field {
         Field::Null => Value::Null,
         Field::Bool(value) => Value::Bool(*value),
         Field::Byte(value) => Value::from(*value),
@@ -79,39 +144,51 @@ fn value(field: &Field) -> super::RawRow {
         Field::UShort(value) => Value::from(*value),
         Field::UInt(value) => Value::from(*value),
         Field::ULong(value) => Value::from(*value),
-        Field::Float16(value) => number(f64::from(f32::from(*value)))?,
-        Field::Float(value) => number(f64::from(*value))?,
-        Field::Double(value) => number(*value)?,
+        Field::Float16(value) => number(f64::from(f32::from(*value))),
+        Field::Float(value) => number(f64::from(*value)),
+        Field::Double(value) => number(*value),
         Field::Str(value) => Value::String(value.clone()),
         // A writer that did not mark its text as such.
         Field::Bytes(value) => match std::str::from_utf8(value.data()) {
             Ok(text) => Value::String(text.into()),
-            Err(error) => return Err(format!("bytes that are no UTF-8: {error}")),
+            Err(error) => not_json(format!("bytes that are no UTF-8: {error}")),
         },
-        Field::Group(row) => object(row)?,
+        Field::Group(row) => object(row, n_bytes),
         Field::ListInternal(list) => {
-            Value::Array(list.elements().iter().map(value).collect::<std::result::Result<_, _>>()?)
+            list.elements().iter().map(|field| value(field, n_bytes)).collect()
         }
         Field::MapInternal(map) => {
             let mut entries = Map::new();
             for (key, field) in map.entries() {
-                let key = match value(key)? {
+                let key = match value(key, n_bytes) {
                     Value::String(text) => text,
                     other => other.to_string(),
                 };
-                entries.insert(key, value(field)?);
+                entries.insert(key, value(field, n_bytes));
             }
             Value::Object(entries)
         }
         // Decimals, dates and times: no reader has a use for them.
         other => Value::String(other.to_string()),
-    })
+    }
 }
 
-fn number(value: f64) -> super::RawRow {
+fn number(value: f64) -> Value {
     // Publishers' tables have NaN where there is no number.
     if value.is_nan() {
-        return Ok(Value::Null);
+        return Value::Null;
     }
-    Number::from_f64(value).map(Value::Number).ok_or_else(|| format!("{value} is no number"))
+    Number::from_f64(value)
+        .map_or_else(|| not_json(format!("{value} is no finite number")), Value::Number)
+}
+
+/// Stands for a value that matters only where it is read: an object, which no reader takes for a
+/// number or a text.
+fn not_json(why: String) -> Value {
+    Value::Object(Map::from_iter([(NOT_JSON.to_string(), Value::String(why))]))
+}
+
+/// Why a value is none of JSON's.
+pub(crate) fn not_json_reason(value: &Value) -> Option<&str> {
+    value.as_object()?.get(NOT_JSON)?.as_str()
 }

@@ -1,0 +1,213 @@
+//! What a Parquet file promises, compared with its size before memory is taken for it: the library
+//! believes the depth of the schema and the sizes of pages.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::FileExt;
+
+use flate2::bufread::MultiGzDecoder;
+use parquet::basic::Compression;
+use parquet::file::metadata::ColumnChunkMetaData;
+
+use super::thrift::{Broken, Compact, I32, LIST, STRUCT};
+
+/// Levels of a schema, of which a list takes two.
+const MAX_DEPTH: usize = 100;
+/// The footer describes every column of every row group; ten thousand of them take 10 MiB.
+const MAX_FOOTER_BYTES: u64 = 256 << 20;
+/// Writers aim at pages of 1 MiB.
+const MAX_PAGE_BYTES: i64 = 256 << 20;
+/// Bytes of a page's header that are looked at first, and at most.
+const HEADER_BYTES: [u64; 2] = [1 << 12, 1 << 24];
+
+type Result<T> = std::result::Result<T, String>;
+
+/// Checks the schema in the footer: levels in one another, and that no column promises more parts than
+/// there are. Whether it is a footer at all is for the library to say.
+pub(super) fn check_schema(file: &File) -> Result<()> {
+    let io = |error: std::io::Error| error.to_string();
+    let n_bytes = file.metadata().map_err(io)?.len();
+    let Some(tail_at) = n_bytes.checked_sub(8) else { return Ok(()) };
+    let mut tail = [0; 8];
+    file.read_exact_at(&mut tail, tail_at).map_err(io)?;
+    let n_footer = u64::from(u32::from_le_bytes(std::array::from_fn(|i| tail[i])));
+    let Some(at) = tail_at.checked_sub(n_footer) else { return Ok(()) };
+    if n_footer > MAX_FOOTER_BYTES {
+        return Err(format!(
+            "its footer has {n_footer} bytes; at most {} MiB are read",
+            MAX_FOOTER_BYTES >> 20
+        ));
+    }
+    let mut footer = vec![0; n_footer as usize];
+    file.read_exact_at(&mut footer, at).map_err(io)?;
+    let mut schema = Schema::default();
+    let read = Compact::new(&footer).fields(&mut |footer, number, kind| {
+        // 2: the schema, its elements in the order of a walk through the tree.
+        if (number, kind) != (2, LIST) {
+            return Ok(false);
+        }
+        let (n_elements, kind) = footer.list()?;
+        if kind != STRUCT {
+            return Err(Broken::Invalid);
+        }
+        for _ in 0..n_elements {
+            let mut n_parts = 0;
+            footer.fields(&mut |element, number, kind| {
+                // 5: how many of the following elements are parts of this one.
+                let found = (number, kind) == (5, I32);
+                if found {
+                    n_parts = element.int()?;
+                }
+                Ok(found)
+            })?;
+            schema.add(u64::try_from(n_parts).unwrap_or(0), n_elements);
+        }
+        Ok(true)
+    });
+    match (schema.wrong, read) {
+        (Some(wrong), _) => Err(wrong),
+        // A structure in more levels than Parquet has: the library's reader calls itself for each.
+        (None, Err(Broken::Invalid)) => Err("its footer is damaged".into()),
+        (None, _) => Ok(()),
+    }
+}
+
+/// The way through a schema.
+#[derive(Default)]
+struct Schema {
+    /// Parts to come, of each element that has some.
+    open: Vec<u64>,
+    wrong: Option<String>,
+}
+
+impl Schema {
+    fn add(&mut self, n_parts: u64, n_elements: u64) {
+        if self.wrong.is_some() {
+            return;
+        }
+        if n_parts > n_elements {
+            self.wrong = Some(format!(
+                "a column promises {n_parts} parts, and the schema has {n_elements} in all"
+            ));
+            return;
+        }
+        if let Some(left) = self.open.last_mut() {
+            *left -= 1;
+        }
+        if n_parts > 0 {
+            self.open.push(n_parts);
+        }
+        while self.open.last() == Some(&0) {
+            self.open.pop();
+        }
+        if self.open.len() > MAX_DEPTH {
+            self.wrong = Some(format!(
+                "its columns have more than {MAX_DEPTH} levels in one another, which is not read"
+            ));
+        }
+    }
+}
+
+/// Checks the headers of a column's pages in one row group.
+pub(super) fn check_pages(file: &File, column: &ColumnChunkMetaData) -> Result<()> {
+    let n_file = file.metadata().map_err(|error| error.to_string())?.len();
+    let (mut at, n_bytes) = column.byte_range();
+    let end = at.checked_add(n_bytes).filter(|end| *end <= n_file);
+    let Some(end) = end else {
+        return Err(format!("a column promises {n_bytes} bytes at {at}, the file has {n_file}"));
+    };
+    while at < end {
+        let (page, n_header) = page_at(file, at, end)?;
+        if page.unpacked > MAX_PAGE_BYTES {
+            return Err(format!(
+                "a page promises {} bytes; at most {} MiB are read: write it with smaller pages",
+                page.unpacked,
+                MAX_PAGE_BYTES >> 20
+            ));
+        }
+        let body = at + n_header;
+        let Some(next) = u64::try_from(page.packed).ok().and_then(|n| body.checked_add(n)) else {
+            return Err("a page promises a negative size".into());
+        };
+        if next > end {
+            return Err(format!("a page promises {} bytes, {} are there", page.packed, end - body));
+        }
+        // Every value takes a byte at least.
+        if page.n_in_dictionary > page.unpacked.max(0) {
+            return Err(format!(
+                "a dictionary of {} bytes promises {} values",
+                page.unpacked, page.n_in_dictionary
+            ));
+        }
+        if matches!(column.compression(), Compression::GZIP(_)) {
+            // Levels of a page of the second version lie unpacked before its values.
+            let levels = u64::try_from(page.levels).unwrap_or(0).min(next - body);
+            let promised = u64::try_from(page.unpacked).unwrap_or(0).saturating_sub(levels);
+            check_gzip(file, body + levels, next, promised)?;
+        }
+        at = next;
+    }
+    Ok(())
+}
+
+/// What a page's header promises.
+#[derive(Default)]
+struct Page {
+    unpacked: i64,
+    packed: i64,
+    n_in_dictionary: i64,
+    /// Bytes of levels before the values.
+    levels: i64,
+}
+
+/// The header of the page at `at`, and its length.
+fn page_at(file: &File, at: u64, end: u64) -> Result<(Page, u64)> {
+    for n_bytes in HEADER_BYTES {
+        let mut bytes = vec![0; n_bytes.min(end - at) as usize];
+        file.read_exact_at(&mut bytes, at).map_err(|error| error.to_string())?;
+        let mut page = Page::default();
+        let mut header = Compact::new(&bytes);
+        let read = header.fields(&mut |header, number, kind| {
+            match (number, kind) {
+                (2, I32) => page.unpacked = header.int()?,
+                (3, I32) => page.packed = header.int()?,
+                // 7: of a dictionary; 1 in it: its values.
+                (7, STRUCT) => header.fields(&mut |header, number, kind| {
+                    let found = (number, kind) == (1, I32);
+                    if found {
+                        page.n_in_dictionary = header.int()?;
+                    }
+                    Ok(found)
+                })?,
+                // 8: of the second version of data pages; 5 and 6 in it: bytes of its levels.
+                (8, STRUCT) => header.fields(&mut |header, number, kind| {
+                    let found = matches!((number, kind), (5 | 6, I32));
+                    if found {
+                        page.levels = page.levels.saturating_add(header.int()?);
+                    }
+                    Ok(found)
+                })?,
+                _ => return Ok(false),
+            }
+            Ok(true)
+        });
+        match read {
+            Ok(()) => return Ok((page, header.n_read() as u64)),
+            Err(Broken::Short) if (bytes.len() as u64) < end - at => {}
+            Err(_) => break,
+        }
+    }
+    Err("the header of a page is damaged".into())
+}
+
+/// Gzip has no length that the library would keep to. What is no gzip is for the library to say.
+fn check_gzip(file: &File, from: u64, to: u64, promised: u64) -> Result<()> {
+    let mut bytes = vec![0; (to - from) as usize];
+    file.read_exact_at(&mut bytes, from).map_err(|error| error.to_string())?;
+    let mut unpacked = MultiGzDecoder::new(&bytes[..]).take(promised + 1);
+    let n_unpacked = std::io::copy(&mut unpacked, &mut std::io::sink());
+    if n_unpacked.is_ok_and(|n_unpacked| n_unpacked > promised) {
+        return Err(format!("a page promises {promised} bytes and has more"));
+    }
+    Ok(())
+}
