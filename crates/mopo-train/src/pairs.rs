@@ -72,6 +72,13 @@ impl Pairs {
         })
     }
 
+    /// Tokens of a batch of the `batch_size` longest pairs.
+    pub(crate) fn longest_batch(&self, batch_size: usize) -> usize {
+        let mut lengths = self.row_lengths();
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        lengths.iter().take(batch_size).sum()
+    }
+
     /// Refuses prompts that leave no room for the answers of the evaluation, which would come last.
     ///
     /// # Errors

@@ -56,11 +56,18 @@ pub fn train<B: FusedAutodiffBackend>(
     ));
 
     let base_dir = run.join("warm_start");
-    let positions = positions(config, &base_dir)?;
+    let phi = base_config(config, &base_dir, &data.tokenizer)?;
+    let positions = phi.max_position_embeddings;
     data.train.check_positions(positions, "training")?;
     data.heldout.check_positions(positions, "held-out")?;
     if is_new {
         data.heldout.check_answers(positions, config.evaluation.max_new_tokens)?;
+        // Elsewhere than on a CPU the memory that counts is not this machine's.
+        let memory = mopo_hub::available_memory().filter(|_| !record.device.starts_with("cuda"));
+        for (section, phase) in [("sft", &config.sft), ("training", &config.training)] {
+            let n_tokens = data.train.longest_batch(phase.batch_size);
+            phase.check_batches(section, &phi, n_tokens, memory.unwrap_or(u64::MAX))?;
+        }
     }
     let mut metrics_len = 0;
     if !base_dir.join("config.json").exists() {
@@ -230,14 +237,14 @@ fn initial_base<B: FusedAutodiffBackend>(
     }
 }
 
-/// The longest sequence of the run's base model: of the one in `base_dir` if SFT is done.
-fn positions(config: &RunConfig, base_dir: &Path) -> Result<usize> {
+/// The shape of the run's base model: of the one in `base_dir` if SFT is done.
+fn base_config(config: &RunConfig, base_dir: &Path, tokenizer: &Tokenizer) -> Result<PhiConfig> {
     let dir = match &config.model.source {
         _ if base_dir.join("config.json").exists() => base_dir.to_path_buf(),
-        ModelSource::Scratch(shape) => return Ok(shape.max_position_embeddings),
+        ModelSource::Scratch(shape) => return Ok(shape.with_vocab(tokenizer.vocab_size())),
         ModelSource::Hub(model) => crate::models::model_dir(model)?,
     };
-    Ok(PhiConfig::from_file(dir.join("config.json"))?.max_position_embeddings)
+    Ok(PhiConfig::from_file(dir.join("config.json"))?)
 }
 
 /// A base that is trained needs F32; one that stays as it is keeps the checkpoint's data type.

@@ -175,6 +175,26 @@ mod tests {
     }
 
     #[test]
+    fn numbers_out_of_range_are_refused_before_a_model_is_loaded() {
+        for (flag, values) in [
+            ("--temperature", &["-1", "nan", "inf", "1e30"][..]),
+            ("--top-p", &["0", "-1", "7", "nan"]),
+            ("--max-new-tokens", &["0", "-1", "1e3"]),
+        ] {
+            for value in values {
+                let error = parse(&[flag, value]).expect_err(value);
+                assert!(error.contains(flag), "{flag} {value}: {error}");
+                if flag != "--max-new-tokens" && flag != "--top-p" {
+                    let cli = Cli::try_parse_from(["mopo", "pareto", "run", flag, value]);
+                    assert!(cli.unwrap_err().to_string().contains(flag), "{flag} {value}");
+                }
+            }
+        }
+        assert!(Cli::try_parse_from(["mopo", "pareto", "run", "--n-prompts", "0"]).is_err());
+        assert_eq!(parse(&["--temperature", "0"]).unwrap().temperature, Some(0.0));
+    }
+
+    #[test]
     fn a_divergence_that_cannot_mix_is_refused_at_once() {
         for (extra, words) in [
             (&["--divergence", "forward_kl"][..], "--weights"),

@@ -6,7 +6,7 @@ use mopo_eval::reward::Resolver;
 use mopo_hub::readable_bytes;
 use mopo_lm::PhiConfig;
 
-use super::{ModelSource, RunConfig, TokenizerConfig};
+use super::{ModelSource, PhaseConfig, RunConfig, TokenizerConfig};
 use crate::models::{model_dir, tokenizer_file};
 use crate::{Error, Result};
 
@@ -132,11 +132,73 @@ impl RunConfig {
     }
 }
 
+impl PhaseConfig {
+    /// Refuses batches whose activations alone need more than `available` bytes. `n_tokens`: those of the
+    /// longest batch.
+    ///
+    /// # Errors
+    /// Names `batch_size` of the section.
+    pub(crate) fn check_batches(
+        &self,
+        section: &str,
+        phi: &PhiConfig,
+        n_tokens: usize,
+        available: u64,
+    ) -> Result<()> {
+        let (d, f) = (phi.hidden_size as f64, phi.intermediate_size as f64);
+        // What a block keeps for its gradients, in f32: its input, both norms' and attention's lines,
+        // and the feed-forward layer before and after its activation.
+        let kept = if self.gradient_checkpointing { d } else { 6.0 * d + 2.0 * f };
+        let bytes = 4.0 * n_tokens as f64 * phi.num_hidden_layers as f64 * kept;
+        if self.steps == 0 || bytes <= available as f64 {
+            return Ok(());
+        }
+        let remedy = match self.gradient_checkpointing {
+            true => String::new(),
+            false => format!(", or set {section}.gradient_checkpointing=true"),
+        };
+        Err(Error::Config {
+            origin: format!("`{section}.batch_size`"),
+            message: format!(
+                "it is {}: a batch has up to {n_tokens} tokens, which take about {}, and {} of memory \
+                 are available; lower it and raise `{section}.gradient_accumulation_steps`{remedy}",
+                self.batch_size,
+                readable_bytes(bytes as u64),
+                readable_bytes(available)
+            ),
+        })
+    }
+}
+
 /// A number of parameters as people say it.
 pub(crate) fn count_of_parameters(n: f64) -> String {
     match n {
         n if n >= 1e9 => format!("{:.1} billion", n / 1e9),
         n if n >= 1e6 => format!("{:.1} million", n / 1e6),
         n => format!("{n}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_that_no_memory_holds_are_refused_by_their_key() {
+        let config = RunConfig::preset("demo").unwrap();
+        let ModelSource::Scratch(shape) = &config.model.source else { panic!("the demo's model") };
+        let phi = shape.with_vocab(768);
+        // 1,000,000 tokens · 4 blocks · (6 · 128 + 2 · 512) · 4 bytes: 28.7 GB.
+        let check = |phase: &PhaseConfig, available| {
+            phase.check_batches("training", &phi, 1_000_000, available)
+        };
+        let e = check(&config.training, 4 << 30).unwrap_err().to_string();
+        for part in ["`training.batch_size`", "28.7 GB", "gradient_checkpointing=true"] {
+            assert!(e.contains(part), "{part}: {e}");
+        }
+        check(&config.training, 32 << 30).unwrap();
+        let frugal = PhaseConfig { gradient_checkpointing: true, ..config.training.clone() };
+        check(&frugal, 4 << 30).unwrap();
+        check(&PhaseConfig { steps: 0, ..config.training }, 1).unwrap();
     }
 }
