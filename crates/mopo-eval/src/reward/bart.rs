@@ -15,7 +15,7 @@ use mopo_hub::{TensorFiles, TensorWriter, WEIGHTS};
 use mopo_ops::{FusedBackend, Gelu, PackedRows};
 use serde_json::json;
 
-use super::config::{HubConfig, label_keys};
+use super::config::{HubConfig, check_layers, label_keys};
 use super::layers::{Activation, Attention, Batch, Dense, Norm, TokenRow, embed, normal, prefix};
 use crate::Result;
 
@@ -342,6 +342,8 @@ impl<B: Backend> Bart<B> {
     pub fn load(dir: impl AsRef<Path>, device: &B::Device) -> Result<Self> {
         let config = BartConfig::from_dir(&dir)?;
         let mut files = TensorFiles::open(dir.as_ref())?.finite_only();
+        check_layers(&files, dir.as_ref(), "encoder_layers", config.layers[0])?;
+        check_layers(&files, dir.as_ref(), "decoder_layers", config.layers[1])?;
         let p = prefix(&files, &["model.", ""], "encoder.embed_positions.weight");
         // The one embedding, under whichever of its names files have it.
         let names = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"]

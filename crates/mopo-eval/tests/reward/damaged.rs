@@ -131,6 +131,51 @@ fn configurations_with_wrong_keys() {
 }
 
 #[test]
+fn sizes_that_no_file_bears_out_are_refused_before_memory_is_taken() {
+    for (model, keys) in [
+        ("gpt2", &["vocab_size", "n_positions", "n_embd", "n_layer", "n_inner"][..]),
+        ("distilbert", &["vocab_size", "max_position_embeddings", "dim", "n_layers", "hidden_dim"]),
+        (
+            "bart",
+            &[
+                "vocab_size",
+                "max_position_embeddings",
+                "d_model",
+                "encoder_layers",
+                "decoder_layers",
+                "encoder_ffn_dim",
+                "decoder_ffn_dim",
+            ],
+        ),
+    ] {
+        for key in keys {
+            for size in [1_u64 << 24, 10_000_000_000, 1_000_000_000_000, u64::MAX] {
+                let dir = copy(model);
+                edit(dir.path(), "config.json", |c| {
+                    c[*key] = json!(size);
+                    // One head, which divides every width.
+                    for heads in
+                        ["n_head", "n_heads", "encoder_attention_heads", "decoder_attention_heads"]
+                    {
+                        c[heads] = json!(1);
+                    }
+                });
+                let error = refusal(&settings(model), dir.path());
+                let named = error.contains(&format!("`{key}`"));
+                assert!(named || error.contains("tensor") || error.contains("lacks"), "{error}");
+            }
+        }
+        let dir = copy(model);
+        edit(dir.path(), "config.json", |c| {
+            c.as_object_mut().unwrap().remove("id2label");
+            c["num_labels"] = json!(4_000_000_000_u64);
+        });
+        let error = refusal(&settings(model), dir.path());
+        says(&error, &["config.json", "`num_labels` is 4000000000", "at most 65536"]);
+    }
+}
+
+#[test]
 fn weights_that_are_missing_cut_or_not_numbers() {
     let dir = copy("gpt2-shards");
     fs::remove_file(dir.path().join("model-00002-of-00003.safetensors")).unwrap();

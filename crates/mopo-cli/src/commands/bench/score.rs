@@ -64,9 +64,9 @@ impl Job for Score {
         let (mut seconds, mut scores) = (vec![], vec![]);
         for _ in 0..args.repeats {
             let clock = Instant::now();
-            let column = texts.score(&reward, &folder, &mut |_| ())?;
+            let found = texts.score(&[&reward], &folder, &mut |_| ())?;
             seconds.push(clock.elapsed().as_secs_f64());
-            scores = column.scores()?.collect::<mopo_eval::Result<_>>()?;
+            scores = found[0].0.scores()?.collect::<mopo_eval::Result<_>>()?;
         }
         let seconds_per_call = median(after_the_first(&seconds))?;
         super::print(&Line {
