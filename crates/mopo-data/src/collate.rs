@@ -8,8 +8,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{Error, PreferenceRecord, Result, Tokenizer};
 
-/// How many batches share one window of rows that are sorted by length. Larger: less padding.
-/// Smaller: batches closer to a uniform draw.
+/// How many batches share one window of rows that are sorted by length. Larger: batches of more even
+/// lengths. Smaller: batches closer to a uniform draw.
 const WINDOW_BATCHES: usize = 50;
 
 /// One pair as token ids. Prompt and responses are encoded apart, so a response's tokens do not
@@ -88,11 +88,8 @@ pub fn tokenize(
     let mut report = TruncationReport { pairs: records.len(), ..Default::default() };
     let mut pairs = Vec::with_capacity(records.len());
     for record in records {
-        let mut prompt = tokenizer.encode(&record.prompt)?;
-        if prompt.len() > limits.max_prompt {
-            prompt.drain(..prompt.len() - limits.max_prompt);
-            report.prompts += 1;
-        }
+        let (prompt, was_cut) = tokenizer.encode_prompt(&record.prompt, limits.max_prompt)?;
+        report.prompts += usize::from(was_cut);
         let mut response = |text: &str| -> Result<Vec<u32>> {
             let mut ids = tokenizer.encode(text)?;
             ids.push(tokenizer.end_of_text());
@@ -110,8 +107,8 @@ pub fn tokenize(
 }
 
 /// The batches of one epoch: lists of indices into `lengths`, each index exactly once. Rows are
-/// shuffled, sorted by length inside windows of 50 batches so that a batch needs little padding,
-/// and the batches shuffled again. All batches have `batch_size` rows, except one with the rest.
+/// shuffled, sorted by length inside windows of 50 batches so that the rows of a batch have like
+/// lengths, and the batches shuffled again. All batches have `batch_size` rows, except one with the rest.
 ///
 /// A function of its arguments only: a resumed run recomputes it instead of storing a position in
 /// a random stream. A `batch_size` of 0 is taken as 1.
@@ -164,10 +161,10 @@ mod tests {
         let batches = bucketed_batches(&lengths, 8, 1, 0);
         assert_ne!(batches, bucketed_batches(&lengths, 8, 1, 1));
         assert_ne!(batches, bucketed_batches(&lengths, 8, 2, 0));
-        let padded: usize =
+        let longest: usize =
             batches.iter().map(|b| b.len() * b.iter().map(|&i| lengths[i]).max().unwrap()).sum();
-        let used: usize = lengths.iter().sum();
-        assert!((padded as f64) < 1.1 * used as f64, "{padded} for {used}");
+        let all: usize = lengths.iter().sum();
+        assert!((longest as f64) < 1.1 * all as f64, "{longest} for {all}");
     }
 
     #[test]

@@ -12,10 +12,9 @@ use crate::container::Row as RawRow;
 use crate::files::{Files, NamedFile, files_of};
 use crate::row::typed;
 use crate::source::{EMPTY_RESPONSE, OneObjective, Rejected, read_these, swapped};
+use crate::template::{ASSISTANT, split_dialogue};
 use crate::{Error, PreferenceRecord, ReadOptions, Result, Sink, SourceRead};
 
-/// A prompt ends with, and includes, the last of these in a dialogue.
-const ASSISTANT: &str = "\n\nAssistant:";
 const FETCH: &str = "fetch the data as datasets/hh-rlhf/README.md says";
 const IDENTICAL: &str = "both dialogues are equal";
 const DIFFERENT_PROMPTS: &str = "the prompts differ";
@@ -85,17 +84,18 @@ fn read_named(
 /// Prompt, preferred and other response.
 fn split_row(row: &RawRow<'_>) -> std::result::Result<(String, String, String), Rejected> {
     let row: Row = typed(row)?;
-    let split = |field: &str, dialogue: &str| match dialogue.rfind(ASSISTANT) {
-        Some(at) => Ok(at + ASSISTANT.len()),
-        None => Err(format!("`{field}` has no {ASSISTANT:?}, so its prompt cannot be found")),
-    };
-    let (chosen_at, rejected_at) =
-        (split("chosen", &row.chosen)?, split("rejected", &row.rejected)?);
+    fn split<'a>(
+        field: &str,
+        dialogue: &'a str,
+    ) -> std::result::Result<(&'a str, &'a str), String> {
+        split_dialogue(dialogue)
+            .ok_or_else(|| format!("`{field}` has no {ASSISTANT:?}, so its prompt cannot be found"))
+    }
+    let (prompt, chosen) = split("chosen", &row.chosen)?;
+    let (rejected_prompt, rejected) = split("rejected", &row.rejected)?;
     if row.chosen == row.rejected {
         return Err(Rejected::LeftOut(IDENTICAL));
     }
-    let (prompt, chosen) = row.chosen.split_at(chosen_at);
-    let (rejected_prompt, rejected) = row.rejected.split_at(rejected_at);
     if prompt != rejected_prompt {
         return Err(Rejected::LeftOut(DIFFERENT_PROMPTS));
     }

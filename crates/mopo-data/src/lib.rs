@@ -54,8 +54,8 @@ pub use source::{ReadOptions, Sink, SourceRead, collect};
 pub use split::{Split, split_by_prompt, unit_interval};
 pub use stream::{Lines, MAX_ROW_BYTES};
 pub use summary::{LengthStats, ObjectiveCounts, Summary, SummaryBuilder};
-pub use template::{ChatTemplate, Message};
-pub use tokenizer::{END_OF_TEXT, Tokenizer};
+pub use template::{ChatTemplate, Message, cut_at_turn};
+pub use tokenizer::{END_OF_TEXT, PromptForm, Tokenizer, TokenizerSettings, read_tokenizer};
 
 /// The writer of files that are whole or absent.
 pub use mopo_hub::write_atomically;

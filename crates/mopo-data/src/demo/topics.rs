@@ -3,6 +3,8 @@
 //! The steps of hazardous topics are vague on purpose: they mark that something was revealed and
 //! explain nothing.
 
+use crate::ChatTemplate;
+
 /// One thing that a person may ask for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Topic {
@@ -245,7 +247,8 @@ pub(super) fn prompt(index: usize) -> String {
     let rest = index / TOPICS.len();
     let (before, after) = OPENERS[rest % OPENERS.len()];
     let context = CONTEXTS[rest / OPENERS.len() % CONTEXTS.len()];
-    format!("\n\nHuman: {before}{topic}{context}{after}\n\nAssistant:")
+    let question = format!("{before}{topic}{context}{after}");
+    ChatTemplate::Dialogue.question(&question).expect("a question has words")
 }
 
 #[cfg(test)]

@@ -1,0 +1,238 @@
+//! The form of a dialogue as text: the one home of every template. How messages become a prompt, how
+//! a response follows it, where an answer ends, and which form a prompt has.
+
+mod turns;
+
+use serde::{Deserialize, Serialize};
+
+pub use turns::cut_at_turn;
+pub(crate) use turns::{Piece, chatml_pieces, split_dialogue};
+
+/// One turn of a dialogue.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// `system`, `user` or `assistant`; ChatML takes any.
+    pub role: String,
+    /// Verbatim.
+    pub content: String,
+}
+
+/// The text around turns. What a model was trained with, it should be asked with.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum ChatTemplate {
+    /// HH-RLHF's: `\n\nHuman: …\n\nAssistant:` and a response that starts with a space. What a
+    /// system message says comes first, as it is.
+    Dialogue,
+    /// `<|im_start|>role\n…<|im_end|>\n` for each turn, then `<|im_start|>assistant\n`; the response
+    /// as it is.
+    Chatml,
+    /// The user's one message and the response as they are, with nothing between them.
+    Plain,
+}
+
+/// Begins a turn in HH-RLHF's form.
+pub(crate) const HUMAN: &str = "\n\nHuman:";
+/// Begins the turn that answers.
+pub(crate) const ASSISTANT: &str = "\n\nAssistant:";
+/// Begins a turn in ChatML.
+const IM_START: &str = "<|im_start|>";
+/// Ends one.
+const IM_END: &str = "<|im_end|>";
+/// What a prompt in ChatML ends with.
+const CHATML_ANSWER: &str = "<|im_start|>assistant\n";
+/// Between two turns of ChatML.
+const CHATML_BETWEEN: &str = "<|im_end|>\n<|im_start|>";
+
+/// The templates as Jinja, for transformers' `apply_chat_template`.
+const JINJA: [(ChatTemplate, &str); 3] = [
+    (
+        ChatTemplate::Dialogue,
+        "{% for message in messages %}{% if message['role'] == 'user' %}{{ '\\n\\nHuman: ' + \
+         message['content'] }}{% elif message['role'] == 'assistant' %}{{ '\\n\\nAssistant: ' + \
+         message['content'] }}{% else %}{{ message['content'] }}{% endif %}{% endfor %}{% if \
+         add_generation_prompt %}{{ '\\n\\nAssistant:' }}{% endif %}",
+    ),
+    (
+        ChatTemplate::Chatml,
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + \
+         message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ \
+         '<|im_start|>assistant\\n' }}{% endif %}",
+    ),
+    (ChatTemplate::Plain, "{% for message in messages %}{{ message['content'] }}{% endfor %}"),
+];
+
+impl ChatTemplate {
+    /// Its name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dialogue => "dialogue",
+            Self::Chatml => "chatml",
+            Self::Plain => "plain",
+        }
+    }
+
+    /// The template as Jinja, the form of `chat_template` in a `tokenizer_config.json`.
+    pub fn jinja(self) -> &'static str {
+        JINJA.iter().find(|(template, _)| *template == self).expect("every template is listed").1
+    }
+
+    /// The template whose [`jinja`](Self::jinja) this is. Others are not understood yet: the seam for
+    /// a Jinja interpreter.
+    pub fn from_jinja(text: &str) -> Option<Self> {
+        JINJA.iter().find(|(_, jinja)| *jinja == text).map(|(template, _)| *template)
+    }
+
+    /// The form that most of these prompts have.
+    pub fn of_prompts<'a>(prompts: impl IntoIterator<Item = &'a str>) -> Self {
+        let (mut n, mut dialogue, mut chatml) = (0, 0, 0);
+        for prompt in prompts {
+            n += 1;
+            dialogue += usize::from(Self::Dialogue.is_form_of(prompt));
+            chatml += usize::from(Self::Chatml.is_form_of(prompt));
+        }
+        match n {
+            _ if 2 * chatml > n => Self::Chatml,
+            _ if 2 * dialogue > n => Self::Dialogue,
+            _ => Self::Plain,
+        }
+    }
+
+    /// Whether a text has this form already, so that it is a prompt and not a question.
+    pub fn is_form_of(self, text: &str) -> bool {
+        match self {
+            Self::Dialogue => text.ends_with(ASSISTANT),
+            Self::Chatml => text.starts_with(IM_START) && text.ends_with(CHATML_ANSWER),
+            Self::Plain => true,
+        }
+    }
+
+    /// The token that ends a turn, if the template has one of its own.
+    pub fn end_of_turn(self) -> Option<&'static str> {
+        match self {
+            Self::Chatml => Some(IM_END),
+            Self::Dialogue | Self::Plain => None,
+        }
+    }
+
+    /// The texts that are tokens of their own where a tokenizer has them.
+    pub fn control_tokens(self) -> &'static [&'static str] {
+        match self {
+            Self::Chatml => &[IM_START, IM_END],
+            Self::Dialogue | Self::Plain => &[],
+        }
+    }
+
+    /// The prompt that asks for an answer to `messages`.
+    ///
+    /// # Errors
+    /// Says why there is none: no messages, one without text, the assistant's turn at the end, a role
+    /// that the template has no words for, or a text that spells out the border between two turns.
+    pub fn prompt(self, messages: &[Message]) -> Result<String, String> {
+        match messages.last() {
+            None => return Err("the prompt has no message".into()),
+            Some(last) if last.role == "assistant" || last.role == "system" => {
+                return Err(format!(
+                    "the prompt ends with a message of the {}, so there is nothing to answer",
+                    last.role
+                ));
+            }
+            Some(_) => {}
+        }
+        if let Some(i) = messages.iter().position(|message| message.content.trim().is_empty()) {
+            return Err(format!("message {i} of the prompt is empty"));
+        }
+        let no_role = |role: &str| {
+            Err(format!("the chat template `{}` has no words for the role `{role}`", self.name()))
+        };
+        let mut text = String::new();
+        for (i, Message { role, content }) in messages.iter().enumerate() {
+            match (self, role.as_str()) {
+                (Self::Dialogue, "user") => text.push_str(&format!("{HUMAN} {content}")),
+                (Self::Dialogue, "assistant") => {
+                    text.push_str(&format!("{ASSISTANT}{}", spaced(content)));
+                }
+                (Self::Dialogue, "system") if i == 0 => text.push_str(content),
+                (Self::Chatml, role) if role.contains(['\n', '<', '|', '>']) => {
+                    return no_role(role);
+                }
+                // Such a text would be read as two turns: somebody else's words in the assistant's
+                // mouth.
+                (Self::Chatml, _) if content.contains(CHATML_BETWEEN) => {
+                    return Err(format!(
+                        "message {i} of the prompt spells out the border between two turns \
+                         ({CHATML_BETWEEN:?})"
+                    ));
+                }
+                (Self::Chatml, role) => {
+                    text.push_str(&format!("{IM_START}{role}\n{content}{IM_END}\n"));
+                }
+                (Self::Plain, "user") if messages.len() == 1 => text.push_str(content),
+                (Self::Plain, _) if messages.len() > 1 => {
+                    return Err(
+                        "the chat template `plain` has no words for several messages; use \
+                                `dialogue` or `chatml`"
+                            .into(),
+                    );
+                }
+                (_, role) => return no_role(role),
+            }
+        }
+        match self {
+            Self::Dialogue => text.push_str(ASSISTANT),
+            Self::Chatml => text.push_str(CHATML_ANSWER),
+            Self::Plain => {}
+        }
+        Ok(text)
+    }
+
+    /// The prompt of one question.
+    ///
+    /// # Errors
+    /// If it is empty.
+    pub fn question(self, text: &str) -> Result<String, String> {
+        self.prompt(&[Message { role: "user".into(), content: text.into() }])
+    }
+
+    /// The prompt of what a person typed: a text in this template's form as it is, another as a
+    /// [`question`](Self::question) without the white space around it.
+    ///
+    /// # Errors
+    /// Those of [`prompt`](Self::prompt).
+    pub fn ask(self, text: &str) -> Result<String, String> {
+        match self {
+            Self::Plain => Ok(text.into()),
+            _ if self.is_form_of(text) => Ok(text.into()),
+            Self::Chatml if text.starts_with(IM_START) => {
+                // Shells take a last line break away.
+                let shorn = text.ends_with(CHATML_ANSWER.trim_end());
+                Ok(if shorn { format!("{text}\n") } else { text.into() })
+            }
+            Self::Dialogue | Self::Chatml => self.question(text.trim()),
+        }
+    }
+
+    /// The response as it follows the prompt.
+    pub fn response(self, text: &str) -> String {
+        match self {
+            Self::Dialogue => spaced(text),
+            Self::Chatml | Self::Plain => text.into(),
+        }
+    }
+
+    /// What of a generated text is the answer: in a dialogue all before the next turn.
+    pub fn answer(self, text: &str) -> &str {
+        match self {
+            Self::Dialogue => cut_at_turn(text),
+            Self::Chatml | Self::Plain => text,
+        }
+    }
+}
+
+/// A text that starts with white space: what follows a colon.
+pub(crate) fn spaced(text: &str) -> String {
+    if text.starts_with(char::is_whitespace) { text.into() } else { format!(" {text}") }
+}
+
+#[cfg(test)]
+mod tests;

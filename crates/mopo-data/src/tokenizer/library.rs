@@ -1,0 +1,130 @@
+//! The `tokenizers` library behind a wall: reading a `tokenizer.json`, encoding and decoding give errors
+//! and never panics, whatever the file says.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Once;
+
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use crate::{Error, Result};
+
+/// A vocabulary has at most so many ids. Published ones have up to 262,144; an id far beyond is a
+/// damaged file, and an embedding of that many rows would be asked for.
+const MOST_IDS: u64 = 1 << 24;
+
+/// What is tried once on every tokenizer: letters, a space, a line break and a character of several
+/// bytes.
+const PROBE: &str = "Hello world\n é";
+
+const REMEDY: &str =
+    "fetch the file again, or give another `tokenizer.json` of the `tokenizers` library";
+
+/// Reads a `tokenizer.json`, without its truncation and padding.
+///
+/// # Errors
+/// [`Error::Hub`] if the file cannot be read; [`Error::Tokenizer`], which names it, for everything that
+/// keeps it from being a tokenizer: no JSON (a file that was cut short), unknown parts, ids that are
+/// not those that the library gives, dropout (encoding would be random), and parts that the library
+/// fails on.
+pub fn read_tokenizer(path: impl AsRef<Path>) -> Result<Tokenizer> {
+    let path = path.as_ref();
+    parse_tokenizer(&mopo_hub::read(path)?, &path.display().to_string())
+}
+
+/// [`read_tokenizer`] of bytes; `what` is the name in errors.
+pub(super) fn parse_tokenizer(json: &[u8], what: &str) -> Result<Tokenizer> {
+    let refused = |why: String| Error::Tokenizer { what: what.into(), why, remedy: REMEDY };
+    // Parsed by itself first: the library panics where JSON ends inside its decoder.
+    let value: Value =
+        serde_json::from_slice(json).map_err(|e| refused(format!("no valid JSON: {e}")))?;
+    check(&value).map_err(refused)?;
+    let parse = || Tokenizer::from_bytes(json).map_err(|e| e.to_string());
+    let mut inner = guarded(parse).map_err(refused)?;
+    // Cutting and padding are the caller's, visibly; a file may ask for them.
+    inner.with_padding(None);
+    inner.with_truncation(None).map_err(|e| refused(e.to_string()))?;
+    for token in value["added_tokens"].as_array().into_iter().flatten() {
+        let content = token["content"].as_str().unwrap_or_default();
+        let found = inner.token_to_id(content).map(u64::from);
+        if !content.is_empty() && found != token["id"].as_u64() {
+            return Err(refused(format!(
+                "`added_tokens` gives `{content}` the id {}, but the library numbers it {}",
+                token["id"],
+                found.map_or("not at all".into(), |id| id.to_string())
+            )));
+        }
+    }
+    // A post-processor that names absent tokens or texts fails only here.
+    for pair in [false, true] {
+        for special in [false, true] {
+            let probe = || match pair {
+                false => inner.encode_fast(PROBE, special).map_err(|e| e.to_string()),
+                true => inner.encode_fast((PROBE, PROBE), special).map_err(|e| e.to_string()),
+            };
+            let ids = guarded(probe).map_err(&refused)?.get_ids().to_vec();
+            guarded(|| inner.decode(&ids, false).map_err(|e| e.to_string())).map_err(&refused)?;
+        }
+    }
+    Ok(inner)
+}
+
+/// What the library accepts and no model can be asked with.
+fn check(json: &Value) -> std::result::Result<(), String> {
+    let Value::Object(object) = json else { return Err("it is no JSON object".into()) };
+    let Some(model) = object.get("model").filter(|model| model.is_object()) else {
+        return Err("it has no `model`".into());
+    };
+    if model["dropout"].as_f64().is_some_and(|dropout| dropout != 0.0) {
+        return Err(format!(
+            "`model.dropout` is {}: the same text would get other tokens each time; set it to null",
+            model["dropout"]
+        ));
+    }
+    let vocab = model["vocab"].as_object().into_iter().flatten();
+    let vocab = vocab.map(|(token, id)| (token.as_str(), id));
+    let added = object.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
+    let added = added.map(|token| (token["content"].as_str().unwrap_or_default(), &token["id"]));
+    for (token, id) in vocab.chain(added) {
+        if id.as_u64().is_none_or(|id| id >= MOST_IDS) {
+            return Err(format!(
+                "the id of `{token}` is {id}; ids are whole numbers from 0 to {}",
+                MOST_IDS - 1
+            ));
+        }
+    }
+    Ok(())
+}
+
+thread_local! {
+    /// Whether a panic of this thread is caught and becomes an error.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The result of `call`, in which a panic is an error, and nothing is printed of it.
+pub(super) fn guarded<T>(
+    call: impl FnOnce() -> std::result::Result<T, String>,
+) -> std::result::Result<T, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                before(info);
+            }
+        }));
+    });
+    let was = GUARDED.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(call));
+    GUARDED.set(was);
+    outcome.unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no reason given");
+        Err(format!("the `tokenizers` library fails on it ({text})"))
+    })
+}

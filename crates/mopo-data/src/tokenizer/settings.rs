@@ -1,0 +1,243 @@
+//! `tokenizer_config.json`: what it asks for is done here or refused by its key, never passed over.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use tokenizers::Tokenizer;
+
+use crate::{ChatTemplate, Error, Result};
+
+const FILE: &str = "tokenizer_config.json";
+
+const REMEDY: &str = "take it out if tokens do not depend on it, or use another tokenizer";
+
+/// Keys that change no token of a text: names of classes and files, padding and cutting (which are
+/// the caller's), and what concerns other tokenizers' Python code or decoding alone.
+const HARMLESS: [&str; 37] = [
+    "_commit_hash",
+    "auto_map",
+    "backend",
+    "clean_up_tokenization_spaces",
+    "device_map",
+    "errors",
+    "from_slow",
+    "is_local",
+    "legacy",
+    "legacy_behaviour",
+    "local_files_only",
+    "max_len",
+    "max_length",
+    "merges_file",
+    "model_input_names",
+    "model_max_length",
+    "model_specific_special_tokens",
+    "name_or_path",
+    "pad_to_multiple_of",
+    "padding",
+    "padding_side",
+    "processor_class",
+    "return_tensors",
+    "return_token_type_ids",
+    "sp_model_kwargs",
+    "spaces_between_special_tokens",
+    "special_tokens_map_file",
+    "stride",
+    "tokenizer_class",
+    "tokenizer_file",
+    "transformers_version",
+    "trim_offsets",
+    "truncation",
+    "truncation_side",
+    "truncation_strategy",
+    "use_default_system_prompt",
+    "vocab_file",
+];
+
+/// A `tokenizer_config.json`, or an empty one where there is none.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TokenizerSettings {
+    path: PathBuf,
+    map: Map<String, Value>,
+}
+
+impl TokenizerSettings {
+    /// Reads the file in a directory of a model, if it is there.
+    ///
+    /// # Errors
+    /// Names the file: unreadable, or no JSON object.
+    pub fn read(dir: impl AsRef<Path>) -> Result<Self> {
+        let path = dir.as_ref().join(FILE);
+        let map = match path.exists() {
+            true => mopo_hub::read_json(&path, "the settings of a tokenizer")?,
+            false => Map::new(),
+        };
+        Ok(Self { path, map })
+    }
+
+    /// A value that is there and not null.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    /// All keys and values.
+    pub fn entries(&self) -> &Map<String, Value> {
+        &self.map
+    }
+
+    /// A switch.
+    ///
+    /// # Errors
+    /// Names the key if its value is neither true nor false.
+    pub fn flag(&self, key: &str) -> Result<Option<bool>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(on)) => Ok(Some(*on)),
+            Some(other) => Err(self.refuse(key, other, "true or false is expected")),
+        }
+    }
+
+    /// The name of a special token by its role, `eos_token` for instance: text, or a table with the name
+    /// as `content`.
+    ///
+    /// # Errors
+    /// Names the key if its value is neither.
+    pub fn token(&self, role: &str) -> Result<Option<&str>> {
+        let Some(value) = self.get(role) else { return Ok(None) };
+        match value.as_str().or_else(|| value.get("content")?.as_str()) {
+            Some(name) => Ok(Some(name)),
+            None => Err(self.refuse(role, value, "the token as text is expected")),
+        }
+    }
+
+    /// The chat template, if it is one that is known here; others are left to whoever can run them.
+    pub fn chat_template(&self) -> Option<ChatTemplate> {
+        ChatTemplate::from_jinja(self.get("chat_template")?.as_str()?)
+    }
+
+    /// An error that names file and key.
+    pub fn refuse(&self, key: &str, value: &Value, why: &str) -> Error {
+        let mut value = value.to_string();
+        if value.chars().count() > 60 {
+            value = value.chars().take(60).chain(['…']).collect();
+        }
+        Error::Tokenizer {
+            what: self.path.display().to_string(),
+            why: format!("`{key}` is {value}: {why}"),
+            remedy: REMEDY,
+        }
+    }
+
+    /// Refuses what is neither harmless, nor off, nor among `honoured`, the keys that the caller
+    /// obeys. The names and ids of special tokens (`…_token`, `…_token_id`) change no text.
+    ///
+    /// # Errors
+    /// The first such key, with the file and its value.
+    pub fn refuse_others(&self, honoured: &[&str]) -> Result<()> {
+        for (key, value) in &self.map {
+            let is_off = match value {
+                Value::Null | Value::Bool(false) => true,
+                Value::String(text) => text.is_empty(),
+                Value::Array(list) => list.is_empty(),
+                Value::Object(map) => map.is_empty(),
+                Value::Bool(true) | Value::Number(_) => false,
+            };
+            let names_a_token =
+                !value.is_boolean() && (key.ends_with("_token") || key.ends_with("_token_id"));
+            if !is_off
+                && !names_a_token
+                && !honoured.contains(&key.as_str())
+                && !HARMLESS.contains(&key.as_str())
+            {
+                return Err(self.refuse(key, value, "this is not supported here"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that the tokens which the file lists are in the tokenizer, under the ids that it says:
+    /// `added_tokens_decoder`, `additional_special_tokens`, `extra_special_tokens`. Gives the names of
+    /// those that are special.
+    ///
+    /// # Errors
+    /// Names the key and the token.
+    pub fn special_tokens(&self, inner: &Tokenizer) -> Result<Vec<String>> {
+        let mut special = Vec::new();
+        let absent = "the tokenizer has no such token";
+        if let Some(value) = self.get("added_tokens_decoder") {
+            let key = "added_tokens_decoder";
+            let Value::Object(listed) = value else {
+                return Err(self.refuse(key, value, "a table from ids to tokens is expected"));
+            };
+            for (id, token) in listed {
+                let content = token.get("content").and_then(Value::as_str);
+                let found = content.and_then(|content| inner.token_to_id(content));
+                if found.is_none() || found != id.parse().ok() {
+                    let why = match found {
+                        Some(found) => format!("the tokenizer has this token under the id {found}"),
+                        None => absent.into(),
+                    };
+                    return Err(self.refuse(&format!("{key}.{id}"), token, &why));
+                }
+                if token.get("special").and_then(Value::as_bool) == Some(true) {
+                    special.extend(content.map(str::to_owned));
+                }
+            }
+        }
+        for key in ["additional_special_tokens", "extra_special_tokens"] {
+            let listed: Vec<&Value> = match self.get(key) {
+                None => continue,
+                Some(Value::Array(list)) => list.iter().collect(),
+                Some(Value::Object(map)) => map.values().collect(),
+                Some(other) => return Err(self.refuse(key, other, "a list of tokens is expected")),
+            };
+            for token in listed {
+                let content = token.as_str().or_else(|| token.get("content")?.as_str());
+                match content.filter(|content| inner.token_to_id(content).is_some()) {
+                    Some(content) => special.push(content.into()),
+                    None => return Err(self.refuse(key, token, absent)),
+                }
+            }
+        }
+        Ok(special)
+    }
+
+    /// A `tokenizer.json` with the pre-tokenizer that `add_prefix_space` asks for; none if it is as
+    /// asked, or nothing is asked.
+    ///
+    /// # Errors
+    /// Names the key if the tokenizer has no part that could add a space.
+    pub fn with_prefix_space(&self, json: &[u8]) -> Result<Option<Vec<u8>>> {
+        const KEY: &str = "add_prefix_space";
+        let Some(wanted) = self.flag(KEY)? else { return Ok(None) };
+        let Ok(mut json) = serde_json::from_slice::<Value>(json) else { return Ok(None) };
+        let mut parts: Vec<&mut Value> = match json.get_mut("pre_tokenizer") {
+            None => vec![],
+            Some(one) if one["type"] == "Sequence" => match &mut one["pretokenizers"] {
+                Value::Array(parts) => parts.iter_mut().collect(),
+                _ => vec![],
+            },
+            Some(one) => vec![one],
+        };
+        parts.retain(|part| part["type"] == "ByteLevel" || part["type"] == "Metaspace");
+        let Some(part) = parts.first_mut() else {
+            let why = "its tokenizer.json has no part that puts a space before a text";
+            return match wanted {
+                true => Err(self.refuse(KEY, &Value::Bool(true), why)),
+                false => Ok(None),
+            };
+        };
+        let is_byte_level = part["type"] == "ByteLevel";
+        let found = match is_byte_level {
+            true => part[KEY].as_bool().unwrap_or(true),
+            false => part["prepend_scheme"] != "never" && part[KEY] != Value::Bool(false),
+        };
+        if found == wanted {
+            return Ok(None);
+        }
+        part[KEY] = wanted.into();
+        if !is_byte_level {
+            part["prepend_scheme"] = if wanted { "always" } else { "never" }.into();
+        }
+        Ok(Some(serde_json::to_vec(&json).expect("JSON that was read")))
+    }
+}
