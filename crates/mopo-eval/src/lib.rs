@@ -24,7 +24,7 @@ pub use mopo_report::{
     Clusters, Evaluation, FirstPass, FrontConfig, FrontReport, ObjectiveStatistics, PolicyGroup,
     PolicySamples, ScoreStatistics, SecondPass,
 };
-pub use reward::{Reward, RewardSpec, cut_at_turn};
+pub use reward::{Reward, RewardSpec};
 
 /// The folder of a file that is to be written, which is made if need be: what is kept on disk until the
 /// file is whole belongs there, and not into a temporary folder that may be memory.

@@ -22,6 +22,7 @@ mod sample;
 mod sft;
 mod step_bench;
 mod step_work;
+mod tokens;
 mod train;
 
 pub use cache::LogProbCache;
@@ -33,9 +34,10 @@ pub use prepare::{prepare_prompts, prepare_records, prepare_staged};
 pub use progress::{Progress, Silent};
 pub use result::{Accuracy, Constraint, RunResult};
 pub use run_dir::{RunDir, RunRecord, file_sha256};
-pub use sample::Sampler;
+pub use sample::{Sampler, SamplingOverrides};
 pub use step_bench::{
     BenchMethod, BenchReference, BenchWindow, StepBench, StepMeasurement, bench_steps,
     two_objectives,
 };
+pub use tokens::{generation, load_run_tokenizer, load_tokenizer};
 pub use train::{RunData, check_data_path, load_base, train};

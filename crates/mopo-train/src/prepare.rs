@@ -16,15 +16,14 @@ use mopo_data::summeval::{SUMMEVAL_OBJECTIVES, read_summeval_op};
 use mopo_data::trl::{TRL_OBJECTIVES, read_trl};
 use mopo_data::ultrafeedback::{ULTRAFEEDBACK_OBJECTIVES, read_ultrafeedback};
 use mopo_data::{
-    Header, PreferenceRecord, PreparedReader, PreparedSet, PreparedWriter, Prompt, PromptRead,
-    PromptWriter, ReadOptions, ReadReport, Selection, Sink, SourceFile, SourceRead, Split,
-    StagedSet, Summary, Tokenizer, read_hh_dir, split_by_prompt,
+    ChatTemplate, Header, LengthStats, PreferenceRecord, PreparedReader, PreparedSet, PreparedWriter,
+    Prompt, PromptRead, PromptWriter, ReadOptions, ReadReport, Selection, Sink, SourceFile, SourceRead,
+    Split, StagedSet, Summary, read_hh_dir, split_by_prompt,
 };
 
-use crate::config::{DataSource, SourceConfig, TokenizerConfig};
-use crate::models::tokenizer_file;
+use crate::config::{DataSource, SourceConfig};
 use crate::run_dir::file_sha256;
-use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord};
+use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord, tokens};
 
 /// Reads the records of a data configuration into memory, with what there is to say about them.
 ///
@@ -329,17 +328,27 @@ pub(crate) fn prepare(
         }
     }
 
-    let tokenizer = match &config.tokenizer {
-        TokenizerConfig::Train(vocab_size) => {
-            let texts =
-                train.iter().flat_map(|r| [r.prompt.as_str(), r.first.as_str(), r.second.as_str()]);
-            Tokenizer::train(texts, *vocab_size)?
-        }
-        TokenizerConfig::File(file) => Tokenizer::load(tokenizer_file(file)?)?,
-    };
+    // What policies learn is the form that the prompts have, whatever made it.
+    let template = ChatTemplate::of_prompts(train.iter().map(|r| r.prompt.as_str()));
+    let texts = train.iter().flat_map(|r| [r.prompt.as_str(), r.first.as_str(), r.second.as_str()]);
+    let tokenizer = tokens::new_tokenizer(config, template, texts)?;
+    let missing = tokenizer.missing_control_tokens();
+    if !missing.is_empty() {
+        progress.note(&format!(
+            "note: the tokenizer has no token {}, which prompts in the form `{}` are made with; it is \
+             spelled out in pieces",
+            missing.join(" and "),
+            template.name()
+        ));
+    }
 
     let token_len = |text: &str| tokenizer.encode(text).map_or(0, |ids| ids.len());
-    let summary = Summary::new(&objectives, &train, token_len);
+    let mut summary = Summary::new(&objectives, &train, token_len);
+    // Prompts have control tokens, and may have a token of their own in front.
+    let prompt_len = |r: &PreferenceRecord| {
+        tokenizer.encode_prompt(&r.prompt, usize::MAX).map_or(0, |(ids, _)| ids.len())
+    };
+    summary.prompt_tokens = LengthStats::new(train.iter().map(prompt_len).collect());
     let text = format!("training pairs\n{summary}");
     progress.note(&text);
 
@@ -352,11 +361,11 @@ pub(crate) fn prepare(
     of(train, Split::Train)?.write(run.join("data/train.jsonl"))?;
     of(heldout, Split::Heldout)?.write(run.join("data/heldout.jsonl"))?;
     run.write("data/summary.txt", text.as_bytes())?;
-    tokenizer.save(run.join("tokenizer.json"))?;
+    tokens::save(&tokenizer, run)?;
 
     // The record comes last: with hashes in it, the data is complete.
     let mut hashes = BTreeMap::new();
-    for name in ["data/train.jsonl", "data/heldout.jsonl", "tokenizer.json"] {
+    for name in ["data/train.jsonl", "data/heldout.jsonl"].into_iter().chain(tokens::FILES) {
         hashes.insert(name.to_string(), file_sha256(&run.join(name))?);
     }
     record.hashes = hashes;

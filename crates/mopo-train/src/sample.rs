@@ -3,8 +3,7 @@
 
 use std::path::Path;
 
-use mopo_data::Tokenizer;
-use mopo_eval::cut_at_turn;
+use mopo_data::{ChatTemplate, PromptForm, Tokenizer};
 use mopo_lm::{
     Decoding, GenerationConfig, HeadChoice, HubGeneration, PackedBatch, Phi, PhiConfig,
     PolicyParams, generate, load_phi, load_policy,
@@ -12,10 +11,14 @@ use mopo_lm::{
 use mopo_ops::FusedBackend;
 
 use crate::config::BaseFormat;
+use crate::tokens::{load_run_tokenizer, load_tokenizer};
 use crate::{Error, Progress, Result, RunConfig, RunDir, load_base};
 
 /// Prompts of one batch of generation.
 const BATCH: usize = 32;
+
+/// Names of the model without any policy; the second is the older one.
+const WITHOUT_POLICY: [&str; 2] = ["sft", "warm-start"];
 
 /// A model with its policies, or without any, ready to answer.
 #[derive(Debug)]
@@ -23,14 +26,54 @@ pub struct Sampler<B: FusedBackend> {
     base: Phi<B>,
     params: Option<PolicyParams<B>>,
     tokenizer: Tokenizer,
-    end_of_text: u32,
+    /// The form of its prompts, where it is known.
+    template: Option<ChatTemplate>,
+    defaults: HubGeneration,
     max_prompt_tokens: Option<usize>,
-    is_dialogue: bool,
     names: Vec<String>,
     device: B::Device,
 }
 
+/// What a caller asks of generation instead of the model's own defaults.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SamplingOverrides {
+    /// New tokens at most.
+    pub max_new_tokens: Option<usize>,
+    /// 0 is greedy.
+    pub temperature: Option<f64>,
+    /// Sample from the K most likely tokens; 0 is all.
+    pub top_k: Option<usize>,
+    /// Nucleus.
+    pub top_p: Option<f64>,
+    /// Seed of sampling.
+    pub seed: u64,
+}
+
 impl<B: FusedBackend> Sampler<B> {
+    /// Loads whatever of the three a directory is.
+    ///
+    /// # Errors
+    /// If it is none of them; those of [`load`](Self::load), [`load_export`](Self::load_export) and
+    /// [`load_hub`](Self::load_hub).
+    pub fn open(dir: &Path, device: &B::Device) -> Result<Self> {
+        if dir.join("config.toml").exists() {
+            let (run, config, _) = RunDir::open(dir)?;
+            return Self::load(&run, &config, device);
+        }
+        if dir.join("policy/policy.json").exists() {
+            return Self::load_export(dir, device);
+        }
+        if dir.join("config.json").exists() {
+            return Self::load_hub(dir, device);
+        }
+        Err(Error::Corrupt {
+            path: dir.into(),
+            message: "this is no run (it has no config.toml), no export of all policies (no \
+                      policy/policy.json) and no Hugging Face model (no config.json)"
+                .into(),
+        })
+    }
+
     /// Loads base, adapter and heads of a run.
     ///
     /// # Errors
@@ -40,75 +83,74 @@ impl<B: FusedBackend> Sampler<B> {
             return Err(Error::Run {
                 path: run.path().into(),
                 message: format!(
-                    "training is not finished; go on with `mopo train --resume {}`",
+                    "training is not finished; resume it with `mopo train --resume {}`",
                     run.path().display()
                 ),
             });
         }
+        let (tokenizer, template) = load_run_tokenizer(run, config)?;
         let base = load_base::<B>(run, config.model.base, device)?;
-        let mut this = Self::with_policies(base, run.path(), device)?;
+        let mut this = Self::plain(base, tokenizer, device)?.with_policies(run.path())?;
+        this.template = Some(template);
+        this.defaults = config.evaluation.generation();
         this.max_prompt_tokens = Some(config.data.max_prompt_tokens);
         Ok(this)
     }
 
     /// Loads a directory that `mopo export` wrote with all policies: `base/`, `policy/` and the
-    /// tokenizer.
+    /// tokenizer. Exports from before templates were recorded are asked in HH-RLHF's form.
     ///
     /// # Errors
     /// A file that is missing, damaged or does not fit the others.
     pub fn load_export(dir: &Path, device: &B::Device) -> Result<Self> {
-        Self::with_policies(frozen(&dir.join("base"), BaseFormat::Checkpoint, device)?, dir, device)
-    }
-
-    fn with_policies(base: Phi<B>, dir: &Path, device: &B::Device) -> Result<Self> {
-        let (params, meta) = load_policy(dir.join("policy"), &base, device)?;
-        let mut this = Self::plain(base, dir, device)?;
-        (this.params, this.names, this.is_dialogue) = (Some(params), meta.objectives, true);
+        let tokenizer = load_tokenizer(dir)?;
+        let base = frozen(&dir.join("base"), BaseFormat::Checkpoint, device)?;
+        let mut this = Self::plain(base, tokenizer, device)?.with_policies(dir)?;
+        this.template = this.template.or(Some(ChatTemplate::Dialogue));
+        this.defaults = HubGeneration::declared(dir)?;
         Ok(this)
     }
 
     /// Loads a plain model from a directory of the hub, with its `tokenizer.json`. There are no
-    /// policies: only [`HeadChoice::Base`] answers. Responses end at the first of `generation`'s
-    /// tokens if it names any, else at the tokenizer's end of text.
+    /// policies: only [`HeadChoice::Base`] answers. Where `tokenizer_config.json` has no chat template
+    /// that is known here, prompts are taken as they are, special tokens in them included.
     ///
     /// # Errors
     /// A file that is missing, damaged or does not fit the others; a tokenizer with more tokens than
     /// the model has rows.
-    pub fn load_hub(dir: &Path, generation: &HubGeneration, device: &B::Device) -> Result<Self> {
-        let mut this = Self::plain(frozen(dir, BaseFormat::Checkpoint, device)?, dir, device)?;
-        if let Some(end) = generation.eos_token_id.first() {
-            this.end_of_text = *end;
+    pub fn load_hub(dir: &Path, device: &B::Device) -> Result<Self> {
+        let mut tokenizer = load_tokenizer(dir)?;
+        if tokenizer.form() == PromptForm::Text {
+            tokenizer = tokenizer.with_form(PromptForm::Raw)?;
         }
+        let base = frozen(dir, BaseFormat::Checkpoint, device)?;
+        let mut this = Self::plain(base, tokenizer, device)?;
+        this.defaults = HubGeneration::declared(dir)?;
         Ok(this)
     }
 
-    /// Without policies; the tokenizer is in `dir`.
-    fn plain(base: Phi<B>, dir: &Path, device: &B::Device) -> Result<Self> {
-        let tokenizer = Tokenizer::load(dir.join("tokenizer.json"))?;
+    fn plain(base: Phi<B>, tokenizer: Tokenizer, device: &B::Device) -> Result<Self> {
         tokenizer.check_fits(base.config().vocab_size)?;
+        let template = match tokenizer.form() {
+            PromptForm::Template(template) => Some(template),
+            PromptForm::Text | PromptForm::Raw => None,
+        };
         Ok(Self {
             base,
             params: None,
-            end_of_text: tokenizer.end_of_text(),
             tokenizer,
+            template,
+            defaults: HubGeneration::default(),
             max_prompt_tokens: None,
-            is_dialogue: false,
             names: vec![],
             device: device.clone(),
         })
     }
 
-    /// Tokens of a prompt.
-    ///
-    /// # Errors
-    /// The tokenizer refuses the text.
-    pub fn n_tokens(&self, prompt: &str) -> Result<usize> {
-        Ok(self.tokenizer.encode(prompt)?.len())
-    }
-
-    /// Whether prompts are dialogues, as for all models with policies.
-    pub fn is_dialogue(&self) -> bool {
-        self.is_dialogue
+    fn with_policies(mut self, dir: &Path) -> Result<Self> {
+        let (params, meta) = load_policy(dir.join("policy"), &self.base, &self.device)?;
+        (self.params, self.names) = (Some(params), meta.objectives);
+        Ok(self)
     }
 
     /// The policies' primary objectives, in the order of the heads.
@@ -116,7 +158,78 @@ impl<B: FusedBackend> Sampler<B> {
         &self.names
     }
 
-    /// One response per prompt, that of a dialogue cut at its next turn. A prompt longer than the
+    /// What the model's own settings ask for and generation here does not do, as `key: value`.
+    pub fn ignored_settings(&self) -> Vec<String> {
+        self.defaults.ignored()
+    }
+
+    /// What answers: a policy by its objective, the model without policies (`sft`), or a mixture of all
+    /// policies with these weights; without either the first policy.
+    ///
+    /// # Errors
+    /// A name that is not known, or policies of a model without any.
+    pub fn head(&self, policy: Option<&str>, weights: Option<&[f32]>) -> Result<HeadChoice> {
+        let wrong = |message: String| Error::Config { origin: "--policy".into(), message };
+        let is_base = policy.is_some_and(|name| WITHOUT_POLICY.contains(&name));
+        if self.names.is_empty() {
+            return match weights.is_some() || (policy.is_some() && !is_base) {
+                true => Err(wrong("a plain model has no policies to choose from".into())),
+                false => Ok(HeadChoice::Base),
+            };
+        }
+        if let Some(weights) = weights {
+            return Ok(HeadChoice::Mixture(weights.to_vec()));
+        }
+        let Some(name) = policy else { return Ok(HeadChoice::Policy(0)) };
+        if is_base {
+            return Ok(HeadChoice::Base);
+        }
+        self.names.iter().position(|known| known == name).map(HeadChoice::Policy).ok_or_else(|| {
+            wrong(format!(
+                "there is no `{name}`; the policies are {}, and `{}` is the model without any",
+                self.names.join(", "),
+                WITHOUT_POLICY.join("` or `")
+            ))
+        })
+    }
+
+    /// The prompt of what a person typed, in the form that the model was trained with.
+    ///
+    /// # Errors
+    /// A text that the template has no words for.
+    pub fn prompt(&self, typed: &str) -> Result<String> {
+        match self.template {
+            None => Ok(typed.into()),
+            Some(template) => template
+                .ask(typed)
+                .map_err(|message| Error::Config { origin: "--prompt".into(), message }),
+        }
+    }
+
+    /// The settings of generation for these prompts: what is asked for, and below it the model's own.
+    ///
+    /// # Errors
+    /// A prompt that the tokenizer refuses, or a `max_length` that leaves no room.
+    pub fn generation(
+        &self,
+        overrides: &SamplingOverrides,
+        prompts: &[String],
+    ) -> Result<GenerationConfig> {
+        let mut defaults = self.defaults.clone();
+        defaults.max_new_tokens = overrides.max_new_tokens.or(defaults.max_new_tokens);
+        let longest = self.prompt_tokens(prompts)?.iter().map(Vec::len).max().unwrap_or(0);
+        let config = defaults.config(longest)?;
+        Ok(GenerationConfig {
+            temperature: overrides.temperature.unwrap_or(config.temperature),
+            top_k: overrides.top_k.unwrap_or(config.top_k),
+            top_p: overrides.top_p.unwrap_or(config.top_p),
+            seed: overrides.seed,
+            ..config
+        })
+    }
+
+    /// One response per prompt, cut at the next turn where the template has no token for its end. A
+    /// response ends at the model's own end tokens and those of `generation`. A prompt longer than the
     /// run's limit loses its beginning, as in training. Ids that the tokenizer has no token for are
     /// never chosen. `head`: a [`HeadChoice`], or a [`Decoding`]
     /// for a mixture under another divergence than reverse KL.
@@ -133,25 +246,24 @@ impl<B: FusedBackend> Sampler<B> {
         let decoding = head.into();
         let tokens = self.prompt_tokens(prompts)?;
         self.check_lengths(&tokens, generation.max_new_tokens)?;
-        // Prompts of like length together: less padding. Responses do not depend on the batch.
+        // Prompts of like length together: a batch runs until its longest response ends, and a batch's
+        // cache has room for its longest prompt. Responses do not depend on the batch.
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_by_key(|&i| (tokens[i].len(), i));
         let params = self.params.as_ref().filter(|_| decoding.head != HeadChoice::Base);
         let known = self.tokenizer.vocab_size();
-        let n_tokens = Some(generation.n_tokens.map_or(known, |n| n.min(known)));
-        let generation = &GenerationConfig { n_tokens, ..generation.clone() };
+        let mut generation = generation.clone();
+        generation.n_tokens = Some(generation.n_tokens.map_or(known, |n| n.min(known)));
+        generation.stop.extend(self.tokenizer.stops());
+        let end = self.tokenizer.end_of_text();
         let mut responses = vec![String::new(); prompts.len()];
         for batch in order.chunks(BATCH) {
             let rows: Vec<Vec<u32>> = batch.iter().map(|&i| tokens[i].clone()).collect();
-            let end = self.end_of_text;
             let device = &self.device;
-            let out = generate(&self.base, params, &decoding, &rows, end, generation, device)?;
+            let out = generate(&self.base, params, &decoding, &rows, end, &generation, device)?;
             for (&i, ids) in batch.iter().zip(out) {
                 let text = self.tokenizer.decode(&ids)?;
-                responses[i] = match self.is_dialogue {
-                    true => cut_at_turn(&text).to_string(),
-                    false => text,
-                };
+                responses[i] = self.template.map_or(&*text, |t| t.answer(&text)).to_string();
             }
             progress.advance("");
         }
@@ -197,14 +309,8 @@ impl<B: FusedBackend> Sampler<B> {
 
     /// Token ids of prompts, as long as the run takes them.
     fn prompt_tokens(&self, prompts: &[String]) -> Result<Vec<Vec<u32>>> {
-        let longest = self.max_prompt_tokens.unwrap_or(usize::MAX);
-        let mut tokens = Vec::with_capacity(prompts.len());
-        for prompt in prompts {
-            let ids = self.tokenizer.encode(prompt)?;
-            let skip = ids.len().saturating_sub(longest);
-            tokens.push(ids[skip..].to_vec());
-        }
-        Ok(tokens)
+        let most = self.max_prompt_tokens.unwrap_or(usize::MAX);
+        prompts.iter().map(|prompt| Ok(self.tokenizer.encode_prompt(prompt, most)?.0)).collect()
     }
 
     /// Batches that [`answer`](Self::answer) takes for so many prompts.

@@ -21,7 +21,10 @@ use crate::methods::mopo::{self, Mopo};
 use crate::result::{RunResult, accuracies, constraints, log_ratio};
 use crate::run_dir::{dir_sha256, file_sha256};
 use crate::sft::{self, WarmStart};
-use crate::{Error, Pairs, Progress, Result, RunConfig, RunDir, RunRecord, checkpoint, prepare};
+use crate::{
+    Error, Pairs, Progress, Result, RunConfig, RunDir, RunRecord, checkpoint, load_tokenizer,
+    prepare,
+};
 
 /// Version of how log-probs are computed, in the keys of the cache: to be raised when the numbers
 /// that [`log_probs`] gives change by more than rounding.
@@ -303,7 +306,7 @@ impl RunData {
                 });
             }
         }
-        let tokenizer = Tokenizer::load(run.join("tokenizer.json"))?;
+        let tokenizer = load_tokenizer(run.path())?;
         let train = PreparedSet::read(run.join("data/train.jsonl"))?;
         let heldout = PreparedSet::read(run.join("data/heldout.jsonl"))?;
         let limits = LengthLimits {

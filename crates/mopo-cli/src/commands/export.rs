@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use burn::module::Module;
-use mopo_data::{Tokenizer, write_atomically};
+use mopo_data::{ChatTemplate, PromptForm, Tokenizer, write_atomically};
 use mopo_lm::{
     HubGeneration, LoadOptions, Phi, PhiConfig, PolicyMeta, PolicyParams, WeightDtype, export_hub,
     load_phi, load_policy, merge, read_policy_meta, save_policy,
 };
 use mopo_ops::FusedBackend;
-use mopo_train::RunDir;
+use mopo_train::{RunDir, load_run_tokenizer, load_tokenizer};
 
-use super::generate::evaluation_defaults;
 use crate::args::ExportArgs;
 use crate::device::{self, Job, dispatch};
 
@@ -46,7 +45,7 @@ impl Job for Export {
         let source =
             Source::open(&super::models::given(&args.source, &args.model, &args.revision)?)?;
         let choice = args.policy.as_ref().map(|name| source.choose(name)).transpose()?;
-        let tokenizer = Tokenizer::load(source.root.join("tokenizer.json"))?;
+        let (tokenizer, template) = source.tokenizer()?;
         let config = PhiConfig::from_file(source.base.join("config.json"))?;
         tokenizer.check_fits(config.vocab_size)?;
         let base: Phi<B> = load_phi(&source.base, &config, source.load_options()?, &device)?;
@@ -54,14 +53,8 @@ impl Job for Export {
         let (params, meta) = load_policy::<B>(&source.policy, &base, &device)?;
         let dtype = args.dtype.unwrap_or_else(|| base.weight_dtype());
 
-        let end = tokenizer.end_of_text();
-        let generation = HubGeneration {
-            eos_token_id: vec![end],
-            bos_token_id: Some(end),
-            pad_token_id: Some(end),
-            ..source.generation()?
-        };
-        let tokens = tokenizer_config(&tokenizer, &config);
+        let generation = mopo_train::generation(&tokenizer, source.generation()?);
+        let tokens = tokenizer_config(&tokenizer, template, &config);
         let what = match choice {
             Some(Choice::Policy(index)) => format!("policy `{}`", meta.objectives[index]),
             Some(Choice::WarmStart) => "the warm start".into(),
@@ -146,11 +139,26 @@ impl Source {
         Ok(LoadOptions::default())
     }
 
+    /// The tokenizer, and the template that the policies were trained with, if it is known.
+    fn tokenizer(&self) -> Result<(Tokenizer, Option<ChatTemplate>)> {
+        if self.root.join("config.toml").exists() {
+            let (run, config, _) = RunDir::open(&self.root)?;
+            let (tokenizer, template) = load_run_tokenizer(&run, &config)?;
+            return Ok((tokenizer, Some(template)));
+        }
+        let tokenizer = load_tokenizer(&self.root)?;
+        let template = match tokenizer.form() {
+            PromptForm::Template(template) => Some(template),
+            PromptForm::Text | PromptForm::Raw => None,
+        };
+        Ok((tokenizer, template))
+    }
+
     /// How the run generates.
     fn generation(&self) -> Result<HubGeneration> {
         if self.root.join("config.toml").exists() {
             let (_, config, _) = RunDir::open(&self.root)?;
-            return Ok(evaluation_defaults(&config.evaluation));
+            return Ok(config.evaluation.generation());
         }
         Ok(HubGeneration::read(&self.root)?.unwrap_or_default())
     }
@@ -189,15 +197,18 @@ fn write_all<B: FusedBackend>(
     Ok(generation.write(dir)?)
 }
 
-/// What the reference library's `AutoTokenizer` needs beside `tokenizer.json`.
-fn tokenizer_config(tokenizer: &Tokenizer, config: &PhiConfig) -> String {
-    let end = tokenizer.end_of_text_token();
-    let json = serde_json::json!({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": end, "eos_token": end, "pad_token": end,
-        "clean_up_tokenization_spaces": false,
-        "model_max_length": config.max_position_embeddings,
-    });
+/// What transformers' `AutoTokenizer` needs beside `tokenizer.json`.
+fn tokenizer_config(
+    tokenizer: &Tokenizer,
+    template: Option<ChatTemplate>,
+    config: &PhiConfig,
+) -> String {
+    let mut json = tokenizer.settings();
+    json["model_max_length"] = config.max_position_embeddings.into();
+    // An old run that spelled control tokens out must not be read as if it had them.
+    if let Some(template) = template.filter(|template| template.control_tokens().is_empty()) {
+        json["chat_template"] = template.jinja().into();
+    }
     format!("{json:#}\n")
 }
 

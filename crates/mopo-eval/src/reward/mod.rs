@@ -1,4 +1,4 @@
-//! What scores a response, and the rule that says where a response ends.
+//! What scores a response.
 
 mod bart;
 mod classifier;
@@ -101,28 +101,9 @@ pub fn score_all(
     Ok(scores)
 }
 
-/// The response up to the first `Human:` or `Assistant:` that follows: a model that goes on to play
-/// both sides of the dialogue is judged by its first turn only. White space before the cut goes
-/// too; a response without a further turn comes back unchanged.
-pub fn cut_at_turn(response: &str) -> &str {
-    match ["Human:", "Assistant:"].iter().filter_map(|turn| response.find(turn)).min() {
-        Some(end) => response[..end].trim_end(),
-        None => response,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_response_ends_at_the_next_turn() {
-        assert_eq!(cut_at_turn("Sure.\n\nHuman: More?\n\nAssistant: No."), "Sure.");
-        assert_eq!(cut_at_turn("Sure. Assistant: x Human: y"), "Sure.");
-        assert_eq!(cut_at_turn(" As a human: fine \n"), " As a human: fine \n");
-        assert_eq!(cut_at_turn("Human: hi"), "");
-        assert_eq!(cut_at_turn(""), "");
-    }
 
     struct Broken;
     impl Reward for Broken {

@@ -106,14 +106,40 @@ impl HubGeneration {
         Ok(Some(this))
     }
 
+    /// What a directory declares: `generation_config.json`, and of the special tokens that it does not
+    /// name those of `config.json`. Either file may be absent.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read) and [`from_config`](Self::from_config).
+    pub fn declared(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let mut this = Self::read(dir)?.unwrap_or_default();
+        if dir.join("config.json").exists() {
+            let config = Self::from_config(dir)?;
+            if this.eos_token_id.is_empty() {
+                this.eos_token_id = config.eos_token_id;
+            }
+            this.bos_token_id = this.bos_token_id.or(config.bos_token_id);
+            this.pad_token_id = this.pad_token_id.or(config.pad_token_id);
+        }
+        Ok(this)
+    }
+
     /// The special tokens that `config.json` names, and nothing else of it.
     ///
     /// # Errors
     /// Names the file: absent, no JSON, or a token that is no id.
     pub fn from_config(dir: impl AsRef<Path>) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct SpecialTokens {
+            #[serde(default, with = "one_or_many")]
+            eos_token_id: Vec<u32>,
+            bos_token_id: Option<u32>,
+            pad_token_id: Option<u32>,
+        }
         let path = dir.as_ref().join("config.json");
-        let this: Self = mopo_hub::read_json(&path, "the config.json of a hub model")?;
-        let Self { eos_token_id, bos_token_id, pad_token_id, .. } = this;
+        let SpecialTokens { eos_token_id, bos_token_id, pad_token_id } =
+            mopo_hub::read_json(&path, "the config.json of a Hugging Face model")?;
         Ok(Self { eos_token_id, bos_token_id, pad_token_id, ..Default::default() })
     }
 
@@ -256,6 +282,20 @@ mod tests {
         std::fs::write(dir.path().join("config.json"), text).unwrap();
         let found = HubGeneration::from_config(dir.path()).unwrap();
         assert_eq!(found, HubGeneration { eos_token_id: vec![3], ..Default::default() });
+        assert_eq!(HubGeneration::declared(dir.path()).unwrap(), found);
+        // A list, and settings of other programs beside it.
+        let text = r#"{"eos_token_id": [3, 4], "bos_token_id": 1, "temperature": "warm"}"#;
+        std::fs::write(dir.path().join("config.json"), text).unwrap();
+        let declared = || HubGeneration::declared(dir.path()).unwrap();
+        assert_eq!((declared().eos_token_id, declared().bos_token_id), (vec![3, 4], Some(1)));
+        // The other file goes first, where it says something.
+        std::fs::write(dir.path().join(FILE), r#"{"max_new_tokens": 5}"#).unwrap();
+        assert_eq!(declared().eos_token_id, [3, 4]);
+        std::fs::write(dir.path().join(FILE), r#"{"eos_token_id": 7}"#).unwrap();
+        assert_eq!((declared().eos_token_id, declared().bos_token_id), (vec![7], Some(1)));
+        std::fs::write(dir.path().join("config.json"), r#"{"eos_token_id": -1}"#).unwrap();
+        let error = HubGeneration::declared(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("config.json") && error.contains("eos_token_id"), "{error}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use mopo_core::Objectives;
 use mopo_data::PreparedSet;
 use mopo_eval::{ObjectiveStatistics, PromptEmbedding};
+use mopo_lm::HubGeneration;
 use serde::{Deserialize, Serialize};
 
 use super::ranges::{self, Checked, MAX_COUNT, MAX_TOKENS};
@@ -94,6 +95,19 @@ impl RewardAxis {
 }
 
 impl EvaluationConfig {
+    /// The settings of sampling, in the words of `generation_config.json`.
+    pub fn generation(&self) -> HubGeneration {
+        let mut settings =
+            HubGeneration { max_new_tokens: Some(self.max_new_tokens), ..Default::default() };
+        if self.temperature > 0.0 {
+            settings.do_sample = Some(true);
+            settings.temperature = Some(self.temperature);
+            settings.top_k = Some(0);
+            settings.top_p = Some(self.top_p);
+        }
+        settings
+    }
+
     pub(super) fn check(&self, n_policies: usize) -> Checked {
         ranges::count("evaluation.n_prompts", self.n_prompts, 1..=MAX_COUNT)?;
         ranges::count("evaluation.n_clusters", self.n_clusters, 1..=MAX_CLUSTERS)?;

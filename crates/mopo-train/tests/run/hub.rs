@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 use burn::module::Param;
 use burn::tensor::{Tensor, TensorData};
 use mopo_data::Tokenizer;
-use mopo_lm::{GenerationConfig, HeadChoice, HubGeneration, PhiConfig, save_phi};
+use mopo_lm::{GenerationConfig, HeadChoice, PhiConfig, save_phi};
 use mopo_testkit::TestBackend;
 use mopo_train::{Result, Sampler, Silent};
 
@@ -39,8 +39,7 @@ fn write(dir: &Path, vocab_size: usize) {
 }
 
 fn answer(dir: &Path, temperature: f64) -> Result<Vec<String>> {
-    let generation = HubGeneration::from_config(dir)?;
-    let sampler = Sampler::<TestBackend>::load_hub(dir, &generation, &Default::default())?;
+    let sampler = Sampler::<TestBackend>::load_hub(dir, &Default::default())?;
     let config = GenerationConfig { max_new_tokens: 12, temperature, ..Default::default() };
     let prompts = ["the tea".to_string(), "x".into()];
     sampler.answer(HeadChoice::Base, &prompts, &config, &mut Silent)

@@ -81,7 +81,7 @@ fn load<B: FusedBackend>(
     device: &B::Device,
 ) -> Result<(Phi<B>, Tokenizer)> {
     let dir = &super::models::find(model, None)?;
-    let tokenizer = Tokenizer::load(dir.join("tokenizer.json"))?;
+    let tokenizer = mopo_train::load_tokenizer(dir)?;
     let config = PhiConfig::from_file(dir.join("config.json"))?;
     tokenizer.check_fits(config.vocab_size)?;
     Ok((load_phi::<B>(dir, &config, base.load_options(), device)?.no_grad(), tokenizer))

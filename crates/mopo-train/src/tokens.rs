@@ -1,0 +1,94 @@
+//! The tokenizer of a model, a run or an export, with what its other files say of it: what ends a
+//! response, and in which form prompts are asked.
+//!
+//! A run keeps this beside its `tokenizer.json` in the files that transformers has for it:
+//! `tokenizer_config.json` (the trained end of a response, the chat template) and
+//! `generation_config.json` (all that ends one).
+
+use std::path::Path;
+
+use mopo_data::{ChatTemplate, PreparedSet, PromptForm, Tokenizer};
+use mopo_hub::locate;
+use mopo_lm::HubGeneration;
+
+use crate::config::{ModelSource, TokenizerConfig};
+use crate::models::{model_dir, tokenizer_file};
+use crate::{Result, RunConfig, RunDir};
+
+/// The files that [`save`] writes, beside which nothing of a tokenizer is needed.
+pub(crate) const FILES: [&str; 3] =
+    ["tokenizer.json", "tokenizer_config.json", "generation_config.json"];
+
+/// The tokenizer in a directory of the hub, a run or an export.
+///
+/// # Errors
+/// A file that is missing or damaged, settings that are not supported (by their key), or ends of a
+/// response that the tokenizer does not have.
+pub fn load_tokenizer(dir: &Path) -> Result<Tokenizer> {
+    let declared = HubGeneration::declared(dir)?.eos_token_id;
+    Ok(Tokenizer::load_for_model(dir.join("tokenizer.json"), &declared)?)
+}
+
+/// The tokenizer of a run, and the template in which its prompts are.
+///
+/// Runs from before templates were recorded spell control tokens out in pieces, as they were trained;
+/// their template is the form of their held-out prompts.
+///
+/// # Errors
+/// Those of [`load_tokenizer`], or held-out pairs that are damaged.
+pub fn load_run_tokenizer(run: &RunDir, config: &RunConfig) -> Result<(Tokenizer, ChatTemplate)> {
+    let tokenizer = load_tokenizer(run.path())?;
+    if let PromptForm::Template(template) = tokenizer.form() {
+        return Ok((tokenizer, template));
+    }
+    let heldout = run.join("data/heldout.jsonl");
+    let template = match heldout.exists() {
+        true => {
+            let set = PreparedSet::read(&heldout)?;
+            ChatTemplate::of_prompts(set.records.iter().map(|record| record.prompt.as_str()))
+        }
+        false => config.data.template.unwrap_or(ChatTemplate::Dialogue),
+    };
+    Ok((tokenizer, template))
+}
+
+/// The tokenizer of a new run whose prompts have that form; `texts` to train one on.
+pub(crate) fn new_tokenizer<'a>(
+    config: &RunConfig,
+    template: ChatTemplate,
+    texts: impl Iterator<Item = &'a str>,
+) -> Result<Tokenizer> {
+    let tokenizer = match &config.tokenizer {
+        TokenizerConfig::Train(vocab_size) => Tokenizer::train(texts, *vocab_size)?,
+        TokenizerConfig::File(file) => {
+            let declared = match &config.model.source {
+                ModelSource::Hub(model) => HubGeneration::declared(model_dir(model)?)?,
+                // A model that is there for its tokenizer alone.
+                ModelSource::Scratch(_) => match locate(file, None, &mut ())?.0 {
+                    place if place.is_dir() => HubGeneration::declared(place)?,
+                    _ => HubGeneration::default(),
+                },
+            };
+            Tokenizer::load_for_model(tokenizer_file(file)?, &declared.eos_token_id)?
+        }
+    };
+    Ok(tokenizer.for_training(template)?)
+}
+
+/// Writes the run's [`FILES`].
+pub(crate) fn save(tokenizer: &Tokenizer, run: &RunDir) -> Result<()> {
+    tokenizer.save(run.join(FILES[0]))?;
+    run.write_json(FILES[1], &tokenizer.settings())?;
+    Ok(generation(tokenizer, HubGeneration::default()).write(run.path())?)
+}
+
+/// `settings` with the tokenizer's special tokens.
+pub fn generation(tokenizer: &Tokenizer, settings: HubGeneration) -> HubGeneration {
+    let role = |role| Some(tokenizer.role_id(role).unwrap_or(tokenizer.end_of_text()));
+    HubGeneration {
+        eos_token_id: tokenizer.stops().to_vec(),
+        bos_token_id: role("bos_token"),
+        pad_token_id: role("pad_token"),
+        ..settings
+    }
+}
