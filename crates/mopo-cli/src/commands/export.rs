@@ -116,14 +116,14 @@ impl Source {
     }
 
     fn choose(&self, name: &str) -> Result<Choice> {
-        if name == "warm-start" {
+        if ["sft", "warm-start"].contains(&name) {
             return Ok(Choice::WarmStart);
         }
         let by_name = self.objectives.iter().position(|objective| objective == name);
         let by_index = || name.parse().ok().filter(|index| *index < self.objectives.len());
         by_name.or_else(by_index).map(Choice::Policy).with_context(|| {
             format!(
-                "--policy {name}: there are {} (0 to {}) and `warm-start`",
+                "--policy {name}: there are {} (0 to {}) and `sft`",
                 self.objectives.join(", "),
                 self.objectives.len() - 1
             )

@@ -46,7 +46,7 @@ fn a_killed_dpo_run_ends_like_the_others_and_can_be_drawn_and_asked() {
         assert!(succeed(&mut ask(policy)).contains("How do I make tea?"));
     }
     let said = fail(&mut ask("humor"));
-    assert!(said.contains("has the policies helpful and `warm-start`"), "{said}");
+    assert!(said.contains("the policies are helpful, and `sft`"), "{said}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod quantised;
 mod resume;
 mod reward_config;
 mod steps;
+mod text;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
