@@ -47,7 +47,7 @@ pub fn load_run_tokenizer(run: &RunDir, config: &RunConfig) -> Result<(Tokenizer
             let set = PreparedSet::read(&heldout)?;
             ChatTemplate::of_prompts(set.records.iter().map(|record| record.prompt.as_str()))
         }
-        false => config.data.template.unwrap_or(ChatTemplate::Dialogue),
+        false => config.data.source.template.unwrap_or(ChatTemplate::Dialogue),
     };
     Ok((tokenizer, template))
 }
