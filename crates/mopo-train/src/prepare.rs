@@ -16,9 +16,9 @@ use mopo_data::summeval::{SUMMEVAL_OBJECTIVES, read_summeval_op};
 use mopo_data::trl::{TRL_OBJECTIVES, read_trl};
 use mopo_data::ultrafeedback::{ULTRAFEEDBACK_OBJECTIVES, read_ultrafeedback};
 use mopo_data::{
-    ChatTemplate, Header, LengthStats, PreferenceRecord, PreparedReader, PreparedSet, PreparedWriter,
-    Prompt, PromptRead, PromptWriter, ReadOptions, ReadReport, Selection, Sink, SourceFile, SourceRead,
-    Split, StagedSet, Summary, read_hh_dir, split_by_prompt,
+    ChatTemplate, Header, LengthStats, PreferenceRecord, PreparedReader, PreparedSet,
+    PreparedWriter, Prompt, PromptRead, PromptWriter, ReadOptions, ReadReport, Selection, Sink,
+    SourceFile, SourceRead, Split, StagedSet, Summary, read_hh_dir, split_by_prompt,
 };
 
 use crate::config::{DataSource, SourceConfig};
