@@ -102,7 +102,7 @@ pub(crate) struct ParetoArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// How many prompts, instead of the configuration's
-    #[arg(long, value_name = "N", value_parser = numbers::count)]
+    #[arg(long, value_name = "N", value_parser = numbers::count, allow_negative_numbers = true)]
     pub(crate) n_prompts: Option<usize>,
     /// Prompts from a file of `mopo prepare --prompts`, instead of the run's held-out ones
     #[arg(long, value_name = "FILE")]
@@ -111,7 +111,7 @@ pub(crate) struct ParetoArgs {
     #[arg(long, value_parser = numbers::temperature, allow_negative_numbers = true)]
     pub(crate) temperature: Option<f64>,
     /// Steps of the simplex grid of preference weights between heads (0: heads alone)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) mixture_steps: Option<usize>,
     /// Seed of sampling, clusters and bootstrap, instead of the run's
     #[arg(long)]
@@ -154,13 +154,13 @@ pub(crate) struct GenerateArgs {
     )]
     pub(crate) divergence: Option<Divergence>,
     /// Most new tokens
-    #[arg(long, value_name = "N", value_parser = numbers::count)]
+    #[arg(long, value_name = "N", value_parser = numbers::count, allow_negative_numbers = true)]
     pub(crate) max_new_tokens: Option<usize>,
     /// Sampling temperature (0: greedy)
     #[arg(long, value_parser = numbers::temperature, allow_negative_numbers = true)]
     pub(crate) temperature: Option<f64>,
     /// Sample from the K most likely tokens (0: from all)
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
     pub(crate) top_k: Option<usize>,
     /// Sample from the most likely tokens that together have this probability
     #[arg(long, value_name = "P", value_parser = numbers::top_p, allow_negative_numbers = true)]

@@ -139,7 +139,7 @@ fn tokenizers_that_do_not_fit() {
     let (_, rest) = rest.split_once("[model.scratch]").unwrap();
     let (_, after) = rest.split_once("\n\n").unwrap();
     let text = format!("{before}[model]\nhub = {:?}\n\n{after}", base.to_str().unwrap());
-    write(&file, text.replacen("train = 768", "train = 400", 1).as_bytes());
+    write(&file, text.replacen("vocab_size = 768", "vocab_size = 400", 1).as_bytes());
     let out = dir.path().join("other");
     let said = fail(mopo(&["train", "--config"]).arg(&file).arg("--out").arg(&out));
     assert!(said.contains("300") && said.contains("400"), "{said}");

@@ -125,6 +125,8 @@ struct Assignment<'a> {
     /// The path, in today's names.
     keys: Vec<String>,
     value: toml::Value,
+    /// Why a value in brackets is no TOML and so was taken for a string.
+    malformed: Option<String>,
     /// Old names that it used.
     old: Vec<RenamedKey>,
 }
@@ -138,13 +140,15 @@ impl<'a> Assignment<'a> {
         if keys.iter().any(|key| key.is_empty()) {
             return Err(syntax());
         }
+        let mut malformed = None;
         let value = match toml::from_str::<toml::Table>(&format!("v = {value}")) {
             Ok(mut table) if table.len() == 1 => table.remove("v").ok_or_else(syntax)?,
-            Err(e) if value.trim_start().starts_with(['[', '{', '"', '\'']) => {
-                return Err(fail(format!("the value is not TOML: {}", e.message())));
+            read => {
+                let brackets = value.trim_start().starts_with(['[', '{']);
+                malformed = read.err().filter(|_| brackets).map(|e| e.message().to_string());
+                // A bare word is a string.
+                toml::Value::String(value.trim().into())
             }
-            // A bare word is a string.
-            _ => toml::Value::String(value.trim().into()),
         };
         // As a document of this one key, so that old names are found in the path and in the value.
         let nested = keys.iter().rev().fold(value, |value, key| {
@@ -163,7 +167,7 @@ impl<'a> Assignment<'a> {
             path.push(key);
             value = below;
         }
-        Ok(Self { text, keys: path, value, old })
+        Ok(Self { text, keys: path, value, malformed, old })
     }
 
     fn apply<T: ConfigFile>(&self, table: &mut toml::Table) -> Result<()> {
@@ -184,6 +188,13 @@ impl<'a> Assignment<'a> {
             })?;
         }
         if let Some(slot) = here.get_mut(last) {
+            // A string may be in brackets, as the template `{response}` is.
+            if let Some(why) = self.malformed.as_ref().filter(|_| !slot.is_str()) {
+                return Err(Error::Config {
+                    origin: format!("--set {}", self.text),
+                    message: format!("the value is not TOML: {why}"),
+                });
+            }
             *slot = like(slot, self.value.clone());
             return Ok(());
         }

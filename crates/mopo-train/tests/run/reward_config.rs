@@ -49,6 +49,14 @@ fn every_preset_survives_being_written_and_being_old() {
 }
 
 #[test]
+fn a_template_in_braces_is_a_string() {
+    let config = parse("helpful", &["input.text={response} {prompt}"]).unwrap();
+    assert_eq!(config.input.text, "{response} {prompt}");
+    assert!(refused("helpful", "input.text={prompt}").contains("{response}"));
+    assert!(refused("helpful", "model.gpt2={n_embd=").contains("not TOML"));
+}
+
+#[test]
 fn unknown_keys_are_refused_everywhere() {
     let text = reward_preset_text("helpful").unwrap();
     for (key, wrong) in [
