@@ -395,3 +395,104 @@ fn an_export_of_all_policies_keeps_its_directories() {
     let offline = setup.hub(&[("HF_HUB_OFFLINE", "1")]);
     assert_eq!(offline.fetch(&"org/policies".parse().unwrap(), &mut ()).unwrap(), snapshot);
 }
+
+/// All files below a directory, cache and all.
+fn below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = vec![];
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() && !path.is_symlink() {
+            true => found.extend(below(&path)),
+            false => found.push(path),
+        }
+    }
+    found
+}
+
+#[test]
+fn what_a_hub_sends_never_becomes_a_path_elsewhere() {
+    let ways = ["../../../../pwned", "../../../../../pwned", "/pwned", "a/../../pwned", "..", "."];
+    for what in ["etag", "x-repo-commit", "sha", "rfilename"] {
+        for way in ways {
+            let setup = Setup::new();
+            let inside = setup.repo_dir();
+            setup.server.forge(what, way);
+            match (what, setup.fetch(REPO)) {
+                // A file of another name is none that a model needs.
+                ("rfilename", found) => drop(found.unwrap()),
+                (_, found) => {
+                    let error = found.unwrap_err().to_string();
+                    assert!(error.contains(REPO) && error.contains(way), "{what}: {error}");
+                }
+            }
+            let outside: Vec<_> = below(setup.home.path())
+                .into_iter()
+                .filter(|file| !file.starts_with(&inside))
+                .collect();
+            assert!(outside.is_empty(), "{what} {way}: {outside:?}");
+            let near = setup.home.path().parent().unwrap().join("pwned");
+            assert!(!near.exists(), "{what} {way}");
+            setup.server.forge_nothing();
+            assert_eq!(first_value(&setup.fetch(REPO).unwrap().dir), 1.5);
+        }
+    }
+    // In an export, whose files are taken by their folder.
+    let setup = Setup::new();
+    for name in ["policy/../../../pwned", "base//pwned", "policy/..", "base/"] {
+        let files: [(&str, &[u8]); 3] = [
+            ("policy/policy.json", b"{}"),
+            ("base/config.json", b"{}"),
+            ("base/model.safetensors", &setup.weights),
+        ];
+        setup.server.publish("org/policies", "main", &files);
+        setup.server.forge("rfilename", name);
+        let dir = setup.fetch("org/policies").unwrap().dir;
+        assert_eq!(below(&dir).len(), 3, "{name}");
+    }
+}
+
+#[test]
+fn answers_that_cannot_be_used_are_errors_that_say_so() {
+    for (what, value, words) in [
+        ("location", "", "redirects to nowhere"),
+        ("location", "ftp://127.0.0.1/x", "config.json"),
+        ("location", "http://", "config.json"),
+        // To itself, for ever.
+        ("location", "/org/small-model/resolve/main/config.json", "config.json"),
+        ("content-range", "bytes 0-0/*", "Content-Range"),
+        ("content-range", "bytes 0-0/-1", "Content-Range"),
+        ("content-range", "bytes 0-0/99999999999999999999999", "Content-Range"),
+        ("etag", "", "ETag"),
+        ("sha", "main", "main"),
+    ] {
+        let setup = Setup::new();
+        setup.server.forge(what, value);
+        let hub = setup.hub(&[]).with_attempts(1);
+        let error = hub.fetch(&REPO.parse().unwrap(), &mut ()).unwrap_err().to_string();
+        assert!(error.contains(REPO) && error.contains(words), "{what}: {value}: {error}");
+        assert_eq!(setup.visible(), [""; 0]);
+    }
+    // A length that is not the file's: what came is not believed.
+    let setup = Setup::new();
+    setup.server.forge("content-range", "bytes 0-0/7");
+    assert!(setup.message(REPO).contains("bytes instead of 7"));
+    assert_eq!(setup.visible(), [""; 0]);
+}
+
+#[test]
+fn a_file_that_another_process_fetches_is_not_touched() {
+    let setup = Setup::new();
+    setup.fetch(REPO).unwrap();
+    let blobs = setup.repo_dir().join("blobs");
+    fs::remove_dir_all(setup.repo_dir().join("snapshots")).unwrap();
+    let locks: Vec<_> = below(&blobs)
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|e| e == "lock"))
+        .map(|path| fs::File::open(path).unwrap())
+        .collect();
+    locks.iter().for_each(|lock| lock.lock().unwrap());
+    let error = setup.message(REPO);
+    assert!(error.contains("another process is fetching"), "{error}");
+    drop(locks);
+    assert_eq!(first_value(&setup.fetch(REPO).unwrap().dir), 1.5);
+}

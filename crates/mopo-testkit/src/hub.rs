@@ -37,6 +37,8 @@ struct State {
     whole: bool,
     /// Answers everything with this status.
     status: Option<u16>,
+    /// What is sent instead of the truth, by what it is about.
+    forged: BTreeMap<&'static str, String>,
     requests: Vec<HubRequest>,
 }
 
@@ -110,6 +112,17 @@ impl LoopbackHub {
         self.with(|state| state.status = status);
     }
 
+    /// Sends `value` as a commit (`sha`), as a file's name (`rfilename`) or as one of the headers
+    /// `etag`, `x-repo-commit`, `location` and `content-range`; for `location`, always.
+    pub fn forge(&self, what: &'static str, value: &str) {
+        self.with(|state| state.forged.insert(what, value.into()));
+    }
+
+    /// Sends the truth again.
+    pub fn forge_nothing(&self) {
+        self.with(|state| state.forged.clear());
+    }
+
     /// What was asked for since the last call, in order.
     pub fn take_requests(&self) -> Vec<HubRequest> {
         self.with(|state| std::mem::take(&mut state.requests))
@@ -149,8 +162,14 @@ impl State {
             ["api", "models", org, name, "revision", revision] => {
                 match self.files(org, name, revision) {
                     Some((commit, files)) => {
-                        let names: Vec<String> =
-                            files.keys().map(|n| format!("{{\"rfilename\":\"{n}\"}}")).collect();
+                        let commit = self.forged("sha").unwrap_or(commit);
+                        let forged = self.forged("rfilename");
+                        let names: Vec<String> = files
+                            .keys()
+                            .map(String::as_str)
+                            .chain(forged)
+                            .map(|n| format!("{{\"rfilename\":\"{n}\"}}"))
+                            .collect();
                         let body =
                             format!("{{\"sha\":\"{commit}\",\"siblings\":[{}]}}", names.join(","));
                         plain(200, &[], body.as_bytes())
@@ -164,18 +183,31 @@ impl State {
                 });
                 let Some((commit, bytes)) = found else { return plain(404, &[], b"") };
                 let hash = sha256(bytes);
+                let commit = self.forged("x-repo-commit").unwrap_or(commit);
                 let commit = format!("X-Repo-Commit: {commit}");
+                let name = self.forged("etag");
+                if let Some(location) = self.forged("location") {
+                    let location = format!("Location: {location}");
+                    let etag = format!("X-Linked-ETag: \"{hash}\"");
+                    let headers = [commit.as_str(), &location, &etag];
+                    let n_sent = if location.ends_with(' ') { 1 } else { 3 };
+                    return plain(302, &headers[..n_sent], b"");
+                }
                 // Weights lie elsewhere; small files are named by a shorter hash.
                 if file.last().is_some_and(|n| n.ends_with(".safetensors") || n.ends_with(".bin")) {
                     let location = format!("Location: {endpoint}/store/{hash}");
-                    let etag = format!("X-Linked-ETag: \"{hash}\"");
+                    let etag = format!("X-Linked-ETag: \"{}\"", name.unwrap_or(&hash));
                     return plain(302, &[&commit, &location, &etag], b"");
                 }
-                let etag = format!("ETag: \"{}\"", &hash[..40]);
+                let etag = format!("ETag: \"{}\"", name.unwrap_or(&hash[..40]));
                 self.content(request, bytes, &[&commit, &etag])
             }
             _ => plain(404, &[], b""),
         }
+    }
+
+    fn forged(&self, what: &str) -> Option<&str> {
+        self.forged.get(what).map(String::as_str)
     }
 
     fn files(&self, org: &str, name: &str, revision: &str) -> Option<(&str, &Files)> {
@@ -196,7 +228,8 @@ impl State {
             return plain(416, &[], b"");
         }
         let end = last.map_or(bytes.len(), |last| (last + 1).min(bytes.len()));
-        let range = format!("Content-Range: bytes {first}-{}/{}", end.max(1) - 1, bytes.len());
+        let range = format!("bytes {first}-{}/{}", end.max(1) - 1, bytes.len());
+        let range = format!("Content-Range: {}", self.forged("content-range").unwrap_or(&range));
         let body = &bytes[first..end];
         let mut head = format!("HTTP/1.1 206 Partial Content\r\nConnection: close\r\n{range}\r\n");
         if !self.no_length || is_probe {

@@ -1,6 +1,6 @@
 //! Which files of a repository are needed, and which of them are missing.
 
-use std::path::{Component, Path};
+use std::path::Path;
 
 use crate::tensors::{WEIGHT_FILES, shard_names};
 use crate::{Error, Result};
@@ -48,7 +48,10 @@ pub(super) fn wanted(all: &[String]) -> std::result::Result<Vec<String>, String>
 
 /// Whether it is a name below a directory, and not a way out of it.
 fn is_inside(name: &str) -> bool {
-    Path::new(name).components().all(|c| matches!(c, Component::Normal(_)))
+    name.split('/').all(|part| {
+        let is_way = part.is_empty() || part == "." || part == "..";
+        !is_way && part.len() <= 255 && !part.contains(|c: char| c.is_control() || c == '\\')
+    })
 }
 
 /// What a model's directory lacks of the files without which it is none.
@@ -140,6 +143,11 @@ mod tests {
             "policy/heads.safetensors",
             "tokenizer.json",
             "base/../../x",
+            "base//x",
+            "base/./x",
+            "base/",
+            "policy/a\\..\\b",
+            "policy/a\0b",
             "other/file",
         ];
         assert_eq!(

@@ -1,17 +1,19 @@
 //! Fetching: everything of one commit, small files first, each verified, so that a directory that has
 //! its weights is complete.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
-use sha2::{Digest, Sha256};
-
+use super::client::{Client, Failure};
 use super::name::is_commit;
 use super::{DownloadProgress, Hub, ModelName, choose};
-use crate::{Error, Result, write_atomically};
+use crate::{Error, Result, file_sha256, write_atomically};
+
+/// How long another process's download of the same file is waited for.
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(250);
 
 /// A model's files in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,10 +46,11 @@ impl Hub {
         if let Some(reason) = self.offline {
             return Err(self.unreachable(name, reason.into()));
         }
-        let api = self.api()?;
-        let info = match self.repeat(|| api.repo(repo(name)).info()) {
+        let client = Client::new(self);
+        let info = match self.repeat(|| client.info(name.repo(), revision(name))) {
             Ok(info) => info,
-            Err(e) if status(&e).is_some_and(|status| status < 500) => {
+            Err(e @ Failure::Answer(_)) => return Err(self.failure(name, None, &e)),
+            Err(e) if e.status().is_some_and(|status| status < 500) => {
                 return Err(self.failure(name, None, &e));
             }
             Err(e) => match cached {
@@ -61,27 +64,20 @@ impl Hub {
                 None => return Err(self.unreachable(name, e.to_string())),
             },
         };
-        // It becomes a path.
-        if !is_commit(&info.sha) {
-            let reason = format!("the hub calls its commit `{}`", info.sha);
-            return Err(self.download_error(name, None, reason));
-        }
-        let all: Vec<String> = info.siblings.into_iter().map(|s| s.rfilename).collect();
-        let files = choose::wanted(&all)
+        let files = choose::wanted(&info.files)
             .map_err(|reason| Error::NotAModel { given: name.to_string(), reason })?;
-        let pinned = name.clone().with_revision(&info.sha).expect("a commit");
-        let dir = self.folder(name).join("snapshots").join(&info.sha);
-        let at = api.repo(repo(&pinned));
+        let pinned = name.clone().with_revision(&info.commit).expect("a commit");
+        let dir = self.folder(name).join("snapshots").join(&info.commit);
         for file in files {
-            self.file(&at, &pinned, &dir, &file, progress)?;
-            for shard in choose::shards(&dir, &file, &all)? {
-                self.file(&at, &pinned, &dir, &shard, progress)?;
+            self.file(&client, &pinned, &dir, &file, progress)?;
+            for shard in choose::shards(&dir, &file, &info.files)? {
+                self.file(&client, &pinned, &dir, &shard, progress)?;
             }
         }
         // Last: it says that the cache has this branch.
         write_atomically(
             &self.folder(name).join("refs").join(revision(name)),
-            info.sha.as_bytes(),
+            info.commit.as_bytes(),
         )?;
         Ok(Snapshot { dir, name: pinned })
     }
@@ -106,26 +102,15 @@ impl Hub {
         folder.join("snapshots").join(commit.unwrap_or(revision))
     }
 
+    /// As other clients of the hub name it.
     fn folder(&self, name: &ModelName) -> PathBuf {
-        self.cache.join(repo(name).folder_name())
-    }
-
-    fn api(&self) -> Result<Api> {
-        ApiBuilder::from_cache(Cache::new(self.cache.clone()))
-            .with_endpoint(self.endpoint.clone())
-            .with_token(self.token.clone())
-            .with_progress(false)
-            // Ours is `repeat`: the library's appends the whole file to a part that it did not extend.
-            .with_retries(0)
-            .with_user_agent("mopo", env!("CARGO_PKG_VERSION"))
-            .build()
-            .map_err(|e| Error::Setting { name: "HF_ENDPOINT", reason: e.to_string() })
+        self.cache.join(format!("models--{}", name.repo().replace('/', "--")))
     }
 
     /// One file into the cache, unless it is there.
     fn file(
         &self,
-        at: &ApiRepo,
+        client: &Client<'_>,
         name: &ModelName,
         dir: &Path,
         file: &str,
@@ -139,26 +124,43 @@ impl Hub {
         if place.is_symlink() {
             fs::remove_file(&place).map_err(Error::io("remove", &place))?;
         }
-        let mut meter = Meter { progress, n_bytes: 0 };
-        let once = || {
-            let result = at.download_with_progress(file, &mut meter);
-            if result.as_ref().is_err_and(|e| status(e) == Some(416)) {
-                // An earlier attempt had all of it and was killed before it could say so.
-                self.forget_part(name, file)?;
-                return at.download_with_progress(file, &mut meter);
-            }
-            result
-        };
-        self.repeat(once).map_err(|e| self.failure(name, Some(file), &e))?;
-        let n_bytes = meter.n_bytes;
+        let once = || self.download(client, name, &place, file, progress);
+        let n_bytes = self.repeat(once).map_err(|e| self.failure(name, Some(file), &e))?;
         self.verify(name, file, &place, n_bytes)
     }
 
-    fn forget_part(&self, name: &ModelName, file: &str) -> std::result::Result<(), ApiError> {
-        let api = self.api().map_err(|_| ApiError::InvalidResume)?;
-        let etag = api.metadata(&api.repo(repo(name)).url(file))?.etag().to_string();
-        let blob = Cache::new(self.cache.clone()).repo(repo(name)).blob_path(&etag);
-        Ok(fs::remove_file(blob.with_extension("part"))?)
+    /// Fetches what is missing of a file, under its etag, and links it to `place`. Returns the length
+    /// that the hub gave.
+    fn download(
+        &self,
+        client: &Client<'_>,
+        name: &ModelName,
+        place: &Path,
+        file: &str,
+        progress: &mut dyn DownloadProgress,
+    ) -> std::result::Result<u64, Failure> {
+        let (repo, commit) = (name.repo(), revision(name));
+        let info = client.file(repo, commit, file)?;
+        let blobs = self.folder(name).join("blobs");
+        fs::create_dir_all(&blobs)?;
+        let blob = blobs.join(&info.etag);
+        let lock = blobs.join(format!("{}.lock", info.etag));
+        let _lock = locked(&lock)?;
+
+        let part_path = blobs.join(format!("{}.part", info.etag));
+        let mut part = File::options().create(true).append(true).open(&part_path)?;
+        if part.metadata()?.len() >= info.n_bytes {
+            // All of it, or more than there is: which of the two only a new attempt can tell.
+            part.set_len(0)?;
+        }
+        progress.begin(file, info.n_bytes);
+        let mut advance = |n| progress.advance(n);
+        client.fetch(repo, commit, file, &mut part, info.n_bytes, &mut advance)?;
+        progress.end();
+        part.sync_all()?;
+        fs::rename(&part_path, &blob)?;
+        link(&blob, place)?;
+        Ok(info.n_bytes)
     }
 
     /// A connection that is closed early looks like the end of a file to some; a resumed file may have
@@ -171,7 +173,7 @@ impl Hub {
         let is_hash = etag.len() == 64 && etag.chars().all(|c| c.is_ascii_hexdigit());
         let reason = if found != n_bytes {
             format!("it has {found} bytes instead of {n_bytes}")
-        } else if is_hash && sha256(&blob).map_err(io)? != etag {
+        } else if is_hash && file_sha256(&blob)? != etag {
             format!("its SHA-256 is not {etag}")
         } else {
             return Ok(());
@@ -185,32 +187,21 @@ impl Hub {
     /// Asks again while connections are lost or the hub is busy.
     fn repeat<T>(
         &self,
-        mut ask: impl FnMut() -> std::result::Result<T, ApiError>,
-    ) -> std::result::Result<T, ApiError> {
+        mut ask: impl FnMut() -> std::result::Result<T, Failure>,
+    ) -> std::result::Result<T, Failure> {
         let mut attempt = 1;
         loop {
-            let error = match ask() {
-                Ok(done) => return Ok(done),
-                Err(error) => error,
-            };
-            let may_pass = match (&error, status(&error)) {
-                (_, Some(status)) => status == 429 || status >= 500,
-                (ApiError::RequestError(e), _) => !matches!(**e, ureq::Error::Json(_)),
-                // Of the connection. Of the disk there are some that will not pass either; they are
-                // as quickly said again.
-                (ApiError::IoError(_), _) => true,
-                _ => false,
-            };
-            if attempt >= self.attempts || !may_pass {
-                return Err(error);
+            match ask() {
+                Err(error) if error.may_pass() && attempt < self.attempts => {}
+                done => return done,
             }
             std::thread::sleep(Duration::from_millis(250 << attempt.min(6)));
             attempt += 1;
         }
     }
 
-    fn failure(&self, name: &ModelName, file: Option<&str>, error: &ApiError) -> Error {
-        match (status(error), file) {
+    fn failure(&self, name: &ModelName, file: Option<&str>, error: &Failure) -> Error {
+        match (error.status(), file) {
             (Some(404), None) => {
                 Error::NoSuchModel { model: name.to_string(), endpoint: self.endpoint.clone() }
             }
@@ -223,13 +214,7 @@ impl Hub {
             (Some(status), _) => {
                 self.download_error(name, file, format!("the hub answers with status {status}"))
             }
-            (None, _) => match error {
-                ApiError::LockAcquisition(path) => {
-                    let reason = format!("another process is fetching it ({})", path.display());
-                    self.download_error(name, file, reason)
-                }
-                error => self.download_error(name, file, error.to_string()),
-            },
+            (None, _) => self.download_error(name, file, error.to_string()),
         }
     }
 
@@ -264,57 +249,32 @@ fn revision(name: &ModelName) -> &str {
     name.revision().unwrap_or("main")
 }
 
-fn repo(name: &ModelName) -> Repo {
-    Repo::with_revision(name.repo().into(), RepoType::Model, revision(name).into())
+/// The lock of a file that is being fetched; it ends with the value, or the process.
+fn locked(path: &Path) -> std::result::Result<File, Failure> {
+    let lock = File::options().create(true).append(true).open(path)?;
+    for _ in 0..LOCK_ATTEMPTS {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            // A file system without locks.
+            Err(TryLockError::Error(_)) => return Ok(lock),
+        }
+    }
+    Err(Failure::Locked(path.into()))
 }
 
-/// The status that the hub answered with, if that is the error.
-fn status(error: &ApiError) -> Option<u16> {
-    match error {
-        ApiError::RequestError(e) => match **e {
-            ureq::Error::StatusCode(status) => Some(status),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-fn sha256(path: &Path) -> std::io::Result<String> {
-    let mut hasher = Sha256::new();
-    std::io::copy(&mut fs::File::open(path)?, &mut HashWriter(&mut hasher))?;
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl std::io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Hands on what the library says, and keeps how long the file should be.
-struct Meter<'a> {
-    progress: &'a mut dyn DownloadProgress,
-    n_bytes: u64,
-}
-
-impl hf_hub::api::Progress for &mut Meter<'_> {
-    fn init(&mut self, n_bytes: usize, file: &str) {
-        self.n_bytes = n_bytes as u64;
-        self.progress.begin(file, self.n_bytes);
-    }
-
-    fn update(&mut self, n_bytes: usize) {
-        self.progress.advance(n_bytes as u64);
-    }
-
-    fn finish(&mut self) {
-        self.progress.end();
+/// Makes `place` a relative link to a blob, as other clients of the hub do: a cache can be moved.
+fn link(blob: &Path, place: &Path) -> io::Result<()> {
+    let folder = place.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    // The model's folder holds both `blobs/<etag>` and `snapshots/<commit>/<file>`.
+    let model = blob.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+    let depth = folder.strip_prefix(model).map_or(0, |below| below.components().count());
+    let mut target: PathBuf = std::iter::repeat_n("..", depth).collect();
+    target.push("blobs");
+    target.push(blob.file_name().unwrap_or_default());
+    match std::os::unix::fs::symlink(&target, place) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        linked => linked,
     }
 }

@@ -2,6 +2,7 @@
 //! clients use too, or found there. What a model's files mean is not known here.
 
 mod choose;
+mod client;
 mod fetch;
 mod name;
 mod settings;
