@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::readable_bytes;
+
 /// What can go wrong with the files of a model directory.
+#[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -54,14 +57,16 @@ pub enum Error {
     },
     /// Tensors that the model needs and the file lacks.
     #[error(
-        "{} lacks {} of the model's tensors: {}; is it a checkpoint of this architecture and configuration?",
-        path.display(), names.len(), list(names)
+        "{} lacks {}{} of the model's tensors: {}; is it a checkpoint of this architecture and configuration?",
+        path.display(), if *is_all { "" } else { "at least " }, names.len(), list(names)
     )]
     MissingTensors {
         /// The file or directory.
         path: PathBuf,
         /// The missing names, in the model's order.
         names: Vec<String>,
+        /// Whether the others are there; false where so much was missing that nobody looked.
+        is_all: bool,
     },
     /// Tensors in the file that the model has no place for.
     #[error(
@@ -198,6 +203,38 @@ pub enum Error {
         shard: String,
         /// `not there`, or why it cannot be.
         reason: &'static str,
+    },
+    /// A weight beyond the range of the data type in which it was to be written.
+    #[error(
+        "{}: tensor `{name}` holds {value} (element {index}), beyond the range of {dtype}; write it as {}",
+        path.display(), if *dtype == "f16" { "bf16 or f32" } else { "f32" }
+    )]
+    OutOfRange {
+        /// The file that was to be written.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// The first such value.
+        value: f64,
+        /// Its place in the tensor, counted in the file's order from 0.
+        index: usize,
+        /// `f16`, `bf16`, `f32`.
+        dtype: &'static str,
+    },
+    /// More memory than there is.
+    #[error(
+        "{what} needs {} of memory, and {} can be had; {remedy}",
+        readable_bytes(*n_bytes), readable_bytes(*available)
+    )]
+    NoMemory {
+        /// What needs it.
+        what: String,
+        /// How much.
+        n_bytes: u64,
+        /// How much there is.
+        available: u64,
+        /// What to do.
+        remedy: &'static str,
     },
     /// A weight that is infinite or no number, where finite ones were asked for.
     #[error(

@@ -23,6 +23,6 @@ pub use files::{
     DirWriter, create_dir, file_sha256, read, read_json, sha256_hex, sweep_leftovers,
     sweep_own_directory, write_atomically, write_atomically_with, write_json, write_own_file,
 };
-pub use memory::{available_memory, readable_bytes};
+pub use memory::{available_memory, check_memory, readable_bytes};
 #[cfg(feature = "tensors")]
 pub use tensors::{TensorFiles, TensorWriter, WEIGHTS, WeightDtype, find_files};

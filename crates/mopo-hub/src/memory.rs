@@ -1,6 +1,8 @@
 //! How much memory this process may still take, so that what cannot fit is refused before it is allocated:
 //! an allocation that fails ends the process without a word of what it was for.
 
+use crate::{Error, Result};
+
 /// Bytes that this process may still take: the least of what the machine has free (swap included), what
 /// its control group leaves, and what a limit of address space leaves. `None` where the system does not
 /// say.
@@ -26,6 +28,28 @@ pub fn available_memory() -> Option<u64> {
         Some(number("memory.max")?.saturating_sub(taken))
     });
     [machine, address_space, group].into_iter().flatten().min()
+}
+
+/// Refuses what there is no memory for. A yes is no promise, since other memory may be taken meanwhile.
+///
+/// # Errors
+/// [`Error::NoMemory`], with `what` needs it and the `remedy`.
+pub fn check_memory(
+    n_bytes: u64,
+    what: impl FnOnce() -> String,
+    remedy: &'static str,
+) -> Result<()> {
+    // Looking costs more than what is small.
+    const SMALL: u64 = 1 << 24;
+    if n_bytes <= SMALL {
+        return Ok(());
+    }
+    match available_memory() {
+        Some(available) if available < n_bytes => {
+            Err(Error::NoMemory { what: what(), n_bytes, available, remedy })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `bytes` as people write sizes: "12.3 GB".
@@ -68,6 +92,18 @@ mod tests {
         assert_eq!(kilobytes(memory, "MemAvailable:"), Some(12_288_000));
         assert_eq!(kilobytes(memory, "SwapFree:"), None);
         assert_eq!(readable_bytes(12_340_000_000), "12.3 GB");
+    }
+
+    #[test]
+    fn what_no_machine_has_is_refused_and_what_is_small_is_not() {
+        check_memory(0, String::new, "").unwrap();
+        check_memory(1 << 25, String::new, "").unwrap();
+        for n_bytes in [1 << 50, u64::MAX] {
+            let error = check_memory(n_bytes, || "a model".into(), "make it smaller").unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("a model needs") && error.contains("TB"), "{error}");
+            assert!(error.ends_with("make it smaller"), "{error}");
+        }
     }
 
     #[cfg(target_os = "linux")]

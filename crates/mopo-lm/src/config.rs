@@ -249,6 +249,18 @@ impl PhiConfig {
         (self.head_dim() as f64 * self.partial_rotary_factor) as usize
     }
 
+    /// Refuses positions whose rotary tables no memory holds: no tensor of a file bears them out.
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub(crate) fn check_rotary_memory(&self) -> Result<()> {
+        // Angles, cosines and sines of half as many dimensions, in F32, and a copy while they are made.
+        let n_bytes = 12 * (self.max_position_embeddings * self.rotary_dim()) as u64;
+        let what =
+            || format!("a model with `max_position_embeddings` {}", self.max_position_embeddings);
+        Ok(mopo_hub::check_memory(n_bytes, what, "lower it in the model's config.json")?)
+    }
+
     /// Parameters of the model, embedding and output layer included, for a configuration that
     /// [`check`](Self::check) accepts.
     pub fn num_params(&self) -> usize {

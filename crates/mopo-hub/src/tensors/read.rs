@@ -25,8 +25,17 @@ pub struct TensorFiles {
     /// Which file holds a tensor. Sorted, so that errors are stable.
     left: BTreeMap<String, usize>,
     missing: Vec<String>,
+    /// Values of the zeros that stand for missing tensors.
+    n_zeros: usize,
     finite_only: bool,
 }
+
+/// Missing tensors, and values of them, after which reading ends: what a wrong configuration asks for
+/// need not fit into any memory.
+const MAX_MISSING: usize = 10_000;
+const MAX_ZEROS: usize = 1 << 20;
+/// The longest header of a safetensors file, as in the library that defines the format.
+const MAX_HEADER: u64 = 100_000_000;
 
 /// An open file, its header read.
 struct Source {
@@ -57,6 +66,7 @@ impl TensorFiles {
             files: vec![],
             left: BTreeMap::new(),
             missing: vec![],
+            n_zeros: 0,
             finite_only: false,
         };
         for file in files {
@@ -97,10 +107,12 @@ impl TensorFiles {
     }
 
     /// Takes a tensor as it is stored; zeros of the right shape if it is missing, which
-    /// [`finish`](Self::finish) reports together with all others.
+    /// [`finish`](Self::finish) reports together with all others. No memory is taken for a shape that the
+    /// file does not bear out, but for few and small missing tensors.
     ///
     /// # Errors
-    /// [`Error::TensorShape`], [`Error::TensorDtype`], [`Error::NotFinite`], [`Error::Io`].
+    /// [`Error::TensorShape`], [`Error::TensorDtype`], [`Error::NotFinite`], [`Error::Io`],
+    /// [`Error::NoMemory`]; [`Error::MissingTensors`] as soon as many or large ones are missing.
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<TensorData> {
         match self.left.remove(name) {
             Some(file) => {
@@ -116,6 +128,16 @@ impl TensorFiles {
             }
             None => {
                 self.missing.push(name.into());
+                let n_values = shape.iter().fold(1_usize, |n, size| n.saturating_mul(*size));
+                self.n_zeros = self.n_zeros.saturating_add(n_values);
+                if self.n_zeros > MAX_ZEROS || self.missing.len() > MAX_MISSING {
+                    let names = std::mem::take(&mut self.missing);
+                    return Err(Error::MissingTensors {
+                        path: self.path.clone(),
+                        names,
+                        is_all: false,
+                    });
+                }
                 Ok(TensorData::zeros::<f32, _>(shape.to_vec()))
             }
         }
@@ -175,7 +197,8 @@ impl TensorFiles {
     /// [`Error::MissingTensors`], [`Error::UnusedTensors`], each with all names.
     pub fn finish(self) -> Result<()> {
         if !self.missing.is_empty() {
-            return Err(Error::MissingTensors { path: self.path, names: self.missing });
+            let (path, names) = (self.path, self.missing);
+            return Err(Error::MissingTensors { path, names, is_all: true });
         }
         if !self.left.is_empty() {
             let names = self.left.into_keys().collect();
@@ -274,6 +297,7 @@ impl Source {
                     dtype => return Err(other_dtype(dtype.to_string())),
                 };
                 let (from, to) = info.data_offsets;
+                reserve(path, name, to - from)?;
                 let mut bytes = vec![0; to - from];
                 file.seek(SeekFrom::Start(*begin + from as u64)).map_err(io)?;
                 file.read_exact(&mut bytes).map_err(io)?;
@@ -289,11 +313,20 @@ impl Source {
                     pytorch_reader::DType::BF16 => DType::BF16,
                     dtype => return Err(other_dtype(format!("{dtype:?}"))),
                 };
+                // A view may have more values than the file: none of them need to be there.
+                let n_values = shape.iter().fold(1_usize, |n, size| n.saturating_mul(*size));
+                reserve(path, name, n_values.saturating_mul(dtype.size()))?;
                 (dtype, tensor.read().map_err(io)?)
             }
         };
         Ok(TensorData::from_bytes_vec(bytes, shape.to_vec(), dtype))
     }
+}
+
+/// Whether the system would give memory for a tensor: asking for it in vain ends the process.
+fn reserve(path: &Path, name: &str, n_bytes: usize) -> Result<()> {
+    let what = || format!("tensor `{name}` of {}", path.display());
+    crate::check_memory(n_bytes as u64, what, "use a machine with more")
 }
 
 /// The header of a safetensors file of `n_bytes`, and where its data begin; in words, why there is
@@ -305,12 +338,15 @@ fn read_header(file: &mut File, n_bytes: u64) -> std::result::Result<(u64, Metad
     if length > n_bytes.saturating_sub(8) {
         return Err(format!("its header should have {length} bytes"));
     }
+    if length > MAX_HEADER {
+        return Err(format!("its header has {length} bytes, and at most {MAX_HEADER} are read"));
+    }
     let mut header = vec![0; length as usize];
     file.read_exact(&mut header).map_err(|e| e.to_string())?;
     // Deserialising also checks that offsets, shapes and data types agree.
     let header: Metadata = serde_json::from_slice(&header).map_err(|e| e.to_string())?;
     let (begin, n_data) = (8 + length, header.data_len() as u64);
-    if begin + n_data != n_bytes {
+    if begin.checked_add(n_data) != Some(n_bytes) {
         return Err(format!(
             "its tensors should have {n_data} bytes, and have {}",
             n_bytes - begin

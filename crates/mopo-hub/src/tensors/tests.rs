@@ -124,3 +124,120 @@ fn data_types_survive_the_writer() {
         assert_eq!(data.convert_dtype(DType::F32).to_vec::<f32>().unwrap(), A);
     }
 }
+
+/// A safetensors file of that header, with so many bytes of data that take no room on the disk.
+fn write_header(path: &Path, header: &str, n_data: u64) {
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    let len = bytes.len() as u64;
+    std::fs::write(path, bytes).unwrap();
+    std::fs::File::options().append(true).open(path).unwrap().set_len(len + n_data).unwrap();
+}
+
+#[test]
+fn headers_that_claim_absurd_sizes_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(WEIGHTS);
+    let huge = u64::MAX;
+    for (shape, offsets) in [
+        // Products and sums that overflow, or come out at 0 when they do.
+        (format!("[{huge}, {huge}]"), "[0, 24]".to_string()),
+        ("[4294967296, 4294967296]".into(), "[0, 0]".into()),
+        (format!("[{}]", huge / 4 + 1), "[0, 0]".into()),
+        ("[6]".into(), format!("[0, {huge}]")),
+        ("[6]".into(), format!("[{}, {huge}]", huge - 24)),
+        ("[6]".into(), "[24, 0]".into()),
+        ("[6]".into(), "[8, 32]".into()),
+        ("[-6]".into(), "[0, 24]".into()),
+        ("[6e300]".into(), "[0, 24]".into()),
+        ("[7]".into(), "[0, 24]".into()),
+    ] {
+        let entry = format!(r#"{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}"#);
+        write_header(&file, &format!(r#"{{"a":{entry}}}"#), 24);
+        let error = message(TensorFiles::open(dir.path()));
+        assert!(error.contains("not a complete safetensors file"), "{shape} {offsets}: {error}");
+    }
+    // As long as the file is, and still no header to read.
+    std::fs::write(&file, (1_u64 << 38).to_le_bytes()).unwrap();
+    let long = std::fs::File::options().append(true).open(&file).unwrap();
+    long.set_len(8 + (1 << 38)).unwrap();
+    let error = message(TensorFiles::open(dir.path()));
+    assert!(error.contains("at most 100000000 are read"), "{error}");
+    write_header(&file, &"[".repeat(1_000_000), 0);
+    let error = message(TensorFiles::open(dir.path()));
+    assert!(error.contains("not a complete safetensors file"), "{error}");
+    write_header(&file, "{\"a\": 3}", 0);
+    message(TensorFiles::open(dir.path()));
+}
+
+#[test]
+fn a_tensor_for_which_there_is_no_memory_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(WEIGHTS);
+    // A file that really is so long, on a disk where zeros take no room.
+    let n = 1_u64 << 43;
+    let entry = format!(r#"{{"dtype":"F32","shape":[{}],"data_offsets":[0,{n}]}}"#, n / 4);
+    write_header(&file, &format!(r#"{{"a":{entry}}}"#), n);
+    let mut files = TensorFiles::open(dir.path()).unwrap();
+    let error = message(files.take("a", &[(n / 4) as usize]));
+    assert!(error.contains("`a`") && error.contains("8.8 TB"), "{error}");
+}
+
+#[test]
+fn sizes_that_only_the_configuration_has_take_no_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), WEIGHTS, None, A, Some([7.0, 9.0]));
+    let open = || TensorFiles::open(dir.path()).unwrap();
+    for shape in [&[1 << 40, 1 << 40][..], &[usize::MAX], &[1 << 21]] {
+        let error = message(open().take("c", shape));
+        assert!(error.contains("at least 1") && error.contains(": c;"), "{error}");
+        let error = message(open().take("a", shape));
+        assert!(error.contains("`a` has shape [2, 3]"), "{error}");
+    }
+    // Many small ones, as of a model with 10¹² layers.
+    let mut files = open();
+    let error = (0..).find_map(|i| files.take(&format!("layer.{i}"), &[3]).err()).unwrap();
+    let error = error.to_string();
+    assert!(error.contains("at least 10001") && error.contains("layer.0"), "{error}");
+    let mut files = open();
+    let error = (0..).find_map(|i| files.take(&format!("layer.{i}"), &[1 << 16]).err()).unwrap();
+    assert!(error.to_string().contains("at least 17"), "{error}");
+}
+
+#[test]
+fn a_finite_value_is_never_written_as_an_infinite_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let try_write = |value: f32, dtype: WeightDtype| {
+        let mut values = A;
+        values[4] = value;
+        let mut out = TensorWriter::with_dtype(Some(dtype));
+        let data = TensorData::new(values.to_vec(), [2, 3]);
+        out.tensor("a", Tensor::<B, 2>::from_data(data, &Default::default()));
+        out.write(&dir.path().join(WEIGHTS))
+    };
+    for (value, dtype, fits) in [
+        (65_504.0, WeightDtype::F16, true),
+        (-65_519.0, WeightDtype::F16, true),
+        (65_520.0, WeightDtype::F16, false),
+        (-1e6, WeightDtype::F16, false),
+        (1e30, WeightDtype::Bf16, true),
+        (f32::MAX, WeightDtype::Bf16, false),
+        (f32::MIN, WeightDtype::Bf16, false),
+        (f32::MAX, WeightDtype::F32, true),
+        (1e-30, WeightDtype::F16, true),
+    ] {
+        let written = try_write(value, dtype);
+        assert_eq!(written.is_ok(), fits, "{value} {dtype:?}");
+        if let Err(error) = written {
+            let error = error.to_string();
+            for words in ["`a`", "element 4", WEIGHTS, "f32"] {
+                assert!(error.contains(words), "{error}");
+            }
+        }
+        let _ = std::fs::remove_file(dir.path().join(WEIGHTS));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+    // What was infinite already is not this writer's doing.
+    try_write(f32::INFINITY, WeightDtype::F16).unwrap();
+    try_write(f32::NAN, WeightDtype::Bf16).unwrap();
+}

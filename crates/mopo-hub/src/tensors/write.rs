@@ -9,7 +9,7 @@ use burn::tensor::backend::Backend;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::WeightDtype;
-use crate::{Result, write_atomically_with};
+use crate::{Error, Result, write_atomically_with};
 
 /// Tensors on their way into a file.
 #[derive(Default)]
@@ -22,7 +22,8 @@ pub struct TensorWriter {
 struct Pending {
     dtype: Dtype,
     shape: Vec<usize>,
-    bytes: Box<dyn Fn() -> Vec<u8>>,
+    /// Or the first value, and its place, that the data type has no number for.
+    bytes: Box<dyn Fn() -> std::result::Result<Vec<u8>, (usize, f64)>>,
 }
 
 impl TensorWriter {
@@ -38,8 +39,17 @@ impl TensorWriter {
             dtype: dtype.stored(),
             shape: tensor.dims().to_vec(),
             bytes: Box::new(move || {
-                let data = tensor.clone().into_data().convert_dtype(dtype.burn());
-                data.as_bytes().to_vec()
+                let data = tensor.clone().into_data();
+                let converted = data.clone().convert_dtype(dtype.burn());
+                if data.dtype != converted.dtype {
+                    let pairs = data.iter::<f64>().zip(converted.iter::<f64>()).enumerate();
+                    let is_lost =
+                        |(_, (from, to)): &(usize, (f64, f64))| from.is_finite() && !to.is_finite();
+                    if let Some((index, (from, _))) = pairs.into_iter().find(is_lost) {
+                        return Err((index, from));
+                    }
+                }
+                Ok(converted.as_bytes().to_vec())
             }),
         };
         self.tensors.push((name.into(), pending));
@@ -53,7 +63,7 @@ impl TensorWriter {
     /// Writes the file, atomically.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) with the path.
+    /// [`Error::Io`] with the path; [`Error::OutOfRange`] for a finite value that would become infinite.
     pub fn write(mut self, path: &Path) -> Result<()> {
         // The order of the library that defines the format: it keeps every tensor aligned.
         self.tensors.sort_by(|(a, x), (b, y)| y.dtype.cmp(&x.dtype).then(a.cmp(b)));
@@ -69,10 +79,27 @@ impl TensorWriter {
         let header = Metadata::new(Some(format), infos.collect()).expect("offsets that follow on");
         let mut header = serde_json::to_vec(&header).expect("plain data");
         header.resize(header.len().next_multiple_of(8), b' ');
-        write_atomically_with(path, |file| {
+        let mut lost = None;
+        let written = write_atomically_with(path, |file| {
             file.write_all(&(header.len() as u64).to_le_bytes())?;
             file.write_all(&header)?;
-            self.tensors.iter().try_for_each(|(_, tensor)| file.write_all(&(tensor.bytes)()))
-        })
+            for (name, tensor) in &self.tensors {
+                match (tensor.bytes)() {
+                    Ok(bytes) => file.write_all(&bytes)?,
+                    Err((index, value)) => {
+                        lost = Some((name.clone(), tensor.dtype, index, value));
+                        return Err(std::io::Error::other("a value is out of range"));
+                    }
+                }
+            }
+            Ok(())
+        });
+        let Some((name, dtype, index, value)) = lost else { return written };
+        let dtype = match dtype {
+            Dtype::F16 => "f16",
+            Dtype::BF16 => "bf16",
+            _ => "f32",
+        };
+        Err(Error::OutOfRange { path: path.into(), name, value, index, dtype })
     }
 }

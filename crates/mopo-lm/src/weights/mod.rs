@@ -70,6 +70,7 @@ pub fn load_phi<B: Backend>(
     device: &B::Device,
 ) -> Result<Phi<B>> {
     config.check()?;
+    config.check_rotary_memory()?;
     let mut files = TensorFiles::open(dir_or_file.as_ref())?;
     // Older checkpoints of the reference library carry this constant.
     files.ignore(|name| name.ends_with("rotary_emb.inv_freq"));
