@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 /// What can go wrong with models, adapters and their files. Shape contracts of tensors panic.
+#[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -26,6 +27,16 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong in it.
         source: Box<Error>,
+    },
+    /// A key of an adapter's configuration that would change what the model computes, and is not built.
+    #[error("`{key}` is {value}, but {expected}")]
+    AdapterKey {
+        /// The key of `adapter_config.json`.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What would be accepted.
+        expected: String,
     },
     /// A weight that has no 4- or 8-bit form.
     #[error(
@@ -96,6 +107,18 @@ pub enum Error {
         n_new: usize,
         /// `max_position_embeddings`.
         max: usize,
+    },
+    /// Logits that no token can be chosen by.
+    #[error(
+        "after {n_new} new tokens the model's logits are not finite ({value} for token {token}): its weights are damaged, or training diverged; generate with an earlier checkpoint or another model"
+    )]
+    LogitsNotFinite {
+        /// New tokens so far.
+        n_new: usize,
+        /// The first token whose logit it is.
+        token: usize,
+        /// NaN or an infinity.
+        value: f32,
     },
     /// A policy head was asked for and there are no policies, or fewer.
     #[error("policy {index} was asked for, but there are {n_policies} (counted from 0)")]

@@ -10,6 +10,7 @@ use burn::tensor::backend::Backend;
 use mopo_core::divergence::{Divergence, mix};
 use mopo_ops::FusedBackend;
 
+use super::finite;
 use super::stream::{StepTokens, Stream};
 use crate::projection::logits;
 use crate::{Error, HeadChoice, Phi, PolicyParams, Result};
@@ -112,12 +113,13 @@ impl<'a, B: FusedBackend> ExactMixture<'a, B> {
     /// `[rows, hidden_size]`; zeros for rows that are `done`.
     ///
     /// # Errors
-    /// Logits that are NaN.
+    /// Logits that are not finite, `n_new` tokens after the prompts.
     pub(super) fn step(
         &mut self,
         tokens: StepTokens<'_>,
         hidden: &Tensor<B, 2>,
         done: &[bool],
+        n_new: usize,
     ) -> Result<Vec<f32>> {
         let reference = host(logits(&self.base.lm_head, self.reference.step(tokens)));
         let heads: Vec<Vec<f32>> =
@@ -129,6 +131,10 @@ impl<'a, B: FusedBackend> ExactMixture<'a, B> {
             if *done {
                 mixed.resize(mixed.len() + vocab, 0.0);
                 continue;
+            }
+            // One head's NaN is the mixture's, and is named as what it is.
+            for logits in heads.iter().chain([&reference]) {
+                finite(&logits[row * vocab..][..vocab], n_new)?;
             }
             let policies: Vec<Vec<f64>> = heads.iter().map(|logits| of(logits)).collect();
             let policies: Vec<&[f64]> = policies.iter().map(Vec::as_slice).collect();

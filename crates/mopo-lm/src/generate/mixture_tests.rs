@@ -76,7 +76,7 @@ fn first_step(base: &Phi<B>, params: &PolicyParams<B>, decoding: &Decoding) -> V
     let tokens = StepTokens::Prompts(&prompts);
     let hidden = Stream::new(base, Some(&params.adapter), &prompts, 1, &device).step(tokens);
     let mut exact = ExactMixture::new(base, Some(params), decoding, &prompts, 1, &device).unwrap();
-    let mixed = exact.step(tokens, &hidden, &vec![false; prompts.len()]).unwrap();
+    let mixed = exact.step(tokens, &hidden, &vec![false; prompts.len()], 0).unwrap();
     mixed.chunks(40).map(<[f32]>::to_vec).collect()
 }
 
@@ -199,13 +199,4 @@ fn divergences_that_cannot_mix_are_errors_for_mixtures_only() {
         assert!(error.contains(words), "{error}");
         attempt(&HeadChoice::Policy(0), divergence).unwrap();
     }
-    // Logits that are no numbers are named, not sampled from.
-    let mut broken = params.clone();
-    let weight = &mut broken.heads.heads[1].weight;
-    *weight = weight.clone().map(|weight| weight.mul_scalar(f32::NAN));
-    let decoding = decoding(Divergence::ForwardKl, &WEIGHTS);
-    let device = Default::default();
-    let error = generate(&base, Some(&broken), decoding, &[vec![1]], END, &config(0.0, 2), &device);
-    let error = error.unwrap_err().to_string();
-    assert!(error.contains("forward_kl") && error.contains("NaN"), "{error}");
 }

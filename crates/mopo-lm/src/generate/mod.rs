@@ -103,7 +103,8 @@ impl GenerationConfig {
 ///
 /// # Errors
 /// A configuration or head that does not check; `params` absent where the head needs them; a prompt
-/// that is empty, too long for the model with its new tokens, or holds an unknown token.
+/// that is empty, too long for the model with its new tokens, or holds an unknown token; logits that are
+/// not finite; too little memory for the cache of keys and values.
 #[allow(clippy::too_many_arguments)]
 pub fn generate<B: FusedBackend>(
     base: &Phi<B>,
@@ -149,6 +150,7 @@ pub fn generate_with_row_ids<B: FusedBackend>(
         HeadChoice::Base => None,
         _ => params.map(|params| &params.adapter),
     };
+    check_cache(base, prompts, config.max_new_tokens)?;
     let mut samplers: Vec<_> = row_ids.iter().map(|id| RowSampler::new(config, *id)).collect();
     let mut responses = vec![vec![]; rows];
     let mut done = vec![false; rows];
@@ -163,7 +165,7 @@ pub fn generate_with_row_ids<B: FusedBackend>(
         let tokens = if step == 0 { StepTokens::Prompts(prompts) } else { StepTokens::Next(&next) };
         let hidden = stream.step(tokens);
         let logits = match &mut exact {
-            Some(exact) => exact.step(tokens, &hidden, &done)?,
+            Some(exact) => exact.step(tokens, &hidden, &done, step)?,
             None => host(next_token_logits(base, params, head, hidden)),
         };
         let vocab = logits.len() / rows;
@@ -171,7 +173,10 @@ pub fn generate_with_row_ids<B: FusedBackend>(
         next.clear();
         for (row, logits) in logits.chunks_exact(vocab).enumerate() {
             if !done[row] {
-                let token = samplers[row].sample(&logits[..n_tokens.min(vocab)]);
+                // Ids beyond the tokenizer's are never chosen, whatever their rows say.
+                let logits = &logits[..n_tokens.min(vocab)];
+                finite(logits, step)?;
+                let token = samplers[row].sample(logits);
                 done[row] = token == end_of_text || config.stop.contains(&token);
                 if !done[row] {
                     responses[row].push(token);
@@ -185,6 +190,25 @@ pub fn generate_with_row_ids<B: FusedBackend>(
         }
     }
     Ok(responses)
+}
+
+/// Refuses logits by which no token can be chosen, `n_new` tokens after the prompt.
+fn finite(logits: &[f32], n_new: usize) -> Result<()> {
+    match logits.iter().position(|logit| !logit.is_finite()) {
+        None => Ok(()),
+        Some(token) => Err(Error::LogitsNotFinite { n_new, token, value: logits[token] }),
+    }
+}
+
+/// Memory for the keys and values of all rows, for each stream of tokens.
+fn check_cache<B: Backend>(base: &Phi<B>, prompts: &[Vec<u32>], n_new: usize) -> Result<()> {
+    let config = base.config();
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    let sizes =
+        [2, 4, config.num_hidden_layers, config.hidden_size, prompts.len(), longest + n_new];
+    let n_bytes = sizes.into_iter().fold(1_u64, |n, size| n.saturating_mul(size as u64));
+    let what = || format!("the cache of {} prompts with {n_new} new tokens", prompts.len());
+    Ok(mopo_hub::check_memory(n_bytes, what, "lower `max_new_tokens`, or give fewer prompts")?)
 }
 
 /// Logits, or for a mixture (under reverse KL) unnormalised log-probabilities, of the next token:

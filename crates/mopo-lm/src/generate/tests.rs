@@ -227,3 +227,71 @@ fn ids_beyond_the_tokenizer_are_never_sampled_and_stop_tokens_end_a_row() {
     let rows = generate(&base, None, HeadChoice::Base, &prompts, never, &config, &device).unwrap();
     assert!(rows.iter().all(|row| row.len() == 5));
 }
+
+#[test]
+fn logits_that_are_not_finite_are_an_error_whatever_the_head_and_the_temperature() {
+    use burn::tensor::Tensor;
+    let base = fixtures::base::<B>(4);
+    let params = fixtures::policies(&base, 2, 2);
+    let mixture = HeadChoice::Mixture(vec![0.4, 0.6]);
+    let spoiled = |bias: &mut Option<burn::module::Param<Tensor<B, 1>>>, id: usize, value: f32| {
+        let bias = bias.as_mut().unwrap();
+        *bias = bias.clone().map(|bias| {
+            let value = Tensor::full([1], value, &Default::default());
+            bias.slice_assign([id..id + 1], value)
+        });
+    };
+    let prompts = [vec![1, 2], vec![3]];
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let (mut base, mut params) = (base.clone(), params.clone());
+        spoiled(&mut base.lm_head.bias, 5, value);
+        spoiled(&mut params.heads.heads[1].bias, 5, value);
+        for temperature in [0.0, 1.0] {
+            for (decoding, is_spoiled) in [
+                (Decoding::from(HeadChoice::Base), true),
+                (HeadChoice::Policy(1).into(), true),
+                (HeadChoice::Policy(0).into(), false),
+                (mixture.clone().into(), true),
+                // Here the reference, the base, counts too.
+                (
+                    Decoding {
+                        head: HeadChoice::Mixture(vec![0.5, 0.5]),
+                        divergence: mopo_core::divergence::Divergence::ForwardKl,
+                    },
+                    true,
+                ),
+            ] {
+                for config in [
+                    config(temperature, 3),
+                    GenerationConfig { top_k: 3, top_p: 0.5, ..config(temperature, 3) },
+                ] {
+                    let device = Default::default();
+                    let attempt = |config: &GenerationConfig| {
+                        let decoding = decoding.clone();
+                        generate(&base, Some(&params), decoding, &prompts, END, config, &device)
+                    };
+                    match attempt(&config) {
+                        Ok(_) => assert!(!is_spoiled, "{decoding:?} {value}"),
+                        Err(e) => {
+                            let error = e.to_string();
+                            assert!(is_spoiled && error.contains("not finite"), "{error}");
+                            assert!(error.contains("after 0 new tokens"), "{error}");
+                        }
+                    }
+                }
+            }
+        }
+        // Rows of a model for which there is no token are not looked at.
+        let config = GenerationConfig { n_tokens: Some(5), ..config(0.0, 2) };
+        let head = HeadChoice::Base;
+        generate(&base, None, head, &prompts, END, &config, &Default::default()).unwrap();
+    }
+}
+
+#[test]
+fn a_cache_for_which_there_is_no_memory_is_an_error() {
+    let base = fixtures::base::<B>(4);
+    let error = check_cache(&base, &[vec![1]], 1 << 45).unwrap_err().to_string();
+    assert!(error.contains("1 prompts") && error.contains("max_new_tokens"), "{error}");
+    check_cache(&base, &[vec![1]], 30).unwrap();
+}
