@@ -110,10 +110,11 @@ pub fn save_policy<B: Backend>(
     Ok(mopo_hub::write_json(&meta_path, &meta)?)
 }
 
-/// Loads a policy that [`save_policy`] wrote; the parameters are trainable, with fresh ids.
+/// Loads a policy that [`save_policy`] wrote; the parameters are trainable, with fresh ids. Size and
+/// scale of the adapter are those of its `adapter_config.json`.
 ///
 /// # Errors
-/// As of [`read_policy_meta`]; a policy of a base model of another shape; tensors missing, left over
+/// As of [`read_policy_meta`] and [`load_adapter`](crate::load_adapter); a policy of a base model of another shape; tensors missing, left over
 /// or of another shape, by name.
 pub fn load_policy<B: Backend>(
     dir: impl AsRef<Path>,
@@ -121,7 +122,7 @@ pub fn load_policy<B: Backend>(
     device: &B::Device,
 ) -> Result<(PolicyParams<B>, PolicyMeta)> {
     let dir = dir.as_ref();
-    let meta = read_policy_meta(dir)?;
+    let mut meta = read_policy_meta(dir)?;
     let config = base.config();
     for (field, found, expected) in [
         ("hidden_size", meta.base.hidden_size, config.hidden_size),
@@ -138,6 +139,10 @@ pub fn load_policy<B: Backend>(
         }
     }
 
+    // What PEFT goes by counts; only a directory without it is read by `policy.json` alone.
+    if dir.join(peft::CONFIG).exists() {
+        meta.lora = peft::read_config(dir)?;
+    }
     let adapter = peft::read_tensors(dir, &meta.lora, config, device)?;
     let path = dir.join(HEADS);
     let mut files = TensorFiles::open(&path)?;
@@ -213,6 +218,39 @@ mod tests {
     }
 
     #[test]
+    fn the_adapters_own_configuration_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = fixtures::base::<B>(1);
+        let params = fixtures::policies(&base, 1, 2);
+        save_policy(&params, &fixtures::lora(), &names(1), dir.path()).unwrap();
+        let peft = dir.path().join(PEFT);
+        let whole: serde_json::Value = mopo_hub::read_json(&peft, "").unwrap();
+        let load = |key: &str, value: serde_json::Value| {
+            let mut json = whole.clone();
+            json[key] = value;
+            mopo_hub::write_json(&peft, &json).unwrap();
+            load_policy::<B>(dir.path(), &base, &Default::default())
+        };
+        // alpha / r, and alpha / √r.
+        for (key, value, scale) in [
+            ("lora_alpha", 24.0.into(), 24.0 / 4.0),
+            ("use_rslora", true.into(), 6.0 / 2.0),
+            ("use_rslora", false.into(), 6.0 / 4.0),
+        ] {
+            let (loaded, meta) = load(key, value).unwrap();
+            assert_eq!((loaded.adapter.scale(), meta.lora.alpha), (scale, scale * 4.0));
+        }
+        for (key, value) in [("use_dora", true.into()), ("r", 5.into()), ("bias", "all".into())] {
+            let error = load(key, value).err().unwrap().to_string();
+            let words = if key == "r" { "has shape [4, 24]" } else { key };
+            assert!(error.contains(words), "{error}");
+        }
+        std::fs::remove_file(&peft).unwrap();
+        let (loaded, _) = load_policy::<B>(dir.path(), &base, &Default::default()).unwrap();
+        assert_eq!(loaded.adapter.scale(), 1.5);
+    }
+
+    #[test]
     fn what_does_not_fit_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let base = fixtures::base::<B>(1);
@@ -243,7 +281,6 @@ mod tests {
         let path = dir.path().join(META);
         let text = std::fs::read_to_string(&path).unwrap();
         for (from, to, words) in [
-            ("\"rank\": 4", "\"rank\": 5", "has shape [4, 24]"),
             ("\"objective-1\"", "\"objective-1\", \"third\"", "heads.2.weight"),
             (",\n    \"objective-1\"", "", "heads.1.bias, heads.1.weight"),
             ("\"format\": 1", "\"format\": 2", "`format` is 2"),

@@ -36,7 +36,7 @@ pub use export::export_hub;
 pub use generate::{Decoding, GenerationConfig, HubGeneration, generate, generate_with_row_ids};
 pub use heads::PolicyHeads;
 pub use lora::{LoraAdapter, LoraConfig, LoraLayer, LoraPair, LoraTarget};
-pub use merge::{interpolate, merge, unmerge};
+pub use merge::merge;
 pub use packed::{
     PackedBatch, PackedInputs, PackedTerm, PairSlices, Segment, sequence_log_probs, token_log_probs,
 };

@@ -13,7 +13,8 @@ use crate::{Error, LoraAdapter, LoraConfig, PhiConfig, Result};
 pub(crate) const TENSORS: &str = "adapter_model.safetensors";
 pub(crate) const CONFIG: &str = "adapter_config.json";
 
-/// The keys of `adapter_config.json` that are understood; see [`REFUSED`] for the rest.
+/// The keys of `adapter_config.json` that are honoured; of all others that could change a result, see
+/// [`NEUTRAL`].
 #[derive(Deserialize)]
 struct Stored {
     r: usize,
@@ -25,26 +26,34 @@ struct Stored {
     use_rslora: bool,
 }
 
-/// What PEFT could switch on, and this crate does not build. Absent, null, false and empty is off.
-const REFUSED: [&str; 18] = [
-    "alora_invocation_tokens",
-    "alpha_pattern",
-    "arrow_config",
-    "exclude_modules",
-    "fan_in_fan_out",
-    "kasa_config",
-    "layer_replication",
-    "layers_to_transform",
-    "lora_bias",
-    "modules_to_save",
-    "monteclora_config",
-    "rank_pattern",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_bdlora",
-    "use_dora",
-    "use_qalora",
-    "velora_config",
+/// Keys that say nothing of how the adapter's tensors are used: where it came from, how it was
+/// initialised, how it is trained, and settings of features that a key of their own switches on. Any
+/// other key that is not honoured must be off: absent, null, false or empty.
+const NEUTRAL: [&str; 24] = [
+    "auto_mapping",
+    "base_model_name_or_path",
+    "bias",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "loftq_config",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_config",
+    "megatron_core",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "task_type",
+    "use_rslora",
 ];
 
 /// Starts that change the base model too, so that the adapter does not fit the one on the hub.
@@ -61,7 +70,18 @@ pub fn load_adapter<B: Backend>(
     phi: &PhiConfig,
     device: &B::Device,
 ) -> Result<(LoraAdapter<B>, LoraConfig)> {
-    let (dir, path) = (dir.as_ref(), dir.as_ref().join(CONFIG));
+    let dir = dir.as_ref();
+    let lora = read_config(dir)?;
+    let adapter = read_tensors(dir, &lora, phi, device)?;
+    Ok((adapter, lora))
+}
+
+/// What `adapter_config.json` says of an adapter; `use_rslora` is in its alpha.
+///
+/// # Errors
+/// Names the file and the key: no LoRA, a layer that is no target here, a feature that is not built.
+pub(crate) fn read_config(dir: &Path) -> Result<LoraConfig> {
+    let path = dir.join(CONFIG);
     const EXPECTED: &str = "the adapter_config.json of a LoRA adapter";
     let json: serde_json::Value = mopo_hub::read_json(&path, EXPECTED)?;
     supported(&json).map_err(|e| Error::InFile { path: path.clone(), source: e.into() })?;
@@ -70,9 +90,7 @@ pub fn load_adapter<B: Backend>(
         reason: e.to_string(),
         expected: EXPECTED,
     })?;
-    let lora = stored.lora().map_err(|e| Error::InFile { path, source: e.into() })?;
-    let adapter = read_tensors(dir, &lora, phi, device)?;
-    Ok((adapter, lora))
+    stored.lora().map_err(|e| Error::InFile { path, source: e.into() })
 }
 
 /// Writes an adapter as PEFT does into `dir`, which is created if need be.
@@ -138,8 +156,12 @@ fn tensor_name(layer: usize, target: LoraTarget, matrix: &str) -> String {
 
 /// Refuses what would change the model's results if it were ignored.
 fn supported(json: &serde_json::Value) -> Result<()> {
-    let refuse = |field, value: &serde_json::Value, expected: &str| {
-        Err(Error::InvalidParameter { field, value: value.to_string(), expected: expected.into() })
+    let refuse = |field: &str, value: &serde_json::Value, expected: &str| {
+        Err(Error::AdapterKey {
+            key: field.into(),
+            value: value.to_string(),
+            expected: expected.into(),
+        })
     };
     let value = |key: &str| json.get(key).unwrap_or(&serde_json::Value::Null);
     let kind = value("peft_type");
@@ -157,15 +179,20 @@ fn supported(json: &serde_json::Value) -> Result<()> {
         let expected = "it changes the base model; let PEFT convert the adapter to plain LoRA";
         return refuse("init_lora_weights", init, expected);
     }
-    for key in REFUSED {
-        let value = value(key);
+    let targets = value("target_modules");
+    if let Some(text) = targets.as_str() {
+        let expected =
+            "a pattern is not read; list the layers: q_proj, k_proj, v_proj, dense, fc1, fc2";
+        return refuse("target_modules", &text.into(), expected);
+    }
+    for (key, value) in json.as_object().into_iter().flatten() {
         let is_off = match value {
             serde_json::Value::Null | serde_json::Value::Bool(false) => true,
             serde_json::Value::Array(list) => list.is_empty(),
             serde_json::Value::Object(map) => map.is_empty(),
             _ => false,
         };
-        if !is_off {
+        if !is_off && !NEUTRAL.contains(&key.as_str()) {
             return refuse(key, value, "this is not built here; train the adapter without it");
         }
     }
@@ -188,6 +215,8 @@ impl Stored {
             })?);
         }
         targets.sort();
+        // A layer may be listed by its name and by its path.
+        targets.dedup();
         // PEFT divides by the rank's root instead of the rank; the same scale with another alpha.
         let alpha = match self.use_rslora {
             true => self.lora_alpha * (self.r as f64).sqrt(),
@@ -255,6 +284,17 @@ mod tests {
             ("rank_pattern", json!({ "fc1": 2 })),
             ("modules_to_save", json!(["lm_head"])),
             ("layers_to_transform", json!(0)),
+            ("alpha_pattern", json!({ "fc1": 2 })),
+            ("fan_in_fan_out", json!(true)),
+            ("lora_bias", json!(true)),
+            ("exclude_modules", json!(["fc1"])),
+            ("trainable_token_indices", json!([0])),
+            ("bias", json!("lora_only")),
+            // Of a version of PEFT to come.
+            ("use_something_new", json!(true)),
+            ("something_new", json!("on")),
+            ("lora_alpha", json!(-1.0)),
+            ("lora_alpha", json!("16")),
             ("target_modules", json!(["q_proj", "lm_head"])),
             ("target_modules", json!("all-linear")),
             ("r", json!(0)),
@@ -266,17 +306,21 @@ mod tests {
             };
             let words = match (key, value.as_u64(), value.is_string()) {
                 ("r", Some(0), _) => "lora.rank",
+                ("lora_alpha", _, true) => "adapter_config.json",
+                ("lora_alpha", ..) => "lora.alpha",
                 ("r", ..) => "lora_A.weight` has shape [4, 24]",
-                ("target_modules", _, true) => "adapter_config.json",
                 _ => key,
             };
             assert!(error.contains(words), "{error}");
         }
         let (_, lora) = load_with(json!({
             "use_rslora": true, "rank_pattern": {}, "modules_to_save": null,
-            "init_lora_weights": "gaussian",
+            "init_lora_weights": "gaussian", "peft_version": "0.21.0", "megatron_core": "megatron.core",
+            "loftq_config": {}, "qalora_group_size": 16, "something_new": false,
+            "target_modules": ["fc2", "mlp.fc2", "q_proj", "k_proj", "v_proj", "dense", "fc1"],
         }))
         .unwrap();
         assert_eq!(lora.alpha, 6.0 * 2.0);
+        assert_eq!(lora.target_modules, LoraTarget::ALL);
     }
 }

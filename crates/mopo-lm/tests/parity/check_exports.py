@@ -8,9 +8,6 @@ directories of save_phi and save_policy), `ids`, `base_logits` (a list for each 
 
 Beside it may be hub/, the second policy as a plain model, and greedy.json, what that policy continues
 prompts with: the library must generate the same, and its own merged weights must be those of hub/.
-
-A directory with cat.json holds base/, adapter-0/, adapter-1/ and `weights`: `logits` are those of the
-adapters as one (combined/), which PEFT's combination `cat` must agree with.
 """
 
 import json
@@ -66,22 +63,6 @@ def check_hub(directory, policy):
     assert largest < 1e-6
 
 
-def check_cat(directory):
-    told = json.loads((directory / "cat.json").read_text())
-    model = load(directory / "base")
-    names = [f"adapter-{i}" for i in range(len(told["weights"]))]
-    model = PeftModel.from_pretrained(model, directory / names[0], adapter_name=names[0])
-    for name in names[1:]:
-        model.load_adapter(directory / name, adapter_name=name)
-    model.add_weighted_adapter(names, told["weights"], "cat", combination_type="cat")
-    model.set_adapter("cat")
-    model.eval()
-    compare(f"{directory.name}: {told['weights']}, cat", model, told["ids"], told["logits"])
-    compare(f"{directory.name}: merged", model, told["ids"], told["merged_logits"])
-    model = PeftModel.from_pretrained(load(directory / "base"), directory / "combined").eval()
-    compare(f"{directory.name}: combined/", model, told["ids"], told["logits"])
-
-
 def check(directory):
     told = json.loads((directory / "logits.json").read_text())
     base, policy = directory / told["base"], directory / told["policy"]
@@ -106,4 +87,4 @@ def check(directory):
 
 for argument in sys.argv[1:]:
     directory = pathlib.Path(argument)
-    (check_cat if (directory / "cat.json").exists() else check)(directory)
+    check(directory)
