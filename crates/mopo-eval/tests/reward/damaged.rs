@@ -69,6 +69,60 @@ fn settings_that_do_not_fit_the_model() {
     says(&refusal(&bad, &fixture("gpt2")), &["`truncation_side` is missing", "reward.toml"]);
 }
 
+/// Sizes that no tensor of the file bears out are errors before memory is taken for them, for every
+/// architecture and key.
+#[test]
+fn absurd_sizes_are_refused() {
+    let sizes = [
+        ("gpt2", &["vocab_size", "n_embd", "n_inner", "n_layer", "n_head", "n_positions"][..]),
+        (
+            "distilbert",
+            &["vocab_size", "dim", "hidden_dim", "n_layers", "n_heads", "max_position_embeddings"],
+        ),
+        (
+            "bart",
+            &[
+                "vocab_size",
+                "d_model",
+                "encoder_layers",
+                "decoder_layers",
+                "encoder_ffn_dim",
+                "decoder_ffn_dim",
+                "encoder_attention_heads",
+                "decoder_attention_heads",
+                "max_position_embeddings",
+            ],
+        ),
+    ];
+    for (model, keys) in sizes {
+        for key in keys.iter().chain(&["num_labels"]) {
+            for size in
+                [json!(4_000_000_000_u64), json!(1_000_000_000_000_u64), json!(1e30), json!(-1)]
+            {
+                let dir = copy(model);
+                edit(dir.path(), "config.json", |config| {
+                    config[*key] = size.clone();
+                    // Where labels have names, they are not counted.
+                    if *key == "num_labels" {
+                        config.as_object_mut().unwrap().remove("id2label");
+                    }
+                });
+                let error = refusal(&settings(model), dir.path());
+                assert!(
+                    error.contains(dir.path().to_str().unwrap()),
+                    "{model} {key} {size}: {error}"
+                );
+            }
+        }
+    }
+    // The tensors that could refute a width are missing.
+    let dir = copy("gpt2");
+    edit(dir.path(), "config.json", |c| (c["n_embd"], c["n_head"]) = (json!(1 << 24), json!(1)));
+    fs::copy(fixture("distilbert").join("model.safetensors"), dir.path().join("model.safetensors"))
+        .unwrap();
+    says(&refusal(&settings("gpt2"), dir.path()), &["lacks at least 1", "wte.weight"]);
+}
+
 #[test]
 fn a_model_that_is_not_there_or_another_one() {
     says(&refusal(&settings("gpt2"), Path::new("/not/there")), &["/not/there", "download"]);
