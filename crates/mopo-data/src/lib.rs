@@ -38,7 +38,6 @@ pub use collate::{LengthLimits, PairTokens, TruncationReport, bucketed_batches, 
 pub use error::{Error, Result};
 pub use files::PassedOver;
 pub use grouping::response_group_means;
-pub use hash::{file_sha256, sha256_hex};
 pub use hh::{read_hh, read_hh_dir};
 pub use labelled::{LabelledRead, LabelledText, read_labelled};
 pub use prompts::{Prompt, PromptRead, PromptWriter, StagedPrompts, read_prompts};
@@ -58,4 +57,4 @@ pub use template::{ChatTemplate, Message, cut_at_turn};
 pub use tokenizer::{END_OF_TEXT, PromptForm, Tokenizer, TokenizerSettings, read_tokenizer};
 
 /// The writer of files that are whole or absent.
-pub use mopo_hub::write_atomically;
+pub use mopo_hub::{file_sha256, sha256_hex, write_atomically};

@@ -1,15 +1,11 @@
 //! A hash of everything that decides a reward model's scores, so that scores of another model or of
 //! other settings are never taken for the same.
 
-use std::io::Read;
-use std::path::Path;
-
-use mopo_data::sha256_hex;
-use sha2::{Digest, Sha256};
+use mopo_hub::{file_sha256, sha256_hex};
 
 use super::tokenizer::TOKENIZER_FILES;
 use super::{ModelSettings, ModelSpec, Resolver};
-use crate::{Error, Result};
+use crate::Result;
 
 impl ModelSpec {
     /// The SHA-256, in hexadecimal, of the model's weights, configuration and tokenizer, and of the
@@ -32,20 +28,4 @@ impl ModelSpec {
         }
         Ok(sha256_hex(text.as_bytes()))
     }
-}
-
-/// Of a file that may be larger than memory.
-fn file_sha256(path: &Path) -> Result<String> {
-    let hash = || -> std::io::Result<_> {
-        let mut hasher = Sha256::new();
-        let (mut file, mut buffer) = (std::fs::File::open(path)?, vec![0; 1 << 20]);
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(hasher.finalize()),
-                n => hasher.update(&buffer[..n]),
-            }
-        }
-    };
-    let io = |source| Error::Io { action: "read", path: path.into(), source };
-    Ok(hash().map_err(io)?.iter().map(|byte| format!("{byte:02x}")).collect())
 }
