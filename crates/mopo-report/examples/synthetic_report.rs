@@ -4,12 +4,12 @@
 use std::path::Path;
 
 use mopo_report::{
-    Clusters, Evaluation, FrontConfig, FrontReport, PolicyGroup, PolicySamples, RecordedRun,
-    ReportExtras, RunExtras, combine, write_report,
+    Clusters, Evaluation, FrontConfig, FrontReport, Metrics, MetricsRow, PolicyGroup,
+    PolicySamples, Quantity, RecordedRun, ReportExtras, RunExtras, combine, write_report,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde_json::{Value, json};
+use serde_json::json;
 
 const TOPICS: [&str; 5] =
     ["bake sourdough bread", "fix a bicycle", "train a puppy", "pick a lock", "write a poem"];
@@ -62,18 +62,18 @@ fn evaluation(names: &[&str], steps: usize, seed: u64) -> Evaluation {
     Evaluation { objectives, prompts, clusters, policies }
 }
 
-fn metrics() -> Vec<Value> {
+fn metrics() -> Vec<MetricsRow> {
     let row = |step: u32| {
         let t = f64::from(step);
-        json!({
-            "phase": "mopo", "step": step,
-            "helpful/loss": 0.7 * (-t / 150.0).exp() + 0.02 * (t * 0.9).sin(),
-            "harmless/loss": 0.8 * (-t / 190.0).exp() + 0.02 * (t * 1.1).sin(),
-            "helpful/lambda/harmless": 0.9 * (1.0 - (-t / 90.0).exp()),
-            "harmless/lambda/helpful": 0.6 * (1.0 - (-t / 60.0).exp()),
-            "helpful/slack/harmless": -0.2 + t / 1500.0,
-            "harmless/slack/helpful": -0.1 + t / 1900.0,
-        })
+        let (a, b) = ("helpful", "harmless");
+        let mut metrics = Metrics::default();
+        metrics.set(Quantity::Loss.of(a), 0.7 * (-t / 150.0).exp() + 0.02 * (t * 0.9).sin());
+        metrics.set(Quantity::Loss.of(b), 0.8 * (-t / 190.0).exp() + 0.02 * (t * 1.1).sin());
+        metrics.set(Quantity::Lambda.between(a, b), 0.9 * (1.0 - (-t / 90.0).exp()));
+        metrics.set(Quantity::Lambda.between(b, a), 0.6 * (1.0 - (-t / 60.0).exp()));
+        metrics.set(Quantity::Slack.between(a, b), -0.2 + t / 1500.0);
+        metrics.set(Quantity::Slack.between(b, a), -0.1 + t / 1900.0);
+        MetricsRow { phase: "mopo".into(), step: step as usize, metrics }
     };
     (0..400).map(row).collect()
 }

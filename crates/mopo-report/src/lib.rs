@@ -11,6 +11,7 @@ mod compare;
 mod error;
 mod evaluation;
 mod front;
+mod metrics;
 pub mod plot;
 mod quality;
 mod report;
@@ -23,6 +24,7 @@ pub use compare::{Combined, RecordedRun, ScoredAxis, combine};
 pub use error::{Error, Result};
 pub use evaluation::{Clusters, Evaluation, PolicyGroup, PolicySamples, PolicySet, SetRef};
 pub use front::{FrontConfig, FrontReport, PolicyPoint, SetQuality};
+pub use metrics::{MetricKey, Metrics, MetricsLog, MetricsRow, Quantity};
 pub use report::{ReportExtras, ReportFiles, RunExtras, write_report};
 pub use results::{Comparison, ComparisonOptions, ResultsDir, compare, read_metrics};
 pub use statistics::{

@@ -2,11 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
 use crate::{
-    Error, Evaluation, FrontReport, RecordedRun, ReportExtras, Result, RunExtras, combine,
-    read_statistics,
+    Error, Evaluation, FrontReport, MetricsLog, MetricsRow, RecordedRun, ReportExtras, Result,
+    RunExtras, combine, read_statistics,
 };
 
 /// The directory that a report was written into, and the run that it belongs to if that is known.
@@ -59,21 +57,14 @@ impl ResultsDir {
 
 /// The rows of a metrics.jsonl, and notes on what could not be read: curves are no reason to lose
 /// everything else.
-pub fn read_metrics(path: &Path) -> (Vec<Value>, Vec<String>) {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) => {
-            return (Vec::new(), vec![format!("no training curves: {}: {e}", path.display())]);
+pub fn read_metrics(path: &Path) -> (Vec<MetricsRow>, Vec<String>) {
+    match MetricsLog::read(path) {
+        Err(e) => (Vec::new(), vec![format!("no training curves: {e}")]),
+        Ok(MetricsLog { rows, n_unreadable: 0 }) => (rows, Vec::new()),
+        Ok(MetricsLog { rows, n_unreadable: n }) => {
+            (rows, vec![format!("{n} lines of {} are damaged and were left out", path.display())])
         }
-    };
-    let lines: Vec<&[u8]> =
-        bytes.split(|&b| b == b'\n').filter(|line| !line.trim_ascii().is_empty()).collect();
-    let rows: Vec<Value> = lines.iter().filter_map(|l| serde_json::from_slice(l).ok()).collect();
-    let notes = match lines.len() - rows.len() {
-        0 => Vec::new(),
-        n => vec![format!("{n} lines of {} are not JSON and were left out", path.display())],
-    };
-    (rows, notes)
+    }
 }
 
 /// What [`compare`] takes beside the results.

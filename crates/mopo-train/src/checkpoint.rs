@@ -1,18 +1,23 @@
 //! Checkpoints: a directory per step, complete or absent.
 //!
-//! Files are written into a hidden sibling, flushed, and the directory is renamed into place;
-//! `state.json` holds the hash of every other file, so a damaged checkpoint is noticed and the
-//! one before it is used.
+//! Files are written into a hidden sibling, flushed, and the directory is renamed into place.
+//! `state.json` holds the hash of every other file, and `run.json` that of `state.json`: a checkpoint
+//! that was damaged, or that another run wrote, is noticed, and the one before it is used.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mopo_data::{sha256_hex, write_atomically};
+use mopo_hub::{DirWriter, sha256_hex, write_atomically};
 use serde::{Deserialize, Serialize};
 
-use crate::run_dir::{read_json, sync_dir};
-use crate::{Error, Result, RunDir};
+use crate::run_dir::read_json;
+use crate::{Error, Result, RunDir, RunRecord};
+
+/// The folder of all checkpoints of a run.
+const FOLDER: &str = "checkpoints";
+/// What describes a checkpoint.
+const STATE: &str = "state.json";
 
 /// The parts of a training state, by file name.
 pub(crate) type Parts = BTreeMap<String, Vec<u8>>;
@@ -53,23 +58,17 @@ impl Checkpoint {
 /// Writes the checkpoint of `step` done steps and removes all but the newest `keep` of the phase.
 pub(crate) fn save(
     run: &RunDir,
+    record: &mut RunRecord,
     phase: &str,
     step: usize,
     metrics_len: u64,
     parts: &Parts,
     keep: usize,
 ) -> Result<PathBuf> {
-    let root = run.join("checkpoints");
-    fs::create_dir_all(&root).map_err(Error::io("making", &root))?;
-    let target = root.join(format!("{phase}-step-{step:06}"));
-    if target.exists() {
-        // Of a resumed run whose earlier life wrote it: the same bytes.
-        fs::remove_dir_all(&target).map_err(Error::io("removing", &target))?;
-    }
-    let dir = tempfile::Builder::new()
-        .prefix(".partial-")
-        .tempdir_in(&root)
-        .map_err(Error::io("making", &root))?;
+    run.check_there()?;
+    let name = format!("{phase}-step-{step:06}");
+    let target = run.join(FOLDER).join(&name);
+    let dir = DirWriter::new(&target)?;
     let mut sha256 = BTreeMap::new();
     for (name, bytes) in parts {
         write_atomically(&dir.path().join(name), bytes)?;
@@ -78,27 +77,33 @@ pub(crate) fn save(
     let state = State { phase: phase.into(), step, metrics_len, sha256 };
     let text =
         serde_json::to_vec_pretty(&state).map_err(|e| Error::corrupt(&target, e.to_string()))?;
-    write_atomically(&dir.path().join("state.json"), &text)?;
-    fs::rename(dir.path(), &target).map_err(Error::io("renaming to", &target))?;
-    let _ = dir.keep(); // renamed away: nothing to remove
-    sync_dir(&root)?;
+    write_atomically(&dir.path().join(STATE), &text)?;
+    // The record first: a kill in between leaves an entry too many, never a checkpoint that the run
+    // does not know. One of the same name, of a resumed run's earlier life, has the same bytes.
+    record.checkpoints.insert(name, sha256_hex(&text));
+    run.write_record(record)?;
+    dir.place()?;
     for (_, old) in list(run, phase)?.into_iter().rev().skip(keep) {
         fs::remove_dir_all(&old).map_err(Error::io("removing", &old))?;
     }
+    let present = |name: &String| run.join(FOLDER).join(name).exists();
+    record.checkpoints.retain(|name, _| present(name));
     Ok(target)
 }
 
-/// The newest intact checkpoint of a phase; damaged ones are skipped and reported.
-pub(crate) fn latest(run: &RunDir, phase: &str) -> Result<Option<Checkpoint>> {
-    remove_partial(run);
+/// The newest intact checkpoint of a phase, and what is to be said of damaged ones that were skipped.
+pub(crate) fn latest(
+    run: &RunDir,
+    record: &RunRecord,
+    phase: &str,
+) -> Result<(Option<Checkpoint>, Vec<String>)> {
     let mut damaged = Vec::new();
     for (step, path) in list(run, phase)?.into_iter().rev() {
-        match load(&path, phase, step) {
+        match load(&path, record, phase, step) {
             Ok(checkpoint) => {
-                for message in damaged {
-                    tracing::warn!("{message}; using {} instead", path.display());
-                }
-                return Ok(Some(checkpoint));
+                let warn =
+                    |message| format!("warning: {message}; using {} instead", path.display());
+                return Ok((Some(checkpoint), damaged.into_iter().map(warn).collect()));
             }
             Err(e) => damaged.push(e.to_string()),
         }
@@ -109,27 +114,40 @@ pub(crate) fn latest(run: &RunDir, phase: &str) -> Result<Option<Checkpoint>> {
             path: run.path().into(),
             message: format!(
                 "no checkpoint of `{phase}` is intact ({message}); remove {} to start the phase over",
-                run.join("checkpoints").display()
+                run.join(&format!("{FOLDER}/{phase}-step-*")).display()
             ),
         }),
-        None => Ok(None),
+        None => Ok((None, Vec::new())),
     }
 }
 
-/// Words for an error message: what is intact and how to go on.
-pub(crate) fn describe(run: &RunDir, phase: &str) -> String {
-    match latest(run, phase) {
-        Ok(Some(c)) => format!(
-            "The checkpoint {} is intact: `mopo train --resume {}` goes on from it.",
-            c.path.display(),
-            run.path().display()
-        ),
-        _ => "There is no checkpoint of this phase yet.".into(),
-    }
+/// The newest checkpoint of at most `step` done steps, whatever it holds.
+pub(crate) fn newest_until(run: &RunDir, phase: &str, step: usize) -> Option<(usize, PathBuf)> {
+    list(run, phase).ok()?.into_iter().rev().find(|(found, _)| *found <= step)
 }
 
-fn load(path: &Path, phase: &str, step: usize) -> Result<Checkpoint> {
-    let state: State = read_json(&path.join("state.json"))?;
+/// Takes the checkpoints of an earlier version, which recorded none, for this run's own.
+pub(crate) fn adopt(run: &RunDir, record: &mut RunRecord) -> Result<()> {
+    for (_, path) in list(run, "")? {
+        if let (Some(name), Ok(state)) = (path.file_name(), fs::read(path.join(STATE))) {
+            record.checkpoints.insert(name.to_string_lossy().into_owned(), sha256_hex(&state));
+        }
+    }
+    Ok(())
+}
+
+fn load(path: &Path, record: &RunRecord, phase: &str, step: usize) -> Result<Checkpoint> {
+    let file = path.join(STATE);
+    let text = fs::read(&file).map_err(Error::io("reading", &file))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match record.checkpoints.get(name.as_ref()) {
+        None => return Err(Error::corrupt(path, "run.json does not know it: another run's")),
+        Some(sha256) if *sha256 != sha256_hex(&text) => {
+            return Err(Error::corrupt(&file, "its hash is not the one in run.json"));
+        }
+        Some(_) => {}
+    }
+    let state: State = read_json(&file)?;
     if state.phase != phase || state.step != step {
         return Err(Error::corrupt(path, "its state.json belongs to another checkpoint"));
     }
@@ -145,9 +163,9 @@ fn load(path: &Path, phase: &str, step: usize) -> Result<Checkpoint> {
     Ok(Checkpoint { step, metrics_len: state.metrics_len, parts, path: path.into() })
 }
 
-/// Steps and paths of a phase's checkpoints, oldest first.
+/// Steps and paths of a phase's checkpoints, oldest first; of all phases if none is named.
 fn list(run: &RunDir, phase: &str) -> Result<Vec<(usize, PathBuf)>> {
-    let root = run.join("checkpoints");
+    let root = run.join(FOLDER);
     if !root.exists() {
         return Ok(Vec::new());
     }
@@ -157,7 +175,9 @@ fn list(run: &RunDir, phase: &str) -> Result<Vec<(usize, PathBuf)>> {
         let step = path
             .file_name()
             .and_then(|n| n.to_str())
-            .and_then(|n| n.strip_prefix(phase)?.strip_prefix("-step-")?.parse().ok());
+            .and_then(|name| name.rsplit_once("-step-"))
+            .filter(|(of, _)| *of == phase || (phase.is_empty() && !of.starts_with('.')))
+            .and_then(|(_, step)| step.parse().ok());
         if let Some(step) = step {
             found.push((step, path));
         }
@@ -166,70 +186,94 @@ fn list(run: &RunDir, phase: &str) -> Result<Vec<(usize, PathBuf)>> {
     Ok(found)
 }
 
-/// What a killed process left of an unfinished checkpoint.
-fn remove_partial(run: &RunDir) {
-    let Ok(entries) = fs::read_dir(run.join("checkpoints")) else { return };
-    for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(".partial-") {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn run() -> (tempfile::TempDir, RunDir) {
-        let dir = tempfile::tempdir().unwrap();
-        let config = crate::RunConfig::preset("demo").unwrap();
-        let record = crate::RunRecord {
-            mopo_version: String::new(),
-            burn_version: String::new(),
-            device: String::new(),
-            seed: 0,
-            started: 0,
-            command: vec![],
-            data: None,
-            strict: false,
-            hashes: BTreeMap::new(),
-        };
-        let run = RunDir::create(&dir.path().join("run"), &config, &record).unwrap();
-        (dir, run)
-    }
+    use crate::run_dir::test_run;
 
     fn parts(x: u8) -> Parts {
         Parts::from([("params.bin".to_string(), vec![x; 10])])
     }
 
+    /// A run with checkpoints of these steps, and its record.
+    fn with_steps(steps: &[usize]) -> (tempfile::TempDir, RunDir, RunRecord) {
+        let (tmp, run) = test_run();
+        let mut record = run.read_json("run.json").unwrap();
+        for &step in steps {
+            save(&run, &mut record, "mopo", step, step as u64, &parts(step as u8), 2).unwrap();
+        }
+        (tmp, run, record)
+    }
+
+    fn newest(run: &RunDir, record: &RunRecord) -> Option<usize> {
+        latest(run, record, "mopo").unwrap().0.map(|c| c.step)
+    }
+
     #[test]
     fn the_newest_intact_one_is_found_and_old_ones_go() {
-        let (_tmp, run) = run();
-        assert!(latest(&run, "mopo").unwrap().is_none());
-        for step in [10, 20, 30] {
-            save(&run, "mopo", step, step as u64, &parts(step as u8), 2).unwrap();
-        }
+        let (_tmp, run, record) = with_steps(&[]);
+        assert_eq!(newest(&run, &record), None);
+        let (_tmp, run, record) = with_steps(&[10, 20, 30]);
         assert_eq!(list(&run, "mopo").unwrap().len(), 2);
-        assert!(latest(&run, "warm_start").unwrap().is_none());
-        let c = latest(&run, "mopo").unwrap().unwrap();
+        assert_eq!(record.checkpoints.len(), 2);
+        let (c, warnings) = latest(&run, &record, "mopo").unwrap();
+        let c = c.unwrap();
+        assert!(latest(&run, &record, "warm_start").unwrap().0.is_none() && warnings.is_empty());
         assert_eq!((c.step, c.metrics_len, c.part("params.bin").unwrap()[0]), (30, 30, 30));
         assert!(c.part("optimizer.bin").is_err());
 
         fs::write(run.join("checkpoints/mopo-step-000030/params.bin"), b"cut").unwrap();
-        assert_eq!(latest(&run, "mopo").unwrap().unwrap().step, 20);
+        assert_eq!(newest(&run, &record), Some(20));
+        let (_, warnings) = latest(&run, &record, "mopo").unwrap();
+        assert!(warnings.len() == 1 && warnings[0].contains("000030"), "{warnings:?}");
         fs::remove_file(run.join("checkpoints/mopo-step-000020/params.bin")).unwrap();
-        let e = latest(&run, "mopo").unwrap_err().to_string();
+        let e = latest(&run, &record, "mopo").unwrap_err().to_string();
         assert!(e.contains("no checkpoint of `mopo` is intact"), "{e}");
     }
 
     #[test]
-    fn leftovers_of_a_killed_writer_are_ignored() {
-        let (_tmp, run) = run();
-        save(&run, "mopo", 5, 0, &parts(5), 1).unwrap();
-        let partial = run.join("checkpoints/.partial-abc");
-        fs::create_dir(&partial).unwrap();
-        fs::write(partial.join("params.bin"), b"half").unwrap();
-        assert_eq!(latest(&run, "mopo").unwrap().unwrap().step, 5);
-        assert!(!partial.exists());
+    fn a_state_that_was_changed_and_a_checkpoint_of_another_run_are_not_used() {
+        let (_tmp, run, record) = with_steps(&[10, 20]);
+        let state = run.join("checkpoints/mopo-step-000020/state.json");
+        let text = fs::read_to_string(&state).unwrap();
+        // The log would be cut at another length; or the text merely looks different.
+        for changed in [text.replace(": 20,", ": 20 ,"), text.replace("len\": 20", "len\": 10")] {
+            assert_ne!(changed, text);
+            fs::write(&state, changed).unwrap();
+            assert_eq!(newest(&run, &record), Some(10));
+        }
+        fs::write(&state, text).unwrap();
+        assert_eq!(newest(&run, &record), Some(20));
+        let (_other_tmp, other, _) = with_steps(&[30]);
+        let copy = |step: &str| {
+            let [from, to] =
+                [&other, &run].map(|r| r.join(&format!("checkpoints/mopo-step-{step}")));
+            fs::create_dir_all(&to).unwrap();
+            for name in ["params.bin", STATE] {
+                fs::copy(from.join(name), to.join(name)).unwrap();
+            }
+        };
+        copy("000030");
+        assert_eq!(newest(&run, &record), Some(20));
+        // Unless the run is of a version that recorded none.
+        let mut old = RunRecord { checkpoints: BTreeMap::new(), ..record };
+        adopt(&run, &mut old).unwrap();
+        assert_eq!((newest(&run, &old), old.checkpoints.len()), (Some(30), 3));
+    }
+
+    #[test]
+    fn a_run_that_was_removed_gets_no_checkpoint() {
+        let (_tmp, run, mut record) = with_steps(&[10]);
+        fs::remove_dir_all(run.path()).unwrap();
+        let e = save(&run, &mut record, "mopo", 20, 0, &parts(1), 2).unwrap_err().to_string();
+        assert!(e.contains("removed"), "{e}");
+        assert!(!run.path().exists());
+    }
+
+    #[test]
+    fn the_newest_before_a_step_is_found() {
+        let (_tmp, run, _) = with_steps(&[10, 20]);
+        let found = |step| newest_until(&run, "mopo", step).map(|(step, _)| step);
+        assert_eq!([9, 10, 19, 20, 99].map(found), [None, Some(10), Some(10), Some(20), Some(20)]);
     }
 }

@@ -42,8 +42,8 @@ pub enum Error {
     },
     /// Training produced a value that is no number.
     #[error(
-        "{phase} step {step}: {what} is {value}; training stops here and nothing of this step was \
-         kept. Remedies: a smaller learning rate, gradient clipping{}. {state}",
+        "{phase} step {step}: {what} is {value}; nothing of this step was kept. {state} Remedies: a \
+         smaller learning rate, gradient clipping{}",
         remedy(phase)
     )]
     NonFinite {
@@ -55,7 +55,7 @@ pub enum Error {
         what: String,
         /// Its value.
         value: f64,
-        /// Which checkpoint is intact, and how to go on from it.
+        /// What is left of the run, and what can be done with it.
         state: String,
     },
     /// From the mathematics.
@@ -113,8 +113,7 @@ fn remedy(phase: &str) -> &'static str {
 fn hint(source: &std::io::Error) -> &'static str {
     match source.kind() {
         std::io::ErrorKind::StorageFull => {
-            "; free some space, then go on with `mopo train --resume DIR`: the last checkpoint is \
-             intact"
+            "; free some space, then resume the run: it continues from its latest checkpoint"
         }
         _ => "",
     }

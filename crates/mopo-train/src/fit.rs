@@ -1,14 +1,12 @@
 //! The one loop that serves every method: steps, metrics, checkpoints, resuming.
 
-use std::collections::BTreeMap;
+use mopo_report::{Metrics, MetricsRow, Quantity};
 
 use crate::checkpoint::{self, Checkpoint, Parts};
 use crate::config::{CheckpointConfig, PhaseConfig};
-use crate::run_dir::MetricsFile;
-use crate::{Error, Progress, Result, RunDir};
-
-/// What a step reports: names are paths such as `helpful/lambda/harmless`. Values are finite.
-pub type Metrics = BTreeMap<String, f64>;
+use crate::metrics_file::{Keep, MetricsFile};
+use crate::run_dir::Stopped;
+use crate::{Error, Progress, Result, RunDir, RunRecord};
 
 /// Something that learns in steps and whose whole state can be put into bytes.
 pub(crate) trait Method {
@@ -23,127 +21,146 @@ pub(crate) trait Method {
     }
     /// A few figures for the progress bar.
     fn headline(&self, metrics: &Metrics) -> String;
+    /// Which part of the state holds a NaN or an infinity, if one does.
+    fn non_finite(&self) -> Option<&'static str>;
     /// The state after a step.
     fn save(&self) -> Result<Parts>;
     /// Puts the state back.
     fn load(&mut self, checkpoint: &Checkpoint) -> Result<()>;
 }
 
-/// Runs a phase from its newest checkpoint, or from the start, to the end.
-///
-/// A phase that is cut off anywhere and run again leaves the same files as one that was not
-/// (timings in metrics aside).
-pub(crate) fn fit(
-    method: &mut dyn Method,
-    run: &RunDir,
-    phase: &PhaseConfig,
-    checkpoints: &CheckpointConfig,
-    metrics_start: u64,
-    progress: &mut dyn Progress,
-) -> Result<u64> {
-    let name = method.phase();
-    let (mut done, metrics_len) = match checkpoint::latest(run, name)? {
-        Some(c) => {
+/// The run around a phase.
+pub(crate) struct Fit<'a> {
+    pub(crate) run: &'a RunDir,
+    pub(crate) record: &'a mut RunRecord,
+    pub(crate) phase: &'a PhaseConfig,
+    pub(crate) checkpoints: &'a CheckpointConfig,
+}
+
+impl Fit<'_> {
+    /// Runs a phase from its newest checkpoint, or from the start, to the end. Gives the steps done.
+    ///
+    /// A phase that is cut off anywhere and run again leaves the same files as one that was not
+    /// (timings in metrics aside).
+    pub(crate) fn to_end(
+        &mut self,
+        method: &mut dyn Method,
+        progress: &mut dyn Progress,
+    ) -> Result<usize> {
+        let (name, total) = (method.phase(), self.phase.steps);
+        let (found, mut warnings) = checkpoint::latest(self.run, self.record, name)?;
+        let mut done = 0;
+        let mut keep = Keep::Before(name);
+        if let Some(c) = found {
             method.load(&c)?;
-            progress.note(&format!("{name}: going on from step {} of {}", c.step, phase.steps));
-            (c.step, c.metrics_len)
+            if let Some(what) = method.non_finite() {
+                return Err(self.exploded(name, &c, what));
+            }
+            progress.note(&format!("{name}: resuming from step {} of {total}", c.step));
+            (done, keep) = (c.step, Keep::Bytes(c.metrics_len));
         }
-        None => (0, metrics_start),
+        let (mut file, more) = MetricsFile::open(self.run, keep)?;
+        warnings.extend(more);
+        for warning in warnings {
+            progress.note(&warning);
+        }
+        progress.begin(name, done, total);
+        let mut last = String::new();
+        while done < total && !method.finished() {
+            let learning_rate = self.phase.learning_rate_at(done);
+            let mut metrics = method.step(done, learning_rate)?;
+            metrics.set(Quantity::LearningRate, learning_rate);
+            if let Some((key, value)) = metrics.iter().find(|(_, value)| !value.is_finite()) {
+                return Err(self.stopped(name, done, format!("`{key}`"), value));
+            }
+            let next = done + 1;
+            let is_saved =
+                next % self.checkpoints.save_steps == 0 || next == total || method.finished();
+            if is_saved && let Some(what) = method.non_finite() {
+                return Err(self.stopped(name, done, what.into(), f64::NAN));
+            }
+            last = method.headline(&metrics);
+            file.append(&MetricsRow { phase: name.into(), step: done, metrics })?;
+            done = next;
+            if is_saved {
+                file.sync()?;
+                checkpoint::save(
+                    self.run,
+                    self.record,
+                    name,
+                    done,
+                    file.len(),
+                    &method.save()?,
+                    self.checkpoints.save_total_limit,
+                )?;
+            }
+            progress.advance(&last);
+        }
+        progress.end(&last);
+        Ok(done)
+    }
+
+    /// Records the step that cannot be made, since a resumed run would only meet it again.
+    fn stopped(&mut self, phase: &str, step: usize, what: String, value: f64) -> Error {
+        self.record.stopped = Some(Stopped {
+            phase: phase.into(),
+            step,
+            what,
+            value: value.to_string(),
+            mopo_version: env!("CARGO_PKG_VERSION").into(),
+        });
+        // On a full disk the error counts, and the step fails once more when the run is resumed.
+        if let Err(e) = self.run.write_record(self.record) {
+            tracing::warn!("{e}");
+        }
+        match check_not_stopped(self.run, self.record) {
+            Err(e) => e,
+            Ok(()) => unreachable!("it was just recorded"),
+        }
+    }
+
+    /// A checkpoint that an earlier version wrote, of weights that are none.
+    fn exploded(&self, phase: &str, c: &Checkpoint, what: &str) -> Error {
+        let before = match checkpoint::newest_until(self.run, phase, c.step.saturating_sub(1)) {
+            Some((_, path)) => format!(
+                "the one before it is {}: remove {} to resume from there",
+                path.display(),
+                c.path.display()
+            ),
+            None => "there is none before it: start a new run with a smaller learning rate".into(),
+        };
+        Error::corrupt(
+            &c.path,
+            format!("{what} is not finite, so no step can be made from it; {before}"),
+        )
+    }
+}
+
+/// Refuses to resume a run at a step that this version could not make: all of it follows from the
+/// configuration and the seed, so it would end there again.
+///
+/// # Errors
+/// [`Error::NonFinite`], as when the step failed.
+pub(crate) fn check_not_stopped(run: &RunDir, record: &RunRecord) -> Result<()> {
+    let Some(stopped) = &record.stopped else { return Ok(()) };
+    if stopped.mopo_version != env!("CARGO_PKG_VERSION") {
+        return Ok(());
+    }
+    let Stopped { phase, step, what, value, .. } = stopped;
+    let last = match checkpoint::newest_until(run, phase, *step) {
+        Some((done, path)) if done == *step => {
+            format!("no step can be made from its newest checkpoint, {}", path.display())
+        }
+        Some((_, path)) => format!("the last checkpoint before that step is {}", path.display()),
+        None => format!("there is no checkpoint of `{phase}` before that step"),
     };
-    let mut file = MetricsFile::open(run, metrics_len)?;
-    progress.begin(name, done, phase.steps);
-    let mut last = String::new();
-    while done < phase.steps && !method.finished() {
-        let learning_rate = phase.learning_rate_at(done);
-        let mut metrics = method.step(done, learning_rate)?;
-        metrics.insert("learning_rate".into(), learning_rate);
-        if let Some((what, value)) = metrics.iter().find(|(_, v)| !v.is_finite()) {
-            return Err(Error::NonFinite {
-                phase: name.into(),
-                step: done,
-                what: format!("`{what}`"),
-                value: *value,
-                state: checkpoint::describe(run, name),
-            });
-        }
-        last = method.headline(&metrics);
-        file.append(&Row { phase: name, step: done, metrics: &metrics })?;
-        done += 1;
-        if done % checkpoints.save_steps == 0 || done == phase.steps || method.finished() {
-            file.sync()?;
-            checkpoint::save(
-                run,
-                name,
-                done,
-                file.len(),
-                &method.save()?,
-                checkpoints.save_total_limit,
-            )?;
-        }
-        progress.advance(&last);
-    }
-    progress.end(&last);
-    Ok(file.len())
-}
-
-#[derive(serde::Serialize)]
-struct Row<'a> {
-    phase: &'a str,
-    step: usize,
-    #[serde(flatten)]
-    metrics: &'a Metrics,
-}
-
-/// The seed of one step: the same in a resumed run, different for every step and phase.
-pub(crate) fn step_seed(seed: u64, phase: &str, step: usize) -> u64 {
-    // FNV-1a over the parts, then the finaliser of SplitMix64.
-    let mut h = 0xcbf2_9ce4_8422_2325_u64;
-    let step = (step as u64).to_le_bytes();
-    for byte in seed.to_le_bytes().iter().chain(phase.as_bytes()).chain(&step) {
-        h = (h ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    h ^ (h >> 31)
-}
-
-/// Where a step stands in the data: the batches of `(epoch, index)` in turn.
-pub(crate) struct BatchOrder {
-    lengths: Vec<usize>,
-    batch_size: usize,
-    /// None: in file order, every epoch the same.
-    seed: Option<u64>,
-    cached: Option<(u64, Vec<Vec<usize>>)>,
-}
-
-impl BatchOrder {
-    /// `lengths` are those of the rows, by which they are bucketed; there must be at least one.
-    pub(crate) fn new(lengths: Vec<usize>, batch_size: usize, seed: u64) -> Self {
-        Self { lengths, batch_size, seed: Some(seed), cached: None }
-    }
-
-    /// The rows in file order, for measurements that others repeat on the same batches.
-    pub(crate) fn in_file_order(n_rows: usize, batch_size: usize) -> Self {
-        Self { lengths: vec![0; n_rows], batch_size, seed: None, cached: None }
-    }
-
-    /// The rows of batch number `n` since the start of training.
-    pub(crate) fn batch(&mut self, n: usize) -> Vec<usize> {
-        let per_epoch = self.lengths.len().div_ceil(self.batch_size);
-        let epoch = (n / per_epoch) as u64;
-        if self.cached.as_ref().is_none_or(|(e, _)| *e != epoch) {
-            let batches = match self.seed {
-                Some(seed) => {
-                    mopo_data::bucketed_batches(&self.lengths, self.batch_size, seed, epoch)
-                }
-                None => {
-                    let rows: Vec<usize> = (0..self.lengths.len()).collect();
-                    rows.chunks(self.batch_size).map(<[usize]>::to_vec).collect()
-                }
-            };
-            self.cached = Some((epoch, batches));
-        }
-        let (_, batches) = self.cached.as_ref().expect("just filled");
-        batches[n % per_epoch].clone()
-    }
+    Err(Error::NonFinite {
+        phase: phase.clone(),
+        step: *step,
+        what: what.clone(),
+        value: value.parse().unwrap_or(f64::NAN),
+        state: format!(
+            "This run cannot go on: every step follows from its configuration and seed, so resuming              it would end here again. Start a new run; {last}."
+        ),
+    })
 }

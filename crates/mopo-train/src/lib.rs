@@ -1,7 +1,10 @@
-//! Training: the run configuration, the loop with its checkpoints, the warm start and the methods.
+//! Training: the run configuration, the loop with its checkpoints, SFT and the methods.
 //!
 //! The walk: [`RunConfig`] → [`RunDir::create`] → [`train`](fn@train) → `policy/` and `result.json`.
 
+mod batches;
+#[doc(hidden)]
+pub mod bench;
 mod cache;
 mod checkpoint;
 pub mod config;
@@ -10,6 +13,7 @@ pub mod evaluate;
 mod fit;
 mod log_probs;
 mod methods;
+mod metrics_file;
 mod models;
 mod optim;
 mod pairs;
@@ -20,24 +24,17 @@ pub mod reward_model;
 mod run_dir;
 mod sample;
 mod sft;
-mod step_bench;
-mod step_work;
 mod tokens;
 mod train;
 
 pub use cache::LogProbCache;
 pub use config::RunConfig;
 pub use error::{Error, Result};
-pub use fit::Metrics;
 pub use pairs::Pairs;
 pub use prepare::{prepare_prompts, prepare_records, prepare_staged};
 pub use progress::{Progress, Silent};
 pub use result::{Accuracy, Constraint, RunResult};
-pub use run_dir::{RunDir, RunRecord, file_sha256};
+pub use run_dir::{DirLock, RunDir, RunRecord, Stopped};
 pub use sample::{Sampler, SamplingOverrides};
-pub use step_bench::{
-    BenchMethod, BenchReference, BenchWindow, StepBench, StepMeasurement, bench_steps,
-    two_objectives,
-};
 pub use tokens::{generation, load_run_tokenizer, load_tokenizer};
 pub use train::{RunData, check_data_path, load_base, train};

@@ -7,7 +7,7 @@ use burn::optim::{
 };
 use burn::record::{BinBytesRecorder, FullPrecisionSettings, Record, Recorder};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorPrimitive};
+use burn::tensor::{ElementConversion, Tensor, TensorPrimitive};
 use mopo_ops::{AdamFactors, FusedAutodiffBackend, FusedBackend};
 
 use crate::{Error, Result};
@@ -107,6 +107,13 @@ impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
         }
     }
 
+    /// Which part of the state holds a NaN or an infinity, if one does: one pass over all of it.
+    pub(crate) fn non_finite(&self) -> Option<&'static str> {
+        let mut found = NonFinite::<B, M> { moments: self.optimizer.to_record(), found: None };
+        self.module().visit(&mut found);
+        found.found
+    }
+
     pub(crate) fn module_bytes(&self) -> Result<Vec<u8>> {
         module_to_bytes::<B, M>(self.module())
     }
@@ -172,6 +179,31 @@ impl<B: FusedAutodiffBackend> ModuleMapper<B> for Decay {
     }
 }
 
+/// Looks for values that are no numbers.
+struct NonFinite<B: FusedAutodiffBackend, M: AutodiffModule<B>> {
+    moments: <OptimizerAdaptor<Adam, M, B> as Optimizer<M, B>>::Record,
+    found: Option<&'static str>,
+}
+
+impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> ModuleVisitor<B> for NonFinite<B, M> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        // x − x is 0 for numbers and NaN for all else, on every backend.
+        let is_finite = |x: Tensor<B::InnerBackend, D>| {
+            let sum: f64 = (x.clone() - x).sum().into_scalar().elem();
+            sum == 0.0
+        };
+        if self.found.is_none() && !is_finite(param.val().inner()) {
+            self.found = Some("a weight");
+        }
+        if let Some(moments) = self.moments.remove(&param.id) {
+            let AdamState { first, second, .. } = moments.into_state::<D>();
+            if self.found.is_none() && !(is_finite(first) && is_finite(second)) {
+                self.found = Some("a moment of the optimiser");
+            }
+        }
+    }
+}
+
 struct SquaredNorm<'a> {
     gradients: &'a GradientsParams,
     sum: f64,
@@ -195,5 +227,40 @@ impl<B: FusedAutodiffBackend> ModuleVisitor<B> for Scale<'_> {
         if let Some(g) = self.gradients.remove::<B::InnerBackend, D>(param.id) {
             self.gradients.register::<B::InnerBackend, D>(param.id, g.mul_scalar(self.factor));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::nn::{Linear, LinearConfig};
+    use mopo_testkit::TestAutodiffBackend as B;
+
+    use super::*;
+
+    fn trainer() -> Trainer<B, Linear<B>> {
+        Trainer::new(LinearConfig::new(3, 2).init::<B>(&Default::default()))
+    }
+
+    /// One step along the gradient of that sum.
+    fn step(trainer: &mut Trainer<B, Linear<B>>, scale: f64, learning_rate: f64) {
+        let x = Tensor::<B, 2>::ones([1, 3], &Default::default());
+        let loss = trainer.module().forward(x).sum().mul_scalar(scale);
+        trainer.accumulate(loss);
+        trainer.step(learning_rate, 0.0);
+    }
+
+    #[test]
+    fn weights_and_moments_that_are_no_numbers_are_found() {
+        let mut sound = trainer();
+        assert_eq!(sound.non_finite(), None);
+        step(&mut sound, 1.0, 1e20);
+        assert_eq!(sound.non_finite(), None, "1e20 is a number");
+        let mut wild = trainer();
+        step(&mut wild, 1.0, 1e39);
+        assert_eq!(wild.non_finite(), Some("a weight"));
+        // A gradient whose square is beyond f32.
+        let mut steep = trainer();
+        step(&mut steep, 1e25, 1e-3);
+        assert_eq!(steep.non_finite(), Some("a moment of the optimiser"));
     }
 }

@@ -1,6 +1,5 @@
 //! From a data source to the files of a run: split by prompt, tokenizer, summary, hashes.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use mopo_core::Objectives;
@@ -22,7 +21,6 @@ use mopo_data::{
 };
 
 use crate::config::{DataSource, SourceConfig};
-use crate::run_dir::file_sha256;
 use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord, tokens};
 
 /// Reads the records of a data configuration into memory, with what there is to say about them.
@@ -364,10 +362,8 @@ pub(crate) fn prepare(
     tokens::save(&tokenizer, run)?;
 
     // The record comes last: with hashes in it, the data is complete.
-    let mut hashes = BTreeMap::new();
     for name in ["data/train.jsonl", "data/heldout.jsonl"].into_iter().chain(tokens::FILES) {
-        hashes.insert(name.to_string(), file_sha256(&run.join(name))?);
+        record.add_file(run, name)?;
     }
-    record.hashes = hashes;
-    run.write_json("run.json", record)
+    run.write_record(record)
 }

@@ -1,10 +1,10 @@
 //! What a finished run says of itself: held-out preference accuracy per policy and objective, and
 //! how the constraints stood at the end.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use mopo_core::Objectives;
+use mopo_report::{MetricKey, Metrics, MetricsRow, Quantity};
 use serde::{Deserialize, Serialize};
 
 use crate::log_probs::LogProbs;
@@ -80,22 +80,22 @@ pub(crate) fn log_ratio(policy: &LogProbs, initial: &LogProbs, i: usize) -> [f32
     [policy[i][0] - initial[i][0], policy[i][1] - initial[i][1]]
 }
 
-/// Means over the last `last_steps` MOPO rows of metrics.jsonl.
+/// Means over the last rows of MOPO, at most `last_steps`, and over how many.
 pub(crate) fn constraints(
-    metrics: &str,
+    rows: &[MetricsRow],
     objectives: &Objectives,
     primaries: &[usize],
     last_steps: usize,
-) -> Vec<Constraint> {
-    let rows: Vec<BTreeMap<String, serde_json::Value>> = metrics
-        .lines()
+) -> (Vec<Constraint>, usize) {
+    let rows: Vec<&Metrics> = rows
+        .iter()
         .rev()
-        .filter_map(|l| serde_json::from_str(l).ok())
-        .take_while(|r: &BTreeMap<String, serde_json::Value>| r["phase"] == "mopo")
+        .take_while(|row| row.phase == crate::methods::mopo::PHASE)
         .take(last_steps)
+        .map(|row| &row.metrics)
         .collect();
-    let mean = |key: &str| {
-        let values: Vec<f64> = rows.iter().filter_map(|r| r.get(key)?.as_f64()).collect();
+    let mean = |key: &MetricKey| {
+        let values: Vec<f64> = rows.iter().filter_map(|row| row.get(key.clone())).collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     };
     let mut out = Vec::new();
@@ -103,9 +103,9 @@ pub(crate) fn constraints(
         let policy = objectives.name(p);
         for k in (0..objectives.len()).filter(|&k| k != p) {
             let objective = objectives.name(k);
-            let key = |what: &str| mean(&format!("{policy}/{what}/{objective}"));
+            let of = |quantity: Quantity| mean(&quantity.between(policy, objective));
             if let (Some(threshold), Some(slack), Some(lambda)) =
-                (key("threshold"), key("slack"), key("lambda"))
+                (of(Quantity::Threshold), of(Quantity::Slack), of(Quantity::Lambda))
             {
                 out.push(Constraint {
                     policy: policy.into(),
@@ -113,12 +113,12 @@ pub(crate) fn constraints(
                     threshold,
                     slack,
                     lambda,
-                    saturated: key("lambda_saturated").unwrap_or(0.0),
+                    saturated: of(Quantity::LambdaSaturated).unwrap_or(0.0),
                 });
             }
         }
     }
-    out
+    (out, rows.len())
 }
 
 impl fmt::Display for RunResult {

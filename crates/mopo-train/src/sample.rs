@@ -88,6 +88,7 @@ impl<B: FusedBackend> Sampler<B> {
                 ),
             });
         }
+        run.check_policies(&run.read_record(config)?)?;
         let (tokenizer, template) = load_run_tokenizer(run, config)?;
         let base = load_base::<B>(run, config.model.base, device)?;
         let mut this = Self::plain(base, tokenizer, device)?.with_policies(run.path())?;

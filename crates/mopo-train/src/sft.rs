@@ -4,10 +4,12 @@
 use burn::tensor::ElementConversion;
 use mopo_lm::{PackedBatch, PackedTerm, Phi, sequence_log_probs};
 use mopo_ops::FusedAutodiffBackend;
+use mopo_report::{Metrics, Quantity};
 
+use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
-use crate::fit::{BatchOrder, Method, Metrics, step_seed};
+use crate::fit::Method;
 use crate::optim::Trainer;
 use crate::{Pairs, Result};
 
@@ -81,17 +83,24 @@ impl<B: FusedAutodiffBackend> Method for WarmStart<'_, B> {
         }
         let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm);
         Ok(Metrics::from([
-            ("loss".into(), loss_sum),
-            ("gradient_norm".into(), norm),
-            ("tokens_per_second".into(), n_tokens as f64 / clock.elapsed().as_secs_f64()),
+            (Quantity::Loss, loss_sum),
+            (Quantity::GradientNorm, norm),
+            (Quantity::TokensPerSecond, n_tokens as f64 / clock.elapsed().as_secs_f64()),
         ]))
     }
 
     fn headline(&self, m: &Metrics) -> String {
+        let of = |quantity: Quantity| m.get(quantity).unwrap_or(f64::NAN);
         format!(
             "loss {:.3} per token  |grad| {:.2}  {:.0} tokens/s",
-            m["loss"], m["gradient_norm"], m["tokens_per_second"]
+            of(Quantity::Loss),
+            of(Quantity::GradientNorm),
+            of(Quantity::TokensPerSecond)
         )
+    }
+
+    fn non_finite(&self) -> Option<&'static str> {
+        self.trainer.non_finite()
     }
 
     fn save(&self) -> Result<Parts> {

@@ -111,6 +111,10 @@ impl Source {
                 root.display()
             );
         };
+        if root.join("config.toml").exists() {
+            let (run, _, record) = RunDir::open(&root)?;
+            run.check_policies(&record)?;
+        }
         let objectives = read_policy_meta(&policy)?.objectives;
         Ok(Self { root, base, policy, objectives })
     }

@@ -7,7 +7,6 @@ pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod label;
 pub(crate) mod models;
-mod new_run;
 pub(crate) mod pareto;
 pub(crate) mod prepare;
 pub(crate) mod report;

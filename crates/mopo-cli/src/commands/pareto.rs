@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use mopo_ops::FusedBackend;
 use mopo_report::write_report;
-use mopo_train::RunDir;
+use mopo_train::{DirLock, RunDir};
 use mopo_train::evaluate::{EvaluationOptions, EvaluationPlan, newest_finished_run};
 
 use super::models::resolve;
@@ -48,6 +48,9 @@ impl Job for Pareto {
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
         let clock = std::time::Instant::now();
         let run = self.plan.run_dir().path().to_path_buf();
+        // Two at once would leave files of both.
+        std::fs::create_dir_all(&self.out).with_context(|| self.out.display().to_string())?;
+        let _lock = DirLock::acquire(&self.out)?;
         let evaluated = self.plan.run::<B>(&device, &resolve, &mut Bars::new())?;
         let files =
             write_report(&self.out, &evaluated.report, &evaluated.evaluation, &evaluated.extras)?;

@@ -1,8 +1,12 @@
 //! `mopo report`: what `mopo pareto` found in one run or in several, on one page. Nothing is generated
 //! again, so no model is needed.
 
-use anyhow::{Result, bail, ensure};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
 use mopo_report::{ComparisonOptions, FrontReport, ReportFiles, ResultsDir, compare, write_report};
+use mopo_train::{DirLock, RunDir};
+use serde_json::Value;
 
 use crate::args::ReportArgs;
 
@@ -30,8 +34,16 @@ pub(crate) fn run(args: ReportArgs) -> Result<()> {
         n_examples: args.examples,
     };
     let comparison = compare(&runs, options)?;
+    for ((_, results), recorded) in runs.iter().zip(&comparison.extras.runs) {
+        if let Some(run) = &results.run {
+            check_run(run, &recorded.record)?;
+        }
+    }
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let lock = DirLock::acquire(&args.out)?;
     let files =
         write_report(&args.out, &comparison.report, &comparison.evaluation, &comparison.extras)?;
+    drop(lock);
     for note in comparison.notes.iter().chain(&comparison.extras.notes) {
         eprintln!("note: {note}");
     }
@@ -39,6 +51,23 @@ pub(crate) fn run(args: ReportArgs) -> Result<()> {
     println!("\nwrote");
     print_files(&files);
     Ok(())
+}
+
+/// Refuses results of another training than the one that lies there now.
+fn check_run(dir: &Path, evaluated: &Value) -> Result<()> {
+    let (run, _, record) = RunDir::open(dir)?;
+    run.check_present(&record)?;
+    let hash_of = |name: &String| evaluated.get("run")?.get("hashes")?.get(name)?.as_str();
+    let is_other = |name: &String| hash_of(name).is_some_and(|hash| hash != record.hashes[name]);
+    match record.hashes.keys().find(|name| is_other(name)) {
+        None => Ok(()),
+        Some(name) => bail!(
+            "{}: what `mopo pareto` found there is of another `{name}` than the run has; evaluate the \
+             run again with `mopo pareto {}`",
+            dir.display(),
+            dir.display()
+        ),
+    }
 }
 
 /// The result in numbers.

@@ -9,7 +9,7 @@ use mopo_train::reward_model::{
 };
 use mopo_train::{RunDir, RunRecord};
 
-use super::new_run;
+use super::train::{after_failure, new_record};
 use crate::args::{RewardArgs, RewardCommand, RewardTrainArgs};
 use crate::device::{self, Job, dispatch};
 use crate::progress::{Bars, DownloadBar};
@@ -36,12 +36,10 @@ fn train(args: RewardTrainArgs) -> Result<()> {
         println!("{} is finished already; nothing to do.", path.display());
         return Ok(());
     }
-    let fresh = args.resume.is_none();
-    let result = dispatch(args.run.device, Train { run, config, record }).map_err(|e| {
-        let opened = open_reward_run(&path);
-        let prepared = opened.is_ok_and(|(_, _, record)| !record.hashes.is_empty());
-        new_run::after_failure(e, &path, fresh, prepared, "mopo reward train")
-    })?;
+    let run = run.locked()?;
+    let job = Train { run: run.clone(), config, record };
+    let result = dispatch(args.run.device, job)
+        .map_err(|e| after_failure(e, run, args.resume.is_none(), "mopo reward train"))?;
     println!("{result}");
     let model = path.join("model");
     println!("trained in {:.0} s; wrote {}", result.seconds, model.display());
@@ -62,8 +60,8 @@ fn start(args: &RewardTrainArgs) -> Result<(RunDir, RewardTrainConfig, RunRecord
     config.check_data_path(args.run.data.as_deref())?;
     config.fetch_models(&mut DownloadBar::default())?;
     config.check_files(args.run.device.memory())?;
-    let (path, record) = new_run::begin(&args.run, "runs/rewards", &config.name, config.seed)?;
-    let run = create_reward_run(&path, &config, &record)?;
+    let (path, mut record) = new_record(&args.run, "runs/rewards", &config.name, config.seed)?;
+    let run = create_reward_run(&path, &config, &mut record)?;
     Ok((run, config, record))
 }
 

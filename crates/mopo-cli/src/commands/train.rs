@@ -8,8 +8,7 @@ use mopo_ops::FusedBackend;
 use mopo_train::config::preset_text;
 use mopo_train::{LogProbCache, RunConfig, RunDir, RunRecord, RunResult, check_data_path};
 
-use super::new_run;
-use crate::args::TrainArgs;
+use crate::args::{RunArgs, TrainArgs};
 use crate::device::{self, Job, dispatch};
 use crate::progress::{Bars, DownloadBar};
 
@@ -19,24 +18,24 @@ pub(crate) fn run(args: TrainArgs) -> Result<()> {
         Some(dir) => RunDir::open(dir)?,
         None => start(&args)?,
     };
-    eprintln!("run directory: {}", run.path().display());
+    let path = run.path().to_path_buf();
+    eprintln!("run directory: {}", path.display());
     if run.is_finished() {
-        println!("{} is finished already; nothing to do.", run.path().display());
-        print_next(run.path());
+        println!("{} is finished already; nothing to do.", path.display());
+        print_next(&path);
         return Ok(());
     }
-    let path = run.path().to_path_buf();
-    let fresh = args.resume.is_none();
+    // Held until after a failure is dealt with.
+    let run = run.locked()?;
     let cache = cache(&args, &path);
-    let result = dispatch(args.run.device, Train { run, config, record, cache }).map_err(|e| {
-        let prepared = RunDir::open(&path).is_ok_and(|(_, _, record)| !record.hashes.is_empty());
-        new_run::after_failure(e, &path, fresh, prepared, "mopo train")
-    })?;
+    let job = Train { run: run.clone(), config, record, cache };
+    let result = dispatch(args.run.device, job)
+        .map_err(|e| after_failure(e, run, args.resume.is_none(), "mopo train"))?;
     println!("{result}");
     println!("trained in {:.0} s; wrote {}:", result.seconds, path.display());
     for (name, what) in [
         ("policy/", "adapter and heads"),
-        ("warm_start/", "the base model, in the hub's layout"),
+        ("warm_start/", "the base model, in the layout of Hugging Face"),
         ("metrics.jsonl", "one line per step"),
         ("result.json", "the accuracies above"),
     ] {
@@ -86,9 +85,37 @@ fn start(args: &TrainArgs) -> Result<(RunDir, RunConfig, RunRecord)> {
     }
     config.fetch_models(&mut DownloadBar::default())?;
     config.check_files(&super::models::resolve, args.run.device.memory())?;
-    let (path, record) = new_run::begin(&args.run, "runs", &config.name, config.seed)?;
-    let run = RunDir::create(&path, &config, &record)?;
+    let (path, mut record) = new_record(&args.run, "runs", &config.name, config.seed)?;
+    let run = RunDir::create(&path, &config, &mut record)?;
     Ok((run, config, record))
+}
+
+/// Where a new run goes, and what is recorded of it.
+pub(super) fn new_record(
+    args: &RunArgs,
+    below: &str,
+    name: &str,
+    seed: u64,
+) -> Result<(PathBuf, RunRecord)> {
+    let device = args.device.to_string();
+    let record = RunRecord::new(device, seed, args.data.as_deref(), args.strict)?;
+    let default = || record.default_dir(Path::new(below), name);
+    Ok((args.out.clone().unwrap_or_else(default), record))
+}
+
+/// What is said of a run that failed. A new one whose data could not even be read leaves nothing behind.
+pub(super) fn after_failure(
+    error: anyhow::Error,
+    run: RunDir,
+    is_new: bool,
+    command: &str,
+) -> anyhow::Error {
+    let path = run.path().display().to_string();
+    let is_stopped = matches!(error.downcast_ref(), Some(mopo_train::Error::NonFinite { .. }));
+    if is_stopped || (is_new && run.discard_unprepared()) {
+        return error;
+    }
+    error.context(format!("training stopped; resume with: {command} --resume {path}"))
 }
 
 struct Train {

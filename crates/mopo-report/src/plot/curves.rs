@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-
 use super::axis::{Axis, short};
 use super::svg::{Anchor, N_COLOURS, Stroke, Svg, Type};
 use super::{Curves, Figure, Series, text};
 use crate::Result;
+use crate::metrics::{MetricsRow, Quantity};
 
 const MARGIN: f64 = 24.0;
 const PANEL: (f64, f64) = (290.0, 190.0);
@@ -190,48 +189,40 @@ fn spread(mut wanted: Vec<(f64, usize)>, top: f64, step: f64) -> Vec<(f64, (f64,
 }
 
 /// What is drawn of the metrics, and the heading of its panel.
-const QUANTITIES: [(&str, &str); 6] = [
-    ("loss", "Loss"),
-    ("lambda", "Multiplier λ of each constraint"),
-    ("slack", "Slack of each constraint (met above 0)"),
-    ("chi", "Multiplier χ of the ratio bound"),
-    ("kl", "KL from the reference"),
-    ("accuracy", "Accuracy"),
+const DRAWN: [(Quantity, &str); 5] = [
+    (Quantity::Loss, "Loss"),
+    (Quantity::Lambda, "Multiplier λ of each constraint"),
+    (Quantity::Slack, "Slack of each constraint (met above 0)"),
+    (Quantity::Chi, "Multiplier χ of the ratio bound"),
+    (Quantity::Accuracy, "Accuracy"),
 ];
 
-/// Panels from metrics rows: objects with a numeric `step`, perhaps a `phase`, and numbers under
-/// keys such as `loss`, `helpful/loss` or `helpful/lambda/harmless` (nested objects count as
-/// slashes). One panel per phase and quantity (`loss`, `lambda`, `slack`, `chi`, `kl`, `accuracy`);
-/// the other parts of the key name the line. Everything else is left out, and so are quantities
-/// that never differ from 0.
-pub fn curves_from_metrics(rows: &[Value]) -> Vec<Curves> {
-    let mut phases: Vec<String> = Vec::new();
+/// Panels from the rows of `metrics.jsonl`: one per phase and quantity (loss, λ, slack, χ, accuracy),
+/// with a line for each policy and objective. Everything else is left out, and so are quantities that
+/// never differ from 0.
+pub fn curves_from_metrics(rows: &[MetricsRow]) -> Vec<Curves> {
+    let mut phases: Vec<&str> = Vec::new();
     let mut lines: BTreeMap<(usize, usize, String), Vec<(f64, f64)>> = BTreeMap::new();
     for row in rows {
-        let Some(step) = row.get("step").and_then(Value::as_f64) else { continue };
-        let phase = row.get("phase").and_then(Value::as_str).unwrap_or_default();
-        let phase = phases.iter().position(|p| p == phase).unwrap_or_else(|| {
-            phases.push(phase.to_owned());
+        let phase = phases.iter().position(|p| *p == row.phase).unwrap_or_else(|| {
+            phases.push(&row.phase);
             phases.len() - 1
         });
-        let mut flat = Vec::new();
-        flatten(row, "", &mut flat);
-        for (key, value) in flat {
-            let parts: Vec<&str> = key.split('/').collect();
-            let quantity = QUANTITIES.iter().position(|(name, _)| parts.contains(name));
-            if let Some(quantity) = quantity {
-                let rest: Vec<&str> =
-                    parts.into_iter().filter(|p| *p != QUANTITIES[quantity].0).collect();
-                lines.entry((phase, quantity, rest.join(": "))).or_default().push((step, value));
+        for (key, value) in row.metrics.iter() {
+            let drawn = DRAWN.iter().position(|(quantity, _)| *quantity == key.quantity);
+            if let Some(quantity) = drawn {
+                let names = [&key.scope, &key.objective].into_iter().flatten();
+                let name = names.map(String::as_str).collect::<Vec<_>>().join(": ");
+                lines.entry((phase, quantity, name)).or_default().push((row.step as f64, value));
             }
         }
     }
     let mut panels: Vec<((usize, usize), Curves)> = Vec::new();
     for ((phase, quantity, name), points) in lines {
         if panels.last().is_none_or(|p| p.0 != (phase, quantity)) {
-            let title = match phases[phase].as_str() {
-                "" => QUANTITIES[quantity].1.to_owned(),
-                phase => format!("{} — {}", QUANTITIES[quantity].1, phase.replace('_', " ")),
+            let title = match phases[phase] {
+                "" => DRAWN[quantity].1.to_owned(),
+                phase => format!("{} — {}", DRAWN[quantity].1, phase.replace('_', " ")),
             };
             panels.push(((phase, quantity), Curves { title, series: Vec::new() }));
         }
@@ -241,19 +232,6 @@ pub fn curves_from_metrics(rows: &[Value]) -> Vec<Curves> {
     }
     let alive = |c: &Curves| c.series.iter().any(|s| s.points.iter().any(|p| p.1 != 0.0));
     panels.into_iter().map(|p| p.1).filter(alive).collect()
-}
-
-fn flatten(value: &Value, prefix: &str, out: &mut Vec<(String, f64)>) {
-    match value {
-        Value::Object(fields) => {
-            for (key, inner) in fields {
-                let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}/{key}") };
-                flatten(inner, &key, out);
-            }
-        }
-        Value::Number(number) => out.extend(number.as_f64().map(|v| (prefix.to_owned(), v))),
-        _ => {}
-    }
 }
 
 #[cfg(test)]
@@ -266,9 +244,9 @@ mod tests {
         let rows = [
             json!({"phase": "warm_start", "step": 1, "loss": 2.0, "learning_rate": 0.1}),
             json!({"phase": "mopo", "step": 1, "a/loss": 1.0, "b/loss": 2.0, "a/lambda/b": 0.5}),
-            json!({"phase": "mopo", "step": 2, "a": {"loss": 0.5}, "a/chi/b": 0.0}),
-            json!({"note": "no step"}),
-        ];
+            json!({"phase": "mopo", "step": 2, "a/loss": 0.5, "a/chi/b": 0.0}),
+        ]
+        .map(|row| serde_json::from_value(row).unwrap());
         let panels = curves_from_metrics(&rows);
         let titles: Vec<&str> = panels.iter().map(|p| p.title.as_str()).collect();
         assert_eq!(

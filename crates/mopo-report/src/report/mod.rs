@@ -14,7 +14,7 @@ use mopo_hub::write_atomically;
 use serde_json::{Value, json};
 
 use crate::plot::{self, Figure};
-use crate::{Error, Evaluation, FrontReport, Result, ScoredAxis, write_statistics};
+use crate::{Error, Evaluation, FrontReport, MetricsRow, Result, ScoredAxis, write_statistics};
 
 /// What the page shows beside the front.
 #[derive(Debug, Clone)]
@@ -40,9 +40,8 @@ pub struct ReportExtras {
 pub struct RunExtras {
     /// Its name, as in [`crate::PolicySamples::run`]; empty for a single run.
     pub name: String,
-    /// Training metrics, one JSON object per logged step with a `step`; drawn by
-    /// [`plot::curves_from_metrics`]. Empty for none.
-    pub metrics: Vec<Value>,
+    /// Training metrics, drawn by [`plot::curves_from_metrics`]. Empty for none.
+    pub metrics: Vec<MetricsRow>,
     /// The run's record (configuration, versions, machine), shown as it is. `Null` for none.
     pub record: Value,
 }

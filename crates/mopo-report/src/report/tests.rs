@@ -64,6 +64,7 @@ fn every_file_is_written_and_sound() {
                 name: String::new(),
                 metrics: (0..5)
                     .map(|s| json!({"step": s, "loss": 1.0 / f64::from(s + 1)}))
+                    .map(|row| serde_json::from_value(row).unwrap())
                     .collect(),
                 record: json!({"command": "</pre><script>"}),
             }],

@@ -205,7 +205,8 @@ impl EvaluationPlan {
                 name: String::new(),
                 metrics,
                 record: json!({
-                    "run": self.record,
+                    // The configuration as it is now stands beside it.
+                    "run": RunRecord { config: None, ..self.record },
                     "configuration": self.config,
                     "generation": generation,
                     "prompts": source,
@@ -239,6 +240,9 @@ pub fn newest_finished_run(root: &Path) -> Result<PathBuf> {
         match RunDir::open(&path) {
             Ok((run, _, record)) if run.is_finished() => runs.push((record.started, path)),
             Ok(_) => unfinished.push(path),
+            Err(e) if path.join("config.toml").exists() => {
+                tracing::warn!("passed over: {e}");
+            }
             Err(_) => {}
         }
     }

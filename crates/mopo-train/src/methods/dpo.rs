@@ -11,10 +11,12 @@ use burn::tensor::{ElementConversion, Tensor};
 use mopo_core::dpo::dpo_loss;
 use mopo_lm::{LoraAdapter, PackedBatch, Phi, PolicyHeads, PolicyParams, sequence_log_probs};
 use mopo_ops::FusedAutodiffBackend;
+use mopo_report::{Metrics, Quantity};
 
+use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::{DpoConfig, PhaseConfig};
-use crate::fit::{BatchOrder, Method, Metrics, step_seed};
+use crate::fit::Method;
 use crate::log_probs::{LogProbs, to_tensor};
 use crate::optim::Trainer;
 use crate::{Pairs, Result};
@@ -88,13 +90,13 @@ impl Rewards {
             return;
         }
         let n = self.n as f64;
-        for (name, value) in [
-            ("accuracy", self.right / n),
-            ("margin", (self.chosen - self.rejected) / n),
-            ("chosen_reward", self.chosen / n),
-            ("rejected_reward", self.rejected / n),
+        for (quantity, value) in [
+            (Quantity::Accuracy, self.right / n),
+            (Quantity::Margin, (self.chosen - self.rejected) / n),
+            (Quantity::ChosenReward, self.chosen / n),
+            (Quantity::RejectedReward, self.rejected / n),
         ] {
-            metrics.insert(format!("{policy}/{name}"), value);
+            metrics.set(quantity.of(policy), value);
         }
     }
 }
@@ -220,25 +222,30 @@ impl<B: FusedAutodiffBackend> Method for Dpo<'_, B> {
         }
         let norm = self.trainer.step(learning_rate, phase.max_grad_norm);
         let mut metrics = Metrics::from([
-            ("loss".into(), loss_sum),
-            ("gradient_norm".into(), norm),
-            ("decided_pairs".into(), rewards.n as f64 / n_pairs as f64),
-            ("tokens_per_second".into(), n_tokens as f64 / clock.elapsed().as_secs_f64()),
+            (Quantity::Loss, loss_sum),
+            (Quantity::GradientNorm, norm),
+            (Quantity::DecidedPairs, rewards.n as f64 / n_pairs as f64),
+            (Quantity::TokensPerSecond, n_tokens as f64 / clock.elapsed().as_secs_f64()),
         ]);
         rewards.report(&config.objective, &mut metrics);
         Ok(metrics)
     }
 
     fn headline(&self, m: &Metrics) -> String {
-        let of = |name: &str| m.get(&format!("{}/{name}", self.setup.config.objective));
+        let of = |quantity: Quantity| m.get(quantity.of(&self.setup.config.objective));
+        let all = |quantity: Quantity| m.get(quantity).unwrap_or(f64::NAN);
         format!(
             "loss {:.4}  accuracy {}  margin {}  |grad| {:.1}  {:.0} tokens/s",
-            m["loss"],
-            of("accuracy").map_or("–".into(), |x| format!("{:.0} %", 100.0 * x)),
-            of("margin").map_or("–".into(), |x| format!("{x:+.2}")),
-            m["gradient_norm"],
-            m["tokens_per_second"],
+            all(Quantity::Loss),
+            of(Quantity::Accuracy).map_or("–".into(), |x| format!("{:.0} %", 100.0 * x)),
+            of(Quantity::Margin).map_or("–".into(), |x| format!("{x:+.2}")),
+            all(Quantity::GradientNorm),
+            all(Quantity::TokensPerSecond),
         )
+    }
+
+    fn non_finite(&self) -> Option<&'static str> {
+        self.trainer.non_finite()
     }
 
     fn save(&self) -> Result<Parts> {
@@ -264,18 +271,18 @@ mod tests {
         rewards.add(0.0, 4.0, -2.0, 0.1); // second preferred and behind
         rewards.add(0.9, 2.0, 2.0, 0.1); // neither is ahead
         rewards.add(0.5, 9.0, -9.0, 0.1); // a tie
-        let mut metrics = Metrics::new();
+        let mut metrics = Metrics::default();
         rewards.report("helpful", &mut metrics);
         for (name, expected) in [
-            ("accuracy", 0.5),
-            ("chosen_reward", 0.1 * (3.0 - 2.0 + 2.0) / 3.0),
-            ("rejected_reward", 0.1 * (1.0 + 4.0 + 2.0) / 3.0),
-            ("margin", 0.1 * (2.0 - 6.0) / 3.0),
+            (Quantity::Accuracy, 0.5),
+            (Quantity::ChosenReward, 0.1 * (3.0 - 2.0 + 2.0) / 3.0),
+            (Quantity::RejectedReward, 0.1 * (1.0 + 4.0 + 2.0) / 3.0),
+            (Quantity::Margin, 0.1 * (2.0 - 6.0) / 3.0),
         ] {
-            let found = metrics[&format!("helpful/{name}")];
-            assert!((found - expected).abs() < 1e-12, "{name}: {found} and {expected}");
+            let found = metrics.get(name.of("helpful")).unwrap();
+            assert!((found - expected).abs() < 1e-12, "{name:?}: {found} and {expected}");
         }
-        let mut none = Metrics::new();
+        let mut none = Metrics::default();
         Rewards::default().report("helpful", &mut none);
         assert!(none.is_empty());
     }

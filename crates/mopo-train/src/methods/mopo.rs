@@ -14,10 +14,12 @@ use mopo_core::{
 };
 use mopo_lm::{Phi, PolicyParams, sequence_log_probs};
 use mopo_ops::FusedAutodiffBackend;
+use mopo_report::{Metrics, Quantity};
 
+use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
-use crate::fit::{BatchOrder, Method, Metrics, step_seed};
+use crate::fit::Method;
 use crate::log_probs::{LogProbs, WindowLogProbs, all_log_probs, batch_log_probs, to_tensor};
 use crate::optim::{Trainer, module_from_bytes, module_to_bytes};
 use crate::{Error, Pairs, Result, Silent};
@@ -45,8 +47,6 @@ pub(crate) struct Mopo<'a, B: FusedAutodiffBackend> {
     order: BatchOrder,
     /// ε per objective.
     radius: Vec<f64>,
-    /// Which terms of the last step's batch each policy needed.
-    needed: Vec<Vec<bool>>,
     device: B::Device,
 }
 
@@ -61,6 +61,14 @@ pub(crate) struct Setup<'a> {
     pub(crate) pairs: &'a Pairs,
     pub(crate) initial_log_probs: &'a LogProbs,
     pub(crate) seed: u64,
+}
+
+/// A step that was made.
+pub(crate) struct Step {
+    pub(crate) metrics: Metrics,
+    /// Which terms of the batch took part, policy by policy: `[n_policies][n_terms]`, both terms of a
+    /// pair side by side.
+    pub(crate) needed: Vec<Vec<bool>>,
 }
 
 /// One policy's view of a batch.
@@ -100,22 +108,9 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
                 .into_iter()
                 .map(|n| setup.config.ball.radius(n))
                 .collect(),
-            needed: Vec::new(),
             setup,
             device: device.clone(),
         }
-    }
-
-    /// Takes the batches from `order` instead.
-    pub(crate) fn with_order(mut self, order: BatchOrder) -> Self {
-        self.order = order;
-        self
-    }
-
-    /// Which terms of the last step's batch took part, policy by policy: `[n_policies][n_terms]`,
-    /// both terms of a pair side by side.
-    pub(crate) fn needed_responses(&self) -> &[Vec<bool>] {
-        &self.needed
     }
 
     pub(crate) fn params(&self) -> &PolicyParams<B> {
@@ -230,15 +225,17 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
     }
 }
 
-impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
-    fn phase(&self) -> &'static str {
-        PHASE
-    }
-
-    fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
+impl<B: FusedAutodiffBackend> Mopo<'_, B> {
+    /// One optimiser step on the pairs of `micro`, whose gradients are accumulated batch by batch.
+    pub(crate) fn step_on(
+        &mut self,
+        micro: &[Vec<usize>],
+        step: usize,
+        learning_rate: f64,
+    ) -> Result<Step> {
         let clock = std::time::Instant::now();
         let (config, phase) = (self.setup.config, self.setup.phase);
-        let mut metrics = Metrics::new();
+        let mut metrics = Metrics::default();
         B::seed(&self.device, step_seed(self.setup.seed, PHASE, step));
 
         let refresh = step > 0 && step.is_multiple_of(config.reference_lag);
@@ -254,9 +251,6 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
             self.solve_exactly()?;
         }
 
-        let micro: Vec<Vec<usize>> = (0..phase.gradient_accumulation_steps)
-            .map(|j| self.order.batch(step * phase.gradient_accumulation_steps + j))
-            .collect();
         let rows: Vec<Vec<Option<f32>>> = micro
             .iter()
             .flatten()
@@ -264,8 +258,8 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
             .collect();
 
         // Weights and multipliers, over the whole step's batch and all policies at once.
-        let labels = self.labels(&rows, &micro);
-        let log_ratios = self.log_ratios(&micro)?.concat();
+        let labels = self.labels(&rows, micro);
+        let log_ratios = self.log_ratios(micro)?.concat();
         let n_policies = self.duals.len();
         let weighed: Vec<PolicyDual<'_>> = self
             .duals
@@ -289,19 +283,19 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
             let secondary: Vec<usize> = dual.secondary().collect();
             for &k in &secondary {
                 let other = self.setup.objectives.name(k);
-                metrics.insert(format!("{name}/threshold/{other}"), dual.thresholds[k]);
-                metrics.insert(format!("{name}/lambda/{other}"), dual.lambda[k]);
-                metrics.insert(format!("{name}/chi/{other}"), dual.chi(k));
+                metrics.set(Quantity::Threshold.between(name, other), dual.thresholds[k]);
+                metrics.set(Quantity::Lambda.between(name, other), dual.lambda[k]);
+                metrics.set(Quantity::Chi.between(name, other), dual.chi(k));
                 if let (Some(plain), Some(bound)) = (statistics.plain[k], statistics.lower_bound[k])
                 {
-                    metrics.insert(format!("{name}/plain/{other}"), plain);
-                    metrics.insert(format!("{name}/lower_bound/{other}"), bound);
+                    metrics.set(Quantity::Plain.between(name, other), plain);
+                    metrics.set(Quantity::LowerBound.between(name, other), bound);
                 }
             }
             // The exact dual says what holds on all of the data, and stays until the next refresh.
             let (slack, saturated) = match self.exact.get(h) {
                 Some(solved) if exact => {
-                    metrics.insert(format!("{name}/kkt_residual"), solved.kkt.stationarity);
+                    metrics.set(Quantity::KktResidual.of(name), solved.kkt.stationarity);
                     (solved.slack.clone(), solved.saturated.clone())
                 }
                 _ => {
@@ -312,14 +306,13 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
             for &k in &secondary {
                 let other = self.setup.objectives.name(k);
                 if let Some(slack) = slack[k] {
-                    metrics.insert(format!("{name}/slack/{other}"), slack);
+                    metrics.set(Quantity::Slack.between(name, other), slack);
                 }
                 let saturated = f64::from(u8::from(saturated[k]));
-                metrics.insert(format!("{name}/lambda_saturated/{other}"), saturated);
+                metrics.set(Quantity::LambdaSaturated.between(name, other), saturated);
             }
-            metrics
-                .insert(format!("{name}/effective_sample_size"), statistics.effective_sample_size);
-            metrics.insert(format!("{name}/ratio_sample_size"), statistics.ratio_sample_size);
+            metrics.set(Quantity::EffectiveSampleSize.of(name), statistics.effective_sample_size);
+            metrics.set(Quantity::RatioSampleSize.of(name), statistics.ratio_sample_size);
             let own = &host[h * rows.len()..(h + 1) * rows.len()];
             policies.push(PolicyBatch {
                 needed: needed_responses(own, config.prune_below),
@@ -327,12 +320,10 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
             });
         }
 
-        self.needed = policies.iter().map(|p| p.needed.clone()).collect();
-
         // Cloning: forward and backward of the terms that somebody needs.
         let (mut losses, mut kls) = (vec![0.0; policies.len()], vec![0.0; policies.len()]);
         let (mut n_tokens, mut n_needed, mut start) = (0, 0, 0);
-        for indices in &micro {
+        for indices in micro {
             let wanted = |i: usize, side: usize, p: &PolicyBatch<B>| p.needed[start + 2 * i + side];
             let keep: Vec<[bool; 2]> = (0..indices.len())
                 .map(|i| [0, 1].map(|side| policies.iter().any(|p| wanted(i, side, p))))
@@ -384,28 +375,46 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
 
         for (h, dual) in self.duals.iter().enumerate() {
             let name = self.setup.objectives.name(dual.primary);
-            metrics.insert(format!("{name}/loss"), losses[h]);
-            metrics.insert(format!("{name}/kl_initial"), kls[h]);
+            metrics.set(Quantity::Loss.of(name), losses[h]);
+            metrics.set(Quantity::KlInitial.of(name), kls[h]);
         }
-        metrics.insert("loss".into(), losses.iter().sum());
-        metrics.insert("gradient_norm".into(), norm);
-        metrics.insert("needed_responses".into(), n_needed as f64 / rows.len() as f64);
-        metrics.insert("tokens_per_second".into(), n_tokens as f64 / clock.elapsed().as_secs_f64());
-        Ok(metrics)
+        metrics.set(Quantity::Loss, losses.iter().sum());
+        metrics.set(Quantity::GradientNorm, norm);
+        metrics.set(Quantity::NeededTerms, n_needed as f64 / rows.len() as f64);
+        metrics.set(Quantity::TokensPerSecond, n_tokens as f64 / clock.elapsed().as_secs_f64());
+        let needed = policies.into_iter().map(|policy| policy.needed).collect();
+        Ok(Step { metrics, needed })
+    }
+}
+
+impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
+    fn phase(&self) -> &'static str {
+        PHASE
+    }
+
+    fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
+        let n = self.setup.phase.gradient_accumulation_steps;
+        let micro: Vec<Vec<usize>> = (0..n).map(|j| self.order.batch(step * n + j)).collect();
+        Ok(self.step_on(&micro, step, learning_rate)?.metrics)
     }
 
     fn headline(&self, m: &Metrics) -> String {
         let lambda =
             self.duals.iter().flat_map(|d| d.secondary().map(|k| d.lambda[k])).fold(0.0, f64::max);
-        let slack =
-            m.iter().filter(|(name, _)| name.contains("/slack/")).map(|(_, v)| *v).reduce(f64::min);
+        let slacks = m.iter().filter(|(key, _)| key.quantity == Quantity::Slack);
+        let slack = slacks.map(|(_, value)| value).reduce(f64::min);
+        let of = |quantity: Quantity| m.get(quantity).unwrap_or(f64::NAN);
         format!(
             "loss {:.2}  λ ≤ {lambda:.2}  slack ≥ {}  |grad| {:.1}  {:.0} tokens/s",
-            m["loss"],
+            of(Quantity::Loss),
             slack.map_or("–".into(), |s| format!("{s:+.2}")),
-            m["gradient_norm"],
-            m["tokens_per_second"],
+            of(Quantity::GradientNorm),
+            of(Quantity::TokensPerSecond),
         )
+    }
+
+    fn non_finite(&self) -> Option<&'static str> {
+        self.trainer.non_finite()
     }
 
     fn save(&self) -> Result<Parts> {

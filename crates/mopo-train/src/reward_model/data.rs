@@ -1,7 +1,6 @@
 //! From a source to the files of a run: examples split by prompt into training, validation and
 //! held-out ones, and the tokenizer.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use mopo_core::Objectives;
@@ -14,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use super::config::{RewardModel, RewardTrainConfig, Ties};
 use crate::config::TokenizerConfig;
 use crate::prepare::prepare_records;
-use crate::run_dir::file_sha256;
 use crate::{Error, Progress, Result, RunDir, RunRecord};
 
 /// The three sides of a split, in the order of their numbers in [0, 1).
@@ -167,19 +165,21 @@ pub(crate) fn prepare(
             run.write("tokenizer.json", &bytes)?;
         }
     }
-    let mut hashes = BTreeMap::new();
+    let mut written = Vec::new();
     for (name, side) in SIDES.iter().zip(sides) {
         let name = format!("data/{name}.jsonl");
         let path = run.join(&name);
         side.write(&path, &objective, &sources)?;
-        hashes.insert(name, file_sha256(&path)?);
+        written.push(name);
     }
-    let tokenizer = run.join("tokenizer.json");
-    if tokenizer.exists() {
-        hashes.insert("tokenizer.json".into(), file_sha256(&tokenizer)?);
+    if run.join("tokenizer.json").exists() {
+        written.push("tokenizer.json".into());
     }
-    record.hashes = hashes;
-    run.write_json("run.json", record)
+    // The record comes last: with hashes in it, the data is complete.
+    for name in written {
+        record.add_file(run, &name)?;
+    }
+    run.write_record(record)
 }
 
 /// DistilBERT classifies a token of its own in front of the text: in a tokenizer that was trained here

@@ -4,12 +4,14 @@ use burn::module::AutodiffModule;
 use burn::tensor::{ElementConversion, Tensor};
 use mopo_eval::reward::{Classifier, TokenRow};
 use mopo_ops::{FusedAutodiffBackend, FusedBackend};
+use mopo_report::{Metrics, Quantity};
 use serde::{Deserialize, Serialize};
 
 use super::config::TrainingConfig;
 use super::examples::{Example, count_right, mean_loss, step_rng};
+use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
-use crate::fit::{BatchOrder, Method, Metrics, step_seed};
+use crate::fit::Method;
 use crate::optim::{Trainer, module_from_bytes};
 use crate::{Error, Result};
 
@@ -98,8 +100,8 @@ impl<'a, B: FusedAutodiffBackend> RewardTraining<'a, B> {
         let model = self.trainer.module().valid();
         let batch = self.config.batch_size;
         let evaluation = evaluate(&model, self.validation, batch);
-        metrics.insert("validation/loss".into(), evaluation.loss);
-        metrics.insert("validation/accuracy".into(), evaluation.accuracy());
+        metrics.set(Quantity::Loss.of("validation"), evaluation.loss);
+        metrics.set(Quantity::Accuracy.of("validation"), evaluation.accuracy());
         match &mut self.best {
             Some((best, _)) if !evaluation.beats(&best.evaluation) => best.since += 1,
             _ => {
@@ -135,9 +137,9 @@ impl<B: FusedAutodiffBackend> Method for RewardTraining<'_, B> {
         let norm = self.trainer.step(learning_rate, self.config.max_grad_norm);
         self.trainer.decay(learning_rate * self.config.weight_decay);
         let mut metrics = Metrics::from([
-            ("loss".into(), loss_value),
-            ("gradient_norm".into(), norm),
-            ("tokens_per_second".into(), n_tokens as f64 / clock.elapsed().as_secs_f64()),
+            (Quantity::Loss, loss_value),
+            (Quantity::GradientNorm, norm),
+            (Quantity::TokensPerSecond, n_tokens as f64 / clock.elapsed().as_secs_f64()),
         ]);
         if (step + 1).is_multiple_of(self.config.eval_steps) || step + 1 == self.config.steps {
             self.evaluate(step, &mut metrics)?;
@@ -156,7 +158,13 @@ impl<B: FusedAutodiffBackend> Method for RewardTraining<'_, B> {
             let accuracy = 100.0 * best.evaluation.accuracy();
             format!("  validation {accuracy:.1} % at step {}", best.step)
         });
-        format!("loss {:.3}  |grad| {:.2}{best}", m["loss"], m["gradient_norm"])
+        let of = |quantity: Quantity| m.get(quantity).unwrap_or(f64::NAN);
+        let (loss, norm) = (of(Quantity::Loss), of(Quantity::GradientNorm));
+        format!("loss {loss:.3}  |grad| {norm:.2}{best}")
+    }
+
+    fn non_finite(&self) -> Option<&'static str> {
+        self.trainer.non_finite()
     }
 
     fn save(&self) -> Result<Parts> {

@@ -15,11 +15,13 @@ use serde::{Deserialize, Serialize};
 use super::config::{RewardModel, RewardTrainConfig};
 use super::data::{self, Texts};
 use super::examples::{Example, count_right};
-use super::method::{PHASE, RewardTraining};
+use super::method::RewardTraining;
 use super::save::{PADDING, save_model};
+use crate::batches::step_seed;
 use crate::config::PhaseConfig;
-use crate::fit::{fit, step_seed};
-use crate::run_dir::file_sha256;
+use crate::fit::Fit;
+use crate::run_dir::RunKind;
+use crate::run_dir::record::DATA;
 use crate::{Error, Progress, Result, RunDir, RunRecord};
 
 /// A share of decided examples that were decided rightly.
@@ -114,25 +116,28 @@ impl fmt::Display for RewardResult {
 pub fn create_reward_run(
     path: &Path,
     config: &RewardTrainConfig,
-    record: &RunRecord,
+    record: &mut RunRecord,
 ) -> Result<RunDir> {
-    RunDir::create_with(path, &config.to_toml()?, record, "mopo reward train")
+    RunDir::create_with(path, config.to_toml()?, record, RunKind::RewardModel)
 }
 
 /// Opens the run directory of a training.
 ///
 /// # Errors
-/// If it is none, or its configuration was damaged.
+/// As [`RunDir::open`].
 pub fn open_reward_run(path: &Path) -> Result<(RunDir, RewardTrainConfig, RunRecord)> {
-    let (run, record) = RunDir::open_with(path, "mopo reward train")?;
+    let run = RunDir::open_with(path, RunKind::RewardModel)?;
     let config = RewardTrainConfig::from_file(&path.join("config.toml"), &[])?;
+    let record = run.read_record(&config)?;
     Ok((run, config, record))
 }
 
-/// Runs what is left of a training: data, the loop, the model's directory, `result.json`.
+/// Runs what is left of a training: data, the loop, the model's directory, `result.json`. As with
+/// [`train`](fn@crate::train), the run's lock is taken if the caller does not hold it.
 ///
 /// # Errors
-/// Whatever stands in the way; the run can be resumed after every one of them.
+/// Whatever prevents the next step; the run can be resumed after every error but
+/// [`Error::NonFinite`].
 pub fn train_reward<B: FusedAutodiffBackend>(
     run: &RunDir,
     config: &RewardTrainConfig,
@@ -141,6 +146,7 @@ pub fn train_reward<B: FusedAutodiffBackend>(
     progress: &mut dyn Progress,
 ) -> Result<RewardResult> {
     let clock = std::time::Instant::now();
+    let run = &run.begin_training(record, || config.to_toml())?;
     let hub = match &config.model {
         RewardModel::Hub(model) => {
             let dir = crate::models::model_dir(model)?;
@@ -156,13 +162,7 @@ pub fn train_reward<B: FusedAutodiffBackend>(
         }
         data::prepare(run, config, record, progress)?;
     }
-    for (name, expected) in &record.hashes {
-        if file_sha256(&run.join(name))? != *expected {
-            let message = "its SHA-256 is not the one in run.json; the run cannot go on with other \
-                           data: restore the file, or start a new run";
-            return Err(Error::corrupt(&run.join(name), message));
-        }
-    }
+    record.check(run, DATA, false)?;
 
     B::seed(device, step_seed(config.seed, "init", 0));
     let (model, tokenizer) = match hub {
@@ -217,8 +217,9 @@ pub fn train_reward<B: FusedAutodiffBackend>(
     let loop_config = &config.training;
     let (fit_on, stop_on) = (&train.examples, &validation.examples);
     let mut method = RewardTraining::new(model, fit_on, stop_on, loop_config, config.seed, device);
-    fit(&mut method, run, &phase(config), &config.checkpoints, 0, progress)?;
-    let steps = crate::checkpoint::latest(run, PHASE)?.map_or(0, |c| c.step);
+    let checkpoints = &config.checkpoints;
+    let steps =
+        Fit { run, record, phase: &phase(config), checkpoints }.to_end(&mut method, progress)?;
     let (best_model, best) = method.into_best()?;
 
     let reward = ModelReward::new(&config.objective, best_model, tokenizer, settings)?;
@@ -251,7 +252,7 @@ pub fn train_reward<B: FusedAutodiffBackend>(
     Ok(result)
 }
 
-/// The loop's schedule as [`fit`] wants it.
+/// The loop's schedule as [`Fit`] wants it.
 fn phase(config: &RewardTrainConfig) -> PhaseConfig {
     let t = &config.training;
     PhaseConfig {

@@ -2,6 +2,7 @@
 
 use mopo_eval::ScoreStatistics;
 use mopo_eval::reward::{ModelReward, TruncationSide};
+use mopo_hub::DirWriter;
 use mopo_ops::FusedBackend;
 use serde_json::json;
 
@@ -21,11 +22,8 @@ pub(crate) fn save_model<B: FusedBackend>(
     reward: &ModelReward<B>,
     scores: &ScoreStatistics,
 ) -> Result<()> {
-    let target = run.join(MODEL_DIR);
-    let partial = tempfile::Builder::new()
-        .prefix(".partial-")
-        .tempdir_in(run.path())
-        .map_err(Error::io("making", run.path()))?;
+    run.check_there()?;
+    let partial = DirWriter::new(&run.join(MODEL_DIR))?;
     let dir = partial.path();
     reward.model().save(dir)?;
     reward.tokenizer().save(dir)?;
@@ -59,11 +57,6 @@ pub(crate) fn save_model<B: FusedBackend>(
         .map_err(|e| Error::corrupt(&dir.join("tokenizer_config.json"), e.to_string()))?;
     mopo_data::write_atomically(&dir.join("tokenizer_config.json"), &text)?;
     settings.clone().with_statistics(*scores).save(dir)?;
-    // Of a run that was killed between this and its result: the same bytes.
-    if target.exists() {
-        std::fs::remove_dir_all(&target).map_err(Error::io("removing", &target))?;
-    }
-    std::fs::rename(dir, &target).map_err(Error::io("renaming to", &target))?;
-    let _ = partial.keep(); // renamed away: nothing to remove
-    crate::run_dir::sync_dir(run.path())
+    // In place of one of the same bytes, if the run was killed between this and its result.
+    Ok(partial.place()?)
 }

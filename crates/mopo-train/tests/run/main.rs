@@ -4,6 +4,7 @@ mod cache;
 mod config;
 mod dpo;
 mod fits;
+mod guard;
 mod hub;
 mod prompt_states;
 mod quantised;
@@ -12,7 +13,6 @@ mod reward_config;
 mod steps;
 mod text;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -61,18 +61,8 @@ fn tiny_preset(name: &str, more: &[&str]) -> RunConfig {
 }
 
 fn new_run(path: &Path, config: &RunConfig) {
-    let record = RunRecord {
-        mopo_version: String::new(),
-        burn_version: String::new(),
-        device: "test".into(),
-        seed: config.seed,
-        started: 0,
-        command: vec![],
-        data: None,
-        strict: false,
-        hashes: BTreeMap::new(),
-    };
-    RunDir::create(path, config, &record).unwrap();
+    let mut record = RunRecord::new("test".into(), config.seed, None, false).unwrap();
+    RunDir::create(path, config, &mut record).unwrap();
 }
 
 /// Trains what is left of the run.

@@ -74,17 +74,6 @@ fn data_that_changed_after_the_start_is_named() {
 }
 
 #[test]
-fn metrics_that_were_shortened_are_an_error() {
-    let tmp = tempfile::tempdir().unwrap();
-    let run = tmp.path().join("run");
-    new_run(&run, &tiny(&[]));
-    cut(&run, "mopo", 3);
-    fs::write(run.join("metrics.jsonl"), b"{}\n").unwrap();
-    let (_, e) = message(go_on(&run, &mut Silent));
-    assert!(e.contains("metrics.jsonl") && e.contains("3 bytes"), "{e}");
-}
-
-#[test]
 fn a_cut_inside_a_window_that_meets_pairs_again_changes_no_bit() {
     // Batches of another size than the epoch's rest, and windows of several epochs: after the cut
     // pairs are met in other batches than those in which the reference's log-probs were computed.

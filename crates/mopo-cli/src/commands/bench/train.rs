@@ -3,8 +3,9 @@
 use anyhow::Result;
 use burn::backend::Autodiff;
 use mopo_ops::FusedBackend;
-use mopo_train::{
-    BenchMethod, BenchReference, BenchWindow, Pairs, StepBench, StepMeasurement, bench_steps,
+use mopo_train::Pairs;
+use mopo_train::bench::{
+    BenchMethod, BenchReference, BenchWindow, StepBench, StepMeasurement, bench_steps,
     two_objectives,
 };
 use serde::Serialize;

@@ -1,7 +1,7 @@
 //! Reports read back and put side by side.
 
 use super::*;
-use crate::{RecordedRun, ScoredAxis, combine};
+use crate::{MetricsLog, RecordedRun, ScoredAxis, combine};
 
 /// Writes the evaluation of a run and reads it back.
 fn recorded(
@@ -74,7 +74,7 @@ fn what_was_written_comes_back_and_is_compared_prompt_by_prompt() {
 
     let run = |name: &str| RunExtras {
         name: name.into(),
-        metrics: vec![json!({"step": 1, "loss": 1.0}), json!({"step": 2, "loss": 0.5})],
+        metrics: MetricsLog::parse(b"{\"step\":1,\"loss\":1.0}\n{\"step\":2,\"loss\":0.5}\n").rows,
         record: json!({"of": name}),
     };
     let extras = ReportExtras { runs: vec![run("a"), run("b")], ..Default::default() };

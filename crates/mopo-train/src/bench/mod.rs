@@ -1,5 +1,7 @@
 //! Training steps on given batches, timed: the real methods without a run directory around them. For
-//! `mopo bench train`; nothing here is used in a run.
+//! `mopo bench train`; nothing here is used in a run, and nothing of it is part of the crate's API.
+
+mod work;
 
 use std::time::Instant;
 
@@ -12,14 +14,15 @@ use mopo_core::{MopoConfig, Objectives};
 use mopo_data::PairTokens;
 use mopo_lm::{LoraAdapter, LoraConfig, PackedBatch, Phi, PolicyParams, sequence_log_probs};
 use mopo_ops::{FusedAutodiffBackend, FusedBackend};
+use mopo_report::Quantity;
 
+use self::work::{PassWork, Sizes};
+use crate::batches::step_seed;
 use crate::config::PhaseConfig;
-use crate::fit::{BatchOrder, Method, step_seed};
 use crate::log_probs::{LogProbs, all_log_probs, batch_log_probs};
 use crate::methods::dpo;
 use crate::methods::mopo::{Mopo, Setup};
 use crate::optim::Trainer;
-use crate::step_work::{PassWork, Sizes};
 use crate::{Error, Pairs, Result, Silent};
 
 /// Adam's learning rate in every measured step, the one of the source.
@@ -76,6 +79,13 @@ pub struct StepBench {
     pub seed: u64,
 }
 
+impl StepBench {
+    /// The pairs of a step, in the order in which they are given.
+    fn batch(&self, step: usize) -> Vec<usize> {
+        (step * self.batch_size..(step + 1) * self.batch_size).collect()
+    }
+}
+
 /// One measured step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepMeasurement {
@@ -129,9 +139,8 @@ pub fn bench_steps<B: FusedAutodiffBackend>(
     let lora = LoraConfig { dropout: 0.0, ..LoraConfig::default() };
     let sizes = Sizes { phi: base.config(), lora: &lora };
     B::seed(device, step_seed(bench.seed, "adapter", 0));
-    let order = BatchOrder::in_file_order(needed, bench.batch_size);
     match bench.method {
-        BenchMethod::Mopo(window) => bench_mopo(base, pairs, bench, window, sizes, order, device),
+        BenchMethod::Mopo(window) => bench_mopo(base, pairs, bench, window, sizes, device),
         method => {
             let reference = match method {
                 BenchMethod::Dpo(BenchReference::Cached) => {
@@ -147,7 +156,7 @@ pub fn bench_steps<B: FusedAutodiffBackend>(
                 reference,
                 device,
             };
-            measure::<B>(bench, order, device, &mut step, &sizes)
+            measure::<B>(bench, device, &mut step, &sizes)
         }
     }
 }
@@ -169,14 +178,13 @@ trait Step {
 /// The clock around every step. Counting is not inside of it.
 fn measure<B: Backend>(
     bench: &StepBench,
-    mut order: BatchOrder,
     device: &B::Device,
     measured: &mut impl Step,
     sizes: &Sizes<'_>,
 ) -> Result<Vec<StepMeasurement>> {
     (0..bench.steps)
         .map(|step| {
-            let indices = order.batch(step);
+            let indices = bench.batch(step);
             let clock = Instant::now();
             let loss = measured.run(step, &indices)?;
             // Nothing to wait for on the CPU; elsewhere the update may still be running.
@@ -277,7 +285,6 @@ fn bench_mopo<B: FusedAutodiffBackend>(
     bench: &StepBench,
     window: BenchWindow,
     sizes: Sizes<'_>,
-    order: BatchOrder,
     device: &B::Device,
 ) -> Result<Vec<StepMeasurement>> {
     let objectives = Objectives::new(["preferred", "shorter"])?;
@@ -304,18 +311,17 @@ fn bench_mopo<B: FusedAutodiffBackend>(
         seed: bench.seed,
     };
     let params = PolicyParams::init(base, sizes.lora, 2, device);
-    let other = BatchOrder::in_file_order(bench.steps * bench.batch_size, bench.batch_size);
-    let mut method = Mopo::new(base, params, setup, device).with_order(other);
+    let mut method = Mopo::new(base, params, setup, device);
     let first = match window {
         BenchWindow::First => 0,
         BenchWindow::Later => {
             // So that the snapshot is not the initial policy.
-            method.step(0, LEARNING_RATE)?;
+            method.step_on(&[bench.batch(0)], 0, LEARNING_RATE)?;
             bench.steps
         }
     };
-    let mut step = MopoStep { method, pairs, first, window };
-    measure::<B>(bench, order, device, &mut step, &sizes)
+    let mut step = MopoStep { method, pairs, first, window, needed: Vec::new() };
+    measure::<B>(bench, device, &mut step, &sizes)
 }
 
 /// Steps of MOPO from a given one on.
@@ -325,15 +331,19 @@ struct MopoStep<'a, B: FusedAutodiffBackend> {
     /// Number of the first step.
     first: usize,
     window: BenchWindow,
+    /// Which terms of the last batch each policy needed.
+    needed: Vec<Vec<bool>>,
 }
 
 impl<B: FusedAutodiffBackend> Step for MopoStep<'_, B> {
-    fn run(&mut self, step: usize, _: &[usize]) -> Result<f64> {
-        Ok(self.method.step(self.first + step, LEARNING_RATE)?["loss"])
+    fn run(&mut self, step: usize, indices: &[usize]) -> Result<f64> {
+        let made = self.method.step_on(&[indices.to_vec()], self.first + step, LEARNING_RATE)?;
+        self.needed = made.needed;
+        Ok(made.metrics.get(Quantity::Loss).unwrap_or(f64::NAN))
     }
 
     fn work(&self, indices: &[usize], sizes: &Sizes<'_>) -> Result<(PassWork, f64)> {
-        let needed = self.method.needed_responses();
+        let needed = &self.needed;
         let any = |term: usize| needed.iter().any(|policy| policy[term]);
         let keep: Vec<[bool; 2]> =
             (0..indices.len()).map(|i| [any(2 * i), any(2 * i + 1)]).collect();

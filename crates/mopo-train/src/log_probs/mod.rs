@@ -2,15 +2,16 @@
 //! training set, and under the trained policy for held-out pairs. What is kept of them between runs
 //! is in [`crate::cache`].
 
-use std::collections::BTreeMap;
-use std::path::Path;
+mod initial;
+mod window;
 
 use burn::nn::Linear;
 use burn::tensor::{Tensor, backend::Backend};
-use mopo_data::write_atomically;
 use mopo_lm::{Phi, PolicyParams, sequence_log_probs, token_log_probs};
 use mopo_ops::FusedBackend;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+pub(crate) use initial::{read, write};
+pub(crate) use window::WindowLogProbs;
 
 use crate::cache::{Context, LogProbCache};
 use crate::{Error, Pairs, Progress, Result};
@@ -164,94 +165,6 @@ fn heads<'a, B: FusedBackend>(
     }
 }
 
-/// Writes the initial policy's log-probs: they are needed all through training and cost a pass
-/// over the data.
-pub(crate) fn write(path: &Path, log_probs: &LogProbs) -> Result<()> {
-    let bytes: Vec<u8> = log_probs.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
-    let file = TensorView::new(Dtype::F32, vec![log_probs.len(), 2], &bytes)
-        .and_then(|view| safetensors::serialize([("initial_log_probs", view)], None))
-        .map_err(|e| Error::corrupt(path, e.to_string()))?;
-    Ok(write_atomically(path, &file)?)
-}
-
-/// Reads them back.
-pub(crate) fn read(path: &Path, n_pairs: usize) -> Result<LogProbs> {
-    let bytes = std::fs::read(path).map_err(Error::io("reading", path))?;
-    let remedy = "delete it and resume: it is computed again";
-    let file = SafeTensors::deserialize(&bytes)
-        .map_err(|e| Error::corrupt(path, format!("{e}; {remedy}")))?;
-    let view = file
-        .tensor("initial_log_probs")
-        .map_err(|e| Error::corrupt(path, format!("{e}; {remedy}")))?;
-    if view.shape() != [n_pairs, 2] || view.dtype() != Dtype::F32 {
-        return Err(Error::corrupt(
-            path,
-            format!("it has shape {:?}, the data has {n_pairs} pairs; {remedy}", view.shape()),
-        ));
-    }
-    let (values, _) = view.data().as_chunks::<4>();
-    let values: Vec<f32> = values.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    let (rows, _) = values.as_chunks::<2>();
-    Ok(rows.to_vec())
-}
-
-/// Log-probs under a lagged reference, computed at most once per pair and refresh window.
-///
-/// It is a part of MOPO's checkpoints: a resumed run would meet the pairs in other batches than the
-/// run that was not cut off, and the last bits of a log-prob may depend on the batch.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct WindowLogProbs {
-    n_policies: usize,
-    /// Pair → one row per policy.
-    rows: BTreeMap<usize, LogProbs>,
-}
-
-impl WindowLogProbs {
-    pub(crate) fn new(n_policies: usize) -> Self {
-        Self { n_policies, rows: BTreeMap::new() }
-    }
-
-    pub(crate) fn get(&self, pair: usize) -> Option<&LogProbs> {
-        self.rows.get(&pair)
-    }
-
-    /// `of_pair`: one row per policy.
-    pub(crate) fn insert(&mut self, pair: usize, of_pair: LogProbs) {
-        assert_eq!(of_pair.len(), self.n_policies, "one row per policy");
-        self.rows.insert(pair, of_pair);
-    }
-
-    /// A new window begins.
-    pub(crate) fn clear(&mut self) {
-        self.rows.clear();
-    }
-
-    /// Per pair its index (u64) and two f32 per policy, little-endian.
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.rows.len() * (8 + 8 * self.n_policies));
-        for (pair, row) in &self.rows {
-            out.extend((*pair as u64).to_le_bytes());
-            out.extend(row.iter().flatten().flat_map(|x| x.to_le_bytes()));
-        }
-        out
-    }
-
-    /// None if the bytes are not those of as many policies.
-    pub(crate) fn from_bytes(n_policies: usize, bytes: &[u8]) -> Option<Self> {
-        let chunks = bytes.chunks_exact(8 + 8 * n_policies);
-        if !chunks.remainder().is_empty() {
-            return None;
-        }
-        let rows = chunks.map(|chunk| {
-            let (words, _) = chunk.as_chunks::<8>();
-            let half = |w: &[u8; 8], i: usize| f32::from_le_bytes([0, 1, 2, 3].map(|j| w[i + j]));
-            let row = words[1..].iter().map(|w| [half(w, 0), half(w, 4)]).collect();
-            (u64::from_le_bytes(words[0]) as usize, row)
-        });
-        Some(Self { n_policies, rows: rows.collect() })
-    }
-}
-
 /// `[n_terms]` on a device.
 pub(crate) fn to_tensor<B: Backend>(values: &[f32], device: &B::Device) -> Tensor<B, 1> {
     Tensor::from_data(values, device)
@@ -346,17 +259,5 @@ mod tests {
         for (a, b) in packed[0].iter().flatten().zip(fixed[0].iter().flatten()) {
             assert!((a - b).abs() < 1e-4 * a.abs(), "{a} and {b}");
         }
-    }
-
-    #[test]
-    fn the_log_probs_of_a_window_survive_as_bytes() {
-        let mut window = WindowLogProbs::new(2);
-        window.insert(70_000, vec![[-1.5, f32::MIN_POSITIVE], [0.1, -3e8]]);
-        window.insert(3, vec![[-1.0, -2.0], [-3.0, -4.0]]);
-        let bytes = window.to_bytes();
-        assert_eq!(WindowLogProbs::from_bytes(2, &bytes), Some(window.clone()));
-        assert_eq!(WindowLogProbs::from_bytes(2, &bytes[1..]), None);
-        window.clear();
-        assert_eq!(WindowLogProbs::from_bytes(2, &window.to_bytes()), Some(window));
     }
 }

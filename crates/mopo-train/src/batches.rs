@@ -1,0 +1,42 @@
+//! Which pairs a step takes, and the seed of all that is random in it.
+
+/// The seed of one step: the same in a resumed run, different for every step and phase.
+pub(crate) fn step_seed(seed: u64, phase: &str, step: usize) -> u64 {
+    // FNV-1a over the parts, then the finaliser of SplitMix64.
+    let mut h = 0xcbf2_9ce4_8422_2325_u64;
+    let step = (step as u64).to_le_bytes();
+    for byte in seed.to_le_bytes().iter().chain(phase.as_bytes()).chain(&step) {
+        h = (h ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    h ^ (h >> 31)
+}
+
+/// Where a step stands in the data: the batches of `(epoch, index)` in turn.
+pub(crate) struct BatchOrder {
+    lengths: Vec<usize>,
+    batch_size: usize,
+    seed: u64,
+    cached: Option<(u64, Vec<Vec<usize>>)>,
+}
+
+impl BatchOrder {
+    /// `lengths` are those of the rows, by which they are bucketed; there must be at least one.
+    pub(crate) fn new(lengths: Vec<usize>, batch_size: usize, seed: u64) -> Self {
+        Self { lengths, batch_size, seed, cached: None }
+    }
+
+    /// The rows of batch number `n` since the start of training.
+    pub(crate) fn batch(&mut self, n: usize) -> Vec<usize> {
+        let per_epoch = self.lengths.len().div_ceil(self.batch_size);
+        let epoch = (n / per_epoch) as u64;
+        if self.cached.as_ref().is_none_or(|(e, _)| *e != epoch) {
+            let batches =
+                mopo_data::bucketed_batches(&self.lengths, self.batch_size, self.seed, epoch);
+            self.cached = Some((epoch, batches));
+        }
+        let (_, batches) = self.cached.as_ref().expect("just filled");
+        batches[n % per_epoch].clone()
+    }
+}

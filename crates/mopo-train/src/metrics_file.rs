@@ -1,0 +1,250 @@
+//! Writing `metrics.jsonl`: one line per step, cut back on resuming so that no step is there twice.
+//!
+//! It is a log: nothing that is trained depends on it. One that is missing, damaged or no plain file
+//! costs its rows and a warning, never the run.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use mopo_report::MetricsRow;
+
+use crate::{Error, Result, RunDir};
+
+/// The file's name in a run.
+pub(crate) const METRICS: &str = "metrics.jsonl";
+
+/// Where the rows end that stay.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Keep<'a> {
+    /// At the length that a checkpoint recorded.
+    Bytes(u64),
+    /// Before the first row of that phase, which begins anew.
+    Before(&'a str),
+}
+
+/// The file, open for the rows to come.
+#[derive(Debug)]
+pub(crate) struct MetricsFile {
+    file: File,
+    path: PathBuf,
+    len: u64,
+}
+
+impl MetricsFile {
+    /// Opens the file and cuts it back. Gives warnings too.
+    ///
+    /// # Errors
+    /// If neither the file that is there can be written nor a new one.
+    pub(crate) fn open(run: &RunDir, keep: Keep<'_>) -> Result<(Self, Vec<String>)> {
+        let path = run.join(METRICS);
+        let mut warnings = Vec::new();
+        let (file, rows) = match open_plain(&path) {
+            Ok(found) => found,
+            Err(reason) => {
+                let aside = move_aside(&path)?;
+                warnings.push(format!(
+                    "warning: {}: {reason}; it is {} now, and a new one begins",
+                    path.display(),
+                    aside.display()
+                ));
+                open_plain(&path).map_err(Error::io("opening", &path))?
+            }
+        };
+        let whole_lines = rows.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let len = match keep {
+            Keep::Bytes(len) if len <= rows.len() as u64 => len,
+            Keep::Bytes(len) => {
+                warnings.push(format!(
+                    "warning: {} has {} bytes where the checkpoint was written at {len}: rows are \
+                     missing from it, and will be from curves and constraints; the policy is the same",
+                    path.display(),
+                    rows.len()
+                ));
+                whole_lines as u64
+            }
+            Keep::Before(phase) => first_of(&rows[..whole_lines], phase) as u64,
+        };
+        file.set_len(len).map_err(Error::io("cutting", &path))?;
+        Ok((Self { file, path, len }, warnings))
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(crate) fn append(&mut self, row: &MetricsRow) -> Result<()> {
+        let mut line =
+            serde_json::to_vec(row).map_err(|e| Error::corrupt(&self.path, e.to_string()))?;
+        line.push(b'\n');
+        let written =
+            self.file.seek(SeekFrom::Start(self.len)).and_then(|_| self.file.write_all(&line));
+        if let Err(e) = written {
+            // No half line stays behind.
+            let _ = self.file.set_len(self.len);
+            return Err(Error::io("writing", &self.path)(e));
+        }
+        self.len += line.len() as u64;
+        Ok(())
+    }
+
+    /// Flushes to the disk: a checkpoint must not know of lines that are not there.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(Error::io("flushing", &self.path))
+    }
+}
+
+/// The file and its content; a new one where there is none. Neither links nor anything else that is
+/// no plain file of this run alone are opened.
+fn open_plain(path: &Path) -> io::Result<(File, Vec<u8>)> {
+    use std::os::unix::fs::MetadataExt;
+    let rows = match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(e) => return Err(e),
+        Ok(found) if found.is_symlink() => return Err(io::Error::other("it is a symbolic link")),
+        Ok(found) if !found.is_file() => return Err(io::Error::other("it is no plain file")),
+        Ok(found) => {
+            let rows = fs::read(path)?;
+            if found.nlink() > 1 {
+                // Of a copy by links: the other one is not this run's to cut.
+                let dir = path.parent().unwrap_or(Path::new("."));
+                let mut copy = tempfile::Builder::new().prefix(".tmp").tempfile_in(dir)?;
+                copy.write_all(&rows)?;
+                copy.as_file().set_permissions(found.permissions())?;
+                copy.persist(path).map_err(|e| e.error)?;
+            }
+            rows
+        }
+    };
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    Ok((file, rows))
+}
+
+/// Gives what is in the way another name.
+fn move_aside(path: &Path) -> Result<PathBuf> {
+    let name = |n: usize| path.with_extension(format!("jsonl.aside-{n}"));
+    let is_free = |path: &PathBuf| fs::symlink_metadata(path).is_err();
+    let aside = (1..).map(name).find(is_free).expect("there are many numbers");
+    fs::rename(path, &aside).map_err(Error::io("moving aside", path))?;
+    Ok(aside)
+}
+
+/// Where the first row of a phase begins; the end if there is none.
+fn first_of(rows: &[u8], phase: &str) -> usize {
+    let mut at = 0;
+    for line in rows.split_inclusive(|byte| *byte == b'\n') {
+        let row = serde_json::from_slice::<MetricsRow>(line);
+        if row.is_ok_and(|row| row.phase == phase) {
+            return at;
+        }
+        at += line.len();
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use mopo_report::{Metrics, MetricsLog, Quantity};
+
+    use super::*;
+    use crate::run_dir::test_run;
+
+    fn row(phase: &str, step: usize) -> MetricsRow {
+        let metrics = Metrics::from([(Quantity::Loss, step as f64)]);
+        MetricsRow { phase: phase.into(), step, metrics }
+    }
+
+    /// A file of two rows of SFT and two of MOPO; the lengths after each row.
+    fn four_rows(run: &RunDir) -> Vec<u64> {
+        let (mut file, warnings) = MetricsFile::open(run, Keep::Before("warm_start")).unwrap();
+        assert!(warnings.is_empty(), "{warnings:?}");
+        let rows = [row("warm_start", 0), row("warm_start", 1), row("mopo", 0), row("mopo", 1)];
+        rows.map(|row| {
+            file.append(&row).unwrap();
+            file.len()
+        })
+        .to_vec()
+    }
+
+    fn steps(run: &RunDir) -> Vec<(String, usize)> {
+        let rows = MetricsLog::read(&run.join(METRICS)).unwrap().rows;
+        rows.into_iter().map(|row| (row.phase, row.step)).collect()
+    }
+
+    #[test]
+    fn it_is_cut_at_a_checkpoint_or_before_a_phase() {
+        let (_tmp, run) = test_run();
+        let lens = four_rows(&run);
+        MetricsFile::open(&run, Keep::Bytes(lens[2])).unwrap();
+        assert_eq!(steps(&run).len(), 3);
+        let (mut file, _) = MetricsFile::open(&run, Keep::Before("mopo")).unwrap();
+        assert_eq!(file.len(), lens[1]);
+        file.append(&row("mopo", 0)).unwrap();
+        assert_eq!(steps(&run).last(), Some(&("mopo".to_string(), 0)));
+        MetricsFile::open(&run, Keep::Before("warm_start")).unwrap();
+        assert!(steps(&run).is_empty());
+    }
+
+    #[test]
+    fn a_missing_short_or_damaged_file_is_a_warning_and_goes_on_with_whole_lines() {
+        let (_tmp, run) = test_run();
+        let lens = four_rows(&run);
+        let whole = fs::read(run.join(METRICS)).unwrap();
+        let half = &whole[..lens[1] as usize + 7];
+        for (content, left) in [(None, 0), (Some(half), 2), (Some(&b"no rows"[..]), 0)] {
+            match content {
+                None => fs::remove_file(run.join(METRICS)).unwrap(),
+                Some(bytes) => fs::write(run.join(METRICS), bytes).unwrap(),
+            }
+            let (mut file, warnings) = MetricsFile::open(&run, Keep::Bytes(lens[3])).unwrap();
+            assert!(warnings.len() == 1 && warnings[0].contains(METRICS), "{warnings:?}");
+            file.append(&row("mopo", 2)).unwrap();
+            assert_eq!(steps(&run).len(), left + 1);
+        }
+        // Bytes that are no UTF-8 stay where they are.
+        let mut damaged = whole.clone();
+        damaged[30] = 0xff;
+        fs::write(run.join(METRICS), &damaged).unwrap();
+        let (_, warnings) = MetricsFile::open(&run, Keep::Before("mopo")).unwrap();
+        assert!(warnings.is_empty(), "{warnings:?}");
+        assert_eq!(fs::read(run.join(METRICS)).unwrap(), damaged[..lens[1] as usize]);
+    }
+
+    #[test]
+    fn what_is_no_file_of_the_run_alone_is_left_as_it_is() {
+        let (tmp, run) = test_run();
+        let (path, mine) = (run.join(METRICS), tmp.path().join("mine"));
+        let check_new = |n_warnings: usize| {
+            let (mut file, warnings) = MetricsFile::open(&run, Keep::Bytes(0)).unwrap();
+            file.append(&row("mopo", 0)).unwrap();
+            assert_eq!(warnings.len(), n_warnings, "{warnings:?}");
+            assert_eq!(steps(&run), [("mopo".to_string(), 0)]);
+            fs::remove_file(&path).unwrap();
+        };
+        fs::write(&mine, "mine").unwrap();
+        symlink(&mine, &path).unwrap();
+        check_new(1);
+        // A link to nothing, a link in a circle, a folder.
+        symlink(tmp.path().join("nothing"), &path).unwrap();
+        check_new(1);
+        symlink(&path, &path).unwrap();
+        check_new(1);
+        fs::create_dir(&path).unwrap();
+        check_new(1);
+        assert!(!tmp.path().join("nothing").exists());
+        // A hard link: the other name keeps its content.
+        fs::hard_link(&mine, &path).unwrap();
+        check_new(0);
+        assert_eq!(fs::read(&mine).unwrap(), b"mine");
+        let mut aside: Vec<_> = fs::read_dir(run.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.contains("aside"))
+            .collect();
+        aside.sort();
+        assert_eq!(aside.len(), 4, "{aside:?}");
+        assert_eq!(fs::read_link(run.join(&aside[0])).unwrap(), mine);
+    }
+}

@@ -1,0 +1,361 @@
+//! A run's directory: what lies in it, who may write to it, and how files get there without ever being
+//! half-written.
+//!
+//! ```text
+//! config.toml            the resolved configuration
+//! run.json               versions, seed, device, hashes of what the result depends on
+//! tokenizer.json
+//! data/{train,heldout}.jsonl, data/summary.txt
+//! checkpoints/<phase>-step-000100/
+//! warm_start/            the base model in the layout of Hugging Face
+//! initial_log_probs.safetensors
+//! metrics.jsonl          one line per step
+//! policy/                adapter and heads, when training is done
+//! result.json            held-out accuracies, when training is done
+//! .lock                  while a process trains it
+//! ```
+
+mod lock;
+pub(crate) mod record;
+mod unchanged;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mopo_hub::{sweep_own_directory, write_own_file};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use lock::DirLock;
+use lock::LOCK_FILE;
+use record::RECORD;
+pub use record::{RunRecord, Stopped};
+
+use crate::config::ConfigFile;
+use crate::fit::check_not_stopped;
+use crate::{Error, Result, RunConfig, checkpoint};
+
+/// The configuration's file. A directory that has it is a run.
+const CONFIG: &str = "config.toml";
+
+/// An existing run directory.
+#[derive(Debug, Clone)]
+pub struct RunDir {
+    path: PathBuf,
+    /// Held by whoever trains the run.
+    lock: Option<Arc<DirLock>>,
+}
+
+/// What trains a run, as its command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RunKind {
+    Policies,
+    RewardModel,
+}
+
+impl RunKind {
+    pub(crate) fn command(self) -> &'static str {
+        match self {
+            Self::Policies => "mopo train",
+            Self::RewardModel => "mopo reward train",
+        }
+    }
+}
+
+impl RunDir {
+    /// Makes a new run directory with its configuration and record, and holds its lock.
+    ///
+    /// # Errors
+    /// If it exists and is not empty, or cannot be written.
+    pub fn create(path: &Path, config: &RunConfig, record: &mut RunRecord) -> Result<Self> {
+        Self::create_with(path, config.to_toml()?, record, RunKind::Policies)
+    }
+
+    /// The same for any kind of run, with its configuration as text.
+    pub(crate) fn create_with(
+        path: &Path,
+        config: String,
+        record: &mut RunRecord,
+        kind: RunKind,
+    ) -> Result<Self> {
+        refuse_existing(path, kind)?;
+        fs::create_dir_all(path).map_err(Error::io("making", path))?;
+        let run = Self { path: path.into(), lock: Some(Arc::new(DirLock::acquire(path)?)) };
+        // Another process may have been quicker.
+        refuse_existing(path, kind)?;
+        sweep_own_directory(path);
+        record.config = Some(config);
+        run.write_record(record)?;
+        // Last: a directory with a configuration is a run.
+        run.write(CONFIG, record.config.as_deref().unwrap_or_default().as_bytes())?;
+        Ok(run)
+    }
+
+    /// Opens a run and reads its configuration and record.
+    ///
+    /// # Errors
+    /// If it is no run directory, its configuration was damaged, or a key of it is not what the run was
+    /// begun with (`[evaluation]` may change: nothing that is trained depends on it).
+    pub fn open(path: &Path) -> Result<(Self, RunConfig, RunRecord)> {
+        let run = Self::open_with(path, RunKind::Policies)?;
+        let config = RunConfig::from_file(&path.join(CONFIG))?;
+        let record = run.read_record(&config)?;
+        Ok((run, config, record))
+    }
+
+    /// The same for any kind of run, its configuration and record aside.
+    pub(crate) fn open_with(path: &Path, kind: RunKind) -> Result<Self> {
+        if !path.join(CONFIG).exists() {
+            return Err(Error::Run {
+                path: path.into(),
+                message: format!(
+                    "not a run directory (it has no {CONFIG}); give a directory that `{}` wrote",
+                    kind.command()
+                ),
+            });
+        }
+        let run = Self { path: path.into(), lock: None };
+        match run.kind()? {
+            Some(other) if other != kind => Err(Error::Run {
+                path: path.into(),
+                message: format!(
+                    "it is a run of `{}`; give a directory of `{}`",
+                    other.command(),
+                    kind.command()
+                ),
+            }),
+            _ => Ok(run),
+        }
+    }
+
+    /// Which command wrote the run, by the sections of its configuration; none if that is damaged.
+    fn kind(&self) -> Result<Option<RunKind>> {
+        let path = self.join(CONFIG);
+        let text = fs::read_to_string(&path).map_err(Error::io("reading", &path))?;
+        let data = |config: toml::Table| match config.get("data")? {
+            toml::Value::Table(data)
+                if data.contains_key("pairs") || data.contains_key("texts") =>
+            {
+                Some(RunKind::RewardModel)
+            }
+            _ => Some(RunKind::Policies),
+        };
+        Ok(toml::from_str(&text).ok().and_then(data))
+    }
+
+    /// The record of a run with that configuration.
+    ///
+    /// # Errors
+    /// If the run was begun with another one.
+    pub(crate) fn read_record<T: ConfigFile>(&self, config: &T) -> Result<RunRecord> {
+        let record: RunRecord = self.read_json(RECORD)?;
+        unchanged::check(&self.join(CONFIG), config, &record)?;
+        Ok(record)
+    }
+
+    pub(crate) fn write_record(&self, record: &RunRecord) -> Result<()> {
+        self.write_json(RECORD, record)
+    }
+
+    /// The run with the right to write to it, which ends with the last clone of what is returned.
+    ///
+    /// # Errors
+    /// Names the process that has it.
+    pub fn locked(&self) -> Result<Self> {
+        let lock = match &self.lock {
+            Some(lock) => lock.clone(),
+            None => Arc::new(DirLock::acquire(&self.path)?),
+        };
+        sweep_own_directory(&self.path);
+        Ok(Self { path: self.path.clone(), lock: Some(lock) })
+    }
+
+    /// The run with its lock, checked as far as it was recorded; `record` is read anew if another
+    /// process could have changed it. What a run of an earlier version has recorded too little of is
+    /// recorded now.
+    ///
+    /// # Errors
+    /// If another process trains it, if a file was replaced or damaged, and after a step that was no
+    /// number.
+    pub(crate) fn begin_training(
+        &self,
+        record: &mut RunRecord,
+        config: impl FnOnce() -> Result<String>,
+    ) -> Result<Self> {
+        let run = self.locked()?;
+        if self.lock.is_none() {
+            *record = run.read_json(RECORD)?;
+        }
+        check_not_stopped(&run, record)?;
+        record.stopped = None;
+        record.check(&run, &[""], true)?;
+        if record.config.is_none() {
+            record.config = Some(config()?);
+            checkpoint::adopt(&run, record)?;
+            run.write_record(record)?;
+        }
+        Ok(run)
+    }
+
+    /// Refuses to go on in a directory that is no longer the one whose lock is held: what is written
+    /// would make a piece of a run where the user removed one.
+    ///
+    /// # Errors
+    /// If it was removed or replaced.
+    pub(crate) fn check_there(&self) -> Result<()> {
+        match &self.lock {
+            Some(lock) if !lock.is_in_place() => Err(Error::Run {
+                path: self.path.clone(),
+                message: "the directory was removed or replaced while the run was trained".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file or folder in it.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Whether training is done.
+    pub fn is_finished(&self) -> bool {
+        self.join("result.json").exists()
+    }
+
+    /// Checks what the policies of a finished run consist of against its record.
+    ///
+    /// # Errors
+    /// Names the file that was replaced, damaged or removed.
+    pub fn check_policies(&self, record: &RunRecord) -> Result<()> {
+        record.check(self, &[record::BASE, record::POLICY, "tokenizer.json"], false)
+    }
+
+    /// Checks whatever of the recorded files is there: of a finished run some may have been removed to
+    /// save space.
+    ///
+    /// # Errors
+    /// Names the file that was replaced or damaged.
+    pub fn check_present(&self, record: &RunRecord) -> Result<()> {
+        record.check(self, &[""], true)
+    }
+
+    /// Writes a file whole or not at all. A symbolic link in its place is refused.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.check_there()?;
+        Ok(write_own_file(&self.join(name), bytes)?)
+    }
+
+    /// Writes a value as JSON, whole or not at all.
+    pub fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|e| Error::corrupt(&self.join(name), e.to_string()))?;
+        self.write(name, text.as_bytes())
+    }
+
+    /// Reads a JSON file of the run.
+    pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        read_json(&self.join(name))
+    }
+
+    /// Removes a new run whose data could not be prepared, so that nothing is left of a try that failed
+    /// at once. Whatever else lies there keeps the directory, and so does anything that was prepared or
+    /// trained. Says whether it is gone.
+    pub fn discard_unprepared(self) -> bool {
+        let is_unprepared =
+            self.read_json::<RunRecord>(RECORD).is_ok_and(|record| record.hashes.is_empty());
+        let (Ok(files), Ok(data)) =
+            (names(&self.path), names(&self.join("data")).or_else(absent_is_empty))
+        else {
+            return false;
+        };
+        let is_known = files.iter().all(|name| is_of_beginning(name) || name == "data")
+            && data.iter().all(|name| {
+                let stem = name.strip_suffix(".jsonl");
+                stem.is_some_and(|s| ["train", "validation", "heldout"].contains(&s))
+                    || name == "summary.txt"
+            });
+        if self.lock.is_none() || !is_unprepared || !is_known {
+            return false;
+        }
+        let remove = || -> std::io::Result<()> {
+            for name in &data {
+                fs::remove_file(self.join("data").join(name))?;
+            }
+            for name in &files {
+                match name == "data" {
+                    true => fs::remove_dir(self.join(name))?,
+                    false => fs::remove_file(self.join(name))?,
+                }
+            }
+            fs::remove_dir(&self.path)
+        };
+        remove().is_ok()
+    }
+}
+
+/// What a run consists of before its data is there.
+fn is_of_beginning(name: &str) -> bool {
+    let tokenizer = ["tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"];
+    [CONFIG, RECORD, LOCK_FILE, "merges.txt"].contains(&name) || tokenizer.contains(&name)
+}
+
+fn names(dir: &Path) -> std::io::Result<Vec<String>> {
+    fs::read_dir(dir)?.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+fn absent_is_empty(e: std::io::Error) -> std::io::Result<Vec<String>> {
+    match e.kind() {
+        std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        _ => Err(e),
+    }
+}
+
+/// Refuses a directory that holds anything but what a beginning leaves that was killed before its end.
+fn refuse_existing(path: &Path, kind: RunKind) -> Result<()> {
+    if path.join(CONFIG).exists() {
+        return Err(Error::Run {
+            path: path.into(),
+            message: format!(
+                "there is a run already; resume it with `{} --resume {}`, or choose another directory \
+                 with --out",
+                kind.command(),
+                path.display()
+            ),
+        });
+    }
+    let found = names(path).or_else(absent_is_empty).map_err(Error::io("reading", path))?;
+    let is_left_over =
+        |name: &String| name == LOCK_FILE || name == RECORD || name.starts_with(".tmp");
+    match found.iter().all(is_left_over) {
+        true => Ok(()),
+        false => Err(Error::Run {
+            path: path.into(),
+            message: "the directory is not empty; choose another with --out".into(),
+        }),
+    }
+}
+
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read_to_string(path).map_err(Error::io("reading", path))?;
+    serde_json::from_str(&text)
+        .map_err(|e| Error::corrupt(path, format!("{e}; the file was changed or damaged")))
+}
+
+/// A new run in a temporary directory, for tests of what lies in it.
+#[cfg(test)]
+pub(crate) fn test_run() -> (tempfile::TempDir, RunDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let config = RunConfig::preset("demo").unwrap();
+    let mut record = RunRecord::new("test".into(), 0, None, false).unwrap();
+    let run = RunDir::create(&dir.path().join("run"), &config, &mut record).unwrap();
+    (dir, run)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! `run.json`: what a run's files came from, and the hashes by which they are known again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use mopo_hub::{file_sha256, sha256_hex};
+use serde::{Deserialize, Serialize};
+
+use super::RunDir;
+use crate::{Error, Result};
+
+/// The record's file.
+pub(crate) const RECORD: &str = "run.json";
+/// The version of burn that this program is built with; a test compares it with `Cargo.lock`.
+const BURN_VERSION: &str = "0.21.0";
+
+/// What a run's files came from, beside its configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunRecord {
+    /// Version of this program.
+    pub mopo_version: String,
+    /// Version of burn.
+    pub burn_version: String,
+    /// Device that the run was started on.
+    pub device: String,
+    /// Seed.
+    pub seed: u64,
+    /// Seconds since 1970, UTC, when the run was started.
+    pub started: u64,
+    /// Command line that started it.
+    pub command: Vec<String>,
+    /// Data directory or file, where one was given.
+    pub data: Option<PathBuf>,
+    /// Whether malformed lines were fatal.
+    pub strict: bool,
+    /// SHA-256 of data, tokenizer, base model, initial log-probs and policies, by their names in the
+    /// run; each from when it exists.
+    pub hashes: BTreeMap<String, String>,
+    /// SHA-256 of each checkpoint's `state.json`, by the checkpoint's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub checkpoints: BTreeMap<String, String>,
+    /// The configuration that the run was begun with, as TOML. Runs of earlier versions have none
+    /// until they are resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    /// The step that could not be made, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stopped>,
+}
+
+/// A step whose loss, gradient or weights were no numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stopped {
+    /// Phase of the run.
+    pub phase: String,
+    /// Optimiser step, from 0.
+    pub step: usize,
+    /// Which quantity.
+    pub what: String,
+    /// Its value, as text: JSON has neither NaN nor infinity.
+    pub value: String,
+    /// Version of the program that tried.
+    pub mopo_version: String,
+}
+
+impl RunRecord {
+    /// The record of a run that begins now.
+    ///
+    /// # Errors
+    /// If the path of the data cannot be made absolute: a relative one would mean another file to a
+    /// resumed run elsewhere.
+    pub fn new(device: String, seed: u64, data: Option<&Path>, strict: bool) -> Result<Self> {
+        let absolute = |path| std::path::absolute(path).map_err(Error::io("finding", path));
+        Ok(Self {
+            mopo_version: env!("CARGO_PKG_VERSION").into(),
+            burn_version: BURN_VERSION.into(),
+            device,
+            seed,
+            started: u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default(),
+            command: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
+            data: data.map(absolute).transpose()?,
+            strict,
+            hashes: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
+            config: None,
+            stopped: None,
+        })
+    }
+
+    /// The directory of a run that is given none: `<below>/<name>-<date>`, the date in UTC.
+    pub fn default_dir(&self, below: &Path, name: &str) -> PathBuf {
+        let started = i64::try_from(self.started).unwrap_or_default();
+        let date = jiff::Timestamp::from_second(started).unwrap_or_default();
+        below.join(format!("{name}-{}", date.strftime("%Y%m%d-%H%M%S")))
+    }
+
+    /// Checks the recorded files whose names begin with one of `parts`.
+    ///
+    /// # Errors
+    /// Names the first that is missing, unless `may_lack`, or has another hash.
+    pub(crate) fn check(&self, run: &RunDir, parts: &[&str], may_lack: bool) -> Result<()> {
+        for (name, expected) in &self.hashes {
+            let path = run.join(name);
+            if !parts.iter().any(|part| name.starts_with(part)) || (may_lack && !path.exists()) {
+                continue;
+            }
+            if file_sha256(&path)? != *expected {
+                let remedy = match name.as_str() {
+                    INITIAL => "delete it and resume the run: it is computed again",
+                    _ => "restore the file, or start a new run",
+                };
+                return Err(Error::corrupt(
+                    &path,
+                    format!(
+                        "its SHA-256 is not the one in {RECORD}: it was replaced or damaged; {remedy}"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Records the files of a folder of the run.
+    pub(crate) fn add_folder(&mut self, run: &RunDir, folder: &str) -> Result<()> {
+        let dir = run.join(folder);
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&dir).map_err(Error::io("reading", &dir))? {
+            let entry = entry.map_err(Error::io("reading", &dir))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.path().is_file() && !name.starts_with('.') {
+                found.push(format!("{folder}{name}"));
+            }
+        }
+        self.hashes.retain(|name, _| !name.starts_with(folder));
+        found.into_iter().try_for_each(|name| self.add_file(run, &name))
+    }
+
+    /// Records one file of the run.
+    pub(crate) fn add_file(&mut self, run: &RunDir, name: &str) -> Result<()> {
+        self.hashes.insert(name.into(), file_sha256(&run.join(name))?);
+        Ok(())
+    }
+
+    /// Whether a file of the folder was recorded.
+    pub(crate) fn has(&self, part: &str) -> bool {
+        self.hashes.keys().any(|name| name.starts_with(part))
+    }
+
+    /// One hash over the recorded files of a folder, their names included.
+    pub(crate) fn folder_sha256(&self, folder: &str) -> String {
+        let mut text = String::new();
+        for (name, sha256) in &self.hashes {
+            if let Some(name) = name.strip_prefix(folder) {
+                text.push_str(&format!("{sha256}  {name}\n"));
+            }
+        }
+        sha256_hex(text.as_bytes())
+    }
+}
+
+/// The folder of the base model, in a run of any method.
+pub(crate) const BASE: &str = "warm_start/";
+/// The folder of the trained policies.
+pub(crate) const POLICY: &str = "policy/";
+/// log π_0 of the training pairs.
+pub(crate) const INITIAL: &str = "initial_log_probs.safetensors";
+/// What the source became.
+pub(crate) const DATA: &[&str] = &["data/", "tokenizer.json"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_recorded_version_of_burn_is_the_one_in_the_lock_file() {
+        let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.lock");
+        let lock: toml::Table = std::fs::read_to_string(lock).unwrap().parse().unwrap();
+        let packages = lock["package"].as_array().unwrap();
+        let burn = packages.iter().find(|p| p["name"].as_str() == Some("burn")).unwrap();
+        assert_eq!(burn["version"].as_str(), Some(BURN_VERSION));
+    }
+
+    #[test]
+    fn directories_are_named_by_calendar_dates() {
+        let mut record = RunRecord::new("flex".into(), 0, None, false).unwrap();
+        for (started, date) in [
+            (0, "19700101-000000"),
+            (951_827_696, "20000229-123456"),
+            (1_795_462_245, "20261123-193045"),
+        ] {
+            record.started = started;
+            let expected = PathBuf::from(format!("runs/demo-{date}"));
+            assert_eq!(record.default_dir(Path::new("runs"), "demo"), expected);
+        }
+    }
+
+    #[test]
+    fn records_of_earlier_versions_are_read_and_a_path_is_absolute() {
+        let old = r#"{"mopo_version": "0.1.0", "burn_version": "0.21.0", "device": "flex", "seed": 1,
+            "started": 2, "command": ["mopo"], "data": null, "strict": false, "hashes": {"a": "b"}}"#;
+        let record: RunRecord = serde_json::from_str(old).unwrap();
+        assert_eq!((record.config, record.stopped), (None, None));
+        let record =
+            RunRecord::new("flex".into(), 0, Some(Path::new("rows.jsonl")), false).unwrap();
+        assert!(record.data.unwrap().is_absolute());
+    }
+}

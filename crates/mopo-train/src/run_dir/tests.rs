@@ -1,0 +1,146 @@
+use super::*;
+
+fn record() -> RunRecord {
+    RunRecord::new("test".into(), 0, None, false).unwrap()
+}
+
+fn new_run(path: &Path) -> RunDir {
+    RunDir::create(path, &RunConfig::preset("demo").unwrap(), &mut record()).unwrap()
+}
+
+/// Replaces the first of the lines that begin so.
+fn edit(run: &Path, begin: &str, line: &str) {
+    let path = run.join(CONFIG);
+    let text = fs::read_to_string(&path).unwrap();
+    let old = text.lines().find(|l| l.starts_with(begin)).unwrap().to_string();
+    fs::write(&path, text.replacen(&old, line, 1)).unwrap();
+}
+
+#[test]
+fn a_key_that_was_changed_is_named_with_both_values() {
+    for (begin, line, words) in [
+        ("tau =", "tau = 0.3", ["mopo.tau", "0.3"]),
+        ("seed =", "seed = 77", ["seed", "77"]),
+        ("policies =", "policies = [\"helpful\"]", ["policies", "[\"helpful\"]"]),
+        ("rank =", "rank = 3", ["lora.rank", "3"]),
+        ("save_total_limit =", "save_total_limit = 9", ["checkpoints.save_total_limit", "9"]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        new_run(&path);
+        RunDir::open(&path).unwrap();
+        edit(&path, begin, line);
+        let error = RunDir::open(&path).unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        assert!(error.contains(CONFIG) && error.contains("begun with"), "{error}");
+    }
+}
+
+#[test]
+fn what_means_the_same_is_no_change_and_evaluation_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    new_run(&path);
+    // The former name of a key, another way to write a number, a comment.
+    let text = fs::read_to_string(path.join(CONFIG)).unwrap();
+    let text = text.replace("batch_size", "batch_pairs").replace("[sft]", "# SFT\n[warm_start]");
+    assert!(text.contains("batch_pairs"));
+    fs::write(path.join(CONFIG), text).unwrap();
+    RunDir::open(&path).unwrap();
+    edit(&path, "max_new_tokens =", "max_new_tokens = 3");
+    let (_, config, _) = RunDir::open(&path).unwrap();
+    assert_eq!(config.evaluation.max_new_tokens, 3);
+}
+
+#[test]
+fn a_run_without_a_recorded_configuration_opens_with_any() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let run = new_run(&path);
+    let mut old: serde_json::Map<String, serde_json::Value> = run.read_json(RECORD).unwrap();
+    assert!(old.remove("config").is_some());
+    run.write_json(RECORD, &old).unwrap();
+    edit(&path, "tau =", "tau = 0.3");
+    let (_, _, record) = RunDir::open(&path).unwrap();
+    assert_eq!(record.config, None);
+}
+
+#[test]
+fn a_run_that_was_not_begun_may_be_begun_again_and_others_may_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    fs::create_dir(&path).unwrap();
+    for left in [".lock", "run.json", ".tmpAbCdEf", ".tmp-7-abcdEF01"] {
+        fs::write(path.join(left), "{}").unwrap();
+    }
+    let run = new_run(&path);
+    assert_eq!(names(&path).unwrap().len(), 3, "the configuration, the record and the lock");
+    let again = |path: &Path| {
+        let config = RunConfig::preset("demo").unwrap();
+        RunDir::create(path, &config, &mut record()).unwrap_err().to_string()
+    };
+    assert!(again(&path).contains("--resume"));
+    drop(run);
+    assert!(!path.join(LOCK_FILE).exists());
+    let other = dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("mine"), "mine").unwrap();
+    assert!(again(&other).contains("not empty"));
+    assert_eq!(names(&other).unwrap(), ["mine"]);
+}
+
+#[test]
+fn only_a_run_without_anything_of_worth_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let run = new_run(&path);
+    fs::create_dir(path.join("data")).unwrap();
+    fs::write(path.join("data/train.jsonl"), "half").unwrap();
+    assert!(run.discard_unprepared());
+    assert!(!path.exists());
+    for kept in ["checkpoints", "metrics.jsonl", "mine.txt", "data/mine.txt", "warm_start"] {
+        let run = new_run(&path);
+        fs::create_dir(path.join("data")).unwrap();
+        fs::write(path.join(kept), "x").unwrap();
+        // Whatever became of the configuration meanwhile.
+        fs::write(path.join(CONFIG), "oops").unwrap();
+        assert!(!run.discard_unprepared());
+        assert_eq!(fs::read(path.join(kept)).unwrap(), b"x");
+        fs::remove_dir_all(&path).unwrap();
+    }
+    // Prepared, or not known to be unprepared.
+    for text in [r#"{"broken"#.to_string(), {
+        let mut record = record();
+        record.hashes.insert("data/train.jsonl".into(), "0".into());
+        serde_json::to_string(&record).unwrap()
+    }] {
+        let run = new_run(&path);
+        fs::write(path.join(RECORD), text).unwrap();
+        assert!(!run.discard_unprepared());
+        assert!(path.join(CONFIG).exists());
+        fs::remove_dir_all(&path).unwrap();
+    }
+}
+
+#[test]
+fn links_in_a_run_are_not_written_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = new_run(&dir.path().join("run"));
+    let mine = dir.path().join("mine");
+    fs::write(&mine, "mine").unwrap();
+    std::os::unix::fs::symlink(&mine, run.join("result.json")).unwrap();
+    let error = run.write("result.json", b"x").unwrap_err().to_string();
+    assert!(error.contains("result.json") && error.contains("link"), "{error}");
+    assert_eq!(fs::read(&mine).unwrap(), b"mine");
+}
+
+#[test]
+fn a_run_that_was_removed_is_not_made_again_in_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let run = new_run(&path);
+    fs::remove_dir_all(&path).unwrap();
+    let error = run.write("result.json", b"x").unwrap_err().to_string();
+    assert!(error.contains("removed"), "{error}");
+    assert!(!path.exists());
+}

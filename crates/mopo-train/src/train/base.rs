@@ -1,0 +1,150 @@
+//! The base model of a run: trained by SFT or taken as it is, then frozen.
+
+use burn::module::AutodiffModule;
+use burn::tensor::backend::Backend;
+use mopo_data::Tokenizer;
+use mopo_lm::{LoadOptions, Phi, PhiConfig, load_phi, save_phi};
+use mopo_ops::{FusedAutodiffBackend, FusedBackend};
+
+use super::data::RunData;
+use crate::batches::step_seed;
+use crate::cache::Context;
+use crate::config::{BaseFormat, ModelSource};
+use crate::fit::Fit;
+use crate::run_dir::record::{BASE, INITIAL};
+use crate::sft::WarmStart;
+use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord, checkpoint};
+
+/// Version of how log-probs are computed, in the keys of the cache: to be raised when the numbers
+/// that [`crate::log_probs`] gives change by more than rounding.
+const LOG_PROBS_FORMAT: u32 = 1;
+
+/// Trains the base model, unless that is done, and reads it back: a resumed run then starts from the
+/// same bits.
+pub(super) fn trained<B: FusedAutodiffBackend>(
+    run: &RunDir,
+    config: &RunConfig,
+    record: &mut RunRecord,
+    data: &RunData,
+    device: &B::Device,
+    progress: &mut dyn Progress,
+) -> Result<Phi<B>> {
+    let dir = run.join(BASE);
+    let is_done = dir.join("config.json").exists();
+    if !is_done {
+        B::seed(device, step_seed(config.seed, "init", 0));
+        let base = initial::<B>(config, &data.tokenizer, device)?
+            .with_gradient_checkpointing(config.sft.gradient_checkpointing);
+        let mut sft = WarmStart::new(base, &data.train, &config.sft, config.seed, device);
+        let (phase, checkpoints) = (&config.sft, &config.checkpoints);
+        Fit { run, record, phase, checkpoints }.to_end(&mut sft, progress)?;
+        run.check_there()?;
+        save_phi(&sft.model().valid(), &dir)?;
+    }
+    if !is_done || !record.has(BASE) {
+        let before = record.has(BASE).then(|| record.folder_sha256(BASE));
+        record.add_folder(run, BASE)?;
+        if before.is_some_and(|before| before != record.folder_sha256(BASE))
+            && has_successors(run, config)?
+        {
+            return Err(Error::Run {
+                path: run.path().into(),
+                message: format!(
+                    "the base model was trained once more and is another one now, which neither \
+                     {INITIAL} nor the checkpoints of the method belong to: remove those, or start a new \
+                     run"
+                ),
+            });
+        }
+        run.write_record(record)?;
+    }
+    let base = load_base::<B>(run, config.model.base, device)?;
+    data.tokenizer.check_fits(base.config().vocab_size)?;
+    Ok(base)
+}
+
+/// Whether something was computed with the base model.
+fn has_successors(run: &RunDir, config: &RunConfig) -> Result<bool> {
+    let phase = super::phase(config.method()?);
+    Ok(run.join(INITIAL).exists() || checkpoint::newest_until(run, phase, usize::MAX).is_some())
+}
+
+/// What log-probs under the run's frozen base depend on, beside the pairs.
+pub(super) fn context<B: FusedAutodiffBackend>(
+    config: &RunConfig,
+    record: &RunRecord,
+    device: &B::Device,
+) -> Context {
+    Context {
+        format: LOG_PROBS_FORMAT,
+        mopo_version: env!("CARGO_PKG_VERSION").into(),
+        device: B::InnerBackend::name(device),
+        model: record.folder_sha256(BASE),
+        weights: match config.model.base {
+            // The name under which they were kept before there was a choice.
+            BaseFormat::Checkpoint => "as_stored".into(),
+            base => base.name().into(),
+        },
+        adapter: "none".into(),
+        output_layer: "base".into(),
+        tokenizer: record.hashes.get("tokenizer.json").cloned().unwrap_or_default(),
+        template: "prompt and response encoded apart, end of text after the response".into(),
+        max_prompt_tokens: config.data.max_prompt_tokens,
+        max_response_tokens: config.data.max_response_tokens,
+    }
+}
+
+fn initial<B: FusedAutodiffBackend>(
+    config: &RunConfig,
+    tokenizer: &Tokenizer,
+    device: &B::Device,
+) -> Result<Phi<B>> {
+    match &config.model.source {
+        ModelSource::Scratch(shape) => {
+            let phi = shape.with_vocab(tokenizer.vocab_size());
+            phi.check()?;
+            Ok(phi.init(device))
+        }
+        ModelSource::Hub(model) => {
+            let dir = &crate::models::model_dir(model)?;
+            let phi = PhiConfig::from_file(dir.join("config.json"))?;
+            tokenizer.check_fits(phi.vocab_size)?;
+            Ok(load_phi(dir, &phi, initial_options(config), device)?)
+        }
+    }
+}
+
+/// The shape of the run's base model: of the trained one if SFT is done.
+pub(super) fn config(
+    run: &RunDir,
+    config: &RunConfig,
+    tokenizer: &Tokenizer,
+) -> Result<PhiConfig> {
+    let trained = run.join(BASE);
+    let dir = match &config.model.source {
+        _ if trained.join("config.json").exists() => trained,
+        ModelSource::Scratch(shape) => return Ok(shape.with_vocab(tokenizer.vocab_size())),
+        ModelSource::Hub(model) => crate::models::model_dir(model)?,
+    };
+    Ok(PhiConfig::from_file(dir.join("config.json"))?)
+}
+
+/// A base that is trained needs F32; one that stays as it is keeps the checkpoint's data type.
+fn initial_options(config: &RunConfig) -> LoadOptions {
+    match config.sft.steps {
+        0 => LoadOptions::default(),
+        _ => LoadOptions::f32(),
+    }
+}
+
+/// The frozen base of a run whose warm start is done.
+///
+/// # Errors
+/// If it is missing or damaged.
+pub fn load_base<B: FusedBackend>(
+    run: &RunDir,
+    format: BaseFormat,
+    device: &B::Device,
+) -> Result<Phi<B>> {
+    crate::sample::frozen(&run.join(BASE), format, device)
+}

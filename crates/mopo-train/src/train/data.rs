@@ -1,0 +1,64 @@
+//! The data of a run as training and evaluation use it.
+
+use std::collections::BTreeSet;
+
+use mopo_core::Objectives;
+use mopo_data::{LengthLimits, PreparedSet, Tokenizer, tokenize};
+
+use crate::run_dir::record::DATA;
+use crate::{Pairs, Result, RunConfig, RunDir, RunRecord, load_tokenizer};
+
+/// The data of a run, checked against its record.
+#[derive(Debug)]
+pub struct RunData {
+    /// In the order of indicators.
+    pub objectives: Objectives,
+    /// The run's tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Training pairs.
+    pub train: Pairs,
+    /// Held-out pairs.
+    pub heldout: Pairs,
+    /// Indicators of the held-out pairs as labelled.
+    pub heldout_labels: Vec<Vec<Option<f32>>>,
+    /// Held-out prompts, each once, in order.
+    pub heldout_prompts: Vec<String>,
+    /// How many prompts and responses were cut, in words.
+    pub truncation: String,
+}
+
+impl RunData {
+    /// Reads and tokenises a run's data.
+    ///
+    /// # Errors
+    /// If a file is not the one that the run was started with.
+    pub fn load(run: &RunDir, config: &RunConfig, record: &RunRecord) -> Result<Self> {
+        record.check(run, DATA, false)?;
+        let tokenizer = load_tokenizer(run.path())?;
+        let train = PreparedSet::read(run.join("data/train.jsonl"))?;
+        let heldout = PreparedSet::read(run.join("data/heldout.jsonl"))?;
+        let limits = LengthLimits {
+            max_prompt: config.data.max_prompt_tokens,
+            max_response: config.data.max_response_tokens,
+        };
+        let (train_tokens, truncation) = tokenize(&train.records, &tokenizer, &limits)?;
+        let (heldout_tokens, _) = tokenize(&heldout.records, &tokenizer, &limits)?;
+        let mut heldout_prompts: Vec<String> = Vec::new();
+        let mut seen = BTreeSet::new();
+        for r in &heldout.records {
+            if seen.insert(&r.prompt) {
+                heldout_prompts.push(r.prompt.clone());
+            }
+        }
+        let estimator = config.method()?.estimator();
+        Ok(Self {
+            objectives: train.header.objectives.clone(),
+            train: Pairs::new(&train.records, train_tokens, estimator),
+            heldout: Pairs::new(&heldout.records, heldout_tokens, estimator),
+            heldout_labels: heldout.records.iter().map(|r| r.indicators.clone()).collect(),
+            heldout_prompts,
+            truncation: truncation.to_string(),
+            tokenizer,
+        })
+    }
+}

@@ -1,0 +1,249 @@
+//! A whole run, phase by phase; every phase that is done is not done again.
+
+mod base;
+mod data;
+
+use std::path::PathBuf;
+
+use burn::module::AutodiffModule;
+use mopo_core::Objectives;
+use mopo_lm::{Phi, PolicyParams, load_policy, save_policy};
+use mopo_ops::FusedAutodiffBackend;
+use mopo_report::MetricsLog;
+
+pub use base::load_base;
+pub use data::RunData;
+
+use crate::batches::step_seed;
+use crate::cache::LogProbCache;
+use crate::config::MethodConfig;
+use crate::fit::{Fit, Method};
+use crate::log_probs::{self, LogProbs, all_log_probs, frozen_log_probs};
+use crate::methods::dpo::{self, Dpo};
+use crate::methods::mopo::{self, Mopo};
+use crate::metrics_file::METRICS;
+use crate::result::{RunResult, accuracies, constraints, log_ratio};
+use crate::run_dir::record::{INITIAL, POLICY};
+use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord, prepare};
+
+/// Runs what is left of a run: data, SFT, the method, held-out accuracy. Nobody else may write to it
+/// meanwhile: if the caller does not hold the run's lock, it is taken.
+///
+/// `cache`: where log-probs of the frozen base are looked up and kept. It changes no result: a run
+/// keeps its own copy, and a pair has the same bits whether it was found or computed.
+///
+/// # Errors
+/// Whatever prevents the next step; the run can be resumed after every error but
+/// [`Error::NonFinite`].
+pub fn train<B: FusedAutodiffBackend>(
+    run: &RunDir,
+    config: &RunConfig,
+    record: &mut RunRecord,
+    cache: Option<&LogProbCache>,
+    device: &B::Device,
+    progress: &mut dyn Progress,
+) -> Result<RunResult> {
+    let clock = std::time::Instant::now();
+    let run = &run.begin_training(record, || config.to_toml())?;
+    let is_new = record.hashes.is_empty();
+    if is_new {
+        prepare::prepare(run, config, record, progress)?;
+    }
+    let data = RunData::load(run, config, record)?;
+    progress.note(&format!(
+        "data: {} training and {} held-out pairs; {}",
+        data.train.len(),
+        data.heldout.len(),
+        data.truncation
+    ));
+
+    let phi = base::config(run, config, &data.tokenizer)?;
+    let positions = phi.max_position_embeddings;
+    data.train.check_positions(positions, "training")?;
+    data.heldout.check_positions(positions, "held-out")?;
+    if is_new {
+        data.heldout.check_answers(positions, config.evaluation.max_new_tokens)?;
+        // Elsewhere than on a CPU the memory that counts is not this machine's.
+        let memory = mopo_hub::available_memory().filter(|_| !record.device.starts_with("cuda"));
+        for (section, phase) in [("sft", &config.sft), ("training", &config.training)] {
+            let n_tokens = data.train.longest_batch(phase.batch_size);
+            phase.check_batches(section, &phi, n_tokens, memory.unwrap_or(u64::MAX))?;
+        }
+    }
+
+    let base = base::trained::<B>(run, config, record, &data, device, progress)?;
+    let frozen = base.valid();
+    let context = base::context::<B>(config, record, device);
+    let cache = cache.map(|cache| (cache, &context));
+
+    let path = run.join(INITIAL);
+    let is_done = path.exists();
+    if !is_done {
+        let name = "initial policy";
+        let all = frozen_log_probs(&frozen, &data.train, cache, name, device, progress)?;
+        run.check_there()?;
+        log_probs::write(&path, &all)?;
+    }
+    if !is_done || !record.has(INITIAL) {
+        record.add_file(run, INITIAL)?;
+        run.write_record(record)?;
+    }
+    let initial = log_probs::read(&path, data.train.len())?;
+
+    let primaries = primaries(config, &data.objectives)?;
+    let names: Vec<String> =
+        primaries.iter().map(|&p| data.objectives.name(p).to_string()).collect();
+    let dir = run.join(POLICY);
+    let is_done = dir.join("policy.json").exists();
+    if !is_done {
+        let base = base.with_gradient_checkpointing(config.training.gradient_checkpointing);
+        let setup = Setup { base: &base, primaries: &primaries, initial: &initial, data: &data };
+        let trained = train_policies(run, config, record, setup, device, progress)?;
+        run.check_there()?;
+        save_policy(&trained, &config.lora, &names, &dir)?;
+    }
+    if !is_done || !record.has(POLICY) {
+        record.add_folder(run, POLICY)?;
+        run.write_record(record)?;
+    }
+    let (params, _) = load_policy(&dir, &frozen, device)?;
+
+    let name = "held-out accuracy";
+    let before = frozen_log_probs(&frozen, &data.heldout, cache, name, device, progress)?;
+    let after = all_log_probs(&frozen, Some(&params), &data.heldout, name, device, progress)?;
+    let k = data.objectives.len();
+    let lag = config.mopo.as_ref().map_or(usize::MAX, |mopo| mopo.reference_lag);
+    let last_steps = lag.min(config.training.steps).clamp(1, 100);
+    let log = read_log(run, progress);
+    // None but MOPO's.
+    let (constraints, n_rows) = constraints(&log.rows, &data.objectives, &primaries, last_steps);
+    let result = RunResult {
+        objectives: data.objectives.names().to_vec(),
+        warm_start: accuracies(&data.heldout_labels, |i| before[i], k),
+        policies: names
+            .into_iter()
+            .zip(&after)
+            .map(|(name, policy)| {
+                let log_ratio = |i| log_ratio(policy, &before, i);
+                (name, accuracies(&data.heldout_labels, log_ratio, k))
+            })
+            .collect(),
+        // Fewer where rows are missing from the log.
+        last_steps: if constraints.is_empty() { last_steps } else { n_rows },
+        constraints,
+        seconds: clock.elapsed().as_secs_f64(),
+    };
+    run.write_json("result.json", &result)?;
+    Ok(result)
+}
+
+/// What the method is trained with.
+#[derive(Clone, Copy)]
+struct Setup<'a, B: FusedAutodiffBackend> {
+    base: &'a Phi<B>,
+    primaries: &'a [usize],
+    initial: &'a LogProbs,
+    data: &'a RunData,
+}
+
+/// Runs the method to its end.
+fn train_policies<B: FusedAutodiffBackend>(
+    run: &RunDir,
+    config: &RunConfig,
+    record: &mut RunRecord,
+    setup: Setup<'_, B>,
+    device: &B::Device,
+    progress: &mut dyn Progress,
+) -> Result<PolicyParams<B::InnerBackend>> {
+    let Setup { base, primaries, initial, data } = setup;
+    B::seed(device, step_seed(config.seed, "adapter", 0));
+    let params = PolicyParams::init(base, &config.lora, primaries.len(), device);
+    let phase = &config.training;
+    let mut fit = |method: &mut dyn Method, progress: &mut dyn Progress| {
+        Fit { run, record, phase, checkpoints: &config.checkpoints }.to_end(method, progress)
+    };
+    match config.method()? {
+        MethodConfig::Mopo(mopo) => {
+            let setup = mopo::Setup {
+                config: mopo,
+                phase,
+                objectives: &data.objectives,
+                primaries,
+                pairs: &data.train,
+                initial_log_probs: initial,
+                seed: config.seed,
+            };
+            let mut method = Mopo::new(base, params, setup, device);
+            fit(&mut method, progress)?;
+            Ok(method.params().valid())
+        }
+        MethodConfig::Dpo(dpo) => {
+            let setup = dpo::Setup {
+                config: dpo,
+                phase,
+                objective: primaries[0],
+                pairs: &data.train,
+                reference_log_probs: initial,
+                seed: config.seed,
+            };
+            let mut method = Dpo::new(base, params, setup, device);
+            progress.note(&format!(
+                "DPO on `{}`: {} of {} pairs carry its label; the others are left out",
+                dpo.objective,
+                method.n_labelled(),
+                data.train.len()
+            ));
+            fit(&mut method, progress)?;
+            Ok(method.params())
+        }
+    }
+}
+
+/// The phase in which a method is trained.
+fn phase(method: MethodConfig<'_>) -> &'static str {
+    match method {
+        MethodConfig::Mopo(_) => mopo::PHASE,
+        MethodConfig::Dpo(_) => dpo::PHASE,
+    }
+}
+
+/// The log as far as it can be read: only how the constraints ended is taken from it.
+fn read_log(run: &RunDir, progress: &mut dyn Progress) -> MetricsLog {
+    let path = run.join(METRICS);
+    let log = match MetricsLog::read(&path) {
+        Ok(log) => log,
+        Err(e) => {
+            progress.note(&format!("warning: {e}; result.json says nothing of constraints"));
+            return MetricsLog::default();
+        }
+    };
+    if log.n_unreadable > 0 {
+        progress.note(&format!(
+            "warning: {} lines of {} cannot be read and are left out",
+            log.n_unreadable,
+            path.display()
+        ));
+    }
+    log
+}
+
+/// The objectives that the run's policies maximise, as indices.
+fn primaries(config: &RunConfig, objectives: &Objectives) -> Result<Vec<usize>> {
+    config
+        .policies
+        .iter()
+        .map(|name| {
+            objectives
+                .index_of(name)
+                .map_err(|e| Error::Config { origin: "`policies`".into(), message: e.to_string() })
+        })
+        .collect()
+}
+
+/// Checks what a configuration needs from the command line before a run directory is made.
+///
+/// # Errors
+/// If the data source needs a path and none was given, or the other way round.
+pub fn check_data_path(config: &RunConfig, data: Option<&PathBuf>) -> Result<()> {
+    config.data.source.check_path(&config.name, data.map(PathBuf::as_path))
+}

@@ -1,0 +1,253 @@
+//! What guards a run: one writer, the configuration and the files that it was begun with, steps that
+//! cannot be made; and that a log or a finished phase's checkpoints guard nothing.
+
+use std::fs;
+
+use mopo_train::{Error, Progress, Sampler, Silent, train};
+
+use super::resume::cut;
+use super::*;
+
+/// Keeps the notes.
+#[derive(Default)]
+struct Notes(Vec<String>);
+
+impl Progress for Notes {
+    fn begin(&mut self, _: &str, _: usize, _: usize) {}
+    fn advance(&mut self, _: &str) {}
+    fn end(&mut self, _: &str) {}
+    fn note(&mut self, text: &str) {
+        self.0.push(text.into());
+    }
+}
+
+/// A copy of a run in another directory.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy(&path, &target),
+            false => drop(fs::copy(&path, &target).unwrap()),
+        }
+    }
+}
+
+/// What is left of a finished run that was killed after step 6 of 8.
+fn cut_back(run: &Path) {
+    fs::remove_file(run.join("result.json")).unwrap();
+    fs::remove_dir_all(run.join("policy")).unwrap();
+    fs::remove_dir_all(run.join("checkpoints/mopo-step-000008")).unwrap();
+    assert!(run.join("checkpoints/mopo-step-000006").is_dir());
+}
+
+/// Flips a bit in the middle of a file.
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_run_is_trained_by_one_process_at_a_time() {
+    let (_tmp, path) = finished(&[]);
+    cut_back(&path);
+    let (run, config, mut record) = RunDir::open(&path).unwrap();
+    let held = run.locked().unwrap();
+    let (_, e) = message(go_on(&path, &mut Silent));
+    assert!(e.contains(&format!("process {}", std::process::id())) && e.contains("since"), "{e}");
+    // The holder itself goes on, and the lock is free afterwards.
+    {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let device = Default::default();
+        train::<TestAutodiffBackend>(&held, &config, &mut record, None, &device, &mut Silent)
+            .unwrap();
+    }
+    assert!(run.locked().is_err());
+    drop(held);
+    run.locked().unwrap();
+}
+
+#[test]
+fn what_the_result_depends_on_is_known_again() {
+    let (tmp, whole) = finished(&[]);
+    let files = [
+        "warm_start/model.safetensors",
+        "warm_start/config.json",
+        "initial_log_probs.safetensors",
+        "data/heldout.jsonl",
+    ];
+    for (i, name) in files.iter().enumerate() {
+        let run = tmp.path().join(i.to_string());
+        copy(&whole, &run);
+        cut_back(&run);
+        flip(&run.join(name));
+        let (_, e) = message(go_on(&run, &mut Silent));
+        assert!(e.contains(name) && e.contains("SHA-256"), "{e}");
+    }
+    // A finished run's policies and base, for whoever asks them.
+    for name in ["policy/heads.safetensors", "policy/policy.json", files[0], "tokenizer.json"] {
+        let run = tmp.path().join(name.replace('/', "-"));
+        copy(&whole, &run);
+        let load = || {
+            let (dir, config, _) = RunDir::open(&run).unwrap();
+            let device = Default::default();
+            type Inner = mopo_testkit::TestBackend;
+            Sampler::<Inner>::load(&dir, &config, &device).map(drop)
+        };
+        load().unwrap();
+        flip(&run.join(name));
+        let e = load().unwrap_err().to_string();
+        assert!(e.contains(name) && e.contains("SHA-256"), "{e}");
+    }
+    // Initial log-probs that are gone are computed again.
+    let run = tmp.path().join("gone");
+    copy(&whole, &run);
+    cut_back(&run);
+    fs::remove_file(run.join("initial_log_probs.safetensors")).unwrap();
+    go_on(&run, &mut Silent).unwrap();
+    assert_same_artefacts(&whole, &run);
+}
+
+#[test]
+fn a_run_whose_record_is_of_an_earlier_version_goes_on_and_is_guarded_from_then_on() {
+    let (_tmp, path) = finished(&[]);
+    let whole = path.with_file_name("whole");
+    copy(&path, &whole);
+    cut_back(&path);
+    let record = path.join("run.json");
+    let mut old: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    old.remove("config").unwrap();
+    old.remove("checkpoints").unwrap();
+    let hashes = old["hashes"].as_object_mut().unwrap();
+    hashes.retain(|name, _| name.starts_with("data/") || name == "tokenizer.json");
+    assert_eq!(hashes.len(), 3);
+    fs::write(&record, serde_json::to_vec(&old).unwrap()).unwrap();
+    cut(&path, "mopo", 1);
+    let broken = path.with_file_name("broken");
+    copy(&path, &broken);
+    go_on(&path, &mut Silent).unwrap();
+    assert_same_artefacts(&whole, &path);
+    flip(&broken.join("warm_start/model.safetensors"));
+    assert!(message(go_on(&broken, &mut Silent)).1.contains("SHA-256"));
+}
+
+#[test]
+fn a_finished_phase_needs_nothing_of_its_checkpoints() {
+    let (_tmp, path) = finished(&[]);
+    let whole = path.with_file_name("whole");
+    copy(&path, &whole);
+    // Damaged, and before the first checkpoint of the method.
+    for before_the_method in [false, true] {
+        cut_back_to(&whole, &path, before_the_method);
+        for entry in fs::read_dir(path.join("checkpoints")).unwrap() {
+            let dir = entry.unwrap().path();
+            if dir.file_name().unwrap().to_str().unwrap().starts_with("warm_start-") {
+                fs::write(dir.join("base.bin"), "damaged").unwrap();
+                fs::write(dir.join("state.json"), "damaged").unwrap();
+            }
+        }
+        go_on(&path, &mut Silent).unwrap();
+        assert_same_artefacts(&whole, &path);
+    }
+}
+
+fn cut_back_to(whole: &Path, path: &Path, before_the_method: bool) {
+    fs::remove_dir_all(path).unwrap();
+    copy(whole, path);
+    cut_back(path);
+    if before_the_method {
+        fs::remove_dir_all(path.join("checkpoints/mopo-step-000006")).unwrap();
+    }
+}
+
+#[test]
+fn a_log_that_is_missing_or_damaged_changes_no_bit() {
+    let (_tmp, path) = finished(&[]);
+    let whole = path.with_file_name("whole");
+    copy(&path, &whole);
+    let log = path.join("metrics.jsonl");
+    let bytes = fs::read(&log).unwrap();
+    let mut damaged = bytes.clone();
+    damaged[30] = 0xff;
+    for (content, words) in [
+        (None, "rows are missing"),
+        (Some(&bytes[..100]), "rows are missing"),
+        (Some(&damaged[..]), "cannot be read"),
+    ] {
+        cut_back_to(&whole, &path, false);
+        match content {
+            Some(content) => fs::write(&log, content).unwrap(),
+            None => fs::remove_file(&log).unwrap(),
+        }
+        let mut notes = Notes::default();
+        let result = go_on(&path, &mut notes).unwrap();
+        assert!(notes.0.iter().any(|n| n.contains(words)), "{words}: {:?}", notes.0);
+        let policy = |run: &Path| policy_values(run);
+        assert_eq!(policy(&whole), policy(&path));
+        // Over the rows that there are: steps 6 and 7 at least.
+        assert!(result.last_steps >= 2 && result.constraints.len() == 6);
+    }
+}
+
+#[test]
+fn a_step_that_is_no_number_ends_the_run_and_nothing_calls_it_resumable() {
+    for (set, phase) in [
+        (&["training.learning_rate=1e30", "training.max_grad_norm=0"][..], "mopo"),
+        (&["sft.learning_rate=1e30", "sft.max_grad_norm=0"], "warm_start"),
+        // The weights themselves are beyond f32, in the last step too.
+        (&["training.learning_rate=1e39", "training.steps=1"], "mopo"),
+    ] {
+        let tmp = tempfile::tempdir().unwrap();
+        let run = tmp.path().join("run");
+        new_run(&run, &tiny(&[&["checkpoints.save_steps=1"], set].concat()));
+        let stopped = |result| {
+            let (error, text) = message(result);
+            let Error::NonFinite { phase: found, step, value, .. } = error else {
+                panic!("{text}");
+            };
+            assert!(found == phase && !value.is_finite(), "{text}");
+            assert!(text.contains("cannot go on") && !text.contains("intact"), "{text}");
+            assert!(text.contains("smaller learning rate"), "{text}");
+            (step, text)
+        };
+        let first = stopped(go_on(&run, &mut Silent));
+        let log = fs::read(run.join("metrics.jsonl")).unwrap();
+        assert_eq!(stopped(go_on(&run, &mut Silent)), first);
+        assert_eq!(fs::read(run.join("metrics.jsonl")).unwrap(), log);
+        assert!(!run.join("result.json").exists());
+        // Another version may try.
+        let record = run.join("run.json");
+        let text = fs::read_to_string(&record).unwrap();
+        let version = format!("\"mopo_version\": \"{}\"", env!("CARGO_PKG_VERSION"));
+        assert!(text.matches(&version).count() == 2, "{text}");
+        fs::write(&record, text.replace(&version, "\"mopo_version\": \"0.0.1\"")).unwrap();
+        assert_eq!(stopped(go_on(&run, &mut Silent)).0, first.0);
+    }
+}
+
+#[test]
+fn a_run_directory_that_is_removed_while_it_is_trained_is_not_made_again() {
+    /// Removes the run at a step.
+    struct Remove<'a>(&'a Path, usize);
+    impl Progress for Remove<'_> {
+        fn begin(&mut self, _: &str, _: usize, _: usize) {}
+        fn advance(&mut self, _: &str) {
+            self.1 += 1;
+            if self.1 == 3 {
+                fs::remove_dir_all(self.0).unwrap();
+            }
+        }
+        fn end(&mut self, _: &str) {}
+        fn note(&mut self, _: &str) {}
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    new_run(&run, &tiny(&[]));
+    let (_, e) = message(go_on(&run, &mut Remove(&run, 0)));
+    assert!(e.contains("removed or replaced"), "{e}");
+    assert!(!run.exists());
+}
