@@ -4,6 +4,7 @@ mod bandit;
 mod common;
 mod dpo;
 mod export;
+mod guard;
 mod hub;
 mod kill_and_resume;
 mod label;
