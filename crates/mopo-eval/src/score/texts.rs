@@ -33,6 +33,9 @@ pub struct TextFile {
 /// A line that is not empty, and its number from 1.
 type Numbered = (usize, Vec<u8>);
 
+/// Takes numbers of lines and, for each, its prompt and response.
+type EachTexts<'a> = dyn FnMut(&[usize], &[(&str, &str)]) -> Result<()> + 'a;
+
 impl TextFile {
     /// Reads a file of JSON Lines once, to check it. What cannot be read again is copied into `folder`.
     ///
@@ -196,10 +199,10 @@ impl TextFile {
         }
     }
 
-    /// Numbers of the lines, and the texts on them.
+    /// Gives the numbers of the lines and the texts on them to `each`, block by block.
     fn for_each_text(
         &self,
-        each: &mut dyn FnMut(&[usize], &[(&str, &str)]) -> Result<()>,
+        each: &mut EachTexts<'_>,
     ) -> Result<()> {
         // A file that was changed is noticed when its lines are written.
         let mut n_texts = 0;
