@@ -8,7 +8,7 @@ use mopo_eval::Reward;
 use mopo_eval::label::{LabelConfig, LabelJob, Labelled, Labelling, ShardFiles};
 use mopo_eval::output_folder;
 use mopo_ops::FusedBackend;
-use mopo_train::{Progress as _, RunConfig, check_data_path, prepare_records};
+use mopo_train::{Progress as _, RunConfig, check_data_path, prepare_staged};
 
 use super::models::resolve;
 use crate::args::LabelArgs;
@@ -101,17 +101,13 @@ fn read(args: &LabelArgs) -> Result<StagedSet> {
         (None, None) => bail!("give a prepared set, --preset or --config"),
     };
     check_data_path(&config, args.data.as_ref())?;
+    let (source, data) = (&config.data.source, args.data.as_deref());
     let (set, notes) =
-        prepare_records(&config.data.source, args.data.as_deref(), args.seed, args.strict)?;
+        prepare_staged(source, data, args.seed, args.strict, folder, true, &mut |_, _| Ok(()))?;
     for note in notes {
         eprintln!("{note}");
     }
-    let header = set.header;
-    let mut writer = PreparedWriter::new(folder, header.objectives)?;
-    for record in &set.records {
-        writer.push(record)?;
-    }
-    Ok(writer.finish(header.split, header.sources, header.notes)?)
+    Ok(set)
 }
 
 /// Whether the result of this very labelling is at `--out`. Anything else there is an error without
