@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use crate::readable_bytes;
 
 /// What can go wrong with the files of a model directory.
-#[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -22,9 +22,11 @@ pub struct TensorWriter {
 struct Pending {
     dtype: Dtype,
     shape: Vec<usize>,
-    /// Or the first value, and its place, that the data type has no number for.
-    bytes: Box<dyn Fn() -> std::result::Result<Vec<u8>, (usize, f64)>>,
+    bytes: Box<dyn Fn() -> std::result::Result<Vec<u8>, Lost>>,
 }
+
+/// The first value that the data type has no number for, and its place.
+type Lost = (usize, f64);
 
 impl TensorWriter {
     /// Writes all tensors in one data type. Without it, each in its own.
