@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 /// What can go wrong with models, adapters and their files. Shape contracts of tensors panic.
-#[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

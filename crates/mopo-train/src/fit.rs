@@ -42,7 +42,7 @@ impl Fit<'_> {
     ///
     /// A phase that is cut off anywhere and run again leaves the same files as one that was not
     /// (timings in metrics aside).
-    pub(crate) fn to_end(
+    pub(crate) fn run(
         &mut self,
         method: &mut dyn Method,
         progress: &mut dyn Progress,

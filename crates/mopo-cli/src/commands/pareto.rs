@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use mopo_ops::FusedBackend;
 use mopo_report::write_report;
-use mopo_train::{DirLock, RunDir};
 use mopo_train::evaluate::{EvaluationOptions, EvaluationPlan, newest_finished_run};
+use mopo_train::{DirLock, RunDir};
 
 use super::models::resolve;
 use super::report::{print, print_files};

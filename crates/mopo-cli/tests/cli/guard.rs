@@ -110,10 +110,10 @@ fn every_command_knows_a_run_again() {
         copy
     };
     let commands = |run: &Path| -> Vec<Command> {
-        let with = |args: &[&str], out: Option<&str>| {
+        let with = |args: &[&str], output: Option<&str>| {
             let mut command = mopo(&args[..1]);
             command.arg(run).args(&args[1..]);
-            if let Some(name) = out {
+            if let Some(name) = output {
                 command.arg("--out").arg(out.join(name));
             }
             command

@@ -200,10 +200,7 @@ impl TextFile {
     }
 
     /// Gives the numbers of the lines and the texts on them to `each`, block by block.
-    fn for_each_text(
-        &self,
-        each: &mut EachTexts<'_>,
-    ) -> Result<()> {
+    fn for_each_text(&self, each: &mut EachTexts<'_>) -> Result<()> {
         // A file that was changed is noticed when its lines are written.
         let mut n_texts = 0;
         self.for_each_block(false, &mut |lines| {

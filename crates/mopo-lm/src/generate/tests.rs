@@ -238,7 +238,7 @@ fn logits_that_are_not_finite_are_an_error_whatever_the_head_and_the_temperature
         let bias = bias.as_mut().unwrap();
         *bias = bias.clone().map(|bias| {
             let value = Tensor::full([1], value, &Default::default());
-            bias.slice_assign([id..id + 1], value)
+            bias.slice_assign(burn::tensor::s![id..id + 1], value)
         });
     };
     let prompts = [vec![1, 2], vec![3]];

@@ -219,7 +219,7 @@ pub fn train_reward<B: FusedAutodiffBackend>(
     let mut method = RewardTraining::new(model, fit_on, stop_on, loop_config, config.seed, device);
     let checkpoints = &config.checkpoints;
     let steps =
-        Fit { run, record, phase: &phase(config), checkpoints }.to_end(&mut method, progress)?;
+        Fit { run, record, phase: &phase(config), checkpoints }.run(&mut method, progress)?;
     let (best_model, best) = method.into_best()?;
 
     let reward = ModelReward::new(&config.objective, best_model, tokenizer, settings)?;

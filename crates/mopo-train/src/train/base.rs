@@ -37,7 +37,7 @@ pub(super) fn trained<B: FusedAutodiffBackend>(
             .with_gradient_checkpointing(config.sft.gradient_checkpointing);
         let mut sft = WarmStart::new(base, &data.train, &config.sft, config.seed, device);
         let (phase, checkpoints) = (&config.sft, &config.checkpoints);
-        Fit { run, record, phase, checkpoints }.to_end(&mut sft, progress)?;
+        Fit { run, record, phase, checkpoints }.run(&mut sft, progress)?;
         run.check_there()?;
         save_phi(&sft.model().valid(), &dir)?;
     }
@@ -115,11 +115,7 @@ fn initial<B: FusedAutodiffBackend>(
 }
 
 /// The shape of the run's base model: of the trained one if SFT is done.
-pub(super) fn config(
-    run: &RunDir,
-    config: &RunConfig,
-    tokenizer: &Tokenizer,
-) -> Result<PhiConfig> {
+pub(super) fn config(run: &RunDir, config: &RunConfig, tokenizer: &Tokenizer) -> Result<PhiConfig> {
     let trained = run.join(BASE);
     let dir = match &config.model.source {
         _ if trained.join("config.json").exists() => trained,

@@ -160,7 +160,7 @@ fn train_policies<B: FusedAutodiffBackend>(
     let params = PolicyParams::init(base, &config.lora, primaries.len(), device);
     let phase = &config.training;
     let mut fit = |method: &mut dyn Method, progress: &mut dyn Progress| {
-        Fit { run, record, phase, checkpoints: &config.checkpoints }.to_end(method, progress)
+        Fit { run, record, phase, checkpoints: &config.checkpoints }.run(method, progress)
     };
     match config.method()? {
         MethodConfig::Mopo(mopo) => {

@@ -1,7 +1,6 @@
 //! Text and tokens of whole runs: the form of prompts and the end of responses that were trained are
 //! those that answers are asked for with.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mopo_data::{ChatTemplate, PromptForm, Tokenizer};
@@ -59,19 +58,9 @@ fn trained(dir: &Path, template: &str, rows: &[Value], tokenizer: &Path) -> Path
     };
     config.dpo.as_mut().unwrap().objective = "preference".into();
     config.check().unwrap();
-    let record = RunRecord {
-        mopo_version: String::new(),
-        burn_version: String::new(),
-        device: "test".into(),
-        seed: config.seed,
-        started: 0,
-        command: vec![],
-        data: Some(data),
-        strict: true,
-        hashes: BTreeMap::new(),
-    };
+    let mut record = RunRecord::new("test".into(), config.seed, Some(&data), true).unwrap();
     let run = dir.join("run");
-    RunDir::create(&run, &config, &record).unwrap();
+    RunDir::create(&run, &config, &mut record).unwrap();
     go_on(&run, &mut Silent).unwrap();
     run
 }
