@@ -26,9 +26,8 @@ cargo xtask bench score [options]
   --n-texts N        texts, two of each pair [default: 64]
   --model DIR        this reward model instead of a random one of 12 blocks of width 768
   --texts FILE       these texts, as JSON lines of prompt and response
-  --peers-dir DIR    where hh_pairs.py is, which finds HH texts [default: ../shared/peers]
-  --tokenizer DIR    where the random model's tokenizer.json is
-                     [default: ../shared/data/tokenizers/codegen]
+  --peers-dir DIR    the folder of hh_pairs.py, which finds HH texts; needed without --texts
+  --tokenizer DIR    the folder of the random model's tokenizer.json; needed without --model
   --mopo PATH        this program instead of building one
   --out FILE         also write the tables and raw figures there, e.g. docs/results/score.md
 ";
@@ -44,8 +43,8 @@ struct Options {
     n_texts: usize,
     model: Option<PathBuf>,
     texts: Option<PathBuf>,
-    peers_dir: PathBuf,
-    tokenizer: PathBuf,
+    peers_dir: Option<PathBuf>,
+    tokenizer: Option<PathBuf>,
     mopo: Option<PathBuf>,
     out: Option<PathBuf>,
 }
@@ -60,8 +59,8 @@ impl Options {
             n_texts: 64,
             model: None,
             texts: None,
-            peers_dir: root().join("../shared/peers"),
-            tokenizer: root().join("../shared/data/tokenizers/codegen"),
+            peers_dir: None,
+            tokenizer: None,
             mopo: None,
             out: None,
         };
@@ -83,8 +82,8 @@ impl Options {
                 "--n-texts" => o.n_texts = number(value()?)?,
                 "--model" => o.model = Some(path(value()?)?),
                 "--texts" => o.texts = Some(path(value()?)?),
-                "--peers-dir" => o.peers_dir = path(value()?)?,
-                "--tokenizer" => o.tokenizer = path(value()?)?,
+                "--peers-dir" => o.peers_dir = Some(path(value()?)?),
+                "--tokenizer" => o.tokenizer = Some(path(value()?)?),
                 "--mopo" => o.mopo = Some(path(value()?)?),
                 "--out" => o.out = Some(path(value()?)?),
                 other => bail!("`cargo xtask bench score` knows no `{other}`\n\n{HELP}"),
@@ -189,17 +188,17 @@ fn model(options: &Options, python: Option<&Python>, folder: &Path) -> Result<Pa
     let model = folder.join("model");
     if !model.join("reward.toml").is_file() {
         let python = needs_python(python, "model", "--model DIR")?;
-        let tokenizer = options.tokenizer.join("tokenizer.json");
-        ensure!(
-            tokenizer.is_file(),
-            "{} is not there; name a folder that has one with `--tokenizer DIR`",
-            tokenizer.display()
-        );
+        let folder = options.tokenizer.as_ref().context(
+            "the random model needs a tokenizer: give a folder that has a tokenizer.json with \
+             `--tokenizer DIR`",
+        )?;
+        let tokenizer = folder.join("tokenizer.json");
+        ensure!(tokenizer.is_file(), "`--tokenizer`: {} does not exist", tokenizer.display());
         eprintln!("== the benchmark's model, in {}", model.display());
         let part = folder.join("model.part");
         let _ = fs::remove_dir_all(&part); // left by a run that was cut off
         let mut make = python.script(&root().join(MAKE_MODEL), options.threads);
-        make.arg(&part).arg("--tokenizer").arg(&options.tokenizer);
+        make.arg(&part).arg("--tokenizer").arg(folder);
         ensure!(status(&mut make)?.success(), "{MAKE_MODEL} failed: its output is above");
         let _ = fs::remove_dir_all(&model);
         fs::rename(&part, &model).with_context(|| model.display().to_string())?;
@@ -215,10 +214,14 @@ fn texts(options: &Options, python: Option<&Python>, folder: &Path) -> Result<Pa
     let texts = folder.join(format!("texts-{}.jsonl", options.n_texts));
     if !texts.is_file() {
         let python = needs_python(python, "file of texts", "--texts FILE")?;
+        let peers_dir = options.peers_dir.as_ref().context(
+            "the texts are made by hh_pairs.py: give its folder with `--peers-dir DIR`, or texts \
+             with `--texts FILE`",
+        )?;
         let pairs = folder.join("pairs.jsonl");
         let mut write = python.script(&root().join(WRITE_PAIRS), options.threads);
         let rows = options.n_texts.div_ceil(2).to_string();
-        write.arg(&options.peers_dir).arg(&pairs).args(["--rows", &rows]);
+        write.arg(peers_dir).arg(&pairs).args(["--rows", &rows]);
         ensure!(
             status(&mut write)?.success(),
             "{WRITE_PAIRS} failed: its output is above; hh_pairs.py says where it looks for data"

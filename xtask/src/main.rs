@@ -24,8 +24,6 @@ cargo xtask <command> [-- arguments]
   bandit   mopo bandit: the synthetic experiments with exact solutions; `cargo xtask bandit`
            lists them
   bench    the criterion benchmarks of mopo-core and mopo-pareto; arguments go to `cargo bench`
-  bench ops
-           those of mopo-ops
   bench pareto [--python PATH]
            the Pareto tools against moocore, in turns; makes a Python environment in target/
   bench train [--peers] [--python PATH | --make-venv DIR] [--rounds N] [--out FILE]
@@ -66,9 +64,6 @@ fn run() -> Result<ExitCode> {
         }
         Some("bench") if rest.first().is_some_and(|a| a == "train") => bench_train::run(&rest[1..]),
         Some("bench") if rest.first().is_some_and(|a| a == "score") => bench_score::run(&rest[1..]),
-        Some("bench") if rest.first().is_some_and(|a| a == "ops") => {
-            cargo::bench(&["mopo-ops"], &rest[1..])
-        }
         Some("bench") => cargo::bench(&["mopo-core", "mopo-pareto"], &rest),
         Some("real-line") => real_line::run(&rest),
         Some("matrix") => matrix::run(&rest),

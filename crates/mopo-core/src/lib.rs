@@ -23,3 +23,8 @@ pub use mopo::{
     ThresholdStatistic, WeightNormalization,
 };
 pub use objective::Objectives;
+
+/// The example of that page, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/library.md")]
+struct LibraryPage;

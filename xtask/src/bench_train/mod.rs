@@ -20,9 +20,8 @@ use python::Python;
 const HELP: &str = "\
 cargo xtask bench train [options]
 
-  --peers            compare with TRL, PyTorch and transformers
-  --peers-dir DIR    where hh_pairs.py, phi_mini.py, torch_step.py and trl_dpo.py are
-                     [default: ../shared/peers]
+  --peers            compare with TRL, PyTorch and transformers; needs --peers-dir
+  --peers-dir DIR    the folder of hh_pairs.py, phi_mini.py, torch_step.py and trl_dpo.py
   --python PATH      the interpreter that has what xtask/peers/requirements.txt lists
   --make-venv DIR    make a Python environment there first (several GB) and use it
   --rounds N         how often each one runs [default: 3]
@@ -41,6 +40,7 @@ cargo xtask bench train [options]
 /// What the command line asks for.
 struct Options {
     peers: bool,
+    /// Empty without `--peers`.
     peers_dir: PathBuf,
     python: Option<PathBuf>,
     make_venv: Option<PathBuf>,
@@ -63,7 +63,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             peers: false,
-            peers_dir: root().join("../shared/peers"),
+            peers_dir: PathBuf::new(),
             python: None,
             make_venv: None,
             rounds: 3,
@@ -135,7 +135,14 @@ impl Options {
         for path in [&mut o.python, &mut o.model, &mut o.pairs, &mut o.mopo].into_iter().flatten() {
             *path = std::path::absolute(&*path).with_context(|| path.display().to_string())?;
         }
-        o.peers_dir = std::path::absolute(&o.peers_dir)?;
+        if o.peers {
+            ensure!(
+                !o.peers_dir.as_os_str().is_empty(),
+                "`--peers` needs `--peers-dir DIR`: the folder of hh_pairs.py, phi_mini.py, \
+                 torch_step.py and trl_dpo.py"
+            );
+            o.peers_dir = std::path::absolute(&o.peers_dir)?;
+        }
         Ok(o)
     }
 }
@@ -242,13 +249,23 @@ mod tests {
 
     #[test]
     fn options_are_read_and_senseless_ones_refused() {
-        let o = parse(&["--peers", "--rounds", "5", "--only", "mopo-dpo,torch-dpo"]).unwrap();
+        let o = parse(&[
+            "--peers",
+            "--peers-dir",
+            "d",
+            "--rounds",
+            "5",
+            "--only",
+            "mopo-dpo,torch-dpo",
+        ])
+        .unwrap();
         assert_eq!((o.peers, o.rounds, o.steps), (true, 5, 6));
         assert_eq!(o.only.unwrap(), ["mopo-dpo", "torch-dpo"]);
         for (args, word) in [
             (&["--rounds", "0"][..], "--rounds 0"),
             (&["--rounds"], "needs a value"),
             (&["--python", "p"], "--peers"),
+            (&["--peers"], "--peers-dir"),
             (&["--peers", "--python", "p", "--make-venv", "v"], "one of them"),
             (&["--trl-pairs", "8"], "3 batches"),
             (&["--fast"], "--fast"),
