@@ -13,6 +13,7 @@ mod download;
 mod error;
 mod files;
 mod memory;
+mod presets;
 #[cfg(feature = "tensors")]
 mod tensors;
 
@@ -24,5 +25,6 @@ pub use files::{
     sweep_own_directory, write_atomically, write_atomically_with, write_json, write_own_file,
 };
 pub use memory::{available_memory, check_memory, readable_bytes};
+pub use presets::Presets;
 #[cfg(feature = "tensors")]
 pub use tensors::{TensorFiles, TensorWriter, WEIGHTS, WeightDtype, find_files};

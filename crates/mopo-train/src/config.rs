@@ -23,12 +23,12 @@ use mopo_lm::LoraConfig;
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
-pub use data::{DataConfig, section_names};
+pub use data::DataConfig;
 pub use evaluation::{EvaluationConfig, GivenStatistics, RewardAxis, ZScoreSource};
 pub(crate) use fit::{BYTES_TRAINED, count_of_parameters};
 pub use method::{DpoConfig, MethodConfig};
 pub use model::{BaseFormat, ModelConfig, ModelSource, PhiShape, TokenizerConfig};
-pub use presets::{PRESETS, config_text, preset_text};
+pub use presets::{PRESETS, SOURCES, config_text, preset_text};
 pub(crate) use read::{ConfigFile, PartError, read_part, read_with};
 pub(crate) use renamed::{RenamedKey, renamed};
 pub use source::{DataSource, ObjectiveFolder, SourceConfig};

@@ -85,7 +85,7 @@ impl Place {
     /// From a prepared set and prompts to a page, under a preset's name.
     fn protocol(&self, preset: &str, objectives: [&str; 3]) {
         let short = |text: &str| text.replace("preset = ", "max_length = 90, preset = ");
-        let labels = LABEL_PRESETS.iter().find(|(name, _)| *name == preset).unwrap().1;
+        let labels = LABEL_PRESETS.text(preset).unwrap();
         self.write("rewards.toml", &short(labels));
         self.write("run.toml", &short(&self.run(&["config", preset])));
         self.run(&["label", "pairs.jsonl", "--rewards", "rewards.toml", "--out", "labelled.jsonl"]);

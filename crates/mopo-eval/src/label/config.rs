@@ -4,6 +4,7 @@ use std::path::Path;
 
 use mopo_core::Objectives;
 use mopo_data::{indicator_of_scores, sha256_hex};
+use mopo_hub::Presets;
 use mopo_ops::FusedBackend;
 use serde::{Deserialize, Serialize};
 
@@ -116,9 +117,8 @@ impl LabelledObjective {
     }
 }
 
-/// The files of rewards that the crate carries: name, text.
-pub const LABEL_PRESETS: &[(&str, &str)] =
-    &[("paper-hh", include_str!("paper-hh.toml")), ("paper-tldr", include_str!("paper-tldr.toml"))];
+/// The files of rewards that the crate carries.
+pub const LABEL_PRESETS: Presets = mopo_hub::presets!("": "paper-hh", "paper-tldr");
 
 impl LabelConfig {
     /// A preset by its name, or else a file.
@@ -126,13 +126,12 @@ impl LabelConfig {
     /// # Errors
     /// Those of [`LabelConfig::from_file`]; if there is neither, the presets are named.
     pub fn from_name_or_file(name: &Path) -> Result<Self> {
-        if let Some((_, text)) = LABEL_PRESETS.iter().find(|preset| name == Path::new(preset.0)) {
+        if let Some(text) = name.to_str().and_then(|name| LABEL_PRESETS.text(name)) {
             return Self::parse(text);
         }
         if !name.exists() {
-            let presets: Vec<&str> = LABEL_PRESETS.iter().map(|preset| preset.0).collect();
             let expected =
-                format!("there is no such file, and the presets are: {}", presets.join(", "));
+                format!("there is no such file, and the presets are: {}", LABEL_PRESETS.listed());
             return Err(Error::invalid("rewards", format!("`{}`", name.display()), expected));
         }
         Self::from_file(name)
@@ -216,7 +215,7 @@ mod tests {
 
     #[test]
     fn presets_are_whole_and_go_before_files() {
-        for (name, _) in LABEL_PRESETS {
+        for name in LABEL_PRESETS.names() {
             let config = LabelConfig::from_name_or_file(Path::new(name)).unwrap();
             assert_eq!(config.objectives.len(), 3, "{name}");
         }

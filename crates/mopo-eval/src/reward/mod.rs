@@ -20,7 +20,7 @@ pub use distilbert::{DistilBert, DistilBertBlock, DistilBertConfig};
 pub use gpt2::{Gpt2, Gpt2Block, Gpt2Config};
 pub use layers::{Activation, Attention, Dense, Norm, TokenRow};
 pub use model::{ModelReward, Resolver, local_directory};
-pub use settings::{Label, ModelSettings, ModelSpec, Pooling, SETTINGS_FILE, preset_names};
+pub use settings::{Label, MODEL_PRESETS, ModelSettings, ModelSpec, Pooling, SETTINGS_FILE};
 pub use tokenizer::{RewardTokenizer, TruncationSide};
 
 pub use function::{DemoReward, Length, LengthPreference, LengthUnit, Pattern, WordList};

@@ -2,10 +2,9 @@
 //! models are presets; what a preset, a configuration or the model's own `reward.toml` does not say is
 //! never guessed.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::LazyLock;
 
+use mopo_hub::Presets;
 use serde::{Deserialize, Serialize};
 
 use super::template::Template;
@@ -205,7 +204,7 @@ impl ModelSettings {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSpec {
-    /// One of [`preset_names`].
+    /// One of [`MODEL_PRESETS`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
     /// A directory of the hub, or a name on it; a preset's own by default.
@@ -256,13 +255,11 @@ pub struct ModelSpec {
     pub statistics: Option<ScoreStatistics>,
 }
 
-static PRESETS: LazyLock<BTreeMap<String, ModelSpec>> =
-    LazyLock::new(|| toml::from_str(include_str!("presets.toml")).expect("our own file"));
-
-/// The names of the public reward models that [`ModelSpec::preset`] knows.
-pub fn preset_names() -> impl Iterator<Item = &'static str> {
-    PRESETS.keys().map(String::as_str)
-}
+/// The public reward models of the paper's protocol. Each file is what a `[[rewards]]` table may say with
+/// `kind = "model"`.
+pub const MODEL_PRESETS: Presets = mopo_hub::presets!("presets/":
+    "hh-harmless", "hh-helpful", "humor", "tldr-faithful", "tldr-less-hallucination", "tldr-pref1",
+);
 
 impl ModelSpec {
     /// A preset with nothing changed.
@@ -277,16 +274,15 @@ impl ModelSpec {
     pub fn with_preset(&self) -> Result<Self> {
         let preset = match &self.preset {
             None => None,
-            Some(name) => Some(PRESETS.get(name).ok_or_else(|| {
-                let all: Vec<&str> = preset_names().collect();
-                Error::invalid(
-                    "preset",
-                    format!("`{name}`"),
-                    format!("there are: {}", all.join(", ")),
-                )
-            })?),
+            Some(name) => {
+                let text = MODEL_PRESETS.text(name).ok_or_else(|| {
+                    let expected = format!("there are: {}", MODEL_PRESETS.listed());
+                    Error::invalid("preset", format!("`{name}`"), expected)
+                })?;
+                Some(toml::from_str::<Self>(text).expect("a file of our own, tested"))
+            }
         };
-        let whole = self.clone().or(preset.cloned().unwrap_or_default());
+        let whole = self.clone().or(preset.unwrap_or_default());
         if whole.path.is_none() {
             let expected = "name a directory or a model of the hub, or a `preset`";
             return Err(Error::invalid("path", "missing", expected));
@@ -422,7 +418,7 @@ mod tests {
             ("tldr-less-hallucination", "less_hallucination", detector(), pair, eos, 0, -1, 1024),
             ("tldr-pref1", "pref1", pref1, summary_first, non_pad, 0, 1, 1024),
         ];
-        let names: Vec<&str> = preset_names().collect();
+        let names: Vec<&str> = MODEL_PRESETS.names().collect();
         assert_eq!(names, expected.clone().map(|e| e.0));
         let dir = tempfile::tempdir().unwrap();
         // What stands around a post in the reader's prompts.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use mopo_ops::FusedBackend;
 
 use super::{
-    DemoReward, Length, LengthPreference, LengthUnit, ModelReward, ModelSpec, Pattern, Resolver,
-    Reward, WordList, preset_names,
+    DemoReward, Length, LengthPreference, LengthUnit, MODEL_PRESETS, ModelReward, ModelSpec,
+    Pattern, Resolver, Reward, WordList,
 };
 use crate::{Error, Result};
 
@@ -94,14 +94,13 @@ impl RewardSpec {
     /// # Errors
     /// A name that is neither, with the presets; the file and line that are wrong.
     pub fn from_name_or_file(name: &str) -> Result<Self> {
-        if preset_names().any(|preset| preset == name) {
+        if MODEL_PRESETS.text(name).is_some() {
             return Ok(Self::Model(Box::new(ModelSpec::preset(name))));
         }
         let path = Path::new(name);
         if !path.exists() {
-            let presets: Vec<&str> = preset_names().collect();
             let expected =
-                format!("there is no such file, and the presets are: {}", presets.join(", "));
+                format!("there is no such file, and the presets are: {}", MODEL_PRESETS.listed());
             return Err(Error::invalid("reward", format!("`{name}`"), expected));
         }
         let wrong = |message: String| Error::Config { file: path.into(), message };

@@ -7,24 +7,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
-use super::SourceConfig;
 use super::ranges::{self, Checked, MAX_TOKENS};
 use super::read::{ConfigFile, PartError, read_part, read_with};
 use super::renamed::RenamedKey;
+use super::{SOURCES, SourceConfig};
 use crate::{Error, Result};
-
-/// The sources' sections that the binary carries: name, text.
-const SECTIONS: &[(&str, &str)] = &[
-    ("hh", include_str!("../../configs/data/hh.toml")),
-    ("tldr", include_str!("../../configs/data/tldr.toml")),
-    ("tldr-axes", include_str!("../../configs/data/tldr-axes.toml")),
-    ("summeval-op", include_str!("../../configs/data/summeval-op.toml")),
-    ("trl", include_str!("../../configs/data/trl.toml")),
-    ("safe-rlhf", include_str!("../../configs/data/safe-rlhf.toml")),
-    ("beavertails", include_str!("../../configs/data/beavertails.toml")),
-    ("ultrafeedback", include_str!("../../configs/data/ultrafeedback.toml")),
-    ("helpsteer", include_str!("../../configs/data/helpsteer.toml")),
-];
 
 /// Keys of `[data]` that need not be there, which `--set` may add.
 pub(super) const OPTIONAL: &[&str] = &[
@@ -84,8 +71,8 @@ impl DataConfig {
     /// # Errors
     /// An unknown name is answered with the known ones; wrong overrides.
     pub fn named(name: &str, overrides: &[String]) -> Result<Self> {
-        match SECTIONS.iter().find(|section| section.0 == name) {
-            Some((_, text)) => Self::parse(text, &format!("source `{name}`"), overrides),
+        match SOURCES.text(name) {
+            Some(text) => Self::parse(text, &format!("source `{name}`"), overrides),
             None => {
                 let origin = format!("preset `{name}`");
                 Ok(super::RunConfig::parse_with(super::preset_text(name)?, &origin, overrides)?
@@ -126,16 +113,6 @@ impl DataConfig {
     }
 }
 
-/// The names of the sources that have a section of their own.
-pub fn section_names() -> Vec<&'static str> {
-    SECTIONS.iter().map(|section| section.0).collect()
-}
-
-/// The text of a source's section.
-pub(super) fn section_text(name: &str) -> Option<&'static str> {
-    SECTIONS.iter().find(|section| section.0 == name).map(|section| section.1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,9 +120,9 @@ mod tests {
 
     #[test]
     fn every_section_is_whole_and_named_as_its_source() {
-        for (name, text) in SECTIONS {
+        for (name, text) in SOURCES.iter() {
             let config = DataConfig::named(name, &[]).unwrap();
-            assert_eq!(config.source.kind.name().replace('_', "-"), *name);
+            assert_eq!(config.source.kind.name().replace('_', "-"), name);
             assert!(text.contains("--data"), "{name} does not say what to give");
         }
         assert_eq!(DataConfig::named("demo", &[]).unwrap().source.kind, DataSource::Demo);

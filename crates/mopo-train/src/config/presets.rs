@@ -1,27 +1,29 @@
 //! The presets that the program carries.
 
-use super::data::{section_names, section_text};
+use mopo_hub::Presets;
+
 use crate::{Error, Result};
 
-/// The presets that the binary carries: name, text.
-pub const PRESETS: &[(&str, &str)] = &[
-    ("demo", include_str!("../../configs/demo.toml")),
-    ("hh-small", include_str!("../../configs/hh-small.toml")),
-    ("paper-hh", include_str!("../../configs/paper-hh.toml")),
-    ("paper-tldr", include_str!("../../configs/paper-tldr.toml")),
-    ("demo-dpo", include_str!("../../configs/demo-dpo.toml")),
-];
+/// Whole configurations that the program carries.
+pub const PRESETS: Presets =
+    mopo_hub::presets!("../../configs/": "demo", "hh-small", "paper-hh", "paper-tldr", "demo-dpo");
+
+/// `[data]` sections that it carries, one for each source with files.
+pub const SOURCES: Presets = mopo_hub::presets!("../../configs/data/":
+    "hh", "tldr", "tldr-axes", "summeval-op", "trl", "safe-rlhf", "beavertails", "ultrafeedback",
+    "helpsteer",
+);
 
 /// The text of a preset.
 ///
 /// # Errors
 /// An unknown name is answered with the known ones.
 pub fn preset_text(name: &str) -> Result<&'static str> {
-    if let Some((_, text)) = PRESETS.iter().find(|preset| preset.0 == name) {
+    if let Some(text) = PRESETS.text(name) {
         return Ok(text);
     }
-    let presets = PRESETS.iter().map(|preset| preset.0).collect::<Vec<_>>().join(", ");
-    let message = if section_text(name).is_some() {
+    let presets = PRESETS.listed();
+    let message = if SOURCES.text(name).is_some() {
         format!(
             "it is a source of data, not a whole configuration (presets: {presets}); put the section \
              that `mopo config {name}` prints in the place of another `[data]`, and give the file \
@@ -31,7 +33,7 @@ pub fn preset_text(name: &str) -> Result<&'static str> {
         format!(
             "there is no such preset; the presets are: {presets}. For a file of your own give \
              --config FILE. Sources of data, for `mopo prepare` and `mopo config`: {}",
-            section_names().join(", ")
+            SOURCES.listed()
         )
     };
     Err(Error::Config { origin: format!("preset `{name}`"), message })
@@ -42,5 +44,5 @@ pub fn preset_text(name: &str) -> Result<&'static str> {
 /// # Errors
 /// Those of [`preset_text`].
 pub fn config_text(name: &str) -> Result<&'static str> {
-    section_text(name).map_or_else(|| preset_text(name), Ok)
+    SOURCES.text(name).map_or_else(|| preset_text(name), Ok)
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mopo_eval::reward::TruncationSide;
+use mopo_hub::Presets;
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
@@ -12,14 +13,10 @@ use crate::config::{
 };
 use crate::{Error, Result};
 
-/// The presets that the binary carries: name, text.
-pub const REWARD_PRESETS: &[(&str, &str)] = &[
-    ("helpful", include_str!("../../configs/reward-helpful.toml")),
-    ("harmless", include_str!("../../configs/reward-harmless.toml")),
-    ("humor", include_str!("../../configs/reward-humor.toml")),
-    ("toxicity", include_str!("../../configs/reward-toxicity.toml")),
-    ("preference", include_str!("../../configs/reward-preference.toml")),
-];
+/// Whole configurations that the program carries.
+pub const REWARD_PRESETS: Presets = mopo_hub::presets!("../../configs/reward-":
+    "helpful", "harmless", "humor", "toxicity", "preference",
+);
 
 /// Everything that decides what a training of a reward model computes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -284,12 +281,11 @@ impl RewardTrainConfig {
 /// # Errors
 /// An unknown name is answered with the known ones.
 pub fn reward_preset_text(name: &str) -> Result<&'static str> {
-    let found = REWARD_PRESETS.iter().find(|(n, _)| *n == name);
-    found.map(|(_, text)| *text).ok_or_else(|| Error::Config {
+    REWARD_PRESETS.text(name).ok_or_else(|| Error::Config {
         origin: format!("preset `{name}`"),
         message: format!(
             "there is no such preset; the presets are: {}. For a file of your own give --config FILE",
-            REWARD_PRESETS.iter().map(|p| p.0).collect::<Vec<_>>().join(", ")
+            REWARD_PRESETS.listed()
         ),
     })
 }

@@ -15,7 +15,7 @@ fn refused(name: &str, set: &str) -> String {
 
 #[test]
 fn every_preset_survives_being_written_and_being_old() {
-    for (name, text) in REWARD_PRESETS {
+    for (name, text) in REWARD_PRESETS.iter() {
         let config = parse(name, &[]).unwrap();
         let written = config.to_toml().unwrap();
         assert_eq!(RewardTrainConfig::parse_with(&written, name, &[]).unwrap(), config);
