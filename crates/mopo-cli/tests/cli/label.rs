@@ -56,7 +56,7 @@ fn killed_resumed_sharded_and_merged_labels_are_the_same_bytes() {
     assert!(!dir.join("cut.jsonl").exists(), "it was faster than the kill: give it more pairs");
     let output = label(&dir, "cut.jsonl", &[]).output().unwrap();
     let said = crate::common::stderr(&output);
-    assert!(said.contains("going on:"), "{said}");
+    assert!(said.contains("resuming:"), "{said}");
     same(&dir, "whole.jsonl", "cut.jsonl");
     assert!(!dir.join("cut.jsonl.progress").exists());
     let said = succeed(&mut label(&dir, "cut.jsonl", &[]));

@@ -144,8 +144,9 @@ fn wrong_sources_are_answered_in_words() {
         ),
         (
             &["prepare", "safe-rlhf", "--data", &axes, "--set", "data.objectives=[\"humor\"]"],
-            &["tldr-axes.jsonl:1", "datasets/safe-rlhf"],
+            &["`humor`", "helpful, harmless"],
         ),
+        (&["prepare", "safe-rlhf", "--data", &axes], &["tldr-axes.jsonl:1", "datasets/safe-rlhf"]),
         (&["train", "tldr"], &["source of data", "mopo config tldr"]),
     ] {
         let said = fail(mopo(args).current_dir(dir.path()));

@@ -32,7 +32,7 @@ fn runs_are_compared_on_the_same_prompts_and_refused_on_others() {
 
     // Clusters by hidden states, z-scores by the recorded scores of the data.
     let config = fs::read_to_string(at("mopo/config.toml")).unwrap();
-    let config = config.replace("z_scores = \"warm_start\"", "z_scores = \"labels\"");
+    let config = config.replace("z_scores = \"sft\"", "z_scores = \"labels\"");
     fs::write(at("mopo/config.toml"), config).unwrap();
     succeed(mopo(&["pareto", "--embedding", "hidden_state"]).arg(at("mopo")));
     let statistics = json(&at("mopo/pareto/statistics.json"));
