@@ -144,7 +144,7 @@ mod tests {
             ("trl", "data.source=helpsteer", "`data.tie_threshold` is missing"),
             ("tldr", "data.post_characters={above=5,below=6}", "no post has"),
             ("tldr", "data.heldout_fraction=2", "between 0 and 1"),
-            ("tldr", "data.splitt=train", "there is no key `splitt`"),
+            ("tldr", "data.splitt=train", "did you mean `data.split`?"),
         ] {
             let error = DataConfig::named(name, &[assignment.into()]).unwrap_err().to_string();
             assert!(error.contains(expected), "{name} {assignment}: {error}");

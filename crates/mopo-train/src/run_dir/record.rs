@@ -167,7 +167,8 @@ pub(crate) const POLICY: &str = "policy/";
 /// log π_0 of the training pairs.
 pub(crate) const INITIAL: &str = "initial_log_probs.safetensors";
 /// What the source became.
-pub(crate) const DATA: &[&str] = &["data/", "tokenizer.json"];
+pub(crate) const DATA: &[&str] =
+    &["data/", "tokenizer.json", "tokenizer_config.json", "generation_config.json"];
 
 #[cfg(test)]
 mod tests {

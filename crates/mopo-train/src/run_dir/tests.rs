@@ -1,3 +1,5 @@
+//! Which changes of a run are noticed, and what becomes of failed beginnings.
+
 use super::*;
 
 fn record() -> RunRecord {
@@ -8,12 +10,17 @@ fn new_run(path: &Path) -> RunDir {
     RunDir::create(path, &RunConfig::preset("demo").unwrap(), &mut record()).unwrap()
 }
 
-/// Replaces the first of the lines that begin so.
+/// Replaces the first key that begins so, with its value.
 fn edit(run: &Path, begin: &str, line: &str) {
     let path = run.join(CONFIG);
     let text = fs::read_to_string(&path).unwrap();
-    let old = text.lines().find(|l| l.starts_with(begin)).unwrap().to_string();
-    fs::write(&path, text.replacen(&old, line, 1)).unwrap();
+    let start = text.find(&format!("\n{begin}")).unwrap() + 1;
+    // A list is written over several lines.
+    let end = match text[start..].split('\n').next().unwrap().ends_with('[') {
+        true => text[start..].find("\n]").unwrap() + 2,
+        false => text[start..].find('\n').unwrap(),
+    };
+    fs::write(&path, [&text[..start], line, &text[start + end..]].concat()).unwrap();
 }
 
 #[test]

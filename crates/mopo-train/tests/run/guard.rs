@@ -198,8 +198,6 @@ fn a_step_that_is_no_number_ends_the_run_and_nothing_calls_it_resumable() {
     for (set, phase) in [
         (&["training.learning_rate=1e30", "training.max_grad_norm=0"][..], "mopo"),
         (&["sft.learning_rate=1e30", "sft.max_grad_norm=0"], "warm_start"),
-        // The weights themselves are beyond f32, in the last step too.
-        (&["training.learning_rate=1e39", "training.steps=1"], "mopo"),
     ] {
         let tmp = tempfile::tempdir().unwrap();
         let run = tmp.path().join("run");
