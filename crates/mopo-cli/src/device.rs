@@ -1,4 +1,4 @@
-//! The only place of the binary that names a backend: `--device` picks one at run time.
+//! The only file of the program that names backends: `--device` picks one at run time.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use mopo_ops::FusedBackend;
 
-/// A device as the user names it.
+/// A device on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Device {
     /// burn-flex on the CPU.
@@ -18,7 +18,7 @@ pub(crate) enum Device {
 }
 
 impl Device {
-    /// Memory that models can take there, in bytes, where it is this machine's.
+    /// Available memory in bytes, if it is this machine's main memory.
     pub(crate) fn memory(self) -> Option<u64> {
         match self {
             Self::Flex | Self::NdArray => mopo_hub::available_memory(),
@@ -54,18 +54,18 @@ impl fmt::Display for Device {
     }
 }
 
-/// Work that runs on whatever backend was picked.
+/// Work that runs on the chosen backend.
 pub(crate) trait Job {
-    /// What comes out.
+    /// The result.
     type Output;
-    /// Runs it. Methods that train wrap `B` in `Autodiff`, of which this file knows nothing.
+    /// Runs it. Training wraps `B` in `Autodiff` itself.
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<Self::Output>;
 }
 
 /// Runs a job on a device.
 ///
 /// # Errors
-/// If the device was not compiled in or is not there; and the job's own.
+/// If the device was not compiled in or does not exist; errors of the job.
 pub(crate) fn dispatch<J: Job>(device: Device, job: J) -> Result<J::Output> {
     check(device)?;
     match device {
@@ -80,7 +80,7 @@ pub(crate) fn dispatch<J: Job>(device: Device, job: J) -> Result<J::Output> {
     }
 }
 
-/// Whether a device can be used, before anything else is done.
+/// Checks that a device can be used, before any work.
 pub(crate) fn check(device: Device) -> Result<()> {
     let compiled = match device {
         Device::Flex => cfg!(feature = "flex"),
@@ -91,7 +91,7 @@ pub(crate) fn check(device: Device) -> Result<()> {
         let feature = device.to_string();
         let feature = feature.split(':').next().unwrap_or_default();
         bail!(
-            "--device {device}: this binary was built without it; build it with \
+            "--device {device}: this program was built without it; rebuild it with \
              `cargo build --release -p mopo-cli --features {feature}`, or use --device flex"
         );
     }
@@ -99,7 +99,7 @@ pub(crate) fn check(device: Device) -> Result<()> {
     if let Device::Cuda(n) = device {
         let found = cuda_devices()?;
         if n >= found {
-            bail!("--device cuda:{n}: there are {found} CUDA devices here, counted from 0");
+            bail!("--device cuda:{n}: this machine has {found} CUDA devices, counted from 0");
         }
     }
     Ok(())
@@ -117,19 +117,19 @@ fn cuda_devices() -> Result<usize> {
         let library = ["libcuda.so.1", "libcuda.so", "nvcuda.dll"]
             .into_iter()
             .find_map(|name| libloading::Library::new(name).ok())
-            .with_context(|| format!("--device cuda: no CUDA driver was found; {remedy}"))?;
+            .with_context(|| format!("--device cuda: no CUDA driver found; {remedy}"))?;
         let init: libloading::Symbol<'_, unsafe extern "C" fn(u32) -> i32> =
             library.get(b"cuInit").context("the CUDA driver has no cuInit")?;
         let count: libloading::Symbol<'_, unsafe extern "C" fn(*mut i32) -> i32> =
             library.get(b"cuDeviceGetCount").context("the CUDA driver has no cuDeviceGetCount")?;
         let code = init(0);
         if code != 0 {
-            bail!("--device cuda: the CUDA driver does not start (error {code}); {remedy}");
+            bail!("--device cuda: the CUDA driver failed to start (error {code}); {remedy}");
         }
         let mut n = 0;
         let code = count(&mut n);
         if code != 0 {
-            bail!("--device cuda: the CUDA driver counts no devices (error {code}); {remedy}");
+            bail!("--device cuda: the CUDA driver cannot count devices (error {code}); {remedy}");
         }
         Ok(n.max(0) as usize)
     }

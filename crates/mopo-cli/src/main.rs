@@ -1,4 +1,4 @@
-//! The `mopo` command: parses, picks a device, wires the libraries, prints.
+//! The `mopo` command: parses arguments, picks a device, calls the libraries, prints.
 
 mod args;
 mod commands;
@@ -10,11 +10,11 @@ use std::process::ExitCode;
 use args::{Cli, Command};
 use clap::Parser;
 
-// Training makes and drops many tensors of a few sizes, which this allocator reuses.
+// Training allocates and frees many tensors of few sizes; mimalloc reuses them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// An error with its causes, without those that the one before has said already.
+/// An error with its causes, without those that the message already contains.
 fn message(error: &anyhow::Error) -> String {
     let mut causes = error.chain().map(ToString::to_string);
     let mut message = causes.next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Progress for people: a bar on a terminal, a line now and then where there is none.
+//! Progress reporting: a bar on a terminal, an occasional line elsewhere.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ pub(crate) struct Bars {
     started: Instant,
 }
 
-/// Between two lines where no bar can be drawn.
+/// Time between two lines without a terminal.
 const QUIET: Duration = Duration::from_secs(15);
 
 impl Bars {
@@ -79,7 +79,7 @@ impl Progress for Bars {
     }
 }
 
-/// A file on its way from the hub; drawn as [`Bars`] are.
+/// Progress of a download, drawn like [`Bars`].
 #[derive(Default)]
 pub(crate) struct DownloadBar {
     bar: Option<ProgressBar>,

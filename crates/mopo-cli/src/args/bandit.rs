@@ -17,25 +17,25 @@ pub(crate) struct BanditArgs {
 pub(crate) enum Experiment {
     /// Five canonical preference structures over a sweep of τ (Figure 4)
     Structures(StructuresArgs),
-    /// MOPO, the exact solution and four ways to use DPO on two toy sets (Figures 1 and 7)
+    /// MOPO, the exact solution and four uses of DPO on two toy data sets (Figures 1 and 7)
     Fronts(FrontsArgs),
     /// The toy fronts of MOPO and the exact solution over a sweep of τ (Figure 8)
     Tau(TauArgs),
     /// Naive against lower-bounded constraints as data grow (Figure 3)
     Constraints(ConstraintsArgs),
-    /// Adaptive thresholds over β and the reference's lag (Figure 6)
+    /// Adaptive thresholds over β and the lag of the reference (Figure 6)
     Sensitivity(SensitivityArgs),
-    /// Thresholds of a start against a known front (A.3, Figures 2 and 9)
+    /// Initial thresholds against a known front (A.3, Figures 2 and 9)
     Initialisation(InitialisationArgs),
 }
 
-/// What every experiment has.
+/// Flags of every experiment.
 #[derive(Debug, Args)]
 pub(crate) struct BanditCommon {
-    /// Where table, figure and record go [default: runs/bandit/<experiment>]
+    /// Output directory [default: runs/bandit/<experiment>]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// Seed; experiments with several runs count up from it
+    /// Random seed; experiments with several runs count up from it
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
     /// flex (the CPU), ndarray, cuda or cuda:N
@@ -47,13 +47,13 @@ pub(crate) struct BanditCommon {
 pub(crate) struct StructuresArgs {
     #[command(flatten)]
     pub(crate) common: BanditCommon,
-    /// Runs of every setting
+    /// Runs per setting
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) seeds: u64,
     /// Optimiser steps
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = count)]
     pub(crate) steps: usize,
-    /// Sweep of τ
+    /// Values of τ
     #[arg(
         long,
         value_name = "LIST",
@@ -69,16 +69,16 @@ pub(crate) struct StructuresArgs {
 pub(crate) struct ConstraintsArgs {
     #[command(flatten)]
     pub(crate) common: BanditCommon,
-    /// Objectives, the primary included
+    /// Number of objectives, the primary one included
     #[arg(long, value_name = "K", default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=5))]
     pub(crate) objectives: u8,
     /// τ
     #[arg(long, default_value_t = 0.08, allow_negative_numbers = true, value_parser = positive)]
     pub(crate) tau: f64,
-    /// Where thresholds lie between the reference's value (0) and the best action's (1)
+    /// Position of the thresholds between the reference's value (0) and the best action's (1)
     #[arg(long, default_value_t = 0.5, allow_negative_numbers = true, value_parser = fraction)]
     pub(crate) fraction: f64,
-    /// Numbers of terms, two for each comparison
+    /// Numbers of responses, two per comparison
     #[arg(
         long,
         value_name = "LIST",
@@ -87,7 +87,7 @@ pub(crate) struct ConstraintsArgs {
         default_value = "50,100,200,500,1000,2000,5000,10000"
     )]
     pub(crate) terms: Vec<usize>,
-    /// Bandits, each with data of its own
+    /// Number of bandits, each with its own data
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = count)]
     pub(crate) repetitions: usize,
 }
@@ -102,7 +102,7 @@ pub(crate) struct SensitivityArgs {
     /// τ
     #[arg(long, default_value_t = 0.08, allow_negative_numbers = true, value_parser = positive)]
     pub(crate) tau: f64,
-    /// Grid of β
+    /// Values of β
     #[arg(
         long,
         value_name = "LIST",
@@ -112,7 +112,7 @@ pub(crate) struct SensitivityArgs {
         default_value = "0.9,0.99,0.999,0.9995,1"
     )]
     pub(crate) relaxations: Vec<f64>,
-    /// Grid of t₀, in steps
+    /// Values of t₀, in steps
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = count, default_value = "50,100,250,500,1000")]
     pub(crate) lags: Vec<usize>,
 }
@@ -121,16 +121,16 @@ pub(crate) struct SensitivityArgs {
 pub(crate) struct InitialisationArgs {
     #[command(flatten)]
     pub(crate) common: BanditCommon,
-    /// Optimiser steps of the learned policies
+    /// Optimiser steps for each learned policy
     #[arg(long, value_name = "N", default_value_t = 1500, value_parser = count)]
     pub(crate) steps: usize,
     /// τ
     #[arg(long, default_value_t = 0.08, allow_negative_numbers = true, value_parser = positive)]
     pub(crate) tau: f64,
-    /// Points each way of the known front with three objectives
+    /// Grid points per axis of the known front with three objectives
     #[arg(long, value_name = "N", default_value_t = 60, alias = "lattice", value_parser = grid)]
     pub(crate) grid: usize,
-    /// Random pairs of thresholds
+    /// Number of random threshold pairs
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = count)]
     pub(crate) vectors: usize,
 }
@@ -152,7 +152,7 @@ pub(crate) struct TauArgs {
     pub(crate) common: BanditCommon,
     #[command(flatten)]
     pub(crate) toy: ToyArgs,
-    /// Sweep of τ
+    /// Values of τ
     #[arg(
         long,
         value_name = "LIST",
@@ -164,16 +164,16 @@ pub(crate) struct TauArgs {
     pub(crate) taus: Vec<f64>,
 }
 
-/// What the experiments on the toy sets share.
+/// Flags of the experiments on toy data sets.
 #[derive(Debug, Args)]
 pub(crate) struct ToyArgs {
-    /// Triplets (x, y, y')
+    /// Number of triplets (x, y, y')
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = count)]
     pub(crate) n_pairs: usize,
-    /// A label: the probability itself, or one draw with it
+    /// Labels: the Bradley–Terry probability, or 0/1 drawn from it
     #[arg(long, value_enum, default_value_t = LabelKind::Probability)]
     pub(crate) labels: LabelKind,
-    /// Thresholds of a sweep; there is one with each objective as the primary
+    /// Thresholds per sweep; there is one sweep with each objective as the primary
     #[arg(long, value_name = "N", default_value_t = 21, value_parser = clap::value_parser!(u16).range(2..))]
     pub(crate) thresholds: u16,
     /// Optimiser steps of MOPO

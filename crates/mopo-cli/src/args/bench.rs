@@ -16,26 +16,26 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Measurement {
-    /// Steps of DPO, cloning or MOPO on given pairs
+    /// Training steps of DPO, cloning or MOPO
     Train(BenchTrainArgs),
     /// Greedy generation with the key-value cache
     Generate(BenchGenerateArgs),
-    /// Scores of texts by a reward model
+    /// Scoring with a reward model
     Score(BenchScoreArgs),
-    /// Products of f32 matrices on the CPU, of the shapes of a step
+    /// Matrix products in f32 on the CPU, with the shapes of a training step
     Matmul(BenchMatmulArgs),
 }
 
-/// What every measurement has.
+/// Flags of every measurement.
 #[derive(Debug, Args)]
 pub(crate) struct BenchCommon {
-    /// Threads
+    /// Number of threads
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = count)]
     pub(crate) threads: usize,
     /// flex (the CPU), ndarray, cuda or cuda:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
-    /// How the base is held: f32, checkpoint (as the file has it), int8, nf4 or nf4-double
+    /// Format of the base in memory: f32, checkpoint (as in the file), int8, nf4 or nf4-double
     #[arg(long, value_name = "FORMAT", default_value = "checkpoint")]
     pub(crate) base: BaseFormat,
 }
@@ -44,31 +44,31 @@ pub(crate) struct BenchCommon {
 pub(crate) struct BenchTrainArgs {
     #[command(flatten)]
     pub(crate) common: BenchCommon,
-    /// Model in the hub's layout, with its tokenizer.json, or its name there (org/name@revision)
+    /// Model directory with its tokenizer.json, or org/name or org/name@revision on Hugging Face
     #[arg(long, value_name = "NAME|DIR")]
     pub(crate) model: PathBuf,
-    /// Pairs as JSON lines of prompt, chosen and rejected; taken in order
+    /// Pairs as JSON Lines with prompt, chosen and rejected, taken in order
     #[arg(long, value_name = "FILE")]
     pub(crate) pairs: PathBuf,
-    /// Whose step
+    /// Training method
     #[arg(long, value_enum)]
     pub(crate) method: StepMethod,
-    /// Steps; the median leaves out the first
+    /// Number of steps; the first is excluded from the median
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = count)]
     pub(crate) steps: usize,
-    /// Pairs of a step
+    /// Pairs per step
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
     pub(crate) batch: usize,
-    /// Pairs with this many tokens or more in prompt and response are left out
+    /// Skip pairs whose prompt and response together have this many tokens or more
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = count)]
     pub(crate) max_len: usize,
-    /// DPO: compute the reference's log-probabilities in every step, or before the clock starts
+    /// DPO: compute reference log-probs in every step, or before timing starts
     #[arg(long, value_enum, default_value_t = StepReference::OnTheFly)]
     pub(crate) reference: StepReference,
-    /// MOPO: steps before the first refresh of the reference, or after it
+    /// MOPO: measure steps before or after the first refresh of the reference
     #[arg(long, value_enum, default_value_t = StepWindow::First)]
     pub(crate) window: StepWindow,
-    /// Keep the inputs of blocks alone and run blocks again in the backward pass
+    /// Keep only the inputs of blocks and recompute blocks in the backward pass
     #[arg(long)]
     pub(crate) gradient_checkpointing: bool,
 }
@@ -76,20 +76,20 @@ pub(crate) struct BenchTrainArgs {
 /// `--method` of `bench train`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum StepMethod {
-    /// The chosen response against the rejected one; trains a LoRA.
+    /// Prefer the chosen response to the rejected one; trains a LoRA adapter.
     Dpo,
-    /// Cloning of the chosen response; trains a LoRA.
+    /// Clone the chosen response; trains a LoRA adapter.
     Clone,
-    /// Two policies, τ 0.08, packing and pruned terms; trains a LoRA and two output layers.
+    /// Two policies, τ 0.08, packing and pruned responses; trains a LoRA adapter and two output layers.
     Mopo,
 }
 
 /// `--reference` of `bench train`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum StepReference {
-    /// A pass of every step.
+    /// One pass per step.
     OnTheFly,
-    /// Computed before.
+    /// Computed before timing starts.
     Cached,
 }
 
@@ -106,38 +106,38 @@ pub(crate) enum StepWindow {
 pub(crate) struct BenchGenerateArgs {
     #[command(flatten)]
     pub(crate) common: BenchCommon,
-    /// Model in the hub's layout, with its tokenizer.json, or its name there (org/name@revision)
+    /// Model directory with its tokenizer.json, or org/name or org/name@revision on Hugging Face
     #[arg(long, value_name = "NAME|DIR")]
     pub(crate) model: PathBuf,
-    /// Pairs as JSON lines; the first ones' prompts are continued
+    /// Pairs as JSON Lines; the prompts of the first ones are used
     #[arg(long, value_name = "FILE")]
     pub(crate) pairs: PathBuf,
-    /// Prompts at once
+    /// Batch size
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = count)]
     pub(crate) batch: usize,
-    /// New tokens of each prompt, none ends earlier
+    /// New tokens per prompt; none stops earlier
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = count)]
     pub(crate) new_tokens: usize,
-    /// Pairs with this many tokens or more in prompt and response are left out
+    /// Skip pairs whose prompt and response together have this many tokens or more
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = count)]
     pub(crate) max_len: usize,
-    /// Times; the median leaves out the first
+    /// Number of repeats; the first is excluded from the median
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = count)]
     pub(crate) repeats: usize,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchScoreArgs {
-    /// Reward model in the hub's layout, with a reward.toml
+    /// Reward model directory with a reward.toml
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
-    /// Texts as JSON lines of prompt and response
+    /// Texts as JSON Lines with prompt and response
     #[arg(long, value_name = "FILE")]
     pub(crate) texts: PathBuf,
-    /// Times; the median leaves out the first
+    /// Number of repeats; the first is excluded from the median
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = count)]
     pub(crate) repeats: usize,
-    /// Threads
+    /// Number of threads
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = count)]
     pub(crate) threads: usize,
     /// flex (the CPU), ndarray, cuda or cuda:N
@@ -147,13 +147,13 @@ pub(crate) struct BenchScoreArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchMatmulArgs {
-    /// Threads
+    /// Number of threads
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = count)]
     pub(crate) threads: usize,
-    /// Tokens of a step, for the shapes of its layers
+    /// Tokens per step
     #[arg(long, value_name = "N", default_value_t = 2048, value_parser = count)]
     pub(crate) tokens: usize,
-    /// Positions at which the output layer is applied
+    /// Positions where the output layer is applied
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = count)]
     pub(crate) outputs: usize,
     /// Width of the residual stream

@@ -9,50 +9,50 @@ use crate::device::Device;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The file of rewards has one entry per objective:
+The rewards file has one entry per objective:
 
     [[objectives]]
     name = \"brief\"
     tie_threshold = 2.0          # hard labels; or temperature = 1.0 for soft ones
     reward = { kind = \"length\", prefer = \"shorter\" }
 
-docs/labels.md has every kind of reward and what is written.")]
+docs/labels.md describes the kinds of reward and the output.")]
 pub(crate) struct LabelArgs {
-    /// The prepared set to label (`mopo prepare` writes one)
+    /// Prepared data set to label (see `mopo prepare`)
     #[arg(
         value_name = "SET",
         conflicts_with_all = ["preset", "config"],
         required_unless_present_any = ["preset", "config", "merge"]
     )]
     pub(crate) set: Option<PathBuf>,
-    /// Instead of a set: the source in this preset's [data] section, e.g. demo or hh-small
+    /// Label the source in a preset's [data] section instead, e.g. demo or hh-small
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     pub(crate) preset: Option<String>,
-    /// Instead of a set: the source in this configuration's [data] section
+    /// Label the source in a configuration's [data] section instead
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// The source's files
+    /// Input file or folder of the source
     #[arg(long, value_name = "PATH", conflicts_with = "set")]
     pub(crate) data: Option<PathBuf>,
-    /// The source's seed
+    /// Random seed of the source
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Make malformed lines of the source fatal
+    /// Fail on malformed data lines instead of skipping them
     #[arg(long)]
     pub(crate) strict: bool,
-    /// Objectives with their rewards and thresholds: a TOML file, or a preset, paper-hh or paper-tldr
+    /// Objectives with their rewards and thresholds: a TOML file, or the preset paper-hh or paper-tldr
     #[arg(long, value_name = "FILE|PRESET", required_unless_present = "merge")]
     pub(crate) rewards: Option<PathBuf>,
-    /// The labelled set to write; with --shard the shard. Work is saved in <FILE>.progress/
+    /// Labelled data set (or shard) to write. Progress is saved in <FILE>.progress/
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-    /// Keep labels that are there and fill missing ones alone
+    /// Keep existing labels and fill only missing ones
     #[arg(long)]
     pub(crate) keep: bool,
-    /// Label the i-th of n parts, e.g. 1/4, to be merged later
+    /// Label part I of N, e.g. 1/4, to merge later
     #[arg(long, value_name = "I/N")]
     pub(crate) shard: Option<ShardIndex>,
-    /// Put the shards of one labelling together
+    /// Merge shards into one labelled data set
     #[arg(
         long,
         value_name = "FILE",
@@ -62,10 +62,10 @@ pub(crate) struct LabelArgs {
         ]
     )]
     pub(crate) merge: Option<Vec<PathBuf>>,
-    /// Replace another file at --out
+    /// Replace an existing file at --out
     #[arg(long)]
     pub(crate) force: bool,
-    /// Where reward models compute: flex (the CPU), ndarray, cuda or cuda:N
+    /// Device of reward models: flex (the CPU), ndarray, cuda or cuda:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
 }

@@ -1,4 +1,4 @@
-//! The command line. Every flag is defined here, once; `cargo xtask train …` passes its own on.
+//! The command line. Every flag is defined here, once; `cargo xtask train …` forwards its arguments.
 
 mod bandit;
 mod bench;
@@ -35,29 +35,29 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Prepare data, warm-start a model, train the policies of MOPO or DPO
+    /// Prepare data, run SFT, train the policies of MOPO or DPO
     Train(TrainArgs),
     /// Score texts with reward models and other rewards
     Score(ScoreArgs),
-    /// Generate with every policy of a run, score, draw the Pareto front
+    /// Generate with every policy of a run, score the answers, draw the Pareto front
     Pareto(ParetoArgs),
-    /// Put the results of `mopo pareto` on one page: of one run, or of several to compare
+    /// Write one page with the results of `mopo pareto`, for one run or several
     Report(ReportArgs),
-    /// Let one policy of a run, an exported model or a hub model answer prompts
+    /// Answer prompts with a policy of a run, an exported model or a Hugging Face model
     Generate(GenerateArgs),
-    /// Write a policy as a plain hub directory, or all policies as one of MOPO's own
+    /// Export one policy for transformers, or all policies in MOPO's own layout
     Export(ExportArgs),
-    /// Read a source of data, summarise it, and write it as a prepared set
+    /// Read a data source, summarise it, and write a prepared data set
     Prepare(PrepareArgs),
-    /// Score both responses of every pair with rewards and write labels
+    /// Score both responses of every pair and write labels
     Label(LabelArgs),
     /// Train a reward model
     Reward(RewardArgs),
-    /// Reproduce a synthetic experiment: exact solutions, learned policies, a figure and a table
+    /// Reproduce a synthetic experiment of the MOPO paper, with a table and a figure
     Bandit(BanditArgs),
-    /// Print a preset, a complete configuration to start from, or the section of a source of data
+    /// Print a preset (a complete configuration), or the [data] section of a source
     Config(ConfigArgs),
-    /// Measure training steps, generation or products of matrices on this machine
+    /// Measure training steps, generation, scores or matrix products on this machine
     Bench(BenchArgs),
 }
 
@@ -71,15 +71,15 @@ pub(crate) struct TrainArgs {
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
-    /// Base model with its tokenizer, instead of the configuration's: a directory, or a model of the
-    /// hub as org/name or org/name@revision
+    /// Base model with its tokenizer, instead of the configuration's: a directory, or org/name or
+    /// org/name@revision on Hugging Face
     #[arg(long, value_name = "NAME|DIR")]
     pub(crate) model: Option<PathBuf>,
-    /// Branch, tag or commit of --model on the hub
+    /// Branch, tag or commit of --model on Hugging Face
     #[arg(long, requires = "model")]
     pub(crate) revision: Option<String>,
-    /// Where log-probs of frozen models are kept for other runs [default: the environment's
-    /// MOPO_CACHE, else .cache/log_probs beside the run directory]
+    /// Folder of the log-prob cache, shared between runs [default: $MOPO_CACHE, else
+    /// .cache/log_probs beside the run directory]
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
     pub(crate) cache: Option<PathBuf>,
     /// Disable the log-prob cache
@@ -96,24 +96,24 @@ pub(crate) struct TrainArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ParetoArgs {
-    /// Run directory [default: the newest finished one below runs/]
+    /// Run directory [default: the latest finished run below runs/]
     pub(crate) run: Option<PathBuf>,
-    /// Where figure, tables and page go [default: <run>/pareto]
+    /// Output directory [default: <run>/pareto]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// How many prompts, instead of the configuration's
+    /// Number of prompts, instead of the configuration's
     #[arg(long, value_name = "N", value_parser = numbers::count, allow_negative_numbers = true)]
     pub(crate) n_prompts: Option<usize>,
-    /// Prompts from a file of `mopo prepare --prompts`, instead of the run's held-out ones
+    /// Prompts written by `mopo prepare --prompts`, instead of the run's held-out ones
     #[arg(long, value_name = "FILE")]
     pub(crate) prompts: Option<PathBuf>,
     /// Sampling temperature, instead of the configuration's (0: greedy)
     #[arg(long, value_parser = numbers::temperature, allow_negative_numbers = true)]
     pub(crate) temperature: Option<f64>,
-    /// Steps of the simplex grid of preference weights between heads (0: heads alone)
+    /// Steps of the simplex grid of preference weights (0: no mixtures)
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) mixture_steps: Option<usize>,
-    /// Seed of sampling, clusters and bootstrap, instead of the run's
+    /// Random seed, instead of the run's
     #[arg(long)]
     pub(crate) seed: Option<u64>,
     #[command(flatten)]
@@ -125,27 +125,27 @@ pub(crate) struct ParetoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
-    /// Run directory, a directory of `mopo export`, or a phi model as on the hub
+    /// Run directory, a directory written by `mopo export`, or a phi model in the layout of Hugging Face
     #[arg(required_unless_present = "model")]
     pub(crate) run: Option<PathBuf>,
-    /// The same, or a model of the hub as org/name or org/name@revision
+    /// The same, or org/name or org/name@revision on Hugging Face
     #[arg(long, value_name = "NAME|DIR", conflicts_with = "run")]
     pub(crate) model: Option<PathBuf>,
-    /// Branch, tag or commit of --model on the hub
+    /// Branch, tag or commit of --model on Hugging Face
     #[arg(long, requires = "model")]
     pub(crate) revision: Option<String>,
-    /// Prompt (may be repeated); where there are policies, a plain question is put into the
-    /// dialogue's form
+    /// Prompt (may be repeated). With a run or a chat model, a plain question is formatted with its
+    /// chat template
     #[arg(long, required = true)]
     pub(crate) prompt: Vec<String>,
-    /// An objective's policy, or `warm-start`
+    /// Policy of an objective, or `sft` for the SFT model
     #[arg(long, conflicts_with = "weights")]
     pub(crate) policy: Option<String>,
-    /// Preference weights of a mixture of all heads, e.g. 0.5,0.3,0.2
+    /// Preference weights of a mixture of all policies, e.g. 0.5,0.3,0.2
     #[arg(long, value_delimiter = ',')]
     pub(crate) weights: Option<Vec<f32>>,
-    /// Divergence under which --weights mixes: reverse_kl, forward_kl, jensen_shannon, alpha:A
-    /// (0 < A < 1) or jeffreys; all but the first run the base model too [default: reverse_kl]
+    /// Divergence of the mixture: reverse_kl, forward_kl, jensen_shannon, alpha:A (0 < A < 1) or
+    /// jeffreys; all but reverse_kl also run the base model [default: reverse_kl]
     #[arg(
         long,
         requires = "weights",
@@ -153,19 +153,19 @@ pub(crate) struct GenerateArgs {
         value_parser = crate::commands::generate::mixable
     )]
     pub(crate) divergence: Option<Divergence>,
-    /// Most new tokens
+    /// Maximum number of new tokens
     #[arg(long, value_name = "N", value_parser = numbers::count, allow_negative_numbers = true)]
     pub(crate) max_new_tokens: Option<usize>,
     /// Sampling temperature (0: greedy)
     #[arg(long, value_parser = numbers::temperature, allow_negative_numbers = true)]
     pub(crate) temperature: Option<f64>,
-    /// Sample from the K most likely tokens (0: from all)
+    /// Sample from the K most likely tokens (0: all tokens)
     #[arg(long, value_name = "K", allow_negative_numbers = true)]
     pub(crate) top_k: Option<usize>,
-    /// Sample from the most likely tokens that together have this probability
+    /// Sample from the smallest set of tokens with this total probability
     #[arg(long, value_name = "P", value_parser = numbers::top_p, allow_negative_numbers = true)]
     pub(crate) top_p: Option<f64>,
-    /// Seed of sampling
+    /// Random seed
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
     /// flex (the CPU), ndarray, cuda or cuda:N
@@ -175,29 +175,29 @@ pub(crate) struct GenerateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
-    /// Run directory, its policy/, or a directory that this command wrote with all policies
+    /// Run directory, its policy/, or a directory written by `mopo export --all`
     #[arg(required_unless_present = "model")]
     pub(crate) source: Option<PathBuf>,
-    /// The same, or such a directory on the hub as org/name or org/name@revision
+    /// The same, or org/name or org/name@revision on Hugging Face
     #[arg(long, value_name = "NAME|DIR", conflicts_with = "source")]
     pub(crate) model: Option<PathBuf>,
-    /// Branch, tag or commit of --model on the hub
+    /// Branch, tag or commit of --model on Hugging Face
     #[arg(long, requires = "model")]
     pub(crate) revision: Option<String>,
-    /// One policy, by its objective or its index from 0, or `warm-start`: a plain hub directory
+    /// Export one policy for transformers: its objective, its index from 0, or `sft`
     #[arg(long, value_name = "NAME|INDEX", conflicts_with = "all")]
     pub(crate) policy: Option<String>,
-    /// All policies on their base, in MOPO's own layout; so without --policy too
+    /// Export all policies with their base, in MOPO's own layout [the default without --policy]
     #[arg(long)]
     pub(crate) all: bool,
-    /// The directory to write
+    /// Output directory
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// Data type of the weights: f32, bf16 or f16 [default: the base model's]. With --all only the
-    /// base is converted
+    /// Data type of the weights: f32, bf16 or f16; with --all only the base is converted [default:
+    /// the base model's]
     #[arg(long)]
     pub(crate) dtype: Option<WeightDtype>,
-    /// Replace an earlier export at --out
+    /// Replace an existing export at --out
     #[arg(long)]
     pub(crate) force: bool,
     /// flex (the CPU), ndarray, cuda or cuda:N
@@ -212,41 +212,41 @@ Sources: hh, tldr, tldr-axes, summeval-op, trl, safe-rlhf, beavertails, ultrafee
 
     mopo prepare summeval-op --data summeval-op.jsonl --set data.tie_threshold=0.5 --out pairs.jsonl
 
-docs/data.md has the columns of each, and how labels come about.")]
+docs/data.md describes the columns of each source and how labels are made.")]
 pub(crate) struct PrepareArgs {
-    /// A source of data, or a preset whose [data] section says what to read: demo or hh-small
+    /// Data source, or a preset whose [data] section names one: demo or hh-small
     #[arg(value_name = "SOURCE|PRESET", default_value = "demo", conflicts_with = "config")]
     pub(crate) name: String,
-    /// Instead of a name: a file with a [data] section, alone or in a whole configuration
+    /// A file with a [data] section, alone or in a full configuration, instead of a name
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Override one key, e.g. --set data.tie_threshold=0.5 (may be repeated)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// The data: a file or a folder
+    /// Input file or folder
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Option<PathBuf>,
-    /// The prepared set to write; without it the data is only summarised
+    /// Prepared data set to write; without it, the data is only summarised
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
-    /// Take the distinct prompts without their pairs; with tldr also of files of posts alone
+    /// Write distinct prompts without pairs; tldr also reads files of posts
     #[arg(long)]
     pub(crate) prompts: bool,
-    /// Sample at most N of the prompts, by the seed
+    /// Sample at most N prompts
     #[arg(long, value_name = "N", requires = "prompts")]
     pub(crate) n_prompts: Option<usize>,
-    /// Seed of the order of responses, and of what is drawn
+    /// Random seed of the order of responses and of --n-prompts
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Make malformed data lines fatal
+    /// Fail on malformed data lines instead of skipping them
     #[arg(long)]
     pub(crate) strict: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
-    /// Preset: demo, demo-dpo, hh-small, paper-hh or paper-tldr; or a source of data, of which the
-    /// [data] section is printed: `mopo prepare --help` has their names
+    /// Preset: demo, demo-dpo, hh-small, paper-hh or paper-tldr; or a data source (see `mopo prepare
+    /// --help`), to print its [data] section
     #[arg(value_name = "PRESET|SOURCE", default_value = "demo")]
     pub(crate) name: String,
 }

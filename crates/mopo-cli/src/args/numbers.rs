@@ -45,6 +45,6 @@ pub(super) fn grid(text: &str) -> Result<usize, String> {
 }
 
 pub(super) fn even_count(text: &str) -> Result<usize, String> {
-    let expected = "it must be an even number above 0: a comparison is two terms";
+    let expected = "it must be an even number above 0: a comparison has two responses";
     integer(text, |n| n > 0 && n % 2 == 0, expected)
 }

@@ -1,4 +1,4 @@
-//! Flags of `mopo report`, and those of `mopo pareto` that say how results become comparable.
+//! Flags of `mopo report`, and those of `mopo pareto` that make results comparable.
 
 use std::path::PathBuf;
 
@@ -7,34 +7,34 @@ use mopo_eval::PromptEmbedding;
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
-    /// Runs that `mopo pareto` has evaluated, or the directories that it wrote
+    /// Runs evaluated by `mopo pareto`, or the directories it wrote
     #[arg(required = true, value_name = "RUN")]
     pub(crate) runs: Vec<PathBuf>,
-    /// Where page, figures and tables go
+    /// Output directory
     #[arg(long, value_name = "DIR", default_value = "runs/report")]
     pub(crate) out: PathBuf,
-    /// What to call the runs, in their order, e.g. mopo,dpo [default: their directories' names]
+    /// Names of the runs, in the same order, e.g. mopo,dpo [default: their directories' names]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub(crate) names: Vec<String>,
-    /// Mean and deviation that z-scores are counted in: a statistics.json [default: the first run's]
+    /// Mean and standard deviation for z-scores: a statistics.json [default: the first run's]
     #[arg(long, value_name = "FILE")]
     pub(crate) statistics: Option<PathBuf>,
-    /// Heading of the page
+    /// Title of the page
     #[arg(long, value_name = "TEXT")]
     pub(crate) title: Option<String>,
-    /// Prompts shown with all responses, at most
+    /// Maximum number of prompts shown with all responses
     #[arg(long, value_name = "N", default_value_t = 24)]
     pub(crate) examples: usize,
 }
 
-/// The part of `mopo pareto` that its runs should have in common.
+/// Flags of `mopo pareto` that runs to be compared should share.
 #[derive(Debug, Args)]
 pub(crate) struct ProtocolArgs {
-    /// What prompts are clustered by, instead of the configuration's
+    /// Features for clustering prompts, instead of the configuration's
     #[arg(long, value_name = "WHAT")]
     pub(crate) embedding: Option<Embedding>,
-    /// Mean and deviation that z-scores are counted in: a statistics.json of another evaluation
-    /// [default: as the configuration says]
+    /// Mean and standard deviation for z-scores: the statistics.json of another evaluation
+    /// [default: as configured]
     #[arg(long, value_name = "FILE")]
     pub(crate) statistics: Option<PathBuf>,
 }
@@ -42,10 +42,10 @@ pub(crate) struct ProtocolArgs {
 /// [`PromptEmbedding`] on the command line.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Embedding {
-    /// Their words, weighted by TF–IDF
+    /// TF–IDF of their words
     #[value(name = "tf_idf")]
     TfIdf,
-    /// The policies' own hidden state, the mean over the prompt's tokens
+    /// Hidden state of the policies, averaged over the prompt's tokens
     #[value(name = "hidden_state")]
     HiddenState,
 }

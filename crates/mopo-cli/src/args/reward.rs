@@ -33,7 +33,7 @@ pub(crate) struct RewardTrainArgs {
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
-    /// Go on with a training that was cut off
+    /// Resume a run from its latest checkpoint
     #[arg(
         long,
         value_name = "DIR",

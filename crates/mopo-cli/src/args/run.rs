@@ -1,4 +1,4 @@
-//! Flags of every command that begins a run.
+//! Flags of every command that starts a run.
 
 use std::path::PathBuf;
 
@@ -11,16 +11,16 @@ pub(crate) struct RunArgs {
     /// Override one key, e.g. --set training.steps=200 (may be repeated)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// The data: a file or folder of the configuration's source, or a prepared set
+    /// Input data: a file or folder of the configuration's source, or a prepared data set
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Option<PathBuf>,
-    /// Run directory [default: <name>-<date>-<time> below runs/, of reward models below runs/rewards/]
+    /// Run directory [default: runs/<name>-<date>-<time>; for reward models, below runs/rewards/]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// Seed, instead of the configuration's
+    /// Random seed, instead of the configuration's
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// Make malformed data lines fatal
+    /// Fail on malformed data lines instead of skipping them
     #[arg(long)]
     pub(crate) strict: bool,
     /// flex (the CPU), ndarray, cuda or cuda:N
@@ -29,7 +29,7 @@ pub(crate) struct RunArgs {
 }
 
 impl RunArgs {
-    /// What replaces keys of the configuration.
+    /// Overrides of configuration keys.
     pub(crate) fn overrides(&self) -> Vec<String> {
         let seed = self.seed.map(|seed| format!("seed={seed}"));
         self.set.iter().cloned().chain(seed).collect()

@@ -1,5 +1,5 @@
-//! `mopo bandit`: the synthetic experiments. What they find and how it is shown is in
-//! `mopo_eval::experiments`; here flags become settings.
+//! `mopo bandit`: the synthetic experiments. Here flags become settings; the experiments' tables and
+//! figures are in `mopo_eval::experiments`.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -126,9 +126,9 @@ impl<E: Experiment> Job for ExperimentJob<'_, E> {
 fn run_one<E: Experiment>(experiment: &E, common: &BanditCommon) -> Result<()> {
     check(common.device)?;
     let out = common.out.clone().unwrap_or_else(|| PathBuf::from("runs/bandit").join(E::NAME));
-    // Before the work: a folder that cannot be written is found in the first second.
+    // Fail early if the folder cannot be written.
     std::fs::create_dir_all(&out).with_context(|| {
-        format!("making the folder {} (give another one with --out DIR)", out.display())
+        format!("cannot create {}; choose another directory with --out DIR", out.display())
     })?;
     let clock = Instant::now();
     let mut bars = Bars::new();

@@ -1,5 +1,5 @@
-//! `mopo export`: one policy as a plain hub directory, or all of them as a directory of MOPO's own
-//! (docs/formats.md). Written beside its place and renamed into it: whole or not at all.
+//! `mopo export`: one policy in the layout of Hugging Face, or all of them in MOPO's own
+//! (docs/formats.md). Written to a temporary directory and renamed: whole or not at all.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use mopo_train::{RunDir, load_run_tokenizer, load_tokenizer};
 use crate::args::ExportArgs;
 use crate::device::{self, Job, dispatch};
 
-/// All that an export may hold, and hence all that `--force` may remove.
+/// Everything an export may contain, and so all that `--force` may remove.
 const OWN_FILES: [&str; 7] = [
     "base",
     "config.json",
@@ -30,7 +30,7 @@ const OWN_FILES: [&str; 7] = [
 
 pub(crate) fn run(args: ExportArgs) -> Result<()> {
     device::check(args.device)?;
-    // Before any work.
+    // Fail before any work.
     check_out(&args.out, args.force)?;
     dispatch(args.device, Export(args))
 }
@@ -57,7 +57,7 @@ impl Job for Export {
         let tokens = tokenizer_config(&tokenizer, template, &config);
         let what = match choice {
             Some(Choice::Policy(index)) => format!("policy `{}`", meta.objectives[index]),
-            Some(Choice::WarmStart) => "the warm start".into(),
+            Some(Choice::WarmStart) => "the SFT model".into(),
             None => format!("{} policies", meta.objectives.len()),
         };
         let write = |dir: &Path| -> Result<()> {
@@ -75,7 +75,7 @@ impl Job for Export {
     }
 }
 
-/// Where the parts of a model with policies lie.
+/// Paths of a model with policies.
 struct Source {
     /// The run, or an export of all policies: holds the tokenizer.
     root: PathBuf,
@@ -99,15 +99,15 @@ impl Source {
         };
         if !policy.join("policy.json").exists() {
             bail!(
-                "{}: there are no policies here (no policy/policy.json); give a finished run, its \
-                 policy directory, or what `mopo export --all` wrote",
+                "{}: no policies found (no policy/policy.json); pass a finished run, its policy/ \
+                 directory, or a directory written by `mopo export --all`",
                 dir.display()
             );
         }
         let base = ["warm_start", "base"].map(|name| root.join(name));
         let Some(base) = base.into_iter().find(|base| base.join("config.json").exists()) else {
             bail!(
-                "{}: the base model of these policies is not here (no warm_start/ and no base/)",
+                "{}: the base model of these policies is missing (no warm_start/ or base/)",
                 root.display()
             );
         };
@@ -127,14 +127,14 @@ impl Source {
         let by_index = || name.parse().ok().filter(|index| *index < self.objectives.len());
         by_name.or_else(by_index).map(Choice::Policy).with_context(|| {
             format!(
-                "--policy {name}: there are {} (0 to {}) and `sft`",
+                "--policy {name}: unknown policy; there are {} (0 to {}) and `sft`",
                 self.objectives.join(", "),
                 self.objectives.len() - 1
             )
         })
     }
 
-    /// How the base was held when the policies were trained.
+    /// How the base was loaded when the policies were trained.
     fn load_options(&self) -> Result<LoadOptions> {
         if self.root.join("config.toml").exists() {
             let (_, config, _) = RunDir::open(&self.root)?;
@@ -143,7 +143,7 @@ impl Source {
         Ok(LoadOptions::default())
     }
 
-    /// The tokenizer, and the template that the policies were trained with, if it is known.
+    /// The tokenizer, and the template that the policies were trained with, if known.
     fn tokenizer(&self) -> Result<(Tokenizer, Option<ChatTemplate>)> {
         if self.root.join("config.toml").exists() {
             let (run, config, _) = RunDir::open(&self.root)?;
@@ -158,7 +158,7 @@ impl Source {
         Ok((tokenizer, template))
     }
 
-    /// How the run generates.
+    /// Generation settings of the run.
     fn generation(&self) -> Result<HubGeneration> {
         if self.root.join("config.toml").exists() {
             let (_, config, _) = RunDir::open(&self.root)?;
@@ -168,7 +168,7 @@ impl Source {
     }
 }
 
-/// A policy without adapter, its head as the output layer.
+/// One policy: the adapter merged, its head as the output layer.
 fn write_one<B: FusedBackend>(
     choice: Choice,
     base: &Phi<B>,
@@ -201,7 +201,7 @@ fn write_all<B: FusedBackend>(
     Ok(generation.write(dir)?)
 }
 
-/// What transformers' `AutoTokenizer` needs beside `tokenizer.json`.
+/// `tokenizer_config.json`, which transformers' `AutoTokenizer` needs.
 fn tokenizer_config(
     tokenizer: &Tokenizer,
     template: Option<ChatTemplate>,
@@ -209,20 +209,20 @@ fn tokenizer_config(
 ) -> String {
     let mut json = tokenizer.settings();
     json["model_max_length"] = config.max_position_embeddings.into();
-    // An old run that spelled control tokens out must not be read as if it had them.
+    // An old run that wrote control tokens as plain text must not be read as if it had them.
     if let Some(template) = template.filter(|template| template.control_tokens().is_empty()) {
         json["chat_template"] = template.jinja().into();
     }
     format!("{json:#}\n")
 }
 
-/// Refuses to write over what is there, unless it is an export and may be replaced.
+/// Refuses to overwrite anything but an export, and that only with `--force`.
 fn check_out(out: &Path, force: bool) -> Result<()> {
     if !out.exists() {
         return Ok(());
     }
     let entries = fs::read_dir(out)
-        .with_context(|| format!("--out {}: it is there and no directory", out.display()))?;
+        .with_context(|| format!("--out {}: exists and is not a directory", out.display()))?;
     let mut names = vec![];
     for entry in entries {
         names.push(entry?.file_name().to_string_lossy().into_owned());
@@ -230,13 +230,13 @@ fn check_out(out: &Path, force: bool) -> Result<()> {
     names.sort();
     if !names.is_empty() && !force {
         bail!(
-            "--out {}: the directory is not empty; choose another, or replace it with --force",
+            "--out {}: the directory is not empty; choose another one, or replace it with --force",
             out.display()
         );
     }
     if let Some(name) = names.iter().find(|name| !OWN_FILES.contains(&name.as_str())) {
         bail!(
-            "--out {} --force: `{name}` is no part of an export; choose another directory, or remove \
+            "--out {} --force: `{name}` is not part of an export; choose another directory, or remove \
              it yourself",
             out.display()
         );
@@ -246,22 +246,24 @@ fn check_out(out: &Path, force: bool) -> Result<()> {
 
 /// Lets `write` fill a hidden directory beside `out` and renames it into place.
 fn into_place(out: &Path, force: bool, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let name = out.file_name().with_context(|| format!("--out {}: give a name", out.display()))?;
+    let name = out
+        .file_name()
+        .with_context(|| format!("--out {}: not a directory name", out.display()))?;
     let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let io = |what: &str| format!("cannot {what} {}", out.display());
-    fs::create_dir_all(parent).with_context(|| io("make the parent of"))?;
+    fs::create_dir_all(parent).with_context(|| io("create the parent of"))?;
     let hidden = |kind: &str| {
         parent.join(format!(".{}.{kind}-{}", name.to_string_lossy(), std::process::id()))
     };
     let (new, old) = (hidden("new"), hidden("old"));
-    fs::create_dir(&new).with_context(|| io("write beside"))?;
+    fs::create_dir(&new).with_context(|| io("create a directory beside"))?;
     let written = write(&new).and_then(|()| {
-        // Whoever came in between is not overwritten either.
+        // Nor overwrite what another process wrote meanwhile.
         check_out(out, force)?;
         if out.exists() {
             fs::rename(out, &old).with_context(|| io("move away"))?;
         }
-        fs::rename(&new, out).with_context(|| io("put the export at"))?;
+        fs::rename(&new, out).with_context(|| io("move the export to"))?;
         fs::File::open(parent).and_then(|dir| dir.sync_all()).with_context(|| io("flush"))
     });
     if written.is_err() {
@@ -272,7 +274,7 @@ fn into_place(out: &Path, force: bool, write: impl FnOnce(&Path) -> Result<()>) 
         return written;
     }
     if old.exists() {
-        fs::remove_dir_all(&old).with_context(|| io("remove what was before at"))?;
+        fs::remove_dir_all(&old).with_context(|| io("remove the old export of"))?;
     }
     Ok(())
 }

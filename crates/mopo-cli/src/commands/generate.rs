@@ -1,4 +1,4 @@
-//! `mopo generate`: one policy of a run, a mixture of all, or a plain hub model answers prompts.
+//! `mopo generate`: answers prompts with a policy of a run, a mixture of all, or a plain model.
 
 use anyhow::Result;
 use mopo_core::divergence::Divergence;
@@ -26,7 +26,7 @@ impl Job for Generate {
         let ignored = sampler.ignored_settings();
         if !ignored.is_empty() {
             tracing::warn!(
-                "{}: generation here does not do {}; responses may differ from the publisher's",
+                "{}: {} is not supported and ignored; responses may differ from the publisher's",
                 dir.join("generation_config.json").display(),
                 ignored.join(", ")
             );
@@ -51,7 +51,7 @@ impl Job for Generate {
     }
 }
 
-/// The value of `--divergence`: refused on the command line, before a model is loaded.
+/// Parses `--divergence`, so that bad values fail before a model is loaded.
 pub(crate) fn mixable(name: &str) -> mopo_core::Result<Divergence> {
     let divergence: Divergence = name.parse()?;
     divergence.check_mixable().map(|()| divergence)

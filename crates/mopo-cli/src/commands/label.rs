@@ -35,7 +35,7 @@ impl Job for Label {
         let Self(args) = self;
         let rewards = args.rewards.as_ref().context("--rewards is missing")?;
         let config = LabelConfig::from_name_or_file(rewards)?;
-        // Before the set is read: a reward that cannot be built is the quicker error.
+        // Before the set is read, to fail early if a reward cannot be built.
         let built = config.build::<B>(&device, &resolve)?;
         label(&args, config, &built)
     }
@@ -54,11 +54,11 @@ fn label(args: &LabelArgs, config: LabelConfig, rewards: &[Box<dyn Reward>]) -> 
     let n_pairs = job.n_rows(&set);
     let mut bars = Bars::new();
     if saved.n_done() > 0 {
-        bars.note(&format!("resuming: {} of {n_pairs} pairs are scored", saved.n_done()));
+        bars.note(&format!("resuming: {} of {n_pairs} pairs are already scored", saved.n_done()));
     }
     bars.begin("label", saved.n_done(), n_pairs);
     let mut advance = |n| (0..n).for_each(|_| bars.advance(""));
-    let kept = || format!("what was scored before is in {}", job.progress_dir().display());
+    let kept = || format!("finished scores are kept in {}", job.progress_dir().display());
     let labelled = match args.shard {
         Some(index) => {
             job.run_shard(index, &set, &mut saved, rewards, &mut advance).with_context(kept)?;
@@ -73,19 +73,19 @@ fn label(args: &LabelArgs, config: LabelConfig, rewards: &[Box<dyn Reward>]) -> 
         (index, None) => {
             let index = index.map(String::from).unwrap_or_default();
             println!("wrote {} (shard {index}, {n_pairs} pairs)", args.out.display());
-            println!("when all are there: mopo label --merge FILE... --out FILE");
+            println!("when all shards are done: mopo label --merge FILE... --out FILE");
         }
     }
     Ok(job.remove_progress()?)
 }
 
-/// The set that is labelled, as it would be written.
+/// The data set to label, as `mopo prepare` would write it.
 fn read(args: &LabelArgs) -> Result<StagedSet> {
     let folder = output_folder(&args.out)?;
     if let Some(path) = &args.set {
         let real = |path: &Path| path.canonicalize().ok();
         if real(path).is_some() && real(path) == real(&args.out) {
-            bail!("--out is the set that is labelled; choose another file");
+            bail!("--out is the input data set; choose another file");
         }
         let reader = PreparedReader::open(path)?;
         let header = reader.header().clone();
@@ -98,7 +98,7 @@ fn read(args: &LabelArgs) -> Result<StagedSet> {
     let config = match (&args.config, &args.preset) {
         (Some(path), _) => RunConfig::from_file(path)?,
         (None, Some(preset)) => RunConfig::preset(preset)?,
-        (None, None) => bail!("give a prepared set, --preset or --config"),
+        (None, None) => bail!("pass a prepared data set, --preset or --config"),
     };
     check_data_path(&config, args.data.as_ref())?;
     let (source, data) = (&config.data.source, args.data.as_deref());
@@ -110,12 +110,12 @@ fn read(args: &LabelArgs) -> Result<StagedSet> {
     Ok(set)
 }
 
-/// Whether the result of this very labelling is at `--out`. Anything else there is an error without
-/// `--force`.
+/// Whether `--out` already holds the result of this labelling. Anything else there is an error
+/// without `--force`.
 fn is_done(args: &LabelArgs, job: &LabelJob) -> Result<bool> {
     let done = !args.force && job.is_done()?;
     if done {
-        println!("{} is the result of this labelling already; nothing to do.", job.out.display());
+        println!("{} already has these labels; nothing to do.", job.out.display());
     }
     Ok(done)
 }
@@ -125,7 +125,7 @@ fn write(labelled: &Labelled, out: &Path) -> Result<()> {
     println!("{}", labelled.report);
     let (n_pairs, hash) = (labelled.record.pairs, &labelled.record.set_sha256);
     println!("wrote {} ({n_pairs} pairs, sha256 {hash})", out.display());
-    println!("wrote {} (rewards, and statistics for z-scores)", beside.display());
+    println!("wrote {} (rewards, and score statistics for z-scores)", beside.display());
     println!(
         "train on it: mopo train --config FILE --data {} with `data.source = \"prepared\"`",
         out.display()

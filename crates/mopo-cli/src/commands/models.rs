@@ -1,4 +1,4 @@
-//! Models that a command is given: a place on the disk, or a name on the hub.
+//! Models on the command line: a path, or a name on Hugging Face.
 
 use std::path::{Path, PathBuf};
 
@@ -7,8 +7,8 @@ use mopo_hub::{ModelName, locate};
 
 use crate::progress::DownloadBar;
 
-/// Where a model is, fetched first if it is the hub's. What is neither here nor a name of the hub is
-/// left to the command, which knows what it wants.
+/// The directory of a model, fetched first if it is a name on Hugging Face. Anything else is returned
+/// as it is: the command has the better error message.
 pub(crate) fn find(model: &Path, revision: Option<&str>) -> Result<PathBuf> {
     let is_name = model.to_str().is_some_and(|text| text.parse::<ModelName>().is_ok());
     if revision.is_none() && (model.exists() || !is_name) {
@@ -17,12 +17,12 @@ pub(crate) fn find(model: &Path, revision: Option<&str>) -> Result<PathBuf> {
     Ok(locate(model, revision, &mut DownloadBar::default())?.0)
 }
 
-/// The name to record for a model: pinned to its commit if it is the hub's.
+/// The name to record for a model: pinned to its commit if it is on Hugging Face.
 pub(crate) fn pinned(model: &Path, revision: Option<&str>) -> Result<PathBuf> {
     Ok(locate(model, revision, &mut DownloadBar::default())?.1)
 }
 
-/// The one of a command's argument and its `--model` that was given, found.
+/// The directory given by a command's argument or by its `--model`.
 pub(crate) fn given(
     argument: &Option<PathBuf>,
     model: &Option<PathBuf>,

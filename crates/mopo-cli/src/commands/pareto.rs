@@ -1,4 +1,4 @@
-//! `mopo pareto`: every policy of a run answers held-out prompts; scores, front, figure, page.
+//! `mopo pareto`: generates with every policy of a run, scores the answers, writes front and page.
 
 use std::path::{Path, PathBuf};
 
@@ -48,14 +48,14 @@ impl Job for Pareto {
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
         let clock = std::time::Instant::now();
         let run = self.plan.run_dir().path().to_path_buf();
-        // Two at once would leave files of both.
+        // Two processes at once would mix their files.
         std::fs::create_dir_all(&self.out).with_context(|| self.out.display().to_string())?;
         let _lock = DirLock::acquire(&self.out)?;
         let evaluated = self.plan.run::<B>(&device, &resolve, &mut Bars::new())?;
         let files =
             write_report(&self.out, &evaluated.report, &evaluated.evaluation, &evaluated.extras)?;
         print(&evaluated.report);
-        println!("\nin {:.0} s; wrote", clock.elapsed().as_secs_f64());
+        println!("\nevaluated in {:.0} s; wrote", clock.elapsed().as_secs_f64());
         print_files(&files);
         println!(
             "next: cargo run --release -p mopo-cli -- generate {} --policy {} --prompt \"…\"",

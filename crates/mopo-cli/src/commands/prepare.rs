@@ -1,4 +1,4 @@
-//! `mopo prepare`: a data source as one prepared set with its summary, or its prompts.
+//! `mopo prepare`: writes a data source as a prepared data set with its summary, or its prompts.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ pub(crate) fn run(args: PrepareArgs) -> Result<()> {
     if let (Some(data), Some(out)) = (data, args.out.as_deref()) {
         let real = |path: &Path| path.canonicalize().ok();
         if real(data).is_some() && real(data) == real(out) {
-            bail!("--out is the file of --data, which would be overwritten; choose another");
+            bail!("--out is the same file as --data; choose another");
         }
     }
     if args.prompts { prompts(&args, &config.source) } else { pairs(&args, &config.source) }
@@ -62,7 +62,10 @@ fn pairs(args: &PrepareArgs, config: &SourceConfig) -> Result<()> {
 }
 
 fn prompts(args: &PrepareArgs, config: &SourceConfig) -> Result<()> {
-    ensure!(args.n_prompts != Some(0), "--n-prompts is 0; leave it out for all of them");
+    ensure!(
+        args.n_prompts != Some(0),
+        "--n-prompts must be above 0; leave it out to take all prompts"
+    );
     let (data, scratch) = (args.data.as_deref(), scratch(args.out.as_deref()));
     let (read, notes) = prepare_prompts(config, data, args.seed, args.strict, &scratch)?;
     for note in notes {
@@ -74,14 +77,14 @@ fn prompts(args: &PrepareArgs, config: &SourceConfig) -> Result<()> {
         None => read.prompts,
     };
     let n_taken = prompts.len();
-    println!("{n_found} distinct prompts, of which {n_taken} are taken");
+    println!("{n_found} distinct prompts, {n_taken} taken");
     let Some(out) = &args.out else { return Ok(()) };
     let hash = prompts.write(out)?;
     println!("wrote {} ({n_taken} prompts, sha256 {hash})", out.display());
     Ok(())
 }
 
-/// Where files without names go: to the disk of `out`, which has room for the result.
+/// Folder of temporary files: on the disk of `out`, which has room for the result.
 fn scratch(out: Option<&Path>) -> PathBuf {
     let Some(out) = out else { return std::env::temp_dir() };
     let there = out.ancestors().skip(1).find(|folder| folder.is_dir());

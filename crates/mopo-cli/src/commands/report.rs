@@ -1,5 +1,5 @@
-//! `mopo report`: what `mopo pareto` found in one run or in several, on one page. Nothing is generated
-//! again, so no model is needed.
+//! `mopo report`: the results of `mopo pareto` for one run or several, on one page. Nothing is
+//! generated again, so no model is needed.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::args::ReportArgs;
 pub(crate) fn run(args: ReportArgs) -> Result<()> {
     if !args.names.is_empty() && args.names.len() != args.runs.len() {
         bail!(
-            "--names gives {} names for {} runs; give one each, in the same order",
+            "--names has {} names for {} runs; give one per run, in the same order",
             args.names.len(),
             args.runs.len()
         );
@@ -24,7 +24,7 @@ pub(crate) fn run(args: ReportArgs) -> Result<()> {
         let name = args.names.get(i).cloned().unwrap_or_else(|| results.name());
         ensure!(
             !runs.iter().any(|(other, _)| *other == name),
-            "two runs are called `{name}`; tell them apart with --names a,b,…"
+            "two runs are called `{name}`; name them with --names a,b,…"
         );
         runs.push((name, results));
     }
@@ -53,7 +53,7 @@ pub(crate) fn run(args: ReportArgs) -> Result<()> {
     Ok(())
 }
 
-/// Refuses results of another training than the one that lies there now.
+/// Refuses results of a run that was trained again since.
 fn check_run(dir: &Path, evaluated: &Value) -> Result<()> {
     let (run, _, record) = RunDir::open(dir)?;
     run.check_present(&record)?;
@@ -62,7 +62,7 @@ fn check_run(dir: &Path, evaluated: &Value) -> Result<()> {
     match record.hashes.keys().find(|name| is_other(name)) {
         None => Ok(()),
         Some(name) => bail!(
-            "{}: what `mopo pareto` found there is of another `{name}` than the run has; evaluate the \
+            "{}: the results of `mopo pareto` are out of date: `{name}` has changed since; evaluate the \
              run again with `mopo pareto {}`",
             dir.display(),
             dir.display()
@@ -70,23 +70,23 @@ fn check_run(dir: &Path, evaluated: &Value) -> Result<()> {
     }
 }
 
-/// The result in numbers.
+/// Prints the table and the summary.
 pub(crate) fn print(report: &FrontReport) {
     print!("{}\n{}", report.table(), report.summary());
 }
 
-/// What was written, and what for.
+/// Lists the written files.
 pub(crate) fn print_files(files: &ReportFiles) {
     for (path, what) in [
         (&files.index_html, "the page: open it in a browser"),
         (&files.front_svg, "the figure"),
-        (&files.front_png, "the figure as pixels"),
+        (&files.front_png, "the figure as PNG"),
         (&files.front_csv, "every point"),
-        (&files.sets_csv, "what sets of policies are worth"),
-        (&files.differences_csv, "whose hypervolume is larger"),
+        (&files.sets_csv, "hypervolume and other indicators of policy sets"),
+        (&files.differences_csv, "differences of hypervolume"),
         (&files.samples, "every response with its scores"),
-        (&files.statistics, "what z-scores are counted in"),
-        (&files.report_json, "the same for programs"),
+        (&files.statistics, "mean and standard deviation for z-scores"),
+        (&files.report_json, "all results as JSON"),
     ] {
         println!("  {}  ({what})", path.display());
     }

@@ -33,7 +33,7 @@ fn train(args: RewardTrainArgs) -> Result<()> {
     let path = run.path().to_path_buf();
     eprintln!("run directory: {}", path.display());
     if run.is_finished() {
-        println!("{} is finished already; nothing to do.", path.display());
+        println!("{} is already finished; nothing to do.", path.display());
         return Ok(());
     }
     let run = run.locked()?;

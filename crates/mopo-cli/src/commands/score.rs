@@ -1,4 +1,4 @@
-//! `mopo score`: scores of texts by any rewards.
+//! `mopo score`: scores texts with rewards.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ use crate::progress::Bars;
 
 pub(crate) fn run(args: ScoreArgs) -> Result<()> {
     if args.out.exists() && !args.force {
-        bail!("{} is there; --force replaces it", args.out.display());
+        bail!("{} exists; replace it with --force", args.out.display());
     }
     let specs = specs(&args)?;
     let folder = output_folder(&args.out)?.to_owned();
@@ -24,7 +24,7 @@ pub(crate) fn run(args: ScoreArgs) -> Result<()> {
     dispatch(args.device, Score { args, specs, folder, texts })
 }
 
-/// What the flags mean.
+/// The rewards that the flags describe.
 fn specs(args: &ScoreArgs) -> Result<Vec<RewardSpec>> {
     let mut specs = args
         .rewards
@@ -39,10 +39,10 @@ fn specs(args: &ScoreArgs) -> Result<Vec<RewardSpec>> {
         }
         (Some(model), [RewardSpec::Model(spec)]) => spec.path = Some(model.clone()),
         (Some(model), [_]) => {
-            bail!("--model {model}: the reward of --reward is a function and has no model")
+            bail!("--model {model}: the reward of --reward is a function, which has no model")
         }
         (Some(model), several) => bail!(
-            "--model {model} is for one reward, and there are {}; give each one's `path` in a file",
+            "--model {model} applies to one reward, but there are {}; set `path` in each reward's file",
             several.len()
         ),
     }

@@ -1,4 +1,4 @@
-//! `mopo train`: a new run, or one that goes on.
+//! `mopo train`: starts or resumes a run.
 
 use std::path::{Path, PathBuf};
 
@@ -21,11 +21,11 @@ pub(crate) fn run(args: TrainArgs) -> Result<()> {
     let path = run.path().to_path_buf();
     eprintln!("run directory: {}", path.display());
     if run.is_finished() {
-        println!("{} is finished already; nothing to do.", path.display());
+        println!("{} is already finished; nothing to do.", path.display());
         print_next(&path);
         return Ok(());
     }
-    // Held until after a failure is dealt with.
+    // Held until a failure has been handled.
     let run = run.locked()?;
     let cache = cache(&args, &path);
     let job = Train { run: run.clone(), config, record, cache };
@@ -45,8 +45,8 @@ pub(crate) fn run(args: TrainArgs) -> Result<()> {
     Ok(())
 }
 
-/// The cache of log-probs: the flag's, else the environment's, else beside the run directory, so
-/// that runs in one folder share it.
+/// The log-prob cache: `--cache`, else `MOPO_CACHE`, else beside the run directory, so that runs in
+/// one folder share it.
 fn cache(args: &TrainArgs, run: &Path) -> Option<LogProbCache> {
     if args.no_cache {
         return None;
@@ -55,7 +55,7 @@ fn cache(args: &TrainArgs, run: &Path) -> Option<LogProbCache> {
         std::env::var_os("MOPO_CACHE").filter(|dir| !dir.is_empty()).map(PathBuf::from)
     });
     Some(LogProbCache::new(named.unwrap_or_else(|| {
-        // Absolute: the folder above `.` has a name only then.
+        // Absolute, since `.` has no parent.
         let run = std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf());
         run.parent().unwrap_or(&run).join(".cache").join("log_probs")
     })))
@@ -69,12 +69,12 @@ fn start(args: &TrainArgs) -> Result<(RunDir, RunConfig, RunRecord)> {
     let (text, origin) = match &args.config {
         Some(path) => (
             std::fs::read_to_string(path)
-                .with_context(|| format!("reading the configuration {}", path.display()))?,
+                .with_context(|| format!("cannot read the configuration {}", path.display()))?,
             path.display().to_string(),
         ),
         None => (preset_text(&args.preset)?.to_string(), format!("preset `{}`", args.preset)),
     };
-    // All of the configuration is checked before anything is fetched.
+    // Check the whole configuration before anything is downloaded.
     let given = args.model.as_deref();
     let read = |model| RunConfig::parse_with_model(&text, &origin, &args.run.overrides(), model);
     let mut config = read(given)?;
@@ -90,7 +90,7 @@ fn start(args: &TrainArgs) -> Result<(RunDir, RunConfig, RunRecord)> {
     Ok((run, config, record))
 }
 
-/// Where a new run goes, and what is recorded of it.
+/// The directory of a new run, and its record.
 pub(super) fn new_record(
     args: &RunArgs,
     below: &str,
@@ -103,7 +103,7 @@ pub(super) fn new_record(
     Ok((args.out.clone().unwrap_or_else(default), record))
 }
 
-/// What is said of a run that failed. A new one whose data could not even be read leaves nothing behind.
+/// The message of a failed run. A new run whose data could not be read is removed.
 pub(super) fn after_failure(
     error: anyhow::Error,
     run: RunDir,

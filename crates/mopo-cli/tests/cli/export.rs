@@ -100,7 +100,7 @@ fn exports_say_what_the_run_says() {
     assert!(said.contains("notes.txt"), "{said}");
     assert_eq!(fs::read(one.join("notes.txt")).unwrap(), b"mine");
     let said = fail(&mut export(&run, &run, &["--force"]));
-    assert!(said.contains("no part of an export"), "{said}");
+    assert!(said.contains("not part of an export"), "{said}");
 
     // Wrong names, and what holds no policies.
     let nowhere = at("nowhere");

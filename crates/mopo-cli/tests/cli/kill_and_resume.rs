@@ -69,7 +69,7 @@ fn killed_runs_end_bit_for_bit_like_the_others() {
 
     // Resuming what is finished changes nothing and says so.
     let said = succeed(&mut resume(&cut));
-    assert!(said.contains("finished already"), "{said}");
+    assert!(said.contains("already finished"), "{said}");
 
     // What comes after training.
     let mut pareto = mopo(&["pareto"]);

@@ -64,7 +64,7 @@ fn texts_come_back_with_the_reference_librarys_scores() {
 
     // Something is there: it stays, or is replaced on demand; scores of other rewards stay.
     let said = fail(&mut score(dir, &["--reward", "reward.toml", "texts.jsonl"]));
-    assert!(said.contains("scores.jsonl is there; --force"), "{said}");
+    assert!(said.contains("scores.jsonl exists; replace it with --force"), "{said}");
     fs::write(dir.join("length.toml"), "kind = 'length'").unwrap();
     let mut more =
         mopo(&["score", "--reward", "length.toml", "scores.jsonl", "--out", "more.jsonl"]);

@@ -1,5 +1,5 @@
-//! `mopo bench`: measures this machine, one JSON line for each measurement. What is compared with
-//! what, and how often, is the affair of `cargo xtask bench`.
+//! `mopo bench`: measures this machine, one JSON line per measurement. `cargo xtask bench` decides
+//! what to compare and how often.
 
 mod generate;
 #[cfg(feature = "flex")]
@@ -39,10 +39,10 @@ fn begin(common: &BenchCommon) -> Result<()> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(common.threads)
         .build_global()
-        .with_context(|| format!("starting {} threads", common.threads))
+        .with_context(|| format!("cannot start {} threads", common.threads))
 }
 
-/// What every line says of the program that wrote it.
+/// Fields that describe the program, on every line.
 #[derive(Debug, Serialize)]
 struct Program {
     peer: &'static str,
@@ -50,7 +50,7 @@ struct Program {
     /// Timings of a debug build mean little.
     profile: &'static str,
     device: String,
-    /// How the base is held.
+    /// Format of the base in memory.
     base: &'static str,
     threads: usize,
 }
@@ -74,7 +74,7 @@ fn print(line: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
-/// A model of the hub's layout as a constant, held as told, and the tokenizer beside it.
+/// A frozen model and its tokenizer.
 fn load<B: FusedBackend>(
     model: &Path,
     base: BaseFormat,
@@ -87,14 +87,14 @@ fn load<B: FusedBackend>(
     Ok((load_phi::<B>(dir, &config, base.load_options(), device)?.no_grad(), tokenizer))
 }
 
-/// The process's peak resident memory in MiB; None where the system does not say.
+/// Peak resident memory of the process in MiB, if the system reports it.
 fn peak_rss_mib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib / 1024)
 }
 
-/// The middle value, of an even number the mean of the two.
+/// The median; for an even number of values, the mean of the middle two.
 fn median(values: &[f64]) -> Result<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -106,7 +106,7 @@ fn median(values: &[f64]) -> Result<f64> {
     }
 }
 
-/// What is left after the first value, which pays for caches and first use; all if there is one.
+/// All values but the first, which includes warm-up; the only one if there is just one.
 fn after_the_first(values: &[f64]) -> &[f64] {
     if values.len() > 1 { &values[1..] } else { values }
 }

@@ -1,4 +1,4 @@
-//! The rows that a measurement runs on: pairs of texts as JSON lines, the ones that fit.
+//! Input of a measurement: the pairs of a JSON Lines file that fit.
 
 use std::path::Path;
 
@@ -15,8 +15,8 @@ struct Row {
     rejected: String,
 }
 
-/// The first `n` pairs of which prompt with response, encoded as one text, has fewer than `max_len`
-/// tokens. In the result prompt and responses are encoded apart, and responses end with the
+/// The first `n` pairs whose prompt and response, encoded as one text, have fewer than `max_len`
+/// tokens. The result has prompts and responses encoded separately; responses end with the
 /// end-of-text token.
 pub(super) fn read(
     path: &Path,
@@ -25,7 +25,7 @@ pub(super) fn read(
     n: usize,
 ) -> Result<Vec<PairTokens>> {
     let text = std::fs::read_to_string(path)
-        .with_context(|| format!("reading the pairs {}", path.display()))?;
+        .with_context(|| format!("cannot read the pairs {}", path.display()))?;
     let mut out = Vec::with_capacity(n);
     let mut rows = 0;
     for (i, line) in text.lines().enumerate() {
@@ -35,7 +35,7 @@ pub(super) fn read(
         rows += 1;
         let row: Row = serde_json::from_str(line).with_context(|| {
             format!(
-                "{}, line {}: a line is {{\"prompt\": …, \"chosen\": …, \"rejected\": …}}",
+                "{}, line {}: expected {{\"prompt\": …, \"chosen\": …, \"rejected\": …}}",
                 path.display(),
                 i + 1
             )
@@ -59,7 +59,7 @@ pub(super) fn read(
     }
     ensure!(
         out.len() == n,
-        "{}: {} of its {rows} pairs have fewer than {max_len} tokens, {n} are needed; give a longer \
+        "{}: {} of its {rows} pairs have fewer than {max_len} tokens, but {n} are needed; use a longer \
          file or a larger --max-len",
         path.display(),
         out.len()
