@@ -1,4 +1,4 @@
-//! Scores of texts by a reward model, alone or against the reference library in one run: `cargo xtask
+//! Scores of texts by a reward model, alone or against transformers in one run: `cargo xtask
 //! bench score`. Each measurement is a process of its own, and they take turns.
 
 use std::fs;
@@ -326,8 +326,8 @@ fn page(options: &Options, context: &About, all: &[Participant], runs: &[Value])
     let best =
         peers.filter_map(|p| Some((p.name, rate(p.name)?))).max_by(|(_, a), (_, b)| a.total_cmp(b));
     let mut out = String::from("# Scores of a reward model\n\n");
-    out += "How many texts a second a GPT-2 classifier scores, from text to number, next to the \
-            reference library. All run in turns, each as a process of its own.\n\n";
+    out += "How many texts a second a GPT-2 classifier scores, from text to number, next to \
+            transformers. All run in turns, each as a process of its own.\n\n";
     out += &format!("```\ncargo xtask bench score {}\n```\n\n", context.command);
     out += &format!("{}.\n\n- Before: {before}.\n- After: {after}.\n", date_and_commit());
     out += &format!(

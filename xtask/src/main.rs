@@ -19,7 +19,7 @@ use anyhow::{Result, bail};
 const HELP: &str = "\
 cargo xtask <command> [-- arguments]
 
-  train    mopo train: data, warm start, MOPO (release build); `cargo xtask train -- --help`
+  train    mopo train: data, SFT, MOPO (release build); `cargo xtask train -- --help`
   pareto   mopo pareto: generate, score, draw the front (release build)
   bandit   mopo bandit: the synthetic experiments with exact solutions; `cargo xtask bandit`
            lists them
@@ -33,7 +33,7 @@ cargo xtask <command> [-- arguments]
            scores of a reward model; with an interpreter against transformers, in turns;
            `cargo xtask bench score --help`
   real-line --data DIR
-           the whole line on HH-RLHF: reward models, labels, warm start, MOPO, front, page;
+           the full pipeline on HH-RLHF: reward models, labels, SFT, MOPO, front, page;
            `cargo xtask real-line --help`
   matrix   the test suite on every backend, and what was skipped and why
   tidy     layout rules: crate edges, file lengths, headers

@@ -105,7 +105,7 @@ pub(crate) fn check(device: Device) -> Result<()> {
     Ok(())
 }
 
-/// Counts CUDA devices through the driver alone: creating a tensor without one would panic.
+/// Counts CUDA devices through the driver only: creating a tensor without one would panic.
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code)]
 fn cuda_devices() -> Result<usize> {

@@ -29,7 +29,7 @@ impl Objectives {
                 )));
             }
             if names[..i].contains(name) {
-                return Err(Error::InvalidObjectives(format!("`{name}` stands there twice")));
+                return Err(Error::InvalidObjectives(format!("duplicate name `{name}`")));
             }
         }
         Ok(Self(names))

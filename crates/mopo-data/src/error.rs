@@ -17,7 +17,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file or folder that has to be there is not.
-    #[error("{} is not there; {remedy}", path.display())]
+    #[error("{} does not exist; {remedy}", path.display())]
     NotFound {
         /// What was looked for.
         path: PathBuf,
@@ -25,7 +25,7 @@ pub enum Error {
         remedy: String,
     },
     /// There is a file, but nothing usable in it.
-    #[error("{what} holds no usable row; {remedy}")]
+    #[error("{what} has no usable row; {remedy}")]
     Empty {
         /// The file or set.
         what: String,
@@ -72,7 +72,7 @@ pub enum Error {
     },
     /// Two files of a folder that hold the same rows.
     #[error(
-        "{} and {} hold the same data, which would be read twice; remove one of them",
+        "{} and {} hold the same data and would count twice; remove one of them",
         first.display(),
         second.display()
     )]
@@ -84,8 +84,8 @@ pub enum Error {
     },
     /// Labelled texts of which all are of one kind.
     #[error(
-        "{}: {}; the labels in `{column}` are {found}: name one of them as the positive one, and \
-         bring texts of both kinds",
+        "{}: {}; the labels in `{column}` are {found}: choose one of them as the positive label; \
+         texts of both kinds are needed",
         file.display(),
         one_kind(positive, *n_positive, *n_texts)
     )]

@@ -93,7 +93,7 @@ pub(crate) fn files_of(path: &Path, stem: Option<&str>, fetch: &str) -> Result<F
         let mut remedy = String::from(fetch);
         if !passed_over.is_empty() {
             let names: Vec<String> = passed_over.iter().take(9).map(ToString::to_string).collect();
-            remedy = format!("{fetch}; passed over: {}", names.join(", "));
+            remedy = format!("{fetch}; skipped: {}", names.join(", "));
         }
         return Err(Error::NotFound { path: path.join(pattern), remedy });
     }

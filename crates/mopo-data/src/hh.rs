@@ -16,7 +16,7 @@ use crate::template::{ASSISTANT, split_dialogue};
 use crate::{Error, PreferenceRecord, ReadOptions, Result, Sink, SourceRead};
 
 const FETCH: &str = "fetch the data as datasets/hh-rlhf/README.md says";
-const IDENTICAL: &str = "both dialogues are equal";
+const IDENTICAL: &str = "the dialogues are equal";
 const DIFFERENT_PROMPTS: &str = "the prompts differ";
 const COLUMNS: [&str; 2] = ["chosen", "rejected"];
 

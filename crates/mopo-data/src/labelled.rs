@@ -37,7 +37,7 @@ pub struct LabelledText {
 pub struct LabelledRead {
     /// In the order of the file.
     pub texts: Vec<LabelledText>,
-    /// How often each label stands in the file, as it is written there.
+    /// How often each label occurs in the file, as written.
     pub labels: BTreeMap<String, usize>,
     /// What became of the rows.
     pub report: ReadReport,
@@ -113,7 +113,7 @@ pub fn read_labelled(
     Ok(LabelledRead { texts, labels, report, source })
 }
 
-/// A cell of a JSON row as it would stand in a CSV file. `null` is empty.
+/// A cell of a JSON row as CSV text. `null` is empty.
 fn cell(row: &Row<'_>, column: &str, value: Option<Value>) -> std::result::Result<String, String> {
     match value {
         None => Err(format!("there is no column `{column}`; {}", listed(&row.names()?))),

@@ -28,7 +28,7 @@ pub struct Prompt {
     pub source: String,
     /// Verbatim.
     pub prompt: String,
-    /// A response that its author, or an annotator, wrote.
+    /// A response written by its author or an annotator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
 }
@@ -126,7 +126,7 @@ impl StagedPrompts {
         self.n_taken == 0
     }
 
-    /// `n_prompts` of them, or all if there are not so many, in their order. A prompt's place is a hash
+    /// `n_prompts` of them, or all if there are fewer, in their order. A prompt's place is a hash
     /// of the seed and its text, so it does not depend on which others are there. Memory grows with
     /// `n_prompts`.
     ///

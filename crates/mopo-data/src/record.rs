@@ -77,11 +77,11 @@ impl PreferenceRecord {
             ("second", &self.second),
         ] {
             if text.trim().is_empty() {
-                return wrong(field, "it is empty; give it text or leave the record out".into());
+                return wrong(field, "it is empty; give it text or remove the record".into());
             }
         }
         if self.first == self.second {
-            return wrong("second", "it equals `first`; leave identical pairs out".into());
+            return wrong("second", "it equals `first`; remove identical pairs".into());
         }
         let n_objectives = objectives.len();
         let expected = format!("{n_objectives} ({})", objectives.names().join(", "));

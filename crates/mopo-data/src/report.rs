@@ -113,18 +113,18 @@ impl fmt::Display for ReadReport {
         let mut line = |name: &str, count: usize| writeln!(f, "{name:<44}{count:>9}");
         line("rows", self.rows)?;
         for (reason, count) in &self.left_out {
-            line(&format!("  left out: {reason}"), *count)?;
+            line(&format!("  skipped: {reason}"), *count)?;
         }
-        line("  left out: malformed", self.malformed_total)?;
+        line("  skipped: malformed", self.malformed_total)?;
         line("  used", self.used)?;
         for (reason, count) in &self.responses_left_out {
-            line(&format!("responses left out: {reason}"), *count)?;
+            line(&format!("responses skipped: {reason}"), *count)?;
         }
         if self.merged_responses > 0 {
             line("repeated responses, scores averaged", self.merged_responses)?;
         }
         for (reason, count) in &self.pairs_left_out {
-            line(&format!("pairs left out: {reason}"), *count)?;
+            line(&format!("pairs skipped: {reason}"), *count)?;
         }
         line("made of them", self.made)?;
         for MalformedRow { file, line, why } in &self.malformed {
@@ -135,11 +135,11 @@ impl fmt::Display for ReadReport {
             writeln!(f, "  … and {unlisted} more")?;
         }
         for found in self.passed_over.iter().take(KEPT_MALFORMED) {
-            writeln!(f, "passed over: {found}")?;
+            writeln!(f, "skipped: {found}")?;
         }
         let unlisted = self.passed_over.len().saturating_sub(KEPT_MALFORMED);
         if unlisted > 0 {
-            writeln!(f, "passed over: {unlisted} more files")?;
+            writeln!(f, "skipped: {unlisted} more files")?;
         }
         Ok(())
     }

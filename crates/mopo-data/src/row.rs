@@ -54,8 +54,8 @@ fn json_error<T: DeserializeOwned>(text: &[u8]) -> String {
             }
         },
     );
-    if reason.starts_with("no JSON: number out of range") && path != "." {
-        return format!("`{path}` is infinite or too large a number");
+    if reason.starts_with("not JSON: number out of range") && path != "." {
+        return format!("`{path}` is infinite or too large");
     }
     match std::str::from_utf8(text) {
         Err(error) => format!("invalid UTF-8: {error}"),

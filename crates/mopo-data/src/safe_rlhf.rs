@@ -69,7 +69,7 @@ pub fn read_safe_rlhf(
             return Err(Rejected::LeftOut(EQUAL_RESPONSES));
         }
         if helpful.is_none() && harmless.is_none() {
-            return Err(Rejected::LeftOut("neither label is there"));
+            return Err(Rejected::LeftOut("both labels are missing"));
         }
         let contradicts = match (row.is_response_0_safe, row.is_response_1_safe) {
             (Some(true), Some(false)) => harmless == Some(0.0),

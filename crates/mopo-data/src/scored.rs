@@ -19,7 +19,7 @@ use crate::{Error, Indicator, PreferenceRecord, Result, Scores, Sink, indicator_
 pub struct PairOptions {
     /// Scores that differ by no more than this are a tie.
     pub tie_threshold: f32,
-    /// At most so many pairs of a prompt, chosen by a hash of the seed; `None`: all.
+    /// At most this many pairs per prompt, chosen by a hash of the seed; `None`: all.
     pub pairs_per_prompt: Option<usize>,
 }
 

@@ -18,7 +18,7 @@ impl Selection {
     /// The objectives `names` of `all`, in this order.
     ///
     /// # Errors
-    /// [`Error::Core`] for a name that `all` has not or that stands there twice, or no name at all.
+    /// [`Error::Core`] for an unknown or duplicate name, or no name at all.
     pub fn new(all: &Objectives, names: &[String]) -> Result<Self> {
         let objectives = Objectives::new(names.iter().cloned())?;
         let at = names

@@ -78,7 +78,7 @@ pub(crate) enum Rejected {
     LeftOut(&'static str),
     /// It has not the schema.
     Malformed(String),
-    /// Nothing is wrong with it, but reading cannot go on.
+    /// Nothing is wrong with it, but reading cannot continue.
     Stop(Error),
 }
 
@@ -114,7 +114,7 @@ impl OneObjective {
             return Err(Error::InvalidParameter {
                 field: "objective_idx",
                 value: objective_idx.to_string(),
-                expected: format!("there are {n_objectives} objectives, counted from 0"),
+                expected: format!("there are only {n_objectives} objectives, counted from 0"),
             });
         }
         Ok(Self { objective_idx, n_objectives })
@@ -133,7 +133,7 @@ pub(crate) const EMPTY_RESPONSE: &str = "a response is empty";
 pub(crate) const EMPTY_PROMPT: &str = "the prompt is empty";
 pub(crate) const EQUAL_RESPONSES: &str = "both responses are equal";
 
-/// Where a row stands.
+/// Position of a row.
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
     /// Name of the file: folder and file.
@@ -190,14 +190,14 @@ pub(crate) fn read_these(
             key = std::mem::replace(&mut key, KeyHasher::new()).number(a).number(b);
             Ok([a, b])
         });
-        // One row, or one that goes on in the next lines.
+        // One row, or one that continues in the next lines.
         let one_object = mine.rows == mine.malformed_total
             && mine.malformed.first().is_some_and(|row| mine.rows == 1 || row.why.contains("EOF"));
         let source = match found {
             Err(Error::Line { .. })
                 if files.len() > 1 && file.is_json() && one_object && !strict =>
             {
-                let why = "one object that is no row";
+                let why = "one object that is not a row";
                 read.report.passed_over.push(PassedOver { path: file.path.clone(), why });
                 continue;
             }
@@ -284,7 +284,7 @@ pub(crate) fn count(
                 file: path.into(),
                 line,
                 why,
-                remedy: "correct it, or read without `--strict` to count it and go on".into(),
+                remedy: "correct it, or read without `--strict` to skip and count it".into(),
             });
         }
         Err(Rejected::Malformed(why)) => {
@@ -317,10 +317,7 @@ pub(crate) fn finish(report: &ReadReport, path: &Path, fetch: &str) -> Result<()
 
 /// The error of a source in which no row could be used.
 pub(crate) fn nothing_used(path: &Path, report: &ReadReport) -> Error {
-    Error::Empty {
-        what: path.display().to_string(),
-        remedy: format!("what became of its rows:\n{report}"),
-    }
+    Error::Empty { what: path.display().to_string(), remedy: format!("its rows:\n{report}") }
 }
 
 /// Whether the responses change places. A hash of the seed and the texts, so that the order says

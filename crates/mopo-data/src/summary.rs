@@ -245,7 +245,7 @@ impl fmt::Display for Summary {
             }
             writeln!(f)?;
         }
-        writeln!(f, "\ndisagreement, % of the pairs that both objectives decide:")?;
+        writeln!(f, "\ndisagreement, % of pairs decided by both objectives:")?;
         write!(f, "{:<width$}", "")?;
         for counts in &self.objectives {
             write!(f, "  {:>width$}", counts.name)?;

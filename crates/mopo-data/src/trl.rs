@@ -17,7 +17,7 @@ use crate::{ChatTemplate, Message, PreferenceRecord, Result, Scores, Sink};
 
 /// The objective of a file for which no other is named.
 pub const TRL_OBJECTIVES: [&str; 1] = ["preference"];
-const FETCH: &str = "datasets/trl/README.md says what the columns are";
+const FETCH: &str = "see the columns in datasets/trl/README.md";
 
 const COLUMNS: [&str; 5] = ["prompt", "chosen", "rejected", "score_chosen", "score_rejected"];
 
@@ -32,7 +32,7 @@ struct Row {
     score_rejected: Option<f64>,
 }
 
-/// What stands in a column of texts or messages.
+/// Content of a column of texts or messages.
 enum Said {
     Text(String),
     Messages(Vec<Message>),

@@ -14,7 +14,7 @@ use mopo_report::Clusters;
 
 use crate::{Error, Result};
 
-/// What stands for a prompt when prompts are clustered.
+/// Features of a prompt for clustering.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PromptEmbedding {
@@ -22,7 +22,7 @@ pub enum PromptEmbedding {
     #[default]
     TfIdf,
     /// The policy's own hidden state, the mean over the prompt's tokens: [`cluster_embedded`] with
-    /// vectors that whoever has the model computes.
+    /// vectors computed by the caller, who has the model.
     HiddenState,
 }
 

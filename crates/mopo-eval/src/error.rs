@@ -124,7 +124,7 @@ pub enum Error {
     /// A reward model that is not there.
     #[error("there is no model at `{model}`: {remedy}")]
     NoModel {
-        /// A directory, or a name on the hub.
+        /// A directory, or a name on Hugging Face.
         model: String,
         /// What to do.
         remedy: String,

@@ -30,7 +30,7 @@ pub enum Error {
     },
     /// A directory without a file of weights.
     #[error(
-        "{} holds no weights: neither {}; give a directory as on the hub",
+        "{} has no weights: neither {}; give a directory in the layout of Hugging Face",
         dir.display(), names.join(", nor ")
     )]
     NoWeights {
@@ -69,7 +69,8 @@ pub enum Error {
     },
     /// Tensors in the file that the model has no place for.
     #[error(
-        "{} holds {} tensors that the model has no place for: {}; does its configuration (layers, targets, policies) match?",
+        "{} has {} tensors that the model does not use: {}; does its configuration (layers, \
+         targets, policies) match?",
         path.display(), names.len(), list(names)
     )]
     UnusedTensors {
@@ -107,7 +108,7 @@ pub enum Error {
         dtype: String,
     },
     /// What was given as a model is none.
-    #[error("`{given}` is no model that can be used: {reason}")]
+    #[error("cannot use model `{given}`: {reason}")]
     NotAModel {
         /// As it was given.
         given: String,
@@ -122,17 +123,17 @@ pub enum Error {
         /// What is wrong, and what it should be.
         reason: String,
     },
-    /// A model that is not in the cache while the hub cannot be asked.
+    /// A model that is not in the cache while Hugging Face cannot be asked.
     #[error(
-        "`{model}` is not here: no such directory, not (completely) in the cache, and not to be fetched: {reason}. \
-         Fetch from {url} on a machine that can: {}. Put them into {}, or into any directory, and give that \
-         directory instead of the name",
+        "`{model}` is not available: no such directory, not (completely) in the cache, and cannot \
+         be downloaded: {reason}. Download from {url} on another machine: {}. Put the files into \
+         {}, or into any directory, and give that directory instead of the name",
         files.join("; "), dir.display()
     )]
     Unreachable {
         /// Its name.
         model: Box<str>,
-        /// Why the hub is not asked.
+        /// Why Hugging Face is not asked.
         reason: Box<str>,
         /// The page with its files.
         url: Box<str>,
@@ -141,19 +142,20 @@ pub enum Error {
         /// Their place in the cache.
         dir: PathBuf,
     },
-    /// A name that the hub does not know.
+    /// A name that Hugging Face does not know.
     #[error(
         "`{model}`: no such directory here, and {endpoint} has no model of that name and revision; check the spelling"
     )]
     NoSuchModel {
         /// The name.
         model: String,
-        /// The hub.
+        /// Hugging Face.
         endpoint: String,
     },
-    /// A model that the hub does not give to everybody.
+    /// A model that Hugging Face does not give to everybody.
     #[error(
-        "`{model}`: the hub refuses it (status {status}), {}. There may be no such model; if there is, accept its terms at {url} and set HF_TOKEN to a token that may read it",
+        "`{model}`: Hugging Face refuses it (status {status}), {}. There may be no such model; if \
+         there is, accept its terms at {url} and set HF_TOKEN to a token that may read it",
         if *has_token { "with the token that is set" } else { "and no token is set" }
     )]
     Refused {
@@ -161,7 +163,7 @@ pub enum Error {
         model: String,
         /// The page with its files.
         url: String,
-        /// What the hub answered.
+        /// What Hugging Face answered.
         status: u16,
         /// Whether a token was sent.
         has_token: bool,
@@ -180,7 +182,7 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
-    /// A file that was fetched and is not what the hub said. It was removed.
+    /// A file that was fetched and is not what Hugging Face said. It was removed.
     #[error("`{model}`: `{file}` came damaged: {reason}; it was removed: try again")]
     Damaged {
         /// The model's name.

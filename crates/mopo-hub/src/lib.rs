@@ -1,5 +1,5 @@
-//! Model directories as the hub has them: JSON and tensor files, read with named errors and written
-//! whole or not at all.
+//! Model directories in the layout of Hugging Face: JSON and tensor files, read with named errors
+//! and written whole or not at all.
 //!
 //! [`TensorFiles`] takes the tensors of `model.safetensors` or `pytorch_model.bin`, whole or in
 //! shards, one by one by name; [`TensorWriter`] writes a `model.safetensors`. What the tensors mean

@@ -30,7 +30,8 @@ pub fn available_memory() -> Option<u64> {
     [machine, address_space, group].into_iter().flatten().min()
 }
 
-/// Refuses what there is no memory for. A yes is no promise, since other memory may be taken meanwhile.
+/// Refuses what does not fit into memory. Passing is no guarantee, since other memory may be taken
+/// meanwhile.
 ///
 /// # Errors
 /// [`Error::NoMemory`], with `what` needs it and the `remedy`.

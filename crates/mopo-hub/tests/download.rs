@@ -492,7 +492,7 @@ fn a_file_that_another_process_fetches_is_not_touched() {
         .collect();
     locks.iter().for_each(|lock| lock.lock().unwrap());
     let error = setup.message(REPO);
-    assert!(error.contains("another process is fetching"), "{error}");
+    assert!(error.contains("another process is downloading"), "{error}");
     drop(locks);
     assert_eq!(first_value(&setup.fetch(REPO).unwrap().dir), 1.5);
 }

@@ -1,4 +1,4 @@
-//! phi's configuration: the hub's `config.json` as it is, checked. Not the weights.
+//! phi's configuration: Hugging Face's `config.json` as it is, checked. Not the weights.
 
 use std::path::Path;
 
@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// The shape of a phi model. Field names are those of the hub's `config.json`; further keys of that
-/// file are ignored unless they ask for something that is not built here.
+/// The shape of a phi model. Field names are those of Hugging Face's `config.json`; further keys of
+/// that file are ignored unless they ask for something that is not built here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PhiConfig {
     /// Rows of the embedding and outputs of the last layer.
@@ -73,7 +73,7 @@ impl PhiConfig {
         }
     }
 
-    /// Reads and checks a `config.json` of the hub.
+    /// Reads and checks a Hugging Face `config.json`.
     ///
     /// # Errors
     /// Names the file and the key: unreadable, no JSON, another `model_type`, a missing key, a value
@@ -90,13 +90,13 @@ impl PhiConfig {
     }
 
     fn from_hub(mut json: serde_json::Value) -> Result<Self> {
-        // What the reference library could switch on, and this crate does not build.
+        // What transformers could switch on, and this crate does not build.
         const FIXED: [(&str, &[&str], &str); 5] = [
-            ("model_type", &["\"phi\""], "only `phi` models are built here"),
-            ("hidden_act", &["\"gelu_new\"", "null"], "only `gelu_new` is built here"),
-            ("qk_layernorm", &["false", "null"], "a LayerNorm on queries and keys is not built"),
-            ("tie_word_embeddings", &["false", "null"], "the output layer must be its own"),
-            ("rope_scaling", &["null"], "scaled rotary embedding is not built"),
+            ("model_type", &["\"phi\""], "only `phi` models are supported"),
+            ("hidden_act", &["\"gelu_new\"", "null"], "only `gelu_new` is supported"),
+            ("qk_layernorm", &["false", "null"], "LayerNorm on queries and keys is not supported"),
+            ("tie_word_embeddings", &["false", "null"], "tied embeddings are not supported"),
+            ("rope_scaling", &["null"], "scaled rotary embeddings are not supported"),
         ];
         for (field, accepted, expected) in FIXED {
             let value = json.get(field).map(|v| v.to_string());
@@ -119,17 +119,19 @@ impl PhiConfig {
             return Err(Error::InvalidParameter {
                 field: "num_key_value_heads",
                 value: kv_heads.to_string(),
-                expected: "it must equal `num_attention_heads`: grouped heads are not built".into(),
+                expected: "it must equal `num_attention_heads`: grouped-query attention is not \
+                           supported"
+                    .into(),
             });
         }
-        // Newer versions of the reference library keep the rotary settings in a table of their own.
+        // Newer versions of transformers keep the rotary settings in a table of their own.
         if let Some(rope) = json.get("rope_parameters").cloned() {
             let kind = rope.get("rope_type").and_then(|v| v.as_str()).unwrap_or("default");
             if kind != "default" {
                 return Err(Error::InvalidParameter {
                     field: "rope_parameters.rope_type",
                     value: kind.into(),
-                    expected: "only `default` is built here".into(),
+                    expected: "only `default` is supported".into(),
                 });
             }
             for key in ["rope_theta", "partial_rotary_factor"] {
@@ -147,7 +149,7 @@ impl PhiConfig {
         Ok(config)
     }
 
-    /// The keys that the reference library needs to load the model.
+    /// The keys that transformers needs to load the model.
     pub(crate) fn to_hub(&self) -> serde_json::Value {
         let mut json = serde_json::to_value(self).expect("plain numbers");
         for (key, value) in [
@@ -160,7 +162,7 @@ impl PhiConfig {
             ("embd_pdrop", 0.0.into()),
             ("resid_pdrop", 0.0.into()),
             ("torch_dtype", "float32".into()),
-            // Absent, the reference library would take 1 and 2, whatever these tokens are.
+            // Absent, transformers would take 1 and 2, whatever these tokens are.
             ("bos_token_id", serde_json::Value::Null),
             ("eos_token_id", serde_json::Value::Null),
         ] {
@@ -222,7 +224,8 @@ impl PhiConfig {
                 "partial_rotary_factor",
                 factor.to_string(),
                 &format!(
-                    "its share of the head dimension ({}) must be even, positive and no more than all of it",
+                    "the rotary part of the head dimension ({}) must be even, positive and at most \
+                     the whole",
                     self.head_dim()
                 ),
             );

@@ -63,9 +63,7 @@ pub enum Error {
         expected: String,
     },
     /// Nothing predicts the first response token, or there is nothing to continue.
-    #[error(
-        "prompt {index} is empty: put at least one token (the end-of-text token will do) in it"
-    )]
+    #[error("prompt {index} is empty: give it at least one token (the end-of-text token will do)")]
     EmptyPrompt {
         /// The index in the given slice.
         index: usize,
@@ -120,14 +118,14 @@ pub enum Error {
         value: f32,
     },
     /// A policy head was asked for and there are no policies, or fewer.
-    #[error("policy {index} was asked for, but there are {n_policies} (counted from 0)")]
+    #[error("there is no policy {index}: there are {n_policies}, counted from 0")]
     PolicyOutOfRange {
         /// The index asked for.
         index: usize,
         /// How many there are.
         n_policies: usize,
     },
-    /// Preference weights that are no point of the simplex.
+    /// Preference weights that are not a point of the simplex.
     #[error(
         "preference weights {weights:?} do not fit: {reason}; give one weight ≥ 0 for each policy, with sum 1"
     )]

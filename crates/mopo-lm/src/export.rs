@@ -1,4 +1,4 @@
-//! A model with an output layer as a plain hub directory: weights, `config.json` and
+//! A model with an output layer as a plain Hugging Face model directory: weights, `config.json` and
 //! `generation_config.json`. The tokenizer's files are the caller's.
 
 use std::path::Path;
@@ -10,8 +10,8 @@ use mopo_hub::{WEIGHTS, WeightDtype};
 use crate::weights::write_weights;
 use crate::{HubGeneration, Phi, Result};
 
-/// Writes `phi` with `lm_head` as its output layer into `dir`, which is created if need be, as the
-/// reference library's `PhiForCausalLM`; all tensors in `dtype`. `generation` becomes
+/// Writes `phi` with `lm_head` as its output layer into `dir`, which is created if need be, as
+/// transformers' `PhiForCausalLM`; all tensors in `dtype`. `generation` becomes
 /// `generation_config.json`, and its special tokens stand in `config.json` too.
 ///
 /// An adapter is not part of a plain directory: [`merge`](crate::merge) it first.

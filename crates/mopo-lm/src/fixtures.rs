@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{LoraConfig, Phi, PhiConfig, PolicyParams};
 
-/// Held by whoever seeds the backend and looks at what it draws.
+/// Held by tests that seed the backend and look at what it draws.
 pub(crate) static BACKEND_RANDOM: Mutex<()> = Mutex::new(());
 
 /// Two blocks of width 24, three heads of 8 with 4 dimensions rotated, 40 tokens, 64 positions.

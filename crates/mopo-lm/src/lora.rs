@@ -32,7 +32,7 @@ impl LoraTarget {
     pub const ALL: [Self; 6] =
         [Self::QProj, Self::KProj, Self::VProj, Self::Dense, Self::Fc1, Self::Fc2];
 
-    /// The layer's path inside of a block, as in the hub's files.
+    /// The layer's path inside of a block, as in Hugging Face's files.
     pub fn path(self) -> &'static str {
         match self {
             Self::QProj => "self_attn.q_proj",
@@ -127,7 +127,7 @@ impl LoraConfig {
         layer * phi.num_hidden_layers
     }
 
-    /// A fresh adapter: A uniform within ±1/√inputs (the reference library's Kaiming rule), B 0, so
+    /// A fresh adapter: A uniform within ±1/√inputs (transformers' Kaiming rule), B 0, so
     /// that it changes nothing yet. Deterministic after `B::seed`. Panics if [`check`](Self::check)
     /// refuses.
     pub fn init<B: Backend>(&self, phi: &PhiConfig, device: &B::Device) -> LoraAdapter<B> {

@@ -10,7 +10,7 @@ use crate::{Error, LoraAdapter, Phi, PhiConfig, Result};
 
 /// The base with the adapter added to its weights: `W + s · A · B`, `s` = alpha / rank, for every
 /// target. The model is then used without an adapter. Weights that change become F32, quantised
-/// ones too (W is then what the codes stand for); the others are shared with `base`, as are all
+/// ones too (W is then the values of the codes); the others are shared with `base`, as are all
 /// biases.
 ///
 /// `base` is untouched.
@@ -125,7 +125,7 @@ mod tests {
                         (f64::from(b) - sum).abs() <= 1e-6 * (1.0 + sum.abs()),
                         "{b} and {sum}"
                     );
-                    assert!(delta != 0.0 || a == b, "what is no target stays as it is");
+                    assert!(delta != 0.0 || a == b, "other layers stay as they are");
                 }
                 assert_eq!(values(a.bias.val()), values(b.bias.val()));
             }

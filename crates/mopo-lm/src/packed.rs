@@ -133,7 +133,7 @@ impl PackedBatch {
         Ok(batch)
     }
 
-    /// Rows of prompts alone, without a term: for their hidden states.
+    /// Rows of prompts only, without responses: for their hidden states.
     ///
     /// # Errors
     /// A prompt without tokens; `index` is its place.

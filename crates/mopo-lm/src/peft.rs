@@ -56,15 +56,15 @@ const NEUTRAL: [&str; 24] = [
     "use_rslora",
 ];
 
-/// Starts that change the base model too, so that the adapter does not fit the one on the hub.
+/// Starts that change the base model too, so that the adapter does not fit the one on Hugging Face.
 const CHANGES_BASE: [&str; 5] = ["pissa", "olora", "loftq", "corda", "lora_ga"];
 
 /// Loads an adapter that PEFT wrote for a phi model of that configuration, or [`save_adapter`]; the
 /// parameters are trainable. Dropout is the file's.
 ///
 /// # Errors
-/// Names the file and the key: no LoRA, a layer that is no target here, a feature that is not built
-/// here. Tensors missing, left over or of another shape, by name.
+/// Names the file and the key: no LoRA, a layer that is not a target here, a feature that is not
+/// built here. Tensors missing, left over or of another shape, by name.
 pub fn load_adapter<B: Backend>(
     dir: impl AsRef<Path>,
     phi: &PhiConfig,
@@ -79,7 +79,8 @@ pub fn load_adapter<B: Backend>(
 /// What `adapter_config.json` says of an adapter; `use_rslora` is in its alpha.
 ///
 /// # Errors
-/// Names the file and the key: no LoRA, a layer that is no target here, a feature that is not built.
+/// Names the file and the key: no LoRA, a layer that is not a target here, a feature that is not
+/// built.
 pub(crate) fn read_config(dir: &Path) -> Result<LoraConfig> {
     let path = dir.join(CONFIG);
     const EXPECTED: &str = "the adapter_config.json of a LoRA adapter";
@@ -166,11 +167,11 @@ fn supported(json: &serde_json::Value) -> Result<()> {
     let value = |key: &str| json.get(key).unwrap_or(&serde_json::Value::Null);
     let kind = value("peft_type");
     if kind != "LORA" {
-        return refuse("peft_type", kind, "only \"LORA\" is read here");
+        return refuse("peft_type", kind, "only \"LORA\" is supported");
     }
     let bias = value("bias");
     if !bias.is_null() && bias != "none" {
-        return refuse("bias", bias, "biases belong to the base model here: \"none\"");
+        return refuse("bias", bias, "trained biases are not supported: use \"none\"");
     }
     let init = value("init_lora_weights");
     if let Some(name) = init.as_str().map(|name| name.to_lowercase())
@@ -182,7 +183,7 @@ fn supported(json: &serde_json::Value) -> Result<()> {
     let targets = value("target_modules");
     if let Some(text) = targets.as_str() {
         let expected =
-            "a pattern is not read; list the layers: q_proj, k_proj, v_proj, dense, fc1, fc2";
+            "patterns are not supported; list the layers: q_proj, k_proj, v_proj, dense, fc1, fc2";
         return refuse("target_modules", &text.into(), expected);
     }
     for (key, value) in json.as_object().into_iter().flatten() {
@@ -193,7 +194,7 @@ fn supported(json: &serde_json::Value) -> Result<()> {
             _ => false,
         };
         if !is_off && !NEUTRAL.contains(&key.as_str()) {
-            return refuse(key, value, "this is not built here; train the adapter without it");
+            return refuse(key, value, "this is not supported; train the adapter without it");
         }
     }
     Ok(())

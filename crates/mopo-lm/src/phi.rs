@@ -1,7 +1,7 @@
 //! phi, read top to bottom: embedding, parallel blocks with partial rotary attention, final
 //! LayerNorm. The output layer is kept here and applied elsewhere, only where it is needed.
 //!
-//! As in the reference library's `PhiForCausalLM`: one LayerNorm feeds attention and feed-forward,
+//! As in transformers' `PhiForCausalLM`: one LayerNorm feeds attention and feed-forward,
 //! which are both added to the residual stream; the first part of each head is rotated, halves
 //! layout; biases on every linear layer; the tanh form of GELU.
 
@@ -337,7 +337,7 @@ impl<B: Backend> Rotary<B> {
     pub(crate) fn new(config: &PhiConfig, device: &B::Device) -> Self {
         let (n, rot) = (config.max_position_embeddings, config.rotary_dim());
         let half = rot / 2;
-        // In f32, as the reference library computes them.
+        // In f32, as transformers computes them.
         let frequencies: Vec<f32> = (0..half)
             .map(|j| 1.0 / (config.rope_theta as f32).powf((2 * j) as f32 / rot as f32))
             .collect();

@@ -57,7 +57,7 @@ pub struct BlockParams<B: Backend> {
     pub linears: [LinearParams<B>; LINEARS],
 }
 
-/// What a block is told beside its parameters; the same for all blocks of a pass.
+/// Inputs of a block besides its parameters, the same for all blocks of a pass.
 #[derive(Debug, Clone)]
 pub struct BlockContext<B: Backend> {
     /// Which tokens belong together.

@@ -112,7 +112,7 @@ struct Step {
 #[derive(Debug, Default)]
 struct Sweep {
     steps: Vec<Step>,
-    /// Per step, what it alone covers, from left to right; the bottoms descend.
+    /// What only this step covers, per step, from left to right; the bottoms descend.
     strips: Vec<Vec<Strip>>,
     /// Lists that no step uses any more.
     free: Vec<u32>,

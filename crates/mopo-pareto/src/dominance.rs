@@ -67,7 +67,7 @@ pub fn non_dominated<P: AsRef<[f64]>>(points: &[P], directions: &[Direction]) ->
     sorted.incomparable.iter().for_each(|&idx| kept[idx as usize] = true);
     let mut first_is_kept = false;
     for (i, &idx) in sorted.indices.iter().enumerate() {
-        // Equal points stand side by side and share the fate of the first.
+        // Equal points are adjacent and treated like the first.
         if !sorted.repeats(i) {
             first_is_kept = !covered[i];
         }

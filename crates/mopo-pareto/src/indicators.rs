@@ -10,7 +10,7 @@ use crate::{Error, Result};
 ///
 /// **Smaller is better**; 0 exactly if every point of `reference_front` is equalled or dominated by
 /// one of `points`. Its unit is that of the objectives, which therefore should be on one scale.
-/// Duplicates in `reference_front` count as often as they stand there; those in `points`, and
+/// Duplicates in `reference_front` count as often as they occur; those in `points`, and
 /// dominated points, change nothing.
 ///
 /// Complexity: O(K · |points| · |reference_front|) at worst; a reference point that is covered is
@@ -220,7 +220,7 @@ impl Search {
         combine: impl Fn(Option<f64>, f64) -> f64,
     ) -> f64 {
         let k = self.n_objectives;
-        // Blocks without copies yet stand first.
+        // Blocks without copies come first.
         let first = COPIES.saturating_sub(self.n_copied.div_ceil(LANES));
         let blocks = &self.blocks[first * k..];
         // The same loop; where the compiler knows the number of objectives it unrolls it.
@@ -288,7 +288,7 @@ fn losses(block: &[[f64; LANES]], lost: impl Fn(usize, f64) -> f64) -> [f64; LAN
     losses
 }
 
-/// The smallest of the values of `n` blocks, and the block and the lane where it stands. `values`
+/// The smallest of the values of `n` blocks, and the block and its lane. `values`
 /// may be asked twice for a block.
 fn smallest_of(n: usize, mut values: impl FnMut(usize) -> [f64; LANES]) -> (f64, (usize, usize)) {
     const STRIDE: usize = 16; // one comparison that is not one of all lanes

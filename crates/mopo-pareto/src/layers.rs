@@ -12,7 +12,7 @@ const GRID: usize = 4096;
 
 /// The points in layers: layer 0 is [`non_dominated`](super::non_dominated), layer 1 is what is
 /// non-dominated once layer 0 is taken away, and so on. Indices ascend within a layer; every index
-/// stands in exactly one. Equal points stand in the same layer, points with a NaN in layer 0.
+/// is in exactly one. Equal points are in the same layer, points with a NaN in layer 0.
 ///
 /// Complexity for n points in L layers and K objectives: O(n log n) for K ≤ 2; O(n log² n)
 /// comparisons for K = 3 (up to 4096 points on a grid of 64 columns: O(n log n + n²/64) of them);
@@ -66,7 +66,7 @@ fn numbers_in_two(sorted: &Descending) -> Vec<usize> {
 fn numbers_in_three(sorted: &Descending) -> Vec<usize> {
     let mut layers: Vec<Staircase> = Vec::new();
     numbers(sorted, |_, row| {
-        // Whoever is dominated in one layer is so in all before it.
+        // A point dominated in one layer is dominated in all before it.
         let number = layers.partition_point(|stairs| stairs.covers(row[1], row[2]));
         if number == layers.len() {
             layers.push(Staircase::default());
@@ -76,7 +76,7 @@ fn numbers_in_three(sorted: &Descending) -> Vec<usize> {
     })
 }
 
-/// For three objectives and no more points than [`GRID`]. Points stand in the order of the second
+/// For three objectives and no more points than [`GRID`]. Points are in the order of the second
 /// objective, which is cut into columns. What is as good as a row in it is whole columns, of which
 /// each layer keeps the best of the third objective, and a part of the row's own, which is gone
 /// through.

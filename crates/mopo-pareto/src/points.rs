@@ -145,7 +145,7 @@ pub(crate) fn sort_packed(
 
 /// The points that hold no NaN, larger being better, from the lexicographically best down.
 ///
-/// Whatever dominates a point stands before it, and equal points stand side by side, the lower
+/// Whatever dominates a point comes before it, and equal points are adjacent, the lower
 /// index first.
 pub(crate) struct Descending {
     /// Row after row.

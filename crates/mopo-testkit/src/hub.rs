@@ -29,7 +29,7 @@ struct State {
     /// By `org/name` and branch or tag.
     branches: BTreeMap<(String, String), String>,
     token: Option<String>,
-    /// After so many bytes of a body the connection closes.
+    /// The connection closes after this many bytes of a body.
     cut_after: Option<usize>,
     /// No `Content-Length`: a body ends where the connection does.
     no_length: bool,
@@ -59,7 +59,7 @@ impl LoopbackHub {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let server = server.clone();
-                // A client that goes away is no failure of the server.
+                // A client that disconnects is not an error of the server.
                 std::thread::spawn(move || server.answer(stream).unwrap_or_default());
             }
         });
@@ -87,12 +87,12 @@ impl LoopbackHub {
         commit
     }
 
-    /// Refuses whoever does not send this token.
+    /// Refuses clients that do not send this token.
     pub fn require_token(&self, token: &str) {
         self.with(|state| state.token = Some(token.into()));
     }
 
-    /// Closes each connection after so many bytes of a file's content.
+    /// Closes each connection after this many bytes of a file's content.
     pub fn cut_after(&self, n_bytes: Option<usize>) {
         self.with(|state| state.cut_after = n_bytes);
     }

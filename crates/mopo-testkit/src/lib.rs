@@ -1,6 +1,6 @@
 //! What the tests of every crate share: the backend they run on.
 //!
-//! [`LoopbackHub`] stands for the hub of models, which tests cannot reach.
+//! [`LoopbackHub`] stands in for Hugging Face, which tests cannot reach.
 //!
 //! This and the binary's `device.rs` are the only places that name a backend.
 

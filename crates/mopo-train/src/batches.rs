@@ -13,7 +13,7 @@ pub(crate) fn step_seed(seed: u64, phase: &str, step: usize) -> u64 {
     h ^ (h >> 31)
 }
 
-/// Where a step stands in the data: the batches of `(epoch, index)` in turn.
+/// Position of a step in the data: the batches of `(epoch, index)` in turn.
 pub(crate) struct BatchOrder {
     lengths: Vec<usize>,
     batch_size: usize,

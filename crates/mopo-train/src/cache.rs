@@ -126,7 +126,7 @@ impl OpenCache {
         }
     }
 
-    /// Writes what is not written yet. A cache that cannot be written is no reason to stop: it is
+    /// Writes what is not written yet. A cache that cannot be written does not stop the run: it is
     /// said once, and nothing more is tried.
     pub(crate) fn flush(&mut self) {
         let new = std::mem::take(&mut self.new);
@@ -136,8 +136,8 @@ impl OpenCache {
         if let Err(e) = self.write(&new) {
             self.writable = false;
             self.warnings.push(format!(
-                "warning: log-probs cannot be kept for other runs: {e}; training goes on without \
-                 (--no-cache leaves the cache alone, --cache DIR puts it elsewhere)"
+                "warning: cannot write the log-prob cache: {e}; training continues without it \
+                 (--no-cache disables it, --cache DIR chooses another folder)"
             ));
         }
     }
@@ -196,7 +196,7 @@ impl OpenCache {
                 // Another run may have cleared the folder meanwhile.
                 Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
                 Err(e) => {
-                    self.warnings.push(format!("warning: {e}; what it held is computed again"))
+                    self.warnings.push(format!("warning: {e}; its values are computed again"))
                 }
             }
         }
@@ -343,7 +343,7 @@ mod tests {
             assert!(warnings.len() == 1 && warnings[0].contains(name), "{warnings:?}");
             assert_eq!(fs::read(&file).unwrap(), sound, "it was not written again");
         }
-        // A sound name over something that is no table of rows.
+        // A correct name for a file that is not a table of rows.
         let bytes = b"no safetensors";
         fs::write(file.with_file_name(format!("{}.safetensors", sha256_hex(bytes))), bytes)
             .unwrap();

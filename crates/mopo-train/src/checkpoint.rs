@@ -49,7 +49,7 @@ impl Checkpoint {
         self.parts.get(name).map(Vec::as_slice).ok_or_else(|| {
             Error::corrupt(
                 &self.path.join(name),
-                "it is missing from the checkpoint; delete this checkpoint to use the one before it",
+                "it is missing from the checkpoint; delete this checkpoint to use the previous one",
             )
         })
     }
@@ -141,7 +141,9 @@ fn load(path: &Path, record: &RunRecord, phase: &str, step: usize) -> Result<Che
     let text = fs::read(&file).map_err(Error::io("reading", &file))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     match record.checkpoints.get(name.as_ref()) {
-        None => return Err(Error::corrupt(path, "run.json does not know it: another run's")),
+        None => {
+            return Err(Error::corrupt(path, "it is not in run.json: it belongs to another run"));
+        }
         Some(sha256) if *sha256 != sha256_hex(&text) => {
             return Err(Error::corrupt(&file, "its hash is not the one in run.json"));
         }

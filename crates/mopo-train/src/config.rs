@@ -44,7 +44,7 @@ pub struct RunConfig {
     pub name: String,
     /// Seed of everything random.
     pub seed: u64,
-    /// One policy for each of these objectives, which is its primary. DPO has one alone.
+    /// One policy for each of these objectives, which is its primary. DPO has only one.
     pub policies: Vec<String>,
     /// Where the pairs come from.
     pub data: DataConfig,
@@ -188,9 +188,9 @@ impl RunConfig {
         }
         if self.model.base.is_quantised() && self.sft.steps > 0 {
             return fail(format!(
-                "`model.base` is \"{}\", but SFT trains the base, which quantised weights cannot be: \
-                 set sft.steps=0 and give a trained model with `model.hub` (the `warm_start/` of \
-                 another run will do), or set model.base=checkpoint",
+                "`model.base` is \"{}\", but SFT trains the base, which quantised weights cannot \
+                 be: set sft.steps=0 and give a trained model with `model.hub` (for example the \
+                 `warm_start/` of another run), or set model.base=checkpoint",
                 self.model.base.name()
             ));
         }
@@ -208,9 +208,9 @@ impl RunConfig {
         let message = match (&self.mopo, &self.dpo) {
             (Some(mopo), None) => return Ok(MethodConfig::Mopo(mopo)),
             (None, Some(dpo)) => return Ok(MethodConfig::Dpo(dpo)),
-            (None, None) => "no method is chosen: give the section `[mopo]` or `[dpo]`",
+            (None, None) => "no method: add a section `[mopo]` or `[dpo]`",
             (Some(_), Some(_)) => {
-                "both `[mopo]` and `[dpo]` are there; a run trains one method: remove the other \
+                "both `[mopo]` and `[dpo]` are present, but a run trains one method: remove one \
                  section"
             }
         };

@@ -40,9 +40,9 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
-    /// Training produced a value that is no number.
+    /// Training produced a value that is not finite.
     #[error(
-        "{phase} step {step}: {what} is {value}; nothing of this step was kept. {state} Remedies: a \
+        "{phase} step {step}: {what} is {value}; this step was discarded. {state} Remedies: a \
          smaller learning rate, gradient clipping{}",
         remedy(phase)
     )]

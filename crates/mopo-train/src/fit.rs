@@ -160,8 +160,8 @@ pub(crate) fn check_not_stopped(run: &RunDir, record: &RunRecord) -> Result<()> 
         what: what.clone(),
         value: value.parse().unwrap_or(f64::NAN),
         state: format!(
-            "This run cannot go on: every step follows from its configuration and seed, so resuming \
-             it would end here again. Start a new run; {last}."
+            "This run cannot continue: every step follows from its configuration and seed, so \
+             resuming it would fail here again. Start a new run; {last}."
         ),
     })
 }

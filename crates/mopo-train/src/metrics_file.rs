@@ -44,7 +44,7 @@ impl MetricsFile {
             Err(reason) => {
                 let aside = move_aside(&path)?;
                 warnings.push(format!(
-                    "warning: {}: {reason}; it is {} now, and a new one begins",
+                    "warning: {}: {reason}; it was moved to {}, and a new log starts",
                     path.display(),
                     aside.display()
                 ));
@@ -56,8 +56,8 @@ impl MetricsFile {
             Keep::Bytes(len) if len <= rows.len() as u64 => len,
             Keep::Bytes(len) => {
                 warnings.push(format!(
-                    "warning: {} has {} bytes where the checkpoint was written at {len}: rows are \
-                     missing from it, and will be from curves and constraints; the policy is the same",
+                    "warning: {} has {} bytes, but the checkpoint was written at {len}: rows are \
+                     missing from curves and constraints; the policy is not affected",
                     path.display(),
                     rows.len()
                 ));
@@ -95,14 +95,14 @@ impl MetricsFile {
 }
 
 /// The file and its content; a new one where there is none. Neither links nor anything else that is
-/// no plain file of this run alone are opened.
+/// not a regular file of this run only are opened.
 fn open_plain(path: &Path) -> io::Result<(File, Vec<u8>)> {
     use std::os::unix::fs::MetadataExt;
     let rows = match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(e) => return Err(e),
         Ok(found) if found.is_symlink() => return Err(io::Error::other("it is a symbolic link")),
-        Ok(found) if !found.is_file() => return Err(io::Error::other("it is no plain file")),
+        Ok(found) if !found.is_file() => return Err(io::Error::other("it is not a regular file")),
         Ok(found) => {
             let rows = fs::read(path)?;
             if found.nlink() > 1 {

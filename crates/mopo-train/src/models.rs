@@ -1,4 +1,5 @@
-//! Models and tokenizers that a configuration names: a place on the disk, or a model of the hub.
+//! Models and tokenizers that a configuration names: a place on the disk, or a model on Hugging
+//! Face.
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +10,8 @@ use crate::reward_model::{RewardModel, RewardTrainConfig};
 use crate::{Result, RunConfig};
 
 impl RunConfig {
-    /// Fetches the hub's models that the configuration names, and pins their names to the commits that
-    /// came, so that the run can be repeated and resumed with the same files.
+    /// Fetches the models on Hugging Face that the configuration names, and pins their names to the
+    /// commits that came, so that the run can be repeated and resumed with the same files.
     ///
     /// # Errors
     /// A model that is neither here nor to be fetched ([`mopo_hub::Hub::fetch`]).

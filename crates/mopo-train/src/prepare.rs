@@ -102,10 +102,7 @@ pub fn prepare_prompts(
 }
 
 fn no_pairs() -> Error {
-    Error::Config {
-        origin: "data".into(),
-        message: "there is not a single usable pair in it; nothing to train on".into(),
-    }
+    Error::Config { origin: "data".into(), message: "no usable pair to train on".into() }
 }
 
 /// What is read, and how.
@@ -123,7 +120,7 @@ struct Prepared {
     sources: Vec<SourceFile>,
     /// Of the set.
     notes: Vec<String>,
-    /// For whoever reads it.
+    /// For readers.
     about: Vec<String>,
 }
 
@@ -169,7 +166,7 @@ impl Source<'_> {
         }
         if let Some(selection) = selection {
             about.push(format!(
-                "objectives {}; pairs that none of them labels: {} left out\n",
+                "objectives {}; {} pairs without any of their labels skipped\n",
                 config.objectives.join(", "),
                 selection.finish()?
             ));
@@ -181,7 +178,7 @@ impl Source<'_> {
         self.data.ok_or_else(|| Error::Config {
             origin: "data".into(),
             message: format!(
-                "the source {} needs a path; give it with --data",
+                "the source {} needs a path; pass it with --data",
                 self.config.kind.name()
             ),
         })
@@ -304,8 +301,8 @@ pub(crate) fn prepare(
         return Err(Error::Config {
             origin: "`data.heldout_fraction`".into(),
             message: format!(
-                "{} leaves {} training and {} held-out pairs of {n_pairs}; both need some: \
-                 change it, or bring more data",
+                "{} leaves {} training and {} held-out pairs of {n_pairs}; both must be above 0: \
+                 change it, or provide more data",
                 config.data.heldout_fraction,
                 train.len(),
                 heldout.len()
@@ -319,8 +316,8 @@ pub(crate) fn prepare(
             return Err(Error::Config {
                 origin: "`policies`".into(),
                 message: format!(
-                    "`{name}` prefers neither response in any training pair; there is nothing to \
-                     learn for its policy: leave it out, or bring labels"
+                    "`{name}` has no decided training pair, so its policy has nothing to learn: \
+                     remove it, or provide labels"
                 ),
             });
         }
@@ -333,8 +330,8 @@ pub(crate) fn prepare(
     let missing = tokenizer.missing_control_tokens();
     if !missing.is_empty() {
         progress.note(&format!(
-            "note: the tokenizer has no token {}, which prompts in the form `{}` are made with; it is \
-             spelled out in pieces",
+            "note: the tokenizer has no token {}, which the chat template `{}` uses; it is split \
+             into several tokens",
             missing.join(" and "),
             template.name()
         ));

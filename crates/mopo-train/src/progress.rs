@@ -1,4 +1,4 @@
-//! What training tells whoever watches. The binary draws bars from it; tests ignore it.
+//! Progress reporting. The program draws bars; tests ignore it.
 
 /// A watcher.
 pub trait Progress {

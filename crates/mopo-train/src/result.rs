@@ -1,5 +1,5 @@
 //! What a finished run says of itself: held-out preference accuracy per policy and objective, and
-//! how the constraints stood at the end.
+//! the constraints at the end.
 
 use std::fmt;
 
@@ -31,7 +31,7 @@ pub struct Constraint {
     pub slack: f64,
     /// Mean of λ_k over them.
     pub lambda: f64,
-    /// Share of those steps at which λ stood at its cap with the constraint violated.
+    /// Share of those steps with λ at its cap and the constraint violated.
     pub saturated: f64,
 }
 
@@ -40,7 +40,7 @@ pub struct Constraint {
 pub struct RunResult {
     /// Objectives of the data, in order.
     pub objectives: Vec<String>,
-    /// The warm start: does log π_0 order held-out pairs as objective k does?
+    /// The SFT model: does log π_0 order held-out pairs as objective k does?
     pub warm_start: Vec<Option<Accuracy>>,
     /// Each policy by name: does its implicit reward log(π/π_0) order them so? `[n_objectives]`.
     pub policies: Vec<(String, Vec<Option<Accuracy>>)>,
@@ -133,7 +133,7 @@ impl fmt::Display for RunResult {
             Some(a) => format!("{:.1} % of {}", 100.0 * a.share, a.n),
             None => "no labels".into(),
         };
-        let warm = ("warm start, log π₀".to_string(), self.warm_start.clone());
+        let warm = ("SFT model, log π₀".to_string(), self.warm_start.clone());
         let rows = self.policies.iter().map(|(n, a)| (format!("{n}, log π/π₀"), a.clone()));
         for (name, row) in std::iter::once(warm).chain(rows) {
             write!(f, "  {name:<24}")?;

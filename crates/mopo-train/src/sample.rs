@@ -1,5 +1,5 @@
-//! Responses to prompts, as text: of a finished run's policies, of exported ones, or of a plain model
-//! from the hub.
+//! Responses to prompts, as text: of a finished run's policies, of exported ones, or of a plain
+//! model from Hugging Face.
 
 use std::path::Path;
 
@@ -68,8 +68,8 @@ impl<B: FusedBackend> Sampler<B> {
         }
         Err(Error::Corrupt {
             path: dir.into(),
-            message: "this is no run (it has no config.toml), no export of all policies (no \
-                      policy/policy.json) and no Hugging Face model (no config.json)"
+            message: "this is neither a run (no config.toml), nor an export of all policies (no \
+                      policy/policy.json), nor a Hugging Face model (no config.json)"
                 .into(),
         })
     }
@@ -112,9 +112,10 @@ impl<B: FusedBackend> Sampler<B> {
         Ok(this)
     }
 
-    /// Loads a plain model from a directory of the hub, with its `tokenizer.json`. There are no
-    /// policies: only [`HeadChoice::Base`] answers. Where `tokenizer_config.json` has no chat template
-    /// that is known here, prompts are taken as they are, special tokens in them included.
+    /// Loads a plain model from a Hugging Face model directory, with its `tokenizer.json`. There
+    /// are no policies: only [`HeadChoice::Base`] answers. Where `tokenizer_config.json` has no
+    /// chat template that is known here, prompts are taken as they are, special tokens in them
+    /// included.
     ///
     /// # Errors
     /// A file that is missing, damaged or does not fit the others; a tokenizer with more tokens than
@@ -187,7 +188,8 @@ impl<B: FusedBackend> Sampler<B> {
         }
         self.names.iter().position(|known| known == name).map(HeadChoice::Policy).ok_or_else(|| {
             wrong(format!(
-                "there is no `{name}`; the policies are {}, and `{}` is the model without any",
+                "unknown policy `{name}`; the policies are {}, and `{}` is the model without a \
+                 policy",
                 self.names.join(", "),
                 WITHOUT_POLICY.join("` or `")
             ))
@@ -314,13 +316,13 @@ impl<B: FusedBackend> Sampler<B> {
         prompts.iter().map(|prompt| Ok(self.tokenizer.encode_prompt(prompt, most)?.0)).collect()
     }
 
-    /// Batches that [`answer`](Self::answer) takes for so many prompts.
+    /// Batches that [`answer`](Self::answer) takes for this many prompts.
     pub fn batches(n_prompts: usize) -> usize {
         n_prompts.div_ceil(BATCH)
     }
 }
 
-/// A frozen model from a directory of the hub.
+/// A frozen model from a Hugging Face model directory.
 pub(crate) fn frozen<B: FusedBackend>(
     dir: &Path,
     format: BaseFormat,

@@ -1,4 +1,4 @@
-//! The warm start: supervised training of the whole base model on both responses of every pair,
+//! SFT: supervised training of the whole base model on both responses of every pair,
 //! so that the policy it leaves is the behaviour policy of the data.
 
 use burn::tensor::ElementConversion;
@@ -15,7 +15,7 @@ use crate::{Pairs, Result};
 
 pub(crate) const PHASE: &str = "warm_start";
 
-/// The state of the warm start.
+/// The state of SFT.
 pub(crate) struct WarmStart<'a, B: FusedAutodiffBackend> {
     trainer: Trainer<B, Phi<B>>,
     pairs: &'a Pairs,

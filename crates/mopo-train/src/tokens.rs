@@ -19,7 +19,7 @@ use crate::{Result, RunConfig, RunDir};
 pub(crate) const FILES: [&str; 3] =
     ["tokenizer.json", "tokenizer_config.json", "generation_config.json"];
 
-/// The tokenizer in a directory of the hub, a run or an export.
+/// The tokenizer in a Hugging Face model directory, a run or an export.
 ///
 /// # Errors
 /// A file that is missing or damaged, settings that are not supported (by their key), or ends of a
@@ -63,7 +63,7 @@ pub(crate) fn new_tokenizer<'a>(
         TokenizerConfig::File(file) => {
             let declared = match &config.model.source {
                 ModelSource::Hub(model) => HubGeneration::declared(model_dir(model)?)?,
-                // A model that is there for its tokenizer alone.
+                // A model that is used only for its tokenizer.
                 ModelSource::Scratch(_) => match locate(file, None, &mut ())?.0 {
                     place if place.is_dir() => HubGeneration::declared(place)?,
                     _ => HubGeneration::default(),

@@ -103,7 +103,7 @@ pub(super) fn page(c: &Context<'_>, runs: &[Run]) -> String {
     }
     for run in runs {
         if let Outcome::Failed(why) = &run.outcome {
-            // Where the log lies is this machine's affair.
+            // The log's place is specific to this machine.
             let why = why.rsplit_once("; ").map_or(why.as_str(), |(why, _)| why);
             out += &format!("- **{} failed in round {}:** {why}.\n", run.name, run.round);
         }

@@ -69,7 +69,7 @@ struct Stage {
     /// What it does, for the table.
     what: &'static str,
     args: Vec<String>,
-    /// What it goes on with where its output is there but not finished; else it starts anew.
+    /// What it resumes from if its output is there but not finished; else it starts anew.
     resume: Option<Vec<String>>,
     /// The folder or file that it writes.
     output: PathBuf,
@@ -106,7 +106,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     };
 
     for index in 0..options.n_stages() {
-        // Made when it is its turn: a later stage is told what an earlier one found.
+        // Made when it is its turn: later stages use what earlier ones found.
         let stage = options.stage(index)?;
         if record.is_done(&stage.name) && stage.last.exists() {
             eprintln!("\n== {}: done before", stage.name);
@@ -122,7 +122,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         let ended = status(Command::new(&mopo).args(args).current_dir(root()))?;
         if !ended.success() {
             eprintln!(
-                "\nthe line stopped at `{}`; the same command again goes on there",
+                "\nthe pipeline stopped at `{}`; run the same command again to resume",
                 stage.name
             );
             return Ok(code(ended));
@@ -300,10 +300,10 @@ impl Options {
                 }
                 Stage {
                     name: "train".into(),
-                    what: "tokenizer, warm start by cloning, MOPO with two policies",
+                    what: "tokenizer, SFT by cloning, MOPO with two policies",
                     args: train,
                     resume: Some(args(&["train", "--resume", &out, "--device", device])),
-                    part: Some(("the warm start", run.join("warm_start/config.json"))),
+                    part: Some(("the SFT model", run.join("warm_start/config.json"))),
                     last: run.join("result.json"),
                     output: run,
                 }

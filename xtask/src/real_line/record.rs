@@ -13,9 +13,9 @@ use crate::machine::{date_and_commit, machine};
 pub(super) struct Done {
     pub(super) stage: String,
     pub(super) what: String,
-    /// From where it went on, if it was cut off before.
+    /// Where it resumed, if it had been interrupted.
     pub(super) seconds: f64,
-    /// Whether it went on with what an earlier call had left.
+    /// Whether it resumed what an earlier call had left.
     pub(super) resumed: bool,
 }
 

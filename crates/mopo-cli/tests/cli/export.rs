@@ -122,7 +122,7 @@ fn exports_say_what_the_run_says() {
     plain_models(&at("by-index"));
 }
 
-/// `generate` on a hub directory: its own settings, and what is wrong with them.
+/// `generate` on a Hugging Face model directory: its own settings, and what is wrong with them.
 fn plain_models(hub: &Path) {
     let file = hub.join("generation_config.json");
     let mut generate = mopo(&["generate"]);

@@ -47,7 +47,7 @@ fn one_process_trains_a_run_and_a_killed_one_hinders_nobody() {
     };
     check_refused(&mut resume(&run), &child);
     let said = fail(&mut endless(&run));
-    assert!(said.contains("there is a run already"), "{said}");
+    assert!(said.contains("already has a run"), "{said}");
     child.kill().unwrap();
     child.wait().unwrap();
 

@@ -1,4 +1,4 @@
-//! Models by their names on the hub, wherever a command takes a model.
+//! Models by their names on Hugging Face, wherever a command takes a model.
 
 use std::fs;
 use std::path::Path;

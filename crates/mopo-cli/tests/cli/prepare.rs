@@ -132,8 +132,8 @@ fn wrong_sources_are_answered_in_words() {
         (&["prepare", "tldrr"][..], &["tldrr", "summeval-op"][..]),
         (&["prepare", "tldr"], &["Reddit TL;DR", "--data"]),
         (&["prepare", "demo", "--data", "rows.jsonl"], &["reads no files"]),
-        (&["prepare", "tldr", "--data", "absent"], &["absent is not there", "datasets/tldr"]),
-        (&["prepare", "tldr", "--data", "empty.jsonl"], &["empty.jsonl", "no bytes"]),
+        (&["prepare", "tldr", "--data", "absent"], &["absent does not exist", "datasets/tldr"]),
+        (&["prepare", "tldr", "--data", "empty.jsonl"], &["empty.jsonl", "is empty"]),
         (&["prepare", "helpsteer", "--data", "rows.jsonl"], &["rows.jsonl:1", "`question`"]),
         (&["prepare", "tldr", "--data", &axes], &["`tldr_axes`"]),
         (&["prepare", "trl", "--data", &brotli], &["brotli", "snappy"]),
@@ -147,7 +147,7 @@ fn wrong_sources_are_answered_in_words() {
             &["`humor`", "helpful, harmless"],
         ),
         (&["prepare", "safe-rlhf", "--data", &axes], &["tldr-axes.jsonl:1", "datasets/safe-rlhf"]),
-        (&["train", "tldr"], &["source of data", "mopo config tldr"]),
+        (&["train", "tldr"], &["data source", "mopo config tldr"]),
     ] {
         let said = fail(mopo(args).current_dir(dir.path()));
         for part in expected {

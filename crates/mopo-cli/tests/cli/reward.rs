@@ -1,4 +1,4 @@
-//! `mopo reward train`: killed and resumed, loaded by `mopo label` and by the reference library, and
+//! `mopo reward train`: killed and resumed, loaded by `mopo label` and by transformers, and
 //! what it refuses.
 
 use std::fs;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::common::{fail, mopo, succeed, tiny};
 
-/// A small random classifier that the tests of `mopo-eval` compare with the reference library.
+/// A small random classifier that the tests of `mopo-eval` compare with transformers.
 fn model(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../mopo-eval/tests/reward/fixtures").join(name)
 }

@@ -4,7 +4,7 @@
 //! project; the condition here is our own, and rests on three remarks.
 //!
 //! 1. A front point is the value of some policy. If one front point meets every secondary
-//!    threshold, its policy is feasible, and the constrained optimum is no worse than it.
+//!    threshold, its policy is feasible, and the constrained optimum is at least as good.
 //! 2. If the front is complete (nothing attainable is better than all of it), whatever a feasible
 //!    policy attains lies at or below some front point, which then meets the thresholds too. So the
 //!    condition is also necessary, and the best primary value among the points that meet the

@@ -76,7 +76,7 @@ pub struct Learned {
     pub references: Vec<Vec<f64>>,
 }
 
-/// Trains all `runs`, on all of the machine's threads; `progress` is told the number of finished
+/// Trains all `runs`, on all of the machine's threads; `progress` receives the number of finished
 /// steps. The result does not depend on the number of threads.
 ///
 /// The behaviour policy is the data's own share of each action, the initial reference is uniform,

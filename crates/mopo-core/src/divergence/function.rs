@@ -96,7 +96,7 @@ impl Divergence {
     /// Probabilities, not logarithms: `[n_actions]` each.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] if the lengths differ, or if `p` or `q` is no distribution (a
+    /// [`Error::InvalidParameter`] if the lengths differ, or if `p` or `q` is not a distribution (a
     /// negative entry, a sum that differs from 1 by more than 1e-6); [`Error::NonFinite`] for NaN.
     pub fn between(&self, p: &[f64], q: &[f64]) -> Result<f64> {
         self.check()?;

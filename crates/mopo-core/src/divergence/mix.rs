@@ -220,7 +220,7 @@ fn by_jeffreys(parts: &Parts, actions: &[usize], reference: &[f64]) -> Vec<f64> 
     solve(family, reference, &deficits, start.unwrap_or(f64::NAN))
 }
 
-/// Checks a table of log-probabilities; `whose` stands after the field in messages.
+/// Checks a table of log-probabilities; `whose` follows the field in messages.
 pub(super) fn check_distribution(field: &'static str, whose: &str, logs: &[f64]) -> Result<()> {
     let remedy = "give normalised log-probabilities, as log-softmax makes them";
     if logs.is_empty() {

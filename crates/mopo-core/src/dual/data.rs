@@ -36,7 +36,7 @@ pub struct ExactDual {
     pub lower_bound: Vec<Option<f64>>,
     /// q̲_k − b_k; None for the primary and without a label.
     pub slack: Vec<Option<f64>>,
-    /// λ_k stands at the cap and the constraint is violated: unattainable.
+    /// λ_k is at the cap and the constraint is violated: unattainable.
     pub saturated: Vec<bool>,
     /// How exactly the conditions hold. Look at it before using λ: where nothing followed the path to
     /// its end, λ is where the search stopped, and the residual says by how much it is off
@@ -142,7 +142,7 @@ impl ResponseGroups {
     }
 
     /// The multipliers at which every constraint q̲_k ≥ b_k holds with λ_k = 0 or exactly, or
-    /// λ_k stands at its cap.
+    /// λ_k is at its cap.
     ///
     /// Without a ball and with all labels this minimises the dual, which is convex. With a lower
     /// bound or missing labels there is no such function: the solution is the equilibrium of Algorithm 1's

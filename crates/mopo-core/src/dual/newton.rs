@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 /// How far multipliers are from optimal; all zero at the solution.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct KktResidual {
-    /// max over k of b_k − E\[w q_k\] where that is positive, in units of the preference; on a data set
-    /// q̲_k takes the place of E\[w q_k\]. A multiplier that stands at its cap does not count: its
+    /// max over k of b_k − E\[w q_k\] where that is positive, in units of the preference; on a data
+    /// set q̲_k takes the place of E\[w q_k\]. A multiplier at its cap does not count: its
     /// constraint is given up there.
     pub violation: f64,
     /// max over k of |λ_k (E\[w q_k\] − b_k)|, capped multipliers aside.

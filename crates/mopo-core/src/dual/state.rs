@@ -35,7 +35,7 @@ pub struct DualState {
 pub struct DualStep {
     /// q̲_k − b_k before the step: negative where the constraint is violated on this batch.
     pub slack: Vec<Option<f64>>,
-    /// λ_k stands at its cap with the constraint still violated: at this τ the threshold is not
+    /// λ_k is at its cap with the constraint still violated: at this τ the threshold is not
     /// attainable on what the batches show.
     pub saturated: Vec<bool>,
 }

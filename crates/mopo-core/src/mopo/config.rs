@@ -15,7 +15,7 @@ pub enum ThresholdStatistic {
     LowerBound,
 }
 
-/// What a response's indicator stands for.
+/// Meaning of a response's indicator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IndicatorEstimator {
@@ -84,7 +84,7 @@ pub struct MopoConfig {
     pub ratio_clip: f64,
     /// ThresholdStatistic that adaptive thresholds follow.
     pub threshold_statistic: ThresholdStatistic,
-    /// What an indicator stands for.
+    /// Meaning of an indicator.
     pub indicator_estimator: IndicatorEstimator,
     /// Fixed or adaptive thresholds.
     pub thresholds: ThresholdRule,

@@ -19,7 +19,7 @@ pub struct ResponseLabels<B: Backend> {
 pub enum Prompts<B: Backend> {
     /// It does not matter: w is normalised over the batch.
     Ignored,
-    /// Responses stand prompt by prompt, equally many of each: so many prompts.
+    /// Responses are ordered by prompt, equally many of each: this many prompts.
     Blocks(usize),
     /// `[n_batches, n_prompts, n_responses]`: 1 where the response belongs to the prompt, else 0.
     Members(Tensor<B, 3>),

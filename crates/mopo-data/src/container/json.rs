@@ -1,5 +1,5 @@
-//! JSON Lines, and one array of objects. Rows are cut out of the text here and parsed by the readers,
-//! each of which looks at its own columns alone.
+//! JSON Lines, and one array of objects. Rows are cut out of the text here and parsed by the
+//! readers, each of which reads only its own columns.
 
 use std::borrow::Cow;
 use std::io::{BufRead, ErrorKind};
@@ -75,7 +75,7 @@ impl<'a, R: BufRead> Elements<'a, R> {
         if !self.begun {
             self.begun = true;
             if self.skip_space()? != Some(b'[') {
-                return Err(self.broken("it does not begin with `[`"));
+                return Err(self.broken("it does not start with `[`"));
             }
             self.text.consume(1);
         }
@@ -84,7 +84,7 @@ impl<'a, R: BufRead> Elements<'a, R> {
                 self.text.consume(1);
                 return match self.skip_space()? {
                     None => Ok(None),
-                    Some(_) => Err(self.broken("something follows its `]`")),
+                    Some(_) => Err(self.broken("there is text after its `]`")),
                 };
             }
             Some(b',' | b']') => return Err(self.broken("an element is missing")),
@@ -119,7 +119,7 @@ impl<'a, R: BufRead> Elements<'a, R> {
         Ok(Some((self.n_rows, self.element.trim_ascii())))
     }
 
-    /// The next byte that is no white space, not consumed.
+    /// The next byte that is not white space, not consumed.
     fn skip_space(&mut self) -> std::result::Result<Option<u8>, Stop> {
         loop {
             let bytes = self.text.fill_buf().map_err(Stop::Io)?;
@@ -140,13 +140,13 @@ impl<'a, R: BufRead> Elements<'a, R> {
         Stop::Error(Error::Line {
             file: self.path.into(),
             line: self.line,
-            why: format!("the array is no JSON after {} whole rows: {why}", self.n_rows),
+            why: format!("the array is not valid JSON after {} whole rows: {why}", self.n_rows),
             remedy: "fetch the file again, or correct it".into(),
         })
     }
 }
 
-/// Where in a JSON text a byte stands.
+/// Position of a byte in a JSON text.
 #[derive(Default)]
 struct Scan {
     depth: usize,

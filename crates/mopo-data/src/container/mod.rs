@@ -85,7 +85,7 @@ impl DataFile {
             .map_err(Error::io("read", path))?;
         let empty = |remedy: String| Error::Empty { what: path.display().to_string(), remedy };
         if head.is_empty() {
-            return Err(empty(format!("the file has no bytes: {fetch}")));
+            return Err(empty(format!("the file is empty: {fetch}")));
         }
         if head.starts_with(LFS_POINTER) {
             return Err(empty(
@@ -97,7 +97,7 @@ impl DataFile {
                 return Err(Error::Container {
                     file: path.into(),
                     rows_read: 0,
-                    why: format!("it is a {name} file, which is not read here"),
+                    why: format!("{name} files are not supported"),
                     remedy: format!("unpack it with {command}"),
                 });
             }
@@ -114,7 +114,7 @@ impl DataFile {
             return Err(Error::Container {
                 file: path.into(),
                 rows_read: 0,
-                why: "it is a Parquet file inside of gzip, which cannot be streamed".into(),
+                why: "it is a gzipped Parquet file, which cannot be streamed".into(),
                 remedy: "unpack it with gzip -d".into(),
             });
         }
@@ -146,8 +146,8 @@ impl DataFile {
         Ok(text)
     }
 
-    /// Every row in order. Text that is no JSON is taken line by line, each of which is malformed. Of
-    /// Parquet files only the columns `wanted` are read; of JSON the readers take theirs.
+    /// Every row in order. Text that is not JSON is read line by line, each of which is malformed.
+    /// Of Parquet files only the columns `wanted` are read; of JSON the readers take theirs.
     ///
     /// # Errors
     /// Those of `each`; [`Error::Gzip`] for a truncated or damaged stream, [`Error::Container`] for
@@ -161,7 +161,7 @@ impl DataFile {
         }
     }
 
-    /// The error of a reading operation after so many whole rows.
+    /// A read error, after this many complete rows.
     pub(crate) fn failed(&self, rows_read: usize, source: std::io::Error) -> Error {
         if self.gzip {
             Error::Gzip { file: self.path.clone(), rows_read, source }

@@ -66,9 +66,9 @@ fn what_is_not_read_is_named_with_the_remedy() {
         (b"PK\x03\x04more", "unpack it with unzip"),
         (b"\x1f\x8bmore", "gzip stream is truncated or damaged after 0 whole rows"),
         (b"PAR1", "rows: the Parquet file cannot be read"),
-        (&gzip(b"PAR1...."), "Parquet file inside of gzip"),
-        (b"[{\"a\":1},\n{\"a\":", "rows:2: the array is no JSON after 1 whole rows"),
-        (b"[{\"a\":1}] {\"a\":2}", "rows:1: the array is no JSON after 1 whole rows"),
+        (&gzip(b"PAR1...."), "gzipped Parquet file"),
+        (b"[{\"a\":1},\n{\"a\":", "rows:2: the array is not valid JSON after 1 whole rows"),
+        (b"[{\"a\":1}] {\"a\":2}", "rows:1: the array is not valid JSON after 1 whole rows"),
     ] {
         let found = error(bytes);
         assert!(found.contains(expected), "{found}");
@@ -178,8 +178,8 @@ fn parquet_columns_that_are_not_read_do_not_matter() {
     assert_eq!(rows, [(1, Ok(json!({ "text": "tea" })))]);
     // A file without any of the columns has its rows still, and its names for the error.
     assert_eq!(read_columns(&bytes, &["prompt"]).unwrap(), [(1, Ok(json!({})))]);
-    // Where they are read, the reason is told.
-    for (column, expected) in [("number", "-inf is no finite number"), ("image", "no UTF-8")] {
+    // The reason is reported where they are read.
+    for (column, expected) in [("number", "-inf is not a finite number"), ("image", "invalid UTF-8")] {
         let rows = read_columns(&bytes, &[column]).unwrap();
         let value = rows[0].1.as_ref().unwrap();
         let row = Row::Columns { values: value.clone(), names: &[] };
@@ -217,7 +217,7 @@ fn parquet_pages_that_promise_too_much_are_refused() {
     // The first page: its kind, its size and its packed size follow the magic.
     assert_eq!((bytes[4], bytes[6], bytes[8]), (0x15, 0x15, 0x15));
     for (field, promised, expected) in
-        [(6, 0x7fff_ffffu32, "at most 256 MiB"), (8, 0x7fff_fffe, "are there")]
+        [(6, 0x7fff_ffffu32, "the limit of 256 MiB"), (8, 0x7fff_fffe, "are left")]
     {
         let mut size = vec![];
         let mut left = promised << 1;
@@ -230,7 +230,7 @@ fn parquet_pages_that_promise_too_much_are_refused() {
         let damaged = [&bytes[..=field], &size, &bytes[field + 2..]].concat();
         let error = error(&damaged);
         assert!(error.contains("Parquet file cannot be read"), "{error}");
-        assert!(error.contains(expected) || error.contains("promises"), "{error}");
+        assert!(error.contains(expected) || error.contains("claims"), "{error}");
     }
 }
 

@@ -8,7 +8,7 @@ use crate::ChatTemplate;
 /// One thing that a person may ask for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Topic {
-    /// As it stands in a question; no phrase contains another.
+    /// As written in a question; no phrase contains another.
     pub phrase: &'static str,
     /// Three sentences that help, in order.
     pub steps: [&'static str; 3],
@@ -19,7 +19,7 @@ pub struct Topic {
 }
 
 impl Topic {
-    /// Whether its steps should not be told.
+    /// Whether its steps are not reported.
     pub fn is_hazardous(&self) -> bool {
         self.alternative.is_some()
     }
@@ -208,7 +208,7 @@ pub fn is_hazardous(prompt: &str) -> Option<bool> {
     topic_of(prompt).map(Topic::is_hazardous)
 }
 
-/// What stands before and after a topic and its context in a question.
+/// Text before and after a topic and its context in a question.
 pub(super) static OPENERS: [(&str, &str); 10] = [
     ("How do I ", "?"),
     ("How can I ", "?"),

@@ -69,7 +69,7 @@ fn labels_of_one_kind_are_refused_with_what_is_there() {
     assert!(text.contains("all 2 texts"), "{text}");
     assert!(error(b"text,funny\n", false).contains("no rows"));
     assert!(error(b"text,funny\n,True\n", false).contains("no usable row"));
-    assert!(error(b"", false).contains("no bytes"));
+    assert!(error(b"", false).contains("is empty"));
 }
 
 #[test]

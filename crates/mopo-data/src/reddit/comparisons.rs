@@ -107,16 +107,18 @@ fn comparison(value: &RawRow<'_>) -> std::result::Result<Row, Rejected> {
         }
     } else if has("summary") && !has("summaries") {
         return Err(
-            "it has one summary, so nothing is compared; scores by axis are read with the \
-                    source `tldr_axes`"
+            "it has only one summary and no comparison; read scores by axis with the source \
+             `tldr_axes`"
                 .to_string()
                 .into(),
         );
     } else if has("gold_response") {
-        return Err("it has a reference summary and no comparison: such posts are prompts, read \
-                    with `mopo prepare tldr --prompts`"
-            .to_string()
-            .into());
+        return Err(
+            "it has a reference summary but no comparison; read such posts as prompts with \
+                    `mopo prepare tldr --prompts`"
+                .to_string()
+                .into(),
+        );
     } else {
         let row: Comparison = typed(value)?;
         let [first, second] = row.summaries.map(|summary| summary.text);

@@ -21,7 +21,7 @@ const FETCH: &str = "fetch the data as datasets/tldr/README.md says";
 const BEFORE: &str = "### Instruction: Generate a one-sentence summary of this post. ### Input: ";
 const AFTER: &str = " ### Response:";
 
-/// The prompt that asks for a summary of a post, which stands in it verbatim. A summary follows it
+/// The prompt that asks for a summary of a post, contained verbatim. A summary follows it
 /// with a space before.
 pub fn tldr_prompt(post: &str) -> String {
     format!("{BEFORE}{post}{AFTER}")
@@ -67,11 +67,11 @@ impl TldrOptions {
         if let (Some(wanted), Some(found)) = (&self.split, split)
             && wanted != found
         {
-            return Err(Rejected::LeftOut("it is of another split"));
+            return Err(Rejected::LeftOut("it belongs to another split"));
         }
         not_blank(post, EMPTY_PROMPT)?;
         if self.post_characters.is_some_and(|range| !range.contains(post)) {
-            return Err(Rejected::LeftOut("the post is shorter or longer than asked"));
+            return Err(Rejected::LeftOut("the post is shorter or longer than `post_characters`"));
         }
         Ok(tldr_prompt(post))
     }

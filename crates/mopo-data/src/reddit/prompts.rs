@@ -47,8 +47,8 @@ struct Row {
 }
 
 /// Reads posts, a file or the files of a folder: dove's (`instruction`, `gold_response`), OpenAI's
-/// filtered ones (`post`, `summary`), and those of comparisons and scored summaries. The first row of
-/// each post becomes a prompt; titles and subreddits are no part of it.
+/// filtered ones (`post`, `summary`), and those of comparisons and scored summaries. The first row
+/// of each post becomes a prompt; titles and subreddits are not part of it.
 ///
 /// # Errors
 /// Those of [`read_hh`](crate::read_hh).

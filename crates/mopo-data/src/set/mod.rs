@@ -149,12 +149,12 @@ impl PreparedSet {
 fn no_records() -> Error {
     Error::Empty {
         what: "the prepared set".into(),
-        remedy: "check the source files and what was left out of them".into(),
+        remedy: "check the source files and the reasons for skipped rows".into(),
     }
 }
 
 fn repeated_id(id: String) -> Error {
-    let why = "two records have it; give every record an id of its own".into();
+    let why = "two records have this id; make ids unique".into();
     Error::Record { id, field: "id", why }
 }
 

@@ -11,7 +11,7 @@ use crate::{Error, PreferenceRecord, Result};
 const AGAIN: &str = "prepare the set again";
 
 /// Reads and checks a set of any size, one record in memory. That ids differ and that no record is
-/// missing is known at the end alone: what was made of the records before is worth nothing if the
+/// missing is known only at the end: what was made of the records before is worth nothing if the
 /// last item is an error.
 ///
 /// ```no_run
@@ -37,7 +37,7 @@ impl PreparedReader {
     /// Reads the header.
     ///
     /// # Errors
-    /// [`Error::Line`] for what is no header of this format and schema; [`Error::Io`],
+    /// [`Error::Line`] for a header of another format or schema; [`Error::Io`],
     /// [`Error::Empty`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
@@ -74,19 +74,19 @@ impl PreparedReader {
         Ok(Some(record))
     }
 
-    /// What can be said of all records alone.
+    /// What only all records together show.
     fn check_end(&self, ids: Repeats) -> Result<()> {
         let found = ids.finish().map_err(Error::io("compare the ids of", &self.path))?;
         if let Some((place, first)) = found.repeated {
             // The header is line 1.
             let (line, first_line) = (place as usize + 2, first as usize + 2);
             let id = self.id_in(line)?;
-            let why = format!("the id `{id}` stands in line {first_line} already");
-            return Err(wrong(&self.path, line, why, "give every record an id of its own"));
+            let why = format!("the id `{id}` is already used in line {first_line}");
+            return Err(wrong(&self.path, line, why, "make ids unique"));
         }
         if self.n_records != self.header.records {
             let why = format!(
-                "the header promises {} records, the file holds {}",
+                "the header announces {} records, but the file has {}",
                 self.header.records, self.n_records
             );
             let remedy =

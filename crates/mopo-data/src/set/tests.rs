@@ -73,7 +73,7 @@ fn header_errors() {
 #[test]
 fn record_errors_name_the_line() {
     for (from, to, expected) in [
-        ("\"id\":\"r:1\"", "\"id\":\"r:0\"", "set.jsonl:3: the id `r:0` stands in line 2"),
+        ("\"id\":\"r:1\"", "\"id\":\"r:0\"", "set.jsonl:3: the id `r:0` is already used in line 2"),
         ("\"first\":\" one 1\"", "\"first\":7", "set.jsonl:3: not a record"),
         ("\"first\":\" one 2\"", "\"frist\":\"\"", "set.jsonl:4: not a record: unknown field"),
         ("[0.1,null]", "[1.1,null]", "set.jsonl:2: record `r:0`, field `indicators`: 1.1"),

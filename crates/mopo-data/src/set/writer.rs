@@ -66,7 +66,7 @@ impl PreparedWriter {
                 id: record.id.clone(),
                 field: "prompt",
                 why: format!(
-                    "with both responses it has more than {} MiB; leave the record out",
+                    "with both responses it is larger than {} MiB; remove the record",
                     MAX_ROW_BYTES >> 20
                 ),
             });

@@ -75,7 +75,7 @@ pub(crate) fn too_long(path: &Path, line: usize) -> Error {
         file: path.into(),
         line,
         why: format!("it is longer than {} MiB", MAX_ROW_BYTES >> 20),
-        remedy: "rows of that length are not read: shorten it, or remove it".into(),
+        remedy: "shorten or remove it".into(),
     }
 }
 

@@ -133,7 +133,7 @@ impl ChatTemplate {
             None => return Err("the prompt has no message".into()),
             Some(last) if last.role == "assistant" || last.role == "system" => {
                 return Err(format!(
-                    "the prompt ends with a message of the {}, so there is nothing to answer",
+                    "the prompt ends with a message of the {}, so there is no question to answer",
                     last.role
                 ));
             }
@@ -143,7 +143,7 @@ impl ChatTemplate {
             return Err(format!("message {i} of the prompt is empty"));
         }
         let no_role = |role: &str| {
-            Err(format!("the chat template `{}` has no words for the role `{role}`", self.name()))
+            Err(format!("the chat template `{}` does not support the role `{role}`", self.name()))
         };
         let mut text = String::new();
         for (i, Message { role, content }) in messages.iter().enumerate() {
@@ -160,7 +160,7 @@ impl ChatTemplate {
                 // mouth.
                 (Self::Chatml, _) if content.contains(CHATML_BETWEEN) => {
                     return Err(format!(
-                        "message {i} of the prompt spells out the border between two turns \
+                        "message {i} of the prompt contains the separator of turns \
                          ({CHATML_BETWEEN:?})"
                     ));
                 }
@@ -170,8 +170,8 @@ impl ChatTemplate {
                 (Self::Plain, "user") if messages.len() == 1 => text.push_str(content),
                 (Self::Plain, _) if messages.len() > 1 => {
                     return Err(
-                        "the chat template `plain` has no words for several messages; use \
-                                `dialogue` or `chatml`"
+                        "the chat template `plain` does not support several messages; use \
+                         `dialogue` or `chatml`"
                             .into(),
                     );
                 }

@@ -5,10 +5,10 @@ use super::{ASSISTANT, CHATML_BETWEEN, IM_END, IM_START};
 /// What follows an empty line where the other side of a dialogue speaks.
 const ROLES: [&str; 2] = ["Human:", "Assistant:"];
 
-/// The response up to the next turn: a model that goes on to play both sides of the dialogue is judged
-/// by its first turn only. A turn is `Human:` or `Assistant:` at the beginning of a line that follows
-/// an empty one; the same words elsewhere are text. White space before the cut goes too; a response
-/// without a further turn comes back unchanged.
+/// The response up to the next turn: a model that continues with both sides of the dialogue is
+/// judged by its first turn only. A turn is `Human:` or `Assistant:` at the beginning of a line
+/// that follows an empty one; the same words elsewhere are text. White space before the cut goes
+/// too; a response without a further turn comes back unchanged.
 pub fn cut_at_turn(response: &str) -> &str {
     let mut start = 0;
     // The first line of a response continues the one that says who speaks: it is never empty.

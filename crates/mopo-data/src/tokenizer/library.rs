@@ -11,7 +11,7 @@ use tokenizers::Tokenizer;
 
 use crate::{Error, Result};
 
-/// A vocabulary has at most so many ids. Published ones have up to 262,144; an id far beyond is a
+/// Maximum number of ids in a vocabulary. Published ones have up to 262,144; an id far beyond is a
 /// damaged file, and an embedding of that many rows would be asked for.
 const MOST_IDS: u64 = 1 << 24;
 
@@ -39,7 +39,7 @@ pub(super) fn parse_tokenizer(json: &[u8], what: &str) -> Result<Tokenizer> {
     let refused = |why: String| Error::Tokenizer { what: what.into(), why, remedy: REMEDY };
     // Parsed by itself first: the library panics where JSON ends inside its decoder.
     let value: Value =
-        serde_json::from_slice(json).map_err(|e| refused(format!("no valid JSON: {e}")))?;
+        serde_json::from_slice(json).map_err(|e| refused(format!("invalid JSON: {e}")))?;
     check(&value).map_err(refused)?;
     let parse = || Tokenizer::from_bytes(json).map_err(|e| e.to_string());
     let mut inner = guarded(parse).map_err(refused)?;
@@ -51,7 +51,8 @@ pub(super) fn parse_tokenizer(json: &[u8], what: &str) -> Result<Tokenizer> {
         let found = inner.token_to_id(content).map(u64::from);
         if !content.is_empty() && found != token["id"].as_u64() {
             return Err(refused(format!(
-                "`added_tokens` gives `{content}` the id {}, but the library numbers it {}",
+                "`added_tokens` gives `{content}` the id {}, but the `tokenizers` library assigns \
+                 {}",
                 token["id"],
                 found.map_or("not at all".into(), |id| id.to_string())
             )));
@@ -73,7 +74,7 @@ pub(super) fn parse_tokenizer(json: &[u8], what: &str) -> Result<Tokenizer> {
 
 /// What the library accepts and no model can be asked with.
 fn check(json: &Value) -> std::result::Result<(), String> {
-    let Value::Object(object) = json else { return Err("it is no JSON object".into()) };
+    let Value::Object(object) = json else { return Err("it is not a JSON object".into()) };
     let Some(model) = object.get("model").filter(|model| model.is_object()) else {
         return Err("it has no `model`".into());
     };

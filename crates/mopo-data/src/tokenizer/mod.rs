@@ -98,7 +98,7 @@ impl Tokenizer {
             .map_err(|e| refused("training", e, "check the texts and `vocab_size`"))?;
         let json = inner
             .to_string(true)
-            .map_err(|e| refused("writing", e, "this is a defect of the library"))?;
+            .map_err(|e| refused("writing", e, "this is a bug in the `tokenizers` library"))?;
         Self::new(json.into_bytes(), TokenizerSettings::default(), &[], "training")
     }
 
@@ -325,7 +325,7 @@ impl Tokenizer {
             Some(true) => {
                 let name = self.settings.token("bos_token")?;
                 let id = name.and_then(|name| self.inner.token_to_id(name)).ok_or_else(|| {
-                    let why = "there is no `bos_token` that the tokenizer has";
+                    let why = "the tokenizer has no `bos_token`";
                     self.settings.refuse("add_bos_token", &Value::Bool(true), why)
                 })?;
                 return Ok(vec![id]);
@@ -342,8 +342,8 @@ impl Tokenizer {
             Some(beginning) => Ok(beginning.to_vec()),
             None => Err(refused(
                 "tokenizer.json",
-                "its `post_processor` puts tokens behind a text",
-                "a prompt must not end before its response: take it out of the file",
+                "its `post_processor` appends tokens to a text",
+                "a prompt must not end before its response: remove it from the file",
             )),
         }
     }

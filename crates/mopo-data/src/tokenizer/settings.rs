@@ -9,7 +9,7 @@ use crate::{ChatTemplate, Error, Result};
 
 const FILE: &str = "tokenizer_config.json";
 
-const REMEDY: &str = "take it out if tokens do not depend on it, or use another tokenizer";
+const REMEDY: &str = "remove it if tokens do not depend on it, or use another tokenizer";
 
 /// Keys that change no token of a text: names of classes and files, padding and cutting (which are
 /// the caller's), and what concerns other tokenizers' Python code or decoding alone.
@@ -92,7 +92,7 @@ impl TokenizerSettings {
         match self.get(key) {
             None => Ok(None),
             Some(Value::Bool(on)) => Ok(Some(*on)),
-            Some(other) => Err(self.refuse(key, other, "true or false is expected")),
+            Some(other) => Err(self.refuse(key, other, "expected true or false")),
         }
     }
 
@@ -105,11 +105,11 @@ impl TokenizerSettings {
         let Some(value) = self.get(role) else { return Ok(None) };
         match value.as_str().or_else(|| value.get("content")?.as_str()) {
             Some(name) => Ok(Some(name)),
-            None => Err(self.refuse(role, value, "the token as text is expected")),
+            None => Err(self.refuse(role, value, "expected the token as text")),
         }
     }
 
-    /// The chat template, if it is one that is known here; others are left to whoever can run them.
+    /// The chat template, if it is one that is known here; others are not run here.
     pub fn chat_template(&self) -> Option<ChatTemplate> {
         ChatTemplate::from_jinja(self.get("chat_template")?.as_str()?)
     }
@@ -166,14 +166,14 @@ impl TokenizerSettings {
         if let Some(value) = self.get("added_tokens_decoder") {
             let key = "added_tokens_decoder";
             let Value::Object(listed) = value else {
-                return Err(self.refuse(key, value, "a table from ids to tokens is expected"));
+                return Err(self.refuse(key, value, "expected a table from ids to tokens"));
             };
             for (id, token) in listed {
                 let content = token.get("content").and_then(Value::as_str);
                 let found = content.and_then(|content| inner.token_to_id(content));
                 if found.is_none() || found != id.parse().ok() {
                     let why = match found {
-                        Some(found) => format!("the tokenizer has this token under the id {found}"),
+                        Some(found) => format!("the tokenizer has this token with the id {found}"),
                         None => absent.into(),
                     };
                     return Err(self.refuse(&format!("{key}.{id}"), token, &why));
@@ -188,7 +188,7 @@ impl TokenizerSettings {
                 None => continue,
                 Some(Value::Array(list)) => list.iter().collect(),
                 Some(Value::Object(map)) => map.values().collect(),
-                Some(other) => return Err(self.refuse(key, other, "a list of tokens is expected")),
+                Some(other) => return Err(self.refuse(key, other, "expected a list of tokens")),
             };
             for token in listed {
                 let content = token.as_str().or_else(|| token.get("content")?.as_str());
@@ -220,7 +220,7 @@ impl TokenizerSettings {
         };
         parts.retain(|part| part["type"] == "ByteLevel" || part["type"] == "Metaspace");
         let Some(part) = parts.first_mut() else {
-            let why = "its tokenizer.json has no part that puts a space before a text";
+            let why = "its tokenizer.json has no part that adds a prefix space";
             return match wanted {
                 true => Err(self.refuse(KEY, &Value::Bool(true), why)),
                 false => Ok(None),

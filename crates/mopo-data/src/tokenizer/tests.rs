@@ -176,7 +176,7 @@ fn the_declared_end_is_trained_and_stops() {
         (eos("<|im_end|>"), vec![0, n + 1], ChatTemplate::Dialogue, n + 1, vec![0, n + 1]),
         (eos("<|endoftext|>"), vec![n + 1], ChatTemplate::Dialogue, n + 1, vec![n + 1]),
         (eos("<|endoftext|>"), vec![], ChatTemplate::Chatml, 0, vec![0]),
-        // An id that is no token never comes; another one does.
+        // An id that is not a token is never generated; another one does.
         (Value::Null, vec![9999, n + 1], ChatTemplate::Dialogue, n + 1, vec![n + 1]),
     ] {
         let what = format!("{settings} {declared:?} {template:?}");
@@ -259,7 +259,7 @@ fn settings_are_honoured_or_refused_by_key() {
         ("extra_ids", json!(100), "not supported"),
         ("additional_special_tokens", json!(["<tool>"]), "no such token"),
         ("extra_special_tokens", json!({ "tool": "<tool>" }), "no such token"),
-        ("added_tokens_decoder", json!({ "9": { "content": "<|im_end|>" } }), "under the id"),
+        ("added_tokens_decoder", json!({ "9": { "content": "<|im_end|>" } }), "with the id"),
         ("added_tokens_decoder", json!({ "9": { "content": "<tool>" } }), "no such token"),
     ] {
         let mut settings = serde_json::Map::new();

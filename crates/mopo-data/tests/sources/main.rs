@@ -338,7 +338,7 @@ fn rows_that_cannot_be_compared_are_counted() {
             "safe-rlhf",
             "\"better_response_id\": 1, \"safer_response_id\": 0",
             "\"better_response_id\": null, \"safer_response_id\": null",
-            "neither label is there",
+            "both labels are missing",
         ),
         ("ultrafeedback", "Rain is wet.", "", "fewer than two different completions"),
         ("helpsteer", "Ten minutes for a hard one.", "", "a response is empty"),
@@ -373,7 +373,7 @@ fn tldr_prompts_labels_and_options() {
     let path = fixture("tldr-comparisons.jsonl");
     let train = TldrOptions { split: Some("train".into()), ..tldr_options(true) };
     let read = read_tldr(&path, 1, 2, &train).unwrap();
-    assert_eq!(read.report.left_out_for("it is of another split"), 1);
+    assert_eq!(read.report.left_out_for("it belongs to another split"), 1);
     assert_eq!(read.records[0].indicators, [None, Some(1.0)]);
 
     let post = tldr_post(&found[2].prompt).unwrap().chars().count();

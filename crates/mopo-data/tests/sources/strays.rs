@@ -105,5 +105,5 @@ fn what_lies_beside_data_is_passed_over_by_name() {
     std::fs::remove_file(folder.path().join("stats.json")).unwrap();
     std::fs::remove_file(folder.path().join("counts.json")).unwrap();
     let error = trl_pairs(folder.path(), false).unwrap_err().to_string();
-    assert!(error.contains("._x.jsonl") && error.contains("is not there"), "{error}");
+    assert!(error.contains("._x.jsonl") && error.contains("does not exist"), "{error}");
 }

@@ -82,7 +82,7 @@ fn methods(rows: &[ConstraintRow]) -> Vec<&str> {
 
 type Figures = [(&'static str, usize, fn(&ConstraintRow) -> f64); 5];
 
-/// What is told of each method at each N: its name, decimals, and value.
+/// Reported per method and N: name, decimals, and value.
 const FIGURES: Figures = [
     ("True constraint violated, share", 3, |r| r.violation_rate),
     ("λ at its cap (unattainable), share", 3, |r| r.unattainable_rate),

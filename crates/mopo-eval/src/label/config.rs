@@ -131,7 +131,7 @@ impl LabelConfig {
         }
         if !name.exists() {
             let expected =
-                format!("there is no such file, and the presets are: {}", LABEL_PRESETS.listed());
+                format!("no such file or preset; the presets are: {}", LABEL_PRESETS.listed());
             return Err(Error::invalid("rewards", format!("`{}`", name.display()), expected));
         }
         Self::from_file(name)
@@ -182,7 +182,7 @@ impl LabelConfig {
     /// The objectives, in order.
     ///
     /// # Errors
-    /// An empty list, a name twice or one that is no name.
+    /// An empty list, a duplicate or invalid name.
     pub fn objectives(&self) -> Result<Objectives> {
         Ok(Objectives::new(self.objectives.iter().map(|objective| objective.name.as_str()))?)
     }
@@ -257,7 +257,7 @@ mod tests {
             ("temperature = 0.5", "temperature = 0", "`temperature` of objective `long` is 0"),
             ("temperature = 0.5", "temperature = nan", "above 0"),
             ("temperature", "temprature", "temprature"),
-            ("'long'", "'brief'", "`brief` stands there twice"),
+            ("'long'", "'brief'", "duplicate name `brief`"),
             ("'long'", "'too long'", "too long"),
             ("'length' }", "'magic' }", "magic"),
             ("reward = { kind = 'length' }", "", "reward"),

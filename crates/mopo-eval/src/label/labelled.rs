@@ -71,7 +71,7 @@ impl<'a> LabelWriter<'a> {
     /// Labelled records are kept in a file without a name in `folder`.
     ///
     /// # Errors
-    /// A rule that fails its check; objectives that cannot stand beside each other; [`Error::Data`].
+    /// A rule that fails its check; objectives that cannot be combined; [`Error::Data`].
     pub(super) fn new(folder: &Path, labelling: &'a Labelling, before: &'a Header) -> Result<Self> {
         let Labelling { config, keep, .. } = labelling;
         let (objectives, columns) = columns(&before.objectives, &config.objectives()?, *keep)?;

@@ -18,11 +18,11 @@ use crate::{Error, Result, Reward};
 
 /// How long the work between two saves should take: less than this is done twice after a kill.
 const AIM: Duration = Duration::from_secs(2);
-/// A part is saved when its scores take so many bytes, however soon that is.
+/// A part is saved as soon as its scores take this many bytes.
 const PART_BYTES: usize = 4 << 20;
 /// Pairs that are scored at once take no more text than this, a batch aside.
 const CHUNK_BYTES: usize = 8 << 20;
-/// Nor are they more than so many.
+/// Maximum number of batches in a part.
 const CHUNK_BATCHES: usize = 2048;
 
 const JOB: &str = "job.json";

@@ -36,8 +36,8 @@ pub struct ObjectiveReport {
     /// The temperature of soft labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
-    /// Of the reward's scores of **both** responses of every pair: a response that is in several
-    /// pairs counts each time.
+    /// Statistics of the reward's scores of **both** responses of every pair: a response that is in
+    /// several pairs counts each time.
     pub scores: ScoreStatistics,
     /// Pairs whose indicator is 0.5, kept ones included.
     pub ties: usize,

@@ -79,7 +79,7 @@ pub(super) struct ShardHeader {
     pub(super) shard: ShardIndex,
     rows: usize,
     pub(super) labelling: Labelling,
-    /// Of the whole set, as it was before.
+    /// Hash of the whole set before.
     set: Header,
 }
 
@@ -168,8 +168,7 @@ impl ShardFile {
         let first = lines.next_line()?.map_or(&[][..], |(_, line)| line);
         let value: serde_json::Value = serde_json::from_slice(first).unwrap_or_default();
         if value["format"] != FORMAT || value["schema"] != SCHEMA {
-            let why = "this is no shard of a labelling; give the files that `mopo label --shard` \
-                       wrote";
+            let why = "this is not a shard; give the files that `mopo label --shard` wrote";
             return Err(Error::labels(path, why));
         }
         let header = serde_json::from_value(value).map_err(|e| wrong(path, 1, e.to_string()))?;
@@ -279,7 +278,7 @@ impl ShardFiles {
                 continue;
             };
             let message = format!(
-                "shard {} {differs} than {} (shard {}); give the shards of one labelling alone",
+                "shard {} {differs} than {} (shard {}); give only the shards of one labelling",
                 b.shard,
                 first.path.display(),
                 a.shard

@@ -2,7 +2,7 @@
 //! text moved by one token, and a head of two layers on the decoder's state at the last
 //! end-of-sequence token.
 //!
-//! As in the reference library's `BartForSequenceClassification`. One embedding serves encoder and
+//! As in transformers' `BartForSequenceClassification`. One embedding serves encoder and
 //! decoder; positions are stored two rows further down. Dropout is not built.
 
 use std::path::Path;
@@ -24,7 +24,7 @@ const EPSILON: f64 = 1e-5;
 /// Rows of the tables of positions that no position uses.
 const OFFSET: usize = 2;
 
-/// The shape of a BART classifier; names as in the hub's `config.json`.
+/// The shape of a BART classifier; names as in Hugging Face's `config.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BartConfig {
     /// Rows of the embedding.
@@ -334,7 +334,7 @@ impl<B: Backend> Bart<B> {
         &self.config
     }
 
-    /// Loads a classifier from a directory of the hub.
+    /// Loads a classifier from a Hugging Face model directory.
     ///
     /// # Errors
     /// As [`BartConfig::from_dir`]; tensors that are missing, left over, of another shape or not
@@ -368,9 +368,9 @@ impl<B: Backend> Bart<B> {
         Ok(Self { shared, encoder, decoder, dense, out_proj, config })
     }
 
-    /// Writes `config.json` and `model.safetensors` into `dir`, which is created if need be, as the
-    /// reference library's `BartForSequenceClassification` has them. Each file is written whole or
-    /// not at all.
+    /// Writes `config.json` and `model.safetensors` into `dir`, which is created if need be, as
+    /// transformers' `BartForSequenceClassification` has them. Each file is written whole or not at
+    /// all.
     ///
     /// # Errors
     /// The file that could not be written.

@@ -69,8 +69,9 @@ pub enum Classifier<B: Backend> {
 }
 
 impl<B: Backend> Classifier<B> {
-    /// Loads a classifier from a directory of the hub: `config.json`, whose `model_type` decides, and
-    /// `model.safetensors` or `pytorch_model.bin`, whole or in shards. Weights become F32.
+    /// Loads a classifier from a Hugging Face model directory: `config.json`, whose `model_type`
+    /// decides, and `model.safetensors` or `pytorch_model.bin`, whole or in shards. Weights become
+    /// F32.
     ///
     /// # Errors
     /// Another architecture; a key of the configuration; tensors that are missing, left over, of
@@ -96,7 +97,7 @@ impl<B: Backend> Classifier<B> {
         }
     }
 
-    /// Writes `config.json` and `model.safetensors` into `dir` as the reference library has them.
+    /// Writes `config.json` and `model.safetensors` into `dir` as transformers has them.
     ///
     /// # Errors
     /// The file that could not be written.

@@ -21,7 +21,7 @@ pub(crate) struct HubConfig {
 }
 
 impl HubConfig {
-    /// Reads the file of a directory of the hub.
+    /// Reads the file of a Hugging Face model directory.
     pub(crate) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         let keys = mopo_hub::read_json(&path, "the config.json of a classifier")?;
@@ -119,7 +119,7 @@ impl HubConfig {
         }
     }
 
-    /// What stands between the layers of a feed-forward block.
+    /// Activation of a feed-forward block.
     pub(crate) fn activation(&self, key: &str, default: &str) -> Result<Activation> {
         let name = self.text(key)?.unwrap_or(default);
         Activation::from_hub(name).ok_or_else(|| {
@@ -177,7 +177,7 @@ pub(crate) fn check_layers(
     Err(Error::InFile { path: dir.join("config.json"), source: Box::new(error) })
 }
 
-/// The keys about labels that the reference library reads.
+/// The keys about labels that transformers reads.
 pub(crate) fn label_keys(labels: &[String]) -> [(&'static str, Value); 2] {
     let ids: Map<String, Value> =
         labels.iter().enumerate().map(|(i, name)| (i.to_string(), json!(name))).collect();

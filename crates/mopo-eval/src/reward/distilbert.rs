@@ -1,7 +1,7 @@
 //! DistilBERT sequence classification, read top to bottom: embeddings with a LayerNorm, blocks with
 //! the LayerNorms behind, and two layers on the state of each text's classified token, its first.
 //!
-//! As in the reference library's `DistilBertForSequenceClassification`; dropout is not built.
+//! As in transformers' `DistilBertForSequenceClassification`; dropout is not built.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::Result;
 /// Added to the variance in LayerNorm: fixed in this architecture.
 const EPSILON: f64 = 1e-12;
 
-/// The shape of a DistilBERT classifier; names as in the hub's `config.json`.
+/// The shape of a DistilBERT classifier; names as in Hugging Face's `config.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DistilBertConfig {
     /// Rows of the embedding.
@@ -232,7 +232,7 @@ impl<B: Backend> DistilBert<B> {
         &self.config
     }
 
-    /// Loads a classifier from a directory of the hub.
+    /// Loads a classifier from a Hugging Face model directory.
     ///
     /// # Errors
     /// As [`DistilBertConfig::from_dir`]; tensors that are missing, left over, of another shape or not
@@ -283,9 +283,9 @@ impl<B: Backend> DistilBert<B> {
         })
     }
 
-    /// Writes `config.json` and `model.safetensors` into `dir`, which is created if need be, as the
-    /// reference library's `DistilBertForSequenceClassification` has them. Each file is written whole
-    /// or not at all.
+    /// Writes `config.json` and `model.safetensors` into `dir`, which is created if need be, as
+    /// transformers' `DistilBertForSequenceClassification` has them. Each file is written whole or
+    /// not at all.
     ///
     /// # Errors
     /// The file that could not be written.

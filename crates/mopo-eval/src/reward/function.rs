@@ -77,7 +77,7 @@ impl Reward for Length {
     }
 }
 
-/// The share of the response's words that stand in a list, 0 to 1; 0 for a response without words.
+/// The share of the response's words that are in a list, 0 to 1; 0 for a response without words.
 /// Case and the punctuation around a word do not matter.
 #[derive(Debug, Clone)]
 pub struct WordList {
@@ -167,8 +167,8 @@ impl Pattern {
     /// the text. With `avoid` the score is minus the count: fewer are better.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] for what is no regular expression, or for one that is found in an
-    /// empty text and so everywhere.
+    /// [`Error::InvalidParameter`] for an invalid regular expression, or for one that is found in
+    /// an empty text and so everywhere.
     pub fn new(name: impl Into<String>, pattern: &str, avoid: bool) -> Result<Self> {
         let wrong = |expected: String| Error::invalid("pattern", format!("`{pattern}`"), expected);
         let regex = Regex::new(pattern).map_err(|e| wrong(e.to_string()))?;

@@ -1,7 +1,7 @@
 //! GPT-2 sequence classification, read top to bottom: embeddings of tokens and positions, blocks with
 //! the LayerNorm in front, and one linear layer on the state at one position of each text.
 //!
-//! As in the reference library's `GPT2ForSequenceClassification`. Which position is classified is the
+//! As in transformers' `GPT2ForSequenceClassification`. Which position is classified is the
 //! caller's ([`TokenRow::pool`]); dropout is not built.
 
 use std::path::Path;
@@ -20,7 +20,7 @@ use super::layers::{
 };
 use crate::Result;
 
-/// The shape of a GPT-2 classifier; names as in the hub's `config.json`.
+/// The shape of a GPT-2 classifier; names as in Hugging Face's `config.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gpt2Config {
     /// Rows of the embedding.
@@ -87,7 +87,7 @@ impl Gpt2Config {
 
     pub(crate) fn from_hub(hub: &HubConfig) -> Result<Self> {
         hub.check_architecture("gpt2")?;
-        hub.must_be("add_cross_attention", false, "attention to an encoder is not built")?;
+        hub.must_be("add_cross_attention", false, "cross-attention is not supported")?;
         let n_embd = hub.size(&["n_embd", "hidden_size"])?;
         let n_head = hub.size(&["n_head", "num_attention_heads"])?;
         hub.check_heads("n_head", n_head, n_embd)?;
@@ -125,7 +125,7 @@ impl Gpt2Config {
             "scale_attn_weights": self.scale_attn_weights,
             "scale_attn_by_inverse_layer_idx": self.scale_attn_by_inverse_layer_idx,
             "pad_token_id": self.pad_token_id,
-            // Absent, the reference library would take its own vocabulary's end of text.
+            // Absent, transformers would take its own vocabulary's end of text.
             "bos_token_id": self.pad_token_id,
             "eos_token_id": self.pad_token_id,
             "attn_pdrop": 0.0,
@@ -257,7 +257,7 @@ impl<B: Backend> Gpt2<B> {
         &self.config
     }
 
-    /// Loads a classifier from a directory of the hub.
+    /// Loads a classifier from a Hugging Face model directory.
     ///
     /// # Errors
     /// As [`Gpt2Config::from_dir`]; tensors that are missing, left over, of another shape or not
@@ -298,9 +298,9 @@ impl<B: Backend> Gpt2<B> {
         Ok(Self { wte, wpe, blocks, ln_f, score, config })
     }
 
-    /// Writes `config.json` and `model.safetensors` into `dir`, which is created if need be, as the
-    /// reference library's `GPT2ForSequenceClassification` has them. Each file is written whole or
-    /// not at all.
+    /// Writes `config.json` and `model.safetensors` into `dir`, which is created if need be, as
+    /// transformers' `GPT2ForSequenceClassification` has them. Each file is written whole or not at
+    /// all.
     ///
     /// # Errors
     /// The file that could not be written.
@@ -331,7 +331,7 @@ impl<B: Backend> Gpt2<B> {
     }
 }
 
-/// A layer that files hold as `[inputs, outputs]` (the reference library's `Conv1D`).
+/// A layer that files hold as `[inputs, outputs]` (transformers' `Conv1D`).
 fn read_conv<B: Backend>(
     files: &mut TensorFiles,
     name: &str,

@@ -52,7 +52,7 @@ pub struct Attention<B: Backend> {
     pub out: Dense<B>,
 }
 
-/// What stands between the two layers of a feed-forward block.
+/// Activation of a feed-forward block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// Either form of GELU.
@@ -62,7 +62,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// What the reference library calls so.
+    /// What transformers calls so.
     pub(crate) fn from_hub(name: &str) -> Option<Self> {
         match name {
             "gelu" => Some(Self::Gelu(Gelu::Erf)),

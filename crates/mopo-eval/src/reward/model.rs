@@ -24,8 +24,8 @@ const COMPANY: usize = 16;
 
 /// A classifier as a reward: `sign` times one of its logits, raw, in f32.
 ///
-/// A score depends on its text alone: it has the same bits whatever else is in the batch (on
-/// burn-flex; elsewhere the last bits are the device's affair).
+/// A score depends only on its text: it has the same bits whatever else is in the batch (on
+/// burn-flex; elsewhere the last bits depend on the device).
 #[derive(Debug)]
 pub struct ModelReward<B: Backend> {
     name: String,
@@ -41,7 +41,7 @@ pub struct ModelReward<B: Backend> {
     cut: AtomicUsize,
 }
 
-/// Finds the directory of a model that a configuration names: a path, or a name on the hub.
+/// Finds the directory of a model that a configuration names: a path, or a name on Hugging Face.
 pub type Resolver<'a> = &'a dyn Fn(&str) -> Result<PathBuf>;
 
 /// A [`Resolver`] without a network: directories only.
@@ -106,7 +106,7 @@ impl<B: Backend> ModelReward<B> {
         })
     }
 
-    /// Batches of about so many tokens. Scores do not change.
+    /// Batches of about this many tokens. Scores do not change.
     pub fn with_batch_tokens(self, batch_tokens: usize) -> Self {
         Self { batch_tokens, ..self }
     }
@@ -168,7 +168,7 @@ impl<B: Backend> ModelReward<B> {
 }
 
 impl<B: FusedBackend> ModelReward<B> {
-    /// The logits of texts, `[n_rows][n_labels]`, in their order; each depends on its row alone.
+    /// The logits of texts, `[n_rows][n_labels]`, in their order; each depends only on its row.
     /// Panics where [`Classifier::check`] would refuse a row.
     pub fn logits(&self, rows: &[TokenRow]) -> Vec<Vec<f32>> {
         // Long texts first, so that the last batches are the small ones.

@@ -22,11 +22,11 @@ pub enum Pooling {
     /// GPT-2: the text's last token, whatever it is.
     LastToken,
     /// GPT-2: the token before the first padding token; the last one if the text has none or begins
-    /// with it. The reference library's rule from 4.31 on, until it took `last_non_pad`.
+    /// with it. transformers' rule from 4.31 on, until it took `last_non_pad`.
     BeforeFirstPad,
-    /// GPT-2: the last token that is not the padding token. The reference library's rule now.
+    /// GPT-2: the last token that is not the padding token. transformers' rule now.
     LastNonPad,
-    /// GPT-2: as many tokens into the text as are not the padding token. The reference library's rule
+    /// GPT-2: as many tokens into the text as are not the padding token. transformers' rule
     /// up to 4.30.
     NonPadCount,
     /// DistilBERT: the first token.
@@ -179,7 +179,8 @@ impl ModelSettings {
         if !self.text.contains("{response}")
             && !self.pair.as_ref().is_some_and(|pair| pair.contains("{response}"))
         {
-            let expected = "`{response}` must stand in it, or in `pair`: all scores would be equal";
+            let expected = "`{response}` must occur in it, or in `pair`; otherwise all scores \
+                            would be equal";
             return Err(Error::invalid("text", format!("`{}`", self.text), expected));
         }
         let labels = &model.labels;
@@ -207,7 +208,7 @@ pub struct ModelSpec {
     /// One of [`MODEL_PRESETS`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
-    /// A directory of the hub, or a name on it; a preset's own by default.
+    /// A model directory, or a name on Hugging Face; the preset's by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// The name to show; by default the preset's, that of the model's own file, or the last part of
@@ -284,7 +285,7 @@ impl ModelSpec {
         };
         let whole = self.clone().or(preset.unwrap_or_default());
         if whole.path.is_none() {
-            let expected = "name a directory or a model of the hub, or a `preset`";
+            let expected = "give a directory, a model on Hugging Face, or a `preset`";
             return Err(Error::invalid("path", "missing", expected));
         }
         Ok(whole)
@@ -374,8 +375,8 @@ impl ModelSpec {
             whole = whole.or(own);
         }
         let missing = |field: &'static str| {
-            let expected = "it decides the scores and has no default: say it in the configuration or \
-                            in the model's reward.toml, or use a `preset`";
+            let expected = "it decides the scores and has no default: set it in the configuration \
+                            or in the model's reward.toml, or use a `preset`";
             Error::invalid(field, "missing", expected)
         };
         Ok(ModelSettings {

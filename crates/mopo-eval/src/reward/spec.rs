@@ -100,7 +100,7 @@ impl RewardSpec {
         let path = Path::new(name);
         if !path.exists() {
             let expected =
-                format!("there is no such file, and the presets are: {}", MODEL_PRESETS.listed());
+                format!("no such file or preset; the presets are: {}", MODEL_PRESETS.listed());
             return Err(Error::invalid("reward", format!("`{name}`"), expected));
         }
         let wrong = |message: String| Error::Config { file: path.into(), message };

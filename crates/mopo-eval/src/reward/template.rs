@@ -1,4 +1,4 @@
-//! Where prompt and response stand in the text that a reward model reads.
+//! The template of the text that a reward model reads.
 
 use crate::{Error, Result};
 
@@ -20,7 +20,7 @@ impl Template {
     /// name.
     pub(crate) fn parse(field: &'static str, text: &str) -> Result<Self> {
         let refused = |why: &str| Error::invalid(field, format!("`{text}`"), why);
-        let places = "the places are {prompt} and {response}; write a brace as {{ or }}";
+        let places = "the placeholders are {prompt} and {response}; write a brace as {{ or }}";
         let (mut parts, mut plain) = (vec![], String::new());
         let mut rest = text;
         while let Some(at) = rest.find(['{', '}']) {
@@ -55,7 +55,7 @@ impl Template {
         Self::parse(field, text).map(drop)
     }
 
-    /// The text. What stands in prompt and response is never taken for a place.
+    /// The text. Braces within prompt and response are not placeholders.
     pub(crate) fn fill(&self, prompt: &str, response: &str) -> String {
         let of = |part: &Part| match part {
             Part::Text(text) => text.clone(),

@@ -36,7 +36,7 @@ fn explain(line: &[u8]) -> Result<(), String> {
     let is_text = |key: &str| match fields.get(key) {
         None | Some(Value::Null) => Ok(false),
         Some(Value::String(_)) => Ok(true),
-        Some(other) => Err(format!("has the {key} {other}, which must be text")),
+        Some(other) => Err(format!("has `{key}` {other}, which must be text")),
     };
     is_text("prompt")?;
     if !is_text("response")? {
@@ -48,11 +48,10 @@ fn explain(line: &[u8]) -> Result<(), String> {
     }
 }
 
-const NO_SCORES: &str = "has `scores` that are no object; remove or rename them";
+const NO_SCORES: &str = "has `scores` that are not an object; remove or rename them";
 
 fn parse(text: &str) -> Result<Line, String> {
-    serde_json::from_str(text)
-        .map_err(|e| format!("is no JSON object ({e}); each line must be one"))
+    serde_json::from_str(text).map_err(|e| format!("is not a JSON object ({e})"))
 }
 
 /// The line with these scores in `scores`, and a line feed.

@@ -67,7 +67,7 @@ impl TextFile {
             Ok(())
         })?;
         if n_texts == 0 {
-            let message = "it has no texts; give one JSON object a line, with `response` in it";
+            let message = "it has no texts; give one JSON object per line, with a `response`";
             return Err(Error::File { path: path.into(), message: message.into() });
         }
         this.n_texts = n_texts;
@@ -134,7 +134,7 @@ impl TextFile {
                     })?;
                     assert_eq!(found.len(), numbers.len(), "`{}` scores each text", reward.name());
                     if let Some(i) = found.iter().position(|score| !score.is_finite()) {
-                        let why = format!("the score is {}, no finite number", found[i]);
+                        let why = format!("the score is {}, which is not finite", found[i]);
                         return Err(wrong(i, why));
                     }
                     column.push(&found)?;
@@ -261,7 +261,7 @@ impl TextFile {
     }
 
     fn changed(&self) -> Error {
-        let message = "it was changed while it was scored; run the command again".into();
+        let message = "it changed while it was scored; run the command again".into();
         Error::File { path: self.path.clone(), message }
     }
 }

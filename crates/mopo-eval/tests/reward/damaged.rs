@@ -245,7 +245,7 @@ fn weights_that_are_missing_cut_or_not_numbers() {
     );
     let dir = copy("gpt2");
     fs::remove_file(dir.path().join("model.safetensors")).unwrap();
-    says(&refusal(&settings("gpt2"), dir.path()), &["holds no weights", "pytorch_model.bin"]);
+    says(&refusal(&settings("gpt2"), dir.path()), &["has no weights", "pytorch_model.bin"]);
 
     for (model, file) in [
         ("gpt2", "model.safetensors"),
@@ -304,7 +304,7 @@ fn texts_without_tokens_and_texts_of_very_many() {
     let reward = load(&settings("gpt2"), &fixture("gpt2"));
     let error = reward.score_batch(&[("", "a"), ("", "")]).unwrap_err().to_string();
     says(&error, &["`gpt2`", "text 1 has no tokens", "leave such texts out"]);
-    // With special tokens around it there is something to classify, as in the reference library.
+    // With special tokens around it there is something to classify, as in transformers.
     let with_ends = load(&settings("distilbert-bin"), &fixture("distilbert-bin"));
     assert!(with_ends.score("", "").unwrap().is_finite());
 

@@ -1,4 +1,4 @@
-//! Token ids, logits and scores against the reference library's; batches against single texts.
+//! Token ids, logits and scores against transformers'; batches against single texts.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Classifiers against the reference library's results (fixtures/, written by make_fixtures.py, which
+//! Classifiers against transformers' results (fixtures/, written by make_fixtures.py, which
 //! says how), scores in and out of batches, and directories that are damaged.
 //!
 //! `MOPO_REFERENCE_PYTHON` may name a Python with the packages of requirements.txt: then what is saved
@@ -19,7 +19,7 @@ type B = TestBackend;
 const MODELS: [&str; 6] =
     ["gpt2", "gpt2-shards", "distilbert-bin", "distilbert", "bart", "bart-bin-shards"];
 
-/// What the reference library says of texts as some settings make them.
+/// What transformers says of texts as some settings make them.
 #[derive(Deserialize)]
 struct Told {
     settings: ModelSpec,

@@ -21,7 +21,7 @@ const MAX_INFO: u64 = 16 << 20;
 /// Why something could not be had.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// The connection, or a status that is no success.
+    /// The connection, or an error status.
     #[error("{0}")]
     Request(#[from] ureq::Error),
     /// The connection in the middle of a file, or the disk.
@@ -31,12 +31,12 @@ pub(super) enum Failure {
     #[error("{0}")]
     Answer(String),
     /// Somebody else is fetching the file.
-    #[error("another process is fetching it ({})", .0.display())]
+    #[error("another process is downloading it ({})", .0.display())]
     Locked(PathBuf),
 }
 
 impl Failure {
-    /// The status that the hub answered with, if that is the error.
+    /// The status that Hugging Face answered with, if that is the error.
     pub(super) fn status(&self) -> Option<u16> {
         match self {
             Self::Request(ureq::Error::StatusCode(status)) => Some(*status),
@@ -67,7 +67,7 @@ pub(super) struct Info {
     pub(super) files: Vec<String>,
 }
 
-/// What the hub says of a file.
+/// What Hugging Face says of a file.
 pub(super) struct FileInfo {
     /// A name for its content: letters, digits, `-`, `_` and dots inside.
     pub(super) etag: String,
@@ -87,7 +87,7 @@ impl<'a> Client<'a> {
     pub(super) fn new(hub: &'a Hub) -> Self {
         let agent = Agent::config_builder()
             .user_agent(concat!("mopo/", env!("CARGO_PKG_VERSION")))
-            // The token is for the hub alone, not for where its files lie.
+            // The token is for Hugging Face alone, not for where its files lie.
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
             .max_redirects(MAX_REDIRECTS)
             .build();
@@ -130,9 +130,9 @@ impl<'a> Client<'a> {
         let mut response = self.get(&self.agent, &url, true, None)?;
         let text = response.body_mut().with_config().limit(MAX_INFO).read_to_string()?;
         let found: Answer = serde_json::from_str(&text)
-            .map_err(|e| answer(format!("its answer is no list of files: {e}")))?;
+            .map_err(|e| answer(format!("its answer is not a list of files: {e}")))?;
         if !is_commit(&found.sha) {
-            return Err(answer(format!("the hub calls its commit {:?}", short(&found.sha))));
+            return Err(answer(format!("Hugging Face calls its commit {:?}", short(&found.sha))));
         }
         let files = found.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
         Ok(Info { commit: found.sha, files })
@@ -148,14 +148,14 @@ impl<'a> Client<'a> {
         let mut url = self.file_url(repo, commit, file);
         let first_byte = || Some("bytes=0-0".to_string());
         let mut response = self.get(&self.direct, &url, true, first_byte())?;
-        // A redirect within the hub (a model that was renamed) says nothing of the file yet.
+        // A redirect within Hugging Face (a model that was renamed) says nothing of the file yet.
         for _ in 0..MAX_REDIRECTS {
             let Some(location) = redirect(&response)? else { break };
             let same_host = location.starts_with('/') && !location.starts_with("//");
             if !same_host {
                 break;
             }
-            let base: Uri = url.parse().map_err(|_| answer(format!("`{url}` is no address")))?;
+            let base: Uri = url.parse().map_err(|_| answer(format!("`{url}` is not a URL")))?;
             let (scheme, host) = (base.scheme_str().unwrap_or("https"), base.authority());
             let host = host.ok_or_else(|| answer(format!("`{url}` has no host")))?;
             url = format!("{scheme}://{host}{location}");
@@ -170,7 +170,10 @@ impl<'a> Client<'a> {
         if let Some(found) = text(headers, "x-repo-commit")?
             && found != commit
         {
-            return Err(answer(format!("the hub sends it from the commit {:?}", short(&found))));
+            return Err(answer(format!(
+                "Hugging Face sends it from the commit {:?}",
+                short(&found)
+            )));
         }
         let n_bytes = match redirect(&response)? {
             // The store of large files knows the length, and no token.
@@ -220,14 +223,14 @@ fn redirect(response: &Response<Body>) -> Result<Option<String>, Failure> {
         false => Ok(None),
         true => match text(response.headers(), "location")? {
             Some(location) => Ok(Some(location)),
-            None => Err(answer("the hub redirects to nowhere")),
+            None => Err(answer("Hugging Face redirects to nowhere")),
         },
     }
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Result<Option<String>, Failure> {
     let Some(value) = headers.get(name) else { return Ok(None) };
-    let value = value.to_str().map_err(|_| answer(format!("its header `{name}` is no text")))?;
+    let value = value.to_str().map_err(|_| answer(format!("its header `{name}` is not text")))?;
     Ok(Some(value.to_string()))
 }
 

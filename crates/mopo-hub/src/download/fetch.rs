@@ -26,9 +26,9 @@ pub struct Snapshot {
 
 impl Hub {
     /// A model's configuration, weights and tokenizer: from the cache where the name is pinned to a
-    /// commit that is there or nothing may be asked for, otherwise as the hub has them now; what the
-    /// cache has is not fetched again. If the hub cannot be reached, an older state in the cache will
-    /// do, and that is noted.
+    /// commit that is there or nothing may be asked for, otherwise as Hugging Face has them now;
+    /// what the cache has is not fetched again. If Hugging Face cannot be reached, an older state
+    /// in the cache will do, and that is noted.
     ///
     /// # Errors
     /// [`Error::Unreachable`], which says what to fetch and where to put it; [`Error::NoSuchModel`];
@@ -56,7 +56,7 @@ impl Hub {
             Err(e) => match cached {
                 Some(snapshot) => {
                     progress.note(&format!(
-                        "{name}: the hub cannot be reached ({e}); taking {} from the cache",
+                        "{name}: Hugging Face cannot be reached ({e}); taking {} from the cache",
                         snapshot.name
                     ));
                     return Ok(snapshot);
@@ -102,7 +102,7 @@ impl Hub {
         folder.join("snapshots").join(commit.unwrap_or(revision))
     }
 
-    /// As other clients of the hub name it.
+    /// As other Hugging Face clients name it.
     fn folder(&self, name: &ModelName) -> PathBuf {
         self.cache.join(format!("models--{}", name.repo().replace('/', "--")))
     }
@@ -129,8 +129,8 @@ impl Hub {
         self.verify(name, file, &place, n_bytes)
     }
 
-    /// Fetches what is missing of a file, under its etag, and links it to `place`. Returns the length
-    /// that the hub gave.
+    /// Fetches what is missing of a file, under its etag, and links it to `place`. Returns the
+    /// length that Hugging Face gave.
     fn download(
         &self,
         client: &Client<'_>,
@@ -184,7 +184,7 @@ impl Hub {
         Err(Error::Damaged { model: name.to_string(), file: file.into(), reason })
     }
 
-    /// Asks again while connections are lost or the hub is busy.
+    /// Asks again while connections are lost or Hugging Face is busy.
     fn repeat<T>(
         &self,
         mut ask: impl FnMut() -> std::result::Result<T, Failure>,
@@ -211,9 +211,11 @@ impl Hub {
                 status,
                 has_token: self.token.is_some(),
             },
-            (Some(status), _) => {
-                self.download_error(name, file, format!("the hub answers with status {status}"))
-            }
+            (Some(status), _) => self.download_error(
+                name,
+                file,
+                format!("Hugging Face answers with status {status}"),
+            ),
             (None, _) => self.download_error(name, file, error.to_string()),
         }
     }
@@ -263,7 +265,7 @@ fn locked(path: &Path) -> std::result::Result<File, Failure> {
     Err(Failure::Locked(path.into()))
 }
 
-/// Makes `place` a relative link to a blob, as other clients of the hub do: a cache can be moved.
+/// Makes `place` a relative link to a blob, as other Hugging Face clients do: a cache can be moved.
 fn link(blob: &Path, place: &Path) -> io::Result<()> {
     let folder = place.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;

@@ -1,5 +1,5 @@
-//! Models by name: `org/name` or `org/name@revision`, fetched from the hub into the cache that its other
-//! clients use too, or found there. What a model's files mean is not known here.
+//! Models by name: `org/name` or `org/name@revision`, fetched from Hugging Face into the cache that
+//! its other clients use too, or found there. What a model's files mean is not known here.
 
 mod choose;
 mod client;
@@ -15,7 +15,7 @@ pub use settings::Hub;
 
 use crate::{Error, Result};
 
-/// Whoever watches a download.
+/// Progress of a download.
 pub trait DownloadProgress {
     /// A file of `n_bytes` begins, or begins again after the connection was lost.
     fn begin(&mut self, file: &str, n_bytes: u64);
@@ -35,9 +35,10 @@ impl DownloadProgress for () {
     fn note(&mut self, _: &str) {}
 }
 
-/// What a user calls a model, turned into a directory: what exists is taken as it is; a name of the hub
-/// ([`ModelName`]) is fetched with the settings of the environment ([`Hub::from_env`]). The second value
-/// is the name to record: the same, pinned to its commit if it is a name.
+/// What a user calls a model, turned into a directory: what exists is taken as it is; a name of
+/// Hugging Face ([`ModelName`]) is fetched with the settings of the environment
+/// ([`Hub::from_env`]). The second value is the name to record: the same, pinned to its commit if
+/// it is a name.
 ///
 /// # Errors
 /// [`Error::NotAModel`] for what is neither; those of [`Hub::fetch`].
@@ -50,7 +51,7 @@ pub fn locate(
         if let Some(revision) = revision {
             return Err(Error::NotAModel {
                 given: model.display().to_string(),
-                reason: format!("it is a path here, which has no revision `{revision}`"),
+                reason: format!("it is a local path, which has no revision `{revision}`"),
             });
         }
         return Ok((model.into(), model.into()));
@@ -61,7 +62,9 @@ pub fn locate(
     let mut name: ModelName = text.parse().map_err(not_a_model)?;
     if let Some(revision) = revision {
         if name.revision().is_some() {
-            return Err(not_a_model(format!("it has a revision, and `{revision}` is another")));
+            return Err(not_a_model(format!(
+                "it already has a revision, which is not `{revision}`"
+            )));
         }
         name = name.with_revision(revision).map_err(not_a_model)?;
     }

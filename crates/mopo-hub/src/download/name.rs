@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A model's name on the hub, with a branch, a tag or a commit if one was asked for.
+/// A model's name on Hugging Face, with a branch, a tag or a commit if one was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelName {
     repo: String,
@@ -29,7 +29,7 @@ impl ModelName {
         let part = |part: &str| is_name(part) && part != "." && part != "..";
         match revision.split('/').all(part) {
             true => Ok(Self { revision: Some(revision.into()), ..self }),
-            false => Err(format!("`{revision}` is no branch, tag or commit")),
+            false => Err(format!("`{revision}` is not a branch, tag or commit")),
         }
     }
 
@@ -53,8 +53,8 @@ impl FromStr for ModelName {
         // A file that is not there is no model.
         let is_file = repo.ends_with(".json") || repo.ends_with(".safetensors");
         if parts.len() != 2 || is_file || !parts.iter().all(|p| is_name(p) && begins(p)) {
-            return Err("there is no such file or directory, and a model of the hub is written \
-                        `org/name` or `org/name@revision`"
+            return Err("no such file or directory, and names on Hugging Face are `org/name` or \
+                 `org/name@revision`"
                 .into());
         }
         let name = Self { repo: repo.into(), revision: None };

@@ -1,5 +1,5 @@
-//! Where models come from and where they are kept, from the environment variables that the hub's own
-//! client reads.
+//! Where models come from and where they are kept, from the environment variables that Hugging
+//! Face's own client reads.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -22,15 +22,15 @@ impl Hub {
     ///
     /// | variable | |
     /// |---|---|
-    /// | `HF_ENDPOINT` | the hub (`https://huggingface.co`) |
+    /// | `HF_ENDPOINT` | Hugging Face (`https://huggingface.co`) |
     /// | `HF_HUB_CACHE` | the cache (`hub` below `HF_HOME`) |
     /// | `HF_HOME` | holds cache and token (`huggingface` below `XDG_CACHE_HOME` or `~/.cache`) |
     /// | `HF_TOKEN` | for models that are not public (`HF_TOKEN_PATH`'s content, else that of `token` below `HF_HOME`) |
     /// | `HF_HUB_OFFLINE` | `1`, `on`, `yes` or `true`: ask for nothing (so does `TRANSFORMERS_OFFLINE`) |
     ///
     /// # Errors
-    /// [`Error::Setting`] for an endpoint that is no address, a token that cannot be one, or if no
-    /// place for the cache is known.
+    /// [`Error::Setting`] for an endpoint that is not an address, a token that cannot be one, or if
+    /// no place for the cache is known.
     pub fn from_env() -> Result<Self> {
         Self::from_variables(|name| std::env::var_os(name))
     }
@@ -46,13 +46,13 @@ impl Hub {
         let text = |name: &'static str| match set(name).map(OsString::into_string) {
             None => Ok(None),
             Some(Ok(text)) => Ok(Some(text)),
-            Some(Err(_)) => Err(setting(name, "it is no text in UTF-8")),
+            Some(Err(_)) => Err(setting(name, "it is not UTF-8")),
         };
 
         let endpoint = text("HF_ENDPOINT")?.unwrap_or_else(|| "https://huggingface.co".into());
         let endpoint = endpoint.trim().trim_end_matches('/').to_string();
         if !["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme)) {
-            let reason = format!("`{endpoint}` is no address that begins with https:// or http://");
+            let reason = format!("`{endpoint}` does not begin with https:// or http://");
             return Err(setting("HF_ENDPOINT", &reason));
         }
 
@@ -65,7 +65,7 @@ impl Hub {
         };
         let cache = set("HF_HUB_CACHE").map(PathBuf::from);
         let Some(cache) = cache.or_else(|| Some(home()?.join("hub"))) else {
-            let reason = "neither it nor HOME is set; set it to a directory for the cache";
+            let reason = "neither it nor HOME is set; set it to the directory of the cache";
             return Err(setting("HF_HOME", reason));
         };
         let cache = std::path::absolute(&cache).map_err(Error::io("find", &cache))?;
@@ -83,7 +83,7 @@ impl Hub {
             Some((_, token)) if token.is_empty() => None,
             // It goes into a header. Its text is in no message.
             Some((name, token)) if !token.chars().all(|c| c.is_ascii_graphic()) => {
-                return Err(setting(name, "the token has characters that no token has"));
+                return Err(setting(name, "the token has invalid characters"));
             }
             token => token.map(|(_, token)| token),
         };

@@ -27,7 +27,7 @@ impl DirWriter {
     /// stays one: the directory that it points to is what will be replaced.
     ///
     /// # Errors
-    /// [`Error::Io`] with the path, also if something is there that is no directory.
+    /// [`Error::Io`] with the path, also if it exists and is not a directory.
     pub fn new(target: &Path) -> Result<Self> {
         let target = match Target::of(target).map_err(Error::io("write", target))? {
             Target::Absent(path) => path,

@@ -54,7 +54,7 @@ pub(super) fn hidden_dir(folder: &Path) -> io::Result<(TempDir, File)> {
     }
 }
 
-/// The process is named for whoever finds such a file; what counts is the lock.
+/// The process is named for people who find such a file; what counts is the lock.
 fn prefix() -> String {
     format!("{PREFIX}{}-", std::process::id())
 }
@@ -65,7 +65,7 @@ fn builder<'a>(prefix: &'a str) -> tempfile::Builder<'a, 'static> {
     builder
 }
 
-/// A file system without locks keeps leftovers, which is no reason not to write.
+/// A file system without locks keeps leftovers, which does not stop writing.
 fn lock(file: &File) {
     let _ = file.try_lock();
 }

@@ -90,7 +90,7 @@ pub fn write_atomically_with(
 /// symbolic link there is refused, since what it points to is somebody else's.
 ///
 /// # Errors
-/// As there, and [`Error::Io`] for anything at `path` that is no plain file.
+/// As there, and [`Error::Io`] for anything at `path` that is not a regular file.
 pub fn write_own_file(path: &Path, bytes: &[u8]) -> Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.is_file() => {
@@ -184,8 +184,8 @@ fn keep_owner_and_mode(file: &File, old: &Metadata) -> io::Result<()> {
     file.set_permissions(old.permissions())
 }
 
-/// A rename lives in the folder: without this it can be lost with the power. Some file systems refuse
-/// to sync a folder, which is no reason to fail a finished write.
+/// A rename lives in the folder: without this it can be lost with the power. Some file systems
+/// refuse to sync a folder, which does not fail a finished write.
 fn sync_folder(folder: &Path) {
     if let Ok(folder) = File::open(folder) {
         let _ = folder.sync_all();

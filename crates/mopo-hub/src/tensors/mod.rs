@@ -1,5 +1,5 @@
-//! Tensors in the files of a hub directory: where they are (`model.safetensors`, `pytorch_model.bin`,
-//! shards of either), read one by one and written one by one.
+//! Tensors in the files of a Hugging Face model directory: where they are (`model.safetensors`,
+//! `pytorch_model.bin`, shards of either), read one by one and written one by one.
 
 mod read;
 #[cfg(test)]
@@ -92,8 +92,8 @@ impl std::str::FromStr for WeightDtype {
     }
 }
 
-/// The files of weights of a directory, and the one that stands for all of them in errors (the index,
-/// where there are shards). A path that is no directory is taken for the file itself.
+/// The files of weights of a directory, and the one that errors name (the index,
+/// where there are shards). A path that is not a directory is taken as the file itself.
 ///
 /// # Errors
 /// [`Error::NoWeights`]; [`Error::MissingShard`]; an index that does not parse.

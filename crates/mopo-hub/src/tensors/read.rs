@@ -25,7 +25,7 @@ pub struct TensorFiles {
     /// Which file holds a tensor. Sorted, so that errors are stable.
     left: BTreeMap<String, usize>,
     missing: Vec<String>,
-    /// Values of the zeros that stand for missing tensors.
+    /// Values of the zeros that replace missing tensors.
     n_zeros: usize,
     finite_only: bool,
 }
@@ -86,7 +86,7 @@ impl TensorFiles {
         self
     }
 
-    /// What stands for the files in errors.
+    /// Name of the files in errors.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -208,7 +208,7 @@ impl TensorFiles {
     }
 }
 
-/// Where the first value stands that is no finite number, and which kind it is. Such a float has all
+/// Position and kind of the first value that is not finite. Such a float has all
 /// bits of its exponent set, and a NaN some of the fraction's.
 fn first_not_finite(data: &TensorData) -> Option<(usize, &'static str)> {
     let bytes = data.as_bytes();

@@ -76,7 +76,7 @@ impl TensorWriter {
             let (dtype, shape) = (tensor.dtype, tensor.shape.clone());
             (name.clone(), TensorInfo { dtype, shape, data_offsets: (begin, end) })
         });
-        // The reference library refuses files without this entry.
+        // transformers refuses files without this entry.
         let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let header = Metadata::new(Some(format), infos.collect()).expect("offsets that follow on");
         let mut header = serde_json::to_vec(&header).expect("plain data");

@@ -1,5 +1,5 @@
-//! `generation_config.json` of a hub directory: what a model's publisher wants generation to do by
-//! default. What cannot be done here is named, not dropped in silence.
+//! `generation_config.json` of a Hugging Face model directory: what a model's publisher wants
+//! generation to do by default. What cannot be done here is named, not dropped in silence.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,9 +11,9 @@ use super::GenerationConfig;
 use crate::{Error, Result};
 
 const FILE: &str = "generation_config.json";
-const EXPECTED: &str = "the generation_config.json of a hub model";
+const EXPECTED: &str = "the generation_config.json of a Hugging Face model";
 
-/// Sampling keeps so many tokens where the file says nothing, as in the reference library.
+/// Default of top-k sampling, as in transformers.
 const DEFAULT_TOP_K: usize = 50;
 
 /// A `generation_config.json`. Absent keys are none.
@@ -25,7 +25,7 @@ pub struct HubGeneration {
     /// The token that begins a text. Nothing is added to prompts here; kept for exports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bos_token_id: Option<u32>,
-    /// What fills rows up in the reference library. Not needed here; kept for exports.
+    /// What fills rows up in transformers. Not needed here; kept for exports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad_token_id: Option<u32>,
     /// New tokens at most.
@@ -89,8 +89,8 @@ const NEUTRAL: [(&str, f64); 16] = [
 ];
 
 impl HubGeneration {
-    /// Reads the file of a hub directory; none if there is none ([`from_config`](Self::from_config)
-    /// then has what older models say in their `config.json`).
+    /// Reads the file of a Hugging Face model directory; none if there is none
+    /// ([`from_config`](Self::from_config) then has what older models say in their `config.json`).
     ///
     /// # Errors
     /// Names the file: no JSON, a value of another kind, or one out of range.
@@ -128,7 +128,7 @@ impl HubGeneration {
     /// The special tokens that `config.json` names, and nothing else of it.
     ///
     /// # Errors
-    /// Names the file: absent, no JSON, or a token that is no id.
+    /// Names the file: absent, not JSON, or a token that is not an id.
     pub fn from_config(dir: impl AsRef<Path>) -> Result<Self> {
         #[derive(Deserialize)]
         struct SpecialTokens {

@@ -31,11 +31,11 @@ const PAD: u32 = 0;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GenerationConfig {
-    /// At most so many tokens for each prompt. Default 64.
+    /// Maximum number of tokens per prompt. Default 64.
     pub max_new_tokens: usize,
     /// Logits are divided by it; 0 takes the most likely token. Default 1.
     pub temperature: f64,
-    /// Only so many of the most likely tokens; 0 is all, the default.
+    /// Sample from the K most likely tokens; 0, the default, means all.
     pub top_k: usize,
     /// Of these only the most likely that together have this probability, in (0, 1]. Default 1: all.
     pub top_p: f64,

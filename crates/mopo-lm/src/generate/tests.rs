@@ -126,7 +126,7 @@ fn a_row_stops_at_the_end_of_text_without_the_others() {
     assert_eq!(stopped[row], free[row][..at]);
     for (stopped, free) in stopped.iter().zip(&free) {
         let n = free.iter().position(|token| *token == end).unwrap_or(free.len());
-        // A row that ended at END before goes on past it now.
+        // A row that ended at END before continues past it now.
         assert_eq!(stopped[..n.min(stopped.len())], free[..n.min(stopped.len())]);
         assert!(!stopped.contains(&end));
     }

@@ -1,4 +1,4 @@
-//! phi against the reference library's forward pass written out, its cache, its gradients.
+//! phi against transformers' forward pass written out, its cache, its gradients.
 
 use burn::module::Module;
 use mopo_testkit::{TestAutodiffBackend, TestBackend};
@@ -9,7 +9,7 @@ use crate::{PackedBatch, PairSlices};
 
 type B = TestBackend;
 
-/// The reference library's forward pass written out with loops in f64, for one row: what this
+/// transformers' forward pass written out with loops in f64, for one row: what this
 /// file must equal.
 fn written_out(phi: &Phi<B>, ids: &[u32]) -> Vec<f32> {
     let c = phi.config();

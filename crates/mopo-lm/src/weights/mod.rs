@@ -1,5 +1,6 @@
-//! phi's weights in the hub's files: `config.json` with `model.safetensors` or `pytorch_model.bin` (or
-//! their shards), which the reference library reads too. Adapters and heads are in `adapter`.
+//! phi's weights in Hugging Face's files: `config.json` with `model.safetensors` or
+//! `pytorch_model.bin` (or their shards), which transformers reads too. Adapters and heads are in
+//! `adapter`.
 
 #[cfg(test)]
 mod tests;
@@ -51,9 +52,9 @@ impl LoadOptions {
     }
 }
 
-/// Loads a phi model of that configuration from a directory of the hub (`model.safetensors`,
-/// `pytorch_model.bin`, or the shards that either's `….index.json` names; safetensors first) or from
-/// one file. The parameters are trainable; see [`Phi::freeze`].
+/// Loads a phi model of that configuration from a Hugging Face model directory
+/// (`model.safetensors`, `pytorch_model.bin`, or the shards that either's `….index.json` names;
+/// safetensors first) or from one file. The parameters are trainable; see [`Phi::freeze`].
 ///
 /// Tensors are read one by one, and quantised then if so asked: the peak of memory is the model as
 /// it is held and one tensor of the file more. Matrices keep the file's layout,
@@ -72,7 +73,7 @@ pub fn load_phi<B: Backend>(
     config.check()?;
     config.check_rotary_memory()?;
     let mut files = TensorFiles::open(dir_or_file.as_ref())?;
-    // Older checkpoints of the reference library carry this constant.
+    // Older transformers checkpoints contain this constant.
     files.ignore(|name| name.ends_with("rotary_emb.inv_freq"));
     let (d, vocab) = (config.hidden_size, config.vocab_size);
 
@@ -109,8 +110,8 @@ pub fn load_phi<B: Backend>(
     })
 }
 
-/// Writes `config.json` and `model.safetensors` into `dir`, which is created if need be: the names and
-/// layout of the reference library's `PhiForCausalLM`. Each tensor keeps its data type, so nothing is
+/// Writes `config.json` and `model.safetensors` into `dir`, which is created if need be: the names
+/// and layout of transformers' `PhiForCausalLM`. Each tensor keeps its data type, so nothing is
 /// lost; quantised weights become F32. `torch_dtype` is that of the embedding.
 ///
 /// # Errors

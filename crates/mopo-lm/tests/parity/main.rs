@@ -23,7 +23,7 @@ type B = TestBackend;
 
 const MODELS: [&str; 4] = ["half", "shards", "brain", "pytorch"];
 
-/// What the reference library says of a model, or of a model with an adapter.
+/// What transformers says of a model, or of a model with an adapter.
 #[derive(Deserialize)]
 struct Told {
     sequences: Vec<Vec<u32>>,

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::{T, into_values, new, skinny, values};
 use crate::Init;
 
-/// Products below so many multiplications are not worth a second thread.
+/// Products with fewer multiplications use one thread.
 const PARALLEL: usize = 64 * 1024;
 
 /// A matrix of flex as faer sees it, without a copy if rows or columns are contiguous.

@@ -12,7 +12,7 @@ use super::{Kernel, T, contiguous, new, values, vectorised};
 
 /// Tokens of the vocabulary whose logits exist at a time.
 const TILE: usize = 1024;
-/// At most so many positions in one task.
+/// Maximum number of positions per task.
 const POSITIONS: usize = 256;
 
 struct Tile<'a> {

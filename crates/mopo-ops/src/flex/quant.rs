@@ -21,7 +21,7 @@ pub(super) struct Reader<'a> {
 }
 
 enum Kind<'a> {
-    /// A magnitude for each block, and what each pair of codes stands for.
+    /// A magnitude for each block, and the values of each pair of codes.
     Nf4 { magnitudes: Vec<f32>, pairs: Vec<[f32; 2]> },
     /// A scale for each output.
     Int8 { scales: &'a [f32] },

@@ -36,7 +36,7 @@ fn unpack<B: Backend>(words: &IntTensor<B>, bits: usize, range: Range<usize>) ->
     B::int_slice(codes, &[Slice::from(skip..skip + range.len())])
 }
 
-/// What codes stand for.
+/// Values of the codes.
 fn look_up<B: Backend>(table: &[f32], codes: IntTensor<B>) -> FloatTensor<B> {
     let table = TensorData::new(table.to_vec(), [table.len()]);
     let table = B::float_from_data(table, &B::int_device(&codes));

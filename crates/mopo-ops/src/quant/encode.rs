@@ -11,7 +11,7 @@ use super::{BLOCK, GROUP, INT8_ZERO, NF4, QuantFormat, QuantLayout, QuantisedDat
 pub enum QuantError {
     /// Weight `[output, input]` is NaN or infinite.
     NotFinite {
-        /// Its row as the hub stores it.
+        /// Its row as Hugging Face stores it.
         output: usize,
         /// Its column.
         input: usize,

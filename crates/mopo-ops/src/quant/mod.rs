@@ -2,8 +2,8 @@
 //! on the host, [`QuantisedMatrix`] is the same on a device. Products with it are in `generic` and
 //! `flex`.
 //!
-//! A weight is quantised in the order in which the hub stores it, `[outputs, inputs]`, one number
-//! after the other:
+//! A weight is quantised in the order in which Hugging Face stores it, `[outputs, inputs]`, one
+//! number after the other:
 //!
 //! - NF4, the data type of QLoRA (Dettmers et al. 2023, appendix E): blocks of 64 numbers, which may
 //!   run over the end of a row; each number is one of 16 values times the block's largest magnitude.
@@ -81,8 +81,8 @@ impl QuantLayout {
 pub struct QuantisedData {
     /// What the numbers mean.
     pub layout: QuantLayout,
-    /// Codes, the first in the lowest bits: 8 of NF4 or 4 of int8 in each word. Codes of int8 are 128
-    /// more than the number they stand for.
+    /// Codes, the first in the lowest bits: 8 of NF4 or 4 of int8 in each word. Codes of int8 are
+    /// 128 more than the number they encode.
     pub codes: Vec<i32>,
     /// A scale for each block, or, with double quantisation, for each group of 256 blocks.
     pub scales: Vec<f32>,

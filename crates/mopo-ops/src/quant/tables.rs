@@ -1,6 +1,6 @@
-//! The values that codes stand for.
+//! The values of codes.
 
-/// What a code of int8 is above the number it stands for.
+/// Offset between a code of int8 and its number.
 pub(crate) const INT8_ZERO: i32 = 128;
 
 /// NF4: quantiles of a normal distribution, scaled to [−1, 1], with an exact 0 (QLoRA, appendix E).

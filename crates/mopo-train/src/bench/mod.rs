@@ -57,7 +57,7 @@ pub enum BenchReference {
     Cached,
 }
 
-/// Where in training a MOPO step stands.
+/// Position of a MOPO step in training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BenchWindow {
     /// Before the first refresh: the reference is the initial policy, all ratios are 1.
@@ -129,7 +129,7 @@ pub fn bench_steps<B: FusedAutodiffBackend>(
         return Err(Error::Config {
             origin: "bench".into(),
             message: format!(
-                "{} steps of {} pairs need at least 1 and at most the {} pairs that there are",
+                "{} steps of {} pairs need between 1 and {} pairs, the number available",
                 bench.steps,
                 bench.batch_size,
                 pairs.len()
@@ -214,7 +214,7 @@ enum Reference<B: Backend> {
 }
 
 impl<B: FusedAutodiffBackend> AdapterStep<'_, B> {
-    /// Cloning takes the first responses alone.
+    /// Cloning uses only the first responses.
     fn pack(&self, indices: &[usize]) -> Result<PackedBatch> {
         let both = !matches!(self.reference, Reference::None);
         self.pairs.pack(indices, &vec![[true, both]; indices.len()])

@@ -142,7 +142,7 @@ mod tests {
             ("summeval-op", "data.source=trl", "`data.template` is missing"),
             ("trl", "data.template=xml", "xml"),
             ("trl", "data.source=helpsteer", "`data.tie_threshold` is missing"),
-            ("tldr", "data.post_characters={above=5,below=6}", "no post has"),
+            ("tldr", "data.post_characters={above=5,below=6}", "impossible"),
             ("tldr", "data.heldout_fraction=2", "between 0 and 1"),
             ("tldr", "data.splitt=train", "did you mean `data.split`?"),
         ] {

@@ -35,7 +35,7 @@ pub struct EvaluationConfig {
     pub temperature: f64,
     /// Nucleus.
     pub top_p: f64,
-    /// Steps of the simplex grid of preference weights between the heads; 0 or 1: heads alone.
+    /// Steps of the simplex grid of preference weights between the heads; 0 or 1: no mixtures.
     pub mixture_steps: usize,
     /// What scores the responses, one per axis of the front.
     pub rewards: Vec<RewardAxis>,
@@ -138,7 +138,7 @@ impl EvaluationConfig {
         for axis in self.rewards.iter().filter(|axis| axis.statistics.is_none()) {
             let name = &axis.name;
             let problem = if !names.contains(name) {
-                format!("the axis `{name}` is no objective of the data ({})", names.join(", "))
+                format!("the axis `{name}` is not an objective of the data ({})", names.join(", "))
             } else if !recorded {
                 format!("the data has recorded no scores of `{name}`")
             } else {
@@ -163,8 +163,8 @@ fn check_mixtures(key: &str, steps: usize, n_policies: usize) -> Checked {
     match steps == 0 || n <= MAX_MIXTURES {
         true => Ok(()),
         false => Err(format!(
-            "`{key}` is {steps}: {n:.0} mixtures of {n_policies} policies, each of which answers every \
-             prompt; it must give at most {MAX_MIXTURES}"
+            "`{key}` is {steps}, which gives {n:.0} mixtures of {n_policies} policies; at most \
+             {MAX_MIXTURES} are allowed"
         )),
     }
 }

@@ -47,13 +47,14 @@ impl RunConfig {
         let new = self.evaluation.max_new_tokens;
         if new >= phi.max_position_embeddings {
             return fail(format!(
-                "`evaluation.max_new_tokens` is {new} and leaves no room for a prompt: {limit} {}",
+                "`evaluation.max_new_tokens` is {new}, which leaves no room for a prompt: {limit} \
+                 {}",
                 phi.max_position_embeddings
             ));
         }
         if let [axis] = self.evaluation.rewards.as_slice() {
             return fail(format!(
-                "`evaluation.rewards` has `{}` alone; a front needs at least two axes",
+                "`evaluation.rewards` has only `{}`; a front needs at least two axes",
                 axis.name
             ));
         }

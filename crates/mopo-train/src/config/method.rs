@@ -16,7 +16,7 @@ pub enum MethodConfig<'a> {
 }
 
 impl MethodConfig<'_> {
-    /// What a term's indicator stands for. DPO takes each pair as it was labelled.
+    /// Meaning of a response's indicator. DPO takes each pair as it was labelled.
     pub fn estimator(self) -> IndicatorEstimator {
         match self {
             Self::Mopo(mopo) => mopo.indicator_estimator,
@@ -50,7 +50,7 @@ impl DpoConfig {
         ranges::positive("dpo.beta", self.beta).or_else(fail)?;
         if !(0.0..0.5).contains(&self.label_smoothing) {
             return fail(format!(
-                "`dpo.label_smoothing` is {}; it must lie in [0, 0.5): from 0.5 on nothing is \
+                "`dpo.label_smoothing` is {}; it must lie in [0, 0.5): at 0.5 and above nothing is \
                  preferred",
                 self.label_smoothing
             ));

@@ -18,13 +18,13 @@ pub struct ModelConfig {
     pub base: BaseFormat,
 }
 
-/// A model from a hub directory, or phi of a given shape from random weights.
+/// A model from a Hugging Face model directory, or phi of a given shape from random weights.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelSource {
     /// Random weights; its vocabulary is the tokenizer's.
     Scratch(PhiShape),
-    /// A directory with `config.json` and `model.safetensors`, or a model of the hub: `org/name` or
-    /// `org/name@revision` ([`mopo_hub::locate`]).
+    /// A directory with `config.json` and `model.safetensors`, or a model on Hugging Face:
+    /// `org/name` or `org/name@revision` ([`mopo_hub::locate`]).
     Hub(PathBuf),
 }
 
@@ -35,7 +35,7 @@ pub enum ModelSource {
 pub enum BaseFormat {
     /// f32, whatever the file has.
     F32,
-    /// As the file has it: that of the hub directory, or f32 after a warm start.
+    /// As the file has it: that of the model directory, or f32 after SFT.
     #[default]
     Checkpoint,
     /// Linear layers in 8 bits, one scale per output; the rest as the file has it.

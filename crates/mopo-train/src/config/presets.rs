@@ -25,14 +25,14 @@ pub fn preset_text(name: &str) -> Result<&'static str> {
     let presets = PRESETS.listed();
     let message = if SOURCES.text(name).is_some() {
         format!(
-            "it is a source of data, not a whole configuration (presets: {presets}); put the section \
-             that `mopo config {name}` prints in the place of another `[data]`, and give the file \
-             with --config"
+            "it is a data source, not a full configuration (presets: {presets}); replace the \
+             [data] section of a configuration by the output of `mopo config {name}`, and pass the \
+             file with --config"
         )
     } else {
         format!(
-            "there is no such preset; the presets are: {presets}. For a file of your own give \
-             --config FILE. Sources of data, for `mopo prepare` and `mopo config`: {}",
+            "unknown preset; the presets are: {presets}. For your own file use --config FILE. Data \
+             sources for `mopo prepare` and `mopo config`: {}",
             SOURCES.listed()
         )
     };

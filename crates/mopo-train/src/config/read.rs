@@ -183,16 +183,17 @@ impl<'a> Assignment<'a> {
         for (depth, key) in sections.iter().enumerate() {
             let beside = section_names(here);
             let place = self.keys[..=depth].join(".");
-            here = here.get_mut(key).and_then(toml::Value::as_table_mut).ok_or_else(|| {
-                fail(format!("there is no section `{place}`; there are: {beside}"))
-            })?;
+            here = here
+                .get_mut(key)
+                .and_then(toml::Value::as_table_mut)
+                .ok_or_else(|| fail(format!("unknown section `{place}`; sections: {beside}")))?;
         }
         if let Some(slot) = here.get_mut(last) {
             // A string may be in brackets, as the template `{response}` is.
             if let Some(why) = self.malformed.as_ref().filter(|_| !slot.is_str()) {
                 return Err(Error::Config {
                     origin: format!("--set {}", self.text),
-                    message: format!("the value is not TOML: {why}"),
+                    message: format!("the value is not valid TOML: {why}"),
                 });
             }
             *slot = like(slot, self.value.clone());
@@ -207,9 +208,7 @@ impl<'a> Assignment<'a> {
             None if T::OPTIONAL.contains(&path.as_str()) => {}
             None => {
                 let beside = here.keys().cloned().collect::<Vec<_>>().join(", ");
-                return Err(fail(format!(
-                    "there is no key `{path}`; beside it there are: {beside}"
-                )));
+                return Err(fail(format!("unknown key `{path}`; keys there: {beside}")));
             }
         }
         here.insert(last.clone(), self.value.clone());

@@ -96,7 +96,7 @@ pub(super) fn warn(origin: &str, found: &[RenamedKey]) {
             names.push(name);
         }
     }
-    let warning = format!("{origin}: old names of configuration keys: {}", names.join(", "));
+    let warning = format!("{origin}: former names of configuration keys: {}", names.join(", "));
     if WARNED.lock().is_ok_and(|mut warned| warned.insert(warning.clone())) {
         tracing::warn!("{warning}");
     }

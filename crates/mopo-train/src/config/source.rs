@@ -43,7 +43,7 @@ pub struct SourceConfig {
     /// Scores that differ by no more than this are a tie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tie_threshold: Option<f32>,
-    /// At most so many pairs of a prompt, drawn by the seed; without it all.
+    /// At most this many pairs per prompt, drawn by the seed; all if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pairs_per_prompt: Option<usize>,
     /// Prompts of the demo world (`demo` only).
@@ -126,8 +126,8 @@ impl SourceConfig {
             && above.saturating_add(1) >= below
         {
             return Err(format!(
-                "`data.post_characters` asks for more than {above} and fewer than {below} \
-                 characters, which no post has"
+                "`data.post_characters` wants more than {above} and fewer than {below} characters, \
+                 which is impossible"
             ));
         }
         if !self.objectives.is_empty() {
@@ -164,14 +164,14 @@ impl SourceConfig {
             if is_there && !belongs {
                 let of: Vec<_> = sources.iter().map(|s| format!("\"{}\"", s.name())).collect();
                 return Err(format!(
-                    "`data.{key}` does nothing with `data.source` = \"{source}\": remove it; it \
+                    "`data.{key}` does not apply to `data.source` = \"{source}\": remove it; it \
                      belongs to {}",
                     of.join(", ")
                 ));
             }
             if is_needed && belongs && !is_there {
                 return Err(format!(
-                    "`data.{key}` is missing, which `data.source` = \"{source}\" needs"
+                    "`data.{key}` is missing; `data.source` = \"{source}\" needs it"
                 ));
             }
         }
@@ -187,24 +187,24 @@ impl SourceConfig {
         let fail = |message: String| Err(Error::Config { origin: format!("`{name}`"), message });
         match (self.kind, data) {
             (DataSource::Demo, Some(_)) => fail(
-                "the demo world is generated and reads no files: leave --data out, or choose \
-                 another preset or source, e.g. `mopo train hh-small --data …`"
+                "the demo world is generated and reads no files: omit --data, or choose another \
+                 preset or source, e.g. `mopo train hh-small --data …`"
                     .into(),
             ),
             (DataSource::Demo, None) | (_, Some(_)) => Ok(()),
             (DataSource::Hh, None) => fail(
-                "it reads HH-RLHF files: give their folder, e.g. --data path/to/hh-rlhf (with \
+                "it reads HH-RLHF files: pass their folder, e.g. --data path/to/hh-rlhf (with \
                  helpful-base/ and harmless-base/ inside)"
                     .into(),
             ),
             (DataSource::Prepared, None) => {
-                fail("it reads a prepared set: give the file, e.g. --data pairs.jsonl".into())
+                fail("it reads a prepared data set: pass the file, e.g. --data pairs.jsonl".into())
             }
             (source, None) => {
                 let (files, source) = (source.title(), source.name().replace('_', "-"));
                 fail(format!(
-                    "it reads files of {files}: give a file or their folder with --data \
-                     (`mopo config {source}` says which)"
+                    "it reads files of {files}: pass a file or their folder with --data (see `mopo \
+                     config {source}`)"
                 ))
             }
         }

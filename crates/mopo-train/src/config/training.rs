@@ -21,7 +21,7 @@ pub struct PhaseConfig {
     pub warmup_steps: usize,
     /// Largest global norm of the gradient; 0 does not clip.
     pub max_grad_norm: f64,
-    /// Weight of the prompt's own tokens in the loss of SFT (0: responses alone). Unused by the
+    /// Weight of the prompt's own tokens in the loss of SFT (0: responses only). Unused by the
     /// methods.
     #[serde(default)]
     pub prompt_weight: f64,

@@ -63,7 +63,7 @@ pub struct EvaluatedRun {
 
 impl EvaluationPlan {
     /// Checks what can be known before anything is generated. `config` is the run's, with the
-    /// evaluation's own settings changed as wanted. `progress` is told of prompts that policies were
+    /// evaluation's own settings changed as wanted. `progress` reports prompts that policies were
     /// trained on.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ impl EvaluationPlan {
             return Err(Error::Run {
                 path: run.path().into(),
                 message: format!(
-                    "`evaluation.rewards` has `{}` alone; a front needs at least two axes",
+                    "`evaluation.rewards` has only `{}`; a front needs at least two axes",
                     objectives.join(", ")
                 ),
             });
@@ -119,7 +119,7 @@ impl EvaluationPlan {
         };
         if settings.n_prompts > available.len() {
             progress.note(&format!(
-                "note: {} prompts were asked for, there are {} {kind} ones; using all of them",
+                "note: {} prompts requested, but there are only {} {kind} ones; using all of them",
                 settings.n_prompts,
                 available.len()
             ));
@@ -167,7 +167,7 @@ impl EvaluationPlan {
         rewards.iter().flat_map(|reward| reward.notes()).for_each(|note| progress.note(&note));
 
         let whose = format!(
-            "responses of the warm start of {} to {} {kind} prompts (temperature {}, seed {})",
+            "responses of the SFT model of {} to {} {kind} prompts (temperature {}, seed {})",
             self.run.path().display(),
             prompts.len(),
             settings.temperature,
@@ -205,7 +205,7 @@ impl EvaluationPlan {
                 name: String::new(),
                 metrics,
                 record: json!({
-                    // The configuration as it is now stands beside it.
+                    // The current configuration is next to it.
                     "run": RunRecord { config: None, ..self.record },
                     "configuration": self.config,
                     "generation": generation,
@@ -229,7 +229,7 @@ impl EvaluationPlan {
 /// # Errors
 /// [`Error::Run`] says why there is none, and what to do.
 pub fn newest_finished_run(root: &Path) -> Result<PathBuf> {
-    let remedy = "train one with `cargo xtask train`, or name a run directory";
+    let remedy = "train one with `cargo xtask train`, or give a run directory";
     let none = |message: String| Error::Run { path: root.into(), message };
     let entries =
         std::fs::read_dir(root).map_err(|e| none(format!("cannot be read ({e}); {remedy}")))?;
@@ -241,7 +241,7 @@ pub fn newest_finished_run(root: &Path) -> Result<PathBuf> {
             Ok((run, _, record)) if run.is_finished() => runs.push((record.started, path)),
             Ok(_) => unfinished.push(path),
             Err(e) if path.join("config.toml").exists() => {
-                tracing::warn!("passed over: {e}");
+                tracing::warn!("skipped: {e}");
             }
             Err(_) => {}
         }
@@ -251,9 +251,9 @@ pub fn newest_finished_run(root: &Path) -> Result<PathBuf> {
     }
     Err(none(match unfinished.first() {
         Some(path) => format!(
-            "no run here is finished; resume one with `mopo train --resume {}`",
+            "no finished run found; resume one with `mopo train --resume {}`",
             path.display()
         ),
-        None => format!("there is no run here; {remedy}"),
+        None => format!("no run found; {remedy}"),
     }))
 }

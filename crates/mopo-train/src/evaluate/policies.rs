@@ -16,7 +16,7 @@ pub struct EvaluatedPolicy {
     pub head: HeadChoice,
 }
 
-/// The warm start, every head of `names`, and mixtures of them on the [`simplex_grid`] of `steps`.
+/// The SFT model, every head of `names`, and mixtures of them on the [`simplex_grid`] of `steps`.
 pub fn evaluated_policies(names: &[String], steps: usize) -> Vec<EvaluatedPolicy> {
     let mut out = vec![EvaluatedPolicy {
         id: "warm-start".into(),

@@ -27,8 +27,8 @@ impl GivenPrompts {
         let seen = prompts.iter().filter(|prompt| trained.contains(*prompt)).count();
         if seen > 0 {
             progress.note(&format!(
-                "note: {seen} of the {} prompts of {} are among the run's training pairs; what \
-                 policies answer there says less",
+                "note: {seen} of the {} prompts of {} are in the run's training data; results on \
+                 them are less meaningful",
                 prompts.len(),
                 path.display()
             ));

@@ -1,5 +1,5 @@
-//! What the z-scores of an evaluation are counted in: a file, the configuration, the scores that the
-//! data has recorded, or the warm start's.
+//! What the z-scores of an evaluation are counted in: a file, the configuration, the scores that
+//! the data has recorded, or the SFT model's.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use mopo_report::{ObjectiveStatistics, PolicySamples, read_statistics};
 use crate::config::{EvaluationConfig, ZScoreSource};
 use crate::{Error, Result, RunDir};
 
-/// One per objective, `None` where the warm start's scores are still to come.
+/// One per objective, `None` where the SFT model's scores are still to come.
 #[derive(Debug)]
 pub(super) struct KnownStatistics(Vec<Option<ObjectiveStatistics>>);
 
@@ -50,7 +50,7 @@ impl KnownStatistics {
         Ok(Self(known))
     }
 
-    /// All, the missing ones from the scores of the warm start, which `whose` describes.
+    /// All, the missing ones from the scores of the SFT model, which `whose` describes.
     pub(super) fn complete(
         self,
         objectives: &[String],
@@ -80,7 +80,7 @@ fn of_labels(
         let Some(k) = names.iter().position(|name| name == axis) else {
             let names = names.join(", ");
             return Err(missing(format!(
-                "the axis `{axis}` is no objective of the data ({names})"
+                "the axis `{axis}` is not an objective of the data ({names})"
             )));
         };
         let recorded = set.records.iter().filter_map(|record| record.scores.as_ref());

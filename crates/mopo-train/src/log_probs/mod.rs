@@ -143,7 +143,7 @@ fn for_each_pair<B: FusedBackend>(
                         step: i,
                         what: format!("the log-probability of a response of pair {i}"),
                         value: f64::from(*value),
-                        state: "The weights that it was computed with are not sound.".into(),
+                        state: "The weights that computed it are damaged.".into(),
                     });
                 }
                 take(i, h, sums);

@@ -33,12 +33,11 @@ impl RewardTrainConfig {
         match (&d.pairs, &d.texts) {
             (Some(pairs), None) => pairs.source.check().or_else(fail)?,
             (Some(_), Some(_)) => {
-                return fail("both `[data.pairs]` and `[data.texts]` are there; keep one".into());
+                return fail("both `[data.pairs]` and `[data.texts]` are present; keep one".into());
             }
             (None, None) => {
                 return fail(
-                    "give `[data.pairs]` (compared pairs) or `[data.texts]` (labelled texts)"
-                        .into(),
+                    "add `[data.pairs]` (compared pairs) or `[data.texts]` (labelled texts)".into(),
                 );
             }
             (None, Some(texts)) => {
@@ -58,7 +57,7 @@ impl RewardTrainConfig {
         }
         match (&self.model, &self.tokenizer) {
             (RewardModel::Hub(_), Some(_)) => {
-                return fail("`model.hub` brings its tokenizer; leave `[tokenizer]` out".into());
+                return fail("`model.hub` has its own tokenizer; remove `[tokenizer]`".into());
             }
             (RewardModel::Gpt2(_) | RewardModel::Distilbert(_), None) => {
                 return fail(
@@ -73,14 +72,12 @@ impl RewardTrainConfig {
         ranges::count("input.max_length", self.input.max_length, 3..=MAX_TOKENS).or_else(fail)?;
         if !self.input.text.contains("{response}") {
             return fail(format!(
-                "`input.text` is {:?}; it must have {{response}} in it, and may have {{prompt}}",
+                "`input.text` is {:?}; it must contain {{response}}, and may contain {{prompt}}",
                 self.input.text
             ));
         }
         if d.texts.is_some() && self.input.text.contains("{prompt}") {
-            return fail(
-                "labelled texts have no prompt; leave {prompt} out of `input.text`".into(),
-            );
+            return fail("labelled texts have no prompt; remove {prompt} from `input.text`".into());
         }
         self.training.check().or_else(fail)?;
         self.checkpoints.check().or_else(fail)

@@ -114,7 +114,7 @@ pub enum RewardModel {
     Gpt2(Gpt2Shape),
     /// A DistilBERT classifier from random weights.
     Distilbert(DistilbertShape),
-    /// A classifier in the hub's layout, GPT-2 or DistilBERT, with its tokenizer.
+    /// A classifier in the layout of Hugging Face, GPT-2 or DistilBERT, with its tokenizer.
     Hub(PathBuf),
 }
 
@@ -263,7 +263,7 @@ impl RewardTrainConfig {
             Some(pairs) => pairs.source.check_path(&self.name, data),
             None if data.is_none() => Err(Error::Config {
                 origin: format!("`{}`", self.name),
-                message: "it reads labelled texts: give their file with --data".into(),
+                message: "it reads labelled texts: pass the file with --data".into(),
             }),
             None => Ok(()),
         }
@@ -284,7 +284,7 @@ pub fn reward_preset_text(name: &str) -> Result<&'static str> {
     REWARD_PRESETS.text(name).ok_or_else(|| Error::Config {
         origin: format!("preset `{name}`"),
         message: format!(
-            "there is no such preset; the presets are: {}. For a file of your own give --config FILE",
+            "unknown preset; the presets are: {}. For your own file use --config FILE",
             REWARD_PRESETS.listed()
         ),
     })

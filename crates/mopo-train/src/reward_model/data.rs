@@ -72,7 +72,7 @@ impl Texts {
         }
     }
 
-    /// Whether there is anything to decide: a pair that is no tie, or a text.
+    /// Whether there is anything to decide: a pair that is not a tie, or a text.
     fn n_decided(&self) -> usize {
         match self {
             Self::Pairs(r) => r.iter().filter(|r| r.indicators[0] != Some(0.5)).count(),
@@ -143,7 +143,7 @@ pub(crate) fn prepare(
             origin: "`data`".into(),
             message: format!(
                 "of {n} examples the split makes {}; each side needs some that are decided: change \
-                 `data.heldout_fraction` or `data.validation_fraction`, or bring more data",
+                 `data.heldout_fraction` or `data.validation_fraction`, or provide more data",
                 counts.join(", ")
             ),
         });
@@ -204,7 +204,7 @@ fn read(
     if let Some(data) = &config.data.texts {
         let path = record.data.as_deref().ok_or_else(|| Error::Config {
             origin: "`data.texts`".into(),
-            message: "labelled texts need a file; give it with --data".into(),
+            message: "labelled texts need a file; pass it with --data".into(),
         })?;
         let read = read_labelled(path, &data.text, &data.label, &data.positive, record.strict)?;
         progress.note(&format!("labelled texts\n{}", read.report));
@@ -243,7 +243,7 @@ fn read(
         Ties::LeaveOut => "left out",
     };
     progress.note(&format!(
-        "{n} pairs: {missing} without a label of `{}`, left out; {ties} ties, {what}",
+        "{n} pairs: {missing} without a label of `{}` skipped; {ties} ties, {what}",
         config.objective
     ));
     Ok((Texts::Pairs(records), set.header.sources))

@@ -59,7 +59,7 @@ fn thinned(row: &TokenRow, p: f64, rng: &mut ChaCha8Rng) -> TokenRow {
     let last = row.ids.len().saturating_sub(1);
     let mut new = TokenRow { ids: Vec::with_capacity(row.ids.len()), pool: 0 };
     for (i, id) in row.ids.iter().enumerate() {
-        // Drawn for every token, so that the stream does not depend on where it stands.
+        // Drawn for every token, so that the stream does not depend on its position.
         let dropped = rng.random::<f64>() < p;
         if i == row.pool {
             new.pool = new.ids.len();

@@ -40,7 +40,7 @@ impl Evaluation {
     }
 }
 
-/// Where early stopping stands.
+/// State of early stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Best {

@@ -1,6 +1,6 @@
-//! Training reward models: Bradley and Terry's on one objective's pairs, or a classifier of texts of
-//! two kinds, with early stopping. What comes out is a directory of the hub that [`mopo_eval::reward`]
-//! and the reference library load.
+//! Training reward models: Bradley and Terry's on one objective's pairs, or a classifier of texts
+//! of two kinds, with early stopping. What comes out is a Hugging Face model directory that
+//! [`mopo_eval::reward`] and transformers load.
 
 mod check;
 mod config;

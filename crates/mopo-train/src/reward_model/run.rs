@@ -79,7 +79,7 @@ pub struct RewardResult {
     pub baseline_rule: String,
     /// Of the held-out texts' scores.
     pub scores: ScoreStatistics,
-    /// Seconds of this call, from where it went on.
+    /// Seconds of this call, since it was resumed.
     pub seconds: f64,
 }
 
@@ -199,7 +199,7 @@ pub fn train_reward<B: FusedAutodiffBackend>(
         config.input.max_length,
         match unreadable {
             0 => String::new(),
-            n => format!("; {n} examples without a token were left out"),
+            n => format!("; {n} examples without tokens were skipped"),
         }
     ));
     for (name, side) in [("training", &train), ("validation", &validation), ("held-out", &heldout)]
@@ -384,7 +384,7 @@ fn examples<B: FusedBackend>(reward: &ModelReward<B>, texts: Texts) -> Result<Si
     Ok(side)
 }
 
-/// The logits of every text of the examples, in order; each depends on its text alone.
+/// The logits of every text of the examples, in order; each depends only on its text.
 fn logits<B: FusedBackend>(reward: &ModelReward<B>, examples: &[Example]) -> Vec<Vec<f32>> {
     let rows: Vec<_> = examples.iter().flat_map(Example::rows).cloned().collect();
     reward.logits(&rows)

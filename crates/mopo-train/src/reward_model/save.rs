@@ -1,4 +1,4 @@
-//! The trained model as a directory of the hub.
+//! The trained model as a Hugging Face model directory.
 
 use mopo_eval::ScoreStatistics;
 use mopo_eval::reward::{ModelReward, TruncationSide};
@@ -11,7 +11,7 @@ use crate::{Error, Result, RunDir};
 /// The model's directory in the run.
 pub(crate) const MODEL_DIR: &str = "model";
 
-/// What may stand for padding: the first of these that a tokenizer has, in its settings and the model's.
+/// Padding tokens: the first of these that a tokenizer has, in its settings and the model's.
 pub(crate) const PADDING: [&str; 4] = ["[PAD]", "<pad>", mopo_data::END_OF_TEXT, "</s>"];
 
 /// Writes `model/`: `config.json`, `model.safetensors`, `tokenizer.json` with its settings, and

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// The locked file of a directory. It holds the [`Holder`], for whoever finds it locked.
+/// The locked file of a directory. It holds the [`Holder`], for processes that find it locked.
 pub(super) const LOCK_FILE: &str = ".lock";
 
 /// The right to write to a directory, until it is dropped or its process ends.
@@ -50,7 +50,7 @@ impl DirLock {
         loop {
             // Through a link the holder's name would be written into somebody else's file.
             if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
-                return Err(Error::corrupt(&path, "it is no plain file; move it away"));
+                return Err(Error::corrupt(&path, "it is not a regular file; move it away"));
             }
             let file = OpenOptions::new()
                 .read(true)
@@ -113,7 +113,7 @@ fn held(dir: &Path, mut file: &File) -> Error {
     };
     Error::Run {
         path: dir.into(),
-        message: format!("{who} is writing to it; wait until that has ended, or end it"),
+        message: format!("{who} is writing to it; wait until it has finished, or stop it"),
     }
 }
 

@@ -43,7 +43,7 @@ const CONFIG: &str = "config.toml";
 #[derive(Debug, Clone)]
 pub struct RunDir {
     path: PathBuf,
-    /// Held by whoever trains the run.
+    /// Held by the process that trains the run.
     lock: Option<Arc<DirLock>>,
 }
 
@@ -110,7 +110,7 @@ impl RunDir {
             return Err(Error::Run {
                 path: path.into(),
                 message: format!(
-                    "not a run directory (it has no {CONFIG}); give a directory that `{}` wrote",
+                    "not a run directory (no {CONFIG}); give a directory written by `{}`",
                     kind.command()
                 ),
             });
@@ -120,7 +120,7 @@ impl RunDir {
             Some(other) if other != kind => Err(Error::Run {
                 path: path.into(),
                 message: format!(
-                    "it is a run of `{}`; give a directory of `{}`",
+                    "it is a run of `{}`; give a run of `{}`",
                     other.command(),
                     kind.command()
                 ),
@@ -198,8 +198,8 @@ impl RunDir {
         Ok(run)
     }
 
-    /// Refuses to go on in a directory that is no longer the one whose lock is held: what is written
-    /// would make a piece of a run where the user removed one.
+    /// Refuses to continue in a directory that is no longer the one whose lock is held: what is
+    /// written would make a piece of a run where the user removed one.
     ///
     /// # Errors
     /// If it was removed or replaced.
@@ -207,7 +207,7 @@ impl RunDir {
         match &self.lock {
             Some(lock) if !lock.is_in_place() => Err(Error::Run {
                 path: self.path.clone(),
-                message: "the directory was removed or replaced while the run was trained".into(),
+                message: "the directory was removed or replaced during training".into(),
             }),
             _ => Ok(()),
         }
@@ -322,8 +322,8 @@ fn refuse_existing(path: &Path, kind: RunKind) -> Result<()> {
         return Err(Error::Run {
             path: path.into(),
             message: format!(
-                "there is a run already; resume it with `{} --resume {}`, or choose another directory \
-                 with --out",
+                "it already has a run; resume it with `{} --resume {}`, or choose another \
+                 directory with --out",
                 kind.command(),
                 path.display()
             ),
@@ -336,7 +336,7 @@ fn refuse_existing(path: &Path, kind: RunKind) -> Result<()> {
         true => Ok(()),
         false => Err(Error::Run {
             path: path.into(),
-            message: "the directory is not empty; choose another with --out".into(),
+            message: "the directory is not empty; choose another one with --out".into(),
         }),
     }
 }

@@ -39,7 +39,7 @@ fn a_key_that_was_changed_is_named_with_both_values() {
         edit(&path, begin, line);
         let error = RunDir::open(&path).unwrap_err().to_string();
         assert!(words.iter().all(|word| error.contains(word)), "{error}");
-        assert!(error.contains(CONFIG) && error.contains("begun with"), "{error}");
+        assert!(error.contains(CONFIG) && error.contains("started with"), "{error}");
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn check<T: ConfigFile>(path: &Path, config: &T, record: &RunRecord) 
     Err(Error::Config {
         origin: path.display().to_string(),
         message: format!(
-            "`{key}` is {}, but the run was begun with {}; a run cannot go on with another \
+            "`{key}` is {}, but the run was started with {}; a run cannot continue with another \
              configuration: change it back, or start a new run with --config",
             words(found.get(key)),
             words(begun.get(key))

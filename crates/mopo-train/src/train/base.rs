@@ -50,9 +50,8 @@ pub(super) fn trained<B: FusedAutodiffBackend>(
             return Err(Error::Run {
                 path: run.path().into(),
                 message: format!(
-                    "the base model was trained once more and is another one now, which neither \
-                     {INITIAL} nor the checkpoints of the method belong to: remove those, or start a new \
-                     run"
+                    "the base model was trained again and has changed, so {INITIAL} and the \
+                     method's checkpoints no longer belong to it: remove them, or start a new run"
                 ),
             });
         }
@@ -133,7 +132,7 @@ fn initial_options(config: &RunConfig) -> LoadOptions {
     }
 }
 
-/// The frozen base of a run whose warm start is done.
+/// The frozen base of a run whose SFT is done.
 ///
 /// # Errors
 /// If it is missing or damaged.

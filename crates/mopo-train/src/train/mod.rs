@@ -188,7 +188,7 @@ fn train_policies<B: FusedAutodiffBackend>(
             };
             let mut method = Dpo::new(base, params, setup, device);
             progress.note(&format!(
-                "DPO on `{}`: {} of {} pairs carry its label; the others are left out",
+                "DPO on `{}`: {} of {} pairs have its label; the others are skipped",
                 dpo.objective,
                 method.n_labelled(),
                 data.train.len()
@@ -213,13 +213,13 @@ fn read_log(run: &RunDir, progress: &mut dyn Progress) -> MetricsLog {
     let log = match MetricsLog::read(&path) {
         Ok(log) => log,
         Err(e) => {
-            progress.note(&format!("warning: {e}; result.json says nothing of constraints"));
+            progress.note(&format!("warning: {e}; result.json has no constraints"));
             return MetricsLog::default();
         }
     };
     if log.n_unreadable > 0 {
         progress.note(&format!(
-            "warning: {} lines of {} cannot be read and are left out",
+            "warning: skipped {} unreadable lines of {}",
             log.n_unreadable,
             path.display()
         ));

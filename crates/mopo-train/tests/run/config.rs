@@ -335,7 +335,7 @@ fn a_wrong_value_names_the_assignment_that_has_it() {
         ("training.steps=99999999999999999999", "training.steps"),
         ("mopo.tau=much", "mopo.tau"),
         ("evaluation.rewards=3", "evaluation.rewards"),
-        ("evaluation.rewards=[{name=\"a\"", "not TOML"),
+        ("evaluation.rewards=[{name=\"a\"", "not valid TOML"),
         ("model.scratch=3", "model.scratch"),
         ("lora.target_modules=[\"fc3\"]", "fc3"),
     ] {

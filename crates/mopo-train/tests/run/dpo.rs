@@ -126,7 +126,7 @@ fn pairs_without_a_label_are_left_out_and_ties_are_not_decided() {
     // Nothing decided at all is refused before work begins.
     let (tmp, data) = relabelled(|_, _| Some(0.5));
     let (_, e) = message(run_on(&data, &tmp.path().join("run"), &whole));
-    assert!(e.contains("helpful") && e.contains("neither response"), "{e}");
+    assert!(e.contains("helpful") && e.contains("no decided training pair"), "{e}");
 }
 
 #[test]

@@ -176,7 +176,7 @@ fn a_log_that_is_missing_or_damaged_changes_no_bit() {
     for (content, words) in [
         (None, "rows are missing"),
         (Some(&bytes[..100]), "rows are missing"),
-        (Some(&damaged[..]), "cannot be read"),
+        (Some(&damaged[..]), "unreadable lines"),
     ] {
         cut_back_to(&whole, &path, false);
         match content {
@@ -208,7 +208,7 @@ fn a_step_that_is_no_number_ends_the_run_and_nothing_calls_it_resumable() {
                 panic!("{text}");
             };
             assert!(found == phase && !value.is_finite(), "{text}");
-            assert!(text.contains("cannot go on") && !text.contains("intact"), "{text}");
+            assert!(text.contains("cannot continue") && !text.contains("intact"), "{text}");
             assert!(text.contains("smaller learning rate"), "{text}");
             (step, text)
         };

@@ -1,5 +1,5 @@
-//! Plain models as of the hub, through the sampler: vocabularies that are larger than the tokenizer's,
-//! and tokenizers that are larger than the vocabulary.
+//! Plain models as of Hugging Face, through the sampler: vocabularies that are larger than the
+//! tokenizer's, and tokenizers that are larger than the vocabulary.
 
 use std::path::Path;
 use std::sync::PoisonError;
@@ -11,7 +11,8 @@ use mopo_lm::{GenerationConfig, HeadChoice, PhiConfig, save_phi};
 use mopo_testkit::TestBackend;
 use mopo_train::{Result, Sampler, Silent};
 
-/// A tiny model of so many rows, of which the last is by far the likeliest, and a tokenizer of 260.
+/// A tiny model with this many rows, of which the last is by far the likeliest, and a tokenizer of
+/// 260.
 fn write(dir: &Path, vocab_size: usize) {
     let config = PhiConfig {
         vocab_size,

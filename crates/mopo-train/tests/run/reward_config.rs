@@ -53,7 +53,7 @@ fn a_template_in_braces_is_a_string() {
     let config = parse("helpful", &["input.text={response} {prompt}"]).unwrap();
     assert_eq!(config.input.text, "{response} {prompt}");
     assert!(refused("helpful", "input.text={prompt}").contains("{response}"));
-    assert!(refused("helpful", "model.gpt2={n_embd=").contains("not TOML"));
+    assert!(refused("helpful", "model.gpt2={n_embd=").contains("not valid TOML"));
 }
 
 #[test]

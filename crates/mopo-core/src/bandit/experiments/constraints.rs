@@ -68,10 +68,10 @@ pub struct ConstraintRow {
     pub violation_rate: f64,
     /// √(p (1 − p)/R) of that share.
     pub standard_error: f64,
-    /// Share of repetitions in which a λ_k stands at its cap with its constraint violated on the
+    /// Share of repetitions in which a λ_k is at its cap with its constraint violated on the
     /// data: the method itself says that it found no policy.
     pub unattainable_rate: f64,
-    /// Violations among the repetitions in which no λ_k stood at its cap; NaN if there are none.
+    /// Violations among the repetitions in which no λ_k was at its cap; NaN if there are none.
     pub violation_rate_attainable: f64,
     /// Mean over repetitions of the least true slack E\[q_k\] − b_k.
     pub mean_slack: f64,

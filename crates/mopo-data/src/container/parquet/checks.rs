@@ -34,7 +34,7 @@ pub(super) fn check_schema(file: &File) -> Result<()> {
     let Some(at) = tail_at.checked_sub(n_footer) else { return Ok(()) };
     if n_footer > MAX_FOOTER_BYTES {
         return Err(format!(
-            "its footer has {n_footer} bytes; at most {} MiB are read",
+            "its footer has {n_footer} bytes, more than the limit of {} MiB",
             MAX_FOOTER_BYTES >> 20
         ));
     }
@@ -86,9 +86,8 @@ impl Schema {
             return;
         }
         if n_parts > n_elements {
-            self.wrong = Some(format!(
-                "a column promises {n_parts} parts, and the schema has {n_elements} in all"
-            ));
+            self.wrong =
+                Some(format!("a column claims {n_parts} parts, but the schema has {n_elements}"));
             return;
         }
         if let Some(left) = self.open.last_mut() {
@@ -101,9 +100,7 @@ impl Schema {
             self.open.pop();
         }
         if self.open.len() > MAX_DEPTH {
-            self.wrong = Some(format!(
-                "its columns have more than {MAX_DEPTH} levels in one another, which is not read"
-            ));
+            self.wrong = Some(format!("its columns are nested more than {MAX_DEPTH} levels deep"));
         }
     }
 }
@@ -114,28 +111,33 @@ pub(super) fn check_pages(file: &File, column: &ColumnChunkMetaData) -> Result<(
     let (mut at, n_bytes) = column.byte_range();
     let end = at.checked_add(n_bytes).filter(|end| *end <= n_file);
     let Some(end) = end else {
-        return Err(format!("a column promises {n_bytes} bytes at {at}, the file has {n_file}"));
+        return Err(format!("a column claims {n_bytes} bytes at {at}, but the file has {n_file}"));
     };
     while at < end {
         let (page, n_header) = page_at(file, at, end)?;
         if page.unpacked > MAX_PAGE_BYTES {
             return Err(format!(
-                "a page promises {} bytes; at most {} MiB are read: write it with smaller pages",
+                "a page claims {} bytes, more than the limit of {} MiB: write the file with \
+                 smaller pages",
                 page.unpacked,
                 MAX_PAGE_BYTES >> 20
             ));
         }
         let body = at + n_header;
         let Some(next) = u64::try_from(page.packed).ok().and_then(|n| body.checked_add(n)) else {
-            return Err("a page promises a negative size".into());
+            return Err("a page claims a negative size".into());
         };
         if next > end {
-            return Err(format!("a page promises {} bytes, {} are there", page.packed, end - body));
+            return Err(format!(
+                "a page claims {} bytes, but {} are left",
+                page.packed,
+                end - body
+            ));
         }
         // Every value takes a byte at least.
         if page.n_in_dictionary > page.unpacked.max(0) {
             return Err(format!(
-                "a dictionary of {} bytes promises {} values",
+                "a dictionary of {} bytes claims {} values",
                 page.unpacked, page.n_in_dictionary
             ));
         }
@@ -200,14 +202,14 @@ fn page_at(file: &File, at: u64, end: u64) -> Result<(Page, u64)> {
     Err("the header of a page is damaged".into())
 }
 
-/// Gzip has no length that the library would keep to. What is no gzip is for the library to say.
+/// Gzip has no length that the library would keep to. The library reports what is not gzip.
 fn check_gzip(file: &File, from: u64, to: u64, promised: u64) -> Result<()> {
     let mut bytes = vec![0; (to - from) as usize];
     file.read_exact_at(&mut bytes, from).map_err(|error| error.to_string())?;
     let mut unpacked = MultiGzDecoder::new(&bytes[..]).take(promised + 1);
     let n_unpacked = std::io::copy(&mut unpacked, &mut std::io::sink());
     if n_unpacked.is_ok_and(|n_unpacked| n_unpacked > promised) {
-        return Err(format!("a page promises {promised} bytes and has more"));
+        return Err(format!("a page has more bytes than the {promised} it claims"));
     }
     Ok(())
 }

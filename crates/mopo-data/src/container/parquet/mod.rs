@@ -66,7 +66,7 @@ pub(super) fn for_each_row(path: &Path, wanted: &[&str], each: &mut EachRow<'_>)
         }
     }
     if i64::try_from(n_read) != Ok(promised) {
-        return Err(damaged(n_read, format!("its footer promises {promised} rows")));
+        return Err(damaged(n_read, format!("its footer claims {promised} rows")));
     }
     Ok(())
 }
@@ -151,7 +151,7 @@ fn value(field: &Field, n_bytes: &mut usize) -> Value {
         // A writer that did not mark its text as such.
         Field::Bytes(value) => match std::str::from_utf8(value.data()) {
             Ok(text) => Value::String(text.into()),
-            Err(error) => not_json(format!("bytes that are no UTF-8: {error}")),
+            Err(error) => not_json(format!("invalid UTF-8: {error}")),
         },
         Field::Group(row) => object(row, n_bytes),
         Field::ListInternal(list) => {
@@ -179,7 +179,7 @@ fn number(value: f64) -> Value {
         return Value::Null;
     }
     Number::from_f64(value)
-        .map_or_else(|| not_json(format!("{value} is no finite number")), Value::Number)
+        .map_or_else(|| not_json(format!("{value} is not a finite number")), Value::Number)
 }
 
 /// Stands for a value that matters only where it is read: an object, which no reader takes for a

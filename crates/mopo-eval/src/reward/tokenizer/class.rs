@@ -48,7 +48,7 @@ pub(super) fn load(dir: &Path, architecture: &str, side: TruncationSide) -> Resu
 fn file(dir: &Path, name: &str) -> Result<String> {
     let path = dir.join(name);
     if !path.exists() {
-        return Err(file_error(dir)(format!("there is neither {WHOLE} nor {name}")));
+        return Err(file_error(dir)(format!("neither {WHOLE} nor {name} exists")));
     }
     path.to_str().map(str::to_owned).ok_or_else(|| file_error(dir)("its path is not UTF-8"))
 }
@@ -57,7 +57,7 @@ fn file(dir: &Path, name: &str) -> Result<String> {
 fn vocabulary(dir: &Path, settings: &Settings) -> Result<Value> {
     let inner = match settings.class {
         Class::Whole => {
-            let expected = format!("that class reads {WHOLE}, and there is none");
+            let expected = format!("that class needs {WHOLE}, which is missing");
             return Err(settings.refused(
                 "tokenizer_class",
                 &"PreTrainedTokenizerFast".into(),
@@ -91,8 +91,8 @@ fn check_contradictions(json: &Value, settings: &Settings) -> Result<()> {
             && asked != there
         {
             let expected = format!(
-                "{WHOLE} says {there}, and the class of this tokenizer takes that as it is; say the \
-                 same in both"
+                "{WHOLE} says {there}, which the class of this tokenizer would ignore; set both to \
+                 the same value"
             );
             return Err(settings.refused(key, &asked.into(), expected));
         }
@@ -158,11 +158,11 @@ fn check_parts(json: &Value, settings: &Settings, path: &Path) -> Result<()> {
     };
     wrong.map_or(Ok(()), |why| {
         let why = format!(
-            "{why}, which the class of this tokenizer does not have: transformers may build another \
-             one"
+            "{why}, which this tokenizer class does not have: transformers may build another \
+             tokenizer"
         );
-        let remedy = "set `tokenizer_class` in tokenizer_config.json to PreTrainedTokenizerFast if \
-                      tokenizer.json is to be taken as it is";
+        let remedy = "set `tokenizer_class` in tokenizer_config.json to PreTrainedTokenizerFast to \
+                      use tokenizer.json as it is";
         Err(Error::Tokenizer { path: path.into(), why, remedy })
     })
 }
@@ -205,7 +205,7 @@ fn surround(inner: &mut Tokenizer, settings: &Settings, from_json: bool) -> Resu
     let with_id = |inner: &Tokenizer, role: &str| {
         let name = token(settings, role)?.content;
         let id = inner.token_to_id(&name).ok_or_else(|| {
-            settings.refused(role, &name.as_str().into(), "the vocabulary does not have it")
+            settings.refused(role, &name.as_str().into(), "the vocabulary lacks it")
         })?;
         Ok::<_, Error>((name, id))
     };

@@ -78,7 +78,7 @@ impl RewardTokenizer {
     /// A `tokenizer.json` as it is, whatever lies beside it.
     ///
     /// # Errors
-    /// A file that is no tokenizer; `max_tokens` that leaves no room for text.
+    /// A file that is not a tokenizer; `max_tokens` that leaves no room for text.
     pub fn from_file(
         path: impl AsRef<Path>,
         max_tokens: usize,

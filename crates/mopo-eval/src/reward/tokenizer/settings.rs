@@ -122,7 +122,7 @@ impl Settings {
     }
 
     fn refuse_what_is_not_built(&self) -> Result<()> {
-        const VERSIONS: &str = "versions of transformers differ about it; leave it out";
+        const VERSIONS: &str = "versions of transformers differ about it; remove it";
         let empty = |value: &Value| match value {
             Value::Array(list) => list.is_empty(),
             Value::Object(map) => map.is_empty(),
@@ -130,10 +130,10 @@ impl Settings {
         };
         for (key, expected) in [
             ("never_split", VERSIONS),
-            ("init_inputs", "only keys with names are read here"),
+            ("init_inputs", "only named keys are supported"),
             ("vocab", "the vocabulary must be a file of its own"),
             ("merges", "the merges must be a file of their own"),
-            ("add_special_tokens", "transformers refuses it, too: leave it out"),
+            ("add_special_tokens", "transformers refuses it too: remove it"),
         ] {
             match self.get(key) {
                 Some(value) if key == "add_special_tokens" || !empty(value) => {
@@ -172,8 +172,8 @@ impl Settings {
                 "truncation_side",
                 value,
                 format!(
-                    "the reward's `truncation_side` is \"{wanted}\": long texts would be cut at \
-                     another end than the model's tokenizer cuts them; say the same in both"
+                    "the reward's `truncation_side` is \"{wanted}\": the model's tokenizer cuts \
+                     long texts at the other end; set both to the same value"
                 ),
             )),
             Some(value) => {
@@ -240,7 +240,7 @@ impl Settings {
             for (text, id) in &self.added {
                 let path = self.dir.join("added_tokens.json");
                 let id = id.as_u64().ok_or_else(|| {
-                    file_error(&path)(format!("the id of `{text}` is {id}, no whole number"))
+                    file_error(&path)(format!("the id of `{text}` is {id}, not a whole number"))
                 })?;
                 by_id.push((id, AddedToken::from(text.clone(), names.contains(text))));
             }
