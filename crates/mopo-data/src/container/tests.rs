@@ -179,7 +179,9 @@ fn parquet_columns_that_are_not_read_do_not_matter() {
     // A file without any of the columns has its rows still, and its names for the error.
     assert_eq!(read_columns(&bytes, &["prompt"]).unwrap(), [(1, Ok(json!({})))]);
     // The reason is reported where they are read.
-    for (column, expected) in [("number", "-inf is not a finite number"), ("image", "invalid UTF-8")] {
+    for (column, expected) in
+        [("number", "-inf is not a finite number"), ("image", "invalid UTF-8")]
+    {
         let rows = read_columns(&bytes, &[column]).unwrap();
         let value = rows[0].1.as_ref().unwrap();
         let row = Row::Columns { values: value.clone(), names: &[] };

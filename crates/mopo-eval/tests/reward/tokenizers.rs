@@ -189,6 +189,12 @@ fn parts_that_the_class_does_not_have_are_refused() {
     for (base, key) in [("gpt2", "add_prefix_space"), ("distilbert", "do_lower_case")] {
         let config = json!({"tokenizer_class": "PreTrainedTokenizerFast", key: true});
         let files = json!({ "tokenizer_config.json": config });
-        refused(base, files, json!({}), right, &[&format!("`{key}`"), "set both to the same value"]);
+        refused(
+            base,
+            files,
+            json!({}),
+            right,
+            &[&format!("`{key}`"), "set both to the same value"],
+        );
     }
 }
