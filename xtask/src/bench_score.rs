@@ -18,18 +18,18 @@ use crate::measured::measured_line;
 const HELP: &str = "\
 cargo xtask bench score [options]
 
-  --python PATH      an interpreter with torch and transformers (xtask/peers/requirements.txt), which
-                     then are measured too; it also makes model and texts on first use
-  --rounds N         how often each one runs [default: 3]
-  --repeats N        calls of each run, of which the first is left out of the median [default: 3]
-  --threads N        of each [default: 2]
-  --n-texts N        texts, two of each pair [default: 64]
+  --python PATH      a Python with torch and transformers (xtask/peers/requirements.txt), to measure
+                     them too; it also makes model and texts on first use
+  --rounds N         runs of each participant [default: 3]
+  --repeats N        calls per run; the first is excluded from the median [default: 3]
+  --threads N        threads of each participant [default: 2]
+  --n-texts N        number of texts, two per pair [default: 64]
   --model DIR        this reward model instead of a random one of 12 blocks of width 768
-  --texts FILE       these texts, as JSON lines of prompt and response
+  --texts FILE       these texts, as JSON Lines with prompt and response
   --peers-dir DIR    the folder of hh_pairs.py, which finds HH texts; needed without --texts
   --tokenizer DIR    the folder of the random model's tokenizer.json; needed without --model
   --mopo PATH        this program instead of building one
-  --out FILE         also write the tables and raw figures there, e.g. docs/results/score.md
+  --out FILE         also write tables and raw numbers there, e.g. docs/results/score.md
 ";
 
 const SCORE: &str = "xtask/peers/score.py";
@@ -86,7 +86,7 @@ impl Options {
                 "--tokenizer" => o.tokenizer = Some(path(value()?)?),
                 "--mopo" => o.mopo = Some(path(value()?)?),
                 "--out" => o.out = Some(path(value()?)?),
-                other => bail!("`cargo xtask bench score` knows no `{other}`\n\n{HELP}"),
+                other => bail!("unknown option `{other}`\n\n{HELP}"),
             }
         }
         Ok(o)

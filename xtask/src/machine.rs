@@ -1,4 +1,4 @@
-//! What a page of figures says of the machine, and the median that it shows.
+//! Describes the machine on a results page, and computes medians.
 
 use std::fs;
 use std::process::Command;

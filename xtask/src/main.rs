@@ -1,5 +1,5 @@
-//! The project's own commands, for people and for CI: `cargo xtask help`. It never links burn, so
-//! it builds in seconds; what needs a model is a run of the `mopo` binary.
+//! The project's commands, for people and CI: `cargo xtask help`. It never links burn, so
+//! it builds in seconds; commands that need a model run the `mopo` binary.
 
 mod bench_pareto;
 mod bench_score;
@@ -19,8 +19,8 @@ use anyhow::{Result, bail};
 const HELP: &str = "\
 cargo xtask <command> [-- arguments]
 
-  train    mopo train: data, SFT, MOPO (release build); `cargo xtask train -- --help`
-  pareto   mopo pareto: generate, score, draw the front (release build)
+  train    mopo train: data, SFT, MOPO (release build); see `cargo xtask train -- --help`
+  pareto   mopo pareto: generates, scores, draws the front (release build)
   bandit   mopo bandit: the synthetic experiments with exact solutions; `cargo xtask bandit`
            lists them
   bench    the criterion benchmarks of mopo-core and mopo-pareto; arguments go to `cargo bench`
@@ -28,16 +28,16 @@ cargo xtask <command> [-- arguments]
            the Pareto tools against moocore, in turns; makes a Python environment in target/
   bench train [--peers] [--python PATH | --make-venv DIR] [--rounds N] [--out FILE]
            the training step and generation; with --peers against TRL, PyTorch and transformers,
-           in turns; `cargo xtask bench train --help`
+           in turns; see `cargo xtask bench train --help`
   bench score [--python PATH] [--rounds N] [--out FILE]
-           scores of a reward model; with an interpreter against transformers, in turns;
-           `cargo xtask bench score --help`
+           scoring with a reward model; with --python against transformers, in turns;
+           see `cargo xtask bench score --help`
   real-line --data DIR
            the full pipeline on HH-RLHF: reward models, labels, SFT, MOPO, front, page;
-           `cargo xtask real-line --help`
-  matrix   the test suite on every backend, and what was skipped and why
-  tidy     layout rules: crate edges, file lengths, headers
-  ci       what CI runs (.ci/run): format, clippy, tests, a tiny run from data to figure
+           see `cargo xtask real-line --help`
+  matrix   runs the tests on every backend, and reports what was skipped and why
+  tidy     checks layout rules: crate edges, file lengths, headers
+  ci       runs what CI runs (.ci/run): format, clippy, tests, a tiny run from data to figure
 ";
 
 fn main() -> ExitCode {
@@ -73,6 +73,6 @@ fn run() -> Result<ExitCode> {
             print!("{HELP}");
             Ok(ExitCode::SUCCESS)
         }
-        Some(other) => bail!("there is no `cargo xtask {other}`\n\n{HELP}"),
+        Some(other) => bail!("unknown command `cargo xtask {other}`\n\n{HELP}"),
     }
 }

@@ -37,7 +37,7 @@ fn json_error<T: DeserializeOwned>(text: &[u8]) -> String {
         Ok(other) => return format!("it is {}, not an object of columns", kind(&other)),
         Err(_) => {}
     }
-    // Something that a tree of values cannot hold: bad text, a column that is there twice, infinity.
+    // Something that a tree of values cannot hold: bad text, a duplicate column, infinity.
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let found = serde_path_to_error::deserialize::<_, T>(&mut deserializer);
     let (path, error) = match found {

@@ -189,9 +189,9 @@ impl<B: Backend> Phi<B> {
         self.no_grad()
     }
 
-    /// The same model, which keeps the input of each block alone for the backward pass and runs the
-    /// block again there: about a third more time, and memory for one block's activations instead
-    /// of all. The gradients are the same.
+    /// The same model, which keeps only the input of each block for the backward pass and
+    /// recomputes the block again there: about a third more time, and memory for one block's
+    /// activations instead of all. The gradients are the same.
     pub fn with_gradient_checkpointing(mut self, on: bool) -> Self {
         self.gradient_checkpointing = on;
         self

@@ -60,7 +60,7 @@ pub struct BlockParams<B: Backend> {
 /// Inputs of a block besides its parameters, the same for all blocks of a pass.
 #[derive(Debug, Clone)]
 pub struct BlockContext<B: Backend> {
-    /// Which tokens belong together.
+    /// Which tokens attend to each other.
     pub rows: Arc<PackedRows>,
     /// Cosines of the rotary embedding at each token's position, `[n_tokens, half]`.
     pub cos: FloatTensor<B>,
@@ -72,23 +72,23 @@ pub struct BlockContext<B: Backend> {
     pub epsilon: f64,
     /// Factor of all low-rank updates.
     pub lora_scale: f64,
-    /// Keep the block's input alone and run the block again for its gradients.
+    /// Keep only the block's input and recompute the block for its gradients.
     pub checkpoint: bool,
 }
 
-/// What the gradients need of a forward pass.
+/// Activations that the backward pass needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Saved<B: Backend> {
-    /// Turned queries and keys, and values.
+    /// Queries and keys with rotary embedding, and values.
     q: FloatTensor<B>,
     k: FloatTensor<B>,
     v: FloatTensor<B>,
-    /// Before the output projection.
-    mixed: FloatTensor<B>,
-    /// Before the GELU.
-    inner: FloatTensor<B>,
-    /// `scale · x · A` of each update.
-    narrow: [Option<FloatTensor<B>>; LINEARS],
+    /// Attention output, before the output projection.
+    attention: FloatTensor<B>,
+    /// Pre-activation of the GELU.
+    pre_activation: FloatTensor<B>,
+    /// Low-rank hidden `scale · x · A` of each update.
+    low_rank: [Option<FloatTensor<B>>; LINEARS],
 }
 
 /// Which gradients are wanted.
@@ -129,9 +129,10 @@ pub(crate) fn linear<B: FusedBackend>(
         None => (y, None),
         Some(lora) => {
             let x = dropped::<B>(x, lora);
-            let narrow = B::gemm(Init::zero(), scale, x, false, lora.a.clone(), false);
-            let y = B::gemm(Init::add(Some(y)), 1.0, narrow.clone(), false, lora.b.clone(), false);
-            (y, Some(narrow))
+            let low_rank = B::gemm(Init::zero(), scale, x, false, lora.a.clone(), false);
+            let y =
+                B::gemm(Init::add(Some(y)), 1.0, low_rank.clone(), false, lora.b.clone(), false);
+            (y, Some(low_rank))
         }
     }
 }
@@ -141,7 +142,7 @@ pub(crate) fn linear<B: FusedBackend>(
 fn linear_backward<B: FusedBackend>(
     x: &FloatTensor<B>,
     params: &LinearParams<B>,
-    narrow: Option<FloatTensor<B>>,
+    low_rank: Option<FloatTensor<B>>,
     grad: FloatTensor<B>,
     scale: f64,
     wanted: [bool; 4],
@@ -149,9 +150,9 @@ fn linear_backward<B: FusedBackend>(
     mut dx: Option<FloatTensor<B>>,
 ) -> (Option<FloatTensor<B>>, [Option<FloatTensor<B>>; 4]) {
     let mut out = [None, None, None, None];
-    if let (Some(lora), Some(narrow)) = (&params.lora, narrow) {
+    if let (Some(lora), Some(low_rank)) = (&params.lora, low_rank) {
         if wanted[3] {
-            out[3] = Some(B::gemm(Init::zero(), 1.0, narrow, true, grad.clone(), false));
+            out[3] = Some(B::gemm(Init::zero(), 1.0, low_rank, true, grad.clone(), false));
         }
         if wanted[2] || want_x {
             let d = B::gemm(Init::zero(), scale, grad.clone(), false, lora.b.clone(), true);
@@ -199,29 +200,30 @@ pub(crate) fn forward<B: FusedBackend>(
     let normed =
         B::layer_norm_forward(x.clone(), params.gamma.clone(), params.beta.clone(), *epsilon);
     let at = |i: usize| linear::<B>(normed.clone(), &params.linears[i], None, scale);
-    let turn = |y| B::rotary(y, cos.clone(), sin.clone(), n_heads, false);
-    let (q, narrow_q) = at(Q);
-    let (k, narrow_k) = at(K);
-    let (v, narrow_v) = at(V);
-    let (q, k) = (turn(q), turn(k));
-    let mixed = B::packed_attention(q.clone(), k.clone(), v.clone(), rows, n_heads);
+    let rope = |y| B::rotary(y, cos.clone(), sin.clone(), n_heads, false);
+    let (q, low_rank_q) = at(Q);
+    let (k, low_rank_k) = at(K);
+    let (v, low_rank_v) = at(V);
+    let (q, k) = (rope(q), rope(k));
+    let attention = B::packed_attention(q.clone(), k.clone(), v.clone(), rows, n_heads);
     // What is not needed again is freed as early as possible.
     let kept = keep.then_some((q, k, v));
-    let (y, narrow_dense) = linear::<B>(mixed.clone(), &params.linears[DENSE], Some(x), scale);
-    let kept = kept.map(|qkv| (qkv, mixed));
-    let (inner, narrow_fc1) = linear::<B>(normed, &params.linears[FC1], None, scale);
+    let (y, low_rank_dense) =
+        linear::<B>(attention.clone(), &params.linears[DENSE], Some(x), scale);
+    let kept = kept.map(|qkv| (qkv, attention));
+    let (pre_activation, low_rank_fc1) = linear::<B>(normed, &params.linears[FC1], None, scale);
     let active = match keep {
-        true => B::gelu_tanh(inner.clone()),
-        false => return (feed::<B>(inner, params, y, scale), None),
+        true => B::gelu_tanh(pre_activation.clone()),
+        false => return (feed::<B>(pre_activation, params, y, scale), None),
     };
-    let (y, narrow_fc2) = linear::<B>(active, &params.linears[FC2], Some(y), scale);
-    let saved = kept.map(|((q, k, v), mixed)| Saved {
+    let (y, low_rank_fc2) = linear::<B>(active, &params.linears[FC2], Some(y), scale);
+    let saved = kept.map(|((q, k, v), attention)| Saved {
         q,
         k,
         v,
-        mixed,
-        inner,
-        narrow: [narrow_q, narrow_k, narrow_v, narrow_dense, narrow_fc1, narrow_fc2],
+        attention,
+        pre_activation,
+        low_rank: [low_rank_q, low_rank_k, low_rank_v, low_rank_dense, low_rank_fc1, low_rank_fc2],
     });
     (y, saved)
 }
@@ -243,27 +245,27 @@ pub fn block_with_store<B: FusedBackend>(
     let normed =
         B::layer_norm_forward(x.clone(), params.gamma.clone(), params.beta.clone(), *epsilon);
     let project = |i: usize| linear::<B>(normed.clone(), &params.linears[i], None, scale).0;
-    let turn = |y| B::rotary(y, cos.clone(), sin.clone(), n_heads, false);
-    let (q, k, v) = (turn(project(Q)), turn(project(K)), project(V));
+    let rope = |y| B::rotary(y, cos.clone(), sin.clone(), n_heads, false);
+    let (q, k, v) = (rope(project(Q)), rope(project(K)), project(V));
     let keys = B::kv_write(keys, k.clone(), at);
     let values = B::kv_write(values, v.clone(), at);
-    let mixed = match lens {
+    let attention = match lens {
         None => B::packed_attention(q, k, v, rows, n_heads),
         Some(lens) => B::attention_cached(q, &keys, &values, lens, n_heads),
     };
-    let inner = project(FC1);
-    let y = linear::<B>(mixed, &params.linears[DENSE], Some(x), scale).0;
-    (feed::<B>(inner, params, y, scale), [keys, values])
+    let pre_activation = project(FC1);
+    let y = linear::<B>(attention, &params.linears[DENSE], Some(x), scale).0;
+    (feed::<B>(pre_activation, params, y, scale), [keys, values])
 }
 
 /// The second half of the feed-forward, added to `y`.
 fn feed<B: FusedBackend>(
-    inner: FloatTensor<B>,
+    pre_activation: FloatTensor<B>,
     params: &BlockParams<B>,
     y: FloatTensor<B>,
     scale: f64,
 ) -> FloatTensor<B> {
-    linear::<B>(B::gelu_tanh(inner), &params.linears[FC2], Some(y), scale).0
+    linear::<B>(B::gelu_tanh(pre_activation), &params.linears[FC2], Some(y), scale).0
 }
 
 /// The gradients of [`forward`] at `x`, given that of its result.
@@ -281,17 +283,17 @@ pub(crate) fn backward<B: FusedBackend>(
     };
     let BlockContext { rows, cos, sin, n_heads, epsilon, lora_scale, .. } = context;
     let (n_heads, scale) = (*n_heads, *lora_scale);
-    let Saved { q, k, v, mixed, inner, narrow } = saved;
-    let [narrow_q, narrow_k, narrow_v, narrow_dense, narrow_fc1, narrow_fc2] = narrow;
+    let Saved { q, k, v, attention, pre_activation, low_rank } = saved;
+    let [low_rank_q, low_rank_k, low_rank_v, low_rank_dense, low_rank_fc1, low_rank_fc2] = low_rank;
     let mut linears: [[Option<FloatTensor<B>>; 4]; LINEARS] = Default::default();
     // Does anything before the LayerNorm, or the LayerNorm itself, want a gradient?
     let below = wanted.x || wanted.norm.contains(&true);
     let any = |i: usize| wanted.linears[i].contains(&true);
-    let back = |i: usize, x: &_, narrow, grad, want_x, dx| {
+    let back = |i: usize, x: &_, low_rank, grad, want_x, dx| {
         linear_backward::<B>(
             x,
             &params.linears[i],
-            narrow,
+            low_rank,
             grad,
             scale,
             wanted.linears[i],
@@ -301,22 +303,23 @@ pub(crate) fn backward<B: FusedBackend>(
     };
 
     let want_fc1 = below || any(FC1);
-    let d_inner = if want_fc1 || any(FC2) {
-        let active = B::gelu_tanh(inner.clone());
-        let (d_active, own) = back(FC2, &active, narrow_fc2, grad.clone(), want_fc1, None);
+    let d_pre_activation = if want_fc1 || any(FC2) {
+        let active = B::gelu_tanh(pre_activation.clone());
+        let (d_active, own) = back(FC2, &active, low_rank_fc2, grad.clone(), want_fc1, None);
         linears[FC2] = own;
-        d_active.map(|d| B::gelu_tanh_backward(inner, d))
+        d_active.map(|d| B::gelu_tanh_backward(pre_activation, d))
     } else {
         None
     };
     let want_qkv = below || any(Q) || any(K) || any(V);
     let d_qkv = if want_qkv || any(DENSE) {
-        let (d_mixed, own) = back(DENSE, &mixed, narrow_dense, grad.clone(), want_qkv, None);
+        let (d_attention, own) =
+            back(DENSE, &attention, low_rank_dense, grad.clone(), want_qkv, None);
         linears[DENSE] = own;
-        d_mixed.map(|d| {
+        d_attention.map(|d| {
             let [dq, dk, dv] = B::packed_attention_backward(q, k, v, d, rows, n_heads);
-            let turn = |d| B::rotary(d, cos.clone(), sin.clone(), n_heads, true);
-            [turn(dq), turn(dk), dv]
+            let rope = |d| B::rotary(d, cos.clone(), sin.clone(), n_heads, true);
+            [rope(dq), rope(dk), dv]
         })
     } else {
         None
@@ -325,12 +328,12 @@ pub(crate) fn backward<B: FusedBackend>(
     let normed =
         B::layer_norm_forward(x.clone(), params.gamma.clone(), params.beta.clone(), *epsilon);
     let mut d_normed = None;
-    if let Some(d) = d_inner {
-        (d_normed, linears[FC1]) = back(FC1, &normed, narrow_fc1, d, below, d_normed);
+    if let Some(d) = d_pre_activation {
+        (d_normed, linears[FC1]) = back(FC1, &normed, low_rank_fc1, d, below, d_normed);
     }
     if let Some([dq, dk, dv]) = d_qkv {
-        for (i, narrow, d) in [(Q, narrow_q, dq), (K, narrow_k, dk), (V, narrow_v, dv)] {
-            (d_normed, linears[i]) = back(i, &normed, narrow, d, below, d_normed);
+        for (i, low_rank, d) in [(Q, low_rank_q, dq), (K, low_rank_k, dk), (V, low_rank_v, dv)] {
+            (d_normed, linears[i]) = back(i, &normed, low_rank, d, below, d_normed);
         }
     }
     let norm = match &d_normed {

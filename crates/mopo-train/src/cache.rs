@@ -1,6 +1,6 @@
 //! Log-probabilities on disk by content, so that runs on the same frozen model and the same pairs
-//! compute them once. Not a part of any run: everything in it can be computed again, and the folder
-//! may be deleted at any moment.
+//! compute them once. Not part of any run: everything can be computed again, and the folder may be
+//! deleted at any time.
 //!
 //! ```text
 //! <dir>/<context>/context.json              what the log-probs below belong to, for people

@@ -1,7 +1,7 @@
 //! A run's configuration: read, overridden, checked. Only the checked form runs.
 //!
-//! Every key must be there and no other may be: a key that is lost or misspelt is an error, never
-//! a silent default. The presets in `configs/` are complete files to start from.
+//! Every key must be present, and no other: a missing or misspelt key is an error, never a silent
+//! default. The presets in `configs/` are complete files to start from.
 
 mod data;
 mod evaluation;

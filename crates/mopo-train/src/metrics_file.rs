@@ -1,7 +1,7 @@
-//! Writing `metrics.jsonl`: one line per step, cut back on resuming so that no step is there twice.
+//! Writing `metrics.jsonl`: one line per step, truncated on resuming, so that no step occurs twice.
 //!
-//! It is a log: nothing that is trained depends on it. One that is missing, damaged or no plain file
-//! costs its rows and a warning, never the run.
+//! It is a log: nothing that is trained depends on it. If it is missing, damaged or not a regular
+//! file, rows are lost with a warning, but never the run.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};

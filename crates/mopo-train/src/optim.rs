@@ -179,7 +179,7 @@ impl<B: FusedAutodiffBackend> ModuleMapper<B> for Decay {
     }
 }
 
-/// Looks for values that are no numbers.
+/// Looks for values that are not finite.
 struct NonFinite<B: FusedAutodiffBackend, M: AutodiffModule<B>> {
     moments: <OptimizerAdaptor<Adam, M, B> as Optimizer<M, B>>::Record,
     found: Option<&'static str>,

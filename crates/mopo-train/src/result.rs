@@ -1,4 +1,4 @@
-//! What a finished run says of itself: held-out preference accuracy per policy and objective, and
+//! The result of a finished run: held-out preference accuracy per policy and objective, and
 //! the constraints at the end.
 
 use std::fmt;

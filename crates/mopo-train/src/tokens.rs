@@ -1,5 +1,5 @@
-//! The tokenizer of a model, a run or an export, with what its other files say of it: what ends a
-//! response, and in which form prompts are asked.
+//! The tokenizer of a model, a run or an export, with the settings of its other files: the end of a
+//! response, and the prompt template.
 //!
 //! A run keeps this beside its `tokenizer.json` in the files that transformers has for it:
 //! `tokenizer_config.json` (the trained end of a response, the chat template) and

@@ -22,19 +22,19 @@ cargo xtask bench train [options]
 
   --peers            compare with TRL, PyTorch and transformers; needs --peers-dir
   --peers-dir DIR    the folder of hh_pairs.py, phi_mini.py, torch_step.py and trl_dpo.py
-  --python PATH      the interpreter that has what xtask/peers/requirements.txt lists
-  --make-venv DIR    make a Python environment there first (several GB) and use it
-  --rounds N         how often each one runs [default: 3]
+  --python PATH      a Python with the packages of xtask/peers/requirements.txt
+  --make-venv DIR    create a Python environment there (several GB) and use it
+  --rounds N         runs of each participant [default: 3]
   --steps N, --batch N, --max-len N, --threads N
-                     of every step measured [default: 6, 8, 512, 2]
-  --trl-pairs N      pairs that TRL is given, at least 3 batches [default: 80]
-  --new-tokens N     of every generation measured [default: 64]
-  --only A,B         these participants alone, by the names that the tables give
+                     of every measured step [default: 6, 8, 512, 2]
+  --trl-pairs N      pairs for TRL, at least 3 batches [default: 80]
+  --new-tokens N     of every measured generation [default: 64]
+  --only A,B         only these participants, by their names in the tables
   --model DIR        this model instead of the benchmark's own, which is made on first use
-  --pairs FILE       these pairs, as JSON lines of prompt, chosen, rejected
-  --device NAME      where ours runs [default: flex]
+  --pairs FILE       these pairs, as JSON Lines with prompt, chosen, rejected
+  --device NAME      our device [default: flex]
   --mopo PATH        this program instead of building one
-  --out FILE         also write the tables and raw figures there, e.g. docs/results/train-step.md
+  --out FILE         also write tables and raw numbers there, e.g. docs/results/train-step.md
 ";
 
 /// What the command line asks for.
@@ -113,7 +113,7 @@ impl Options {
                 "--device" => o.device = value()?,
                 "--mopo" => o.mopo = Some(value()?.into()),
                 "--out" => o.out = Some(value()?.into()),
-                other => bail!("`cargo xtask bench train` knows no `{other}`\n\n{HELP}"),
+                other => bail!("unknown option `{other}`\n\n{HELP}"),
             }
         }
         ensure!(

@@ -1,4 +1,4 @@
-//! Who is measured, and one run of each as a process of its own that prints a JSON line.
+//! The participants; each run is a process that prints a JSON line.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

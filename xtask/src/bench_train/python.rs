@@ -1,4 +1,4 @@
-//! The peers' side before anything is measured: an interpreter, the benchmark's model and its pairs.
+//! Preparation of the peers: an interpreter, the benchmark's model and its pairs.
 
 use std::fs;
 use std::path::{Path, PathBuf};

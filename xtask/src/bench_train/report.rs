@@ -1,4 +1,4 @@
-//! The tables: medians over rounds, what was demanded and what was reached, and every run's figures.
+//! The tables: medians over rounds, targets and results, and the numbers of every run.
 
 use serde_json::Value;
 

@@ -1,7 +1,7 @@
-//! The whole line on real data, from files of HH-RLHF to a page, in one command: `cargo xtask real-line`.
+//! The full pipeline on HH-RLHF, from data to page, in one command: `cargo xtask real-line`.
 //!
-//! Every stage is a run of `mopo`. Here is only which, in what order, what is done already, and how long
-//! each took.
+//! Every stage is a run of `mopo`. This module keeps their order, what is done, and how long each
+//! took.
 
 mod record;
 
@@ -19,18 +19,17 @@ use record::{Done, LineRecord};
 const HELP: &str = "\
 cargo xtask real-line --data DIR [--out DIR] [--seed N] [--device NAME] [--mopo FILE] [--smoke]
 
-Trains two reward models (helpful, harmless) on HH-RLHF, labels the pairs with them, warm-starts a phi
-model, trains MOPO's two policies, lets them answer held-out prompts, scores the answers, and draws the front.
+Trains two reward models (helpful, harmless) on HH-RLHF, labels the pairs with them, runs SFT of a phi model,
+trains MOPO's two policies, answers held-out prompts with them, scores the answers, and draws the front.
 
   --data DIR     the folder of HH-RLHF, with helpful-base/ and harmless-base/ inside, or the one above it
-  --out DIR      where everything goes [default: runs/real-line]
-  --seed N       seed of every stage [default: 0]
+  --out DIR      output directory [default: runs/real-line]
+  --seed N       random seed of every stage [default: 0]
   --device NAME  flex (the CPU), ndarray, cuda or cuda:N [default: flex]
-  --mopo FILE    a program that is built already, instead of a release build
-  --smoke        a few steps of everything, to see whether it runs; its figures mean nothing
+  --mopo FILE    use this program instead of building one
+  --smoke        a few steps of everything, to check that it runs; its numbers mean nothing
 
-A line that was cut off goes on where it was when it is called again. docs/results/real-line.md has what
-came out of one, and how long it took.
+Run the same command again to resume an interrupted pipeline. docs/results/real-line.md has results and times.
 ";
 
 const REWARDS: &str = include_str!("rewards.toml");
@@ -53,7 +52,7 @@ const SMOKE_RUN: &[&str] = &[
     "evaluation.mixture_steps=2",
 ];
 
-/// What the command was asked for.
+/// Options of the command line.
 struct Options {
     data: PathBuf,
     out: PathBuf,

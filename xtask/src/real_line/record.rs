@@ -1,4 +1,4 @@
-//! Which stages of a line are done, and how long each took: `line.json` beside what they wrote.
+//! Finished stages of a pipeline, and how long each took: `line.json` beside what they wrote.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! A DPO run as its users meet it: killed, resumed, drawn and asked; and the cache of log-probs.
+//! A DPO run from the command line: killed, resumed, evaluated, used to generate; and the log-prob
+//! cache.
 
 use std::fs;
 use std::path::Path;

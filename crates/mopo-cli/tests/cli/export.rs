@@ -1,4 +1,4 @@
-//! Exports of a run: what they hold, what they say, and what they refuse.
+//! Exports of a run: their content, output and errors.
 
 use std::fs;
 use std::path::Path;

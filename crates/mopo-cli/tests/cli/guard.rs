@@ -1,4 +1,4 @@
-//! What guards a run, as processes meet it: locks that die with their holder, files that were changed, and
+//! Guards of a run, with real processes: locks that end with their holder, changed files, and
 //! failures that remove nothing.
 
 use std::fs;

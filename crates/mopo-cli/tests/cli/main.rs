@@ -1,4 +1,4 @@
-//! The program as its users meet it: started as a process, killed, and given nonsense.
+//! The program as a process: started, killed, and given wrong input.
 
 mod bandit;
 mod common;

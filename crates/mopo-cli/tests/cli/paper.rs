@@ -29,7 +29,7 @@ const TINY: &[&str] = &[
     "evaluation.mixture_steps=2",
 ];
 
-/// Public name, and the random model of its architecture that stands for it.
+/// Public name, and the random model of its architecture that replaces it.
 const MODELS: &[(&str, &str)] = &[
     ("Ray2333/gpt2-large-helpful-reward_model", "gpt2"),
     ("Ray2333/gpt2-large-harmless-reward_model", "gpt2-shards"),

@@ -1,4 +1,4 @@
-//! `mopo prepare` and `mopo config` on every source of data, and what they say of wrong input.
+//! `mopo prepare` and `mopo config` on every data source, and their errors.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Reward models as users meet them: `mopo score`, labels, an axis of a front; and what is refused.
+//! Reward models from the command line: `mopo score`, labels, an axis of a front; and errors.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What users get wrong is answered in words: what, where, and what to do.
+//! Errors of users: each message says what, where, and what to do.
 
 use std::fs;
 use std::io::Write;

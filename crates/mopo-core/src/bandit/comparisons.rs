@@ -36,7 +36,7 @@ impl Comparisons {
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] names the pair that is out of range, has a wrong number of
-    /// indicators, or stands for no comparison; [`Error::InvalidIndicator`].
+    /// indicators, or belongs to no comparison; [`Error::InvalidIndicator`].
     pub fn new(
         n_contexts: usize,
         n_actions: usize,

@@ -1,4 +1,4 @@
-//! Whether thresholds taken from a start can be met, read off a known front (A.3 of the paper).
+//! Whether initial thresholds can be met, by a known front (A.3 of the paper).
 //!
 //! The insertion index is the paper's. Its proposition on the start was not available to this
 //! project; the condition here is our own, and rests on three remarks.

@@ -1,4 +1,4 @@
-//! The importance weights of a batch in closed form, and the statistics beside them.
+//! The importance weights of a batch in closed form, with their statistics.
 
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use serde::Serialize;

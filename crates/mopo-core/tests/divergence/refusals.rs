@@ -1,4 +1,4 @@
-//! What cannot be mixed is refused with field and remedy.
+//! Errors of mixing name the field and the remedy.
 
 use mopo_core::divergence::{Divergence, mix, optimal_policy};
 

@@ -1,4 +1,4 @@
-//! Constraints met on data, held against the truth.
+//! Constraints met on data, compared with the truth.
 
 use mopo_core::bandit::experiments::{ConstraintRow, ConstraintSettings, constraints};
 use mopo_core::{Ball, Error};

@@ -1,4 +1,4 @@
-//! Starts held against a known front.
+//! Initial thresholds against a known front.
 
 use mopo_core::bandit::experiments::{Initialisation, InitialisationSettings, initialisation};
 use mopo_testkit::TestAutodiffBackend as AD;

@@ -2,7 +2,7 @@
 //! content, never by name, and streamed: no file is held in memory, and no row of more than
 //! [`MAX_ROW_BYTES`](crate::MAX_ROW_BYTES).
 //!
-//! What the columns mean is the readers' business.
+//! The readers know what the columns mean.
 
 mod json;
 mod parquet;

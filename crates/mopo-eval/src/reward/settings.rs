@@ -422,7 +422,7 @@ mod tests {
         let names: Vec<&str> = MODEL_PRESETS.names().collect();
         assert_eq!(names, expected.clone().map(|e| e.0));
         let dir = tempfile::tempdir().unwrap();
-        // What stands around a post in the reader's prompts.
+        // The template around a post in the reader's prompts.
         let around = mopo_data::reddit::tldr_prompt("POST");
         let around = around.split_once("POST").unwrap();
         for (preset, name, (path, architecture), texts, pooling, label, sign, max) in expected {

@@ -74,7 +74,7 @@ fn number(score: f32) -> Value {
     digits.into()
 }
 
-/// What is scored of a checked line. Of keys that are there twice the last one counts, as in [`check`].
+/// What is scored of a checked line. Of duplicate keys the last one counts, as in [`check`].
 pub(super) struct Text<'a> {
     pub(super) prompt: Cow<'a, str>,
     pub(super) response: Cow<'a, str>,

@@ -160,7 +160,7 @@ fn only_another_divergence_runs_the_base_beside_the_policies() {
     assert!(!needed(decoding(Divergence::Jeffreys, &[0.0, 0.0, 1.0])));
     let head = HeadChoice::Policy(1);
     assert!(!needed(Decoding { head: head.clone(), divergence: Divergence::Jeffreys }));
-    // A head alone stands for reverse KL, and that is what it was before.
+    // A single head is reverse KL, as before.
     let mixture = HeadChoice::Mixture(WEIGHTS.to_vec());
     assert_eq!(Decoding::from(&mixture), decoding(Divergence::ReverseKl, &WEIGHTS));
     assert_eq!(Decoding::from(head.clone()).head, head);

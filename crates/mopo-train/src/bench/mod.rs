@@ -1,5 +1,5 @@
-//! Training steps on given batches, timed: the real methods without a run directory around them. For
-//! `mopo bench train`; nothing here is used in a run, and nothing of it is part of the crate's API.
+//! Timed training steps on given batches, with the real methods but no run directory. Only for
+//! `mopo bench train`; not part of the crate's API.
 
 mod work;
 

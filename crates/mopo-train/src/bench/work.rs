@@ -1,5 +1,5 @@
-//! The floating point operations that a training step needs: a count from shapes, the same for every
-//! method, to be divided by a measured time. Not what an implementation happens to execute.
+//! The floating point operations that a training step needs, counted from shapes, independent of
+//! the implementation.
 //!
 //! Counted, with 2 operations for each multiply-add:
 //!

@@ -1,5 +1,5 @@
-//! Whether a configuration fits the files that it names and the memory that there is: what only a later
-//! phase would stumble over, said before the first step.
+//! Checks a configuration against the files that it names and the available memory, before the
+//! first step.
 
 use mopo_data::Tokenizer;
 use mopo_eval::reward::Resolver;

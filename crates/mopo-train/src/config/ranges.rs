@@ -1,4 +1,4 @@
-//! Ranges of single values. A message names the key, its value, and what would be accepted.
+//! Ranges of single values. Messages name the key, its value, and the accepted range.
 
 use std::ops::RangeInclusive;
 

@@ -1,4 +1,4 @@
-//! Keys of earlier versions. They stay valid in files and in `--set`; what is written uses the new ones.
+//! Keys of earlier versions. They stay valid in files and in `--set`; new files use the new ones.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;

@@ -1,5 +1,5 @@
-//! Which source pairs are read from, and which keys belong to it: shared by a run's `[data]` and by
-//! `[data.pairs]` of a reward model's training.
+//! The source of pairs and its keys, shared by `[data]` of a run and `[data.pairs]` of a reward
+//! model.
 
 use std::path::Path;
 

@@ -1,6 +1,5 @@
-//! Evaluating a finished run: every policy answers the same prompts, rewards score the answers, and what
-//! follows is a front with its figures. The choices of `mopo pareto` come in, files and a page go out
-//! through `mopo-report`.
+//! Evaluation of a finished run: every policy answers the same prompts, rewards score the answers,
+//! and the scores become a front. `mopo-report` writes files and the page.
 
 mod policies;
 mod prompts;

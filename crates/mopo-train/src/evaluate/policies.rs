@@ -1,4 +1,4 @@
-//! Which policies of a run are evaluated: where it started, its heads, and mixtures between them.
+//! The policies of a run to evaluate: the SFT model, the heads, and mixtures of them.
 
 use mopo_lm::HeadChoice;
 use mopo_report::PolicyGroup;

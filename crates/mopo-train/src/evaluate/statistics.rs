@@ -1,5 +1,5 @@
-//! What the z-scores of an evaluation are counted in: a file, the configuration, the scores that
-//! the data has recorded, or the SFT model's.
+//! The statistics for z-scores of an evaluation: from a file, the configuration, scores recorded in
+//! the data, or the SFT model's scores.
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
 //! Sequence log-probs of many pairs without gradients: under the frozen base once for the whole
-//! training set, and under the trained policy for held-out pairs. What is kept of them between runs
-//! is in [`crate::cache`].
+//! training set, and under the trained policy for held-out pairs. The cache between runs is in
+//! [`crate::cache`].
 
 mod initial;
 mod window;

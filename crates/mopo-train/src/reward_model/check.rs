@@ -1,5 +1,4 @@
-//! Checks of a reward model's configuration: ranges, and whether it fits the files that it names and the
-//! memory that there is.
+//! Checks of a reward model's configuration: ranges, files and memory.
 
 use mopo_core::Objectives;
 use mopo_data::Tokenizer;

@@ -1,4 +1,4 @@
-//! What `mopo reward train` trains, as a file: every key must be there and no other may be.
+//! The configuration of `mopo reward train`: every key must be present, and no other.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
-//! What a reward model learns from, in token ids: compared pairs of texts, or texts of two kinds.
+//! Training examples of a reward model, as token ids: compared pairs of texts, or texts of two
+//! kinds.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData, activation};

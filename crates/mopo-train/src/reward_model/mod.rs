@@ -1,5 +1,5 @@
 //! Training reward models: Bradley and Terry's on one objective's pairs, or a classifier of texts
-//! of two kinds, with early stopping. What comes out is a Hugging Face model directory that
+//! of two kinds, with early stopping. The output is a Hugging Face model directory that
 //! [`mopo_eval::reward`] and transformers load.
 
 mod check;

@@ -1,4 +1,4 @@
-//! A whole training of a reward model, part by part; every part that is done is not done again.
+//! The training of a reward model, phase by phase; finished phases are skipped.
 
 use std::fmt;
 use std::path::Path;

@@ -1,5 +1,4 @@
-//! One writer per directory: a lock that ends with its holder, however that ends, and that says who
-//! holds it.
+//! One writer per directory: a lock that ends with its process and names its holder.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};

@@ -1,5 +1,4 @@
-//! A run's directory: what lies in it, who may write to it, and how files get there without ever being
-//! half-written.
+//! A run's directory: its files, the lock of its writer, and atomic writes.
 //!
 //! ```text
 //! config.toml            the resolved configuration

@@ -1,4 +1,4 @@
-//! `run.json`: what a run's files came from, and the hashes by which they are known again.
+//! `run.json`: the origin of a run's files, and their hashes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

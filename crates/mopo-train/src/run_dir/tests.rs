@@ -1,4 +1,4 @@
-//! Which changes of a run are noticed, and what becomes of failed beginnings.
+//! Detection of changed runs, and cleanup of failed starts.
 
 use super::*;
 

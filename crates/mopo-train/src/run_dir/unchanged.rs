@@ -1,4 +1,4 @@
-//! Whether a run's configuration is the one that it was begun with.
+//! Refuses a run whose configuration was changed.
 
 use std::collections::BTreeMap;
 use std::path::Path;

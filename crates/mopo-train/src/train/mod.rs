@@ -1,4 +1,4 @@
-//! A whole run, phase by phase; every phase that is done is not done again.
+//! A whole run, phase by phase; finished phases are skipped.
 
 mod base;
 mod data;

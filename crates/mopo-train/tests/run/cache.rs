@@ -1,5 +1,4 @@
-//! Log-probs of the frozen base between runs: found, damaged, of another model, and that a run ends
-//! at the same bits with and without them.
+//! The log-prob cache: hits, damage, other models, and equal bits with and without it.
 
 use std::fs;
 use std::path::{Path, PathBuf};

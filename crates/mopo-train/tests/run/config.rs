@@ -1,4 +1,4 @@
-//! Configurations: presets, lost and misspelt keys, ranges, overrides.
+//! Configurations: presets, missing and misspelt keys, ranges, overrides.
 
 use mopo_train::RunConfig;
 use mopo_train::config::{PRESETS, preset_text};

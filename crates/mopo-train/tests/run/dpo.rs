@@ -1,4 +1,5 @@
-//! DPO runs: the first loss, what the gradient does, which pairs take part, cuts and resumption.
+//! DPO runs: the first loss, what the gradient does, which pairs are used, interruptions and
+//! resuming.
 
 use std::fs;
 use std::path::{Path, PathBuf};

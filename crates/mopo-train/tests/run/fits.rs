@@ -1,4 +1,4 @@
-//! What only a later phase would stumble over is refused before the first step: files of the evaluation,
+//! Errors of later phases are found before the first step: files of the evaluation,
 //! the model's positions, sizes that no memory holds.
 
 use mopo_eval::reward::local_directory;

@@ -1,5 +1,5 @@
-//! What guards a run: one writer, the configuration and the files that it was begun with, steps that
-//! cannot be made; and that a log or a finished phase's checkpoints guard nothing.
+//! Guards of a run: one writer, unchanged configuration and files, steps that cannot be made; and
+//! that logs and checkpoints of finished phases may be missing.
 
 use std::fs;
 

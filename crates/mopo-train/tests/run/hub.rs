@@ -1,5 +1,5 @@
-//! Plain models as of Hugging Face, through the sampler: vocabularies that are larger than the
-//! tokenizer's, and tokenizers that are larger than the vocabulary.
+//! Plain Hugging Face models in the sampler: vocabularies larger than the tokenizer's, and the
+//! other way round.
 
 use std::path::Path;
 use std::sync::PoisonError;

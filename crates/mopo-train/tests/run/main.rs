@@ -1,4 +1,4 @@
-//! Whole runs of a tiny model: configuration, cuts and resumption, the numbers of a step.
+//! Whole runs of a tiny model: configuration, interruptions and resuming, the numbers of a step.
 
 mod cache;
 mod config;

@@ -1,4 +1,4 @@
-//! Runs on a base that is held in 4 or 8 bits.
+//! Runs on a base in 4 or 8 bits.
 
 use mopo_train::config::{BaseFormat, ModelSource};
 use mopo_train::load_base;

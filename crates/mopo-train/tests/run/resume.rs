@@ -1,4 +1,4 @@
-//! Runs that are cut off and go on.
+//! Runs that are interrupted and resumed.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

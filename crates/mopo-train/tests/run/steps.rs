@@ -1,4 +1,4 @@
-//! What a step computes: pruning, accumulation, subsets of policies, values that are no numbers.
+//! What a step computes: pruning, accumulation, subsets of policies, values that are not finite.
 
 use std::fs;
 

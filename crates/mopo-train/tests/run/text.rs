@@ -1,5 +1,5 @@
-//! Text and tokens of whole runs: the form of prompts and the end of responses that were trained are
-//! those that answers are asked for with.
+//! Text and tokens of whole runs: prompts and ends of responses are the same in training and
+//! generation.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
 //! `mopo bench matmul`: the rate at which this machine multiplies matrices of f32, with the library
-//! that flex's kernels use. What the share that a training step reaches is a share of.
+//! that flex's kernels use: the peak rate for comparison with a training step.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! `mopo bench score`: scores of texts by a reward model, from text to number.
+//! `mopo bench score`: scores texts with a reward model.
 
 use std::time::Instant;
 

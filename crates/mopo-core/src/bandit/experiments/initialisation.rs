@@ -1,4 +1,4 @@
-//! Thresholds taken from a start, held against a known front (A.3, Figures 2 and 9 of the paper):
+//! Initial thresholds against a known front (A.3, Figures 2 and 9 of the paper):
 //! on a toy front where they are also learned, and on a random bandit with two constraints, where
 //! each may be possible without both being so.
 

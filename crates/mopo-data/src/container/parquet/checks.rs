@@ -1,5 +1,5 @@
-//! What a Parquet file promises, compared with its size before memory is taken for it: the library
-//! believes the depth of the schema and the sizes of pages.
+//! Checks of what a Parquet file claims, before memory is allocated: the library trusts the depth
+//! of the schema and the sizes of pages.
 
 use std::fs::File;
 use std::io::Read as _;

@@ -1,5 +1,5 @@
-//! As much of Thrift's compact protocol as is needed to look at a Parquet file's headers before memory
-//! is taken for what they promise.
+//! The part of Thrift's compact protocol needed to check a Parquet file's headers before memory is
+//! allocated.
 
 /// Structures in one another beyond this are refused; Parquet's have four levels.
 const MAX_DEPTH: usize = 16;
