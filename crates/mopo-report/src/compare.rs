@@ -19,8 +19,8 @@ use crate::{
 pub struct ScoredAxis {
     /// The objective's name.
     pub name: String,
-    /// The definition of its reward, which runs must have in common to be compared. What it means is
-    /// known to whoever scored.
+    /// The definition of its reward, which runs must have in common to be compared. What it means
+    /// is known to the scorer.
     pub reward: Value,
 }
 
@@ -155,7 +155,7 @@ impl RecordedRun {
         })
     }
 
-    /// The reward of objective `k`, or what stands for an unknown one.
+    /// The reward of objective `k`, or a default for an unknown one.
     fn reward(&self, k: usize) -> &Value {
         let axis = self.rewards.as_ref().and_then(|axes| axes.get(k));
         axis.map_or(&Value::Null, |axis| &axis.reward)
@@ -223,14 +223,14 @@ fn read_samples(path: &Path, front: &FrontPart) -> Result<Evaluation> {
         });
     }
     if let Some(other) = lines.keys().next() {
-        return Err(wrong(format!("`{other}` is no policy of the report")));
+        return Err(wrong(format!("`{other}` is not a policy of the report")));
     }
     Ok(Evaluation { objectives: front.objectives.clone(), prompts, clusters, policies })
 }
 
-/// Puts the policies of several runs side by side. A single run stays as it is, without a run's name.
-/// Prompts, clusters, seed of the bootstrap and statistics are those of the first; the others' prompts
-/// may stand in another order.
+/// Puts the policies of several runs side by side. A single run stays as it is, without a run's
+/// name. Prompts, clusters, seed of the bootstrap and statistics are those of the first; the
+/// others' prompts may be in another order.
 ///
 /// # Errors
 /// [`Error::Incomparable`] names the two runs and what differs: objectives, rewards, reference point or

@@ -92,7 +92,7 @@ pub struct Evaluation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicySet {
-    /// The warm start alone.
+    /// The SFT model only.
     WarmStart,
     /// All heads.
     Heads,

@@ -29,7 +29,7 @@ pub struct FrontConfig {
     #[serde(default = "default_confidence")]
     pub confidence: f64,
     /// What z-scores are counted in, one per objective, in any order; empty (the default): the
-    /// statistics of the first warm start's scores here, or of all scores where there is none.
+    /// statistics of the first SFT model's scores here, or of all scores where there is none.
     #[serde(default)]
     pub statistics: Vec<ObjectiveStatistics>,
 }
@@ -80,7 +80,7 @@ pub struct PolicyPoint {
     pub z_scores: Vec<Option<f64>>,
     /// Whether no other policy's point of the same prompts dominates this one.
     pub non_dominated: bool,
-    /// Whether it dominates its run's warm start on the same prompts; `None` without one.
+    /// Whether it dominates its run's SFT model on the same prompts; `None` without one.
     pub dominates_warm_start: Option<bool>,
     /// The hypervolume of this point alone; larger is better.
     pub own_hypervolume: f64,
@@ -131,7 +131,7 @@ pub struct FrontReport {
     pub sets: Vec<SetQuality>,
     /// The same per cluster.
     pub cluster_sets: Vec<SetQuality>,
-    /// Within each run: heads − warm start, and heads and mixtures − warm start. Between each two
+    /// Within each run: heads − SFT, and heads and mixtures − SFT. Between each two
     /// runs: heads − heads, and everything trained of one − everything trained of the other.
     pub differences: Vec<HypervolumeDifference>,
 }
@@ -220,7 +220,7 @@ impl FrontReport {
         self.sets.iter().find(|q| q.of.set == set)
     }
 
-    /// The difference of `set` and the warm start of the first run, if both have a policy.
+    /// The difference of `set` and the SFT model of the first run, if both have a policy.
     pub fn difference(&self, set: PolicySet) -> Option<&HypervolumeDifference> {
         self.differences.iter().find(|d| d.of.set == set && d.minus.set == PolicySet::WarmStart)
     }
@@ -334,7 +334,7 @@ fn pairs_to_compare(runs: &[Option<String>], sets: &[(SetRef, Vec<usize>)]) -> V
     out
 }
 
-/// Statistics of the first warm start's scores, or of all where there is none.
+/// Statistics of the first SFT model's scores, or of all where there is none.
 fn own_statistics(evaluation: &Evaluation) -> Result<Vec<ObjectiveStatistics>> {
     let n = evaluation.prompts.len();
     let warm_start = evaluation.policies.iter().find(|p| p.group == PolicyGroup::WarmStart);

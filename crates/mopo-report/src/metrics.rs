@@ -131,7 +131,7 @@ impl fmt::Display for MetricKey {
 impl FromStr for MetricKey {
     type Err = ();
 
-    /// Fails for everything that is no quantity of this version.
+    /// Fails for unknown quantities.
     fn from_str(text: &str) -> std::result::Result<Self, ()> {
         let quantity = |name: &str| Quantity::ALL.iter().copied().find(|q| q.name() == name);
         let parts: Vec<&str> = text.split('/').collect();
@@ -228,7 +228,7 @@ impl<'de> Deserialize<'de> for MetricsRow {
     }
 }
 
-/// A `metrics.jsonl` as far as it can be read: a log is no reason to lose everything else.
+/// A `metrics.jsonl` as far as it can be read: a damaged log must not cost anything else.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MetricsLog {
     /// The rows in the file's order.
@@ -246,7 +246,7 @@ impl MetricsLog {
         let io = |source| Error::Io { action: "read", path: path.into(), source };
         // A pipe would have to be waited for.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
-            return Err(io(std::io::Error::other("it is no plain file")));
+            return Err(io(std::io::Error::other("it is not a regular file")));
         }
         Ok(Self::parse(&std::fs::read(path).map_err(io)?))
     }

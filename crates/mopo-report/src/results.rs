@@ -39,8 +39,8 @@ impl ResultsDir {
                 )
             }
             false => {
-                "it is no run and has no report.json; give run directories that `mopo pareto` \
-                      has evaluated, or the directories that it wrote"
+                "this is not a run and has no report.json; give run directories that `mopo pareto` \
+                 has evaluated, or the directories that it wrote"
                     .into()
             }
         };

@@ -14,7 +14,7 @@ mod page;
 
 const N: usize = 12;
 
-/// A warm start, one head per objective and a mixture; the scores of prompt i are the policy's
+/// An SFT model, one head per objective and a mixture; the scores of prompt i are the policy's
 /// means plus 0.01 · (i − 5.5).
 fn synthetic(n_objectives: usize) -> Evaluation {
     let names = ["helpful", "harmless", "humor", "brief"];
@@ -157,7 +157,7 @@ fn z_scores_and_distances_are_counted_in_the_warm_starts_statistics() {
     assert!(s.source.contains("warm start") && s.n == Some(N));
     let z = report.points[1].z_scores[0].unwrap();
     assert!((z - 0.4 / deviation).abs() < 1e-3, "{z}");
-    // The front: both heads and the mixture (0.5, 0.5). From the warm start (0.3, 0.3) to the heads
+    // The front: both heads and the mixture (0.5, 0.5). From the SFT model (0.3, 0.3) to the heads
     // √(0.4² + 0.1²), to the mixture √(0.2² + 0.2²); the largest step is 0.4.
     let warm = report.quality(PolicySet::WarmStart).unwrap();
     let expected = (2.0 * 0.17_f64.sqrt() + 0.08_f64.sqrt()) / 3.0 / deviation;

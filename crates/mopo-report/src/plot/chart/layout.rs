@@ -1,4 +1,4 @@
-//! Where the parts of a chart stand.
+//! Layout of the parts of a chart.
 
 use super::super::labels::Rect;
 use super::super::svg::{Svg, Type};

@@ -20,9 +20,9 @@ pub use layout::chart_figure;
 pub struct Chart {
     /// The heading; may be empty.
     pub title: String,
-    /// What stands below the heading, wrapped; may be empty.
+    /// Text below the heading, wrapped; may be empty.
     pub caption: String,
-    /// How many panels stand side by side, from 1 to 4.
+    /// Panels per row, from 1 to 4.
     pub columns: usize,
     /// The panels, row by row; at least one.
     pub panels: Vec<Panel>,

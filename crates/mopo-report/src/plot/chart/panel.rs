@@ -149,7 +149,7 @@ impl<'a> Prepared<'a> {
         }
     }
 
-    /// As many ticks as stand beside each other.
+    /// As many ticks as fit.
     fn x_ticks(&self, width: f64) -> Vec<(f64, String)> {
         let fits = |ticks: &[(f64, String)]| {
             ticks.windows(2).all(|pair| {
@@ -176,7 +176,7 @@ impl<'a> Prepared<'a> {
         Some((x, self.y.place(point.1, frame.bottom, frame.top)?))
     }
 
-    /// Draws a guide; its name, and where that could stand: (left, baseline).
+    /// Draws a guide; its name, and a possible position of it: (left, baseline).
     fn guide(
         &self,
         svg: &mut Svg,

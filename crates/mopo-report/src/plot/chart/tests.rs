@@ -136,7 +136,7 @@ fn gaps_part_lines_and_leave_out_markers() {
         (3.0, true, (1, 5)),
         (0.0, true, (2, 4)),
         (-1.0, true, (2, 4)),
-        // Out of range is no gap in the data, but cut off.
+        // Values out of range are cut off; they are not gaps.
         (-1.0, false, (2, 4)),
     ] {
         let figure = of(y, log);

@@ -21,13 +21,13 @@ const LEFT: f64 = 76.0;
 const BELOW: f64 = 56.0;
 /// From a panel to the name of its vertical axis.
 const NAME: f64 = 60.0;
-/// A panel that stands alone on a page, wide enough for a phone.
+/// A panel on its own on a page, wide enough for a phone.
 const ALONE: (f64, f64) = (264.0, 246.0);
 /// Right of such a panel: half of the last tick's text.
 const RIGHT: f64 = 20.0;
 
 /// Draws the front: each policy's means over all prompts with error bars, its means per cluster
-/// (small and faint), each run's staircase of trained policies, what dominates the warm start, the
+/// (small and faint), each run's staircase of trained policies, what dominates the SFT model, the
 /// reference point, and the hypervolumes. Two objectives give one panel, more give one per pair.
 ///
 /// # Errors

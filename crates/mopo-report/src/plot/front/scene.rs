@@ -177,7 +177,7 @@ impl Scene<'_> {
             placer.soft.push(Rect { left, right, top: my - 1.0, bottom: my + 1.0 });
             placer.soft.push(Rect { left: mx - 1.0, right: mx + 1.0, top: high, bottom: low });
         }
-        // Mixtures below, the warm start on top.
+        // Mixtures below, the SFT model on top.
         let mut order: Vec<usize> = (0..marks.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(self.points[i].group));
         for &i in &order {

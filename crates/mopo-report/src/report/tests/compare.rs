@@ -64,7 +64,7 @@ fn what_was_written_comes_back_and_is_compared_prompt_by_prompt() {
     assert_eq!((between.of.name(), between.minus.name()), ("a: heads".into(), "b: heads".into()));
     assert!(between.value < 0.0 && between.interval.high < 0.0);
     assert_eq!((between.probability_positive, between.probability_negative), (0.0, 1.0));
-    // Each run's heads are judged against their own warm start.
+    // Each run's heads are judged against their own SFT model.
     assert_eq!(report.points[5].dominates_warm_start, Some(true));
     let said = words::verdict(&report).join(" ");
     assert!(
