@@ -23,7 +23,6 @@ pub(crate) use curves::{CurvePanel, curve_panels};
 pub(crate) use front::{cluster_front_panels, front_panels, pairs, signed};
 pub(crate) use key::policy_key;
 pub(crate) use parallel::{cluster_parallel_panels, parallel_panel};
-pub(crate) use svg::escape;
 
 use serde::{Deserialize, Serialize};
 

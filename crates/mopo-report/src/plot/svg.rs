@@ -145,7 +145,7 @@ pub(super) struct Svg {
     n_clips: usize,
 }
 
-pub(crate) fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -1,111 +1,104 @@
 //! Responses side by side, prompt by prompt.
 
-use std::fmt::Write;
+use maud::{Markup, html};
 
-use crate::plot::{escape, short};
+use crate::plot::short;
 use crate::{Clusters, Evaluation, PolicyGroup, PolicySamples};
 
 /// Bytes of all texts together, so that the page opens on a phone.
 const MAX_TEXT: usize = 1_000_000;
 
 /// Up to `n_examples` prompts with every policy's response; empty for none.
-pub(super) fn section(evaluation: &Evaluation, n_examples: usize) -> String {
+pub(super) fn section(evaluation: &Evaluation, n_examples: usize) -> Markup {
     let shown = chosen(evaluation, n_examples);
     if shown.is_empty() {
-        return String::new();
+        return html! {};
     }
-    let mut out = String::new();
-    let _ = writeln!(
-        out,
-        "<p class=\"muted\">{} of {} prompts, taken from the clusters in turn; none was selected by \
-         its scores.</p>",
-        shown.len(),
-        evaluation.prompts.len()
-    );
-    controls(&mut out, evaluation);
-    for i in shown {
-        example(&mut out, evaluation, i);
+    html! {
+        p.muted {
+            (shown.len()) " of " (evaluation.prompts.len()) " prompts, taken from the clusters in turn; \
+             none was selected by its scores."
+        }
+        (controls(evaluation))
+        @for i in shown { (example(evaluation, i)) }
+        p { button type="button" id="more" hidden="" { "Show more" } }
     }
-    out.push_str("<p><button type=\"button\" id=\"more\" hidden=\"\">Show more</button></p>\n");
-    out
 }
 
 /// What a script makes use of: hidden without one.
-fn controls(out: &mut String, evaluation: &Evaluation) {
-    out.push_str(
-        "<form class=\"controls\" hidden=\"\">\n<label>Find in prompts and responses \
-         <input type=\"search\" id=\"find\" autocomplete=\"off\"/></label>\n",
-    );
-    if evaluation.clusters.n_clusters() > 1 {
-        out.push_str(
-            "<label>Prompts about <select id=\"cluster\"><option value=\"\">anything</option>",
-        );
-        for (c, label) in evaluation.clusters.labels.iter().enumerate() {
-            let _ = write!(out, "<option value=\"{c}\">{}</option>", escape(label));
+fn controls(evaluation: &Evaluation) -> Markup {
+    html! {
+        form.controls hidden="" {
+            label {
+                "Find in prompts and responses "
+                input type="search" id="find" autocomplete="off";
+            }
+            @if evaluation.clusters.n_clusters() > 1 {
+                label {
+                    "Prompts about "
+                    select id="cluster" {
+                        option value="" { "anything" }
+                        @for (c, label) in evaluation.clusters.labels.iter().enumerate() {
+                            option value=(c) { (label) }
+                        }
+                    }
+                }
+            }
+            fieldset {
+                legend { "Side by side" }
+                @for (p, samples) in evaluation.policies.iter().enumerate() {
+                    @let checked = (samples.group != PolicyGroup::Mixture).then_some("checked");
+                    label {
+                        input type="checkbox" value=(p) checked=[checked];
+                        " " (samples.label)
+                    }
+                }
+            }
+            p id="count" class="muted" role="status" {}
         }
-        out.push_str("</select></label>\n");
     }
-    out.push_str("<fieldset><legend>Side by side</legend>\n");
-    for (p, samples) in evaluation.policies.iter().enumerate() {
-        let checked =
-            if samples.group == PolicyGroup::Mixture { "" } else { " checked=\"checked\"" };
-        let _ = writeln!(
-            out,
-            "<label><input type=\"checkbox\" value=\"{p}\"{checked}/> {}</label>",
-            escape(&samples.label)
-        );
-    }
-    out.push_str("</fieldset>\n<p id=\"count\" class=\"muted\" role=\"status\"></p>\n</form>\n");
 }
 
-fn example(out: &mut String, evaluation: &Evaluation, i: usize) {
+fn example(evaluation: &Evaluation, i: usize) -> Markup {
     let prompt = evaluation.prompts[i].trim();
     // The turn that is still to be written: its text stands below.
     let prompt = prompt.strip_suffix("Assistant:").unwrap_or(prompt).trim_end();
-    let _ = writeln!(
-        out,
-        "<article class=\"example\" data-cluster=\"{}\"><p class=\"text prompt\">{}</p>\n\
-         <div class=\"answers\">",
-        evaluation.clusters.assignments[i],
-        escape(prompt)
-    );
-    let is_mixture = |p: &&(usize, &PolicySamples)| p.1.group == PolicyGroup::Mixture;
-    let all: Vec<(usize, &PolicySamples)> = evaluation.policies.iter().enumerate().collect();
-    for (p, samples) in all.iter().filter(|p| !is_mixture(p)) {
-        answer(out, evaluation, *p, samples, i);
-    }
-    out.push_str("</div>\n");
-    let mixtures: Vec<_> = all.iter().filter(is_mixture).collect();
-    if !mixtures.is_empty() {
-        let _ = writeln!(
-            out,
-            "<details class=\"more\"><summary>Mixtures ({})</summary><div class=\"answers\">",
-            mixtures.len()
-        );
-        for (p, samples) in mixtures {
-            answer(out, evaluation, *p, samples, i);
+    let of = |mixtures: bool| -> Vec<(usize, &PolicySamples)> {
+        let all = evaluation.policies.iter().enumerate();
+        all.filter(|(_, p)| (p.group == PolicyGroup::Mixture) == mixtures).collect()
+    };
+    let mixtures = of(true);
+    html! {
+        article.example data-cluster=(evaluation.clusters.assignments[i]) {
+            p.text.prompt { (prompt) }
+            div.answers { @for (p, samples) in of(false) { (answer(evaluation, p, samples, i)) } }
+            @if !mixtures.is_empty() {
+                details.more {
+                    summary { "Mixtures (" (mixtures.len()) ")" }
+                    div.answers {
+                        @for (p, samples) in mixtures { (answer(evaluation, p, samples, i)) }
+                    }
+                }
+            }
         }
-        out.push_str("</div></details>\n");
     }
-    out.push_str("</article>\n");
 }
 
-fn answer(out: &mut String, evaluation: &Evaluation, p: usize, samples: &PolicySamples, i: usize) {
+fn answer(evaluation: &Evaluation, p: usize, samples: &PolicySamples, i: usize) -> Markup {
     let scores: Vec<String> = evaluation
         .objectives
         .iter()
         .zip(&samples.scores[i])
-        .map(|(name, &score)| format!("{} {}", escape(name), short(score.into())))
+        .map(|(name, &score)| format!("{name} {}", short(score.into())))
         .collect();
     let response = samples.responses[i].trim();
-    let text = if response.is_empty() { "<i>(empty)</i>".to_owned() } else { escape(response) };
-    let _ = writeln!(
-        out,
-        "<div class=\"answer\" data-policy=\"{p}\"><h3>{}</h3><p class=\"scores\">{}</p>\
-         <p class=\"text\">{text}</p></div>",
-        escape(&samples.label),
-        scores.join(" · ")
-    );
+    html! {
+        div.answer data-policy=(p) {
+            h3 { (samples.label) }
+            p.scores { (scores.join(" · ")) }
+            p.text { @if response.is_empty() { i { "(empty)" } } @else { (response) } }
+        }
+    }
 }
 
 /// The first `n` in turn, as far as their texts have room.

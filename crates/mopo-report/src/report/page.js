@@ -1,6 +1,6 @@
 (() => {
   "use strict";
-  // No ampersand and no less-than sign in this file: the page is XML as well.
+  // No ampersand and no less-than sign in this file, so that tests can read the page as XML.
   const root = document.documentElement;
   window.addEventListener("error", (e) => { root.dataset.error = e.message; });
 
