@@ -40,6 +40,14 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
+    /// There is nothing to export there, or it cannot be replaced by an export.
+    #[error("{}: {message}", path.display())]
+    Export {
+        /// The source or the place of the export.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        message: String,
+    },
     /// Training produced a value that is not finite.
     #[error(
         "{phase} step {step}: {what} is {value}; this step was discarded. {state} Remedies: a \

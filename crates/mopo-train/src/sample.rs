@@ -18,7 +18,7 @@ use crate::{Error, Progress, Result, RunConfig, RunDir, load_base};
 const BATCH: usize = 32;
 
 /// Names of the model without any policy; the second is the older one.
-const WITHOUT_POLICY: [&str; 2] = ["sft", "warm-start"];
+pub(crate) const WITHOUT_POLICY: [&str; 2] = ["sft", "warm-start"];
 
 /// A model with its policies, or without any, ready to answer.
 #[derive(Debug)]

@@ -33,7 +33,7 @@ pub use record::{RunRecord, Stopped};
 
 use crate::config::ConfigFile;
 use crate::fit::check_not_stopped;
-use crate::{Error, Result, RunConfig, checkpoint};
+use crate::{Error, Result, RunConfig, checkpoint, tokens};
 
 /// The configuration's file. A directory that has it is a run.
 const CONFIG: &str = "config.toml";
@@ -232,7 +232,8 @@ impl RunDir {
     /// # Errors
     /// Names the file that was replaced, damaged or removed.
     pub fn check_policies(&self, record: &RunRecord) -> Result<()> {
-        record.check(self, &[record::BASE, record::POLICY, "tokenizer.json"], false)
+        let parts = [&[record::BASE, record::POLICY], &tokens::FILES[..]].concat();
+        record.check(self, &parts, false)
     }
 
     /// Checks whatever of the recorded files is there: of a finished run some may have been removed to

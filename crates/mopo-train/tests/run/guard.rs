@@ -21,33 +21,12 @@ impl Progress for Notes {
     }
 }
 
-/// A copy of a run in another directory.
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        match path.is_dir() {
-            true => copy(&path, &target),
-            false => drop(fs::copy(&path, &target).unwrap()),
-        }
-    }
-}
-
 /// What is left of a finished run that was killed after step 6 of 8.
 fn cut_back(run: &Path) {
     fs::remove_file(run.join("result.json")).unwrap();
     fs::remove_dir_all(run.join("policy")).unwrap();
     fs::remove_dir_all(run.join("checkpoints/mopo-step-000008")).unwrap();
     assert!(run.join("checkpoints/mopo-step-000006").is_dir());
-}
-
-/// Flips a bit in the middle of a file.
-fn flip(path: &Path) {
-    let mut bytes = fs::read(path).unwrap();
-    let at = bytes.len() / 2;
-    bytes[at] ^= 1;
-    fs::write(path, bytes).unwrap();
 }
 
 #[test]
@@ -88,7 +67,8 @@ fn what_the_result_depends_on_is_known_again() {
         assert!(e.contains(name) && e.contains("SHA-256"), "{e}");
     }
     // A finished run's policies and base, for whoever asks them.
-    for name in ["policy/heads.safetensors", "policy/policy.json", files[0], "tokenizer.json"] {
+    let tokens = ["tokenizer.json", "tokenizer_config.json", "generation_config.json"];
+    for name in ["policy/heads.safetensors", "policy/policy.json", files[0]].iter().chain(&tokens) {
         let run = tmp.path().join(name.replace('/', "-"));
         copy(&whole, &run);
         let load = || {

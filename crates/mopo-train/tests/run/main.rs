@@ -3,6 +3,7 @@
 mod cache;
 mod config;
 mod dpo;
+mod export;
 mod fits;
 mod guard;
 mod hub;
@@ -94,6 +95,27 @@ fn finished_with(config: &RunConfig) -> (tempfile::TempDir, PathBuf) {
     new_run(&path, config);
     go_on(&path, &mut Silent).unwrap();
     (tmp, path)
+}
+
+/// A copy of a run in another directory.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy(&path, &target),
+            false => drop(std::fs::copy(&path, &target).unwrap()),
+        }
+    }
+}
+
+/// Flips a bit in the middle of a file.
+fn flip(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
 }
 
 /// The metrics without what depends on the clock.

@@ -1,0 +1,263 @@
+//! Exporting policies: one as a plain Hugging Face directory, or all of them in MOPO's own layout
+//! (docs/formats.md). An export is written beside its place and exchanged with what is there in one call:
+//! it is whole or absent.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use mopo_data::{ChatTemplate, PromptForm, Tokenizer};
+use mopo_hub::{DirWriter, write_json};
+use mopo_lm::{
+    HubGeneration, LoadOptions, Phi, PhiConfig, PolicyMeta, PolicyParams, WeightDtype, export_hub,
+    load_phi, load_policy, merge, read_policy_meta, save_policy,
+};
+use mopo_ops::FusedBackend;
+
+use crate::sample::WITHOUT_POLICY;
+use crate::tokens::{generation, load_run_tokenizer, load_tokenizer};
+use crate::{Error, Result, RunConfig, RunDir};
+
+/// Everything an export may contain, and so all that replacing one may remove.
+const OWN_FILES: [&str; 7] = [
+    "base",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "policy",
+    "tokenizer.json",
+    "tokenizer_config.json",
+];
+
+/// What is exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExportChoice {
+    /// One policy, its adapter merged into the base and its head as the output layer.
+    Policy(usize),
+    /// The base of the policies alone.
+    Sft,
+    /// Base, adapter and the heads of all policies.
+    All,
+}
+
+/// Paths of a model with policies.
+#[derive(Debug)]
+pub struct ExportSource {
+    /// The run, or an export of all policies: holds the tokenizer.
+    root: PathBuf,
+    base: PathBuf,
+    policy: PathBuf,
+    objectives: Vec<String>,
+    /// The run, if it is one.
+    run: Option<(RunDir, RunConfig)>,
+}
+
+impl ExportSource {
+    /// Finds the parts in a finished run, its `policy/`, or an earlier export of all policies.
+    ///
+    /// # Errors
+    /// There are no policies or no base model; a run's configuration was changed, or a file of it is not
+    /// the one that was recorded.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let (root, policy) = match dir.join("policy.json").exists() {
+            // `policy` alone has the parent "".
+            true => {
+                let real = dir.canonicalize().map_err(Error::io("reading", dir))?;
+                (real.parent().unwrap_or(dir).to_path_buf(), dir.to_path_buf())
+            }
+            false => (dir.to_path_buf(), dir.join("policy")),
+        };
+        if !policy.join("policy.json").exists() {
+            let message = "no policies found (no policy/policy.json); pass a finished run, its policy/ \
+                           directory, or a directory written by `mopo export --all`";
+            return Err(refused(dir, message));
+        }
+        let base = ["warm_start", "base"].map(|name| root.join(name));
+        let Some(base) = base.into_iter().find(|base| base.join("config.json").exists()) else {
+            let message = "the base model of these policies is missing (no warm_start/ or base/)";
+            return Err(refused(&root, message));
+        };
+        let run = match root.join("config.toml").exists() {
+            true => {
+                let (run, config, record) = RunDir::open(&root)?;
+                run.check_policies(&record)?;
+                Some((run, config))
+            }
+            false => None,
+        };
+        let objectives = read_policy_meta(&policy)?.objectives;
+        Ok(Self { root, base, policy, objectives, run })
+    }
+
+    /// A policy by its objective or its index, or the model without any; without a name all policies.
+    ///
+    /// # Errors
+    /// There is no policy of that name; the error lists those that there are.
+    pub fn choose(&self, name: Option<&str>) -> Result<ExportChoice> {
+        let Some(name) = name else { return Ok(ExportChoice::All) };
+        if WITHOUT_POLICY.contains(&name) {
+            return Ok(ExportChoice::Sft);
+        }
+        let by_name = self.objectives.iter().position(|objective| objective == name);
+        let by_index = || name.parse().ok().filter(|index| *index < self.objectives.len());
+        by_name.or_else(by_index).map(ExportChoice::Policy).ok_or_else(|| {
+            let message = format!(
+                "unknown policy `{name}`; there are {} (0 to {}), and `{}` is the model without any",
+                self.objectives.join(", "),
+                self.objectives.len().saturating_sub(1),
+                WITHOUT_POLICY.join("` or `")
+            );
+            refused(&self.root, message)
+        })
+    }
+
+    /// What a choice is called: "policy `helpful`".
+    pub fn describe(&self, choice: ExportChoice) -> String {
+        match choice {
+            ExportChoice::Policy(index) => format!("policy `{}`", self.objectives[index]),
+            ExportChoice::Sft => "the SFT model".into(),
+            ExportChoice::All => format!("{} policies", self.objectives.len()),
+        }
+    }
+
+    /// Writes an export to `out`, in `dtype` or in the base's own data type, which is returned. Whatever
+    /// happens, an earlier export stays until the new one is whole.
+    ///
+    /// # Errors
+    /// As of [`check_export_place`]; a file of the source that is damaged or does not fit the others; a
+    /// weight beyond the range of `dtype`; what cannot be written.
+    pub fn export<B: FusedBackend>(
+        &self,
+        choice: ExportChoice,
+        dtype: Option<WeightDtype>,
+        out: &Path,
+        force: bool,
+        device: &B::Device,
+    ) -> Result<WeightDtype> {
+        check_export_place(out, force)?;
+        let (tokenizer, template) = self.tokenizer()?;
+        let config = PhiConfig::from_file(self.base.join("config.json"))?;
+        tokenizer.check_fits(config.vocab_size)?;
+        let base: Phi<B> = load_phi(&self.base, &config, self.load_options(), device)?;
+        let base = base.no_grad();
+        let (params, meta) = load_policy::<B>(&self.policy, &base, device)?;
+        let dtype = dtype.unwrap_or_else(|| base.weight_dtype());
+        let generation = generation(&tokenizer, self.generation()?);
+
+        let writer = DirWriter::new(out)?;
+        let dir = writer.path();
+        match choice {
+            ExportChoice::All => write_all(&base, &params, &meta, dtype, &generation, dir)?,
+            ExportChoice::Sft => export_hub(&base, &base.lm_head, dtype, &generation, dir)?,
+            ExportChoice::Policy(index) => {
+                let merged = merge(&base, &params.adapter)?;
+                export_hub(&merged, params.heads.get(index)?, dtype, &generation, dir)?;
+            }
+        }
+        tokenizer.save(dir.join("tokenizer.json"))?;
+        let settings = tokenizer_config(&tokenizer, template, &config);
+        write_json(&dir.join("tokenizer_config.json"), &settings)?;
+        // Nor overwrite what another process wrote meanwhile.
+        check_export_place(out, force)?;
+        writer.place()?;
+        Ok(dtype)
+    }
+
+    /// How the base was loaded when the policies were trained.
+    fn load_options(&self) -> LoadOptions {
+        self.run
+            .as_ref()
+            .map_or_else(LoadOptions::default, |(_, config)| config.model.base.load_options())
+    }
+
+    /// The tokenizer, and the template that the policies were trained with, if known.
+    fn tokenizer(&self) -> Result<(Tokenizer, Option<ChatTemplate>)> {
+        if let Some((run, config)) = &self.run {
+            let (tokenizer, template) = load_run_tokenizer(run, config)?;
+            return Ok((tokenizer, Some(template)));
+        }
+        let tokenizer = load_tokenizer(&self.root)?;
+        let template = match tokenizer.form() {
+            PromptForm::Template(template) => Some(template),
+            PromptForm::Text | PromptForm::Raw => None,
+        };
+        Ok((tokenizer, template))
+    }
+
+    /// Generation settings of the run.
+    fn generation(&self) -> Result<HubGeneration> {
+        match &self.run {
+            Some((_, config)) => Ok(config.evaluation.generation()),
+            None => Ok(HubGeneration::read(&self.root)?.unwrap_or_default()),
+        }
+    }
+}
+
+/// Base, adapter and heads.
+fn write_all<B: FusedBackend>(
+    base: &Phi<B>,
+    params: &PolicyParams<B>,
+    meta: &PolicyMeta,
+    dtype: WeightDtype,
+    generation: &HubGeneration,
+    dir: &Path,
+) -> Result<()> {
+    export_hub(base, &base.lm_head, dtype, generation, dir.join("base"))?;
+    save_policy(params, &meta.lora, &meta.objectives, dir.join("policy"))?;
+    Ok(generation.write(dir)?)
+}
+
+/// `tokenizer_config.json`, which transformers' `AutoTokenizer` needs.
+fn tokenizer_config(
+    tokenizer: &Tokenizer,
+    template: Option<ChatTemplate>,
+    config: &PhiConfig,
+) -> serde_json::Value {
+    let mut json = tokenizer.settings();
+    json["model_max_length"] = config.max_position_embeddings.into();
+    // An old run that wrote control tokens as plain text must not be read as if it had them.
+    if let Some(template) = template.filter(|template| template.control_tokens().is_empty()) {
+        json["chat_template"] = template.jinja().into();
+    }
+    json
+}
+
+/// Refuses to overwrite anything at `out` but an export, and that only with `force`.
+///
+/// # Errors
+/// What is there, with the remedy.
+pub fn check_export_place(out: &Path, force: bool) -> Result<()> {
+    if out.file_name().is_none() {
+        return Err(refused(out, "an export needs a directory with a name"));
+    }
+    if !out.exists() {
+        return Ok(());
+    }
+    if !out.is_dir() {
+        return Err(refused(out, "exists and is not a directory; choose another place"));
+    }
+    let mut names = vec![];
+    for entry in fs::read_dir(out).map_err(Error::io("reading", out))? {
+        let entry = entry.map_err(Error::io("reading", out))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    if !names.is_empty() && !force {
+        let message = "the directory is not empty; choose another one, or replace it with --force";
+        return Err(refused(out, message));
+    }
+    match names.iter().find(|name| !OWN_FILES.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => {
+            let message = format!(
+                "`{name}` is not part of an export, and --force replaces nothing else; choose another \
+                 directory with --out, or remove it yourself"
+            );
+            Err(refused(out, message))
+        }
+    }
+}
+
+fn refused(path: &Path, message: impl Into<String>) -> Error {
+    Error::Export { path: path.into(), message: message.into() }
+}
