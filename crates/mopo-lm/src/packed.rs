@@ -11,22 +11,9 @@ use std::sync::Arc;
 use burn::nn::Linear;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
-use mopo_ops::{FusedBackend, Matrix, PackedRows};
+use mopo_ops::{FusedBackend, Matrix, PackedRows, primitive, tensor};
 
-use crate::projection::{primitive, tensor};
 use crate::{Error, Result};
-
-/// What a position of a row belongs to; the values of [`PackedBatch::segments`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Segment {
-    /// Seen by both responses.
-    Prompt = 0,
-    /// The first response.
-    First = 1,
-    /// The second response.
-    Second = 2,
-}
 
 /// One pair as token ids. A single response (for supervised tuning) is a pair with an empty
 /// `second` and `keep` `[true, false]`.
@@ -65,8 +52,6 @@ pub struct PackedBatch {
     pub ids: Vec<i32>,
     /// Positions, `[n_tokens]`; those of the second response restart after the prompt.
     pub positions: Vec<i32>,
-    /// [`Segment`]s, `[n_tokens]`.
-    pub segments: Vec<u8>,
     /// The kept responses, by pair, first before second.
     pub terms: Vec<PackedTerm>,
 }
@@ -92,13 +77,8 @@ impl PackedBatch {
     pub fn pack(pairs: &[PairSlices<'_>]) -> Result<Self> {
         let kept = pairs.iter().enumerate().filter(|(_, pair)| pair.keep.contains(&true));
         let mut lengths = vec![];
-        let mut batch = Self {
-            rows: PackedRows::default(),
-            ids: vec![],
-            positions: vec![],
-            segments: vec![],
-            terms: vec![],
-        };
+        let mut batch =
+            Self { rows: PackedRows::default(), ids: vec![], positions: vec![], terms: vec![] };
         for (index, pair) in kept {
             let n_prompt = pair.prompt.len();
             if n_prompt == 0 {
@@ -106,7 +86,7 @@ impl PackedBatch {
             }
             let start = batch.ids.len();
             let mut row = [n_prompt, 0, 0];
-            batch.push(pair.prompt, 0, Segment::Prompt);
+            batch.push(pair.prompt, 0);
             for (side, response) in [pair.first, pair.second].into_iter().enumerate() {
                 if !pair.keep[side] {
                     continue;
@@ -123,8 +103,7 @@ impl PackedBatch {
                     predictors: std::iter::once(last_of_prompt).chain(inside).collect(),
                     targets: response.iter().map(|id| *id as i32).collect(),
                 });
-                let segment = if side == 0 { Segment::First } else { Segment::Second };
-                batch.push(response, n_prompt, segment);
+                batch.push(response, n_prompt);
                 row[side + 1] = response.len();
             }
             lengths.push(row);
@@ -143,16 +122,15 @@ impl PackedBatch {
         }
         let mut batch = Self::pack(&[])?;
         for prompt in prompts {
-            batch.push(prompt, 0, Segment::Prompt);
+            batch.push(prompt, 0);
         }
         batch.rows = PackedRows::new(prompts.iter().map(|prompt| [prompt.len(), 0, 0]));
         Ok(batch)
     }
 
-    fn push(&mut self, ids: &[u32], first_position: usize, segment: Segment) {
+    fn push(&mut self, ids: &[u32], first_position: usize) {
         self.ids.extend(ids.iter().map(|id| *id as i32));
         self.positions.extend((first_position..first_position + ids.len()).map(|p| p as i32));
-        self.segments.resize(self.ids.len(), segment as u8);
     }
 
     /// Tokens of all rows.

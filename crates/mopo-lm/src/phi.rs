@@ -15,10 +15,12 @@ use burn::nn::{Embedding, LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Distribution, FloatDType, Int, Tensor, TensorData};
-use mopo_ops::{BlockContext, BlockParams, FusedBackend, PackedRows, block_with_store};
+use mopo_ops::{
+    BlockContext, BlockParams, FusedBackend, PackedRows, block_with_store, primitive, tensor,
+};
 
 use crate::lora::{LoraAdapter, LoraTarget};
-use crate::projection::{Projection, Weight, linear_params, primitive, tensor};
+use crate::projection::{Projection, Weight, linear_params};
 use crate::{PackedInputs, PhiConfig};
 
 /// A phi model. Fresh and loaded models are trainable; [`Phi::freeze`] makes them constants.

@@ -3,10 +3,9 @@
 
 use burn::module::{Module, Param};
 use burn::nn::Linear;
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Tensor, TensorPrimitive};
-use mopo_ops::{FusedBackend, Init, LinearParams, LoraParams, Matrix};
+use mopo_ops::{FusedBackend, Init, LinearParams, LoraParams, Matrix, primitive, tensor};
 
 use crate::lora::{LoraAdapter, LoraPair};
 use crate::quantised::QuantisedWeight;
@@ -50,16 +49,6 @@ impl<B: Backend> Projection<B> {
             Weight::Quantised(weight) => Matrix::Quantised(weight.matrix()),
         }
     }
-}
-
-/// The tensor of a backend's operations.
-pub(crate) fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
-    tensor.into_primitive().tensor()
-}
-
-/// The inverse of [`primitive`].
-pub(crate) fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(primitive))
 }
 
 /// A projection and its update at a batch of `n` tokens, as the operations take them.

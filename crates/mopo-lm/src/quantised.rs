@@ -8,10 +8,10 @@ mod tests;
 use burn::module::Module;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
-use mopo_ops::{QuantFormat, QuantLayout, QuantisedData, QuantisedMatrix};
+use mopo_ops::{QuantFormat, QuantLayout, QuantisedData, QuantisedMatrix, primitive, tensor};
 
 use crate::lora::LoraTarget;
-use crate::projection::{Weight, primitive, tensor};
+use crate::projection::Weight;
 use crate::{Error, Phi, Result};
 
 /// A quantised weight. Its tensors are no parameters: nothing visits, trains or records them.

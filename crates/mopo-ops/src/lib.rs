@@ -24,7 +24,7 @@ pub use backend::{AdamFactors, FusedAutodiffBackend, FusedBackend, Gelu, Init, K
 pub use block::{BlockContext, BlockParams, LINEARS, LinearParams, LoraParams, block_with_store};
 #[cfg(feature = "flex")]
 pub use flex::matmul_rate;
-pub use matrix::Matrix;
+pub use matrix::{Matrix, primitive, tensor};
 pub use quant::{
     NF4 as NF4_VALUES, QuantError, QuantFormat, QuantLayout, QuantisedData, QuantisedMatrix,
 };

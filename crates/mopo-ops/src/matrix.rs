@@ -1,10 +1,20 @@
-//! The weight of a linear layer as the operations see it.
+//! Tensors and weights of linear layers as the operations take them.
 
-use burn::tensor::TensorMetadata;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
+use burn::tensor::{Tensor, TensorMetadata, TensorPrimitive};
 
 use crate::QuantisedMatrix;
+
+/// The backend's tensor in a tensor.
+pub fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
+    tensor.into_primitive().tensor()
+}
+
+/// The inverse of [`primitive`]; `D` must be the rank.
+pub fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+}
 
 /// A weight `[inputs, outputs]`.
 #[derive(Debug, Clone)]

@@ -7,8 +7,8 @@ use burn::optim::{
 };
 use burn::record::{BinBytesRecorder, FullPrecisionSettings, Record, Recorder};
 use burn::tensor::backend::Backend;
-use burn::tensor::{ElementConversion, Tensor, TensorPrimitive};
-use mopo_ops::{AdamFactors, FusedAutodiffBackend, FusedBackend};
+use burn::tensor::{ElementConversion, Tensor};
+use mopo_ops::{AdamFactors, FusedAutodiffBackend, FusedBackend, primitive, tensor};
 
 use crate::{Error, Result};
 
@@ -37,13 +37,12 @@ impl<B: FusedBackend> SimpleOptimizer<B> for Adam {
         grad: Tensor<B, D>,
         state: Option<AdamState<B, D>>,
     ) -> (Tensor<B, D>, Option<AdamState<B, D>>) {
-        let plain = |x: Tensor<B, D>| x.into_primitive().tensor();
-        let lift = |x| Tensor::from_primitive(TensorPrimitive::Float(x));
         let time = state.as_ref().map_or(0, |state| state.time) + 1;
-        let moments = state.map(|state| [plain(state.first), plain(state.second)]);
+        let moments = state.map(|state| [primitive(state.first), primitive(state.second)]);
         let factors = AdamFactors::new(learning_rate, [0.9, 0.999], 1e-8, time);
-        let (param, [first, second]) = B::adam_step(plain(param), plain(grad), moments, factors);
-        (lift(param), Some(AdamState { time, first: lift(first), second: lift(second) }))
+        let (param, [first, second]) =
+            B::adam_step(primitive(param), primitive(grad), moments, factors);
+        (tensor(param), Some(AdamState { time, first: tensor(first), second: tensor(second) }))
     }
 
     fn to_device<const D: usize>(state: AdamState<B, D>, device: &B::Device) -> AdamState<B, D> {
@@ -212,7 +211,7 @@ struct SquaredNorm<'a> {
 impl<B: FusedAutodiffBackend> ModuleVisitor<B> for SquaredNorm<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         if let Some(g) = self.gradients.get::<B::InnerBackend, D>(param.id) {
-            self.sum += B::InnerBackend::sum_of_squares(g.into_primitive().tensor());
+            self.sum += B::InnerBackend::sum_of_squares(primitive(g));
         }
     }
 }

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
-use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Distribution, Int, Tensor, TensorPrimitive, activation};
+use burn::tensor::{Distribution, Int, Tensor, activation};
 use mopo_hub::{TensorFiles, TensorWriter};
-use mopo_ops::{FusedBackend, Gelu, PackedRows};
+use mopo_ops::{FusedBackend, Gelu, PackedRows, primitive, tensor};
 
 use crate::Result;
 
@@ -87,14 +86,6 @@ impl Activation {
             Self::Relu => activation::relu(x),
         }
     }
-}
-
-fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
-    tensor.into_primitive().tensor()
-}
-
-fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(primitive))
 }
 
 /// `add + x · weight + bias`.

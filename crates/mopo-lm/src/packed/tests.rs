@@ -105,7 +105,6 @@ fn the_layout_is_prompt_first_second_row_by_row() {
     assert_eq!((batch.rows.rows().len(), batch.n_tokens()), (2, 7));
     assert_eq!(batch.ids, [1, 2, 3, 4, 5, 6, 8]);
     assert_eq!(batch.positions, [0, 1, 2, 3, 2, 0, 1]);
-    assert_eq!(batch.segments, [0, 0, 1, 1, 2, 0, 2]);
     assert_eq!(batch.rows, PackedRows::new([[2, 2, 1], [1, 0, 1]]));
     let term = |pair, side, predictors: &[i32], targets: &[i32]| PackedTerm {
         pair,

@@ -9,12 +9,12 @@ mod quant;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Int, Tensor, TensorData, TensorPrimitive};
+use burn::tensor::{Int, Tensor, TensorData};
 use mopo_testkit::{TestAutodiffBackend, TestBackend};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::PackedRows;
+use crate::{PackedRows, primitive as float, tensor};
 
 type B = TestBackend;
 type A = TestAutodiffBackend;
@@ -31,14 +31,6 @@ fn tokens<Bk: Backend>(n: usize, below: usize, seed: u64) -> Tensor<Bk, 1, Int> 
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let ids: Vec<i32> = (0..n).map(|_| rng.random_range(0..below as i32)).collect();
     Tensor::from_data(ids.as_slice(), &Default::default())
-}
-
-fn float<Bk: Backend, const D: usize>(x: Tensor<Bk, D>) -> FloatTensor<Bk> {
-    x.into_primitive().tensor()
-}
-
-fn tensor<Bk: Backend, const D: usize>(x: FloatTensor<Bk>) -> Tensor<Bk, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(x))
 }
 
 fn values<Bk: Backend, const D: usize>(x: Tensor<Bk, D>) -> Vec<f32> {
