@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use mopo_hub::{DirWriter, sha256_hex, write_atomically};
 use serde::{Deserialize, Serialize};
 
-use crate::run_dir::read_json;
+use crate::run_dir::OURS;
 use crate::{Error, Result, RunDir, RunRecord};
 
 /// The folder of all checkpoints of a run.
@@ -149,7 +149,7 @@ fn load(path: &Path, record: &RunRecord, phase: &str, step: usize) -> Result<Che
         }
         Some(_) => {}
     }
-    let state: State = read_json(&file)?;
+    let state: State = mopo_hub::read_json(&file, OURS)?;
     if state.phase != phase || state.step != step {
         return Err(Error::corrupt(path, "its state.json belongs to another checkpoint"));
     }

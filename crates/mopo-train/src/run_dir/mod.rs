@@ -38,6 +38,9 @@ use crate::{Error, Result, RunConfig, checkpoint, tokens};
 /// The configuration's file. A directory that has it is a run.
 const CONFIG: &str = "config.toml";
 
+/// What a file of a run should be.
+pub(crate) const OURS: &str = "what `mopo` wrote there; the file was changed or damaged";
+
 /// An existing run directory.
 #[derive(Debug, Clone)]
 pub struct RunDir {
@@ -260,7 +263,7 @@ impl RunDir {
 
     /// Reads a JSON file of the run.
     pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
-        read_json(&self.join(name))
+        Ok(mopo_hub::read_json(&self.join(name), OURS)?)
     }
 
     /// Removes a new run whose data could not be prepared, so that nothing is left of a try that failed
@@ -339,12 +342,6 @@ fn refuse_existing(path: &Path, kind: RunKind) -> Result<()> {
             message: "the directory is not empty; choose another one with --out".into(),
         }),
     }
-}
-
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read_to_string(path).map_err(Error::io("reading", path))?;
-    serde_json::from_str(&text)
-        .map_err(|e| Error::corrupt(path, format!("{e}; the file was changed or damaged")))
 }
 
 /// A new run in a temporary directory, for tests of what lies in it.
