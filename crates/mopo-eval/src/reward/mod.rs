@@ -9,6 +9,7 @@ mod function;
 mod gpt2;
 mod layers;
 mod model;
+mod pooling;
 mod settings;
 mod spec;
 mod template;
@@ -20,7 +21,8 @@ pub use distilbert::{DistilBert, DistilBertBlock, DistilBertConfig};
 pub use gpt2::{Gpt2, Gpt2Block, Gpt2Config};
 pub use layers::{Activation, Attention, Dense, Norm, TokenRow};
 pub use model::{ModelReward, Resolver, local_directory};
-pub use settings::{Label, MODEL_PRESETS, ModelSettings, ModelSpec, Pooling, SETTINGS_FILE};
+pub use pooling::Pooling;
+pub use settings::{Label, MODEL_PRESETS, ModelSettings, ModelSpec, SETTINGS_FILE};
 pub use tokenizer::{RewardTokenizer, TruncationSide};
 
 pub use function::{DemoReward, Length, LengthPreference, LengthUnit, Pattern, WordList};

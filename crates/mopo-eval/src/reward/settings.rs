@@ -8,75 +8,12 @@ use mopo_hub::Presets;
 use serde::{Deserialize, Serialize};
 
 use super::template::Template;
-use super::{ClassifierShape, Resolver, RewardTokenizer, TruncationSide};
+use super::{ClassifierShape, Pooling, Resolver, RewardTokenizer, TruncationSide};
 use crate::ScoreStatistics;
 use crate::{Error, Result};
 
 /// The file beside a model's weights that says how to ask it: the keys of [`ModelSettings`], in TOML.
 pub const SETTINGS_FILE: &str = "reward.toml";
-
-/// At which token a model's state is classified.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pooling {
-    /// GPT-2: the text's last token, whatever it is.
-    LastToken,
-    /// GPT-2: the token before the first padding token; the last one if the text has none or begins
-    /// with it. transformers' rule from 4.31 on, until it took `last_non_pad`.
-    BeforeFirstPad,
-    /// GPT-2: the last token that is not the padding token. transformers' rule now.
-    LastNonPad,
-    /// GPT-2: as many tokens into the text as are not the padding token. transformers' rule
-    /// up to 4.30.
-    NonPadCount,
-    /// DistilBERT: the first token.
-    Cls,
-    /// BART: the last end-of-sequence token.
-    LastEos,
-}
-
-impl Pooling {
-    fn name(self) -> String {
-        serde_json::to_value(self).ok().and_then(|v| v.as_str().map(str::to_owned)).expect("a name")
-    }
-
-    /// The rules that an architecture knows.
-    fn of(architecture: &str) -> &'static [Self] {
-        match architecture {
-            "gpt2" => &[Self::LastToken, Self::BeforeFirstPad, Self::LastNonPad, Self::NonPadCount],
-            "distilbert" => &[Self::Cls],
-            _ => &[Self::LastEos],
-        }
-    }
-
-    /// The index into `ids`, which are not empty; in words, why there is none.
-    pub(crate) fn at(
-        self,
-        ids: &[u32],
-        pad: Option<u32>,
-        eos: Option<u32>,
-    ) -> std::result::Result<usize, String> {
-        let last = ids.len() - 1;
-        let is_pad = |id: &&u32| Some(**id) == pad;
-        Ok(match self {
-            Self::LastToken => last,
-            Self::Cls => 0,
-            Self::BeforeFirstPad => match ids.iter().position(|id| Some(*id) == pad) {
-                None | Some(0) => last,
-                Some(first) => first - 1,
-            },
-            Self::LastNonPad => ids.iter().rposition(|id| Some(*id) != pad).unwrap_or(0),
-            // Nothing but padding: the library's index −1.
-            Self::NonPadCount => {
-                (ids.len() - ids.iter().filter(is_pad).count()).checked_sub(1).unwrap_or(last)
-            }
-            Self::LastEos => ids.iter().rposition(|id| Some(*id) == eos).ok_or_else(|| {
-                "has no end-of-sequence token after tokenization; the tokenizer must add it"
-                    .to_owned()
-            })?,
-        })
-    }
-}
 
 /// Which of a model's logits is the score.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,7 +138,7 @@ impl ModelSettings {
 }
 
 /// A reward model as a configuration describes it. What it leaves out comes from the preset, and then
-/// from the model's own `reward.toml`.
+/// from the model's own `reward.toml`. A field of [`ModelSettings`] must be here as well.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSpec {
@@ -218,7 +155,7 @@ pub struct ModelSpec {
     /// Refuse models of another architecture than this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
-    /// See [`ModelSettings`], for this and all that follow.
+    /// See [`ModelSettings`], whose fields this and all that follow are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -283,7 +220,10 @@ impl ModelSpec {
                 Some(toml::from_str::<Self>(text).expect("a file of our own, tested"))
             }
         };
-        let whole = self.clone().or(preset.unwrap_or_default());
+        let whole = match preset {
+            Some(preset) => self.or(&preset)?,
+            None => self.clone(),
+        };
         if whole.path.is_none() {
             let expected = "give a directory, a model on Hugging Face, or a `preset`";
             return Err(Error::invalid("path", "missing", expected));
@@ -335,25 +275,15 @@ impl ModelSpec {
     }
 
     /// Field by field this, or else `other`.
-    fn or(self, other: Self) -> Self {
-        Self {
-            preset: self.preset.or(other.preset),
-            path: self.path.or(other.path),
-            name: self.name.or(other.name),
-            architecture: self.architecture.or(other.architecture),
-            text: self.text.or(other.text),
-            pair: self.pair.or(other.pair),
-            prompt_prefix: self.prompt_prefix.or(other.prompt_prefix),
-            prompt_suffix: self.prompt_suffix.or(other.prompt_suffix),
-            response_prefix: self.response_prefix.or(other.response_prefix),
-            pooling: self.pooling.or(other.pooling),
-            label: self.label.or(other.label),
-            sign: self.sign.or(other.sign),
-            max_length: self.max_length.or(other.max_length),
-            truncation_side: self.truncation_side.or(other.truncation_side),
-            pad_token_id: self.pad_token_id.or(other.pad_token_id),
-            statistics: self.statistics.or(other.statistics),
-        }
+    fn or(&self, other: &Self) -> Result<Self> {
+        let mut whole = other.fields()?;
+        whole.extend(self.fields()?);
+        whole.try_into().map_err(unusable)
+    }
+
+    /// What it says, by name.
+    fn fields(&self) -> Result<toml::Table> {
+        toml::Table::try_from(self).map_err(unusable)
     }
 
     /// The settings for the model in `dir`: of this description, its preset, and `reward.toml` there.
@@ -372,29 +302,24 @@ impl ModelSpec {
                 reason: reason.trim_end().to_owned(),
                 expected: "the settings of a reward model, in TOML",
             })?;
-            whole = whole.or(own);
+            whole = whole.or(&own)?;
         }
-        let missing = |field: &'static str| {
-            let expected = "it decides the scores and has no default: set it in the configuration \
-                            or in the model's reward.toml, or use a `preset`";
-            Error::invalid(field, "missing", expected)
-        };
-        Ok(ModelSettings {
-            name: whole.name,
-            text: whole.text.ok_or_else(|| missing("text"))?,
-            pair: whole.pair,
-            prompt_prefix: whole.prompt_prefix,
-            prompt_suffix: whole.prompt_suffix,
-            response_prefix: whole.response_prefix,
-            pooling: whole.pooling.ok_or_else(|| missing("pooling"))?,
-            label: whole.label.ok_or_else(|| missing("label"))?,
-            sign: whole.sign.unwrap_or(1),
-            max_length: whole.max_length.ok_or_else(|| missing("max_length"))?,
-            truncation_side: whole.truncation_side.ok_or_else(|| missing("truncation_side"))?,
-            pad_token_id: whole.pad_token_id,
-            statistics: whole.statistics,
-        })
+        let mut fields = whole.fields()?;
+        fields.retain(|name, _| !["preset", "path", "architecture"].contains(&name));
+        for field in ["text", "pooling", "label", "max_length", "truncation_side"] {
+            if !fields.contains_key(field) {
+                let expected = "it decides the scores and has no default: set it in the configuration \
+                                or in the model's reward.toml, or use a `preset`";
+                return Err(Error::invalid(field, "missing", expected));
+            }
+        }
+        fields.try_into().map_err(unusable)
     }
+}
+
+/// A number beyond those of TOML; all else has its field's type.
+fn unusable(reason: impl std::fmt::Display) -> Error {
+    Error::invalid("model", reason.to_string(), "its settings must have a form in TOML")
 }
 
 #[cfg(test)]
@@ -476,27 +401,5 @@ mod tests {
         assert!(e.contains("`nothing`") && e.contains("hh-harmless"), "{e}");
         let e = ModelSpec::default().with_preset().unwrap_err().to_string();
         assert!(e.contains("`path` is missing"), "{e}");
-    }
-
-    #[test]
-    fn rules_of_pooling_find_their_token() {
-        let (pad, eos) = (Some(9), Some(2));
-        for (rule, ids, expected) in [
-            (Pooling::LastToken, &[1, 9, 9][..], 2),
-            (Pooling::BeforeFirstPad, &[1, 3, 9, 4, 9], 1),
-            (Pooling::BeforeFirstPad, &[1, 3, 4], 2),
-            (Pooling::BeforeFirstPad, &[9, 3, 4], 2),
-            (Pooling::LastNonPad, &[1, 9, 4, 9], 2),
-            (Pooling::LastNonPad, &[9, 9], 0),
-            (Pooling::NonPadCount, &[1, 9, 4, 3], 2),
-            (Pooling::NonPadCount, &[9, 9], 1),
-            (Pooling::Cls, &[5, 6], 0),
-            (Pooling::LastEos, &[0, 5, 2, 2, 6, 2], 5),
-            (Pooling::LastEos, &[0, 2, 6], 1),
-        ] {
-            assert_eq!(rule.at(ids, pad, eos), Ok(expected), "{rule:?} {ids:?}");
-        }
-        assert_eq!(Pooling::BeforeFirstPad.at(&[1, 9, 3], None, None), Ok(2));
-        assert!(Pooling::LastEos.at(&[1, 9], pad, eos).unwrap_err().contains("end-of-sequence"));
     }
 }
