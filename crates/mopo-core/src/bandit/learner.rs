@@ -11,7 +11,6 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::Comparisons;
-use crate::dpo::dpo_loss;
 use crate::mopo::{
     IndicatorEstimator, MopoConfig, PolicyDual, Prompts, ResponseLabels, cloning_loss,
     importance_weights,
@@ -457,34 +456,39 @@ fn log_behaviour(data: &Comparisons, batch: Batch) -> Vec<f32> {
 }
 
 /// 1, then falling linearly to 0 over the last quarter.
-fn fall(step: usize, steps: usize) -> f64 {
+pub(super) fn fall(step: usize, steps: usize) -> f64 {
     let left = (steps - step) as f64;
     (left / (0.25 * steps as f64)).min(1.0)
 }
 
 /// log-softmax of logits `[n_runs, n_cells]` within each context.
-fn by_context<B: Backend>(logits: Tensor<B, 2>, n_actions: usize) -> Tensor<B, 2> {
+pub(super) fn by_context<B: Backend>(logits: Tensor<B, 2>, n_actions: usize) -> Tensor<B, 2> {
     let [p, c] = logits.dims();
     log_softmax(logits.reshape([p, c / n_actions, n_actions]), 2).reshape([p, c])
 }
 
-fn host<B: Backend>(x: Tensor<B, 2>) -> Vec<f64> {
+pub(super) fn host<B: Backend>(x: Tensor<B, 2>) -> Vec<f64> {
     x.into_data().iter().collect()
 }
 
 /// Adam (0.9, 0.999) on one tensor, whose rows do not know of each other.
-struct Adam<B: Backend> {
+pub(super) struct Adam<B: Backend> {
     mean: Tensor<B, 2>,
     square: Tensor<B, 2>,
     step: i32,
 }
 
 impl<B: Backend> Adam<B> {
-    fn new(shape: [usize; 2], device: &B::Device) -> Self {
+    pub(super) fn new(shape: [usize; 2], device: &B::Device) -> Self {
         Self { mean: Tensor::zeros(shape, device), square: Tensor::zeros(shape, device), step: 0 }
     }
 
-    fn step(&mut self, x: Tensor<B, 2>, gradient: Tensor<B, 2>, rate: f64) -> Tensor<B, 2> {
+    pub(super) fn step(
+        &mut self,
+        x: Tensor<B, 2>,
+        gradient: Tensor<B, 2>,
+        rate: f64,
+    ) -> Tensor<B, 2> {
         self.step += 1;
         self.mean = self.mean.clone().mul_scalar(0.9) + gradient.clone().mul_scalar(0.1);
         self.square =
@@ -493,61 +497,4 @@ impl<B: Backend> Adam<B> {
         let scale = self.square.clone().div_scalar(fix_square).sqrt().add_scalar(1e-8);
         x - self.mean.clone().div_scalar(fix_mean).mul_scalar(rate) / scale
     }
-}
-
-/// Trains one table policy per objective of `data` with [`dpo_loss`] on all pairs at once, the
-/// reference uniform: returns π(y|x) per cell for each of them.
-///
-/// * `mass`: per objective and pair, how much the pair counts; 0 leaves it out. Normalised.
-/// * `beta`: β per objective.
-///
-/// # Panics
-/// If `mass` or `beta` do not fit the data.
-pub fn learn_dpo<B: AutodiffBackend>(
-    data: &Comparisons,
-    mass: &[Vec<f32>],
-    beta: &[f64],
-    config: &LearnerConfig,
-    device: &B::Device,
-    progress: &mut dyn FnMut(usize),
-) -> Vec<Vec<f64>> {
-    let (p, n) = (data.n_objectives(), data.pairs().len());
-    assert!(mass.len() == p && beta.len() == p && mass.iter().all(|m| m.len() == n));
-    let (a, c) = (data.n_actions(), data.n_contexts() * data.n_actions());
-    let inner =
-        |values: Vec<f32>| Tensor::<B, 2>::from_data(TensorData::new(values, [p, n]), device);
-    let cells = |of: &dyn Fn(&super::Comparison) -> usize| {
-        let row: Vec<i32> = data.pairs().iter().map(|q| (q.context * a + of(q)) as i32).collect();
-        Tensor::<B, 2, Int>::from_data(TensorData::new(row.repeat(p), [p, n]), device)
-    };
-    let (first, second) = (cells(&|q| q.first), cells(&|q| q.second));
-    let indicators =
-        inner((0..p).flat_map(|k| data.pairs().iter().map(move |q| q.indicators[k])).collect());
-    let share = |m: &Vec<f32>| {
-        let total: f32 = m.iter().sum::<f32>().max(f32::MIN_POSITIVE);
-        m.iter().map(|x| x / total).collect::<Vec<f32>>()
-    };
-    let mass = inner(mass.iter().flat_map(share).collect());
-    // β inside of the margin, so that one loss serves all: h is scaled per row.
-    let scale: Vec<f32> = beta.iter().map(|b| *b as f32).collect();
-    let scale = Tensor::<B, 2>::from_data(TensorData::new(scale, [p, 1]), device);
-    let mut adam = Adam::<B::InnerBackend>::new([p, c], device);
-    let mut logits = Tensor::<B::InnerBackend, 2>::zeros([p, c], device);
-    for step in 0..config.steps {
-        let leaf = Tensor::<B, 2>::from_inner(logits.clone()).require_grad();
-        // The uniform reference is the same constant in both, and cancels.
-        let scores = by_context(leaf.clone(), a) * scale.clone();
-        let loss = dpo_loss(
-            scores.clone().gather(1, first.clone()),
-            scores.gather(1, second.clone()),
-            indicators.clone(),
-            mass.clone(),
-            1.0,
-        );
-        let gradients = loss.backward();
-        let gradient = leaf.grad(&gradients).expect("the logits are in the loss");
-        logits = adam.step(logits, gradient, config.learning_rate * fall(step, config.steps));
-        progress(step + 1);
-    }
-    host(by_context(logits, a).exp()).chunks(c).map(<[f64]>::to_vec).collect()
 }

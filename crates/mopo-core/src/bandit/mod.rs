@@ -9,12 +9,14 @@ mod comparisons;
 pub mod experiments;
 mod initialisation;
 mod learner;
+mod learner_dpo;
 mod structure;
 mod toy;
 
 pub use comparisons::{Comparison, Comparisons};
 pub use initialisation::{KnownFront, StartCheck, insertion_index};
-pub use learner::{Batch, Learned, LearnerConfig, Run, learn, learn_dpo};
+pub use learner::{Batch, Learned, LearnerConfig, Run, learn};
+pub use learner_dpo::learn_dpo;
 pub use structure::Structure;
 pub use toy::{Labels, ToySet};
 
