@@ -4,16 +4,16 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use mopo_hub::DownloadProgress;
-use mopo_train::Progress;
+use mopo_train::{Progress, Unit};
 
 /// Draws to standard error; results go to standard output.
 pub(crate) struct Bars {
     bar: Option<ProgressBar>,
-    terminal: bool,
+    is_terminal: bool,
     phase: String,
-    done: usize,
-    total: usize,
+    unit: Unit,
+    done: u64,
+    total: u64,
     printed: Instant,
     started: Instant,
 }
@@ -25,8 +25,9 @@ impl Bars {
     pub(crate) fn new() -> Self {
         Self {
             bar: None,
-            terminal: std::io::stderr().is_terminal(),
+            is_terminal: std::io::stderr().is_terminal(),
             phase: String::new(),
+            unit: Unit::Steps,
             done: 0,
             total: 0,
             printed: Instant::now(),
@@ -36,38 +37,64 @@ impl Bars {
 }
 
 impl Progress for Bars {
-    fn begin(&mut self, phase: &str, done: usize, total: usize) {
-        (self.phase, self.done, self.total) = (phase.replace('_', " "), done, total);
-        self.started = Instant::now();
-        self.printed = self.started;
-        if self.terminal {
-            let bar = ProgressBar::new(total as u64).with_position(done as u64);
-            let style = "{prefix:<18} {bar:28} {pos}/{len}  {elapsed}<{eta}  {msg}";
-            bar.set_style(ProgressStyle::with_template(style).expect("a constant template"));
-            bar.set_prefix(self.phase.clone());
-            self.bar = Some(bar);
-        } else {
-            eprintln!("{}: {done} of {total} steps done", self.phase);
+    fn begin(&mut self, phase: &str, done: u64, total: u64, unit: Unit) {
+        let phase = match unit {
+            Unit::Steps => phase.replace('_', " "),
+            Unit::Bytes => phase.to_owned(),
+        };
+        // A download that was interrupted goes on without another line.
+        let is_new = self.phase != phase || unit == Unit::Steps;
+        (self.phase, self.unit, self.done, self.total) = (phase, unit, done, total);
+        if !self.is_terminal {
+            if is_new {
+                (self.started, self.printed) = (Instant::now(), Instant::now());
+                match unit {
+                    Unit::Steps => eprintln!("{}: {done} of {total} steps done", self.phase),
+                    Unit::Bytes => eprintln!("fetching {} ({})", self.phase, HumanBytes(total)),
+                }
+            }
+            return;
         }
+        if let Some(bar) = self.bar.as_ref().filter(|_| !is_new) {
+            bar.set_position(done);
+            return;
+        }
+        let style = match unit {
+            Unit::Steps => "{prefix:<18} {bar:28} {pos}/{len}  {elapsed}<{eta}  {msg}",
+            Unit::Bytes => "{prefix:<28} {bar:28} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}",
+        };
+        let bar = ProgressBar::new(total).with_position(done);
+        bar.set_style(ProgressStyle::with_template(style).expect("a constant template"));
+        bar.set_prefix(self.phase.clone());
+        self.bar = Some(bar);
     }
 
-    fn advance(&mut self, message: &str) {
-        self.done += 1;
+    fn advance(&mut self, n: u64, message: &str) {
+        self.done += n;
         if let Some(bar) = &self.bar {
-            bar.set_message(message.to_string());
-            bar.inc(1);
+            if !message.is_empty() {
+                bar.set_message(message.to_string());
+            }
+            bar.inc(n);
         } else if self.printed.elapsed() > QUIET {
             self.printed = Instant::now();
-            eprintln!("{}: {}/{}  {message}", self.phase, self.done, self.total);
+            let Self { phase, done, total, .. } = self;
+            match self.unit {
+                Unit::Steps => eprintln!("{phase}: {done}/{total}  {message}"),
+                Unit::Bytes => {
+                    eprintln!("{phase}: {} of {}", HumanBytes(*done), HumanBytes(*total))
+                }
+            }
         }
     }
 
     fn end(&mut self, message: &str) {
+        let phase = std::mem::take(&mut self.phase);
         if let Some(bar) = self.bar.take() {
             bar.finish_with_message(message.to_string());
-        } else {
+        } else if self.unit == Unit::Steps {
             let seconds = self.started.elapsed().as_secs_f64();
-            eprintln!("{}: done in {seconds:.0} s  {message}", self.phase);
+            eprintln!("{phase}: done in {seconds:.0} s  {message}");
         }
     }
 
@@ -75,61 +102,6 @@ impl Progress for Bars {
         match &self.bar {
             Some(bar) => bar.println(text),
             None => eprintln!("{}", text.trim_end()),
-        }
-    }
-}
-
-/// Progress of a download, drawn like [`Bars`].
-#[derive(Default)]
-pub(crate) struct DownloadBar {
-    bar: Option<ProgressBar>,
-    file: String,
-    done: u64,
-    total: u64,
-    printed: Option<Instant>,
-}
-
-impl DownloadProgress for DownloadBar {
-    fn begin(&mut self, file: &str, n_bytes: u64) {
-        let is_new = self.file != file;
-        (self.done, self.total) = (0, n_bytes);
-        self.file = file.into();
-        if std::io::stderr().is_terminal() {
-            if let Some(bar) = &self.bar {
-                bar.set_position(0);
-                return;
-            }
-            let bar = ProgressBar::new(n_bytes);
-            let style = "{prefix:<28} {bar:28} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
-            bar.set_style(ProgressStyle::with_template(style).expect("a constant template"));
-            bar.set_prefix(file.to_string());
-            self.bar = Some(bar);
-        } else if is_new {
-            self.printed = Some(Instant::now());
-            eprintln!("fetching {file} ({})", HumanBytes(n_bytes));
-        }
-    }
-
-    fn advance(&mut self, n_bytes: u64) {
-        self.done += n_bytes;
-        if let Some(bar) = &self.bar {
-            bar.inc(n_bytes);
-        } else if self.printed.is_some_and(|printed| printed.elapsed() > QUIET) {
-            self.printed = Some(Instant::now());
-            eprintln!("{}: {} of {}", self.file, HumanBytes(self.done), HumanBytes(self.total));
-        }
-    }
-
-    fn end(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish();
-        }
-    }
-
-    fn note(&mut self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
         }
     }
 }

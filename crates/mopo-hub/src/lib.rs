@@ -5,8 +5,8 @@
 //! shards, one by one by name; [`TensorWriter`] writes a `model.safetensors`. What the tensors mean
 //! is known to the crates of the models. [`locate`] turns a model's name into a directory: it fetches
 //! what the cache lacks. Without the features `tensors` and `download` (on by default) there is
-//! what reads and writes files ([`write_atomically`], [`DirWriter`], JSON, hashes), and neither burn nor
-//! network.
+//! what reads and writes files ([`write_atomically`], [`DirWriter`], JSON, hashes) and what reports progress
+//! ([`Progress`]), and neither burn nor network.
 
 #[cfg(feature = "download")]
 mod download;
@@ -14,11 +14,12 @@ mod error;
 mod files;
 mod memory;
 mod presets;
+mod progress;
 #[cfg(feature = "tensors")]
 mod tensors;
 
 #[cfg(feature = "download")]
-pub use download::{DownloadProgress, Hub, ModelName, Snapshot, locate};
+pub use download::{Hub, ModelName, Snapshot, locate};
 pub use error::{Error, Result};
 pub use files::{
     DirWriter, create_dir, file_sha256, read, read_json, sha256_hex, sweep_leftovers,
@@ -26,5 +27,6 @@ pub use files::{
 };
 pub use memory::{available_memory, check_memory, readable_bytes};
 pub use presets::Presets;
+pub use progress::{Progress, Silent, Unit};
 #[cfg(feature = "tensors")]
 pub use tensors::{TensorFiles, TensorWriter, WEIGHTS, WeightDtype, find_files};

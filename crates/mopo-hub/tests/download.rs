@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mopo_hub::{DownloadProgress, Hub, ModelName, Snapshot, TensorFiles};
+use mopo_hub::{Hub, ModelName, Progress, Silent, Snapshot, TensorFiles, Unit};
 use mopo_testkit::LoopbackHub;
 use tempfile::TempDir;
 
@@ -54,7 +54,7 @@ impl Setup {
     }
 
     fn fetch(&self, name: &str) -> mopo_hub::Result<Snapshot> {
-        self.hub(&[]).fetch(&name.parse().unwrap(), &mut ())
+        self.hub(&[]).fetch(&name.parse().unwrap(), &mut Silent)
     }
 
     fn message(&self, name: &str) -> String {
@@ -104,16 +104,17 @@ struct Watch {
     n_bytes: u64,
 }
 
-impl DownloadProgress for Watch {
-    fn begin(&mut self, file: &str, n_bytes: u64) {
+impl Progress for Watch {
+    fn begin(&mut self, file: &str, done: u64, n_bytes: u64, unit: Unit) {
+        assert_eq!((done, unit), (0, Unit::Bytes));
         self.lines.push(format!("{file} {n_bytes}"));
     }
 
-    fn advance(&mut self, n_bytes: u64) {
+    fn advance(&mut self, n_bytes: u64, _: &str) {
         self.n_bytes += n_bytes;
     }
 
-    fn end(&mut self) {
+    fn end(&mut self, _: &str) {
         self.lines.push("end".into());
     }
 
@@ -178,7 +179,7 @@ fn what_was_cut_is_not_in_the_model_and_is_finished_later() {
     setup.server.cut_after(Some(1000));
     let name: ModelName = REPO.parse().unwrap();
     let hub = setup.hub(&[]).with_attempts(1);
-    let error = hub.fetch(&name, &mut ()).unwrap_err().to_string();
+    let error = hub.fetch(&name, &mut Silent).unwrap_err().to_string();
     for words in [REPO, "`model.safetensors`", "try again", "/tree/"] {
         assert!(error.contains(words), "{words}: {error}");
     }
@@ -186,7 +187,7 @@ fn what_was_cut_is_not_in_the_model_and_is_finished_later() {
     assert!(!setup.repo_dir().join("refs/main").exists());
     // Without network such a model is no model.
     let offline = setup.hub(&[("HF_HUB_OFFLINE", "1")]);
-    offline.fetch(&name, &mut ()).unwrap_err();
+    offline.fetch(&name, &mut Silent).unwrap_err();
 
     setup.server.cut_after(None);
     setup.server.take_requests();
@@ -216,7 +217,7 @@ fn a_wrong_continuation_is_noticed_by_length_or_hash() {
         let setup = Setup::new();
         let name: ModelName = REPO.parse().unwrap();
         setup.server.cut_after(Some(n_cut));
-        setup.hub(&[]).with_attempts(1).fetch(&name, &mut ()).unwrap_err();
+        setup.hub(&[]).with_attempts(1).fetch(&name, &mut Silent).unwrap_err();
         // The rest is that of another file of the same length.
         let part = fs::read_dir(setup.repo_dir().join("blobs")).unwrap();
         let part = part
@@ -241,7 +242,7 @@ fn a_part_that_was_whole_already_is_fetched_again() {
     let setup = Setup::new();
     let name: ModelName = REPO.parse().unwrap();
     setup.server.cut_after(Some(1000));
-    setup.hub(&[]).with_attempts(1).fetch(&name, &mut ()).unwrap_err();
+    setup.hub(&[]).with_attempts(1).fetch(&name, &mut Silent).unwrap_err();
     setup.server.cut_after(None);
     let part = fs::read_dir(setup.repo_dir().join("blobs")).unwrap();
     let part = part
@@ -266,7 +267,7 @@ fn shards_come_with_their_index_and_one_that_is_missing_is_named() {
         assert!(error.contains(words), "{words}: {error}");
     }
     let offline = setup.hub(&[("HF_HUB_OFFLINE", "1")]);
-    offline.fetch(&"org/sharded".parse().unwrap(), &mut ()).unwrap_err();
+    offline.fetch(&"org/sharded".parse().unwrap(), &mut Silent).unwrap_err();
 
     let mut all = files.to_vec();
     let b = {
@@ -296,7 +297,7 @@ fn offline_says_what_to_fetch_and_where_to_put_it() {
     let setup = Setup::new();
     let hub = setup.hub(&[("HF_HUB_OFFLINE", "1")]);
     let name: ModelName = REPO.parse().unwrap();
-    let error = hub.fetch(&name, &mut ()).unwrap_err().to_string();
+    let error = hub.fetch(&name, &mut Silent).unwrap_err().to_string();
     let dir = setup.repo_dir().join("snapshots/main");
     let page = format!("{}/{REPO}/tree/main", setup.server.endpoint());
     for words in [
@@ -314,10 +315,10 @@ fn offline_says_what_to_fetch_and_where_to_put_it() {
     // It does as it says, and names only what is still missing.
     fs::create_dir_all(&dir).unwrap();
     fs::write(dir.join("config.json"), "{}").unwrap();
-    let error = hub.fetch(&name, &mut ()).unwrap_err().to_string();
+    let error = hub.fetch(&name, &mut Silent).unwrap_err().to_string();
     assert!(!error.contains("config.json") && error.contains("model.safetensors"), "{error}");
     fs::write(dir.join("model.safetensors"), &setup.weights).unwrap();
-    let snapshot = hub.fetch(&name, &mut ()).unwrap();
+    let snapshot = hub.fetch(&name, &mut Silent).unwrap();
     assert_eq!((snapshot.dir, snapshot.name), (dir, name));
     assert_eq!(setup.paths(), [""; 0]);
 }
@@ -333,7 +334,7 @@ fn a_hub_that_is_down_leaves_what_is_in_the_cache() {
     assert_eq!(hub.fetch(&name, &mut watch).unwrap(), snapshot);
     assert!(watch.lines[0].contains("cannot be reached") && watch.lines[0].contains("503"));
     let other: ModelName = "org/other".parse().unwrap();
-    let error = hub.fetch(&other, &mut ()).unwrap_err().to_string();
+    let error = hub.fetch(&other, &mut Silent).unwrap_err().to_string();
     assert!(error.contains("503") && error.contains("models--org--other"), "{error}");
     // Nobody listens there.
     let nowhere = Hub::from_variables(|name| match name {
@@ -341,7 +342,8 @@ fn a_hub_that_is_down_leaves_what_is_in_the_cache() {
         "HF_ENDPOINT" => Some("http://127.0.0.1:1".into()),
         _ => None,
     });
-    let error = nowhere.unwrap().with_attempts(1).fetch(&other, &mut ()).unwrap_err().to_string();
+    let error =
+        nowhere.unwrap().with_attempts(1).fetch(&other, &mut Silent).unwrap_err().to_string();
     assert!(
         error.contains("config.json") && error.contains("http://127.0.0.1:1/org/other"),
         "{error}"
@@ -364,11 +366,11 @@ fn models_that_are_not_there_or_not_for_everybody() {
     assert!(error.contains("401") && error.contains("HF_TOKEN"), "{error}");
     assert!(error.contains("no token is set"), "{error}");
     let name: ModelName = REPO.parse().unwrap();
-    let wrong = setup.hub(&[("HF_TOKEN", "secret-8")]).fetch(&name, &mut ()).unwrap_err();
+    let wrong = setup.hub(&[("HF_TOKEN", "secret-8")]).fetch(&name, &mut Silent).unwrap_err();
     let error = wrong.to_string();
     assert!(error.contains("with the token that is set") && !error.contains("secret"), "{error}");
     setup.server.take_requests();
-    setup.hub(&[("HF_TOKEN", "secret-7")]).fetch(&name, &mut ()).unwrap();
+    setup.hub(&[("HF_TOKEN", "secret-7")]).fetch(&name, &mut Silent).unwrap();
     let requests = setup.server.take_requests();
     let (store, hub): (Vec<_>, Vec<_>) =
         requests.iter().partition(|r| r.path.starts_with("/store/"));
@@ -393,7 +395,7 @@ fn an_export_of_all_policies_keeps_its_directories() {
     assert_eq!(fs::read(snapshot.dir.join("policy/heads.safetensors")).unwrap(), b"heads");
     assert_eq!(first_value(&snapshot.dir.join("base")), 1.5);
     let offline = setup.hub(&[("HF_HUB_OFFLINE", "1")]);
-    assert_eq!(offline.fetch(&"org/policies".parse().unwrap(), &mut ()).unwrap(), snapshot);
+    assert_eq!(offline.fetch(&"org/policies".parse().unwrap(), &mut Silent).unwrap(), snapshot);
 }
 
 /// All files below a directory, cache and all.
@@ -468,7 +470,7 @@ fn answers_that_cannot_be_used_are_errors_that_say_so() {
         let setup = Setup::new();
         setup.server.forge(what, value);
         let hub = setup.hub(&[]).with_attempts(1);
-        let error = hub.fetch(&REPO.parse().unwrap(), &mut ()).unwrap_err().to_string();
+        let error = hub.fetch(&REPO.parse().unwrap(), &mut Silent).unwrap_err().to_string();
         assert!(error.contains(REPO) && error.contains(words), "{what}: {value}: {error}");
         assert_eq!(setup.visible(), [""; 0]);
     }

@@ -6,7 +6,7 @@ use crate::checkpoint::{self, Checkpoint, Parts};
 use crate::config::{CheckpointConfig, PhaseConfig};
 use crate::metrics_file::{Keep, MetricsFile};
 use crate::run_dir::Stopped;
-use crate::{Error, Progress, Result, RunDir, RunRecord};
+use crate::{Error, Progress, Result, RunDir, RunRecord, Unit};
 
 /// Something that learns in steps and whose whole state can be put into bytes.
 pub(crate) trait Method {
@@ -64,7 +64,7 @@ impl Fit<'_> {
         for warning in warnings {
             progress.note(&warning);
         }
-        progress.begin(name, done, total);
+        progress.begin(name, done as u64, total as u64, Unit::Steps);
         let mut last = String::new();
         while done < total && !method.finished() {
             let learning_rate = self.phase.learning_rate_at(done);
@@ -94,7 +94,7 @@ impl Fit<'_> {
                     self.checkpoints.save_total_limit,
                 )?;
             }
-            progress.advance(&last);
+            progress.advance(1, &last);
         }
         progress.end(&last);
         Ok(done)

@@ -3,11 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use mopo_hub::{DownloadProgress, locate};
+use mopo_hub::locate;
 
 use crate::config::{ModelSource, TokenizerConfig};
 use crate::reward_model::{RewardModel, RewardTrainConfig};
-use crate::{Result, RunConfig};
+use crate::{Progress, Result, RunConfig, Silent};
 
 impl RunConfig {
     /// Fetches the models on Hugging Face that the configuration names, and pins their names to the
@@ -15,7 +15,7 @@ impl RunConfig {
     ///
     /// # Errors
     /// A model that is neither here nor to be fetched ([`mopo_hub::Hub::fetch`]).
-    pub fn fetch_models(&mut self, progress: &mut dyn DownloadProgress) -> Result<()> {
+    pub fn fetch_models(&mut self, progress: &mut dyn Progress) -> Result<()> {
         if let ModelSource::Hub(model) = &mut self.model.source {
             *model = locate(model, None, progress)?.1;
         }
@@ -31,7 +31,7 @@ impl RewardTrainConfig {
     ///
     /// # Errors
     /// As there.
-    pub fn fetch_models(&mut self, progress: &mut dyn DownloadProgress) -> Result<()> {
+    pub fn fetch_models(&mut self, progress: &mut dyn Progress) -> Result<()> {
         if let RewardModel::Hub(model) = &mut self.model {
             *model = locate(model, None, progress)?.1;
         }
@@ -44,11 +44,11 @@ impl RewardTrainConfig {
 
 /// The directory of `model.hub`.
 pub(crate) fn model_dir(model: &Path) -> Result<PathBuf> {
-    Ok(locate(model, None, &mut ())?.0)
+    Ok(locate(model, None, &mut Silent)?.0)
 }
 
 /// The file of `tokenizer.file`, which may also be a model.
 pub(crate) fn tokenizer_file(file: &Path) -> Result<PathBuf> {
-    let place = locate(file, None, &mut ())?.0;
+    let place = locate(file, None, &mut Silent)?.0;
     Ok(if place.is_dir() { place.join("tokenizer.json") } else { place })
 }

@@ -268,7 +268,7 @@ impl<B: FusedBackend> Sampler<B> {
                 let text = self.tokenizer.decode(&ids)?;
                 responses[i] = self.template.map_or(&*text, |t| t.answer(&text)).to_string();
             }
-            progress.advance("");
+            progress.advance(1, "");
         }
         Ok(responses)
     }

@@ -13,7 +13,7 @@ use mopo_lm::HubGeneration;
 
 use crate::config::{ModelSource, TokenizerConfig};
 use crate::models::{model_dir, tokenizer_file};
-use crate::{Result, RunConfig, RunDir};
+use crate::{Result, RunConfig, RunDir, Silent};
 
 /// The files that [`save`] writes, beside which nothing of a tokenizer is needed.
 pub(crate) const FILES: [&str; 3] =
@@ -64,7 +64,7 @@ pub(crate) fn new_tokenizer<'a>(
             let declared = match &config.model.source {
                 ModelSource::Hub(model) => HubGeneration::declared(model_dir(model)?)?,
                 // A model that is used only for its tokenizer.
-                ModelSource::Scratch(_) => match locate(file, None, &mut ())?.0 {
+                ModelSource::Scratch(_) => match locate(file, None, &mut Silent)?.0 {
                     place if place.is_dir() => HubGeneration::declared(place)?,
                     _ => HubGeneration::default(),
                 },

@@ -13,7 +13,7 @@ use mopo_core::bandit::experiments::{
 };
 use mopo_core::bandit::{Labels, LearnerConfig};
 use mopo_eval::experiments::{Execution, Experiment, Findings, Fronts, Tau};
-use mopo_train::Progress;
+use mopo_train::{Progress, Unit};
 
 use crate::args::{
     BanditArgs, BanditCommon, ConstraintsArgs, Experiment as Chosen, InitialisationArgs, LabelKind,
@@ -109,14 +109,11 @@ impl<E: Experiment> Job for ExperimentJob<'_, E> {
     fn run<B: Backend>(self, device: B::Device) -> Result<Findings> {
         let mut shown = 0;
         let bars = self.bars;
-        let total = 100;
-        bars.begin(E::NAME, 0, total);
+        bars.begin(E::NAME, 0, 100, Unit::Steps);
         let findings = self.experiment.run::<Autodiff<B>>(&device, &mut |done, of| {
-            let now = done * total / of.max(1);
-            while shown < now {
-                shown += 1;
-                bars.advance("% done");
-            }
+            let now = (done * 100 / of.max(1)) as u64;
+            bars.advance(now.saturating_sub(shown), "% done");
+            shown = shown.max(now);
         })?;
         bars.end("");
         Ok(findings)

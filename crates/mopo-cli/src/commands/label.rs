@@ -8,7 +8,7 @@ use mopo_eval::Reward;
 use mopo_eval::label::{LabelConfig, LabelJob, Labelled, Labelling, ShardFiles};
 use mopo_eval::output_folder;
 use mopo_ops::FusedBackend;
-use mopo_train::{Progress as _, RunConfig, check_data_path, prepare_staged};
+use mopo_train::{Progress as _, RunConfig, Unit, check_data_path, prepare_staged};
 
 use super::models::resolve;
 use crate::args::LabelArgs;
@@ -56,8 +56,8 @@ fn label(args: &LabelArgs, config: LabelConfig, rewards: &[Box<dyn Reward>]) -> 
     if saved.n_done() > 0 {
         bars.note(&format!("resuming: {} of {n_pairs} pairs are already scored", saved.n_done()));
     }
-    bars.begin("label", saved.n_done(), n_pairs);
-    let mut advance = |n| (0..n).for_each(|_| bars.advance(""));
+    bars.begin("label", saved.n_done() as u64, n_pairs as u64, Unit::Steps);
+    let mut advance = |n: usize| bars.advance(n as u64, "");
     let kept = || format!("finished scores are kept in {}", job.progress_dir().display());
     let labelled = match args.shard {
         Some(index) => {

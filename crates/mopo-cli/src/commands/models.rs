@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use mopo_hub::{ModelName, locate};
 
-use crate::progress::DownloadBar;
+use crate::progress::Bars;
 
 /// The directory of a model, fetched first if it is a name on Hugging Face. Anything else is returned
 /// as it is: the command has the better error message.
@@ -14,12 +14,12 @@ pub(crate) fn find(model: &Path, revision: Option<&str>) -> Result<PathBuf> {
     if revision.is_none() && (model.exists() || !is_name) {
         return Ok(model.into());
     }
-    Ok(locate(model, revision, &mut DownloadBar::default())?.0)
+    Ok(locate(model, revision, &mut Bars::new())?.0)
 }
 
 /// The name to record for a model: pinned to its commit if it is on Hugging Face.
 pub(crate) fn pinned(model: &Path, revision: Option<&str>) -> Result<PathBuf> {
-    Ok(locate(model, revision, &mut DownloadBar::default())?.1)
+    Ok(locate(model, revision, &mut Bars::new())?.1)
 }
 
 /// The directory given by a command's argument or by its `--model`.
@@ -34,5 +34,5 @@ pub(crate) fn given(
 
 /// The directory of a model that a reward names: mopo-eval's `Resolver`.
 pub(crate) fn resolve(model: &str) -> mopo_eval::Result<PathBuf> {
-    Ok(locate(Path::new(model), None, &mut DownloadBar::default())?.0)
+    Ok(locate(Path::new(model), None, &mut Bars::new())?.0)
 }

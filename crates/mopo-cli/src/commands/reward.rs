@@ -12,7 +12,7 @@ use mopo_train::{RunDir, RunRecord};
 use super::train::{after_failure, new_record};
 use crate::args::{RewardArgs, RewardCommand, RewardTrainArgs};
 use crate::device::{self, Job, dispatch};
-use crate::progress::{Bars, DownloadBar};
+use crate::progress::Bars;
 
 pub(crate) fn run(args: RewardArgs) -> Result<()> {
     match args.command {
@@ -58,7 +58,7 @@ fn start(args: &RewardTrainArgs) -> Result<(RunDir, RewardTrainConfig, RunRecord
         (None, None) => unreachable!("clap asks for one of the two"),
     };
     config.check_data_path(args.run.data.as_deref())?;
-    config.fetch_models(&mut DownloadBar::default())?;
+    config.fetch_models(&mut Bars::new())?;
     config.check_files(args.run.device.memory())?;
     let (path, mut record) = new_record(&args.run, "runs/rewards", &config.name, config.seed)?;
     let run = create_reward_run(&path, &config, &mut record)?;

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use mopo_eval::reward::ModelSpec;
-use mopo_eval::score::{ScoreProgress, ScoreRecord, TextFile, score_texts, write_scores};
+use mopo_eval::score::{ScoreRecord, TextFile, score_texts, write_scores};
 use mopo_eval::{RewardSpec, output_folder};
 use mopo_ops::FusedBackend;
-use mopo_train::Progress as _;
 
 use super::models::resolve;
 use crate::args::ScoreArgs;
@@ -65,13 +64,8 @@ impl Job for Score {
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
         let Self { args, specs, folder, texts } = self;
         let mut bars = Bars::new();
-        let mut show = |progress: ScoreProgress<'_>| match progress {
-            ScoreProgress::Begin { reward, n_texts } => bars.begin(reward, 0, n_texts),
-            ScoreProgress::Scored(n) => (0..n).for_each(|_| bars.advance("")),
-            _ => bars.end(""),
-        };
         let (scored, columns) =
-            score_texts::<B>(&texts, &specs, &device, &resolve, &folder, &mut show)?;
+            score_texts::<B>(&texts, &specs, &device, &resolve, &folder, &mut bars)?;
         for reward in &scored {
             reward.notes.iter().for_each(|note| eprintln!("note: {note}"));
             let s = &reward.scores;

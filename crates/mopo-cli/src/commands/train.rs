@@ -10,7 +10,7 @@ use mopo_train::{LogProbCache, RunConfig, RunDir, RunRecord, RunResult, check_da
 
 use crate::args::{RunArgs, TrainArgs};
 use crate::device::{self, Job, dispatch};
-use crate::progress::{Bars, DownloadBar};
+use crate::progress::Bars;
 
 pub(crate) fn run(args: TrainArgs) -> Result<()> {
     device::check(args.run.device)?;
@@ -83,7 +83,7 @@ fn start(args: &TrainArgs) -> Result<(RunDir, RunConfig, RunRecord)> {
         let model = super::models::pinned(model, args.revision.as_deref())?;
         config = read(Some(&model))?;
     }
-    config.fetch_models(&mut DownloadBar::default())?;
+    config.fetch_models(&mut Bars::new())?;
     config.check_files(&super::models::resolve, args.run.device.memory())?;
     let (path, mut record) = new_record(&args.run, "runs", &config.name, config.seed)?;
     let run = RunDir::create(&path, &config, &mut record)?;

@@ -12,6 +12,7 @@ mod texts;
 use std::path::{Path, PathBuf};
 
 use mopo_data::write_atomically;
+use mopo_hub::{Progress, Unit};
 use mopo_ops::FusedBackend;
 use serde::Serialize;
 
@@ -59,23 +60,6 @@ pub struct ScoredReward {
     pub notes: Vec<String>,
 }
 
-/// What [`score_texts`] is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ScoreProgress<'a> {
-    /// A reward, or some functions together, begin with the texts.
-    Begin {
-        /// Names.
-        reward: &'a str,
-        /// How many texts there are.
-        n_texts: usize,
-    },
-    /// So many more are scored.
-    Scored(usize),
-    /// They are through.
-    End,
-}
-
 /// Scores all `texts` with each reward, one model in memory at a time, and gives what is known of each with
 /// its scores. These are kept in files without a name in `folder`.
 ///
@@ -87,7 +71,7 @@ pub fn score_texts<B: FusedBackend>(
     device: &B::Device,
     resolve: Resolver<'_>,
     folder: &Path,
-    progress: &mut dyn FnMut(ScoreProgress<'_>),
+    progress: &mut dyn Progress,
 ) -> Result<(Vec<ScoredReward>, Vec<ScoreColumn>)> {
     let (mut scored, mut columns) = (Vec::<ScoredReward>::new(), vec![]);
     let is_model = |spec: &RewardSpec| matches!(spec, RewardSpec::Model(_));
@@ -104,10 +88,10 @@ pub fn score_texts<B: FusedBackend>(
             names.push(reward.name());
         }
         let names = names.split_off(scored.len()).join(", ");
-        progress(ScoreProgress::Begin { reward: &names, n_texts: texts.len() });
+        progress.begin(&names, 0, texts.len() as u64, Unit::Steps);
         let all: Vec<&dyn Reward> = rewards.iter().map(|reward| reward.as_ref()).collect();
-        let found = texts.score(&all, folder, &mut |n| progress(ScoreProgress::Scored(n)))?;
-        progress(ScoreProgress::End);
+        let found = texts.score(&all, folder, &mut |n| progress.advance(n as u64, ""))?;
+        progress.end("");
         for ((spec, reward), (column, seconds)) in specs.iter().zip(&rewards).zip(found) {
             let sha256 = match spec {
                 RewardSpec::Model(spec) => Some(spec.fingerprint(resolve)?),

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::client::{Client, Failure};
 use super::name::is_commit;
-use super::{DownloadProgress, Hub, ModelName, choose};
-use crate::{Error, Result, file_sha256, write_atomically};
+use super::{Hub, ModelName, choose};
+use crate::{Error, Progress, Result, Unit, file_sha256, write_atomically};
 
 /// How long another process's download of the same file is waited for.
 const LOCK_ATTEMPTS: u32 = 20;
@@ -36,7 +36,7 @@ impl Hub {
     /// [`Error::MissingShard`]; [`Error::Download`] and [`Error::Damaged`] for a file. Files that are
     /// done stay, and of one that was cut the next attempt fetches the rest; nothing that is cut is
     /// in the model's directory.
-    pub fn fetch(&self, name: &ModelName, progress: &mut dyn DownloadProgress) -> Result<Snapshot> {
+    pub fn fetch(&self, name: &ModelName, progress: &mut dyn Progress) -> Result<Snapshot> {
         let cached = self.cached(name);
         if let Some(snapshot) = &cached
             && (name.is_pinned() || self.offline.is_some())
@@ -114,7 +114,7 @@ impl Hub {
         name: &ModelName,
         dir: &Path,
         file: &str,
-        progress: &mut dyn DownloadProgress,
+        progress: &mut dyn Progress,
     ) -> Result<()> {
         let place = dir.join(file);
         if place.exists() {
@@ -137,7 +137,7 @@ impl Hub {
         name: &ModelName,
         place: &Path,
         file: &str,
-        progress: &mut dyn DownloadProgress,
+        progress: &mut dyn Progress,
     ) -> std::result::Result<u64, Failure> {
         let (repo, commit) = (name.repo(), revision(name));
         let info = client.file(repo, commit, file)?;
@@ -153,10 +153,10 @@ impl Hub {
             // All of it, or more than there is: which of the two only a new attempt can tell.
             part.set_len(0)?;
         }
-        progress.begin(file, info.n_bytes);
-        let mut advance = |n| progress.advance(n);
+        progress.begin(file, 0, info.n_bytes, Unit::Bytes);
+        let mut advance = |n| progress.advance(n, "");
         client.fetch(repo, commit, file, &mut part, info.n_bytes, &mut advance)?;
-        progress.end();
+        progress.end("");
         part.sync_all()?;
         fs::rename(&part_path, &blob)?;
         link(&blob, place)?;

@@ -13,27 +13,7 @@ pub use fetch::Snapshot;
 pub use name::ModelName;
 pub use settings::Hub;
 
-use crate::{Error, Result};
-
-/// Progress of a download.
-pub trait DownloadProgress {
-    /// A file of `n_bytes` begins, or begins again after the connection was lost.
-    fn begin(&mut self, file: &str, n_bytes: u64);
-    /// So many bytes more, those kept from an earlier attempt included.
-    fn advance(&mut self, n_bytes: u64);
-    /// The file is there.
-    fn end(&mut self);
-    /// Something worth a line of its own.
-    fn note(&mut self, text: &str);
-}
-
-/// Watches nothing.
-impl DownloadProgress for () {
-    fn begin(&mut self, _: &str, _: u64) {}
-    fn advance(&mut self, _: u64) {}
-    fn end(&mut self) {}
-    fn note(&mut self, _: &str) {}
-}
+use crate::{Error, Progress, Result};
 
 /// What a user calls a model, turned into a directory: what exists is taken as it is; a name of
 /// Hugging Face ([`ModelName`]) is fetched with the settings of the environment
@@ -45,7 +25,7 @@ impl DownloadProgress for () {
 pub fn locate(
     model: &Path,
     revision: Option<&str>,
-    progress: &mut dyn DownloadProgress,
+    progress: &mut dyn Progress,
 ) -> Result<(PathBuf, PathBuf)> {
     if model.exists() {
         if let Some(revision) = revision {

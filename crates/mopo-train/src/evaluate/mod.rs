@@ -20,7 +20,7 @@ use mopo_report::{
 };
 use serde_json::{Value, json};
 
-use crate::{Error, Progress, Result, RunConfig, RunData, RunDir, RunRecord, Sampler};
+use crate::{Error, Progress, Result, RunConfig, RunData, RunDir, RunRecord, Sampler, Unit};
 use prompts::GivenPrompts;
 use statistics::KnownStatistics;
 
@@ -149,7 +149,8 @@ impl EvaluationPlan {
         };
 
         let chosen = evaluated_policies(sampler.policies(), settings.mixture_steps);
-        progress.begin("generate", 0, chosen.len() * Sampler::<B>::batches(prompts.len()));
+        let n_batches = chosen.len() * Sampler::<B>::batches(prompts.len());
+        progress.begin("generate", 0, n_batches as u64, Unit::Steps);
         let mut policies = Vec::with_capacity(chosen.len());
         for policy in chosen {
             let responses = sampler.answer(&policy.head, &prompts, &generation, progress)?;

@@ -14,7 +14,7 @@ pub(crate) use initial::{read, write};
 pub(crate) use window::WindowLogProbs;
 
 use crate::cache::{Context, LogProbCache};
-use crate::{Error, Pairs, Progress, Result};
+use crate::{Error, Pairs, Progress, Result, Unit};
 
 /// log π(y|x) of both responses of every pair, in nats, summed over response tokens.
 pub(crate) type LogProbs = Vec<[f32; 2]>;
@@ -126,7 +126,7 @@ fn for_each_pair<B: FusedBackend>(
     let lengths = pairs.row_lengths();
     let mut order = wanted.to_vec();
     order.sort_by_key(|&i| (lengths[i], i));
-    progress.begin(phase, 0, order.len().div_ceil(REPORT));
+    progress.begin(phase, 0, order.len().div_ceil(REPORT) as u64, Unit::Steps);
     for some in order.chunks(REPORT) {
         for &i in some {
             let batch = pairs.pack(&[i], &[[true, true]])?;
@@ -149,7 +149,7 @@ fn for_each_pair<B: FusedBackend>(
                 take(i, h, sums);
             }
         }
-        progress.advance("");
+        progress.advance(1, "");
     }
     progress.end("");
     Ok(())

@@ -3,22 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mopo_train::{LogProbCache, Progress, RunConfig};
+use mopo_train::{LogProbCache, RunConfig};
 
-use super::{assert_same_artefacts, finished, go_on_with, new_run, tiny, tiny_preset};
-
-/// Keeps the notes.
-#[derive(Default)]
-struct Notes(Vec<String>);
-
-impl Progress for Notes {
-    fn begin(&mut self, _: &str, _: usize, _: usize) {}
-    fn advance(&mut self, _: &str) {}
-    fn end(&mut self, _: &str) {}
-    fn note(&mut self, text: &str) {
-        self.0.push(text.into());
-    }
-}
+use super::{Notes, assert_same_artefacts, finished, go_on_with, new_run, tiny, tiny_preset};
 
 /// Runs a configuration; gives (found, of how many, computed) for the training pairs, and the notes.
 fn run(path: &Path, config: &RunConfig, cache: &LogProbCache) -> ([usize; 3], Vec<String>) {

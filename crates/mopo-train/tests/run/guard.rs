@@ -8,19 +8,6 @@ use mopo_train::{Error, Progress, Sampler, Silent, train};
 use super::resume::cut;
 use super::*;
 
-/// Keeps the notes.
-#[derive(Default)]
-struct Notes(Vec<String>);
-
-impl Progress for Notes {
-    fn begin(&mut self, _: &str, _: usize, _: usize) {}
-    fn advance(&mut self, _: &str) {}
-    fn end(&mut self, _: &str) {}
-    fn note(&mut self, text: &str) {
-        self.0.push(text.into());
-    }
-}
-
 /// What is left of a finished run that was killed after step 6 of 8.
 fn cut_back(run: &Path) {
     fs::remove_file(run.join("result.json")).unwrap();
@@ -212,15 +199,12 @@ fn a_run_directory_that_is_removed_while_it_is_trained_is_not_made_again() {
     /// Removes the run at a step.
     struct Remove<'a>(&'a Path, usize);
     impl Progress for Remove<'_> {
-        fn begin(&mut self, _: &str, _: usize, _: usize) {}
-        fn advance(&mut self, _: &str) {
+        fn advance(&mut self, _: u64, _: &str) {
             self.1 += 1;
             if self.1 == 3 {
                 fs::remove_dir_all(self.0).unwrap();
             }
         }
-        fn end(&mut self, _: &str) {}
-        fn note(&mut self, _: &str) {}
     }
     let tmp = tempfile::tempdir().unwrap();
     let run = tmp.path().join("run");

@@ -97,6 +97,16 @@ fn finished_with(config: &RunConfig) -> (tempfile::TempDir, PathBuf) {
     (tmp, path)
 }
 
+/// Keeps the notes.
+#[derive(Default)]
+struct Notes(Vec<String>);
+
+impl Progress for Notes {
+    fn note(&mut self, text: &str) {
+        self.0.push(text.into());
+    }
+}
+
 /// A copy of a run in another directory.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();

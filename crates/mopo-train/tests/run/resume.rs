@@ -4,7 +4,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use mopo_train::{Progress, Silent};
+use mopo_train::{Progress, Silent, Unit};
 
 use super::{assert_same_artefacts, finished, go_on, message, metrics, new_run, tiny};
 
@@ -16,17 +16,15 @@ struct Cut {
 }
 
 impl Progress for Cut {
-    fn begin(&mut self, phase: &str, _: usize, _: usize) {
+    fn begin(&mut self, phase: &str, _: u64, _: u64, _: Unit) {
         self.here = phase == self.phase;
     }
-    fn advance(&mut self, _: &str) {
+    fn advance(&mut self, _: u64, _: &str) {
         if self.here {
             self.left -= 1;
             assert!(self.left > 0, "cut");
         }
     }
-    fn end(&mut self, _: &str) {}
-    fn note(&mut self, _: &str) {}
 }
 
 pub(super) fn cut(run: &Path, phase: &'static str, after: usize) {
