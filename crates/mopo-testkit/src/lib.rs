@@ -1,16 +1,23 @@
 //! What the tests of every crate share: the backend they run on.
 //!
-//! [`LoopbackHub`] stands in for Hugging Face, which tests cannot reach.
+//! [`LoopbackHub`] stands in for Hugging Face, which tests cannot reach. [`skip!`] says that a test cannot
+//! run; it needs no burn, and is all there is without the feature `backend`.
 //!
 //! This and the binary's `device.rs` are the only places that name a backend.
+#![cfg_attr(feature = "backend", doc = include_str!("../README.md"))]
 
+#[cfg(feature = "backend")]
 mod hub;
+mod skip;
 
+#[cfg(feature = "backend")]
 use burn::backend::Autodiff;
+#[cfg(feature = "backend")]
 pub use hub::{HubRequest, LoopbackHub};
+pub use skip::{Extent, list_skipped, note_skipped};
 
 /// The backend of the tests: flex, or the one whose feature is on (`cargo xtask matrix`).
-#[cfg(not(any(feature = "ndarray", feature = "cuda")))]
+#[cfg(all(feature = "backend", not(any(feature = "ndarray", feature = "cuda"))))]
 pub type TestBackend = burn::backend::Flex;
 /// The backend of the tests: flex, or the one whose feature is on (`cargo xtask matrix`).
 #[cfg(all(feature = "ndarray", not(feature = "cuda")))]
@@ -20,4 +27,5 @@ pub type TestBackend = burn::backend::NdArray;
 pub type TestBackend = burn::backend::Cuda;
 
 /// [`TestBackend`] with gradients.
+#[cfg(feature = "backend")]
 pub type TestAutodiffBackend = Autodiff<TestBackend>;

@@ -197,8 +197,9 @@ fn trained_models_label_and_the_reference_library_agrees() {
     succeed(&mut again);
 
     let Some(python) = std::env::var_os("MOPO_REFERENCE_PYTHON") else {
-        println!("skipped: name a Python with transformers and torch in MOPO_REFERENCE_PYTHON");
-        return;
+        mopo_testkit::skip_rest!(
+            "name a Python with transformers and torch in MOPO_REFERENCE_PYTHON"
+        );
     };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/check_reward.py");
     for (objective, run, set) in labelled {

@@ -32,7 +32,7 @@ fn close(a: &[f64], b: &[f64], tolerance: f64) -> bool {
 
 #[test]
 fn the_independent_solver_found_the_same() {
-    let Some(vectors) = vectors() else { return };
+    let vectors = vectors();
     let mut n = 0;
     for problem in vectors["bandits"].as_array().unwrap() {
         let preference: Vec<Vec<f64>> =

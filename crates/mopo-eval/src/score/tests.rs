@@ -148,8 +148,7 @@ fn a_pipe_is_scored_as_a_file_is() {
     let pipe = folder.path().join("pipe");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status();
     if !made.is_ok_and(|status| status.success()) {
-        println!("skipped: no mkfifo");
-        return;
+        mopo_testkit::skip!("no program `mkfifo`");
     }
     let file = std::thread::scope(|scope| {
         scope.spawn(|| std::fs::write(&pipe, "{\"response\": \"a b\"}\n").unwrap());

@@ -135,11 +135,9 @@ fn what_is_saved_is_loaded_again_here_and_by_the_reference_library() {
         dirs.push(dir);
     }
     let Some(python) = std::env::var_os("MOPO_REFERENCE_PYTHON") else {
-        println!(
-            "half of it skipped: name a Python with tests/reward/requirements.txt in \
-             MOPO_REFERENCE_PYTHON"
+        mopo_testkit::skip_rest!(
+            "name a Python with tests/reward/requirements.txt in MOPO_REFERENCE_PYTHON"
         );
-        return;
     };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reward/check_saved.py");
     let output = Command::new(python)

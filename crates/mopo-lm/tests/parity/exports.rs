@@ -76,10 +76,9 @@ fn export(case: &Case, dir: &Path) {
 #[test]
 fn the_reference_libraries_load_what_is_written_here_and_agree() {
     let Some(python) = std::env::var_os("MOPO_REFERENCE_PYTHON") else {
-        println!(
-            "skipped: name a Python with tests/parity/requirements.txt in MOPO_REFERENCE_PYTHON"
+        mopo_testkit::skip!(
+            "name a Python with tests/parity/requirements.txt in MOPO_REFERENCE_PYTHON"
         );
-        return;
     };
     let out = tempfile::tempdir().unwrap();
     let mut dirs = vec![];
