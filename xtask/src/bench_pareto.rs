@@ -27,15 +27,7 @@ const OPERATIONS: &[&str] =
     &["hypervolume", "contributions", "igd_plus", "epsilon_additive", "non_dominated", "layers"];
 
 /// `cargo xtask bench pareto [--python PATH]`.
-pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
-    let python = match args {
-        [] => None,
-        [flag, path] if flag == "--python" => Some(PathBuf::from(path)),
-        _ => bail!(
-            "`cargo xtask bench pareto` takes `--python PATH` alone, got `{}`",
-            args.join(" ")
-        ),
-    };
+pub(crate) fn run(python: Option<PathBuf>) -> Result<ExitCode> {
     let target = target_directory()?;
     let folder = target.join("pareto-bench");
     let python = match python {

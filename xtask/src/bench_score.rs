@@ -1,96 +1,61 @@
-//! Scores of texts by a reward model, alone or against transformers in one run: `cargo xtask
+//! Scores of texts by a reward model, alone or against the reference library in one run: `cargo xtask
 //! bench score`. Each measurement is a process of its own, and they take turns.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::args::{absolute, positive};
 use crate::bench_train::python::{Python, REQUIREMENTS, WRITE_PAIRS};
 use crate::bench_train::report::{number, shown};
 use crate::bench_train::write_whole;
-use crate::cargo::{cargo, root, status, target_directory};
+use crate::cargo::{root, status, target_directory};
 use crate::machine::{date_and_commit, machine, median};
 use crate::measured::measured_line;
-
-const HELP: &str = "\
-cargo xtask bench score [options]
-
-  --python PATH      a Python with torch and transformers (xtask/peers/requirements.txt), to measure
-                     them too; it also makes model and texts on first use
-  --rounds N         runs of each participant [default: 3]
-  --repeats N        calls per run; the first is excluded from the median [default: 3]
-  --threads N        threads of each participant [default: 2]
-  --n-texts N        number of texts, two per pair [default: 64]
-  --model DIR        this reward model instead of a random one of 12 blocks of width 768
-  --texts FILE       these texts, as JSON Lines with prompt and response
-  --peers-dir DIR    the folder of hh_pairs.py, which finds HH texts; needed without --texts
-  --tokenizer DIR    the folder of the random model's tokenizer.json; needed without --model
-  --mopo PATH        this program instead of building one
-  --out FILE         also write tables and raw numbers there, e.g. docs/results/score.md
-";
+use crate::program;
 
 const SCORE: &str = "xtask/peers/score.py";
 const MAKE_MODEL: &str = "xtask/peers/make_gpt2.py";
 
-struct Options {
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// An interpreter with torch and transformers (xtask/peers/requirements.txt), which then are measured
+    /// too; it also makes model and texts on first use
+    #[arg(long, value_name = "PATH", value_parser = absolute)]
     python: Option<PathBuf>,
+    /// How often each one runs
+    #[arg(long, value_name = "N", default_value = "3", value_parser = positive)]
     rounds: usize,
+    /// Calls of each run, of which the first is left out of the median
+    #[arg(long, value_name = "N", default_value = "3", value_parser = positive)]
     repeats: usize,
+    /// Threads of each
+    #[arg(long, value_name = "N", default_value = "2", value_parser = positive)]
     threads: usize,
+    /// Texts, two of each pair
+    #[arg(long, value_name = "N", default_value = "64", value_parser = positive)]
     n_texts: usize,
+    /// This reward model instead of a random one of 12 blocks of width 768
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     model: Option<PathBuf>,
+    /// These texts, as JSON lines of prompt and response
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
     texts: Option<PathBuf>,
+    /// Where hh_pairs.py is, which finds texts of HH-RLHF; needed where there are no texts yet
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     peers_dir: Option<PathBuf>,
+    /// The folder of a tokenizer.json for the random model; needed where there is no model yet
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     tokenizer: Option<PathBuf>,
+    /// This program instead of building one
+    #[arg(long, value_name = "PATH", value_parser = absolute)]
     mopo: Option<PathBuf>,
+    /// Also write the tables and raw figures there, e.g. docs/results/score.md
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
     out: Option<PathBuf>,
-}
-
-impl Options {
-    fn parse(args: &[String]) -> Result<Self> {
-        let mut o = Self {
-            python: None,
-            rounds: 3,
-            repeats: 3,
-            threads: 2,
-            n_texts: 64,
-            model: None,
-            texts: None,
-            peers_dir: None,
-            tokenizer: None,
-            mopo: None,
-            out: None,
-        };
-        let mut rest = args.iter();
-        while let Some(flag) = rest.next() {
-            let mut value = || {
-                rest.next().with_context(|| format!("`{flag}` needs a value\n\n{HELP}")).cloned()
-            };
-            let number = |text: String| -> Result<usize> {
-                let n = text.parse().ok().filter(|n| *n > 0);
-                n.with_context(|| format!("`{flag} {text}`: it must be a whole number above 0"))
-            };
-            let path = |text: String| std::path::absolute(&text).context(text);
-            match flag.as_str() {
-                "--python" => o.python = Some(path(value()?)?),
-                "--rounds" => o.rounds = number(value()?)?,
-                "--repeats" => o.repeats = number(value()?)?,
-                "--threads" => o.threads = number(value()?)?,
-                "--n-texts" => o.n_texts = number(value()?)?,
-                "--model" => o.model = Some(path(value()?)?),
-                "--texts" => o.texts = Some(path(value()?)?),
-                "--peers-dir" => o.peers_dir = Some(path(value()?)?),
-                "--tokenizer" => o.tokenizer = Some(path(value()?)?),
-                "--mopo" => o.mopo = Some(path(value()?)?),
-                "--out" => o.out = Some(path(value()?)?),
-                other => bail!("unknown option `{other}`\n\n{HELP}"),
-            }
-        }
-        Ok(o)
-    }
 }
 
 /// What is measured.
@@ -102,30 +67,20 @@ struct Participant {
 }
 
 /// `cargo xtask bench score …`.
-pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
-    if args.iter().any(|a| a == "--help" || a == "-h") {
-        print!("{HELP}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    let options = Options::parse(args)?;
+pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
     let target = target_directory()?;
     let folder = target.join("score-bench");
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let python = options.python.clone().map(Python::at).transpose()?;
-    let model = model(&options, python.as_ref(), &folder)?;
-    let texts = texts(&options, python.as_ref(), &folder)?;
+    let model = model(options, python.as_ref(), &folder)?;
+    let texts = texts(options, python.as_ref(), &folder)?;
     let mopo = match &options.mopo {
         Some(path) => path.clone(),
-        None => {
-            let mut build = cargo(&["build", "--release", "--package", "mopo-cli"]);
-            let built = status(build.current_dir(root()))?.success();
-            ensure!(built, "building `mopo` failed: cargo's output is above");
-            target.join("release/mopo")
-        }
+        None => program::build(None)?,
     };
     ensure!(mopo.is_file(), "--mopo {}: there is no such program", mopo.display());
     let versions = python.as_ref().map(|python| python.versions.clone());
-    let all = participants(&options, python, &mopo, &model, &texts);
+    let all = participants(options, python, &mopo, &model, &texts);
 
     let before = machine();
     println!("{before}");
@@ -155,7 +110,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         }
     }
     let context = About { command: shown(args), versions, machine: [before, machine()] };
-    let page = page(&options, &context, &all, &runs);
+    let page = page(options, &context, &all, &runs);
     println!("\n{page}");
     eprintln!("every run: {}", record.display());
     if let Some(out) = &options.out {
@@ -188,17 +143,16 @@ fn model(options: &Options, python: Option<&Python>, folder: &Path) -> Result<Pa
     let model = folder.join("model");
     if !model.join("reward.toml").is_file() {
         let python = needs_python(python, "model", "--model DIR")?;
-        let folder = options.tokenizer.as_ref().context(
-            "the random model needs a tokenizer: give a folder that has a tokenizer.json with \
-             `--tokenizer DIR`",
+        let folder_of_tokenizer = options.tokenizer.as_ref().context(
+            "there is no model yet: name the folder of a tokenizer.json for it with `--tokenizer DIR`",
         )?;
-        let tokenizer = folder.join("tokenizer.json");
-        ensure!(tokenizer.is_file(), "`--tokenizer`: {} does not exist", tokenizer.display());
+        let tokenizer = folder_of_tokenizer.join("tokenizer.json");
+        ensure!(tokenizer.is_file(), "--tokenizer: {} is not there", tokenizer.display());
         eprintln!("== the benchmark's model, in {}", model.display());
         let part = folder.join("model.part");
         let _ = fs::remove_dir_all(&part); // left by a run that was cut off
         let mut make = python.script(&root().join(MAKE_MODEL), options.threads);
-        make.arg(&part).arg("--tokenizer").arg(folder);
+        make.arg(&part).arg("--tokenizer").arg(folder_of_tokenizer);
         ensure!(status(&mut make)?.success(), "{MAKE_MODEL} failed: its output is above");
         let _ = fs::remove_dir_all(&model);
         fs::rename(&part, &model).with_context(|| model.display().to_string())?;
@@ -214,13 +168,13 @@ fn texts(options: &Options, python: Option<&Python>, folder: &Path) -> Result<Pa
     let texts = folder.join(format!("texts-{}.jsonl", options.n_texts));
     if !texts.is_file() {
         let python = needs_python(python, "file of texts", "--texts FILE")?;
-        let peers_dir = options.peers_dir.as_ref().context(
-            "the texts are made by hh_pairs.py: give its folder with `--peers-dir DIR`, or texts \
-             with `--texts FILE`",
-        )?;
         let pairs = folder.join("pairs.jsonl");
         let mut write = python.script(&root().join(WRITE_PAIRS), options.threads);
         let rows = options.n_texts.div_ceil(2).to_string();
+        let peers_dir = options.peers_dir.as_ref().context(
+            "there are no texts yet: name the folder of hh_pairs.py, which finds them, with \
+             `--peers-dir DIR`, or give texts with `--texts FILE`",
+        )?;
         write.arg(peers_dir).arg(&pairs).args(["--rows", &rows]);
         ensure!(
             status(&mut write)?.success(),
@@ -326,8 +280,8 @@ fn page(options: &Options, context: &About, all: &[Participant], runs: &[Value])
     let best =
         peers.filter_map(|p| Some((p.name, rate(p.name)?))).max_by(|(_, a), (_, b)| a.total_cmp(b));
     let mut out = String::from("# Scores of a reward model\n\n");
-    out += "How many texts a second a GPT-2 classifier scores, from text to number, next to \
-            transformers. All run in turns, each as a process of its own.\n\n";
+    out += "How many texts a second a GPT-2 classifier scores, from text to number, next to the \
+            reference library. All run in turns, each as a process of its own.\n\n";
     out += &format!("```\ncargo xtask bench score {}\n```\n\n", context.command);
     out += &format!("{}.\n\n- Before: {before}.\n- After: {after}.\n", date_and_commit());
     out += &format!(
@@ -389,19 +343,26 @@ fn page(options: &Options, context: &About, all: &[Participant], runs: &[Value])
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::args::{Bench, BenchCommand, Cli, Command as Xtask};
+
+    fn parse(args: &[&str]) -> Result<Options, String> {
+        let words = ["cargo xtask", "bench", "score"].iter().chain(args);
+        match Cli::try_parse_from(words).map_err(|e| e.to_string())?.command {
+            Xtask::Bench(Bench { what: Some(BenchCommand::Score(options)), .. }) => Ok(options),
+            other => panic!("{other:?}"),
+        }
+    }
 
     #[test]
     fn options_are_read_and_senseless_ones_refused() {
-        let parse = |args: &[&str]| {
-            let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
-            Options::parse(&args).map_err(|e| format!("{e:#}"))
-        };
         let o = parse(&["--rounds", "5", "--n-texts", "8"]).unwrap();
         assert_eq!((o.rounds, o.n_texts, o.repeats), (5, 8, 3));
         for (args, word) in [
-            (&["--rounds", "0"][..], "--rounds 0"),
-            (&["--python"], "needs a value"),
+            (&["--rounds", "0"][..], "above 0"),
+            (&["--python"], "a value is required"),
             (&["--fast"], "--fast"),
         ] {
             let error = parse(args).err().unwrap();
@@ -421,7 +382,7 @@ mod tests {
             run("transformers-1", 2.0, 1.0),
             run("transformers-8", 4.0, 1.5),
         ];
-        let options = Options::parse(&[]).unwrap();
+        let options = parse(&[]).unwrap();
         let python = Python { path: "python".into(), versions: String::new() };
         let (a, b) = (Path::new("a"), Path::new("b"));
         let all = participants(&options, Some(python), a, a, b);

@@ -1,4 +1,4 @@
-//! Runs cargo, and through it the binary.
+//! Runs cargo.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus};
@@ -30,34 +30,6 @@ pub(crate) fn code(status: ExitStatus) -> ExitCode {
     }
 }
 
-/// `mopo <name> …` in release mode. `--device` picks the features to build with.
-pub(crate) fn mopo(name: &str, args: &[String]) -> Result<ExitCode> {
-    // Not quiet: the first build takes minutes, and cargo says how far it is.
-    let mut command = cargo(&["run", "--release", "--package", "mopo-cli"]);
-    if let Some(feature) = device_feature(args) {
-        command.args(["--features", feature]);
-    }
-    command.args(["--bin", "mopo", "--", name]).args(args);
-    Ok(code(status(&mut command)?))
-}
-
-/// The cargo feature that the chosen device needs beyond the default one.
-pub(crate) fn device_feature(args: &[String]) -> Option<&'static str> {
-    let mut device = None;
-    for (i, arg) in args.iter().enumerate() {
-        if arg == "--device" {
-            device = args.get(i + 1).map(String::as_str);
-        } else if let Some(value) = arg.strip_prefix("--device=") {
-            device = Some(value);
-        }
-    }
-    match device? {
-        "ndarray" => Some("ndarray"),
-        d if d.starts_with("cuda") => Some("cuda"),
-        _ => None,
-    }
-}
-
 /// The criterion benchmarks of some crates.
 pub(crate) fn bench(packages: &[&str], args: &[String]) -> Result<ExitCode> {
     let mut command = cargo(&["bench"]);
@@ -68,12 +40,13 @@ pub(crate) fn bench(packages: &[&str], args: &[String]) -> Result<ExitCode> {
     Ok(code(status(&mut command)?))
 }
 
+/// What cargo says of the workspace, without its dependencies.
+pub(crate) fn metadata() -> Result<cargo_metadata::Metadata> {
+    let mut command = cargo_metadata::MetadataCommand::new();
+    command.manifest_path(root().join("Cargo.toml")).no_deps().exec().context("cargo metadata")
+}
+
 /// Where cargo builds.
 pub(crate) fn target_directory() -> Result<PathBuf> {
-    let metadata = cargo_metadata::MetadataCommand::new()
-        .manifest_path(root().join("Cargo.toml"))
-        .no_deps()
-        .exec()
-        .context("cargo metadata")?;
-    Ok(metadata.target_directory.into_std_path_buf())
+    Ok(metadata()?.target_directory.into_std_path_buf())
 }

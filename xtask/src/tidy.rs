@@ -61,7 +61,7 @@ pub(crate) fn run() -> Result<ExitCode> {
 
 /// Everything that breaks a rule.
 pub(crate) fn problems(root: &Path) -> Result<Vec<String>> {
-    let mut problems = edges(root)?;
+    let mut problems = edges()?;
     let mut all = String::new();
     for path in sources(root)? {
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -92,6 +92,13 @@ pub(crate) fn problems(root: &Path) -> Result<Vec<String>> {
             problems.push(format!("docs/math.md: there is no test `{test}`"));
         }
     }
+    problems.extend(crate::licences::stale(root)?);
+    for package in crate::cargo::metadata()?.packages {
+        let folder = package.manifest_path.parent().context("a manifest has a folder")?;
+        if folder.file_name() != Some("xtask") && !folder.join("README.md").exists() {
+            problems.push(format!("{}: it has no README.md", package.name));
+        }
+    }
     Ok(problems)
 }
 
@@ -113,13 +120,9 @@ fn tests_named(page: &str) -> Vec<&str> {
 }
 
 /// Compares the workspace's dependencies with [`EDGES`].
-fn edges(root: &Path) -> Result<Vec<String>> {
+fn edges() -> Result<Vec<String>> {
     let mut problems = Vec::new();
-    let metadata = cargo_metadata::MetadataCommand::new()
-        .manifest_path(root.join("Cargo.toml"))
-        .no_deps()
-        .exec()
-        .context("cargo metadata")?;
+    let metadata = crate::cargo::metadata()?;
     let ours: BTreeSet<&str> = metadata.packages.iter().map(|p| p.name.as_str()).collect();
     for package in &metadata.packages {
         let name = package.name.as_str();

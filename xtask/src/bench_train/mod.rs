@@ -10,150 +10,92 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-use crate::cargo::{cargo, device_feature, root, status, target_directory};
+use crate::args::{absolute, positive};
+use crate::cargo::target_directory;
 use crate::machine::{date_and_commit, machine};
+use crate::program;
 use participants::{Outcome, Run, participants};
 use python::Python;
 
-const HELP: &str = "\
-cargo xtask bench train [options]
-
-  --peers            compare with TRL, PyTorch and transformers; needs --peers-dir
-  --peers-dir DIR    the folder of hh_pairs.py, phi_mini.py, torch_step.py and trl_dpo.py
-  --python PATH      a Python with the packages of xtask/peers/requirements.txt
-  --make-venv DIR    create a Python environment there (several GB) and use it
-  --rounds N         runs of each participant [default: 3]
-  --steps N, --batch N, --max-len N, --threads N
-                     of every measured step [default: 6, 8, 512, 2]
-  --trl-pairs N      pairs for TRL, at least 3 batches [default: 80]
-  --new-tokens N     of every measured generation [default: 64]
-  --only A,B         only these participants, by their names in the tables
-  --model DIR        this model instead of the benchmark's own, which is made on first use
-  --pairs FILE       these pairs, as JSON Lines with prompt, chosen, rejected
-  --device NAME      our device [default: flex]
-  --mopo PATH        this program instead of building one
-  --out FILE         also write tables and raw numbers there, e.g. docs/results/train-step.md
-";
-
 /// What the command line asks for.
-struct Options {
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Compare with TRL, PyTorch and transformers
+    #[arg(long, requires = "peers_dir")]
     peers: bool,
-    /// Empty without `--peers`.
-    peers_dir: PathBuf,
+    /// Where hh_pairs.py, phi_mini.py, torch_step.py and trl_dpo.py are
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
+    peers_dir: Option<PathBuf>,
+    /// The interpreter that has what xtask/peers/requirements.txt lists
+    #[arg(long, value_name = "PATH", value_parser = absolute, requires = "peers")]
     python: Option<PathBuf>,
+    /// Make a Python environment there first (several GB) and use it
+    #[arg(long, value_name = "DIR", value_parser = absolute, requires = "peers", conflicts_with = "python")]
     make_venv: Option<PathBuf>,
+    /// How often each one runs
+    #[arg(long, value_name = "N", default_value = "3", value_parser = positive)]
     rounds: usize,
+    /// Of every step measured
+    #[arg(long, value_name = "N", default_value = "6", value_parser = positive)]
     steps: usize,
+    /// Of every step measured
+    #[arg(long, value_name = "N", default_value = "8", value_parser = positive)]
     batch: usize,
+    /// Of every step measured
+    #[arg(long, value_name = "N", default_value = "512", value_parser = positive)]
     max_len: usize,
+    /// Of every process
+    #[arg(long, value_name = "N", default_value = "2", value_parser = positive)]
     threads: usize,
+    /// Pairs that TRL is given, at least 3 batches
+    #[arg(long, value_name = "N", default_value = "80", value_parser = positive)]
     trl_pairs: usize,
+    /// Of every generation measured
+    #[arg(long, value_name = "N", default_value = "64", value_parser = positive)]
     new_tokens: usize,
+    /// These participants alone, by the names that the tables give
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
     only: Option<Vec<String>>,
+    /// This model instead of the benchmark's own, which is made on first use
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     model: Option<PathBuf>,
+    /// These pairs, as JSON lines of prompt, chosen, rejected
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
     pairs: Option<PathBuf>,
+    /// Where ours runs
+    #[arg(long, value_name = "NAME", default_value = "flex")]
     device: String,
+    /// This program instead of building one
+    #[arg(long, value_name = "PATH", value_parser = absolute)]
     mopo: Option<PathBuf>,
+    /// Also write the tables and raw figures there, e.g. docs/results/train-step.md
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
     out: Option<PathBuf>,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            peers: false,
-            peers_dir: PathBuf::new(),
-            python: None,
-            make_venv: None,
-            rounds: 3,
-            steps: 6,
-            batch: 8,
-            max_len: 512,
-            threads: 2,
-            trl_pairs: 80,
-            new_tokens: 64,
-            only: None,
-            model: None,
-            pairs: None,
-            device: "flex".into(),
-            mopo: None,
-            out: None,
-        }
-    }
-}
-
 impl Options {
-    fn parse(args: &[String]) -> Result<Self> {
-        let mut o = Self::default();
-        let mut rest = args.iter();
-        while let Some(flag) = rest.next() {
-            let mut value = || {
-                rest.next().with_context(|| format!("`{flag}` needs a value\n\n{HELP}")).cloned()
-            };
-            let number = |text: String| -> Result<usize> {
-                let n = text.parse().ok().filter(|n| *n > 0);
-                n.with_context(|| format!("`{flag} {text}`: it must be a whole number above 0"))
-            };
-            match flag.as_str() {
-                "--peers" => o.peers = true,
-                "--peers-dir" => o.peers_dir = value()?.into(),
-                "--python" => o.python = Some(value()?.into()),
-                "--make-venv" => o.make_venv = Some(value()?.into()),
-                "--rounds" => o.rounds = number(value()?)?,
-                "--steps" => o.steps = number(value()?)?,
-                "--batch" => o.batch = number(value()?)?,
-                "--max-len" => o.max_len = number(value()?)?,
-                "--threads" => o.threads = number(value()?)?,
-                "--trl-pairs" => o.trl_pairs = number(value()?)?,
-                "--new-tokens" => o.new_tokens = number(value()?)?,
-                "--only" => o.only = Some(value()?.split(',').map(str::to_string).collect()),
-                "--model" => o.model = Some(value()?.into()),
-                "--pairs" => o.pairs = Some(value()?.into()),
-                "--device" => o.device = value()?,
-                "--mopo" => o.mopo = Some(value()?.into()),
-                "--out" => o.out = Some(value()?.into()),
-                other => bail!("unknown option `{other}`\n\n{HELP}"),
-            }
-        }
-        ensure!(
-            o.python.is_none() || o.make_venv.is_none(),
-            "`--python` names an interpreter that is there, `--make-venv` makes one: give one of them"
-        );
-        ensure!(
-            o.peers || (o.python.is_none() && o.make_venv.is_none()),
-            "`--python` and `--make-venv` are for the peers: add `--peers`"
-        );
+    /// What no flag alone shows to be wrong.
+    pub(crate) fn checked(self) -> Result<Self> {
         // Its script leaves two steps out of the median.
         ensure!(
-            o.trl_pairs >= 3 * o.batch,
+            self.trl_pairs >= 3 * self.batch,
             "`--trl-pairs {}` are fewer than 3 batches of {}",
-            o.trl_pairs,
-            o.batch
+            self.trl_pairs,
+            self.batch
         );
-        // A relative path would mean another one to a peer, which runs elsewhere.
-        for path in [&mut o.python, &mut o.model, &mut o.pairs, &mut o.mopo].into_iter().flatten() {
-            *path = std::path::absolute(&*path).with_context(|| path.display().to_string())?;
-        }
-        if o.peers {
-            ensure!(
-                !o.peers_dir.as_os_str().is_empty(),
-                "`--peers` needs `--peers-dir DIR`: the folder of hh_pairs.py, phi_mini.py, \
-                 torch_step.py and trl_dpo.py"
-            );
-            o.peers_dir = std::path::absolute(&o.peers_dir)?;
-        }
-        Ok(o)
+        Ok(self)
+    }
+
+    /// The folder of the peers' scripts.
+    fn peers_dir(&self) -> Result<&Path> {
+        self.peers_dir.as_deref().context("--peers needs --peers-dir DIR")
     }
 }
 
 /// `cargo xtask bench train …`.
-pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
-    if args.iter().any(|a| a == "--help" || a == "-h") {
-        print!("{HELP}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    let options = Options::parse(args)?;
+pub(crate) fn run(options: Options, args: &[String]) -> Result<ExitCode> {
     let target = target_directory()?;
     let folder = target.join("train-bench");
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
@@ -168,7 +110,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
             ensure!(path.is_file(), "--mopo {}: there is no such program", path.display());
             path.clone()
         }
-        None => build(&options, &target)?,
+        None => program::build(Some(&options.device))?,
     };
     let all = participants(&options, python.as_ref(), &mopo, &model, &pairs)?;
 
@@ -217,20 +159,6 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     Ok(if lost { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The program in release mode, with the feature that the device needs.
-fn build(options: &Options, target: &Path) -> Result<PathBuf> {
-    let mut build = cargo(&["build", "--release", "--package", "mopo-cli"]);
-    let device = ["--device".to_string(), options.device.clone()];
-    if let Some(feature) = device_feature(&device) {
-        build.args(["--features", feature]);
-    }
-    ensure!(
-        status(build.current_dir(root()))?.success(),
-        "building `mopo` failed: cargo's output is above"
-    );
-    Ok(target.join("release/mopo"))
-}
-
 /// Writes a file whole or not at all.
 pub(crate) fn write_whole(path: &Path, text: &str) -> Result<()> {
     let part = path.with_extension("part");
@@ -240,11 +168,19 @@ pub(crate) fn write_whole(path: &Path, text: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::args::{Bench, BenchCommand, Cli, Command};
 
     fn parse(args: &[&str]) -> Result<Options, String> {
-        let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
-        Options::parse(&args).map_err(|e| format!("{e:#}"))
+        let words = ["cargo xtask", "bench", "train"].iter().chain(args);
+        match Cli::try_parse_from(words).map_err(|e| e.to_string())?.command {
+            Command::Bench(Bench { what: Some(BenchCommand::Train(options)), .. }) => {
+                options.checked().map_err(|e| format!("{e:#}"))
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -252,7 +188,7 @@ mod tests {
         let o = parse(&[
             "--peers",
             "--peers-dir",
-            "d",
+            "p",
             "--rounds",
             "5",
             "--only",
@@ -262,11 +198,14 @@ mod tests {
         assert_eq!((o.peers, o.rounds, o.steps), (true, 5, 6));
         assert_eq!(o.only.unwrap(), ["mopo-dpo", "torch-dpo"]);
         for (args, word) in [
-            (&["--rounds", "0"][..], "--rounds 0"),
-            (&["--rounds"], "needs a value"),
+            (&["--rounds", "0"][..], "above 0"),
+            (&["--rounds"], "a value is required"),
             (&["--python", "p"], "--peers"),
             (&["--peers"], "--peers-dir"),
-            (&["--peers", "--python", "p", "--make-venv", "v"], "one of them"),
+            (
+                &["--peers", "--peers-dir", "d", "--python", "p", "--make-venv", "v"],
+                "cannot be used with",
+            ),
             (&["--trl-pairs", "8"], "3 batches"),
             (&["--fast"], "--fast"),
         ] {

@@ -100,10 +100,10 @@ pub(super) fn participants(
             all.push(Participant { name, shown, command, after: |_, _| () });
         };
         let trl = [words(&format!("--pairs {}", options.trl_pairs)), sizes.clone()].concat();
-        peer("trl-dpo", options.peers_dir.join("trl_dpo.py"), &[model], trl);
+        peer("trl-dpo", options.peers_dir()?.join("trl_dpo.py"), &[model], trl);
         for (name, method) in [("torch-dpo", "dpo"), ("torch-clone", "clone")] {
             let args = [words(&format!("--method {method}")), steps.to_vec(), sizes.clone()];
-            peer(name, options.peers_dir.join("torch_step.py"), &[model], args.concat());
+            peer(name, options.peers_dir()?.join("torch_step.py"), &[model], args.concat());
         }
         for (batch, name, _) in BATCHES {
             let args = format!(

@@ -26,7 +26,7 @@ impl Python {
     /// The one that was named, made, or left by an earlier run.
     pub(super) fn find(options: &Options, folder: &Path) -> Result<Self> {
         for script in SCRIPTS {
-            let path = options.peers_dir.join(script);
+            let path = options.peers_dir()?.join(script);
             ensure!(
                 path.is_file(),
                 "--peers: {} is not there; give the folder that has it with --peers-dir DIR",
@@ -36,7 +36,7 @@ impl Python {
         let left = folder.join("venv/bin/python");
         let path = match (&options.python, &options.make_venv) {
             (Some(path), _) => path.clone(),
-            (None, Some(dir)) => make(&std::path::absolute(dir)?)?,
+            (None, Some(dir)) => make(dir)?,
             (None, None) if left.exists() => left,
             (None, None) => bail!(
                 "--peers needs a Python with what {REQUIREMENTS} lists: {}. Have one made with \
@@ -143,7 +143,7 @@ pub(super) fn inputs(
         eprintln!("== the benchmark's model, in {}", model.display());
         let part = folder.join("model.part");
         let _ = fs::remove_dir_all(&part); // left by a run that was cut off
-        let script = options.peers_dir.join("phi_mini.py");
+        let script = options.peers_dir()?.join("phi_mini.py");
         let made = status(python.script(&script, options.threads).arg(&part))?;
         ensure!(made.success(), "phi_mini.py failed: its output is above; {}", python.versions);
         fs::rename(&part, &model).with_context(|| model.display().to_string())?;
@@ -152,7 +152,7 @@ pub(super) fn inputs(
         let python = python.filter(|_| options.pairs.is_none());
         let python = python.with_context(|| missing("pairs", "--pairs FILE", &pairs))?;
         let mut write = python.script(&root().join(WRITE_PAIRS), options.threads);
-        write.arg(&options.peers_dir).arg(&pairs).args(["--rows", &rows.to_string()]);
+        write.arg(options.peers_dir()?).arg(&pairs).args(["--rows", &rows.to_string()]);
         ensure!(
             status(&mut write)?.success(),
             "{WRITE_PAIRS} failed: its output is above; hh_pairs.py says where it looks for data"

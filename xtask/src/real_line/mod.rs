@@ -1,7 +1,7 @@
-//! The full pipeline on HH-RLHF, from data to page, in one command: `cargo xtask real-line`.
+//! The whole line on real data, from files of HH-RLHF to a page, in one command: `cargo xtask real-line`.
 //!
-//! Every stage is a run of `mopo`. This module keeps their order, what is done, and how long each
-//! took.
+//! Every stage is a run of `mopo`. Here is only which, in what order, what is done already, and how long
+//! each took.
 
 mod record;
 
@@ -10,27 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Instant, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::cargo::{cargo, code, device_feature, root, status, target_directory};
+use crate::args::absolute;
+use crate::cargo::{code, root, status};
+use crate::program;
 use record::{Done, LineRecord};
-
-const HELP: &str = "\
-cargo xtask real-line --data DIR [--out DIR] [--seed N] [--device NAME] [--mopo FILE] [--smoke]
-
-Trains two reward models (helpful, harmless) on HH-RLHF, labels the pairs with them, runs SFT of a phi model,
-trains MOPO's two policies, answers held-out prompts with them, scores the answers, and draws the front.
-
-  --data DIR     the folder of HH-RLHF, with helpful-base/ and harmless-base/ inside, or the one above it
-  --out DIR      output directory [default: runs/real-line]
-  --seed N       random seed of every stage [default: 0]
-  --device NAME  flex (the CPU), ndarray, cuda or cuda:N [default: flex]
-  --mopo FILE    use this program instead of building one
-  --smoke        a few steps of everything, to check that it runs; its numbers mean nothing
-
-Run the same command again to resume an interrupted pipeline. docs/results/real-line.md has results and times.
-";
 
 const REWARDS: &str = include_str!("rewards.toml");
 const RUN: &str = include_str!("run.toml");
@@ -52,13 +38,31 @@ const SMOKE_RUN: &[&str] = &[
     "evaluation.mixture_steps=2",
 ];
 
-/// Options of the command line.
-struct Options {
+/// Trains two reward models (helpful, harmless) on HH-RLHF, labels the pairs with them, fine-tunes a phi model
+/// on the responses (SFT), trains MOPO's two policies, lets them answer held-out prompts, scores the answers, and
+/// draws the front.
+///
+/// A pipeline that was interrupted continues where it was when it is called again. docs/results/real-line.md has
+/// what came out of one, and how long it took.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The folder of HH-RLHF, with helpful-base/ and harmless-base/ inside, or the one above it
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     data: PathBuf,
+    /// Where everything goes
+    #[arg(long, value_name = "DIR", default_value = "runs/real-line", value_parser = absolute)]
     out: PathBuf,
+    /// Seed of every stage
+    #[arg(long, value_name = "N", default_value = "0")]
     seed: u64,
+    /// flex (the CPU), ndarray, cuda or cuda:N
+    #[arg(long, value_name = "NAME", default_value = "flex")]
     device: String,
+    /// A program that is built already, instead of a release build
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
     mopo: Option<PathBuf>,
+    /// A few steps of everything, to see whether it runs; its figures mean nothing
+    #[arg(long)]
     smoke: bool,
 }
 
@@ -68,7 +72,7 @@ struct Stage {
     /// What it does, for the table.
     what: &'static str,
     args: Vec<String>,
-    /// What it resumes from if its output is there but not finished; else it starts anew.
+    /// What it goes on with where its output is there but not finished; else it starts anew.
     resume: Option<Vec<String>>,
     /// The folder or file that it writes.
     output: PathBuf,
@@ -79,12 +83,7 @@ struct Stage {
 }
 
 /// `cargo xtask real-line`.
-pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
-    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
-        print!("{HELP}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    let mut options = Options::parse(args)?;
+pub(crate) fn run(mut options: Options) -> Result<ExitCode> {
     let below = options.data.join("hh-rlhf");
     if below.is_dir() {
         options.data = below;
@@ -101,11 +100,11 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     let mut record = LineRecord::open(&options.out.join("line.json"), &options.asked())?;
     let mopo = match &options.mopo {
         Some(mopo) => mopo.clone(),
-        None => build(&options.device)?,
+        None => program::build(Some(&options.device))?,
     };
 
     for index in 0..options.n_stages() {
-        // Made when it is its turn: later stages use what earlier ones found.
+        // Made when it is its turn: a later stage is told what an earlier one found.
         let stage = options.stage(index)?;
         if record.is_done(&stage.name) && stage.last.exists() {
             eprintln!("\n== {}: done before", stage.name);
@@ -121,7 +120,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         let ended = status(Command::new(&mopo).args(args).current_dir(root()))?;
         if !ended.success() {
             eprintln!(
-                "\nthe pipeline stopped at `{}`; run the same command again to resume",
+                "\nthe line stopped at `{}`; the same command again goes on there",
                 stage.name
             );
             return Ok(code(ended));
@@ -147,63 +146,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds `mopo` for the device, and says where it is.
-fn build(device: &str) -> Result<PathBuf> {
-    let mut build = cargo(&["build", "--release", "--package", "mopo-cli"]);
-    if let Some(feature) = device_feature(&["--device".into(), device.into()]) {
-        build.args(["--features", feature]);
-    }
-    ensure!(status(build.current_dir(root()))?.success(), "building mopo-cli failed");
-    Ok(target_directory()?.join("release/mopo"))
-}
-
 impl Options {
-    fn parse(args: &[String]) -> Result<Self> {
-        let mut data = None;
-        let mut options = Self {
-            data: PathBuf::new(),
-            out: PathBuf::from("runs/real-line"),
-            seed: 0,
-            device: "flex".into(),
-            mopo: None,
-            smoke: false,
-        };
-        let mut args = args.iter();
-        while let Some(arg) = args.next() {
-            if arg == "--smoke" {
-                options.smoke = true;
-                continue;
-            }
-            let (flag, value) = match arg.split_once('=') {
-                Some((flag, value)) => (flag, Some(value.to_string())),
-                None => (arg.as_str(), args.next().cloned()),
-            };
-            let value = |what: &str| value.clone().with_context(|| format!("{flag} needs {what}"));
-            match flag {
-                "--data" => data = Some(PathBuf::from(value("a folder")?)),
-                "--out" => options.out = value("a folder")?.into(),
-                "--mopo" => options.mopo = Some(value("a program")?.into()),
-                "--device" => options.device = value("a name")?,
-                "--seed" => {
-                    let text = value("a number")?;
-                    options.seed = text
-                        .parse()
-                        .with_context(|| format!("--seed is `{text}`; it must be a number ≥ 0"))?;
-                }
-                other => bail!("there is no flag `{other}`\n\n{HELP}"),
-            }
-        }
-        let data = data.with_context(|| format!("--data is missing\n\n{HELP}"))?;
-        // `mopo` runs in the workspace's root, wherever this was called.
-        let absolute = |path: &Path| {
-            std::path::absolute(path).with_context(|| format!("the path {}", path.display()))
-        };
-        options.data = absolute(&data)?;
-        options.out = absolute(&options.out)?;
-        options.mopo = options.mopo.as_deref().map(absolute).transpose()?;
-        Ok(options)
-    }
-
     /// What a record of another line differs in. The device may change between stages.
     fn asked(&self) -> Value {
         serde_json::json!({
@@ -299,10 +242,10 @@ impl Options {
                 }
                 Stage {
                     name: "train".into(),
-                    what: "tokenizer, SFT by cloning, MOPO with two policies",
+                    what: "tokenizer, warm start by cloning, MOPO with two policies",
                     args: train,
                     resume: Some(args(&["train", "--resume", &out, "--device", device])),
-                    part: Some(("the SFT model", run.join("warm_start/config.json"))),
+                    part: Some(("the warm start", run.join("warm_start/config.json"))),
                     last: run.join("result.json"),
                     output: run,
                 }
@@ -382,10 +325,17 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use clap::Parser;
 
-    fn parse(args: &[&str]) -> Result<Options> {
-        Options::parse(&args.iter().map(|arg| (*arg).to_string()).collect::<Vec<_>>())
+    use super::*;
+    use crate::args::{Cli, Command as Xtask};
+
+    fn parse(args: &[&str]) -> Result<Options, String> {
+        let words = ["cargo xtask", "real-line"].iter().chain(args);
+        match Cli::try_parse_from(words).map_err(|e| e.to_string())?.command {
+            Xtask::RealLine(options) => Ok(options),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -395,12 +345,12 @@ mod tests {
         assert!(options.out.ends_with("runs/real-line"));
         assert_eq!((options.seed, options.smoke, options.device.as_str()), (7, true, "flex"));
         for (args, expected) in [
-            (&["--seed", "1"][..], "--data is missing"),
-            (&["--data"], "needs a folder"),
-            (&["--data", "hh", "--seed", "x"], "must be a number"),
-            (&["--data", "hh", "--steps", "3"], "no flag `--steps`"),
+            (&["--seed", "1"][..], "--data <DIR>"),
+            (&["--data"], "a value is required"),
+            (&["--data", "hh", "--seed", "x"], "--seed"),
+            (&["--data", "hh", "--steps", "3"], "--steps"),
         ] {
-            let error = format!("{:#}", parse(args).err().unwrap());
+            let error = parse(args).err().unwrap();
             assert!(error.contains(expected), "{error}");
         }
     }

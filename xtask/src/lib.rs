@@ -1,0 +1,66 @@
+//! The project's own commands, for people and for CI: `cargo xtask help`. It never links burn, so
+//! it builds in seconds; what needs a model is a run of the `mopo` binary.
+//!
+//! Its doc test is the last of `cargo test --workspace`, and therefore says which tests were skipped:
+//!
+//! ```standalone_crate
+//! mopo_testkit::list_skipped();
+//! ```
+
+mod args;
+mod bench_pareto;
+mod bench_score;
+mod bench_train;
+mod cargo;
+mod ci;
+mod deny;
+mod dependencies;
+mod licences;
+mod machine;
+mod matrix;
+mod measured;
+mod program;
+mod real_line;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use args::{Bench, BenchCommand, Cli, Command};
+
+/// The command line, to its exit code.
+pub fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    // As given, for the pages that show the command: without the program and its two commands.
+    let words = || std::env::args().skip(3).collect::<Vec<_>>();
+    match command {
+        Command::Train(forwarded) => program::run("train", &forwarded.args),
+        Command::Pareto(forwarded) => program::run("pareto", &forwarded.args),
+        Command::Bandit(forwarded) => program::run("bandit", &forwarded.args),
+        Command::Bench(Bench { what: None, args }) => {
+            cargo::bench(&["mopo-core", "mopo-pareto"], &args)
+        }
+        Command::Bench(Bench { what: Some(what), .. }) => match what {
+            BenchCommand::Pareto { python } => bench_pareto::run(python),
+            BenchCommand::Train(options) => bench_train::run(options.checked()?, &words()),
+            BenchCommand::Score(options) => bench_score::run(&options, &words()),
+        },
+        Command::RealLine(options) => real_line::run(options),
+        Command::Matrix { backends } => matrix::run(&backends),
+        Command::Tidy => tidy::run(),
+        Command::Deny => deny::run(),
+        Command::Licences { texts } => licences::run(texts.as_deref()),
+        Command::Ci => ci::run(),
+    }
+}
