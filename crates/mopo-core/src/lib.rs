@@ -1,5 +1,6 @@
 //! The mathematics of Multi-Objective Preference Optimization (arXiv 2505.10892), generic over
 //! burn's `Backend`. No files, no text, no tokenizer.
+#![doc = include_str!("../README.md")]
 
 mod ball;
 pub mod bandit;

@@ -4,6 +4,7 @@
 //! The path of a pair: a reader ([`hh`], [`reddit`], [`demo`], …) makes [`PreferenceRecord`]s → a
 //! [`PreparedSet`] keeps them as JSON Lines → [`split_by_prompt`] → [`tokenize`] →
 //! [`bucketed_batches`]. No tensors, no models and no network here.
+#![doc = include_str!("../README.md")]
 
 mod collate;
 mod container;

@@ -10,6 +10,7 @@
 //! Tensors are in [`reward`] alone, generic over burn's backend; rewards that are functions of the text
 //! need none. Absent on purpose: no language model (responses come in from outside), and no tolerance
 //! in dominance. Scores are always *larger is better*.
+#![doc = include_str!("../README.md")]
 
 mod cluster;
 mod error;

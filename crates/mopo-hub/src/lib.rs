@@ -7,6 +7,7 @@
 //! what the cache lacks. Without the features `tensors` and `download` (on by default) there is
 //! what reads and writes files ([`write_atomically`], [`DirWriter`], JSON, hashes) and what reports progress
 //! ([`Progress`]), and neither burn nor network.
+#![cfg_attr(feature = "tensors", doc = include_str!("../README.md"))]
 
 #[cfg(feature = "download")]
 mod download;

@@ -3,6 +3,7 @@
 //!
 //! No text and no tokenizer (token ids only), no loss and no optimiser. Everything is generic over
 //! burn's `Backend`; what runs the model needs mopo-ops' `FusedBackend`.
+#![doc = include_str!("../README.md")]
 
 mod adapter;
 mod config;

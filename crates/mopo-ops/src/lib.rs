@@ -5,6 +5,7 @@
 //! Everything works on tokens laid out one after the other, `[n_tokens, features]`, without padding;
 //! [`PackedRows`] says which of them form a row. No model, no parameters, no files: those are in
 //! `mopo-lm`.
+#![doc = include_str!("../README.md")]
 
 mod autodiff;
 mod backend;
