@@ -1,11 +1,8 @@
 //! The project's own commands, for people and for CI: `cargo xtask help`. It never links burn, so
 //! it builds in seconds; what needs a model is a run of the `mopo` binary.
 //!
-//! Its doc test is the last of `cargo test --workspace`, and therefore says which tests were skipped:
-//!
-//! ```standalone_crate
-//! mopo_testkit::list_skipped();
-//! ```
+//! It is a library for its place: its doc tests, of which there are none, are the last of `cargo test
+//! --workspace`, and `.cargo/rustdoc` lists the skipped tests after them.
 
 mod args;
 mod bench_pareto;

@@ -14,7 +14,7 @@ mod skip;
 use burn::backend::Autodiff;
 #[cfg(feature = "backend")]
 pub use hub::{HubRequest, LoopbackHub};
-pub use skip::{Extent, list_skipped, note_skipped};
+pub use skip::{Extent, note_skipped};
 
 /// The backend of the tests: flex, or the one whose feature is on (`cargo xtask matrix`).
 #[cfg(all(feature = "backend", not(any(feature = "ndarray", feature = "cuda"))))]

@@ -1,8 +1,8 @@
 //! Tests that cannot run where they are: said at once, and once more at the end of `cargo test`.
 //!
 //! libtest hides what a test that passed printed, and has no word for a test that found nothing to do.
-//! A line is therefore written past its capture, and kept in a file of this run of cargo, which the doc
-//! test of xtask, the last of `cargo test --workspace`, prints.
+//! A line is therefore written past its capture, and kept in a file of this run of cargo, which
+//! `.cargo/rustdoc` prints after the last doc tests of `cargo test --workspace`.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -65,29 +65,6 @@ fn line(module: &str, test: Option<&str>, extent: Extent, reason: &str) -> Strin
     format!("{what}: {name}: {}\n", reason.replace('\n', " "))
 }
 
-/// The list of what the tests of this run of cargo left out, sorted, or a line that says that nothing
-/// was. Called in a doc test, whose parent is rustdoc and whose grandparent is cargo.
-pub fn list_skipped() {
-    let cargo = parent_of(std::os::unix::process::parent_id());
-    let path = cargo.map(record);
-    let text = path.as_ref().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
-    if let Some(path) = &path {
-        let _ = fs::remove_file(path);
-        sweep(path.parent().unwrap_or(Path::new(".")));
-    }
-    let _ = std::io::stderr().write_all(listing(&text).as_bytes());
-}
-
-fn listing(text: &str) -> String {
-    let mut lines: Vec<&str> = text.lines().collect();
-    lines.sort_unstable();
-    lines.dedup();
-    match lines.len() {
-        0 => "\nno test was skipped\n".into(),
-        n => format!("\nnot run here ({n}):\n  {}\n", lines.join("\n  ")),
-    }
-}
-
 /// Where a run of cargo, which is the parent of every process of tests, keeps its list.
 fn record(cargo: u32) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
@@ -95,22 +72,6 @@ fn record(cargo: u32) -> PathBuf {
         |dir| Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(dir),
     );
     target.join("skipped-tests").join(cargo.to_string())
-}
-
-/// Removes the lists of runs of cargo that are over: those of single packages have no last doc test.
-fn sweep(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let alive = Path::new("/proc").join(entry.file_name()).exists();
-        if !alive {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-/// The parent of another process, on Linux.
-fn parent_of(process: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    status.lines().find_map(|l| l.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -123,18 +84,5 @@ mod tests {
         assert_eq!(whole, "skipped: mopo_data::hh::tests::a: no file\n");
         let rest = line("cli::reward", None, Extent::Rest, "no Python");
         assert_eq!(rest, "skipped in part: cli::reward: no Python\n");
-    }
-
-    #[test]
-    fn each_is_listed_once_and_an_empty_list_says_so() {
-        assert!(listing("").contains("no test was skipped"));
-        let text = listing("skipped: b: x\nskipped: a: x\nskipped: b: x\n");
-        assert_eq!(text, "\nnot run here (2):\n  skipped: a: x\n  skipped: b: x\n");
-    }
-
-    #[test]
-    fn the_parent_of_a_process_is_found() {
-        let me = std::process::id();
-        assert_eq!(parent_of(me), Some(std::os::unix::process::parent_id()));
     }
 }
