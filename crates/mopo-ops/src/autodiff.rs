@@ -92,7 +92,7 @@ impl<B: FusedBackend> Backward<B, 3> for NormNode {
     }
 }
 
-/// With a frozen output layer: the gradient is there already, up to each token's factor.
+/// For a frozen output layer: the gradient is already known, up to each token's factor.
 #[derive(Debug)]
 struct FrozenLogProbNode;
 
@@ -146,7 +146,7 @@ impl<B: FusedBackend> Backward<B, 3> for LogProbNode {
     }
 }
 
-/// Stands for a parent that is not there: nothing tracks its node.
+/// A placeholder for an absent parent, whose node nothing tracks.
 pub(crate) fn absent<B: FusedBackend, C: CheckpointStrategy>(
     device: &B::Device,
 ) -> FloatTensor<Autodiff<B, C>> {

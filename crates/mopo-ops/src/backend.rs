@@ -1,11 +1,11 @@
-//! The trait: what a backend computes for a transformer. Every method has a body in burn's own
-//! operations, so that a new backend costs one empty `impl`; a backend with kernels of its own
-//! overrides what pays.
+//! The operations that a backend provides for a transformer. Every method has a body in burn's own
+//! operations, so a new backend needs only an empty `impl`; one with its own kernels overrides the
+//! methods where that pays.
 //!
 //! Methods whose name ends in `_backward` are the gradients of the method without it. `Autodiff`
-//! overrides only [`FusedBackend::parallel_block`], [`FusedBackend::linear_log_prob`] and those whose
-//! name ends in `_op`; all other methods, on `Autodiff`, are differentiable by their
-//! bodies, which is what the tests compare the gradients with.
+//! overrides only [`FusedBackend::parallel_block`], [`FusedBackend::linear_log_prob`] and methods
+//! whose name ends in `_op`; all others are differentiable on `Autodiff` through their bodies,
+//! which is what tests compare the gradients with.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -49,20 +49,20 @@ pub enum Gelu {
 /// The numbers of one step of Adam.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamFactors {
-    /// Decay of the mean of gradients.
+    /// Decay of the mean of the gradients.
     pub beta_1: f32,
-    /// Decay of the mean of squares.
+    /// Decay of the mean of their squares.
     pub beta_2: f32,
-    /// Learning rate over the first mean's correction, 1 − β₁ᵗ.
+    /// Learning rate divided by the correction of the first mean, 1 − β₁ᵗ.
     pub rate: f32,
     /// 1 / (1 − β₂ᵗ).
     pub correction_2: f32,
-    /// Added to the root of the mean of squares.
+    /// Added to the square root of the mean of squares.
     pub epsilon: f32,
 }
 
 impl AdamFactors {
-    /// Those of step `t`, counted from 1.
+    /// The numbers of step `t`, counted from 1.
     pub fn new(learning_rate: f64, [beta_1, beta_2]: [f64; 2], epsilon: f64, t: usize) -> Self {
         let correction = |beta: f64| 1.0 - beta.powi(i32::try_from(t).unwrap_or(i32::MAX));
         Self {
@@ -75,13 +75,13 @@ impl AdamFactors {
     }
 }
 
-/// Keys or values of past tokens: `[rows, capacity, features]`, of which the first few are filled.
+/// Keys or values of past tokens: `[rows, capacity, features]`, filled from the left.
 pub type KvStore<B> = FloatTensor<B>;
 
-/// A backend that runs transformers. Tensors are `[n_tokens, features]` unless said otherwise, and
-/// f32 unless said otherwise.
+/// A backend that runs transformers. Unless noted otherwise, tensors are `[n_tokens, features]` and
+/// f32.
 pub trait FusedBackend: Backend {
-    /// `init + alpha · a · b`, with `a` or `b` transposed first if so asked. Matrices.
+    /// `init + alpha · a · b` of matrices, with `a` or `b` transposed on request.
     fn gemm(
         init: Init<Self>,
         alpha: f64,
@@ -93,8 +93,8 @@ pub trait FusedBackend: Backend {
         generic::linear::gemm::<Self>(init, alpha, a, transpose_a, b, transpose_b)
     }
 
-    /// `init + x · W`, or with `transpose` `init + x · Wᵀ`; W of any type, quantised ones tile by
-    /// tile.
+    /// `init + x · W`, or with `transpose` `init + x · Wᵀ`; W of any type. Quantised weights are
+    /// dequantised tile by tile.
     fn weight_matmul(
         init: Init<Self>,
         x: FloatTensor<Self>,
@@ -104,7 +104,7 @@ pub trait FusedBackend: Backend {
         generic::linear::weight_matmul::<Self>(init, x, weight, transpose)
     }
 
-    /// The weights of those outputs of a quantised matrix in f32, `[outputs, inputs]`.
+    /// The given outputs of a quantised matrix in f32, `[outputs, inputs]`.
     fn dequantise(matrix: &QuantisedMatrix<Self>, outputs: Range<usize>) -> FloatTensor<Self> {
         generic::quant::dequantise::<Self>(matrix, outputs)
     }
@@ -119,7 +119,7 @@ pub trait FusedBackend: Backend {
         generic::elementwise::gelu_backward::<Self>(x, grad)
     }
 
-    /// GELU by its definition: `x/2 · (1 + erf(x/√2))`.
+    /// The exact GELU: `x/2 · (1 + erf(x/√2))`.
     fn gelu_erf(x: FloatTensor<Self>) -> FloatTensor<Self> {
         generic::elementwise::gelu_erf::<Self>(x)
     }
@@ -129,8 +129,8 @@ pub trait FusedBackend: Backend {
         generic::elementwise::gelu_erf_backward::<Self>(x, grad)
     }
 
-    /// Each token to mean 0 and variance 1 (`epsilon` is added to it), times `gamma`, plus `beta`,
-    /// both `[features]`.
+    /// Normalises each token to mean 0 and variance 1 (`epsilon` is added to the variance), times
+    /// `gamma`, plus `beta`, both `[features]`.
     fn layer_norm_forward(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
@@ -151,9 +151,9 @@ pub trait FusedBackend: Backend {
         generic::norm::backward::<Self>(init, x, gamma, grad, epsilon)
     }
 
-    /// Turns the first `2 · half` features of each head by the angles whose cosines and sines,
-    /// `[n_tokens, half]`, are given: feature j with feature j + half. `inverse` turns back, which is
-    /// the gradient.
+    /// Rotates the first `2 · half` features of each head, feature j with feature j + half, by
+    /// angles whose cosines and sines, `[n_tokens, half]`, are given. `inverse` rotates back, which
+    /// is the gradient.
     fn rotary(
         x: FloatTensor<Self>,
         cos: FloatTensor<Self>,
@@ -164,9 +164,9 @@ pub trait FusedBackend: Backend {
         generic::elementwise::rotary::<Self>(x, cos, sin, n_heads, inverse)
     }
 
-    /// Softmax attention within the rows of `rows`, scores divided by the root of a head's size; `q`,
-    /// `[n_tokens, features]`, and `k` and `v`, `[n_keys, features]`, hold their heads side by side.
-    /// A row with tokens must have keys.
+    /// Softmax attention within the rows of `rows`, scores divided by the square root of a head's
+    /// size; `q`, `[n_tokens, features]`, and `k` and `v`, `[n_keys, features]`, have their heads
+    /// side by side. A row with tokens must have keys.
     fn packed_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -211,9 +211,9 @@ pub trait FusedBackend: Backend {
         generic::attention::cached::<Self>(q, keys, values, lens, n_heads)
     }
 
-    /// Log-probability, in nats, of token `targets[i]` under `softmax(hidden[i] · W + b)`: `[n]`, and
-    /// if `with_gradient` its gradient with respect to `hidden`, `[n, features]`. The logits never
-    /// exist as a whole.
+    /// Log-probability, in nats, of token `targets[i]` under `softmax(hidden[i] · W + b)`: `[n]`,
+    /// and `with_gradient` its gradient with respect to `hidden`, `[n, features]`. The logits are
+    /// never all in memory.
     fn log_prob_forward(
         hidden: FloatTensor<Self>,
         weight: &Matrix<Self>,
@@ -237,8 +237,8 @@ pub trait FusedBackend: Backend {
         generic::log_prob::backward::<Self>(hidden, weight, bias, targets, log_probs, grad)
     }
 
-    /// A step of Adam on a tensor of any shape: the new parameter and moments. Without moments they
-    /// are 0.
+    /// A step of Adam on a tensor of any shape. Returns the new parameter and moments; absent
+    /// moments are 0.
     fn adam_step(
         param: FloatTensor<Self>,
         grad: FloatTensor<Self>,
@@ -314,7 +314,7 @@ pub trait FusedBackend: Backend {
     }
 }
 
-/// A backend with gradients whose inner backend, too, runs transformers.
+/// A backend with gradients whose inner backend runs transformers too.
 pub trait FusedAutodiffBackend: AutodiffBackend<InnerBackend: FusedBackend> + FusedBackend {}
 
 impl<B: AutodiffBackend<InnerBackend: FusedBackend> + FusedBackend> FusedAutodiffBackend for B {}

@@ -1,9 +1,9 @@
-//! One block of phi on packed tokens and its gradients: LayerNorm, which feeds attention and
-//! feed-forward, both added to the residual stream. Low-rank updates on any of its six linear
+//! One block of phi on packed tokens and its gradients: a LayerNorm that feeds attention and
+//! feed-forward, both added to the residual stream, with low-rank updates on any of its six linear
 //! layers.
 //!
-//! What the gradients need is either kept from the forward pass or computed again from the block's
-//! input (gradient checkpointing); the rest is recomputed always, because it is cheap.
+//! What the gradients need is either kept from the forward pass or recomputed from the block's
+//! input (gradient checkpointing); cheap parts are always recomputed.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use burn::tensor::{Shape, TensorMetadata};
 use crate::generic::norm::parameter_gradients;
 use crate::{FusedBackend, Init, KvStore, Matrix, PackedRows};
 
-/// Linear layers of a block, in this order: queries, keys, values, the attention's output, and the
-/// feed-forward's first and second.
+/// Number of linear layers of a block, in this order: queries, keys, values, attention output, and
+/// the two of the feed-forward.
 pub const LINEARS: usize = 6;
 const Q: usize = 0;
 const K: usize = 1;
@@ -31,7 +31,7 @@ pub struct LoraParams<B: Backend> {
     pub a: FloatTensor<B>,
     /// `[rank, outputs]`.
     pub b: FloatTensor<B>,
-    /// What x is multiplied with before A, `[n_tokens, inputs]`: 0 or 1 / (1 − dropout).
+    /// The mask on x before A, `[n_tokens, inputs]`: 0 or 1 / (1 − dropout).
     pub dropout: Option<FloatTensor<B>>,
 }
 
@@ -42,22 +42,22 @@ pub struct LinearParams<B: Backend> {
     pub weight: Matrix<B>,
     /// `[outputs]`.
     pub bias: FloatTensor<B>,
-    /// Its update.
+    /// The low-rank update.
     pub lora: Option<LoraParams<B>>,
 }
 
 /// The parameters of a block.
 #[derive(Debug, Clone)]
 pub struct BlockParams<B: Backend> {
-    /// Of the LayerNorm, `[features]`.
+    /// Scale of the LayerNorm, `[features]`.
     pub gamma: FloatTensor<B>,
-    /// Of the LayerNorm, `[features]`.
+    /// Offset of the LayerNorm, `[features]`.
     pub beta: FloatTensor<B>,
     /// In the order of [`LINEARS`].
     pub linears: [LinearParams<B>; LINEARS],
 }
 
-/// Inputs of a block besides its parameters, the same for all blocks of a pass.
+/// Inputs of a block besides its parameters, shared by all blocks of a pass.
 #[derive(Debug, Clone)]
 pub struct BlockContext<B: Backend> {
     /// Which tokens attend to each other.
@@ -70,7 +70,7 @@ pub struct BlockContext<B: Backend> {
     pub n_heads: usize,
     /// Added to the variance in LayerNorm.
     pub epsilon: f64,
-    /// Factor of all low-rank updates.
+    /// Scale of all low-rank updates.
     pub lora_scale: f64,
     /// Keep only the block's input and recompute the block for its gradients.
     pub checkpoint: bool,
@@ -108,7 +108,7 @@ pub(crate) struct Gradients<B: Backend> {
     pub(crate) linears: [[Option<FloatTensor<B>>; 4]; LINEARS],
 }
 
-/// The input of A: x, or what dropout leaves of it.
+/// The input of A: x, with dropout if there is any.
 fn dropped<B: FusedBackend>(x: FloatTensor<B>, lora: &LoraParams<B>) -> FloatTensor<B> {
     match &lora.dropout {
         None => x,
@@ -137,7 +137,7 @@ pub(crate) fn linear<B: FusedBackend>(
     }
 }
 
-/// The gradients of [`linear`]: adds that of x to `dx` if there is one to add to or `want_x`.
+/// The gradients of [`linear`]. The gradient of x is added to `dx`, if that is given or `want_x`.
 #[allow(clippy::too_many_arguments)]
 fn linear_backward<B: FusedBackend>(
     x: &FloatTensor<B>,
@@ -188,7 +188,7 @@ fn linear_backward<B: FusedBackend>(
     (dx, out)
 }
 
-/// The block at `x`; with `keep` also what [`backward`] needs.
+/// The block at `x`; with `keep`, also what [`backward`] needs.
 pub(crate) fn forward<B: FusedBackend>(
     x: FloatTensor<B>,
     params: &BlockParams<B>,
@@ -206,7 +206,7 @@ pub(crate) fn forward<B: FusedBackend>(
     let (v, low_rank_v) = at(V);
     let (q, k) = (rope(q), rope(k));
     let attention = B::packed_attention(q.clone(), k.clone(), v.clone(), rows, n_heads);
-    // What is not needed again is freed as early as possible.
+    // Freed as early as possible.
     let kept = keep.then_some((q, k, v));
     let (y, low_rank_dense) =
         linear::<B>(attention.clone(), &params.linears[DENSE], Some(x), scale);
@@ -228,10 +228,10 @@ pub(crate) fn forward<B: FusedBackend>(
     (y, saved)
 }
 
-/// The block at new tokens `x` of sequences whose past is in the stores `keys` and `values`, which
-/// take the new tokens at `at[i] = (row, position)`. Without `lens` the tokens are the beginnings of
-/// all rows of `context.rows`; with them they are one token per row, whose past, itself included, is
-/// that long. No gradients.
+/// The block at new tokens `x` of sequences whose past is in the stores `keys` and `values`, to
+/// which the new tokens are written at `at[i] = (row, position)`. Without `lens` the tokens are the
+/// beginnings of all rows of `context.rows`; with it there is one token per row, and `lens` are the
+/// lengths of the past, the new token included. No gradients.
 pub fn block_with_store<B: FusedBackend>(
     x: FloatTensor<B>,
     params: &BlockParams<B>,
@@ -268,7 +268,7 @@ fn feed<B: FusedBackend>(
     linear::<B>(B::gelu_tanh(pre_activation), &params.linears[FC2], Some(y), scale).0
 }
 
-/// The gradients of [`forward`] at `x`, given that of its result.
+/// The gradients of [`forward`] at `x`, given the gradient of its result.
 pub(crate) fn backward<B: FusedBackend>(
     x: FloatTensor<B>,
     params: &BlockParams<B>,
@@ -286,7 +286,7 @@ pub(crate) fn backward<B: FusedBackend>(
     let Saved { q, k, v, attention, pre_activation, low_rank } = saved;
     let [low_rank_q, low_rank_k, low_rank_v, low_rank_dense, low_rank_fc1, low_rank_fc2] = low_rank;
     let mut linears: [[Option<FloatTensor<B>>; 4]; LINEARS] = Default::default();
-    // Does anything before the LayerNorm, or the LayerNorm itself, want a gradient?
+    // Whether anything before the LayerNorm, or the LayerNorm itself, needs a gradient.
     let below = wanted.x || wanted.norm.contains(&true);
     let any = |i: usize| wanted.linears[i].contains(&true);
     let back = |i: usize, x: &_, low_rank, grad, want_x, dx| {

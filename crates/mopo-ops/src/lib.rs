@@ -1,10 +1,10 @@
-//! The operations that transformers (phi's decoder, the classifiers of rewards) spend their time in, fused, on any backend
-//! of burn: [`FusedBackend`]. Bodies are written in burn's own operations; flex has native kernels.
-//! Gradients are written by hand.
+//! The operations that dominate the time of transformers (phi's decoder, the classifiers of
+//! rewards), fused, on any backend of burn: [`FusedBackend`]. Bodies are written in burn's own
+//! operations; burn-flex has native kernels. Gradients are written by hand.
 //!
-//! Everything works on tokens laid out one after the other, `[n_tokens, features]`, without padding;
-//! [`PackedRows`] says which of them form a row. No model, no parameters, no files: those are in
-//! `mopo-lm`.
+//! Everything works on tokens laid out one after the other, `[n_tokens, features]`, without
+//! padding; [`PackedRows`] says which of them form a row. No models, parameters or files: those are
+//! in `mopo-lm`.
 #![doc = include_str!("../README.md")]
 
 mod autodiff;

@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorMetadata, TensorPrimitive};
 
 use crate::QuantisedMatrix;
 
-/// The backend's tensor in a tensor.
+/// The backend's tensor inside a tensor.
 pub fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
     tensor.into_primitive().tensor()
 }

@@ -1,5 +1,5 @@
-//! Gradients on `Autodiff` of the operations that a sequential block is made of: a linear layer, GELU
-//! and attention, one node each. They keep their inputs and compute the rest again.
+//! Gradients on `Autodiff` of the operations of a sequential block: a linear layer, GELU and
+//! attention, one node each. They keep their inputs and recompute the rest.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Which tokens of a batch see which: rows of a prompt and up to two responses that do not see each
-//! other, or rows that see a run of keys as a whole; one behind the other without padding.
+//! Which tokens of a batch see each other: rows of a prompt and up to two responses that do not see
+//! each other, or rows that see a whole run of keys; one after the other, without padding.
 
 /// One row: a prompt and two responses, either of which may be empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,8 +12,8 @@ pub struct PackedRow {
     pub first: usize,
     /// Tokens of the second response; it does not see the first.
     pub second: usize,
-    /// The keys of the row, if every token sees all of them. Without, the row's own tokens are the
-    /// keys, and a token sees none behind it.
+    /// The keys of the row, if every token sees all of them. Otherwise the row's own tokens are the
+    /// keys, and a token sees none after itself.
     pub keys: Option<KeyRun>,
 }
 
@@ -22,12 +22,12 @@ pub struct PackedRow {
 pub struct KeyRun {
     /// Index of its first token in the batch of keys.
     pub start: usize,
-    /// Its tokens.
+    /// Its length in tokens.
     pub len: usize,
 }
 
-/// A run of queries and the keys that they see: a prefix as a whole, then, unless the row has keys
-/// of its own ([`PackedRow::keys`]), their own run causally.
+/// A run of queries and the keys that they see: a whole prefix, and then, unless the row has
+/// separate keys ([`PackedRow::keys`]), their own run causally.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
     /// First token of the prefix, counted from where the row's keys start.
@@ -66,8 +66,8 @@ impl PackedRow {
         self.keys.unwrap_or(KeyRun { start: self.start, len: self.len() })
     }
 
-    /// The row as runs: prompt and first response are one, the second response another. A row that
-    /// sees a run of keys as a whole is one.
+    /// The row as runs: prompt and first response form one, the second response another. A row with
+    /// separate keys is a single run.
     pub fn pieces(&self) -> [Piece; 2] {
         let joined = self.prompt + self.first;
         let (prefix, causal) = self.keys.map_or((0, true), |keys| (keys.len, false));
@@ -131,17 +131,17 @@ impl PackedRows {
         &self.rows
     }
 
-    /// Tokens of all rows.
+    /// Number of tokens in all rows.
     pub fn n_tokens(&self) -> usize {
         self.n_tokens
     }
 
-    /// Keys of all rows.
+    /// Number of keys of all rows.
     pub fn n_keys(&self) -> usize {
         self.n_keys
     }
 
-    /// Pairs of a query and a key that see each other: the work of attention.
+    /// Number of pairs of a query and a key that see each other: the work of attention.
     pub fn n_scores(&self) -> usize {
         let triangle = |n: usize| n * (n + 1) / 2;
         let row = |r: &PackedRow| match r.keys {

@@ -51,7 +51,7 @@ pub(super) fn step(
     moments: Option<[T; 2]>,
     factors: AdamFactors,
 ) -> (T, [T; 2]) {
-    // All in the parameter's order of memory, whichever that is.
+    // Everything in the parameter's order of memory.
     let mut param = if is_dense(&param) { param } else { param.to_contiguous() };
     let layout = param.layout().clone();
     let same = |x: T| {
@@ -71,7 +71,7 @@ pub(super) fn step(
                     out[row * strides[0] as usize + column * strides[1] as usize] = *value;
                 }
             }
-            // Of other ranks only contiguous parameters are made.
+            // Parameters of other ranks are always contiguous.
             _ => out.copy_from_slice(x),
         }
         T::new(Bytes::from_elems(out), layout.clone(), DType::F32)

@@ -1,5 +1,5 @@
-//! Attention of packed rows: a task is one head of one row, which goes through its queries in tiles.
-//! Only scores that the mask lets through are computed, up to a tile's corner; they stay in cache.
+//! Attention of packed rows: a task is one head of one row and processes its queries in tiles. Only
+//! scores inside the mask are computed, up to the corner of a tile; they stay in cache.
 
 use std::cell::RefCell;
 
@@ -12,7 +12,7 @@ use super::math::{exp, largest, sum};
 use super::{Kernel, T, contiguous, new, values, vectorised};
 use crate::{PackedRow, PackedRows, Piece};
 
-/// Queries of a tile.
+/// Queries per tile.
 const TILE: usize = 64;
 
 thread_local! {
@@ -83,7 +83,7 @@ struct Scores<'a> {
 }
 
 impl Kernel for Scores<'_> {
-    /// Softmax of every line; what a query does not see becomes 0.
+    /// Softmax of every line; masked weights become 0.
     #[inline(always)]
     fn run(self) {
         let Scores { scores, keys, seen, scale } = self;
@@ -105,7 +105,7 @@ impl Kernel for Scores<'_> {
 
 struct Gradients<'a> {
     weights: &'a [f32],
-    /// Of the weights; becomes that of the scores.
+    /// Gradient of the weights; becomes that of the scores.
     grad: &'a mut [f32],
     keys: usize,
     scale: f32,
@@ -165,8 +165,8 @@ fn onto_keys(to: MatMut<'_, f32>, s: MatRef<'_, f32>, x: MatRef<'_, f32>, tile: 
     }
 }
 
-/// The part of `[n, width]` that belongs to each (row, head), which do not overlap. `lengths`: of the
-/// rows, n in all.
+/// The part of `[n, width]` of each (row, head); the parts do not overlap. `lengths`: lengths of
+/// the rows, with sum n.
 fn parts(
     data: &mut [f32],
     lengths: impl Iterator<Item = usize>,
@@ -206,8 +206,8 @@ fn with_scratch<R>(n: usize, f: impl FnOnce(&mut [f32], &mut [f32]) -> R) -> R {
     })
 }
 
-/// The softmax weights of a tile into `scores`.
-fn weigh(scores: &mut [f32], q: MatRef<'_, f32>, k: &Head<'_>, tile: &Tile) {
+/// Writes the attention weights (softmax) of a tile to `scores`.
+fn attention_weights(scores: &mut [f32], q: MatRef<'_, f32>, k: &Head<'_>, tile: &Tile) {
     let keys = tile.keys();
     let to = MatMut::from_row_major_slice_mut(scores, tile.n(), keys);
     against_keys(to, q, k, tile);
@@ -230,7 +230,7 @@ pub(super) fn forward(q: T, k: T, v: T, rows: &PackedRows, n_heads: usize) -> T 
         let (q, k, v) = (of(values(&q), row.start), of(values(&k), keys), of(values(&v), keys));
         for tile in tiles(&row) {
             with_scratch(tile.n() * tile.keys(), |scores, _| {
-                weigh(scores, q.tokens(tile.from, tile.n()), &k, &tile);
+                attention_weights(scores, q.tokens(tile.from, tile.n()), &k, &tile);
                 let scores = by_rows(scores, tile.n(), tile.keys(), tile.keys());
                 let out = out.as_mut().subrows_mut(tile.from, tile.n());
                 times_values(out, false, scores, &v, &tile);
@@ -263,7 +263,7 @@ pub(super) fn backward(q: T, k: T, v: T, grad: T, rows: &PackedRows, n_heads: us
             let (n, keys) = (tile.n(), tile.keys());
             with_scratch(n * keys, |weights, scores| {
                 let (queries, g) = (q.tokens(tile.from, n), grad.tokens(tile.from, n));
-                weigh(weights, queries, &k, &tile);
+                attention_weights(weights, queries, &k, &tile);
                 let to = MatMut::from_row_major_slice_mut(scores, n, keys);
                 against_keys(to, g, &v, &tile);
                 onto_keys(dv.as_mut(), by_rows(weights, n, keys, keys), g, &tile);

@@ -1,6 +1,6 @@
-//! Products with a weight that is read an output at a time: one that is not f32 is turned into f32
-//! tile by tile for faer's products, or, for a few lines, an output at a time, which never leaves the
-//! first cache.
+//! Products with a weight that is read output by output. A weight that is not f32 is converted tile
+//! by tile for faer's products, or, for a few lines, one output at a time, which stays in the L1
+//! cache.
 
 use burn::tensor::TensorMetadata;
 use faer::{MatMut, MatRef};
@@ -12,7 +12,7 @@ use super::skinny::{self, LINES};
 use super::{Kernel, T, new, vectorised};
 use crate::Init;
 
-/// Numbers that are f32 at a time: few enough to stay in a cache, enough for a product.
+/// How many numbers are converted at a time: few enough for a cache, enough for a product.
 const TILE: usize = 1024 * 1024;
 
 /// A weight `[inputs, outputs]`.
@@ -78,7 +78,7 @@ pub(super) fn read(weight: &impl ByOutput, from: usize, lines: &mut [f32]) {
     }
 }
 
-/// A matrix whose columns are contiguous, given turned.
+/// The transpose of a matrix whose columns are contiguous.
 pub(super) struct Columns<'a>(pub(super) MatRef<'a, f32>);
 
 impl<'a> Columns<'a> {
@@ -110,8 +110,8 @@ pub(super) struct Half<'a> {
 }
 
 impl<'a> Half<'a> {
-    /// `tensor`: `[inputs, outputs]`, in whatever order of memory; fast if the weights of an output
-    /// are contiguous.
+    /// `tensor`: `[inputs, outputs]`, in any order of memory; fast if the weights of an output are
+    /// contiguous.
     pub(super) fn new(tensor: &'a T) -> Self {
         let layout = tensor.layout();
         Self {
@@ -148,7 +148,7 @@ impl Kernel for Widen<'_> {
     #[inline(always)]
     fn run(self) {
         for (x, half) in self.line.iter_mut().zip(self.data) {
-            // What `to_f32` does for all but signalling NaNs, without a branch.
+            // Equals `to_f32` except for signalling NaNs, without a branch.
             *x = f32::from_bits(u32::from(half.to_bits()) << 16);
         }
     }

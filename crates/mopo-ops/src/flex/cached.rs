@@ -12,7 +12,7 @@ pub(super) fn write(mut store: T, tokens: T, at: &[(usize, usize)]) -> T {
     if store.as_slice::<f32>().is_none_or(|s| s.len() != store.storage::<f32>().len()) {
         store = store.to_contiguous();
     }
-    // Copies only if someone else holds the store.
+    // Copies only if the store is shared.
     let data = store.storage_mut::<f32>();
     for (token, (row, position)) in values(&tokens).chunks_exact(d).zip(at) {
         assert!(*position < capacity, "position {position} of a store of {capacity}");
@@ -24,7 +24,7 @@ pub(super) fn write(mut store: T, tokens: T, at: &[(usize, usize)]) -> T {
 
 struct Query<'a> {
     query: &'a [f32],
-    /// From the head's first feature of the first position on.
+    /// Starts at the head's first feature of the first position.
     keys: &'a [f32],
     values: &'a [f32],
     width: usize,

@@ -38,8 +38,8 @@ impl Kernel for GeluBackward<'_> {
         for (g, &x) in grad.iter_mut().zip(x) {
             let square = x * x;
             let t = tanh(x * (ROOT + ROOT * CUBIC * square));
-            let inner = x * (1.0 - t * t) * (ROOT + 3.0 * ROOT * CUBIC * square);
-            *g *= 0.5 * (1.0 + t + inner);
+            let slope = x * (1.0 - t * t) * (ROOT + 3.0 * ROOT * CUBIC * square);
+            *g *= 0.5 * (1.0 + t + slope);
         }
     }
 }
@@ -68,8 +68,8 @@ impl Kernel for GeluErfBackward<'_> {
         let GeluErfBackward { x, grad } = self;
         for (g, &x) in grad.iter_mut().zip(x) {
             // ROOT is 2 · φ(0).
-            let rise = ROOT * x * exp(-0.5 * x * x);
-            *g *= 0.5 * (1.0 + erf(x * FRAC_1_SQRT_2) + rise);
+            let slope = ROOT * x * exp(-0.5 * x * x);
+            *g *= 0.5 * (1.0 + erf(x * FRAC_1_SQRT_2) + slope);
         }
     }
 }
@@ -104,7 +104,7 @@ pub(super) fn gelu_backward(x: T, grad: T) -> T {
     new(dx, x.shape())
 }
 
-struct Turn<'a> {
+struct Rope<'a> {
     token: &'a mut [f32],
     cos: &'a [f32],
     sin: &'a [f32],
@@ -112,10 +112,10 @@ struct Turn<'a> {
     sign: f32,
 }
 
-impl Kernel for Turn<'_> {
+impl Kernel for Rope<'_> {
     #[inline(always)]
     fn run(self) {
-        let Turn { token, cos, sin, dim, sign } = self;
+        let Rope { token, cos, sin, dim, sign } = self;
         let half = cos.len();
         for head in token.chunks_exact_mut(dim) {
             let (a, rest) = head.split_at_mut(half);
@@ -140,7 +140,7 @@ pub(super) fn rotary(x: T, cos: T, sin: T, n_heads: usize, inverse: bool) -> T {
         for (i, token) in tokens.chunks_exact_mut(width).enumerate() {
             let at = (block * TOKENS + i) * half;
             let (cos, sin) = (&cos[at..at + half], &sin[at..at + half]);
-            vectorised(Turn { token, cos, sin, dim: width / n_heads, sign });
+            vectorised(Rope { token, cos, sin, dim: width / n_heads, sign });
         }
     });
     new(y, shape)

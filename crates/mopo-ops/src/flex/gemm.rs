@@ -1,4 +1,4 @@
-//! Products of matrices: faer's kernels on flex's memory.
+//! Matrix products: faer's kernels on burn-flex's memory.
 
 use std::time::Instant;
 
@@ -14,22 +14,22 @@ use crate::Init;
 /// Products with fewer multiplications use one thread.
 const PARALLEL: usize = 64 * 1024;
 
-/// A matrix of flex as faer sees it, without a copy if rows or columns are contiguous.
+/// A matrix of burn-flex as faer sees it, without a copy if rows or columns are contiguous.
 pub(super) struct View {
     tensor: FlexTensor,
-    turned: bool,
+    transposed: bool,
 }
 
 impl View {
-    /// `turned`: meant is the transposed matrix.
-    pub(super) fn new(tensor: FlexTensor, turned: bool) -> Self {
+    /// `transposed`: use the transpose of `tensor`.
+    pub(super) fn new(tensor: FlexTensor, transposed: bool) -> Self {
         let strides = tensor.layout().strides();
         let fits = |long: isize, n: usize| long >= n as isize;
         let [rows, columns] = tensor.shape().dims();
         let by_rows = strides[1] == 1 && fits(strides[0], columns);
         let by_columns = strides[0] == 1 && fits(strides[1], rows);
         let tensor = if by_rows || by_columns { tensor } else { tensor.to_contiguous() };
-        Self { tensor, turned }
+        Self { tensor, transposed }
     }
 
     pub(super) fn get(&self) -> MatRef<'_, f32> {
@@ -44,7 +44,7 @@ impl View {
         } else {
             by_rows(data, columns, rows, strides[1] as usize).transpose()
         };
-        if self.turned { matrix.transpose() } else { matrix }
+        if self.transposed { matrix.transpose() } else { matrix }
     }
 }
 
@@ -74,7 +74,7 @@ pub(super) fn multiply(
     matmul(to, if add { Accum::Add } else { Accum::Replace }, a, b, alpha, par);
 }
 
-/// What a product is added to, and whether there is anything.
+/// The initial value of a product, and whether there is one.
 pub(super) fn start(
     init: Init<burn::backend::Flex>,
     rows: usize,
@@ -114,16 +114,16 @@ impl ToF32 for FlexTensor {
     }
 }
 
-/// `init + alpha · a · b`, each turned if so asked.
+/// `init + alpha · a · b`, each transposed on request.
 pub(super) fn gemm(
     init: Init<burn::backend::Flex>,
     alpha: f64,
     a: T,
-    turn_a: bool,
+    transpose_a: bool,
     b: T,
-    turn_b: bool,
+    transpose_b: bool,
 ) -> T {
-    let (a, b) = (View::new(a, turn_a), View::new(b, turn_b));
+    let (a, b) = (View::new(a, transpose_a), View::new(b, transpose_b));
     let (a, b) = (a.get(), b.get());
     let (m, k, n) = (a.nrows(), a.ncols(), b.ncols());
     assert_eq!(k, b.nrows(), "matrices of {m} × {k} and {} × {n}", b.nrows());
@@ -136,11 +136,11 @@ pub(super) fn gemm(
 }
 
 /// Floating-point operations per second of a product `[m, k] · [k, n]`, in 10⁹: the best of
-/// `repeats`, on rayon's threads. What a training step is measured against.
+/// `repeats`, on rayon's threads. The baseline for the speed of a training step.
 pub fn matmul_rate(m: usize, n: usize, k: usize, repeats: usize) -> f64 {
     let a: Vec<f32> = (0..m * k).map(|i| (i % 17) as f32 * 0.1).collect();
     let b: Vec<f32> = (0..n * k).map(|i| (i % 13) as f32 * 0.1).collect();
-    // Not zeros, whose memory would be fetched from the system inside of the clock.
+    // Not zeros: the system would provide their memory while the clock runs.
     let mut out = vec![1f32; m * n];
     let mut best = f64::INFINITY;
     for _ in 0..repeats.max(1) {

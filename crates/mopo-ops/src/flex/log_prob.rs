@@ -1,6 +1,6 @@
-//! Log-probabilities of tokens and their gradients, a tile of the vocabulary at a time: logits stay
-//! in cache and never reach memory. The normaliser and the gradient are summed with a running
-//! maximum.
+//! Log-probabilities of tokens and their gradients, one tile of the vocabulary at a time: logits
+//! stay in cache and are never written to memory. The log-sum-exp and the gradient are accumulated
+//! with a running maximum.
 
 use burn::tensor::TensorMetadata;
 use faer::{MatMut, MatRef, Par};
@@ -10,7 +10,7 @@ use super::gemm::{View, by_rows, multiply};
 use super::math::{exp, largest, sum};
 use super::{Kernel, T, contiguous, new, values, vectorised};
 
-/// Tokens of the vocabulary whose logits exist at a time.
+/// Tokens of the vocabulary per tile.
 const TILE: usize = 1024;
 /// Maximum number of positions per task.
 const POSITIONS: usize = 256;
@@ -55,7 +55,7 @@ fn targets_of(targets: T) -> Vec<usize> {
     targets.into_data().iter::<i64>().map(|id| id as usize).collect()
 }
 
-/// How many positions a task takes: tasks of equal size, as many for each thread.
+/// Number of positions per task: tasks of equal size, the same number for each thread.
 fn task_size(n: usize) -> usize {
     let threads = rayon::current_num_threads();
     let rounds = n.div_ceil(threads * POSITIONS).max(1);
@@ -80,7 +80,7 @@ pub(super) fn forward(
     let mut log_probs = vec![0f32; n];
     let mut gradient = vec![0f32; if with_gradient { n * d } else { 0 }];
     let size = task_size(n);
-    // Without gradients there are no lines of them; every task gets an empty one.
+    // Without gradients, every task gets an empty slice.
     let gradients: Vec<&mut [f32]> = match with_gradient {
         true => gradient.chunks_mut(size * d).collect(),
         false => (0..n.div_ceil(size)).map(|_| Default::default()).collect(),
@@ -134,7 +134,7 @@ struct Residuals<'a> {
     /// `[positions, tile]`: products; becomes grad · (onehot − probability).
     logits: &'a mut [f32],
     bias: &'a [f32],
-    /// For each position: log of the normaliser, gradient.
+    /// For each position: log-sum-exp, gradient.
     positions: &'a [(f32, f32)],
 }
 
@@ -151,7 +151,7 @@ impl Kernel for Residuals<'_> {
     }
 }
 
-/// Positions whose logits exist at a time in the backward pass.
+/// Positions per block in the backward pass.
 const BLOCK: usize = 512;
 
 pub(super) fn backward(hidden: T, weight: T, bias: T, targets: T, log_probs: T, grad: T) -> [T; 3] {
@@ -164,7 +164,8 @@ pub(super) fn backward(hidden: T, weight: T, bias: T, targets: T, log_probs: T, 
     let vocab = bias.len();
     let all = by_rows(values(&hidden), n, d, d);
 
-    // The normaliser from what the forward pass left: logit of the target − its log-probability.
+    // The log-sum-exp from the result of the forward pass: logit of the target − its
+    // log-probability.
     let positions: Vec<(f32, f32)> = (0..n)
         .into_par_iter()
         .map(|i| {
@@ -175,8 +176,8 @@ pub(super) fn backward(hidden: T, weight: T, bias: T, targets: T, log_probs: T, 
         })
         .collect();
 
-    // A tile of the vocabulary owns its part of the weight's gradient; the gradients of the hidden
-    // states are summed over a fixed number of runs of tiles.
+    // Each tile of the vocabulary has its own part of the weight's gradient; the gradients of the
+    // hidden states are summed over a fixed number of runs of tiles.
     let tiles = vocab.div_ceil(TILE);
     let runs = rayon::current_num_threads().min(tiles).max(1);
     let run = tiles.div_ceil(runs) * TILE;
@@ -226,7 +227,7 @@ pub(super) fn backward(hidden: T, weight: T, bias: T, targets: T, log_probs: T, 
     for part in parts {
         d_hidden.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
     }
-    // [vocabulary, features] in memory, handed on as [features, vocabulary].
+    // [vocabulary, features] in memory, returned as [features, vocabulary].
     let d_weight = burn::backend::Flex::transposed(new(d_weight, [vocab, d]));
     [new(d_hidden, [n, d]), d_weight, new(d_bias, [vocab])]
 }

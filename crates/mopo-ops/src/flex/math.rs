@@ -1,7 +1,6 @@
 //! Functions of one number that compile to vector instructions.
 
-/// `exp(x)`, within 2 units in the last place for results that are normal numbers; 0 below −87.3,
-/// infinite never.
+/// `exp(x)`, within 2 units in the last place for normal results; 0 below −87.3, never infinite.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     // x = k ln 2 + r with |r| ≤ ln 2 / 2; ln 2 in two parts (Cody and Waite), exp(r) by Cephes'
@@ -34,7 +33,8 @@ pub(super) fn tanh(x: f32) -> f32 {
 /// `erf(x)`, within 5e-7.
 #[inline(always)]
 pub(super) fn erf(x: f32) -> f32 {
-    // An odd polynomial over an even one, as Eigen and XLA have it; above 4 the result is ±1 in f32.
+    // A ratio of an odd and an even polynomial, as in Eigen and XLA; above 4 the result is ±1 in
+    // f32.
     let x = x.clamp(-4.0, 4.0);
     let square = x * x;
     let mut p = -2.726_142_3e-10;
@@ -52,7 +52,7 @@ pub(super) fn erf(x: f32) -> f32 {
     x * p / q
 }
 
-/// Partial sums of a loop, so that it is not one chain of additions.
+/// Partial sums of a loop, to avoid one long chain of additions.
 pub(super) const LANES: usize = 32;
 
 /// The sum of `term(i)` for `i` below `n`.

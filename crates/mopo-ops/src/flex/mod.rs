@@ -1,8 +1,8 @@
-//! Kernels for burn-flex: products through faer, everything between them in one pass over memory,
-//! on all threads of rayon's pool. Loops are written plainly and compiled for the vector
-//! instructions of the machine at hand ([`vectorised`]).
+//! Kernels for burn-flex: matrix products through faer, everything between them in one pass over
+//! memory, on all threads of rayon's pool. Loops are plain and compiled for the vector instructions
+//! of the current machine ([`vectorised`]).
 //!
-//! Results do not depend on scheduling; sums over threads are made in a fixed order.
+//! Results do not depend on scheduling: sums over threads have a fixed order.
 
 mod adam;
 mod attention;
@@ -33,13 +33,13 @@ use crate::{
 
 type T = FlexTensor;
 
-/// A loop over numbers, with what it works on.
+/// A loop over numbers, with its data.
 trait Kernel {
-    /// Must be `#[inline(always)]`: it is compiled once for every set of vector instructions.
+    /// Must be `#[inline(always)]`: it is compiled once per set of vector instructions.
     fn run(self);
 }
 
-/// Runs a kernel with the best vector instructions that the machine has.
+/// Runs a kernel with the best vector instructions of the machine.
 #[inline(always)]
 fn vectorised(kernel: impl Kernel) {
     struct Call<K>(K);
@@ -72,13 +72,13 @@ fn values(x: &T) -> &[f32] {
     x.as_slice().expect("contiguous f32")
 }
 
-/// Its elements to write over: its own memory if nobody else holds it, else a copy.
+/// Its elements, to overwrite: its own memory if it is not shared, else a copy.
 fn into_values(x: T) -> Vec<f32> {
     let data = contiguous(x).into_data();
     data.into_vec().expect("f32")
 }
 
-/// Elements that one task works on.
+/// Elements per task.
 const GRAIN: usize = 16 * 1024;
 
 impl FusedBackend for Flex {

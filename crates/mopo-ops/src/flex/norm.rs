@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::math::sum;
 use super::{Kernel, T, contiguous, into_values, new, values, vectorised};
 
-/// Tokens that one task works on.
+/// Tokens per task.
 const TOKENS: usize = 32;
 
 /// Mean and 1 / standard deviation.

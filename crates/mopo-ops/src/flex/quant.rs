@@ -1,4 +1,4 @@
-//! Quantised weights on flex, read an output at a time.
+//! Quantised weights on burn-flex, read output by output.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::quant::{BLOCK, GROUP, INT8_ZERO, NF4, dynamic_map};
 
 type Flex = burn::backend::Flex;
 
-/// Codes of 4 bits in a word, and of 8.
+/// Codes of 4 bits per word, and of 8 bits.
 const NIBBLES: usize = 8;
 const BYTES: usize = 4;
 
@@ -93,7 +93,7 @@ impl ByOutput for Reader<'_> {
     }
 }
 
-/// Magnitudes of blocks that are quantised themselves.
+/// Decodes magnitudes of blocks that are quantised themselves.
 fn decoded(codes: &[i32], scales: &[f32], offset: f32, n: usize) -> Vec<f32> {
     let table = dynamic_map();
     let bytes = codes.iter().flat_map(|word| word.to_le_bytes());
@@ -127,8 +127,8 @@ impl Kernel for Blocks<'_> {
     }
 }
 
-/// [`whole_blocks`] with a table that fits into one register: 16 numbers in a few instructions, which
-/// compilers do not find.
+/// [`whole_blocks`] with a table in one register: 16 numbers in a few instructions, which compilers
+/// do not generate.
 #[cfg(target_arch = "x86_64")]
 struct WithAvx512<'a> {
     simd: pulp::x86::V4,
@@ -153,7 +153,7 @@ impl pulp::NullaryFnOnce for WithAvx512<'_> {
             for (two, part) in codes.as_chunks::<2>().0.iter().zip(block.as_chunks_mut().0) {
                 let [a, b] = *two;
                 let words = cast(i32x16(a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b));
-                // The lookup heeds the lowest four bits alone.
+                // The lookup uses only the lowest four bits.
                 let codes = simd._mm512_srlv_epi32(words, shifts);
                 let values = simd._mm512_permutexvar_ps(codes, table);
                 let values: f32x16 = cast(simd._mm512_mul_ps(values, magnitude));
@@ -181,7 +181,7 @@ impl Kernel for Bytes<'_> {
     }
 }
 
-/// The weights of those outputs.
+/// The weights of the given outputs.
 pub(super) fn dequantise(matrix: &QuantisedMatrix<Flex>, outputs: Range<usize>) -> T {
     let shape = [outputs.len(), matrix.layout.shape[0]];
     let mut out = vec![0f32; shape[0] * shape[1]];

@@ -1,5 +1,5 @@
-//! Products of a few lines with a large matrix, as generation makes them. They are bound by reading
-//! the matrix, which is read once, in the order of memory.
+//! Products of a few lines with a large matrix, as in generation. They are limited by reading the
+//! matrix, which is read once, in the order of memory.
 
 use faer::MatRef;
 use rayon::prelude::*;
@@ -8,13 +8,13 @@ use super::by_output::{ByOutput, Columns};
 use super::math::LANES;
 use super::{Kernel, vectorised};
 
-/// Lines that one pass over the matrix serves.
+/// Maximum number of lines per pass over the matrix.
 pub(super) const LINES: usize = 8;
-/// Below this a matrix is not worth the special case.
+/// Smaller matrices are not worth the special case.
 const LARGE: usize = 16 * 1024;
 
 /// `out = (out if add else 0) + alpha · a · b` if `a` has at most [`LINES`] lines and `b` is large;
-/// false if nothing was done.
+/// otherwise does nothing and returns false.
 pub(super) fn multiply(
     out: &mut [f32],
     add: bool,
@@ -27,11 +27,11 @@ pub(super) fn multiply(
         return false;
     }
     let lines = gathered(a, alpha);
-    let turned = b.transpose();
-    if turned.try_as_row_major().is_some() {
-        by_output(out, add, &lines, &Columns(turned));
+    let transposed = b.transpose();
+    if transposed.try_as_row_major().is_some() {
+        by_output(out, add, &lines, &Columns(transposed));
     } else if let Some(b) = b.try_as_row_major() {
-        // `[n, m]` in pieces of columns, then turned: pieces of one line are not contiguous in `out`.
+        // `[n, m]` in pieces of columns, then transposed: pieces of one line are not contiguous in `out`.
         let mut sums = vec![0f32; n * m];
         let piece = n.div_ceil(2 * rayon::current_num_threads()).next_multiple_of(64).min(512);
         sums.par_chunks_mut(piece * m).enumerate().for_each(|(i, sums)| {
@@ -50,7 +50,7 @@ pub(super) fn multiply(
                 }
             }
         });
-        turn(out, add, &sums, m);
+        transpose(out, add, &sums, m);
     } else {
         return false;
     }
@@ -67,7 +67,7 @@ pub(super) fn gathered(a: MatRef<'_, f32>, alpha: f32) -> Vec<f32> {
 pub(super) fn by_output(out: &mut [f32], add: bool, lines: &[f32], weight: &impl ByOutput) {
     let [inputs, outputs] = weight.shape();
     let m = out.len() / outputs;
-    // `[outputs, m]`, then turned.
+    // `[outputs, m]`, then transposed.
     let mut sums = vec![0f32; outputs * m];
     let piece = outputs.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(8);
     sums.par_chunks_mut(piece * m).enumerate().for_each(|(i, sums)| {
@@ -77,11 +77,11 @@ pub(super) fn by_output(out: &mut [f32], add: bool, lines: &[f32], weight: &impl
             vectorised(Dots { column, lines, sums });
         }
     });
-    turn(out, add, &sums, m);
+    transpose(out, add, &sums, m);
 }
 
 /// `out = (out if add else 0) + sumsᵀ`, out of `m` lines.
-fn turn(out: &mut [f32], add: bool, sums: &[f32], m: usize) {
+fn transpose(out: &mut [f32], add: bool, sums: &[f32], m: usize) {
     for (i, out) in out.chunks_exact_mut(sums.len() / m).enumerate() {
         for (j, x) in out.iter_mut().enumerate() {
             *x = if add { *x } else { 0.0 } + sums[j * m + i];
@@ -102,8 +102,8 @@ impl Kernel for Dots<'_> {
         let Dots { column, lines, sums } = self;
         let (whole, rest) = column.as_chunks::<LANES>();
         for (line, out) in lines.chunks_exact(column.len()).zip(sums) {
-            // Chunks of a known size: an index that might be out of range keeps a loop from being
-            // vectorised.
+            // Chunks of a constant size: an index that might be out of range prevents
+            // vectorisation.
             let (line, line_rest) = line.as_chunks::<LANES>();
             let mut lanes = [0f32; LANES];
             for (a, b) in line.iter().zip(whole) {

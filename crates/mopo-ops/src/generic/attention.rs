@@ -77,7 +77,7 @@ pub(crate) fn backward<B: FusedBackend>(
     for row in rows.rows() {
         let KeyRun { start, len } = row.key_run();
         if row.is_empty() {
-            // Nothing looks at its keys, if it has any.
+            // No query sees its keys, if it has any.
             let keys = slice_tokens::<B>(&k, start, len);
             let none = || B::float_zeros(keys.shape(), &B::float_device(&k), k.dtype().into());
             parts[1].push(none());
@@ -89,14 +89,14 @@ pub(crate) fn backward<B: FusedBackend>(
         let (k, v) = (part(&k, start, len), part(&v, start, len));
         let dim = q.shape()[2];
         let p = weights::<B>(q.clone(), k.clone(), row);
-        let turn = |x| B::float_swap_dims(x, 1, 2);
-        let dv = B::float_matmul(turn(p.clone()), g.clone());
-        let dp = B::float_matmul(g, turn(v));
+        let transpose = |x| B::float_swap_dims(x, 1, 2);
+        let dv = B::float_matmul(transpose(p.clone()), g.clone());
+        let dp = B::float_matmul(g, transpose(v));
         let along = B::float_sum_dim(B::float_mul(dp.clone(), p.clone()), 2);
         let ds = B::float_mul(p, B::float_sub(dp, along));
         let ds = B::float_mul_scalar(ds, scale(dim).into());
         let dq = B::float_matmul(ds.clone(), k);
-        let dk = B::float_matmul(turn(ds), q);
+        let dk = B::float_matmul(transpose(ds), q);
         for (parts, part) in parts.iter_mut().zip([dq, dk, dv]) {
             parts.push(join_heads::<B>(part));
         }
@@ -110,7 +110,7 @@ pub(crate) fn kv_write<B: FusedBackend>(
     at: &[(usize, usize)],
 ) -> KvStore<B> {
     let d = new.shape()[1];
-    // Tokens that follow each other are written in one go.
+    // Consecutive tokens are written in one go.
     let mut start = 0;
     while start < at.len() {
         let (row, position) = at[start];

@@ -31,8 +31,8 @@ pub(crate) fn gelu_backward<B: FusedBackend>(
     let t = B::float_tanh(u);
     let fall =
         B::float_neg(B::float_add_scalar(B::float_mul(t.clone(), t.clone()), (-1f32).into()));
-    let inner = B::float_mul(B::float_mul(x, fall), line(square, 3.0 * ROOT * CUBIC));
-    let slope = B::float_add(B::float_add_scalar(t, 1f32.into()), inner);
+    let tanh_slope = B::float_mul(B::float_mul(x, fall), line(square, 3.0 * ROOT * CUBIC));
+    let slope = B::float_add(B::float_add_scalar(t, 1f32.into()), tanh_slope);
     B::float_mul_scalar(B::float_mul(grad, slope), 0.5f32.into())
 }
 
@@ -55,8 +55,8 @@ pub(crate) fn gelu_erf_backward<B: FusedBackend>(
     let square = B::float_mul(x.clone(), x.clone());
     let bell = B::float_exp(B::float_mul_scalar(square, (-0.5f32).into()));
     // ROOT is 2 · φ(0).
-    let rise = B::float_mul_scalar(B::float_mul(x.clone(), bell), ROOT.into());
-    let slope = B::float_add(twice_phi::<B>(x), rise);
+    let phi_slope = B::float_mul_scalar(B::float_mul(x.clone(), bell), ROOT.into());
+    let slope = B::float_add(twice_phi::<B>(x), phi_slope);
     B::float_mul_scalar(B::float_mul(grad, slope), 0.5f32.into())
 }
 

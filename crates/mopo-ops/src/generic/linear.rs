@@ -13,8 +13,8 @@ pub(crate) fn gemm<B: FusedBackend>(
     b: FloatTensor<B>,
     transpose_b: bool,
 ) -> FloatTensor<B> {
-    let turned = |x: FloatTensor<B>, turn| if turn { B::float_transpose(x) } else { x };
-    let product = B::float_matmul(turned(a, transpose_a), turned(b, transpose_b));
+    let maybe = |x: FloatTensor<B>, transpose| if transpose { B::float_transpose(x) } else { x };
+    let product = B::float_matmul(maybe(a, transpose_a), maybe(b, transpose_b));
     let product =
         if alpha == 1.0 { product } else { B::float_mul_scalar(product, (alpha as f32).into()) };
     plus(init, product)

@@ -7,7 +7,7 @@ use burn::tensor::{Shape, Slice, TensorMetadata};
 use super::linear::cast_like;
 use crate::{FusedBackend, Init, Matrix};
 
-/// Tokens whose logits exist at a time.
+/// Tokens per chunk.
 const CHUNK: usize = 256;
 
 /// The chunks of `n` tokens.

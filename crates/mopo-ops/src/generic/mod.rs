@@ -1,5 +1,5 @@
-//! The bodies of [`crate::FusedBackend`] in burn's own operations: what every backend can do, and
-//! what native kernels are compared with.
+//! The bodies of [`crate::FusedBackend`] in burn's own operations: for every backend, and the
+//! reference for native kernels.
 
 pub(crate) mod adam;
 pub(crate) mod attention;

@@ -10,7 +10,7 @@ fn row<B: FusedBackend>(x: FloatTensor<B>) -> FloatTensor<B> {
     B::float_reshape(x, Shape::new([1, n]))
 }
 
-/// Each token at mean 0 and variance 1, and the factor that made it so, `[n, 1]`.
+/// Each token at mean 0 and variance 1, and the factor by which it was scaled, `[n, 1]`.
 fn normalised<B: FusedBackend>(
     x: FloatTensor<B>,
     epsilon: f64,
@@ -18,7 +18,7 @@ fn normalised<B: FusedBackend>(
     let centred = B::float_sub(x.clone(), B::float_mean_dim(x, 1));
     let variance = B::float_mean_dim(B::float_mul(centred.clone(), centred.clone()), 1);
     let root = B::float_sqrt(B::float_add_scalar(variance, (epsilon as f32).into()));
-    // Not the reciprocal operation: burn-ndarray's is the processor's estimate, good to 12 bits.
+    // Not the reciprocal operation: burn-ndarray takes the processor's estimate, with 12 bits.
     let ones = B::float_ones(root.shape(), &B::float_device(&root), root.dtype().into());
     let factor = B::float_div(ones, root);
     (B::float_mul(centred, factor.clone()), factor)

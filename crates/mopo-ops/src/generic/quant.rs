@@ -10,7 +10,7 @@ use super::linear::{cast_like, plus};
 use crate::quant::{GROUP, INT8_ZERO, NF4, dynamic_map};
 use crate::{FusedBackend, Init, QuantFormat, QuantisedMatrix};
 
-/// Outputs whose weights are floats at a time.
+/// Outputs per tile.
 const TILE: usize = 512;
 
 /// `n` outputs in tiles.
@@ -18,7 +18,7 @@ fn tiles(n: usize) -> impl Iterator<Item = Range<usize>> {
     (0..n).step_by(TILE).map(move |from| from..(from + TILE).min(n))
 }
 
-/// Codes of `bits` bits from words, those of `range`.
+/// The codes of `range`, of `bits` bits each, from words.
 fn unpack<B: Backend>(words: &IntTensor<B>, bits: usize, range: Range<usize>) -> IntTensor<B> {
     let device = B::int_device(words);
     let per_word = 32 / bits;
@@ -28,7 +28,7 @@ fn unpack<B: Backend>(words: &IntTensor<B>, bits: usize, range: Range<usize>) ->
     let words = B::int_expand(B::int_reshape(words, Shape::new([to - from, 1])), shape.clone());
     let shifts: Vec<i32> = (0..per_word as i32).map(|i| i * bits as i32).collect();
     let shifts = B::int_from_data(TensorData::new(shifts, [1, per_word]), &device);
-    // The shift carries the sign down, the mask cuts it off.
+    // The shift extends the sign, the mask removes it.
     let codes = B::bitwise_right_shift(words, B::int_expand(shifts, shape));
     let codes = B::bitwise_and_scalar(codes, ((1i32 << bits) - 1).into());
     let codes = B::int_reshape(codes, Shape::new([(to - from) * per_word]));
@@ -43,7 +43,8 @@ fn look_up<B: Backend>(table: &[f32], codes: IntTensor<B>) -> FloatTensor<B> {
     B::float_select(table, 0, codes)
 }
 
-/// For each number of `range` the value of its block, given for the blocks from that of the first on.
+/// For each number of `range` the value of its block; `blocks` starts with the first number's
+/// block.
 fn spread<B: Backend>(blocks: FloatTensor<B>, block: usize, range: Range<usize>) -> FloatTensor<B> {
     let n = blocks.shape()[0];
     let all = B::float_expand(B::float_reshape(blocks, Shape::new([n, 1])), Shape::new([n, block]));
@@ -52,12 +53,12 @@ fn spread<B: Backend>(blocks: FloatTensor<B>, block: usize, range: Range<usize>)
     B::float_slice(all, &[Slice::from(skip..skip + range.len())])
 }
 
-/// The blocks that hold the numbers of `range`.
+/// The blocks that contain the numbers of `range`.
 fn blocks(range: &Range<usize>, block: usize) -> Range<usize> {
     range.start / block..range.end.div_ceil(block)
 }
 
-/// The weights of those outputs in f32, `[outputs, inputs]`.
+/// The weights of the given outputs in f32, `[outputs, inputs]`.
 pub(crate) fn dequantise<B: Backend>(
     matrix: &QuantisedMatrix<B>,
     outputs: Range<usize>,

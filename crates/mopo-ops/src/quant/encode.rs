@@ -1,4 +1,4 @@
-//! From floats on the host to codes, on all threads. Only a block at a time is ever in f32.
+//! From floats on the host to codes, on all threads. Only one block at a time is converted to f32.
 
 use burn::tensor::{DType, TensorData, bf16, f16};
 use rayon::prelude::*;
@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::tables::boundaries;
 use super::{BLOCK, GROUP, INT8_ZERO, NF4, QuantFormat, QuantLayout, QuantisedData, dynamic_map};
 
-/// Why a weight is not quantised.
+/// Why a weight cannot be quantised.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum QuantError {
     /// Weight `[output, input]` is NaN or infinite.
@@ -15,7 +15,7 @@ pub enum QuantError {
         output: usize,
         /// Its column.
         input: usize,
-        /// What it is.
+        /// The value.
         value: f32,
     },
     /// Neither f32, bf16 nor f16.
@@ -71,13 +71,13 @@ impl Source<'_> {
     }
 }
 
-/// Words that one task fills.
+/// Words per task.
 const WORDS: usize = 4 * 1024;
 
 impl QuantisedData {
     /// Quantises a weight `[outputs, inputs]` of f32, bf16 or f16. A block of zeros stays zero.
     ///
-    /// Panics if it is no matrix.
+    /// Panics if it is not a matrix.
     ///
     /// # Errors
     /// The first number that is not finite; another data type.
@@ -120,7 +120,7 @@ impl QuantisedData {
 fn magnitudes(source: Source<'_>, block: usize) -> Result<Vec<f32>, usize> {
     let n = source.len();
     let mut magnitudes = vec![0f32; if n == 0 { 0 } else { n.div_ceil(block) }];
-    // As many blocks in a task as make it worth one.
+    // Enough blocks to be worth a task.
     let size = (8 * WORDS).div_ceil(block.max(1));
     let bad = magnitudes
         .par_chunks_mut(size)
@@ -169,8 +169,8 @@ fn nf4_codes(source: Source<'_>, magnitudes: &[f32]) -> Vec<i32> {
     words
 }
 
-/// What numbers are multiplied with to lie within ±1; 0 for a block of zeros, and for one so small
-/// that 1 / magnitude overflows.
+/// The factor that scales numbers to ±1; 0 for a block of zeros, and for one so small that 1 /
+/// magnitude overflows.
 fn inverse(magnitude: f32) -> f32 {
     let inverse = 1.0 / magnitude;
     if inverse.is_finite() { inverse } else { 0.0 }

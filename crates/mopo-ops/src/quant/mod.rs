@@ -1,16 +1,16 @@
-//! Quantised weights: how the numbers of a matrix are packed. [`QuantisedData`] is made of a weight
-//! on the host, [`QuantisedMatrix`] is the same on a device. Products with it are in `generic` and
-//! `flex`.
+//! Quantised weights: how the numbers of a matrix are packed. [`QuantisedData`] is made from a
+//! weight on the host, [`QuantisedMatrix`] is the same on a device. Products with it are in
+//! `generic` and `flex`.
 //!
 //! A weight is quantised in the order in which Hugging Face stores it, `[outputs, inputs]`, one
 //! number after the other:
 //!
-//! - NF4, the data type of QLoRA (Dettmers et al. 2023, appendix E): blocks of 64 numbers, which may
-//!   run over the end of a row; each number is one of 16 values times the block's largest magnitude.
-//!   With double quantisation those magnitudes, less their mean, are 8-bit numbers in blocks of 256.
+//! - NF4, the data type of QLoRA (Dettmers et al. 2023, appendix E): blocks of 64 numbers, which
+//!   may span rows; each number is one of 16 values times the block's largest magnitude. With
+//!   double quantisation those magnitudes, minus their mean, are 8-bit numbers in blocks of 256.
 //!   Codes and magnitudes are those of bitsandbytes.
-//! - int8: one scale for each output, its largest magnitude / 127; codes are round(weight / scale).
-//!   One scale per output is usual, since it can be moved out of the sum over the inputs.
+//! - int8: one scale per output, its largest magnitude / 127; codes are round(weight / scale). One
+//!   scale per output is usual, since it can be moved out of the sum over the inputs.
 
 mod encode;
 mod tables;
@@ -31,17 +31,17 @@ pub(crate) const GROUP: usize = 256;
 /// A data type of quantised weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum QuantFormat {
-    /// 4 bits and a magnitude for each 64 numbers.
+    /// 4 bits, and a magnitude per 64 numbers.
     Nf4 {
         /// Magnitudes in 8 bits instead of 32.
         double_quant: bool,
     },
-    /// 8 bits and a scale for each output.
+    /// 8 bits, and a scale per output.
     Int8,
 }
 
 impl QuantFormat {
-    /// Bits of a code.
+    /// Bits per code.
     pub(crate) fn bits(self) -> usize {
         match self {
             Self::Nf4 { .. } => 4,
@@ -50,14 +50,14 @@ impl QuantFormat {
     }
 }
 
-/// What the numbers of a quantised matrix mean.
+/// Format and shape of a quantised matrix.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QuantLayout {
     /// Their data type.
     pub format: QuantFormat,
     /// Inputs and outputs of the linear layer.
     pub shape: [usize; 2],
-    /// Mean of the blocks' magnitudes, where these are quantised too.
+    /// Mean of the blocks' magnitudes, if these are quantised too.
     pub offset: f32,
 }
 
@@ -67,7 +67,7 @@ impl QuantLayout {
         self.shape[0] * self.shape[1]
     }
 
-    /// Consecutive numbers that share a scale.
+    /// Number of consecutive numbers that share a scale.
     pub(crate) fn block(&self) -> usize {
         match self.format {
             QuantFormat::Nf4 { .. } => BLOCK,
@@ -79,14 +79,14 @@ impl QuantLayout {
 /// A quantised weight on the host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantisedData {
-    /// What the numbers mean.
+    /// Format and shape.
     pub layout: QuantLayout,
-    /// Codes, the first in the lowest bits: 8 of NF4 or 4 of int8 in each word. Codes of int8 are
-    /// 128 more than the number they encode.
+    /// Codes, the first in the lowest bits: 8 of NF4 or 4 of int8 per word. Codes of int8 are
+    /// offset by 128.
     pub codes: Vec<i32>,
     /// A scale for each block, or, with double quantisation, for each group of 256 blocks.
     pub scales: Vec<f32>,
-    /// With double quantisation the blocks' magnitudes, 4 in each word.
+    /// With double quantisation the blocks' magnitudes, 4 per word.
     pub scale_codes: Option<Vec<i32>>,
 }
 
@@ -110,7 +110,7 @@ impl QuantisedData {
 /// A quantised weight on a device. It has no gradient.
 #[derive(Debug, Clone)]
 pub struct QuantisedMatrix<B: Backend> {
-    /// What the numbers mean.
+    /// Format and shape.
     pub layout: QuantLayout,
     /// `[words]`, see [`QuantisedData::codes`].
     pub codes: IntTensor<B>,
@@ -126,7 +126,7 @@ impl<B: Backend> QuantisedMatrix<B> {
         crate::generic::quant::dequantise::<B>(self, 0..self.layout.shape[1])
     }
 
-    /// Bytes that its tensors hold: codes and scales.
+    /// Size of its tensors in bytes: codes and scales.
     pub fn n_bytes(&self) -> usize {
         let bytes = |n: usize, dtype: DType| n * dtype.size();
         let ints = |x: &IntTensor<B>| bytes(x.shape().num_elements(), x.dtype());

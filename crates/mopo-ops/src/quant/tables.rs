@@ -24,8 +24,8 @@ pub const NF4: [f32; 16] = [
     1.0,
 ];
 
-/// The 8-bit numbers of double quantisation, ascending: a sign, a decimal exponent from −6 to 0, and
-/// a fraction that takes the bits which the exponent leaves (the dynamic data type of Dettmers, 2016).
+/// The 8-bit numbers of double quantisation, ascending: a sign, a decimal exponent from −6 to 0,
+/// and a fraction in the remaining bits (the dynamic data type of Dettmers, 2016).
 pub(crate) fn dynamic_map() -> [f32; 256] {
     let mut values = vec![0.0, 1.0];
     for exponent in 0..7 {
@@ -41,7 +41,8 @@ pub(crate) fn dynamic_map() -> [f32; 256] {
     std::array::from_fn(|i| values[i] as f32)
 }
 
-/// Between neighbours of a table: a number is nearest to the entry with as many of these below it.
+/// Midpoints between neighbours of a table: the number of midpoints below a number is the index of
+/// the nearest entry.
 pub(super) fn boundaries<const N: usize, const M: usize>(table: &[f32; N]) -> [f32; M] {
     const { assert!(M + 1 == N) };
     std::array::from_fn(|i| (table[i] + table[i + 1]) / 2.0)

@@ -7,8 +7,8 @@ use crate::{AdamFactors, FusedBackend};
 fn steps_follow_the_formula_in_any_order_of_memory() {
     let (rows, columns) = (70, 300);
     let start = random::<B, 2>([rows, columns], 1);
-    let turned = random::<B, 2>([columns, rows], 2).transpose();
-    for param in [start.clone(), turned] {
+    let transposed = random::<B, 2>([columns, rows], 2).transpose();
+    for param in [start.clone(), transposed] {
         let mut expected: Vec<f64> = values(param.clone()).into_iter().map(f64::from).collect();
         let (mut m, mut v) = (vec![0f64; expected.len()], vec![0f64; expected.len()]);
         let (mut found, mut moments) = (float(param), None);

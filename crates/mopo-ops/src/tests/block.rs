@@ -15,7 +15,7 @@ const FF: usize = 40;
 const RANK: usize = 3;
 const HEADS: usize = 2;
 
-/// Which of a block's tensors want gradients: x, and by kind.
+/// Which of a block's tensors need gradients: x, and by kind.
 #[derive(Clone, Copy)]
 struct Tracked {
     x: bool,
@@ -33,7 +33,7 @@ struct Setup {
     dropout: bool,
     /// Linear layers without an update.
     bare: Vec<usize>,
-    /// Linear layers whose weight is quantised, which is to say constant.
+    /// Linear layers whose weight is quantised, and so constant.
     quantised: Vec<usize>,
 }
 
@@ -68,7 +68,7 @@ fn setup(rows: PackedRows, dropout: bool, bare: Vec<usize>) -> Setup {
 }
 
 impl Setup {
-    /// Which tensor wants a gradient.
+    /// Whether a tensor needs a gradient.
     fn tracked(&self, which: Tracked) -> Vec<bool> {
         (0..self.tensors.len())
             .map(|i| match i {
@@ -207,7 +207,7 @@ fn gradients_equal_finite_differences() {
     let (_, gradients) = setup.run(which, true, false);
     for (i, gradient) in gradients.iter().enumerate() {
         let Some(gradient) = gradient else { continue };
-        // Along a random direction: one number for the whole tensor.
+        // Along a random direction: one number per tensor.
         let direction = values(random::<B, 2>(setup.tensors[i].dims(), 900 + i as u64));
         let along: f64 =
             gradient.iter().zip(&direction).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();

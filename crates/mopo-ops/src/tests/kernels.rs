@@ -168,10 +168,10 @@ fn rotary_equals_the_generic_body_and_turns_back() {
     for half in [3, 8] {
         let angle = random::<B, 2>([45, half], 2).mul_scalar(3.0);
         let (cos, sin) = (angle.clone().cos(), angle.sin());
-        let turn = |x: FloatTensor<B>, inverse| {
+        let rotate = |x: FloatTensor<B>, inverse| {
             B::rotary(x, float(cos.clone()), float(sin.clone()), 3, inverse)
         };
-        let found = turn(float(x.clone()), false);
+        let found = rotate(float(x.clone()), false);
         let expected = generic::elementwise::rotary::<B>(
             float(x.clone()),
             float(cos.clone()),
@@ -180,7 +180,7 @@ fn rotary_equals_the_generic_body_and_turns_back() {
             false,
         );
         assert_close(&host::<B>(found.clone()), &host::<B>(expected), 1e-6);
-        assert_close(&host::<B>(turn(found, true)), &values(x.clone()), 1e-6);
+        assert_close(&host::<B>(rotate(found, true)), &values(x.clone()), 1e-6);
     }
 }
 
@@ -258,7 +258,7 @@ fn a_store_gives_the_attention_of_the_last_token() {
         (0..3).flat_map(|row| (0..lens[row]).map(move |position| (row, position))).collect();
     let store = |x: &Tensor<B, 2>| {
         let empty = Tensor::<B, 3>::zeros([3, capacity, d], &Default::default());
-        // All but the last token of each row at first, then those.
+        // First all tokens of each row but the last, then the last.
         let mut store = float(empty);
         for last in [false, true] {
             let (which, to): (Vec<i32>, Vec<_>) = at

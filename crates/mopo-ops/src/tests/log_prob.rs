@@ -57,7 +57,7 @@ fn run(case: &Case, ours: bool, frozen: bool) -> (Vec<f32>, Vec<Option<Vec<f32>>
 
 #[test]
 fn values_and_gradients_equal_a_softmax() {
-    // Below, at and above the sizes at which kernels tile.
+    // Below, at and above the tile sizes of the kernels.
     for (n, d, vocab) in [(1, 8, 5), (7, 24, 40), (300, 16, 1024), (530, 20, 2500)] {
         let case = case(n, d, vocab);
         for frozen in [true, false] {
@@ -88,7 +88,7 @@ fn extreme_logits_stay_finite() {
 #[test]
 fn a_weight_stored_by_outputs_gives_the_same() {
     let case = case(20, 12, 1500);
-    let turned = Case {
+    let transposed = Case {
         weight: {
             let [d, vocab] = case.weight.dims();
             let data = TensorData::new(values(case.weight.clone().transpose()), [vocab, d]);
@@ -101,7 +101,7 @@ fn a_weight_stored_by_outputs_gives_the_same() {
     };
     for frozen in [true, false] {
         let (a, ga) = run(&case, true, frozen);
-        let (b, gb) = run(&turned, true, frozen);
+        let (b, gb) = run(&transposed, true, frozen);
         assert_close(&a, &b, 2e-6);
         for (a, b) in ga.iter().zip(&gb) {
             if let (Some(a), Some(b)) = (a, b) {

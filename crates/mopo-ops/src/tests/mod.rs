@@ -67,14 +67,15 @@ fn assert_close(a: &[f32], b: &[f32], tolerance: f32) {
     assert!(found <= tolerance, "relative distance {found}");
 }
 
-/// The tolerance of gradients whose expected side is burn's own. Those of divisions and logarithms, and
-/// so of softmax, multiply by a reciprocal, which burn-ndarray takes from the processor's estimate of 12 bits.
+/// The tolerance for gradients that are compared with burn's own. Those of divisions and
+/// logarithms, and so of softmax, multiply by a reciprocal, for which burn-ndarray takes the
+/// processor's estimate with 12 bits.
 fn of_burn(tolerance: f32) -> f32 {
     let estimated = std::any::type_name::<B>().contains("NdArray");
     if estimated { tolerance.max(1e-3) } else { tolerance }
 }
 
-/// A prompt alone, a pair, an empty prompt's neighbour, and rows longer than a tile.
+/// A single prompt, a pair, a row after an empty prompt, and rows longer than a tile.
 fn rows() -> PackedRows {
     PackedRows::new([[5, 0, 0], [3, 4, 2], [70, 30, 75], [1, 66, 0], [9, 0, 13]])
 }

@@ -75,7 +75,7 @@ fn both_forms_of_gelu_and_their_gradients() {
         });
         assert_close(&found[0], &expected[0], 3e-6);
     }
-    // Another way to the slope: differences of the definition.
+    // The slope in another way: differences of the definition.
     let found = values(tensor::<B, 2>(B::gelu_erf_backward(float(x.clone()), float(grad.clone()))));
     let slopes =
         values(x).into_iter().map(f64::from).map(|x| (exact(x + 1e-4) - exact(x - 1e-4)) / 2e-4);
@@ -161,7 +161,7 @@ fn attention_over_whole_rows_and_across_and_its_gradients() {
     }
 }
 
-/// Scores of a text must not depend on what else is computed beside it: a product of more than a few
+/// Scores of a text must not depend on what else is in the batch: a product of more than a few
 /// lines gives each line the same bits, whatever the other lines are.
 #[test]
 fn a_line_of_a_product_does_not_depend_on_the_others() {

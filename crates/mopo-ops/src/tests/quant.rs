@@ -1,5 +1,5 @@
-//! Quantised weights: the kernels against the generic bodies, and gradients through them against those
-//! through the same numbers in f32.
+//! Quantised weights: kernels against the generic bodies, and gradients through them against
+//! gradients through the same numbers in f32.
 
 use burn::tensor::Int;
 
@@ -19,7 +19,7 @@ fn quantised(outputs: usize, inputs: usize, format: QuantFormat) -> QuantisedMat
     QuantisedData::quantise(&weight, format).unwrap().to_device(&Default::default())
 }
 
-/// On the backend with gradients.
+/// Moved to the backend with gradients.
 fn lifted(matrix: &QuantisedMatrix<B>) -> QuantisedMatrix<A> {
     let lift = |x: &FloatTensor<B>| float::<A, 1>(Tensor::from_inner(tensor::<B, 1>(x.clone())));
     let QuantisedMatrix { layout, codes, scales, scale_codes } = matrix;
