@@ -1,34 +1,34 @@
-//! The one error type of this crate: each variant carries what was found, where, and the remedy.
+//! The error type of this crate. Each variant says what was found, where, and what to do.
 
 use std::path::{Path, PathBuf};
 
 use crate::readable_bytes;
 
-/// What can go wrong with the files of a model directory.
+/// Errors of the files of a model directory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file or directory could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried: `read`, `write`, `create`.
+        /// The failed action: `read`, `write`, `create`.
         action: &'static str,
-        /// Where.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A JSON file that does not parse, or lacks a key.
+    /// A JSON file that cannot be parsed or lacks a key.
     #[error("{}: {reason}; expected {expected}", path.display())]
     Json {
         /// The file.
         path: PathBuf,
         /// The parser's message, which names the key or the line.
         reason: String,
-        /// What the file should be.
+        /// What the file should contain.
         expected: &'static str,
     },
-    /// A directory without a file of weights.
+    /// A directory without a weights file.
     #[error(
         "{} has no weights: neither {}; give a directory in the layout of Hugging Face",
         dir.display(), names.join(", nor ")
@@ -36,10 +36,10 @@ pub enum Error {
     NoWeights {
         /// The directory.
         dir: PathBuf,
-        /// The names that were looked for.
+        /// The names searched for.
         names: &'static [&'static str],
     },
-    /// A safetensors file or PyTorch checkpoint that is cut short or not one at all.
+    /// A safetensors file or PyTorch checkpoint that is truncated or something else.
     #[error(
         "{} ({n_bytes} bytes) is not a complete {kind} file: {reason}; copy, download or write it again",
         path.display()
@@ -49,12 +49,12 @@ pub enum Error {
         path: PathBuf,
         /// Its length.
         n_bytes: u64,
-        /// What it should be: `safetensors`, `PyTorch`.
+        /// The expected kind: `safetensors` or `PyTorch`.
         kind: &'static str,
-        /// What the reader stumbled over.
+        /// Why it cannot be read.
         reason: String,
     },
-    /// Tensors that the model needs and the file lacks.
+    /// Tensors that are missing from the file.
     #[error(
         "{} lacks {}{} of the model's tensors: {}; is it a checkpoint of this architecture and configuration?",
         path.display(), if *is_all { "" } else { "at least " }, names.len(), list(names)
@@ -64,10 +64,10 @@ pub enum Error {
         path: PathBuf,
         /// The missing names, in the model's order.
         names: Vec<String>,
-        /// Whether the others are there; false where so much was missing that nobody looked.
+        /// Whether the list is complete; false if checking stopped after too many.
         is_all: bool,
     },
-    /// Tensors in the file that the model has no place for.
+    /// Tensors in the file that the model does not have.
     #[error(
         "{} has {} tensors that the model does not use: {}; does its configuration (layers, \
          targets, policies) match?",
@@ -76,7 +76,7 @@ pub enum Error {
     UnusedTensors {
         /// The file or directory.
         path: PathBuf,
-        /// The names left over, sorted.
+        /// The unexpected names, sorted.
         names: Vec<String>,
     },
     /// A tensor of another shape.
@@ -91,10 +91,10 @@ pub enum Error {
         name: String,
         /// Its shape in the file.
         found: Vec<usize>,
-        /// The shape of the model's tensor, in the file's layout.
+        /// The expected shape, in the file's layout.
         expected: Vec<usize>,
     },
-    /// A tensor of a data type that is not read here.
+    /// A tensor of an unsupported data type.
     #[error(
         "{}: tensor `{name}` has data type {dtype}, but only F32, F16 and BF16 are read; convert it first",
         path.display()
@@ -107,23 +107,23 @@ pub enum Error {
         /// Its data type.
         dtype: String,
     },
-    /// What was given as a model is none.
+    /// A model that is neither a directory nor a name.
     #[error("cannot use model `{given}`: {reason}")]
     NotAModel {
         /// As it was given.
         given: String,
-        /// Why, and what one looks like.
+        /// Why, and what is accepted.
         reason: String,
     },
-    /// A setting of the environment that cannot be used.
+    /// An environment variable with an invalid value.
     #[error("the environment variable {name}: {reason}")]
     Setting {
         /// The variable.
         name: &'static str,
-        /// What is wrong, and what it should be.
+        /// What is wrong, and what is accepted.
         reason: String,
     },
-    /// A model that is not in the cache while Hugging Face cannot be asked.
+    /// A model that is not in the cache while Hugging Face cannot be reached.
     #[error(
         "`{model}` is not available: no such directory, not (completely) in the cache, and cannot \
          be downloaded: {reason}. Download from {url} on another machine: {}. Put the files into \
@@ -131,44 +131,44 @@ pub enum Error {
         files.join("; "), dir.display()
     )]
     Unreachable {
-        /// Its name.
+        /// The model's name.
         model: Box<str>,
-        /// Why Hugging Face is not asked.
+        /// Why Hugging Face cannot be reached.
         reason: Box<str>,
         /// The page with its files.
         url: Box<str>,
         /// The files that are missing.
         files: Vec<String>,
-        /// Their place in the cache.
+        /// Where they belong in the cache.
         dir: PathBuf,
     },
-    /// A name that Hugging Face does not know.
+    /// A name that Hugging Face does not have.
     #[error(
         "`{model}`: no such directory here, and {endpoint} has no model of that name and revision; check the spelling"
     )]
     NoSuchModel {
-        /// The name.
+        /// The model's name.
         model: String,
-        /// Hugging Face.
+        /// The address of Hugging Face.
         endpoint: String,
     },
-    /// A model that Hugging Face does not give to everybody.
+    /// A model for which access was refused.
     #[error(
         "`{model}`: Hugging Face refuses it (status {status}), {}. There may be no such model; if \
          there is, accept its terms at {url} and set HF_TOKEN to a token that may read it",
         if *has_token { "with the token that is set" } else { "and no token is set" }
     )]
     Refused {
-        /// The name.
+        /// The model's name.
         model: String,
         /// The page with its files.
         url: String,
-        /// What Hugging Face answered.
+        /// The HTTP status.
         status: u16,
         /// Whether a token was sent.
         has_token: bool,
     },
-    /// A file that could not be fetched.
+    /// A file that could not be downloaded.
     #[error(
         "`{model}`: fetching {file} failed: {reason}; try again (what is there is kept), or fetch it from {url}"
     )]
@@ -179,10 +179,10 @@ pub enum Error {
         file: String,
         /// The page with its files.
         url: String,
-        /// What happened.
+        /// The reason.
         reason: String,
     },
-    /// A file that was fetched and is not what Hugging Face said. It was removed.
+    /// A downloaded file that differs from what Hugging Face announced. It was removed.
     #[error("`{model}`: `{file}` came damaged: {reason}; it was removed: try again")]
     Damaged {
         /// The model's name.
@@ -192,7 +192,7 @@ pub enum Error {
         /// The difference.
         reason: String,
     },
-    /// An index that names a shard which is not there, or none that could be.
+    /// An index that names a missing or invalid shard.
     #[error(
         "{} names the shard `{shard}`, which is {reason}; fetch the missing file into the same directory, or the whole model again",
         index.display()
@@ -200,29 +200,29 @@ pub enum Error {
     MissingShard {
         /// The index.
         index: PathBuf,
-        /// The shard, as the index has it.
+        /// The shard's name in the index.
         shard: String,
-        /// `not there`, or why it cannot be.
+        /// `not there`, or why the name is invalid.
         reason: &'static str,
     },
-    /// A weight beyond the range of the data type in which it was to be written.
+    /// A weight out of range of the data type in which it would be written.
     #[error(
         "{}: tensor `{name}` holds {value} (element {index}), beyond the range of {dtype}; write it as {}",
         path.display(), if *dtype == "f16" { "bf16 or f32" } else { "f32" }
     )]
     OutOfRange {
-        /// The file that was to be written.
+        /// The file to write.
         path: PathBuf,
         /// The tensor's name.
         name: String,
         /// The first such value.
         value: f64,
-        /// Its place in the tensor, counted in the file's order from 0.
+        /// Its index in the tensor, counted in the file's order from 0.
         index: usize,
         /// `f16`, `bf16`, `f32`.
         dtype: &'static str,
     },
-    /// More memory than there is.
+    /// Too little memory.
     #[error(
         "{what} needs {} of memory, and {} can be had; {remedy}",
         readable_bytes(*n_bytes), readable_bytes(*available)
@@ -230,14 +230,14 @@ pub enum Error {
     NoMemory {
         /// What needs it.
         what: String,
-        /// How much.
+        /// The memory needed, in bytes.
         n_bytes: u64,
-        /// How much there is.
+        /// The memory available, in bytes.
         available: u64,
         /// What to do.
         remedy: &'static str,
     },
-    /// A weight that is infinite or no number, where finite ones were asked for.
+    /// A weight that is NaN or infinite where finite ones are required.
     #[error(
         "{}: tensor `{name}` holds {value} (element {index}), so nothing that the model computes would mean anything; the checkpoint is damaged: fetch or train it again",
         path.display()
@@ -249,7 +249,7 @@ pub enum Error {
         name: String,
         /// `a NaN` or `an infinity`.
         value: &'static str,
-        /// Its place in the tensor, counted in the file's order from 0.
+        /// Its index in the tensor, counted in the file's order from 0.
         index: usize,
     },
 }
@@ -258,7 +258,7 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// For `map_err` on input and output: `action` is a verb.
+    /// For `map_err` on I/O errors: `action` is a verb.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }

@@ -1,12 +1,14 @@
-//! Model directories in the layout of Hugging Face: JSON and tensor files, read with named errors
+//! Model directories in the layout of Hugging Face: JSON and tensor files, read with clear errors
 //! and written whole or not at all.
 //!
-//! [`TensorFiles`] takes the tensors of `model.safetensors` or `pytorch_model.bin`, whole or in
-//! shards, one by one by name; [`TensorWriter`] writes a `model.safetensors`. What the tensors mean
-//! is known to the crates of the models. [`locate`] turns a model's name into a directory: it fetches
-//! what the cache lacks. Without the features `tensors` and `download` (on by default) there is
-//! what reads and writes files ([`write_atomically`], [`DirWriter`], JSON, hashes) and what reports progress
-//! ([`Progress`]), and neither burn nor network.
+//! [`TensorFiles`] reads the tensors of `model.safetensors` or `pytorch_model.bin`, whole or in
+//! shards, one by one by name; [`TensorWriter`] writes a `model.safetensors`. The crates of the
+//! models
+//! know what the tensors mean. [`locate`] turns a model's name into a directory and downloads
+//! what the cache lacks. Without the features `tensors` and `download` (on by default) the crate
+//! only
+//! reads and writes files ([`write_atomically`], [`DirWriter`], JSON, hashes) and reports progress
+//! ([`Progress`]), with neither burn nor network.
 #![cfg_attr(feature = "tensors", doc = include_str!("../README.md"))]
 
 #[cfg(feature = "download")]

@@ -1,11 +1,11 @@
-//! How much memory this process may still take, so that what cannot fit is refused before it is allocated:
-//! an allocation that fails ends the process without a word of what it was for.
+//! How much memory is available, so that what cannot fit is refused before it is allocated: a
+//! failed allocation aborts the process without saying what it was for.
 
 use crate::{Error, Result};
 
-/// Bytes that this process may still take: the least of what the machine has free (swap included), what
-/// its control group leaves, and what a limit of address space leaves. `None` where the system does not
-/// say.
+/// Bytes that this process can still allocate: the minimum of the machine's free memory (swap
+/// included), the rest of its control group, and the rest of a limit on address space. `None` if
+/// the system does not say.
 pub fn available_memory() -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let machine = read("/proc/meminfo").and_then(|text| {
@@ -20,7 +20,7 @@ pub fn available_memory() -> Option<u64> {
         let number = |name: &str| -> Option<u64> {
             read(&format!("/sys/fs/cgroup{path}/{name}"))?.trim().parse().ok()
         };
-        // Of what is taken, pages of files can be given back.
+        // Cached pages of files can be reclaimed.
         let files = read(&format!("/sys/fs/cgroup{path}/memory.stat"))
             .and_then(|stat| field(&stat, "inactive_file"))
             .unwrap_or(0);
@@ -30,17 +30,18 @@ pub fn available_memory() -> Option<u64> {
     [machine, address_space, group].into_iter().flatten().min()
 }
 
-/// Refuses what does not fit into memory. Passing is no guarantee, since other memory may be taken
-/// meanwhile.
+/// Refuses what does not fit into memory. Success is no guarantee, since other processes may
+/// allocate
+/// memory meanwhile.
 ///
 /// # Errors
-/// [`Error::NoMemory`], with `what` needs it and the `remedy`.
+/// [`Error::NoMemory`] with `what` and `remedy`.
 pub fn check_memory(
     n_bytes: u64,
     what: impl FnOnce() -> String,
     remedy: &'static str,
 ) -> Result<()> {
-    // Looking costs more than what is small.
+    // Not worth checking.
     const SMALL: u64 = 1 << 24;
     if n_bytes <= SMALL {
         return Ok(());
@@ -53,7 +54,7 @@ pub fn check_memory(
     }
 }
 
-/// `bytes` as people write sizes: "12.3 GB".
+/// `bytes` in a readable unit: "12.3 GB".
 pub fn readable_bytes(bytes: u64) -> String {
     let bytes = bytes as f64;
     match bytes {
@@ -72,7 +73,7 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
     Some(field(text, name)?.saturating_mul(1024))
 }
 
-/// The soft limit in `/proc/self/limits`; none if it is unlimited.
+/// The soft limit in `/proc/self/limits`; `None` if unlimited.
 fn address_space_limit(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("Max address space"))?;
     line.split_whitespace().next()?.parse().ok()

@@ -1,11 +1,12 @@
-//! Text files that the program carries under names: configurations to start from.
+//! Named text files compiled into the program, such as configurations to start from.
 
-/// A table of texts by name, made with [`presets!`](crate::presets): a new one is a file and a name there.
+/// A table of named texts, made by [`presets!`](crate::presets). A new preset is a file and its
+/// name there.
 #[derive(Debug, Clone, Copy)]
 pub struct Presets(&'static [(&'static str, &'static str)]);
 
-/// A table of files by name: `presets!("configs/": "demo", "paper")` carries `configs/demo.toml` and
-/// `configs/paper.toml`, relative to the file that says so.
+/// A table of files by name: `presets!("configs/": "demo", "paper")` includes `configs/demo.toml`
+/// and `configs/paper.toml`, relative to the calling file.
 #[macro_export]
 macro_rules! presets {
     ($folder:literal: $($name:literal),+ $(,)?) => {
@@ -14,17 +15,17 @@ macro_rules! presets {
 }
 
 impl Presets {
-    /// Name and text of each; [`presets!`](crate::presets) reads the texts from files.
+    /// From names and texts; [`presets!`](crate::presets) reads the texts from files.
     pub const fn new(entries: &'static [(&'static str, &'static str)]) -> Self {
         Self(entries)
     }
 
-    /// The text of a preset, if there is one of that name.
+    /// The text of the preset `name`, if it exists.
     pub fn text(self, name: &str) -> Option<&'static str> {
         self.0.iter().find(|entry| entry.0 == name).map(|entry| entry.1)
     }
 
-    /// Name and text of each, in order.
+    /// Names and texts, in order.
     pub fn iter(self) -> impl Iterator<Item = (&'static str, &'static str)> {
         self.0.iter().copied()
     }
@@ -34,7 +35,7 @@ impl Presets {
         self.iter().map(|entry| entry.0)
     }
 
-    /// The names as errors list them.
+    /// The names, formatted for errors.
     pub fn listed(self) -> String {
         self.names().collect::<Vec<_>>().join(", ")
     }

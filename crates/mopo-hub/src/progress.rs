@@ -1,6 +1,6 @@
-//! Progress reporting. Libraries report; the program draws bars from it.
+//! Progress reporting. Libraries report; the program draws bars.
 
-/// What progress is counted in.
+/// Unit of progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     /// Steps, batches or rows.
@@ -9,17 +9,17 @@ pub enum Unit {
     Bytes,
 }
 
-/// A receiver of progress. By default each method does nothing.
+/// Receives progress. By default each method does nothing.
 #[allow(unused_variables)] // the names are the documentation
 pub trait Progress {
-    /// A phase of `total` units begins, of which `done` are done already. The same phase begins again
-    /// where it was interrupted, a download after a lost connection for instance.
+    /// A phase of `total` units begins, of which `done` are done already. An interrupted phase
+    /// begins again, for instance a download after a lost connection.
     fn begin(&mut self, phase: &str, done: u64, total: u64, unit: Unit) {}
-    /// Another `n` units are done; `message` holds a few figures.
+    /// `n` more units are done; `message` contains a few figures.
     fn advance(&mut self, n: u64, message: &str) {}
     /// The phase is over.
     fn end(&mut self, message: &str) {}
-    /// Something worth a line of its own.
+    /// A message that deserves its own line.
     fn note(&mut self, text: &str) {}
 }
 

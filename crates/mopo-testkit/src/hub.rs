@@ -1,5 +1,6 @@
-//! A hub of models on the loopback device: the part of its protocol that clients use to download, and
-//! ways to be unreliable. Not a general server: one thread per connection, one request each.
+//! A substitute for Hugging Face on the loopback device: the part of its protocol that clients use
+//! for downloads, with failures on request. Not a general server: one thread per connection, one
+//! request each.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 
-/// What a client asked for.
+/// A client's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubRequest {
     /// As in the request's first line.
@@ -33,16 +34,16 @@ struct State {
     cut_after: Option<usize>,
     /// No `Content-Length`: a body ends where the connection does.
     no_length: bool,
-    /// Answers with the whole file whatever range was asked for.
+    /// Answers with the whole file, whatever range was requested.
     whole: bool,
     /// Answers everything with this status.
     status: Option<u16>,
-    /// What is sent instead of the truth, by what it is about.
+    /// Values sent instead of the true ones, by kind.
     forged: BTreeMap<&'static str, String>,
     requests: Vec<HubRequest>,
 }
 
-/// A server that lives as long as this value's process; its port is free and its own.
+/// A server that runs until the process ends, on a free port of its own.
 #[derive(Clone)]
 pub struct LoopbackHub {
     endpoint: String,
@@ -50,7 +51,7 @@ pub struct LoopbackHub {
 }
 
 impl LoopbackHub {
-    /// Begins to serve, without any model yet.
+    /// Starts the server, without any models.
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
@@ -71,7 +72,7 @@ impl LoopbackHub {
         &self.endpoint
     }
 
-    /// Puts a commit of a model there and lets `branch` point to it. Returns the commit's name.
+    /// Adds a commit of a model and lets `branch` point to it. Returns the commit's name.
     pub fn publish(&self, repo: &str, branch: &str, files: &[(&str, &[u8])]) -> String {
         let files: Files = files.iter().map(|(n, b)| (n.to_string(), b.to_vec())).collect();
         let mut all = Sha256::new();
@@ -102,7 +103,7 @@ impl LoopbackHub {
         self.with(|state| state.no_length = hide);
     }
 
-    /// Sends a file from its beginning whatever part was asked for.
+    /// Sends a file from its beginning, whatever range was requested.
     pub fn ignore_ranges(&self, ignore: bool) {
         self.with(|state| state.whole = ignore);
     }
@@ -113,17 +114,17 @@ impl LoopbackHub {
     }
 
     /// Sends `value` as a commit (`sha`), as a file's name (`rfilename`) or as one of the headers
-    /// `etag`, `x-repo-commit`, `location` and `content-range`; for `location`, always.
+    /// `etag`, `x-repo-commit`, `location` and `content-range`; `location` is then sent always.
     pub fn forge(&self, what: &'static str, value: &str) {
         self.with(|state| state.forged.insert(what, value.into()));
     }
 
-    /// Sends the truth again.
+    /// Sends true values again.
     pub fn forge_nothing(&self) {
         self.with(|state| state.forged.clear());
     }
 
-    /// What was asked for since the last call, in order.
+    /// The requests since the last call, in order.
     pub fn take_requests(&self) -> Vec<HubRequest> {
         self.with(|state| std::mem::take(&mut state.requests))
     }
@@ -149,7 +150,7 @@ impl State {
         }
         let expected = self.token.as_ref().map(|token| format!("Bearer {token}"));
         let parts: Vec<&str> = request.path.trim_start_matches('/').split('/').collect();
-        // The store of large files knows no tokens: what leads there is secret enough.
+        // The store of large files knows no tokens: its addresses are secret enough.
         if let ["store", hash] = parts[..] {
             let content =
                 self.commits.values().flat_map(Files::values).find(|bytes| sha256(bytes) == hash);
@@ -193,7 +194,7 @@ impl State {
                     let n_sent = if location.ends_with(' ') { 1 } else { 3 };
                     return plain(302, &headers[..n_sent], b"");
                 }
-                // Weights lie elsewhere; small files are named by a shorter hash.
+                // Weights are stored elsewhere; small files are named by a shorter hash.
                 if file.last().is_some_and(|n| n.ends_with(".safetensors") || n.ends_with(".bin")) {
                     let location = format!("Location: {endpoint}/store/{hash}");
                     let etag = format!("X-Linked-ETag: \"{}\"", name.unwrap_or(&hash));
@@ -218,10 +219,10 @@ impl State {
         Some((commit, files))
     }
 
-    /// A part of a file, as unreliably as was asked for.
+    /// A part of a file, with the requested failures.
     fn content(&self, request: &HubRequest, bytes: &[u8], headers: &[&str]) -> Vec<u8> {
         let (first, last) = request.range.as_deref().map_or((0, None), parse_range);
-        // The first byte alone is how the length is asked for: that goes well.
+        // Clients request only the first byte to learn the length; that never fails.
         let is_probe = last == Some(0);
         let first = if self.whole && !is_probe { 0 } else { first };
         if first >= bytes.len() && !bytes.is_empty() {

@@ -1,9 +1,10 @@
-//! What the tests of every crate share: the backend they run on.
+//! What the tests of every crate share, above all the backend.
 //!
-//! [`LoopbackHub`] stands in for Hugging Face, which tests cannot reach. [`skip!`] says that a test cannot
+//! [`LoopbackHub`] replaces Hugging Face, which tests cannot reach. [`skip!`] reports that a test
+//! cannot
 //! run; it needs no burn, and is all there is without the feature `backend`.
 //!
-//! This and the binary's `device.rs` are the only places that name a backend.
+//! This and the program's `device.rs` are the only places outside `mopo-ops` that name a backend.
 #![cfg_attr(feature = "backend", doc = include_str!("../README.md"))]
 
 #[cfg(feature = "backend")]

@@ -1,14 +1,15 @@
-//! Tests that cannot run where they are: said at once, and once more at the end of `cargo test`.
+//! Tests that cannot run here: reported at once, and again at the end of `cargo test`.
 //!
-//! libtest hides what a test that passed printed, and has no word for a test that found nothing to do.
-//! A line is therefore written past its capture, and kept in a file of this run of cargo, which
+//! libtest hides the output of tests that pass, and has no notion of a test that was skipped at run
+//! time.
+//! So a line is written past its capture, and kept in a file of this run of cargo, which
 //! `.cargo/rustdoc` prints after the last doc tests of `cargo test --workspace`.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Says that the running test does nothing here, and returns from it: `skip!("no {program} here")`.
+/// Reports that the running test is skipped, and returns from it: `skip!("no {program} here")`.
 #[macro_export]
 macro_rules! skip {
     ($($reason:tt)*) => {{
@@ -17,7 +18,7 @@ macro_rules! skip {
     }};
 }
 
-/// Says that the rest of the running test is left out here, and returns from it.
+/// Reports that the rest of the running test is skipped, and returns from it.
 #[macro_export]
 macro_rules! skip_rest {
     ($($reason:tt)*) => {{
@@ -26,16 +27,16 @@ macro_rules! skip_rest {
     }};
 }
 
-/// How much of a test is left out.
+/// How much of a test is skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
     /// All of it.
     Whole,
-    /// What would follow; what ran counts.
+    /// What would follow; the part that ran counts.
     Rest,
 }
 
-/// What [`skip!`](crate::skip) and [`skip_rest!`](crate::skip_rest) call. The test's name is its
+/// Called by [`skip!`](crate::skip) and [`skip_rest!`](crate::skip_rest). The test's name is its
 /// thread's, as libtest sets it.
 pub fn note_skipped(module: &str, extent: Extent, reason: &str) {
     let test = std::thread::current().name().filter(|name| *name != "main").map(str::to_owned);
@@ -44,7 +45,7 @@ pub fn note_skipped(module: &str, extent: Extent, reason: &str) {
     let _ = std::io::stderr().write_all(format!("\n{line}").as_bytes());
     let path = record(std::os::unix::process::parent_id());
     let kept = fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).and_then(|()| {
-        // In one piece: tests of several threads append.
+        // In one write: tests of several threads append.
         OpenOptions::new().create(true).append(true).open(&path)?.write_all(line.as_bytes())
     });
     if let Err(e) = kept {
@@ -65,7 +66,7 @@ fn line(module: &str, test: Option<&str>, extent: Extent, reason: &str) -> Strin
     format!("{what}: {name}: {}\n", reason.replace('\n', " "))
 }
 
-/// Where a run of cargo, which is the parent of every process of tests, keeps its list.
+/// The list of a run of cargo, which is the parent of every test process.
 fn record(cargo: u32) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"),

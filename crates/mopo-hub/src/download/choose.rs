@@ -5,10 +5,10 @@ use std::path::Path;
 use crate::tensors::{WEIGHT_FILES, shard_names};
 use crate::{Error, Result};
 
-/// What is fetched beside the weights, if it is there.
+/// Files downloaded besides the weights, if they exist.
 const BESIDE: [&str; 10] = [
     "config.json",
-    // How a reward model is asked.
+    // How a reward model is used.
     "reward.toml",
     "generation_config.json",
     "tokenizer.json",
@@ -22,8 +22,8 @@ const BESIDE: [&str; 10] = [
 /// In a directory of `mopo export --all`: the policies and their base.
 const POLICIES: &str = "policy/policy.json";
 
-/// The files to fetch out of `all`, weights last, so that a directory with weights is complete. In
-/// words, why there are none. The shards of an index follow once it can be read.
+/// The files of `all` to download, weights last, so that a directory with weights is complete. The
+/// error says why there are none. Shards follow once their index has been read.
 pub(super) fn wanted(all: &[String]) -> std::result::Result<Vec<String>, String> {
     let has = |name: &str| all.iter().any(|n| n == name);
     let mut files: Vec<String> =
@@ -31,7 +31,7 @@ pub(super) fn wanted(all: &[String]) -> std::result::Result<Vec<String>, String>
     if has(POLICIES) {
         let below = |dir| all.iter().filter(move |n| n.starts_with(dir) && is_inside(n)).cloned();
         files.extend(below("policy/").chain(below("base/")));
-        // Keeps the order of what is equal.
+        // A stable sort.
         files.sort_by_key(|name| WEIGHT_FILES.iter().any(|weights| name.ends_with(weights)));
         return Ok(files);
     }
@@ -46,7 +46,7 @@ pub(super) fn wanted(all: &[String]) -> std::result::Result<Vec<String>, String>
     }
 }
 
-/// Whether it is a name below a directory, and not a way out of it.
+/// Whether the name stays inside the directory.
 fn is_inside(name: &str) -> bool {
     name.split('/').all(|part| {
         let is_way = part.is_empty() || part == "." || part == "..";
@@ -54,7 +54,7 @@ fn is_inside(name: &str) -> bool {
     })
 }
 
-/// What a model's directory lacks of the files without which it is none.
+/// Missing files without which the directory is not a model.
 pub(super) fn missing(dir: &Path) -> Vec<String> {
     if dir.join(POLICIES).exists() {
         return missing(&dir.join("base")).into_iter().map(|name| format!("base/{name}")).collect();
@@ -77,10 +77,10 @@ pub(super) fn missing(dir: &Path) -> Vec<String> {
     names
 }
 
-/// The shards that the index in `dir` names, if `weights` is one; all of them must be in `all`.
+/// The shards named by the index in `dir`, if `weights` is an index; all must be in `all`.
 ///
 /// # Errors
-/// [`Error::MissingShard`]; an index that does not parse.
+/// [`Error::MissingShard`]; an index that cannot be parsed.
 pub(super) fn shards(dir: &Path, weights: &str, all: &[String]) -> Result<Vec<String>> {
     if !weights.ends_with(".index.json") {
         return Ok(vec![]);

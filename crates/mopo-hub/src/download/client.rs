@@ -1,5 +1,5 @@
-//! What is asked of a hub over HTTP, and what of its answers is believed. Whatever a server sends is
-//! checked here before any of it becomes the name of a file.
+//! HTTP requests to Hugging Face. Everything that a server sends is checked here before it becomes
+//! part of a path.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,30 +13,30 @@ use ureq::{Agent, Body};
 use super::Hub;
 use super::name::is_commit;
 
-/// Redirects in a row that are followed.
+/// Maximum number of consecutive redirects.
 const MAX_REDIRECTS: u32 = 10;
-/// The longest answer about a model.
+/// Maximum size of a description of a model.
 const MAX_INFO: u64 = 16 << 20;
 
-/// Why something could not be had.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// The connection, or an error status.
+    /// A failed connection, or an error status.
     #[error("{0}")]
     Request(#[from] ureq::Error),
-    /// The connection in the middle of a file, or the disk.
+    /// A connection lost within a file, or a disk error.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// An answer that cannot be used.
+    /// An invalid answer.
     #[error("{0}")]
     Answer(String),
-    /// Somebody else is fetching the file.
+    /// Another process is downloading the file.
     #[error("another process is downloading it ({})", .0.display())]
     Locked(PathBuf),
 }
 
 impl Failure {
-    /// The status that Hugging Face answered with, if that is the error.
+    /// The HTTP status, if that is the error.
     pub(super) fn status(&self) -> Option<u16> {
         match self {
             Self::Request(ureq::Error::StatusCode(status)) => Some(*status),
@@ -44,11 +44,11 @@ impl Failure {
         }
     }
 
-    /// Whether the same may succeed a little later.
+    /// Whether a retry may succeed.
     pub(super) fn may_pass(&self) -> bool {
         match (self, self.status()) {
             (_, Some(status)) => status == 429 || status >= 500,
-            // Of the disk there are errors that will not pass either; they are as quickly met again.
+            // Some disk errors will not pass either, but a retry meets them again quickly.
             (Self::Request(_) | Self::Io(_), _) => true,
             (Self::Answer(_) | Self::Locked(_), _) => false,
         }
@@ -67,7 +67,7 @@ pub(super) struct Info {
     pub(super) files: Vec<String>,
 }
 
-/// What Hugging Face says of a file.
+/// What Hugging Face says about a file.
 pub(super) struct FileInfo {
     /// A name for its content: letters, digits, `-`, `_` and dots inside.
     pub(super) etag: String,
@@ -79,7 +79,7 @@ pub(super) struct FileInfo {
 pub(super) struct Client<'a> {
     hub: &'a Hub,
     agent: Agent,
-    /// Shows redirects instead of following them.
+    /// Returns redirects instead of following them.
     direct: Agent,
 }
 
@@ -87,7 +87,7 @@ impl<'a> Client<'a> {
     pub(super) fn new(hub: &'a Hub) -> Self {
         let agent = Agent::config_builder()
             .user_agent(concat!("mopo/", env!("CARGO_PKG_VERSION")))
-            // The token is for Hugging Face alone, not for where its files lie.
+            // The token is only for Hugging Face, not for the servers that store its files.
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
             .max_redirects(MAX_REDIRECTS)
             .build();
@@ -143,12 +143,12 @@ impl<'a> Client<'a> {
         format!("{}/{repo}/resolve/{commit}/{}", self.hub.endpoint, file.join("/"))
     }
 
-    /// Length and etag of a file of a commit, without fetching it.
+    /// Length and etag of a file of a commit, without downloading it.
     pub(super) fn file(&self, repo: &str, commit: &str, file: &str) -> Result<FileInfo, Failure> {
         let mut url = self.file_url(repo, commit, file);
         let first_byte = || Some("bytes=0-0".to_string());
         let mut response = self.get(&self.direct, &url, true, first_byte())?;
-        // A redirect within Hugging Face (a model that was renamed) says nothing of the file yet.
+        // A redirect within Hugging Face (of a renamed model) does not describe the file yet.
         for _ in 0..MAX_REDIRECTS {
             let Some(location) = redirect(&response)? else { break };
             let same_host = location.starts_with('/') && !location.starts_with("//");
@@ -176,7 +176,7 @@ impl<'a> Client<'a> {
             )));
         }
         let n_bytes = match redirect(&response)? {
-            // The store of large files knows the length, and no token.
+            // The store of large files knows the length, and must not get the token.
             Some(location) => {
                 length(self.get(&self.agent, &location, false, first_byte())?.headers())?
             }
@@ -185,7 +185,8 @@ impl<'a> Client<'a> {
         Ok(FileInfo { etag, n_bytes })
     }
 
-    /// Appends what `part` lacks of a file of a commit. `advance` is called with numbers of bytes.
+    /// Appends the missing rest of a file of a commit to `part`. `advance` is called with numbers
+    /// of bytes.
     pub(super) fn fetch(
         &self,
         repo: &str,
@@ -202,7 +203,7 @@ impl<'a> Client<'a> {
             return Ok(());
         }
         let response = self.get(&self.agent, &url, true, Some(format!("bytes={start}-")))?;
-        // More than was announced is enough to know that something is wrong.
+        // One byte more than announced is enough to detect a wrong length.
         let mut body = response.into_body().into_reader().take(n_bytes.saturating_sub(start) + 1);
         let mut buffer = vec![0; 1 << 16];
         loop {
@@ -217,7 +218,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// Where a response sends its reader, if it does.
+/// The target of a redirect, if the response is one.
 fn redirect(response: &Response<Body>) -> Result<Option<String>, Failure> {
     match response.status().is_redirection() {
         false => Ok(None),
@@ -234,7 +235,7 @@ fn text(headers: &HeaderMap, name: &str) -> Result<Option<String>, Failure> {
     Ok(Some(value.to_string()))
 }
 
-/// The length of a whole file, from the answer for one byte of it.
+/// The length of the whole file, from the answer to a request for one byte.
 fn length(headers: &HeaderMap) -> Result<u64, Failure> {
     let range = text(headers, "content-range")?;
     let range = range.ok_or_else(|| answer("it has no header `Content-Range`"))?;
@@ -242,7 +243,7 @@ fn length(headers: &HeaderMap) -> Result<u64, Failure> {
     length.ok_or_else(|| answer(format!("its header `Content-Range` is {:?}", short(&range))))
 }
 
-/// An etag as the name of a file.
+/// Checks that an etag can be a file name.
 fn checked_etag(etag: &str) -> Result<String, Failure> {
     let name = etag.trim().trim_start_matches("W/").trim_matches('"');
     let may_be = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -260,12 +261,12 @@ fn checked_etag(etag: &str) -> Result<String, Failure> {
     }
 }
 
-/// A server's text, no longer than an error should be.
+/// A server's text, shortened for an error message.
 fn short(text: &str) -> String {
     text.chars().take(100).collect()
 }
 
-/// A part of a path as it is written in an address.
+/// Percent-encodes a part of a path.
 fn encode(part: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     part.bytes()

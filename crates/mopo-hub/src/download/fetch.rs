@@ -1,5 +1,5 @@
-//! Fetching: everything of one commit, small files first, each verified, so that a directory that has
-//! its weights is complete.
+//! Downloads of a model: all files of one commit, small ones first, each verified, so that a
+//! directory with weights is complete.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -11,31 +11,33 @@ use super::name::is_commit;
 use super::{Hub, ModelName, choose};
 use crate::{Error, Progress, Result, Unit, file_sha256, write_atomically};
 
-/// How long another process's download of the same file is waited for.
+/// How often to wait for another process's download of the same file.
 const LOCK_ATTEMPTS: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(250);
 
 /// A model's files in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Where they are.
+    /// The directory.
     pub dir: PathBuf,
-    /// The model's name, pinned to the commit where it is known.
+    /// The model's name, pinned to the commit if that is known.
     pub name: ModelName,
 }
 
 impl Hub {
-    /// A model's configuration, weights and tokenizer: from the cache where the name is pinned to a
-    /// commit that is there or nothing may be asked for, otherwise as Hugging Face has them now;
-    /// what the cache has is not fetched again. If Hugging Face cannot be reached, an older state
-    /// in the cache will do, and that is noted.
+    /// A model's configuration, weights and tokenizer: from the cache if the name is pinned to a
+    /// cached commit or requests are disabled, otherwise Hugging Face's current files;
+    /// cached files are not downloaded again. If Hugging Face cannot be reached, an older state
+    /// in the cache is used, with a note.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], which says what to fetch and where to put it; [`Error::NoSuchModel`];
+    /// [`Error::Unreachable`], which says what to download and where to put it;
+    /// [`Error::NoSuchModel`];
     /// [`Error::Refused`]; [`Error::NotAModel`] without configuration or weights;
-    /// [`Error::MissingShard`]; [`Error::Download`] and [`Error::Damaged`] for a file. Files that are
-    /// done stay, and of one that was cut the next attempt fetches the rest; nothing that is cut is
-    /// in the model's directory.
+    /// [`Error::MissingShard`]; [`Error::Download`] and [`Error::Damaged`] for a file. Finished
+    /// files
+    /// are kept, and the next attempt continues partial ones; the model's directory never has
+    /// a partial file.
     pub fn fetch(&self, name: &ModelName, progress: &mut dyn Progress) -> Result<Snapshot> {
         let cached = self.cached(name);
         if let Some(snapshot) = &cached
@@ -74,7 +76,7 @@ impl Hub {
                 self.file(&client, &pinned, &dir, &shard, progress)?;
             }
         }
-        // Last: it says that the cache has this branch.
+        // Last, since it records that the cache has this branch.
         write_atomically(
             &self.folder(name).join("refs").join(revision(name)),
             info.commit.as_bytes(),
@@ -82,7 +84,7 @@ impl Hub {
         Ok(Snapshot { dir, name: pinned })
     }
 
-    /// What the cache has of a name, if it is complete.
+    /// The cached files of a name, if they are complete.
     fn cached(&self, name: &ModelName) -> Option<Snapshot> {
         let dir = self.cached_dir(name);
         let commit = dir.file_name()?.to_str()?;
@@ -93,8 +95,8 @@ impl Hub {
         choose::missing(&dir).is_empty().then_some(Snapshot { dir, name })
     }
 
-    /// Where the cache has a name's files, or would have them: the commit of the branch, or, where
-    /// files were put by hand, a directory named like the branch.
+    /// The cache directory for a name: that of the branch's commit, or, for files put there by
+    /// hand, a directory named after the branch.
     fn cached_dir(&self, name: &ModelName) -> PathBuf {
         let (folder, revision) = (self.folder(name), revision(name));
         let commit = fs::read_to_string(folder.join("refs").join(revision)).unwrap_or_default();
@@ -102,12 +104,12 @@ impl Hub {
         folder.join("snapshots").join(commit.unwrap_or(revision))
     }
 
-    /// As other Hugging Face clients name it.
+    /// Named as by other Hugging Face clients.
     fn folder(&self, name: &ModelName) -> PathBuf {
         self.cache.join(format!("models--{}", name.repo().replace('/', "--")))
     }
 
-    /// One file into the cache, unless it is there.
+    /// Puts one file into the cache, unless it is there.
     fn file(
         &self,
         client: &Client<'_>,
@@ -120,7 +122,7 @@ impl Hub {
         if place.exists() {
             return Ok(());
         }
-        // A link whose target was deleted would be in the way.
+        // A dangling link would be in the way.
         if place.is_symlink() {
             fs::remove_file(&place).map_err(Error::io("remove", &place))?;
         }
@@ -129,8 +131,8 @@ impl Hub {
         self.verify(name, file, &place, n_bytes)
     }
 
-    /// Fetches what is missing of a file, under its etag, and links it to `place`. Returns the
-    /// length that Hugging Face gave.
+    /// Downloads the missing rest of a file, under its etag, and links it to `place`. Returns the
+    /// length announced by Hugging Face.
     fn download(
         &self,
         client: &Client<'_>,
@@ -150,7 +152,7 @@ impl Hub {
         let part_path = blobs.join(format!("{}.part", info.etag));
         let mut part = File::options().create(true).append(true).open(&part_path)?;
         if part.metadata()?.len() >= info.n_bytes {
-            // All of it, or more than there is: which of the two only a new attempt can tell.
+            // Complete or too long: only a new attempt can tell which.
             part.set_len(0)?;
         }
         progress.begin(file, 0, info.n_bytes, Unit::Bytes);
@@ -163,8 +165,8 @@ impl Hub {
         Ok(info.n_bytes)
     }
 
-    /// A connection that is closed early looks like the end of a file to some; a resumed file may have
-    /// got another's rest. Large files are named by their hash.
+    /// Some clients take a closed connection for the end of a file, and a resumed download may have
+    /// got the rest of another file. Large files are named by their hash.
     fn verify(&self, name: &ModelName, file: &str, place: &Path, n_bytes: u64) -> Result<()> {
         let io = |e| Error::io("read", place)(e);
         let blob = place.canonicalize().map_err(io)?;
@@ -184,7 +186,7 @@ impl Hub {
         Err(Error::Damaged { model: name.to_string(), file: file.into(), reason })
     }
 
-    /// Asks again while connections are lost or Hugging Face is busy.
+    /// Retries while connections are lost or Hugging Face is busy.
     fn repeat<T>(
         &self,
         mut ask: impl FnMut() -> std::result::Result<T, Failure>,
@@ -246,12 +248,12 @@ impl Hub {
     }
 }
 
-/// The branch, tag or commit; the branch `main` where none was named.
+/// The branch, tag or commit; `main` by default.
 fn revision(name: &ModelName) -> &str {
     name.revision().unwrap_or("main")
 }
 
-/// The lock of a file that is being fetched; it ends with the value, or the process.
+/// The lock of a file being downloaded; released with the value or the process.
 fn locked(path: &Path) -> std::result::Result<File, Failure> {
     let lock = File::options().create(true).append(true).open(path)?;
     for _ in 0..LOCK_ATTEMPTS {

@@ -1,5 +1,5 @@
-//! Models by name: `org/name` or `org/name@revision`, fetched from Hugging Face into the cache that
-//! its other clients use too, or found there. What a model's files mean is not known here.
+//! Models by name: `org/name` or `org/name@revision`, downloaded from Hugging Face into the cache
+//! that its other clients use too, or found there. What the files mean is not known here.
 
 mod choose;
 mod client;
@@ -15,13 +15,14 @@ pub use settings::Hub;
 
 use crate::{Error, Progress, Result};
 
-/// What a user calls a model, turned into a directory: what exists is taken as it is; a name of
-/// Hugging Face ([`ModelName`]) is fetched with the settings of the environment
-/// ([`Hub::from_env`]). The second value is the name to record: the same, pinned to its commit if
-/// it is a name.
+/// Turns a user's name for a model into a directory: an existing path is used as it is; a name on
+/// Hugging Face ([`ModelName`]) is downloaded with the settings of the environment
+/// ([`Hub::from_env`]). The second value is the name to record: the same, but a name on Hugging
+/// Face
+/// is pinned to its commit.
 ///
 /// # Errors
-/// [`Error::NotAModel`] for what is neither; those of [`Hub::fetch`].
+/// [`Error::NotAModel`] if it is neither; those of [`Hub::fetch`].
 pub fn locate(
     model: &Path,
     revision: Option<&str>,

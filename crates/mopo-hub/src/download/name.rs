@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A model's name on Hugging Face, with a branch, a tag or a commit if one was asked for.
+/// A model's name on Hugging Face, optionally with a branch, a tag or a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelName {
     repo: String,
@@ -16,15 +16,15 @@ impl ModelName {
         &self.repo
     }
 
-    /// What follows the `@`.
+    /// The part after the `@`.
     pub fn revision(&self) -> Option<&str> {
         self.revision.as_deref()
     }
 
-    /// The same model at that branch, tag or commit.
+    /// The same model at another branch, tag or commit.
     ///
     /// # Errors
-    /// In words, why it cannot be one.
+    /// Why `revision` is invalid.
     pub fn with_revision(self, revision: &str) -> Result<Self, String> {
         let part = |part: &str| is_name(part) && part != "." && part != "..";
         match revision.split('/').all(part) {
@@ -33,7 +33,7 @@ impl ModelName {
         }
     }
 
-    /// Whether it names one commit, whose files never change.
+    /// Whether it names a commit, whose files never change.
     pub fn is_pinned(&self) -> bool {
         self.revision.as_deref().is_some_and(is_commit)
     }
@@ -50,7 +50,7 @@ impl FromStr for ModelName {
         let parts: Vec<&str> = repo.split('/').collect();
         let begins =
             |part: &&str| part.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
-        // A file that is not there is no model.
+        // A missing file is not a model.
         let is_file = repo.ends_with(".json") || repo.ends_with(".safetensors");
         if parts.len() != 2 || is_file || !parts.iter().all(|p| is_name(p) && begins(p)) {
             return Err("no such file or directory, and names on Hugging Face are `org/name` or \

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 
 use crate::{Error, Result};
 
-/// A hub and the cache of its files.
+/// Hugging Face and the cache of its files.
 #[derive(Clone)]
 pub struct Hub {
     pub(super) endpoint: String,
     pub(super) cache: PathBuf,
     pub(super) token: Option<String>,
-    /// Why nothing may be asked for, if so.
+    /// Why requests are disabled, if they are.
     pub(super) offline: Option<&'static str>,
     pub(super) attempts: u32,
 }
@@ -24,21 +24,24 @@ impl Hub {
     /// |---|---|
     /// | `HF_ENDPOINT` | Hugging Face (`https://huggingface.co`) |
     /// | `HF_HUB_CACHE` | the cache (`hub` below `HF_HOME`) |
-    /// | `HF_HOME` | holds cache and token (`huggingface` below `XDG_CACHE_HOME` or `~/.cache`) |
-    /// | `HF_TOKEN` | for models that are not public (`HF_TOKEN_PATH`'s content, else that of `token` below `HF_HOME`) |
-    /// | `HF_HUB_OFFLINE` | `1`, `on`, `yes` or `true`: ask for nothing (so does `TRANSFORMERS_OFFLINE`) |
+    /// | `HF_HOME` | contains cache and token (`huggingface` below `XDG_CACHE_HOME` or `~/.cache`)
+    /// |
+    /// | `HF_TOKEN` | for models that are not public (`HF_TOKEN_PATH`'s content, else that of
+    /// `token` below `HF_HOME`) |
+    /// | `HF_HUB_OFFLINE` | `1`, `on`, `yes` or `true`: no requests (so does
+    /// `TRANSFORMERS_OFFLINE`) |
     ///
     /// # Errors
-    /// [`Error::Setting`] for an endpoint that is not an address, a token that cannot be one, or if
-    /// no place for the cache is known.
+    /// [`Error::Setting`] for an endpoint that is not an address, an invalid token, or if
+    /// there is no place for the cache.
     pub fn from_env() -> Result<Self> {
         Self::from_variables(|name| std::env::var_os(name))
     }
 
-    /// As [`from_env`](Self::from_env), from other variables than the process's.
+    /// Like [`from_env`](Self::from_env), with other variables than the process's.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`from_env`](Self::from_env).
     pub fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let setting =
@@ -81,7 +84,7 @@ impl Hub {
         };
         let token = match token.map(|(name, token)| (name, token.trim().to_string())) {
             Some((_, token)) if token.is_empty() => None,
-            // It goes into a header. Its text is in no message.
+            // Used in a header, and never in a message.
             Some((name, token)) if !token.chars().all(|c| c.is_ascii_graphic()) => {
                 return Err(setting(name, "the token has invalid characters"));
             }
@@ -100,7 +103,7 @@ impl Hub {
         Ok(Self { endpoint, cache, token, offline, attempts: 4 })
     }
 
-    /// Asks again, where a connection was lost, until it has asked so often in vain (4).
+    /// Sets the number of attempts after lost connections (4 by default).
     pub fn with_attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts.max(1);
         self

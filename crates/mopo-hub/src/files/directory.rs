@@ -1,5 +1,5 @@
-//! Directories that are written whole or not at all: filled under a hidden name beside their place, and
-//! renamed into it. What was there before is exchanged with it in one call.
+//! Directories that are written whole or not at all: filled under a hidden name next to their
+//! place, then renamed. An existing directory is exchanged with the new one in one call.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,7 +13,7 @@ use super::leftovers::{hidden_dir, sweep_earlier_exports};
 use super::{Target, folder_of, keep_owner_and_mode, sync_folder};
 use crate::{Error, Result, create_dir};
 
-/// A directory on its way to its place. Dropped before [`place`](Self::place), it is removed.
+/// A directory being written. It is removed if dropped before [`place`](Self::place).
 #[derive(Debug)]
 pub struct DirWriter {
     dir: TempDir,
@@ -23,8 +23,8 @@ pub struct DirWriter {
 }
 
 impl DirWriter {
-    /// Begins a directory that is to be at `target`; missing parents are made. A symbolic link there
-    /// stays one: the directory that it points to is what will be replaced.
+    /// Begins a directory for `target`; missing parents are created. A symbolic link at `target`
+    /// is kept: the directory that it points to will be replaced.
     ///
     /// # Errors
     /// [`Error::Io`] with the path, also if it exists and is not a directory.
@@ -48,16 +48,17 @@ impl DirWriter {
         self.dir.path()
     }
 
-    /// Puts the directory in its place. A directory that is there goes: at every moment one of the two
-    /// is at the target, whole. Its mode stays, and those of the files whose names both have.
+    /// Moves the directory into place. An existing directory is replaced: at every moment one of
+    /// the two
+    /// is at the target, whole. Its mode is kept, and those of files with the same names.
     ///
     /// # Errors
-    /// [`Error::Io`] with the path; what was there is still there then.
+    /// [`Error::Io`] with the path; the existing directory is then unchanged.
     pub fn place(self) -> Result<()> {
         let Self { dir, lock, target } = self;
         let placed = place(dir.path(), &target);
         placed.map_err(Error::io("write", &target))?;
-        // What lies under the hidden name now, if anything does, is what was there before.
+        // What has the hidden name now, if anything, is the old directory.
         drop(lock);
         let old = dir.keep();
         match fs::remove_dir_all(&old) {
@@ -83,7 +84,7 @@ fn place(new: &Path, target: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Exchanges two directories in one call; where the file system has none, in two steps.
+/// Exchanges two directories in one call, or in two steps on file systems that cannot.
 fn exchange(new: &Path, target: &Path) -> io::Result<()> {
     match renameat_with(CWD, new, CWD, target, RenameFlags::EXCHANGE) {
         Ok(()) => Ok(()),
@@ -92,8 +93,8 @@ fn exchange(new: &Path, target: &Path) -> io::Result<()> {
     }
 }
 
-/// Between two of its renames neither directory is at `target`. The old one then has a name that is not
-/// a leftover's, so that a kill does not lose it.
+/// Between two of its renames neither directory is at `target`. The old one then does not have the
+/// name of a leftover, so that a kill does not lose it.
 fn exchange_in_steps(new: &Path, target: &Path) -> io::Result<()> {
     let mut name = target.file_name().unwrap_or_default().to_owned();
     name.push(format!(".old-{}", std::process::id()));
@@ -103,7 +104,7 @@ fn exchange_in_steps(new: &Path, target: &Path) -> io::Result<()> {
     fs::rename(&old, new)
 }
 
-/// Gives `new` and what is in it the modes that things of the same name in `old` have.
+/// Gives `new` and its contents the modes of what has the same names in `old`.
 fn keep_modes(old: &Path, new: &Path) -> io::Result<()> {
     let (Ok(before), Ok(after)) = (fs::symlink_metadata(old), fs::symlink_metadata(new)) else {
         return Ok(());
@@ -114,7 +115,7 @@ fn keep_modes(old: &Path, new: &Path) -> io::Result<()> {
             keep_modes(&old.join(&name), &new.join(&name))?;
         }
     }
-    // Last: a directory may lose the right to be written to.
+    // Last: a directory may become read-only.
     if after.file_type() == before.file_type() && !after.is_symlink() {
         keep_owner_and_mode(&File::open(new)?, &before)?;
     }
@@ -211,7 +212,7 @@ mod tests {
     fn what_earlier_versions_left_of_a_directory_goes() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("x");
-        // No process has such a number; process 1 always lives.
+        // No process has this number; process 1 always exists.
         for name in [".x.new-4194999", ".x.old-4194999", ".x.new-1", ".y.new-4194999"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }

@@ -13,7 +13,7 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// The SHA-256 of a file, read in pieces: it may be larger than what is free in memory.
+/// The SHA-256 of a file, read in pieces, since it may be larger than the free memory.
 ///
 /// # Errors
 /// [`Error::Io`] if it cannot be read.

@@ -1,6 +1,6 @@
-//! Hidden files and directories that are being written, and what is left of them when their writer was
-//! killed. A writer holds a lock on its own, which ends with its process, however that ends: what is
-//! named so and is not locked belongs to nobody.
+//! Hidden files and directories of writers, and the leftovers of killed ones. A writer holds a lock
+//! on its own, which ends with its process, however that ends: a hidden file without a lock is a
+//! leftover.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata, TryLockError};
@@ -10,17 +10,17 @@ use std::sync::{LazyLock, Mutex};
 
 use tempfile::{NamedTempFile, TempDir};
 
-/// How the name of everything begins that is being written.
+/// Prefix of the names of everything being written.
 const PREFIX: &str = ".tmp-";
 /// Random characters at the end of a name.
 const RANDOM: usize = 8;
-/// Directories that versions before 0.2 were writing: checkpoints and models of a run.
+/// Prefix of unfinished directories of versions before 0.2: checkpoints and models of a run.
 const EARLIER: &str = ".partial-";
 
-/// The folders in which this process has swept.
+/// The folders that this process has swept.
 static SWEPT: LazyLock<Mutex<BTreeSet<PathBuf>>> = LazyLock::new(Mutex::default);
 
-/// A new hidden file in `folder` with that mode (the umask applies), locked.
+/// A new hidden file in `folder` with this mode (the umask applies), locked.
 pub(super) fn hidden_file(folder: &Path, mode: u32) -> io::Result<NamedTempFile> {
     sweep_once(folder);
     loop {
@@ -54,7 +54,7 @@ pub(super) fn hidden_dir(folder: &Path) -> io::Result<(TempDir, File)> {
     }
 }
 
-/// The process is named for people who find such a file; what counts is the lock.
+/// The process id is for people who find such a file; the lock is what matters.
 fn prefix() -> String {
     format!("{PREFIX}{}-", std::process::id())
 }
@@ -65,25 +65,26 @@ fn builder<'a>(prefix: &'a str) -> tempfile::Builder<'a, 'static> {
     builder
 }
 
-/// A file system without locks keeps leftovers, which does not stop writing.
+/// On file systems without locks leftovers stay, and writing works.
 fn lock(file: &File) {
     let _ = file.try_lock();
 }
 
-/// Whether that file is still what lies at `path`: a sweeper may have been quicker than the lock.
+/// Whether the file is still the one at `path`: it may have been swept before it was locked.
 fn is_at(file: &Metadata, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (file.dev(), file.ino()))
 }
 
-/// Removes from `folder` what killed writers of this program left there. What another process is
-/// still writing stays, as does everything of other programs.
+/// Removes leftovers of killed writers of this program from `folder`. What another process is still
+/// writing stays, and so do files of other programs.
 pub fn sweep_leftovers(folder: &Path) {
     sweep_where(folder, is_ours);
 }
 
-/// The same for a directory that nobody else may write to now, such as a run whose lock is held: what
-/// earlier versions left there, which held no locks, goes as well, and so it does in the folders below.
+/// The same for a directory to which only this process may write now, such as a run whose lock is
+/// held: leftovers of earlier versions, which held no locks, are removed too, also in the folders
+/// below.
 pub fn sweep_own_directory(dir: &Path) {
     sweep_where(dir, |name| is_ours(name) || is_earlier(name));
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -93,7 +94,7 @@ pub fn sweep_own_directory(dir: &Path) {
     }
 }
 
-/// [`sweep_leftovers`], once per folder and process: a folder may hold many files.
+/// Calls [`sweep_leftovers`] once per folder and process: a folder may have many files.
 fn sweep_once(folder: &Path) {
     let real = folder.canonicalize().unwrap_or_else(|_| folder.into());
     let is_first = SWEPT.lock().is_ok_and(|mut swept| swept.insert(real));
@@ -102,7 +103,7 @@ fn sweep_once(folder: &Path) {
     }
 }
 
-/// Errors are the next writer's business: nothing depends on a leftover being gone.
+/// Ignores errors: nothing depends on a leftover being gone.
 fn sweep_where(folder: &Path, is_named_so: impl Fn(&str) -> bool) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(&is_named_so) {
@@ -111,7 +112,7 @@ fn sweep_where(folder: &Path, is_named_so: impl Fn(&str) -> bool) {
     }
 }
 
-/// Removes a hidden file or directory unless its writer lives.
+/// Removes a hidden file or directory unless its writer is alive.
 fn remove_if_dead(path: &Path) -> io::Result<()> {
     let kind = fs::symlink_metadata(path)?.file_type();
     if !kind.is_file() && !kind.is_dir() {
@@ -123,7 +124,7 @@ fn remove_if_dead(path: &Path) -> io::Result<()> {
         Err(TryLockError::WouldBlock) => return Ok(()),
         Err(TryLockError::Error(e)) => return Err(e),
     }
-    // Renamed into its place between the two calls: then it is nobody's leftover.
+    // If it was renamed into place between the two calls, it is not a leftover.
     if !is_at(&file.metadata()?, path) {
         return Ok(());
     }
@@ -133,8 +134,8 @@ fn remove_if_dead(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes what versions that held no locks left when they were killed while they wrote the directory
-/// `target`, which must be there: `.<name>.new-<process>` and `.<name>.old-<process>`.
+/// Removes leftovers of versions without locks that were killed while writing the directory
+/// `target`, which must exist: `.<name>.new-<process>` and `.<name>.old-<process>`.
 pub(super) fn sweep_earlier_exports(target: &Path) {
     let Some(name) = target.file_name().and_then(|name| name.to_str()) else { return };
     let prefixes = ["new", "old"].map(|kind| format!(".{name}.{kind}-"));
@@ -160,7 +161,7 @@ fn is_ours(name: &str) -> bool {
     })
 }
 
-/// `.tmp<random>` and `.partial-<random>`, of versions that held no locks.
+/// `.tmp<random>` and `.partial-<random>`, of versions without locks.
 fn is_earlier(name: &str) -> bool {
     let random = name.strip_prefix(EARLIER).or_else(|| name.strip_prefix(".tmp"));
     random.is_some_and(|r| !r.is_empty() && r.bytes().all(|b| b.is_ascii_alphanumeric()))
@@ -182,11 +183,11 @@ mod tests {
     fn what_a_dead_writer_left_goes_and_all_else_stays() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        // As killed processes leave them: not locked by anybody.
+        // As left by killed processes: without locks.
         fs::write(at(".tmp-123-abcdEF01"), "half").unwrap();
         fs::create_dir(at(".tmp-1-abcdEF01")).unwrap();
         fs::write(at(".tmp-1-abcdEF01/part"), "half").unwrap();
-        // Of others, or of the user.
+        // Files of other programs or of the user.
         let others = [
             ".tmp-123-abc",
             ".tmp-12x-abcdEF01",
@@ -200,7 +201,7 @@ mod tests {
         std::os::unix::fs::symlink("elsewhere", at(".tmp-5-abcdEF01")).unwrap();
         let written = hidden_file(dir.path(), 0o600).unwrap();
         let (writing, _lock) = hidden_dir(dir.path()).unwrap();
-        // Again, since the writers themselves sweep only once.
+        // Called again, since the writers themselves sweep only once.
         sweep_leftovers(dir.path());
         let mut expected: Vec<String> = others.iter().map(|name| name.to_string()).collect();
         expected.push(".tmp-5-abcdEF01".into());

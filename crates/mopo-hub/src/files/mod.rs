@@ -1,5 +1,5 @@
-//! Files and JSON: errors name the path, and a reader sees the old content or the new, never half of
-//! it. Tensor files are in `tensors`.
+//! Files and JSON: errors name the path, and readers see either the old content or the new. Tensor
+//! files are in `tensors`.
 
 mod directory;
 mod hash;
@@ -18,7 +18,7 @@ pub use leftovers::{sweep_leftovers, sweep_own_directory};
 
 use crate::{Error, Result};
 
-/// The longest JSON file that is read. As values in memory it may take twenty times as much.
+/// Maximum size of a JSON file. In memory its values may take twenty times as much.
 const MAX_JSON: u64 = 64 << 20;
 
 /// Reads a file.
@@ -29,10 +29,11 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(Error::io("read", path))
 }
 
-/// Reads JSON; `expected` says what the file should be and completes "expected …" in the error.
+/// Reads JSON; `expected` describes the file and completes "expected …" in the error.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Json`] with the parser's message, which names the key or the line, and for a
+/// [`Error::Io`]; [`Error::Json`] with the parser's message, which names the key or the line, and
+/// for a
 /// file of more than 64 MiB.
 pub fn read_json<T: DeserializeOwned>(path: &Path, expected: &'static str) -> Result<T> {
     let refuse = |reason: String| Error::Json { path: path.into(), reason, expected };
@@ -53,22 +54,23 @@ pub fn create_dir(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))
 }
 
-/// Writes `bytes` to `path`: a temporary file in the same folder, synced, then renamed. Missing
-/// folders are made. An interrupted write leaves whatever was there before.
+/// Writes `bytes` to `path`: to a temporary file in the same folder, which is synced, then renamed.
+/// Missing
+/// folders are created. An interrupted write leaves the old content.
 ///
-/// A file that is there keeps its mode. A symbolic link stays one: what it points to is written. Into
-/// pipes and devices, `/dev/stdout` among them, the bytes are written as they come.
+/// An existing file keeps its mode. A symbolic link is kept: its target is written. Writes to
+/// pipes and devices, `/dev/stdout` among them, are direct.
 ///
 /// # Errors
-/// [`Error::Io`] with the path; nothing is changed then.
+/// [`Error::Io`] with the path; nothing has changed then.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically_with(path, |file| file.write_all(bytes))
 }
 
-/// As [`write_atomically`], for content that is made while it is written.
+/// Like [`write_atomically`], for content that is generated while it is written.
 ///
 /// # Errors
-/// As there; what `fill` returns is one of the system's reasons.
+/// Those of [`write_atomically`]; `fill` returns I/O errors.
 pub fn write_atomically_with(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -78,7 +80,7 @@ pub fn write_atomically_with(
         Target::Absent(path) => replace(&path, None, fill),
         Target::Present(path, old) => replace(&path, Some(&old), fill),
         Target::Special(path) => {
-            // Appending, since a descriptor may be in the middle of a file.
+            // Append, since a descriptor may be in the middle of a file.
             let file = OpenOptions::new().append(true).open(&path).map_err(io)?;
             let mut writer = BufWriter::new(file);
             fill(&mut writer).and_then(|()| writer.flush()).map_err(io)
@@ -86,11 +88,12 @@ pub fn write_atomically_with(
     }
 }
 
-/// As [`write_atomically`] for a file of a directory that belongs to this program, such as a run: a
-/// symbolic link there is refused, since what it points to is somebody else's.
+/// Like [`write_atomically`], for a file in a directory of this program, such as a run: a
+/// symbolic link is refused, since its target may belong to somebody else.
 ///
 /// # Errors
-/// As there, and [`Error::Io`] for anything at `path` that is not a regular file.
+/// Those of [`write_atomically`], and [`Error::Io`] for anything at `path` that is not a regular
+/// file.
 pub fn write_own_file(path: &Path, bytes: &[u8]) -> Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.is_file() => {
@@ -103,9 +106,9 @@ pub fn write_own_file(path: &Path, bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// What is written when a path is: the end of its symbolic links.
+/// What a write to a path writes to: the end of its symbolic links.
 enum Target {
-    /// Nothing is there yet.
+    /// Nothing exists there yet.
     Absent(PathBuf),
     /// A file or a directory.
     Present(PathBuf, Metadata),
@@ -115,11 +118,11 @@ enum Target {
 
 impl Target {
     fn of(path: &Path) -> io::Result<Self> {
-        // As many links as the system follows.
+        // The system's own limit.
         const MAX_LINKS: usize = 40;
         let mut path = path.to_path_buf();
         for _ in 0..MAX_LINKS {
-            // What a descriptor's link says is not always a path.
+            // What a descriptor's link contains is not always a path.
             let absolute = std::path::absolute(&path)?;
             if ["/proc", "/dev/fd"].iter().any(|dir| absolute.starts_with(dir)) {
                 return Ok(Self::Special(path));
@@ -140,7 +143,7 @@ impl Target {
     }
 }
 
-/// The folder in which a path is an entry.
+/// The folder that contains a path.
 fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -148,7 +151,7 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Writes a file beside `path` and renames it there.
+/// Writes a file next to `path` and renames it.
 fn replace(
     path: &Path,
     old: Option<&Metadata>,
@@ -157,7 +160,7 @@ fn replace(
     let folder = folder_of(path);
     create_dir(folder)?;
     let write = || -> io::Result<()> {
-        // What replaces a private file is private from the beginning.
+        // The replacement of a private file is private from the start.
         let mode = if old.is_some() { 0o600 } else { 0o666 };
         let mut writer = BufWriter::new(leftovers::hidden_file(folder, mode)?);
         fill(&mut writer)?;
@@ -174,7 +177,7 @@ fn replace(
     Ok(())
 }
 
-/// Gives a new file the owner, as far as that is allowed, and the mode of the one that it replaces.
+/// Gives a new file the mode of the one that it replaces and, if permitted, the owner.
 fn keep_owner_and_mode(file: &File, old: &Metadata) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt;
     let new = file.metadata()?;
@@ -184,8 +187,8 @@ fn keep_owner_and_mode(file: &File, old: &Metadata) -> io::Result<()> {
     file.set_permissions(old.permissions())
 }
 
-/// A rename lives in the folder: without this it can be lost with the power. Some file systems
-/// refuse to sync a folder, which does not fail a finished write.
+/// A rename is an entry in the folder: without this it can be lost in a power failure. Some file
+/// systems refuse to sync a folder, which does not fail a finished write.
 fn sync_folder(folder: &Path) {
     if let Ok(folder) = File::open(folder) {
         let _ = folder.sync_all();
@@ -198,7 +201,7 @@ fn sync_folder(folder: &Path) {
 /// [`Error::Io`] with the path.
 ///
 /// # Panics
-/// If the value has no JSON form (a map whose keys are no text), which no input can cause.
+/// If the value has no JSON form (a map with keys that are not text), which no input can cause.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).expect("plain data");
     write_atomically(path, format!("{text}\n").as_bytes())

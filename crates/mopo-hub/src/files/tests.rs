@@ -1,4 +1,4 @@
-//! What a write does to what is there, of every kind.
+//! What a write does to existing files of every kind.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
@@ -110,7 +110,7 @@ fn pipes_and_devices_are_written_through() {
     write_atomically(Path::new("/dev/null"), b"away").unwrap();
     assert!(!Path::new("/dev/null").metadata().unwrap().is_file());
 
-    // A descriptor of a plain file: behind what is in it, since its owner has written that.
+    // A descriptor of a regular file: appended after what its owner has written.
     let file = at("redirected");
     std::fs::write(&file, "before,").unwrap();
     let open = OpenOptions::new().append(true).open(&file).unwrap();
@@ -150,7 +150,7 @@ fn json_that_does_not_parse_names_the_file_and_the_line() {
     for words in ["config.json", "line 2", "expected a test's file"] {
         assert!(message().contains(words), "{}", message());
     }
-    // Deep, and long without taking any room: neither exhausts stack or memory.
+    // Deeply nested, and long as a sparse file: neither exhausts stack or memory.
     std::fs::write(&path, "[".repeat(100_000)).unwrap();
     assert!(message().contains("recursion limit"), "{}", message());
     File::create(&path).unwrap().set_len(1 << 40).unwrap();

@@ -1,5 +1,5 @@
-//! Tensors in the files of a Hugging Face model directory: where they are (`model.safetensors`,
-//! `pytorch_model.bin`, shards of either), read one by one and written one by one.
+//! Tensors in the files of a Hugging Face model directory (`model.safetensors`,
+//! `pytorch_model.bin`, shards of either), read and written one by one.
 
 mod read;
 #[cfg(test)]
@@ -17,13 +17,13 @@ pub use write::TensorWriter;
 
 use crate::{Error, Result, read_json};
 
-/// The file of weights that is written.
+/// The weights file that is written.
 pub const WEIGHTS: &str = "model.safetensors";
-/// What a directory may hold, in the order of preference: a whole file, or the index of its shards.
+/// Weights files of a directory in order of preference: a whole file, or the index of its shards.
 pub(crate) const WEIGHT_FILES: [&str; 4] =
     [WEIGHTS, "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
-/// `….index.json`: which shard holds a tensor.
+/// `….index.json`: the shard of each tensor.
 #[derive(Deserialize)]
 struct ShardIndex {
     weight_map: std::collections::BTreeMap<String, String>,
@@ -37,12 +37,13 @@ pub enum WeightDtype {
     F32,
     /// 2 bytes, the range of F32.
     Bf16,
-    /// 2 bytes, more digits than BF16 in a smaller range.
+    /// 2 bytes, more precision than BF16 and a smaller range.
     F16,
 }
 
 impl WeightDtype {
-    /// Of a tensor of floats; what files do not know (F64 and quantised) becomes F32.
+    /// The data type of a float tensor; types without a counterpart in files (F64 and quantised)
+    /// become F32.
     pub fn of(dtype: DType) -> Self {
         match dtype {
             DType::BF16 => Self::Bf16,
@@ -60,7 +61,7 @@ impl WeightDtype {
         }
     }
 
-    /// As safetensors stores it.
+    /// safetensors' name.
     pub fn stored(self) -> Dtype {
         match self {
             Self::F32 => Dtype::F32,
@@ -69,7 +70,7 @@ impl WeightDtype {
         }
     }
 
-    /// As `config.json` calls it: `float32`, `bfloat16`, `float16`.
+    /// The name in `config.json`: `float32`, `bfloat16`, `float16`.
     pub fn hub_name(self) -> &'static str {
         match self {
             Self::F32 => "float32",
@@ -92,11 +93,11 @@ impl std::str::FromStr for WeightDtype {
     }
 }
 
-/// The files of weights of a directory, and the one that errors name (the index,
-/// where there are shards). A path that is not a directory is taken as the file itself.
+/// The weights files of a directory, and the one to name in errors (the index,
+/// if there are shards). A path that is not a directory is taken as the file itself.
 ///
 /// # Errors
-/// [`Error::NoWeights`]; [`Error::MissingShard`]; an index that does not parse.
+/// [`Error::NoWeights`]; [`Error::MissingShard`]; an index that cannot be parsed.
 pub fn find_files(dir_or_file: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
     if !dir_or_file.is_dir() {
         return Ok((dir_or_file.into(), vec![dir_or_file.into()]));
@@ -118,10 +119,10 @@ pub fn find_files(dir_or_file: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
     Ok((found, files))
 }
 
-/// The shards that an index names, sorted.
+/// The shards named by an index, sorted.
 ///
 /// # Errors
-/// [`Error::MissingShard`] for a name that leads out of the directory; an index that does not parse.
+/// [`Error::MissingShard`] for a name outside the directory; an index that cannot be parsed.
 pub(crate) fn shard_names(index: &Path) -> Result<Vec<String>> {
     let shards: ShardIndex = read_json(index, "the index of a sharded checkpoint")?;
     let mut names: Vec<String> = shards.weight_map.into_values().collect();

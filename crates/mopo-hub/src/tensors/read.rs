@@ -1,7 +1,9 @@
-//! Tensors from safetensors files and PyTorch checkpoints, taken one by one by name: only the headers
-//! are read at first, and each tensor when it is asked for.
+//! Tensors from safetensors files and PyTorch checkpoints, one by one by name: at first only the
+//! headers
+//! are read, and each tensor when it is requested.
 //!
-//! A PyTorch checkpoint is a pickle. The library that reads it builds tensors and containers only and
+//! A PyTorch checkpoint is a pickle. The library that reads it builds only tensors and containers
+//! and
 //! runs nothing that the file names.
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,34 +19,34 @@ use safetensors::tensor::{Dtype, Metadata};
 use super::find_files;
 use crate::{Error, Result};
 
-/// The tensors of one or several files; what is left over at the end is an error.
+/// The tensors of one or several files; unread tensors at the end are an error.
 pub struct TensorFiles {
-    /// Named in errors: the file, or the index of several.
+    /// The path in errors: the file, or the index of several.
     path: PathBuf,
     files: Vec<Source>,
-    /// Which file holds a tensor. Sorted, so that errors are stable.
+    /// The file of each unread tensor. Sorted, so that errors are stable.
     left: BTreeMap<String, usize>,
     missing: Vec<String>,
-    /// Values of the zeros that replace missing tensors.
+    /// Number of values in the zeros that replace missing tensors.
     n_zeros: usize,
     finite_only: bool,
 }
 
-/// Missing tensors, and values of them, after which reading ends: what a wrong configuration asks for
-/// need not fit into any memory.
+/// Limits on missing tensors and their values, after which reading ends: what a wrong configuration
+/// asks for may not fit into memory.
 const MAX_MISSING: usize = 10_000;
 const MAX_ZEROS: usize = 1 << 20;
-/// The longest header of a safetensors file, as in the library that defines the format.
+/// Maximum size of the header of a safetensors file, as in the library that defines the format.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// An open file, its header read.
+/// An open file whose header has been read.
 struct Source {
     path: PathBuf,
     tensors: Tensors,
 }
 
 enum Tensors {
-    /// The header, and where the data begin.
+    /// The header, and where the data begins.
     Safetensors {
         file: File,
         begin: u64,
@@ -57,8 +59,9 @@ impl TensorFiles {
     /// Opens the weights of a directory ([`find_files`]), or one file, and reads the headers.
     ///
     /// # Errors
-    /// As of [`find_files`]; [`Error::Io`]; [`Error::CorruptTensors`] for a file that is cut short or
-    /// no file of weights.
+    /// Those of [`find_files`]; [`Error::Io`]; [`Error::CorruptTensors`] for a file that is
+    /// truncated or
+    /// not a weights file.
     pub fn open(dir_or_file: &Path) -> Result<Self> {
         let (path, files) = find_files(dir_or_file)?;
         let mut this = Self {
@@ -79,8 +82,7 @@ impl TensorFiles {
         Ok(this)
     }
 
-    /// From now on a tensor that holds an infinity or a NaN is an error
-    /// ([`Error::NotFinite`]) when it is taken.
+    /// From now on, reading a tensor with an infinity or a NaN is an error ([`Error::NotFinite`]).
     pub fn finite_only(mut self) -> Self {
         self.finite_only = true;
         self
@@ -91,24 +93,25 @@ impl TensorFiles {
         &self.path
     }
 
-    /// Whether there is a tensor of that name that nobody took yet.
+    /// Whether there is an unread tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.left.contains_key(name)
     }
 
-    /// The names of the tensors that nobody took yet, sorted.
+    /// The names of the unread tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.left.keys().map(String::as_str)
     }
 
-    /// Leaves a tensor out of account.
+    /// Ignores the tensors for which `is_ignored` holds.
     pub fn ignore(&mut self, is_ignored: impl Fn(&str) -> bool) {
         self.left.retain(|name, _| !is_ignored(name));
     }
 
-    /// Takes a tensor as it is stored; zeros of the right shape if it is missing, which
-    /// [`finish`](Self::finish) reports together with all others. No memory is taken for a shape that the
-    /// file does not bear out, but for few and small missing tensors.
+    /// Reads a tensor as it is stored; returns zeros of the right shape if it is missing, which
+    /// [`finish`](Self::finish) reports together with all others. Memory is allocated only for
+    /// shapes that the
+    /// file confirms, and for a few small missing tensors.
     ///
     /// # Errors
     /// [`Error::TensorShape`], [`Error::TensorDtype`], [`Error::NotFinite`], [`Error::Io`],
@@ -143,10 +146,10 @@ impl TensorFiles {
         }
     }
 
-    /// A tensor as it is stored, but in F32.
+    /// Reads a tensor in F32.
     ///
     /// # Errors
-    /// As of [`take`](Self::take).
+    /// Those of [`take`](Self::take).
     pub fn tensor<B: Backend, const D: usize>(
         &mut self,
         name: &str,
@@ -157,11 +160,12 @@ impl TensorFiles {
         Ok(Tensor::from_data(data, (device, DType::F32)))
     }
 
-    /// A matrix in the layout of the file, in F32 or, if `keep_dtype` and the device knows it, in the
+    /// Reads a matrix in the layout of the file, in F32 or, if `keep_dtype` and the device supports
+    /// it, in the
     /// data type of the file.
     ///
     /// # Errors
-    /// As of [`take`](Self::take).
+    /// Those of [`take`](Self::take).
     pub fn matrix<B: Backend>(
         &mut self,
         name: &str,
@@ -175,11 +179,12 @@ impl TensorFiles {
         Ok(Tensor::from_data(data.convert_dtype(dtype), (device, dtype)))
     }
 
-    /// A matrix stored as `[outputs, inputs]`, returned as `[inputs, outputs]`, its `shape`: a view,
-    /// so that nothing is transposed in memory. Otherwise as [`matrix`](Self::matrix).
+    /// Reads a matrix stored as `[outputs, inputs]` and returns it as `[inputs, outputs]`, its
+    /// `shape`: a view,
+    /// so that nothing is transposed in memory. Otherwise like [`matrix`](Self::matrix).
     ///
     /// # Errors
-    /// As of [`take`](Self::take); the shape in them is the file's.
+    /// Those of [`take`](Self::take); they show the file's shape.
     pub fn transposed<B: Backend>(
         &mut self,
         name: &str,
@@ -191,7 +196,7 @@ impl TensorFiles {
         Ok(self.matrix(name, [d_out, d_in], keep_dtype, device)?.transpose())
     }
 
-    /// Reports what was missing, then what nobody took.
+    /// Reports missing tensors, then unread ones.
     ///
     /// # Errors
     /// [`Error::MissingTensors`], [`Error::UnusedTensors`], each with all names.
@@ -208,8 +213,8 @@ impl TensorFiles {
     }
 }
 
-/// Position and kind of the first value that is not finite. Such a float has all
-/// bits of its exponent set, and a NaN some of the fraction's.
+/// Position and kind of the first value that is not finite: all bits of its exponent are set, and
+/// in a NaN also some of the fraction.
 fn first_not_finite(data: &TensorData) -> Option<(usize, &'static str)> {
     let bytes = data.as_bytes();
     let kind = |bits: u32, exponent: u32, fraction: u32| match bits & exponent == exponent {
@@ -245,7 +250,7 @@ impl Source {
         let corrupt =
             |reason: String| Error::CorruptTensors { path: path.into(), n_bytes, kind, reason };
 
-        // What a clone of a hub repository leaves in place of a large file.
+        // What cloning a repository without git-lfs leaves in place of a large file.
         let mut start = vec![];
         file.by_ref().take(23).read_to_end(&mut start).map_err(io)?;
         if start == b"version https://git-lfs" {
@@ -271,7 +276,7 @@ impl Source {
         }
     }
 
-    /// A tensor that this file holds.
+    /// Reads a tensor of this file.
     fn read(&mut self, name: &str, shape: &[usize]) -> Result<TensorData> {
         let path = &self.path;
         let other_dtype =
@@ -304,7 +309,7 @@ impl Source {
                 (dtype, bytes)
             }
             Tensors::Pytorch(tensors) => {
-                // Taken out, so that what the reader holds of it goes with it.
+                // Removed, so that the reader's copy is freed with it.
                 let tensor = tensors.remove(name).expect("one of the names");
                 check_shape(tensor.shape())?;
                 let dtype = match tensor.dtype() {
@@ -313,7 +318,7 @@ impl Source {
                     pytorch_reader::DType::BF16 => DType::BF16,
                     dtype => return Err(other_dtype(format!("{dtype:?}"))),
                 };
-                // A view may have more values than the file: none of them need to be there.
+                // A view may have more values than the file: not all of them are stored.
                 let n_values = shape.iter().fold(1_usize, |n, size| n.saturating_mul(*size));
                 reserve(path, name, n_values.saturating_mul(dtype.size()))?;
                 (dtype, tensor.read().map_err(io)?)
@@ -323,14 +328,14 @@ impl Source {
     }
 }
 
-/// Whether the system would give memory for a tensor: asking for it in vain ends the process.
+/// Checks that memory can be allocated for a tensor: a failed allocation would abort the process.
 fn reserve(path: &Path, name: &str, n_bytes: usize) -> Result<()> {
     let what = || format!("tensor `{name}` of {}", path.display());
     crate::check_memory(n_bytes as u64, what, "use a machine with more")
 }
 
-/// The header of a safetensors file of `n_bytes`, and where its data begin; in words, why there is
-/// none. The data must end where the file does.
+/// The header of a safetensors file of `n_bytes`, and where its data begins; the error says what is
+/// wrong. The data must end where the file does.
 fn read_header(file: &mut File, n_bytes: u64) -> std::result::Result<(u64, Metadata), String> {
     let mut length = [0; 8];
     file.read_exact(&mut length).map_err(|_| "it is too short for a header".to_string())?;

@@ -1,4 +1,4 @@
-//! Weights read back, and what is wrong in their files by name. Whole models: mopo-lm's tests.
+//! Reading weights back, and errors that name the problem. For whole models see mopo-lm's tests.
 
 use burn::tensor::{DType, Tensor, TensorData};
 use mopo_testkit::TestBackend;
@@ -120,12 +120,12 @@ fn data_types_survive_the_writer() {
         write(dir.path(), WEIGHTS, Some(dtype), A, None);
         let data = TensorFiles::open(dir.path()).unwrap().take("a", &[2, 3]).unwrap();
         assert_eq!(data.dtype, dtype.burn());
-        // Small powers of two and their like are exact in each.
+        // Numbers that all three types represent exactly.
         assert_eq!(data.convert_dtype(DType::F32).to_vec::<f32>().unwrap(), A);
     }
 }
 
-/// A safetensors file of that header, with so many bytes of data that take no room on the disk.
+/// A safetensors file with this header and `n_bytes` bytes of sparse data.
 fn write_header(path: &Path, header: &str, n_data: u64) {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.as_bytes());
@@ -140,7 +140,7 @@ fn headers_that_claim_absurd_sizes_are_refused() {
     let file = dir.path().join(WEIGHTS);
     let huge = u64::MAX;
     for (shape, offsets) in [
-        // Products and sums that overflow, or come out at 0 when they do.
+        // Products and sums that overflow, or are 0 after overflow.
         (format!("[{huge}, {huge}]"), "[0, 24]".to_string()),
         ("[4294967296, 4294967296]".into(), "[0, 0]".into()),
         (format!("[{}]", huge / 4 + 1), "[0, 0]".into()),
@@ -157,7 +157,7 @@ fn headers_that_claim_absurd_sizes_are_refused() {
         let error = message(TensorFiles::open(dir.path()));
         assert!(error.contains("not a complete safetensors file"), "{shape} {offsets}: {error}");
     }
-    // As long as the file is, and still no header to read.
+    // As long as the file, but not a readable header.
     std::fs::write(&file, (1_u64 << 38).to_le_bytes()).unwrap();
     let long = std::fs::File::options().append(true).open(&file).unwrap();
     long.set_len(8 + (1 << 38)).unwrap();
@@ -174,7 +174,7 @@ fn headers_that_claim_absurd_sizes_are_refused() {
 fn a_tensor_for_which_there_is_no_memory_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join(WEIGHTS);
-    // A file that really is so long, on a disk where zeros take no room.
+    // A sparse file that really has this length.
     let n = 1_u64 << 43;
     let entry = format!(r#"{{"dtype":"F32","shape":[{}],"data_offsets":[0,{n}]}}"#, n / 4);
     write_header(&file, &format!(r#"{{"a":{entry}}}"#), n);
@@ -194,7 +194,7 @@ fn sizes_that_only_the_configuration_has_take_no_memory() {
         let error = message(open().take("a", shape));
         assert!(error.contains("`a` has shape [2, 3]"), "{error}");
     }
-    // Many small ones, as of a model with 10¹² layers.
+    // Many small ones, as for a model with 10¹² layers.
     let mut files = open();
     let error = (0..).find_map(|i| files.take(&format!("layer.{i}"), &[3]).err()).unwrap();
     let error = error.to_string();
@@ -237,7 +237,7 @@ fn a_finite_value_is_never_written_as_an_infinite_one() {
         let _ = std::fs::remove_file(dir.path().join(WEIGHTS));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
-    // What was infinite already is not this writer's doing.
+    // What was infinite before is not an error of this writer.
     try_write(f32::INFINITY, WeightDtype::F16).unwrap();
     try_write(f32::NAN, WeightDtype::Bf16).unwrap();
 }

@@ -1,5 +1,5 @@
-//! Tensors into a safetensors file, one at a time: the file is written without a second copy of the
-//! model in memory.
+//! Writes tensors to a safetensors file one at a time, without a second copy of the model in
+//! memory.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,25 +11,25 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use super::WeightDtype;
 use crate::{Error, Result, write_atomically_with};
 
-/// Tensors on their way into a file.
+/// Tensors to be written to a file.
 #[derive(Default)]
 pub struct TensorWriter {
     dtype: Option<WeightDtype>,
     tensors: Vec<(String, Pending)>,
 }
 
-/// A tensor that becomes bytes when its turn comes.
+/// A tensor that is converted to bytes when it is written.
 struct Pending {
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Box<dyn Fn() -> std::result::Result<Vec<u8>, Lost>>,
 }
 
-/// The first value that the data type has no number for, and its place.
+/// The first value out of range of the data type, and its index.
 type Lost = (usize, f64);
 
 impl TensorWriter {
-    /// Writes all tensors in one data type. Without it, each in its own.
+    /// Writes all tensors in `dtype`, or each in its own type.
     pub fn with_dtype(dtype: Option<WeightDtype>) -> Self {
         Self { dtype, tensors: vec![] }
     }
@@ -67,7 +67,7 @@ impl TensorWriter {
     /// # Errors
     /// [`Error::Io`] with the path; [`Error::OutOfRange`] for a finite value that would become infinite.
     pub fn write(mut self, path: &Path) -> Result<()> {
-        // The order of the library that defines the format: it keeps every tensor aligned.
+        // The order of the library that defines the format, which keeps every tensor aligned.
         self.tensors.sort_by(|(a, x), (b, y)| y.dtype.cmp(&x.dtype).then(a.cmp(b)));
         let mut end = 0;
         let infos = self.tensors.iter().map(|(name, tensor)| {
