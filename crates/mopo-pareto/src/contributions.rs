@@ -1,4 +1,4 @@
-//! What each point of a set adds to the hypervolume of the others.
+//! The contribution of each point of a set to its hypervolume.
 
 use crate::Direction;
 use crate::Result;
@@ -7,29 +7,30 @@ use crate::staircase::replace;
 use crate::volume::{Recursion, limit};
 
 /// The exclusive contribution of each point, in the order of `points`: the hypervolume of all of
-/// them less that of all but this one, in the product of the objectives' units. **Larger means that
+/// them minus that of all others, in the product of the objectives' units. **Larger means that
 /// more is lost without the point.**
 ///
 /// A dominated point contributes 0. So does **each** of several equal points, because the others
-/// stay when one goes. So does a point that is not strictly better than `ref_point` in all
-/// objectives. A dominated point is still there when the one that dominates it goes, and lowers
-/// that one's contribution, as the definition says; for contributions within the front alone, pass
-/// the front alone. (In moocore this is `hv_contributions(…, ignore_dominated=False)`, which
-/// however writes 0 for what is below about 1.5e-8.)
+/// remain when one is removed. So does a point that is not strictly better than `ref_point` in all
+/// objectives. A dominated point remains when the one that dominates it is removed, and lowers
+/// that one's contribution, by definition; for contributions within the front, pass
+/// only the front. (In moocore this is `hv_contributions(…, ignore_dominated=False)`, which
+/// however returns 0 for values below about 1.5e-8.)
 ///
-/// Computed as volumes of what only this point covers, not as differences of hypervolumes: up to
+/// Computed as volumes that only this point covers, not as differences of hypervolumes: up to
 /// three objectives as sums of boxes, so small contributions keep their digits; beyond, as the
-/// point's own box less what the others cover of it, so the rounding error goes with that box. None
+/// point's own box minus what the others cover of it, so the rounding error is relative to that
+/// box. None
 /// is negative, and those that are 0 by definition are exactly 0.
 ///
 /// Complexity for n points and K objectives: O(n log n) for K ≤ 2; O(n log n) comparisons for K = 3
-/// where no point dominates another (a sweep over a staircase in an array, whose steps hold what
-/// only they cover as boxes), O(n²) at worst; n hypervolumes beyond, each of the others cut down to
+/// if no point dominates another (a sweep over a staircase in an array, with boxes for what only
+/// one step covers), O(n²) at worst; beyond, n hypervolumes, each of the others limited to
 /// the point's box. Source: Emmerich and Fonseca, *Computing Hypervolume Contributions in Low
 /// Dimensions* (2011), for the boxes; While, Bradstreet and Barone (2012) beyond.
 ///
 /// # Errors
-/// As [`hypervolume`](super::hypervolume).
+/// Those of [`hypervolume`](super::hypervolume).
 pub fn hypervolume_contributions<P: AsRef<[f64]>>(
     points: &[P],
     ref_point: &[f64],
@@ -89,7 +90,7 @@ fn in_three_dimensions(points: Vec<[f64; 3]>) -> Vec<f64> {
     sweep.own
 }
 
-/// A part of a slice that one step alone covers: from `bottom` up to the step, since `top`.
+/// A part of a slice that only one step covers: from `bottom` up to the step, since `top`.
 #[derive(Debug, Clone, Copy)]
 struct Strip {
     left: f64,
@@ -105,7 +106,7 @@ struct Step {
     x: f64,
     y: f64,
     owner: u32,
-    /// Which list of strips is its own.
+    /// The index of its list of strips.
     strips: u32,
 }
 
@@ -114,7 +115,7 @@ struct Sweep {
     steps: Vec<Step>,
     /// What only this step covers, per step, from left to right; the bottoms descend.
     strips: Vec<Vec<Strip>>,
-    /// Lists that no step uses any more.
+    /// Unused lists.
     free: Vec<u32>,
     own: Vec<f64>,
 }
@@ -125,7 +126,7 @@ impl Sweep {
         if let Some(&step) = self.steps.get(at)
             && step.y >= y
         {
-            // Covered. If by one step alone, that one loses this corner; else nobody does.
+            // Covered. If by a single step, that one loses this corner; otherwise none does.
             if self.steps.get(at + 1).is_none_or(|next| next.y < y) {
                 self.cut(step, x, y, z);
             }
@@ -136,14 +137,14 @@ impl Sweep {
             first -= 1;
         }
         let last = at + usize::from(self.steps.get(at).is_some_and(|s| s.x == x));
-        // The neighbours are no longer alone where the new point reaches.
+        // Where the new point reaches, its neighbours no longer cover alone.
         if first > 0 {
             self.cut(self.steps[first - 1], f64::INFINITY, y, z);
         }
         if let Some(&step) = self.steps.get(last) {
             self.cut(step, x, f64::INFINITY, z);
         }
-        // What it adds is at first its own.
+        // At first, all that it adds is its own.
         let slot = self.free.pop().unwrap_or_else(|| {
             self.strips.push(Vec::new());
             self.strips.len() as u32 - 1
@@ -164,7 +165,7 @@ impl Sweep {
         replace(&mut self.steps, first, last, Step { x, y, owner, strips: slot });
     }
 
-    /// Takes [0, x]×[0, y] from what `step` alone covers, from `z` down.
+    /// Removes [0, x]×[0, y] from what only `step` covers, from `z` down.
     fn cut(&mut self, step: Step, x: f64, y: f64, z: f64) {
         let strips = &mut self.strips[step.strips as usize];
         let Some(from) = strips.iter().position(|s| s.bottom < y) else { return };
@@ -175,7 +176,7 @@ impl Sweep {
         let to = from + reached;
         let (leftmost, rightmost) = (strips[from].left, strips[to - 1]);
         self.own[step.owner as usize] += closed(&strips[from..to], step.y, z);
-        // What is left of them: the part above the corner, and the part beside it.
+        // The remainder: the part above the corner, and the part beside it.
         let above = Strip { left: leftmost, right: rightmost.right.min(x), bottom: y, top: z };
         let beside = Strip { left: x, top: z, ..rightmost };
         let mut kept = from;
@@ -194,7 +195,7 @@ impl Sweep {
         strips.drain(kept..to);
     }
 
-    /// Ends everything that `step` alone covers at `z`.
+    /// Ends at `z` everything that only `step` covers.
     fn close(&mut self, step: Step, z: f64) {
         let strips = &mut self.strips[step.strips as usize];
         self.own[step.owner as usize] += closed(strips, step.y, z);
@@ -208,12 +209,12 @@ fn closed(strips: &[Strip], roof: f64, z: f64) -> f64 {
     strips.iter().map(|s| (s.right - s.left) * (roof - s.bottom) * (s.top - z)).sum()
 }
 
-/// Each point's box, less the hypervolume of the others cut down to it.
+/// Each point's box, minus the hypervolume of the others limited to it.
 fn by_cutting(rows: &[f64], k: usize) -> Vec<f64> {
     let points: Vec<&[f64]> = rows.chunks_exact(k).collect();
     let mut own = vec![0.0; points.len()];
     let relevant = relevant(&points, k);
-    // The order in which the recursion wants its points.
+    // The order that the recursion needs.
     let mut order: Vec<usize> = (0..relevant.len()).collect();
     order.sort_unstable_by_key(|&i| !points[relevant[i].idx][k - 1].to_bits());
     let sorted: Vec<f64> = order.iter().flat_map(|&i| points[relevant[i].idx]).copied().collect();
@@ -229,7 +230,7 @@ fn by_cutting(rows: &[f64], k: usize) -> Vec<f64> {
         if limit(before, points[idx], &mut limited) && limit(&rest[k..], points[idx], &mut limited)
         {
             let volume: f64 = points[idx].iter().product();
-            // Rounding may leave less than nothing of a sliver.
+            // Rounding may make a tiny remainder negative.
             let open = volume - recursion.volume(&limited, k);
             own[idx] = if open < 0.0 { 0.0 } else { open };
         }
@@ -237,15 +238,15 @@ fn by_cutting(rows: &[f64], k: usize) -> Vec<f64> {
     own
 }
 
-/// A point that matters for contributions.
+/// A point that is relevant for contributions.
 struct Relevant {
     idx: usize,
-    /// Another one is as good everywhere, or equal and earlier: it contributes nothing.
+    /// Another one is at least as good everywhere, or equal and earlier: it contributes nothing.
     covered: bool,
 }
 
-/// The points that fewer than two others cover, where of equal points the earlier ones cover the
-/// later ones. Without any single point, what is left of these covers all the rest.
+/// The points that fewer than two others cover, where earlier points cover later equal ones.
+/// Without any single one of them, the remaining ones cover all other points.
 fn relevant(points: &[&[f64]], k: usize) -> Vec<Relevant> {
     let sorted = Descending::new(points, &vec![Direction::Maximize; k]);
     let mut relevant: Vec<Relevant> = Vec::new();
@@ -277,7 +278,7 @@ mod tests {
         // Steps: (1, 3), (2, 2), (3, 1) each add a unit square alone.
         let stairs = [vec![1.0, 3.0], vec![2.0, 2.0], vec![3.0, 1.0]];
         assert_eq!(contributions(&stairs), [1.0; 3]);
-        // A copy takes it from both; a dominated point takes its share from its dominator.
+        // A copy takes it from both; a dominated point takes its share from the dominating one.
         let mut more = stairs.to_vec();
         more.extend([vec![1.0, 3.0], vec![1.5, 1.5]]);
         assert_eq!(contributions(&more), [0.0, 0.75, 1.0, 0.0, 0.0]);

@@ -1,4 +1,4 @@
-//! Which points of a set are not beaten by another one.
+//! Dominance, and the non-dominated points of a set.
 
 use crate::Direction;
 use crate::dominators;
@@ -27,19 +27,19 @@ pub fn dominates(a: &[f64], b: &[f64], directions: &[Direction]) -> bool {
     strictly
 }
 
-/// The indices, ascending, of the points that no other point dominates. Of several equal points
-/// all are kept, and so is a point with a NaN, which nothing dominates. No tolerance.
+/// The indices, ascending, of the points that no other point dominates. All of several equal points
+/// are kept, and so is a point with a NaN, which nothing dominates. No tolerance.
 ///
 /// Complexity for n points and K objectives: O(n log n) for K ≤ 2; O(n log n) comparisons for K = 3
-/// (a sweep that carries a staircase along, which is an array); O(K n log n + K n²/64) beyond, on
-/// sets as bits. Source: Kung, Luccio and Preparata, *On Finding the Maxima of a Set of Vectors*
+/// (a sweep with a staircase in an array); O(K n log n + K n²/64) beyond, on
+/// bit sets. Source: Kung, Luccio and Preparata, *On Finding the Maxima of a Set of Vectors*
 /// (1975), for the sweeps.
 ///
 /// # Panics
 /// If a point and `directions` differ in length.
 pub fn non_dominated<P: AsRef<[f64]>>(points: &[P], directions: &[Direction]) -> Vec<usize> {
     let sorted = Descending::of_candidates(points, directions);
-    // For each row whether one before it is as good everywhere.
+    // For each row whether an earlier one is at least as good everywhere.
     let covered: Vec<bool> = match directions.len() {
         0..=2 => {
             let mut best = None;

@@ -1,18 +1,19 @@
-//! For each point the set of those that are as good everywhere, as bits.
+//! For each point the set of those that are at least as good everywhere, as bits.
 
 use crate::points::{Descending, order_key};
 
-/// Rows that are worked on at a time: it bounds the memory to 512 bytes per point.
+/// Number of rows per batch, which limits the memory to 512 bytes per point.
 const BATCH: usize = 4096;
 
 /// Calls `visit` for each row of `sorted`, in its order, with the earlier rows that are at least as
 /// good in every objective: bit i % 64 of word i / 64 is row i.
 ///
-/// What is as good in one objective is a beginning of the order of that objective; the bits of the
-/// beginnings are intersected, 64 points at a time. O(K n²/64 + K n log n).
+/// The points that are at least as good in one objective are a prefix of that objective's order;
+/// the
+/// bits of the prefixes are intersected, 64 points at a time. O(K n²/64 + K n log n).
 pub(crate) fn visit(sorted: &Descending, mut visit: impl FnMut(usize, &[u64])) {
     let n = sorted.indices.len();
-    // The first objective is decided by the order of the rows, but for those of a later batch.
+    // The order of the rows decides the first objective, except for rows of a later batch.
     let orders: Vec<Vec<(u64, u32)>> = (1..sorted.n_objectives)
         .map(|k| {
             let column = sorted.values.iter().skip(k).step_by(sorted.n_objectives);

@@ -1,4 +1,4 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ pub enum Error {
         field: &'static str,
         /// The value found.
         value: String,
-        /// What would be accepted.
+        /// The accepted values.
         expected: String,
     },
-    /// A coordinate that is NaN or infinite, or a result that no `f64` holds.
+    /// A coordinate that is NaN or infinite, or a result too large for an `f64`.
     NonFinite(String),
 }
 

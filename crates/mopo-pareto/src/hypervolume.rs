@@ -10,23 +10,23 @@ use crate::volume::volume;
 /// better.** A point that is not strictly better than `ref_point` in all objectives contributes
 /// nothing, and so does a duplicate or a dominated point; no points give 0.
 ///
-/// Exact up to rounding: nothing is sampled and no two values are taken for equal that are not.
+/// Exact up to rounding: nothing is sampled, and different values are never treated as equal.
 /// Only values that were computed with the same `ref_point` can be compared, so fix it before the
 /// comparison and record it with the result.
 ///
 /// Complexity for n points and K objectives:
 /// - K = 2: O(n log n), a sweep.
-/// - K = 3: O(n log n) comparisons, a sweep that carries a staircase of s ≤ n steps along, which is
-///   an array: an insertion may move O(s) of them (s is about √n on a smooth front).
+/// - K = 3: O(n log n) comparisons, a sweep with a staircase of s ≤ n steps in an array: an
+///   insertion may move O(s) of them (s is about √n on a smooth front).
 /// - K = 4: n scans of the three-dimensional front that grows along the fourth objective, whose
-///   size is m ≤ n, each O(m) where few of its points bound one box and O(m²) at worst. After HV4D+
+///   size is m ≤ n, each O(m) if few of its points bound one box and O(m²) at worst. After HV4D+
 ///   (Guerreiro and Fonseca, *Computing and Updating Hypervolume Contributions in Up to Four
 ///   Dimensions*, 2018).
 /// - K > 4: exponential in K; the exclusive volumes of While, Bradstreet and Barone (*A Fast Way of
-///   Calculating Exact Hypervolumes*, 2012), each with one objective less, down to four.
+///   Calculating Exact Hypervolumes*, 2012), each with one objective fewer, down to four.
 ///
-/// Definition: Zitzler and Thiele, *Multiobjective Evolutionary Algorithms*, 1999. A front or its
-/// order makes a difference of rounding only.
+/// Definition: Zitzler and Thiele, *Multiobjective Evolutionary Algorithms*, 1999. Passing only the
+/// front, or another order, changes the result at most by rounding.
 ///
 /// # Errors
 /// [`Error::InvalidParameter`](crate::Error::InvalidParameter) if there is no objective or if
@@ -95,7 +95,7 @@ mod tests {
         assert!(hypervolume(&[vec![f64::MAX, f64::MAX]], &[0.0, 0.0], &d).is_err());
     }
 
-    /// The union of boxes by inclusion and exclusion: exponential, but beyond doubt.
+    /// The union of boxes by inclusion and exclusion: exponential, but certainly correct.
     fn inclusion_exclusion(points: &[Vec<f64>], ref_point: &[f64]) -> f64 {
         (1_u32..1 << points.len())
             .map(|subset| {
@@ -112,7 +112,8 @@ mod tests {
     }
 
     fn sets() -> impl Strategy<Value = Vec<Vec<f64>>> {
-        // A coarse grid, so that ties and duplicates are frequent; some points miss the reference.
+        // A coarse grid, so that ties and duplicates are frequent; some points are not above the
+        // reference.
         (2_usize..=5).prop_flat_map(|n_objectives| {
             let point =
                 prop::collection::vec((-2_i8..9).prop_map(|v| f64::from(v) / 2.0), n_objectives);

@@ -13,8 +13,8 @@ use crate::{Error, Result};
 /// Duplicates in `reference_front` count as often as they occur; those in `points`, and
 /// dominated points, change nothing.
 ///
-/// Complexity: O(K · |points| · |reference_front|) at worst; a reference point that is covered is
-/// left at the first point that covers it. Source: Ishibuchi, Masuda, Tanigaki and Nojima,
+/// Complexity: O(K · |points| · |reference_front|) at worst; the search for a reference point ends
+/// at the first point that covers it. Source: Ishibuchi, Masuda, Tanigaki and Nojima,
 /// *Modified Distance Calculation in Generational Distance and Inverted Generational Distance*
 /// (2015).
 ///
@@ -35,7 +35,7 @@ pub fn igd_plus<P: AsRef<[f64]>, R: AsRef<[f64]>>(
     let mut sum = 0.0;
     let mut r = vec![0.0; k];
     for (i, &bound) in bounds.as_flattened().iter().enumerate() {
-        // Nothing is added by those that are known to be covered, nor by what fills the last block.
+        // Covered points add nothing, nor does the padding of the last block.
         if bound > 0.0 {
             copy_lane(&front[i / LANES * k..], i % LANES, &mut r);
             let squared = search.smallest(&r, 0.0, |sum, lost| {
@@ -56,13 +56,14 @@ pub fn igd_plus<P: AsRef<[f64]>, R: AsRef<[f64]>>(
 /// dominated by one of `points`, and negative if it is beaten in every objective. Its unit is that
 /// of the objectives, which therefore should be on one scale. Duplicates change nothing.
 ///
-/// Complexity: O(K · |points| · |reference_front|) at worst. The maximum is first raised with a few
-/// remote reference points and what is near them; the others are left as soon as they cannot raise
+/// Complexity: O(K · |points| · |reference_front|) at worst. A few remote reference points raise
+/// the
+/// maximum first; the search for each other one ends as soon as it cannot exceed
 /// it. Source: Zitzler, Thiele, Laumanns, Fonseca and da Fonseca,
 /// *Performance Assessment of Multiobjective Optimizers* (2003).
 ///
 /// # Errors
-/// As [`igd_plus`].
+/// Those of [`igd_plus`].
 pub fn epsilon_additive<P: AsRef<[f64]>, R: AsRef<[f64]>>(
     points: &[P],
     reference_front: &[R],
@@ -86,15 +87,15 @@ pub fn epsilon_additive<P: AsRef<[f64]>, R: AsRef<[f64]>>(
     finite(epsilon, WHAT)
 }
 
-/// How many points are compared at a time.
+/// Number of points compared at a time.
 const LANES: usize = 8;
 
-/// Points in blocks of [`LANES`], each objective of a block side by side, so that the compiler can
-/// work on several points at once. Larger is better; what is missing in the last block loses
-/// against everything.
+/// Points in blocks of [`LANES`], each objective of a block contiguous, so that the compiler can
+/// process several points at once. Larger is better; padding in the last block loses against
+/// everything.
 type Blocks = Vec<[f64; LANES]>;
 
-/// Both sets, checked.
+/// Checks both sets.
 fn sets<P: AsRef<[f64]>, R: AsRef<[f64]>>(
     points: &[P],
     reference_front: &[R],
@@ -137,7 +138,7 @@ fn blocks<P: AsRef<[f64]>>(
     Ok(blocks)
 }
 
-/// Whether each point has as many values as there are signs, and all are numbers.
+/// Whether each point has as many values as there are signs, all of them finite.
 fn fill<P: AsRef<[f64]>, B: AsMut<[[f64; LANES]]>>(
     blocks: impl IntoIterator<Item = B>,
     points: &[P],
@@ -172,19 +173,19 @@ fn finite(value: f64, what: &str) -> Result<f64> {
     if value.is_finite() { Ok(value) } else { Err(too_large(what)) }
 }
 
-/// For how many points of the front, the most remote ones, the nearest one is sought first. They
-/// raise the maximum to where most others can be left out without a search.
+/// Number of the most remote points of the front whose nearest point is searched first. They raise
+/// the maximum so far that most other searches can be skipped.
 const REMOTE: usize = 6;
 
-/// Blocks for copies of the points that ended the last searches early.
+/// Number of blocks for copies of the points that ended the last searches early.
 const COPIES: usize = 8;
 
-/// Looks for the point that loses least against a reference point.
+/// Searches for the point that is least behind a reference point.
 struct Search {
     n_objectives: usize,
-    /// The points, and before them the copies: what ended a search is likely to end the next ones.
+    /// The points, after the copies: a point that ended a search is likely to end the next ones.
     blocks: Blocks,
-    /// How many searches ended early behind the copies.
+    /// Number of copied points.
     n_copied: usize,
 }
 
@@ -211,8 +212,8 @@ impl Search {
     }
 
     /// The smallest value over the points, or any value up to `enough` if there is one. `combine`
-    /// takes what came of the objectives so far, from `initial` on, and how much the point lacks in
-    /// the next one.
+    /// takes the result of the objectives so far, starting with `initial`, and how much the point
+    /// is behind in the next one.
     fn smallest(
         &mut self,
         r: &[f64],
@@ -233,7 +234,7 @@ impl Search {
         if let Some((block, lane)) = at
             && first + block >= COPIES
         {
-            // In the place of the oldest copy.
+            // Replaces the oldest copy.
             let to = COPIES * LANES - 1 - self.n_copied % (COPIES * LANES);
             for objective in 0..k {
                 self.blocks[to / LANES * k + objective][to % LANES] =
@@ -245,9 +246,9 @@ impl Search {
     }
 }
 
-/// The additive epsilon of [`REMOTE`] points of the front: of the first one, and then of the one
-/// that is furthest from the points that were the nearest ones so far. With it, for each point of
-/// the front, an upper bound on its own.
+/// The additive epsilon of [`REMOTE`] points of the front: of the first one, then each time of the
+/// one furthest from the nearest points found so far. Also returns, for each point of the front, an
+/// upper bound of its own.
 fn remote<B: AsRef<[[f64; LANES]]>>(
     points: &[B],
     front: &[B],
@@ -277,7 +278,7 @@ fn remote<B: AsRef<[[f64; LANES]]>>(
     (epsilon, bounds)
 }
 
-/// Per lane the largest of what `lost` makes of the number of the objective and the value.
+/// The largest value of `lost`, per lane, over the objectives.
 fn losses(block: &[[f64; LANES]], lost: impl Fn(usize, f64) -> f64) -> [f64; LANES] {
     let mut losses = [f64::NEG_INFINITY; LANES];
     for (k, column) in block.iter().enumerate() {
@@ -288,8 +289,8 @@ fn losses(block: &[[f64; LANES]], lost: impl Fn(usize, f64) -> f64) -> [f64; LAN
     losses
 }
 
-/// The smallest of the values of `n` blocks, and the block and its lane. `values`
-/// may be asked twice for a block.
+/// The smallest of the values of `n` blocks, with its block and lane. `values` may be called twice
+/// for a block.
 fn smallest_of(n: usize, mut values: impl FnMut(usize) -> [f64; LANES]) -> (f64, (usize, usize)) {
     const STRIDE: usize = 16; // one comparison that is not one of all lanes
     let (mut smallest, mut from) = (f64::INFINITY, 0);
@@ -312,7 +313,7 @@ fn smallest_of(n: usize, mut values: impl FnMut(usize) -> [f64; LANES]) -> (f64,
     (smallest, (0, 0))
 }
 
-/// The search; with the block and the lane that ended it early.
+/// The search, which also returns the block and the lane that ended it early.
 fn scan<B: AsRef<[[f64; LANES]]>>(
     blocks: impl IntoIterator<Item = B>,
     r: &[f64],
@@ -338,7 +339,7 @@ fn scan<B: AsRef<[[f64; LANES]]>>(
     (least(&smallest), None)
 }
 
-/// The smaller of two numbers in one instruction, which `f64::min` is not for the sake of NaN.
+/// The smaller of two numbers in one instruction; `f64::min` needs more because of NaN.
 fn lesser(a: f64, b: f64) -> f64 {
     if b < a { b } else { a }
 }

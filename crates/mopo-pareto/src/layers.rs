@@ -7,16 +7,17 @@ use crate::{Direction, dominators};
 /// The columns of the grid for three objectives.
 const COLUMNS: usize = 64;
 
-/// The most points for that grid: beyond, its columns hold too many and staircases are faster.
+/// Maximum number of points for that grid: with more, its columns have too many and staircases are
+/// faster.
 const GRID: usize = 4096;
 
 /// The points in layers: layer 0 is [`non_dominated`](super::non_dominated), layer 1 is what is
-/// non-dominated once layer 0 is taken away, and so on. Indices ascend within a layer; every index
+/// non-dominated without layer 0, and so on. Indices ascend within a layer; every index
 /// is in exactly one. Equal points are in the same layer, points with a NaN in layer 0.
 ///
 /// Complexity for n points in L layers and K objectives: O(n log n) for K ≤ 2; O(n log² n)
 /// comparisons for K = 3 (up to 4096 points on a grid of 64 columns: O(n log n + n²/64) of them);
-/// O(K n log n + (K + log L) n²/64) beyond, on sets as bits. Source: Jensen, *Reducing the Run-Time
+/// O(K n log n + (K + log L) n²/64) beyond, on bit sets. Source: Jensen, *Reducing the Run-Time
 /// Complexity of Multiobjective EAs* (2003), for K = 2; Zhang, Tian, Cheng and Jin, *An Efficient
 /// Approach to Nondominated Sorting* (2015), for the search over layers.
 ///
@@ -47,8 +48,9 @@ pub fn non_dominated_sort<P: AsRef<[f64]>>(
     layers
 }
 
-/// The number of each row's layer, for two objectives or fewer. The order of the rows decides the
-/// first one, so a layer is the best of the second one. With one objective all are alike in it.
+/// The layer of each row, for two objectives or fewer. The order of the rows decides the first one,
+/// so a layer is described by the best value of the second one. With one objective all values in a
+/// layer are equal.
 fn numbers_in_two(sorted: &Descending) -> Vec<usize> {
     let mut layers: Vec<u64> = Vec::new(); // descends
     numbers(sorted, |_, row| {
@@ -62,11 +64,11 @@ fn numbers_in_two(sorted: &Descending) -> Vec<usize> {
     })
 }
 
-/// For three objectives: a layer is the staircase of the second and the third one.
+/// For three objectives: a layer is the staircase of the second and third objectives.
 fn numbers_in_three(sorted: &Descending) -> Vec<usize> {
     let mut layers: Vec<Staircase> = Vec::new();
     numbers(sorted, |_, row| {
-        // A point dominated in one layer is dominated in all before it.
+        // A point dominated in one layer is dominated in all earlier ones.
         let number = layers.partition_point(|stairs| stairs.covers(row[1], row[2]));
         if number == layers.len() {
             layers.push(Staircase::default());
@@ -77,16 +79,16 @@ fn numbers_in_three(sorted: &Descending) -> Vec<usize> {
 }
 
 /// For three objectives and no more points than [`GRID`]. Points are in the order of the second
-/// objective, which is cut into columns. What is as good as a row in it is whole columns, of which
-/// each layer keeps the best of the third objective, and a part of the row's own, which is gone
-/// through.
+/// objective, which is divided into columns. The points that are at least as good in it are whole
+/// columns, of which each layer keeps the best third objective, and a part of the row's own column,
+/// which is scanned.
 fn numbers_on_grid(sorted: &Descending) -> Vec<usize> {
     let n = sorted.len();
     let index_bits = index_bits(n);
     let second = |i: u32| !order_key(sorted.row(i as usize)[1]);
     let mut order: Vec<u64> =
         (0..n).map(index).map(|i| second(i) & !index_bits | u64::from(i)).collect();
-    // Where it ties, an earlier row is as good as a later one, and not the other way round.
+    // In a tie, an earlier row is as good as a later one, but not vice versa.
     sort_packed(&mut order, index_bits, |a, b| second(a).cmp(&second(b)).then(a.cmp(&b)));
     let mut places = vec![0; n];
     for (place, packed) in order.iter().enumerate() {
@@ -96,7 +98,7 @@ fn numbers_on_grid(sorted: &Descending) -> Vec<usize> {
     // For each place the third objective, and the number of the layer after that of its row. No
     // number has the key 0.
     let mut placed = vec![(0, 0); n];
-    // For each layer the best of the third objective in each column and those before it.
+    // For each layer, the best third objective in each column and those before it.
     let mut layers: Vec<[u64; COLUMNS]> = Vec::new();
     numbers(sorted, |i, row| {
         let (place, third) = (places[i], order_key(row[2]));
@@ -119,8 +121,7 @@ fn numbers_on_grid(sorted: &Descending) -> Vec<usize> {
     })
 }
 
-/// The number of each row's layer, where `number_of` gives it for a row that no other one before
-/// it equals.
+/// The layer of each row, where `number_of` gives it for a row that equals no earlier one.
 fn numbers(sorted: &Descending, mut number_of: impl FnMut(usize, &[f64]) -> usize) -> Vec<usize> {
     let mut numbers = Vec::with_capacity(sorted.len());
     let mut number = 0;
@@ -133,8 +134,7 @@ fn numbers(sorted: &Descending, mut number_of: impl FnMut(usize, &[f64]) -> usiz
     numbers
 }
 
-/// The same from the sets of those that dominate a row: it stands below the last layer that has
-/// one of them.
+/// The same from bit sets of dominating rows: a row is below the last layer that has one of them.
 fn numbers_by_sets(sorted: &Descending) -> Vec<usize> {
     let n_words = sorted.len().div_ceil(64);
     let mut layers: Vec<Vec<u64>> = Vec::new();

@@ -1,7 +1,7 @@
 //! Pareto dominance, fronts and the indicators of how good a front is, on plain `f64` points.
 //!
-//! No tolerance anywhere: a difference in the last bit counts. Every function is told for each
-//! objective whether it is to be maximised or minimised. Nothing here runs on more than one thread.
+//! No tolerance anywhere: a difference in the last bit counts. Every function takes, for each
+//! objective, whether it is maximised or minimised. Everything is single-threaded.
 #![doc = include_str!("../README.md")]
 
 mod contributions;

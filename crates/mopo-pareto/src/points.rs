@@ -1,4 +1,4 @@
-//! Point sets as the algorithms want them: checked, in one flat array, larger is better.
+//! Point sets in the form that the algorithms need: checked, in one flat array, larger is better.
 
 use std::cmp::Ordering;
 
@@ -33,7 +33,7 @@ pub(crate) fn check(
     refuse(field, idx, point, n_objectives)
 }
 
-/// Says what is wrong, if anything.
+/// Describes the problem, if any.
 #[cold]
 fn refuse(field: &'static str, idx: usize, point: &[f64], n_objectives: usize) -> Result<()> {
     if point.len() != n_objectives {
@@ -49,15 +49,15 @@ fn refuse(field: &'static str, idx: usize, point: &[f64], n_objectives: usize) -
     }
 }
 
-/// What the points that are strictly better than `ref_point` everywhere gain over it, row after
-/// row, and the index in `points` of each row.
+/// How much the points that are strictly better than `ref_point` everywhere exceed it, row after
+/// row, and the index of each row in `points`.
 pub(crate) struct Gains {
     pub(crate) values: Vec<f64>,
     pub(crate) indices: Vec<u32>,
 }
 
 impl Gains {
-    /// Checks everything. `what` is computed from it, for the messages.
+    /// Checks everything. `what` is called for messages only.
     pub(crate) fn new<P: AsRef<[f64]>>(
         points: &[P],
         ref_point: &[f64],
@@ -93,43 +93,43 @@ impl Gains {
         Ok(Self { values, indices })
     }
 
-    /// The rows as arrays, for a number of objectives that is known to the compiler.
+    /// The rows as arrays, for a number of objectives known at compile time.
     pub(crate) fn rows<const K: usize>(&self) -> impl Iterator<Item = [f64; K]> {
         self.values.as_chunks().0.iter().copied()
     }
 }
 
-/// What to multiply with so that larger is better.
+/// Factors such that larger is better.
 pub(crate) fn signs(directions: &[Direction]) -> Vec<f64> {
     directions.iter().map(|direction| direction.gain(1.0, 0.0)).collect()
 }
 
-/// The error for a volume that no `f64` holds.
+/// The error for a volume too large for an `f64`.
 pub(crate) fn too_large(what: &str) -> Error {
     Error::NonFinite(format!("{what} (the objectives' ranges are too large)"))
 }
 
-/// Indices are kept in 32 bits: an order of 2³² points would not be found in memory anyway.
+/// Indices have 32 bits: lists of 2³² points do not fit into memory anyway.
 #[inline]
 pub(crate) fn index(i: usize) -> u32 {
     u32::try_from(i).expect("fewer than 2^32 points")
 }
 
-/// Integers in the order of the numbers. For anything but NaN and a negative zero.
+/// Integers in the order of the numbers. Not for NaN and negative zero.
 #[inline]
 pub(crate) fn order_key(value: f64) -> u64 {
     let bits = value.to_bits();
     if bits >> 63 == 1 { !bits } else { bits | 1 << 63 }
 }
 
-/// The bits that an index below `n` needs. They take the place of a key's last ones, so that one
-/// integer holds both: sorting such integers is twice as fast as sorting pairs.
+/// The number of bits for an index below `n`. They replace a key's last bits, so that one integer
+/// has both: sorting such integers is twice as fast as sorting pairs.
 pub(crate) fn index_bits(n: usize) -> u64 {
     (1 << (usize::BITS - n.leading_zeros())) - 1
 }
 
-/// Sorts keys whose `index_bits` are an index. `compare` has the last word on those that are alike
-/// in the other bits.
+/// Sorts keys whose lowest `index_bits` bits are an index. `compare` decides between those whose
+/// other bits are equal.
 pub(crate) fn sort_packed(
     packed: &mut [u64],
     index_bits: u64,
@@ -143,7 +143,7 @@ pub(crate) fn sort_packed(
     }
 }
 
-/// The points that hold no NaN, larger being better, from the lexicographically best down.
+/// The points without a NaN, larger being better, in descending lexicographic order.
 ///
 /// Whatever dominates a point comes before it, and equal points are adjacent, the lower
 /// index first.
@@ -166,8 +166,8 @@ impl Descending {
         Self::select(points, directions, false)
     }
 
-    /// Without some that are dominated: those below the point with the largest sum, which in a
-    /// cloud are most, and then need not be sorted.
+    /// Without some dominated points: those below the point with the largest sum, which are most of
+    /// a cloud, and need not be sorted then.
     ///
     /// # Panics
     /// If a point and `directions` differ in length.
@@ -213,7 +213,7 @@ impl Descending {
                 });
             }
         }
-        // Descending in the first objective, and where that ties in all there is.
+        // Descending in the first objective, and in all others where that ties.
         sort_packed(&mut order, index_bits, |a, b| {
             let unequal = row(a).iter().zip(row(b)).map(|(x, y)| y.total_cmp(x));
             unequal.fold(Ordering::Equal, Ordering::then).then(a.cmp(&b))

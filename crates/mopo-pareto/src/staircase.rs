@@ -1,8 +1,8 @@
-//! The two-dimensional front that the sweeps carry along.
+//! The two-dimensional front that sweeps maintain.
 
 /// Steps that do not cover each other: the first coordinate ascends and the second descends. Larger
-/// is better. An array and not a tree: a front of n points in space has about √n steps, and moving
-/// them is faster than following pointers.
+/// is better. An array rather than a tree: a front of n points in space has about √n steps, and
+/// moving them is faster than following pointers.
 #[derive(Debug, Default)]
 pub(crate) struct Staircase {
     steps: Vec<(f64, f64)>,
@@ -12,7 +12,7 @@ impl Staircase {
     /// Whether a step is at least as good as (x, y) in both coordinates.
     pub(crate) fn covers(&self, x: f64, y: f64) -> bool {
         let at = self.steps.partition_point(|s| s.0 < x);
-        // Of the steps that reach as far as x, the first is the highest.
+        // Among the steps that reach as far as x, the first is the highest.
         self.steps.get(at).is_some_and(|s| s.1 >= y)
     }
 
@@ -31,7 +31,7 @@ impl Staircase {
         true
     }
 
-    /// Inserts (x, y), unless it is covered, and returns the area over the origin that it adds.
+    /// Inserts (x, y), unless it is covered, and returns the area that it adds above the origin.
     /// For positive coordinates.
     pub(crate) fn add(&mut self, x: f64, y: f64) -> f64 {
         let steps = &mut self.steps;
@@ -40,7 +40,7 @@ impl Staircase {
         if at < steps.len() && covered >= y {
             return 0.0;
         }
-        // Steps before it that are at most as high as y disappear under the new one.
+        // Earlier steps that are at most as high as y are hidden by the new one.
         let mut first_hidden = at;
         let mut right = x;
         let mut gained = 0.0;
@@ -58,7 +58,7 @@ impl Staircase {
     }
 }
 
-/// `steps[from..to]` becomes the one step.
+/// Replaces `steps[from..to]` by one step.
 pub(crate) fn replace<T: Copy>(steps: &mut Vec<T>, from: usize, to: usize, step: T) {
     if from == to {
         steps.insert(from, step);

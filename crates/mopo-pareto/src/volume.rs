@@ -1,6 +1,6 @@
 //! Volumes of unions of boxes that reach from the origin to points with positive coordinates.
 //!
-//! Dominated points and duplicates need no care: they add exactly nothing.
+//! Dominated points and duplicates need no special care: they add exactly nothing.
 
 use crate::staircase::{Staircase, replace};
 
@@ -24,8 +24,8 @@ pub(crate) fn volume(rows: Vec<f64>, n_objectives: usize) -> f64 {
     }
 }
 
-/// The points, less most of those that the one with the largest box covers: in a cloud that is
-/// nearly all of them, and they need not be sorted.
+/// The points without most of those that the largest box covers, which in a cloud are nearly all
+/// and need not be sorted.
 fn uncovered<const K: usize>(rows: &[f64]) -> Vec<[f64; K]> {
     let rows = rows.as_chunks::<K>().0;
     let box_of = |row: &[f64; K]| row.iter().product::<f64>();
@@ -69,8 +69,9 @@ fn volume_3d(mut points: Vec<[f64; 3]>) -> f64 {
 
 /// A three-dimensional front that grows point by point.
 ///
-/// The order of the last objective makes a four-dimensional volume of it: what a point adds to
-/// those before it lies wholly below its own last coordinate. The idea is that of HV4D+ (Guerreiro
+/// In the order of the last objective it gives a four-dimensional volume: what a point adds to
+/// those before it lies entirely below its own last coordinate. The idea is that of HV4D+
+/// (Guerreiro
 /// and Fonseca 2018); the data structure is a plain list, in the order of z, that is scanned.
 #[derive(Debug, Default)]
 struct Front3d {
@@ -78,7 +79,7 @@ struct Front3d {
     x: Vec<f64>,
     y: Vec<f64>,
     z: Vec<f64>,
-    // For one addition: the outline, and the places of what the new point hides.
+    // For one addition: the outline, and the indices of points that the new one hides.
     outline: Vec<(f64, f64)>,
     hidden: Vec<usize>,
 }
@@ -93,15 +94,16 @@ impl Front3d {
         points.iter().map(|&[x, y, z, w]| self.add(x, y, z) * w).sum()
     }
 
-    /// Adds the point and returns the volume that it adds.
+    /// Adds the point and returns the added volume.
     fn add(&mut self, x: f64, y: f64, z: f64) -> f64 {
         let above = self.z.partition_point(|&q| q > z);
         let (left, floor) = arms(&self.x[..above], &self.y[..above], x, y);
         if left >= x {
             return 0.0; // covered
         }
-        // What of [0, x]×[0, y] the points above cover: full up to `left` and up to `floor`, and in
-        // the rest a staircase. `outline` runs from (left, y) to (x, floor) along its steps.
+        // The part of [0, x]×[0, y] that the points above cover: all up to `left` and up to
+        // `floor`, and a staircase in the rest. `outline` runs from (left, y) to (x, floor) along
+        // its steps.
         self.outline.clear();
         self.outline.extend([(left, y), (x, floor)]);
         for (&qx, &qy) in self.x[..above].iter().zip(&self.y[..above]) {
@@ -152,7 +154,7 @@ impl Front3d {
 /// How far along each axis the points cover [0, x]×[0, y] fully: the largest first coordinate of
 /// those that reach y, and the largest second coordinate of those that reach x.
 fn arms(xs: &[f64], ys: &[f64], x: f64, y: f64) -> (f64, f64) {
-    // Four maxima side by side, which the compiler turns into vector instructions.
+    // Four separate maxima, which the compiler turns into vector instructions.
     let mut left = [0.0_f64; 4];
     let mut floor = [0.0_f64; 4];
     let mut widen = |lane: usize, qx: f64, qy: f64| {
@@ -174,7 +176,7 @@ fn arms(xs: &[f64], ys: &[f64], x: f64, y: f64) -> (f64, f64) {
     (left.into_iter().fold(0.0, f64::max), floor.into_iter().fold(0.0, f64::max))
 }
 
-/// Cuts the corner (x, y) out of the open region above `outline`; false if it is not in it. The
+/// Removes the corner (x, y) from the open region above `outline`; false if it is not in it. The
 /// corner must lie to the right of the outline's first point.
 fn add_to_outline(outline: &mut Vec<(f64, f64)>, x: f64, y: f64) -> bool {
     let mut at = 1;
@@ -199,7 +201,7 @@ fn open_area(outline: &[(f64, f64)]) -> f64 {
     outline.windows(2).map(|w| (w[1].0 - w[0].0) * (top - w[1].1)).sum()
 }
 
-/// Puts `value` at `at` and takes out what stood at the ascending places `hidden`, none before
+/// Puts `value` at `at` and removes the values at the ascending positions `hidden`, none before
 /// `at`.
 fn insert(column: &mut Vec<f64>, at: usize, value: f64, hidden: &[usize]) {
     let Some((&first, others)) = hidden.split_first() else {
@@ -215,7 +217,7 @@ fn insert(column: &mut Vec<f64>, at: usize, value: f64, hidden: &[usize]) {
     column.truncate(column.len() - others.len());
 }
 
-/// Volumes in four and more dimensions; one for each number of objectives, to use its memory again.
+/// Volumes in four and more dimensions; one level per number of objectives, to reuse its memory.
 pub(crate) struct Recursion {
     front: Front3d,
     levels: Vec<Level>,
@@ -223,10 +225,10 @@ pub(crate) struct Recursion {
 
 #[derive(Default)]
 struct Level {
-    /// The non-dominated points so far, without their last objective, in descending order of what
-    /// then is last.
+    /// The non-dominated points so far, without their last objective, in descending order of the
+    /// objective that is then last.
     front: Vec<f64>,
-    /// The front cut down to the box of one point.
+    /// The front limited to the box of one point.
     limited: Vec<f64>,
 }
 
@@ -243,8 +245,8 @@ impl Recursion {
     }
 }
 
-/// What a point adds to those before it lies wholly below its own last coordinate, so it is that
-/// coordinate times a volume in one dimension less: its own box there, less what the others cover
+/// What a point adds to those before it lies entirely below its own last coordinate, so it is that
+/// coordinate times a volume of one dimension less: its own box there, minus what the others cover
 /// of it (While, Bradstreet and Barone 2012).
 fn volume_nd(rows: &[f64], k: usize, levels: &mut [Level], front_3d: &mut Front3d) -> f64 {
     if k == 4 {
@@ -267,7 +269,7 @@ fn volume_nd(rows: &[f64], k: usize, levels: &mut [Level], front_3d: &mut Front3
     total
 }
 
-/// Appends each of `others`, cut down to the box of `row`; false if one of them covers it.
+/// Appends each of `others`, limited to the box of `row`; false if one of them covers it.
 pub(crate) fn limit(others: &[f64], row: &[f64], limited: &mut Vec<f64>) -> bool {
     for other in others.chunks_exact(row.len()) {
         let mut covers = true;
@@ -283,7 +285,7 @@ pub(crate) fn limit(others: &[f64], row: &[f64], limited: &mut Vec<f64>) -> bool
 }
 
 /// Inserts a row that is not covered into a front in descending order of the last objective, and
-/// takes out what it covers.
+/// removes what it covers.
 fn insert_row(front: &mut Vec<f64>, row: &[f64]) {
     let k = row.len();
     let mut kept = 0;

@@ -22,7 +22,7 @@ fn published_example() {
 fn hand_computed_values() {
     let d = [Maximize, Minimize];
     let front = [[4.0, 1.0], [2.0, 0.0]];
-    // (1, 5) lacks 3 and 4 to the first, 1 and 5 to the second.
+    // (1, 5) is behind by 3 and 4 in the first, by 1 and 5 in the second.
     let one = [[1.0, 5.0]];
     let expected = (5.0 + 26.0_f64.sqrt()) / 2.0;
     assert_eq!(igd_plus(&one, &front, &d).unwrap(), expected);
@@ -38,7 +38,7 @@ fn hand_computed_values() {
 
 #[test]
 fn large_sets_agree_with_comparing_every_pair() {
-    // Steps of irrational size. Spheres, of which the front may be behind or before the points.
+    // Steps of irrational size. Spheres, with the front behind or ahead of the points.
     let sphere = |n: usize, k: usize, first: usize, radius: f64| -> Vec<Vec<f64>> {
         let walk = |i: usize, k: usize| (i as f64 * (2.0 + 3.0 * k as f64).sqrt()).fract();
         let raw = |i| (0..k).map(|k| walk(i, k) + 1e-3).collect::<Vec<f64>>();
