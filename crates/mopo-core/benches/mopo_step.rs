@@ -28,7 +28,7 @@ fn weighing(c: &mut Criterion) {
         let labels = ResponseLabels::<B>::from_rows(&rows, &device);
         let ratio: Vec<f32> = numbers(n, 0.4).iter().map(|&x| x as f32 - 0.5).collect();
         let ratio = Tensor::<B, 2>::from_data(TensorData::new(ratio, [1, n]), &device);
-        c.bench_function(&format!("importance_weights/{n} terms, 3 objectives"), |b| {
+        c.bench_function(&format!("importance_weights/{n} responses, 3 objectives"), |b| {
             b.iter(|| {
                 let policy = PolicyDual { tau: config.tau, dual: &dual, radius: &[0.15; 3] };
                 importance_weights(&[policy], &labels, black_box(ratio.clone()), config.ratio_clip)
@@ -37,7 +37,7 @@ fn weighing(c: &mut Criterion) {
     }
 }
 
-/// The whole-data dual: a million terms with hard labels, and with means in tenths.
+/// The whole-data dual: a million responses with hard labels, and with means in tenths.
 fn exact_dual(c: &mut Criterion) {
     let label = |x: &f64, levels: f64| Some(((x * (levels + 1.0)).floor() / levels) as f32);
     for (name, levels, n) in [("hard labels", 1.0, 1_000_000), ("mean labels", 9.0, 1_000_000)] {
@@ -46,8 +46,8 @@ fn exact_dual(c: &mut Criterion) {
         let rows: Vec<[Option<f32>; 3]> = (0..n)
             .map(|i| [0.618_033_988_75, 0.754_877_666_25, 0.569_840_290_99].map(|s| walk(i, s)))
             .collect();
-        let terms = || rows.iter().map(|r| (r.as_slice(), 0.1f32));
-        let groups = ResponseGroups::new(terms(), 5.0).expect("sound labels");
+        let responses = || rows.iter().map(|r| (r.as_slice(), 0.1f32));
+        let groups = ResponseGroups::new(responses(), 5.0).expect("sound labels");
         for (ball, epsilon) in [("no ball", 0.0), ("ball 0.001", 0.001)] {
             let problem = DualProblem {
                 primary: 0,
@@ -57,12 +57,15 @@ fn exact_dual(c: &mut Criterion) {
                 lambda_max: 10.0,
             };
             let n_groups = groups.n_groups();
-            c.bench_function(&format!("exact dual/{n} terms, {name} ({n_groups}), {ball}"), |b| {
-                b.iter(|| black_box(&groups).solve(&problem));
-            });
+            c.bench_function(
+                &format!("exact dual/{n} responses, {name} ({n_groups}), {ball}"),
+                |b| {
+                    b.iter(|| black_box(&groups).solve(&problem));
+                },
+            );
         }
-        c.bench_function(&format!("group terms/{n} terms, {name}"), |b| {
-            b.iter(|| ResponseGroups::new(terms(), 5.0));
+        c.bench_function(&format!("group responses/{n} responses, {name}"), |b| {
+            b.iter(|| ResponseGroups::new(responses(), 5.0));
         });
     }
 }

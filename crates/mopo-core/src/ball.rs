@@ -1,16 +1,16 @@
-//! The radius ε of the KL ball in which the lower bound looks for its adversary.
+//! The radius ε of the KL ball over which the lower bound minimises.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// How large the adversary's ball is.
+/// The size of the adversary's ball.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Ball {
-    /// ε itself, in nats (the paper uses 0.15 whatever the number of terms is).
+    /// ε itself, in nats (the paper uses 0.15 for any number of responses).
     Radius(f64),
-    /// A confidence c in (0.5, 1): ε = χ²₁(2c − 1)/(2N) for N terms, the radius of generalised
+    /// A confidence c in (0.5, 1): ε = χ²₁(2c − 1)/(2N) for N responses, the radius of generalised
     /// empirical likelihood for which the one-sided bound holds with probability about c.
     Confidence(f64),
 }
@@ -19,7 +19,7 @@ impl Ball {
     /// Checks the range.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] for a negative radius or a confidence outside of (0.5, 1).
+    /// [`Error::InvalidParameter`] for a negative radius or a confidence outside (0.5, 1).
     pub fn check(&self) -> Result<()> {
         let (field, value, ok, expected) = match *self {
             Ball::Radius(r) => {
@@ -35,12 +35,12 @@ impl Ball {
         Err(Error::InvalidParameter { field, value: value.to_string(), expected: expected.into() })
     }
 
-    /// ε for `n_terms` terms, in nats.
-    pub fn radius(&self, n_terms: usize) -> f64 {
+    /// ε for `n_responses` responses, in nats.
+    pub fn radius(&self, n_responses: usize) -> f64 {
         match *self {
             Ball::Radius(r) => r,
             // The χ²₁ quantile at 2c − 1 is the square of the normal quantile at c.
-            Ball::Confidence(c) => normal_quantile(c).powi(2) / (2.0 * n_terms.max(1) as f64),
+            Ball::Confidence(c) => normal_quantile(c).powi(2) / (2.0 * n_responses.max(1) as f64),
         }
     }
 }
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_confidence_shrinks_with_the_number_of_terms() {
+    fn a_confidence_shrinks_with_the_number_of_responses() {
         let ball = Ball::Confidence(0.95);
         // χ²₁(0.9) = 2.7055
         assert!((ball.radius(1000) - 2.705543454095404 / 2000.0).abs() < 1e-9);

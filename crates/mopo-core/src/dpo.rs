@@ -5,11 +5,10 @@ use burn::tensor::{Tensor, activation::log_sigmoid, backend::Backend};
 
 /// −Σ_i m_i \[I_i log σ(β h_i) + (1 − I_i) log σ(−β h_i)\] with
 /// h_i = log(π/π_ref)(first) − log(π/π_ref)(second): the loss of equation 7 of the paper, with soft
-/// labels as conservative DPO has them (Mitchell, 2023). Shape `[1]`.
+/// labels as in conservative DPO (Mitchell, 2023). Shape `[1]`.
 ///
 /// * `first`, `second`: log(π/π_ref) of the two responses, `[…, n_pairs]`, in nats.
-/// * `indicators`: I, the same shape; 1 where `first` is preferred, a probability where that is
-///   known only so far.
+/// * `indicators`: I, the same shape; 1 where `first` is preferred, or the probability that it is.
 /// * `mass`: m, the same shape; 1/n for a mean over pairs.
 /// * `beta`: β > 0, the strength of the KL term.
 pub fn dpo_loss<B: Backend, const D: usize>(

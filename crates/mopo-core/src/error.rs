@@ -1,32 +1,32 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
-/// What can go wrong in the mathematics. Shape contracts panic; everything that a user can cause
-/// comes back as one of these.
+/// Errors of the mathematics. Broken shape contracts panic; everything that a user can cause is
+/// returned as one of these.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A name that is not among the objectives.
     #[error("unknown objective `{name}`; the objectives here are: {known}")]
     UnknownObjective {
-        /// The name that was asked for.
+        /// The unknown name.
         name: String,
         /// The names that exist, joined with commas.
         known: String,
     },
-    /// The list of objectives itself is unusable.
+    /// An invalid list of objectives.
     #[error("invalid list of objectives: {0}")]
     InvalidObjectives(String),
-    /// An indicator outside of [0, 1] or not a number.
+    /// An indicator outside [0, 1], or NaN.
     #[error("an indicator must lie in [0, 1] (1: first preferred, 0: second, 0.5: tie), got {0}")]
     InvalidIndicator(f64),
-    /// A hyper-parameter outside of its range.
+    /// A hyper-parameter out of range.
     #[error("`{field}` is {value}, but {expected}")]
     InvalidParameter {
         /// The field of the configuration.
         field: &'static str,
         /// The value found.
         value: String,
-        /// What would be accepted.
+        /// The accepted values.
         expected: String,
     },
     /// Thresholds that no policy can meet.
@@ -38,32 +38,32 @@ pub enum Error {
     Infeasible {
         /// Index of the objective.
         objective_idx: usize,
-        /// What was asked.
+        /// The threshold.
         threshold: f64,
-        /// The largest value of it that a policy can have.
+        /// Its largest value that a policy can attain.
         attainable: f64,
-        /// Objectives whose thresholds are met at that; empty: none needs to be.
+        /// Objectives whose thresholds are met at that value; empty if none has to be.
         given: Vec<usize>,
     },
-    /// An error that belongs to one context of several.
+    /// An error in one of several contexts.
     #[error("context {context}: {source}")]
     InContext {
         /// Its index.
         context: usize,
-        /// What is wrong there.
+        /// The error.
         source: Box<Error>,
     },
-    /// An iteration that ended short of its goal.
+    /// An iteration that did not converge.
     #[error("{what} did not converge: residual {residual:e} after {iterations} iterations")]
     NotConverged {
-        /// What was solved.
+        /// What was being solved.
         what: &'static str,
-        /// What is left.
+        /// The remaining residual.
         residual: f64,
-        /// How many there were.
+        /// Number of iterations.
         iterations: usize,
     },
-    /// A value that is NaN or infinite where the mathematics needs a number.
+    /// NaN or infinity where a number is needed.
     #[error("{0} is not finite")]
     NonFinite(String),
     /// Points that cannot be compared.

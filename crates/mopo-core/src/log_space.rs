@@ -1,4 +1,4 @@
-//! Sums of exponentials that neither overflow nor vanish.
+//! Sums of exponentials without overflow or underflow.
 
 /// log Σ exp; −∞ for none, and exact for entries of −∞.
 pub(crate) fn log_sum_exp(values: impl Iterator<Item = f64> + Clone) -> f64 {

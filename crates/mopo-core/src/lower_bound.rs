@@ -1,18 +1,18 @@
 //! The exact lower bound of a secondary preference (docs/math.md, section 3), on the host in `f64`.
 //!
-//! The training step climbs to it batch by batch ([`crate::DualState::step`]); here it is solved
-//! for, which the exact dual and the tests need.
+//! Training approaches it batch by batch ([`crate::DualState::step`]); here it is solved exactly,
+//! for the exact dual and for tests.
 
 use crate::{Error, Result};
 
-/// The worst mean within a KL ball, and who attains it.
+/// The worst mean within a KL ball, and the distribution that attains it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LowerBound {
     /// q̲ = min over π̂ with KL(π̂ ‖ p) ≤ ε of E_π̂\[x\].
     pub value: f64,
     /// χ: 0 where the ball reaches the minimum of the support, infinite where it has no radius.
     pub chi: f64,
-    /// ω_i: the adversary's probabilities over the given ones, with Σ p ω = 1.
+    /// ω_i: the ratio of the adversary's probabilities to the given ones, with Σ p ω = 1.
     pub reweighting: Vec<f64>,
 }
 
@@ -20,13 +20,14 @@ pub struct LowerBound {
 /// among all distributions within `epsilon` nats of `probabilities`.
 ///
 /// The slope in log χ is χ (KL(ω_χ ‖ p) − ε), and the divergence falls as χ grows: the root is
-/// bracketed and then found by Newton's method in log χ with bisection as its guard. ε = 0 gives
-/// the mean, a ball that holds the minimum's own distribution gives the minimum; both exactly.
+/// bracketed and then found by Newton's method in log χ, safeguarded by bisection. ε = 0 gives
+/// the mean, and a ball that contains the minimum's own distribution gives the minimum; both
+/// exactly.
 ///
 /// * `probabilities`: p_i ≥ 0, not necessarily normalised, at least one of them positive.
 /// * `values`: x_i; those of probability 0 are ignored.
 ///
-/// Complexity: O(n) per iteration, at most 200 of them, about 8 in practice.
+/// Complexity: O(n) per iteration, at most 200 iterations, usually about 8.
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] for different lengths, a negative probability or radius, or no
@@ -119,7 +120,7 @@ struct Tilt {
 impl Tilt {
     fn new(p: &[f64], x: &[f64], lowest: f64, mean: f64, chi: f64) -> Self {
         let support = |i: &usize| p[*i] > 0.0;
-        // Where exponents are small, sums of exp − 1 keep the digits that 1 + … would lose.
+        // For small exponents, sums of exp − 1 keep digits that 1 + … would lose.
         let largest = x.iter().zip(p).filter(|(_, p)| **p > 0.0);
         let gentle = largest.map(|(x, _)| (x - mean).abs()).fold(0.0, f64::max) < 0.1 * chi;
         let centre = if gentle { mean } else { lowest };
@@ -147,7 +148,7 @@ impl Tilt {
     }
 }
 
-/// ω log ω − ω + 1 for ω = e^d: sums to the divergence, without cancellation near d = 0.
+/// ω log ω − ω + 1 for ω = e^d: its sum is the divergence, without cancellation near d = 0.
 fn bregman(d: f64) -> f64 {
     if d.abs() < 1e-2 {
         // Taylor: Σ_{n≥2} (n − 1)/n! dⁿ.
@@ -170,10 +171,10 @@ mod tests {
         let (p, x) = ([0.2, 0.5, 0.3, 0.0], [0.9, 0.4, 0.1, -7.0]);
         assert_eq!(value(&p, &x, 0.0), 0.2 * 0.9 + 0.5 * 0.4 + 0.3 * 0.1);
         assert_eq!(value(&p, &x, f64::INFINITY), 0.1);
-        // The ball that just holds "always the third".
+        // The smallest ball that contains "always the third".
         assert_eq!(value(&p, &x, -(0.3f64.ln())), 0.1);
         assert!(value(&p, &x, -(0.3f64.ln()) - 1e-9) > 0.1);
-        // Equal values: nothing for the adversary to do.
+        // Equal values leave nothing to the adversary.
         assert_eq!(value(&p, &[0.5, 0.5, 0.5, 9.0], 0.3), 0.5);
         assert_eq!(value(&[3.0], &[0.25], 1.0), 0.25);
     }
@@ -205,8 +206,8 @@ mod tests {
     }
 
     proptest! {
-        /// Optimality: the adversary is feasible, on the ball's surface, and the dual value at χ is
-        /// the primal one, so there is no gap.
+        /// Optimality: the adversary is feasible and on the ball's surface, and the dual value at χ
+        /// equals the primal one, so there is no gap.
         #[test]
         fn the_duality_gap_is_zero(
             terms in prop::collection::vec((0.0f64..1.0, -3.0f64..40.0), 2..30),

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 pub struct Objectives(Vec<String>);
 
 impl Objectives {
-    /// Checks the names: at least one, none empty, none twice, only `[A-Za-z0-9_-]` (they become
+    /// Checks the names: at least one, none empty, no duplicates, only `[A-Za-z0-9_-]` (they become
     /// file names and metric keys).
     ///
     /// # Errors
@@ -35,7 +35,7 @@ impl Objectives {
         Ok(Self(names))
     }
 
-    /// How many objectives there are (K in the paper).
+    /// Number of objectives (K in the paper).
     #[allow(clippy::len_without_is_empty)] // never empty
     pub fn len(&self) -> usize {
         self.0.len()

@@ -1,8 +1,10 @@
-//! Prompts in groups of similar wording or meaning, so that a front can be looked at group by group.
+//! Groups of prompts with similar wording or meaning, so that a front can be examined group by
+//! group.
 //!
-//! TF–IDF vectors of unit length, or vectors from outside (a model's hidden states), then k-means with
-//! k-means++ seeding, both small enough to live here: the vectors stay sparse, and the result depends
-//! on the seed and the vectors only.
+//! TF–IDF vectors of unit length, or external vectors (a model's hidden states), then k-means with
+//! k-means++ seeding. Both are small enough to live here: the vectors stay sparse, and the result
+//! depends
+//! only on the seed and the vectors.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,8 +23,8 @@ pub enum PromptEmbedding {
     /// Its words, weighted by TF–IDF: [`cluster_prompts`].
     #[default]
     TfIdf,
-    /// The policy's own hidden state, the mean over the prompt's tokens: [`cluster_embedded`] with
-    /// vectors computed by the caller, who has the model.
+    /// The policy's own hidden state, averaged over the prompt's tokens: [`cluster_embedded`] with
+    /// vectors from the caller, who has the model.
     HiddenState,
 }
 
@@ -30,13 +32,13 @@ pub enum PromptEmbedding {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClusterConfig {
-    /// How many clusters at most; fewer if there are fewer distinct prompts. Default 8.
+    /// Maximum number of clusters; fewer if there are fewer distinct prompts. Default 8.
     pub n_clusters: usize,
     /// Seed of the initial centres. Default 0.
     pub seed: u64,
-    /// How many initialisations are tried; the one with the smallest inertia is kept. Default 4.
+    /// Number of initialisations; the one with the smallest inertia is kept. Default 4.
     pub n_restarts: usize,
-    /// Upper limit of the iterations of each. Default 100.
+    /// Maximum number of iterations of each. Default 100.
     pub max_iterations: usize,
 }
 
@@ -65,14 +67,16 @@ pub fn cluster_prompts(prompts: &[String], config: &ClusterConfig) -> Result<Clu
     Ok(largest_first(&assignments, &centres, &terms))
 }
 
-/// Groups `prompts` by `vectors`, `[n_prompts][width]`, such as hidden states: their mean is taken off,
-/// and what is left is scaled to unit length. Clusters are named by the words of their prompts, as in
+/// Groups `prompts` by `vectors`, `[n_prompts][width]`, such as hidden states: their mean is
+/// subtracted,
+/// and the rest is scaled to unit length. Clusters are named by the words of their prompts, as in
 /// [`cluster_prompts`]. Every cluster has at least one prompt.
 ///
 /// Complexity: O(n_restarts · iterations · k · n_prompts · width).
 ///
 /// # Errors
-/// As [`cluster_prompts`]; [`Error::Length`] if there is not one vector per prompt or if their widths
+/// Those of [`cluster_prompts`]; [`Error::Length`] if there is not one vector per prompt or their
+/// widths
 /// differ; [`Error::NonFinite`] for a vector with a NaN or an infinity.
 pub fn cluster_embedded(
     prompts: &[String],
@@ -105,7 +109,7 @@ pub fn cluster_embedded(
     Ok(largest_first(&assignments, &centres, &terms))
 }
 
-/// The vectors less their mean, of unit length; one that equals the mean becomes empty.
+/// The vectors minus their mean, scaled to unit length; one that equals the mean becomes empty.
 fn centred(vectors: &[Vec<f32>]) -> Vec<Sparse> {
     let n = vectors.len() as f64;
     let mut mean = vec![0.0_f64; vectors[0].len()];
@@ -115,7 +119,7 @@ fn centred(vectors: &[Vec<f32>]) -> Vec<Sparse> {
     let unit = |vector: &Vec<f32>| {
         let off: Vec<f64> = vector.iter().zip(&mean).map(|(&v, m)| f64::from(v) - m).collect();
         let norm = off.iter().map(|v| v * v).sum::<f64>().sqrt();
-        // Equal vectors differ from their mean by rounding alone.
+        // Equal vectors differ from their mean only by rounding.
         let scale = mean.iter().map(|m| m * m).sum::<f64>().sqrt();
         if norm <= 1e-9 * scale.max(f64::MIN_POSITIVE) {
             return Vec::new();
@@ -256,7 +260,7 @@ fn k_means(
         }
         for c in 0..k {
             if sizes[c] == 0 {
-                // An empty cluster starts again at the prompt that is worst served.
+                // An empty cluster restarts at the prompt that is furthest from its centre.
                 let worst = (0..vectors.len())
                     .max_by(|&a, &b| distances[a].total_cmp(&distances[b]).then(b.cmp(&a)))
                     .expect("there is a prompt");
@@ -307,7 +311,7 @@ fn assign(vectors: &[Sparse], centres: &[Vec<f64>]) -> (Vec<usize>, Vec<f64>) {
         .unzip()
 }
 
-/// The first centre uniformly, each further one with probability proportional to the squared
+/// The first centre is uniform, each further one has a probability proportional to the squared
 /// distance to the nearest centre so far.
 fn plus_plus(vectors: &[Sparse], n_terms: usize, k: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<f64>> {
     let mut centres = vec![dense(&vectors[rng.random_range(0..vectors.len())], n_terms)];
@@ -318,7 +322,7 @@ fn plus_plus(vectors: &[Sparse], n_terms: usize, k: usize, rng: &mut ChaCha8Rng)
             left -= d;
             left < 0.0
         });
-        // Rounding may leave nothing: then the farthest.
+        // Rounding may leave no mass: then take the farthest.
         let chosen = chosen.unwrap_or_else(|| {
             (0..vectors.len())
                 .max_by(|&a, &b| distances[a].total_cmp(&distances[b]))
@@ -369,7 +373,7 @@ mod tests {
         let two: Vec<String> = vec!["bread".into(), "rail".into(), "bread".into()];
         let clusters = cluster_prompts(&two, &ClusterConfig::default()).unwrap();
         assert_eq!((clusters.assignments, clusters.labels.len()), (vec![0, 1, 0], 2));
-        // Prompts of function words only are prompts all the same.
+        // Prompts with only function words are valid too.
         let empty: Vec<String> = vec!["what is it".into(), String::new()];
         let clusters = cluster_prompts(&empty, &ClusterConfig::default()).unwrap();
         assert_eq!(clusters.labels, ["(no words)"]);
@@ -378,7 +382,7 @@ mod tests {
     #[test]
     fn vectors_from_outside_decide_and_words_name_the_clusters() {
         // Two directions on top of a large common part, against the topics' order; the length of a
-        // vector does not count.
+        // vector has no effect.
         let prompts = prompts();
         let vectors: Vec<Vec<f32>> = (0..30)
             .map(|i| {

@@ -1,37 +1,37 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use std::path::{Path, PathBuf};
 
-/// What can go wrong in an evaluation. Each message names the file or field and the remedy.
+/// Errors of an evaluation. Each message names the file or field and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A list has another length than the one it belongs to.
+    /// A list of the wrong length.
     #[error("`{field}` has {found} entries, but {expected} are needed ({reason})")]
     Length {
         /// The list.
         field: String,
         /// Its length.
         found: usize,
-        /// The length it should have.
+        /// The expected length.
         expected: usize,
-        /// Why it should.
+        /// Why it should have that length.
         reason: &'static str,
     },
-    /// A value outside of its range.
+    /// A value out of range.
     #[error("`{field}` is {value}, but {expected}")]
     InvalidParameter {
         /// The field.
         field: String,
         /// The value found.
         value: String,
-        /// What would be accepted.
+        /// The accepted values.
         expected: String,
     },
     /// A score or coordinate that is NaN or infinite.
     #[error("`{field}` is {value}: only finite numbers can be compared; rescore these samples")]
     NonFinite {
-        /// Which one.
+        /// Its name.
         field: String,
         /// The value found.
         value: f64,
@@ -48,10 +48,10 @@ pub enum Error {
         record: String,
         /// `first` or `second`.
         side: &'static str,
-        /// What the reward says.
+        /// The reward's message.
         why: String,
     },
-    /// A file of rewards or a configuration that cannot be used.
+    /// A file of rewards or a configuration that is invalid.
     #[error("{}: {message}", file.display())]
     Config {
         /// The file.
@@ -59,7 +59,7 @@ pub enum Error {
         /// What is wrong, with line or field.
         message: String,
     },
-    /// Files of a labelling that do not belong together.
+    /// Files of a labelling that do not fit together.
     #[error("{}: {message}", path.display())]
     Labels {
         /// The file or folder.
@@ -67,17 +67,17 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
-    /// Reading or writing a file failed.
+    /// A file that cannot be read or written.
     #[error("cannot {action} {path}: {source}")]
     Io {
-        /// What was tried: "read", "write", "create".
+        /// The failed action: "read", "write", "create".
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file does not hold what it should.
+    /// A file with invalid content.
     #[error("{}: {message}", path.display())]
     File {
         /// The file.
@@ -93,15 +93,15 @@ pub enum Error {
         /// The reason.
         source: serde_json::Error,
     },
-    /// An error inside of a named file.
+    /// An error in a file.
     #[error("{}: {source}", path.display())]
     InFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong in it.
+        /// The error.
         source: Box<Error>,
     },
-    /// A model's tokenizer that cannot be built or used.
+    /// A tokenizer of a model that cannot be built or used.
     #[error("the tokenizer of {}: {why}; {remedy}", path.display())]
     Tokenizer {
         /// The model's directory, or the file in it.
@@ -121,7 +121,7 @@ pub enum Error {
         /// What is wrong with it, and the remedy.
         why: String,
     },
-    /// A reward model that is not there.
+    /// A reward model that does not exist.
     #[error("there is no model at `{model}`: {remedy}")]
     NoModel {
         /// A directory, or a name on Hugging Face.
@@ -129,7 +129,7 @@ pub enum Error {
         /// What to do.
         remedy: String,
     },
-    /// A file could not be written, or a model directory is not as it should be.
+    /// A file that could not be written, or an invalid model directory.
     #[error(transparent)]
     Hub(#[from] mopo_hub::Error),
     /// An error of the data.
@@ -151,7 +151,7 @@ impl Error {
         Self::Labels { path: path.into(), message: message.into() }
     }
 
-    /// The same about the text at another index.
+    /// The same error for the text at another index.
     pub(crate) fn at(self, index: usize) -> Self {
         match self {
             Self::Text { reward, why, .. } => Self::Text { reward, index, why },

@@ -2,13 +2,15 @@
 //!
 //! Before training, [`label`] labels pairs with rewards.
 //!
-//! After it, the order of use: a [`RewardSpec`] becomes a [`Reward`]; [`reward::score_all`] scores each
+//! After it, in this order: a [`RewardSpec`] becomes a [`Reward`]; [`reward::score_all`] scores
+//! each
 //! policy's responses; [`cluster_prompts`] or [`cluster_embedded`] groups the prompts; an
-//! [`Evaluation`] holds it all, and what follows from it is in `mopo-report`, whose types of scores and
-//! statistics are exported again here.
+//! [`Evaluation`] has it all, and `mopo-report` evaluates it; its types of scores and
+//! statistics are re-exported here.
 //!
-//! Tensors are in [`reward`] alone, generic over burn's backend; rewards that are functions of the text
-//! need none. Absent on purpose: no language model (responses come in from outside), and no tolerance
+//! Tensors are used only in [`reward`] and [`experiments`], generic over burn's backend; rewards
+//! that are functions of the text
+//! need none. Absent on purpose: a language model (responses come from outside), and any tolerance
 //! in dominance. Scores are always *larger is better*.
 #![doc = include_str!("../README.md")]
 
@@ -27,8 +29,8 @@ pub use mopo_report::{
 };
 pub use reward::{Reward, RewardSpec};
 
-/// The folder of a file that is to be written, which is made if need be: what is kept on disk until the
-/// file is whole belongs there, and not into a temporary folder that may be memory.
+/// The folder of an output file, created if needed. Data kept on disk until the
+/// file is complete belongs there, and not into a temporary folder, which may be in memory.
 ///
 /// # Errors
 /// [`Error::Hub`] with the folder.

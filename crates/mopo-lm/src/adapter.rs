@@ -1,5 +1,6 @@
-//! A policy's files: the adapter as `peft` writes it, the heads beside it (`heads.safetensors`), and
-//! `policy.json`, written last, which says what they are. Not the base model, and not the state of a training run.
+//! A policy's files: the adapter as PEFT writes it, the heads (`heads.safetensors`), and
+//! `policy.json`, written last, which describes them. Neither the base model nor the state of a
+//! training run.
 
 use std::path::Path;
 
@@ -28,23 +29,23 @@ pub struct PolicyMeta {
     pub base: BaseShape,
 }
 
-/// What a policy's tensors tell about its base model.
+/// What a policy's tensors imply about its base model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BaseShape {
-    /// Blocks.
+    /// Number of blocks.
     pub num_hidden_layers: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Tokens.
+    /// Size of the vocabulary.
     pub vocab_size: usize,
 }
 
-/// Reads and checks `policy.json` alone.
+/// Reads and checks `policy.json` only.
 ///
 /// # Errors
-/// Names the file: absent (the directory is no policy, or was not written to its end), no JSON, of
-/// another format, or with a configuration that does not check.
+/// Names the file: it is missing (the directory is not a policy, or was not completed), is not
+/// JSON, has another format, or has an invalid configuration.
 pub fn read_policy_meta(dir: impl AsRef<Path>) -> Result<PolicyMeta> {
     let path = dir.as_ref().join(META);
     let meta: PolicyMeta = mopo_hub::read_json(&path, "the description of a saved policy")?;
@@ -62,12 +63,12 @@ pub fn read_policy_meta(dir: impl AsRef<Path>) -> Result<PolicyMeta> {
     Ok(meta)
 }
 
-/// Writes a policy into `dir`, which is created if need be; `objectives` names the heads. Each file
-/// is written atomically, and while they are being replaced there is no `policy.json`.
+/// Writes a policy to `dir`, which is created if needed; `objectives` names the heads. Each file is
+/// written atomically, and `policy.json` is absent while they are being replaced.
 ///
 /// # Errors
-/// Not one name for each head, or none at all; a `lora` that is not the adapter's; the file that could not be
-/// written.
+/// `objectives` is empty or does not have one name per head; `lora` does not match the adapter; a
+/// file cannot be written.
 pub fn save_policy<B: Backend>(
     params: &PolicyParams<B>,
     lora: &LoraConfig,
@@ -110,12 +111,12 @@ pub fn save_policy<B: Backend>(
     Ok(mopo_hub::write_json(&meta_path, &meta)?)
 }
 
-/// Loads a policy that [`save_policy`] wrote; the parameters are trainable, with fresh ids. Size and
-/// scale of the adapter are those of its `adapter_config.json`.
+/// Loads a policy written by [`save_policy`]; the parameters are trainable, with fresh ids.
+/// `adapter_config.json` determines size and scale of the adapter.
 ///
 /// # Errors
-/// As of [`read_policy_meta`] and [`load_adapter`](crate::load_adapter); a policy of a base model of another shape; tensors missing, left over
-/// or of another shape, by name.
+/// Those of [`read_policy_meta`] and [`load_adapter`](crate::load_adapter); a policy of a base
+/// model of another shape; missing, unexpected or misshapen tensors, by name.
 pub fn load_policy<B: Backend>(
     dir: impl AsRef<Path>,
     base: &Phi<B>,
@@ -139,7 +140,7 @@ pub fn load_policy<B: Backend>(
         }
     }
 
-    // What PEFT goes by counts; only a directory without it is read by `policy.json` alone.
+    // The adapter's own file is authoritative; `policy.json` is used only if it is missing.
     if dir.join(peft::CONFIG).exists() {
         meta.lora = peft::read_config(dir)?;
     }
@@ -174,7 +175,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let base = fixtures::base::<B>(1);
         let params = fixtures::policies(&base, 2, 2);
-        // Twice, over the first.
+        // Twice: the second call overwrites the first.
         save_policy(&params, &fixtures::lora(), &names(2), dir.path()).unwrap();
         save_policy(&params, &fixtures::lora(), &names(2), dir.path()).unwrap();
         let (loaded, meta) = load_policy::<B>(dir.path(), &base, &Default::default()).unwrap();

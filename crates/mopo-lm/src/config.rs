@@ -1,4 +1,4 @@
-//! phi's configuration: Hugging Face's `config.json` as it is, checked. Not the weights.
+//! phi's configuration, read from Hugging Face's `config.json` and checked. Not the weights.
 
 use std::path::Path;
 
@@ -6,27 +6,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// The shape of a phi model. Field names are those of Hugging Face's `config.json`; further keys of
-/// that file are ignored unless they ask for something that is not built here.
+/// The shape of a phi model. Field names are those of Hugging Face's `config.json`; other keys of
+/// that file are ignored unless they ask for an unsupported feature.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PhiConfig {
-    /// Rows of the embedding and outputs of the last layer.
+    /// Size of the vocabulary: rows of the embedding and outputs of the output layer.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width inside of the feed-forward block.
+    /// Width of the feed-forward block.
     pub intermediate_size: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub num_hidden_layers: usize,
-    /// Attention heads; they divide `hidden_size`.
+    /// Number of attention heads; divides `hidden_size`.
     pub num_attention_heads: usize,
-    /// The share of each head that rotary embedding turns, in (0, 1]. Default 0.5.
+    /// The fraction of each head that is rotated, in (0, 1]. Default 0.5.
     #[serde(default = "default_partial_rotary_factor")]
     pub partial_rotary_factor: f64,
     /// The base of the rotary frequencies. Default 10 000.
     #[serde(default = "default_rope_theta")]
     pub rope_theta: f64,
-    /// Longest sequence, in tokens. Default 2048.
+    /// Maximum length of a sequence, in tokens. Default 2048.
     #[serde(default = "default_max_position_embeddings")]
     pub max_position_embeddings: usize,
     /// Added to the variance in LayerNorm. Default 1e-5.
@@ -53,11 +53,11 @@ fn default_initializer_range() -> f64 {
     0.02
 }
 
-/// No model is larger.
+/// More parameters than any model has.
 const MAX_PARAMS: u128 = 1_000_000_000_000;
 
 impl PhiConfig {
-    /// The published phi-1.5: 1.4 billion parameters.
+    /// The published phi-1.5, with 1.4 billion parameters.
     pub fn phi_1_5() -> Self {
         Self {
             vocab_size: 51_200,
@@ -76,8 +76,8 @@ impl PhiConfig {
     /// Reads and checks a Hugging Face `config.json`.
     ///
     /// # Errors
-    /// Names the file and the key: unreadable, no JSON, another `model_type`, a missing key, a value
-    /// that [`check`](Self::check) refuses, or a feature that is not built here.
+    /// Names the file and the key: it cannot be read, is not JSON, has another `model_type`, lacks
+    /// a key, has a value that [`check`](Self::check) refuses, or asks for an unsupported feature.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let json: serde_json::Value = mopo_hub::read_json(path, "the config.json of a phi model")?;
@@ -90,7 +90,7 @@ impl PhiConfig {
     }
 
     fn from_hub(mut json: serde_json::Value) -> Result<Self> {
-        // What transformers could switch on, and this crate does not build.
+        // Features of transformers that are not supported, with the values that leave them off.
         const FIXED: [(&str, &[&str], &str); 5] = [
             ("model_type", &["\"phi\""], "only `phi` models are supported"),
             ("hidden_act", &["\"gelu_new\"", "null"], "only `gelu_new` is supported"),
@@ -162,7 +162,7 @@ impl PhiConfig {
             ("embd_pdrop", 0.0.into()),
             ("resid_pdrop", 0.0.into()),
             ("torch_dtype", "float32".into()),
-            // Absent, transformers would take 1 and 2, whatever these tokens are.
+            // If these are absent, transformers assumes 1 and 2.
             ("bos_token_id", serde_json::Value::Null),
             ("eos_token_id", serde_json::Value::Null),
         ] {
@@ -174,7 +174,7 @@ impl PhiConfig {
     /// Checks every field.
     ///
     /// # Errors
-    /// The first field that no model can be built from.
+    /// The first invalid field.
     pub fn check(&self) -> Result<()> {
         let refuse = |field, value: String, expected: &str| {
             Err(Error::InvalidParameter { field, value, expected: expected.into() })
@@ -247,12 +247,13 @@ impl PhiConfig {
         self.hidden_size / self.num_attention_heads
     }
 
-    /// How many of a head's dimensions are rotated (the first ones).
+    /// How many dimensions of a head are rotated: the first ones.
     pub fn rotary_dim(&self) -> usize {
         (self.head_dim() as f64 * self.partial_rotary_factor) as usize
     }
 
-    /// Refuses positions whose rotary tables no memory holds: no tensor of a file bears them out.
+    /// Refuses a number of positions whose rotary tables do not fit into memory; no tensor in the
+    /// files confirms it.
     ///
     /// # Errors
     /// Too little memory.
@@ -270,7 +271,7 @@ impl PhiConfig {
         self.exact_num_params() as usize
     }
 
-    /// The same for any sizes.
+    /// The same, without overflow.
     fn exact_num_params(&self) -> u128 {
         let [v, d, f, n] =
             [self.vocab_size, self.hidden_size, self.intermediate_size, self.num_hidden_layers]

@@ -1,43 +1,43 @@
-//! The one error type of this crate: each variant carries what was found, where, and the remedy.
+//! The error type of this crate. Each variant says what was found, where, and what to do.
 
 use std::path::PathBuf;
 
-/// What can go wrong with models, adapters and their files. Shape contracts of tensors panic.
+/// Errors of models, adapters and their files. Broken shape contracts of tensors panic.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Of the files of a model directory.
+    /// An error of the files of a model directory.
     #[error(transparent)]
     Hub(#[from] mopo_hub::Error),
-    /// A configuration value outside of its range.
+    /// A configuration value out of range.
     #[error("`{field}` is {value}, but {expected}")]
     InvalidParameter {
         /// The field of the configuration.
         field: &'static str,
         /// The value found.
         value: String,
-        /// What would be accepted.
+        /// The accepted values.
         expected: String,
     },
-    /// An error inside of a named file.
+    /// An error in a file.
     #[error("{}: {source}", path.display())]
     InFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong in it.
+        /// The error.
         source: Box<Error>,
     },
-    /// A key of an adapter's configuration that would change what the model computes, and is not built.
+    /// An unsupported key of an adapter's configuration that would change what the model computes.
     #[error("`{key}` is {value}, but {expected}")]
     AdapterKey {
         /// The key of `adapter_config.json`.
         key: String,
         /// Its value.
         value: String,
-        /// What would be accepted.
+        /// The accepted values.
         expected: String,
     },
-    /// A weight that has no 4- or 8-bit form.
+    /// A weight that cannot be quantised.
     #[error(
         "tensor `{name}` cannot be quantised: {source}; repair the checkpoint, or load it without quantising"
     )]
@@ -62,22 +62,23 @@ pub enum Error {
         /// The base model's value.
         expected: String,
     },
-    /// Nothing predicts the first response token, or there is nothing to continue.
+    /// An empty prompt: nothing predicts the first response token, and there is nothing to
+    /// continue.
     #[error("prompt {index} is empty: give it at least one token (the end-of-text token will do)")]
     EmptyPrompt {
         /// The index in the given slice.
         index: usize,
     },
-    /// A response without a token.
+    /// A response without tokens.
     #[error(
         "pair {index}: the {} response has no tokens; end every response with the end-of-text token, or drop it with `keep`",
-        if *side == 0 { "first" } else { "second" }
+        if *in_pair == 0 { "first" } else { "second" }
     )]
     EmptyResponse {
         /// The index of the pair in the given slice.
         index: usize,
-        /// 0 the first, 1 the second response.
-        side: usize,
+        /// 0 for the first response, 1 for the second.
+        in_pair: usize,
     },
     /// A token id beyond the model's vocabulary.
     #[error(
@@ -88,36 +89,36 @@ pub enum Error {
         index: usize,
         /// The token id.
         token: u32,
-        /// The first id that does not exist.
+        /// Size of the vocabulary.
         vocab_size: usize,
     },
-    /// A prompt that leaves no room.
+    /// A prompt that is too long for the model with its new tokens.
     #[error(
         "prompt {index} has {n_prompt} tokens, and {n_new} new ones would exceed the model's {max} positions; shorten the prompt or lower `max_new_tokens`"
     )]
     TooLong {
         /// The index of the prompt.
         index: usize,
-        /// Its tokens.
+        /// Tokens of the prompt.
         n_prompt: usize,
         /// `max_new_tokens`.
         n_new: usize,
         /// `max_position_embeddings`.
         max: usize,
     },
-    /// Logits that no token can be chosen by.
+    /// Logits that are not finite.
     #[error(
         "after {n_new} new tokens the model's logits are not finite ({value} for token {token}): its weights are damaged, or training diverged; generate with an earlier checkpoint or another model"
     )]
     LogitsNotFinite {
         /// New tokens so far.
         n_new: usize,
-        /// The first token whose logit it is.
+        /// The first token with such a logit.
         token: usize,
         /// NaN or an infinity.
         value: f32,
     },
-    /// A policy head was asked for and there are no policies, or fewer.
+    /// A policy that does not exist.
     #[error("there is no policy {index}: there are {n_policies}, counted from 0")]
     PolicyOutOfRange {
         /// The index asked for.

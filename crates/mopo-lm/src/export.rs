@@ -10,14 +10,14 @@ use mopo_hub::{WEIGHTS, WeightDtype};
 use crate::weights::write_weights;
 use crate::{HubGeneration, Phi, Result};
 
-/// Writes `phi` with `lm_head` as its output layer into `dir`, which is created if need be, as
+/// Writes `phi` with `lm_head` as its output layer to `dir`, which is created if needed, as
 /// transformers' `PhiForCausalLM`; all tensors in `dtype`. `generation` becomes
-/// `generation_config.json`, and its special tokens stand in `config.json` too.
+/// `generation_config.json`; its special tokens are written to `config.json` too.
 ///
-/// An adapter is not part of a plain directory: [`merge`](crate::merge) it first.
+/// A plain directory has no adapter: [`merge`](crate::merge) it first.
 ///
 /// # Errors
-/// The file that could not be written.
+/// A file cannot be written.
 pub fn export_hub<B: Backend>(
     phi: &Phi<B>,
     lm_head: &Linear<B>,

@@ -1,4 +1,4 @@
-//! Small random models for this crate's tests, with values from a generator of their own: the
+//! Small random models for this crate's tests. They have their own random generator, since the
 //! backends share one random state between all threads of the test runner.
 
 use std::sync::Mutex;
@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{LoraConfig, Phi, PhiConfig, PolicyParams};
 
-/// Held by tests that seed the backend and look at what it draws.
+/// Locked by tests that seed the backend and depend on what it draws.
 pub(crate) static BACKEND_RANDOM: Mutex<()> = Mutex::new(());
 
 /// Two blocks of width 24, three heads of 8 with 4 dimensions rotated, 40 tokens, 64 positions.
@@ -27,7 +27,7 @@ pub(crate) fn tiny() -> PhiConfig {
     }
 }
 
-/// A frozen tiny model whose every parameter, biases included, matters.
+/// A frozen tiny model in which every parameter, biases included, affects the output.
 pub(crate) fn base<B: Backend>(seed: u64) -> Phi<B> {
     let _guard = BACKEND_RANDOM.lock();
     B::seed(&Default::default(), seed);
@@ -39,7 +39,7 @@ pub(crate) fn policies<B: Backend>(base: &Phi<B>, n: usize, seed: u64) -> Policy
     filled(fresh_policies(base, n), seed, 0.2)
 }
 
-/// Policies as they start.
+/// Policies before any training.
 pub(crate) fn fresh_policies<B: Backend>(base: &Phi<B>, n: usize) -> PolicyParams<B> {
     let _guard = BACKEND_RANDOM.lock();
     B::seed(&Default::default(), 0);

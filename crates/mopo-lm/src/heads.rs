@@ -1,4 +1,4 @@
-//! One output layer for each policy. The base model's own is not among them.
+//! One output layer per policy. The base model's own is not among them.
 
 use burn::module::{Module, Param};
 use burn::nn::Linear;
@@ -15,8 +15,8 @@ pub struct PolicyHeads<B: Backend> {
 }
 
 impl<B: Backend> PolicyHeads<B> {
-    /// `n_policies` trainable copies of a base model's output layer, in F32 whatever the base is in,
-    /// detached from it and each with parameter ids of its own.
+    /// `n_policies` trainable copies of a base model's output layer, in F32 whatever the base's
+    /// type, detached from it and with their own parameter ids.
     pub fn from_base(lm_head: &Linear<B>, n_policies: usize) -> Self {
         let copy = || Linear {
             weight: Param::from_tensor(lm_head.weight.val().detach().cast(FloatDType::F32)),
@@ -25,7 +25,7 @@ impl<B: Backend> PolicyHeads<B> {
         Self { heads: (0..n_policies).map(|_| copy()).collect() }
     }
 
-    /// How many policies there are.
+    /// Number of policies.
     pub fn n_policies(&self) -> usize {
         self.heads.len()
     }

@@ -39,7 +39,7 @@ pub use heads::PolicyHeads;
 pub use lora::{LoraAdapter, LoraConfig, LoraLayer, LoraPair, LoraTarget};
 pub use merge::merge;
 pub use packed::{
-    PackedBatch, PackedInputs, PackedTerm, PairSlices, sequence_log_probs, token_log_probs,
+    PackedBatch, PackedInputs, PackedResponse, PairSlices, sequence_log_probs, token_log_probs,
 };
 pub use peft::{load_adapter, save_adapter};
 pub use phi::{KvCache, Phi, PhiAttention, PhiLayer, PhiMlp, Rotary};

@@ -1,5 +1,5 @@
-//! Low-rank adapters: their configuration and parameters. Where they are added is in `phi`, their
-//! files in `adapter`.
+//! Low-rank adapters: their configuration and parameters. `phi` adds them to its layers; `adapter`
+//! reads and writes their files.
 
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, PhiConfig, Result};
 
-/// A linear layer of every block that an adapter may change.
+/// A linear layer of every block to which an adapter can be added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LoraTarget {
@@ -28,11 +28,11 @@ pub enum LoraTarget {
 }
 
 impl LoraTarget {
-    /// All of them, in the order of the forward pass.
+    /// All targets, in the order of the forward pass.
     pub const ALL: [Self; 6] =
         [Self::QProj, Self::KProj, Self::VProj, Self::Dense, Self::Fc1, Self::Fc2];
 
-    /// The layer's path inside of a block, as in Hugging Face's files.
+    /// The layer's path within a block, as in Hugging Face's files.
     pub fn path(self) -> &'static str {
         match self {
             Self::QProj => "self_attn.q_proj",
@@ -55,7 +55,7 @@ impl LoraTarget {
     }
 }
 
-/// The size of an adapter. In a file every key must be there, as in the rest of a run's
+/// The size of an adapter. In a file every key must be present, as in the rest of a run's
 /// configuration; the defaults are for code.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,9 +64,9 @@ pub struct LoraConfig {
     pub rank: usize,
     /// Updates are scaled by `alpha / rank`. Default 32.
     pub alpha: f64,
-    /// Dropout on the input of A, while training only, in [0, 1). Default 0.05.
+    /// Dropout on the input of A during training, in [0, 1). Default 0.05.
     pub dropout: f64,
-    /// Which layers of every block. Default: all six.
+    /// Target layers, the same in every block. Default: all six.
     #[serde(alias = "targets")]
     pub target_modules: Vec<LoraTarget>,
 }
@@ -84,7 +84,7 @@ impl LoraConfig {
     /// Checks every field.
     ///
     /// # Errors
-    /// The first field that is out of range, or a target named twice.
+    /// The first field out of range, or a repeated target.
     pub fn check(&self) -> Result<()> {
         let refuse = |field, value: String, expected: &str| {
             Err(Error::InvalidParameter { field, value, expected: expected.into() })
@@ -117,7 +117,7 @@ impl LoraConfig {
         Ok(())
     }
 
-    /// Parameters of the adapter on a model of that shape.
+    /// Number of the adapter's parameters on a model of this shape.
     pub fn num_params(&self, phi: &PhiConfig) -> usize {
         let layer: usize = self
             .target_modules
@@ -127,8 +127,8 @@ impl LoraConfig {
         layer * phi.num_hidden_layers
     }
 
-    /// A fresh adapter: A uniform within ±1/√inputs (transformers' Kaiming rule), B 0, so
-    /// that it changes nothing yet. Deterministic after `B::seed`. Panics if [`check`](Self::check)
+    /// A fresh adapter: A is uniform within ±1/√inputs (transformers' Kaiming rule) and B is 0, so
+    /// it changes nothing yet. Deterministic after `B::seed`. Panics if [`check`](Self::check)
     /// refuses.
     pub fn init<B: Backend>(&self, phi: &PhiConfig, device: &B::Device) -> LoraAdapter<B> {
         self.build(phi, |_, _, [d_in, d_out]| {
@@ -170,7 +170,7 @@ impl LoraConfig {
     }
 }
 
-/// The updates of all layers.
+/// The low-rank updates of all layers.
 #[derive(Module, Debug)]
 pub struct LoraAdapter<B: Backend> {
     /// One for each block.
@@ -181,7 +181,7 @@ pub struct LoraAdapter<B: Backend> {
     dropout: Dropout,
 }
 
-/// The updates of one block; none where the layer is no target.
+/// The updates of one block; `None` for layers that are not targets.
 #[derive(Module, Debug)]
 pub struct LoraLayer<B: Backend> {
     /// Queries.
@@ -212,7 +212,7 @@ impl<B: Backend> LoraLayer<B> {
         Self { q_proj: None, k_proj: None, v_proj: None, dense: None, fc1: None, fc2: None }
     }
 
-    /// The update of one layer, if it is a target.
+    /// The update of one layer, or `None` if it is not a target.
     pub fn get(&self, target: LoraTarget) -> Option<&LoraPair<B>> {
         match target {
             LoraTarget::QProj => self.q_proj.as_ref(),
@@ -243,8 +243,8 @@ impl<B: Backend> LoraLayer<B> {
 }
 
 impl<B: Backend> LoraAdapter<B> {
-    /// What the input of A, of that shape, is multiplied with while training: 0, or
-    /// 1 / (1 − dropout). None where nothing is dropped.
+    /// What the input of A, of shape `shape`, is multiplied with during training: 0, or 1 / (1 −
+    /// dropout). `None` without dropout.
     pub(crate) fn dropout_mask(
         &self,
         shape: [usize; 2],
@@ -324,7 +324,7 @@ mod tests {
                 })
                 .unwrap();
             assert_eq!(adapter.scale(), alpha / 2.0);
-            // Dropout does not act here.
+            // Dropout is off here.
             values(base.hidden_states_packed(&inputs(), Some(&adapter)))
         };
         assert_eq!(hidden(4.0, 0.1), hidden(2.0, 0.2));

@@ -1,4 +1,4 @@
-//! An adapter as arithmetic on weights: added to the base, which is then used without it.
+//! Merging an adapter into the base, which is then used without it.
 
 use burn::module::Param;
 use burn::tensor::FloatDType;
@@ -9,14 +9,13 @@ use crate::projection::Weight;
 use crate::{Error, LoraAdapter, Phi, PhiConfig, Result};
 
 /// The base with the adapter added to its weights: `W + s · A · B`, `s` = alpha / rank, for every
-/// target. The model is then used without an adapter. Weights that change become F32, quantised
-/// ones too (W is then the values of the codes); the others are shared with `base`, as are all
-/// biases.
+/// target. The result is used without an adapter. Changed weights become F32, quantised ones too (W
+/// then has the values of the codes); the others are shared with `base`, as are all biases.
 ///
-/// `base` is untouched.
+/// `base` is unchanged.
 ///
 /// # Errors
-/// An adapter of a model of another shape.
+/// The adapter belongs to a model of another shape.
 pub fn merge<B: Backend>(base: &Phi<B>, adapter: &LoraAdapter<B>) -> Result<Phi<B>> {
     adapter.check_fits(base.config())?;
     let mut phi = base.clone();
@@ -36,7 +35,7 @@ pub fn merge<B: Backend>(base: &Phi<B>, adapter: &LoraAdapter<B>) -> Result<Phi<
 }
 
 impl<B: Backend> LoraAdapter<B> {
-    /// Checks that every update has the shape of the layer that it is for.
+    /// Checks that every update has the shape of its layer.
     fn check_fits(&self, phi: &PhiConfig) -> Result<()> {
         let refuse = |field, value: String, expected: String| {
             Err(Error::InvalidParameter { field, value, expected })

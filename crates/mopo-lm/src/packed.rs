@@ -1,5 +1,6 @@
-//! Preference pairs as rows: a prompt once, then both responses, which do not see each other; rows
-//! one behind the other, without padding. And the log-probabilities of the responses, with the output layer applied only where it is needed.
+//! Preference pairs as rows: the prompt once, then both responses, which do not see each other;
+//! rows follow one another without padding. And log-probabilities of the responses, with the output
+//! layer applied only where it is needed.
 //!
 //! Packing works on plain integers; nothing here knows about policies or losses.
 
@@ -15,8 +16,8 @@ use mopo_ops::{FusedBackend, Matrix, PackedRows, primitive, tensor};
 
 use crate::{Error, Result};
 
-/// One pair as token ids. A single response (for supervised tuning) is a pair with an empty
-/// `second` and `keep` `[true, false]`.
+/// One pair as token ids. A single response (for SFT) is a pair with an empty `second` and `keep`
+/// `[true, false]`.
 #[derive(Debug, Clone, Copy)]
 pub struct PairSlices<'a> {
     /// The prompt; not empty if a response is kept.
@@ -29,13 +30,13 @@ pub struct PairSlices<'a> {
     pub keep: [bool; 2],
 }
 
-/// One response of the batch: a term of the losses.
+/// One response of the batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PackedTerm {
+pub struct PackedResponse {
     /// Index of the pair in the slice given to [`PackedBatch::pack`].
     pub pair: usize,
-    /// 0 the first, 1 the second response.
-    pub side: usize,
+    /// 0 for the first response of the pair, 1 for the second.
+    pub in_pair: usize,
     /// For each response token the index of the batch's token whose output predicts it; the prompt's
     /// last token for the first token of either response.
     pub predictors: Vec<i32>,
@@ -46,14 +47,14 @@ pub struct PackedTerm {
 /// A batch of rows, one for each pair with a kept response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedBatch {
-    /// Which tokens are whose; fewer rows than pairs if some keep nothing, and possibly none.
+    /// Which tokens belong to which row. Pairs that keep nothing have no row.
     pub rows: PackedRows,
     /// Token ids, `[n_tokens]`.
     pub ids: Vec<i32>,
     /// Positions, `[n_tokens]`; those of the second response restart after the prompt.
     pub positions: Vec<i32>,
     /// The kept responses, by pair, first before second.
-    pub terms: Vec<PackedTerm>,
+    pub responses: Vec<PackedResponse>,
 }
 
 /// A packed batch on a device.
@@ -69,16 +70,16 @@ pub struct PackedInputs<B: Backend> {
 
 impl PackedBatch {
     /// Packs pairs, one row each: the prompt, then the kept responses. A pair that keeps nothing
-    /// makes no row and no term.
+    /// has no row.
     ///
     /// # Errors
-    /// A kept response without tokens, or after an empty prompt (nothing would predict its first
-    /// token); `index` is the pair's.
+    /// A kept response has no tokens, or an empty prompt (nothing would predict its first token);
+    /// `index` is the pair's.
     pub fn pack(pairs: &[PairSlices<'_>]) -> Result<Self> {
         let kept = pairs.iter().enumerate().filter(|(_, pair)| pair.keep.contains(&true));
         let mut lengths = vec![];
         let mut batch =
-            Self { rows: PackedRows::default(), ids: vec![], positions: vec![], terms: vec![] };
+            Self { rows: PackedRows::default(), ids: vec![], positions: vec![], responses: vec![] };
         for (index, pair) in kept {
             let n_prompt = pair.prompt.len();
             if n_prompt == 0 {
@@ -87,24 +88,24 @@ impl PackedBatch {
             let start = batch.ids.len();
             let mut row = [n_prompt, 0, 0];
             batch.push(pair.prompt, 0);
-            for (side, response) in [pair.first, pair.second].into_iter().enumerate() {
-                if !pair.keep[side] {
+            for (in_pair, response) in [pair.first, pair.second].into_iter().enumerate() {
+                if !pair.keep[in_pair] {
                     continue;
                 }
                 if response.is_empty() {
-                    return Err(Error::EmptyResponse { index, side });
+                    return Err(Error::EmptyResponse { index, in_pair });
                 }
                 let at = batch.ids.len();
                 let last_of_prompt = (start + n_prompt - 1) as i32;
                 let inside = (at..at + response.len() - 1).map(|i| i as i32);
-                batch.terms.push(PackedTerm {
+                batch.responses.push(PackedResponse {
                     pair: index,
-                    side,
+                    in_pair,
                     predictors: std::iter::once(last_of_prompt).chain(inside).collect(),
                     targets: response.iter().map(|id| *id as i32).collect(),
                 });
                 batch.push(response, n_prompt);
-                row[side + 1] = response.len();
+                row[in_pair + 1] = response.len();
             }
             lengths.push(row);
         }
@@ -112,10 +113,10 @@ impl PackedBatch {
         Ok(batch)
     }
 
-    /// Rows of prompts only, without responses: for their hidden states.
+    /// Rows of prompts without responses, for their hidden states.
     ///
     /// # Errors
-    /// A prompt without tokens; `index` is its place.
+    /// A prompt has no tokens; `index` is its position.
     pub fn prompts(prompts: &[Vec<u32>]) -> Result<Self> {
         if let Some(index) = prompts.iter().position(Vec::is_empty) {
             return Err(Error::EmptyPrompt { index });
@@ -133,7 +134,7 @@ impl PackedBatch {
         self.positions.extend((first_position..first_position + ids.len()).map(|p| p as i32));
     }
 
-    /// Tokens of all rows.
+    /// Number of tokens in all rows.
     pub fn n_tokens(&self) -> usize {
         self.ids.len()
     }
@@ -147,29 +148,32 @@ impl PackedBatch {
         }
     }
 
-    /// The indices of the terms of one side, in order.
-    pub fn terms_of_side(&self, side: usize) -> Vec<usize> {
-        (0..self.terms.len()).filter(|i| self.terms[*i].side == side).collect()
+    /// The indices of the first (0) or second (1) responses of the pairs, in order.
+    pub fn responses_at(&self, in_pair: usize) -> Vec<usize> {
+        (0..self.responses.len()).filter(|i| self.responses[*i].in_pair == in_pair).collect()
     }
 }
 
-/// Log-probability of every response token of the chosen terms, one term after the other:
-/// `[n_positions]`, in nats. Logits exist for a few tokens at a time.
+/// Log-probability of every token of the chosen responses, one response after the other:
+/// `[n_positions]`, in nats. Logits are computed for a few tokens at a time.
 ///
-/// `hidden`: `[n_tokens, hidden_size]` of `batch`; `head`: the output layer, which gets gradients if
-/// it is trainable; `terms`: indices into `batch.terms`, in any order, not empty.
+/// `hidden`: `[n_tokens, hidden_size]` of `batch`; `head`: the output layer, which gets gradients
+/// if it is trainable; `responses`: indices into `batch.responses`, in any order, not empty.
 pub fn token_log_probs<B: FusedBackend>(
     hidden: Tensor<B, 2>,
     head: &Linear<B>,
     batch: &PackedBatch,
-    terms: &[usize],
+    responses: &[usize],
 ) -> Tensor<B, 1> {
     assert_eq!(hidden.dims()[0], batch.n_tokens(), "hidden states of another batch");
-    assert!(!terms.is_empty(), "no terms: a batch without kept responses has no log-probabilities");
+    assert!(
+        !responses.is_empty(),
+        "no responses: a batch without kept responses has no log-probabilities"
+    );
     let device = hidden.device();
-    let join = |f: fn(&PackedTerm) -> &Vec<i32>| -> Tensor<B, 1, Int> {
+    let join = |f: fn(&PackedResponse) -> &Vec<i32>| -> Tensor<B, 1, Int> {
         let all: Vec<i32> =
-            terms.iter().flat_map(|i| f(&batch.terms[*i]).iter().copied()).collect();
+            responses.iter().flat_map(|i| f(&batch.responses[*i]).iter().copied()).collect();
         Tensor::from_data(all.as_slice(), &device)
     };
     let predictors = hidden.select(0, join(|t| &t.predictors));
@@ -183,22 +187,22 @@ pub fn token_log_probs<B: FusedBackend>(
 }
 
 /// Log-probability of each chosen response given its prompt, summed over its tokens:
-/// `[terms.len()]`, in nats. Arguments as of [`token_log_probs`].
+/// `[responses.len()]`, in nats. Arguments as for [`token_log_probs`].
 pub fn sequence_log_probs<B: FusedBackend>(
     hidden: Tensor<B, 2>,
     head: &Linear<B>,
     batch: &PackedBatch,
-    terms: &[usize],
+    responses: &[usize],
 ) -> Tensor<B, 1> {
     let device = hidden.device();
-    let tokens = token_log_probs(hidden, head, batch, terms);
-    let lens: Vec<usize> = terms.iter().map(|i| batch.terms[*i].targets.len()).collect();
+    let tokens = token_log_probs(hidden, head, batch, responses);
+    let lens: Vec<usize> = responses.iter().map(|i| batch.responses[*i].targets.len()).collect();
     let longest = lens.iter().copied().max().unwrap_or(0);
-    let shape = [terms.len(), longest];
+    let shape = [responses.len(), longest];
     if lens.iter().all(|len| *len == longest) {
-        return tokens.reshape(shape).sum_dim(1).reshape([terms.len()]);
+        return tokens.reshape(shape).sum_dim(1).reshape([responses.len()]);
     }
-    // Laid out as a table and summed in f32: a product with a one-hot matrix would go through the
+    // Gathered into a table and summed in f32: a product with a one-hot matrix would go through the
     // reduced precision of an accelerator's matrix units.
     let (mut at, mut real) = (vec![0i32; shape[0] * longest], vec![0f32; shape[0] * longest]);
     let mut start = 0;
@@ -211,5 +215,5 @@ pub fn sequence_log_probs<B: FusedBackend>(
     }
     let at = Tensor::<B, 1, Int>::from_data(at.as_slice(), &device);
     let real = Tensor::<B, 2>::from_data(TensorData::new(real, shape), &device);
-    (tokens.select(0, at).reshape(shape) * real).sum_dim(1).reshape([terms.len()])
+    (tokens.select(0, at).reshape(shape) * real).sum_dim(1).reshape([responses.len()])
 }

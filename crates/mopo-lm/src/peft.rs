@@ -1,5 +1,5 @@
-//! An adapter alone, as a directory in the layout of PEFT: `adapter_config.json` and
-//! `adapter_model.safetensors`. What a policy is beside its adapter is in `adapter`.
+//! An adapter as a directory in the layout of PEFT: `adapter_config.json` and
+//! `adapter_model.safetensors`. The rest of a policy is in `adapter`.
 
 use std::path::Path;
 
@@ -13,8 +13,7 @@ use crate::{Error, LoraAdapter, LoraConfig, PhiConfig, Result};
 pub(crate) const TENSORS: &str = "adapter_model.safetensors";
 pub(crate) const CONFIG: &str = "adapter_config.json";
 
-/// The keys of `adapter_config.json` that are honoured; of all others that could change a result, see
-/// [`NEUTRAL`].
+/// The keys of `adapter_config.json` that are honoured; for the others see [`NEUTRAL`].
 #[derive(Deserialize)]
 struct Stored {
     r: usize,
@@ -26,9 +25,9 @@ struct Stored {
     use_rslora: bool,
 }
 
-/// Keys that say nothing of how the adapter's tensors are used: where it came from, how it was
-/// initialised, how it is trained, and settings of features that a key of their own switches on. Any
-/// other key that is not honoured must be off: absent, null, false or empty.
+/// Keys that do not affect how the adapter's tensors are used: where it came from, how it was
+/// initialised and trained, and settings of features that another key switches on. Any other key
+/// that is not honoured must be off: absent, null, false or empty.
 const NEUTRAL: [&str; 24] = [
     "auto_mapping",
     "base_model_name_or_path",
@@ -56,15 +55,16 @@ const NEUTRAL: [&str; 24] = [
     "use_rslora",
 ];
 
-/// Starts that change the base model too, so that the adapter does not fit the one on Hugging Face.
+/// Initialisations that change the base model too, so that the adapter does not fit the published
+/// base.
 const CHANGES_BASE: [&str; 5] = ["pissa", "olora", "loftq", "corda", "lora_ga"];
 
-/// Loads an adapter that PEFT wrote for a phi model of that configuration, or [`save_adapter`]; the
+/// Loads an adapter for a phi model of this configuration, written by PEFT or [`save_adapter`]; the
 /// parameters are trainable. Dropout is the file's.
 ///
 /// # Errors
-/// Names the file and the key: no LoRA, a layer that is not a target here, a feature that is not
-/// built here. Tensors missing, left over or of another shape, by name.
+/// Names the file and the key: not LoRA, an unsupported target layer or feature; or missing,
+/// unexpected or misshapen tensors, by name.
 pub fn load_adapter<B: Backend>(
     dir: impl AsRef<Path>,
     phi: &PhiConfig,
@@ -76,11 +76,10 @@ pub fn load_adapter<B: Backend>(
     Ok((adapter, lora))
 }
 
-/// What `adapter_config.json` says of an adapter; `use_rslora` is in its alpha.
+/// The settings of `adapter_config.json`; `use_rslora` is included in alpha.
 ///
 /// # Errors
-/// Names the file and the key: no LoRA, a layer that is not a target here, a feature that is not
-/// built.
+/// Names the file and the key: not LoRA, an unsupported target layer or feature.
 pub(crate) fn read_config(dir: &Path) -> Result<LoraConfig> {
     let path = dir.join(CONFIG);
     const EXPECTED: &str = "the adapter_config.json of a LoRA adapter";
@@ -94,10 +93,10 @@ pub(crate) fn read_config(dir: &Path) -> Result<LoraConfig> {
     stored.lora().map_err(|e| Error::InFile { path, source: e.into() })
 }
 
-/// Writes an adapter as PEFT does into `dir`, which is created if need be.
+/// Writes an adapter as PEFT does to `dir`, which is created if needed.
 ///
 /// # Errors
-/// A `lora` that is not the adapter's; the file that could not be written.
+/// `lora` does not match the adapter; a file cannot be written.
 pub fn save_adapter<B: Backend>(
     adapter: &LoraAdapter<B>,
     lora: &LoraConfig,
@@ -155,7 +154,7 @@ fn tensor_name(layer: usize, target: LoraTarget, matrix: &str) -> String {
     format!("base_model.model.model.layers.{layer}.{}.lora_{matrix}.weight", target.path())
 }
 
-/// Refuses what would change the model's results if it were ignored.
+/// Refuses keys that would change the model's results if they were ignored.
 fn supported(json: &serde_json::Value) -> Result<()> {
     let refuse = |field: &str, value: &serde_json::Value, expected: &str| {
         Err(Error::AdapterKey {
@@ -218,7 +217,8 @@ impl Stored {
         targets.sort();
         // A layer may be listed by its name and by its path.
         targets.dedup();
-        // PEFT divides by the rank's root instead of the rank; the same scale with another alpha.
+        // PEFT divides by the square root of the rank instead of the rank: the same scale with
+        // another alpha.
         let alpha = match self.use_rslora {
             true => self.lora_alpha * (self.r as f64).sqrt(),
             false => self.lora_alpha,
@@ -291,7 +291,7 @@ mod tests {
             ("exclude_modules", json!(["fc1"])),
             ("trainable_token_indices", json!([0])),
             ("bias", json!("lora_only")),
-            // Of a version of PEFT to come.
+            // From some future version of PEFT.
             ("use_something_new", json!(true)),
             ("something_new", json!("on")),
             ("lora_alpha", json!(-1.0)),

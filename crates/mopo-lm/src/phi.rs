@@ -1,9 +1,9 @@
-//! phi, read top to bottom: embedding, parallel blocks with partial rotary attention, final
-//! LayerNorm. The output layer is kept here and applied elsewhere, only where it is needed.
+//! phi, from top to bottom: embedding, parallel blocks with partial rotary attention, final
+//! LayerNorm. The output layer is stored here and applied elsewhere, only where it is needed.
 //!
-//! As in transformers' `PhiForCausalLM`: one LayerNorm feeds attention and feed-forward,
-//! which are both added to the residual stream; the first part of each head is rotated, halves
-//! layout; biases on every linear layer; the tanh form of GELU.
+//! As in transformers' `PhiForCausalLM`: one LayerNorm feeds attention and feed-forward, and both
+//! are added to the residual stream; the first part of each head is rotated, in the layout by
+//! halves; every linear layer has a bias; GELU is the tanh approximation.
 
 #[cfg(test)]
 mod tests;
@@ -23,14 +23,15 @@ use crate::lora::{LoraAdapter, LoraTarget};
 use crate::projection::{Projection, Weight, linear_params};
 use crate::{PackedInputs, PhiConfig};
 
-/// A phi model. Fresh and loaded models are trainable; [`Phi::freeze`] makes them constants.
+/// A phi model. Fresh and loaded models are trainable; [`Phi::freeze`] makes the parameters
+/// constants.
 #[derive(Module, Debug)]
 pub struct Phi<B: Backend> {
     /// `[vocab_size, hidden_size]`.
     pub embed_tokens: Embedding<B>,
     /// The blocks.
     pub layers: Vec<PhiLayer<B>>,
-    /// Before the output layer; its result is what [`Phi::hidden_states`] returns.
+    /// The LayerNorm before the output layer; [`Phi::hidden_states_packed`] returns its result.
     pub final_layernorm: LayerNorm<B>,
     /// `[hidden_size, vocab_size]` with a bias; not tied to the embedding.
     pub lm_head: Linear<B>,
@@ -46,7 +47,7 @@ pub struct Phi<B: Backend> {
 /// One block.
 #[derive(Module, Debug)]
 pub struct PhiLayer<B: Backend> {
-    /// Feeds attention and feed-forward.
+    /// The LayerNorm that feeds attention and feed-forward.
     pub input_layernorm: LayerNorm<B>,
     /// The attention's projections.
     pub self_attn: PhiAttention<B>,
@@ -54,7 +55,7 @@ pub struct PhiLayer<B: Backend> {
     pub mlp: PhiMlp<B>,
 }
 
-/// The projections of an attention, each `[hidden_size, hidden_size]` with a bias.
+/// The linear layers of an attention, each `[hidden_size, hidden_size]` with a bias.
 #[derive(Module, Debug)]
 pub struct PhiAttention<B: Backend> {
     /// Queries.
@@ -67,7 +68,7 @@ pub struct PhiAttention<B: Backend> {
     pub dense: Projection<B>,
 }
 
-/// The projections of a feed-forward block.
+/// The linear layers of a feed-forward block.
 #[derive(Module, Debug)]
 pub struct PhiMlp<B: Backend> {
     /// `[hidden_size, intermediate_size]`.
@@ -76,40 +77,40 @@ pub struct PhiMlp<B: Backend> {
     pub fc2: Projection<B>,
 }
 
-/// Tables of the rotary embedding. Constants: neither saved nor trained.
+/// Tables of the rotary embedding: constants, neither saved nor trained.
 #[derive(Module, Debug)]
 pub struct Rotary<B: Backend> {
     /// `[max_position_embeddings, rotary_dim / 2]`.
     cos: Tensor<B, 2>,
-    /// The same.
+    /// `[max_position_embeddings, rotary_dim / 2]`.
     sin: Tensor<B, 2>,
 }
 
-/// Keys and values of past tokens, for generation: a row for each sequence, filled from the left.
+/// Keys and values of past tokens, for generation: one row per sequence, filled from the left.
 #[derive(Debug)]
 pub struct KvCache<B: Backend> {
-    /// For each layer keys and values, `[rows, capacity, hidden_size]`.
+    /// Keys and values per layer, `[rows, capacity, hidden_size]`.
     layers: Vec<Option<[Tensor<B, 3>; 2]>>,
     lens: Vec<usize>,
     capacity: usize,
 }
 
 impl<B: Backend> KvCache<B> {
-    /// Room for `capacity` tokens of each of `rows` sequences.
+    /// A cache with room for `capacity` tokens in each of `rows` sequences.
     pub fn new(config: &PhiConfig, rows: usize, capacity: usize, device: &B::Device) -> Self {
         let store = || Tensor::zeros([rows, capacity, config.hidden_size], device);
         let layers = (0..config.num_hidden_layers).map(|_| Some([store(), store()])).collect();
         Self { layers, lens: vec![0; rows], capacity }
     }
 
-    /// Tokens held, for each row.
+    /// Number of cached tokens per row.
     pub fn lens(&self) -> &[usize] {
         &self.lens
     }
 }
 
 impl<B: Backend> PhiLayer<B> {
-    /// The linear layer that an adapter's target names.
+    /// The linear layer of a LoRA target.
     pub fn linear(&self, target: LoraTarget) -> &Projection<B> {
         match target {
             LoraTarget::QProj => &self.self_attn.q_proj,
@@ -121,7 +122,7 @@ impl<B: Backend> PhiLayer<B> {
         }
     }
 
-    /// The same, to change.
+    /// The same, mutable.
     pub(crate) fn linear_mut(&mut self, target: LoraTarget) -> &mut Projection<B> {
         match target {
             LoraTarget::QProj => &mut self.self_attn.q_proj,
@@ -136,7 +137,8 @@ impl<B: Backend> PhiLayer<B> {
 
 impl PhiConfig {
     /// A fresh model: weights from N(0, `initializer_range`²), biases 0, LayerNorms 1 and 0.
-    /// Deterministic after `B::seed`; nothing is left lazy. Panics if [`PhiConfig::check`] refuses.
+    /// Deterministic after `B::seed`, with no lazy parameters. Panics if [`PhiConfig::check`]
+    /// refuses.
     pub fn init<B: Backend>(&self, device: &B::Device) -> Phi<B> {
         self.check().expect("a checked configuration");
         let (d, f) = (self.hidden_size, self.intermediate_size);
@@ -186,14 +188,14 @@ impl<B: Backend> Phi<B> {
         &self.config
     }
 
-    /// The same model as a constant: no gradient is computed for any of its parameters.
+    /// The same model with constant parameters, for which no gradients are computed.
     pub fn freeze(self) -> Self {
         self.no_grad()
     }
 
-    /// The same model, which keeps only the input of each block for the backward pass and
-    /// recomputes the block again there: about a third more time, and memory for one block's
-    /// activations instead of all. The gradients are the same.
+    /// The same model with gradient checkpointing: it keeps only the input of each block and
+    /// recomputes the block in the backward pass. That takes about a third more time, and memory
+    /// for one block's activations instead of all. The gradients are the same.
     pub fn with_gradient_checkpointing(mut self, on: bool) -> Self {
         self.gradient_checkpointing = on;
         self
@@ -201,9 +203,9 @@ impl<B: Backend> Phi<B> {
 }
 
 impl<B: FusedBackend> Phi<B> {
-    /// States after the final LayerNorm at every token of a packed batch, `[n_tokens, hidden_size]`,
-    /// f32. `adapter`: none is the base model. Panics if a position is not below
-    /// `max_position_embeddings`.
+    /// States after the final LayerNorm at every token of a packed batch, `[n_tokens,
+    /// hidden_size]`, f32. Without `adapter`, those of the base model. Panics if a position is not
+    /// below `max_position_embeddings`.
     pub fn hidden_states_packed(
         &self,
         inputs: &PackedInputs<B>,
@@ -217,8 +219,8 @@ impl<B: FusedBackend> Phi<B> {
         self.final_norm(tensor(x))
     }
 
-    /// Fills an empty cache with the prompts, none of them empty; the states that predict their next
-    /// tokens, `[rows, hidden_size]`. No gradients.
+    /// Fills an empty cache with the prompts, none of them empty. Returns the states that predict
+    /// their next tokens, `[rows, hidden_size]`. No gradients.
     pub fn prefill(
         &self,
         prompts: &[Vec<u32>],
@@ -238,7 +240,7 @@ impl<B: FusedBackend> Phi<B> {
         self.final_norm(hidden.select(0, last))
     }
 
-    /// One more token for each row of a filled cache; the states that predict the next ones,
+    /// Adds one token per row to a filled cache. Returns the states that predict the next ones,
     /// `[rows, hidden_size]`. No gradients.
     pub fn step(
         &self,
@@ -275,7 +277,7 @@ impl<B: FusedBackend> Phi<B> {
         let mut x = primitive(self.embed(ids));
         let lens = one_each.then_some(cache.lens.as_slice());
         for (i, layer) in cache.layers.iter_mut().enumerate() {
-            // Taken, so that nobody else holds the stores and they are written in place.
+            // Taken out, so that there is one owner and they are written in place.
             let stores = layer.take().expect("put back below").map(primitive);
             let params = self.block(i, adapter, at.len());
             let (y, stores) = block_with_store::<B>(x, &params, &context, stores, at, lens);
@@ -329,7 +331,7 @@ impl<B: FusedBackend> Phi<B> {
     }
 }
 
-/// Factor and offset of a LayerNorm.
+/// Scale and offset of a LayerNorm.
 fn norm_params<B: Backend>(norm: &LayerNorm<B>) -> (FloatTensor<B>, FloatTensor<B>) {
     let beta = norm.beta.as_ref().expect("every LayerNorm of phi has a bias");
     (primitive(norm.gamma.val()), primitive(beta.val()))

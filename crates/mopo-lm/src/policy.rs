@@ -1,6 +1,5 @@
-//! The trainable part of the multi-policy model: one shared adapter and a head for each policy. The
-//! base model stays frozen and is not part of it; the lagged reference is a clone of this and
-//! nothing else.
+//! The trainable part of the multi-policy model: one shared adapter and one head per policy. The
+//! frozen base model is not part of it; the lagged reference is just a clone of this.
 
 use burn::module::Module;
 use burn::tensor::backend::Backend;
@@ -12,13 +11,13 @@ use crate::{Error, LoraAdapter, LoraConfig, Phi, PolicyHeads, Result};
 pub struct PolicyParams<B: Backend> {
     /// Shared by all policies.
     pub adapter: LoraAdapter<B>,
-    /// One for each policy.
+    /// One per policy.
     pub heads: PolicyHeads<B>,
 }
 
 impl<B: Backend> PolicyParams<B> {
-    /// Policies that all equal the base model: fresh adapter (it changes nothing yet), heads copied
-    /// from the base's output layer. Every parameter is a leaf that requires a gradient.
+    /// Policies that all equal the base model: a fresh adapter (it changes nothing yet) and heads
+    /// copied from the base's output layer. Every parameter is a leaf that requires a gradient.
     /// Deterministic after `B::seed`. Panics if [`LoraConfig::check`] refuses.
     pub fn init(
         base: &Phi<B>,
@@ -32,20 +31,20 @@ impl<B: Backend> PolicyParams<B> {
         }
     }
 
-    /// How many policies there are.
+    /// Number of policies.
     pub fn n_policies(&self) -> usize {
         self.heads.n_policies()
     }
 }
 
-/// Which distribution over the next token is meant.
+/// Which distribution over the next token to use.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HeadChoice {
     /// The base model: its own output layer, no adapter.
     Base,
     /// One policy: the adapter and that policy's head.
     Policy(usize),
-    /// The mixture of all policies for a point of the simplex, the minimiser of the weighted sum of
+    /// The mixture of all policies at a point of the simplex, which minimises the weighted sum of
     /// reverse KL divergences: per token `softmax(Σ_k w_k log_softmax_k)`.
     Mixture(Vec<f32>),
 }
@@ -54,8 +53,8 @@ impl HeadChoice {
     /// Checks the choice against the number of policies.
     ///
     /// # Errors
-    /// A policy that does not exist; weights that are not one for each policy, negative, not finite,
-    /// or whose sum differs from 1 by more than 1e-3.
+    /// The policy does not exist; the weights are not one per policy, are negative or not finite,
+    /// or have a sum that differs from 1 by more than 1e-3.
     pub fn check(&self, n_policies: usize) -> Result<()> {
         match self {
             Self::Base => Ok(()),

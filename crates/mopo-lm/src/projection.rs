@@ -1,5 +1,5 @@
-//! A linear layer of the base model, and how parameters become arguments of the operations in
-//! `mopo-ops`.
+//! A linear layer of the base model, and the conversion of parameters to arguments of the
+//! operations in `mopo-ops`.
 
 use burn::module::{Module, Param};
 use burn::nn::Linear;
@@ -19,11 +19,10 @@ pub struct Projection<B: Backend> {
     pub bias: Param<Tensor<B, 1>>,
 }
 
-/// Its weight.
+/// The weight of a linear layer.
 #[derive(Module, Debug)]
 pub enum Weight<B: Backend> {
-    /// Numbers of any floating-point type, `[inputs, outputs]`. What it is multiplied with, and the
-    /// product, are f32.
+    /// Of any floating-point type, `[inputs, outputs]`. Inputs and products are f32.
     Dense(Param<Tensor<B, 2>>),
     /// A constant in 4 or 8 bits.
     Quantised(QuantisedWeight<B>),
@@ -51,7 +50,7 @@ impl<B: Backend> Projection<B> {
     }
 }
 
-/// A projection and its update at a batch of `n` tokens, as the operations take them.
+/// A linear layer and its update for a batch of `n` tokens, as the operations take them.
 pub(crate) fn linear_params<B: FusedBackend>(
     layer: &Projection<B>,
     lora: Option<(&LoraAdapter<B>, &LoraPair<B>)>,
@@ -66,7 +65,8 @@ pub(crate) fn linear_params<B: FusedBackend>(
     LinearParams { weight: layer.matrix(), bias: primitive(layer.bias.val()), lora }
 }
 
-/// Logits of hidden states `[n, hidden_size]` under an output layer: `[n, vocab_size]`. No gradients.
+/// Logits of hidden states `[n, hidden_size]` under an output layer: `[n, vocab_size]`. No
+/// gradients.
 pub(crate) fn logits<B: FusedBackend>(head: &Linear<B>, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
     let bias = head.bias.as_ref().map(|bias| primitive(bias.val()));
     let weight = Matrix::Dense(primitive(head.weight.val()));

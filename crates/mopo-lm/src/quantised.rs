@@ -1,6 +1,6 @@
-//! A base model whose linear layers are held in 4 or 8 bits, as in QLoRA: constants, through which
-//! gradients reach inputs and adapters. How numbers are packed is in `mopo_ops::quant`; quantising
-//! on loading in `weights`.
+//! A base model whose linear layers are constants in 4 or 8 bits, as in QLoRA; gradients pass
+//! through them to inputs and adapters. `mopo_ops::quant` packs the numbers; `weights` quantises on
+//! loading.
 
 #[cfg(test)]
 mod tests;
@@ -14,7 +14,7 @@ use crate::lora::LoraTarget;
 use crate::projection::Weight;
 use crate::{Error, Phi, Result};
 
-/// A quantised weight. Its tensors are no parameters: nothing visits, trains or records them.
+/// A quantised weight. Its tensors are not parameters: nothing visits, trains or records them.
 #[derive(Module, Debug)]
 pub struct QuantisedWeight<B: Backend> {
     codes: Tensor<B, 1, Int>,
@@ -25,7 +25,7 @@ pub struct QuantisedWeight<B: Backend> {
 }
 
 impl<B: Backend> QuantisedWeight<B> {
-    /// Quantises a weight `[outputs, inputs]` in f32, bf16 or f16, called `name` in errors.
+    /// Quantises a weight `[outputs, inputs]` in f32, bf16 or f16; `name` is used in errors.
     ///
     /// # Errors
     /// The first number that is not finite.
@@ -46,17 +46,17 @@ impl<B: Backend> QuantisedWeight<B> {
         })
     }
 
-    /// What its numbers mean.
+    /// Format and shape.
     pub fn layout(&self) -> QuantLayout {
         self.layout
     }
 
-    /// Bytes of its tensors, scales included.
+    /// Size of its tensors in bytes, scales included.
     pub fn n_bytes(&self) -> usize {
         self.matrix().n_bytes()
     }
 
-    /// As the operations take it.
+    /// In the form that the operations take.
     pub(crate) fn matrix(&self) -> QuantisedMatrix<B> {
         QuantisedMatrix {
             layout: self.layout,
@@ -66,18 +66,18 @@ impl<B: Backend> QuantisedWeight<B> {
         }
     }
 
-    /// All of it in f32, `[inputs, outputs]`.
+    /// The whole weight in f32, `[inputs, outputs]`.
     pub(crate) fn dequantised(&self) -> Tensor<B, 2> {
         tensor::<B, 2>(self.matrix().dequantised()).transpose()
     }
 }
 
 impl<B: Backend> Phi<B> {
-    /// The same model, frozen, with the linear layers of its blocks in that format, one after the
-    /// other. Embedding, output layer, LayerNorms and biases stay as they are, as in QLoRA.
+    /// The same model, frozen, with the linear layers of its blocks quantised to `format`, one
+    /// after the other. Embedding, output layer, LayerNorms and biases are unchanged, as in QLoRA.
     ///
     /// To load a checkpoint, [`LoadOptions::quantised`](crate::LoadOptions::quantised) needs less
-    /// memory: the whole model never exists.
+    /// memory, since the full model is never in memory.
     ///
     /// # Errors
     /// A weight that is not finite, by its name in files.

@@ -14,7 +14,7 @@ const METHODS: [&str; 8] = [
     "rewarded soups",
     "constrained DPO",
     "lexicographic",
-    "warm start",
+    "SFT model",
     "random search",
 ];
 

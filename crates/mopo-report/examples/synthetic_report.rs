@@ -21,7 +21,7 @@ fn evaluation(names: &[&str], steps: usize, seed: u64) -> Evaluation {
     let prompts: Vec<String> = (0..200)
         .map(|i| format!("\n\nHuman: {} {}?\n\nAssistant:", OPENERS[i / 5 % 4], TOPICS[i % 5]))
         .collect();
-    let mut plan = vec![("warm start".to_owned(), PolicyGroup::WarmStart, vec![0.38; k])];
+    let mut plan = vec![("SFT model".to_owned(), PolicyGroup::Sft, vec![0.38; k])];
     for (head, name) in names.iter().enumerate() {
         let means = (0..k).map(|o| if o == head { 0.66 } else { 0.41 }).collect();
         plan.push(((*name).to_owned(), PolicyGroup::Head, means));

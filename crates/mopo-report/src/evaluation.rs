@@ -8,8 +8,9 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicyGroup {
-    /// Where training started.
-    WarmStart,
+    /// The SFT model, from which training started.
+    #[serde(rename = "warm_start")]
+    Sft,
     /// Trained with one objective as the primary one.
     Head,
     /// A mixture of heads.
@@ -17,13 +18,32 @@ pub enum PolicyGroup {
 }
 
 impl PolicyGroup {
-    /// The name in tables: `warm start`, `head`, `mixture`.
+    /// The name on pages: `SFT model`, `head`, `mixture`.
     pub fn name(self) -> &'static str {
         match self {
-            Self::WarmStart => "warm start",
+            Self::Sft => "SFT model",
             Self::Head => "head",
             Self::Mixture => "mixture",
         }
+    }
+
+    /// The name in CSV files, whose readers know `warm start`.
+    pub(crate) fn csv_name(self) -> &'static str {
+        match self {
+            Self::Sft => WARM_START,
+            group => group.name(),
+        }
+    }
+}
+
+/// What files call the SFT model.
+const WARM_START: &str = "warm start";
+
+/// A policy's label as figures and pages show it: files call the SFT model `warm start`.
+pub(crate) fn shown_label(group: PolicyGroup, label: &str) -> String {
+    match label.strip_suffix(WARM_START) {
+        Some(run) if group == PolicyGroup::Sft => format!("{run}{}", group.name()),
+        _ => label.to_owned(),
     }
 }
 
@@ -35,7 +55,7 @@ pub struct PolicySamples {
     pub run: Option<String>,
     /// An identifier that is unique within its run, e.g. `head-helpful`.
     pub policy: String,
-    /// What figures and tables show, short.
+    /// A short name for figures and tables.
     pub label: String,
     /// Its part in the comparison.
     pub group: PolicyGroup,
@@ -50,7 +70,7 @@ pub struct PolicySamples {
 pub struct Clusters {
     /// `[n_prompts]`: the index of the prompt's cluster.
     pub assignments: Vec<usize>,
-    /// `[n_clusters]`: the three terms that weigh most in the cluster's centre, joined with commas.
+    /// `[n_clusters]`: the three words with the largest weight in the cluster's centre, joined with commas.
     pub labels: Vec<String>,
 }
 
@@ -93,7 +113,8 @@ pub struct Evaluation {
 #[serde(rename_all = "snake_case")]
 pub enum PolicySet {
     /// The SFT model only.
-    WarmStart,
+    #[serde(rename = "warm_start")]
+    Sft,
     /// All heads.
     Heads,
     /// All heads and all mixtures of them.
@@ -102,23 +123,31 @@ pub enum PolicySet {
 
 impl PolicySet {
     /// All sets, in the order of reports.
-    pub const ALL: [Self; 3] = [Self::WarmStart, Self::Heads, Self::HeadsAndMixtures];
+    pub const ALL: [Self; 3] = [Self::Sft, Self::Heads, Self::HeadsAndMixtures];
 
-    /// The name in tables: `warm start`, `heads`, `heads and mixtures`.
+    /// The name on pages: `SFT model`, `heads`, `heads and mixtures`.
     pub fn name(self) -> &'static str {
         match self {
-            Self::WarmStart => "warm start",
+            Self::Sft => "SFT model",
             Self::Heads => "heads",
             Self::HeadsAndMixtures => "heads and mixtures",
+        }
+    }
+
+    /// The name in CSV files, whose readers know `warm start`.
+    pub(crate) fn csv_name(self) -> &'static str {
+        match self {
+            Self::Sft => WARM_START,
+            set => set.name(),
         }
     }
 
     /// Whether policies of `group` belong to this set.
     pub fn contains(self, group: PolicyGroup) -> bool {
         match self {
-            Self::WarmStart => group == PolicyGroup::WarmStart,
+            Self::Sft => group == PolicyGroup::Sft,
             Self::Heads => group == PolicyGroup::Head,
-            Self::HeadsAndMixtures => group != PolicyGroup::WarmStart,
+            Self::HeadsAndMixtures => group != PolicyGroup::Sft,
         }
     }
 }

@@ -5,6 +5,7 @@ use mopo_pareto::{Direction, dominates, hypervolume, non_dominated};
 use serde::{Deserialize, Serialize};
 
 use crate::bootstrap::{percentile_interval, resampled};
+use crate::evaluation::shown_label;
 use crate::quality::{Judge, Quality};
 use crate::statistics::select_statistics;
 use crate::{
@@ -63,7 +64,7 @@ pub struct PolicyPoint {
     pub run: Option<String>,
     /// The policy's identifier.
     pub policy: String,
-    /// What figures show.
+    /// A short name for figures and tables.
     pub label: String,
     /// Its part in the comparison.
     pub group: PolicyGroup,
@@ -81,9 +82,17 @@ pub struct PolicyPoint {
     /// Whether no other policy's point of the same prompts dominates this one.
     pub non_dominated: bool,
     /// Whether it dominates its run's SFT model on the same prompts; `None` without one.
-    pub dominates_warm_start: Option<bool>,
-    /// The hypervolume of this point alone; larger is better.
+    #[serde(rename = "dominates_warm_start")]
+    pub dominates_sft: Option<bool>,
+    /// The hypervolume of this point on its own; larger is better.
     pub own_hypervolume: f64,
+}
+
+impl PolicyPoint {
+    /// The label as figures and pages show it.
+    pub(crate) fn shown_label(&self) -> String {
+        shown_label(self.group, &self.label)
+    }
 }
 
 /// What a set of policies is worth. A larger set has an advantage, so compare like with like or look
@@ -222,7 +231,7 @@ impl FrontReport {
 
     /// The difference of `set` and the SFT model of the first run, if both have a policy.
     pub fn difference(&self, set: PolicySet) -> Option<&HypervolumeDifference> {
-        self.differences.iter().find(|d| d.of.set == set && d.minus.set == PolicySet::WarmStart)
+        self.differences.iter().find(|d| d.of.set == set && d.minus.set == PolicySet::Sft)
     }
 
     /// What the set `of` is worth over all prompts.
@@ -233,7 +242,8 @@ impl FrontReport {
     /// Policies × objectives as plain text: means ± standard errors and z-scores, `*` for
     /// non-dominated.
     pub fn table(&self) -> String {
-        let width = self.points.iter().map(|p| p.label.chars().count()).max().unwrap_or(0).max(6);
+        let width =
+            self.points.iter().map(|p| p.shown_label().chars().count()).max().unwrap_or(0).max(6);
         let mut out = format!("  {:width$}", "policy");
         for name in &self.objectives {
             out += &format!("  {name:>17}  {:>6}", "z");
@@ -241,7 +251,7 @@ impl FrontReport {
         out += &format!("  {:>11}\n", "own volume");
         for point in &self.points {
             let mark = if point.non_dominated { '*' } else { ' ' };
-            out += &format!("{mark} {:width$}", point.label);
+            out += &format!("{mark} {:width$}", point.shown_label());
             for k in 0..self.objectives.len() {
                 let error = point.standard_errors.as_ref().map_or(f64::NAN, |e| e[k]);
                 let z = point.z_scores[k].map_or_else(|| "–".into(), |z| format!("{z:+.2}"));
@@ -321,7 +331,7 @@ fn pairs_to_compare(runs: &[Option<String>], sets: &[(SetRef, Vec<usize>)]) -> V
     let mut out = Vec::new();
     for run in runs {
         for set in [PolicySet::Heads, PolicySet::HeadsAndMixtures] {
-            out.extend(at(run, set).zip(at(run, PolicySet::WarmStart)));
+            out.extend(at(run, set).zip(at(run, PolicySet::Sft)));
         }
     }
     for (i, a) in runs.iter().enumerate() {
@@ -337,12 +347,14 @@ fn pairs_to_compare(runs: &[Option<String>], sets: &[(SetRef, Vec<usize>)]) -> V
 /// Statistics of the first SFT model's scores, or of all where there is none.
 fn own_statistics(evaluation: &Evaluation) -> Result<Vec<ObjectiveStatistics>> {
     let n = evaluation.prompts.len();
-    let warm_start = evaluation.policies.iter().find(|p| p.group == PolicyGroup::WarmStart);
-    let (whose, source) = match warm_start {
-        Some(warm_start) => {
-            let source =
-                format!("responses of the policy “{}” to the {n} prompts", warm_start.label);
-            (std::slice::from_ref(warm_start), source)
+    let sft = evaluation.policies.iter().find(|p| p.group == PolicyGroup::Sft);
+    let (whose, source) = match sft {
+        Some(sft) => {
+            let label = shown_label(sft.group, &sft.label);
+            (
+                std::slice::from_ref(sft),
+                format!("responses of the policy “{label}” to the {n} prompts"),
+            )
         }
         None => {
             let policies = evaluation.policies.len();
@@ -406,7 +418,7 @@ fn points_over(
             means,
             standard_errors,
             non_dominated: false,
-            dominates_warm_start: None,
+            dominates_sft: None,
         });
     }
     let means: Vec<Vec<f64>> = points.iter().map(|p| p.means.clone()).collect();
@@ -414,14 +426,14 @@ fn points_over(
         points[i].non_dominated = true;
     }
     for (i, own) in means.iter().enumerate() {
-        let is_its_start = |p: &usize| {
+        let is_its_sft_model = |p: &usize| {
             let other = &evaluation.policies[*p];
-            other.group == PolicyGroup::WarmStart && other.run == evaluation.policies[i].run
+            other.group == PolicyGroup::Sft && other.run == evaluation.policies[i].run
         };
-        let mut starts = (0..means.len()).filter(is_its_start).peekable();
+        let mut starts = (0..means.len()).filter(is_its_sft_model).peekable();
         if starts.peek().is_some() {
             let beats_all = starts.all(|w| dominates(own, &means[w], &directions));
-            points[i].dominates_warm_start = Some(beats_all);
+            points[i].dominates_sft = Some(beats_all);
         }
     }
     Ok(points)

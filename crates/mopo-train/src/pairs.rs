@@ -6,25 +6,25 @@ use mopo_lm::{PackedBatch, PairSlices};
 
 use crate::{Error, Result};
 
-/// Tokenised pairs and the labels of their terms.
+/// Tokenised pairs and the labels of their responses.
 #[derive(Debug, Clone)]
 pub struct Pairs {
     /// Prompt and responses as token ids.
     pub tokens: Vec<PairTokens>,
-    /// Indicators of the two terms of each pair, `[n_objectives]` each: the first response's, and
+    /// Indicators of the two responses of each pair, `[n_objectives]` each: the first response's, and
     /// the second's (1 − I).
-    pub terms: Vec<[Vec<Option<f32>>; 2]>,
+    pub labels: Vec<[Vec<Option<f32>>; 2]>,
 }
 
 impl Pairs {
-    /// From records and their tokens. With the `action` estimator terms of one (prompt, response)
+    /// From records and their tokens. With the `action` estimator all occurrences of a (prompt, response)
     /// share the mean of their indicators.
     pub fn new(
         records: &[PreferenceRecord],
         tokens: Vec<PairTokens>,
         estimator: IndicatorEstimator,
     ) -> Self {
-        let terms = match estimator {
+        let labels = match estimator {
             IndicatorEstimator::Action => response_group_means(records),
             IndicatorEstimator::Pair => records
                 .iter()
@@ -34,7 +34,7 @@ impl Pairs {
                 })
                 .collect(),
         };
-        Self { tokens, terms }
+        Self { tokens, labels }
     }
 
     /// How many pairs.
@@ -97,10 +97,10 @@ impl Pairs {
         })
     }
 
-    /// Labelled terms per objective: N of the confidence radius.
-    pub fn labelled_terms(&self) -> Vec<usize> {
-        let k = self.terms.first().map_or(0, |t| t[0].len());
-        let count = |j: usize| self.terms.iter().flatten().filter(|t| t[j].is_some()).count();
+    /// Labelled responses per objective: N of the confidence radius.
+    pub fn labelled_responses(&self) -> Vec<usize> {
+        let k = self.labels.first().map_or(0, |t| t[0].len());
+        let count = |j: usize| self.labels.iter().flatten().filter(|t| t[j].is_some()).count();
         (0..k).map(count).collect()
     }
 

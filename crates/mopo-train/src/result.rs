@@ -41,7 +41,8 @@ pub struct RunResult {
     /// Objectives of the data, in order.
     pub objectives: Vec<String>,
     /// The SFT model: does log π_0 order held-out pairs as objective k does?
-    pub warm_start: Vec<Option<Accuracy>>,
+    #[serde(rename = "warm_start")]
+    pub sft: Vec<Option<Accuracy>>,
     /// Each policy by name: does its implicit reward log(π/π_0) order them so? `[n_objectives]`.
     pub policies: Vec<(String, Vec<Option<Accuracy>>)>,
     /// Steps over which the constraints below are averaged.
@@ -133,9 +134,9 @@ impl fmt::Display for RunResult {
             Some(a) => format!("{:.1} % of {}", 100.0 * a.share, a.n),
             None => "no labels".into(),
         };
-        let warm = ("SFT model, log π₀".to_string(), self.warm_start.clone());
+        let sft = ("SFT model, log π₀".to_string(), self.sft.clone());
         let rows = self.policies.iter().map(|(n, a)| (format!("{n}, log π/π₀"), a.clone()));
-        for (name, row) in std::iter::once(warm).chain(rows) {
+        for (name, row) in std::iter::once(sft).chain(rows) {
             write!(f, "  {name:<24}")?;
             for a in &row {
                 write!(f, " {:>18}", cell(a))?;

@@ -2,7 +2,7 @@
 //! so that the policy it leaves is the behaviour policy of the data.
 
 use burn::tensor::ElementConversion;
-use mopo_lm::{PackedBatch, PackedTerm, Phi, sequence_log_probs};
+use mopo_lm::{PackedBatch, PackedResponse, Phi, sequence_log_probs};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
 
@@ -16,7 +16,7 @@ use crate::{Pairs, Result};
 pub(crate) const PHASE: &str = "warm_start";
 
 /// The state of SFT.
-pub(crate) struct WarmStart<'a, B: FusedAutodiffBackend> {
+pub(crate) struct Sft<'a, B: FusedAutodiffBackend> {
     trainer: Trainer<B, Phi<B>>,
     pairs: &'a Pairs,
     order: BatchOrder,
@@ -25,7 +25,7 @@ pub(crate) struct WarmStart<'a, B: FusedAutodiffBackend> {
     device: B::Device,
 }
 
-impl<'a, B: FusedAutodiffBackend> WarmStart<'a, B> {
+impl<'a, B: FusedAutodiffBackend> Sft<'a, B> {
     pub(crate) fn new(
         base: Phi<B>,
         pairs: &'a Pairs,
@@ -43,7 +43,7 @@ impl<'a, B: FusedAutodiffBackend> WarmStart<'a, B> {
     }
 }
 
-impl<B: FusedAutodiffBackend> Method for WarmStart<'_, B> {
+impl<B: FusedAutodiffBackend> Method for Sft<'_, B> {
     fn phase(&self) -> &'static str {
         PHASE
     }
@@ -55,25 +55,26 @@ impl<B: FusedAutodiffBackend> Method for WarmStart<'_, B> {
         for j in 0..self.phase.gradient_accumulation_steps {
             let indices = self.order.batch(step * self.phase.gradient_accumulation_steps + j);
             let mut batch = self.pairs.pack(&indices, &vec![[true, true]; indices.len()])?;
-            let n_responses = batch.terms.len();
+            let n_responses = batch.responses.len();
             if self.phase.prompt_weight > 0.0 {
-                add_prompt_terms(&mut batch);
+                add_prompts(&mut batch);
             }
             n_tokens += batch.n_tokens();
             let inputs = batch.inputs::<B>(&self.device);
             let model = self.trainer.module();
             let hidden = model.hidden_states_packed(&inputs, None);
-            let terms: Vec<usize> = (0..batch.terms.len()).collect();
-            let log_probs = sequence_log_probs(hidden, &model.lm_head, &batch, &terms);
+            let responses: Vec<usize> = (0..batch.responses.len()).collect();
+            let log_probs = sequence_log_probs(hidden, &model.lm_head, &batch, &responses);
             let responses = log_probs.clone().narrow(0, 0, n_responses).sum();
-            let targets = |t: &[PackedTerm]| t.iter().map(|t| t.targets.len()).sum::<usize>();
-            let mut weight = targets(&batch.terms[..n_responses]) as f64;
+            let targets = |t: &[PackedResponse]| t.iter().map(|t| t.targets.len()).sum::<usize>();
+            let mut weight = targets(&batch.responses[..n_responses]) as f64;
             let mut total = responses;
-            if batch.terms.len() > n_responses {
+            if batch.responses.len() > n_responses {
                 let prompts =
-                    log_probs.narrow(0, n_responses, batch.terms.len() - n_responses).sum();
+                    log_probs.narrow(0, n_responses, batch.responses.len() - n_responses).sum();
                 total = total + prompts.mul_scalar(self.phase.prompt_weight);
-                weight += self.phase.prompt_weight * targets(&batch.terms[n_responses..]) as f64;
+                weight +=
+                    self.phase.prompt_weight * targets(&batch.responses[n_responses..]) as f64;
             }
             // Mean over tokens, so that the learning rate does not depend on their number.
             let loss =
@@ -115,16 +116,16 @@ impl<B: FusedAutodiffBackend> Method for WarmStart<'_, B> {
     }
 }
 
-/// One more term per row: the prompt's own tokens, each predicted from the one before.
-fn add_prompt_terms(batch: &mut PackedBatch) {
+/// Adds one sequence per row: the prompt's own tokens, each predicted from the one before.
+fn add_prompts(batch: &mut PackedBatch) {
     for (row, packed) in batch.rows.rows().iter().enumerate() {
         let (at, n) = (packed.start, packed.prompt);
         if n < 2 {
             continue;
         }
-        batch.terms.push(PackedTerm {
+        batch.responses.push(PackedResponse {
             pair: row,
-            side: 2,
+            in_pair: 2,
             predictors: (at..at + n - 1).map(|i| i as i32).collect(),
             targets: batch.ids[at + 1..at + n].to_vec(),
         });

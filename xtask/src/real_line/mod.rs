@@ -242,10 +242,10 @@ impl Options {
                 }
                 Stage {
                     name: "train".into(),
-                    what: "tokenizer, warm start by cloning, MOPO with two policies",
+                    what: "tokenizer, SFT, MOPO with two policies",
                     args: train,
                     resume: Some(args(&["train", "--resume", &out, "--device", device])),
-                    part: Some(("the warm start", run.join("warm_start/config.json"))),
+                    part: Some(("SFT", run.join("warm_start/config.json"))),
                     last: run.join("result.json"),
                     output: run,
                 }

@@ -83,10 +83,11 @@ pub(crate) struct ConstraintsArgs {
         long,
         value_name = "LIST",
         value_delimiter = ',',
+        alias = "terms",
         value_parser = even_count,
         default_value = "50,100,200,500,1000,2000,5000,10000"
     )]
-    pub(crate) terms: Vec<usize>,
+    pub(crate) responses: Vec<usize>,
     /// Number of bandits, each with its own data
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = count)]
     pub(crate) repetitions: usize,

@@ -44,7 +44,7 @@ fn constraints(args: &ConstraintsArgs) -> ConstraintSettings {
         n_objectives: usize::from(args.objectives),
         tau: args.tau,
         fraction: args.fraction,
-        n_terms: args.terms.clone(),
+        n_responses: args.responses.clone(),
         repetitions: args.repetitions,
         seed: args.common.seed,
         ..ConstraintSettings::default()

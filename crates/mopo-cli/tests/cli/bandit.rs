@@ -9,7 +9,7 @@ const SMALL: [&[&str]; 6] = [
     &["structures", "--steps", "30", "--seeds", "1", "--taus", "0.2,1"],
     &["fronts", "--steps", "20", "--thresholds", "3", "--n-pairs", "200"],
     &["tau", "--steps", "20", "--thresholds", "3", "--n-pairs", "200", "--taus", "0.1,0.5"],
-    &["constraints", "--repetitions", "3", "--terms", "100,1000"],
+    &["constraints", "--repetitions", "3", "--responses", "100,1000"],
     &["sensitivity", "--steps", "40", "--relaxations", "0.9,1", "--lags", "20"],
     &["initialisation", "--steps", "40", "--lattice", "10", "--vectors", "20"],
 ];
@@ -56,7 +56,7 @@ fn flags_that_make_no_sense_are_named_before_anything_runs() {
         (&["fronts", "--tau", "-1"], &["--tau", "above 0"]),
         (&["fronts", "--n-pairs", "0"], &["--n-pairs", "above 0"]),
         (&["fronts", "--labels", "soft"], &["--labels", "probability", "sampled"]),
-        (&["constraints", "--terms", "7"], &["--terms", "even"]),
+        (&["constraints", "--responses", "7"], &["--responses", "even"]),
         (&["constraints", "--fraction", "1"], &["--fraction", "[0, 1)"]),
         (&["constraints", "--objectives", "6"], &["--objectives", "2..=5"]),
         (&["sensitivity", "--relaxations", "2"], &["--relaxations", "(0, 1]"]),

@@ -34,7 +34,7 @@ fn a_killed_dpo_run_ends_like_the_others_and_can_be_drawn_and_asked() {
     assert_same_run(&whole, &cut);
 
     let said = succeed(mopo(&["pareto"]).arg(&whole));
-    assert!(said.contains("helpful") && said.contains("warm start"), "{said}");
+    assert!(said.contains("helpful") && said.contains("SFT model"), "{said}");
     let page = fs::read_to_string(whole.join("pareto/index.html")).unwrap();
     assert!(page.contains("Accuracy"), "the page draws no accuracy");
     let ask = |policy: &str| {

@@ -16,7 +16,7 @@ pub struct Comparison {
     pub indicators: Vec<f32>,
 }
 
-/// A data set of comparisons, and what it says of every (context, action), a *cell*: cells are
+/// A data set of comparisons, and its statistics for every (context, action), a *cell*: cells are
 /// numbered context by context.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparisons {
@@ -24,19 +24,21 @@ pub struct Comparisons {
     n_actions: usize,
     n_objectives: usize,
     pairs: Vec<Comparison>,
-    /// Terms whose response is the cell.
+    /// How often each cell is a response.
     counts: Vec<usize>,
-    /// Mean indicator, `[n_objectives][n_cells]`; `unobserved` where there is no term.
+    /// Mean indicator, `[n_objectives][n_cells]`; `unobserved` for cells without a response.
     preference: Vec<Vec<f64>>,
 }
 
 impl Comparisons {
-    /// Checks the pairs and counts. `unobserved` is the preference of an action that is in no pair;
-    /// 0 is pessimistic.
+    /// Checks the pairs and counts. `unobserved` is the preference for actions in no pair; 0 is
+    /// pessimistic.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] names the pair that is out of range, has a wrong number of
-    /// indicators, or belongs to no comparison; [`Error::InvalidIndicator`].
+    /// [`Error::InvalidParameter`] without pairs, or for a pair that is out of range or has a wrong
+    /// number of
+    /// indicators; [`Error::InvalidIndicator`].
+    /// indicators, or compares an action with itself; [`Error::InvalidIndicator`].
     pub fn new(
         n_contexts: usize,
         n_actions: usize,
@@ -88,17 +90,17 @@ impl Comparisons {
         Ok(Self { n_contexts, n_actions, n_objectives, pairs, counts, preference: sums })
     }
 
-    /// How many contexts.
+    /// Number of contexts.
     pub fn n_contexts(&self) -> usize {
         self.n_contexts
     }
 
-    /// Actions of each context.
+    /// Number of actions per context.
     pub fn n_actions(&self) -> usize {
         self.n_actions
     }
 
-    /// How many objectives.
+    /// Number of objectives.
     pub fn n_objectives(&self) -> usize {
         self.n_objectives
     }
@@ -108,7 +110,7 @@ impl Comparisons {
         &self.pairs
     }
 
-    /// Terms per cell.
+    /// Number of responses per cell.
     pub fn counts(&self) -> &[usize] {
         &self.counts
     }
@@ -118,7 +120,7 @@ impl Comparisons {
         &self.preference
     }
 
-    /// Terms of each context over all terms.
+    /// Share of each context among all responses.
     pub fn context_shares(&self) -> Vec<f64> {
         let total = 2.0 * self.pairs.len() as f64;
         let of = |c: &[usize]| c.iter().sum::<usize>() as f64 / total;

@@ -1,4 +1,4 @@
-//! Whether initial thresholds can be met, by a known front (A.3 of the paper).
+//! Whether initial thresholds can be met, according to a known front (A.3 of the paper).
 //!
 //! The insertion index is the paper's. Its proposition on the start was not available to this
 //! project; the condition here is our own, and rests on three remarks.
@@ -8,10 +8,10 @@
 //! 2. If the front is complete (nothing attainable is better than all of it), whatever a feasible
 //!    policy attains lies at or below some front point, which then meets the thresholds too. So the
 //!    condition is also necessary, and the best primary value among the points that meet the
-//!    thresholds is the constrained optimum: where the run should land.
+//!    thresholds is the constrained optimum: where the run should end.
 //! 3. The points whose k-th value is at least v are those from its insertion index on, in the order
 //!    of the k-th values. With one secondary objective "not past the end" is therefore the whole
-//!    condition. With more, each index may be inside while no point is in all the sets at once.
+//!    condition. With more, each index may be inside although no point is in all the sets at once.
 //!
 //! A front sampled at finitely many points is complete up to its spacing: thresholds between its
 //! last points and its true edge are refused although they can be met.
@@ -43,15 +43,15 @@ pub struct KnownFront {
     ascending: Vec<Vec<f64>>,
 }
 
-/// What a known front says of thresholds.
+/// What a known front implies for thresholds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StartCheck {
-    /// Insertion index per objective; None for the primary.
+    /// Insertion index per objective; `None` for the primary.
     pub index: Vec<Option<usize>>,
-    /// No index is past the end: each threshold can be met by itself.
+    /// No index is past the end: each threshold can be met on its own.
     pub each: bool,
     /// The point with the best primary value among those that meet all thresholds at once (the
-    /// first of equals). None: the front has no such point, and the thresholds are refused.
+    /// first of equals). `None`: no point does, and the thresholds are refused.
     pub landing: Option<usize>,
 }
 
@@ -62,7 +62,7 @@ impl KnownFront {
     /// points do no harm.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] without points or where they differ in length,
+    /// [`Error::InvalidParameter`] without points or if they differ in length,
     /// [`Error::NonFinite`].
     pub fn new(points: Vec<Vec<f64>>) -> Result<Self> {
         let n = points.first().map_or(0, Vec::len);
@@ -96,13 +96,13 @@ impl KnownFront {
         &self.ascending[objective_idx]
     }
 
-    /// Holds thresholds, one per objective (the primary's is ignored), against the front.
+    /// Checks thresholds, one per objective (the primary's is ignored), against the front.
     ///
     /// # Errors
     /// [`Error::NonFinite`] for a threshold that is NaN.
     ///
     /// # Panics
-    /// If there is not one threshold per objective, or the primary is none of them.
+    /// If there is not one threshold per objective, or `primary` is out of range.
     pub fn check(&self, primary: usize, thresholds: &[f64]) -> Result<StartCheck> {
         let n = self.ascending.len();
         assert_eq!(thresholds.len(), n, "one threshold per objective");
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn indices_inside_are_not_enough_for_two_secondaries() {
-        // Each threshold is met by a point, no point meets both.
+        // Each threshold is met by some point, but no point meets both.
         let front =
             KnownFront::new(vec![vec![0.9, 0.1, 0.8], vec![0.5, 0.4, 0.4], vec![0.8, 0.7, 0.1]])
                 .unwrap();

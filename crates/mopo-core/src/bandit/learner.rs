@@ -1,5 +1,6 @@
-//! Softmax policies over tables, many at once, trained with [`importance_weights`], [`cloning_loss`] and
-//! [`DualState`] as a language model's heads are: one row of every tensor is one run.
+//! Softmax policies over tables, many at once, trained with [`importance_weights`],
+//! [`cloning_loss`] and [`DualState`] like a language model's heads: one row of every tensor is one
+//! run.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -17,13 +18,13 @@ use crate::mopo::{
 };
 use crate::{DualMethod, DualState, Error, Result};
 
-/// What a step sees of the data.
+/// The data of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Batch {
     /// This many pairs, drawn with replacement.
     Pairs(usize),
-    /// All of them. Terms of one cell are merged, which changes nothing under the `action`
-    /// estimator, the only one that is allowed here.
+    /// All pairs. Responses of one cell are merged, which changes nothing under the `action`
+    /// estimator, the only one allowed here.
     All,
 }
 
@@ -32,25 +33,25 @@ pub enum Batch {
 pub struct LearnerConfig {
     /// Optimiser steps.
     pub steps: usize,
-    /// What a step sees.
+    /// The data of a step.
     pub batch: Batch,
     /// Adam's learning rate; it and λ's fall to 0 over the last quarter of the steps.
     pub learning_rate: f64,
 }
 
 impl Default for LearnerConfig {
-    /// The paper's: 20,000 steps of 12 pairs, Adam at 0.015.
+    /// The paper's settings: 20,000 steps of 12 pairs, Adam at 0.015.
     fn default() -> Self {
         Self { steps: 20_000, batch: Batch::Pairs(12), learning_rate: 0.015 }
     }
 }
 
-/// One policy to be trained.
+/// One policy to train.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
     /// Index of its data set.
     pub data: usize,
-    /// Index of the objective that it maximises.
+    /// Index of its primary objective.
     pub primary: usize,
     /// b per objective at the start (the primary's is ignored).
     pub thresholds: Vec<f64>,
@@ -67,9 +68,9 @@ pub struct Run {
 pub struct Learned {
     /// π(y|x) per cell, each context summing to 1.
     pub policy: Vec<f64>,
-    /// The multipliers and thresholds as they ended.
+    /// The final multipliers and thresholds.
     pub dual: DualState,
-    /// Largest λ on the way, per objective.
+    /// Largest λ during training, per objective.
     pub largest_lambda: Vec<f64>,
     /// Policy at every refresh of the reference, the initial one first.
     pub references: Vec<Vec<f64>>,
@@ -78,13 +79,14 @@ pub struct Learned {
 /// Trains all `runs`, on all of the machine's threads; `progress` receives the number of finished
 /// steps. The result does not depend on the number of threads.
 ///
-/// The behaviour policy is the data's own share of each action, the initial reference is uniform,
+/// The behaviour policy is the data's own share of each action, and the initial reference is
+/// uniform,
 /// so r = π_ref/μ̂ corrects for actions that are compared more often than others. A cell in no pair
-/// takes part in every step once, with the preference that [`Comparisons::new`] was given for it.
+/// occurs once in every step, with the preference that [`Comparisons::new`] was given for it.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] if data sets differ in shape, a run names one that is not there, or
-/// `Batch::All` meets the `pair` estimator; and what [`MopoConfig::check`] finds.
+/// [`Error::InvalidParameter`] if data sets differ in shape, a run's data set does not exist, or
+/// `Batch::All` is used with the `pair` estimator; and those of [`MopoConfig::check`].
 pub fn learn<B: AutodiffBackend>(
     data: &[Comparisons],
     runs: &[Run],
@@ -93,13 +95,15 @@ pub fn learn<B: AutodiffBackend>(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Learned>> {
     check(data, runs, config)?;
-    // Batches of one tensor have one number of terms: runs go by how many cells are unobserved.
+    // All runs of a tensor need the same number of responses: group them by the number of
+    // unobserved cells.
     let gaps = |run: &Run| data[run.data].counts().iter().filter(|c| **c == 0).count();
     let mut order: Vec<usize> = (0..runs.len()).collect();
     order.sort_by_key(|&r| gaps(&runs[r]));
     let groups: Vec<Vec<&Run>> = order
         .chunk_by(|&a, &b| gaps(&runs[a]) == gaps(&runs[b]))
-        // A fixed size, so that nothing depends on the number of threads; its tensors fit a cache.
+        // A fixed size, so that nothing depends on the number of threads; its tensors fit into a
+        // cache.
         .flat_map(|same| same.chunks(GROUP))
         .map(|group| group.iter().map(|&r| &runs[r]).collect())
         .collect();
@@ -116,7 +120,7 @@ pub fn learn<B: AutodiffBackend>(
                     loop {
                         let g = next.fetch_add(1, Ordering::Relaxed);
                         let Some(group) = groups.get(g) else { return done };
-                        // Nobody listens any more only if this is being torn down.
+                        // Sending fails only while everything is being torn down.
                         let mut step = || {
                             let _ = tell.send(());
                         };
@@ -144,7 +148,7 @@ pub fn learn<B: AutodiffBackend>(
     Ok(out.into_iter().map(|l| l.expect("every run is in one group")).collect())
 }
 
-/// Runs of one tensor.
+/// Number of runs per tensor.
 const GROUP: usize = 48;
 
 fn check(data: &[Comparisons], runs: &[Run], config: &LearnerConfig) -> Result<()> {
@@ -202,26 +206,26 @@ struct Learner<'a, B: AutodiffBackend> {
     radius: Vec<Vec<f64>>,
     /// log π_ref per cell, run by run.
     log_reference: Vec<f32>,
-    /// log μ̂ per cell of each data set, and of context shares for merged terms.
+    /// log μ̂ per cell of each data set, or log of context shares for merged responses.
     log_behaviour: Vec<Vec<f32>>,
     rngs: Vec<ChaCha8Rng>,
 }
 
-/// The terms of a step, `[n_runs × n_terms]`.
-struct Terms {
+/// The responses of a step, `[n_runs × n_responses]`.
+struct Responses {
     cells: Vec<i32>,
     labels: Vec<Option<f32>>,
     log_ratio: Vec<f32>,
     contexts: Vec<usize>,
 }
 
-impl Terms {
-    fn with_capacity(n_terms: usize, n_objectives: usize) -> Self {
+impl Responses {
+    fn with_capacity(n_responses: usize, n_objectives: usize) -> Self {
         Self {
-            cells: Vec::with_capacity(n_terms),
-            labels: Vec::with_capacity(n_terms * n_objectives),
-            log_ratio: Vec::with_capacity(n_terms),
-            contexts: Vec::with_capacity(n_terms),
+            cells: Vec::with_capacity(n_responses),
+            labels: Vec::with_capacity(n_responses * n_objectives),
+            log_ratio: Vec::with_capacity(n_responses),
+            contexts: Vec::with_capacity(n_responses),
         }
     }
 }
@@ -263,32 +267,32 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
         let mut logits = Tensor::<B::InnerBackend, 2>::zeros([p, c], self.device);
         let mut largest: Vec<Vec<f64>> = self.duals.iter().map(|d| d.lambda.clone()).collect();
         let mut references: Vec<Vec<Vec<f64>>> = vec![vec![vec![1.0 / a as f64; c]]; p];
-        // The whole data set has the same terms at every step.
+        // The whole data set has the same responses at every step.
         let mut whole = None;
         for step in 0..self.config.steps {
             self.refresh(step, &logits, &mut references);
             let (labels, cells, log_ratio) = match (self.config.batch, &whole) {
                 (Batch::Pairs(n), _) => {
-                    let terms = self.draw(n);
-                    let labels = self.labels(&terms);
+                    let responses = self.draw(n);
+                    let labels = self.labels(&responses);
                     let labels = match c > a {
-                        true => labels.with_prompts(&terms.contexts, self.device),
+                        true => labels.with_prompts(&responses.contexts, self.device),
                         false => labels,
                     };
-                    (labels, self.cells(terms.cells), terms.log_ratio)
+                    (labels, self.cells(responses.cells), responses.log_ratio)
                 }
                 (Batch::All, Some((labels, cells))) => {
                     (ResponseLabels::clone(labels), Tensor::clone(cells), self.log_ratios())
                 }
                 (Batch::All, None) => {
-                    let terms = self.all();
-                    let mut labels = self.labels(&terms);
+                    let responses = self.all();
+                    let mut labels = self.labels(&responses);
                     if c > a {
                         labels.prompts = Prompts::Blocks(c / a);
                     }
-                    let cells = self.cells(terms.cells);
+                    let cells = self.cells(responses.cells);
                     whole = Some((labels.clone(), cells.clone()));
-                    (labels, cells, terms.log_ratio)
+                    (labels, cells, responses.log_ratio)
                 }
             };
             let [_, n] = cells.dims();
@@ -300,7 +304,7 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
                     radius: &self.radius[r],
                 })
                 .collect();
-            // Ratios of tables are known exactly: nothing to clip but overflow.
+            // Ratios of tables are exact: clip only against overflow.
             let (weights, statistics) = importance_weights(
                 &policies,
                 &labels,
@@ -338,7 +342,7 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
             .collect()
     }
 
-    /// The reference of the runs whose lag has passed becomes their policy.
+    /// The reference of runs whose lag has passed becomes their policy.
     fn refresh(
         &mut self,
         step: usize,
@@ -361,12 +365,12 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
         }
     }
 
-    fn draw(&mut self, n_pairs: usize) -> Terms {
+    fn draw(&mut self, n_pairs: usize) -> Responses {
         let data = &self.data[self.runs[0].data];
         let n_gaps = data.counts().iter().filter(|c| **c == 0).count();
         let size = self.runs.len() * (2 * n_pairs + n_gaps);
         let k = data.n_objectives();
-        let mut terms = Terms::with_capacity(size, k);
+        let mut responses = Responses::with_capacity(size, k);
         for (r, run) in self.runs.iter().enumerate() {
             let data = &self.data[run.data];
             let log_ratio = |cell: usize| {
@@ -374,48 +378,48 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
             };
             for _ in 0..n_pairs {
                 let pair = &data.pairs()[self.rngs[r].random_range(0..data.pairs().len())];
-                for (side, action) in [pair.first, pair.second].into_iter().enumerate() {
+                for (in_pair, action) in [pair.first, pair.second].into_iter().enumerate() {
                     let cell = pair.context * self.n_actions + action;
                     for (j, &i) in pair.indicators.iter().enumerate() {
-                        terms.labels.push(Some(match run.mopo.indicator_estimator {
+                        responses.labels.push(Some(match run.mopo.indicator_estimator {
                             IndicatorEstimator::Action => data.preference()[j][cell] as f32,
-                            IndicatorEstimator::Pair if side == 0 => i,
+                            IndicatorEstimator::Pair if in_pair == 0 => i,
                             IndicatorEstimator::Pair => 1.0 - i,
                         }));
                     }
-                    terms.cells.push(cell as i32);
-                    terms.log_ratio.push(log_ratio(cell));
-                    terms.contexts.push(pair.context);
+                    responses.cells.push(cell as i32);
+                    responses.log_ratio.push(log_ratio(cell));
+                    responses.contexts.push(pair.context);
                 }
             }
             for cell in (0..self.n_cells).filter(|&c| data.counts()[c] == 0) {
                 let label = |j: usize| Some(data.preference()[j][cell] as f32);
-                terms.labels.extend((0..k).map(label));
-                terms.cells.push(cell as i32);
-                terms.log_ratio.push(log_ratio(cell));
-                terms.contexts.push(cell / self.n_actions);
+                responses.labels.extend((0..k).map(label));
+                responses.cells.push(cell as i32);
+                responses.log_ratio.push(log_ratio(cell));
+                responses.contexts.push(cell / self.n_actions);
             }
         }
-        terms
+        responses
     }
 
-    /// Every cell once, with the mass of all its terms.
-    fn all(&self) -> Terms {
+    /// Every cell once, with the mass of all its occurrences.
+    fn all(&self) -> Responses {
         let k = self.duals[0].lambda.len();
-        let mut terms = Terms::with_capacity(self.runs.len() * self.n_cells, k);
+        let mut responses = Responses::with_capacity(self.runs.len() * self.n_cells, k);
         for run in self.runs {
             let data = &self.data[run.data];
             for cell in 0..self.n_cells {
-                terms.labels.extend((0..k).map(|j| Some(data.preference()[j][cell] as f32)));
-                terms.cells.push(cell as i32);
-                terms.contexts.push(cell / self.n_actions);
+                responses.labels.extend((0..k).map(|j| Some(data.preference()[j][cell] as f32)));
+                responses.cells.push(cell as i32);
+                responses.contexts.push(cell / self.n_actions);
             }
         }
-        terms.log_ratio = self.log_ratios();
-        terms
+        responses.log_ratio = self.log_ratios();
+        responses
     }
 
-    /// log of the ratio of every cell, run by run: all of [`Self::all`] that changes.
+    /// log of the ratio of every cell, run by run: the only part of [`Self::all`] that changes.
     fn log_ratios(&self) -> Vec<f32> {
         let of_run = |(run, reference): (&&Run, &[f32])| {
             let behaviour = &self.log_behaviour[run.data];
@@ -424,28 +428,28 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
         self.runs.iter().zip(self.log_reference.chunks(self.n_cells)).flat_map(of_run).collect()
     }
 
-    fn labels(&self, terms: &Terms) -> ResponseLabels<B::InnerBackend> {
+    fn labels(&self, responses: &Responses) -> ResponseLabels<B::InnerBackend> {
         let (p, k) = (self.runs.len(), self.duals[0].lambda.len());
-        ResponseLabels::from_flat(&terms.labels, [p, terms.cells.len() / p, k], self.device)
+        ResponseLabels::from_flat(&responses.labels, [p, responses.cells.len() / p, k], self.device)
     }
 
-    /// `[n_runs, n_terms]`.
+    /// `[n_runs, n_responses]`.
     fn cells(&self, cells: Vec<i32>) -> Tensor<B, 2, Int> {
         let shape = [self.runs.len(), cells.len() / self.runs.len()];
         Tensor::from_data(TensorData::new(cells, shape), self.device)
     }
 }
 
-/// What a cell's ratio is divided by, such that a step's mass per context is the data's: the share
-/// of its terms in an expected batch among those of its context. For merged terms, which stand once
-/// each, the inverse of the context's share is left.
+/// What a cell's ratio is divided by, so that a step has the data's mass per context: the share of
+/// its occurrences in an expected batch among those of its context. Merged responses occur once
+/// each, which leaves the inverse of the context's share.
 fn log_behaviour(data: &Comparisons, batch: Batch) -> Vec<f32> {
     let n_actions = data.n_actions();
     let shares = data.context_shares();
     let Batch::Pairs(n) = batch else {
         return (0..data.counts().len()).map(|c| -(shares[c / n_actions].ln()) as f32).collect();
     };
-    // How often a cell is met in a step; an unobserved one always, once.
+    // Expected occurrences of a cell in a step; an unobserved cell always occurs once.
     let expected: Vec<f64> = data
         .counts()
         .iter()
@@ -471,7 +475,7 @@ pub(super) fn host<B: Backend>(x: Tensor<B, 2>) -> Vec<f64> {
     x.into_data().iter().collect()
 }
 
-/// Adam (0.9, 0.999) on one tensor, whose rows do not know of each other.
+/// Adam (0.9, 0.999) on one tensor with independent rows.
 pub(super) struct Adam<B: Backend> {
     mean: Tensor<B, 2>,
     square: Tensor<B, 2>,

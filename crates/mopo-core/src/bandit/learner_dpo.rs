@@ -7,10 +7,10 @@ use super::learner::{Adam, by_context, fall, host};
 use super::{Comparison, Comparisons, LearnerConfig};
 use crate::dpo::dpo_loss;
 
-/// Trains one table policy per objective of `data` with [`dpo_loss`] on all pairs at once, the
-/// reference uniform: returns π(y|x) per cell for each of them.
+/// Trains one table policy per objective of `data` with [`dpo_loss`] on all pairs at once, with a
+/// uniform reference. Returns π(y|x) per cell for each of them.
 ///
-/// * `mass`: per objective and pair, how much the pair counts; 0 leaves it out. Normalised.
+/// * `mass`: weight of each pair per objective; 0 excludes it. Normalised.
 /// * `beta`: β per objective.
 ///
 /// # Panics
@@ -40,7 +40,7 @@ pub fn learn_dpo<B: AutodiffBackend>(
         m.iter().map(|x| x / total).collect::<Vec<f32>>()
     };
     let mass = inner(mass.iter().flat_map(share).collect());
-    // β inside of the margin, so that one loss serves all: h is scaled per row.
+    // β goes into the margin, so that one loss serves all rows: h is scaled per row.
     let scale: Vec<f32> = beta.iter().map(|b| *b as f32).collect();
     let scale = Tensor::<B, 2>::from_data(TensorData::new(scale, [p, 1]), device);
     let mut adam = Adam::<B::InnerBackend>::new([p, c], device);

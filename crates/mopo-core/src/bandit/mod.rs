@@ -1,9 +1,9 @@
 //! Problems small enough to solve exactly, learned with the same loss, weights and multipliers as a
-//! language model: the oracle of the whole (docs/math.md, section 10).
+//! language model: an end-to-end check (docs/math.md, section 10).
 //!
 //! [`Structure`] names the paper's five canonical data sets, [`ToySet`] its fronts with contexts;
-//! [`Comparisons`] holds the pairs of either, [`learn`] trains many policies on them side by side.
-//! The experiments, each one function from settings to rows, are in [`experiments`].
+//! [`Comparisons`] has the pairs of either, [`learn`] trains many policies on them side by side.
+//! The experiments, one function from settings to rows each, are in [`experiments`].
 
 mod comparisons;
 pub mod experiments;

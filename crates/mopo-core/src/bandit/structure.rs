@@ -17,14 +17,14 @@ pub enum Structure {
     Partial,
     /// As `Partial`, and the two objectives disagree on a and b; the second has a threshold.
     Antichain,
-    /// Every pair as often one way as the other.
+    /// Every pair equally often in both directions.
     Incomparable,
     /// a and b tie; c is in no pair.
     Unobserved,
 }
 
 impl Structure {
-    /// All of them.
+    /// All structures.
     pub const ALL: [Self; 5] =
         [Self::Total, Self::Partial, Self::Antichain, Self::Incomparable, Self::Unobserved];
 

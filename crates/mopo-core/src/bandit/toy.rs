@@ -8,16 +8,16 @@ use super::{Comparison, Comparisons};
 use crate::Result;
 use crate::dual::{Context, TabularProblem};
 
-/// Which pair of rewards.
+/// A pair of rewards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToySet {
     /// r = 4 (1 − (y − target)²): a concave front.
     A,
-    /// r = 4 exp(−8 (y − target)²): compromises please neither, and the front is not concave.
+    /// r = 4 exp(−8 (y − target)²): compromises satisfy neither, and the front is not concave.
     B,
 }
 
-/// What a comparison's label is.
+/// The label of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Labels {
     /// σ(r(x, y) − r(x, y′)) itself.
@@ -27,7 +27,7 @@ pub enum Labels {
 }
 
 impl ToySet {
-    /// Both.
+    /// Both sets.
     pub const ALL: [Self; 2] = [Self::A, Self::B];
     /// Points of x.
     pub const N_CONTEXTS: usize = 11;
@@ -86,12 +86,14 @@ impl ToySet {
         values.iter().zip(policy).map(|(v, p)| v * p).sum::<f64>() / Self::N_CONTEXTS as f64
     }
 
-    /// `n` triplets (x, y, y′), uniform, with the labels of the given mixtures of the two rewards,
-    /// w r₁ + (1 − w) r₂ for each w in `weights`: 1 and 0 are the objectives themselves. The triplets
-    /// depend on the seed alone, and each label on the seed and its place.
+    /// `n` triplets (x, y, y′), drawn uniformly, with labels for the given mixtures of the two
+    /// rewards,
+    /// w r₁ + (1 − w) r₂ for each w in `weights`: 1 and 0 are the objectives themselves. The
+    /// triplets
+    /// depend only on the seed, and each label on the seed and its index.
     ///
     /// # Errors
-    /// If `n` is 0.
+    /// `n` is 0.
     pub fn sample(
         self,
         n: usize,

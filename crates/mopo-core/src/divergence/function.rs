@@ -1,4 +1,4 @@
-//! f, f', its inverse and D_f itself, each also where u overflows or p or q is zero.
+//! f, f', its inverse and D_f itself, also where u overflows or p or q is zero.
 
 use std::f64::consts::LN_2;
 
@@ -7,7 +7,7 @@ use super::{Divergence, omega, refuse};
 use crate::{Error, Result};
 
 impl Divergence {
-    /// f(u) for u ≥ 0, at 0 and ∞ the limits; NaN for u < 0.
+    /// f(u) for u ≥ 0, with the limits at 0 and ∞; NaN for u < 0.
     pub fn f(&self, u: f64) -> f64 {
         if u.is_nan() || u < 0.0 {
             return f64::NAN;
@@ -21,12 +21,12 @@ impl Divergence {
         }
     }
 
-    /// f'(u) for u ≥ 0, at 0 and ∞ the limits; NaN for u < 0. Total variation's at 1, where it
-    /// jumps from −½ to ½, is 0.
+    /// f'(u) for u ≥ 0, with the limits at 0 and ∞; NaN for u < 0. For total variation it is 0 at
+    /// 1, where it jumps from −½ to ½.
     pub fn derivative(&self, u: f64) -> f64 {
         match self {
             _ if u < 0.0 => f64::NAN,
-            // Not by way of the logarithm, which would cost a few digits.
+            // Without the logarithm, which would cost a few digits.
             Self::ForwardKl if u == 0.0 => f64::NEG_INFINITY,
             Self::ForwardKl => -1.0 / u,
             Self::ChiSquared => 2.0 * (u - 1.0),
@@ -83,7 +83,7 @@ impl Divergence {
             Self::Jeffreys if v.is_infinite() => Some(v),
             Self::Jeffreys => {
                 let l = omega::log_reciprocal(1.0 - v);
-                // One step of Newton's gives back the digits that 1 − v costs when v is small.
+                // One step of Newton's method recovers the digits that 1 − v loses when v is small.
                 let step = (l - (-l).exp_m1() - v) / (1.0 + (-l).exp());
                 Some(if step.is_finite() { l - step } else { l })
             }

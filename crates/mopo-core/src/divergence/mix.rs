@@ -7,8 +7,8 @@ use super::{Divergence, refuse};
 use crate::log_space::log_sum_exp;
 use crate::{Error, Result};
 
-/// By how much log Σ exp of a distribution may differ from 0: `f32` softmaxes over a large
-/// vocabulary come within it.
+/// Tolerance for log Σ exp of a distribution, which should be 0: `f32` softmaxes over a large
+/// vocabulary are within it.
 const NORMALISED: f64 = 1e-4;
 
 /// The policy π that is optimal for the reward Σ_k α_k r_k, if each π_k is optimal for r_k (all with
@@ -76,7 +76,7 @@ pub fn mix(
         ));
     }
 
-    // Equal policies are their own mixture, unless they use what the reference excludes.
+    // Equal policies are their own mixture, unless they use actions that the reference excludes.
     let first = parts[0].0;
     let equal = parts.iter().all(|(policy, _)| *policy == first);
     if equal
@@ -156,7 +156,7 @@ fn minimum(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
-/// What each value exceeds the minimum by.
+/// Differences to the minimum.
 fn above_minimum(mut values: Vec<f64>) -> Vec<f64> {
     let min = minimum(&values);
     values.iter_mut().for_each(|value| *value -= min);
@@ -175,7 +175,7 @@ fn by_power(a: f64, parts: &Parts, actions: &[usize], reference: &[f64]) -> Vec<
     let family = Family::Power(a);
     // Less 1, so that a small order keeps its digits.
     let (powers, extreme) = average(parts, actions, reference, |l| (-a * l).exp_m1());
-    // c = 0 is the first guess, here and below: near it are policies that differ little.
+    // The first guess is c = 0, here and below: it suits policies that differ little.
     let (deficits, start) = if extreme {
         let logs = log_average(parts, actions, reference, |l| -a * l);
         let start = -minimum(&logs) / a;

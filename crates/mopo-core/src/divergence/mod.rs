@@ -69,7 +69,7 @@ pub enum Divergence {
 }
 
 impl Divergence {
-    /// One of each kind, the α-divergence with a = 0.5: for documentation and command lines.
+    /// One of each kind, with a = 0.5 for the α-divergence: for documentation and command lines.
     pub const ALL: [Self; 7] = [
         Self::ReverseKl,
         Self::ForwardKl,
@@ -83,7 +83,7 @@ impl Divergence {
     /// Checks the order of the α-divergence.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] for an order outside of (0, 1).
+    /// [`Error::InvalidParameter`] for an order outside (0, 1).
     pub fn check(&self) -> Result<()> {
         match *self {
             Self::Alpha(a) if !(a > 0.0 && a < 1.0) => Err(refuse(
@@ -102,7 +102,7 @@ impl Divergence {
         !matches!(self, Self::TotalVariation | Self::ChiSquared)
     }
 
-    /// [`check`](Self::check), and a barrier.
+    /// Like [`check`](Self::check), and requires a barrier.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] that says why policies cannot be mixed under this divergence.

@@ -22,14 +22,14 @@ pub(super) fn wright(x: f64) -> f64 {
         let log = x.ln();
         x - log + log / x
     };
-    // Two steps do from each start; the bound only makes the end plain.
+    // Two steps suffice from each start; the bound only makes termination obvious.
     for _ in 0..4 {
         let r = x - w - w.ln();
         let s = 1.0 + w;
         let t = s * (s + r * (2.0 / 3.0));
         let step = r / s * ((t - r / 2.0) / (t - r));
         w += w * step;
-        // The next step's is its fourth power, about.
+        // The next step would be about its fourth power.
         if step.abs() < 1e-4 {
             break;
         }

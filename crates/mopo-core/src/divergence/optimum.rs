@@ -1,4 +1,4 @@
-//! The optimal policy for a reward that is known at every action.
+//! The optimal policy for a reward that is known for every action.
 
 use super::mix::check_distribution;
 use super::solve::{Deficits, Family, normalise, solve};
@@ -74,7 +74,7 @@ pub fn optimal_policy(
     Ok(log_policy)
 }
 
-/// Total variation: a unit of mass that is moved costs ½ where it leaves and ½ where it arrives.
+/// Total variation: each unit of mass that is moved costs ½ at its source and ½ at its destination.
 fn move_mass(log_reference: &[f64], deficits: &[f64]) -> Vec<f64> {
     let best = deficits.iter().position(|deficit| *deficit == 0.0).expect("a best action");
     let stays = |action: usize| deficits[action] <= 1.0;
@@ -95,7 +95,7 @@ fn move_mass(log_reference: &[f64], deficits: &[f64]) -> Vec<f64> {
 }
 
 /// Chi-squared: u = max(0, s − Δ/2) with s such that Σ π_ref u = 1, found by adding actions in the
-/// order of their deficits for as long as they stay positive.
+/// order of their deficits as long as they stay positive.
 fn cut_off(log_reference: &[f64], deficits: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..deficits.len()).collect();
     order.sort_by(|a, b| deficits[*a].total_cmp(&deficits[*b]));
@@ -105,7 +105,7 @@ fn cut_off(log_reference: &[f64], deficits: &[f64]) -> Vec<f64> {
         if mass > 0.0 && level <= half {
             break;
         }
-        // It may underflow: such an action takes part, but does not count.
+        // It may underflow: such an action is included, but has no effect.
         let weight = log_reference[action].exp();
         mass += weight;
         moment += weight * half;

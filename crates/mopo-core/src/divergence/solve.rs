@@ -24,7 +24,7 @@ use crate::log_space::log_sum_exp;
 /// A reference log-probability below this goes through logarithms: u may exceed `f64` there.
 const EXTREME: f64 = -600.0;
 
-/// The divergences that need the equation solved; reverse KL has a closed form.
+/// The divergences for which the equation must be solved; reverse KL has a closed form.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Family {
     /// f' = (const − u^{−a})/a: forward KL with 1, the α-divergence with a.
@@ -35,7 +35,7 @@ pub(super) enum Family {
     Jeffreys,
 }
 
-/// What separates each action from the best one, as the family's formula wants it: Δ, for
+/// The distance of each action from the best one, as the family's formula needs it: Δ, or for
 /// Jensen-Shannon e^Δ − 1. `[n_actions]` each.
 #[derive(Debug)]
 pub(super) struct Deficits {
@@ -101,7 +101,8 @@ impl Family {
         let Level { t, x, .. } = level;
         match self {
             Self::Power(1.0) => ((x + deficit).recip(), x / (x + deficit)),
-            // Faster; while t is looked for, digits that a small order magnifies do not matter yet.
+            // Faster: during the search for t, digits that a small order magnifies do not matter
+            // yet.
             Self::Power(a) if a > 0.05 => (((x + deficit).ln() / -a).exp(), x / (x + deficit)),
             Self::Power(a) => ((-level.log_power(deficit) / a).exp(), x / (x + deficit)),
             Self::JensenShannon => {
@@ -145,7 +146,7 @@ impl Family {
 }
 
 impl Level {
-    /// log(e^{−at} + Δ), relatively precise near 1: a small order multiplies what is lost here.
+    /// log(e^{−at} + Δ), relatively precise near 1: a small order multiplies lost digits here.
     #[inline]
     fn log_power(self, deficit: f64) -> f64 {
         let power = self.x + deficit;
@@ -182,12 +183,12 @@ pub(super) fn solve(
         (sum, slope)
     };
 
-    // Of several best actions the one with the tightest bound. By the logarithm: Δ underflows.
+    // Among several best actions the one with the tightest bound. By the logarithm: Δ underflows.
     let best = actions().filter(|(_, log)| **log == f64::NEG_INFINITY).map(|((log, _), _)| log);
     let mut high = -best.fold(f64::NEG_INFINITY, f64::max);
     let mut low = (-log_sum_exp(log_reference.iter().copied())).min(high);
     let mut t = if start.is_nan() { low } else { start.clamp(low, high) };
-    // What summing so many terms may lose; the normalisation below takes away the rest.
+    // The rounding error of a sum over all actions; the normalisation below removes the rest.
     let enough = 1e-14 + 1e-18 * log_reference.len() as f64;
     for step in 0..MAX_STEPS {
         let (sum, slope) = total(t);
@@ -201,10 +202,11 @@ pub(super) fn solve(
             high = t
         }
         let newton = t - error * sum / slope;
-        // Newton's method alone may creep along a plateau of a function that is not convex.
+        // Newton's method may creep along a plateau of a function that is not convex.
         let creeps = step > 12 && step % 2 == 0;
         let inside = newton > low && newton < high;
-        // The second derivative is at most about 1, so what this step leaves over is its square.
+        // The second derivative is at most about 1, so the remaining error is the square of this
+        // step.
         if inside && (newton - t).abs() < 1e-7 {
             t = newton;
             break;
@@ -243,7 +245,7 @@ pub(super) fn add_exp(a: f64, b: f64) -> f64 {
 /// log(e^a − e^b) for a ≥ b > −∞; −∞ if they are equal.
 pub(super) fn subtract_exp(a: f64, b: f64) -> f64 {
     let d = a - b;
-    // Beyond the first, the smaller no longer counts; and e^d may overflow.
+    // Beyond 40 the smaller one does not count; and e^d may overflow.
     if d > 40.0 { a } else { b + d.exp_m1().ln() }
 }
 

@@ -1,5 +1,5 @@
-//! The dual on a whole data set (docs/math.md, section 11): with fixed ratios it has as many
-//! unknowns as there are secondary objectives, and responses with equal labels are one.
+//! The dual on a whole data set (docs/math.md, section 11): with fixed ratios it has one unknown
+//! per secondary objective, and responses with equal labels can be merged.
 
 use std::collections::HashMap;
 
@@ -11,8 +11,8 @@ use crate::log_space::log_sum_exp;
 use crate::lower_bound::solve as worst_mean;
 use crate::{Error, Result};
 
-/// The responses of a data set, those with equal labels merged: labels of 0, 1 and missing leave at most
-/// 3^K groups, whatever the number of responses.
+/// The responses of a data set, those with equal labels merged: with labels 0, 1 and missing there
+/// are at most 3^K groups, whatever the number of responses.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResponseGroups {
     n_objectives: usize,
@@ -23,23 +23,24 @@ pub struct ResponseGroups {
     labels: Vec<f64>,
 }
 
-/// The multipliers for one policy on a data set, with what they lead to.
+/// The multipliers for one policy on a data set, with the resulting estimates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExactDual {
     /// λ_k per objective; 0 for the primary and where the data have no label.
     pub lambda: Vec<f64>,
-    /// χ_k per objective; 0 and infinity are the lower bound's limits. None: no label.
+    /// χ_k per objective; 0 and infinity are the lower bound's limits. `None`: no label.
     pub chi: Vec<Option<f64>>,
     /// v_k per objective.
     pub plain: Vec<Option<f64>>,
     /// q̲_k per objective.
     pub lower_bound: Vec<Option<f64>>,
-    /// q̲_k − b_k; None for the primary and without a label.
+    /// q̲_k − b_k; `None` for the primary and without a label.
     pub slack: Vec<Option<f64>>,
-    /// λ_k is at the cap and the constraint is violated: unattainable.
+    /// Whether λ_k is at the cap and the constraint violated, so that the threshold is
+    /// unattainable.
     pub saturated: Vec<bool>,
-    /// How exactly the conditions hold. Look at it before using λ: where nothing followed the path to
-    /// its end, λ is where the search stopped, and the residual says by how much it is off
+    /// How exactly the conditions hold. Check it before using λ: if the path was not followed to
+    /// its end, λ is where the search stopped, and the residual says how far off it is
     /// ([`ExactDual::is_solved`]).
     pub kkt: KktResidual,
     /// Newton steps.
@@ -56,10 +57,10 @@ impl ExactDual {
     }
 }
 
-/// What [`ResponseGroups::solve`] is asked.
+/// A problem for [`ResponseGroups::solve`].
 #[derive(Debug, Clone, Copy)]
 pub struct DualProblem<'a> {
-    /// Index of the objective that is maximised.
+    /// Index of the primary objective.
     pub primary: usize,
     /// τ > 0.
     pub tau: f64,
@@ -72,14 +73,15 @@ pub struct DualProblem<'a> {
 }
 
 impl ResponseGroups {
-    /// Groups responses. Each has one indicator per objective (None: missing) and log π_ref − log π_0,
+    /// Groups responses. Each has one indicator per objective (`None`: missing) and log π_ref − log
+    /// π_0,
     /// which is clipped at ±`ratio_clip`.
     ///
-    /// Order of the groups: first appearance. Complexity: O(n K).
+    /// Groups are ordered by first appearance. Complexity: O(n K).
     ///
     /// # Errors
     /// [`Error::InvalidIndicator`], [`Error::NonFinite`] for a ratio that is NaN, and
-    /// [`Error::InvalidParameter`] where rows differ in length or there is none.
+    /// [`Error::InvalidParameter`] if rows differ in length or there are none.
     pub fn new<'t>(
         responses: impl IntoIterator<Item = (&'t [Option<f32>], f32)>,
         ratio_clip: f64,
@@ -106,7 +108,7 @@ impl ResponseGroups {
                 {
                     return Err(Error::InvalidIndicator(f64::from(*i)));
                 }
-                // −0 and 0 are one label.
+                // −0 and 0 are the same label.
                 key.push(label.map_or(u32::MAX, |i| (i + 0.0).to_bits()));
             }
             let ratio = f64::from(log_ratio).clamp(-ratio_clip, ratio_clip).exp();
@@ -131,24 +133,26 @@ impl ResponseGroups {
         Ok(Self { n_objectives, n_responses, mass, labels })
     }
 
-    /// Responses that went in.
+    /// Number of responses.
     pub fn n_responses(&self) -> usize {
         self.n_responses
     }
 
-    /// Groups that they fell into.
+    /// Number of groups.
     pub fn n_groups(&self) -> usize {
         self.mass.len()
     }
 
-    /// The multipliers at which every constraint q̲_k ≥ b_k holds with λ_k = 0 or exactly, or
+    /// The multipliers at which every constraint q̲_k ≥ b_k holds with λ_k = 0 or with equality, or
     /// λ_k is at its cap.
     ///
     /// Without a ball and with all labels this minimises the dual, which is convex. With a lower
-    /// bound or missing labels there is no such function: the solution is the equilibrium of Algorithm 1's
-    /// own steps, started at 0 and made infinitely small; found by implicit steps along
-    /// that path, which become Newton's at its end. A bound that falls as λ grows ends at the cap,
-    /// as it does there. About one random problem in 300,000 is not solved: check
+    /// bound or missing labels there is no such function: the solution is the equilibrium of
+    /// Algorithm 1's
+    /// own steps, started at 0 and made infinitely small. It is found by implicit steps along
+    /// that path, which become Newton steps at its end. A bound that falls as λ grows ends at the
+    /// cap,
+    /// as it does in Algorithm 1. About one random problem in 300,000 is not solved: check
     /// [`ExactDual::is_solved`].
     ///
     /// # Panics
@@ -212,7 +216,7 @@ impl ResponseGroups {
         self.labels[group * self.n_objectives + objective]
     }
 
-    /// The label as it counts in s: a missing one as a tie.
+    /// The label in s: a missing one counts as a tie.
     fn scored(&self, group: usize, objective: usize) -> f64 {
         let label = self.label(group, objective);
         if label.is_nan() { 0.5 } else { label }
@@ -249,7 +253,7 @@ impl ResponseGroups {
         problem.tau * log_z - demand
     }
 
-    /// The groups that have a label of one objective, with a and w normalised among them.
+    /// The groups that have a label of one objective, with a and w normalised over them.
     fn view(&self, log_weights: &[f64], objective: usize) -> View {
         let groups: Vec<usize> =
             (0..self.mass.len()).filter(|&g| !self.label(g, objective).is_nan()).collect();

@@ -1,24 +1,28 @@
-//! The equilibrium of the joint steps of λ: a solver for a few multipliers between 0 and a cap whose F
-//! has no potential. Not here: what F is, which is `data`'s.
+//! The equilibrium of the joint steps of λ: a solver for a few multipliers between 0 and a cap
+//! whose F has no potential. F itself is in `data`.
 
 use super::newton::KktResidual;
 
 /// F and its Jacobian, row by row.
 type Slopes = (Vec<f64>, Vec<Vec<f64>>);
 
-/// Multipliers, their slacks, and the steps it took.
+/// Multipliers, their slacks, and the number of steps.
 type Found = (Vec<f64>, Vec<f64>, usize);
 
-/// Steps of path following, or of Newton's method, before it is given up.
+/// Maximum number of steps of path following or Newton's method.
 const STEPS: usize = 400;
 
-/// The equilibrium of dλ/dt = −F(λ), kept within \[0, cap\], that is reached from `start`; the caller
-/// checks the residual of what comes back.
+/// The equilibrium of dλ/dt = −F(λ), kept within \[0, cap\], that is reached from `start`; the
+/// caller
+/// checks the residual of the result.
 ///
-/// First the path is followed with long steps. Where weights switch, F is nearly a step function, and
-/// long steps jump across it to and fro; so if that fails, the path is followed once more by steps that do
-/// not cross a constraint. An equilibrium that repels the path makes both circle around it; Newton's
-/// steps from where each ended go to it. Paths that nothing local can follow, plateaus between slopes
+/// First the path is followed with long steps. Where weights switch, F is nearly a step function,
+/// and
+/// long steps jump back and forth across it; if that fails, the path is followed again with steps
+/// that do
+/// not cross a constraint. Around an equilibrium that repels the path both circle; Newton steps
+/// from
+/// their end points reach it. Paths that no local method can follow, plateaus between slopes
 /// that are nearly steps, end with a residual: about one random problem in 300,000 does.
 pub(super) fn equilibrium(
     start: Vec<f64>,
@@ -44,7 +48,7 @@ pub(super) fn equilibrium(
     (at, f, iterations)
 }
 
-/// Newton's steps from `at`, each as long as makes the residual smaller.
+/// Newton steps from `at`, each of a length that reduces the residual.
 fn settle(
     mut at: Vec<f64>,
     cap: f64,
@@ -73,12 +77,13 @@ fn settle(
     (at, f, STEPS)
 }
 
-/// The coordinates that no limit holds.
+/// The coordinates that are not at a limit.
 fn free(at: &[f64], f: &[f64], cap: f64) -> Vec<usize> {
     (0..at.len()).filter(|&k| !(at[k] <= 0.0 && f[k] > 0.0 || at[k] >= cap && f[k] < 0.0)).collect()
 }
 
-/// `at + length · step` on the free coordinates, within the limits. A hair below the cap is the cap.
+/// `at + length · step` on the free coordinates, within the limits. Values just below the cap
+/// become the cap.
 fn moved(at: &[f64], step: &[f64], free: &[usize], length: f64, cap: f64) -> Vec<f64> {
     let mut next = at.to_vec();
     for (d, &k) in step.iter().zip(free) {
@@ -88,7 +93,7 @@ fn moved(at: &[f64], step: &[f64], free: &[usize], length: f64, cap: f64) -> Vec
     next
 }
 
-/// Follows the path. Unless `crossing`, a step that crosses a constraint is made shorter.
+/// Follows the path. Unless `crossing`, a step that crosses a constraint is shortened.
 fn follow(
     start: Vec<f64>,
     cap: f64,
@@ -108,7 +113,7 @@ fn follow(
         let step = implicit_step(&free, &f, &jacobian, time);
         let along: f64 = step.iter().zip(&free).map(|(d, &k)| -d * f[k]).sum();
         if along.is_nan() || along <= 0.0 {
-            // Beyond a singularity of the implicit step: it would follow the path backwards.
+            // Beyond a singularity of the implicit step, which would follow the path backwards.
             time *= 0.25;
             continue;
         }
@@ -118,7 +123,7 @@ fn follow(
         let next = moved(&at, &step, &free, length, cap);
         let (there, slopes) = evaluate(&next);
         let after = KktResidual::new(&next, &there, cap).stationarity;
-        // Violated on one side of the step, as slack on the other. Small steps never are.
+        // Whether a constraint changed sign during the step. Small steps never count.
         let crossed = free
             .iter()
             .any(|&k| f[k] * there[k] < 0.0 && f[k].abs().min(there[k].abs()) > 0.25 * residual);
@@ -126,7 +131,7 @@ fn follow(
             time *= 0.25;
             continue;
         }
-        // Longer steps as the end comes near, along a plateau, and down a gentle slope to the cap.
+        // Lengthen steps near the end, along a plateau, and on a gentle slope to the cap.
         let growth = if after <= 1.1 * residual { 2.0 } else { 0.7 };
         time = (time * (residual / after.max(1e-300)).clamp(growth, 10.0)).min(1e15);
         (at, f, jacobian) = (next, there, slopes);

@@ -1,4 +1,4 @@
-//! The multipliers λ and χ: stepped along with training ([`DualState`], Algorithm 1), or solved for
+//! The multipliers λ and χ: updated during training ([`DualState`], Algorithm 1), or solved for
 //! exactly, on a table of probabilities ([`TabularProblem`]) or on a data set ([`ResponseGroups`]).
 
 mod data;
@@ -14,7 +14,7 @@ pub use tabular::{Context, CopSolution, TabularProblem, log_weights};
 
 use crate::{Error, Result};
 
-/// Non-negative numbers as probabilities.
+/// Normalises non-negative numbers to probabilities.
 pub(crate) fn normalised(field: &'static str, mass: &[f64]) -> Result<Vec<f64>> {
     for (i, &m) in mass.iter().enumerate() {
         if !m.is_finite() {

@@ -6,10 +6,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct KktResidual {
     /// max over k of b_k − E\[w q_k\] where that is positive, in units of the preference; on a data
-    /// set q̲_k takes the place of E\[w q_k\]. A multiplier at its cap does not count: its
-    /// constraint is given up there.
+    /// set with q̲_k instead. A multiplier at its cap is ignored: its constraint is given up there.
     pub violation: f64,
-    /// max over k of |λ_k (E\[w q_k\] − b_k)|, capped multipliers aside.
+    /// max over k of |λ_k (E\[w q_k\] − b_k)|, capped multipliers excluded.
     pub complementarity: f64,
     /// The largest step that the projected gradient would still take:
     /// max over k of |λ_k − clip(λ_k − slack_k, 0, cap)|.
@@ -40,19 +39,19 @@ pub(super) struct Local {
     pub(super) hessian: Vec<Vec<f64>>,
 }
 
-/// Where a minimisation ended.
+/// The end of a minimisation.
 pub(super) struct Minimum {
     pub(super) at: Vec<f64>,
     pub(super) local: Local,
     pub(super) iterations: usize,
-    /// `stop` said so: the point is a certificate, not a minimum.
+    /// Whether `stop` ended it: the point is a certificate, not a minimum.
     pub(super) stopped: bool,
 }
 
 /// Minimises a convex function over \[0, cap\]^n from `start`: projected Newton steps on the
-/// multipliers that are free to move, a ridge where the Hessian is singular, a limit on the length
-/// of a step where it vanishes, and backtracking. Ends when no coordinate's projected gradient
-/// exceeds `tolerance`, when rounding lets nothing improve, after `limit` iterations, or when
+/// multipliers that are free to move, with a ridge where the Hessian is singular, limited steps
+/// where it vanishes, and backtracking. Ends when no coordinate's projected gradient exceeds
+/// `tolerance`, when rounding prevents further improvement, after `limit` iterations, or when
 /// `stop` holds.
 pub(super) fn minimise(
     start: Vec<f64>,
@@ -88,8 +87,9 @@ pub(super) fn minimise(
         let newton = spread(&free, newton_step(&local, &free));
         let moved = search(&at, &local, &newton, cap, residual, evaluate)
             .or_else(|| {
-                // A multiplier at its bound that the coupled step pushes out of it is held there,
-                // and what is left of the step need not descend: a step without such multipliers.
+                // A multiplier at a bound that the coupled step would push out of range is fixed
+                // there. The rest of the step need not be a descent direction then, so compute one
+                // without such multipliers.
                 let pushed =
                     |k: usize| at[k] <= 0.0 && newton[k] < 0.0 || at[k] >= cap && newton[k] > 0.0;
                 let inside: Vec<usize> = free.iter().copied().filter(|&k| !pushed(k)).collect();
@@ -109,7 +109,7 @@ pub(super) fn minimise(
     Minimum { at, local, iterations: limit, stopped: false }
 }
 
-/// Backtracks along a direction, within the bounds; None where no length of it improves.
+/// Backtracks along a direction, within the bounds; `None` if no length improves.
 fn search(
     at: &[f64],
     local: &Local,
@@ -118,7 +118,7 @@ fn search(
     residual: f64,
     evaluate: &mut dyn FnMut(&[f64]) -> Local,
 ) -> Option<(Vec<f64>, Local)> {
-    // Where the function is almost linear Newton's step has no bound of its own.
+    // Where the function is almost linear, the Newton step is unbounded.
     let longest = direction.iter().fold(0.0f64, |m, d| m.max(d.abs()));
     let reach = 4.0 * (1.0 + at.iter().fold(0.0f64, |m, l| m.max(*l)));
     let mut length = if longest > reach { reach / longest } else { 1.0 };
@@ -128,7 +128,7 @@ fn search(
         let gain: f64 = (0..at.len()).map(|k| local.gradient[k] * (next[k] - at[k])).sum::<f64>();
         let there = evaluate(&next);
         let enough = there.value <= local.value + 1e-4 * gain.min(0.0);
-        // Once the value's own digits are used up, the gradient still tells better from worse.
+        // Once the digits of the value are used up, the gradient still tells better from worse.
         let rounding = 1e-14 * (1.0 + local.value.abs());
         let closer = KktResidual::new(&next, &there.gradient, cap).stationarity < residual;
         if there.value.is_finite()
@@ -141,9 +141,10 @@ fn search(
     None
 }
 
-/// The same minimum over λ > 0 from its inside: Newton's method on f(λ) − μ Σ log λ with μ falling
-/// to 1e-18. Slower, but without sets of free multipliers between which degenerate corners (more
-/// constraints than choices, thresholds within 1e-9 of the edge) let [`minimise`] wander.
+/// The same minimum over λ > 0 by an interior-point method: Newton steps on f(λ) − μ Σ log λ with μ
+/// falling to 1e-18. Slower, but without the sets of free multipliers between which [`minimise`]
+/// may wander in degenerate corners (more constraints than choices, thresholds within 1e-9 of the
+/// edge).
 pub(super) fn minimise_inside(
     start: Vec<f64>,
     evaluate: &mut dyn FnMut(&[f64]) -> Local,
@@ -173,12 +174,13 @@ pub(super) fn minimise_inside(
             };
             let here = with_barrier(&at, &local);
             let step = newton_step(&here, &all);
-            // At most 0.9 of the way to a bound, and a bounded growth where f is almost linear.
+            // At most 0.9 of the way to a bound, and bounded growth where f is almost linear.
             let room = at.iter().zip(&step).filter(|(_, d)| **d < 0.0).map(|(l, d)| -0.9 * l / d);
             let growth = at.iter().zip(&step).filter(|(_, d)| **d > 0.0);
             let mut length =
                 growth.map(|(l, d)| (4.0 + 9.0 * l) / d).chain(room).fold(1.0, f64::min);
-            // Newton's decrement, in units of the barrier: below this the centre is close enough.
+            // The Newton decrement, in units of the barrier: below this it is close enough to the
+            // centre.
             let decrement: f64 = -step.iter().zip(&here.gradient).map(|(d, g)| d * g).sum::<f64>();
             if decrement <= 1e-3 * mu {
                 break;
@@ -232,7 +234,7 @@ fn newton_step(local: &Local, free: &[usize]) -> Vec<f64> {
     }
 }
 
-/// A x = b for a symmetric positive definite A; None where it is not.
+/// Solves A x = b for a symmetric positive definite A; `None` if it is not.
 fn cholesky_solve(mut a: Vec<Vec<f64>>, b: &[f64]) -> Option<Vec<f64>> {
     let n = b.len();
     for j in 0..n {

@@ -1,42 +1,43 @@
-//! The state that lives from batch to batch: multipliers λ and χ, thresholds b, and the running
-//! means from which adaptive thresholds are set. Plain `f64` on the host: it has as many numbers
-//! as there are objectives, and a checkpoint must hold every bit of it.
+//! State from batch to batch: multipliers λ and χ, thresholds b, and the running means from which
+//! adaptive thresholds are set. Plain `f64` on the host: there are only as many numbers as
+//! objectives, and a checkpoint must keep every bit.
 
 use serde::{Deserialize, Serialize};
 
 use super::ExactDual;
 use crate::mopo::{BatchStatistics, MopoConfig, ThresholdRule, ThresholdStatistic};
 
-/// Limits of log χ: below e^-20 it no longer changes q̲ in f32. Above e^8 q̲ is the plain estimate
-/// within 1e-3, and its rounding error, which grows with χ, would soon be larger than that.
+/// Limits of log χ: below e^-20 it no longer changes q̲ in f32. Above e^8, q̲ equals the plain
+/// estimate within 1e-3, and its rounding error, which grows with χ, would soon be larger than
+/// that.
 const LOG_CHI: (f64, f64) = (-20.0, 8.0);
 
 /// The multipliers of one policy. Every vector has one entry per objective; the primary's entries
-/// exist so that one index serves all of them, and never move.
+/// exist so that all vectors share one index, and never change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DualState {
-    /// Index of the objective that the policy maximises.
+    /// Index of the policy's primary objective.
     pub primary: usize,
     /// λ_k ≥ 0.
     pub lambda: Vec<f64>,
-    /// log χ_k: steps in it keep χ > 0.
+    /// log χ_k: updating the logarithm keeps χ > 0.
     pub log_chi: Vec<f64>,
     /// b_k.
     pub thresholds: Vec<f64>,
     /// Sum of the threshold statistic since the last refresh.
     interval_sum: Vec<f64>,
-    /// Batches in that sum.
+    /// Number of batches in that sum.
     interval_count: Vec<u64>,
 }
 
-/// What a step of the multipliers did, per objective; None for the primary and where the batch
+/// The effect of a step of the multipliers, per objective; `None` for the primary and if the batch
 /// had no label.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DualStep {
     /// q̲_k − b_k before the step: negative where the constraint is violated on this batch.
     pub slack: Vec<Option<f64>>,
-    /// λ_k is at its cap with the constraint still violated: at this τ the threshold is not
-    /// attainable on what the batches show.
+    /// λ_k is at its cap with the constraint still violated: at this τ the threshold seems
+    /// unattainable, judging by the batches.
     pub saturated: Vec<bool>,
 }
 
@@ -95,8 +96,8 @@ impl DualState {
         out
     }
 
-    /// Takes the multipliers of the exact dual on the whole data set; its estimate is what adaptive
-    /// thresholds follow at the next refresh. χ is kept within the limits of [`step`](Self::step).
+    /// Takes the multipliers of the exact dual on the whole data set; adaptive thresholds follow
+    /// its estimate at the next refresh. χ is kept within the limits of [`step`](Self::step).
     pub fn set_exact(&mut self, config: &MopoConfig, exact: &ExactDual) {
         for k in self.secondary() {
             self.lambda[k] = exact.lambda[k];
@@ -112,9 +113,9 @@ impl DualState {
         }
     }
 
-    /// What happens to the thresholds when the reference is refreshed: adaptive ones become
-    /// β × the interval's mean of the chosen statistic. An objective without a label in the whole
-    /// interval keeps its threshold.
+    /// Updates the thresholds when the reference is refreshed: adaptive ones become β × the
+    /// interval's mean of the chosen statistic. An objective without labels in the whole interval
+    /// keeps its threshold.
     pub fn refresh(&mut self, config: &MopoConfig) {
         for k in self.secondary() {
             if self.interval_count[k] > 0 && config.thresholds == ThresholdRule::Adaptive {

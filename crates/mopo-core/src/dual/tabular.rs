@@ -1,5 +1,5 @@
-//! The constrained problem (COP) on a table of probabilities, solved exactly (docs/math.md,
-//! section 2): the oracle against which everything learned is measured.
+//! The constrained problem (COP) on a table of probabilities, solved exactly (docs/math.md, section
+//! 2): the reference for everything that is learned.
 
 use super::newton::{KktResidual, Local, Minimum, minimise, minimise_inside};
 use super::normalised;
@@ -9,9 +9,9 @@ use crate::{Error, Result};
 /// One context (prompt) of a [`TabularProblem`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Context {
-    /// Its share among the contexts; any non-negative numbers, normalised over the problem.
+    /// Its share among the contexts; any non-negative numbers, which are normalised.
     pub weight: f64,
-    /// π_ref(y|x), `[n_actions]`; normalised if it is not. An action of probability 0 keeps it.
+    /// π_ref(y|x), `[n_actions]`; normalised if needed. Actions of probability 0 keep it.
     pub reference: Vec<f64>,
     /// P(y ≻ μ|x) per objective, `[n_objectives][n_actions]`.
     pub preference: Vec<Vec<f64>>,
@@ -23,11 +23,11 @@ pub struct Context {
 pub struct TabularProblem {
     /// At least one; they may have different numbers of actions.
     pub contexts: Vec<Context>,
-    /// Index of the objective that is maximised.
+    /// Index of the primary objective.
     pub primary: usize,
     /// τ > 0.
     pub tau: f64,
-    /// b_k per objective; None: not asked for. The primary's must be None.
+    /// b_k per objective; `None`: no threshold. The primary's must be `None`.
     pub thresholds: Vec<Option<f64>>,
 }
 
@@ -44,7 +44,7 @@ pub struct CopSolution {
     pub dual_value: f64,
     /// How exactly the conditions of optimality hold.
     pub kkt: KktResidual,
-    /// Newton steps, those at larger τ on the way included.
+    /// Newton steps, including those at larger τ.
     pub iterations: usize,
 }
 
@@ -61,18 +61,18 @@ pub fn log_weights(reference: &[f64], score: &[f64], tau: f64) -> Vec<f64> {
 
 /// Violations below this are attributed to rounding.
 const FEASIBLE: f64 = 1e-12;
-/// What a solution must reach.
+/// Required accuracy of a solution.
 const ACCEPTED: f64 = 1e-7;
 
 impl TabularProblem {
     /// Solves with thresholds on the average over the contexts: one multiplier per objective.
     ///
-    /// Projected Newton on the dual, in log space, after a descent of τ from the size of the
+    /// Projected Newton on the dual, in log space, lowering τ step by step from the size of the
     /// preferences (at small τ the dual is nearly piecewise linear).
     ///
     /// # Errors
-    /// [`Error::Infeasible`] where no policy meets the thresholds; [`Error::InvalidParameter`] and
-    /// [`Error::NonFinite`] for a problem that is none; [`Error::NotConverged`] if the conditions
+    /// [`Error::Infeasible`] if no policy meets the thresholds; [`Error::InvalidParameter`] and
+    /// [`Error::NonFinite`] for an invalid problem; [`Error::NotConverged`] if the conditions
     /// of optimality are not met to 1e-7.
     pub fn solve(&self) -> Result<CopSolution> {
         let table = Table::new(self)?;
@@ -83,7 +83,7 @@ impl TabularProblem {
     /// the objectives in `given` are met (exact for an empty list, else to about 1e-6).
     ///
     /// # Errors
-    /// As [`solve`](Self::solve).
+    /// Those of [`solve`](Self::solve).
     pub fn best_attainable(&self, objective_idx: usize, given: &[usize]) -> Result<f64> {
         let table = Table::new(self)?;
         if objective_idx >= self.thresholds.len() {
@@ -97,7 +97,7 @@ impl TabularProblem {
     }
 }
 
-/// The problem with everything that cannot be chosen left out.
+/// The problem without actions that cannot be chosen.
 #[derive(Clone)]
 struct Table {
     n_objectives: usize,
@@ -211,7 +211,7 @@ impl Table {
         })
     }
 
-    /// Multipliers of the secondary objectives as a vector over all.
+    /// Extends multipliers of the secondary objectives to a vector over all.
     fn spread(&self, secondary: &[usize], multipliers: &[f64]) -> Vec<f64> {
         let mut lambda = vec![0.0; self.n_objectives];
         for (&k, &l) in secondary.iter().zip(multipliers) {
@@ -228,7 +228,7 @@ impl Table {
     ) -> (Minimum, Vec<usize>) {
         let secondary: Vec<usize> =
             (0..self.n_objectives).filter(|&k| thresholds[k].is_some()).collect();
-        // Slacks instead of preferences: where λ is large, D is their small difference.
+        // Slacks instead of preferences: for large λ, D is their small difference.
         let mut centred = self.clone();
         for context in &mut centred.contexts {
             for &k in &secondary {
@@ -272,8 +272,8 @@ impl Table {
         }
     }
 
-    /// D, its gradient E\[w q\] − b and its Hessian Cov(q)/τ, in the secondary multipliers, on a
-    /// table that holds q − b.
+    /// D, its gradient E\[w q\] − b and its Hessian Cov(q)/τ in the secondary multipliers, on a
+    /// table of q − b.
     fn dual(&self, primary: usize, secondary: &[usize], lambda: &[f64], tau: f64) -> Local {
         let n = secondary.len();
         let full = self.spread(secondary, lambda);
@@ -305,7 +305,7 @@ impl Table {
     }
 
     /// Whether λ proves that no policy meets the thresholds: E\[max over y of λᵀ(q − b)\] < 0, so
-    /// every policy violates the combination of constraints that λ weighs. On a table of q − b.
+    /// every policy violates the combination of constraints with weights λ. On a table of q − b.
     fn certifies_infeasible(&self, secondary: &[usize], lambda: &[f64]) -> bool {
         let total: f64 = lambda.iter().sum();
         if total == 0.0 {
@@ -328,7 +328,7 @@ impl Table {
     fn infeasible(&self, thresholds: &[Option<f64>]) -> Error {
         let mut given = Vec::new();
         let mut closest = None;
-        // First those that are out of reach by themselves: the clearer message.
+        // First thresholds that are unattainable on their own, for a clearer message.
         for alone in [true, false] {
             given.clear();
             for k in 0..self.n_objectives {
@@ -342,7 +342,7 @@ impl Table {
                         given: before.to_vec(),
                     };
                     let slack = attainable - threshold;
-                    // What is found with others given is accurate to 1e-6 only.
+                    // The result for given thresholds is accurate only to 1e-6.
                     if slack < if alone { -FEASIBLE } else { -2e-6 } {
                         return error;
                     }
@@ -364,7 +364,7 @@ impl Table {
             let best = |c: &TableContext| c.preference[k].iter().cloned().fold(f64::MIN, f64::max);
             return Ok(self.contexts.iter().map(|c| c.weight * best(c)).sum());
         }
-        // The regularised optimum is below the best by τ log(1/π_ref) at most.
+        // The regularised optimum is below the best by at most τ log(1/π_ref).
         let least = self.contexts.iter().flat_map(|c| &c.log_reference).cloned();
         let tau = 1e-6 / (1.0 - least.fold(0.0, f64::min));
         Ok(self.solve(k, &given, tau)?.attained[k])

@@ -8,8 +8,8 @@ use crate::{Ball, Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ThresholdStatistic {
-    /// v_k = Σ a w I_k, as the paper reads. The constraint is on the smaller lower bound, so
-    /// such a threshold can be unattainable; λ then saturates at `lambda_max`, which is reported.
+    /// v_k = Σ a w I_k, as in the paper. The constraint uses the smaller lower bound, so such a
+    /// threshold can be unattainable; λ then reaches `lambda_max`, which is reported.
     Plain,
     /// The lower bound q̲_k itself.
     LowerBound,
@@ -19,7 +19,7 @@ pub enum ThresholdStatistic {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IndicatorEstimator {
-    /// Equal responses to a prompt share their mean indicator: converges to the exact solution.
+    /// Equal responses to a prompt share their mean indicator; converges to the exact solution.
     Action,
     /// Every response has the indicator of its own comparison (equation 11 of the paper, read literally).
     Pair,
@@ -31,18 +31,18 @@ pub enum IndicatorEstimator {
 pub enum ThresholdRule {
     /// b_k ← β · mean of the statistic over the interval, at every refresh of the reference.
     Adaptive,
-    /// b_k stays where it starts.
+    /// b_k keeps its initial value.
     Fixed,
 }
 
-/// Over what the weights w have mean 1.
+/// Over which responses the weights w have mean 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightNormalization {
-    /// Over all responses of the batch. A prompt whose responses score well then weighs more.
+    /// All responses of the batch. Prompts whose responses score well then have more weight.
     Batch,
-    /// Over the responses of each prompt, as the closed form has it: π(·|x) is a distribution for every
-    /// x. It needs several responses of a prompt in the batch; two give two-way choices only.
+    /// The responses of each prompt, as in the closed form: π(·|x) is a distribution for every x.
+    /// It needs several responses per prompt in the batch; two give only two-way choices.
     Prompt,
 }
 
@@ -50,52 +50,52 @@ pub enum WeightNormalization {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DualMethod {
-    /// A step of λ and χ with every mini-batch (Algorithm 1).
+    /// Updates λ and χ with every mini-batch (Algorithm 1).
     Joint,
-    /// Solved on the whole data set at the start and at every refresh of the reference, constant in
-    /// between ([`crate::dual::ResponseGroups`]). The learning rates and initial values of λ and χ then
-    /// play no part.
+    /// Solves for them on the whole data set at the start and at every refresh of the reference
+    /// ([`crate::dual::ResponseGroups`]); they are constant in between. The learning rates and
+    /// initial values of λ and χ then have no effect.
     Exact,
 }
 
-/// The hyper-parameters of MOPO; the defaults are the paper's, or ours where it gives none.
+/// The hyper-parameters of MOPO. Defaults are the paper's, or ours if it gives none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MopoConfig {
     /// τ > 0, weight of the KL term (paper: 0.08).
     pub tau: f64,
-    /// Ball of the lower bound (paper: radius 0.15).
+    /// KL ball of the lower bound (paper: radius 0.15).
     pub ball: Ball,
     /// β in (0, 1], relaxation of adaptive thresholds (paper: 0.9995).
     pub relaxation: f64,
     /// t₀ ≥ 1, optimiser steps between refreshes of the reference (paper: 500).
     pub reference_lag: usize,
-    /// Step of the multipliers λ.
+    /// Learning rate of the multipliers λ.
     pub lambda_lr: f64,
-    /// Step of log χ.
+    /// Learning rate of log χ.
     pub chi_lr: f64,
-    /// Cap of λ; where it holds, the threshold is unattainable at this τ.
+    /// Cap of λ; a λ at the cap means that the threshold is unattainable at this τ.
     pub lambda_max: f64,
-    /// Where λ starts, for every secondary objective.
+    /// Initial λ of every secondary objective.
     pub initial_lambda: f64,
-    /// Where χ starts.
+    /// Initial χ.
     pub initial_chi: f64,
-    /// |log(π_ref/π_0)| of a response is clipped here.
+    /// Limit of |log(π_ref/π_0)| of a response; larger values are clipped.
     pub ratio_clip: f64,
-    /// ThresholdStatistic that adaptive thresholds follow.
+    /// Statistic that adaptive thresholds follow.
     pub threshold_statistic: ThresholdStatistic,
     /// Meaning of an indicator.
     pub indicator_estimator: IndicatorEstimator,
     /// Fixed or adaptive thresholds.
     pub thresholds: ThresholdRule,
-    /// Over what w is normalised.
+    /// Over which responses w is normalised.
     pub weight_normalization: WeightNormalization,
-    /// Stepped along, or solved for.
+    /// Whether multipliers are updated batch by batch or solved for.
     pub dual: DualMethod,
-    /// b_k at the start; 0.5 asks for no less than the behaviour policy.
+    /// Initial b_k; 0.5 requires as much as the behaviour policy has.
     pub initial_threshold: f64,
-    /// Responses whose share of a policy's weight is below this take no part in the backward pass.
-    /// 0 keeps every response that has any weight.
+    /// Responses with a smaller share of a policy's weight are excluded from the backward pass. 0
+    /// keeps every response that has any weight.
     pub prune_below: f64,
 }
 
@@ -127,7 +127,7 @@ impl MopoConfig {
     /// Checks every range.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] names the field, its value and what would be accepted.
+    /// [`Error::InvalidParameter`] names the field, its value and the accepted values.
     pub fn check(&self) -> Result<()> {
         self.ball.check()?;
         let positive = |field, value: f64| {

@@ -2,24 +2,25 @@
 
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 
-/// The indicators of a batch of responses on a device. Missing labels are kept apart.
+/// The indicators of a batch of responses on a device, with a mask of missing labels.
 #[derive(Debug, Clone)]
 pub struct ResponseLabels<B: Backend> {
     /// `[n_batches, n_responses, n_objectives]`, I in [0, 1]; 0.5 where missing. One batch that all
     /// policies see, or one per policy.
     pub indicators: Tensor<B, 3>,
-    /// The same shape, 1 where the label is there, else 0.
+    /// The same shape: 1 where there is a label, else 0.
     pub present: Tensor<B, 3>,
-    /// Which responses share a prompt, if w is normalised prompt by prompt ([`super::WeightNormalization::Prompt`]).
+    /// Which responses share a prompt, if w is normalised by prompt
+    /// ([`super::WeightNormalization::Prompt`]).
     pub prompts: Prompts<B>,
 }
 
 /// Which responses share a prompt.
 #[derive(Debug, Clone)]
 pub enum Prompts<B: Backend> {
-    /// It does not matter: w is normalised over the batch.
+    /// Not needed: w is normalised over the batch.
     Ignored,
-    /// Responses are ordered by prompt, equally many of each: this many prompts.
+    /// Responses are ordered by prompt, with the same number for each of this many prompts.
     Blocks(usize),
     /// `[n_batches, n_prompts, n_responses]`: 1 where the response belongs to the prompt, else 0.
     Members(Tensor<B, 3>),
@@ -29,7 +30,7 @@ impl<B: Backend> ResponseLabels<B> {
     /// One batch for all policies, from rows of indicators, one row per response.
     ///
     /// # Panics
-    /// If the rows have different lengths or there is none.
+    /// If the rows have different lengths or there are none.
     pub fn from_rows(rows: &[Vec<Option<f32>>], device: &B::Device) -> Self {
         let (n, k) = (rows.len(), rows[0].len());
         assert!(
@@ -43,14 +44,14 @@ impl<B: Backend> ResponseLabels<B> {
     /// From indicators in the order of `shape`, `[n_batches, n_responses, n_objectives]`.
     ///
     /// # Panics
-    /// If their number is not the shape's.
+    /// If their number does not match the shape.
     pub fn from_flat(labels: &[Option<f32>], shape: [usize; 3], device: &B::Device) -> Self {
         assert_eq!(
             labels.len(),
             shape.iter().product::<usize>(),
             "one indicator per place of the shape"
         );
-        // A missing label says nothing: it counts as a tie in s, and not at all in v and q̲.
+        // A missing label counts as a tie in s, and not at all in v and q̲.
         let indicators: Vec<f32> = labels.iter().map(|i| i.unwrap_or(0.5)).collect();
         let present: Vec<f32> = labels.iter().map(|i| f32::from(u8::from(i.is_some()))).collect();
         Self {
@@ -60,7 +61,8 @@ impl<B: Backend> ResponseLabels<B> {
         }
     }
 
-    /// Says which prompt each response belongs to: one number per response of each batch, prompts numbered
+    /// Sets the prompt of each response: one number per response of each batch, with prompts
+    /// numbered
     /// from 0 within their batch.
     ///
     /// # Panics

@@ -6,30 +6,32 @@ use serde::Serialize;
 use super::{Prompts, ResponseLabels};
 use crate::DualState;
 
-/// What a batch says about one policy.
+/// The statistics of a batch for one policy.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BatchStatistics {
-    /// v_k per objective (the primary included): Σ a w I_k over labelled responses. None where the
+    /// v_k per objective (the primary included): Σ a w I_k over labelled responses. `None` if the
     /// batch has no label of k.
     pub plain: Vec<Option<f64>>,
     /// q̲_k per objective, at the current χ_k.
     pub lower_bound: Vec<Option<f64>>,
     /// d q̲_k / d log χ_k.
     pub chi_gradient: Vec<Option<f64>>,
-    /// (Σ r)²/Σ r², of the ratios alone: how many responses the reference still sees.
+    /// (Σ r)²/Σ r², the effective sample size of the ratios: how many responses the reference still
+    /// covers.
     pub ratio_sample_size: f64,
-    /// 1/Σ (a w)², of the weights: how many responses the step learns from.
+    /// 1/Σ (a w)², the effective sample size of the weights: how many responses the step learns
+    /// from.
     pub effective_sample_size: f64,
 }
 
-/// One policy's part in [`importance_weights`].
+/// A policy's arguments of [`importance_weights`].
 #[derive(Debug, Clone, Copy)]
 pub struct PolicyDual<'a> {
     /// τ > 0.
     pub tau: f64,
     /// Its multipliers.
     pub dual: &'a DualState,
-    /// ε, one per objective, in nats. Where it is 0 the bound is the plain estimate.
+    /// ε, one per objective, in nats. With 0 the bound is the plain estimate.
     pub radius: &'a [f64],
 }
 
@@ -100,7 +102,7 @@ pub fn importance_weights<B: Backend>(
     let plain = (a.clone() * wq.clone()).sum_dim(1);
     let mut rows = vec![a_sum, plain];
 
-    // Without a ball there is no adversary to look for.
+    // Without a ball there is no adversary.
     if policies.iter().any(|q| q.radius.iter().any(|&r| r > 0.0)) {
         // q̲ = −χ log Σ a exp(−w q/χ) − χ ε; the summands are ≤ a, so no overflow, and the
         // smallest exponent is taken out against underflow of all of them.
@@ -127,7 +129,7 @@ pub fn importance_weights<B: Backend>(
         .zip(host.chunks_exact(width))
         .map(|(policy, host)| {
             let labelled = |j: usize| host[j] > 0.0;
-            // Radius 0: χ has no value to climb to, and the bound is v itself.
+            // With radius 0 there is no optimal χ, and the bound is v itself.
             let bounded = |j: usize| policy.radius[j] > 0.0;
             let row = |of: &dyn Fn(usize) -> f64| -> Vec<Option<f64>> {
                 (0..k).map(|j| labelled(j).then(|| of(j))).collect()
@@ -144,7 +146,7 @@ pub fn importance_weights<B: Backend>(
     (weights, statistics)
 }
 
-/// [`within_prompts`] where reshaping is enough to have a prompt's responses together.
+/// [`within_prompts`] for batches where reshaping is enough to group a prompt's responses.
 fn within_blocks<B: Backend>(
     tilted: Tensor<B, 2>,
     log_a: Tensor<B, 2>,
@@ -157,7 +159,7 @@ fn within_blocks<B: Backend>(
     (tilted + share).reshape([p, n])
 }
 
-/// log(a w) with E_ref\[w\] = 1 within each prompt: the prompt's share Σ a stays what it was.
+/// log(a w) with E_ref\[w\] = 1 within each prompt: the prompt's share Σ a is unchanged.
 fn within_prompts<B: Backend>(
     tilted: Tensor<B, 2>,
     log_a: Tensor<B, 2>,
@@ -170,7 +172,7 @@ fn within_prompts<B: Backend>(
         let max = x.clone().max_dim(2);
         (x - max.clone()).exp().sum_dim(2).log() + max // [p, n_prompts, 1]
     };
-    // One sum per prompt, handed back to its responses.
+    // One sum per prompt, distributed to its responses.
     let share = (of_prompt(log_a) - of_prompt(tilted.clone())).clamp(-1e20, 1e20);
     tilted + (share * prompts.clone()).sum_dim(1).reshape([p, n])
 }

@@ -7,17 +7,17 @@ fn run(settings: &ConstraintSettings) -> Vec<ConstraintRow> {
     constraints(settings, &mut |_| {}).unwrap()
 }
 
-fn of<'a>(rows: &'a [ConstraintRow], method: &str, n_terms: usize) -> &'a ConstraintRow {
-    rows.iter().find(|r| r.method == method && r.n_terms == n_terms).unwrap()
+fn of<'a>(rows: &'a [ConstraintRow], method: &str, n_responses: usize) -> &'a ConstraintRow {
+    rows.iter().find(|r| r.method == method && r.n_responses == n_responses).unwrap()
 }
 
 #[test]
-fn a_confidence_of_95_percent_keeps_violations_below_5_percent_from_1000_terms_on() {
+fn a_confidence_of_95_percent_keeps_violations_below_5_percent_from_1000_responses_on() {
     let settings =
-        ConstraintSettings { n_terms: vec![1000, 2000, 5000], ..ConstraintSettings::default() };
+        ConstraintSettings { n_responses: vec![1000, 2000, 5000], ..ConstraintSettings::default() };
     assert_eq!(settings.repetitions, 200);
     let rows = run(&settings);
-    for &n in &settings.n_terms {
+    for &n in &settings.n_responses {
         let (naive, bound) = (of(&rows, "naive", n), of(&rows, "confidence 0.95", n));
         println!(
             "N = {n}: naive violates in {:.3}, confidence 0.95 in {:.3} ({:.3} of the attainable)",
@@ -38,8 +38,8 @@ fn a_confidence_of_95_percent_keeps_violations_below_5_percent_from_1000_terms_o
 }
 
 #[test]
-fn with_few_terms_the_naive_policy_is_mostly_wrong_and_the_bound_says_that_it_has_no_answer() {
-    let rows = run(&ConstraintSettings { n_terms: vec![50], ..ConstraintSettings::default() });
+fn with_few_responses_the_naive_policy_is_mostly_wrong_and_the_bound_says_that_it_has_no_answer() {
+    let rows = run(&ConstraintSettings { n_responses: vec![50], ..ConstraintSettings::default() });
     let (naive, bound) = (of(&rows, "naive", 50), of(&rows, "confidence 0.95", 50));
     assert!(naive.violation_rate > 0.6 && naive.unattainable_rate < 0.05, "{naive:?}");
     assert!(naive.mean_slack < 0.0);
@@ -53,7 +53,7 @@ fn every_drawn_bandit_is_solved_or_refused() {
     for n_objectives in [3, 4, 5] {
         let settings = ConstraintSettings {
             n_objectives,
-            n_terms: vec![2],
+            n_responses: vec![2],
             balls: Vec::new(),
             repetitions: 1000,
             ..ConstraintSettings::default()
@@ -66,7 +66,7 @@ fn every_drawn_bandit_is_solved_or_refused() {
 fn several_constraints_are_safe_where_the_method_claims_to_have_met_them() {
     let rows = run(&ConstraintSettings {
         n_objectives: 3,
-        n_terms: vec![5000],
+        n_responses: vec![5000],
         balls: vec![Ball::Radius(0.0), Ball::Confidence(0.95)],
         ..ConstraintSettings::default()
     });
@@ -81,7 +81,7 @@ fn several_constraints_are_safe_where_the_method_claims_to_have_met_them() {
 #[test]
 fn a_seed_fixes_every_figure() {
     let settings = ConstraintSettings {
-        n_terms: vec![100, 200],
+        n_responses: vec![100, 200],
         repetitions: 20,
         seed: 3,
         ..ConstraintSettings::default()
@@ -95,8 +95,8 @@ fn a_seed_fixes_every_figure() {
 #[test]
 fn settings_that_are_none_are_refused_by_name() {
     for (field, settings) in [
-        ("n_terms", ConstraintSettings { n_terms: vec![101], ..Default::default() }),
-        ("n_terms", ConstraintSettings { n_terms: vec![200, 100], ..Default::default() }),
+        ("n_responses", ConstraintSettings { n_responses: vec![101], ..Default::default() }),
+        ("n_responses", ConstraintSettings { n_responses: vec![200, 100], ..Default::default() }),
         ("fraction", ConstraintSettings { fraction: 1.0, ..Default::default() }),
         ("n_objectives", ConstraintSettings { n_objectives: 1, ..Default::default() }),
         ("repetitions", ConstraintSettings { repetitions: 0, ..Default::default() }),

@@ -10,8 +10,8 @@ use mopo_testkit::{TestAutodiffBackend as AD, TestBackend as B};
 
 use super::{device, numbers, tensor, vectors};
 
-/// The terms of a bandit problem: the action of each, and the mean indicators of that action.
-fn terms(problem: &serde_json::Value) -> (Vec<i32>, Vec<Vec<Option<f32>>>) {
+/// The responses of a bandit problem: the action of each, and the mean indicators of that action.
+fn responses(problem: &serde_json::Value) -> (Vec<i32>, Vec<Vec<Option<f32>>>) {
     let mut found: Vec<(usize, Vec<f64>)> = Vec::new();
     for pair in problem["pairs"].as_array().unwrap() {
         let indicators = numbers(&pair[2]);
@@ -89,7 +89,7 @@ fn it_finds_the_exact_solutions() {
         if !(tau == 0.2 && ["total", "antichain"].contains(&name)) {
             continue;
         }
-        let (actions, rows) = terms(problem);
+        let (actions, rows) = responses(problem);
         let config = config(tau);
         let threshold = problem["thresholds"][0].as_f64().unwrap_or(0.0);
         let dual = DualState::new(&config, 0, 2).with_thresholds(&[0.0, threshold]);

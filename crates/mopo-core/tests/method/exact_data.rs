@@ -211,7 +211,7 @@ fn an_unattainable_threshold_ends_at_the_cap() {
 }
 
 #[test]
-fn bad_terms_are_errors() {
+fn bad_labels_are_errors() {
     let new = |rows: &Rows, ratio: &[f32]| {
         ResponseGroups::new(rows.iter().map(Vec::as_slice).zip(ratio.iter().cloned()), 5.0)
     };

@@ -10,12 +10,12 @@ proptest! {
 
     #[test]
     fn it_is_the_formula_and_its_gradient_a_finite_difference(
-        terms in prop::collection::vec((prop::collection::vec(0.0f32..1.0, 3), -2.0f32..2.0), 3..20),
+        responses in prop::collection::vec((prop::collection::vec(0.0f32..1.0, 3), -2.0f32..2.0), 3..20),
         log_chi in -2.0f64..3.0,
         epsilon in 0.0f64..0.3,
         lambda in 0.0f64..2.0,
     ) {
-        let (rows, log_r): (Vec<_>, Vec<_>) = terms.into_iter().unzip();
+        let (rows, log_r): (Vec<_>, Vec<_>) = responses.into_iter().unzip();
         let config = MopoConfig { tau: 0.4, ..MopoConfig::default() };
         let lambda = [0.0, lambda, 0.5];
         let mut dual = state(&config, 0, &lambda);

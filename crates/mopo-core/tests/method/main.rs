@@ -13,7 +13,7 @@ use mopo_core::mopo::{PolicyDual, importance_weights};
 use mopo_core::{BatchStatistics, DualState, MopoConfig, ResponseLabels};
 use mopo_testkit::TestBackend as B;
 
-/// `[n_terms]` on the tests' backend.
+/// `[n_responses]` on the tests' backend.
 fn tensor(values: &[f32]) -> Tensor<B, 1> {
     Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), &device())
 }
@@ -51,7 +51,7 @@ fn state(config: &MopoConfig, primary: usize, lambda: &[f64]) -> DualState {
     dual
 }
 
-/// What `importance_weights` computes, term by term in `f64`.
+/// What `importance_weights` computes, response by response in `f64`.
 struct Plain {
     a: Vec<f64>,
     w: Vec<f64>,

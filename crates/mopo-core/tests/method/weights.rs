@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::{all, close, device, plain, state, tensor, weigh_rows};
 
-/// Indicators and log-ratio, per term.
+/// Indicators and log-ratio, per response.
 type Terms = Vec<(Vec<f32>, f32)>;
 
 fn rows(k: usize) -> impl Strategy<Value = Terms> {
@@ -24,8 +24,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn weights_are_the_closed_form_and_sum_to_1((tau, primary, lambda, terms) in problem()) {
-        let (rows, log_r): (Vec<_>, Vec<_>) = terms.into_iter().unzip();
+    fn weights_are_the_closed_form_and_sum_to_1((tau, primary, lambda, responses) in problem()) {
+        let (rows, log_r): (Vec<_>, Vec<_>) = responses.into_iter().unzip();
         let config = MopoConfig { tau, ..MopoConfig::default() };
         let dual = state(&config, primary, &lambda);
         let (weights, statistics) = weigh_rows(&config, &dual, &all(&rows), &log_r, 0.1);
@@ -35,7 +35,7 @@ proptest! {
         for (i, &weight) in weights.iter().enumerate() {
             let aw = expected.a[i] * expected.w[i];
             squares += aw * aw;
-            prop_assert!((weight - aw).abs() < 1e-4, "term {i}: {weight} instead of {aw}");
+            prop_assert!((weight - aw).abs() < 1e-4, "response {i}: {weight} instead of {aw}");
         }
         prop_assert!(close(statistics.effective_sample_size, 1.0 / squares, 1e-3));
         let a2: f64 = expected.a.iter().map(|a| a * a).sum();
@@ -50,11 +50,11 @@ proptest! {
 
     #[test]
     fn equal_labels_on_all_objectives_are_one_objective(
-        terms in rows(1),
+        responses in rows(1),
         lambda in prop::collection::vec(0.0f64..4.0, 3),
         primary in 0usize..3,
     ) {
-        let (one, log_r): (Vec<_>, Vec<_>) = terms.into_iter().unzip();
+        let (one, log_r): (Vec<_>, Vec<_>) = responses.into_iter().unzip();
         let three: Vec<Vec<f32>> = one.iter().map(|r| vec![r[0]; 3]).collect();
         let weights = |tau, primary, lambda: &[f64], rows: &[Vec<f32>]| {
             let config = MopoConfig { tau, ..MopoConfig::default() };
@@ -75,8 +75,8 @@ proptest! {
     }
 
     #[test]
-    fn one_objective_is_importance_weighted_cloning(terms in rows(1), tau in 0.05f64..1.0) {
-        let (rows, log_r): (Vec<_>, Vec<_>) = terms.into_iter().unzip();
+    fn one_objective_is_importance_weighted_cloning(responses in rows(1), tau in 0.05f64..1.0) {
+        let (rows, log_r): (Vec<_>, Vec<_>) = responses.into_iter().unzip();
         let config = MopoConfig { tau, ..MopoConfig::default() };
         let dual = DualState::new(&config, 0, 1);
         let (weights, _) = weigh_rows(&config, &dual, &all(&rows), &log_r, 0.1);
@@ -91,8 +91,8 @@ proptest! {
     }
 
     #[test]
-    fn a_large_temperature_leaves_the_ratios((_, primary, lambda, terms) in problem()) {
-        let (rows, log_r): (Vec<_>, Vec<_>) = terms.into_iter().unzip();
+    fn a_large_temperature_leaves_the_ratios((_, primary, lambda, responses) in problem()) {
+        let (rows, log_r): (Vec<_>, Vec<_>) = responses.into_iter().unzip();
         let config = MopoConfig { tau: 1e6, ..MopoConfig::default() };
         let dual = state(&config, primary, &lambda);
         let (weights, _) = weigh_rows(&config, &dual, &all(&rows), &log_r, 0.1);

@@ -20,7 +20,7 @@ impl Experiment for ConstraintSettings {
             "objectives": self.n_objectives,
             "tau": self.tau,
             "fraction": self.fraction,
-            "terms": self.n_terms,
+            "terms": self.n_responses,
             "balls": self.balls,
             "repetitions": self.repetitions,
             "lambda_max": self.lambda_max,
@@ -58,7 +58,7 @@ fn table(rows: &[ConstraintRow]) -> Table {
     ]);
     for r in rows {
         table.push(cells(&[
-            &r.n_terms,
+            &r.n_responses,
             &r.method,
             &r.radius,
             &r.violation_rate,
@@ -75,9 +75,12 @@ fn table(rows: &[ConstraintRow]) -> Table {
     table
 }
 
-/// The methods, as the first N has them.
+/// The methods, in the order of the first N.
 fn methods(rows: &[ConstraintRow]) -> Vec<&str> {
-    rows.iter().filter(|r| r.n_terms == rows[0].n_terms).map(|r| r.method.as_str()).collect()
+    rows.iter()
+        .filter(|r| r.n_responses == rows[0].n_responses)
+        .map(|r| r.method.as_str())
+        .collect()
 }
 
 type Figures = [(&'static str, usize, fn(&ConstraintRow) -> f64); 5];
@@ -95,7 +98,7 @@ fn summary(settings: &ConstraintSettings, rows: &[ConstraintRow]) -> String {
     let mut out = String::new();
     for (name, decimals, value) in FIGURES {
         let _ = write!(out, "{name}:\n{:<18}", "N");
-        for n in &settings.n_terms {
+        for n in &settings.n_responses {
             let _ = write!(out, "{n:>9}");
         }
         out.push('\n');
@@ -122,7 +125,7 @@ fn summary(settings: &ConstraintSettings, rows: &[ConstraintRow]) -> String {
 }
 
 fn chart(settings: &ConstraintSettings, rows: &[ConstraintRow]) -> Chart {
-    // The last share is hardly another curve than the first: in the table only.
+    // The last share hardly differs from the first: it is only in the table.
     let panels = FIGURES[..4]
         .iter()
         .enumerate()
@@ -132,7 +135,7 @@ fn chart(settings: &ConstraintSettings, rows: &[ConstraintRow]) -> Chart {
                 .enumerate()
                 .map(|(colour, method)| {
                     let own = || rows.iter().filter(|r| r.method == method);
-                    let points = own().map(|r| (r.n_terms as f64, value(r))).collect();
+                    let points = own().map(|r| (r.n_responses as f64, value(r))).collect();
                     let line = Line::new(method, LineStyle::SolidMarkers, colour, points);
                     if i == 0 {
                         line.with_errors(own().map(|r| r.standard_error).collect())
@@ -143,7 +146,7 @@ fn chart(settings: &ConstraintSettings, rows: &[ConstraintRow]) -> Chart {
                 .collect();
             Panel {
                 title: (*title).into(),
-                x: AxisSpec::log("terms N"),
+                x: AxisSpec::log("responses N"),
                 y: if i < 2 {
                     AxisSpec::linear("").within(-0.03, 1.03)
                 } else {

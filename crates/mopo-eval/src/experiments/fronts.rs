@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 use super::{Experiment, Findings, cells};
 use crate::Result;
 
-/// MOPO, the exact solution and four ways to use DPO on the toy sets, at one τ.
+/// MOPO, the exact solution and four uses of DPO on the toy sets, at one τ.
 #[derive(Debug, Clone)]
 pub struct Fronts {
     /// Weight of the KL term.
     pub tau: f64,
-    /// Everything else; its own `taus` are not looked at.
+    /// Everything else; its own `taus` are ignored.
     pub settings: FrontSettings,
 }
 
@@ -103,7 +103,7 @@ fn toy_settings(settings: &FrontSettings) -> Value {
     })
 }
 
-/// How a method is drawn: its name, and colour.
+/// How a method is drawn: name and colour.
 const STYLES: [(FrontMethod, &str, LineStyle, usize); 6] = [
     (FrontMethod::Exact, "exact COP", LineStyle::Solid, 6),
     (FrontMethod::Mopo, "MOPO", LineStyle::Markers, 0),
@@ -181,7 +181,7 @@ fn table(rows: &[FrontRow]) -> Table {
         "kl",
         "lambda",
     ]);
-    // What a method does not have is empty.
+    // Missing values are empty.
     let number = |x: f64| if x.is_nan() { String::new() } else { x.to_string() };
     for r in rows {
         table.push(cells(&[

@@ -1,4 +1,4 @@
-//! A.3, Figures 2 and 9: thresholds of a start, held against a known front.
+//! A.3, Figures 2 and 9: initial thresholds against a known front.
 
 use std::fmt::Write;
 
@@ -46,7 +46,7 @@ fn shown(value: Option<impl ToString>) -> String {
     value.map_or(String::new(), |v| v.to_string())
 }
 
-/// Starts on the toy, then threshold pairs of the bandit; what does not apply is empty.
+/// Initial thresholds on the toy, then threshold pairs of the bandit; what does not apply is empty.
 fn table(found: &Initialisation) -> Table {
     let mut table = Table::new([
         "start",

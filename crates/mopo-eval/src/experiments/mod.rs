@@ -20,15 +20,15 @@ use serde_json::{Value, json};
 
 use crate::{Error, Result};
 
-/// An experiment with its settings: one of the settings of `mopo_core`, [`Fronts`] or [`Tau`].
+/// An experiment with its settings: settings of `mopo_core`, [`Fronts`] or [`Tau`].
 pub trait Experiment {
-    /// Its name, which its files have.
+    /// Its name, which is also that of its files.
     const NAME: &'static str;
 
-    /// What was set, for the record.
+    /// The settings, for the record.
     fn settings(&self) -> Value;
 
-    /// Runs it. `tell` is called with (done, total) as work gets done.
+    /// Runs it. `tell` is called with (done, total) as work progresses.
     ///
     /// # Errors
     /// Those of the mathematics, [`Error::Core`].
@@ -39,14 +39,14 @@ pub trait Experiment {
     ) -> Result<Findings>;
 }
 
-/// What an experiment gives.
+/// The result of an experiment.
 #[derive(Debug, Clone)]
 pub struct Findings {
     /// The figure.
     pub chart: Chart,
     /// The raw rows.
     pub table: Table,
-    /// What to print and to keep.
+    /// Text to print and to keep.
     pub summary: String,
 }
 
@@ -57,18 +57,18 @@ pub struct Execution<'a> {
     pub version: &'a str,
     /// The device's name.
     pub device: &'a str,
-    /// The seed, which several runs count up from.
+    /// The seed, from which several runs count up.
     pub seed: u64,
     /// Wall-clock time.
     pub seconds: f64,
 }
 
 impl Findings {
-    /// Writes `<NAME>.csv`, `.svg`, `.png` and `record.json` into the existing folder `dir`, each
+    /// Writes `<NAME>.csv`, `.svg`, `.png` and `record.json` to the existing folder `dir`, each
     /// atomically.
     ///
     /// # Errors
-    /// [`Error::Report`] if the figure cannot be drawn; [`Error::Hub`] names the file that could not be
+    /// [`Error::Report`] if the figure cannot be drawn; [`Error::Hub`] names a file that cannot be
     /// written.
     pub fn write<E: Experiment>(
         &self,

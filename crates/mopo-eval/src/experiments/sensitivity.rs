@@ -131,11 +131,12 @@ fn summary(settings: &SensitivitySettings, rows: &[SensitivityRow]) -> String {
     out
 }
 
-/// Where a λ of 0 is drawn on a logarithmic axis.
+/// Where a logarithmic axis shows λ = 0.
 const FOOT: f64 = 0.05;
 
 fn chart(settings: &SensitivitySettings, rows: &[SensitivityRow]) -> Chart {
-    // β = 1 and 0.9995 are apart only on a scale of 1 − β, which has no 1: β's rank it is.
+    // β = 1 and 0.9995 differ visibly only on a scale of 1 − β, which has no place for 1: use β's
+    // rank.
     let place = |r: &SensitivityRow| {
         settings.relaxations.iter().position(|b| *b == r.relaxation).unwrap_or(0) as f64 + 1.0
     };

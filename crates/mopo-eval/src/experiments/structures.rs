@@ -30,7 +30,7 @@ impl Experiment for StructureSettings {
     }
 }
 
-/// The three kinds of run, as they are told apart in rows.
+/// The three kinds of run, as rows distinguish them.
 const KINDS: [(&str, &str, bool); 3] = [
     ("action", "estimator `action`, fixed reference", false),
     ("pair", "estimator `pair` (equation 11 literally), fixed reference", false),
@@ -161,8 +161,8 @@ fn chart(rows: &[StructureRow]) -> Chart {
     }
     Chart {
         title: "Five preference structures: learned and exact policies over τ".into(),
-        caption: "Rows: structures. Left: each action's terms share their mean indicator. Middle: \
-                  every term has its own, the literal equation. Right: the reference is replaced \
+        caption: "Rows: structures. Left: each action's occurrences share their mean indicator. Middle: \
+                  every occurrence has its own, the literal equation. Right: the reference is replaced \
                   by the policy every 500 steps; exact means the exact solution iterated as often."
             .into(),
         columns: 3,

@@ -1,5 +1,5 @@
-//! `generation_config.json` of a Hugging Face model directory: what a model's publisher wants
-//! generation to do by default. What cannot be done here is named, not dropped in silence.
+//! `generation_config.json` of a Hugging Face model directory: the publisher's defaults of
+//! generation. Unsupported settings are named, not dropped silently.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,34 +16,34 @@ const EXPECTED: &str = "the generation_config.json of a Hugging Face model";
 /// Default of top-k sampling, as in transformers.
 const DEFAULT_TOP_K: usize = 50;
 
-/// A `generation_config.json`. Absent keys are none.
+/// A `generation_config.json`. Absent keys are `None`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct HubGeneration {
-    /// Tokens that end a response: in the file one id, a list, or null.
+    /// Tokens that end a response: one id, a list, or null in the file.
     #[serde(default, with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub eos_token_id: Vec<u32>,
-    /// The token that begins a text. Nothing is added to prompts here; kept for exports.
+    /// The token that begins a text. Not added to prompts here; kept for exports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bos_token_id: Option<u32>,
-    /// What fills rows up in transformers. Not needed here; kept for exports.
+    /// The padding token in transformers. Not needed here; kept for exports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad_token_id: Option<u32>,
-    /// New tokens at most.
+    /// Maximum number of new tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_new_tokens: Option<usize>,
-    /// Prompt and new tokens together, where `max_new_tokens` is absent.
+    /// Maximum length of prompt and new tokens together, if `max_new_tokens` is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_length: Option<usize>,
-    /// Whether to sample; absent is greedy.
+    /// Whether to sample; absent means greedy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub do_sample: Option<bool>,
-    /// Only where sampling.
+    /// Used only for sampling.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
-    /// Only where sampling; 0 is all, absent is 50.
+    /// Used only for sampling; 0 means all, absent means 50.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_k: Option<usize>,
-    /// Only where sampling.
+    /// Used only for sampling.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
     /// The file's other keys.
@@ -51,7 +51,7 @@ pub struct HubGeneration {
     pub others: BTreeMap<String, Value>,
 }
 
-/// Keys that ask for nothing here.
+/// Keys without effect here.
 const HARMLESS: [&str; 12] = [
     "_from_model_config",
     "cache_implementation",
@@ -67,8 +67,8 @@ const HARMLESS: [&str; 12] = [
     "use_cache",
 ];
 
-/// Values with which a feature that is not built here does nothing. For every key null, false and
-/// what is empty is off too.
+/// Values that leave an unsupported feature off. Null, false and empty values leave any feature off
+/// too.
 const NEUTRAL: [(&str, f64); 16] = [
     ("diversity_penalty", 0.0),
     ("encoder_no_repeat_ngram_size", 0.0),
@@ -89,11 +89,11 @@ const NEUTRAL: [(&str, f64); 16] = [
 ];
 
 impl HubGeneration {
-    /// Reads the file of a Hugging Face model directory; none if there is none
-    /// ([`from_config`](Self::from_config) then has what older models say in their `config.json`).
+    /// Reads the file of a Hugging Face model directory; `None` if it does not exist
+    /// ([`from_config`](Self::from_config) reads what older models have in `config.json`).
     ///
     /// # Errors
-    /// Names the file: no JSON, a value of another kind, or one out of range.
+    /// Names the file: it is not JSON, or a value has the wrong type or is out of range.
     pub fn read(dir: impl AsRef<Path>) -> Result<Option<Self>> {
         let path = dir.as_ref().join(FILE);
         if !path.exists() {
@@ -106,7 +106,7 @@ impl HubGeneration {
         Ok(Some(this))
     }
 
-    /// What a directory declares: `generation_config.json`, and of the special tokens that it does not
+    /// What a directory declares: `generation_config.json`, and for special tokens that it does not
     /// name those of `config.json`. Either file may be absent.
     ///
     /// # Errors
@@ -125,10 +125,10 @@ impl HubGeneration {
         Ok(this)
     }
 
-    /// The special tokens that `config.json` names, and nothing else of it.
+    /// Only the special tokens of `config.json`.
     ///
     /// # Errors
-    /// Names the file: absent, not JSON, or a token that is not an id.
+    /// Names the file: it is missing, is not JSON, or has a token that is not an id.
     pub fn from_config(dir: impl AsRef<Path>) -> Result<Self> {
         #[derive(Deserialize)]
         struct SpecialTokens {
@@ -143,15 +143,15 @@ impl HubGeneration {
         Ok(Self { eos_token_id, bos_token_id, pad_token_id, ..Default::default() })
     }
 
-    /// Writes it into a directory, atomically.
+    /// Writes the file to a directory, atomically.
     ///
     /// # Errors
-    /// The file that could not be written.
+    /// The file cannot be written.
     pub fn write(&self, dir: impl AsRef<Path>) -> Result<()> {
         Ok(mopo_hub::write_json(&dir.as_ref().join(FILE), self)?)
     }
 
-    /// What these settings ask for and generation here does not do, as `key: value`.
+    /// Settings that generation does not support, as `key: value`.
     pub fn ignored(&self) -> Vec<String> {
         let is_off = |key: &str, value: &Value| match value {
             Value::Null | Value::Bool(false) => true,
@@ -199,7 +199,7 @@ impl HubGeneration {
     }
 }
 
-/// A list that a file may write as one number or as null.
+/// A list that a file may write as a number or null.
 mod one_or_many {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -269,7 +269,7 @@ mod tests {
         file.write(dir.path()).unwrap();
         assert_eq!(HubGeneration::read(dir.path()).unwrap(), Some(file));
 
-        // Without `do_sample` the settings of sampling are not used.
+        // Without `do_sample`, settings of sampling are not used.
         let greedy = read(r#"{"temperature": 0.7, "top_k": 3, "eos_token_id": 5}"#);
         let greedy = greedy.unwrap().unwrap().config(1).unwrap();
         assert_eq!((greedy.temperature, greedy.top_k, greedy.stop), (0.0, 0, vec![5]));
@@ -283,12 +283,12 @@ mod tests {
         let found = HubGeneration::from_config(dir.path()).unwrap();
         assert_eq!(found, HubGeneration { eos_token_id: vec![3], ..Default::default() });
         assert_eq!(HubGeneration::declared(dir.path()).unwrap(), found);
-        // A list, and settings of other programs beside it.
+        // A list, and settings of other programs.
         let text = r#"{"eos_token_id": [3, 4], "bos_token_id": 1, "temperature": "warm"}"#;
         std::fs::write(dir.path().join("config.json"), text).unwrap();
         let declared = || HubGeneration::declared(dir.path()).unwrap();
         assert_eq!((declared().eos_token_id, declared().bos_token_id), (vec![3, 4], Some(1)));
-        // The other file goes first, where it says something.
+        // `generation_config.json` takes precedence.
         std::fs::write(dir.path().join(FILE), r#"{"max_new_tokens": 5}"#).unwrap();
         assert_eq!(declared().eos_token_id, [3, 4]);
         std::fs::write(dir.path().join(FILE), r#"{"eos_token_id": 7}"#).unwrap();

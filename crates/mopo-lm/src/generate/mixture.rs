@@ -1,8 +1,8 @@
 //! Mixtures of heads under any divergence with a barrier.
 //!
 //! Under reverse KL the reference cancels, and the logits of the mixture are an average. Under the
-//! others it does not: the base model then runs beside the policies, without their adapter and with
-//! a cache of its own, and the heads are mixed on the host, token by token.
+//! others it does not: the base model then runs as well, without the adapter and with its own
+//! cache, and the heads are mixed on the host, token by token.
 
 use burn::nn::Linear;
 use burn::tensor::Tensor;
@@ -15,16 +15,17 @@ use super::stream::{StepTokens, Stream};
 use crate::projection::logits;
 use crate::{Error, HeadChoice, Phi, PolicyParams, Result};
 
-/// Which distribution the next token comes from: a head, and if that is a mixture the divergence
-/// that the policies were regularised with, under which they are mixed exactly
+/// Which distribution the next token is drawn from: a head, and for a mixture also the divergence
+/// with which the policies were regularised, under which they are mixed exactly
 /// ([`mopo_core::divergence::mix`]).
 ///
-/// A [`HeadChoice`] alone becomes one with reverse KL.
+/// A [`HeadChoice`] converts into one with reverse KL.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoding {
-    /// The base, a policy or the weights of a mixture.
+    /// The base, a policy, or the weights of a mixture.
     pub head: HeadChoice,
-    /// For mixtures: any with a barrier. The reference is the base model, [`HeadChoice::Base`].
+    /// For mixtures: any divergence with a barrier. The reference is the base model,
+    /// [`HeadChoice::Base`].
     pub divergence: Divergence,
 }
 
@@ -50,7 +51,7 @@ impl Decoding {
     /// Checks the head against the number of policies, and a mixture's divergence.
     ///
     /// # Errors
-    /// As of [`HeadChoice::check`]; a divergence out of range or without a barrier.
+    /// Those of [`HeadChoice::check`]; a divergence that is out of range or has no barrier.
     pub fn check(&self, n_policies: usize) -> Result<()> {
         self.head.check(n_policies)?;
         match self.head {
@@ -75,19 +76,19 @@ impl Decoding {
     }
 }
 
-/// The heads that have weight, and the base beside them.
+/// The heads with a nonzero weight, and the base.
 pub(super) struct ExactMixture<'a, B: Backend> {
     decoding: &'a Decoding,
     heads: Vec<&'a Linear<B>>,
-    /// Of `heads`, with sum 1.
+    /// Weights of `heads`, with sum 1.
     weights: Vec<f64>,
     base: &'a Phi<B>,
     reference: Stream<'a, B>,
 }
 
 impl<'a, B: FusedBackend> ExactMixture<'a, B> {
-    /// `None` where the usual logits say the same without a second forward pass: no mixture, reverse
-    /// KL, one head alone. The decoding must check.
+    /// `None` where the usual logits give the same without a second forward pass: no mixture,
+    /// reverse KL, or a single head. The decoding must have been checked.
     pub(super) fn new(
         base: &'a Phi<B>,
         params: Option<&'a PolicyParams<B>>,
@@ -132,7 +133,7 @@ impl<'a, B: FusedBackend> ExactMixture<'a, B> {
                 mixed.resize(mixed.len() + vocab, 0.0);
                 continue;
             }
-            // One head's NaN is the mixture's, and is named as what it is.
+            // NaN in one head makes the mixture NaN, so it is reported as such.
             for logits in heads.iter().chain([&reference]) {
                 finite(&logits[row * vocab..][..vocab], n_new)?;
             }

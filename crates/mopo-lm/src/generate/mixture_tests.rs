@@ -14,7 +14,7 @@ type B = TestBackend;
 
 const WEIGHTS: [f32; 3] = [0.2, 0.5, 0.3];
 
-/// All that need the reference, and the one that does not.
+/// Divergences that need the reference, and reverse KL, which does not.
 fn divergences() -> impl Iterator<Item = Divergence> {
     Divergence::ALL.into_iter().filter(Divergence::has_barrier)
 }
@@ -69,7 +69,7 @@ fn defined(
     mix(divergence, &policies, &reference, &weights).unwrap()
 }
 
-/// One step of generation's own path, for prompts without a cache yet.
+/// One step of generation itself, for prompts without a cache yet.
 fn first_step(base: &Phi<B>, params: &PolicyParams<B>, decoding: &Decoding) -> Vec<Vec<f32>> {
     let prompts = prompts();
     let device = Default::default();
@@ -92,7 +92,7 @@ fn a_step_is_the_exact_mixture_with_the_base_without_adapter_as_reference() {
             assert_close(&found, &expected, 2e-5);
         }
     }
-    // The test would see an adapter in the reference: the mixture changes with it.
+    // The mixture changes if the reference has the adapter, so the test would notice.
     let ids = &prompts()[0];
     let with =
         log_softmax(&values(base.lm_head.forward(last_hidden(&base, Some(&params.adapter), ids))));
@@ -134,7 +134,7 @@ fn equal_heads_mix_to_themselves_and_a_vertex_is_its_policy() {
         };
         assert_eq!(of(&equal, &WEIGHTS), policy(2), "{divergence}");
         assert_eq!(of(&params, &[0.0, 1.0, 0.0]), policy(1), "{divergence}");
-        // The same heads with the weight of one split in two.
+        // The same heads, with one weight split in two.
         assert_eq!(of(&equal, &[0.0, 0.4, 0.6]), policy(2), "{divergence}");
     }
     // Logits, not only samples.

@@ -1,5 +1,5 @@
-//! Sampling responses: one batch without padding, a key-value cache, one random stream for each row.
-//! Token ids in and out; stop words and text belong to the caller.
+//! Sampling responses: one batch without padding, a key-value cache, one random stream per row.
+//! Works on token ids; stop words and text belong to the caller.
 
 mod hub;
 mod mixture;
@@ -24,7 +24,7 @@ use mixture::{ExactMixture, host};
 use sampling::RowSampler;
 use stream::{StepTokens, Stream};
 
-/// What a row without a response is fed: any token that every model has. Nobody reads the result.
+/// Fed to rows that have no response yet: any token that every model has. The result is not used.
 const PAD: u32 = 0;
 
 /// How to sample.
@@ -33,17 +33,18 @@ const PAD: u32 = 0;
 pub struct GenerationConfig {
     /// Maximum number of tokens per prompt. Default 64.
     pub max_new_tokens: usize,
-    /// Logits are divided by it; 0 takes the most likely token. Default 1.
+    /// Logits are divided by the temperature; 0 takes the most likely token. Default 1.
     pub temperature: f64,
-    /// Sample from the K most likely tokens; 0, the default, means all.
+    /// Sample from the K most likely tokens. Default 0: all tokens.
     pub top_k: usize,
-    /// Of these only the most likely that together have this probability, in (0, 1]. Default 1: all.
+    /// Sample from the smallest set of these with this total probability, in (0, 1]. Default 1:
+    /// all.
     pub top_p: f64,
-    /// Only ids below it are ever chosen, as if the others had no probability. Default: all. A model
-    /// may have more rows than its tokenizer has tokens (phi-1.5: 51 200 and 50 295); what the surplus
-    /// rows say is no text.
+    /// Only ids below this limit are chosen, as if the others had no probability. Default: no
+    /// limit. A model may have more rows than its tokenizer has tokens (phi-1.5: 51,200 and
+    /// 50,295); the extra rows are not text.
     pub n_tokens: Option<usize>,
-    /// Tokens that end a response like the end of text, and are not returned either. Default: none.
+    /// More tokens that end a response, and are not returned either. Default: none.
     pub stop: Vec<u32>,
     /// Seeds the random streams of all rows. Default 0.
     pub seed: u64,
@@ -67,7 +68,7 @@ impl GenerationConfig {
     /// Checks every field.
     ///
     /// # Errors
-    /// The first field that is out of range.
+    /// The first field out of range.
     pub fn check(&self) -> Result<()> {
         let refuse = |field, value: f64, expected: &str| {
             let (value, expected) = (value.to_string(), expected.into());
@@ -93,18 +94,19 @@ impl GenerationConfig {
     }
 }
 
-/// Continues each prompt until `end_of_text` (which is not returned), a `stop` token or `max_new_tokens`. A row's
-/// random stream depends on the seed and the prompt's tokens alone, so its response does not depend
-/// on the batch; equal prompts get equal responses (see [`generate_with_row_ids`]).
+/// Continues each prompt until `end_of_text` (which is not returned), a `stop` token or
+/// `max_new_tokens`. A row's random stream depends only on the seed and the prompt's tokens, so its
+/// response does not depend on the batch; equal prompts get equal responses (see
+/// [`generate_with_row_ids`]).
 ///
-/// `head`: a [`HeadChoice`], or a [`Decoding`] for a mixture under another divergence than reverse KL,
-/// which runs the base model beside the policies: twice the forward passes, and some milliseconds
-/// for each token of a large vocabulary.
+/// `head`: a [`HeadChoice`], or a [`Decoding`] for a mixture under another divergence than reverse
+/// KL, which also runs the base model: twice the forward passes, and some milliseconds per token
+/// for a large vocabulary.
 ///
 /// # Errors
-/// A configuration or head that does not check; `params` absent where the head needs them; a prompt
-/// that is empty, too long for the model with its new tokens, or holds an unknown token; logits that are
-/// not finite; too little memory for the cache of keys and values.
+/// An invalid configuration or head; no `params` where the head needs them; a prompt that is empty,
+/// has an unknown token, or is too long for the model with its new tokens; logits that are not
+/// finite; too little memory for the key-value cache.
 #[allow(clippy::too_many_arguments)]
 pub fn generate<B: FusedBackend>(
     base: &Phi<B>,
@@ -119,11 +121,11 @@ pub fn generate<B: FusedBackend>(
     generate_with_row_ids(base, params, head, prompts, &row_ids, end_of_text, config, device)
 }
 
-/// [`generate`] with a number for each row that selects its random stream, for example its index in
-/// the whole data set: several responses to one prompt then differ.
+/// [`generate`] with a number per row that selects its random stream, for example its index in the
+/// data set: several responses to one prompt then differ.
 ///
 /// # Errors
-/// As of [`generate`]. Panics if there is not one number for each prompt.
+/// Those of [`generate`]. Panics if there is not one number per prompt.
 #[allow(clippy::too_many_arguments)]
 pub fn generate_with_row_ids<B: FusedBackend>(
     base: &Phi<B>,
@@ -158,7 +160,7 @@ pub fn generate_with_row_ids<B: FusedBackend>(
     let mut stream = Stream::new(base, adapter, prompts, n_new, device);
     let mut exact = ExactMixture::new(base, params, &decoding, prompts, n_new, device);
 
-    // The first step sees the whole prompts, each later one the tokens just sampled.
+    // The first step sees the whole prompts, later ones the tokens just sampled.
     let n_tokens = config.n_tokens.unwrap_or(usize::MAX);
     let mut next: Vec<u32> = vec![];
     for step in 0..n_new {
@@ -173,7 +175,7 @@ pub fn generate_with_row_ids<B: FusedBackend>(
         next.clear();
         for (row, logits) in logits.chunks_exact(vocab).enumerate() {
             if !done[row] {
-                // Ids beyond the tokenizer's are never chosen, whatever their rows say.
+                // Ids beyond the tokenizer's are never chosen, whatever their logits.
                 let logits = &logits[..n_tokens.min(vocab)];
                 finite(logits, step)?;
                 let token = samplers[row].sample(logits);
@@ -182,7 +184,7 @@ pub fn generate_with_row_ids<B: FusedBackend>(
                     responses[row].push(token);
                 }
             }
-            // A row that is done still runs along; what it is fed does not matter.
+            // Finished rows keep running; their input does not matter.
             next.push(responses[row].last().copied().unwrap_or(PAD));
         }
         if done.iter().all(|done| *done) {
@@ -192,7 +194,7 @@ pub fn generate_with_row_ids<B: FusedBackend>(
     Ok(responses)
 }
 
-/// Refuses logits by which no token can be chosen, `n_new` tokens after the prompt.
+/// Refuses logits that are not finite, `n_new` tokens after the prompt.
 fn finite(logits: &[f32], n_new: usize) -> Result<()> {
     match logits.iter().position(|logit| !logit.is_finite()) {
         None => Ok(()),
@@ -200,7 +202,7 @@ fn finite(logits: &[f32], n_new: usize) -> Result<()> {
     }
 }
 
-/// Memory for the keys and values of all rows, for each stream of tokens.
+/// Checks that keys and values of all rows fit into memory, for each stream of tokens.
 fn check_cache<B: Backend>(base: &Phi<B>, prompts: &[Vec<u32>], n_new: usize) -> Result<()> {
     let config = base.config();
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
@@ -211,7 +213,7 @@ fn check_cache<B: Backend>(base: &Phi<B>, prompts: &[Vec<u32>], n_new: usize) ->
     Ok(mopo_hub::check_memory(n_bytes, what, "lower `max_new_tokens`, or give fewer prompts")?)
 }
 
-/// Logits, or for a mixture (under reverse KL) unnormalised log-probabilities, of the next token:
+/// Logits of the next token, or for a mixture (under reverse KL) unnormalised log-probabilities:
 /// `[rows, vocab]`.
 fn next_token_logits<B: FusedBackend>(
     base: &Phi<B>,

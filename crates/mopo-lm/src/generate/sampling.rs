@@ -1,5 +1,5 @@
-//! One row's next token from its logits: greedy, temperature, top-k, top-p. On the host, from a random
-//! stream of the row's own.
+//! A row's next token from its logits: greedy, temperature, top-k, top-p. On the host, from the
+//! row's own random stream.
 
 use rand::RngExt;
 use rand::SeedableRng;
@@ -33,7 +33,7 @@ impl RowSampler {
         let weights: Vec<f64> =
             logits.iter().map(|l| ((f64::from(*l) - max) / self.temperature).exp()).collect();
         let total: f64 = weights.iter().sum();
-        // One draw for each token, whatever the settings.
+        // One draw per token, whatever the settings.
         let draw: f64 = self.rng.random();
         let n = if self.top_k == 0 { weights.len() } else { self.top_k.min(weights.len()) };
         if self.top_p >= 1.0 && n == weights.len() {
@@ -42,7 +42,7 @@ impl RowSampler {
         let mut order: Vec<usize> = (0..weights.len()).collect();
         order.sort_by(|a, b| weights[*b].total_cmp(&weights[*a]));
         order.truncate(n);
-        // What top-k leaves is a distribution of its own, of which top-p takes its share.
+        // Top-p applies to the distribution that top-k leaves.
         let total: f64 = order.iter().map(|token| weights[*token]).sum();
         let (mut kept, mut mass) = (0, 0.0);
         while kept < n && (self.top_p >= 1.0 || mass < self.top_p * total) {
@@ -57,7 +57,8 @@ impl RowSampler {
 fn pick(tokens: impl Iterator<Item = usize>, weights: &[f64], threshold: f64) -> u32 {
     let (mut sum, mut last) = (0.0, 0);
     for token in tokens {
-        // Rounding may leave the threshold at the very end of the sum: never a token of weight 0.
+        // Rounding may put the threshold at the very end of the sum: never choose a token of weight
+        // 0.
         if weights[token] > 0.0 {
             sum += weights[token];
             last = token;
@@ -102,7 +103,7 @@ mod tests {
         assert_frequencies(&with(0.5, 1.0), &[0.25 / 0.36, 0.01 / 0.36, 0.25, 0.01 / 0.36]);
         assert_frequencies(&with(1.0, 0.6), &[0.625, 0.0, 0.375, 0.0]);
         assert_frequencies(&with(1.0, 0.45), &[1.0, 0.0, 0.0, 0.0]);
-        // Of two equal tokens the first is kept.
+        // The first of two equal tokens is kept.
         assert_frequencies(&with(1.0, 0.85), &[0.5 / 0.9, 0.1 / 0.9, 0.3 / 0.9, 0.0]);
         assert_eq!(with(0.0, 1.0), [1.0, 0.0, 0.0, 0.0]);
     }
@@ -119,7 +120,7 @@ mod tests {
         assert_frequencies(&with(9, 1.0), &p);
         assert_frequencies(&with(2, 1.0), &[4.0 / 7.0, 0.0, 0.0, 3.0 / 7.0]);
         assert_frequencies(&with(1, 1.0), &[1.0, 0.0, 0.0, 0.0]);
-        // 4/7 of what is left exceeds one half; of all it would not.
+        // 4/7 of the rest exceeds one half; 4/7 of the whole would not.
         assert_frequencies(&with(2, 0.5), &[1.0, 0.0, 0.0, 0.0]);
         assert_frequencies(&with(0, 0.5), &[4.0 / 7.0, 0.0, 0.0, 3.0 / 7.0]);
     }

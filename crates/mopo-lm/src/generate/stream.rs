@@ -1,4 +1,4 @@
-//! The model's side of generation: one adapter or none, and what it has seen.
+//! The model in generation: the base with an adapter or without, and its cache.
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
@@ -7,14 +7,14 @@ use mopo_ops::FusedBackend;
 use crate::phi::KvCache;
 use crate::{LoraAdapter, Phi};
 
-/// What a step sees: the prompts at first, then one token for each row.
+/// The input of a step: the prompts at first, then one token per row.
 #[derive(Clone, Copy)]
 pub(super) enum StepTokens<'a> {
     Prompts(&'a [Vec<u32>]),
     Next(&'a [u32]),
 }
 
-/// The base model with one adapter or none, and a cache.
+/// The base model with an adapter or without, and a cache.
 pub(super) struct Stream<'a, B: Backend> {
     base: &'a Phi<B>,
     adapter: Option<&'a LoraAdapter<B>>,
@@ -22,7 +22,7 @@ pub(super) struct Stream<'a, B: Backend> {
 }
 
 impl<'a, B: FusedBackend> Stream<'a, B> {
-    /// For prompts and up to `max_new_tokens` tokens after each.
+    /// A stream for these prompts and up to `max_new_tokens` more tokens each.
     pub(super) fn new(
         base: &'a Phi<B>,
         adapter: Option<&'a LoraAdapter<B>>,
@@ -35,7 +35,7 @@ impl<'a, B: FusedBackend> Stream<'a, B> {
         Self { base, adapter, cache }
     }
 
-    /// Runs a step; the hidden states that predict the next token: `[rows, hidden_size]`.
+    /// Runs a step. Returns the hidden states that predict the next token, `[rows, hidden_size]`.
     pub(super) fn step(&mut self, tokens: StepTokens<'_>) -> Tensor<B, 2> {
         match tokens {
             StepTokens::Prompts(all) => self.base.prefill(all, self.adapter, &mut self.cache),

@@ -29,7 +29,8 @@ fn run(
     generate(base, Some(params), head, prompts, END, config, &Default::default()).unwrap()
 }
 
-/// Log-probabilities (up to a constant for mixtures) of the token after `ids`: no cache, no padding.
+/// Log-probabilities (up to a constant for mixtures) of the token after `ids`, without cache or
+/// padding.
 fn next(base: &Phi<B>, params: &PolicyParams<B>, head: &HeadChoice, ids: &[u32]) -> Vec<f32> {
     // A dummy response token turns the last of `ids` into a predictor.
     let pair = PairSlices { prompt: ids, first: &[0], second: &[], keep: [true, false] };
@@ -114,7 +115,7 @@ fn a_row_stops_at_the_end_of_text_without_the_others() {
     let params = fixtures::policies(&base, 1, 2);
     let head = HeadChoice::Policy(0);
     let free = run(&base, &params, &head, &prompts(), &config(0.0, 12));
-    // A token of one row that comes late enough becomes the end.
+    // A token of one row, late enough, becomes the end of text.
     let (row, at) = (0..free.len())
         .flat_map(|row| (3..free[row].len()).map(move |at| (row, at)))
         .find(|(row, at)| !free[*row][..*at].contains(&free[*row][*at]))
@@ -185,7 +186,7 @@ fn what_cannot_be_generated_is_an_error() {
     }
     let top_p = GenerationConfig { top_p: 0.0, ..short() };
     assert!(attempt(None, HeadChoice::Base, vec![1], top_p).contains("generation.top_p"));
-    // Exactly at the limit it works.
+    // The limit itself is allowed.
     let full = run(&base, &params, &HeadChoice::Base, &[vec![1; 60]], &short());
     assert!(full[0].len() <= 4);
     let error = serde_json::from_str::<GenerationConfig>(r#"{"top_a": 5}"#).unwrap_err();
@@ -207,7 +208,7 @@ fn ids_beyond_the_tokenizer_are_never_sampled_and_stop_tokens_end_a_row() {
             let few = with(&head, temperature, Some(7)).concat();
             assert!(all.iter().any(|id| *id >= 7) && !few.is_empty());
             assert!(few.iter().all(|id| *id < 7), "{few:?}");
-            // A limit at or beyond the model's own rows limits nothing.
+            // A limit at or beyond the model's rows has no effect.
             assert_eq!(with(&head, temperature, Some(40)).concat(), all);
             assert_eq!(with(&head, temperature, Some(400)).concat(), all);
         }
@@ -220,7 +221,7 @@ fn ids_beyond_the_tokenizer_are_never_sampled_and_stop_tokens_end_a_row() {
         let end = free.iter().position(|id| *id == stop).unwrap_or(free.len());
         assert_eq!(row[..], free[..end]);
     }
-    // An end of text that the model has no row for is never met, and does no harm.
+    // An end of text for which the model has no row is never met, and does no harm.
     let never = 4000;
     let config = GenerationConfig { max_new_tokens: 5, ..Default::default() };
     let device = Default::default();
@@ -281,7 +282,7 @@ fn logits_that_are_not_finite_are_an_error_whatever_the_head_and_the_temperature
                 }
             }
         }
-        // Rows of a model for which there is no token are not looked at.
+        // Rows of the model without a token are ignored.
         let config = GenerationConfig { n_tokens: Some(5), ..config(0.0, 2) };
         let head = HeadChoice::Base;
         generate(&base, None, head, &prompts, END, &config, &Default::default()).unwrap();

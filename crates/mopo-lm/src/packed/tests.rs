@@ -39,13 +39,13 @@ fn slices<'a>(pairs: &'a [Owned], keep: &[[bool; 2]]) -> Vec<PairSlices<'a>> {
     pairs.iter().zip(keep).map(one).collect()
 }
 
-/// Log-probabilities of all terms of the pairs, packed.
+/// Log-probabilities of all responses of the pairs, packed.
 fn packed(base: &Phi<B>, params: &PolicyParams<B>, k: usize, pairs: &[PairSlices<'_>]) -> Vec<f32> {
     let batch = PackedBatch::pack(pairs).unwrap();
     let inputs = batch.inputs::<B>(&Default::default());
     let hidden = base.hidden_states_packed(&inputs, Some(&params.adapter));
-    let terms: Vec<usize> = (0..batch.terms.len()).collect();
-    values(sequence_log_probs(hidden, params.heads.get(k).unwrap(), &batch, &terms))
+    let responses: Vec<usize> = (0..batch.responses.len()).collect();
+    values(sequence_log_probs(hidden, params.heads.get(k).unwrap(), &batch, &responses))
 }
 
 /// The same, one row for each response, its logits computed everywhere.
@@ -106,15 +106,16 @@ fn the_layout_is_prompt_first_second_row_by_row() {
     assert_eq!(batch.ids, [1, 2, 3, 4, 5, 6, 8]);
     assert_eq!(batch.positions, [0, 1, 2, 3, 2, 0, 1]);
     assert_eq!(batch.rows, PackedRows::new([[2, 2, 1], [1, 0, 1]]));
-    let term = |pair, side, predictors: &[i32], targets: &[i32]| PackedTerm {
+    let response = |pair, in_pair, predictors: &[i32], targets: &[i32]| PackedResponse {
         pair,
-        side,
+        in_pair,
         predictors: predictors.into(),
         targets: targets.into(),
     };
-    let expected = [term(0, 0, &[1, 2], &[3, 4]), term(0, 1, &[1], &[5]), term(1, 1, &[5], &[8])];
-    assert_eq!(batch.terms, expected);
-    assert_eq!(batch.terms_of_side(1), [1, 2]);
+    let expected =
+        [response(0, 0, &[1, 2], &[3, 4]), response(0, 1, &[1], &[5]), response(1, 1, &[5], &[8])];
+    assert_eq!(batch.responses, expected);
+    assert_eq!(batch.responses_at(1), [1, 2]);
 }
 
 #[test]
@@ -135,7 +136,7 @@ fn the_other_response_does_not_matter() {
 }
 
 #[test]
-fn terms_may_be_any_subset_in_any_order_and_chunks_do_not_show() {
+fn responses_may_be_any_subset_in_any_order_and_chunks_do_not_show() {
     let base = fixtures::base::<B>(5);
     let mut rng = ChaCha8Rng::seed_from_u64(9);
     let prompt = tokens(2, &mut rng);
@@ -165,11 +166,11 @@ fn gradients_reach_adapter_and_head_and_nothing_else() {
     let mut rng = ChaCha8Rng::seed_from_u64(9);
     let pairs = random_pairs(3, &mut rng);
     let batch = PackedBatch::pack(&slices(&pairs, &[[true, true]; 3])).unwrap();
-    let terms: Vec<usize> = (0..6).collect();
+    let responses: Vec<usize> = (0..6).collect();
     let loss = |params: &PolicyParams<Ad>| {
         let inputs = batch.inputs::<Ad>(&Default::default());
         let hidden = base.hidden_states_packed(&inputs, Some(&params.adapter));
-        sequence_log_probs(hidden, &params.heads.heads[0], &batch, &terms).mean()
+        sequence_log_probs(hidden, &params.heads.heads[0], &batch, &responses).mean()
     };
     let grads = loss(&params).backward();
     let base_grads = base.layers[0].self_attn.q_proj.dense_weight().grad(&grads);
@@ -197,7 +198,7 @@ fn gradients_reach_adapter_and_head_and_nothing_else() {
                     let inputs = batch.inputs::<B>(&Default::default());
                     let hidden = inner_base.hidden_states_packed(&inputs, Some(&moved.adapter));
                     let head = &moved.heads.heads[0];
-                    values(sequence_log_probs(hidden, head, &batch, &terms).mean())[0]
+                    values(sequence_log_probs(hidden, head, &batch, &responses).mean())[0]
                 };
                 let slope = (at(step) - at(-step)) / (2.0 * step);
                 assert!((slope - norm).abs() < 0.02 * norm + 2e-3, "{target:?} {slope} {norm}");
@@ -215,9 +216,9 @@ fn what_cannot_be_predicted_is_an_error() {
     let error = pack(&[], &[1], [true, true]).unwrap_err();
     assert!(matches!(error, Error::EmptyPrompt { index: 0 }), "{error}");
     let error = pack(&[1], &[], [true, true]).unwrap_err();
-    assert!(matches!(error, Error::EmptyResponse { index: 0, side: 0 }), "{error}");
+    assert!(matches!(error, Error::EmptyResponse { index: 0, in_pair: 0 }), "{error}");
     let nothing = pack(&[], &[], [false, false]).unwrap();
-    assert_eq!((nothing.rows.rows().len(), nothing.n_tokens(), nothing.terms.len()), (0, 0, 0));
+    assert_eq!((nothing.rows.rows().len(), nothing.n_tokens(), nothing.responses.len()), (0, 0, 0));
     assert!(pack(&[1], &[], [false, true]).is_ok());
 }
 
@@ -228,7 +229,7 @@ fn prompts_alone_have_the_states_of_prompts_with_a_response() {
     let mut rng = ChaCha8Rng::seed_from_u64(4);
     let prompts = [tokens(5, &mut rng), tokens(1, &mut rng), tokens(8, &mut rng)];
     let alone = PackedBatch::prompts(&prompts).unwrap();
-    assert!(alone.terms.is_empty() && alone.n_tokens() == 14);
+    assert!(alone.responses.is_empty() && alone.n_tokens() == 14);
     let states = values(base.hidden_states_packed(&alone.inputs::<B>(&device), None));
     let d = base.config().hidden_size;
     let mut start = 0;

@@ -9,8 +9,8 @@ use crate::{PackedBatch, PairSlices};
 
 type B = TestBackend;
 
-/// transformers' forward pass written out with loops in f64, for one row: what this
-/// file must equal.
+/// transformers' forward pass, written out with loops in f64 for one row: what this file must
+/// equal.
 fn written_out(phi: &Phi<B>, ids: &[u32]) -> Vec<f32> {
     let c = phi.config();
     let (d, dim, rot) = (c.hidden_size, c.head_dim(), c.rotary_dim());
@@ -105,7 +105,7 @@ fn a_cache_filled_in_pieces_changes_nothing() {
     let ids = [3, 17, 5, 0, 25, 31, 8];
     let whole = values(phi.hidden_states_packed(&row(&ids), None));
     let device = Default::default();
-    // Beside another row, so that rows of unequal length share a cache.
+    // Together with another row, so that rows of unequal length share a cache.
     let mut cache = KvCache::new(phi.config(), 2, 9, &device);
     let prompts = [ids[..3].to_vec(), vec![9, 9, 9, 9, 9]];
     let mut found = values(phi.prefill(&prompts, None, &mut cache).narrow(0, 0, 1));
@@ -153,7 +153,8 @@ fn a_fresh_model_depends_on_the_seed_alone_and_counts_its_parameters() {
             true => values(phi.layers[1].mlp.fc2.dense_weight()),
             false => values(phi.embed_tokens.weight.val()),
         };
-        // Were anything lazy, the order of reading would decide who draws what.
+        // If anything were lazy, the order of reading would decide which parameter draws which
+        // numbers.
         let one = read(last_first);
         let other = read(!last_first);
         if last_first { [other, one] } else { [one, other] }

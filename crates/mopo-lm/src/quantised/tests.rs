@@ -1,4 +1,4 @@
-//! A quantised base against the same in f32: losses, gradients, training, conversions.
+//! A quantised base against the same base in f32: losses, gradients, training, conversions.
 
 use burn::module::AutodiffModule;
 use burn::optim::{AdamConfig, GradientsParams, Optimizer};
@@ -37,8 +37,8 @@ fn log_probs<Bk: FusedBackend>(base: &Phi<Bk>, params: Option<&PolicyParams<Bk>>
     let inputs = batch.inputs::<Bk>(&Default::default());
     let hidden = base.hidden_states_packed(&inputs, params.map(|p| &p.adapter));
     let head = params.map_or(&base.lm_head, |p| &p.heads.heads[0]);
-    let terms: Vec<usize> = (0..batch.terms.len()).collect();
-    token_log_probs(hidden, head, &batch, &terms)
+    let responses: Vec<usize> = (0..batch.responses.len()).collect();
+    token_log_probs(hidden, head, &batch, &responses)
 }
 
 /// Mean over the response tokens of −log p, in nats.
@@ -118,8 +118,8 @@ fn gradients_reach_the_adapter_and_none_the_base() {
                 }
             }
             let grads = GradientsParams::from_grads(grads, &params);
-            // The whole adapter, both parts of every update, also of the first layer: gradients pass
-            // through the quantised layers above.
+            // The whole adapter, both factors of every update, in the first layer too: gradients
+            // pass through the quantised layers above.
             for layer in &params.adapter.layers {
                 for target in LoraTarget::ALL {
                     let pair = layer.get(target).unwrap();

@@ -1,6 +1,6 @@
 //! phi's weights in Hugging Face's files: `config.json` with `model.safetensors` or
-//! `pytorch_model.bin` (or their shards), which transformers reads too. Adapters and heads are in
-//! `adapter`.
+//! `pytorch_model.bin` (or their shards), as transformers reads and writes them. Adapters and heads
+//! are in `adapter`.
 
 #[cfg(test)]
 mod tests;
@@ -17,25 +17,24 @@ use crate::phi::{PhiAttention, PhiLayer, PhiMlp, Rotary};
 use crate::projection::{Projection, Weight};
 use crate::{Error, Phi, PhiConfig, QuantFormat, QuantisedWeight, Result};
 
-/// In which data type the big matrices (embedding, linear layers, output layer) are held. LayerNorms
-/// and biases always become F32.
+/// The data type of the large matrices (embedding, linear layers, output layer) in memory.
+/// LayerNorms and biases always become F32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LoadDtype {
-    /// As the checkpoint has them; in F32 where the device does not know that type. For a base that
-    /// stays frozen.
+    /// That of the checkpoint, or F32 if the device does not support it. For a frozen base.
     #[default]
     Checkpoint,
-    /// In F32, for a model that is trained.
+    /// F32, for a model that is trained.
     F32,
 }
 
-/// How [`load_phi`] holds what it reads. The default keeps the checkpoint's data type.
+/// How [`load_phi`] stores what it reads. The default keeps the checkpoint's data type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LoadOptions {
-    /// Of the big matrices.
+    /// Data type of the large matrices.
     pub dtype: LoadDtype,
-    /// Quantise the linear layers of the blocks while reading. Embedding and output layer are as
-    /// `dtype` says.
+    /// Quantise the linear layers of the blocks while reading. `dtype` applies to embedding and
+    /// output layer.
     pub quantise: Option<QuantFormat>,
 }
 
@@ -45,25 +44,24 @@ impl LoadOptions {
         Self { dtype: LoadDtype::F32, quantise: None }
     }
 
-    /// The linear layers in that format, the rest as in the checkpoint. The layers have no
-    /// parameters then: such a model is a frozen base.
+    /// The linear layers quantised to `format`, the rest as in the checkpoint. The layers then have
+    /// no parameters: such a model is a frozen base.
     pub fn quantised(format: QuantFormat) -> Self {
         Self { dtype: LoadDtype::Checkpoint, quantise: Some(format) }
     }
 }
 
-/// Loads a phi model of that configuration from a Hugging Face model directory
+/// Loads a phi model of this configuration from a Hugging Face model directory
 /// (`model.safetensors`, `pytorch_model.bin`, or the shards that either's `….index.json` names;
 /// safetensors first) or from one file. The parameters are trainable; see [`Phi::freeze`].
 ///
-/// Tensors are read one by one, and quantised then if so asked: the peak of memory is the model as
-/// it is held and one tensor of the file more. Matrices keep the file's layout,
-/// `[outputs, inputs]`, in memory, behind a transposed view. A PyTorch file is a pickle, of which
-/// nothing is executed.
+/// Tensors are read, and quantised if requested, one by one: peak memory is the model in its final
+/// form plus one tensor of the file. Matrices keep the file's layout, `[outputs, inputs]`, in
+/// memory, behind a transposed view. Nothing in a PyTorch file (a pickle) is executed.
 ///
 /// # Errors
-/// A file that cannot be read or is cut short; tensors missing, left over, of another shape or of
-/// an unread data type, by name; to quantise, weights that are not finite.
+/// A file that cannot be read or is truncated; missing, unexpected or misshapen tensors or
+/// unsupported data types, by name; weights to quantise that are not finite.
 pub fn load_phi<B: Backend>(
     dir_or_file: impl AsRef<Path>,
     config: &PhiConfig,
@@ -110,12 +108,12 @@ pub fn load_phi<B: Backend>(
     })
 }
 
-/// Writes `config.json` and `model.safetensors` into `dir`, which is created if need be: the names
-/// and layout of transformers' `PhiForCausalLM`. Each tensor keeps its data type, so nothing is
-/// lost; quantised weights become F32. `torch_dtype` is that of the embedding.
+/// Writes `config.json` and `model.safetensors` to `dir`, which is created if needed, with the
+/// names and the layout of transformers' `PhiForCausalLM`. Each tensor keeps its data type, so
+/// nothing is lost; quantised weights become F32. `torch_dtype` is that of the embedding.
 ///
 /// # Errors
-/// The file that could not be written.
+/// A file cannot be written.
 pub fn save_phi<B: Backend>(phi: &Phi<B>, dir: impl AsRef<Path>) -> Result<()> {
     let dir = dir.as_ref();
     mopo_hub::create_dir(dir)?;
@@ -125,7 +123,7 @@ pub fn save_phi<B: Backend>(phi: &Phi<B>, dir: impl AsRef<Path>) -> Result<()> {
     Ok(mopo_hub::write_json(&dir.join("config.json"), &config)?)
 }
 
-/// The tensors of a model with that output layer, in one data type or each in its own.
+/// The tensors of a model with this output layer, in one data type or each in its own.
 pub(crate) fn write_weights<B: Backend>(
     phi: &Phi<B>,
     lm_head: &Linear<B>,
@@ -149,7 +147,7 @@ pub(crate) fn write_weights<B: Backend>(
 }
 
 impl<B: Backend> Phi<B> {
-    /// The data type of the big matrices (the embedding speaks for all).
+    /// The data type of the large matrices, taken from the embedding.
     pub fn weight_dtype(&self) -> WeightDtype {
         WeightDtype::of(self.embed_tokens.weight.val().dtype())
     }

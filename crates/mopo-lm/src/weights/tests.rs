@@ -91,7 +91,7 @@ fn names_and_layout_are_the_hubs() {
     let find = |name: &str| tensors.iter().find(|t| t.0 == name).unwrap();
     let fc1 = find("model.layers.1.mlp.fc1.weight");
     assert_eq!(fc1.2, [48, 24]);
-    // Row `output`, column `input` there; the other way round here.
+    // Row `output`, column `input` in the file; the other way round in memory.
     let (output, input) = (30, 5);
     let at = (output * 24 + input) * 4;
     let there = f32::from_le_bytes(fc1.3[at..at + 4].try_into().unwrap());
@@ -147,11 +147,11 @@ fn matrices_keep_the_files_data_type_or_become_f32() {
         let matrix = if known { dtype.burn() } else { DType::F32 };
         assert_eq!(dtypes(&kept), [matrix, matrix, matrix, DType::F32, DType::F32]);
         assert_eq!(all(&kept), found);
-        // Trained heads are in F32 all the same.
+        // Trained heads are in F32 anyway.
         let head = &crate::PolicyHeads::from_base(&kept.lm_head, 1).heads[0];
         assert_eq!(head.weight.val().dtype(), DType::F32);
 
-        // Written as it is held, and read again: the same values, in the same types.
+        // Written in its type and read again: the same values and types.
         let again = dir.path().join(dtype.hub_name());
         save_phi(&kept, &again).unwrap();
         let stored_dtype =
@@ -183,7 +183,7 @@ fn a_loaded_matrix_is_a_view_of_the_files_layout_with_the_right_values() {
     fixtures::assert_close(&sums(&loaded), &sums(&saved), 1e-5);
 }
 
-/// What PyTorch wrote: see tests/parity/make_fixtures.py.
+/// Written by PyTorch: see tests/parity/make_fixtures.py.
 fn pytorch() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/fixtures/pytorch")
 }
@@ -223,12 +223,12 @@ fn damaged_and_foreign_pytorch_files_are_named() {
         assert!(error.contains("not a complete PyTorch file"), "{error}");
     }
     assert!(error(b"version https://git-lfs.github.com/spec/v1\n").contains("git lfs pull"));
-    // A pickle that would call something is no state dict: refused, and nothing is called.
+    // A pickle that would call something is not a state dict: it is refused, and nothing is called.
     let called = dir.path().join("called");
     let call = format!("cposix\nsystem\n(S'touch {}'\ntR.", called.display());
     assert!(error(call.as_bytes()).contains("pytorch_model.bin"));
     assert!(!called.exists());
-    // Damage inside a tensor: the container's check sum tells.
+    // Damage inside a tensor: detected by the container's checksum.
     let mut changed = whole.clone();
     let middle = changed.len() / 2;
     changed[middle] ^= 0xff;

@@ -160,12 +160,12 @@ fn log_probabilities_of_packed_pairs_agree_with_those_of_separate_rows() {
             })
             .collect();
         let batch = PackedBatch::pack(&pairs).unwrap();
-        let terms: Vec<usize> = (0..batch.terms.len()).collect();
+        let responses: Vec<usize> = (0..batch.responses.len()).collect();
         let inputs = batch.inputs(&Default::default());
         let hidden = case.phi.hidden_states_packed(&inputs, case.adapter());
         let head = &case.phi.lm_head;
-        let of_tokens = values(token_log_probs(hidden.clone(), head, &batch, &terms));
-        let of_sequences = values(sequence_log_probs(hidden, head, &batch, &terms));
+        let of_tokens = values(token_log_probs(hidden.clone(), head, &batch, &responses));
+        let of_sequences = values(sequence_log_probs(hidden, head, &batch, &responses));
         let expected: Vec<&Vec<f32>> =
             told.pairs.iter().flat_map(|p| [&p.first_log_probs, &p.second_log_probs]).collect();
         let sums: Vec<f32> = expected.iter().map(|one| one.iter().sum()).collect();

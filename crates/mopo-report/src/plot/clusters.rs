@@ -47,7 +47,7 @@ pub fn clusters_figure(report: &FrontReport) -> Result<Figure> {
     let legend = Legend {
         entries: shown
             .iter()
-            .map(|&p| Entry::Policy(all_styles[p], report.points[p].label.clone()))
+            .map(|&p| Entry::Policy(all_styles[p], report.points[p].shown_label()))
             .collect(),
     };
     legend.draw(&mut svg, MARGIN, top, inner);

@@ -45,7 +45,7 @@ pub fn curves_svg(panels: &[Curves]) -> Result<Figure> {
     Ok(svg.finish(width, height, &format!("Over training steps: {}", titles.join("; "))))
 }
 
-/// A panel of [`curves_svg`] alone, for a page.
+/// A single panel of [`curves_svg`], for a page.
 pub(crate) struct CurvePanel {
     /// The quantity.
     pub(crate) title: String,
@@ -198,8 +198,8 @@ const DRAWN: [(Quantity, &str); 5] = [
 ];
 
 /// Panels from the rows of `metrics.jsonl`: one per phase and quantity (loss, λ, slack, χ, accuracy),
-/// with a line for each policy and objective. Everything else is left out, and so are quantities that
-/// never differ from 0.
+/// with a line for each policy and objective. Other quantities are omitted, and so are those that are
+/// always 0.
 pub fn curves_from_metrics(rows: &[MetricsRow]) -> Vec<Curves> {
     let mut phases: Vec<&str> = Vec::new();
     let mut lines: BTreeMap<(usize, usize, String), Vec<(f64, f64)>> = BTreeMap::new();
@@ -222,6 +222,8 @@ pub fn curves_from_metrics(rows: &[MetricsRow]) -> Vec<Curves> {
         if panels.last().is_none_or(|p| p.0 != (phase, quantity)) {
             let title = match phases[phase] {
                 "" => DRAWN[quantity].1.to_owned(),
+                // What `metrics.jsonl` calls SFT.
+                "warm_start" => format!("{} — SFT", DRAWN[quantity].1),
                 phase => format!("{} — {}", DRAWN[quantity].1, phase.replace('_', " ")),
             };
             panels.push(((phase, quantity), Curves { title, series: Vec::new() }));
@@ -249,10 +251,7 @@ mod tests {
         .map(|row| serde_json::from_value(row).unwrap());
         let panels = curves_from_metrics(&rows);
         let titles: Vec<&str> = panels.iter().map(|p| p.title.as_str()).collect();
-        assert_eq!(
-            titles,
-            ["Loss — warm start", "Loss — mopo", "Multiplier λ of each constraint — mopo"]
-        );
+        assert_eq!(titles, ["Loss — SFT", "Loss — mopo", "Multiplier λ of each constraint — mopo"]);
         assert_eq!(panels[1].series[0].name, "a");
         assert_eq!(panels[1].series[0].points, [(1.0, 1.0), (2.0, 0.5)]);
         assert_eq!(panels[2].series[0].name, "a: b");

@@ -1,4 +1,4 @@
-//! The legend of a page's panels: signs to stand in a line of text, with their meaning.
+//! The legend of a page's panels: symbols inside a line of text, with their meaning.
 
 use super::front::{Notes, legend_name};
 use super::svg::{Shape, Stroke, Style, Svg, styles_of};
@@ -34,7 +34,7 @@ pub(crate) fn policy_key(report: &FrontReport) -> PolicyKey {
             (svg.glyph(SIZE, SIZE), legend_name(point))
         })
         .collect();
-    let Notes { bars, small, ring, stairs, warm_start } = Notes::of_panels(report);
+    let Notes { bars, small, ring, stairs, sft } = Notes::of_panels(report);
     let mut notes = vec![(
         glyph(&|svg| {
             svg.line((5.0, middle), (25.0, middle), Stroke::Ink(1.4));
@@ -51,6 +51,6 @@ pub(crate) fn policy_key(report: &FrontReport) -> PolicyKey {
         svg.ring(15.0, middle, 8.5);
     });
     add(stairs, &|svg| svg.path("M1 5h14v10h14", Stroke::Ink(1.4)));
-    add(warm_start, &|svg| svg.line((1.0, middle), (29.0, middle), Stroke::Dashed));
+    add(sft, &|svg| svg.line((1.0, middle), (29.0, middle), Stroke::Dashed));
     PolicyKey { policies, notes }
 }

@@ -44,7 +44,7 @@ pub fn parallel_figure(report: &FrontReport) -> Result<Figure> {
     let frame = Rect { left: MARGIN, top, right: width - MARGIN, bottom: top + HEAD + 340.0 };
     draw(&mut svg, frame, report, &report.points, &styles, &axes);
     let entries = report.points.iter().zip(styles);
-    let entries = entries.map(|(p, style)| Entry::Policy(style, p.label.clone())).collect();
+    let entries = entries.map(|(p, style)| Entry::Policy(style, p.shown_label())).collect();
     let legend = Legend { entries };
     let at = frame.bottom + 24.0;
     legend.draw(&mut svg, MARGIN, at, inner);

@@ -1,6 +1,6 @@
 //! The string builder behind all figures, and the look that they share.
 //!
-//! Colours are presentation attributes, so a figure stands alone; each coloured element also has a
+//! Colours are presentation attributes, so a figure is self-contained; each coloured element also has a
 //! class, so that a page's style sheet can repaint it for a dark background.
 
 use std::fmt::Write;
@@ -16,7 +16,7 @@ const GRID: &str = "#e4e7eb";
 const FRAME: &str = "#8c959f";
 const AREA: &str = "#eef3f8";
 
-/// Okabe and Ito's palette, which the colour-blind can tell apart, without black (the warm start's)
+/// Okabe and Ito's palette, which the colour-blind can tell apart, without black (the SFT model's)
 /// and yellow (too faint on white).
 pub(super) const PALETTE: [&str; 6] =
     ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
@@ -51,7 +51,7 @@ pub(super) enum Shape {
 pub(super) const SHAPES: [Shape; 6] =
     [Shape::Circle, Shape::Square, Shape::Triangle, Shape::Diamond, Shape::Wedge, Shape::Hexagon];
 
-/// One style per policy, given its run (where several are compared) and its group. Warm starts are
+/// One style per policy, given its run (where several are compared) and its group. SFT models are
 /// stars, heads filled, mixtures hollow. Within a single run colour and shape advance together and then
 /// against each other, so 36 trained policies stay distinct. Of several runs each has a colour.
 pub(super) fn styles<'a>(
@@ -69,7 +69,7 @@ pub(super) fn styles<'a>(
                     runs.len() - 1
                 })
             });
-            if group == PolicyGroup::WarmStart {
+            if group == PolicyGroup::Sft {
                 return Style { shape: Shape::Star, colour, hollow: false };
             }
             let hollow = group == PolicyGroup::Mixture;
@@ -125,7 +125,7 @@ impl Default for Type {
 pub(super) enum Stroke {
     Grid,
     Frame,
-    /// Dashed, ink: what belongs to the warm start.
+    /// Dashed, ink: what belongs to the SFT model.
     Dashed,
     /// Solid, ink.
     Ink(f64),
@@ -140,7 +140,7 @@ pub(super) enum Stroke {
 /// An SVG document in the making.
 pub(super) struct Svg {
     body: String,
-    /// Begins every id in it, so that several can stand on one page.
+    /// Begins every id in it, so that one page can have several.
     name: String,
     n_clips: usize,
 }
@@ -433,7 +433,7 @@ mod tests {
 
     #[test]
     fn styles_are_distinct_and_follow_the_group() {
-        let groups = [PolicyGroup::WarmStart]
+        let groups = [PolicyGroup::Sft]
             .into_iter()
             .chain([PolicyGroup::Head; 3])
             .chain([PolicyGroup::Mixture; 33]);
@@ -448,7 +448,7 @@ mod tests {
     #[test]
     fn each_run_has_a_colour() {
         let group = |run| {
-            [PolicyGroup::WarmStart, PolicyGroup::Head, PolicyGroup::Head, PolicyGroup::Mixture]
+            [PolicyGroup::Sft, PolicyGroup::Head, PolicyGroup::Head, PolicyGroup::Mixture]
                 .map(|g| (Some(run), g))
         };
         let styles = styles(group("a").into_iter().chain(group("b")));

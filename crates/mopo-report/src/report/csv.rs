@@ -25,7 +25,7 @@ fn row(report: &FrontReport, point: &PolicyPoint) -> Vec<String> {
         text(&point.run),
         point.policy.clone(),
         point.label.clone(),
-        point.group.name().to_owned(),
+        point.group.csv_name().to_owned(),
         text(&point.cluster),
         point.cluster.map_or_else(String::new, |c| report.cluster_labels[c].clone()),
         point.n.to_string(),
@@ -96,7 +96,7 @@ pub(super) fn differences(report: &FrontReport) -> Table {
 }
 
 fn set(of: &SetRef) -> [String; 2] {
-    [text(&of.run), of.set.name().to_owned()]
+    [text(&of.run), of.set.csv_name().to_owned()]
 }
 
 fn cells(estimate: Option<Estimate>) -> [String; 3] {

@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 
+use crate::evaluation::shown_label;
 use crate::plot::short;
 use crate::{Clusters, Evaluation, PolicyGroup, PolicySamples};
 
@@ -25,7 +26,7 @@ pub(super) fn section(evaluation: &Evaluation, n_examples: usize) -> Markup {
     }
 }
 
-/// What a script makes use of: hidden without one.
+/// Controls for the script; hidden without one.
 fn controls(evaluation: &Evaluation) -> Markup {
     html! {
         form.controls hidden="" {
@@ -50,7 +51,7 @@ fn controls(evaluation: &Evaluation) -> Markup {
                     @let checked = (samples.group != PolicyGroup::Mixture).then_some("checked");
                     label {
                         input type="checkbox" value=(p) checked=[checked];
-                        " " (samples.label)
+                        " " (shown_label(samples.group, &samples.label))
                     }
                 }
             }
@@ -61,7 +62,7 @@ fn controls(evaluation: &Evaluation) -> Markup {
 
 fn example(evaluation: &Evaluation, i: usize) -> Markup {
     let prompt = evaluation.prompts[i].trim();
-    // The turn that is still to be written: its text stands below.
+    // The turn to be written, whose text is shown below.
     let prompt = prompt.strip_suffix("Assistant:").unwrap_or(prompt).trim_end();
     let of = |mixtures: bool| -> Vec<(usize, &PolicySamples)> {
         let all = evaluation.policies.iter().enumerate();
@@ -94,7 +95,7 @@ fn answer(evaluation: &Evaluation, p: usize, samples: &PolicySamples, i: usize) 
     let response = samples.responses[i].trim();
     html! {
         div.answer data-policy=(p) {
-            h3 { (samples.label) }
+            h3 { (shown_label(samples.group, &samples.label)) }
             p.scores { (scores.join(" · ")) }
             p.text { @if response.is_empty() { i { "(empty)" } } @else { (response) } }
         }

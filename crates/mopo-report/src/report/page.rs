@@ -69,7 +69,7 @@ pub(super) fn html(
 
 fn headline(report: &FrontReport, notes: &[String]) -> Markup {
     // Of several runs the trained policies alone.
-    let shown = |set| report.runs.is_empty() || set != PolicySet::WarmStart;
+    let shown = |set| report.runs.is_empty() || set != PolicySet::Sft;
     let ref_point: Vec<String> = report.config.ref_point.iter().map(|&v| short(v)).collect();
     html! {
         @for (i, sentence) in words::verdict(report).iter().enumerate() {

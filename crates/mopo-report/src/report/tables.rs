@@ -21,7 +21,7 @@ pub(super) fn policies(report: &FrontReport) -> Markup {
             tbody {
                 @for point in &report.points {
                     tr {
-                        td { (point.label) }
+                        td { (point.shown_label()) }
                         td.left data-label="kind" { (point.group.name()) }
                         (means(report, point, &best))
                         td data-label="own hypervolume" { (short(point.own_hypervolume)) }
@@ -65,7 +65,7 @@ fn z_scores(report: &FrontReport) -> Markup {
             tbody {
                 @for (point, row) in report.points.iter().zip(&rows) {
                     tr {
-                        td { (point.label) }
+                        td { (point.shown_label()) }
                         @for (c, z) in row.iter().enumerate() {
                             td.best[*z == Some(best[c])] data-label=(label(c)) {
                                 (z.map_or_else(|| "–".into(), signed))
@@ -120,7 +120,7 @@ pub(super) fn sets(report: &FrontReport) -> Markup {
         "IGD+ is the mean distance by which a set stays behind the front of all policies compared \
          here, the additive ε the largest such distance, both in standard deviations of the scores \
          (those of the z-scores); smaller is better, and 0 means that the set has the whole front. \
-         They depend on what is compared, and hold on this page alone."
+         They depend on what is compared, and hold on this page only."
     } else {
         "There are no z-scores for some objective, and so no IGD+ and no additive ε, which add up \
          distances of several objectives."
@@ -217,7 +217,7 @@ pub(super) fn clusters(report: &FrontReport) -> Markup {
                         @let best = maxima(points.iter().map(|p| &p.means));
                         @for point in points {
                             tr {
-                                td { (point.label) }
+                                td { (point.shown_label()) }
                                 td.left data-label="prompts about" { (label) }
                                 td data-label="prompts" { (point.n) }
                                 (means(report, point, &best))

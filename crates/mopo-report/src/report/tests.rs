@@ -18,7 +18,7 @@ const N: usize = 12;
 /// means plus 0.01 · (i − 5.5).
 fn synthetic(n_objectives: usize) -> Evaluation {
     let names = ["helpful", "harmless", "humor", "brief"];
-    let mut plan = vec![("warm start".to_owned(), PolicyGroup::WarmStart, vec![0.3; n_objectives])];
+    let mut plan = vec![("warm start".to_owned(), PolicyGroup::Sft, vec![0.3; n_objectives])];
     for (head, name) in names.iter().enumerate().take(n_objectives) {
         let means = (0..n_objectives).map(|k| if k == head { 0.7 } else { 0.4 }).collect();
         plan.push(((*name).to_owned(), PolicyGroup::Head, means));
@@ -123,7 +123,7 @@ fn numbers_are_those_of_the_points() {
     let report = report_of(&synthetic(2));
     // Heads (0.7, 0.4) and (0.4, 0.7): two boxes of 0.28 that share 0.16.
     let value = |set| report.quality(set).unwrap().hypervolume.value;
-    assert!((value(PolicySet::WarmStart) - 0.09).abs() < 1e-6);
+    assert!((value(PolicySet::Sft) - 0.09).abs() < 1e-6);
     assert!((value(PolicySet::Heads) - 0.40).abs() < 1e-6);
     assert!((value(PolicySet::HeadsAndMixtures) - 0.41).abs() < 1e-6);
     let difference = report.difference(PolicySet::Heads).unwrap();
@@ -132,8 +132,8 @@ fn numbers_are_those_of_the_points() {
 
     let flags: Vec<bool> = report.points.iter().map(|p| p.non_dominated).collect();
     assert_eq!(flags, [false, true, true, true]);
-    assert_eq!(report.points[1].dominates_warm_start, Some(true));
-    assert_eq!(report.points[0].dominates_warm_start, Some(false));
+    assert_eq!(report.points[1].dominates_sft, Some(true));
+    assert_eq!(report.points[0].dominates_sft, Some(false));
     // 0.01 · deviation of 0 … 11 (√13) / √12.
     let expected = 0.01 * (13.0_f64 / 12.0).sqrt();
     let found = report.points[0].standard_errors.as_ref().unwrap()[1];
@@ -147,19 +147,19 @@ fn numbers_are_those_of_the_points() {
 }
 
 #[test]
-fn z_scores_and_distances_are_counted_in_the_warm_starts_statistics() {
+fn z_scores_and_distances_are_counted_in_the_sft_models_statistics() {
     let mut evaluation = synthetic(2);
     let report = report_of(&evaluation);
     // Scores 0.3 + 0.01 · (i − 5.5): deviation 0.01 · √13.
     let deviation = 0.01 * 13.0_f64.sqrt();
     let s = &report.statistics[1];
     assert!((s.mean - 0.3).abs() < 1e-6 && (s.std - deviation).abs() < 1e-6, "{s:?}");
-    assert!(s.source.contains("warm start") && s.n == Some(N));
+    assert!(s.source.contains("SFT model") && s.n == Some(N));
     let z = report.points[1].z_scores[0].unwrap();
     assert!((z - 0.4 / deviation).abs() < 1e-3, "{z}");
     // The front: both heads and the mixture (0.5, 0.5). From the SFT model (0.3, 0.3) to the heads
     // √(0.4² + 0.1²), to the mixture √(0.2² + 0.2²); the largest step is 0.4.
-    let warm = report.quality(PolicySet::WarmStart).unwrap();
+    let warm = report.quality(PolicySet::Sft).unwrap();
     let expected = (2.0 * 0.17_f64.sqrt() + 0.08_f64.sqrt()) / 3.0 / deviation;
     assert!((warm.igd_plus.unwrap().value - expected).abs() < 1e-3);
     let heads = report.quality(PolicySet::Heads).unwrap();
@@ -204,11 +204,11 @@ fn sets_without_policies_are_left_out() {
     evaluation.policies.retain(|p| p.group == PolicyGroup::Head);
     let report = report_of(&evaluation);
     assert_eq!(report.sets.len(), 1);
-    assert!(report.differences.is_empty() && report.points[0].dominates_warm_start.is_none());
+    assert!(report.differences.is_empty() && report.points[0].dominates_sft.is_none());
     let temp = tempfile::tempdir().unwrap();
     write_report(temp.path(), &report, &evaluation, &ReportExtras::default()).unwrap();
     evaluation.policies.truncate(1);
-    evaluation.policies[0].group = PolicyGroup::WarmStart;
+    evaluation.policies[0].group = PolicyGroup::Sft;
     let report = report_of(&evaluation);
     write_report(temp.path(), &report, &evaluation, &ReportExtras::default()).unwrap();
 }

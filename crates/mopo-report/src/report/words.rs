@@ -36,7 +36,7 @@ pub(super) fn verdict(report: &FrontReport) -> Vec<String> {
             out.push(format!("Hypervolume of the {name}: {value}."));
         }
     }
-    out.extend(heads_against_warm_start(report));
+    out.extend(heads_against_sft(report));
     out.extend(below_the_reference_point(report));
     out.extend(best_per_objective(report));
     out
@@ -49,7 +49,7 @@ fn subject(report: &FrontReport, of: &SetRef) -> String {
     match (of.set, n) {
         (PolicySet::Heads, 1) => format!("{run}The head covers"),
         (PolicySet::Heads, n) => format!("{run}The {n} heads together cover"),
-        (PolicySet::WarmStart, _) => format!("{run}The warm start covers"),
+        (PolicySet::Sft, _) => format!("{run}The SFT model covers"),
         (_, n) => format!("{run}Heads and mixtures, {n} policies together, cover"),
     }
 }
@@ -57,9 +57,9 @@ fn subject(report: &FrontReport, of: &SetRef) -> String {
 fn other(report: &FrontReport, of: &SetRef) -> String {
     let n = report.set_quality(of).map_or(0, |q| q.n_policies);
     match &of.run {
-        None => "the warm start".into(),
+        None => "the SFT model".into(),
         Some(run) => match (of.set, n) {
-            (PolicySet::WarmStart, _) => format!("{run}'s warm start"),
+            (PolicySet::Sft, _) => format!("{run}'s SFT model"),
             (PolicySet::Heads, 1) => format!("{run}'s head"),
             (PolicySet::Heads, n) => format!("{run}'s {n} heads"),
             (_, n) => format!("{run}'s heads and mixtures ({n} policies)"),
@@ -98,20 +98,17 @@ fn compared(report: &FrontReport, difference: &HypervolumeDifference) -> String 
     }
 }
 
-fn heads_against_warm_start(report: &FrontReport) -> Option<String> {
+fn heads_against_sft(report: &FrontReport) -> Option<String> {
     let heads: Vec<_> = report.points.iter().filter(|p| p.group == PolicyGroup::Head).collect();
-    let winners: Vec<&str> = heads
-        .iter()
-        .filter(|p| p.dominates_warm_start == Some(true))
-        .map(|p| p.label.as_str())
-        .collect();
-    heads.first()?.dominates_warm_start?;
+    let winners: Vec<String> =
+        heads.iter().filter(|p| p.dominates_sft == Some(true)).map(|p| p.shown_label()).collect();
+    heads.first()?.dominates_sft?;
     let n = heads.len();
     Some(match winners.len() {
-        0 => format!("None of the {n} heads is at least as good as the warm start on every objective and better on one."),
-        w if w == n => "Every head is at least as good as the warm start on every objective, and better on one or more.".into(),
+        0 => format!("None of the {n} heads is at least as good as the SFT model on every objective and better on one."),
+        w if w == n => "Every head is at least as good as the SFT model on every objective, and better on one or more.".into(),
         w => format!(
-            "{w} of {n} heads ({}) are at least as good as the warm start on every objective, and \
+            "{w} of {n} heads ({}) are at least as good as the SFT model on every objective, and \
              better on one or more.",
             winners.join(", ")
         ),
@@ -119,11 +116,11 @@ fn heads_against_warm_start(report: &FrontReport) -> Option<String> {
 }
 
 fn below_the_reference_point(report: &FrontReport) -> Option<String> {
-    let without: Vec<&str> = report
+    let without: Vec<String> = report
         .points
         .iter()
         .filter(|p| p.own_hypervolume == 0.0)
-        .map(|p| p.label.as_str())
+        .map(|p| p.shown_label())
         .collect();
     (!without.is_empty()).then(|| {
         format!(
@@ -135,17 +132,17 @@ fn below_the_reference_point(report: &FrontReport) -> Option<String> {
 }
 
 fn best_per_objective(report: &FrontReport) -> Option<String> {
-    let warm = report
+    let sft = report
         .points
         .iter()
-        .find(|p| p.group == PolicyGroup::WarmStart)
+        .find(|p| p.group == PolicyGroup::Sft)
         .filter(|_| report.runs.len() < 2);
     let best = |k: usize| {
         let best =
             report.points.iter().reduce(|a, b| if b.means[k] > a.means[k] { b } else { a })?;
-        let from = warm.map_or_else(String::new, |w| format!(", warm start {}", short(w.means[k])));
+        let from = sft.map_or_else(String::new, |w| format!(", SFT model {}", short(w.means[k])));
         let (name, mean) = (&report.objectives[k], short(best.means[k]));
-        Some(format!("{name}: {} ({mean}{from})", best.label))
+        Some(format!("{name}: {} ({mean}{from})", best.shown_label()))
     };
     let parts: Option<Vec<String>> = (0..report.objectives.len()).map(best).collect();
     Some(format!("Best mean score on {}.", parts?.join("; ")))

@@ -104,7 +104,7 @@ pub struct StepMeasurement {
 
 /// Two objectives of a pair that conflict: the pair's own preference, and the shorter response (1
 /// where the first one has fewer tokens, 0 where it has more, 0.5 where they are equal). The rows of
-/// [`Pairs::terms`].
+/// [`Pairs::labels`].
 pub fn two_objectives(pair: &PairTokens) -> [Vec<Option<f32>>; 2] {
     let shorter = match pair.first.len().cmp(&pair.second.len()) {
         std::cmp::Ordering::Less => 1.0,
@@ -237,8 +237,8 @@ impl<B: FusedAutodiffBackend> Step for AdapterStep<'_, B> {
         let loss = match reference {
             None => {
                 let hidden = base.hidden_states_packed(&batch.inputs::<B>(device), Some(adapter));
-                let terms = batch.terms_of_side(0);
-                let log_probs = sequence_log_probs(hidden, &base.lm_head, &batch, &terms);
+                let responses = batch.responses_at(0);
+                let log_probs = sequence_log_probs(hidden, &base.lm_head, &batch, &responses);
                 let weights = Tensor::full([n], 1.0 / n_outputs(&batch) as f64, device);
                 cloning_loss(weights, log_probs)
             }
@@ -275,7 +275,7 @@ impl<B: FusedAutodiffBackend> Step for AdapterStep<'_, B> {
 
 /// Response tokens of a batch.
 fn n_outputs(batch: &PackedBatch) -> usize {
-    batch.terms.iter().map(|t| t.targets.len()).sum()
+    batch.responses.iter().map(|t| t.targets.len()).sum()
 }
 
 /// The steps of [`Mopo`] itself.
@@ -331,7 +331,7 @@ struct MopoStep<'a, B: FusedAutodiffBackend> {
     /// Number of the first step.
     first: usize,
     window: BenchWindow,
-    /// Which terms of the last batch each policy needed.
+    /// Which responses of the last batch each policy needed.
     needed: Vec<Vec<bool>>,
 }
 
@@ -344,12 +344,12 @@ impl<B: FusedAutodiffBackend> Step for MopoStep<'_, B> {
 
     fn work(&self, indices: &[usize], sizes: &Sizes<'_>) -> Result<(PassWork, f64)> {
         let needed = &self.needed;
-        let any = |term: usize| needed.iter().any(|policy| policy[term]);
+        let any = |response: usize| needed.iter().any(|policy| policy[response]);
         let keep: Vec<[bool; 2]> =
             (0..indices.len()).map(|i| [any(2 * i), any(2 * i + 1)]).collect();
         let batch = self.pairs.pack(indices, &keep)?;
-        let outputs = batch.terms.iter().map(|t| {
-            let policies = needed.iter().filter(|policy| policy[2 * t.pair + t.side]).count();
+        let outputs = batch.responses.iter().map(|t| {
+            let policies = needed.iter().filter(|policy| policy[2 * t.pair + t.in_pair]).count();
             policies * t.targets.len()
         });
         let work = PassWork::new(&batch, outputs.sum());
@@ -392,8 +392,8 @@ mod tests {
                 second: vec![9, 8, 7, i],
             })
             .collect();
-        let terms = tokens.iter().map(two_objectives).collect();
-        Pairs { tokens, terms }
+        let labels = tokens.iter().map(two_objectives).collect();
+        Pairs { tokens, labels }
     }
 
     fn steps(base: &Phi<B>, method: BenchMethod) -> Vec<StepMeasurement> {

@@ -21,7 +21,7 @@ pub fn evaluated_policies(names: &[String], steps: usize) -> Vec<EvaluatedPolicy
     let mut out = vec![EvaluatedPolicy {
         id: "warm-start".into(),
         label: "warm start".into(),
-        group: PolicyGroup::WarmStart,
+        group: PolicyGroup::Sft,
         head: HeadChoice::Base,
     }];
     for (k, name) in names.iter().enumerate() {

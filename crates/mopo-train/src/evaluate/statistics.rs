@@ -54,13 +54,13 @@ impl KnownStatistics {
     pub(super) fn complete(
         self,
         objectives: &[String],
-        warm_start: &PolicySamples,
+        sft: &PolicySamples,
         whose: &str,
     ) -> Result<Vec<ObjectiveStatistics>> {
         let complete = |(k, known): (usize, Option<ObjectiveStatistics>)| match known {
             Some(known) => Ok(known),
             None => {
-                let scores = warm_start.scores.iter().map(|row| row[k]);
+                let scores = sft.scores.iter().map(|row| row[k]);
                 Ok(ObjectiveStatistics::of(&objectives[k], scores, whose)?)
             }
         };

@@ -32,15 +32,17 @@ pub(crate) fn batch_log_probs<B: FusedBackend>(
     let inputs = batch.inputs::<B>(device);
     let adapter = params.map(|p| &p.adapter);
     let hidden = base.hidden_states_packed(&inputs, adapter);
-    let terms: Vec<usize> = (0..batch.terms.len()).collect();
+    let responses: Vec<usize> = (0..batch.responses.len()).collect();
     let heads = heads(base, params);
     let mut out = Vec::with_capacity(heads.len());
     for head in heads {
-        let values: Vec<f32> =
-            sequence_log_probs(hidden.clone(), head, &batch, &terms).into_data().iter().collect();
+        let values: Vec<f32> = sequence_log_probs(hidden.clone(), head, &batch, &responses)
+            .into_data()
+            .iter()
+            .collect();
         let mut rows = vec![[0.0; 2]; indices.len()];
-        for (term, value) in batch.terms.iter().zip(values) {
-            rows[term.pair][term.side] = value;
+        for (response, value) in batch.responses.iter().zip(values) {
+            rows[response.pair][response.in_pair] = value;
         }
         out.push(rows);
     }
@@ -135,7 +137,7 @@ fn for_each_pair<B: FusedBackend>(
             for (h, head) in heads(base, params).into_iter().enumerate() {
                 let tokens = token_log_probs(hidden.clone(), head, &batch, &[0, 1]);
                 let tokens: Vec<f64> = tokens.into_data().iter().collect();
-                let (first, second) = tokens.split_at(batch.terms[0].targets.len());
+                let (first, second) = tokens.split_at(batch.responses[0].targets.len());
                 let sums = [first, second].map(|tokens| tokens.iter().sum::<f64>() as f32);
                 if let Some(value) = sums.iter().find(|x| !x.is_finite()) {
                     return Err(Error::NonFinite {
@@ -165,7 +167,7 @@ fn heads<'a, B: FusedBackend>(
     }
 }
 
-/// `[n_terms]` on a device.
+/// `[n_responses]` on a device.
 pub(crate) fn to_tensor<B: Backend>(values: &[f32], device: &B::Device) -> Tensor<B, 1> {
     Tensor::from_data(values, device)
 }
@@ -196,7 +198,7 @@ mod tests {
                 second: ids(1 + i * 3 % 29),
             })
             .collect();
-        Pairs { tokens, terms: vec![[vec![], vec![]]; n] }
+        Pairs { tokens, labels: vec![[vec![], vec![]]; n] }
     }
 
     fn base() -> Phi<TestBackend> {
@@ -229,7 +231,7 @@ mod tests {
         for part in [vec![7], vec![59, 3, 21], (0..60).step_by(2).collect::<Vec<_>>()] {
             let some = Pairs {
                 tokens: part.iter().map(|&i| all.tokens[i].clone()).collect(),
-                terms: vec![[vec![], vec![]]; part.len()],
+                labels: vec![[vec![], vec![]]; part.len()],
             };
             let expected: LogProbs = part.iter().map(|&i| whole[i]).collect();
             assert_eq!(bits(&run(&some, None)), bits(&expected), "{part:?}");
@@ -240,7 +242,7 @@ mod tests {
         let context = Context { format: 1, ..Context::default() };
         let half = Pairs {
             tokens: all.tokens.iter().step_by(2).cloned().collect(),
-            terms: vec![[vec![], vec![]]; 30],
+            labels: vec![[vec![], vec![]]; 30],
         };
         run(&half, Some((&cache, &context)));
         let open = cache.open(&context);

@@ -144,7 +144,7 @@ impl<'a, B: FusedAutodiffBackend> Dpo<'a, B> {
 
     /// I of pair `i`, as labelled.
     fn label(&self, i: usize) -> f32 {
-        self.setup.pairs.terms[i][0][self.setup.objective].expect("only labelled pairs are drawn")
+        self.setup.pairs.labels[i][0][self.setup.objective].expect("only labelled pairs are drawn")
     }
 }
 
@@ -159,16 +159,16 @@ pub(crate) fn log_ratios<B: FusedAutodiffBackend>(
 ) -> Tensor<B, 1> {
     let device = head.weight.device();
     let hidden = base.hidden_states_packed(&batch.inputs::<B>(&device), Some(adapter));
-    let terms = [batch.terms_of_side(0), batch.terms_of_side(1)].concat();
-    let log_probs = sequence_log_probs(hidden, head, batch, &terms);
+    let responses = [batch.responses_at(0), batch.responses_at(1)].concat();
+    let log_probs = sequence_log_probs(hidden, head, batch, &responses);
     let reference: Vec<f32> =
-        [0, 1].into_iter().flat_map(|side| reference.clone().map(move |of| of[side])).collect();
+        [0, 1].into_iter().flat_map(|i| reference.clone().map(move |of| of[i])).collect();
     log_probs - to_tensor(&reference, &device)
 }
 
 /// The pairs that carry a label of an objective.
 fn labelled(pairs: &Pairs, objective: usize) -> Vec<usize> {
-    (0..pairs.len()).filter(|&i| pairs.terms[i][0][objective].is_some()).collect()
+    (0..pairs.len()).filter(|&i| pairs.labels[i][0][objective].is_some()).collect()
 }
 
 impl<B: FusedAutodiffBackend> Method for Dpo<'_, B> {

@@ -66,8 +66,8 @@ pub(crate) struct Setup<'a> {
 /// A step that was made.
 pub(crate) struct Step {
     pub(crate) metrics: Metrics,
-    /// Which terms of the batch took part, policy by policy: `[n_policies][n_terms]`, both terms of a
-    /// pair side by side.
+    /// Which responses of the batch took part, policy by policy: `[n_policies][n_responses]`, the two
+    /// of a pair next to each other.
     pub(crate) needed: Vec<Vec<bool>>,
 }
 
@@ -104,7 +104,7 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
             ),
             radius: setup
                 .pairs
-                .labelled_terms()
+                .labelled_responses()
                 .into_iter()
                 .map(|n| setup.config.ball.radius(n))
                 .collect(),
@@ -117,12 +117,12 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
         self.trainer.module()
     }
 
-    /// log π_ref − log π_0 of every term, `[n_policies × n_terms]`, policy by policy.
+    /// log π_ref − log π_0 of every response, `[n_policies × n_responses]`, policy by policy.
     fn log_ratios(&mut self, micro: &[Vec<usize>]) -> Result<Vec<Vec<f32>>> {
-        let n_terms = 2 * micro.iter().map(Vec::len).sum::<usize>();
+        let n_responses = 2 * micro.iter().map(Vec::len).sum::<usize>();
         let n_policies = self.duals.len();
         let Some(reference) = &self.reference else {
-            return Ok(vec![vec![0.0; n_terms]; n_policies]);
+            return Ok(vec![vec![0.0; n_responses]; n_policies]);
         };
         let known = &mut self.reference_log_probs;
         for indices in micro {
@@ -142,7 +142,7 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
                 }
             }
         }
-        let mut out = vec![Vec::with_capacity(n_terms); n_policies];
+        let mut out = vec![Vec::with_capacity(n_responses); n_policies];
         for &i in micro.iter().flatten() {
             let initial = self.setup.initial_log_probs[i];
             let rows = known.get(i).expect("just computed");
@@ -176,11 +176,11 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
         }
         self.exact.clear();
         for (h, dual) in self.duals.iter_mut().enumerate() {
-            let terms = pairs.terms.iter().enumerate().flat_map(|(i, terms)| {
+            let responses = pairs.labels.iter().enumerate().flat_map(|(i, labels)| {
                 let reference = log_probs.as_ref().map_or(initial[i], |of| of[h][i]);
-                [0, 1].map(|side| (terms[side].as_slice(), reference[side] - initial[i][side]))
+                [0, 1].map(|r| (labels[r].as_slice(), reference[r] - initial[i][r]))
             });
-            let solved = ResponseGroups::new(terms, config.ratio_clip)?.solve(&DualProblem {
+            let solved = ResponseGroups::new(responses, config.ratio_clip)?.solve(&DualProblem {
                 primary: dual.primary,
                 tau: config.tau,
                 thresholds: &dual.thresholds,
@@ -201,7 +201,7 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
         Ok(())
     }
 
-    /// Labels of the step's terms, and which of them share a prompt if w is normalised by prompt.
+    /// Labels of the step's responses, and which of them share a prompt if w is normalised by prompt.
     fn labels(
         &self,
         rows: &[Vec<Option<f32>>],
@@ -254,7 +254,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         let rows: Vec<Vec<Option<f32>>> = micro
             .iter()
             .flatten()
-            .flat_map(|&i| self.setup.pairs.terms[i].iter().cloned())
+            .flat_map(|&i| self.setup.pairs.labels[i].iter().cloned())
             .collect();
 
         // Weights and multipliers, over the whole step's batch and all policies at once.
@@ -320,19 +320,20 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             });
         }
 
-        // Cloning: forward and backward of the terms that somebody needs.
+        // Cloning: forward and backward passes of the responses that any policy needs.
         let (mut losses, mut kls) = (vec![0.0; policies.len()], vec![0.0; policies.len()]);
         let (mut n_tokens, mut n_needed, mut start) = (0, 0, 0);
         for indices in micro {
-            let wanted = |i: usize, side: usize, p: &PolicyBatch<B>| p.needed[start + 2 * i + side];
+            let wanted =
+                |i: usize, in_pair: usize, p: &PolicyBatch<B>| p.needed[start + 2 * i + in_pair];
             let keep: Vec<[bool; 2]> = (0..indices.len())
-                .map(|i| [0, 1].map(|side| policies.iter().any(|p| wanted(i, side, p))))
+                .map(|i| [0, 1].map(|in_pair| policies.iter().any(|p| wanted(i, in_pair, p))))
                 .collect();
             n_tokens +=
                 indices.iter().map(|&i| self.setup.pairs.tokens[i].packed_len()).sum::<usize>();
             let batch = self.setup.pairs.pack(indices, &keep)?;
-            n_needed += batch.terms.len();
-            if batch.terms.is_empty() {
+            n_needed += batch.responses.len();
+            if batch.responses.is_empty() {
                 start += 2 * indices.len();
                 continue;
             }
@@ -341,24 +342,28 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             let hidden = self.base.hidden_states_packed(&inputs, Some(&params.adapter));
             let mut total = None;
             for (h, policy) in policies.iter().enumerate() {
-                let terms: Vec<usize> = (0..batch.terms.len())
-                    .filter(|&t| wanted(batch.terms[t].pair, batch.terms[t].side, policy))
+                let responses: Vec<usize> = (0..batch.responses.len())
+                    .filter(|&r| {
+                        wanted(batch.responses[r].pair, batch.responses[r].in_pair, policy)
+                    })
                     .collect();
-                if terms.is_empty() {
+                if responses.is_empty() {
                     continue;
                 }
                 let head = &params.heads.heads[h];
-                let log_probs = sequence_log_probs(hidden.clone(), head, &batch, &terms);
+                let log_probs = sequence_log_probs(hidden.clone(), head, &batch, &responses);
                 let (mut at, mut initial) = (Vec::new(), Vec::new());
-                for &t in &terms {
-                    let term = &batch.terms[t];
-                    at.push((start + 2 * term.pair + term.side) as i32);
-                    initial.push(self.setup.initial_log_probs[indices[term.pair]][term.side]);
+                for &r in &responses {
+                    let response = &batch.responses[r];
+                    at.push((start + 2 * response.pair + response.in_pair) as i32);
+                    initial.push(
+                        self.setup.initial_log_probs[indices[response.pair]][response.in_pair],
+                    );
                 }
                 let at = Tensor::<B, 1, burn::tensor::Int>::from_data(at.as_slice(), &self.device);
                 let weights = policy.weights.clone().select(0, at);
-                let gain = log_probs.clone().detach() - to_tensor::<B>(&initial, &self.device);
-                kls[h] += (weights.clone() * gain).sum().into_scalar().elem::<f64>();
+                let log_ratio = log_probs.clone().detach() - to_tensor::<B>(&initial, &self.device);
+                kls[h] += (weights.clone() * log_ratio).sum().into_scalar().elem::<f64>();
                 let loss = cloning_loss(weights, log_probs);
                 losses[h] += loss.clone().into_scalar().elem::<f64>();
                 total = Some(match total {

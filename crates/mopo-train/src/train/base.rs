@@ -12,7 +12,7 @@ use crate::cache::Context;
 use crate::config::{BaseFormat, ModelSource};
 use crate::fit::Fit;
 use crate::run_dir::record::{BASE, INITIAL};
-use crate::sft::WarmStart;
+use crate::sft::Sft;
 use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord, checkpoint};
 
 /// Version of how log-probs are computed, in the keys of the cache: to be raised when the numbers
@@ -35,7 +35,7 @@ pub(super) fn trained<B: FusedAutodiffBackend>(
         B::seed(device, step_seed(config.seed, "init", 0));
         let base = initial::<B>(config, &data.tokenizer, device)?
             .with_gradient_checkpointing(config.sft.gradient_checkpointing);
-        let mut sft = WarmStart::new(base, &data.train, &config.sft, config.seed, device);
+        let mut sft = Sft::new(base, &data.train, &config.sft, config.seed, device);
         let (phase, checkpoints) = (&config.sft, &config.checkpoints);
         Fit { run, record, phase, checkpoints }.run(&mut sft, progress)?;
         run.check_there()?;

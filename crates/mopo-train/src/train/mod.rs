@@ -119,7 +119,7 @@ pub fn train<B: FusedAutodiffBackend>(
     let (constraints, n_rows) = constraints(&log.rows, &data.objectives, &primaries, last_steps);
     let result = RunResult {
         objectives: data.objectives.names().to_vec(),
-        warm_start: accuracies(&data.heldout_labels, |i| before[i], k),
+        sft: accuracies(&data.heldout_labels, |i| before[i], k),
         policies: names
             .into_iter()
             .zip(&after)

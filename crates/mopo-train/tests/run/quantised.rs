@@ -5,7 +5,7 @@ use mopo_train::load_base;
 
 use super::*;
 
-/// MOPO on another run's warm start, held in that format.
+/// MOPO on the SFT model of another run, held in that format.
 fn on_base_of(other: &Path, format: &str) -> RunConfig {
     let base = format!("model.base={format}");
     let mut config = tiny(&["sft.steps=0", &base]);
@@ -49,7 +49,7 @@ fn a_configuration_from_before_there_was_a_choice_still_runs() {
 }
 
 #[test]
-fn a_warm_start_of_a_quantised_base_is_an_error_with_the_way_out() {
+fn sft_of_a_quantised_base_is_an_error_with_the_way_out() {
     let set = ["model.base=nf4".to_string()];
     let text = preset_text("demo").unwrap();
     let error = RunConfig::parse_with(text, "demo", &set).unwrap_err().to_string();

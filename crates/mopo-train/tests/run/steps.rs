@@ -10,7 +10,7 @@ use super::{
 };
 
 #[test]
-fn leaving_out_pruned_terms_changes_nothing() {
+fn leaving_out_pruned_responses_changes_nothing() {
     // Hard labels at τ = 0.05: a loser weighs e⁻²⁰ of a winner.
     let common = [
         "policies=[\"helpful\"]",

@@ -55,8 +55,8 @@ impl Job for Train {
         let (base, tokenizer) = super::load::<Autodiff<B>>(&args.model, args.common.base, &device)?;
         let base = base.with_gradient_checkpointing(args.gradient_checkpointing);
         let tokens = rows::read(&args.pairs, &tokenizer, args.max_len, args.steps * args.batch)?;
-        let terms = tokens.iter().map(two_objectives).collect();
-        let pairs = Pairs { tokens, terms };
+        let labels = tokens.iter().map(two_objectives).collect();
+        let pairs = Pairs { tokens, labels };
         let (method, name, variant) = match args.method {
             StepMethod::Dpo => {
                 let (reference, variant) = match args.reference {

@@ -1,5 +1,5 @@
 //! Naive against lower-bounded constraints as data grow (Figure 3 of the paper): how often does a
-//! policy that meets a threshold on its data violate it in truth?
+//! policy that meets a threshold on its data violate it on the true preferences?
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -19,15 +19,16 @@ pub struct ConstraintSettings {
     pub n_objectives: usize,
     /// τ.
     pub tau: f64,
-    /// Where a threshold lies between what the reference has (0) and the best action's value (1).
+    /// Position of the thresholds between the reference's value (0) and the best action's value
+    /// (1).
     pub fraction: f64,
-    /// Numbers of terms N, ascending and even: a comparison is two terms.
-    pub n_terms: Vec<usize>,
+    /// Numbers of responses N, ascending and even: a comparison has two.
+    pub n_responses: Vec<usize>,
     /// The balls to compare; `Ball::Radius(0.0)` is the naive constraint.
     pub balls: Vec<Ball>,
-    /// Bandits, each with data of its own.
+    /// Number of bandits, each with its own data.
     pub repetitions: usize,
-    /// λ stops here.
+    /// Cap of λ.
     pub lambda_max: f64,
     /// Seed.
     pub seed: u64,
@@ -41,7 +42,7 @@ impl Default for ConstraintSettings {
             n_objectives: 2,
             tau: 0.08,
             fraction: 0.5,
-            n_terms: vec![50, 100, 200, 500, 1000, 2000, 5000, 10_000],
+            n_responses: vec![50, 100, 200, 500, 1000, 2000, 5000, 10_000],
             balls: vec![
                 Ball::Radius(0.0),
                 Ball::Confidence(0.95),
@@ -55,11 +56,11 @@ impl Default for ConstraintSettings {
     }
 }
 
-/// One ball at one N, over all repetitions.
+/// One ball at one N, summarised over all repetitions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ConstraintRow {
     /// N.
-    pub n_terms: usize,
+    pub n_responses: usize,
     /// `naive`, `confidence 0.95`, `radius 0.15`.
     pub method: String,
     /// Mean ε, in nats.
@@ -68,8 +69,8 @@ pub struct ConstraintRow {
     pub violation_rate: f64,
     /// √(p (1 − p)/R) of that share.
     pub standard_error: f64,
-    /// Share of repetitions in which a λ_k is at its cap with its constraint violated on the
-    /// data: the method itself says that it found no policy.
+    /// Share of repetitions in which a λ_k is at its cap with its constraint violated on the data:
+    /// the method itself reports that it found no policy.
     pub unattainable_rate: f64,
     /// Violations among the repetitions in which no λ_k was at its cap; NaN if there are none.
     pub violation_rate_attainable: f64,
@@ -79,11 +80,11 @@ pub struct ConstraintRow {
     pub mean_primary: f64,
     /// Mean of E\[p\] of the exact solution, which knows the preferences.
     pub exact_primary: f64,
-    /// Share of repetitions in which a threshold binds in the exact solution: in the others a policy
-    /// that ignores the constraints may do.
+    /// Share of repetitions in which a threshold binds in the exact solution; in the others a
+    /// policy may ignore the constraints.
     pub binding_rate: f64,
-    /// Bandits that were drawn and discarded, for all N together, since no policy meets all of
-    /// their thresholds at once; none for two objectives.
+    /// Bandits that were discarded, for all N together, since no policy meets all of their
+    /// thresholds at once; 0 for two objectives.
     pub discarded: usize,
 }
 
@@ -96,7 +97,7 @@ pub fn ball_name(ball: Ball) -> String {
     }
 }
 
-/// A bandit whose preferences are known.
+/// A bandit with known preferences.
 struct Truth {
     /// r_k(y), `[n_objectives][n_actions]`.
     rewards: Vec<Vec<f64>>,
@@ -108,7 +109,7 @@ struct Truth {
     binds: bool,
 }
 
-/// What is added up over repetitions.
+/// Sums over repetitions.
 #[derive(Clone, Default)]
 struct Sums {
     radius: f64,
@@ -119,21 +120,23 @@ struct Sums {
     primary: f64,
 }
 
-/// Draws bandits and comparisons, solves each with every ball at every N (the first N terms of one
-/// stream), and holds the policy a·w against the true preferences.
+/// Draws bandits and comparisons, solves each with every ball at every N (the first N responses of
+/// one
+/// stream), and compares the policy a·w with the true preferences.
 ///
-/// Rewards are standard normal, μ is uniform, labels are drawn with σ(r(y) − r(y′)). Every term has
-/// its action's mean indicator, as the `action` estimator has it.
+/// Rewards are standard normal, μ is uniform, labels are drawn with σ(r(y) − r(y′)). Every response
+/// has
+/// its action's mean indicator, as with the `action` estimator.
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] for settings out of range, or if no drawn bandit has thresholds that
-/// can be met; and the exact solver's.
+/// can be met; and those of the exact solver.
 pub fn constraints(
     settings: &ConstraintSettings,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<ConstraintRow>> {
     check(settings)?;
-    let cells = settings.n_terms.len() * settings.balls.len();
+    let cells = settings.n_responses.len() * settings.balls.len();
     let mut sums = vec![Sums::default(); cells];
     let (mut exact_primary, mut binding, mut discarded) = (0.0, 0, 0);
     for repetition in 0..settings.repetitions {
@@ -143,9 +146,9 @@ pub fn constraints(
         discarded += tries;
         exact_primary += truth.exact_primary;
         binding += usize::from(truth.binds);
-        let largest = settings.n_terms.last().copied().unwrap_or(0);
+        let largest = settings.n_responses.last().copied().unwrap_or(0);
         let pairs = compare(settings, &truth, largest / 2, &mut rng);
-        for (i, &n) in settings.n_terms.iter().enumerate() {
+        for (i, &n) in settings.n_responses.iter().enumerate() {
             let data = Comparisons::new(
                 1,
                 settings.n_actions,
@@ -160,12 +163,12 @@ pub fn constraints(
     }
     let n = settings.repetitions as f64;
     let mut rows = Vec::with_capacity(cells);
-    for (i, &n_terms) in settings.n_terms.iter().enumerate() {
+    for (i, &n_responses) in settings.n_responses.iter().enumerate() {
         for (j, &ball) in settings.balls.iter().enumerate() {
             let s = &sums[i * settings.balls.len() + j];
             let rate = s.violated as f64 / n;
             rows.push(ConstraintRow {
-                n_terms,
+                n_responses,
                 method: ball_name(ball),
                 radius: s.radius / n,
                 violation_rate: rate,
@@ -201,15 +204,15 @@ fn check(settings: &ConstraintSettings) -> Result<()> {
     if settings.repetitions == 0 {
         return invalid("repetitions", "0".into(), "there must be at least one");
     }
-    let even = settings.n_terms.iter().all(|n| *n > 0 && n % 2 == 0);
-    if !even || !settings.n_terms.is_sorted() || settings.n_terms.is_empty() {
-        let found = format!("{:?}", settings.n_terms);
-        return invalid("n_terms", found, "must be even numbers above 0, ascending");
+    let even = settings.n_responses.iter().all(|n| *n > 0 && n % 2 == 0);
+    if !even || !settings.n_responses.is_sorted() || settings.n_responses.is_empty() {
+        let found = format!("{:?}", settings.n_responses);
+        return invalid("n_responses", found, "must be even numbers above 0, ascending");
     }
     settings.balls.iter().try_for_each(Ball::check)
 }
 
-/// Draws until the thresholds can be met together; with it, how many were discarded.
+/// Draws until the thresholds can be met together; also returns how many bandits were discarded.
 fn feasible_bandit(settings: &ConstraintSettings, rng: &mut ChaCha8Rng) -> Result<(Truth, usize)> {
     const TRIES: usize = 10_000;
     for tries in 0..TRIES {
@@ -217,7 +220,7 @@ fn feasible_bandit(settings: &ConstraintSettings, rng: &mut ChaCha8Rng) -> Resul
             .map(|_| (0..settings.n_actions).map(|_| normal(rng)).collect())
             .collect();
         let preference: Vec<Vec<f64>> = rewards.iter().map(|r| preference_to_uniform(r)).collect();
-        // Against itself the reference wins one half.
+        // The reference wins half of the time against itself.
         let between = |q: &Vec<f64>| 0.5 + settings.fraction * (q.iter().fold(0.0, max) - 0.5);
         let mut thresholds: Vec<f64> = preference.iter().map(between).collect();
         thresholds[0] = 0.0;
@@ -292,8 +295,8 @@ fn solve(
     let labels: Vec<Vec<Option<f32>>> = (0..settings.n_actions)
         .map(|y| data.preference().iter().map(|q| Some(q[y] as f32)).collect())
         .collect();
-    let terms = data.pairs().iter().flat_map(|p| [p.first, p.second]);
-    let groups = ResponseGroups::new(terms.map(|y| (labels[y].as_slice(), 0.0)), 0.0)?;
+    let responses = data.pairs().iter().flat_map(|p| [p.first, p.second]);
+    let groups = ResponseGroups::new(responses.map(|y| (labels[y].as_slice(), 0.0)), 0.0)?;
     for (ball, sums) in settings.balls.iter().zip(sums) {
         let radius = ball.radius(n);
         let dual = groups.solve(&DualProblem {
@@ -328,7 +331,7 @@ fn solve(
     Ok(())
 }
 
-/// Box and Muller's.
+/// By the Box–Muller method.
 pub(super) fn normal(rng: &mut ChaCha8Rng) -> f64 {
     let (u, v): (f64, f64) = (rng.random(), rng.random());
     (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()

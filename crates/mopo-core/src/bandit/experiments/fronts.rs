@@ -1,5 +1,5 @@
-//! Fronts of the toy with contexts: MOPO and the exact solution over a sweep of thresholds, DPO on
-//! four ways to make one objective out of two (Figures 1, 7 and 8 of the paper).
+//! Fronts of the toy with contexts: MOPO and the exact solution over a sweep of thresholds, and DPO
+//! with four ways of combining two objectives into one (Figures 1, 7 and 8 of the paper).
 
 use burn::tensor::backend::AutodiffBackend;
 use serde::Serialize;
@@ -19,13 +19,13 @@ pub struct FrontSettings {
     pub sets: Vec<ToySet>,
     /// Triplets (x, y, y′).
     pub n_pairs: usize,
-    /// What a label is.
+    /// Kind of labels.
     pub labels: Labels,
     /// τ, one front for each.
     pub taus: Vec<f64>,
-    /// Thresholds of a sweep; there is one sweep with each objective as the primary.
+    /// Thresholds per sweep; there is one sweep with each objective as the primary.
     pub n_thresholds: usize,
-    /// Weights of the mixed reward of D_w; empty leaves all of DPO out.
+    /// Weights of the mixed reward of D_w; empty means no DPO.
     pub dpo_weights: Vec<f64>,
     /// Steps of MOPO.
     pub steps: usize,
@@ -52,13 +52,13 @@ impl Default for FrontSettings {
     }
 }
 
-/// Where a policy comes from.
+/// Origin of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum FrontMethod {
     /// The COP on the true preferences.
     #[serde(rename = "exact")]
     Exact,
-    /// The COP on the preferences that the data show.
+    /// The COP on the preferences estimated from the data.
     #[serde(rename = "exact_on_data")]
     ExactOnData,
     /// Algorithm 1 on the data.
@@ -79,7 +79,7 @@ pub enum FrontMethod {
 }
 
 impl FrontMethod {
-    /// All of them, in the order of a legend.
+    /// All methods, in the order of a legend.
     pub const ALL: [Self; 7] = [
         Self::Exact,
         Self::ExactOnData,
@@ -111,7 +111,7 @@ pub struct FrontRow {
     pub set: &'static str,
     /// τ of the front; DPO's β is matched to it.
     pub tau: f64,
-    /// Where it comes from.
+    /// How it was obtained.
     pub method: FrontMethod,
     /// The objective that was maximised (0 or 1); 0 for DPO.
     pub primary: usize,
@@ -136,13 +136,13 @@ pub struct ShareRow {
     pub set: &'static str,
     /// τ.
     pub tau: f64,
-    /// Whose policies.
+    /// The method.
     pub method: FrontMethod,
     /// Above (0, 0), the smallest rewards there are.
     pub hypervolume: f64,
-    /// It over the exact front's.
+    /// Its ratio to the hypervolume of the exact front.
     pub share: f64,
-    /// The same above the rewards of the uniform policy: only what training gained counts.
+    /// The same above the rewards of the uniform policy, so that only the gains of training count.
     pub share_of_gain: f64,
     /// Mean KL of the policies to the uniform one.
     pub kl: f64,
@@ -150,12 +150,13 @@ pub struct ShareRow {
 
 /// Runs every method on every set at every τ.
 ///
-/// Thresholds run in equal steps from what the secondary objective is without a threshold to what
-/// it is when it is the primary. DPO's β is such that exp(r₁/β) has the KL to the reference that the
-/// exact COP without a threshold has: methods are compared at equal strength of regularisation.
+/// Thresholds run in equal steps from the value of the secondary objective without a threshold to
+/// its value as the primary. DPO's β is chosen such that exp(r₁/β) has the same KL to the reference
+/// as
+/// the exact COP without a threshold: methods are compared at equal strength of regularisation.
 ///
 /// # Errors
-/// Of [`learn`] and of the exact solver.
+/// Those of [`learn`] and of the exact solver.
 pub fn fronts<B: AutodiffBackend>(
     settings: &FrontSettings,
     device: &B::Device,
@@ -225,7 +226,7 @@ pub fn fronts<B: AutodiffBackend>(
     Ok(rows)
 }
 
-/// DPO on D₁, D₂, D_∩ and every D_w, side by side.
+/// DPO on D₁, D₂, D_∩ and every D_w, at the same time.
 fn dpo<B: AutodiffBackend>(
     set: ToySet,
     tau: f64,
@@ -236,7 +237,7 @@ fn dpo<B: AutodiffBackend>(
 ) -> Result<Vec<FrontRow>> {
     let weights = [&[1.0, 0.0][..], &settings.dpo_weights].concat();
     let sampled = set.sample(settings.n_pairs, settings.labels, &weights, settings.seed)?;
-    // The objective behind the others: the agreed label, and a mass of 0 where there is none.
+    // A third objective: the agreed label, with mass 0 where there is none.
     let agrees = |p: &Comparison| (p.indicators[0] - 0.5) * (p.indicators[1] - 0.5) > 0.0;
     let mut mass = vec![vec![1.0f32; settings.n_pairs]; weights.len()];
     mass.push(sampled.pairs().iter().map(|p| f32::from(u8::from(agrees(p)))).collect());
@@ -270,7 +271,7 @@ fn dpo<B: AutodiffBackend>(
 /// One row per method and front.
 ///
 /// # Errors
-/// Of the hypervolume.
+/// Those of the hypervolume.
 pub fn shares(rows: &[FrontRow]) -> Result<Vec<ShareRow>> {
     let mut out: Vec<ShareRow> = Vec::new();
     let mut seen: Vec<(&str, f64)> = rows.iter().map(|r| (r.set, r.tau)).collect();
@@ -308,7 +309,7 @@ pub fn shares(rows: &[FrontRow]) -> Result<Vec<ShareRow>> {
     Ok(out)
 }
 
-/// Thresholds of the secondary objective, from none that binds to the best it can be at this τ.
+/// Thresholds of the secondary objective, from none that binds to the largest attainable at this τ.
 fn sweep(set: ToySet, primary: usize, tau: f64, n: usize) -> Result<Vec<f64>> {
     let free = set.problem(primary, tau, vec![None; 2]).solve()?.attained[1 - primary];
     let best = set.problem(1 - primary, tau, vec![None; 2]).solve()?.attained[1 - primary];
@@ -316,7 +317,7 @@ fn sweep(set: ToySet, primary: usize, tau: f64, n: usize) -> Result<Vec<f64>> {
     Ok((0..n).map(|i| free + (best - free) * step(i)).collect())
 }
 
-/// The exact solution's row; none where the data say that the threshold is out of reach.
+/// The exact solution's row; `None` if the threshold is unattainable on the data.
 fn solved(
     problem: &TabularProblem,
     set: ToySet,

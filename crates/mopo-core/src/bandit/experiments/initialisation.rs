@@ -1,6 +1,6 @@
-//! Initial thresholds against a known front (A.3, Figures 2 and 9 of the paper):
-//! on a toy front where they are also learned, and on a random bandit with two constraints, where
-//! each may be possible without both being so.
+//! Initial thresholds against a known front (A.3, Figures 2 and 9 of the paper): on a toy front
+//! where they are also learned, and on a random bandit with two constraints, each of which may be
+//! possible although both together are not.
 
 use burn::tensor::backend::AutodiffBackend;
 use rand::{RngExt, SeedableRng};
@@ -26,17 +26,17 @@ pub struct InitialisationSettings {
     pub tau: f64,
     /// Points of the known front of the toy.
     pub front_points: usize,
-    /// How far beyond the best value that a policy has the hopeless starts lie.
+    /// How far the hopeless initial thresholds lie beyond the best value of any policy.
     pub beyond: Vec<f64>,
     /// The loop; its batch must be `Batch::All`.
     pub learner: LearnerConfig,
-    /// Step of λ. λ of a threshold that is missed by d grows by d times this at every step.
+    /// Step size of λ. A threshold that is missed by d raises λ by d times this in every step.
     pub lambda_lr: f64,
     /// Cap of λ.
     pub lambda_max: f64,
     /// Actions of the bandit with three objectives.
     pub n_actions: usize,
-    /// Its front is a grid of this many thresholds each way.
+    /// The number of thresholds along each axis of the grid for its front.
     pub grid: usize,
     /// Random pairs of thresholds.
     pub n_vectors: usize,
@@ -63,14 +63,14 @@ impl Default for InitialisationSettings {
     }
 }
 
-/// What the experiment gives.
+/// The result of the experiment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Initialisation {
     /// Toy: (E\[q\], E\[p\]) of the known front, by ascending E\[q\].
     pub front: Vec<(f64, f64)>,
     /// Toy: the largest E\[q\] of any policy.
     pub best: f64,
-    /// Toy: the starts.
+    /// Toy: the initial thresholds.
     pub starts: Vec<StartRow>,
     /// Three objectives: points of the known front.
     pub grid_points: usize,
@@ -78,22 +78,22 @@ pub struct Initialisation {
     pub vectors: Vec<VectorRow>,
 }
 
-/// A start on the toy.
+/// An initial threshold on the toy.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StartRow {
-    /// What it is.
+    /// Its name.
     pub start: String,
-    /// E\[p\] of the start policy; None: no policy has such a value.
+    /// E\[p\] of the initial policy; `None`: no policy has such a value.
     pub start_primary: Option<f64>,
-    /// v: E\[q\] of the start, taken as the threshold.
+    /// v: E\[q\] of the initial policy, used as the threshold.
     pub threshold: f64,
     /// Its insertion index among the front's values of q.
     pub index: usize,
-    /// Points of the front: an index of that size is past the end.
+    /// Points of the front: an index of this size is past the end.
     pub front_points: usize,
-    /// Where the run should land, (E\[q\], E\[p\]); None: predicted infeasible.
+    /// Where the run should end, (E\[q\], E\[p\]); `None`: predicted infeasible.
     pub predicted: Option<(f64, f64)>,
-    /// The exact solution's, None if the solver refuses the threshold.
+    /// The exact solution's; `None` if the solver refuses the threshold.
     pub exact: Option<(f64, f64)>,
     /// λ of the exact solution.
     pub exact_lambda: Option<f64>,
@@ -101,7 +101,7 @@ pub struct StartRow {
     pub learned: (f64, f64),
     /// λ at the end.
     pub lambda: f64,
-    /// λ ended at its cap.
+    /// Whether λ ended at its cap.
     pub at_cap: bool,
 }
 
@@ -116,25 +116,25 @@ pub struct VectorRow {
     pub each: bool,
     /// A front point meets both.
     pub together: bool,
-    /// The exact solver finds a policy; None: it did not decide (thresholds on the very edge).
+    /// Whether the exact solver finds a policy; `None`: undecided (thresholds on the very edge).
     pub feasible: Option<bool>,
-    /// E\[p\] − τ KL of the predicted landing point.
+    /// E\[p\] − τ KL of the predicted end point.
     pub predicted: Option<f64>,
     /// That of the exact solution.
     pub exact: Option<f64>,
 }
 
-/// Both parts.
+/// Runs both parts.
 ///
 /// # Errors
-/// Of [`learn`] and of the exact solver.
+/// Those of [`learn`] and of the exact solver.
 pub fn initialisation<B: AutodiffBackend>(
     settings: &InitialisationSettings,
     device: &B::Device,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Initialisation> {
     let steps = settings.learner.steps;
-    // Steps cost more than thresholds: shares of the bar only.
+    // Only shares of the progress bar: steps cost more than thresholds.
     let total = steps + settings.grid + settings.n_vectors / 20;
     let toy = Toy::new(settings)?;
     let starts = toy.starts::<B>(settings, device, &mut |step| progress(step, total))?;
@@ -176,7 +176,7 @@ impl Toy {
             points.push(vec![solution.dual_value, solution.attained[1].max(threshold)]);
             plane.push((solution.attained[1], solution.attained[0]));
         }
-        // The sweep's limit, which no finite λ reaches: the secondary's best actions alone.
+        // The sweep's limit, which no finite λ reaches: only the secondary's best actions.
         let [p, q] = set.preference();
         let policy = best_actions(&p, &q);
         let divergence: Vec<f64> = policy
@@ -189,7 +189,7 @@ impl Toy {
         Ok(Self { set, tau, front: KnownFront::new(points)?, plane, best })
     }
 
-    /// Names, thresholds and E\[p\] of the starts.
+    /// Names, thresholds and E\[p\] of the initial policies.
     fn candidates(&self, beyond: &[f64]) -> Result<Vec<(String, f64, Option<f64>)>> {
         let solved = |primary: usize, tau: f64| -> Result<(f64, f64)> {
             let solution = self.set.problem(primary, tau, vec![None, None]).solve()?;
@@ -291,7 +291,7 @@ struct Named {
     threshold: f64,
 }
 
-/// The secondary's best action in every context; of equals, the one the primary likes best.
+/// The secondary's best action in every context; among equals, the best for the primary.
 fn best_actions(p: &[f64], q: &[f64]) -> Vec<f64> {
     let n = ToySet::N_ACTIONS;
     let mut policy = vec![0.0; q.len()];
@@ -305,7 +305,7 @@ fn best_actions(p: &[f64], q: &[f64]) -> Vec<f64> {
 }
 
 /// Every ordered pair once, labelled with its probability: the data's mean indicators are the true
-/// preferences, so that what is learned differs from the exact solution by the learning alone.
+/// preferences, so the result differs from the exact solution only through learning.
 fn every_comparison(set: ToySet) -> Result<Comparisons> {
     let rewards = set.rewards();
     let n = ToySet::N_ACTIONS;
@@ -327,11 +327,11 @@ fn every_comparison(set: ToySet) -> Result<Comparisons> {
 struct Three {
     problem: TabularProblem,
     front: KnownFront,
-    /// Least value of the front and best of any policy, per secondary objective.
+    /// The front's least value and the best value of any policy, per secondary objective.
     range: [(f64, f64); 2],
 }
 
-/// The grid ends this far from what is best, where λ would be infinite.
+/// The distance of the grid from the best values, where λ would be infinite.
 const MARGIN: f64 = 1e-4;
 
 impl Three {
@@ -357,7 +357,7 @@ impl Three {
         };
         let free = problem.solve()?;
         let best = [problem.best_attainable(1, &[])?, problem.best_attainable(2, &[])?];
-        // Asking much of one objective costs the other: that is how low the front reaches.
+        // Improving one objective costs the other: this is how low the front reaches.
         let ends = [
             ask([None, Some(best[1] - MARGIN)]).solve()?.attained[1],
             ask([Some(best[0] - MARGIN), None]).solve()?.attained[2],

@@ -1,5 +1,5 @@
-//! The synthetic experiments of the paper, each a function from settings to rows. Figures and
-//! files are the caller's.
+//! The synthetic experiments of the paper, each a function from settings to rows. Figures and files
+//! are made elsewhere.
 
 mod constraints;
 mod fronts;

@@ -28,13 +28,13 @@ pub struct SensitivitySettings {
     pub learner: LearnerConfig,
     /// Cap of λ, high enough to see it grow.
     pub lambda_max: f64,
-    /// Seed of the triplets and labels; the loop itself has no chance in it.
+    /// Seed of the triplets and labels; the loop itself is deterministic.
     pub seed: u64,
 }
 
 impl Default for SensitivitySettings {
     /// Set A, the paper's τ, a grid of five by five around the paper's β and t₀, 3,000 steps. The
-    /// rules: as the paper reads; the same with a ball that fits the data; the lower bound.
+    /// rules: the paper's; the same with a ball that fits the data; the lower bound.
     fn default() -> Self {
         Self {
             set: ToySet::A,
@@ -54,7 +54,7 @@ impl Default for SensitivitySettings {
     }
 }
 
-/// One policy at the end.
+/// One policy after training.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SensitivityRow {
     /// `plain` or `lower_bound`.
@@ -73,22 +73,22 @@ pub struct SensitivityRow {
     pub primary: f64,
     /// True E\[q\].
     pub secondary: f64,
-    /// b as it was at the start: the reference's own value on the data.
+    /// The initial b: the reference's own value on the data.
     pub first_threshold: f64,
     /// b at the end.
     pub threshold: f64,
     /// λ at the end.
     pub lambda: f64,
-    /// Largest λ on the way.
+    /// Largest λ during training.
     pub largest_lambda: f64,
     /// E_x\[KL(π ‖ uniform)\], in nats.
     pub kl: f64,
 }
 
-/// Learns one policy per rule, β and t₀, side by side.
+/// Learns one policy per rule, β and t₀, at the same time.
 ///
 /// # Errors
-/// Of [`learn`].
+/// Those of [`learn`].
 pub fn sensitivity<B: AutodiffBackend>(
     settings: &SensitivitySettings,
     device: &B::Device,

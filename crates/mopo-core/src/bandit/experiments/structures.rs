@@ -18,7 +18,7 @@ pub struct StructureSettings {
     pub seeds: Vec<u64>,
     /// The loop.
     pub learner: LearnerConfig,
-    /// Refresh of the reference in the second run, in steps; None leaves that run out.
+    /// Steps between refreshes of the reference in the second run; `None` omits that run.
     pub reference_lag: Option<usize>,
 }
 
@@ -35,7 +35,7 @@ impl Default for StructureSettings {
     }
 }
 
-/// One learned policy beside the exact one.
+/// A learned policy and the exact one.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StructureRow {
     /// Name of the structure.
@@ -44,13 +44,13 @@ pub struct StructureRow {
     pub tau: f64,
     /// `action`, or `pair`: the paper's equation 11 read literally.
     pub estimator: &'static str,
-    /// Steps between refreshes of the reference; None: fixed.
+    /// Steps between refreshes of the reference; `None`: never.
     pub reference_lag: Option<usize>,
     /// Seed.
     pub seed: u64,
     /// π(a), π(b), π(c).
     pub learned: Vec<f64>,
-    /// The exact solution: at a fixed reference, or iterated from refresh to refresh.
+    /// The exact solution: for a fixed reference, or iterated from refresh to refresh.
     pub exact: Vec<f64>,
     /// ½ Σ |learned − exact|.
     pub total_variation: f64,
@@ -61,10 +61,10 @@ pub struct StructureRow {
 }
 
 /// Learns every structure at every τ with every seed: with the `action` estimator, with the `pair`
-/// estimator, and with `action` under a lagged reference.
+/// estimator, and with `action` and a lagged reference.
 ///
 /// # Errors
-/// Of [`learn`] and of the exact solver.
+/// Those of [`learn`] and of the exact solver.
 pub fn structures<B: AutodiffBackend>(
     settings: &StructureSettings,
     device: &B::Device,
@@ -135,7 +135,7 @@ fn row(
     }
 }
 
-/// The exact policy and its λ, the reference replaced by the last solution at every refresh.
+/// The exact policy and its λ; every refresh replaces the reference by the last solution.
 fn exact(structure: Structure, run: &Run, steps: usize) -> Result<(Vec<f64>, f64)> {
     let thresholds = vec![None, structure.threshold()];
     let mut problem = structure.comparisons().problem(0, run.mopo.tau, thresholds);
@@ -143,7 +143,7 @@ fn exact(structure: Structure, run: &Run, steps: usize) -> Result<(Vec<f64>, f64
     let mut last = (Vec::new(), 0.0);
     for _ in 0..windows {
         let solution = problem.solve()?;
-        // What has died out in the reference stays a possible, if hopeless, choice.
+        // An action that has died out in the reference remains possible, if hopeless.
         let floor = |p: &f64| p.max(1e-30);
         problem.contexts[0].reference = solution.policy[0].iter().map(floor).collect();
         last = (solution.policy[0].clone(), solution.lambda[1]);

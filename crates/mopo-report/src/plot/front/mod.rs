@@ -180,7 +180,7 @@ fn legend(report: &FrontReport, styles: &[Style], outside: usize) -> Legend {
     entries.extend(notes.small.map(Entry::Faint));
     entries.extend(notes.ring.map(Entry::Ring));
     entries.extend(notes.stairs.map(Entry::Line));
-    entries.extend(notes.warm_start.map(Entry::Dashed));
+    entries.extend(notes.sft.map(Entry::Dashed));
     Legend { entries }
 }
 
@@ -188,7 +188,7 @@ fn legend(report: &FrontReport, styles: &[Style], outside: usize) -> Legend {
 pub(super) fn legend_name(point: &PolicyPoint) -> String {
     match point.group {
         PolicyGroup::Head if point.label != "head" => format!("{} (head)", point.label),
-        _ => point.label.clone(),
+        _ => point.shown_label(),
     }
 }
 
@@ -198,7 +198,7 @@ pub(super) struct Notes {
     pub(super) small: Option<String>,
     pub(super) ring: Option<String>,
     pub(super) stairs: Option<String>,
-    pub(super) warm_start: Option<String>,
+    pub(super) sft: Option<String>,
 }
 
 impl Notes {
@@ -206,7 +206,7 @@ impl Notes {
         let n_clusters = report.cluster_labels.len();
         let hidden = match outside {
             0 => String::new(),
-            n => format!(", {n} outside of the frame"),
+            n => format!(", {n} outside the frame"),
         };
         let several = !report.runs.is_empty();
         let whose = if several {
@@ -215,7 +215,7 @@ impl Notes {
             "front of the trained policies"
         };
         let two = report.objectives.len() == 2;
-        let alone = if two { "" } else { ", for these two objectives alone" };
+        let only = if two { "" } else { ", for these two objectives only" };
         let any = |group| report.points.iter().any(|p| p.group == group);
         let trained = any(PolicyGroup::Head) || any(PolicyGroup::Mixture);
         Self {
@@ -227,9 +227,9 @@ impl Notes {
                  each and better on one)"
                     .into()
             }),
-            stairs: trained.then(|| format!("{whose}{alone}")),
-            warm_start: (any(PolicyGroup::WarmStart) && !several)
-                .then(|| "above and right of it: better than the warm start on both".into()),
+            stairs: trained.then(|| format!("{whose}{only}")),
+            sft: (any(PolicyGroup::Sft) && !several)
+                .then(|| "above and right of it: better than the SFT model on both".into()),
         }
     }
 

@@ -33,7 +33,7 @@ pub(in super::super) fn describe(
     point: &PolicyPoint,
     cluster_labels: &[String],
 ) -> String {
-    let mut lines = vec![point.label.clone()];
+    let mut lines = vec![point.shown_label()];
     if let Some(label) = point.cluster.and_then(|c| cluster_labels.get(c)) {
         lines.push(format!("prompts about {label}"));
     }
@@ -163,7 +163,7 @@ impl Scene<'_> {
             }
         }
         if self.is_single_run() {
-            self.warm_start_lines(svg, &mut placer, frame, x, y);
+            self.sft_lines(svg, &mut placer, frame, x, y);
         }
         let marks: Vec<(f64, f64)> =
             self.points.iter().map(|p| (px(p.means[x]), py(p.means[y]))).collect();
@@ -201,22 +201,15 @@ impl Scene<'_> {
         self.reference_note(svg, &mut placer, frame, (ax, ay), ref_point);
         order.sort_by_key(|&i| (self.points[i].group, i));
         for i in order {
-            let name = text::fit(&self.points[i].label, 13.0, false, 150.0);
+            let name = text::fit(&self.points[i].shown_label(), 13.0, false, 150.0);
             if let Some((tx, ty)) = placer.place(marks[i].0, marks[i].1, R, &name) {
                 svg.text(tx, ty, &name, Type { halo: true, ..Type::default() });
             }
         }
     }
 
-    fn warm_start_lines(
-        &self,
-        svg: &mut Svg,
-        placer: &mut Placer,
-        frame: Rect,
-        x: usize,
-        y: usize,
-    ) {
-        for point in self.points.iter().filter(|p| p.group == PolicyGroup::WarmStart) {
+    fn sft_lines(&self, svg: &mut Svg, placer: &mut Placer, frame: Rect, x: usize, y: usize) {
+        for point in self.points.iter().filter(|p| p.group == PolicyGroup::Sft) {
             let at = (
                 self.axes[x].place(point.means[x], frame.left, frame.right),
                 self.axes[y].place(point.means[y], frame.bottom, frame.top),
@@ -305,7 +298,7 @@ impl Scene<'_> {
         let mut runs: Vec<(Option<&str>, Stroke)> = Vec::new();
         for (point, style) in self.points.iter().zip(self.styles) {
             let run = point.run.as_deref();
-            if point.group != PolicyGroup::WarmStart && !runs.iter().any(|r| r.0 == run) {
+            if point.group != PolicyGroup::Sft && !runs.iter().any(|r| r.0 == run) {
                 let stroke = run.map_or(Stroke::Ink(1.4), |_| Stroke::Series(style.colour, 1.6));
                 runs.push((run, stroke));
             }
@@ -314,7 +307,7 @@ impl Scene<'_> {
             let trained: Vec<[f64; 2]> = self
                 .points
                 .iter()
-                .filter(|p| p.group != PolicyGroup::WarmStart && p.run.as_deref() == run)
+                .filter(|p| p.group != PolicyGroup::Sft && p.run.as_deref() == run)
                 .map(|p| [p.means[x], p.means[y]])
                 .collect();
             let mut steps: Vec<(f64, f64)> = non_dominated(&trained, &[Direction::Maximize; 2])

@@ -65,7 +65,7 @@ fn what_was_written_comes_back_and_is_compared_prompt_by_prompt() {
     assert!(between.value < 0.0 && between.interval.high < 0.0);
     assert_eq!((between.probability_positive, between.probability_negative), (0.0, 1.0));
     // Each run's heads are judged against their own SFT model.
-    assert_eq!(report.points[5].dominates_warm_start, Some(true));
+    assert_eq!(report.points[5].dominates_sft, Some(true));
     let said = words::verdict(&report).join(" ");
     assert!(
         said.contains("a: The 2 heads together cover") && said.contains("b's 2 heads"),
