@@ -38,7 +38,7 @@ pub enum Error {
     },
     /// A text that a reward cannot score.
     #[error(
-        "reward `{reward}`, record `{record}`, {side} response: {why}; leave the record out, or \
+        "reward `{reward}`, record `{record}`, {response} response: {why}; leave the record out, or \
          label with another reward"
     )]
     Score {
@@ -47,7 +47,7 @@ pub enum Error {
         /// The record's id.
         record: String,
         /// `first` or `second`.
-        side: &'static str,
+        response: &'static str,
         /// The reward's message.
         why: String,
     },

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::reward::Resolver;
 use crate::{Error, Result, Reward, RewardSpec};
 
-/// A file of rewards that label a set: one entry per objective.
+/// A rewards file: one entry per objective.
 ///
 /// ```toml
 /// [[objectives]]
@@ -31,25 +31,25 @@ pub struct LabelConfig {
     pub objectives: Vec<LabelledObjective>,
 }
 
-/// One objective, what scores it, and how two scores become an indicator. Exactly one of
+/// One objective with its reward and the rule from scores to an indicator. Exactly one of
 /// `tie_threshold` and `temperature` is set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LabelledObjective {
     /// The objective's name in the labelled set.
     pub name: String,
-    /// Hard labels: scores that differ by no more than this are a tie. In the reward's own unit,
-    /// 0 or more.
+    /// Hard labels: scores that differ by no more than this are a tie. In the reward's unit, 0 or
+    /// more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tie_threshold: Option<f32>,
-    /// Soft labels: σ((r_first − r_second) / temperature). In the reward's own unit, above 0.
+    /// Soft labels: σ((r_first − r_second) / temperature). In the reward's unit, above 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
-    /// What scores the responses.
+    /// The reward that scores the responses.
     pub reward: RewardSpec,
 }
 
-/// How two scores become an indicator.
+/// The rule from two scores to an indicator.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum LabelRule {
     /// 1, 0, or 0.5 within the tie threshold.
@@ -57,15 +57,15 @@ pub enum LabelRule {
         /// Largest difference that counts as a tie.
         tie_threshold: f32,
     },
-    /// σ((r_first − r_second) / temperature): a probability as in Bradley and Terry's model.
+    /// σ((r_first − r_second) / temperature): a probability under the Bradley–Terry model.
     Soft {
-        /// The difference that makes a preference of σ(1) = 0.73.
+        /// The difference that gives a preference of σ(1) = 0.73.
         temperature: f32,
     },
 }
 
 impl LabelRule {
-    /// The indicator of two finite scores, in [0, 1]. Swapping the scores gives one minus it (up to
+    /// The indicator of two finite scores, in [0, 1]. Swapping the scores gives 1 minus it (up to
     /// rounding for soft labels).
     pub fn indicator(self, first: f32, second: f32) -> f32 {
         match self {
@@ -117,14 +117,14 @@ impl LabelledObjective {
     }
 }
 
-/// The files of rewards that the crate carries.
+/// Rewards files included in the crate.
 pub const LABEL_PRESETS: Presets = mopo_hub::presets!("": "paper-hh", "paper-tldr");
 
 impl LabelConfig {
     /// A preset by its name, or else a file.
     ///
     /// # Errors
-    /// Those of [`LabelConfig::from_file`]; if there is neither, the presets are named.
+    /// Those of [`LabelConfig::from_file`]; if there is neither, the presets are listed.
     pub fn from_name_or_file(name: &Path) -> Result<Self> {
         if let Some(text) = name.to_str().and_then(|name| LABEL_PRESETS.text(name)) {
             return Self::parse(text);
@@ -140,7 +140,7 @@ impl LabelConfig {
     /// Reads and checks a TOML file.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Config`] with file, line and field for what is no such file; those of
+    /// [`Error::Io`]; [`Error::Config`] with file, line and field for an invalid file; those of
     /// [`LabelConfig::check`].
     pub fn from_file(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
@@ -154,10 +154,10 @@ impl LabelConfig {
         })
     }
 
-    /// The same from a text.
+    /// Like [`LabelConfig::from_file`], from a text.
     ///
     /// # Errors
-    /// As [`LabelConfig::from_file`].
+    /// Those of [`LabelConfig::from_file`].
     pub fn parse(text: &str) -> Result<Self> {
         let config: Self = toml::from_str(text).map_err(|e| Error::Config {
             file: "rewards".into(),
@@ -167,7 +167,7 @@ impl LabelConfig {
         Ok(config)
     }
 
-    /// Checks names, rules, and rewards as far as that goes without their files.
+    /// Checks names, rules, and rewards as far as possible without their files.
     ///
     /// # Errors
     /// Names the objective and the field.
@@ -187,15 +187,15 @@ impl LabelConfig {
         Ok(Objectives::new(self.objectives.iter().map(|objective| objective.name.as_str()))?)
     }
 
-    /// SHA-256 of the objectives, their rules and rewards. `contents` are hashes of what the rewards
-    /// read (word lists, models), so that a file that changed is another labelling.
+    /// SHA-256 of the objectives, their rules and rewards. `contents` are hashes of the files that
+    /// rewards read (word lists, models), so that a changed file makes another labelling.
     pub fn hash(&self, contents: &[String]) -> String {
         let json = serde_json::to_string(&(&self.objectives, contents))
             .expect("plain structs of strings and numbers are always JSON");
         sha256_hex(json.as_bytes())
     }
 
-    /// The rewards, in order. `resolve` finds the directories of models, which compute on `device`.
+    /// The rewards, in order. `resolve` finds the directories of models, which run on `device`.
     ///
     /// # Errors
     /// Those of [`RewardSpec::build`].

@@ -1,15 +1,15 @@
-//! What rewards read beside their specification, as hashes: a changed file is another labelling.
+//! Hashes of the files that rewards read: a changed file makes another labelling.
 
 use super::config::LabelConfig;
 use crate::reward::Resolver;
 use crate::{Result, RewardSpec};
 
 impl LabelConfig {
-    /// A hash for each objective over what its reward reads: word lists, a model's files; empty for
+    /// A hash per objective over the files of its reward: word lists, a model's files; empty for
     /// none.
     ///
     /// # Errors
-    /// The file that cannot be read; as [`ModelSpec::fingerprint`].
+    /// The file that cannot be read; those of [`ModelSpec::fingerprint`].
     ///
     /// [`ModelSpec::fingerprint`]: crate::reward::ModelSpec::fingerprint
     pub fn contents(&self, resolve: Resolver<'_>) -> Result<Vec<String>> {

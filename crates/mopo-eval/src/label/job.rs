@@ -1,4 +1,4 @@
-//! One labelling, whole or a shard of it: what it labels, and where its result and its progress lie.
+//! A labelling, or one shard of it: its input, output and progress.
 
 use std::path::{Path, PathBuf};
 
@@ -12,39 +12,40 @@ use super::report::LabelRecord;
 use super::shard::{ShardFile, ShardIndex, write_shard};
 use crate::{Error, Result, Reward, output_folder};
 
-/// What decides every bit of a labelled set, beside the pairs themselves.
+/// What determines every bit of a labelled set, besides the pairs themselves.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Labelling {
     /// Objectives, rewards, rules.
     pub config: LabelConfig,
-    /// Whether labels that are there stay.
+    /// Whether existing labels are kept.
     pub keep: bool,
-    /// SHA-256 of the prepared set that is labelled ([`StagedSet::hash`]).
+    /// SHA-256 of the input set ([`StagedSet::hash`]).
     pub input_sha256: String,
     /// SHA-256 of rewards and rules ([`LabelConfig::hash`]).
     pub rewards_sha256: String,
 }
 
-/// A labelling of the rows of a set, or of one shard of them, with its place on disk.
+/// A labelling of a set's rows, or of one shard of them, with its files.
 #[derive(Clone, PartialEq, Debug)]
 pub struct LabelJob {
-    /// What is labelled and how.
+    /// The labelling.
     pub labelling: Labelling,
-    /// Which part of the rows; all of them without one.
+    /// The part of the rows to label; `None` for all.
     pub shard: Option<ShardIndex>,
-    /// The labelled set, or the shard.
+    /// The output: the labelled set, or the shard.
     pub out: PathBuf,
 }
 
 impl LabelJob {
-    /// Where work is kept while the job runs: `<out>.progress`.
+    /// The folder of saved progress: `<out>.progress`.
     pub fn progress_dir(&self) -> PathBuf {
         beside(&self.out, "progress")
     }
 
-    /// Whether the result of this very job is there already. If it is, progress that a kill after the
-    /// last write has left is removed.
+    /// Whether the result of this job already exists. If so, removes progress left by a kill after
+    /// the
+    /// last write.
     ///
     /// # Errors
     /// [`Error::Labels`] if something else is there.
@@ -72,26 +73,27 @@ impl LabelJob {
         Ok(true)
     }
 
-    /// How many rows the job has.
+    /// Number of rows of the job.
     pub fn n_rows(&self, set: &StagedSet) -> usize {
         let n_rows = set.header().records;
         self.shard.map_or(n_rows, |shard| shard.rows(n_rows).len())
     }
 
-    /// Opens what was done of the job before.
+    /// Opens the saved progress of the job.
     ///
     /// # Errors
-    /// [`Error::Labels`] if the folder of the progress belongs to another job; [`Error::Io`].
+    /// [`Error::Labels`] if the progress folder belongs to another job; [`Error::Io`].
     pub fn open(&self, set: &StagedSet) -> Result<Progress> {
         Progress::open(&self.progress_dir(), &self.labelling, self.shard, self.n_rows(set))
     }
 
-    /// Scores what is left of the rows and makes the labelled set. `advance` hears how many more rows
-    /// are scored. [`Labelled::write`] and then [`remove_progress`](Self::remove_progress) are for the
-    /// caller.
+    /// Scores the remaining rows and makes the labelled set. `advance` is called with the number of
+    /// newly
+    /// scored rows. The caller then calls [`Labelled::write`] and
+    /// [`remove_progress`](Self::remove_progress).
     ///
     /// # Errors
-    /// [`Error::Score`] for what cannot be scored: what was scored before stays saved. Files that
+    /// [`Error::Score`] for what cannot be scored: earlier scores stay saved. Files that
     /// cannot be read or written.
     pub fn run(
         &self,
@@ -112,10 +114,10 @@ impl LabelJob {
         writer.finish(|each| progress.for_each(each))
     }
 
-    /// The same for a job with a shard, which is written to [`out`](Self::out).
+    /// The same for a job with a shard, which is written to its output file.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// Those of [`run`](Self::run).
     pub fn run_shard(
         &self,
         index: ShardIndex,
@@ -132,7 +134,7 @@ impl LabelJob {
         })
     }
 
-    /// Removes the folder of the progress, once the result is written.
+    /// Removes the progress folder, once the result is written.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -141,7 +143,7 @@ impl LabelJob {
     }
 }
 
-/// What a pass over scored rows gives each of them to.
+/// Receives each scored row.
 pub(super) type EachScored<'a> = dyn FnMut(PreferenceRecord, &Scores) -> Result<()> + 'a;
 
 /// `<file>.<what>`.

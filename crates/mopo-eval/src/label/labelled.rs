@@ -12,23 +12,23 @@ use super::job::{Labelling, beside};
 use super::report::{LabelRecord, LabelReport, Tally};
 use crate::{Error, Result};
 
-/// A labelled set and what there is to say about it.
+/// A labelled set with its report and record.
 #[derive(Debug)]
 pub struct Labelled {
-    /// The set, to be written.
+    /// The set to write.
     pub set: StagedSet,
-    /// For people.
+    /// For reading.
     pub report: LabelReport,
-    /// For the file beside the set.
+    /// For the file next to the set.
     pub record: LabelRecord,
 }
 
 impl Labelled {
-    /// Writes the record beside the set, `<out>.labels.json`, and then the set: with the set there,
-    /// the labelling is done. Gives the record's path.
+    /// Writes the record, `<out>.labels.json`, and then the set: once the set exists,
+    /// the labelling is done. Returns the record's path.
     ///
     /// # Errors
-    /// The file that could not be written.
+    /// The file that cannot be written.
     pub fn write(&self, out: &Path) -> Result<PathBuf> {
         let path = beside(out, "labels.json");
         let mut json = serde_json::to_vec_pretty(&self.record)
@@ -40,23 +40,25 @@ impl Labelled {
     }
 }
 
-/// Where the indicator and the score of one objective of the labelled set come from.
+/// The sources of an objective's indicators and scores in the labelled set.
 struct Column {
-    /// Which of the set's objectives it is, if its labels or scores count.
+    /// Its index among the input set's objectives, if its labels or scores are used.
     old: Option<usize>,
-    /// Which of the rewards scores it.
+    /// The index of its reward.
     reward: Option<usize>,
 }
 
-/// Takes scored pairs in the set's order and labels them.
+/// Labels scored pairs in the set's order.
 ///
-/// Without `keep` the labelled set has the objectives of the rewards, and what the set said before does
-/// not count. With it the set's objectives come first, its labels stay, and rewards fill what is
-/// missing; objectives that the set did not have follow. A record gets `scores` if every objective has
-/// one, from a reward or from the set.
+/// Without `keep` the labelled set has the objectives of the rewards, and the input's labels and
+/// scores are
+/// ignored. With it the input's objectives come first and its labels are kept; rewards fill the
+/// missing
+/// ones, and new objectives follow. A record gets `scores` if every objective has
+/// one, from a reward or from the input.
 pub(super) struct LabelWriter<'a> {
     labelling: &'a Labelling,
-    /// The set as it was before.
+    /// The input set's header.
     before: &'a Header,
     columns: Vec<Column>,
     rules: Vec<LabelRule>,
@@ -68,10 +70,10 @@ pub(super) struct LabelWriter<'a> {
 }
 
 impl<'a> LabelWriter<'a> {
-    /// Labelled records are kept in a file without a name in `folder`.
+    /// Labelled records are kept in an unnamed file in `folder`.
     ///
     /// # Errors
-    /// A rule that fails its check; objectives that cannot be combined; [`Error::Data`].
+    /// An invalid rule; objectives that cannot be combined; [`Error::Data`].
     pub(super) fn new(folder: &Path, labelling: &'a Labelling, before: &'a Header) -> Result<Self> {
         let Labelling { config, keep, .. } = labelling;
         let (objectives, columns) = columns(&before.objectives, &config.objectives()?, *keep)?;
@@ -95,14 +97,14 @@ impl<'a> LabelWriter<'a> {
     /// Labels the next pair.
     ///
     /// # Errors
-    /// [`Error::Length`] if there is not one score per reward; a record that fails its check.
+    /// [`Error::Length`] if there is not one score per reward; an invalid record.
     pub(super) fn push(&mut self, record: PreferenceRecord, scores: &Scores) -> Result<()> {
         let n_rewards = self.rules.len();
-        for side in [&scores.first, &scores.second] {
-            if side.len() != n_rewards {
+        for of_one in [&scores.first, &scores.second] {
+            if of_one.len() != n_rewards {
                 return Err(Error::Length {
                     field: format!("scores of record `{}`", record.id),
-                    found: side.len(),
+                    found: of_one.len(),
                     expected: n_rewards,
                     reason: "one per reward",
                 });
@@ -126,11 +128,12 @@ impl<'a> LabelWriter<'a> {
         Ok(self.out.push(&record)?)
     }
 
-    /// The labelled set. `again` gives the scores of all pairs once more, in the same order: standard
-    /// deviations are counted from the means.
+    /// The labelled set. `again` returns the scores of all pairs once more, in the same order,
+    /// since standard
+    /// deviations need the means.
     ///
     /// # Errors
-    /// Those of `again`; [`Error::Data`] for ids that occur twice.
+    /// Those of `again`; [`Error::Data`] for duplicate ids.
     pub(super) fn finish(
         self,
         again: impl FnOnce(&mut dyn FnMut(&Scores)) -> Result<()>,
@@ -186,12 +189,12 @@ impl<'a> LabelWriter<'a> {
     }
 }
 
-/// Lengths in the report are in words.
+/// The report counts lengths in words.
 fn n_words(text: &str) -> usize {
     text.split_whitespace().count()
 }
 
-/// The labelled set's objectives and where each comes from.
+/// The labelled set's objectives and their sources.
 fn columns(
     before: &Objectives,
     labelled: &Objectives,
@@ -213,7 +216,7 @@ fn columns(
 }
 
 fn scores_of(record: &PreferenceRecord, scores: &Scores, columns: &[Column]) -> Option<Scores> {
-    let side = |by_reward: &[f32], before: Option<&Vec<f32>>| {
+    let scored = |by_reward: &[f32], before: Option<&Vec<f32>>| {
         let score = |column: &Column| match column.reward {
             Some(reward) => Some(by_reward[reward]),
             None => Some(before?[column.old?]),
@@ -222,8 +225,8 @@ fn scores_of(record: &PreferenceRecord, scores: &Scores, columns: &[Column]) -> 
     };
     let before = record.scores.as_ref();
     Some(Scores {
-        first: side(&scores.first, before.map(|s| &s.first))?,
-        second: side(&scores.second, before.map(|s| &s.second))?,
+        first: scored(&scores.first, before.map(|s| &s.first))?,
+        second: scored(&scores.second, before.map(|s| &s.second))?,
     })
 }
 

@@ -1,11 +1,12 @@
 //! Labels by rewards: both responses of every pair are scored, and the scores become indicators.
 //!
-//! The path: a [`LabelConfig`] and a prepared set → a [`LabelJob`] says what is labelled and where the
-//! result goes → [`LabelJob::run`] scores the rows batch by batch, keeps what is done on disk, and makes
-//! the [`Labelled`] set. Jobs of several machines are shards of it ([`LabelJob::run_shard`]), which
-//! [`ShardFiles::merge`] puts together to the same [`Labelled`] set.
+//! From a [`LabelConfig`] and a prepared set: a [`LabelJob`] says what is labelled and where the
+//! result goes; [`LabelJob::run`] scores the rows batch by batch, saves its progress, and makes
+//! the [`Labelled`] set. Several machines can label shards ([`LabelJob::run_shard`]), which
+//! [`ShardFiles::merge`] merges into the same [`Labelled`] set.
 //!
-//! Sets of any size: one batch of rows is in memory at a time. No device here: rewards come in built.
+//! Sets may have any size: one batch of rows is in memory at a time. Devices are chosen elsewhere:
+//! rewards come ready to use.
 
 mod config;
 mod contents;

@@ -1,4 +1,4 @@
-//! Scores that are kept while a labelling runs: a folder of parts, each whole or absent.
+//! Scores saved during a labelling: a folder of parts, each whole or absent.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,42 +16,42 @@ use super::score::{BATCH_PAIRS, score_pairs};
 use super::shard::ShardIndex;
 use crate::{Error, Result, Reward};
 
-/// How long the work between two saves should take: less than this is done twice after a kill.
+/// Target time between two saves: a kill loses at most about that much work.
 const AIM: Duration = Duration::from_secs(2);
-/// A part is saved as soon as its scores take this many bytes.
+/// A part is saved when its scores reach this size.
 const PART_BYTES: usize = 4 << 20;
-/// Pairs that are scored at once take no more text than this, a batch aside.
+/// Maximum text size of pairs that are scored at once, except for a single batch.
 const CHUNK_BYTES: usize = 8 << 20;
 /// Maximum number of batches in a part.
 const CHUNK_BATCHES: usize = 2048;
 
 const JOB: &str = "job.json";
 
-/// Which job a folder of progress belongs to.
+/// The job that a progress folder belongs to.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(deny_unknown_fields)]
 struct Job {
     labelling: Labelling,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shard: Option<ShardIndex>,
-    /// Rows of this job.
+    /// Number of rows of this job.
     rows: usize,
-    /// Scores of another version's batches could have other last bits.
+    /// With another batch size the last bits of scores could differ.
     batch_pairs: usize,
 }
 
-/// The progress of one job. Killed at any moment, it continues from the last part that was saved.
+/// The progress of a job. After a kill it continues from the last saved part.
 #[derive(Debug)]
 pub struct Progress {
     dir: PathBuf,
     n_rewards: usize,
     n_rows: usize,
-    /// Rows of the parts that are there, by their first.
+    /// Number of rows of each saved part, by its first row.
     parts: BTreeMap<usize, usize>,
 }
 
 impl Progress {
-    /// Opens the folder `dir`, or makes it. Parts whose hash does not hold are done again.
+    /// Opens the folder `dir`, or creates it. Parts with a wrong hash are scored again.
     ///
     /// # Errors
     /// [`Error::Labels`] if the folder belongs to another job; [`Error::Io`].
@@ -86,17 +86,19 @@ impl Progress {
         Ok(progress)
     }
 
-    /// Rows that are scored.
+    /// Number of scored rows.
     pub fn n_done(&self) -> usize {
         self.parts.values().sum()
     }
 
-    /// Gives every row with its scores to `each`, in order; those that are not there are scored and
-    /// saved first. `records` are the job's rows; `advance` hears how many more are scored.
+    /// Calls `each` with every row and its scores, in order; missing scores are computed and
+    /// saved first. `records` are the job's rows; `advance` is called with the number of newly
+    /// scored rows.
     ///
     /// # Errors
-    /// [`Error::Length`] for fewer records than the job has; those of [`score_pairs`], of `records` and
-    /// of `each`; [`Error::Io`]. What was scored is saved.
+    /// [`Error::Length`] for fewer records than the job has; those of [`score_pairs`], of `records`
+    /// and
+    /// of `each`; [`Error::Io`]. Finished scores are saved.
     pub(super) fn run(
         &mut self,
         rewards: &[Box<dyn Reward>],
@@ -122,10 +124,10 @@ impl Progress {
         Ok(())
     }
 
-    /// Gives the scores of all rows to `each`, in order, after a [`run`](Self::run).
+    /// Calls `each` with the scores of all rows, in order, after a [`run`](Self::run).
     ///
     /// # Errors
-    /// [`Error::Labels`] for a part that was changed meanwhile; [`Error::Io`].
+    /// [`Error::Labels`] for a part that has changed meanwhile; [`Error::Io`].
     pub(super) fn for_each(&self, each: &mut dyn FnMut(&Scores)) -> Result<()> {
         for (&start, &n_rows) in &self.parts {
             let mut part = PartReader::open(&self.path(start), self.n_rewards)?;
@@ -153,7 +155,7 @@ impl Progress {
         self.dir.join(format!("rows-{start:09}.jsonl"))
     }
 
-    /// Scores the rows of a gap between parts, which begin and end at batches; so does the gap.
+    /// Scores the rows between two parts. Parts consist of whole batches, so the gap does too.
     fn fill(
         &mut self,
         rows: Range<usize>,
@@ -194,7 +196,7 @@ impl Progress {
         self.save(part)
     }
 
-    /// A part: the hash of the rest, then the scores, one row a line.
+    /// A part: the hash of what follows, then the scores, one row per line.
     fn save(&mut self, part: PartWriter) -> Result<()> {
         let PartWriter { start, n_rows, body, .. } = part;
         if n_rows == 0 {
@@ -224,7 +226,7 @@ impl Progress {
             let Some(end) = start.checked_add(n_rows) else { continue };
             let ends_a_batch = end.is_multiple_of(BATCH_PAIRS) || end == self.n_rows;
             let whole_batches = start.is_multiple_of(BATCH_PAIRS) && ends_a_batch;
-            // A part of other rows, or under another name than it was given.
+            // A part of other rows, or under a wrong name.
             if n_rows > 0
                 && start >= done
                 && end <= self.n_rows
@@ -254,7 +256,7 @@ fn next(
     })
 }
 
-/// The next `n_batches` batches of at most `most` records, fewer where their texts are long.
+/// The next `n_batches` batches of at most `most` records, fewer if their texts are long.
 fn next_chunk(
     records: &mut dyn Iterator<Item = Result<PreferenceRecord>>,
     n_batches: usize,
@@ -274,7 +276,7 @@ fn next_chunk(
     Ok(chunk)
 }
 
-/// A part that is not saved yet.
+/// A part being written.
 struct PartWriter {
     start: usize,
     n_rows: usize,
@@ -315,7 +317,7 @@ impl PartReader {
         Ok(Self { path: path.into(), n_rewards, sha256, lines })
     }
 
-    /// How many rows it has; None for a part that is not whole.
+    /// Number of rows of a part; `None` if it is not whole.
     fn check(path: &Path, n_rewards: usize) -> Option<usize> {
         let mut part = Self::open(path, n_rewards).ok()?;
         let (mut hash, mut n_rows) = (Sha256::new(), 0);

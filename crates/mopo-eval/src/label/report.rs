@@ -1,4 +1,4 @@
-//! What a labelling looks like before anyone trains on it: ties, disagreement, statistics.
+//! The report of a labelling before anyone trains on it: ties, disagreement, statistics.
 
 use std::fmt;
 use std::path::Path;
@@ -10,15 +10,15 @@ use super::config::{LabelRule, LabelledObjective};
 use super::job::{Labelling, beside};
 use crate::{FirstPass, RewardSpec, ScoreStatistics, SecondPass};
 
-/// Labels that were there before, and whether the reward would have given the same.
+/// Existing labels that were kept, and how often the reward agrees with them.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[serde(deny_unknown_fields)]
 pub struct KeptLabels {
-    /// Pairs whose label was kept.
+    /// Number of pairs whose label was kept.
     pub pairs: usize,
-    /// Of those, how many both the label and the scores decide (no ties).
+    /// Number of those that are decided by both the label and the scores (no ties).
     pub decided: usize,
-    /// Of those, how many they decide alike.
+    /// Number of those that both decide in the same way.
     pub agree: usize,
 }
 
@@ -28,7 +28,7 @@ pub struct KeptLabels {
 pub struct ObjectiveReport {
     /// The objective.
     pub name: String,
-    /// What scored it.
+    /// Its reward.
     pub reward: RewardSpec,
     /// The threshold of hard labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,20 +36,20 @@ pub struct ObjectiveReport {
     /// The temperature of soft labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
-    /// Statistics of the reward's scores of **both** responses of every pair: a response that is in
-    /// several pairs counts each time.
+    /// Statistics of the reward's scores of **both** responses of every pair: a response in several
+    /// pairs counts each time.
     pub scores: ScoreStatistics,
-    /// Pairs whose indicator is 0.5, kept ones included.
+    /// Number of pairs whose indicator is 0.5, kept ones included.
     pub ties: usize,
-    /// Pairs whose indicator came from the scores.
+    /// Number of pairs whose indicator comes from the scores.
     pub filled: usize,
-    /// Labels that were kept.
+    /// The kept labels.
     pub kept: KeptLabels,
 }
 
-/// The counts of an [`ObjectiveReport`], while pairs come.
+/// The counts of an [`ObjectiveReport`], updated pair by pair.
 pub(super) struct Tally {
-    /// Which of the set's objectives it is, if its labels are kept.
+    /// Its index among the set's objectives, if labels are kept.
     old: Option<usize>,
     scores: FirstPass,
     ties: usize,
@@ -63,7 +63,7 @@ impl Tally {
         Self { old, scores, ties: 0, filled: 0, kept }
     }
 
-    /// Takes the next pair: the scores of both responses, and the indicators that it had.
+    /// Counts the next pair: the scores of both responses, and its indicators in the input.
     pub(super) fn push(&mut self, rule: LabelRule, scores: [f32; 2], before: &[Indicator]) {
         scores.into_iter().for_each(|score| self.scores.push(score));
         let by_scores = rule.indicator(scores[0], scores[1]);
@@ -105,40 +105,40 @@ impl Tally {
 /// The report of a labelling.
 #[derive(Serialize, Clone, PartialEq, Debug)]
 pub struct LabelReport {
-    /// Objectives that a reward scored, in the order of the file of rewards.
+    /// Objectives with a reward, in the order of the rewards file.
     pub objectives: Vec<ObjectiveReport>,
     /// Counts of the labelled set and the K × K disagreement. Lengths are in words.
     pub summary: Summary,
-    /// What else there is to say.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// What lies beside a labelled set (`<set>.labels.json`): which labelling it is, and the statistics
-/// by which its rewards' scores become z-scores.
+/// The record next to a labelled set (`<set>.labels.json`): the labelling that made it, and the
+/// statistics by which scores of its rewards become z-scores.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct LabelRecord {
-    /// Pairs.
+    /// Number of pairs.
     pub pairs: usize,
     /// SHA-256 of the labelled set.
     pub set_sha256: String,
-    /// SHA-256 of the set that was labelled.
+    /// SHA-256 of the input set.
     pub input_sha256: String,
     /// SHA-256 of rewards and rules.
     pub rewards_sha256: String,
-    /// Whether labels that were there were kept.
+    /// Whether existing labels were kept.
     pub keep: bool,
-    /// Objectives that a reward scored.
+    /// Objectives with a reward.
     pub objectives: Vec<ObjectiveReport>,
 }
 
 impl LabelRecord {
-    /// The record beside a labelled set, if it can be read.
+    /// The record next to a labelled set, if it can be read.
     pub(super) fn read_beside(set: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(beside(set, "labels.json")).ok()?).ok()
     }
 
-    /// Whether it is the record of this labelling.
+    /// Whether this is the record of `labelling`.
     pub(super) fn is_of(&self, labelling: &Labelling) -> bool {
         self.input_sha256 == labelling.input_sha256
             && self.rewards_sha256 == labelling.rewards_sha256

@@ -1,22 +1,23 @@
-//! Scores of both responses of pairs, in batches that are the same however the work is cut.
+//! Scores of both responses of pairs, in batches that do not depend on how the work is split.
 
 use mopo_data::{PreferenceRecord, Scores};
 use rayon::prelude::*;
 
 use crate::{Error, Result, Reward};
 
-/// Pairs whose responses a reward gets at once. Fixed, and shards begin at multiples of it: where a
-/// model's last bits depend on what else is in the batch, a labelling that was cut off, resumed or
-/// sharded still ends with the bits of one that was not.
+/// Number of pairs that a reward scores at once. It is fixed, and shards begin at multiples of it:
+/// if a model's last bits depend on its batch, an interrupted, resumed or sharded labelling still
+/// gives the same bits.
 pub const BATCH_PAIRS: usize = 8;
 
-/// Scores both responses of each pair with each reward; the result is in the order of `records`,
-/// `[n_rewards]` a side. Batches are the first [`BATCH_PAIRS`] records, the next, and so on.
+/// Scores both responses of each pair with each reward, in the order of `records`,
+/// `[n_rewards]` per response. Batches are the first [`BATCH_PAIRS`] records, the next, and so on.
 ///
-/// Rewards that leave cores idle are run on several threads; which ones changes no score.
+/// Rewards that leave cores idle run on several threads, without any effect on scores.
 ///
 /// # Errors
-/// [`Error::Score`] names reward, record and side of what cannot be scored: a score that is NaN or
+/// [`Error::Score`] names reward, record and response for what cannot be scored: a score that is
+/// NaN or
 /// infinite, or an error of the reward.
 pub fn score_pairs(
     rewards: &[Box<dyn Reward>],
@@ -36,7 +37,7 @@ pub fn score_pairs(
             batches.map(batch).collect::<Result<_>>()?
         } else {
             let batches: Vec<_> = batches.collect();
-            // Collected before the first error is looked for: the same error every time.
+            // Collect all before looking for the first error, which is then the same every time.
             let results: Vec<Result<_>> = batches.into_par_iter().map(batch).collect();
             results.into_iter().collect::<Result<_>>()?
         };
@@ -48,7 +49,7 @@ pub fn score_pairs(
     Ok(scores)
 }
 
-/// What a text's error says of it, without what the caller says too.
+/// The reason in an error about a text, without what the caller adds.
 fn reason(error: Error) -> String {
     match error {
         Error::Text { why, .. } => format!("the text {why}"),
@@ -64,13 +65,13 @@ fn score_batch(reward: &dyn Reward, records: &[PreferenceRecord]) -> Result<Vec<
     let wrong = |i: usize, why: String| Error::Score {
         reward: reward.name().into(),
         record: records[i / 2].id.clone(),
-        side: ["first", "second"][i % 2],
+        response: ["first", "second"][i % 2],
         why,
     };
     let scores = match reward.score_batch(&items) {
         Ok(scores) => scores,
         Err(error) => {
-            // Which text it was, a batch does not say.
+            // The error of a batch does not say which text it was.
             for (i, (prompt, response)) in items.iter().enumerate() {
                 if let Err(error) = reward.score(prompt, response) {
                     return Err(wrong(i, reason(error)));

@@ -1,4 +1,4 @@
-//! Parts of a labelling that were made apart, as files, and how they become one again.
+//! Parts of a labelling made separately, as files, and how they are merged.
 
 use std::fmt;
 use std::fs::File;
@@ -18,7 +18,7 @@ use crate::{Error, Result};
 const FORMAT: &str = "mopo-label-shard";
 const SCHEMA: u32 = 1;
 
-/// One of several parts, written `i/n`, from 1.
+/// One of several parts, written `i/n`, counted from 1.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(try_from = "String", into = "String")]
 pub struct ShardIndex {
@@ -28,7 +28,7 @@ pub struct ShardIndex {
 
 impl ShardIndex {
     /// The rows of this part of a set of `n_rows`: whole batches in file order, the parts as equal
-    /// as batches allow. A part may be empty where there are fewer batches than parts.
+    /// as batches allow. A part is empty if there are fewer batches than parts.
     pub fn rows(self, n_rows: usize) -> Range<usize> {
         let n_batches = n_rows.div_ceil(BATCH_PAIRS);
         let end = |i: usize| (i * n_batches / self.of * BATCH_PAIRS).min(n_rows);
@@ -70,7 +70,7 @@ impl fmt::Display for ShardIndex {
     }
 }
 
-/// The first line of a shard's file. Its records follow with their scores, one a line.
+/// The first line of a shard's file. Its records follow with their scores, one per line.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ShardHeader {
@@ -79,7 +79,7 @@ pub(super) struct ShardHeader {
     pub(super) shard: ShardIndex,
     rows: usize,
     pub(super) labelling: Labelling,
-    /// Hash of the whole set before.
+    /// Header of the input set.
     set: Header,
 }
 
@@ -93,17 +93,17 @@ struct RowRef<'a> {
 #[serde(deny_unknown_fields)]
 struct Row {
     record: PreferenceRecord,
-    /// `[n_rewards]` a side.
+    /// `[n_rewards]` per response.
     scores: Scores,
 }
 
-/// A row whose record was read before.
+/// A row whose record has been read before.
 #[derive(Deserialize)]
 struct ScoresOfRow {
     scores: Scores,
 }
 
-/// Writes a shard of `n_rows` rows, atomically; `rows` gives them.
+/// Writes a shard of `n_rows` rows, atomically.
 ///
 /// # Errors
 /// Those of `rows`; [`Error::Hub`] if the file cannot be written.
@@ -123,7 +123,7 @@ pub(super) fn write_shard(
         labelling: labelling.clone(),
         set: set.clone(),
     };
-    // What goes wrong with the rows is another error than that of the file.
+    // Errors of the rows are kept apart from those of the file.
     let mut wrong = None;
     let written = mopo_hub::write_atomically_with(path, |file| {
         serde_json::to_writer(&mut *file, &header)?;
@@ -152,7 +152,7 @@ pub(super) fn write_shard(
     }
 }
 
-/// A shard of which the first line was read.
+/// A shard whose first line has been read.
 pub(super) struct ShardFile {
     path: PathBuf,
     header: ShardHeader,
@@ -162,7 +162,7 @@ impl ShardFile {
     /// Reads and checks the first line.
     ///
     /// # Errors
-    /// [`Error::Labels`] for what is no shard; [`Error::Io`].
+    /// [`Error::Labels`] if it is not a shard; [`Error::Io`].
     pub(super) fn open(path: &Path) -> Result<Self> {
         let mut lines = lines(path)?;
         let first = lines.next_line()?.map_or(&[][..], |(_, line)| line);
@@ -179,25 +179,30 @@ impl ShardFile {
         &self.header
     }
 
-    /// Rows with their scores, checked. The last item is an error if there are not as many as the
-    /// first line promises.
+    /// Rows with their scores, checked. The last item is an error if their number is not that of
+    /// the
+    /// first line.
     ///
     /// # Errors
-    /// [`Error::Io`]; an item is [`Error::Labels`] with file and line for what was cut short or changed.
+    /// [`Error::Io`]; an item is [`Error::Labels`] with file and line for truncated or changed
+    /// rows.
     pub(super) fn rows(&self) -> Result<impl Iterator<Item = Result<(PreferenceRecord, Scores)>>> {
         let n_rewards = self.header.labelling.config.objectives.len();
         let objectives = &self.header.set.objectives;
         self.parsed(move |line| {
             let row: Row = serde_json::from_slice(line).map_err(|e| e.to_string())?;
             row.record.check(objectives).map_err(|e| e.to_string())?;
-            if [&row.scores.first, &row.scores.second].iter().any(|side| side.len() != n_rewards) {
-                return Err(format!("there are not {n_rewards} scores a side"));
+            if [&row.scores.first, &row.scores.second]
+                .iter()
+                .any(|scores| scores.len() != n_rewards)
+            {
+                return Err(format!("there are not {n_rewards} scores per response"));
             }
             Ok((row.record, row.scores))
         })
     }
 
-    /// The scores of rows that were checked before.
+    /// The scores of rows that have been checked before.
     fn scores(&self) -> Result<impl Iterator<Item = Result<Scores>>> {
         self.parsed(|line| {
             let row: ScoresOfRow = serde_json::from_slice(line).map_err(|e| e.to_string())?;
@@ -243,18 +248,18 @@ fn wrong(path: &Path, line: usize, why: String) -> Error {
     Error::labels(path, format!("line {line}: {why}; label this shard again"))
 }
 
-/// The shards of one labelling, whose first lines fit together.
+/// The shards of one labelling, whose first lines agree.
 pub struct ShardFiles {
     /// In the order of their rows.
     files: Vec<ShardFile>,
 }
 
 impl ShardFiles {
-    /// Reads the first lines of the shards of one labelling, in any order of files.
+    /// Reads the first lines of the shards of one labelling, in any order.
     ///
     /// # Errors
-    /// [`Error::Labels`] names the file: a shard that is given twice, one that is missing, one of
-    /// another number of shards, of another set or with other rewards.
+    /// [`Error::Labels`] names the file: a duplicate or missing shard, or one of
+    /// another number of shards, another set or other rewards.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
         let mut files = Vec::with_capacity(paths.len());
         for path in paths {
@@ -312,26 +317,26 @@ impl ShardFiles {
         Ok(Self { files })
     }
 
-    /// Which labelling it is.
+    /// Which labelling this is.
     pub fn labelling(&self) -> &Labelling {
         &self.files[0].header.labelling
     }
 
-    /// Pairs of all shards, by their first lines.
+    /// Number of pairs of all shards, according to their first lines.
     pub fn n_pairs(&self) -> usize {
         self.files.iter().map(|file| file.header.rows).fold(0, usize::saturating_add)
     }
 
-    /// The labelled set: as of a labelling that was not cut into shards. Until it is written its records
-    /// are in a file without a name in `folder`.
+    /// The labelled set, equal to that of an unsharded labelling. Until it is written its records
+    /// are in an unnamed file in `folder`.
     ///
     /// # Errors
-    /// [`Error::Labels`] with file and line for rows that were changed or cut off; and if what the
-    /// shards hold together is not the set that was labelled.
+    /// [`Error::Labels`] with file and line for changed or truncated rows; and if the
+    /// shards together do not contain the input set.
     pub fn merge(&self, folder: &Path) -> Result<Labelled> {
         let before = &self.files[0].header.set;
         let mut writer = LabelWriter::new(folder, self.labelling(), before)?;
-        // As the set was written before.
+        // Writes the input set again, to compare its hash.
         let mut unlabelled = PreparedWriter::new(folder, before.objectives.clone())?;
         for file in &self.files {
             for row in file.rows()? {

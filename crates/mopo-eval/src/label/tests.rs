@@ -1,4 +1,4 @@
-//! Labellings that are whole, cut off, sharded, and wrong.
+//! Whole, interrupted and sharded labellings, and errors.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -109,7 +109,8 @@ fn scores_become_indicators_and_statistics() {
     let text = new.report.to_string();
     assert!(text.contains("disagreement") && text.contains("std. dev."), "{text}");
 
-    // Kept: the set's objectives first; the label that contradicts the scores stays and is counted.
+    // With `keep`, the set's objectives come first; a label that contradicts the scores stays and
+    // is counted.
     let kept = label(&set, true);
     assert_eq!(kept.set.header.objectives.names(), ["long", "kind", "polite"]);
     let (a, b) = (&kept.set.records[0], &kept.set.records[1]);
@@ -186,7 +187,7 @@ fn job(out: &Path, set: &PreparedSet) -> LabelJob {
     LabelJob { labelling, shard: None, out: out.into() }
 }
 
-/// The scores that the job's set has in the end, and how many rows were scored before.
+/// The scores that the job's set ends with, and how many rows had been scored before.
 fn run(
     job: &LabelJob,
     set: &PreparedSet,
@@ -214,13 +215,13 @@ fn work_goes_on_where_it_stopped() {
     let whole = score_pairs(&Breaks::boxed(999, true), &set.records).unwrap();
 
     assert!(run(&job, &set, &Breaks::boxed(390, true)).is_err());
-    // What was scored before the failing rows is there.
+    // The scores before the failing rows are saved.
     let first = dir.join("rows-000000000.jsonl");
     let bytes = std::fs::read(&first).unwrap();
     let lines: Vec<&[u8]> = bytes.split_inclusive(|&byte| byte == b'\n').skip(1).collect();
     assert!(lines.len() >= BATCH_PAIRS, "{}", lines.len());
-    // Another version cut parts elsewhere. A damaged part, foreign files, parts of no whole batches,
-    // of other rows or that lie over others are none.
+    // Another version divided parts differently. Damaged parts, foreign files, and parts of
+    // incomplete batches, of other rows or overlapping others do not count.
     let part = |start: usize, lines: &[&[u8]]| {
         let body = lines.concat();
         let hash = mopo_data::sha256_hex(&body).into_bytes();
@@ -239,7 +240,7 @@ fn work_goes_on_where_it_stopped() {
     assert_eq!(before, 16);
     assert_eq!(scores, whole);
 
-    // Once more: everything is there, and nothing is scored.
+    // Once more: everything is there, and nothing is scored again.
     let (scores, before) = run(&job, &set, &Breaks::boxed(0, true)).unwrap();
     assert_eq!((scores, before), (whole, 400));
 

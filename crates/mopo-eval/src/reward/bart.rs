@@ -1,9 +1,10 @@
-//! BART sequence classification, read top to bottom: an encoder over the text, a decoder over the same
-//! text moved by one token, and a head of two layers on the decoder's state at the last
+//! BART sequence classification, from top to bottom: an encoder over the text, a decoder over the
+//! same
+//! text shifted by one token, and a head of two layers on the decoder's state at the last
 //! end-of-sequence token.
 //!
-//! As in transformers' `BartForSequenceClassification`. One embedding serves encoder and
-//! decoder; positions are stored two rows further down. Dropout is not built.
+//! As in transformers' `BartForSequenceClassification`. Encoder and decoder share one embedding;
+//! positions have an offset of two rows. There is no dropout.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::Result;
 
 /// Added to the variance in LayerNorm: fixed in this architecture.
 const EPSILON: f64 = 1e-5;
-/// Rows of the tables of positions that no position uses.
+/// Unused rows at the start of the position tables.
 const OFFSET: usize = 2;
 
 /// The shape of a BART classifier; names as in Hugging Face's `config.json`.
@@ -29,23 +30,23 @@ const OFFSET: usize = 2;
 pub struct BartConfig {
     /// Rows of the embedding.
     pub vocab_size: usize,
-    /// Longest text, in tokens.
+    /// Maximum length of a text, in tokens.
     pub max_position_embeddings: usize,
     /// Width of the residual stream.
     pub d_model: usize,
-    /// Blocks of the encoder and of the decoder.
+    /// Number of blocks of the encoder and of the decoder.
     pub layers: [usize; 2],
-    /// Attention heads of the encoder and of the decoder; they divide `d_model`.
+    /// Number of attention heads of the encoder and of the decoder; divides `d_model`.
     pub attention_heads: [usize; 2],
-    /// Width inside of the feed-forward blocks of the encoder and of the decoder.
+    /// Width of the feed-forward blocks of the encoder and of the decoder.
     pub ffn_dim: [usize; 2],
-    /// Between the feed-forward's layers.
+    /// Activation of the feed-forward blocks.
     pub activation_function: Activation,
     /// Multiply embeddings by √`d_model`.
     pub scale_embedding: bool,
     /// Standard deviation of fresh weights.
     pub init_std: f64,
-    /// What the decoder's text begins with.
+    /// The first token of the decoder's input.
     pub decoder_start_token_id: u32,
     /// The end-of-sequence token.
     pub eos_token_id: u32,
@@ -56,7 +57,7 @@ pub struct BartConfig {
 }
 
 impl BartConfig {
-    /// A model of that size, the same for encoder and decoder; everything else as BART has it.
+    /// A model of this size, the same for encoder and decoder; other settings are BART's.
     pub fn new(
         vocab_size: usize,
         d_model: usize,
@@ -84,7 +85,7 @@ impl BartConfig {
     /// Reads `config.json` of a directory.
     ///
     /// # Errors
-    /// The file and the key that is missing, out of range, or asks for what is not built.
+    /// The file, and the key that is missing, out of range, or asks for an unsupported feature.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
         Self::from_hub(&HubConfig::read(dir.as_ref())?)
     }
@@ -197,15 +198,15 @@ const SIDES: [&str; 2] = ["encoder", "decoder"];
 /// A BART classifier. Every parameter is trainable.
 #[derive(Module, Debug)]
 pub struct Bart<B: Backend> {
-    /// Embedding of tokens, `[vocab_size, d_model]`, for both sides.
+    /// Embedding of tokens, `[vocab_size, d_model]`, shared by encoder and decoder.
     pub shared: Param<Tensor<B, 2>>,
     /// Sees the whole text.
     pub encoder: BartStack<B>,
     /// Sees the text up to each token, and the encoder's states.
     pub decoder: BartStack<B>,
-    /// The head's first layer, `[d_model, d_model]`; tanh follows.
+    /// The head's first layer, `[d_model, d_model]`, before tanh.
     pub dense: Dense<B>,
-    /// Its second, `[d_model, n_labels]`.
+    /// The head's second layer, `[d_model, n_labels]`.
     pub out_proj: Dense<B>,
     #[module(skip)]
     config: BartConfig,
@@ -216,27 +217,27 @@ pub struct Bart<B: Backend> {
 pub struct BartStack<B: Backend> {
     /// `[max_position_embeddings + 2, d_model]`.
     pub embed_positions: Param<Tensor<B, 2>>,
-    /// Of the sum of both embeddings.
+    /// LayerNorm of the sum of both embeddings.
     pub layernorm_embedding: Norm<B>,
     /// The blocks.
     pub layers: Vec<BartBlock<B>>,
 }
 
-/// One block: attention, in the decoder attention to the encoder, feed-forward; each added to its
-/// input, with a LayerNorm behind.
+/// One block: attention, in the decoder also attention to the encoder, feed-forward; each added to
+/// its input, followed by a LayerNorm.
 #[derive(Module, Debug)]
 pub struct BartBlock<B: Backend> {
-    /// Over the block's own side.
+    /// Attention within encoder or decoder.
     pub self_attn: Attention<B>,
-    /// Behind it.
+    /// The LayerNorm after it.
     pub self_attn_layer_norm: Norm<B>,
-    /// In the decoder.
+    /// Attention to the encoder, in the decoder.
     pub cross: Option<BartCross<B>>,
     /// The feed-forward's first layer, `[d_model, ffn_dim]`.
     pub fc1: Dense<B>,
-    /// Its second, `[ffn_dim, d_model]`.
+    /// The feed-forward's second layer, `[ffn_dim, d_model]`.
     pub fc2: Dense<B>,
-    /// Behind it.
+    /// The LayerNorm after it.
     pub final_layer_norm: Norm<B>,
 }
 
@@ -245,11 +246,11 @@ pub struct BartBlock<B: Backend> {
 pub struct BartCross<B: Backend> {
     /// Queries of the decoder, keys and values of the encoder.
     pub encoder_attn: Attention<B>,
-    /// Behind it.
+    /// The LayerNorm after it.
     pub encoder_attn_layer_norm: Norm<B>,
 }
 
-/// Which tokens see which, on one side.
+/// Which tokens see each other, in encoder or decoder.
 struct Sees<B: Backend> {
     own: Arc<PackedRows>,
     encoder: Option<(Tensor<B, 2>, Arc<PackedRows>)>,
@@ -257,14 +258,14 @@ struct Sees<B: Backend> {
 }
 
 impl<B: FusedBackend> Bart<B> {
-    /// Logits of texts, `[n_rows, n_labels]`. Panics for an id beyond the vocabulary, a text without
-    /// tokens or longer than `max_position_embeddings`: see
+    /// Logits of texts, `[n_rows, n_labels]`. Panics for an id beyond the vocabulary, and for a
+    /// text without tokens or longer than `max_position_embeddings`: see
     /// [`Classifier::check`](super::Classifier::check).
     pub fn forward(&self, rows: &[TokenRow]) -> Tensor<B, 2> {
         let config = &self.config;
         let device = self.shared.device();
         let batch = Batch::<B>::new(rows, &device);
-        // The decoder's text: each token follows the one that it is to be predicted from.
+        // The decoder's input is shifted: each token follows the one from which it is predicted.
         let start = config.decoder_start_token_id;
         let moved: Vec<i32> = rows
             .iter()
@@ -287,7 +288,7 @@ impl<B: FusedBackend> Bart<B> {
         self.out_proj.forward(x)
     }
 
-    /// The states of one side, `[n_tokens, d_model]`.
+    /// The states of encoder or decoder, `[n_tokens, d_model]`.
     fn side(
         &self,
         stack: &BartStack<B>,
@@ -337,7 +338,8 @@ impl<B: Backend> Bart<B> {
     /// Loads a classifier from a Hugging Face model directory.
     ///
     /// # Errors
-    /// As [`BartConfig::from_dir`]; tensors that are missing, left over, of another shape or not
+    /// Those of [`BartConfig::from_dir`]; missing, unexpected or misshapen tensors, or ones that
+    /// are not
     /// finite, by name.
     pub fn load(dir: impl AsRef<Path>, device: &B::Device) -> Result<Self> {
         let config = BartConfig::from_dir(&dir)?;
@@ -345,13 +347,13 @@ impl<B: Backend> Bart<B> {
         check_layers(&files, dir.as_ref(), "encoder_layers", config.layers[0])?;
         check_layers(&files, dir.as_ref(), "decoder_layers", config.layers[1])?;
         let p = prefix(&files, &["model.", ""], "encoder.embed_positions.weight");
-        // The one embedding, under whichever of its names files have it.
+        // The shared embedding, under any of its names in files.
         let names = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"]
             .map(|name| format!("{p}{name}.weight"));
         let name = names.iter().find(|name| files.contains(name)).unwrap_or(&names[0]);
         let shape = [config.vocab_size, config.d_model];
         let shared = Param::from_tensor(files.matrix(name, shape, false, device)?);
-        // Its copies, and the language model's output layer.
+        // Copies of it, and the language model's output layer.
         files.ignore(|name| {
             names.iter().any(|copy| copy == name)
                 || name == "lm_head.weight"
@@ -368,12 +370,13 @@ impl<B: Backend> Bart<B> {
         Ok(Self { shared, encoder, decoder, dense, out_proj, config })
     }
 
-    /// Writes `config.json` and `model.safetensors` into `dir`, which is created if need be, as
-    /// transformers' `BartForSequenceClassification` has them. Each file is written whole or not at
+    /// Writes `config.json` and `model.safetensors` to `dir`, which is created if needed, in the
+    /// form of
+    /// transformers' `BartForSequenceClassification`. Each file is written whole or not at
     /// all.
     ///
     /// # Errors
-    /// The file that could not be written.
+    /// The file that cannot be written.
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
         let dir = dir.as_ref();
         mopo_hub::create_dir(dir)?;

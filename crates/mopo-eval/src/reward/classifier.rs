@@ -1,4 +1,4 @@
-//! A classifier of one of the architectures that are built here, and what they have in common.
+//! A classifier of one of the supported architectures, and what they have in common.
 
 use std::path::Path;
 
@@ -11,16 +11,16 @@ use super::config::HubConfig;
 use super::{Bart, BartConfig, DistilBert, DistilBertConfig, Gpt2, Gpt2Config, TokenRow};
 use crate::Result;
 
-/// What a classifier's `config.json` says of it: known before its weights are read.
+/// A classifier's properties according to `config.json`, known before its weights are read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassifierShape {
-    /// As `config.json` calls it: `gpt2`, `distilbert`, `bart`.
+    /// The name in `config.json`: `gpt2`, `distilbert`, `bart`.
     pub architecture: &'static str,
     /// Names of the labels, in the order of the logits.
     pub labels: Vec<String>,
-    /// The longest text, in tokens.
+    /// Maximum length of a text, in tokens.
     pub max_tokens: usize,
-    /// The first token id that does not exist.
+    /// Size of the vocabulary.
     pub vocab_size: usize,
 }
 
@@ -28,7 +28,8 @@ impl ClassifierShape {
     /// Reads `config.json` of a directory in the layout of transformers.
     ///
     /// # Errors
-    /// Another architecture; a key that is missing, out of range, or asks for what is not built.
+    /// An unsupported architecture; a key that is missing, out of range, or asks for an unsupported
+    /// feature.
     pub fn read(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let hub = HubConfig::read(dir)?;
@@ -70,12 +71,14 @@ pub enum Classifier<B: Backend> {
 
 impl<B: Backend> Classifier<B> {
     /// Loads a classifier from a Hugging Face model directory: `config.json`, whose `model_type`
-    /// decides, and `model.safetensors` or `pytorch_model.bin`, whole or in shards. Weights become
+    /// determines the architecture, and `model.safetensors` or `pytorch_model.bin`, whole or in
+    /// shards. Weights become
     /// F32.
     ///
     /// # Errors
-    /// Another architecture; a key of the configuration; tensors that are missing, left over, of
-    /// another shape or not finite, by name; files that are missing or cut short.
+    /// An unsupported architecture; a key of the configuration; missing, unexpected or misshapen
+    /// tensors,
+    /// or ones that are not finite, by name; missing or truncated files.
     pub fn load(dir: impl AsRef<Path>, device: &B::Device) -> Result<Self> {
         let dir = dir.as_ref();
         let config = HubConfig::read(dir)?;
@@ -87,7 +90,7 @@ impl<B: Backend> Classifier<B> {
         }
     }
 
-    /// What is known of it without its weights.
+    /// Its properties, known without its weights.
     pub fn shape(&self) -> ClassifierShape {
         ClassifierShape {
             architecture: self.architecture(),
@@ -97,10 +100,10 @@ impl<B: Backend> Classifier<B> {
         }
     }
 
-    /// Writes `config.json` and `model.safetensors` into `dir` as transformers has them.
+    /// Writes `config.json` and `model.safetensors` to `dir` in the form of transformers.
     ///
     /// # Errors
-    /// The file that could not be written.
+    /// The file that cannot be written.
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
         match self {
             Self::Gpt2(model) => model.save(dir),
@@ -109,7 +112,7 @@ impl<B: Backend> Classifier<B> {
         }
     }
 
-    /// As `config.json` calls it: `gpt2`, `distilbert`, `bart`.
+    /// The name in `config.json`: `gpt2`, `distilbert`, `bart`.
     pub fn architecture(&self) -> &'static str {
         match self {
             Self::Gpt2(_) => "gpt2",
@@ -127,7 +130,7 @@ impl<B: Backend> Classifier<B> {
         }
     }
 
-    /// The first token id that does not exist.
+    /// Size of the vocabulary.
     pub fn vocab_size(&self) -> usize {
         match self {
             Self::Gpt2(model) => model.config().vocab_size,
@@ -136,7 +139,7 @@ impl<B: Backend> Classifier<B> {
         }
     }
 
-    /// The longest text, in tokens.
+    /// Maximum length of a text, in tokens.
     pub fn max_tokens(&self) -> usize {
         match self {
             Self::Gpt2(model) => model.config().n_positions,
@@ -154,7 +157,7 @@ impl<B: Backend> Classifier<B> {
         }
     }
 
-    /// The end-of-sequence token of the configuration, where pooling looks for it: in BART.
+    /// The configuration's end-of-sequence token, if pooling needs it: for BART.
     pub fn eos_token(&self) -> Option<u32> {
         match self {
             Self::Bart(model) => Some(model.config().eos_token_id),
@@ -162,10 +165,11 @@ impl<B: Backend> Classifier<B> {
         }
     }
 
-    /// Whether [`forward`](Self::forward) can take a text; in words, why not.
+    /// Whether [`forward`](Self::forward) accepts a text.
     ///
     /// # Errors
-    /// No tokens, too many of them, or an id beyond the vocabulary; completes "the text …".
+    /// No tokens, too many of them, or an id beyond the vocabulary; the message completes "the text
+    /// …".
     pub fn check(&self, ids: &[u32]) -> std::result::Result<(), String> {
         let (n, vocab) = (ids.len(), self.vocab_size());
         if n == 0 {

@@ -1,5 +1,5 @@
-//! A classifier's `config.json`, key by key: what is missing, out of range or not built here is refused
-//! by name.
+//! A classifier's `config.json`, key by key: missing, out-of-range and unsupported values are
+//! refused by name.
 
 use std::path::{Path, PathBuf};
 
@@ -8,10 +8,10 @@ use serde_json::{Map, Value, json};
 use super::layers::Activation;
 use crate::{Error, Result};
 
-/// Sizes beyond this are no model's. Tensors are compared with the sizes before memory is taken for them;
-/// this keeps products of sizes in range.
+/// No model has larger sizes. Tensors are compared with the sizes before memory is allocated for
+/// them; this keeps products of sizes in range.
 const MOST: u64 = 1 << 24;
-/// Labels get names before there is a tensor to compare their number with.
+/// Labels get names before their number can be compared with a tensor.
 const MOST_LABELS: u64 = 1 << 16;
 
 /// The keys of a `config.json`.
@@ -64,7 +64,7 @@ impl HubConfig {
             .transpose()
     }
 
-    /// A whole number of at least 1 under the first of some keys that is there.
+    /// A whole number of at least 1, under the first key that exists.
     pub(crate) fn size(&self, keys: &[&str]) -> Result<usize> {
         let Some((key, value)) = keys.iter().find_map(|key| Some((key, self.get(key)?))) else {
             return Err(self.refused(keys[0], "missing", "a model of this kind must have it"));
@@ -95,13 +95,13 @@ impl HubConfig {
         number.ok_or_else(|| self.refused(key, value, "it must be a positive number"))
     }
 
-    /// A yes or no, or a default.
+    /// A boolean, or a default.
     pub(crate) fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
         let Some(value) = self.get(key) else { return Ok(default) };
         value.as_bool().ok_or_else(|| self.refused(key, value, "it must be true or false"))
     }
 
-    /// Refuses a switch that asks for what is not built here.
+    /// Refuses a switch that asks for an unsupported feature.
     pub(crate) fn must_be(&self, key: &str, expected: bool, why: &str) -> Result<()> {
         match self.flag_or(key, expected)? == expected {
             true => Ok(()),
@@ -109,7 +109,7 @@ impl HubConfig {
         }
     }
 
-    /// A token id; none where the file has none, or a negative number.
+    /// A token id; `None` if the file has none, or a negative number.
     pub(crate) fn token(&self, key: &str) -> Result<Option<u32>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         match value.as_i64() {
@@ -131,7 +131,7 @@ impl HubConfig {
         })
     }
 
-    /// Refuses heads that do not divide the width.
+    /// Refuses a number of heads that does not divide the width.
     pub(crate) fn check_heads(&self, key: &str, heads: usize, width: usize) -> Result<()> {
         match width.is_multiple_of(heads) {
             true => Ok(()),
@@ -139,8 +139,8 @@ impl HubConfig {
         }
     }
 
-    /// The names of the labels in the order of the logits: `id2label`, whatever its order in the
-    /// file, or as many as `num_labels` says (where that is missing, too, the architecture's default).
+    /// The names of the labels in the order of the logits: `id2label`, in any order in the file, or
+    /// else `num_labels` default names (or the architecture's default number).
     pub(crate) fn labels(&self, default: usize) -> Result<Vec<String>> {
         let Some(value) = self.get("id2label") else {
             let n = match self.get("num_labels") {
@@ -161,7 +161,7 @@ impl HubConfig {
     }
 }
 
-/// Refuses more layers than a model's files can have: each has tensors.
+/// Refuses more layers than a model's files can have, since each has tensors.
 pub(crate) fn check_layers(
     files: &mopo_hub::TensorFiles,
     dir: &Path,
@@ -177,7 +177,7 @@ pub(crate) fn check_layers(
     Err(Error::InFile { path: dir.join("config.json"), source: Box::new(error) })
 }
 
-/// The keys about labels that transformers reads.
+/// The keys for labels that transformers reads.
 pub(crate) fn label_keys(labels: &[String]) -> [(&'static str, Value); 2] {
     let ids: Map<String, Value> =
         labels.iter().enumerate().map(|(i, name)| (i.to_string(), json!(name))).collect();

@@ -1,7 +1,8 @@
-//! DistilBERT sequence classification, read top to bottom: embeddings with a LayerNorm, blocks with
-//! the LayerNorms behind, and two layers on the state of each text's classified token, its first.
+//! DistilBERT sequence classification, from top to bottom: embeddings with a LayerNorm, blocks
+//! followed
+//! by LayerNorms, and two layers on the state of each text's first token.
 //!
-//! As in transformers' `DistilBertForSequenceClassification`; dropout is not built.
+//! As in transformers' `DistilBertForSequenceClassification`, without dropout.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,17 +28,17 @@ const EPSILON: f64 = 1e-12;
 pub struct DistilBertConfig {
     /// Rows of the embedding.
     pub vocab_size: usize,
-    /// Longest text, in tokens.
+    /// Maximum length of a text, in tokens.
     pub max_position_embeddings: usize,
     /// Width of the residual stream.
     pub dim: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub n_layers: usize,
-    /// Attention heads; they divide `dim`.
+    /// Number of attention heads; divides `dim`.
     pub n_heads: usize,
-    /// Width inside of the feed-forward block.
+    /// Width of the feed-forward block.
     pub hidden_dim: usize,
-    /// Between the feed-forward's layers.
+    /// Activation of the feed-forward block.
     pub activation: Activation,
     /// Standard deviation of fresh weights.
     pub initializer_range: f64,
@@ -48,7 +49,7 @@ pub struct DistilBertConfig {
 }
 
 impl DistilBertConfig {
-    /// A model of that size with `n_labels` labels; everything else as DistilBERT has it.
+    /// A model of this size with `n_labels` labels; other settings are DistilBERT's.
     pub fn new(
         vocab_size: usize,
         dim: usize,
@@ -73,7 +74,7 @@ impl DistilBertConfig {
     /// Reads `config.json` of a directory.
     ///
     /// # Errors
-    /// The file and the key that is missing, out of range, or asks for what is not built.
+    /// The file, and the key that is missing, out of range, or asks for an unsupported feature.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
         Self::from_hub(&HubConfig::read(dir.as_ref())?)
     }
@@ -83,7 +84,7 @@ impl DistilBertConfig {
         let dim = hub.size(&["dim", "hidden_size"])?;
         let n_heads = hub.size(&["n_heads", "num_attention_heads"])?;
         hub.check_heads("n_heads", n_heads, dim)?;
-        // `sinusoidal_pos_embds` says how the table was made; the file holds the table either way.
+        // `sinusoidal_pos_embds` says how the table was made; the file has the table either way.
         Ok(Self {
             vocab_size: hub.size(&["vocab_size"])?,
             max_position_embeddings: hub.size_or(&["max_position_embeddings"], 512)?,
@@ -153,11 +154,11 @@ pub struct DistilBert<B: Backend> {
     pub word_embeddings: Param<Tensor<B, 2>>,
     /// `[max_position_embeddings, dim]`.
     pub position_embeddings: Param<Tensor<B, 2>>,
-    /// Of the sum of both.
+    /// LayerNorm of the sum of both.
     pub layer_norm: Norm<B>,
     /// The blocks.
     pub layers: Vec<DistilBertBlock<B>>,
-    /// `[dim, dim]`; max(x, 0) follows.
+    /// `[dim, dim]`, before max(x, 0).
     pub pre_classifier: Dense<B>,
     /// `[dim, n_labels]`.
     pub classifier: Dense<B>,
@@ -170,19 +171,19 @@ pub struct DistilBert<B: Backend> {
 pub struct DistilBertBlock<B: Backend> {
     /// The attention, over the whole text.
     pub attention: Attention<B>,
-    /// Behind it.
+    /// The LayerNorm after it.
     pub sa_layer_norm: Norm<B>,
     /// The feed-forward's first layer, `[dim, hidden_dim]`.
     pub lin1: Dense<B>,
-    /// Its second, `[hidden_dim, dim]`.
+    /// The feed-forward's second layer, `[hidden_dim, dim]`.
     pub lin2: Dense<B>,
-    /// Behind it.
+    /// The LayerNorm after it.
     pub output_layer_norm: Norm<B>,
 }
 
 impl<B: FusedBackend> DistilBert<B> {
-    /// Logits of texts, `[n_rows, n_labels]`. Panics for an id beyond the vocabulary, a text without
-    /// tokens or longer than `max_position_embeddings`: see
+    /// Logits of texts, `[n_rows, n_labels]`. Panics for an id beyond the vocabulary, and for a
+    /// text without tokens or longer than `max_position_embeddings`: see
     /// [`Classifier::check`](super::Classifier::check).
     pub fn forward(&self, rows: &[TokenRow]) -> Tensor<B, 2> {
         let config = &self.config;
@@ -205,7 +206,7 @@ impl<B: FusedBackend> DistilBert<B> {
 }
 
 impl<B: FusedBackend> DistilBertBlock<B> {
-    /// The states at `at`, or at all tokens, of which `rows` says what they see.
+    /// The states at `at`, or at all tokens; `rows` says what they see.
     fn forward(
         &self,
         x: Tensor<B, 2>,
@@ -235,7 +236,8 @@ impl<B: Backend> DistilBert<B> {
     /// Loads a classifier from a Hugging Face model directory.
     ///
     /// # Errors
-    /// As [`DistilBertConfig::from_dir`]; tensors that are missing, left over, of another shape or not
+    /// Those of [`DistilBertConfig::from_dir`]; missing, unexpected or misshapen tensors, or ones
+    /// that are not
     /// finite, by name.
     pub fn load(dir: impl AsRef<Path>, device: &B::Device) -> Result<Self> {
         let config = DistilBertConfig::from_dir(&dir)?;
@@ -283,12 +285,13 @@ impl<B: Backend> DistilBert<B> {
         })
     }
 
-    /// Writes `config.json` and `model.safetensors` into `dir`, which is created if need be, as
-    /// transformers' `DistilBertForSequenceClassification` has them. Each file is written whole or
+    /// Writes `config.json` and `model.safetensors` to `dir`, which is created if needed, in the
+    /// form of
+    /// transformers' `DistilBertForSequenceClassification`. Each file is written whole or
     /// not at all.
     ///
     /// # Errors
-    /// The file that could not be written.
+    /// The file that cannot be written.
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
         let dir = dir.as_ref();
         mopo_hub::create_dir(dir)?;

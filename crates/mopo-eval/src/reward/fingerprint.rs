@@ -1,5 +1,5 @@
-//! A hash of everything that decides a reward model's scores, so that scores of another model or of
-//! other settings are never taken for the same.
+//! A hash of everything that determines a reward model's scores, so that scores of another model or
+//! with other settings are never mistaken for the same.
 
 use mopo_hub::{file_sha256, sha256_hex};
 
@@ -9,14 +9,14 @@ use crate::Result;
 
 impl ModelSpec {
     /// The SHA-256, in hexadecimal, of the model's weights, configuration and tokenizer, and of the
-    /// settings as they are resolved. Where the files lie does not count.
+    /// resolved settings. The path of the files has no effect.
     ///
     /// # Errors
-    /// A model that is not there, files that cannot be read, settings that are missing.
+    /// A missing model, files that cannot be read, missing settings.
     pub fn fingerprint(&self, resolve: Resolver<'_>) -> Result<String> {
         let whole = self.with_preset()?;
         let dir = resolve(whole.path.as_deref().expect("checked with the preset"))?;
-        // Neither decides a score.
+        // Neither affects a score.
         let settings = ModelSettings { name: None, statistics: None, ..self.settings(&dir)? };
         let mut text = toml::to_string(&settings).expect("plain data");
         let (_, mut files) = mopo_hub::find_files(&dir)?;

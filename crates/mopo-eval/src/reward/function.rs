@@ -1,4 +1,4 @@
-//! Rewards that are plain functions of the text: they need no model and never fail on a response.
+//! Rewards that are functions of the text: they need no model and never fail on a response.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::{Error, Result};
 pub enum LengthUnit {
     /// Unicode scalar values.
     Characters,
-    /// Runs of anything but white space.
+    /// Runs of characters other than white space.
     #[default]
     Words,
 }
@@ -28,7 +28,7 @@ pub enum LengthPreference {
     Longer,
     /// The score is minus the length.
     Shorter,
-    /// The score is minus the distance to this length, relative to it: 0 at best.
+    /// The score is minus the relative distance to this length: 0 at best.
     Target(u32),
 }
 
@@ -44,7 +44,7 @@ impl Length {
     /// A reward called `name`.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] for a target of 0: use [`LengthPreference::Shorter`] for it.
+    /// [`Error::InvalidParameter`] for a target of 0; use [`LengthPreference::Shorter`] instead.
     pub fn new(
         name: impl Into<String>,
         unit: LengthUnit,
@@ -78,7 +78,7 @@ impl Reward for Length {
 }
 
 /// The share of the response's words that are in a list, 0 to 1; 0 for a response without words.
-/// Case and the punctuation around a word do not matter.
+/// Case and punctuation around a word are ignored.
 #[derive(Debug, Clone)]
 pub struct WordList {
     name: String,
@@ -90,7 +90,7 @@ impl WordList {
     /// A reward called `name`. With `avoid` the score is minus the share: fewer are better.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] for a list without a word, or an entry of several words.
+    /// [`Error::InvalidParameter`] for an empty list, or an entry of several words.
     pub fn new(name: impl Into<String>, words: &[String], avoid: bool) -> Result<Self> {
         let mut set = BTreeSet::new();
         for entry in words {
@@ -110,11 +110,11 @@ impl WordList {
         Ok(Self { name: name.into(), words: set, avoid })
     }
 
-    /// The list of a file: one word a line, UTF-8; empty lines and lines that begin with `#` do not
-    /// count.
+    /// The list in a file: one word per line, UTF-8; empty lines and lines that begin with `#` are
+    /// ignored.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be read, else as [`WordList::new`].
+    /// [`Error::Io`] if the file cannot be read, else those of [`WordList::new`].
     pub fn from_file(name: impl Into<String>, path: &Path, avoid: bool) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
             action: "read",
@@ -154,7 +154,7 @@ impl Reward for WordList {
     }
 }
 
-/// How often a regular expression is found in the response, without overlap.
+/// How often a regular expression matches in the response, without overlap.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     name: String,
@@ -163,11 +163,12 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// A reward called `name`; `pattern` in the syntax of the crate `regex`, which takes time linear in
+    /// A reward called `name`; `pattern` has the syntax of the crate `regex`, which takes time
+    /// linear in
     /// the text. With `avoid` the score is minus the count: fewer are better.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] for an invalid regular expression, or for one that is found in
+    /// [`Error::InvalidParameter`] for an invalid regular expression, or for one that matches
     /// an empty text and so everywhere.
     pub fn new(name: impl Into<String>, pattern: &str, avoid: bool) -> Result<Self> {
         let wrong = |expected: String| Error::invalid("pattern", format!("`{pattern}`"), expected);
@@ -190,7 +191,7 @@ impl Reward for Pattern {
     }
 }
 
-/// One of the demo world's known rewards: the ground truth that its preference labels come from.
+/// One of the demo world's known rewards: the ground truth of its preference labels.
 #[derive(Debug, Clone)]
 pub struct DemoReward {
     name: String,

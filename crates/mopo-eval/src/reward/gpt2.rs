@@ -1,8 +1,8 @@
-//! GPT-2 sequence classification, read top to bottom: embeddings of tokens and positions, blocks with
-//! the LayerNorm in front, and one linear layer on the state at one position of each text.
+//! GPT-2 sequence classification, from top to bottom: embeddings of tokens and positions, blocks
+//! preceded by LayerNorms, and one linear layer on the state at one position of each text.
 //!
-//! As in transformers' `GPT2ForSequenceClassification`. Which position is classified is the
-//! caller's ([`TokenRow::pool`]); dropout is not built.
+//! As in transformers' `GPT2ForSequenceClassification`. The caller chooses the position
+//! ([`TokenRow::pool`]); there is no dropout.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,34 +25,34 @@ use crate::Result;
 pub struct Gpt2Config {
     /// Rows of the embedding.
     pub vocab_size: usize,
-    /// Longest text, in tokens.
+    /// Maximum length of a text, in tokens.
     pub n_positions: usize,
     /// Width of the residual stream.
     pub n_embd: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub n_layer: usize,
-    /// Attention heads; they divide `n_embd`.
+    /// Number of attention heads; divides `n_embd`.
     pub n_head: usize,
-    /// Width inside of the feed-forward block, 4 · `n_embd` as a rule.
+    /// Width of the feed-forward block, usually 4 · `n_embd`.
     pub n_inner: usize,
-    /// Between the feed-forward's layers.
+    /// Activation of the feed-forward block.
     pub activation_function: Activation,
     /// Added to the variance in LayerNorm.
     pub layer_norm_epsilon: f64,
     /// Standard deviation of fresh weights.
     pub initializer_range: f64,
-    /// Divide attention scores by the root of a head's size.
+    /// Whether attention scores are divided by the square root of a head's size.
     pub scale_attn_weights: bool,
-    /// Divide them by the block's number, too, counted from 1.
+    /// Whether they are also divided by the block's number, counted from 1.
     pub scale_attn_by_inverse_layer_idx: bool,
-    /// The padding token, which some rules of pooling look for.
+    /// The padding token, which some pooling rules need.
     pub pad_token_id: Option<u32>,
     /// Names of the labels, in the order of the logits.
     pub labels: Vec<String>,
 }
 
 impl Gpt2Config {
-    /// A model of that size with `n_labels` labels; everything else as GPT-2 has it.
+    /// A model of this size with `n_labels` labels; other settings are GPT-2's.
     pub fn new(
         vocab_size: usize,
         n_embd: usize,
@@ -80,7 +80,7 @@ impl Gpt2Config {
     /// Reads `config.json` of a directory.
     ///
     /// # Errors
-    /// The file and the key that is missing, out of range, or asks for what is not built.
+    /// The file, and the key that is missing, out of range, or asks for an unsupported feature.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
         Self::from_hub(&HubConfig::read(dir.as_ref())?)
     }
@@ -125,7 +125,7 @@ impl Gpt2Config {
             "scale_attn_weights": self.scale_attn_weights,
             "scale_attn_by_inverse_layer_idx": self.scale_attn_by_inverse_layer_idx,
             "pad_token_id": self.pad_token_id,
-            // Absent, transformers would take its own vocabulary's end of text.
+            // If absent, transformers would use its own vocabulary's end of text.
             "bos_token_id": self.pad_token_id,
             "eos_token_id": self.pad_token_id,
             "attn_pdrop": 0.0,
@@ -139,8 +139,8 @@ impl Gpt2Config {
         json
     }
 
-    /// A fresh model: weights from N(0, `initializer_range`²), those that end a branch of the residual
-    /// stream by √(2 · `n_layer`) smaller, biases 0. Deterministic after `B::seed`.
+    /// A fresh model: weights from N(0, `initializer_range`²), those at the end of a branch of the
+    /// residual stream divided by √(2 · `n_layer`), biases 0. Deterministic after `B::seed`.
     pub fn init<B: Backend>(&self, device: &B::Device) -> Gpt2<B> {
         let (d, deviation) = (self.n_embd, self.initializer_range);
         let small = deviation / (2.0 * self.n_layer as f64).sqrt();
@@ -174,7 +174,7 @@ pub struct Gpt2<B: Backend> {
     pub wpe: Param<Tensor<B, 2>>,
     /// The blocks.
     pub blocks: Vec<Gpt2Block<B>>,
-    /// Before the last layer.
+    /// The LayerNorm before the last layer.
     pub ln_f: Norm<B>,
     /// `[n_embd, n_labels]`, without a bias.
     pub score: Param<Tensor<B, 2>>,
@@ -185,24 +185,25 @@ pub struct Gpt2<B: Backend> {
 /// One block: `x + attention(ln_1(x))`, then `x + feed_forward(ln_2(x))`.
 #[derive(Module, Debug)]
 pub struct Gpt2Block<B: Backend> {
-    /// Feeds the attention.
+    /// The LayerNorm before the attention.
     pub ln_1: Norm<B>,
-    /// The attention; files hold queries, keys and values in one matrix, `c_attn`.
+    /// The attention; files have queries, keys and values in one matrix, `c_attn`.
     pub attn: Attention<B>,
-    /// Feeds the feed-forward.
+    /// The LayerNorm before the feed-forward.
     pub ln_2: Norm<B>,
     /// The feed-forward's first layer, `[n_embd, n_inner]`.
     pub c_fc: Dense<B>,
-    /// Its second, `[n_inner, n_embd]`.
+    /// The feed-forward's second layer, `[n_inner, n_embd]`.
     pub c_proj: Dense<B>,
 }
 
 impl<B: FusedBackend> Gpt2<B> {
-    /// Logits of texts, `[n_rows, n_labels]`. Panics for an id beyond the vocabulary, a text without
-    /// tokens or longer than `n_positions`: see [`Classifier::check`](super::Classifier::check).
+    /// Logits of texts, `[n_rows, n_labels]`. Panics for an id beyond the vocabulary, and for a
+    /// text without tokens or longer than `n_positions`: see
+    /// [`Classifier::check`](super::Classifier::check).
     pub fn forward(&self, rows: &[TokenRow]) -> Tensor<B, 2> {
         let config = &self.config;
-        // What follows on the classified token is not seen by it.
+        // The classified token does not see what follows it.
         let rows: Vec<TokenRow> = rows
             .iter()
             .map(|row| TokenRow { ids: row.ids[..=row.pool].to_vec(), pool: row.pool })
@@ -225,7 +226,7 @@ impl<B: FusedBackend> Gpt2<B> {
 }
 
 impl<B: FusedBackend> Gpt2Block<B> {
-    /// The states at `at`, or at all tokens, of which `rows` says what they see.
+    /// The states at `at`, or at all tokens; `rows` says what they see.
     fn forward(
         &self,
         x: Tensor<B, 2>,
@@ -260,7 +261,8 @@ impl<B: Backend> Gpt2<B> {
     /// Loads a classifier from a Hugging Face model directory.
     ///
     /// # Errors
-    /// As [`Gpt2Config::from_dir`]; tensors that are missing, left over, of another shape or not
+    /// Those of [`Gpt2Config::from_dir`]; missing, unexpected or misshapen tensors, or ones that
+    /// are not
     /// finite, by name.
     pub fn load(dir: impl AsRef<Path>, device: &B::Device) -> Result<Self> {
         let config = Gpt2Config::from_dir(&dir)?;
@@ -298,12 +300,13 @@ impl<B: Backend> Gpt2<B> {
         Ok(Self { wte, wpe, blocks, ln_f, score, config })
     }
 
-    /// Writes `config.json` and `model.safetensors` into `dir`, which is created if need be, as
-    /// transformers' `GPT2ForSequenceClassification` has them. Each file is written whole or not at
+    /// Writes `config.json` and `model.safetensors` to `dir`, which is created if needed, in the
+    /// form of
+    /// transformers' `GPT2ForSequenceClassification`. Each file is written whole or not at
     /// all.
     ///
     /// # Errors
-    /// The file that could not be written.
+    /// The file that cannot be written.
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
         let dir = dir.as_ref();
         mopo_hub::create_dir(dir)?;
@@ -331,7 +334,7 @@ impl<B: Backend> Gpt2<B> {
     }
 }
 
-/// A layer that files hold as `[inputs, outputs]` (transformers' `Conv1D`).
+/// A layer that files store as `[inputs, outputs]` (transformers' `Conv1D`).
 fn read_conv<B: Backend>(
     files: &mut TensorFiles,
     name: &str,
@@ -348,7 +351,7 @@ fn write_conv<B: Backend>(out: &mut TensorWriter, name: &str, layer: &Dense<B>) 
     out.tensor(&format!("{name}.bias"), layer.bias.val());
 }
 
-/// Queries, keys and values of one matrix `[d, 3 · d]`.
+/// Queries, keys and values from one matrix `[d, 3 · d]`.
 fn read_qkv<B: Backend>(
     files: &mut TensorFiles,
     name: &str,

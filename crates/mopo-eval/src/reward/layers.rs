@@ -1,5 +1,5 @@
-//! What the classifiers are made of: dense layers, LayerNorms, embeddings, an attention's projections,
-//! and texts laid out one behind the other without padding.
+//! The parts of classifiers: dense layers, LayerNorms, embeddings, an attention's linear layers,
+//! and batches of texts one after the other without padding.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use mopo_ops::{FusedBackend, Gelu, PackedRows, primitive, tensor};
 
 use crate::Result;
 
-/// A text as token ids, and the position among them at which the model's state is classified.
+/// A text as token ids, and the position at which the model's state is classified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRow {
     /// At least one, each below the vocabulary's size.
@@ -32,13 +32,13 @@ pub struct Dense<B: Backend> {
 /// LayerNorm over the features of each token.
 #[derive(Module, Debug)]
 pub struct Norm<B: Backend> {
-    /// Factors, `[features]`.
+    /// Scales, `[features]`.
     pub gamma: Param<Tensor<B, 1>>,
     /// Offsets, `[features]`.
     pub beta: Param<Tensor<B, 1>>,
 }
 
-/// The projections of an attention, `[features, features]` each.
+/// The linear layers of an attention, `[features, features]` each.
 #[derive(Module, Debug)]
 pub struct Attention<B: Backend> {
     /// Queries.
@@ -61,7 +61,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// What transformers calls so.
+    /// The activation with this name in transformers.
     pub(crate) fn from_hub(name: &str) -> Option<Self> {
         match name {
             "gelu" => Some(Self::Gelu(Gelu::Erf)),
@@ -116,7 +116,7 @@ pub(crate) fn embed<B: Backend>(
     table.val().select(0, ids)
 }
 
-/// The lines of x at `at`, or all of them.
+/// The rows of x at `at`, or all of them.
 pub(crate) fn pick<B: Backend>(x: Tensor<B, 2>, at: Option<&Tensor<B, 1, Int>>) -> Tensor<B, 2> {
     match at {
         Some(at) => x.select(0, at.clone()),
@@ -166,7 +166,7 @@ impl<B: FusedBackend> Dense<B> {
 }
 
 impl<B: Backend> Norm<B> {
-    /// Factors 1, offsets 0.
+    /// Scales 1, offsets 0.
     pub(crate) fn init(features: usize, device: &B::Device) -> Self {
         Self {
             gamma: Param::from_tensor(Tensor::ones([features], device)),
@@ -194,7 +194,7 @@ impl<B: Backend> Norm<B> {
 }
 
 impl<B: FusedBackend> Norm<B> {
-    /// Of x `[n, features]`; `epsilon` is added to the variance.
+    /// Normalises x, `[n, features]`; `epsilon` is added to the variance.
     pub fn forward(&self, x: Tensor<B, 2>, epsilon: f64) -> Tensor<B, 2> {
         let (gamma, beta) = (primitive(self.gamma.val()), primitive(self.beta.val()));
         tensor(B::layer_norm_op(primitive(x), gamma, beta, epsilon))
@@ -202,13 +202,13 @@ impl<B: FusedBackend> Norm<B> {
 }
 
 impl<B: Backend> Attention<B> {
-    /// As [`Dense::init`].
+    /// Like [`Dense::init`].
     pub(crate) fn init(features: usize, deviation: f64, device: &B::Device) -> Self {
         let dense = || Dense::init([features, features], deviation, device);
         Self { q: dense(), k: dense(), v: dense(), out: dense() }
     }
 
-    /// Reads the four layers of these names.
+    /// Reads the four layers with these names.
     pub(crate) fn read(
         files: &mut TensorFiles,
         [q, k, v, out]: [String; 4],
@@ -228,8 +228,8 @@ impl<B: Backend> Attention<B> {
 }
 
 impl<B: FusedBackend> Attention<B> {
-    /// `add` + attention of `x` to `keys` (itself, or the other side's states). `q_scale`: a factor of
-    /// the scores beside one over the root of a head's size.
+    /// `add` + attention of `x` to `keys` (itself, or the encoder's states). `q_scale`: a factor of
+    /// the scores besides one over the square root of a head's size.
     pub(crate) fn onto(
         &self,
         add: Tensor<B, 2>,
@@ -247,11 +247,11 @@ impl<B: FusedBackend> Attention<B> {
     }
 }
 
-/// Texts one behind the other.
+/// Texts one after the other.
 pub(crate) struct Batch<B: Backend> {
     /// `[n_tokens]`.
     pub(crate) ids: Tensor<B, 1, Int>,
-    /// Of each token in its text, from 0, `[n_tokens]`.
+    /// Position of each token in its text, from 0, `[n_tokens]`.
     pub(crate) positions: Tensor<B, 1, Int>,
     /// Tokens of each text.
     pub(crate) lens: Vec<usize>,
@@ -260,7 +260,8 @@ pub(crate) struct Batch<B: Backend> {
 }
 
 impl<B: Backend> Batch<B> {
-    /// Panics if a text has no token, or is pooled where it has none: shape contracts.
+    /// Panics if a text has no tokens, or is pooled at a position that it does not have: shape
+    /// contracts.
     pub(crate) fn new(rows: &[TokenRow], device: &B::Device) -> Self {
         let mut pooled = Vec::with_capacity(rows.len());
         let mut start = 0;
@@ -280,12 +281,12 @@ impl<B: Backend> Batch<B> {
         }
     }
 
-    /// Tokens see themselves and what is before them.
+    /// Tokens see themselves and earlier ones.
     pub(crate) fn causal(&self) -> Arc<PackedRows> {
         Arc::new(PackedRows::new(self.lens.iter().map(|n| [*n, 0, 0])))
     }
 
-    /// Queries at the pooled tokens alone, one of each text, which see all of it.
+    /// Queries only at the pooled tokens, one per text, which see all of it.
     pub(crate) fn of_pooled(&self) -> Arc<PackedRows> {
         Arc::new(PackedRows::across(self.lens.iter().map(|n| [1, *n])))
     }
@@ -296,8 +297,8 @@ impl<B: Backend> Batch<B> {
     }
 }
 
-/// The first of some prefixes under which there is a tensor of that name; the first of all if there
-/// is none, so that errors name the usual one.
+/// The first of some prefixes with which there is a tensor of this name; the first of all if there
+/// is none, so that errors show the usual one.
 pub(crate) fn prefix(files: &TensorFiles, prefixes: &[&'static str], name: &str) -> &'static str {
     let found = prefixes.iter().find(|prefix| files.contains(&format!("{prefix}{name}")));
     found.or(prefixes.first()).expect("at least one prefix")

@@ -1,4 +1,4 @@
-//! What scores a response.
+//! Rewards: what scores a response.
 
 mod bart;
 mod classifier;
@@ -31,22 +31,22 @@ pub use spec::{Prefer, RewardSpec};
 use crate::{Error, Result};
 
 /// A score for a response to a prompt. **Larger is better**, raw (never rounded or squashed), and
-/// independent of anything else that is scored in the same run.
+/// independent of anything else that is scored.
 pub trait Reward: Send + Sync {
-    /// The name that figures and tables show.
+    /// The name for figures and tables.
     fn name(&self) -> &str;
 
     /// The score of `response` to `prompt`.
     ///
     /// # Errors
-    /// Whatever keeps this reward from giving a finite number.
+    /// Whatever prevents a finite score.
     fn score(&self, prompt: &str, response: &str) -> Result<f32>;
 
     /// The scores of `(prompt, response)` items, in order. A score does not depend on what else is
-    /// in the batch (of a model, up to rounding on some devices).
+    /// in the batch (for a model, up to rounding on some devices).
     ///
     /// # Errors
-    /// As [`Reward::score`].
+    /// Those of [`Reward::score`].
     fn score_batch(&self, items: &[(&str, &str)]) -> Result<Vec<f32>> {
         let items = items.iter().enumerate();
         items
@@ -54,13 +54,13 @@ pub trait Reward: Send + Sync {
             .collect()
     }
 
-    /// Whether one call keeps every core busy by itself, as a model does: then callers do not score
-    /// on several threads at once.
+    /// Whether one call uses all cores, as a model does: callers then do not score on several
+    /// threads at once.
     fn uses_all_cores(&self) -> bool {
         false
     }
 
-    /// What people should know of the scores given so far: that texts were cut, for instance.
+    /// Notes for the user on the scores so far: that texts were truncated, for instance.
     fn notes(&self) -> Vec<String> {
         vec![]
     }
@@ -72,7 +72,7 @@ pub trait Reward: Send + Sync {
 ///
 /// # Errors
 /// [`Error::Length`] if there is not one response per prompt; [`Error::NonFinite`] names the reward
-/// and the prompt that gave a NaN or an infinity.
+/// and the prompt with a NaN or an infinity.
 pub fn score_all(
     rewards: &[Box<dyn Reward>],
     prompts: &[String],

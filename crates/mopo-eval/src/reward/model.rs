@@ -1,5 +1,5 @@
-//! A reward that is one logit of a classifier. Texts are cut into batches by their number of tokens,
-//! without padding.
+//! A reward that is one logit of a classifier. Texts are batched by their number of tokens, without
+//! padding.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,11 +15,11 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// Tokens of a batch, unless one text has more.
+/// Tokens per batch, unless one text has more.
 const BATCH_TOKENS: usize = 2048;
 
-/// Rows of one token that every batch has beside its texts. Products of a few lines are computed
-/// another way than those of many, which changes last bits: so there are never few.
+/// Number of extra rows of one token in every batch. Products with few rows are computed
+/// differently from those with many, which changes the last bits: this way there are never few.
 const COMPANY: usize = 16;
 
 /// A classifier as a reward: `sign` times one of its logits, raw, in f32.
@@ -37,17 +37,17 @@ pub struct ModelReward<B: Backend> {
     label: usize,
     pad: Option<u32>,
     batch_tokens: usize,
-    /// Texts that were cut, of all that were scored.
+    /// Number of scored texts that were truncated.
     cut: AtomicUsize,
 }
 
 /// Finds the directory of a model that a configuration names: a path, or a name on Hugging Face.
 pub type Resolver<'a> = &'a dyn Fn(&str) -> Result<PathBuf>;
 
-/// A [`Resolver`] without a network: directories only.
+/// A [`Resolver`] without network access: directories only.
 ///
 /// # Errors
-/// [`Error::NoModel`], which says what to fetch.
+/// [`Error::NoModel`], which says what to download.
 pub fn local_directory(model: &str) -> Result<PathBuf> {
     let path = Path::new(model);
     if path.is_dir() {
@@ -59,11 +59,11 @@ pub fn local_directory(model: &str) -> Result<PathBuf> {
 }
 
 impl<B: Backend> ModelReward<B> {
-    /// The reward that a description means.
+    /// The reward that a specification describes.
     ///
     /// # Errors
-    /// What the description does not say; a model that is not there, of another architecture or
-    /// damaged; a setting that does not fit it. Files and fields are named.
+    /// Missing settings; a model that is missing, damaged or of another architecture;
+    /// a setting that does not fit it. Files and fields are named.
     pub fn load(spec: &ModelSpec, resolve: Resolver<'_>, device: &B::Device) -> Result<Self> {
         let whole = spec.with_preset()?;
         let path = whole.path.as_deref().expect("checked with the preset");
@@ -78,8 +78,8 @@ impl<B: Backend> ModelReward<B> {
         Self::new(name, model, tokenizer, settings)
     }
 
-    /// A reward called `name` of a model that is there already. The tokenizer cuts texts, so it must
-    /// have been made with the settings' length and side.
+    /// A reward called `name` with a loaded model. The tokenizer truncates texts, so it must
+    /// have been made with the settings' length and truncation side.
     ///
     /// # Errors
     /// A setting that does not fit the model.
@@ -106,17 +106,17 @@ impl<B: Backend> ModelReward<B> {
         })
     }
 
-    /// Batches of about this many tokens. Scores do not change.
+    /// Sets the approximate number of tokens per batch, which does not change scores.
     pub fn with_batch_tokens(self, batch_tokens: usize) -> Self {
         Self { batch_tokens, ..self }
     }
 
-    /// How the model is asked.
+    /// The settings.
     pub fn settings(&self) -> &ModelSettings {
         &self.settings
     }
 
-    /// What makes token ids of text.
+    /// The tokenizer.
     pub fn tokenizer(&self) -> &RewardTokenizer {
         &self.tokenizer
     }
@@ -126,19 +126,20 @@ impl<B: Backend> ModelReward<B> {
         &self.model
     }
 
-    /// What the model reads for a prompt and a response; in words, why it cannot.
+    /// The model's input for a prompt and a response.
     ///
     /// # Errors
-    /// A text without tokens or without a token to pool, or an id beyond the vocabulary; completes
+    /// A text without tokens or without a token to pool, or an id beyond the vocabulary; the
+    /// message completes
     /// "the text …".
     pub fn tokens(&self, prompt: &str, response: &str) -> std::result::Result<TokenRow, String> {
         self.cut_tokens(prompt, response).map(|(row, _)| row)
     }
 
-    /// The same, and whether the text was cut.
+    /// The same, and whether the text was truncated.
     ///
     /// # Errors
-    /// As of [`tokens`](Self::tokens).
+    /// Those of [`tokens`](Self::tokens).
     pub fn cut_tokens(
         &self,
         prompt: &str,
@@ -171,7 +172,7 @@ impl<B: FusedBackend> ModelReward<B> {
     /// The logits of texts, `[n_rows][n_labels]`, in their order; each depends only on its row.
     /// Panics where [`Classifier::check`] would refuse a row.
     pub fn logits(&self, rows: &[TokenRow]) -> Vec<Vec<f32>> {
-        // Long texts first, so that the last batches are the small ones.
+        // Long texts first, so that the last batches are small.
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.sort_by_key(|i| std::cmp::Reverse(rows[*i].ids.len()));
         let mut logits = vec![vec![]; rows.len()];
@@ -227,7 +228,7 @@ impl<B: FusedBackend> Reward for ModelReward<B> {
 
     fn score_batch(&self, items: &[(&str, &str)]) -> Result<Vec<f32>> {
         let refused = |index, why| Error::Text { reward: self.name.clone(), index, why };
-        // All of them before the first error is looked for, so that it is the same every time.
+        // Collect all before looking for the first error, which is then the same every time.
         let rows: Vec<_> =
             items.par_iter().map(|(prompt, response)| self.cut_tokens(prompt, response)).collect();
         let rows = rows.into_iter().enumerate().map(|(i, row)| row.map_err(|why| refused(i, why)));

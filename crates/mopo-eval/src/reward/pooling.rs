@@ -1,20 +1,20 @@
-//! Where in a text a classifier's state is taken.
+//! Which token's state a classifier uses.
 
 use serde::{Deserialize, Serialize};
 
-/// At which token a model's state is classified.
+/// The token whose state is classified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
     /// GPT-2: the text's last token, whatever it is.
     LastToken,
     /// GPT-2: the token before the first padding token; the last one if the text has none or begins
-    /// with it. transformers' rule from 4.31 on, until it took `last_non_pad`.
+    /// with it. transformers' rule from 4.31 until `last_non_pad`.
     BeforeFirstPad,
-    /// GPT-2: the last token that is not the padding token. transformers' rule now.
+    /// GPT-2: the last token that is not the padding token. transformers' current rule.
     LastNonPad,
-    /// GPT-2: as many tokens into the text as are not the padding token. transformers' rule
-    /// up to 4.30.
+    /// GPT-2: the token whose index is the number of tokens other than padding, minus 1.
+    /// transformers' rule up to 4.30.
     NonPadCount,
     /// DistilBERT: the first token.
     Cls,
@@ -27,7 +27,7 @@ impl Pooling {
         serde_json::to_value(self).ok().and_then(|v| v.as_str().map(str::to_owned)).expect("a name")
     }
 
-    /// The rules that an architecture knows.
+    /// The rules for an architecture.
     pub(crate) fn of(architecture: &str) -> &'static [Self] {
         match architecture {
             "gpt2" => &[Self::LastToken, Self::BeforeFirstPad, Self::LastNonPad, Self::NonPadCount],
@@ -36,7 +36,7 @@ impl Pooling {
         }
     }
 
-    /// The index into `ids`, which are not empty; in words, why there is none.
+    /// The index into `ids`, which are not empty; the error says why there is none.
     pub(crate) fn at(
         self,
         ids: &[u32],
@@ -53,7 +53,7 @@ impl Pooling {
                 Some(first) => first - 1,
             },
             Self::LastNonPad => ids.iter().rposition(|id| Some(*id) != pad).unwrap_or(0),
-            // Nothing but padding: the library's index −1.
+            // Only padding: the library's index −1.
             Self::NonPadCount => {
                 (ids.len() - ids.iter().filter(is_pad).count()).checked_sub(1).unwrap_or(last)
             }

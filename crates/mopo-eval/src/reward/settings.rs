@@ -1,5 +1,5 @@
-//! How a reward model is to be asked, as data: template, pooling, label, sign, length. The public
-//! models are presets; what a preset, a configuration or the model's own `reward.toml` does not say is
+//! How a reward model is used: template, pooling, label, sign, length. The public models are
+//! presets; what neither a preset, nor a configuration, nor the model's own `reward.toml` sets is
 //! never guessed.
 
 use std::path::Path;
@@ -12,55 +12,55 @@ use super::{ClassifierShape, Pooling, Resolver, RewardTokenizer, TruncationSide}
 use crate::ScoreStatistics;
 use crate::{Error, Result};
 
-/// The file beside a model's weights that says how to ask it: the keys of [`ModelSettings`], in TOML.
+/// The file next to a model's weights with its settings: the keys of [`ModelSettings`], in TOML.
 pub const SETTINGS_FILE: &str = "reward.toml";
 
 /// Which of a model's logits is the score.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Label {
-    /// By its place, from 0.
+    /// By its index, from 0.
     Index(usize),
     /// By its name in the model's `id2label`.
     Name(String),
 }
 
-/// Everything that a model's scores depend on beside its files.
+/// Everything besides its files that a model's scores depend on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSettings {
-    /// The name to show where nothing else gives one.
+    /// The name to show if nothing else gives one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The text, with `{prompt}` and `{response}` where they belong; `{{` and `}}` are braces.
+    /// The model's input, with `{prompt}` and `{response}`; `{{` and `}}` are braces.
     pub text: String,
     /// The second text of a pair, for models that compare two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair: Option<String>,
-    /// Taken off the beginning of a prompt that begins with it.
+    /// Removed from the start of a prompt that begins with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_prefix: Option<String>,
-    /// Taken off the end of a prompt that ends in it.
+    /// Removed from the end of a prompt that ends with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_suffix: Option<String>,
-    /// Taken off the beginning of a response that begins so.
+    /// Removed from the start of a response that begins with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_prefix: Option<String>,
-    /// Where the state is taken.
+    /// Which token's state is classified.
     pub pooling: Pooling,
-    /// Which logit.
+    /// Which logit is the score.
     pub label: Label,
     /// 1, or −1 where less is better: the score is the logit times this.
     #[serde(default = "plus")]
     pub sign: i8,
-    /// Longest text in tokens, special ones included.
+    /// Maximum length of a text in tokens, special ones included.
     pub max_length: usize,
-    /// What is cut off of longer ones.
+    /// Which end of longer texts is cut off.
     pub truncation_side: TruncationSide,
-    /// The padding token of the rules of pooling; that of the model's configuration by default.
+    /// The padding token of the pooling rules; that of the model's configuration by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad_token_id: Option<u32>,
-    /// How the scores of known texts are distributed, for z-scores; decides nothing.
+    /// Statistics of the scores of known texts, for z-scores; no effect on scores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statistics: Option<ScoreStatistics>,
 }
@@ -77,23 +77,23 @@ fn check_sign(sign: i8) -> Result<()> {
 }
 
 impl ModelSettings {
-    /// The same, with statistics of scores.
+    /// The same settings with statistics of scores.
     pub fn with_statistics(self, statistics: ScoreStatistics) -> Self {
         Self { statistics: Some(statistics), ..self }
     }
 
-    /// Writes `reward.toml` into a model's directory, from where [`ModelSpec::settings`] takes what a
-    /// configuration does not say.
+    /// Writes `reward.toml` to a model's directory, from which [`ModelSpec::settings`] takes what a
+    /// configuration does not set.
     ///
     /// # Errors
-    /// The file that could not be written.
+    /// The file that cannot be written.
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
         let text = toml::to_string(self).expect("plain data");
         let path = dir.as_ref().join(SETTINGS_FILE);
         Ok(mopo_hub::write_atomically(&path, text.as_bytes())?)
     }
 
-    /// Checks the settings against a model: the index of the logit.
+    /// Checks the settings against a model. Returns the index of the logit.
     ///
     /// # Errors
     /// The field that does not fit, with what the model has.
@@ -137,25 +137,25 @@ impl ModelSettings {
     }
 }
 
-/// A reward model as a configuration describes it. What it leaves out comes from the preset, and then
-/// from the model's own `reward.toml`. A field of [`ModelSettings`] must be here as well.
+/// A reward model in a configuration. Missing fields are taken from the preset, and then from the
+/// model's own `reward.toml`. It has every field of [`ModelSettings`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSpec {
     /// One of [`MODEL_PRESETS`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
-    /// A model directory, or a name on Hugging Face; the preset's by default.
+    /// A model directory, or a name on Hugging Face; by default the preset's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// The name to show; by default the preset's, that of the model's own file, or the last part of
     /// `path`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Refuse models of another architecture than this.
+    /// If set, models of other architectures are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
-    /// See [`ModelSettings`], whose fields this and all that follow are.
+    /// This and the following are fields of [`ModelSettings`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -193,19 +193,19 @@ pub struct ModelSpec {
     pub statistics: Option<ScoreStatistics>,
 }
 
-/// The public reward models of the paper's protocol. Each file is what a `[[rewards]]` table may say with
-/// `kind = "model"`.
+/// The public reward models of the paper's protocol. Each file is the content of a `[[rewards]]`
+/// table with `kind = "model"`.
 pub const MODEL_PRESETS: Presets = mopo_hub::presets!("presets/":
     "hh-harmless", "hh-helpful", "humor", "tldr-faithful", "tldr-less-hallucination", "tldr-pref1",
 );
 
 impl ModelSpec {
-    /// A preset with nothing changed.
+    /// A preset without changes.
     pub fn preset(name: impl Into<String>) -> Self {
         Self { preset: Some(name.into()), ..Self::default() }
     }
 
-    /// This description, and where it says nothing the preset's.
+    /// This specification, completed by its preset.
     ///
     /// # Errors
     /// A preset that does not exist; neither preset nor path.
@@ -234,7 +234,7 @@ impl ModelSpec {
     /// Checks what can be checked without the model: the preset's name, templates, the sign.
     ///
     /// # Errors
-    /// The field that is wrong.
+    /// The invalid field.
     pub fn check(&self) -> Result<()> {
         let whole = self.with_preset()?;
         for (field, template) in [("text", &whole.text), ("pair", &whole.pair)] {
@@ -243,11 +243,11 @@ impl ModelSpec {
         check_sign(whole.sign.unwrap_or(plus()))
     }
 
-    /// Checks all that can be checked without reading the weights: the model's files are there, and the
+    /// Checks everything that does not need the weights: that the model's files exist, and that the
     /// settings fit them.
     ///
     /// # Errors
-    /// As of [`ModelReward::load`](super::ModelReward::load), but for the weights themselves.
+    /// Those of [`ModelReward::load`](super::ModelReward::load), except for the weights themselves.
     pub fn check_files(&self, resolve: Resolver<'_>) -> Result<()> {
         let whole = self.with_preset()?;
         let dir = resolve(whole.path.as_deref().expect("checked with the preset"))?;
@@ -261,7 +261,7 @@ impl ModelSpec {
         Ok(())
     }
 
-    /// Refuses a model of another architecture than the description is for.
+    /// Refuses a model of another architecture than the configured one.
     pub(crate) fn check_architecture(&self, shape: &ClassifierShape, dir: &Path) -> Result<()> {
         match &self.architecture {
             Some(expected) if expected != shape.architecture => {
@@ -274,22 +274,23 @@ impl ModelSpec {
         }
     }
 
-    /// Field by field this, or else `other`.
+    /// Field by field: this value, or else that of `other`.
     fn or(&self, other: &Self) -> Result<Self> {
         let mut whole = other.fields()?;
         whole.extend(self.fields()?);
         whole.try_into().map_err(unusable)
     }
 
-    /// What it says, by name.
+    /// The fields that are set, by name.
     fn fields(&self) -> Result<toml::Table> {
         toml::Table::try_from(self).map_err(unusable)
     }
 
-    /// The settings for the model in `dir`: of this description, its preset, and `reward.toml` there.
+    /// The settings for the model in `dir`: from this specification, its preset, and `reward.toml`
+    /// there.
     ///
     /// # Errors
-    /// What nothing of these says, by name; a `reward.toml` that does not parse.
+    /// The settings that are missing, by name; an invalid `reward.toml`.
     pub fn settings(&self, dir: impl AsRef<Path>) -> Result<ModelSettings> {
         let mut whole = self.with_preset()?;
         let path = dir.as_ref().join(SETTINGS_FILE);
@@ -317,7 +318,7 @@ impl ModelSpec {
     }
 }
 
-/// A number beyond those of TOML; all else has its field's type.
+/// A number out of TOML's range; everything else has its field's type.
 fn unusable(reason: impl std::fmt::Display) -> Error {
     Error::invalid("model", reason.to_string(), "its settings must have a form in TOML")
 }

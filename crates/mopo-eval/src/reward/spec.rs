@@ -1,4 +1,4 @@
-//! Rewards as data: what a configuration file may say, and the reward that it means.
+//! Rewards in configuration files, and how to build them.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub enum Prefer {
     Shorter,
 }
 
-/// A reward, described. Unknown fields and kinds are refused.
+/// The specification of a reward. Unknown fields and kinds are refused.
 ///
 /// ```toml
 /// [[rewards]]
@@ -36,7 +36,7 @@ pub enum Prefer {
 pub enum RewardSpec {
     /// One of the demo world's known rewards.
     Demo {
-        /// Which of its objectives, from 0.
+        /// The index of the objective, from 0.
         objective_idx: usize,
         /// The name to show; by default the demo's own.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,7 +44,7 @@ pub enum RewardSpec {
     },
     /// The length of the response, see [`Length`].
     Length {
-        /// What is counted; words by default.
+        /// What is counted; by default words.
         #[serde(default)]
         unit: LengthUnit,
         /// The best length; without it, `prefer` says which end is better.
@@ -62,7 +62,7 @@ pub enum RewardSpec {
         /// The words themselves.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         words: Vec<String>,
-        /// A file with one word a line.
+        /// A file with one word per line.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         file: Option<PathBuf>,
         /// Whether fewer are better; false by default.
@@ -72,7 +72,7 @@ pub enum RewardSpec {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
     },
-    /// How often a regular expression is found, see [`Pattern`].
+    /// How often a regular expression matches, see [`Pattern`].
     Regex {
         /// The expression, in the syntax of the crate `regex`.
         pattern: String,
@@ -88,11 +88,11 @@ pub enum RewardSpec {
 }
 
 impl RewardSpec {
-    /// A reward by the name of a preset, or by a TOML file that holds one's keys; what they mean is not
+    /// A reward by the name of a preset, or from a TOML file with its keys. The values are not
     /// [checked](Self::check) yet.
     ///
     /// # Errors
-    /// A name that is neither, with the presets; the file and line that are wrong.
+    /// A name that is neither, with a list of presets; the file and line that are wrong.
     pub fn from_name_or_file(name: &str) -> Result<Self> {
         if MODEL_PRESETS.text(name).is_some() {
             return Ok(Self::Model(Box::new(ModelSpec::preset(name))));
@@ -109,10 +109,10 @@ impl RewardSpec {
         toml::from_str(text).map_err(|e| wrong(e.to_string().trim_end().into()))
     }
 
-    /// Checks as far as that goes without reading files.
+    /// Checks as far as possible without reading files.
     ///
     /// # Errors
-    /// As [`build`](Self::build).
+    /// Those of [`build`](Self::build).
     pub fn check(&self) -> Result<()> {
         match self {
             Self::Model(spec) => spec.check(),
@@ -121,11 +121,11 @@ impl RewardSpec {
         }
     }
 
-    /// The same with the files that it names: a word list, a model's configuration and tokenizer. A
+    /// Checks also the files that it names: a word list, a model's configuration and tokenizer. A
     /// model's weights are not read.
     ///
     /// # Errors
-    /// As [`build`](Self::build).
+    /// Those of [`build`](Self::build).
     pub fn check_files(&self, resolve: Resolver<'_>) -> Result<()> {
         match self {
             Self::Model(spec) => spec.check_files(resolve),
@@ -133,12 +133,14 @@ impl RewardSpec {
         }
     }
 
-    /// The reward that this describes. `resolve` finds the directories of models, which compute on
+    /// Builds the reward. `resolve` finds the directories of models, which run on
     /// `device`.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] names the field that is out of range, contradicts another or does
-    /// not fit the model; [`Error::Io`] if a word list cannot be read; as [`ModelReward::load`].
+    /// [`Error::InvalidParameter`] names the field that is out of range, contradicts another or
+    /// does
+    /// not fit the model; [`Error::Io`] if a word list cannot be read; those of
+    /// [`ModelReward::load`].
     pub fn build<B: FusedBackend>(
         &self,
         device: &B::Device,
@@ -150,10 +152,10 @@ impl RewardSpec {
         }
     }
 
-    /// The reward that this describes, if it needs no model and so neither backend nor device.
+    /// Builds the reward if it is a function of the text, without backend and device.
     ///
     /// # Errors
-    /// As [`build`](Self::build); [`Error::InvalidParameter`] for a model.
+    /// Those of [`build`](Self::build); [`Error::InvalidParameter`] for a model.
     pub fn build_function(&self) -> Result<Box<dyn Reward>> {
         let named = |name: &Option<String>, default: &str| {
             name.clone().unwrap_or_else(|| default.to_owned())

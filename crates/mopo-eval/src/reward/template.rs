@@ -1,8 +1,8 @@
-//! The template of the text that a reward model reads.
+//! The template of a reward model's input.
 
 use crate::{Error, Result};
 
-/// A text with places for prompt and response.
+/// A text with placeholders for prompt and response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Template {
     parts: Vec<Part>,
@@ -16,8 +16,8 @@ enum Part {
 }
 
 impl Template {
-    /// Reads a template: `{prompt}`, `{response}`; `{{` and `}}` are braces. `field` is what errors
-    /// name.
+    /// Parses a template: `{prompt}`, `{response}`; `{{` and `}}` are braces. `field` is used in
+    /// errors.
     pub(crate) fn parse(field: &'static str, text: &str) -> Result<Self> {
         let refused = |why: &str| Error::invalid(field, format!("`{text}`"), why);
         let places = "the placeholders are {prompt} and {response}; write a brace as {{ or }}";
@@ -50,7 +50,7 @@ impl Template {
         Ok(Self { parts })
     }
 
-    /// Whether a template can be read.
+    /// Whether a template is valid.
     pub(crate) fn check(field: &'static str, text: &str) -> Result<()> {
         Self::parse(field, text).map(drop)
     }

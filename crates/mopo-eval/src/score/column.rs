@@ -1,4 +1,4 @@
-//! The scores of one reward, on disk: four bytes a text.
+//! The scores of one reward, on disk: four bytes per text.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, FirstPass, Result, ScoreStatistics};
 
-/// Scores in the order of their texts, in a file without a name.
+/// Scores in the order of their texts, in an unnamed file.
 #[derive(Debug)]
 pub struct ScoreColumn {
     folder: PathBuf,
@@ -16,7 +16,7 @@ pub struct ScoreColumn {
 }
 
 impl ScoreColumn {
-    /// The scores in their order, from the first.
+    /// The scores in order, from the first.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -32,7 +32,7 @@ impl ScoreColumn {
         }))
     }
 
-    /// Of all scores.
+    /// Statistics of all scores.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -45,7 +45,7 @@ impl ScoreColumn {
     }
 }
 
-/// A column while scores come.
+/// A column being written.
 pub(super) struct ColumnWriter {
     folder: PathBuf,
     file: BufWriter<File>,

@@ -1,4 +1,4 @@
-//! One line of a file of texts.
+//! A line of a file of texts.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,16 +8,16 @@ use serde_json::{Map, Value};
 
 type Line = Map<String, Value>;
 
-/// Whether a line has nothing to score on it.
+/// Whether a line is blank.
 pub(super) fn is_empty(line: &[u8]) -> bool {
     // Most lines begin with a brace.
     line.first() != Some(&b'{')
         && std::str::from_utf8(line).is_ok_and(|text| text.trim().is_empty())
 }
 
-/// Checks a line; completes "line 3 …" where it is wrong.
+/// Checks a line; the error completes "line 3 …".
 pub(super) fn check(line: &[u8]) -> Result<(), String> {
-    // Most lines are right, and that is known without making values of them.
+    // Most lines are valid, which can be checked without building values.
     match serde_json::from_slice::<Text>(line) {
         Ok(text) if text.is_plain => Ok(()),
         _ => explain(line),
@@ -68,17 +68,17 @@ pub(super) fn with_scores(line: &[u8], names: &[&str], scores: &[f32]) -> Result
     Ok(line)
 }
 
-/// The shortest digits that mean this f32.
+/// The shortest digits for this f32.
 fn number(score: f32) -> Value {
     let digits: f64 = score.to_string().parse().expect("digits of a number");
     digits.into()
 }
 
-/// What is scored of a checked line. Of duplicate keys the last one counts, as in [`check`].
+/// The text of a checked line. Of duplicate keys the last one counts, as in [`check`].
 pub(super) struct Text<'a> {
     pub(super) prompt: Cow<'a, str>,
     pub(super) response: Cow<'a, str>,
-    /// It has a response, and no `scores` yet.
+    /// Whether it has a response and no `scores` yet.
     is_plain: bool,
 }
 
@@ -119,7 +119,7 @@ impl<'de> Deserialize<'de> for Text<'de> {
     }
 }
 
-/// Text that is borrowed where it has no escapes.
+/// Text that is borrowed if it has no escapes.
 struct Chars<'a>(Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Chars<'de> {

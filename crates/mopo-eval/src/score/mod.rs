@@ -1,7 +1,8 @@
-//! Scores for a file of texts: JSON Lines in, the same lines with scores out. Files of any size: one
+//! Scores for a file of texts: JSON Lines in, the same lines with scores out. Files may have any
+//! size: one
 //! chunk of lines is in memory at a time.
 //!
-//! A line is an object with `response` and, if there is one, `prompt`; everything else in it is kept.
+//! A line is an object with `response` and optionally `prompt`; everything else in it is kept.
 
 mod column;
 mod line;
@@ -22,23 +23,23 @@ use crate::{Error, Result, Reward, RewardSpec, ScoreStatistics};
 pub use column::ScoreColumn;
 pub use texts::TextFile;
 
-/// Texts that a reward gets at once: enough for batches of similar length.
+/// Number of texts that a reward gets at once: enough for batches of similar length.
 pub const CHUNK: usize = 256;
 
-/// What scored a file of texts: `<out>.record.json`.
+/// The record of a scored file of texts: `<out>.record.json`.
 #[derive(Debug, Serialize)]
 pub struct ScoreRecord {
-    /// Of the program.
+    /// Version of the program.
     pub version: String,
-    /// Where models computed.
+    /// Device of the models.
     pub device: String,
     /// The file of texts.
     pub texts: PathBuf,
     /// Its SHA-256.
     pub texts_sha256: String,
-    /// How many texts it has.
+    /// Number of texts.
     pub n_texts: usize,
-    /// What scored them, in the order that was asked for.
+    /// The rewards, in the given order.
     pub rewards: Vec<ScoredReward>,
 }
 
@@ -47,21 +48,22 @@ pub struct ScoreRecord {
 pub struct ScoredReward {
     /// The key of its scores.
     pub name: String,
-    /// What it is.
+    /// Its specification.
     pub reward: RewardSpec,
     /// SHA-256 of a model's files and settings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// Of all its scores.
+    /// Statistics of all its scores.
     pub scores: ScoreStatistics,
-    /// What scoring took.
+    /// Time for scoring, in seconds.
     pub seconds: f64,
-    /// What people should know of the scores: that texts were cut, for instance.
+    /// Notes on the scores: that texts were truncated, for instance.
     pub notes: Vec<String>,
 }
 
-/// Scores all `texts` with each reward, one model in memory at a time, and gives what is known of each with
-/// its scores. These are kept in files without a name in `folder`.
+/// Scores all `texts` with each reward, one model in memory at a time, and returns a record of each
+/// reward with
+/// its scores, which are kept in unnamed files in `folder`.
 ///
 /// # Errors
 /// Those of [`RewardSpec::build`] and [`TextFile::score`]; two rewards of one name.
@@ -75,7 +77,7 @@ pub fn score_texts<B: FusedBackend>(
 ) -> Result<(Vec<ScoredReward>, Vec<ScoreColumn>)> {
     let (mut scored, mut columns) = (Vec::<ScoredReward>::new(), vec![]);
     let is_model = |spec: &RewardSpec| matches!(spec, RewardSpec::Model(_));
-    // Functions together, which is one pass over the texts instead of many.
+    // Functions share one pass over the texts.
     for specs in specs.chunk_by(|one, next| !is_model(one) && !is_model(next)) {
         let rewards = specs.iter().map(|spec| spec.build::<B>(device, resolve));
         let rewards = rewards.collect::<Result<Vec<_>>>()?;
@@ -111,11 +113,11 @@ pub fn score_texts<B: FusedBackend>(
     Ok((scored, columns))
 }
 
-/// Writes the record beside `out` and then the lines of `texts` with their scores to it: with the
-/// scores there, the work is done.
+/// Writes the record next to `out`, and then the lines of `texts` with their scores to it: once the
+/// scores exist, the work is done.
 ///
 /// # Errors
-/// The file that cannot be written; a text file that was changed while it was scored.
+/// The file that cannot be written; a text file that changed while it was scored.
 pub fn write_scores(
     out: &Path,
     texts: &TextFile,

@@ -1,4 +1,4 @@
-//! Files of texts that are scored, and files that are wrong.
+//! Scoring files of texts, and invalid files.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use super::*;
 use crate::Reward;
 use crate::reward::{Length, LengthPreference, LengthUnit};
 
-/// A file of texts in a folder of its own.
+/// A file of texts in its own folder.
 struct Texts {
     folder: tempfile::TempDir,
     path: PathBuf,
@@ -76,7 +76,7 @@ fn lines_come_back_with_scores() {
     assert_eq!(lines[0]["id"], 7);
     assert_eq!(lines[0]["scores"]["words"], 2.0);
     assert_eq!(lines[1]["scores"]["other"], 0.1);
-    // The digits mean the same f32.
+    // The digits give the same f32.
     assert!(text.contains("\"raw\":0.1"), "{text}");
     assert_eq!(lines[1]["scores"]["raw"].as_f64().unwrap() as f32, -1e-7);
 }

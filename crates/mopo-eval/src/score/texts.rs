@@ -1,4 +1,4 @@
-//! A file of texts, passed as often as rewards need it.
+//! A file of texts, read as often as rewards need it.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -16,15 +16,15 @@ use super::line::{Text, check, is_empty, with_scores};
 use super::{CHUNK, ScoreColumn};
 use crate::{Error, Result, Reward};
 
-/// Lines that are read before they are parsed on all cores: so many, or so many bytes of them.
+/// Maximum number of lines, and of their bytes, that are read before they are parsed on all cores.
 const BLOCK_LINES: usize = 16 * CHUNK;
 const BLOCK_BYTES: usize = 8 << 20;
 
-/// A file of texts, all of whose lines were checked.
+/// A file of texts whose lines have all been checked.
 #[derive(Debug)]
 pub struct TextFile {
     path: PathBuf,
-    /// What cannot be read twice (a pipe) is copied to a file without a name.
+    /// Input that cannot be read twice (a pipe) is copied to an unnamed file.
     copy: Option<File>,
     n_texts: usize,
     sha256: String,
@@ -33,15 +33,17 @@ pub struct TextFile {
 /// A line that is not empty, and its number from 1.
 type Numbered = (usize, Vec<u8>);
 
-/// Takes numbers of lines and, for each, its prompt and response.
+/// Receives line numbers and, for each, prompt and response.
 type EachTexts<'a> = dyn FnMut(&[usize], &[(&str, &str)]) -> Result<()> + 'a;
 
 impl TextFile {
-    /// Reads a file of JSON Lines once, to check it. What cannot be read again is copied into `folder`.
+    /// Reads a file of JSON Lines once, to check it. Input that cannot be read twice is copied to
+    /// `folder`.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::File`] with the line that is not UTF-8, not JSON, without a `response`, or
-    /// with `scores` that are no object; and for a file without texts.
+    /// [`Error::Io`]; [`Error::File`] with the line that is not UTF-8, not JSON, has no `response`,
+    /// or has
+    /// `scores` that are not an object; and for a file without texts.
     pub fn open(path: impl AsRef<Path>, folder: &Path) -> Result<Self> {
         let path = path.as_ref();
         let io = |source| Error::Io { action: "read", path: path.into(), source };
@@ -74,12 +76,12 @@ impl TextFile {
         Ok(this)
     }
 
-    /// Texts.
+    /// Number of texts.
     pub fn len(&self) -> usize {
         self.n_texts
     }
 
-    /// Never: such a file is refused.
+    /// Always false: files without texts are refused.
     pub fn is_empty(&self) -> bool {
         self.n_texts == 0
     }
@@ -89,23 +91,27 @@ impl TextFile {
         &self.sha256
     }
 
-    /// Gives every prompt and response to `each`, in order.
+    /// Calls `each` with every prompt and response, in order.
     ///
     /// # Errors
-    /// Those of `each`; [`Error::Io`]; [`Error::File`] for a file that was changed since it was opened.
+    /// Those of `each`; [`Error::Io`]; [`Error::File`] for a file that has changed since it was
+    /// opened.
     pub fn for_each(&self, each: &mut dyn FnMut(&str, &str) -> Result<()>) -> Result<()> {
         self.for_each_text(&mut |_, items| {
             items.iter().try_for_each(|(prompt, response)| each(prompt, response))
         })
     }
 
-    /// Scores all texts with some rewards, in order, in one pass. `advance` hears how many more are
-    /// done. The scores are kept in files without a name in `folder`; beside each column, the seconds that
+    /// Scores all texts with some rewards, in order, in one pass. `advance` is called with the
+    /// number of newly
+    /// scored texts. The scores are kept in unnamed files in `folder`; each column comes with the
+    /// seconds that
     /// its reward took.
     ///
     /// # Errors
-    /// [`Error::File`] with the line of a text that cannot be scored, or whose score is not finite, and
-    /// for a file that was changed since it was opened.
+    /// [`Error::File`] with the line of a text that cannot be scored, or whose score is not finite,
+    /// and
+    /// for a file that has changed since it was opened.
     pub fn score(
         &self,
         rewards: &[&dyn Reward],
@@ -146,12 +152,14 @@ impl TextFile {
         columns.into_iter().map(|(column, seconds)| Ok((column.finish()?, seconds))).collect()
     }
 
-    /// Writes the lines with `scores`, an object of one number per reward, to `out`, whole or not at all.
-    /// Other rewards' scores that a line has already stay. `before` is done when everything is written
-    /// but not yet seen.
+    /// Writes the lines with `scores`, an object with one number per reward, to `out`, whole or not
+    /// at all.
+    /// Scores of other rewards are kept. `before` is called when everything is written
+    /// but not yet visible.
     ///
     /// # Errors
-    /// [`Error::Hub`] if it cannot be written; those of `before`; [`Error::File`] for a file that was
+    /// [`Error::Hub`] if it cannot be written; those of `before`; [`Error::File`] for a file that
+    /// has
     /// changed since it was opened.
     pub fn write_with_scores(
         &self,
@@ -162,7 +170,7 @@ impl TextFile {
     ) -> Result<()> {
         let mut columns = columns.iter().map(ScoreColumn::scores).collect::<Result<Vec<_>>>()?;
         let failed = |source| Error::Io { action: "write", path: out.into(), source };
-        // What goes wrong with the lines is another error than that of the file.
+        // Errors of the lines are kept apart from those of the file.
         let mut wrong = None;
         let written =
             mopo_hub::write_atomically_with(out, |file| {
@@ -199,9 +207,9 @@ impl TextFile {
         }
     }
 
-    /// Gives the numbers of the lines and the texts on them to `each`, block by block.
+    /// Calls `each` with line numbers and texts, block by block.
     fn for_each_text(&self, each: &mut EachTexts<'_>) -> Result<()> {
-        // A file that was changed is noticed when its lines are written.
+        // A changed file is noticed when its lines are written.
         let mut n_texts = 0;
         self.for_each_block(false, &mut |lines| {
             n_texts += lines.len();
@@ -218,8 +226,8 @@ impl TextFile {
         if n_texts == self.n_texts { Ok(()) } else { Err(self.changed()) }
     }
 
-    /// Gives the lines that are not empty to `each`, block by block; the SHA-256 of the file, if it is
-    /// `hashed`.
+    /// Calls `each` with the lines that are not blank, block by block; returns the SHA-256 of the
+    /// file if it is `hashed`.
     fn for_each_block(
         &self,
         hashed: bool,
@@ -266,7 +274,7 @@ impl TextFile {
     }
 }
 
-/// A file whose bytes may be hashed as they are read.
+/// A file whose bytes may be hashed while they are read.
 struct Hashed {
     file: File,
     hash: Option<Rc<RefCell<Sha256>>>,

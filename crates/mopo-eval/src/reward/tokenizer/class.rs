@@ -1,5 +1,5 @@
-//! Tokenizers as transformers builds them: the vocabulary of `tokenizer.json` or of older files, and around
-//! it what the class of the tokenizer does, by the settings in `tokenizer_config.json`.
+//! Tokenizers as transformers builds them: the vocabulary of `tokenizer.json` or of older files,
+//! and around it what the tokenizer's class does, with the settings in `tokenizer_config.json`.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::{Error, Result};
 
 const WHOLE: &str = "tokenizer.json";
 
-/// The tokenizer in a directory of a model.
+/// The tokenizer in a model directory.
 pub(super) fn load(dir: &Path, architecture: &str, side: TruncationSide) -> Result<Tokenizer> {
     let settings = Settings::read(dir, architecture)?;
     settings.check_truncation_side(side)?;
@@ -44,7 +44,7 @@ pub(super) fn load(dir: &Path, architecture: &str, side: TruncationSide) -> Resu
     Ok(inner)
 }
 
-/// A path that must be there, as the library takes it.
+/// A path that must exist, as text for the library.
 fn file(dir: &Path, name: &str) -> Result<String> {
     let path = dir.join(name);
     if !path.exists() {
@@ -53,7 +53,7 @@ fn file(dir: &Path, name: &str) -> Result<String> {
     path.to_str().map(str::to_owned).ok_or_else(|| file_error(dir)("its path is not UTF-8"))
 }
 
-/// `tokenizer.json` of a vocabulary in older files, without anything around it.
+/// A `tokenizer.json` from a vocabulary in older files, without anything around it.
 fn vocabulary(dir: &Path, settings: &Settings) -> Result<Value> {
     let inner = match settings.class {
         Class::Whole => {
@@ -78,7 +78,7 @@ fn vocabulary(dir: &Path, settings: &Settings) -> Result<Value> {
     serde_json::to_value(&inner).map_err(file_error(dir))
 }
 
-/// Settings of a class whose tokenizer.json is taken as it is, and which says something else.
+/// Refuses settings that contradict tokenizer.json, for a class that uses that file as it is.
 fn check_contradictions(json: &Value, settings: &Settings) -> Result<()> {
     let (normalizer, pre_tokenizer) = (&json["normalizer"], &json["pre_tokenizer"]);
     for (key, found) in [
@@ -100,7 +100,7 @@ fn check_contradictions(json: &Value, settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Refuses what the class does not have: some versions of transformers keep it, others drop it.
+/// Refuses what the class does not have, since versions of transformers differ in keeping it.
 fn check_parts(json: &Value, settings: &Settings, path: &Path) -> Result<()> {
     let model = &json["model"];
     let is_bert = settings.class == Class::Bert;
@@ -167,7 +167,7 @@ fn check_parts(json: &Value, settings: &Settings, path: &Path) -> Result<()> {
     })
 }
 
-/// Normaliser and pre-tokenizer of the class.
+/// Normalizer and pre-tokenizer of the class.
 fn set_parts(json: &mut Value, settings: &Settings) -> Result<()> {
     match settings.class {
         Class::Bert => {
@@ -195,7 +195,7 @@ fn set_parts(json: &mut Value, settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// A role that every tokenizer of the class has.
+/// A token for a role that every tokenizer of the class has.
 fn token(settings: &Settings, role: &str) -> Result<AddedToken> {
     settings.token(role)?.ok_or_else(|| settings.refused(role, &Value::Null, "it is needed"))
 }
@@ -224,7 +224,7 @@ fn surround(inner: &mut Tokenizer, settings: &Settings, from_json: bool) -> Resu
                 RobertaProcessing::new(sep, cls).trim_offsets(trim).add_prefix_space(prefix);
             inner.with_post_processor(Some(around));
         }
-        // tokenizer.json has its own, and transformers reads these keys only where there is none.
+        // tokenizer.json has its own, and transformers reads these keys only without it.
         Class::Gpt2 if from_json => {}
         Class::Gpt2 => {
             let (mut before, mut after) = (vec![], vec![]);

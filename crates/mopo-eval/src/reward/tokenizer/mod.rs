@@ -1,8 +1,9 @@
-//! Text to token ids as a reward model wants them: `tokenizer.json`, or GPT-2's and BART's `vocab.json`
-//! with `merges.txt`, or DistilBERT's `vocab.txt`, with the settings in `tokenizer_config.json`; with the
-//! special tokens of its class, cut to a length.
+//! From text to a reward model's token ids: `tokenizer.json`, or GPT-2's and BART's `vocab.json`
+//! with `merges.txt`, or DistilBERT's `vocab.txt`, with the settings in `tokenizer_config.json` and
+//! the
+//! special tokens of its class, truncated to a length.
 //!
-//! As in transformers, special tokens that are written out in a text are special tokens.
+//! As in transformers, special tokens written out in a text are special tokens.
 
 mod class;
 mod settings;
@@ -27,17 +28,17 @@ pub enum TruncationSide {
     Right,
 }
 
-/// A reward model's tokenizer, which cuts texts to a length.
+/// A reward model's tokenizer, which truncates texts.
 #[derive(Debug, Clone)]
 pub struct RewardTokenizer {
-    /// Neither cuts nor pads.
+    /// Neither truncates nor pads.
     inner: Tokenizer,
     dir: PathBuf,
     max_tokens: usize,
     direction: TruncationDirection,
 }
 
-/// What [`RewardTokenizer::load`] reads, where it is there.
+/// The files that [`RewardTokenizer::load`] reads, if they exist.
 pub(super) const TOKENIZER_FILES: [&str; 7] = [
     "tokenizer.json",
     "vocab.json",
@@ -50,20 +51,23 @@ pub(super) const TOKENIZER_FILES: [&str; 7] = [
 
 const REMEDY: &str = "fetch the model's tokenizer files again";
 
-/// For `map_err`: an error about the tokenizer of `path`.
+/// For `map_err`: an error about the tokenizer at `path`.
 fn file_error<E: ToString>(path: &Path) -> impl Fn(E) -> Error {
     move |e| Error::Tokenizer { path: path.into(), why: e.to_string(), remedy: REMEDY }
 }
 
 impl RewardTokenizer {
-    /// The tokenizer in a directory of a model, as transformers would build it: the class of
-    /// `tokenizer_config.json` or else of the architecture (`gpt2`, `bart`, `distilbert`) around the
+    /// The tokenizer in a model directory, as transformers would build it: the class of
+    /// `tokenizer_config.json` or else of the architecture (`gpt2`, `bart`, `distilbert`) around
+    /// the
     /// vocabulary of `tokenizer.json`, or of `vocab.json` and `merges.txt` or `vocab.txt`, with the
-    /// settings in `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`. Texts
-    /// are cut to `max_tokens` tokens, special ones included; of a pair the longer text first.
+    /// settings in `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`.
+    /// Texts
+    /// are truncated to `max_tokens` tokens, special ones included; in a pair the longer text
+    /// first.
     ///
     /// # Errors
-    /// A file that is missing or no tokenizer; a key of `tokenizer_config.json` that is not built here,
+    /// A file that is missing or not a tokenizer; an unsupported key of `tokenizer_config.json`,
     /// by name; `max_tokens` that leaves no room for text.
     pub fn load(
         dir: impl AsRef<Path>,
@@ -75,7 +79,7 @@ impl RewardTokenizer {
         Self::new(class::load(dir, architecture, side)?, dir, max_tokens, side)
     }
 
-    /// A `tokenizer.json` as it is, whatever lies beside it.
+    /// A `tokenizer.json` as it is, whatever other files there are.
     ///
     /// # Errors
     /// A file that is not a tokenizer; `max_tokens` that leaves no room for text.
@@ -86,13 +90,13 @@ impl RewardTokenizer {
     ) -> Result<Self> {
         let path = path.as_ref();
         let bytes = mopo_hub::read(path)?;
-        // By itself first: the library panics where JSON ends inside its decoder.
+        // Parsed first, since the library panics on JSON that ends inside its decoder.
         let _: serde::de::IgnoredAny = serde_json::from_slice(&bytes).map_err(file_error(path))?;
         let inner = Tokenizer::from_bytes(bytes).map_err(file_error(path))?;
         Self::new(inner, path, max_tokens, side)
     }
 
-    /// Any tokenizer of the `tokenizers` library; `dir` is what errors name.
+    /// Any tokenizer of the `tokenizers` library; `dir` is used in errors.
     ///
     /// # Errors
     /// `max_tokens` that leaves no room for text.
@@ -118,7 +122,7 @@ impl RewardTokenizer {
         Ok(Self { inner, dir, max_tokens, direction })
     }
 
-    /// The ids of a text, or of two, with the special tokens that belong around them, and whether
+    /// The ids of a text, or of two, with the special tokens around them, and whether
     /// something was cut off.
     ///
     /// # Errors
@@ -126,14 +130,14 @@ impl RewardTokenizer {
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<(Vec<u32>, bool)> {
         let refused = file_error(&self.dir);
         let one = |text: &str| self.inner.encode_fast(text, false).map_err(&refused);
-        // An empty second text is none, as in transformers.
+        // An empty second text means none, as in transformers.
         let pair = pair.filter(|pair| !pair.is_empty());
         let (text, pair) = (one(text)?, pair.map(one).transpose()?);
         let special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(pair.is_some()));
         let n = |encoding: &Encoding| encoding.get_ids().len();
         let before = n(&text) + pair.as_ref().map_or(0, n);
-        // Cut here and not within the library's `encode`, which stops early in each of the two texts
-        // and then does not know which was the longer.
+        // Truncated here and not by the library's `encode`, which stops early in each of the two
+        // texts and then does not know which was longer.
         let params = TruncationParams {
             direction: self.direction,
             max_length: self.max_tokens - special,
@@ -151,15 +155,15 @@ impl RewardTokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// The highest id + 1: the smallest embedding that fits.
+    /// The highest id + 1: the size of the smallest embedding that fits.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
     }
 
-    /// Writes `tokenizer.json` into `dir`.
+    /// Writes `tokenizer.json` to `dir`.
     ///
     /// # Errors
-    /// The file that could not be written.
+    /// The file that cannot be written.
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
         let json = self.inner.to_string(true).map_err(file_error(&self.dir))?;
         Ok(mopo_hub::write_atomically(&dir.as_ref().join("tokenizer.json"), json.as_bytes())?)

@@ -1,6 +1,6 @@
-//! What `tokenizer_config.json` and the small files beside it say of a tokenizer. Keys that tokens depend
-//! on are read here, or refused by name; the others (padding, decoding, chat templates, notes of the
-//! saving library) change no score.
+//! The settings of a tokenizer in `tokenizer_config.json` and the small files next to it. Keys that
+//! tokens depend on are read here, or refused by name; the others (padding, decoding, chat
+//! templates, notes of the saving library) change no score.
 
 use std::path::{Path, PathBuf};
 
@@ -16,14 +16,14 @@ const CONFIG: &str = "tokenizer_config.json";
 const ROLES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// A class of transformers, which decides what a tokenizer does beside its vocabulary.
+/// A class of transformers, which determines what a tokenizer does besides its vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     /// Byte-level BPE without special tokens around a text.
     Gpt2,
-    /// Byte-level BPE with `<s>` and `</s>` around it, of BART, too.
+    /// Byte-level BPE with `<s>` and `</s>` around it; also BART's.
     Roberta,
-    /// WordPiece with `[CLS]` and `[SEP]` around it, of DistilBERT, too.
+    /// WordPiece with `[CLS]` and `[SEP]` around it; also DistilBERT's.
     Bert,
     /// `tokenizer.json` as it is.
     Whole,
@@ -48,7 +48,7 @@ impl Class {
         }
     }
 
-    /// The token that has a role where nothing names another.
+    /// The default token for a role.
     fn default_token(self, role: &str) -> Option<&'static str> {
         match (self, role) {
             (Self::Gpt2, "bos_token" | "eos_token" | "unk_token") => Some("<|endoftext|>"),
@@ -67,7 +67,7 @@ impl Class {
     }
 }
 
-/// The files beside a vocabulary, empty where they are not there.
+/// The files next to a vocabulary, empty if they do not exist.
 pub(super) struct Settings {
     dir: PathBuf,
     config: Map<String, Value>,
@@ -79,7 +79,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Reads them for a classifier of an architecture (as `config.json` calls it).
+    /// Reads them for a classifier of this architecture (its name in `config.json`).
     pub(super) fn read(dir: &Path, architecture: &str) -> Result<Self> {
         let optional = |name: &str, expected| match dir.join(name) {
             path if path.exists() => mopo_hub::read_json(&path, expected),
@@ -94,7 +94,8 @@ impl Settings {
             added: optional("added_tokens.json", "tokens and their ids")?,
             class,
         };
-        // Newer files say everything about tokens in one place, and then the older ones do not count.
+        // Newer files have everything about tokens in one place, and the older ones are ignored
+        // then.
         if this.config.contains_key("added_tokens_decoder") {
             (this.special, this.added) = (Map::new(), Map::new());
         }
@@ -148,7 +149,7 @@ impl Settings {
         Ok(())
     }
 
-    /// A yes or no, or a default.
+    /// A boolean, or a default.
     pub(super) fn flag(&self, key: &str, default: bool) -> Result<bool> {
         Ok(self.optional_flag(key)?.unwrap_or(default))
     }
@@ -159,7 +160,7 @@ impl Settings {
         flag.map(Some).ok_or_else(|| self.refused(key, value, "it must be true or false"))
     }
 
-    /// Refuses a cut at another end than the reward asks for: in transformers this file decides.
+    /// Refuses truncation on another side than the reward's: in transformers this file decides.
     pub(super) fn check_truncation_side(&self, side: TruncationSide) -> Result<()> {
         let (wanted, other) = match side {
             TruncationSide::Left => ("left", "right"),
@@ -191,7 +192,7 @@ impl Settings {
         }
     }
 
-    /// A token as text, or as a table with the text as `content`.
+    /// A token as text, or as a table with the text in `content`.
     fn added_token(&self, key: &str, value: &Value, special: bool) -> Result<AddedToken> {
         let wrong = || {
             let expected = "it must be a token: text, or a table with `content`";
@@ -216,8 +217,9 @@ impl Settings {
         }
     }
 
-    /// Tokens that are found in a text before it is cut into words, in the order of their ids: those of
-    /// these files, or of `in_file` (`tokenizer.json`), then those of the roles, then further ones.
+    /// Tokens that are found in a text before it is split into words, in the order of their ids:
+    /// those of these files, or of `in_file` (`tokenizer.json`), then those of the roles, then
+    /// further ones.
     pub(super) fn added_tokens(&self, in_file: &[Value]) -> Result<Vec<AddedToken>> {
         const KEY: &str = "added_tokens_decoder";
         let mut by_id: Vec<(u64, AddedToken)> = vec![];
