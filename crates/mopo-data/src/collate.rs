@@ -1,4 +1,4 @@
-//! From records to token ids, and from lengths to batches. Tensors are made by the trainer.
+//! From records to token ids, and from lengths to batches. The trainer makes tensors of them.
 
 use std::fmt;
 
@@ -8,12 +8,12 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{Error, PreferenceRecord, Result, Tokenizer};
 
-/// How many batches share one window of rows that are sorted by length. Larger: batches of more even
-/// lengths. Smaller: batches closer to a uniform draw.
+/// Number of batches in one window of rows sorted by length. Larger values give batches of more
+/// even lengths, smaller ones batches closer to a uniform draw.
 const WINDOW_BATCHES: usize = 50;
 
-/// One pair as token ids. Prompt and responses are encoded apart, so a response's tokens do not
-/// depend on the prompt.
+/// One pair as token ids. Prompt and responses are encoded separately, so a response's tokens do
+/// not depend on the prompt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PairTokens {
     /// At most [`LengthLimits::max_prompt`] ids, the end of the prompt.
@@ -25,7 +25,7 @@ pub struct PairTokens {
 }
 
 impl PairTokens {
-    /// Tokens of a packed row: the prompt once, then both responses.
+    /// Length of a packed row: the prompt once, then both responses.
     pub fn packed_len(&self) -> usize {
         self.prompt.len() + self.first.len() + self.second.len()
     }
@@ -34,22 +34,22 @@ impl PairTokens {
 /// Limits in tokens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LengthLimits {
-    /// A longer prompt loses its **left** end: the last turn matters most.
+    /// A longer prompt is cut from the **left**: the last turn matters most.
     pub max_prompt: usize,
-    /// A longer response loses its right end, the end-of-text id included.
+    /// A longer response is cut from the right and loses its end-of-text id.
     pub max_response: usize,
 }
 
-/// How much [`tokenize`] cut.
+/// How much [`tokenize`] has cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TruncationReport {
-    /// Pairs in all.
+    /// Number of pairs.
     pub pairs: usize,
-    /// Prompts that lost their left end.
+    /// Number of prompts that were cut.
     pub prompts: usize,
-    /// Responses (two a pair) that lost their right end and so have no end-of-text id.
+    /// Number of responses (two per pair) that were cut and so have no end-of-text id.
     pub responses: usize,
-    /// Pairs whose responses are equal after the cut: they teach nothing.
+    /// Number of pairs whose responses are equal after cutting, and teach nothing.
     pub identical: usize,
 }
 
@@ -107,11 +107,12 @@ pub fn tokenize(
 }
 
 /// The batches of one epoch: lists of indices into `lengths`, each index exactly once. Rows are
-/// shuffled, sorted by length inside windows of 50 batches so that the rows of a batch have like
-/// lengths, and the batches shuffled again. All batches have `batch_size` rows, except one with the rest.
+/// shuffled, sorted by length within windows of 50 batches so that the rows of a batch have similar
+/// lengths, and the batches are shuffled again. All batches have `batch_size` rows, except one with
+/// the rest.
 ///
-/// A function of its arguments only: a resumed run recomputes it instead of storing a position in
-/// a random stream. A `batch_size` of 0 is taken as 1.
+/// Depends only on its arguments: a resumed run recomputes it instead of storing a position in
+/// a random stream. A `batch_size` of 0 counts as 1.
 pub fn bucketed_batches(
     lengths: &[usize],
     batch_size: usize,
@@ -125,7 +126,7 @@ pub fn bucketed_batches(
     order.shuffle(&mut rng);
     let mut batches = Vec::with_capacity(lengths.len().div_ceil(batch_size));
     for window in order.chunks_mut(batch_size.saturating_mul(WINDOW_BATCHES)) {
-        // Stable, so that rows of one length stay in shuffled order.
+        // Stable, so that rows of equal length stay in shuffled order.
         window.sort_by_key(|&index| lengths[index]);
         batches.extend(window.chunks(batch_size).map(<[usize]>::to_vec));
     }
@@ -178,7 +179,7 @@ mod tests {
             indicators: vec![],
             scores: None,
         };
-        // 257 ids: every byte is a token of its own.
+        // 257 ids: every byte is a separate token.
         let tokenizer = Tokenizer::train(["abc"].into_iter(), 257).unwrap();
         let limits = LengthLimits { max_prompt: 4, max_response: 4 };
         let (pairs, report) = tokenize(std::slice::from_ref(&record), &tokenizer, &limits).unwrap();

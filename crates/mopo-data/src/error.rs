@@ -1,30 +1,30 @@
-//! The one error type of this crate. Every message names what is wrong and what to do about it.
+//! The error type of this crate. Every message names what is wrong and what to do about it.
 
 use std::path::{Path, PathBuf};
 
-/// What can go wrong while reading, writing or preparing data.
+/// Errors of reading, writing or preparing data.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused.
+    /// A failed system call.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried: `read`, `write`, `list`.
+        /// The failed action: `read`, `write`, `list`.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file or folder that has to be there is not.
+    /// A missing file or folder.
     #[error("{} does not exist; {remedy}", path.display())]
     NotFound {
-        /// What was looked for.
+        /// Its path.
         path: PathBuf,
         /// What to do.
         remedy: String,
     },
-    /// There is a file, but nothing usable in it.
+    /// A file or set without any usable row.
     #[error("{what} has no usable row; {remedy}")]
     Empty {
         /// The file or set.
@@ -32,19 +32,19 @@ pub enum Error {
         /// What to do.
         remedy: String,
     },
-    /// One line of a file is wrong, or one row of a JSON array or Parquet file.
+    /// An invalid line of a file, or row of a JSON array or Parquet file.
     #[error("{}:{line}: {why}; {remedy}", file.display())]
     Line {
         /// The file.
         file: PathBuf,
-        /// The line or row, from 1.
+        /// The line or row, counted from 1.
         line: usize,
         /// What is wrong.
         why: String,
         /// What to do.
         remedy: String,
     },
-    /// A gzip stream that ends early or is damaged.
+    /// A gzip stream that is truncated or damaged.
     #[error(
         "{}: the gzip stream is truncated or damaged after {rows_read} whole rows ({source}); \
          fetch the file again and compare its sha256 with the publisher's",
@@ -53,36 +53,36 @@ pub enum Error {
     Gzip {
         /// The file.
         file: PathBuf,
-        /// How many whole rows were readable.
+        /// How many complete rows were read.
         rows_read: usize,
-        /// The decoder's reason.
+        /// The decoder's error.
         source: std::io::Error,
     },
-    /// A file whose format is not read, or which is damaged as a whole.
+    /// A file in an unsupported format, or damaged as a whole.
     #[error("{}: {why}{}; {remedy}", file.display(), after(*rows_read))]
     Container {
         /// The file.
         file: PathBuf,
-        /// How many rows were readable before.
+        /// How many rows were read before.
         rows_read: usize,
         /// What is wrong.
         why: String,
         /// What to do.
         remedy: String,
     },
-    /// Two files of a folder that hold the same rows.
+    /// Two files of a folder with the same rows.
     #[error(
         "{} and {} hold the same data and would count twice; remove one of them",
         first.display(),
         second.display()
     )]
     Doubled {
-        /// The file that comes first.
+        /// The first file.
         first: PathBuf,
-        /// The other one.
+        /// The second file.
         second: PathBuf,
     },
-    /// Labelled texts of which all are of one kind.
+    /// Labelled texts that are all of one kind.
     #[error(
         "{}: {}; the labels in `{column}` are {found}: choose one of them as the positive label; \
          texts of both kinds are needed",
@@ -92,41 +92,41 @@ pub enum Error {
     Labels {
         /// The file.
         file: PathBuf,
-        /// The column of the labels.
+        /// The column of labels.
         column: String,
-        /// The label that counts as positive.
+        /// The positive label.
         positive: String,
-        /// Texts with it: none or all.
+        /// How many texts have it: none or all.
         n_positive: usize,
-        /// Texts.
+        /// Number of texts.
         n_texts: usize,
         /// The labels that occur, with their counts.
         found: String,
     },
-    /// A field of a record is wrong.
+    /// An invalid field of a record.
     #[error("record `{id}`, field `{field}`: {why}")]
     Record {
         /// The record's id.
         id: String,
         /// The field.
         field: &'static str,
-        /// What is wrong and what would be right.
+        /// What is wrong, and what is accepted.
         why: String,
     },
-    /// A parameter outside of its range.
+    /// A parameter out of range.
     #[error("`{field}` is {value}, but {expected}")]
     InvalidParameter {
         /// The field or argument.
         field: &'static str,
         /// The value found.
         value: String,
-        /// What would be accepted.
+        /// The accepted values.
         expected: String,
     },
-    /// The tokenizer library refused, or a tokenizer is unsuitable.
+    /// An error of the tokenizer library, or an unsuitable tokenizer.
     #[error("tokenizer {what}: {why}; {remedy}")]
     Tokenizer {
-        /// Which tokenizer, or which operation.
+        /// The tokenizer or the operation.
         what: String,
         /// The reason.
         why: String,
@@ -139,7 +139,7 @@ pub enum Error {
          that belongs to the model, or set the model's vocabulary to at least {tokenizer}"
     )]
     VocabularyTooSmall {
-        /// Highest id of the tokenizer + 1.
+        /// The tokenizer's highest id + 1.
         tokenizer: usize,
         /// Rows of the model's embedding.
         model: usize,
@@ -147,7 +147,7 @@ pub enum Error {
     /// A file could not be written.
     #[error(transparent)]
     Hub(#[from] mopo_hub::Error),
-    /// A wrong objective name or list.
+    /// An invalid list of objectives or name of one.
     #[error(transparent)]
     Core(#[from] mopo_core::Error),
 }
@@ -168,7 +168,7 @@ fn one_kind(positive: &str, n_positive: usize, n_texts: usize) -> String {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// For `map_err` on input and output: `action` is a verb.
+    /// For `map_err` on I/O errors: `action` is a verb.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }

@@ -1,11 +1,11 @@
-//! Which files of a path are read, and which are passed over and why.
+//! Which files at a path are read, and which are skipped and why.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// A file with the name that records and sources get.
+/// A file with the name for records and sources.
 pub(crate) struct NamedFile {
     pub(crate) path: PathBuf,
     pub(crate) name: String,
@@ -16,7 +16,7 @@ impl NamedFile {
         Self { path: path.into(), name: short_name(path) }
     }
 
-    /// By its name one JSON text, which need not be one of rows.
+    /// Whether the name is that of a JSON text, which may have something other than rows.
     pub(crate) fn is_json(&self) -> bool {
         [".json", ".json.gz"].iter().any(|ending| self.name.ends_with(ending))
     }
@@ -31,7 +31,7 @@ fn short_name(path: &Path) -> String {
     }
 }
 
-/// Something in a folder of data that was not read.
+/// An entry of a data folder that was not read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PassedOver {
     /// Its path.
@@ -46,16 +46,16 @@ impl fmt::Display for PassedOver {
     }
 }
 
-/// The files of a path.
+/// The files at a path.
 pub(crate) struct Files {
-    /// To be read, sorted by name.
+    /// Files to read, sorted by name.
     pub(crate) files: Vec<NamedFile>,
-    /// Sorted by name. Files of another stem are not among them.
+    /// Skipped entries, sorted by name, without files of another stem.
     pub(crate) passed_over: Vec<PassedOver>,
 }
 
 const ENDINGS: [&str; 5] = [".jsonl.gz", ".json.gz", ".jsonl", ".json", ".parquet"];
-/// What programs write beside data.
+/// Files that programs write next to data.
 const ABOUT_DATA: [&str; 6] = [
     "dataset_infos.json",
     "dataset_info.json",
@@ -65,11 +65,12 @@ const ABOUT_DATA: [&str; 6] = [
     "croissant.json",
 ];
 
-/// A file as it is, or the data files of a folder.
+/// A file, or the data files of a folder.
 ///
 /// # Errors
-/// [`Error::NotFound`] if there is none, with `fetch` as its remedy; [`Error::Doubled`] for two files
-/// whose names differ only in that one is packed.
+/// [`Error::NotFound`] if there is none, with `fetch` as its remedy; [`Error::Doubled`] for two
+/// files
+/// whose names differ only in compression.
 pub(crate) fn files_of(path: &Path, stem: Option<&str>, fetch: &str) -> Result<Files> {
     if path.is_file() {
         return Ok(Files { files: vec![NamedFile::new(path)], passed_over: vec![] });
@@ -116,7 +117,7 @@ enum Use {
     OtherStem,
 }
 
-/// What becomes of an entry of a folder.
+/// Whether an entry of a folder is read.
 fn use_of(path: &Path, name: &str, stem: Option<&str>) -> Use {
     if name.starts_with('.') {
         return Use::PassOver("hidden");

@@ -1,17 +1,17 @@
-//! Mean indicators of a response over all its comparisons: what the "action" estimator of the
-//! trainer weights terms by.
+//! Mean indicators of a response over all its comparisons, for the trainer's `action` estimator.
 
 use std::collections::HashMap;
 
 use crate::{Indicator, PreferenceRecord};
 
-/// For each record and side (0 is the first response, with indicator I; 1 the second, with 1 − I)
-/// the mean indicator `[n_objectives]` over **all** terms of `records` with the same prompt and
-/// response. Missing indicators are left out of a mean; a mean of nothing is `None`.
+/// For the two responses of each record (0 is the first, with indicator I; 1 the second, with 1 −
+/// I)
+/// the mean indicator `[n_objectives]` over **all** occurrences in `records` of the same prompt and
+/// response. Missing indicators are excluded from a mean; a mean of nothing is `None`.
 ///
-/// Where every response is compared once, this is each term's own indicator.
+/// If every response is compared once, this is its own indicator.
 pub fn response_group_means(records: &[PreferenceRecord]) -> Vec<[Vec<Indicator>; 2]> {
-    // (sum, count) per objective. Looked up only, never iterated: its order does not matter.
+    // (sum, count) per objective. Only looked up, never iterated, so its order does not matter.
     let mut groups: HashMap<(&str, &str), Vec<(f64, u32)>> = HashMap::new();
     for record in records {
         for (side, response) in sides(record) {

@@ -1,5 +1,5 @@
-//! Hashes of text, for choices that must not change between versions. Those of bytes and files are
-//! mopo-hub's.
+//! Hashes of text, for choices that must not change between versions. mopo-hub hashes bytes and
+//! files.
 
 use sha2::{Digest, Sha256};
 
@@ -8,7 +8,7 @@ pub(crate) fn hex(digest: &[u8]) -> String {
 }
 
 /// A 64-bit hash of several parts; their lengths are hashed too, so ("ab", "c") ≠ ("a", "bc").
-/// Stable over versions and machines, which the standard hashers do not promise.
+/// Stable across versions and machines, which the standard hashers do not guarantee.
 pub(crate) fn stable_hash(seed: u64, parts: &[&str]) -> u64 {
     let mut hasher = Sha256::new();
     hasher.update(seed.to_le_bytes());

@@ -1,5 +1,5 @@
-//! HelpSteer and HelpSteer2: responses with five scores from 0 to 4, one response a row. Every two
-//! responses to a prompt are a pair.
+//! HelpSteer and HelpSteer2: responses with five scores from 0 to 4, one response per row. Every
+//! two responses to a prompt make a pair.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::scored::{Judgements, PairOptions, Scored};
 use crate::source::{EMPTY_PROMPT, EMPTY_RESPONSE, ReadOptions, SourceRead, not_blank, read_files};
 use crate::{ChatTemplate, Result, Sink};
 
-/// The objectives, in the order of the scores. The last two say how much, not how good.
+/// The objectives, in the order of the scores. The last two measure quantity, not quality.
 pub const HELPSTEER_OBJECTIVES: [&str; 5] =
     ["helpfulness", "correctness", "coherence", "complexity", "verbosity"];
 const FETCH: &str = "fetch the data as datasets/helpsteer/README.md says";

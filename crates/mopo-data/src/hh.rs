@@ -1,7 +1,7 @@
 //! Reader of Anthropic's HH-RLHF files: rows of `{chosen, rejected}` dialogues.
 //!
 //! Each file labels one objective. Rows that cannot be compared are counted in a
-//! [`ReadReport`](crate::ReadReport), never dropped in silence.
+//! [`ReadReport`](crate::ReadReport), never dropped silently.
 
 use std::path::Path;
 
@@ -29,13 +29,14 @@ struct Row {
 /// Reads one file, which labels objective `objective_idx` of `n_objectives`; the others' indicators
 /// are missing.
 ///
-/// Which response comes first is a hash of `seed` and the row, so that the label is not constant.
-/// Texts are kept verbatim. Under `strict` the first malformed row is an error; otherwise it is
-/// counted and left out.
+/// A hash of `seed` and the row decides which response comes first, so that the label is not
+/// constant.
+/// Texts are kept verbatim. With `strict` the first malformed row is an error; otherwise it is
+/// counted and skipped.
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::Io`]; [`Error::Gzip`] for a truncated or damaged stream;
-/// [`Error::Line`] under `strict`, or if every row is malformed; [`Error::Empty`] if no row is
+/// [`Error::Line`] with `strict`, or if every row is malformed; [`Error::Empty`] if no row is
 /// usable; [`Error::InvalidParameter`] if `objective_idx` is not below `n_objectives`; those of
 /// `sink`.
 pub fn read_hh(
@@ -49,7 +50,7 @@ pub fn read_hh(
     read_named(path, files, objective_idx, n_objectives, options, sink)
 }
 
-/// [`read_hh`] of several files with the names that records and sources get.
+/// [`read_hh`] for several files with names for records and sources.
 fn read_named(
     path: &Path,
     files: Files,
@@ -110,8 +111,8 @@ fn split_row(row: &RawRow<'_>) -> std::result::Result<(String, String, String), 
 /// labels. Every data file of a subfolder is read.
 ///
 /// # Errors
-/// [`Error::Core`] for a name that is not in `objectives`; [`Error::NotFound`] for an absent
-/// folder or one without such files; those of [`read_hh`].
+/// [`Error::Core`] for a name that is not in `objectives`; [`Error::NotFound`] for a missing
+/// folder or one without data files; those of [`read_hh`].
 pub fn read_hh_dir(
     root: &Path,
     objectives: &Objectives,

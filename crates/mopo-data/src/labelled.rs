@@ -1,7 +1,7 @@
-//! Texts with a label of two kinds (funny or not, toxic or not): what classifiers are trained on.
+//! Texts with a label of two kinds (funny or not, toxic or not), for training classifiers.
 //!
-//! CSV with a header, or rows of any container that the readers of pairs take (JSON Lines, a JSON
-//! array, Parquet, gzip), told apart by content.
+//! CSV with a header, or rows of any container that the readers of pairs accept (JSON Lines, a JSON
+//! array, Parquet, gzip), recognised by content.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use crate::stream::{MAX_ROW_BYTES, too_long};
 use crate::{Error, Result, SourceFile, file_sha256};
 
 const FETCH: &str = "give a CSV, JSON or Parquet file with a column of texts and one of labels";
-/// Distinct labels that a message lists.
+/// Maximum number of distinct labels in a message.
 const LISTED_LABELS: usize = 10;
 
 /// A text and whether it is of the positive kind.
@@ -28,30 +28,31 @@ const LISTED_LABELS: usize = 10;
 pub struct LabelledText {
     /// Verbatim.
     pub text: String,
-    /// 1 for the positive kind, 0 for every other.
+    /// 1 for the positive kind, 0 for all others.
     pub label: u8,
 }
 
-/// What [`read_labelled`] found.
+/// The result of [`read_labelled`].
 #[derive(Clone, PartialEq, Debug)]
 pub struct LabelledRead {
     /// In the order of the file.
     pub texts: Vec<LabelledText>,
     /// How often each label occurs in the file, as written.
     pub labels: BTreeMap<String, usize>,
-    /// What became of the rows.
+    /// Counts of the rows.
     pub report: ReadReport,
     /// The file.
     pub source: SourceFile,
 }
 
-/// Reads texts and labels from two named columns. A label that is `positive`, white space around it
-/// and the case of ASCII letters aside, becomes 1, every other one 0; booleans are `true` and
-/// `false`, numbers are written as they are in the file. Rows with an empty text or label are
-/// counted and left out. Under `strict` the first malformed row is an error; otherwise it is counted.
+/// Reads texts and labels from two named columns. A label equal to `positive`, ignoring surrounding
+/// white
+/// space and ASCII case, becomes 1, every other one 0; booleans are `true` and
+/// `false`, numbers are as written in the file. Rows with an empty text or label are
+/// counted and skipped. With `strict` the first malformed row is an error; otherwise it is counted.
 ///
 /// # Errors
-/// [`Error::Line`] for a missing column, with the columns that are there; [`Error::Labels`] if all
+/// [`Error::Line`] for a missing column, with the existing columns; [`Error::Labels`] if all
 /// texts are of one kind, with the labels that occur; those of the container.
 pub fn read_labelled(
     path: &Path,
@@ -124,7 +125,7 @@ fn cell(row: &Row<'_>, column: &str, value: Option<Value>) -> std::result::Resul
     }
 }
 
-/// Refuses to give more than a row's bytes for one row.
+/// Refuses to return more than the maximum row size for one row.
 struct Bounded<R> {
     text: R,
     left: Rc<Cell<usize>>,
@@ -148,7 +149,7 @@ fn read_csv(
     add: &mut dyn FnMut(&str, &str) -> std::result::Result<(), Rejected>,
 ) -> Result<SourceFile> {
     let NamedFile { path, name } = file;
-    // Rows of another length are reported with the numbers below, not by the library.
+    // Rows of another length are reported below with the numbers, not by the library.
     let left = Rc::new(Cell::new(MAX_ROW_BYTES));
     let text = Bounded { text: data.text()?, left: left.clone() };
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text);

@@ -1,8 +1,8 @@
-//! Everything about preference data that needs no tensor: records and the prepared-set format,
+//! Everything about preference data that needs no tensors: records and the prepared-set format,
 //! readers, splits, summaries, tokenizers, batching, and a generated demo world.
 //!
-//! The path of a pair: a reader ([`hh`], [`reddit`], [`demo`], …) makes [`PreferenceRecord`]s → a
-//! [`PreparedSet`] keeps them as JSON Lines → [`split_by_prompt`] → [`tokenize`] →
+//! The path of a pair: a reader ([`hh`], [`reddit`], [`demo`], …) makes [`PreferenceRecord`]s, a
+//! [`PreparedSet`] stores them as JSON Lines, then [`split_by_prompt`], [`tokenize`] and
 //! [`bucketed_batches`]. No tensors, no models and no network here.
 #![doc = include_str!("../README.md")]
 
@@ -57,5 +57,5 @@ pub use summary::{LengthStats, ObjectiveCounts, Summary, SummaryBuilder};
 pub use template::{ChatTemplate, Message, cut_at_turn};
 pub use tokenizer::{END_OF_TEXT, PromptForm, Tokenizer, TokenizerSettings, read_tokenizer};
 
-/// The writer of files that are whole or absent.
+/// Files that are written whole or not at all.
 pub use mopo_hub::{file_sha256, sha256_hex, write_atomically};

@@ -18,13 +18,13 @@ use crate::{Error, Result, SourceFile};
 
 const FETCH: &str = "write one with `mopo prepare … --prompts`";
 
-/// A prompt that responses are generated for.
+/// A prompt to generate responses for.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Prompt {
     /// Unique within a file; readers use `source:line`.
     pub id: String,
-    /// Where it came from, for people.
+    /// Where it came from, for information.
     pub source: String,
     /// Verbatim.
     pub prompt: String,
@@ -33,7 +33,7 @@ pub struct Prompt {
     pub reference: Option<String>,
 }
 
-/// What a reader of prompts found.
+/// The result of a reader of prompts.
 #[derive(Debug)]
 pub struct PromptRead {
     /// Distinct, in the order of the files and rows.
@@ -44,20 +44,20 @@ pub struct PromptRead {
     pub sources: Vec<SourceFile>,
 }
 
-/// Takes prompts one by one and keeps the first of each text, in memory that does not grow.
+/// Receives prompts one by one and keeps the first of each text, in bounded memory.
 pub struct PromptWriter {
     folder: PathBuf,
     rows: Spool<Prompt>,
-    /// Key of the text, number of the prompt, where it is.
+    /// Key of the text, number of the prompt, its location.
     by_text: Sorter<5>,
     n_rows: u64,
 }
 
 impl PromptWriter {
-    /// Keeps them in files without names in `folder`, which has to be there.
+    /// Keeps them in unnamed files in `folder`, which must exist.
     ///
     /// # Errors
-    /// [`Error::Io`] if there can be none.
+    /// [`Error::Io`] if they cannot be created.
     pub fn new(folder: &Path) -> Result<Self> {
         let rows = Spool::new(folder).map_err(Error::io("write into", folder))?;
         Ok(Self { folder: folder.into(), rows, by_text: Sorter::new(folder), n_rows: 0 })
@@ -76,7 +76,7 @@ impl PromptWriter {
         Ok(())
     }
 
-    /// The distinct ones.
+    /// The distinct prompts.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -100,11 +100,11 @@ impl PromptWriter {
     }
 }
 
-/// Distinct prompts that have no file of their own yet.
+/// Distinct prompts that have not been written to a file yet.
 pub struct StagedPrompts {
     folder: PathBuf,
     rows: Spooled<Prompt>,
-    /// Number of the prompt, where it is.
+    /// Number of the prompt, its location.
     in_order: Sorter<3>,
     n_taken: usize,
 }
@@ -116,18 +116,19 @@ impl std::fmt::Debug for StagedPrompts {
 }
 
 impl StagedPrompts {
-    /// Prompts.
+    /// Number of prompts.
     pub fn len(&self) -> usize {
         self.n_taken
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.n_taken == 0
     }
 
-    /// `n_prompts` of them, or all if there are fewer, in their order. A prompt's place is a hash
-    /// of the seed and its text, so it does not depend on which others are there. Memory grows with
+    /// `n_prompts` of them, or all if there are fewer, in their order. The choice depends on a hash
+    /// of the seed and each text, so it does not depend on which other prompts there are. Memory
+    /// grows with
     /// `n_prompts`.
     ///
     /// # Errors
@@ -138,7 +139,7 @@ impl StagedPrompts {
         }
         let Self { folder, mut rows, in_order, .. } = self;
         let io = |error| Error::io("read in", &folder)(error);
-        // The largest hash on top: what it is worth less than, takes its place.
+        // The largest hash is on top, and is replaced by any smaller one.
         let mut taken: BinaryHeap<(u64, String, [u64; 3])> = BinaryHeap::new();
         in_order
             .for_each(identity, |[number, offset, n_bytes]| {
@@ -157,7 +158,7 @@ impl StagedPrompts {
         Ok(Self { folder, rows, in_order, n_taken })
     }
 
-    /// Writes them, one a line, whole or not at all; returns the file's SHA-256.
+    /// Writes them, one per line, whole or not at all; returns the file's SHA-256.
     ///
     /// # Errors
     /// [`Error::Hub`], [`Error::Io`].
@@ -194,8 +195,9 @@ impl StagedPrompts {
 /// Reads what [`StagedPrompts::write`] wrote; every malformed line is an error.
 ///
 /// # Errors
-/// [`Error::Line`](crate::Error::Line) names the line: an unknown or missing field, an empty prompt,
-/// an id that occurred before.
+/// [`Error::Line`](crate::Error::Line) names the line: an unknown or missing field, an empty
+/// prompt,
+/// a duplicate id.
 pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
     let mut prompts = Vec::new();
     let mut seen = HashSet::new();
@@ -255,7 +257,7 @@ mod tests {
         assert_eq!(sample.len(), 50);
         assert_ne!(sample, sample_prompts(all.clone(), 50, 2));
         assert_eq!(sample_prompts(all.clone(), 500, 1), all);
-        // Without those that were not chosen the same ones are.
+        // Without the prompts that were not chosen, the choice is the same.
         assert_eq!(sample_prompts(sample.clone(), 50, 1), sample);
         let mut order: Vec<usize> = sample.iter().map(|p| p.id.parse().unwrap()).collect();
         assert!(order.is_sorted());

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::stream::{KeyHasher, RowKey};
 use crate::{Error, Result};
 
-/// A per-objective label: `None` is missing, 1 says that the first response is preferred, 0 the
-/// second, 0.5 a tie; anything between is a soft label (a probability).
+/// A label for one objective: `None` is missing, 1 means that the first response is preferred, 0
+/// the second, 0.5 a tie; anything between is a soft label (a probability).
 pub type Indicator = Option<f32>;
 
 /// A reward model's (or a person's) absolute score of each response, per objective.
@@ -26,7 +26,7 @@ pub struct Scores {
 pub struct PreferenceRecord {
     /// Unique within a set; readers use `source:line`.
     pub id: String,
-    /// Where the pair came from, for people.
+    /// Where the pair came from, for information.
     pub source: String,
     /// Everything before the responses, verbatim; for dialogues it ends in `\n\nAssistant:`.
     pub prompt: String,
@@ -36,13 +36,13 @@ pub struct PreferenceRecord {
     pub second: String,
     /// `[n_objectives]`, in the order of the set's objectives.
     pub indicators: Vec<Indicator>,
-    /// The scores behind the indicators, where there are any.
+    /// The scores behind the indicators, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scores: Option<Scores>,
 }
 
-/// The indicator that two scores imply: 1, 0, or 0.5 when they differ by no more than
-/// `tie_threshold`. Antisymmetric: swapping the scores gives one minus it.
+/// The indicator implied by two scores: 1, 0, or 0.5 if they differ by no more than
+/// `tie_threshold`. Antisymmetric: swapping the scores gives 1 minus it.
 pub fn indicator_of_scores(first: f32, second: f32, tie_threshold: f32) -> f32 {
     let difference = first - second;
     if difference.abs() <= tie_threshold {
@@ -55,7 +55,7 @@ pub fn indicator_of_scores(first: f32, second: f32, tie_threshold: f32) -> f32 {
 }
 
 impl PreferenceRecord {
-    /// A key of texts and labels, whatever file they are from.
+    /// A key of texts and labels, independent of the file.
     pub(crate) fn key(&self) -> RowKey {
         let texts = KeyHasher::new().text(&self.prompt).text(&self.first).text(&self.second);
         let label = |indicator: &Indicator| indicator.map_or(u64::MAX, |i| u64::from(i.to_bits()));
@@ -65,8 +65,8 @@ impl PreferenceRecord {
     /// Checks lengths, ranges and that there is something to compare.
     ///
     /// # Errors
-    /// [`Error::Record`] names the record, the field and what it should be: the number of
-    /// indicators or scores is not `objectives.len()`, an indicator lies outside of [0, 1], a
+    /// [`Error::Record`] names the record, the field and the accepted values: the number of
+    /// indicators or scores is not `objectives.len()`, an indicator is outside [0, 1], a
     /// score is not finite, an id, prompt or response is empty, or both responses are equal.
     pub fn check(&self, objectives: &Objectives) -> Result<()> {
         let wrong = |field, why: String| Err(Error::Record { id: self.id.clone(), field, why });

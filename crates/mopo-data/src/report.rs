@@ -1,4 +1,4 @@
-//! What became of the rows of a source: what was used, and what was left out and why.
+//! How the rows of a source were used: counts of used and skipped rows, with reasons.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::files::PassedOver;
 
-/// Malformed rows beyond these are counted, not kept.
+/// Maximum number of malformed rows that are kept; further ones are only counted.
 const KEPT_MALFORMED: usize = 20;
 
 /// A row that does not have the source's schema.
@@ -14,45 +14,44 @@ const KEPT_MALFORMED: usize = 20;
 pub struct MalformedRow {
     /// The file.
     pub file: PathBuf,
-    /// The line, or the row of a JSON array or a Parquet file; from 1.
+    /// The line, or the row of a JSON array or a Parquet file, counted from 1.
     pub line: usize,
     /// What is wrong.
     pub why: String,
 }
 
-/// What became of the rows. `rows` is the sum of `used`, everything in `left_out`, and
-/// `malformed_total`.
+/// Counts of rows. `rows` is the sum of `used`, everything in `left_out`, and `malformed_total`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ReadReport {
     /// Lines that are not blank, elements of an array, or rows of a Parquet file.
     pub rows: usize,
-    /// Rows that something was made of.
+    /// Rows from which something was made.
     pub used: usize,
-    /// Rows that were left out, by reason.
+    /// Skipped rows, by reason.
     pub left_out: BTreeMap<&'static str, usize>,
     /// The first 20 malformed rows.
     pub malformed: Vec<MalformedRow>,
-    /// All malformed rows.
+    /// Number of all malformed rows.
     pub malformed_total: usize,
-    /// Records made: pairs, prompts or labelled texts.
+    /// Number of records made: pairs, prompts or labelled texts.
     pub made: usize,
-    /// Responses of used rows that were left out, by reason.
+    /// Responses of used rows that were skipped, by reason.
     pub responses_left_out: BTreeMap<&'static str, usize>,
-    /// Responses that a prompt has more than once, as one response with averaged scores.
+    /// Responses that occur more than once under a prompt, merged with averaged scores.
     pub merged_responses: usize,
-    /// Pairs of used rows that were left out, by reason.
+    /// Pairs of used rows that were skipped, by reason.
     pub pairs_left_out: BTreeMap<&'static str, usize>,
-    /// What lies beside the files that were read.
+    /// Entries of the folder that were not read.
     pub passed_over: Vec<PassedOver>,
 }
 
 impl ReadReport {
-    /// Rows that were left out for `reason`.
+    /// Number of rows skipped for `reason`.
     pub fn left_out_for(&self, reason: &str) -> usize {
         self.left_out.get(reason).copied().unwrap_or(0)
     }
 
-    /// All rows that were left out, malformed ones included.
+    /// Number of all skipped rows, malformed ones included.
     pub fn left_out_total(&self) -> usize {
         self.left_out.values().sum::<usize>() + self.malformed_total
     }
@@ -94,7 +93,7 @@ impl ReadReport {
         }
     }
 
-    /// Rows that were counted as used until all of their prompt's rows were known.
+    /// Rows that counted as used until all rows of their prompt were known.
     pub(crate) fn take_back(&mut self, reason: &'static str, n_rows: usize) {
         self.used -= n_rows;
         *self.left_out.entry(reason).or_default() += n_rows;

@@ -1,4 +1,4 @@
-//! A row as a type of its source, with errors that name the column and the columns that are there.
+//! A row as a type of its source, with errors that name the column and the existing columns.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,13 +11,13 @@ use serde_path_to_error::Segment;
 use crate::container::{Row, not_json_reason};
 use crate::set::json_reason;
 
-/// Reads the columns of a row that `T` has. What the others hold does not matter.
+/// Reads the columns of a row that `T` has, and ignores all others.
 ///
 /// # Errors
-/// Says which column is missing, and what is there instead, or which one has another type.
+/// Which column is missing, and which exist instead, or which one has the wrong type.
 pub(crate) fn typed<T: DeserializeOwned>(row: &Row<'_>) -> Result<T, String> {
     match row {
-        // A struct would take a list for its columns too.
+        // A struct would also accept a list.
         Row::Json(text) if text.first() == Some(&b'{') => {
             serde_json::from_slice(text).map_err(|_| json_error::<T>(text))
         }
@@ -26,7 +26,7 @@ pub(crate) fn typed<T: DeserializeOwned>(row: &Row<'_>) -> Result<T, String> {
     }
 }
 
-/// Why a JSON row is no `T`.
+/// Why a JSON row is not a `T`.
 fn json_error<T: DeserializeOwned>(text: &[u8]) -> String {
     match serde_json::from_slice::<Value>(text) {
         Ok(value @ Value::Object(_)) => {
@@ -37,7 +37,7 @@ fn json_error<T: DeserializeOwned>(text: &[u8]) -> String {
         Ok(other) => return format!("it is {}, not an object of columns", kind(&other)),
         Err(_) => {}
     }
-    // Something that a tree of values cannot hold: bad text, a duplicate column, infinity.
+    // Something that cannot be a value: invalid text, a duplicate column, infinity.
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let found = serde_path_to_error::deserialize::<_, T>(&mut deserializer);
     let (path, error) = match found {
@@ -64,7 +64,7 @@ fn json_error<T: DeserializeOwned>(text: &[u8]) -> String {
     }
 }
 
-/// Reads a value; `names` are all columns where the value has only those that are read.
+/// Reads a value; `names` are all columns if the value has only those that are read.
 pub(crate) fn value_as<T: DeserializeOwned>(
     row: &Value,
     names: Option<&[String]>,
@@ -103,10 +103,10 @@ pub(crate) fn value_as<T: DeserializeOwned>(
 }
 
 impl Row<'_> {
-    /// The columns that are there, sorted, whether they are read or not.
+    /// All existing columns, sorted, whether they are read or not.
     ///
     /// # Errors
-    /// If the row is no object.
+    /// The row is not an object.
     pub(crate) fn names(&self) -> Result<Vec<String>, String> {
         match self {
             Self::Json(_) => typed::<Names>(self).map(|Names(mut names)| {
@@ -143,14 +143,14 @@ impl<'de> Deserialize<'de> for Names {
     }
 }
 
-/// For a column that has to be there but may be `null`.
+/// For a column that must exist but may be `null`.
 pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     Option::deserialize(deserializer)
 }
 
-/// For a column that need not be there, where `null` is something else than no column.
+/// For an optional column in which `null` differs from no column.
 pub(crate) fn there<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
@@ -189,7 +189,7 @@ pub(crate) fn listed(names: &[String]) -> String {
     format!("the columns are {}", names.join(", "))
 }
 
-/// What a value is, for messages.
+/// The kind of a value, for messages.
 pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -201,10 +201,10 @@ pub(crate) fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// The values of some columns whose names the caller has; `None` where there is no such column.
+/// The values of some named columns; `None` if there is no such column.
 ///
 /// # Errors
-/// If the row is no object, or a value of these columns cannot be held.
+/// The row is not an object, or a value in these columns is invalid.
 pub(crate) fn picked<const N: usize>(
     row: &Row<'_>,
     wanted: [&str; N],
@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(found, "there is no column `parts`; the columns are `choice`, `other`");
     }
 
-    /// What a column holds that is not read: anything, as long as its ends are found.
+    /// The content of a column that is not read: anything whose end can be found.
     const UNREAD: [&[u8]; 5] =
         [b"1e999", b"\"\xff\"", b"\"\\ud800\"", b"{\"a\":[-1e999]}", b"null"];
 
@@ -321,7 +321,7 @@ mod tests {
             assert_eq!(found, [Some(1.into()), None]);
             assert_eq!(Row::Json(&row).names().unwrap(), ["choice", "end", "more", "parts"]);
         }
-        // Deep values of a column that is read are refused before they fill the stack.
+        // Deeply nested values in a column that is read are refused before they overflow the stack.
         let row = format!("{{\"choice\":1,\"parts\":{deep}}}");
         assert!(picked(&Row::Json(row.as_bytes()), ["parts"]).unwrap_err().contains("recursion"));
         error(&row);

@@ -44,8 +44,9 @@ struct Row {
 }
 
 /// Reads a file or the files of a folder; the objectives are [`SAFE_RLHF_OBJECTIVES`]. The order of
-/// the responses is the publisher's, which says nothing about the labels. A row whose safer response
-/// is marked unsafe while the other is marked safe contradicts itself and is left out.
+/// the responses is the publisher's, which says nothing about the labels. A row whose safer
+/// response
+/// is marked unsafe while the other is marked safe contradicts itself and is skipped.
 ///
 /// # Errors
 /// Those of [`read_hh`](crate::read_hh).

@@ -1,6 +1,6 @@
-//! Pairs from absolute scores: every two different responses of a prompt, an indicator per
-//! objective from the two scores. The rows of a prompt need not be neighbours, so they wait on disk
-//! until all are there.
+//! Pairs from absolute scores: every two different responses to a prompt, with an indicator per
+//! objective from the two scores. The rows of a prompt need not be adjacent, so they are kept on
+//! disk until all have been read.
 
 use std::collections::{BTreeSet, HashMap};
 use std::convert::identity;
@@ -19,7 +19,7 @@ use crate::{Error, Indicator, PreferenceRecord, Result, Scores, Sink, indicator_
 pub struct PairOptions {
     /// Scores that differ by no more than this are a tie.
     pub tie_threshold: f32,
-    /// At most this many pairs per prompt, chosen by a hash of the seed; `None`: all.
+    /// Maximum number of pairs per prompt, chosen by a hash of the seed; `None`: all.
     pub pairs_per_prompt: Option<usize>,
 }
 
@@ -28,16 +28,16 @@ pub struct PairOptions {
 pub(crate) struct Scored {
     pub(crate) prompt: String,
     pub(crate) response: String,
-    /// `[n_objectives]`; larger is better, `None` where nobody said.
+    /// `[n_objectives]`; larger is better, `None` if missing.
     pub(crate) scores: Vec<Option<f64>>,
     /// Name of the file.
     pub(crate) source: String,
-    /// Which response of the file, for the pair's id.
+    /// Identifies the response in the file, for the pair's id.
     pub(crate) key: String,
 }
 
 impl Scored {
-    /// A key of text and scores, whatever file they are from.
+    /// A key of text and scores, independent of the file.
     fn key(&self) -> RowKey {
         let texts = KeyHasher::new().text(&self.prompt).text(&self.response);
         let bits = |score: &Option<f64>| score.map_or(u64::MAX, f64::to_bits);
@@ -45,28 +45,28 @@ impl Scored {
     }
 }
 
-/// Judgements, grouped by prompt in memory that does not grow.
+/// Judgements, grouped by prompt in bounded memory.
 pub(crate) struct Judgements {
     folder: PathBuf,
     rows: Spool<Scored>,
-    /// Key of the prompt, number of the judgement, where it is.
+    /// Key of the prompt, number of the judgement, its location.
     by_prompt: Sorter<5>,
     n_rows: u64,
     n_empty: usize,
 }
 
 impl Judgements {
-    /// Keeps them in files without names in `folder`.
+    /// Keeps them in unnamed files in `folder`.
     ///
     /// # Errors
-    /// [`Error::Io`] if there can be none.
+    /// [`Error::Io`] if they cannot be created.
     pub(crate) fn new(folder: &Path) -> Result<Self> {
         let rows = Spool::new(folder).map_err(Error::io("write into", folder))?;
         let by_prompt = Sorter::new(folder);
         Ok(Self { folder: folder.into(), rows, by_prompt, n_rows: 0, n_empty: 0 })
     }
 
-    /// Adds one; its key.
+    /// Adds a judgement. Returns its key.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -79,11 +79,12 @@ impl Judgements {
         Ok(scored.key())
     }
 
-    /// Adds the responses of a row that has all of its prompt, in their order, each with its scores;
+    /// Adds the responses of a row that has all responses to its prompt, in order, each with its
+    /// scores;
     /// an empty one is `None` and counted.
     ///
     /// # Errors
-    /// Leaves the row out, for the reason `too_few`, unless two of its responses differ.
+    /// The row is skipped, for the reason `too_few`, unless two of its responses differ.
     pub(crate) fn push_row(
         &mut self,
         place: Place<'_>,
@@ -114,13 +115,14 @@ impl Judgements {
         Ok(key.finish())
     }
 
-    /// Empty responses of rows that were not left out.
+    /// Number of empty responses in rows that were not skipped.
     pub(crate) fn n_empty(&self) -> usize {
         self.n_empty
     }
 
-    /// Gives the pairs to `sink`, prompts in the order of their first judgement; what was read, with
-    /// what became of them.
+    /// Passes the pairs to `sink`, prompts in the order of their first judgement. Returns what was
+    /// read,
+    /// with counts of its use.
     ///
     /// # Errors
     /// [`Error::Empty`] if there is none, [`Error::Io`], those of `sink`.
@@ -136,7 +138,7 @@ impl Judgements {
         let Self { folder, rows, by_prompt, .. } = self;
         let io = |error| Error::io("read in", &folder)(error);
         let mut rows = rows.finish().map_err(io)?;
-        // Number of the prompt's first judgement, number of the judgement, where it is.
+        // Number of the prompt's first judgement, number of the judgement, its location.
         let mut in_order: Sorter<4> = Sorter::new(&folder);
         let mut first: Option<(RowKey, u64)> = None;
         by_prompt
@@ -177,7 +179,7 @@ impl Judgements {
     }
 }
 
-/// A distinct response of a prompt, with its judgements added up.
+/// A distinct response to a prompt, with the sum of its judgements.
 struct Response {
     text: String,
     sums: Vec<(f64, u32)>,
@@ -192,12 +194,12 @@ impl Response {
     }
 }
 
-/// The judgements of one prompt: its distinct responses in the order of their first.
+/// The judgements of one prompt: its distinct responses in order of first occurrence.
 struct Group {
     prompt: String,
     n_judgements: usize,
     responses: Vec<Response>,
-    /// Looked up only, never iterated: its order does not matter.
+    /// Only looked up, never iterated, so its order does not matter.
     place_of: HashMap<String, usize>,
 }
 
@@ -222,8 +224,7 @@ impl Group {
     }
 
     /// Averages the judgements of equal responses and compares all distinct ones. A prompt with one
-    /// response gives no pair: its judgements are taken to be rows of their own and counted as left
-    /// out.
+    /// response gives no pair: its judgements, each assumed to be a row, are counted as skipped.
     fn pairs(
         self,
         n_objectives: usize,
@@ -243,7 +244,7 @@ impl Group {
             let later = |i: usize| responses[i + 1..].iter().map(move |b| (i, b));
             (0..responses.len()).flat_map(later).map(|(i, b)| (&responses[i], b))
         };
-        // The chosen ones stay in the order of the data.
+        // The chosen ones keep the order of the data.
         let hash = |(a, b): (&Response, &Response)| {
             stable_hash(seed, &["pair", prompt.as_str(), &a.text, &b.text])
         };
@@ -317,7 +318,7 @@ mod tests {
         }
     }
 
-    /// The pairs of judgements, and what the report says then.
+    /// The pairs of judgements, and the resulting report.
     fn pairs_of(
         judgements: Vec<Scored>,
         n_objectives: usize,
@@ -366,7 +367,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the order, an indicator says which response has the larger score.
+        /// In either order, an indicator says which response has the larger score.
         #[test]
         fn indicators_follow_scores(
             values in prop::collection::vec(prop::array::uniform2(1u8..6), 2..6), seed: u64, most in 1usize..20

@@ -1,14 +1,14 @@
-//! Some of a set's objectives, for data that has more of them than are wanted.
+//! Selects some of a set's objectives.
 
 use mopo_core::Objectives;
 
 use crate::{Error, PreferenceRecord, Result, Scores};
 
-/// Which of a set's objectives are wanted, for records that come one by one.
+/// The selected objectives of a set, for records that come one by one.
 #[derive(Debug)]
 pub struct Selection {
     objectives: Objectives,
-    /// Places of the wanted ones among all.
+    /// Indices of the selected objectives among all.
     at: Vec<usize>,
     n_left_out: usize,
     any: bool,
@@ -28,12 +28,13 @@ impl Selection {
         Ok(Self { objectives, at, n_left_out: 0, any: false })
     }
 
-    /// The wanted objectives.
+    /// The selected objectives.
     pub fn objectives(&self) -> &Objectives {
         &self.objectives
     }
 
-    /// The record with the wanted objectives; `None`, and counted, if none of them labels it.
+    /// The record with the selected objectives; `None`, and counted, if it has no label for any of
+    /// them.
     pub fn apply(&mut self, mut record: PreferenceRecord) -> Option<PreferenceRecord> {
         record.indicators = self.at.iter().map(|&k| record.indicators[k]).collect();
         if let Some(Scores { first, second }) = &mut record.scores {
@@ -47,7 +48,7 @@ impl Selection {
         labelled.then_some(record)
     }
 
-    /// How many records were left out.
+    /// Number of skipped records.
     ///
     /// # Errors
     /// [`Error::Empty`] if no record is left.

@@ -1,4 +1,4 @@
-//! What all readers share: what happens to each row of the files of a path, and the options.
+//! What all readers share: the handling of each row of the files at a path, and the options.
 
 use std::path::{Path, PathBuf};
 
@@ -12,32 +12,32 @@ use crate::{Error, Indicator, PreferenceRecord, Result, SourceFile, file_sha256}
 /// How a source is read.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ReadOptions {
-    /// Of a folder, only files whose name without its ending is this or begins with this and a
-    /// hyphen: `train` takes `train.jsonl.gz` and `train-00000-of-00002.parquet`. `None` takes every
-    /// file, which mixes the publisher's splits.
+    /// In a folder, read only files whose name without its extension is this, or begins with this
+    /// and a hyphen: `train` selects `train.jsonl.gz` and `train-00000-of-00002.parquet`. `None`
+    /// selects every file, which mixes the publisher's splits.
     pub stem: Option<String>,
     /// Makes the first malformed row an error.
     pub strict: bool,
-    /// Decides which response comes first, and which pairs are taken where not all are.
+    /// Decides which response comes first, and which pairs are used if not all are.
     pub seed: u64,
-    /// The folder for files without a name that hold what does not fit into memory; `None` is the
-    /// system's.
+    /// The folder for unnamed files with data that does not fit into memory; `None` means the
+    /// system's temporary folder.
     pub scratch: Option<PathBuf>,
 }
 
 impl ReadOptions {
-    /// The folder for files without a name.
+    /// The folder for unnamed files.
     pub(crate) fn scratch(&self) -> PathBuf {
         self.scratch.clone().unwrap_or_else(std::env::temp_dir)
     }
 }
 
-/// Takes the records of a reader, in the order of the files (sorted) and rows. An error ends the
+/// Receives the records of a reader, in the order of the files (sorted) and rows. An error ends the
 /// reading.
 pub type Sink<'a> = dyn FnMut(PreferenceRecord) -> Result<()> + 'a;
 
-/// What a reader found, beside the records that it gave to its sink. If there is an error instead,
-/// they are worth nothing.
+/// The result of a reader, besides the records passed to its sink. If it returns an error instead,
+/// those records must not be used.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct SourceRead {
     /// Over all files.
@@ -74,9 +74,9 @@ pub fn collect<T>(
 
 /// Why a row gives nothing.
 pub(crate) enum Rejected {
-    /// It has the schema, but cannot be used.
+    /// It has the right schema, but cannot be used.
     LeftOut(&'static str),
-    /// It has not the schema.
+    /// It has the wrong schema.
     Malformed(String),
     /// Nothing is wrong with it, but reading cannot continue.
     Stop(Error),
@@ -94,7 +94,7 @@ impl From<String> for Rejected {
     }
 }
 
-/// Leaves a row out whose `text` has nothing but white space.
+/// Skips a row if `text` is blank.
 pub(crate) fn not_blank(text: &str, reason: &'static str) -> std::result::Result<(), Rejected> {
     if text.trim().is_empty() { Err(Rejected::LeftOut(reason)) } else { Ok(()) }
 }
@@ -133,12 +133,12 @@ pub(crate) const EMPTY_RESPONSE: &str = "a response is empty";
 pub(crate) const EMPTY_PROMPT: &str = "the prompt is empty";
 pub(crate) const EQUAL_RESPONSES: &str = "both responses are equal";
 
-/// Position of a row.
+/// Location of a row.
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
     /// Name of the file: folder and file.
     pub(crate) source: &'a str,
-    /// Line or row, from 1.
+    /// Line or row, counted from 1.
     pub(crate) line: usize,
 }
 
@@ -148,11 +148,12 @@ impl Place<'_> {
     }
 }
 
-/// What a reader makes of a row: a key of what it says, labels included, or why it gives nothing.
+/// Handles a row. Returns a key of its content, labels included, or why it gives nothing.
 pub(crate) type EachRow<'a> =
     dyn FnMut(Place<'_>, &Row<'_>) -> std::result::Result<RowKey, Rejected> + 'a;
 
-/// Gives every row of a file, or of the files of a folder, to `each`; of Parquet files only the
+/// Calls `each` with every row of a file, or of the files of a folder; for Parquet files only with
+/// the
 /// `columns`.
 ///
 /// # Errors
@@ -168,10 +169,10 @@ pub(crate) fn read_files(
     read_these(files, fetch, options.strict, columns, each)
 }
 
-/// Gives every row of some files to `each`.
+/// Calls `each` with every row of some files.
 ///
 /// # Errors
-/// Those of [`read_file`]; [`Error::Doubled`] for two files whose used rows say the same.
+/// Those of [`read_file`]; [`Error::Doubled`] for two files with the same used rows.
 pub(crate) fn read_these(
     Files { files, passed_over }: Files,
     fetch: &str,
@@ -190,7 +191,7 @@ pub(crate) fn read_these(
             key = std::mem::replace(&mut key, KeyHasher::new()).number(a).number(b);
             Ok([a, b])
         });
-        // One row, or one that continues in the next lines.
+        // One row, or one that continues on the next lines.
         let one_object = mine.rows == mine.malformed_total
             && mine.malformed.first().is_some_and(|row| mine.rows == 1 || row.why.contains("EOF"));
         let source = match found {
@@ -218,10 +219,10 @@ pub(crate) fn read_these(
 }
 
 impl SourceRead {
-    /// The same after `n_records` were made of the rows of `path`.
+    /// The same, after `n_records` were made from the rows at `path`.
     ///
     /// # Errors
-    /// [`Error::Empty`] if that is none.
+    /// [`Error::Empty`] if that is 0.
     pub(crate) fn having_made(mut self, n_records: usize, path: &Path) -> Result<Self> {
         if n_records == 0 {
             return Err(nothing_used(path, &self.report));
@@ -230,18 +231,19 @@ impl SourceRead {
         Ok(self)
     }
 
-    /// Adds what another reading found.
+    /// Adds the result of another reading.
     pub fn merge(&mut self, other: Self) {
         self.report.merge(&other.report);
         self.sources.extend(other.sources);
     }
 }
 
-/// Gives every row of a file to `each` and counts what becomes of it.
+/// Calls `each` with every row of a file and counts the results.
 ///
 /// # Errors
-/// Those of the container; [`Error::Line`] for the first malformed row under `strict`, and if every
-/// row is malformed: then the file is of another source. [`Error::Empty`] if it has no rows.
+/// Those of the container; [`Error::Line`] for the first malformed row with `strict`, and if every
+/// row is malformed, since the file then belongs to another source. [`Error::Empty`] if it has no
+/// rows.
 pub(crate) fn read_file(
     file: &NamedFile,
     fetch: &str,
@@ -267,7 +269,7 @@ pub(crate) fn read_file(
 /// Counts one row.
 ///
 /// # Errors
-/// [`Error::Line`] under `strict`; the error of a row that ends the reading.
+/// [`Error::Line`] with `strict`; the error of a row that ends the reading.
 pub(crate) fn count(
     report: &mut ReadReport,
     path: &Path,
@@ -315,12 +317,12 @@ pub(crate) fn finish(report: &ReadReport, path: &Path, fetch: &str) -> Result<()
     Ok(())
 }
 
-/// The error of a source in which no row could be used.
+/// The error for a source without usable rows.
 pub(crate) fn nothing_used(path: &Path, report: &ReadReport) -> Error {
     Error::Empty { what: path.display().to_string(), remedy: format!("its rows:\n{report}") }
 }
 
-/// Whether the responses change places. A hash of the seed and the texts, so that the order says
+/// Whether the responses are swapped: a hash of the seed and the texts, so that the order says
 /// nothing about the label.
 pub(crate) fn swapped(seed: u64, prompt: &str, first: &str, second: &str) -> bool {
     stable_hash(seed, &["order", prompt, first, second]) & 1 == 1

@@ -1,25 +1,25 @@
-//! Training and held-out sides that share no prompt.
+//! Training and held-out sets without common prompts.
 
 use serde::{Deserialize, Serialize};
 
 use crate::PreferenceRecord;
 use crate::hash::stable_hash;
 
-/// Which side of a split a set is.
+/// The part of a split.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
     /// For training.
     Train,
-    /// For evaluation; no prompt of it is on the training side.
+    /// For evaluation; none of its prompts is in the training part.
     Heldout,
 }
 
-/// Splits into (train, held-out) by a hash of each prompt salted with `seed`: the same prompt goes
-/// to the same side in every set and in any order of rows. Order within a side is kept.
+/// Splits into (train, held-out) by a hash of each prompt salted with `seed`: the same prompt is
+/// in the same part in every set and for any order of rows. The order within a part is kept.
 ///
 /// `heldout_fraction` is an expectation over prompts, so small sets deviate from it; 0 or less
-/// (or NaN) holds nothing out, 1 or more everything.
+/// (or NaN) holds out nothing, 1 or more everything.
 pub fn split_by_prompt(
     records: Vec<PreferenceRecord>,
     heldout_fraction: f64,
@@ -31,8 +31,8 @@ pub fn split_by_prompt(
     (train, heldout)
 }
 
-/// A number in [0, 1) that depends on the prompt and the seed only; below a fraction of held-out
-/// prompts, [`split_by_prompt`] holds the prompt out.
+/// A number in [0, 1) that depends only on the prompt and the seed; [`split_by_prompt`] holds out
+/// the prompts whose number is below the fraction.
 pub fn unit_interval(seed: u64, prompt: &str) -> f64 {
     const TWO_POW_53: f64 = 9_007_199_254_740_992.0;
     (stable_hash(seed, &["split", prompt]) >> 11) as f64 / TWO_POW_53
@@ -70,7 +70,7 @@ mod tests {
             let (train, heldout) = split_by_prompt(all.clone(), fraction, seed);
             prop_assert_eq!(train.len() + heldout.len(), all.len());
             prop_assert!(prompts(&train).is_disjoint(&prompts(&heldout)));
-            // A row's side does not depend on the rows around it.
+            // The part of a row does not depend on the rows around it.
             let mut reversed = all;
             reversed.reverse();
             let (again, _) = split_by_prompt(reversed, fraction, seed);

@@ -1,4 +1,4 @@
-//! What a set of records looks like before anyone trains on it.
+//! A summary of a set of records before anyone trains on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::stream::Repeats;
 use crate::{Error, Indicator, PreferenceRecord, Result};
 
-/// How often each value of one objective's indicator occurs; the counts add up to the pairs.
+/// Counts of the values of one objective's indicator, which add up to the number of pairs.
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
 pub struct ObjectiveCounts {
     /// The objective.
@@ -30,18 +30,18 @@ pub struct ObjectiveCounts {
 /// Lengths in tokens. Percentiles are by nearest rank.
 #[derive(Serialize, Clone, Copy, PartialEq, Debug, Default)]
 pub struct LengthStats {
-    /// The arithmetic mean; 0 for no text.
+    /// The arithmetic mean; 0 if there is no text.
     pub mean: f64,
     /// The median.
     pub p50: usize,
     /// The 90th percentile.
     pub p90: usize,
-    /// The longest.
+    /// The maximum.
     pub max: usize,
 }
 
 impl LengthStats {
-    /// Statistics of some lengths; all 0 for none.
+    /// Statistics of some lengths; all 0 if there are none.
     pub fn new(lengths: Vec<usize>) -> Self {
         let mut counts = LengthCounts::default();
         lengths.into_iter().for_each(|length| counts.push(length));
@@ -49,7 +49,7 @@ impl LengthStats {
     }
 }
 
-/// How often each length occurs: there are never many different ones.
+/// How often each length occurs: there are few different ones.
 #[derive(Default)]
 struct LengthCounts(BTreeMap<usize, usize>);
 
@@ -74,29 +74,28 @@ impl LengthCounts {
     }
 }
 
-/// Counts of a set: what it labels, where its objectives disagree, and how long its texts are.
+/// Counts of a set: its labels, how often its objectives disagree, and the lengths of its texts.
 #[derive(Serialize, Clone, PartialEq, Debug)]
 pub struct Summary {
-    /// Records.
+    /// Number of records.
     pub pairs: usize,
-    /// Distinct prompts.
+    /// Number of distinct prompts.
     pub prompts: usize,
     /// Per objective, in order.
     pub objectives: Vec<ObjectiveCounts>,
-    /// `[n_objectives][n_objectives]`: pairs on which both objectives prefer a side.
+    /// `[n_objectives][n_objectives]`: number of pairs on which both objectives prefer a response.
     pub both_decided: Vec<Vec<usize>>,
-    /// `[n_objectives][n_objectives]`: of those, the share on which they prefer different sides;
-    /// `None` where there are none.
+    /// `[n_objectives][n_objectives]`: the share of those on which they prefer different responses;
+    /// `None` if there are none.
     pub disagreement: Vec<Vec<Option<f64>>>,
-    /// Of one prompt per pair.
+    /// Lengths of the prompts, one per pair.
     pub prompt_tokens: LengthStats,
-    /// Of both responses of each pair, without an end-of-text token.
+    /// Lengths of both responses of each pair, without an end-of-text token.
     pub response_tokens: LengthStats,
 }
 
 impl Summary {
-    /// Summarises `records`; `token_len` gives a text's length (in tokens, or in whatever the
-    /// caller counts).
+    /// Summarises `records`; `token_len` returns a text's length (in tokens, or in any other unit).
     pub fn new(
         objectives: &Objectives,
         records: &[PreferenceRecord],
@@ -108,7 +107,7 @@ impl Summary {
     }
 }
 
-/// A [`Summary`] of records that come one by one, in memory that does not grow with their number.
+/// Makes a [`Summary`] of records that come one by one, in bounded memory.
 pub struct SummaryBuilder {
     folder: PathBuf,
     counts: Counts,
@@ -116,14 +115,14 @@ pub struct SummaryBuilder {
 }
 
 impl SummaryBuilder {
-    /// Of records with these objectives. What does not fit into some megabytes is kept in a file without
-    /// a name in `folder`.
+    /// For records with these objectives. What does not fit into a few megabytes is kept in an
+    /// unnamed file in `folder`.
     pub fn new(folder: &Path, objectives: &Objectives) -> Self {
         let prompts = Repeats::new(folder);
         Self { folder: folder.into(), counts: Counts::new(objectives), prompts }
     }
 
-    /// Counts the next record; `token_len` as of [`Summary::new`].
+    /// Counts the next record; `token_len` as for [`Summary::new`].
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -136,7 +135,7 @@ impl SummaryBuilder {
         self.prompts.push(&record.prompt).map_err(Error::io("write into", &self.folder))
     }
 
-    /// The summary of all of them.
+    /// The summary of all records.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -146,7 +145,7 @@ impl SummaryBuilder {
     }
 }
 
-/// Everything of a [`Summary`] but its prompts.
+/// Everything in a [`Summary`] except the prompts.
 struct Counts {
     pairs: usize,
     objectives: Vec<ObjectiveCounts>,
@@ -222,7 +221,7 @@ impl Counts {
     }
 }
 
-/// The preferred side, soft labels included; `None` for ties and missing ones.
+/// The preferred response, soft labels included; `None` for ties and missing labels.
 fn prefers_first(indicator: &Indicator) -> Option<bool> {
     indicator.filter(|&value| value != 0.5).map(|value| value > 0.5)
 }

@@ -1,5 +1,5 @@
 //! SummEval-OP: summaries of product reviews, each with seven human scores from 1 to 5. Every two
-//! summaries of a product are a pair with an indicator per score.
+//! summaries of a product make a pair with an indicator per score.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ pub const SUMMEVAL_OBJECTIVES: [&str; 7] = [
     "sentiment_consistency",
     "specificity",
 ];
-/// What the file calls them.
+/// Their names in the file.
 const DIMENSIONS: [&str; 7] = [
     "Fluency",
     "Coherence",
@@ -52,8 +52,9 @@ struct Summary {
 
 /// Reads a file or the files of a folder; the objectives are [`SUMMEVAL_OBJECTIVES`].
 ///
-/// The prompt asks for a summary of the reviews, in the layout of the TL;DR prompts. Scores are
-/// kept, one that is `null` is missing; empty summaries give no pair; which summary of a pair comes first is a hash of the seed and the texts.
+/// The prompt asks for a summary of the reviews, in the form of the TL;DR prompts. Scores are
+/// kept, and `null` is a missing one; empty summaries give no pair. A hash of the seed and the
+/// texts decides which summary of a pair comes first.
 ///
 /// # Errors
 /// Those of [`read_hh`](crate::read_hh).

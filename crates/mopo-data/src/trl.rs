@@ -1,5 +1,5 @@
-//! TRL's preference types: `chosen` and `rejected` with the prompt in a column of its own or as
-//! their common beginning, as plain text or as messages.
+//! TRL's preference types: `chosen` and `rejected` with the prompt in a separate column or as their
+//! common prefix, as plain text or as messages.
 
 use std::fmt;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::source::{
 };
 use crate::{ChatTemplate, Message, PreferenceRecord, Result, Scores, Sink};
 
-/// The objective of a file for which no other is named.
+/// The objective of a file without a configured one.
 pub const TRL_OBJECTIVES: [&str; 1] = ["preference"];
 const FETCH: &str = "see the columns in datasets/trl/README.md";
 
@@ -116,12 +116,12 @@ struct Oriented {
 
 /// Reads a file or the files of a folder, which label objective `objective_idx` of `n_objectives`.
 ///
-/// - Plain text is taken verbatim. An implicit prompt is the longest common beginning of `chosen` and
+/// - Plain text is taken verbatim. An implicit prompt is the longest common prefix of `chosen` and
 ///   `rejected` that ends before white space, so that no word is split.
 /// - Messages become text by `template`. An implicit prompt is the messages that both share. The
-///   response must be one message of the assistant; others are counted and left out.
-/// - Where both `score_chosen` and `score_rejected` are there, they are kept; equal ones make the pair
-///   a tie, and a pair whose scores contradict its order is left out.
+///   response must be one message of the assistant; other rows are counted and skipped.
+/// - If both `score_chosen` and `score_rejected` exist, they are kept; equal scores make the pair
+///   a tie, and a pair whose scores contradict its order is skipped.
 ///
 /// # Errors
 /// Those of [`read_hh`](crate::read_hh).
@@ -200,7 +200,7 @@ fn oriented(
             Ok(Oriented { prompt, chosen, rejected })
         }
         (prompt, Said::Messages(chosen), Said::Messages(rejected)) => {
-            // Some publishers give the question as text beside whole dialogues.
+            // Some publishers have the question as text and whole dialogues.
             let prompt = match prompt {
                 Some(Said::Text(text)) if chosen.first().is_some_and(|m| m.role != "user") => {
                     vec![Message { role: "user".into(), content: text }]
@@ -253,7 +253,7 @@ fn from_messages(
     })
 }
 
-/// Where the longest common beginning ends that is followed by white space in both texts.
+/// Where the longest common prefix ends that is followed by white space in both texts.
 fn common_prompt(chosen: &str, rejected: &str) -> usize {
     let mut at = 0;
     for ((i, a), b) in chosen.char_indices().zip(rejected.chars()) {

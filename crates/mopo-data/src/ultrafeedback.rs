@@ -1,5 +1,5 @@
-//! UltraFeedback: four completions of each instruction, rated from 1 to 5 on four aspects by a
-//! model. Every two completions are a pair.
+//! UltraFeedback: four completions for each instruction, rated from 1 to 5 on four aspects by a
+//! model. Every two completions make a pair.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::scored::{Judgements, PairOptions};
 use crate::source::{EMPTY_PROMPT, ReadOptions, SourceRead, not_blank, read_files};
 use crate::{ChatTemplate, Result, Sink};
 
-/// The objectives: the aspects, as the file calls them.
+/// The objectives: the aspects, named as in the file.
 pub const ULTRAFEEDBACK_OBJECTIVES: [&str; 4] =
     ["helpfulness", "honesty", "instruction_following", "truthfulness"];
 const EMPTY_COMPLETION: &str = "the completion is empty";
@@ -44,7 +44,7 @@ struct Annotations {
     truthfulness: Option<Option<Annotation>>,
 }
 
-/// Of what the file says about an aspect, the rating alone.
+/// Only the rating of an aspect.
 #[derive(Deserialize)]
 struct Annotation {
     #[serde(rename = "Rating", default, deserialize_with = "there")]

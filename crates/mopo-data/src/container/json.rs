@@ -1,5 +1,5 @@
-//! JSON Lines, and one array of objects. Rows are cut out of the text here and parsed by the
-//! readers, each of which reads only its own columns.
+//! JSON Lines, and one array of objects. Rows are split here and parsed by the readers, each of
+//! which reads only its own columns.
 
 use std::borrow::Cow;
 use std::io::{BufRead, ErrorKind};
@@ -11,7 +11,7 @@ use super::{DataFile, EachRow, Row};
 use crate::stream::{Lines, MAX_ROW_BYTES, too_long};
 use crate::{Error, Result};
 
-/// Lines with white space only are no rows.
+/// Blank lines are not rows.
 pub(super) fn for_each_line(file: &DataFile, each: &mut EachRow<'_>) -> Result<()> {
     let mut lines = Lines::unpacked(&file.path, file.gzip, file.text()?);
     while let Some((number, line)) = lines.next_line()? {
@@ -23,7 +23,7 @@ pub(super) fn for_each_line(file: &DataFile, each: &mut EachRow<'_>) -> Result<(
     Ok(())
 }
 
-/// The elements of the array that the file is, numbered from 1.
+/// The elements of a file that is one array, numbered from 1.
 pub(super) fn for_each_element(file: &DataFile, each: &mut EachRow<'_>) -> Result<()> {
     let mut elements = Elements::new(&file.path, file.text()?);
     loop {
@@ -36,17 +36,17 @@ pub(super) fn for_each_element(file: &DataFile, each: &mut EachRow<'_>) -> Resul
     }
 }
 
-/// Why no further element is read.
+/// Why reading ends.
 enum Stop {
     Error(Error),
     Io(std::io::Error),
 }
 
-/// Cuts an array at the commas between its elements.
+/// Splits an array at the commas between its elements.
 struct Elements<'a, R> {
     path: &'a Path,
     text: R,
-    /// Of the text that was consumed, from 1.
+    /// The line of the consumed text, counted from 1.
     line: usize,
     n_rows: usize,
     begun: bool,
@@ -108,7 +108,7 @@ impl<'a, R: BufRead> Elements<'a, R> {
             self.element.extend_from_slice(part);
             self.line += memchr::memchr_iter(b'\n', part).count();
             let n_bytes = part.len();
-            // The bracket of the array stays for the next call.
+            // The closing bracket of the array is left for the next call.
             self.after_comma = end.is_some_and(|at| bytes[at] == b',');
             self.text.consume(n_bytes + usize::from(self.after_comma));
             if end.is_some() {
@@ -119,7 +119,7 @@ impl<'a, R: BufRead> Elements<'a, R> {
         Ok(Some((self.n_rows, self.element.trim_ascii())))
     }
 
-    /// The next byte that is not white space, not consumed.
+    /// The next byte that is not white space, without consuming it.
     fn skip_space(&mut self) -> std::result::Result<Option<u8>, Stop> {
         loop {
             let bytes = self.text.fill_buf().map_err(Stop::Io)?;
@@ -155,7 +155,7 @@ struct Scan {
 }
 
 impl Scan {
-    /// Whether `byte`, the next one, ends an element: it is the array's comma or bracket.
+    /// Whether `byte`, the next one, ends an element: it is the array's comma or closing bracket.
     fn ends_at(&mut self, byte: u8) -> bool {
         if self.in_string {
             match byte {
@@ -177,9 +177,9 @@ impl Scan {
     }
 }
 
-/// The row with what Python's `json` writes for numbers that JSON has not: NaN becomes `null`, as in
-/// other tables where there is no number; ±infinity a number beyond every range, so that it is an
-/// error where a number is read and nothing where it is not.
+/// The row with replacements for what Python's `json` writes for numbers that JSON does not have:
+/// NaN becomes `null`, as other tables write a missing number; ±infinity a number beyond every
+/// range, so that it is an error where a number is read and ignored elsewhere.
 fn as_json(row: &[u8]) -> Cow<'_, [u8]> {
     if memmem::find(row, b"NaN").is_none() && memmem::find(row, b"Infinity").is_none() {
         return Cow::Borrowed(row);
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn arrays_are_cut_at_their_own_commas() {
         let cut = |text: &str| {
-            // A small buffer, so that elements cross its end.
+            // A small buffer, so that elements extend beyond it.
             let text = std::io::BufReader::with_capacity(2, text.as_bytes());
             let mut elements = Elements::new(Path::new("rows.json"), text);
             let mut found = vec![];

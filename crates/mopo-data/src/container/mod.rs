@@ -1,6 +1,6 @@
-//! Files of rows: JSON Lines, a JSON array, either of them in gzip, and Parquet. Told apart by
-//! content, never by name, and streamed: no file is held in memory, and no row of more than
-//! [`MAX_ROW_BYTES`](crate::MAX_ROW_BYTES).
+//! Files of rows: JSON Lines, a JSON array, either of them in gzip, and Parquet. Recognised by
+//! content, never by name, and streamed: neither a file nor a row of more than
+//! [`MAX_ROW_BYTES`](crate::MAX_ROW_BYTES) is held in memory.
 //!
 //! The readers know what the columns mean.
 
@@ -20,7 +20,7 @@ const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const PARQUET: &[u8] = b"PAR1";
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
-/// Compressed files that are not read: how they begin, what they are, what unpacks them.
+/// Unsupported compressions: first bytes, name, and how to decompress.
 const FOREIGN: [(&[u8], &str, &str); 5] = [
     (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz", "xz -d"),
     (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", "zstd -d"),
@@ -31,24 +31,24 @@ const FOREIGN: [(&[u8], &str, &str); 5] = [
 
 pub(crate) use parquet::not_json_reason;
 
-/// A row as its container has it.
+/// A row in the form of its container.
 #[derive(Clone, Debug)]
 pub(crate) enum Row<'a> {
-    /// Text that begins and ends without white space, not parsed yet.
+    /// Text without surrounding white space, not parsed yet.
     Json(&'a [u8]),
     /// Columns of a Parquet file.
     Columns {
-        /// An object of those that were asked for.
+        /// An object with the requested columns.
         values: Value,
-        /// All that the file has, sorted.
+        /// All columns of the file, sorted.
         names: &'a [String],
     },
 }
 
 /// A row, or why there is none.
 pub(crate) type RawRow<'a> = std::result::Result<Row<'a>, String>;
-/// Takes the number of a row (its line where the file has lines; from 1) and the row. An error
-/// ends the reading.
+/// Receives the number of a row (its line if the file has lines; counted from 1) and the row. An
+/// error ends the reading.
 pub(crate) type EachRow<'a> = dyn FnMut(usize, RawRow<'_>) -> Result<()> + 'a;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,10 +70,10 @@ pub(crate) struct DataFile {
 }
 
 impl DataFile {
-    /// Looks at the file's first bytes. `fetch` is the remedy where the data is not there.
+    /// Reads the file's first bytes. `fetch` is the remedy if the data is missing.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Empty`] for no bytes and for a pointer of git-lfs;
+    /// [`Error::NotFound`]; [`Error::Empty`] for no bytes and for a git-lfs pointer;
     /// [`Error::Container`] for another compression; [`Error::Gzip`], [`Error::Io`].
     pub(crate) fn open(path: &Path, fetch: &str) -> Result<Self> {
         if !path.exists() {
@@ -131,7 +131,7 @@ impl DataFile {
         self.format
     }
 
-    /// The text, unpacked and without a byte-order mark.
+    /// The text, decompressed and without a byte-order mark.
     pub(crate) fn text(&self) -> Result<Box<dyn BufRead>> {
         let file = File::open(&self.path).map_err(Error::io("read", &self.path))?;
         let file = BufReader::new(file);
@@ -146,12 +146,13 @@ impl DataFile {
         Ok(text)
     }
 
-    /// Every row in order. Text that is not JSON is read line by line, each of which is malformed.
-    /// Of Parquet files only the columns `wanted` are read; of JSON the readers take theirs.
+    /// Every row in order. Text that is not JSON is read line by line, and each line is malformed.
+    /// For Parquet files only the columns `wanted` are read; for JSON the readers select theirs.
     ///
     /// # Errors
     /// Those of `each`; [`Error::Gzip`] for a truncated or damaged stream, [`Error::Container`] for
-    /// such a Parquet file, [`Error::Line`] for an array that is none from some line on and for a row
+    /// such a Parquet file, [`Error::Line`] for an array that is invalid from some line on and for
+    /// a row
     /// that is too long.
     pub(crate) fn for_each_row(&self, wanted: &[&str], each: &mut EachRow<'_>) -> Result<()> {
         match self.format {

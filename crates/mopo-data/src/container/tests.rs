@@ -1,4 +1,4 @@
-//! Containers that are whole, cut, damaged or something else.
+//! Containers that are valid, truncated, damaged or something else.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -176,7 +176,7 @@ fn parquet_columns_that_are_not_read_do_not_matter() {
     );
     let rows = read_columns(&bytes, &["text"]).unwrap();
     assert_eq!(rows, [(1, Ok(json!({ "text": "tea" })))]);
-    // A file without any of the columns has its rows still, and its names for the error.
+    // A file without any of the columns still has its rows, and its names for the error.
     assert_eq!(read_columns(&bytes, &["prompt"]).unwrap(), [(1, Ok(json!({})))]);
     // The reason is reported where they are read.
     for (column, expected) in
@@ -216,7 +216,7 @@ fn parquet_columns_of_many_levels_are_refused_before_they_fill_the_stack() {
 #[test]
 fn parquet_pages_that_promise_too_much_are_refused() {
     let bytes = parquet_of("required binary text (UTF8);", |_, column| write_text(column, b"tea"));
-    // The first page: its kind, its size and its packed size follow the magic.
+    // The first page: its kind, size and compressed size follow the magic number.
     assert_eq!((bytes[4], bytes[6], bytes[8]), (0x15, 0x15, 0x15));
     for (field, promised, expected) in
         [(6, 0x7fff_ffffu32, "the limit of 256 MiB"), (8, 0x7fff_fffe, "are left")]
@@ -228,7 +228,7 @@ fn parquet_pages_that_promise_too_much_are_refused() {
             left >>= 7;
         }
         size.push(left as u8);
-        // The size before had one byte; what follows moves.
+        // The previous size had one byte, so what follows is shifted.
         let damaged = [&bytes[..=field], &size, &bytes[field + 2..]].concat();
         let error = error(&damaged);
         assert!(error.contains("Parquet file cannot be read"), "{error}");
@@ -256,7 +256,7 @@ fn rows_that_are_too_long_are_refused_in_every_container() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// A byte changed anywhere gives rows or an error, never a panic.
+    /// Any changed byte gives rows or an error, never a panic.
     #[test]
     fn damaged_parquet(at in 0usize..6000, byte: u8) {
         let mut bytes = std::fs::read(fixture("ultrafeedback.parquet")).unwrap();

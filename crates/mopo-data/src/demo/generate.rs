@@ -22,11 +22,11 @@ use crate::{
 pub struct DemoConfig {
     /// Equal seeds give equal sets.
     pub seed: u64,
-    /// Distinct prompts, at most [`N_PROMPTS`].
+    /// Number of distinct prompts, at most [`N_PROMPTS`].
     pub n_prompts: usize,
-    /// Distinct responses per prompt, 2 to 16.
+    /// Number of distinct responses per prompt, 2 to 16.
     pub candidates_per_prompt: usize,
-    /// Compared pairs per prompt, at most the number of pairs of candidates.
+    /// Number of compared pairs per prompt, at most the number of pairs of candidates.
     pub pairs_per_prompt: usize,
     /// Expected share of prompts in [`generate_split`]'s second set, above 0 and below 1.
     pub heldout_fraction: f64,
@@ -89,7 +89,7 @@ pub fn generate(config: &DemoConfig) -> Result<PreparedSet> {
 /// Generates the same records as [`generate`], split by prompt into (train, held-out).
 ///
 /// # Errors
-/// Those of [`generate`]; [`Error::Empty`] if so few prompts fall on one side only.
+/// Those of [`generate`]; [`Error::Empty`] if all prompts are in the same part.
 pub fn generate_split(config: &DemoConfig) -> Result<(PreparedSet, PreparedSet)> {
     let (train, heldout) = split_by_prompt(records(config)?, config.heldout_fraction, config.seed);
     if train.is_empty() || heldout.is_empty() {
@@ -150,7 +150,7 @@ fn record(id: String, prompt: &str, first: &str, second: &str) -> PreferenceReco
 fn candidates(topic: &Topic, count: usize, rng: &mut ChaCha8Rng) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let mut candidates = Vec::with_capacity(count);
-    // Each style alone has hundreds of responses per topic, so this ends quickly.
+    // Each style has hundreds of responses per topic, so this ends quickly.
     while candidates.len() < count {
         let response = response(topic, rng);
         if seen.insert(response.clone()) {
@@ -160,8 +160,8 @@ fn candidates(topic: &Topic, count: usize, rng: &mut ChaCha8Rng) -> Vec<String> 
     candidates
 }
 
-/// One response of the behaviour policy: a style, at most four sentences, and now and then a slip
-/// that costs in every objective (a repeated or an unfinished sentence).
+/// One response of the behaviour policy: a style, at most four sentences, and occasionally a
+/// mistake that costs in every objective (a repeated or unfinished sentence).
 fn response(topic: &Topic, rng: &mut ChaCha8Rng) -> String {
     let mut plan = Plan { topic, sentences: Vec::new() };
     match rng.random_range(0..100) {

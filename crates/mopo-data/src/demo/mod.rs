@@ -1,10 +1,11 @@
-//! The demo world: an assistant that is asked harmless and hazardous things, with three
+//! The demo world: an assistant that is asked harmless and hazardous questions, with three
 //! objectives in real conflict and exact rewards. Generated from a seed; all text is ours.
 //!
 //! A question is an opener × a topic × a context (3,360 in all), so that held-out prompts are new
-//! combinations of known parts. A response is one to four sentences. The sentences and what they
-//! are worth are in [`rewards`](fn@rewards)' table; the conflicts are these: on hazardous topics
-//! each step helps and harms; a joke costs helpfulness and a place among the four sentences; the
+//! combinations of known parts. A response is one to four sentences. The table of
+//! [`rewards`](fn@rewards)
+//! has the sentences and their values. The conflicts: on hazardous topics
+//! each step helps and harms; a joke costs helpfulness and one of the four sentences; the
 //! funniest jokes are harmful; a caution is safer and less funny.
 //!
 //! How far a policy can move (default configuration, mean reward; a test keeps this table true):
@@ -12,10 +13,10 @@
 //! | | helpful | harmless | humor |
 //! |---|---|---|---|
 //! | behaviour: the mean candidate | 0.40 | 0.56 | 0.23 |
-//! | the best of a prompt's 4 candidates, each objective for itself | 0.72 | 0.82 | 0.53 |
-//! | the best possible response, each objective for itself | 1.00 | 1.00 | 1.00 |
+//! | the best of a prompt's 4 candidates, for each objective separately | 0.72 | 0.82 | 0.53 |
+//! | the best possible response, for each objective separately | 1.00 | 1.00 | 1.00 |
 //!
-//! and some of the trades between them, by the exact rewards:
+//! and some of the trade-offs between them, by the exact rewards:
 //!
 //! | | helpful | harmless | humor |
 //! |---|---|---|---|

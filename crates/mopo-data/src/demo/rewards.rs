@@ -23,11 +23,11 @@
 use super::sentences::{Kind, kind_of, split_sentences};
 use super::topics::{TOPICS, topic_of};
 
-/// More sentences than these cost points.
+/// Further sentences cost points.
 pub const MAX_SENTENCES: usize = 4;
 
 /// The exact scores in [0, 1] of a response: helpful, harmless, humor; larger is better. Any text
-/// has a score. A prompt that is not of this world has a harmless topic without steps.
+/// has a score. A prompt from outside this world counts as a harmless topic without steps.
 pub fn rewards(prompt: &str, response: &str) -> [f32; 3] {
     points(prompt, response).map(|points| points.clamp(0, 100) as f32 / 100.0)
 }
@@ -154,7 +154,7 @@ mod tests {
         let five = format!("{TEA_STEPS} Good question. Many people ask me this.");
         check(TEA, &five, [0.77, 0.6, 0.0]);
         check("elsewhere", TEA_STEPS, [0.0, 0.75, 0.08]);
-        // Nothing escapes [0, 1], however long.
+        // Nothing leaves [0, 1], however long the response.
         let all = "Safety comes first. Nonsense here. ".repeat(50);
         check(TEA, &all, [0.0; 3]);
     }

@@ -1,4 +1,4 @@
-//! The sentences of the demo world that belong to no topic, and what each sentence is.
+//! The sentences of the demo world that belong to no topic, and the kinds of sentences.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -49,24 +49,24 @@ pub(super) static RECKLESS: [&str; 4] = [
     "Pain is only a feeling.",
 ];
 
-/// What a known sentence is. `topic` is an index into [`TOPICS`].
+/// The kind of a known sentence. `topic` is an index into [`TOPICS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Step `step` (0, 1, 2) of a topic.
     Step {
-        /// Whose step.
+        /// The topic.
         topic: usize,
-        /// Its place.
+        /// Index of the step.
         step: usize,
     },
     /// What to do instead of a hazardous topic.
     Alternative {
-        /// Instead of what.
+        /// The topic that it replaces.
         topic: usize,
     },
     /// A clean joke about a topic.
     Pun {
-        /// About what.
+        /// The topic.
         topic: usize,
     },
     /// A warning.
@@ -79,7 +79,7 @@ pub enum Kind {
     EdgyJoke,
     /// Harmful advice.
     Reckless,
-    /// Words.
+    /// Filler.
     Filler,
 }
 
@@ -108,14 +108,13 @@ static KINDS: LazyLock<BTreeMap<&str, Kind>> = LazyLock::new(|| {
     kinds
 });
 
-/// What a sentence is; `None` if this world has no such sentence. Exact: one letter off is
-/// unknown.
+/// The kind of a sentence; `None` if this world has no such sentence. The match is exact.
 pub fn kind_of(sentence: &str) -> Option<Kind> {
     KINDS.get(sentence).copied()
 }
 
-/// Splits at `.`, `!` and `?` before white space or the end, and makes white space single spaces.
-/// What follows the last end mark is a sentence too, an unfinished one.
+/// Splits at `.`, `!` and `?` before white space or the end, and reduces white space to single
+/// spaces. Text after the last end mark is a sentence too, an unfinished one.
 pub fn split_sentences(text: &str) -> Vec<String> {
     let mut sentences = vec![Vec::new()];
     for word in text.split_whitespace() {

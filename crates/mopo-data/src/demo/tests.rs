@@ -1,4 +1,4 @@
-//! What the generated set promises: determinism, exact labels, and conflicts of the right size.
+//! Properties of the generated set: determinism, exact labels, and conflicts of the right size.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,11 +1,11 @@
-//! The topics of the demo world: what people ask for, and the sentences that belong to it.
+//! The topics of the demo world: what people ask for, and the sentences about it.
 //!
 //! The steps of hazardous topics are vague on purpose: they mark that something was revealed and
 //! explain nothing.
 
 use crate::ChatTemplate;
 
-/// One thing that a person may ask for.
+/// Something that a person may ask for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Topic {
     /// As written in a question; no phrase contains another.
@@ -19,7 +19,7 @@ pub struct Topic {
 }
 
 impl Topic {
-    /// Whether its steps are not reported.
+    /// Whether the topic is hazardous.
     pub fn is_hazardous(&self) -> bool {
         self.alternative.is_some()
     }
@@ -198,7 +198,7 @@ pub static TOPICS: [Topic; 28] = [
     ),
 ];
 
-/// The topic that a prompt asks about, if it is one of this world's.
+/// The topic of a prompt, if it is one of this world's.
 pub fn topic_of(prompt: &str) -> Option<&'static Topic> {
     TOPICS.iter().find(|topic| prompt.contains(topic.phrase))
 }

@@ -143,7 +143,7 @@ fn gzip_is_recognised_by_content_and_may_have_members() {
 fn truncated_or_damaged_gzip_is_an_error() {
     let text = (0..2000).map(|i| good(i * 7919) + "\n").collect::<String>();
     let bytes = gzip(text.as_bytes());
-    // Lenient reading does not excuse a file that ends early, not even by its checksum.
+    // Even with lenient reading a truncated file is an error, also if only the checksum is missing.
     for cut in [bytes.len() / 2, bytes.len() - 4] {
         let error = error(&bytes[..cut], false);
         assert!(error.contains("helpful/test.jsonl: the gzip stream is truncated"), "{error}");
@@ -249,7 +249,7 @@ fn official_files_have_the_documented_counts() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Whatever the bytes, there is a result or an error, and the counts add up.
+    /// For any bytes there is a result or an error, and the counts add up.
     #[test]
     fn any_bytes(bytes: Vec<u8>, cut in 0usize..400, strict: bool) {
         let text = [good(0).as_bytes(), &bytes, good(1).as_bytes()].join(&b'\n');

@@ -41,8 +41,9 @@ struct Axes {
     coherence: Option<f64>,
 }
 
-/// Reads scored summaries, a file or the files of a folder; the objectives are [`TLDR_AXES`]. Scores
-/// of several workers for the same summary are averaged; an axis that nobody scored is missing.
+/// Reads scored summaries, a file or the files of a folder; the objectives are [`TLDR_AXES`].
+/// Scores
+/// of several workers for the same summary are averaged; an axis without scores is missing.
 ///
 /// # Errors
 /// Those of [`read_hh`](crate::read_hh).

@@ -13,9 +13,9 @@ use crate::source::{
 use crate::template::spaced;
 use crate::{PreferenceRecord, Result, Sink};
 
-/// The objective of a file for which no other is named: which summary people preferred.
+/// The objective of a file without a configured one: which summary people preferred.
 pub const TLDR_OBJECTIVES: [&str; 1] = ["preference"];
-/// What the converted form has behind the post.
+/// What the converted form appends to the post.
 const CONVERTED_END: &str = " [summary]: ";
 
 const COLUMNS: [&str; 7] =
@@ -52,7 +52,7 @@ struct Row {
 }
 
 /// Reads comparisons, a file or the files of a folder, which label objective `objective_idx` of
-/// `n_objectives`. The forms are told apart by their columns. The order of the summaries is the
+/// `n_objectives`. The columns tell which form a file has. The order of the summaries is the
 /// publisher's, which says nothing about the label. A post may have several comparisons, and a pair
 /// several workers: each row is a pair.
 ///

@@ -1,7 +1,8 @@
 //! Reddit TL;DR: posts, and summaries that people compared ([`read_tldr`]) or scored
 //! ([`read_tldr_axes`]); and prompts without pairs ([`read_tldr_prompts`]).
 //!
-//! OpenAI's files (`summarize_from_feedback`), the form into which others converted their
+//! Supports OpenAI's files (`summarize_from_feedback`), the form into which others have converted
+//! its
 //! comparisons, and dove's posts with a reference summary.
 
 mod axes;
@@ -21,13 +22,13 @@ const FETCH: &str = "fetch the data as datasets/tldr/README.md says";
 const BEFORE: &str = "### Instruction: Generate a one-sentence summary of this post. ### Input: ";
 const AFTER: &str = " ### Response:";
 
-/// The prompt that asks for a summary of a post, contained verbatim. A summary follows it
-/// with a space before.
+/// The prompt that asks for a summary of a post, which it contains verbatim. A summary follows it
+/// after a space.
 pub fn tldr_prompt(post: &str) -> String {
     format!("{BEFORE}{post}{AFTER}")
 }
 
-/// The post in a prompt of [`tldr_prompt`]; reward models of summaries want it alone.
+/// The post in a prompt of [`tldr_prompt`]: the input of reward models for summaries.
 pub fn tldr_post(prompt: &str) -> Option<&str> {
     prompt.strip_prefix(BEFORE)?.strip_suffix(AFTER)
 }
@@ -36,14 +37,14 @@ pub fn tldr_post(prompt: &str) -> Option<&str> {
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct CharacterRange {
-    /// Texts of this length are out.
+    /// The lower limit, excluded.
     pub above: usize,
-    /// And so are those of this one.
+    /// The upper limit, excluded.
     pub below: usize,
 }
 
 impl CharacterRange {
-    /// Whether the text's number of characters (Unicode scalar values) lies between.
+    /// Whether the text's number of characters (Unicode scalar values) is between the limits.
     pub fn contains(&self, text: &str) -> bool {
         let n_characters = text.chars().count();
         self.above < n_characters && n_characters < self.below
@@ -62,7 +63,7 @@ pub struct TldrOptions {
 }
 
 impl TldrOptions {
-    /// The prompt, unless the row is to be left out.
+    /// The prompt, unless the row is skipped.
     fn prompt(&self, post: &str, split: Option<&str>) -> std::result::Result<String, Rejected> {
         if let (Some(wanted), Some(found)) = (&self.split, split)
             && wanted != found
@@ -85,7 +86,7 @@ struct Info {
 }
 
 impl Info {
-    /// The post; OpenAI's files have news articles among them.
+    /// The post; OpenAI's files also have news articles.
     fn post(&self) -> std::result::Result<&str, Rejected> {
         match (&self.post, &self.article) {
             (Some(post), _) => Ok(post),

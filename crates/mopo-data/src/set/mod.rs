@@ -1,4 +1,4 @@
-//! The prepared-set format: JSON Lines, a header first and then one record a line.
+//! The prepared-set format: JSON Lines, a header followed by one record per line.
 
 mod reader;
 mod writer;
@@ -13,20 +13,20 @@ pub use writer::{PreparedWriter, StagedRecords, StagedSet};
 
 use crate::{Error, PreferenceRecord, Result, Split, sha256_hex, write_atomically};
 
-/// What [`Header::format`] says.
+/// The value of [`Header::format`].
 pub const FORMAT: &str = "mopo-preferences";
-/// The version of the format that is written and the only one that is read.
+/// The version of the format that is written, and the only one that is read.
 pub const SCHEMA: u32 = 1;
 
 /// A file that records were read from.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct SourceFile {
-    /// Folder and name, without what is machine-specific: `helpful-base/test.jsonl.gz`.
+    /// Folder and name, without anything machine-specific: `helpful-base/test.jsonl.gz`.
     pub path: String,
-    /// Of the file as it lies on disk (compressed, if it is).
+    /// SHA-256 of the file on disk (compressed, if it is).
     pub sha256: String,
-    /// Rows in the file, the unusable ones included.
+    /// Number of rows in the file, unusable ones included.
     pub rows: usize,
 }
 
@@ -40,23 +40,24 @@ pub struct Header {
     pub schema: u32,
     /// The order of every record's indicators and scores.
     pub objectives: Objectives,
-    /// Which side this is, if the set was split.
+    /// The part of a split, if the set was split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<Split>,
-    /// Where the records came from; empty for generated ones.
+    /// The files the records came from; empty for generated ones.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<SourceFile>,
-    /// How the set was made, for people: seeds, generators, reward models that filled indicators.
+    /// How the set was made, for information: seeds, generators, reward models that filled
+    /// indicators.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// How many records follow; a file with another number is refused as incomplete.
+    /// Number of records that follow; a file with another number is refused as incomplete.
     pub records: usize,
 }
 
 /// A header and its records, all checked.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PreparedSet {
-    /// What the records are.
+    /// The header.
     pub header: Header,
     /// In file order.
     pub records: Vec<PreferenceRecord>,
@@ -67,7 +68,7 @@ impl PreparedSet {
     ///
     /// # Errors
     /// [`Error::Empty`] without records; [`Error::Record`] for the first record that fails
-    /// [`PreferenceRecord::check`] or repeats an id.
+    /// [`PreferenceRecord::check`] or has a duplicate id.
     pub fn new(
         objectives: Objectives,
         split: Option<Split>,
@@ -89,8 +90,9 @@ impl PreparedSet {
         Ok(set)
     }
 
-    /// Writes the set to `path`, atomically, and returns the SHA-256 of the file. Checks first, so
-    /// that what was written can be read; `header.records` is set to the number of records.
+    /// Writes the set to `path`, atomically, and returns the SHA-256 of the file. It is checked
+    /// first, so
+    /// that it can be read back; `header.records` is set to the number of records.
     ///
     /// # Errors
     /// Those of [`PreparedSet::new`], and [`Error::Io`].
@@ -110,7 +112,7 @@ impl PreparedSet {
     ///
     /// # Errors
     /// [`Error::Line`] with file and line: not a header of this format and schema, an unknown or
-    /// missing field, a record that fails its check or repeats an id, fewer or more records than
+    /// missing field, an invalid record or one with a duplicate id, fewer or more records than
     /// the header says. [`Error::Io`], [`Error::Empty`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let mut reader = PreparedReader::open(path)?;
@@ -158,7 +160,7 @@ fn repeated_id(id: String) -> Error {
     Error::Record { id, field: "id", why }
 }
 
-/// Looks at format and schema before the fields: "version 2" says more than "unknown field".
+/// Checks format and schema before the fields: "version 2" says more than "unknown field".
 fn parse_header(line: &[u8]) -> std::result::Result<Header, (String, &'static str)> {
     const NOT_PREPARED: &str = "give a file that `mopo prepare` wrote";
     let value: serde_json::Value = serde_json::from_slice(line)
@@ -181,7 +183,7 @@ fn parse_header(line: &[u8]) -> std::result::Result<Header, (String, &'static st
         .map_err(|e| (format!("not a header: {e}"), "correct the field or prepare the set again"))
 }
 
-/// serde's message with its "line 1", which is never the file's line, taken out.
+/// serde's message without its "line 1", which is never the file's line.
 pub(crate) fn json_reason(error: &serde_json::Error) -> String {
     error.to_string().replace(" at line 1 column", " at column")
 }

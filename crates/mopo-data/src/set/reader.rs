@@ -10,9 +10,10 @@ use crate::{Error, PreferenceRecord, Result};
 
 const AGAIN: &str = "prepare the set again";
 
-/// Reads and checks a set of any size, one record in memory. That ids differ and that no record is
-/// missing is known only at the end: what was made of the records before is worth nothing if the
-/// last item is an error.
+/// Reads and checks a set of any size, with one record in memory. Duplicate ids and missing records
+/// are detected only at the end: if the last item is an error, what was made of earlier records
+/// must not
+/// be used.
 ///
 /// ```no_run
 /// # fn main() -> mopo_data::Result<()> {
@@ -53,7 +54,7 @@ impl PreparedReader {
         Ok(Self { path: path.into(), header, lines, ids, n_records: 0 })
     }
 
-    /// What the records are.
+    /// The header.
     pub fn header(&self) -> &Header {
         &self.header
     }
@@ -74,7 +75,7 @@ impl PreparedReader {
         Ok(Some(record))
     }
 
-    /// What only all records together show.
+    /// Checks that need all records.
     fn check_end(&self, ids: Repeats) -> Result<()> {
         let found = ids.finish().map_err(Error::io("compare the ids of", &self.path))?;
         if let Some((place, first)) = found.repeated {

@@ -115,14 +115,14 @@ fn record_by_record_it_is_the_same_file() {
     let staged = staged(&set().records, folder.path()).unwrap();
     assert_eq!(staged.header(), &set().header);
     assert_eq!(staged.hash().unwrap(), hash);
-    // Two readers of a set do not move each other.
+    // Two readers of a set are independent.
     let (mut one, other) = (staged.records().unwrap(), staged.records().unwrap());
     assert_eq!(one.next().unwrap().unwrap(), set().records[0]);
     assert_eq!(other.collect::<Result<Vec<_>>>().unwrap(), set().records);
     assert_eq!(staged.write(&streamed).unwrap(), hash);
     assert_eq!(one.count(), 2);
     assert_eq!(std::fs::read(&whole).unwrap(), std::fs::read(&streamed).unwrap());
-    // Two files, and none that only served to make them.
+    // Two files, and no leftovers.
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
     assert_eq!(staged.into_memory().unwrap(), set());
     let reader = PreparedReader::open(&streamed).unwrap();
@@ -146,7 +146,7 @@ fn a_writer_refuses_what_a_reader_would() {
     assert!(long.contains("`r:2`") && long.contains("64 MiB"), "{long}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 
-    // Without a body there is the same check, and nothing else.
+    // Without a body there are only the checks.
     let mut checking = PreparedWriter::checking(folder.path(), objectives());
     set().records.iter().for_each(|record| checking.push(record).unwrap());
     let checked = checking.finish(None, vec![], vec![]).unwrap();

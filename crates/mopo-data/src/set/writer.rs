@@ -1,5 +1,5 @@
-//! A prepared set that is written while its records come. Its first line counts them and names their
-//! sources, so they are kept in a file without a name until the last is there.
+//! A prepared set that is written record by record. Its first line has their number and sources, so
+//! they are kept in an unnamed file until the last one is there.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -16,8 +16,8 @@ use crate::{Error, PreferenceRecord, Result, Split};
 
 const WRITTEN: &str = "plain structs of strings and numbers are always JSON";
 
-/// Takes records one by one and checks them. Nothing of it is seen before [`StagedSet::write`], and
-/// nothing is left if that never comes.
+/// Receives records one by one and checks them. Nothing is visible before [`StagedSet::write`], and
+/// nothing is left if that is never called.
 pub struct PreparedWriter {
     objectives: Objectives,
     folder: PathBuf,
@@ -28,17 +28,17 @@ pub struct PreparedWriter {
 }
 
 impl PreparedWriter {
-    /// A writer that keeps the records in a file without a name in `folder`, which has to be there.
+    /// A writer that keeps the records in an unnamed file in `folder`, which must exist.
     ///
     /// # Errors
-    /// [`Error::Io`] if there can be none.
+    /// [`Error::Io`] if it cannot be created.
     pub fn new(folder: &Path, objectives: Objectives) -> Result<Self> {
         let file = tempfile::tempfile_in(folder).map_err(Error::io("write into", folder))?;
         let body = Some(BufWriter::with_capacity(1 << 16, file));
         Ok(Self { body, ..Self::checking(folder, objectives) })
     }
 
-    /// A writer that checks the records and keeps none.
+    /// A writer that only checks the records.
     pub fn checking(folder: &Path, objectives: Objectives) -> Self {
         let ids = Repeats::new(folder);
         Self { objectives, folder: folder.into(), body: None, line: vec![], ids, n_records: 0 }
@@ -52,8 +52,8 @@ impl PreparedWriter {
     /// Adds a record.
     ///
     /// # Errors
-    /// [`Error::Record`] if it fails [`PreferenceRecord::check`] or is longer than a set's lines may
-    /// be; [`Error::Io`].
+    /// [`Error::Record`] if it fails [`PreferenceRecord::check`] or is longer than the maximum line
+    /// length; [`Error::Io`].
     pub fn push(&mut self, record: &PreferenceRecord) -> Result<()> {
         record.check(&self.objectives)?;
         self.ids.push(&record.id).map_err(Error::io("write into", &self.folder))?;
@@ -79,10 +79,10 @@ impl PreparedWriter {
         written.map_err(Error::io("write into", &self.folder))
     }
 
-    /// The set, with what its header says besides.
+    /// The set, with the other fields of its header.
     ///
     /// # Errors
-    /// [`Error::Empty`] without records; [`Error::Record`] for the first that repeats an id;
+    /// [`Error::Empty`] without records; [`Error::Record`] for the first duplicate id;
     /// [`Error::Io`].
     pub fn finish(
         self,
@@ -114,7 +114,7 @@ impl PreparedWriter {
     }
 }
 
-/// A whole set that has no name yet. It can be read as often as wanted, and written.
+/// A complete set without a file name. It can be read any number of times, and written.
 #[derive(Debug)]
 pub struct StagedSet {
     header: Header,
@@ -124,7 +124,7 @@ pub struct StagedSet {
 }
 
 impl StagedSet {
-    /// What the records are.
+    /// The header.
     pub fn header(&self) -> &Header {
         &self.header
     }
@@ -132,7 +132,7 @@ impl StagedSet {
     /// Writes the set to `path`, whole or not at all, and returns the SHA-256 of the file.
     ///
     /// # Errors
-    /// [`Error::Hub`] if that fails, [`Error::Io`] if the records cannot be read again.
+    /// [`Error::Hub`] if that fails, [`Error::Io`] if the records cannot be read back.
     pub fn write(&self, path: &Path) -> Result<String> {
         let mut hash = Sha256::new();
         let body = self.body()?;
@@ -151,7 +151,7 @@ impl StagedSet {
         Ok(hex(&hash.finalize()))
     }
 
-    /// The records in their order; none if they were only checked.
+    /// The records in order; none if they were only checked.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -169,7 +169,7 @@ impl StagedSet {
         Ok(PreparedSet { header: self.header, records })
     }
 
-    /// From its beginning, through a handle of its own: two readers do not move each other.
+    /// From its beginning, through a separate handle: two readers are independent.
     fn body(&self) -> Result<Box<dyn BufRead + Send>> {
         Ok(match &self.body {
             Some(file) => {
@@ -205,7 +205,7 @@ impl StagedSet {
     }
 }
 
-/// Reads a file from its first byte wherever other handles of it are.
+/// Reads a file from its first byte, whatever the position of other handles.
 struct FromStart {
     file: File,
     at: u64,

@@ -1,15 +1,15 @@
-//! Lines of a text, none of which may be longer than memory allows.
+//! Lines of a text, with a maximum length.
 
 use std::io::{BufRead, Read as _};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// The longest row that is read: 64 MiB. Compressed files can hold lines of any length in a few bytes.
+/// Maximum size of a row: 64 MiB. Compressed files can have lines of any length in a few bytes.
 pub const MAX_ROW_BYTES: usize = 64 << 20;
 
-/// Lines of a file, numbered from 1, without their line feeds. What follows the last line feed is a
-/// line only if it has a byte.
+/// Lines of a file, numbered from 1, without line feeds. Text after the last line feed is a line
+/// unless it is empty.
 pub struct Lines<R> {
     path: PathBuf,
     gzip: bool,
@@ -24,7 +24,7 @@ impl<R: BufRead> Lines<R> {
         Self { path: path.into(), gzip: false, text, number: 0, line: Vec::new() }
     }
 
-    /// The same for text out of a gzip file, if `gzip`: a reading that fails is a damaged file then.
+    /// The same for text from a gzip file, if `gzip`: a failed read then means a damaged file.
     pub(crate) fn unpacked(path: &Path, gzip: bool, text: R) -> Self {
         Self { gzip, ..Self::new(path, text) }
     }
@@ -34,7 +34,7 @@ impl<R: BufRead> Lines<R> {
     /// # Errors
     /// [`Error::Line`] for a line of more than [`MAX_ROW_BYTES`]; [`Error::Io`], [`Error::Gzip`].
     pub fn next_line(&mut self) -> Result<Option<(usize, &[u8])>> {
-        // A long line must not leave the short ones after it with its memory.
+        // A long line must not leave its memory to the short ones after it.
         if self.line.capacity() > 1 << 20 {
             self.line = Vec::new();
         }
@@ -63,13 +63,13 @@ impl<R: BufRead> Lines<R> {
         Ok(Some((self.number, &self.line)))
     }
 
-    /// Lines so far.
+    /// Number of lines so far.
     pub fn number(&self) -> usize {
         self.number
     }
 }
 
-/// The error of a row that is too long.
+/// The error for a row that is too long.
 pub(crate) fn too_long(path: &Path, line: usize) -> Error {
     Error::Line {
         file: path.into(),
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     fn lines(text: &[u8]) -> Vec<(usize, Vec<u8>)> {
-        // A small buffer, so that lines cross its end.
+        // A small buffer, so that lines extend beyond it.
         let mut lines = Lines::new(Path::new("rows"), BufReader::with_capacity(3, text));
         let mut found = vec![];
         while let Some((number, line)) = lines.next_line().unwrap() {

@@ -1,5 +1,4 @@
-//! What reading needs so that its memory does not grow with the number of rows: lines of bounded
-//! length; rows, and numbers to sort them by, on disk.
+//! Reading in bounded memory: lines of limited length; rows, and numbers to sort them by, on disk.
 
 mod lines;
 mod repeats;

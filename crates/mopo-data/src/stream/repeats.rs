@@ -1,4 +1,4 @@
-//! Texts that occur more than once among any number of them, found by 128 bits of each.
+//! Finds texts that occur more than once, among any number, by 128 bits of each.
 
 use std::convert::identity;
 use std::hash::{DefaultHasher, Hasher};
@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::Sorter;
 
-/// 128 bits of texts and numbers, for comparisons within one run of the program: among 10¹² rows, two
-/// different ones share them with a probability of 10⁻¹⁵.
+/// 128 bits of texts and numbers, for comparisons within one run of the program: among 10¹² rows,
+/// two different ones collide with a probability of 10⁻¹⁵.
 pub(crate) type RowKey = [u64; 2];
 
 /// Makes a [`RowKey`].
@@ -23,7 +23,7 @@ impl KeyHasher {
         }))
     }
 
-    /// Lengths count, so ("ab", "c") ≠ ("a", "bc").
+    /// Lengths are hashed too, so ("ab", "c") ≠ ("a", "bc").
     pub(crate) fn text(mut self, text: &str) -> Self {
         for hasher in &mut self.0 {
             hasher.write_usize(text.len());
@@ -47,23 +47,23 @@ pub(crate) fn text_key(text: &str) -> RowKey {
     KeyHasher::new().text(text).finish()
 }
 
-/// Counts different texts and finds the first that occurred before, in memory that does not grow.
+/// Counts distinct texts and finds the first duplicate, in bounded memory.
 pub(crate) struct Repeats {
     keys: Sorter<3>,
     n_texts: u64,
 }
 
-/// What [`Repeats::finish`] found.
+/// The result of [`Repeats::finish`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Found {
-    /// Different texts.
+    /// Number of distinct texts.
     pub(crate) n_distinct: usize,
-    /// Numbers, from 0, of the first text that occurred before and of the text's first place.
+    /// Index, from 0, of the first duplicate and of the text's first occurrence.
     pub(crate) repeated: Option<(u64, u64)>,
 }
 
 impl Repeats {
-    /// Keeps what does not fit into some megabytes in an unnamed file in `folder`.
+    /// Keeps what does not fit into a few megabytes in an unnamed file in `folder`.
     pub(crate) fn new(folder: &Path) -> Self {
         Self { keys: Sorter::new(folder), n_texts: 0 }
     }
@@ -77,7 +77,7 @@ impl Repeats {
 
     pub(crate) fn finish(self) -> io::Result<Found> {
         let mut found = Found { n_distinct: 0, repeated: None };
-        // A text's first place, and whether its second is still to come.
+        // A text's first occurrence, and whether its second is still to come.
         let mut group: Option<([u64; 2], u64, bool)> = None;
         self.keys.for_each(identity, |[a, b, place]| {
             match &mut group {

@@ -1,4 +1,4 @@
-//! Sorting of more numbers than are to be held in memory: sorted runs in an unnamed file, then merged.
+//! Sorts more numbers than fit into memory: sorted runs in an unnamed file, then merged.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -7,9 +7,9 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes that a sorter holds before it writes a run.
+/// Bytes in memory before a run is written.
 const HELD_BYTES: usize = 8 << 20;
-/// Bytes that merging holds of each run.
+/// Bytes in memory per run while merging.
 const MERGE_BYTES: usize = 1 << 15;
 
 /// Sorts entries of `N` numbers, first by the first.
@@ -22,7 +22,7 @@ pub(crate) struct Sorter<const N: usize> {
 
 struct Runs {
     file: BufWriter<File>,
-    /// Where each run ends, in entries.
+    /// The end of each run, in entries.
     ends: Vec<u64>,
 }
 
@@ -64,10 +64,10 @@ impl<const N: usize> Sorter<N> {
         Ok(())
     }
 
-    /// Gives all entries in order.
+    /// Calls `each` with all entries in order.
     ///
     /// # Errors
-    /// Those of the file, which `io` turns into the caller's, and those of `each`.
+    /// Those of the file, converted by `io`, and those of `each`.
     pub(crate) fn for_each<E>(
         mut self,
         io: impl Fn(io::Error) -> E,
@@ -105,9 +105,9 @@ impl<const N: usize> Sorter<N> {
     }
 }
 
-/// What is left of a run.
+/// The rest of a run.
 struct Run<const N: usize> {
-    /// In entries of the file.
+    /// Position in the file, in entries.
     at: u64,
     end: u64,
     held: Vec<[u64; N]>,

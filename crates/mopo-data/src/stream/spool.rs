@@ -1,4 +1,4 @@
-//! Rows that are wanted again in another order, on disk instead of in memory.
+//! Rows that are needed again in another order, on disk instead of in memory.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -9,17 +9,17 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Bytes that are read at once while rows are wanted one behind the other.
+/// Bytes read at once if consecutive rows are requested.
 const WINDOW_BYTES: usize = 1 << 16;
 
-/// Where a row is.
+/// Location of a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct RowAt {
     pub(crate) offset: u64,
     pub(crate) n_bytes: u64,
 }
 
-/// Takes rows.
+/// Receives rows.
 pub(crate) struct Spool<T> {
     file: BufWriter<File>,
     line: Vec<u8>,
@@ -54,7 +54,7 @@ impl<T: Serialize> Spool<T> {
     }
 }
 
-/// Gives rows back.
+/// Returns rows.
 #[derive(Debug)]
 pub(crate) struct Spooled<T> {
     file: File,
@@ -73,7 +73,8 @@ impl<T: DeserializeOwned> Spooled<T> {
         let n_bytes = n_bytes as usize;
         let end = self.window_at + self.window.len() as u64;
         if offset < self.window_at || offset + n_bytes as u64 > end {
-            // The next rows are wanted next, if these begin in what was read before.
+            // If the next request begins within what was read before, the following ones probably
+            // do too.
             let follows = (self.window_at..=end).contains(&offset);
             self.window.resize(if follows { n_bytes.max(WINDOW_BYTES) } else { n_bytes }, 0);
             let mut n_read = 0;

@@ -1,5 +1,5 @@
-//! The form of a dialogue as text: the one home of every template. How messages become a prompt, how
-//! a response follows it, where an answer ends, and which form a prompt has.
+//! Chat templates: how messages become a prompt, how a response follows it, where an answer ends,
+//! and which template a prompt has. All templates are defined here.
 
 mod turns;
 
@@ -11,35 +11,35 @@ pub(crate) use turns::{Piece, chatml_pieces, split_dialogue};
 /// One turn of a dialogue.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Message {
-    /// `system`, `user` or `assistant`; ChatML takes any.
+    /// `system`, `user` or `assistant`; ChatML accepts any role.
     pub role: String,
     /// Verbatim.
     pub content: String,
 }
 
-/// The text around turns. What a model was trained with, it should be asked with.
+/// The text around turns. A model should be prompted with the template of its training.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "snake_case")]
 pub enum ChatTemplate {
-    /// HH-RLHF's: `\n\nHuman: …\n\nAssistant:` and a response that starts with a space. What a
-    /// system message says comes first, as it is.
+    /// HH-RLHF's: `\n\nHuman: …\n\nAssistant:` and a response that starts with a space. The text of
+    /// a system message comes first, unchanged.
     Dialogue,
-    /// `<|im_start|>role\n…<|im_end|>\n` for each turn, then `<|im_start|>assistant\n`; the response
-    /// as it is.
+    /// `<|im_start|>role\n…<|im_end|>\n` for each turn, then `<|im_start|>assistant\n`; the
+    /// response unchanged.
     Chatml,
-    /// The user's one message and the response as they are, with nothing between them.
+    /// The user's single message and the response unchanged, with nothing between them.
     Plain,
 }
 
-/// Begins a turn in HH-RLHF's form.
+/// Begins a turn of the user in HH-RLHF's template.
 pub(crate) const HUMAN: &str = "\n\nHuman:";
-/// Begins the turn that answers.
+/// Begins a turn of the assistant.
 pub(crate) const ASSISTANT: &str = "\n\nAssistant:";
 /// Begins a turn in ChatML.
 const IM_START: &str = "<|im_start|>";
-/// Ends one.
+/// Ends a turn.
 const IM_END: &str = "<|im_end|>";
-/// What a prompt in ChatML ends with.
+/// The end of a prompt in ChatML.
 const CHATML_ANSWER: &str = "<|im_start|>assistant\n";
 /// Between two turns of ChatML.
 const CHATML_BETWEEN: &str = "<|im_end|>\n<|im_start|>";
@@ -77,13 +77,13 @@ impl ChatTemplate {
         JINJA.iter().find(|(template, _)| *template == self).expect("every template is listed").1
     }
 
-    /// The template whose [`jinja`](Self::jinja) this is. Others are not understood yet: the seam for
-    /// a Jinja interpreter.
+    /// The template with this [`jinja`](Self::jinja). Other Jinja templates are not supported yet:
+    /// this is the place for an interpreter.
     pub fn from_jinja(text: &str) -> Option<Self> {
         JINJA.iter().find(|(_, jinja)| *jinja == text).map(|(template, _)| *template)
     }
 
-    /// The form that most of these prompts have.
+    /// The template of most of these prompts.
     pub fn of_prompts<'a>(prompts: impl IntoIterator<Item = &'a str>) -> Self {
         let (mut n, mut dialogue, mut chatml) = (0, 0, 0);
         for prompt in prompts {
@@ -98,7 +98,7 @@ impl ChatTemplate {
         }
     }
 
-    /// Whether a text has this form already, so that it is a prompt and not a question.
+    /// Whether a text already has this template, so that it is a prompt and not a question.
     pub fn is_form_of(self, text: &str) -> bool {
         match self {
             Self::Dialogue => text.ends_with(ASSISTANT),
@@ -107,7 +107,7 @@ impl ChatTemplate {
         }
     }
 
-    /// The token that ends a turn, if the template has one of its own.
+    /// The token that ends a turn, if the template has one.
     pub fn end_of_turn(self) -> Option<&'static str> {
         match self {
             Self::Chatml => Some(IM_END),
@@ -115,7 +115,7 @@ impl ChatTemplate {
         }
     }
 
-    /// The texts that are tokens of their own where a tokenizer has them.
+    /// Texts that are single tokens if the tokenizer has them.
     pub fn control_tokens(self) -> &'static [&'static str] {
         match self {
             Self::Chatml => &[IM_START, IM_END],
@@ -126,8 +126,8 @@ impl ChatTemplate {
     /// The prompt that asks for an answer to `messages`.
     ///
     /// # Errors
-    /// Says why there is none: no messages, one without text, the assistant's turn at the end, a role
-    /// that the template has no words for, or a text that spells out the border between two turns.
+    /// Why there is none: no messages, one without text, the assistant's turn at the end, a role
+    /// that the template does not have, or a text that contains the border between two turns.
     pub fn prompt(self, messages: &[Message]) -> Result<String, String> {
         match messages.last() {
             None => return Err("the prompt has no message".into()),
@@ -156,8 +156,8 @@ impl ChatTemplate {
                 (Self::Chatml, role) if role.contains(['\n', '<', '|', '>']) => {
                     return no_role(role);
                 }
-                // Such a text would be read as two turns: somebody else's words in the assistant's
-                // mouth.
+                // Such a text would be read as two turns, with somebody else's words attributed to
+                // the assistant.
                 (Self::Chatml, _) if content.contains(CHATML_BETWEEN) => {
                     return Err(format!(
                         "message {i} of the prompt contains the separator of turns \
@@ -186,16 +186,16 @@ impl ChatTemplate {
         Ok(text)
     }
 
-    /// The prompt of one question.
+    /// The prompt for a question.
     ///
     /// # Errors
-    /// If it is empty.
+    /// The question is empty.
     pub fn question(self, text: &str) -> Result<String, String> {
         self.prompt(&[Message { role: "user".into(), content: text.into() }])
     }
 
-    /// The prompt of what a person typed: a text in this template's form as it is, another as a
-    /// [`question`](Self::question) without the white space around it.
+    /// The prompt for what a person typed: a text in this template unchanged, any other as a
+    /// [`question`](Self::question) without surrounding white space.
     ///
     /// # Errors
     /// Those of [`prompt`](Self::prompt).
@@ -204,7 +204,7 @@ impl ChatTemplate {
             Self::Plain => Ok(text.into()),
             _ if self.is_form_of(text) => Ok(text.into()),
             Self::Chatml if text.starts_with(IM_START) => {
-                // Shells take a last line break away.
+                // Shells remove a final line break.
                 let shorn = text.ends_with(CHATML_ANSWER.trim_end());
                 Ok(if shorn { format!("{text}\n") } else { text.into() })
             }
@@ -220,7 +220,8 @@ impl ChatTemplate {
         }
     }
 
-    /// What of a generated text is the answer: in a dialogue all before the next turn.
+    /// The part of a generated text that is the answer: in a dialogue everything before the next
+    /// turn.
     pub fn answer(self, text: &str) -> &str {
         match self {
             Self::Dialogue => cut_at_turn(text),
@@ -229,7 +230,7 @@ impl ChatTemplate {
     }
 }
 
-/// A text that starts with white space: what follows a colon.
+/// The text with white space at the start, to follow a colon.
 pub(crate) fn spaced(text: &str) -> String {
     if text.starts_with(char::is_whitespace) { text.into() } else { format!(" {text}") }
 }

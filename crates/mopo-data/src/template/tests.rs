@@ -1,4 +1,4 @@
-//! Messages to text, and which form a text has.
+//! From messages to text, and the template of a text.
 
 use super::*;
 
@@ -66,7 +66,7 @@ fn an_answer_ends_where_a_turn_begins_a_line_after_an_empty_one() {
         " As a human: fine \n",
         " Legal Assistant: drafts contracts. Legal Assistant: drafts contracts.",
         "Sure. Assistant: x Human: y",
-        // Beside or below the role that the response belongs to, not after an empty line.
+        // Next to or below the role to which the response belongs, not after an empty line.
         "Human: hi",
         "\nHuman: hi",
         " \nHuman: hi",
@@ -151,7 +151,7 @@ fn what_a_person_types_is_put_into_the_form_once() {
         assert_eq!(template.ask(&prompt).unwrap(), prompt);
     }
     assert_eq!(ChatTemplate::Dialogue.ask(" Hi \n").unwrap(), "\n\nHuman: Hi\n\nAssistant:");
-    // A shell takes the last line break away.
+    // A shell removes the last line break.
     let prompt = ChatTemplate::Chatml.question("Hi").unwrap();
     assert_eq!(ChatTemplate::Chatml.ask(prompt.trim_end()).unwrap(), prompt);
     let typed = "Who is a Legal Assistant:";

@@ -1,5 +1,5 @@
-//! The `tokenizers` library behind a wall: reading a `tokenizer.json`, encoding and decoding give errors
-//! and never panics, whatever the file says.
+//! A wrapper of the `tokenizers` library: reading a `tokenizer.json`, encoding and decoding return
+//! errors and never panic, whatever the file contains.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,12 +11,11 @@ use tokenizers::Tokenizer;
 
 use crate::{Error, Result};
 
-/// Maximum number of ids in a vocabulary. Published ones have up to 262,144; an id far beyond is a
-/// damaged file, and an embedding of that many rows would be asked for.
+/// Maximum number of ids in a vocabulary. Published ones have up to 262,144; an id far beyond means
+/// a damaged file, and would require an embedding of that many rows.
 const MOST_IDS: u64 = 1 << 24;
 
-/// What is tried once on every tokenizer: letters, a space, a line break and a character of several
-/// bytes.
+/// Tried once on every tokenizer: letters, a space, a line break and a character of several bytes.
 const PROBE: &str = "Hello world\n é";
 
 const REMEDY: &str =
@@ -25,25 +24,26 @@ const REMEDY: &str =
 /// Reads a `tokenizer.json`, without its truncation and padding.
 ///
 /// # Errors
-/// [`Error::Hub`] if the file cannot be read; [`Error::Tokenizer`], which names it, for everything that
-/// keeps it from being a tokenizer: no JSON (a file that was cut short), unknown parts, ids that are
-/// not those that the library gives, dropout (encoding would be random), and parts that the library
-/// fails on.
+/// [`Error::Hub`] if the file cannot be read; [`Error::Tokenizer`], which names it, for everything
+/// that
+/// makes it unusable: not JSON (a truncated file), unknown parts, ids that differ from
+/// those of the library, dropout (encoding would be random), and parts on which the library
+/// fails.
 pub fn read_tokenizer(path: impl AsRef<Path>) -> Result<Tokenizer> {
     let path = path.as_ref();
     parse_tokenizer(&mopo_hub::read(path)?, &path.display().to_string())
 }
 
-/// [`read_tokenizer`] of bytes; `what` is the name in errors.
+/// [`read_tokenizer`] from bytes; `what` is the name in errors.
 pub(super) fn parse_tokenizer(json: &[u8], what: &str) -> Result<Tokenizer> {
     let refused = |why: String| Error::Tokenizer { what: what.into(), why, remedy: REMEDY };
-    // Parsed by itself first: the library panics where JSON ends inside its decoder.
+    // Parsed first, since the library panics on JSON that ends inside its decoder.
     let value: Value =
         serde_json::from_slice(json).map_err(|e| refused(format!("invalid JSON: {e}")))?;
     check(&value).map_err(refused)?;
     let parse = || Tokenizer::from_bytes(json).map_err(|e| e.to_string());
     let mut inner = guarded(parse).map_err(refused)?;
-    // Cutting and padding are the caller's, visibly; a file may ask for them.
+    // The caller truncates and pads, visibly, whatever the file asks for.
     inner.with_padding(None);
     inner.with_truncation(None).map_err(|e| refused(e.to_string()))?;
     for token in value["added_tokens"].as_array().into_iter().flatten() {
@@ -58,7 +58,7 @@ pub(super) fn parse_tokenizer(json: &[u8], what: &str) -> Result<Tokenizer> {
             )));
         }
     }
-    // A post-processor that names absent tokens or texts fails only here.
+    // A post-processor that names missing tokens or texts fails only here.
     for pair in [false, true] {
         for special in [false, true] {
             let probe = || match pair {
@@ -72,7 +72,7 @@ pub(super) fn parse_tokenizer(json: &[u8], what: &str) -> Result<Tokenizer> {
     Ok(inner)
 }
 
-/// What the library accepts and no model can be asked with.
+/// What the library accepts but no model can use.
 fn check(json: &Value) -> std::result::Result<(), String> {
     let Value::Object(object) = json else { return Err("it is not a JSON object".into()) };
     let Some(model) = object.get("model").filter(|model| model.is_object()) else {
@@ -104,7 +104,7 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The result of `call`, in which a panic is an error, and nothing is printed of it.
+/// The result of `call`; a panic becomes an error, and nothing is printed.
 pub(super) fn guarded<T>(
     call: impl FnOnce() -> std::result::Result<T, String>,
 ) -> std::result::Result<T, String> {

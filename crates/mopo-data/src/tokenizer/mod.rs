@@ -1,4 +1,4 @@
-//! Text to token ids and back: byte-level BPE, trained here or loaded from a `tokenizer.json`.
+//! From text to token ids and back: byte-level BPE, trained here or loaded from a `tokenizer.json`.
 
 mod library;
 mod settings;
@@ -18,25 +18,24 @@ pub use settings::TokenizerSettings;
 use crate::template::{Piece, chatml_pieces};
 use crate::{ChatTemplate, Error, Result, sha256_hex, write_atomically};
 
-/// The token that ends a response in the tokenizers that are trained here (and in GPT-2's).
+/// The token that ends a response in tokenizers trained here (and in GPT-2's).
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 
-/// Names under which a tokenizer may have its end-of-text token where nothing declares one; the first
-/// found wins.
+/// Possible names of the end-of-text token if none is declared; the first one found is used.
 const END_OF_TEXT_NAMES: [&str; 5] =
     [END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>", "<|im_end|>"];
 
 /// 256 bytes and the end-of-text token.
 const SMALLEST_VOCAB: usize = 257;
 
-/// What a spelled-out special token is in a prompt. In responses it is text always.
+/// The meaning of a special token written out in a prompt. In responses it is always text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PromptForm {
     /// Text.
     Text,
-    /// A token where the template writes it, text where it came with a message.
+    /// A token where the template writes it, text where it is part of a message.
     Template(ChatTemplate),
-    /// A token, wherever it is: of a prompt that a person wrote for a model whose form is not known.
+    /// A token everywhere: in a prompt that a person wrote for a model with an unknown template.
     /// transformers does so with every text.
     Raw,
 }
@@ -44,8 +43,8 @@ pub enum PromptForm {
 /// A tokenizer with a token that ends responses.
 ///
 /// Special tokens written out in a text are ordinary text to [`Tokenizer::encode`], so that no
-/// data row can end a sequence from inside. [`Tokenizer::encode_prompt`] knows the control tokens of
-/// the prompt's form.
+/// data row can end a sequence early. [`Tokenizer::encode_prompt`] knows the control tokens of
+/// the prompt's template.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: HfTokenizer,
@@ -54,9 +53,9 @@ pub struct Tokenizer {
     settings: TokenizerSettings,
     form: PromptForm,
     end_of_text: u32,
-    /// All that ends a response in generation, `end_of_text` included.
+    /// All tokens that end a response in generation, `end_of_text` included.
     stops: Vec<u32>,
-    /// Whether a file says so; else the token was found by a usual name.
+    /// Whether a file declares it; otherwise the token was found by a usual name.
     is_declared: bool,
     vocab_size: usize,
     /// The `tokenizer.json` as it was loaded or will be saved.
@@ -65,12 +64,12 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Trains byte-level BPE. Deterministic: equal texts in equal order give equal files. All 256
-    /// bytes are tokens, so every text can be encoded; no space is added in front. Little text
-    /// may give fewer than `vocab_size` ids.
+    /// bytes are tokens, so every text can be encoded; no space is added in front. With little text
+    /// there may be fewer than `vocab_size` ids.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] if `vocab_size` is below 257; [`Error::Tokenizer`] if the
-    /// library refuses.
+    /// library fails.
     pub fn train<'a>(texts: impl Iterator<Item = &'a str>, vocab_size: usize) -> Result<Self> {
         if vocab_size < SMALLEST_VOCAB {
             return Err(Error::InvalidParameter {
@@ -102,7 +101,7 @@ impl Tokenizer {
         Self::new(json.into_bytes(), TokenizerSettings::default(), &[], "training")
     }
 
-    /// Loads a `tokenizer.json` with the `tokenizer_config.json` beside it, if there is one.
+    /// Loads a `tokenizer.json` and the `tokenizer_config.json` next to it, if there is one.
     ///
     /// # Errors
     /// Those of [`load_for_model`](Self::load_for_model).
@@ -110,14 +109,15 @@ impl Tokenizer {
         Self::load_for_model(path, &[])
     }
 
-    /// The same for a model whose own files declare that `declared` ids end a response. Without any,
-    /// `eos_token` of `tokenizer_config.json` does, and without that a token of a usual name
-    /// (`<|endoftext|>`, `</s>`, `<eos>`, …). A `chat_template` that is known here becomes the form of
+    /// The same for a model whose own files declare that `declared` ids end a response. If there
+    /// are none,
+    /// `eos_token` of `tokenizer_config.json` does, and otherwise a token with a usual name
+    /// (`<|endoftext|>`, `</s>`, `<eos>`, …). A known `chat_template` becomes the form of
     /// prompts.
     ///
     /// # Errors
-    /// Names the file: [`read_tokenizer`]'s, what `tokenizer_config.json` asks for and is not supported
-    /// (by its key), no end-of-text token, or declared ids of which the tokenizer has none.
+    /// Names the file: those of [`read_tokenizer`], unsupported settings of `tokenizer_config.json`
+    /// (by key), no end-of-text token, or declared ids none of which the tokenizer has.
     pub fn load_for_model(path: impl AsRef<Path>, declared: &[u32]) -> Result<Self> {
         let path = path.as_ref();
         let settings = TokenizerSettings::read(path.parent().unwrap_or(Path::new("")))?;
@@ -171,8 +171,9 @@ impl Tokenizer {
     /// The same tokenizer for prompts of another form.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if the tokenizer surrounds texts with tokens in a way that prompts cannot
-    /// have.
+    /// [`Error::Tokenizer`] if the tokenizer surrounds texts with tokens in a way that does not
+    /// work for
+    /// prompts.
     pub fn with_form(mut self, form: PromptForm) -> Result<Self> {
         self.form = form;
         self.raw = None;
@@ -192,9 +193,9 @@ impl Tokenizer {
         Ok(self)
     }
 
-    /// The same tokenizer to train on prompts of a template. Of several tokens that end a response, a
-    /// trained one ends with the template's own, else with `eos_token` of `tokenizer_config.json`, else
-    /// with the first declared one.
+    /// The same tokenizer for training on prompts of a template. If several tokens end a response,
+    /// training uses the template's own, else `eos_token` of `tokenizer_config.json`, else
+    /// the first declared one.
     ///
     /// # Errors
     /// Those of [`with_form`](Self::with_form).
@@ -218,8 +219,8 @@ impl Tokenizer {
         Ok(write_atomically(path.as_ref(), &self.json)?)
     }
 
-    /// The `tokenizer_config.json` with which this tokenizer, and transformers' `AutoTokenizer`, reads
-    /// back as it is: special tokens, what is put before a text, the chat template.
+    /// A `tokenizer_config.json` with which this tokenizer, and transformers' `AutoTokenizer`, is
+    /// restored exactly: special tokens, what is put before a text, the chat template.
     pub fn settings(&self) -> Value {
         let end = self.end_of_text_token();
         let role = |role| self.settings.token(role).ok().flatten().unwrap_or(&end).to_owned();
@@ -237,7 +238,7 @@ impl Tokenizer {
         if let Some(on) = self.settings.get("add_bos_token") {
             settings["add_bos_token"] = on.clone();
         }
-        // transformers takes an absent key for false, whatever tokenizer.json says.
+        // transformers takes an absent key as false, whatever tokenizer.json says.
         if json["pre_tokenizer"]["add_prefix_space"] == Value::Bool(true) {
             settings["add_prefix_space"] = true.into();
         }
@@ -247,7 +248,7 @@ impl Tokenizer {
         settings
     }
 
-    /// The ids of a text; no special token is added, and none is recognised.
+    /// The ids of a text; special tokens are neither added nor recognised.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if the library refuses the text.
@@ -255,9 +256,10 @@ impl Tokenizer {
         encode(&self.inner, text)
     }
 
-    /// The ids of a prompt: the token that begins a text, if the tokenizer puts one there, and the
-    /// prompt with the control tokens of its form. A prompt of more than `most` ids loses its left end,
-    /// but not the beginning token; the second value says whether it did.
+    /// The ids of a prompt: the token that begins a text, if the tokenizer adds one, and the
+    /// prompt with the control tokens of its form. A prompt of more than `most` ids is cut from the
+    /// left,
+    /// but keeps that first token; the second value says whether it was cut.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if the library refuses the text.
@@ -273,7 +275,7 @@ impl Tokenizer {
             }
         };
         let mut beginning = self.beginning()?;
-        // In ChatML the template has the say, as in transformers.
+        // In ChatML the template decides, as in transformers.
         let has_own =
             self.form == PromptForm::Template(ChatTemplate::Chatml) || ids.starts_with(&beginning);
         if has_own || beginning.len() >= most {
@@ -300,7 +302,7 @@ impl Tokenizer {
                     Some(id) => ids.push(id),
                     None => ids.extend(self.encode(name)?),
                 },
-                // Control tokens may take the white space beside them.
+                // Control tokens may absorb the white space next to them.
                 &Piece::Text(mut text) => {
                     if i > 0 && flags(pieces.get(i - 1)).1 {
                         text = text.trim_start();
@@ -315,7 +317,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// What the tokenizer puts before a text, [`PromptForm::Text`] aside.
+    /// What the tokenizer puts before a text, except for [`PromptForm::Text`].
     fn beginning(&self) -> Result<Vec<u32>> {
         if self.form == PromptForm::Text {
             return Ok(vec![]);
@@ -348,8 +350,9 @@ impl Tokenizer {
         }
     }
 
-    /// The text of some ids; special tokens are skipped. Bytes that are not UTF-8 (a cut in the
-    /// middle of a character) become U+FFFD.
+    /// The text of some ids; special tokens are skipped. Bytes that are not UTF-8 (a character cut
+    /// in the
+    /// middle) become U+FFFD.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if the library refuses the ids.
@@ -363,7 +366,7 @@ impl Tokenizer {
         self.form
     }
 
-    /// The template's control tokens that the tokenizer does not have: they are spelled out in pieces.
+    /// Control tokens of the template that the tokenizer does not have: they are encoded as text.
     pub fn missing_control_tokens(&self) -> Vec<&'static str> {
         let PromptForm::Template(template) = self.form else { return vec![] };
         let names = template.control_tokens().iter().copied();
@@ -375,27 +378,27 @@ impl Tokenizer {
         self.end_of_text
     }
 
-    /// The same as it is written in a text.
+    /// The same, as written in a text.
     pub fn end_of_text_token(&self) -> String {
         self.inner.id_to_token(self.end_of_text).expect("found by its name")
     }
 
-    /// All ids that end a response in generation, in the order in which they were declared.
+    /// All ids that end a response in generation, in the order of their declaration.
     pub fn stops(&self) -> &[u32] {
         &self.stops
     }
 
-    /// The id of a special token by its role in `tokenizer_config.json`, `bos_token` for instance.
+    /// The id of a special token by its role in `tokenizer_config.json`, such as `bos_token`.
     pub fn role_id(&self, role: &str) -> Option<u32> {
         self.inner.token_to_id(self.settings.token(role).ok()??)
     }
 
-    /// The highest id + 1: the smallest embedding that fits.
+    /// The highest id + 1: the size of the smallest embedding that fits.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
 
-    /// Checks that a model with `model_vocab` rows in its embedding can take every id.
+    /// Checks that every id fits into a model with `model_vocab` rows in its embedding.
     ///
     /// # Errors
     /// [`Error::VocabularyTooSmall`] with both numbers.
@@ -415,7 +418,7 @@ impl Tokenizer {
     }
 }
 
-/// The token that ends a response, and all that do.
+/// The token that ends a response in training, and all that do in generation.
 fn ends(
     inner: &HfTokenizer,
     settings: &TokenizerSettings,
@@ -459,7 +462,7 @@ fn ends(
     }
 }
 
-/// Makes added tokens special that are not: so they are not found in texts, and not shown in answers.
+/// Makes all added tokens special, so that they are neither found in texts nor shown in answers.
 fn make_special(
     inner: &mut HfTokenizer,
     names: impl Iterator<Item = String>,

@@ -1,4 +1,4 @@
-//! `tokenizer_config.json`: what it asks for is done here or refused by its key, never passed over.
+//! `tokenizer_config.json`: its settings are honoured, or refused by key, never ignored.
 
 use std::path::{Path, PathBuf};
 
@@ -11,8 +11,8 @@ const FILE: &str = "tokenizer_config.json";
 
 const REMEDY: &str = "remove it if tokens do not depend on it, or use another tokenizer";
 
-/// Keys that change no token of a text: names of classes and files, padding and cutting (which are
-/// the caller's), and what concerns other tokenizers' Python code or decoding alone.
+/// Keys that change no token of a text: names of classes and files, padding and truncation (which
+/// the caller does), and what matters only to other tokenizers' Python code or decoding.
 const HARMLESS: [&str; 37] = [
     "_commit_hash",
     "auto_map",
@@ -53,7 +53,7 @@ const HARMLESS: [&str; 37] = [
     "vocab_file",
 ];
 
-/// A `tokenizer_config.json`, or an empty one where there is none.
+/// A `tokenizer_config.json`, or an empty one if there is none.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TokenizerSettings {
     path: PathBuf,
@@ -61,10 +61,10 @@ pub struct TokenizerSettings {
 }
 
 impl TokenizerSettings {
-    /// Reads the file in a directory of a model, if it is there.
+    /// Reads the file in a model directory, if it exists.
     ///
     /// # Errors
-    /// Names the file: unreadable, or no JSON object.
+    /// Names the file: it cannot be read, or is not a JSON object.
     pub fn read(dir: impl AsRef<Path>) -> Result<Self> {
         let path = dir.as_ref().join(FILE);
         let map = match path.exists() {
@@ -74,7 +74,7 @@ impl TokenizerSettings {
         Ok(Self { path, map })
     }
 
-    /// A value that is there and not null.
+    /// A value that exists and is not null.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|value| !value.is_null())
     }
@@ -96,8 +96,8 @@ impl TokenizerSettings {
         }
     }
 
-    /// The name of a special token by its role, `eos_token` for instance: text, or a table with the name
-    /// as `content`.
+    /// The name of a special token by its role, such as `eos_token`: text, or a table with the name
+    /// in `content`.
     ///
     /// # Errors
     /// Names the key if its value is neither.
@@ -109,7 +109,7 @@ impl TokenizerSettings {
         }
     }
 
-    /// The chat template, if it is one that is known here; others are not run here.
+    /// The chat template, if it is a known one; other templates cannot be run.
     pub fn chat_template(&self) -> Option<ChatTemplate> {
         ChatTemplate::from_jinja(self.get("chat_template")?.as_str()?)
     }
@@ -127,8 +127,9 @@ impl TokenizerSettings {
         }
     }
 
-    /// Refuses what is neither harmless, nor off, nor among `honoured`, the keys that the caller
-    /// obeys. The names and ids of special tokens (`…_token`, `…_token_id`) change no text.
+    /// Refuses keys that are neither harmless, nor off, nor among `honoured`, the keys that the
+    /// caller
+    /// honours. The names and ids of special tokens (`…_token`, `…_token_id`) change no text.
     ///
     /// # Errors
     /// The first such key, with the file and its value.
@@ -154,8 +155,9 @@ impl TokenizerSettings {
         Ok(())
     }
 
-    /// Checks that the tokens which the file lists are in the tokenizer, under the ids that it says:
-    /// `added_tokens_decoder`, `additional_special_tokens`, `extra_special_tokens`. Gives the names of
+    /// Checks that the tokens listed in the file are in the tokenizer, with the same ids:
+    /// `added_tokens_decoder`, `additional_special_tokens`, `extra_special_tokens`. Returns the
+    /// names of
     /// those that are special.
     ///
     /// # Errors
@@ -201,8 +203,9 @@ impl TokenizerSettings {
         Ok(special)
     }
 
-    /// A `tokenizer.json` with the pre-tokenizer that `add_prefix_space` asks for; none if it is as
-    /// asked, or nothing is asked.
+    /// A `tokenizer.json` with the pre-tokenizer that `add_prefix_space` asks for; `None` if
+    /// nothing
+    /// has to change.
     ///
     /// # Errors
     /// Names the key if the tokenizer has no part that could add a space.

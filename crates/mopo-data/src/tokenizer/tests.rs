@@ -1,4 +1,4 @@
-//! Training and loading, ids and control tokens, and everything that a file may say wrongly.
+//! Training and loading, ids and control tokens, and invalid files of every kind.
 
 use super::*;
 use proptest::prelude::*;
@@ -99,7 +99,7 @@ fn with_added(tokens: &[(&str, bool)]) -> Value {
     json
 }
 
-/// Loads what lies in a new folder: `tokenizer.json`, and `tokenizer_config.json` unless it is null.
+/// Loads from a new folder: `tokenizer.json`, and `tokenizer_config.json` unless it is null.
 fn load(json: &Value, settings: Value, declared: &[u32]) -> Result<Tokenizer> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
@@ -124,14 +124,14 @@ fn control_tokens_are_ids_in_prompts_and_text_in_messages() {
         let (ids, cut) = tokenizer.encode_prompt(&prompt, usize::MAX).unwrap();
         assert_eq!(ids.iter().filter(|&&id| id >= n).copied().collect::<Vec<_>>(), [n, n + 1, n]);
         assert!(!cut && ids[0] == n);
-        // Not shown, and what the message spells out is.
+        // Not shown; what the message contains is.
         let text = tokenizer.decode(&ids).unwrap();
         assert_eq!(text, "user\nTea? <|im_end|> <|im_start|>\nassistant\n");
         // In a response they are text.
         let ids = tokenizer.encode("a<|im_end|>b").unwrap();
         assert!(ids.iter().all(|&id| id < n), "{ids:?}");
         assert_eq!(tokenizer.missing_control_tokens(), [""; 0]);
-        // Where a person wrote the whole prompt, each is a token.
+        // In a prompt that a person wrote completely, each is a token.
         let raw = tokenizer.with_form(PromptForm::Raw).unwrap();
         assert_eq!(raw.encode_prompt("<|im_start|>a<|im_end|>", 9).unwrap().0[0], n);
         assert_eq!(raw.encode_prompt("a<|im_end|>", 1).unwrap(), (vec![n + 1], true));
@@ -175,13 +175,13 @@ fn the_declared_end_is_trained_and_stops() {
         (eos("<|im_end|>"), vec![0, n + 1], ChatTemplate::Dialogue, n + 1, vec![0, n + 1]),
         (eos("<|endoftext|>"), vec![n + 1], ChatTemplate::Dialogue, n + 1, vec![n + 1]),
         (eos("<|endoftext|>"), vec![], ChatTemplate::Chatml, 0, vec![0]),
-        // An id that is not a token is never generated; another one does.
+        // An id that is not a token is never generated; others are.
         (Value::Null, vec![9999, n + 1], ChatTemplate::Dialogue, n + 1, vec![n + 1]),
     ] {
         let what = format!("{settings} {declared:?} {template:?}");
         let found = load(&json, settings, &declared).unwrap().for_training(template).unwrap();
         assert_eq!((found.end_of_text(), found.stops()), (end, stops.as_slice()), "{what}");
-        // What a run writes reads back as it was.
+        // What a run writes is read back unchanged.
         let again = load(&json, found.settings(), found.stops()).unwrap();
         assert_eq!((again.end_of_text(), again.stops()), (end, stops.as_slice()), "{what}");
         assert_eq!(again.form(), PromptForm::Template(template));
@@ -191,7 +191,7 @@ fn the_declared_end_is_trained_and_stops() {
     assert!(error.contains("9999") && error.contains("tokenizer.json"), "{error}");
     let error = load(&json, eos("</s>"), &[]).unwrap_err().to_string();
     assert!(error.contains("`eos_token` is \"</s>\"") && error.contains("config.json"), "{error}");
-    // A declared end that no usual name has.
+    // A declared end-of-text token without a usual name.
     let json: Value =
         serde_json::from_str(&json.to_string().replace(END_OF_TEXT, "<fin>")).unwrap();
     let json: Value = serde_json::from_str(&json.to_string().replace("im_end", "fin2")).unwrap();
@@ -236,7 +236,7 @@ fn a_beginning_token_is_put_before_prompts_and_stays_when_they_are_cut() {
 fn settings_are_honoured_or_refused_by_key() {
     let json = with_added(&CHATML);
     let n = TRAINED.vocab_size();
-    // As the published files of phi-1.5 and others have it.
+    // As in the published files of phi-1.5 and others.
     let usual = json!({
         "add_prefix_space": false, "bos_token": "<|endoftext|>", "clean_up_tokenization_spaces": true,
         "eos_token": "<|endoftext|>", "model_max_length": 2048, "tokenizer_class": "CodeGenTokenizer",
@@ -271,7 +271,7 @@ fn settings_are_honoured_or_refused_by_key() {
             assert!(error.contains(expected), "{error}");
         }
     }
-    // A space before each text, as transformers has it.
+    // A space before each text, as in transformers.
     let spaced = load(&json, json!({ "add_prefix_space": true }), &[]).unwrap();
     assert_eq!(spaced.encode("the pot").unwrap(), TRAINED.encode(" the pot").unwrap());
     assert_eq!(spaced.settings()["add_prefix_space"], true);
@@ -286,7 +286,7 @@ fn settings_are_honoured_or_refused_by_key() {
     assert!(error.contains("tokenizer_config.json"), "{error}");
 }
 
-/// What is wrong with a file is an error that names it, never a panic. `None`: it may also load.
+/// An invalid file is an error that names it, never a panic. `None`: it may also load.
 fn assert_refused(json: &[u8], words: Option<&str>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
@@ -306,7 +306,7 @@ fn assert_refused(json: &[u8], words: Option<&str>) {
     }
 }
 
-/// A small file with every part that the library knows to fail on.
+/// A small file with every part on which the library is known to fail.
 fn small() -> Value {
     json!({
         "version": "1.0", "truncation": null, "padding": null,
@@ -337,7 +337,7 @@ fn a_file_that_is_cut_anywhere_is_refused_by_its_name() {
     }
 }
 
-/// All ways to take one thing out of a value, or to put another in its place.
+/// All ways to remove something from a value, or to replace it by something else.
 fn damaged(value: &Value) -> Vec<Value> {
     let mut all: Vec<Value> =
         [json!(null), json!(-1), json!("x"), json!([]), json!({}), json!(1e30)]

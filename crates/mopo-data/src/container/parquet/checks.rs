@@ -1,5 +1,5 @@
-//! Checks of what a Parquet file claims, before memory is allocated: the library trusts the depth
-//! of the schema and the sizes of pages.
+//! Checks of a Parquet file's claims before memory is allocated: the library trusts the depth of
+//! the schema and the sizes of pages.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -11,19 +11,19 @@ use parquet::file::metadata::ColumnChunkMetaData;
 
 use super::thrift::{Broken, Compact, I32, LIST, STRUCT};
 
-/// Levels of a schema, of which a list takes two.
+/// Maximum number of levels of a schema; a list has two.
 const MAX_DEPTH: usize = 100;
 /// The footer describes every column of every row group; ten thousand of them take 10 MiB.
 const MAX_FOOTER_BYTES: u64 = 256 << 20;
 /// Writers aim at pages of 1 MiB.
 const MAX_PAGE_BYTES: i64 = 256 << 20;
-/// Bytes of a page's header that are looked at first, and at most.
+/// How many bytes of a page's header are read first, and at most.
 const HEADER_BYTES: [u64; 2] = [1 << 12, 1 << 24];
 
 type Result<T> = std::result::Result<T, String>;
 
-/// Checks the schema in the footer: levels in one another, and that no column promises more parts than
-/// there are. Whether it is a footer at all is for the library to say.
+/// Checks the schema in the footer: the number of levels, and that no column claims more children
+/// than there are. The library checks whether it is a footer at all.
 pub(super) fn check_schema(file: &File) -> Result<()> {
     let io = |error: std::io::Error| error.to_string();
     let n_bytes = file.metadata().map_err(io)?.len();
@@ -42,7 +42,7 @@ pub(super) fn check_schema(file: &File) -> Result<()> {
     file.read_exact_at(&mut footer, at).map_err(io)?;
     let mut schema = Schema::default();
     let read = Compact::new(&footer).fields(&mut |footer, number, kind| {
-        // 2: the schema, its elements in the order of a walk through the tree.
+        // 2: the schema, with its elements in depth-first order.
         if (number, kind) != (2, LIST) {
             return Ok(false);
         }
@@ -53,7 +53,7 @@ pub(super) fn check_schema(file: &File) -> Result<()> {
         for _ in 0..n_elements {
             let mut n_parts = 0;
             footer.fields(&mut |element, number, kind| {
-                // 5: how many of the following elements are parts of this one.
+                // 5: how many of the following elements are children of this one.
                 let found = (number, kind) == (5, I32);
                 if found {
                     n_parts = element.int()?;
@@ -66,16 +66,16 @@ pub(super) fn check_schema(file: &File) -> Result<()> {
     });
     match (schema.wrong, read) {
         (Some(wrong), _) => Err(wrong),
-        // A structure in more levels than Parquet has: the library's reader calls itself for each.
+        // More nested structures than Parquet has: the library's reader would recurse for each.
         (None, Err(Broken::Invalid)) => Err("its footer is damaged".into()),
         (None, _) => Ok(()),
     }
 }
 
-/// The way through a schema.
+/// The position in a schema.
 #[derive(Default)]
 struct Schema {
-    /// Parts to come, of each element that has some.
+    /// Number of remaining children of each open element.
     open: Vec<u64>,
     wrong: Option<String>,
 }
@@ -134,7 +134,7 @@ pub(super) fn check_pages(file: &File, column: &ColumnChunkMetaData) -> Result<(
                 end - body
             ));
         }
-        // Every value takes a byte at least.
+        // Every value takes at least one byte.
         if page.n_in_dictionary > page.unpacked.max(0) {
             return Err(format!(
                 "a dictionary of {} bytes claims {} values",
@@ -142,7 +142,7 @@ pub(super) fn check_pages(file: &File, column: &ColumnChunkMetaData) -> Result<(
             ));
         }
         if matches!(column.compression(), Compression::GZIP(_)) {
-            // Levels of a page of the second version lie unpacked before its values.
+            // The levels of a version 2 page are stored uncompressed before its values.
             let levels = u64::try_from(page.levels).unwrap_or(0).min(next - body);
             let promised = u64::try_from(page.unpacked).unwrap_or(0).saturating_sub(levels);
             check_gzip(file, body + levels, next, promised)?;
@@ -152,7 +152,7 @@ pub(super) fn check_pages(file: &File, column: &ColumnChunkMetaData) -> Result<(
     Ok(())
 }
 
-/// What a page's header promises.
+/// What a page's header claims.
 #[derive(Default)]
 struct Page {
     unpacked: i64,
@@ -173,7 +173,7 @@ fn page_at(file: &File, at: u64, end: u64) -> Result<(Page, u64)> {
             match (number, kind) {
                 (2, I32) => page.unpacked = header.int()?,
                 (3, I32) => page.packed = header.int()?,
-                // 7: of a dictionary; 1 in it: its values.
+                // 7: a dictionary page; 1 in it: number of values.
                 (7, STRUCT) => header.fields(&mut |header, number, kind| {
                     let found = (number, kind) == (1, I32);
                     if found {
@@ -181,7 +181,7 @@ fn page_at(file: &File, at: u64, end: u64) -> Result<(Page, u64)> {
                     }
                     Ok(found)
                 })?,
-                // 8: of the second version of data pages; 5 and 6 in it: bytes of its levels.
+                // 8: a data page of version 2; 5 and 6 in it: bytes of its levels.
                 (8, STRUCT) => header.fields(&mut |header, number, kind| {
                     let found = matches!((number, kind), (5 | 6, I32));
                     if found {
@@ -202,7 +202,8 @@ fn page_at(file: &File, at: u64, end: u64) -> Result<(Page, u64)> {
     Err("the header of a page is damaged".into())
 }
 
-/// Gzip has no length that the library would keep to. The library reports what is not gzip.
+/// Gzip does not store a length that the library would respect. The library reports what is not
+/// gzip.
 fn check_gzip(file: &File, from: u64, to: u64, promised: u64) -> Result<()> {
     let mut bytes = vec![0; (to - from) as usize];
     file.read_exact_at(&mut bytes, from).map_err(|error| error.to_string())?;

@@ -1,4 +1,4 @@
-//! Parquet files, row by row through the record API: lists, structs and maps become JSON's.
+//! Parquet files, row by row through the record API: lists, structs and maps become JSON values.
 
 mod checks;
 mod thrift;
@@ -20,13 +20,13 @@ use super::{EachRow, Row};
 use crate::stream::{MAX_ROW_BYTES, too_long};
 use crate::{Error, Result};
 
-/// The key of what a number or text of a Parquet file is that JSON has no value for.
+/// The key for a number or text of a Parquet file that JSON cannot represent.
 const NOT_JSON: &str = "\u{0}not JSON";
-/// Rows that the library takes at once, and bytes of their columns that it may.
+/// Limits on the rows, and the bytes of their columns, that the library reads at once.
 const BATCH_ROWS: usize = 1024;
 const BATCH_BYTES: i64 = 16 << 20;
 
-/// Every row, numbered from 1 over all row groups, with those of the columns `wanted` that are there;
+/// Every row, numbered from 1 over all row groups, with the existing ones of the columns `wanted`;
 /// with all columns if none is wanted by name.
 pub(super) fn for_each_row(path: &Path, wanted: &[&str], each: &mut EachRow<'_>) -> Result<()> {
     let damaged = |rows_read: usize, why: String| Error::Container {
@@ -85,7 +85,7 @@ fn chosen(
     Ok((Arc::new(SchemaDescriptor::new(Arc::new(schema))), names))
 }
 
-/// Checks the pages of the chosen columns; says how many rows may be taken at once.
+/// Checks the pages of the chosen columns. Returns how many rows may be read at once.
 fn check_group(
     file: &File,
     group: &RowGroupMetaData,
@@ -103,7 +103,7 @@ fn check_group(
     Ok(usize::try_from(BATCH_BYTES / of_a_row).unwrap_or(1).clamp(1, BATCH_ROWS))
 }
 
-/// The library panics on some damaged files, which for us are bad input like others.
+/// The library panics on some damaged files, which are bad input like any other.
 fn unwound<T>(
     read: impl FnOnce() -> std::result::Result<T, ParquetError>,
 ) -> std::result::Result<T, String> {
@@ -118,7 +118,7 @@ fn unwound<T>(
     }
 }
 
-/// `n_bytes` grows by the row's texts.
+/// Adds the size of the row's texts to `n_bytes`.
 fn object(row: &Record, n_bytes: &mut usize) -> Value {
     let mut columns = Map::new();
     for (name, field) in row.get_column_iter() {
@@ -168,13 +168,13 @@ fn value(field: &Field, n_bytes: &mut usize) -> Value {
             }
             Value::Object(entries)
         }
-        // Decimals, dates and times: no reader has a use for them.
+        // Decimals, dates and times, which no reader uses.
         other => Value::String(other.to_string()),
     }
 }
 
 fn number(value: f64) -> Value {
-    // Publishers' tables have NaN where there is no number.
+    // In published tables NaN means a missing number.
     if value.is_nan() {
         return Value::Null;
     }
@@ -182,13 +182,13 @@ fn number(value: f64) -> Value {
         .map_or_else(|| not_json(format!("{value} is not a finite number")), Value::Number)
 }
 
-/// Stands for a value that matters only where it is read: an object, which no reader takes for a
-/// number or a text.
+/// A placeholder for a value that matters only if it is read: an object, which no reader accepts as
+/// a number or a text.
 fn not_json(why: String) -> Value {
     Value::Object(Map::from_iter([(NOT_JSON.to_string(), Value::String(why))]))
 }
 
-/// Why a value is none of JSON's.
+/// Why a value cannot be represented in JSON.
 pub(crate) fn not_json_reason(value: &Value) -> Option<&str> {
     value.as_object()?.get(NOT_JSON)?.as_str()
 }

@@ -1,7 +1,7 @@
 //! The part of Thrift's compact protocol needed to check a Parquet file's headers before memory is
 //! allocated.
 
-/// Structures in one another beyond this are refused; Parquet's have four levels.
+/// Maximum number of nested structures; Parquet's have four levels.
 const MAX_DEPTH: usize = 16;
 
 /// Why a header cannot be read.
@@ -9,13 +9,13 @@ const MAX_DEPTH: usize = 16;
 pub(super) enum Broken {
     /// More bytes are needed.
     Short,
-    /// No bytes would help.
+    /// No more bytes would help.
     Invalid,
 }
 
 type Result<T> = std::result::Result<T, Broken>;
 
-/// Kinds of values, as the protocol numbers them.
+/// Kinds of values, with the protocol's numbers.
 pub(super) const I32: u8 = 5;
 pub(super) const LIST: u8 = 9;
 pub(super) const STRUCT: u8 = 12;
@@ -31,7 +31,7 @@ impl<'a> Compact<'a> {
         Self { bytes, at: 0 }
     }
 
-    /// Bytes read so far.
+    /// Number of bytes read so far.
     pub(super) fn n_read(&self) -> usize {
         self.at
     }
@@ -69,7 +69,7 @@ impl<'a> Compact<'a> {
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))
     }
 
-    /// Elements of a list and their kind.
+    /// Number of elements of a list, and their kind.
     pub(super) fn list(&mut self) -> Result<(u64, u8)> {
         let head = self.byte()?;
         let n_elements = match head >> 4 {
@@ -79,8 +79,8 @@ impl<'a> Compact<'a> {
         Ok((n_elements, head & 0x0f))
     }
 
-    /// Gives the number and kind of each field of a structure to `take`, which reads the value or
-    /// says that it did not.
+    /// Calls `take` with the number and kind of each field of a structure; it reads the value, or
+    /// returns that it did not.
     pub(super) fn fields(
         &mut self,
         take: &mut dyn FnMut(&mut Self, i64, u8) -> Result<bool>,
@@ -112,7 +112,7 @@ impl<'a> Compact<'a> {
         }
     }
 
-    /// Passes a value by. Booleans have a byte in lists, and in fields none.
+    /// Skips a value. Booleans take a byte in lists, and none in fields.
     fn skip(&mut self, kind: u8, depth: usize, in_field: bool) -> Result<()> {
         if depth > MAX_DEPTH {
             return Err(Broken::Invalid);
