@@ -13,7 +13,7 @@ use crate::{ChatTemplate, Result, Sink};
 /// The objectives, in the order of the scores. The last two measure quantity, not quality.
 pub const HELPSTEER_OBJECTIVES: [&str; 5] =
     ["helpfulness", "correctness", "coherence", "complexity", "verbosity"];
-const FETCH: &str = "fetch the data as datasets/helpsteer/README.md says";
+const FETCH: &str = "download the data as described in datasets/helpsteer/README.md";
 
 const COLUMNS: [&str; 7] =
     ["prompt", "response", "helpfulness", "correctness", "coherence", "complexity", "verbosity"];

@@ -15,7 +15,7 @@ use crate::source::{EMPTY_RESPONSE, OneObjective, Rejected, read_these, swapped}
 use crate::template::{ASSISTANT, split_dialogue};
 use crate::{Error, PreferenceRecord, ReadOptions, Result, Sink, SourceRead};
 
-const FETCH: &str = "fetch the data as datasets/hh-rlhf/README.md says";
+const FETCH: &str = "download the data as described in datasets/hh-rlhf/README.md";
 const IDENTICAL: &str = "the dialogues are equal";
 const DIFFERENT_PROMPTS: &str = "the prompts differ";
 const COLUMNS: [&str; 2] = ["chosen", "rejected"];

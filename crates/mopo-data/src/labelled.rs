@@ -169,8 +169,7 @@ fn read_csv(
                 "there is no column `{wanted}`; the columns are {}",
                 header.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
             ),
-            remedy: "name the columns of texts and of labels as the file's first line has them"
-                .into(),
+            remedy: "use the names of columns in the file's first line".into(),
         })?;
     }
     let mut record = csv::ByteRecord::new();

@@ -50,7 +50,7 @@ fn json_error<T: DeserializeOwned>(text: &[u8]) -> String {
             if error.is_data() {
                 json_reason(&error)
             } else {
-                format!("no JSON: {}", json_reason(&error))
+                format!("not JSON: {}", json_reason(&error))
             }
         },
     );
@@ -288,10 +288,10 @@ mod tests {
                 "`parts[0].text`: invalid type: integer `3`, expected a string",
             ),
             (r#"{"choice":"1","parts":[]}"#, "`choice`: invalid type: string \"1\""),
-            (r#"{"choice":1e999,"parts":[]}"#, "`choice` is infinite or too large a number"),
+            (r#"{"choice":1e999,"parts":[]}"#, "`choice` is infinite or too large"),
             (r#"{"choice":1,"choice":2,"parts":[]}"#, "duplicate field `choice`"),
-            (r#"{"choice":1,"parts":[],}"#, "no JSON: trailing comma"),
-            (r#"{"choice":1,"parts":[]} x"#, "no JSON: trailing characters"),
+            (r#"{"choice":1,"parts":[],}"#, "not JSON: trailing comma"),
+            (r#"{"choice":1,"parts":[]} x"#, "not JSON: trailing characters"),
             ("[[],1]", "it is a list, not an object"),
             ("null", "it is null, not an object"),
         ] {

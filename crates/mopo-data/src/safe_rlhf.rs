@@ -17,7 +17,7 @@ use crate::{ChatTemplate, Indicator, PreferenceRecord, Result, Sink};
 pub const SAFE_RLHF_OBJECTIVES: [&str; 2] = ["helpful", "harmless"];
 /// The objective of [`read_beavertails`].
 pub const BEAVERTAILS_OBJECTIVES: [&str; 1] = ["harmless"];
-const FETCH: &str = "fetch the data as datasets/safe-rlhf/README.md says";
+const FETCH: &str = "download the data as described in datasets/safe-rlhf/README.md";
 
 const COLUMNS: [&str; 7] = [
     "prompt",

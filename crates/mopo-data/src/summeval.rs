@@ -34,7 +34,7 @@ const DIMENSIONS: [&str; 7] = [
 ];
 const EMPTY_SUMMARY: &str = "the summary is empty";
 const INSTRUCTION: &str = "Generate a summary of these reviews of a product.";
-const FETCH: &str = "fetch the data as datasets/summeval-op/README.md says";
+const FETCH: &str = "download the data as described in datasets/summeval-op/README.md";
 
 const COLUMNS: [&str; 2] = ["reviews", "summaries"];
 

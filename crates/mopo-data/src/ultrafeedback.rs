@@ -15,7 +15,7 @@ use crate::{ChatTemplate, Result, Sink};
 pub const ULTRAFEEDBACK_OBJECTIVES: [&str; 4] =
     ["helpfulness", "honesty", "instruction_following", "truthfulness"];
 const EMPTY_COMPLETION: &str = "the completion is empty";
-const FETCH: &str = "fetch the data as datasets/ultrafeedback/README.md says";
+const FETCH: &str = "download the data as described in datasets/ultrafeedback/README.md";
 
 const COLUMNS: [&str; 2] = ["instruction", "completions"];
 

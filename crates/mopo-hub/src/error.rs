@@ -96,7 +96,7 @@ pub enum Error {
     },
     /// A tensor of an unsupported data type.
     #[error(
-        "{}: tensor `{name}` has data type {dtype}, but only F32, F16 and BF16 are read; convert it first",
+        "{}: tensor `{name}` has data type {dtype}, but only F32, F16 and BF16 are supported; convert it first",
         path.display()
     )]
     TensorDtype {
@@ -154,7 +154,7 @@ pub enum Error {
     },
     /// A model for which access was refused.
     #[error(
-        "`{model}`: Hugging Face refuses it (status {status}), {}. There may be no such model; if \
+        "`{model}`: Hugging Face refused access (status {status}), {}. There may be no such model; if \
          there is, accept its terms at {url} and set HF_TOKEN to a token that may read it",
         if *has_token { "with the token that is set" } else { "and no token is set" }
     )]
@@ -170,7 +170,7 @@ pub enum Error {
     },
     /// A file that could not be downloaded.
     #[error(
-        "`{model}`: fetching {file} failed: {reason}; try again (what is there is kept), or fetch it from {url}"
+        "`{model}`: the download of {file} failed: {reason}; try again (the partial download is kept), or download it from {url}"
     )]
     Download {
         /// The model's name.
@@ -183,7 +183,7 @@ pub enum Error {
         reason: String,
     },
     /// A downloaded file that differs from what Hugging Face announced. It was removed.
-    #[error("`{model}`: `{file}` came damaged: {reason}; it was removed: try again")]
+    #[error("`{model}`: `{file}` arrived damaged: {reason}; it was removed, so try again")]
     Damaged {
         /// The model's name.
         model: String,
@@ -207,7 +207,7 @@ pub enum Error {
     },
     /// A weight out of range of the data type in which it would be written.
     #[error(
-        "{}: tensor `{name}` holds {value} (element {index}), beyond the range of {dtype}; write it as {}",
+        "{}: tensor `{name}` contains {value} (element {index}), which is out of range for {dtype}; write it as {}",
         path.display(), if *dtype == "f16" { "bf16 or f32" } else { "f32" }
     )]
     OutOfRange {
@@ -224,7 +224,7 @@ pub enum Error {
     },
     /// Too little memory.
     #[error(
-        "{what} needs {} of memory, and {} can be had; {remedy}",
+        "{what} needs {} of memory, but only {} is available; {remedy}",
         readable_bytes(*n_bytes), readable_bytes(*available)
     )]
     NoMemory {
@@ -239,7 +239,7 @@ pub enum Error {
     },
     /// A weight that is NaN or infinite where finite ones are required.
     #[error(
-        "{}: tensor `{name}` holds {value} (element {index}), so nothing that the model computes would mean anything; the checkpoint is damaged: fetch or train it again",
+        "{}: tensor `{name}` contains {value} (element {index}); the checkpoint is damaged: download or train it again",
         path.display()
     )]
     NotFinite {

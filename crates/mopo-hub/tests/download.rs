@@ -204,7 +204,7 @@ fn an_end_that_looks_like_the_end_is_noticed() {
     setup.server.hide_length(true);
     setup.server.cut_after(Some(1000));
     let error = setup.message(REPO);
-    assert!(error.contains("`model.safetensors` came damaged"), "{error}");
+    assert!(error.contains("`model.safetensors` arrived damaged"), "{error}");
     assert!(error.contains("1000 bytes instead of 32"), "{error}");
     assert_eq!(setup.visible(), ["config.json", "tokenizer.json"]);
     setup.server.cut_after(None);
@@ -231,7 +231,7 @@ fn a_wrong_continuation_is_noticed_by_length_or_hash() {
         setup.server.cut_after(None);
         let error = setup.message(REPO);
         let reason = if n_cut == 32 { "SHA-256" } else { "bytes instead of" };
-        assert!(error.contains("came damaged") && error.contains(reason), "{error}");
+        assert!(error.contains("arrived damaged") && error.contains(reason), "{error}");
         setup.server.ignore_ranges(false);
         assert_eq!(first_value(&setup.fetch(REPO).unwrap().dir), 1.5);
     }
@@ -456,7 +456,7 @@ fn what_a_hub_sends_never_becomes_a_path_elsewhere() {
 #[test]
 fn answers_that_cannot_be_used_are_errors_that_say_so() {
     for (what, value, words) in [
-        ("location", "", "redirects to nowhere"),
+        ("location", "", "redirect has no target"),
         ("location", "ftp://127.0.0.1/x", "config.json"),
         ("location", "http://", "config.json"),
         // To itself, for ever.

@@ -81,7 +81,10 @@ pub fn save_policy<B: Backend>(
         return Err(Error::InvalidParameter {
             field: "objectives",
             value: format!("{objectives:?}"),
-            expected: format!("there are {} heads; name each, at least one", params.n_policies()),
+            expected: format!(
+                "there are {} heads; each needs a name, and there must be at least one",
+                params.n_policies()
+            ),
         });
     };
     let [hidden_size, vocab_size] = head.weight.dims();

@@ -82,7 +82,7 @@ pub enum Error {
     },
     /// A token id beyond the model's vocabulary.
     #[error(
-        "prompt {index} holds token {token}, but the model's vocabulary ends before {vocab_size}; use the model's own tokenizer"
+        "prompt {index} has token {token}, but the model's vocabulary has only {vocab_size} tokens; use the model's own tokenizer"
     )]
     TokenOutOfRange {
         /// The index of the prompt.
@@ -128,7 +128,7 @@ pub enum Error {
     },
     /// Preference weights that are not a point of the simplex.
     #[error(
-        "preference weights {weights:?} do not fit: {reason}; give one weight ≥ 0 for each policy, with sum 1"
+        "preference weights {weights:?} are invalid: {reason}; give one weight ≥ 0 for each policy, with sum 1"
     )]
     PreferenceWeights {
         /// The weights.

@@ -131,7 +131,9 @@ impl RecordedRun {
         let ReportFile { front, rewards, record } = report;
         if !front.runs.is_empty() {
             let runs = front.runs.join(", ");
-            return Err(wrong(format!("it compares several runs ({runs}); give these themselves")));
+            return Err(wrong(format!(
+                "it compares several runs ({runs}); pass those runs instead"
+            )));
         }
         let evaluation = read_samples(&dir.join("samples.jsonl"), &front)?;
         evaluation.check()?;
@@ -173,7 +175,7 @@ fn read(path: &Path) -> Result<String> {
 fn read_samples(path: &Path, front: &FrontPart) -> Result<Evaluation> {
     let wrong = |message: String| Error::File {
         path: path.into(),
-        message: format!("{message}; it does not belong to report.json beside it: {AGAIN}"),
+        message: format!("{message}; it does not belong to the report.json next to it: {AGAIN}"),
     };
     let mut lines: BTreeMap<String, Vec<SampleLine>> = BTreeMap::new();
     for (i, line) in read(path)?.lines().enumerate() {
@@ -195,7 +197,7 @@ fn read_samples(path: &Path, front: &FrontPart) -> Result<Evaluation> {
         if !own.iter().map(|s| &s.prompt).eq(&prompts) {
             let (found, expected) = (own.len(), prompts.len());
             return Err(wrong(format!(
-                "`{name}` has {found} responses that are not to the {expected} prompts of the others"
+                "`{name}` has {found} responses, but not to the {expected} prompts of the other policies"
             )));
         }
         for (k, &mean) in point.means.iter().enumerate() {
@@ -228,7 +230,7 @@ fn read_samples(path: &Path, front: &FrontPart) -> Result<Evaluation> {
     Ok(Evaluation { objectives: front.objectives.clone(), prompts, clusters, policies })
 }
 
-/// Puts the policies of several runs side by side. A single run stays as it is, without a run's
+/// Combines the policies of several runs. A single run is unchanged, without a run's
 /// name. Prompts, clusters, seed of the bootstrap and statistics are those of the first; the
 /// others' prompts may be in another order.
 ///
@@ -239,7 +241,7 @@ pub fn combine(runs: Vec<RecordedRun>) -> Result<Combined> {
     let several = runs.len() > 1;
     for (i, run) in runs.iter().enumerate() {
         if runs[..i].iter().any(|other| other.name == run.name) {
-            return Err(Error::invalid("runs", &run.name, "give each run a name of its own"));
+            return Err(Error::invalid("runs", &run.name, "give each run a different name"));
         }
     }
     let mut notes = Vec::new();
@@ -257,7 +259,7 @@ pub fn combine(runs: Vec<RecordedRun>) -> Result<Combined> {
         let order = same_prompts(&first, &run)?;
         if run.generation != first.generation {
             notes.push(format!(
-                "{} and {} generated with different settings: {} against {}.",
+                "{} and {} generated with different settings: {} and {}.",
                 first.name, run.name, first.generation, run.generation
             ));
         }
@@ -266,7 +268,7 @@ pub fn combine(runs: Vec<RecordedRun>) -> Result<Combined> {
         };
         if plain(&run) != plain(&first) {
             notes.push(format!(
-                "z-scores are counted in the statistics of {}; {} recorded others.",
+                "z-scores use the statistics of {}; {} recorded different ones.",
                 first.name, run.name
             ));
         }

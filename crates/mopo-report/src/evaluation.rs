@@ -185,7 +185,7 @@ impl Evaluation {
             return Err(Error::invalid("objectives", self.objectives.join(", "), expected));
         }
         if let Some(i) = (1..k).find(|&i| self.objectives[..i].contains(&self.objectives[i])) {
-            let expected = "each needs a name of its own";
+            let expected = "names must be distinct";
             return Err(Error::invalid(format!("objectives[{i}]"), &self.objectives[i], expected));
         }
         if n == 0 {

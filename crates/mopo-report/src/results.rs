@@ -62,7 +62,7 @@ pub fn read_metrics(path: &Path) -> (Vec<MetricsRow>, Vec<String>) {
         Err(e) => (Vec::new(), vec![format!("no training curves: {e}")]),
         Ok(MetricsLog { rows, n_unreadable: 0 }) => (rows, Vec::new()),
         Ok(MetricsLog { rows, n_unreadable: n }) => {
-            (rows, vec![format!("{n} lines of {} are damaged and were left out", path.display())])
+            (rows, vec![format!("{n} lines of {} are damaged and were skipped", path.display())])
         }
     }
 }

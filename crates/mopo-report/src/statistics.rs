@@ -64,7 +64,7 @@ impl TryFrom<StoredStatistics> for ScoreStatistics {
                 of_population * (n as f64 / (n - 1) as f64).sqrt()
             }
             (None, Some(of_population)) => of_population,
-            (Some(_), Some(_)) => return Err("`std` and `standard_deviation`: keep `std` alone"),
+            (Some(_), Some(_)) => return Err("`std` and `standard_deviation`: keep only `std`"),
             (None, None) => return Err("missing field `std`"),
         };
         Ok(Self { n, mean, std, min, max })
@@ -337,7 +337,7 @@ mod tests {
         let json = serde_json::to_string(&new).unwrap();
         assert_eq!(serde_json::from_str::<ScoreStatistics>(&json).unwrap(), new, "{json}");
         for (change, part) in
-            [("\"sdt\"", "sdt"), ("\"std\":1,\"standard_deviation\"", "keep `std` alone")]
+            [("\"sdt\"", "sdt"), ("\"std\":1,\"standard_deviation\"", "keep only `std`")]
         {
             let json = format!("{{\"n\":4,\"mean\":3.0,{change}:1,\"min\":1.0,\"max\":5.0}}");
             let e = serde_json::from_str::<ScoreStatistics>(&json).unwrap_err().to_string();

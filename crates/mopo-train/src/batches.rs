@@ -1,4 +1,4 @@
-//! Which pairs a step takes, and the seed of all that is random in it.
+//! Which pairs a step uses, and the seed of everything random in it.
 
 /// The seed of one step: the same in a resumed run, different for every step and phase.
 pub(crate) fn step_seed(seed: u64, phase: &str, step: usize) -> u64 {
@@ -22,12 +22,12 @@ pub(crate) struct BatchOrder {
 }
 
 impl BatchOrder {
-    /// `lengths` are those of the rows, by which they are bucketed; there must be at least one.
+    /// `lengths` are the lengths of the rows, for bucketing; not empty.
     pub(crate) fn new(lengths: Vec<usize>, batch_size: usize, seed: u64) -> Self {
         Self { lengths, batch_size, seed, cached: None }
     }
 
-    /// The rows of batch number `n` since the start of training.
+    /// The rows of batch number `n`, counted from the start of training.
     pub(crate) fn batch(&mut self, n: usize) -> Vec<usize> {
         let per_epoch = self.lengths.len().div_ceil(self.batch_size);
         let epoch = (n / per_epoch) as u64;

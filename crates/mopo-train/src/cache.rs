@@ -1,15 +1,18 @@
-//! Log-probabilities on disk by content, so that runs on the same frozen model and the same pairs
-//! compute them once. Not part of any run: everything can be computed again, and the folder may be
+//! A cache of log-probabilities on disk, keyed by content, so that runs on the same frozen model
+//! and the same pairs
+//! compute them once. Not part of any run: everything can be recomputed, and the folder may be
 //! deleted at any time.
 //!
 //! ```text
-//! <dir>/<context>/context.json              what the log-probs below belong to, for people
+//! <dir>/<context>/context.json              what the log-probs below belong to, for information
 //! <dir>/<context>/<sha256>.safetensors      rows: keys [n, 32], log_probs [n, 2], n_tokens [n, 2]
 //! ```
 //!
-//! A context is the SHA-256 of everything but the pair; a key is that of the context and the pair's
-//! token ids. Files are written once, whole, under the SHA-256 of their bytes, and never changed. So
-//! runs side by side need no lock, and a damaged file is known by its name.
+//! A context is the SHA-256 of everything but the pair; a key is the SHA-256 of the context and the
+//! pair's
+//! token ids. Files are written once, whole, under the SHA-256 of their bytes, and never changed.
+//! So
+//! concurrent runs need no lock, and a damaged file is detected by its name.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,17 +25,17 @@ use sha2::{Digest, Sha256};
 
 use crate::{Error, Result};
 
-/// Rows that are collected before they are written. A run that is killed loses no more.
+/// Rows per file; a killed run loses at most that many.
 const ROWS_PER_FILE: usize = 256;
 
 type Key = [u8; 32];
 
-/// A folder of log-probabilities that runs share.
+/// A folder of log-probabilities shared between runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogProbCache(PathBuf);
 
 impl LogProbCache {
-    /// The cache in a folder, which is made when there is something to write.
+    /// The cache in a folder, which is created when there is something to write.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self(dir.into())
     }
@@ -42,7 +45,7 @@ impl LogProbCache {
         &self.0
     }
 
-    /// Reads what there is of one context. Files that are damaged are left out, and said.
+    /// Reads the rows of one context. Damaged files are skipped with a warning.
     pub(crate) fn open(&self, context: &Context) -> OpenCache {
         let text =
             serde_json::to_vec_pretty(context).expect("strings and numbers have a JSON form");
@@ -61,10 +64,10 @@ impl LogProbCache {
     }
 }
 
-/// Everything that a log-probability depends on beside the pair's token ids.
+/// Everything that a log-probability depends on besides the pair's token ids.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Context {
-    /// Version of this layout and of the way in which log-probs are computed.
+    /// Version of this layout and of the computation of log-probs.
     pub(crate) format: u32,
     /// Version of this program: another one may round differently.
     pub(crate) mopo_version: String,
@@ -72,7 +75,7 @@ pub(crate) struct Context {
     pub(crate) device: String,
     /// SHA-256 over the base model's files.
     pub(crate) model: String,
-    /// How the weights are held in memory; `as_stored` is the files' own type.
+    /// Format of the weights in memory; `as_stored` is that of the files.
     pub(crate) weights: String,
     /// SHA-256 of an adapter, or `none`.
     pub(crate) adapter: String,
@@ -80,22 +83,22 @@ pub(crate) struct Context {
     pub(crate) output_layer: String,
     /// SHA-256 of the tokenizer.
     pub(crate) tokenizer: String,
-    /// How text becomes tokens.
+    /// The chat template.
     pub(crate) template: String,
-    /// Tokens of a prompt at most.
+    /// Maximum number of tokens of a prompt.
     pub(crate) max_prompt_tokens: usize,
-    /// Tokens of a response at most.
+    /// Maximum number of tokens of a response.
     pub(crate) max_response_tokens: usize,
 }
 
-/// What is known of one pair.
+/// The cached values of a pair.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Row {
     log_probs: [f32; 2],
     n_tokens: [u32; 2],
 }
 
-/// The rows of one context, and those that are to be written.
+/// The rows of one context, and those to be written.
 #[derive(Debug)]
 pub(crate) struct OpenCache {
     dir: PathBuf,
@@ -108,13 +111,13 @@ pub(crate) struct OpenCache {
 }
 
 impl OpenCache {
-    /// log π(y|x) of both responses of a pair, if it was computed before.
+    /// log π(y|x) of both responses of a pair, if cached.
     pub(crate) fn get(&self, pair: &PairTokens) -> Option<[f32; 2]> {
         let row = self.rows.get(&self.key(pair))?;
         (row.n_tokens == n_tokens(pair)).then_some(row.log_probs)
     }
 
-    /// Keeps a pair's log-probs, and writes once enough of them came together.
+    /// Adds a pair's log-probs, and writes once there are enough.
     pub(crate) fn insert(&mut self, pair: &PairTokens, log_probs: [f32; 2]) {
         let key = self.key(pair);
         let row = Row { log_probs, n_tokens: n_tokens(pair) };
@@ -126,8 +129,8 @@ impl OpenCache {
         }
     }
 
-    /// Writes what is not written yet. A cache that cannot be written does not stop the run: it is
-    /// said once, and nothing more is tried.
+    /// Writes what has not been written yet. A cache that cannot be written does not stop the run:
+    /// there is one warning, and no further attempt.
     pub(crate) fn flush(&mut self) {
         let new = std::mem::take(&mut self.new);
         if new.is_empty() || !self.writable {
@@ -142,7 +145,7 @@ impl OpenCache {
         }
     }
 
-    /// What went wrong since the last call; nothing of it stops a run.
+    /// Warnings since the last call; none of them stops a run.
     pub(crate) fn take_warnings(&mut self) -> Vec<String> {
         std::mem::take(&mut self.warnings)
     }
@@ -193,7 +196,7 @@ impl OpenCache {
         for path in files {
             match read_rows(&path) {
                 Ok(rows) => self.rows.extend(rows),
-                // Another run may have cleared the folder meanwhile.
+                // Another run may have deleted the folder meanwhile.
                 Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
                 Err(e) => {
                     self.warnings.push(format!("warning: {e}; its values are computed again"))
@@ -343,7 +346,7 @@ mod tests {
             assert!(warnings.len() == 1 && warnings[0].contains(name), "{warnings:?}");
             assert_eq!(fs::read(&file).unwrap(), sound, "it was not written again");
         }
-        // A correct name for a file that is not a table of rows.
+        // A correct name for a file with other content.
         let bytes = b"no safetensors";
         fs::write(file.with_file_name(format!("{}.safetensors", sha256_hex(bytes))), bytes)
             .unwrap();
@@ -361,7 +364,7 @@ mod tests {
             for thread in 0..4 {
                 let cache = &cache;
                 scope.spawn(move || {
-                    // Half of the rows are also a neighbour's.
+                    // Half of the rows are also in another file.
                     let mut open = cache.open(&context());
                     for i in thread * N / 2..thread * N / 2 + N {
                         open.insert(&pair(i), [i as f32, -(i as f32)]);

@@ -1,8 +1,9 @@
 //! Checkpoints: a directory per step, complete or absent.
 //!
-//! Files are written into a hidden sibling, flushed, and the directory is renamed into place.
-//! `state.json` holds the hash of every other file, and `run.json` that of `state.json`: a checkpoint
-//! that was damaged, or that another run wrote, is noticed, and the one before it is used.
+//! Files are written to a hidden directory next to it and flushed, and the directory is renamed
+//! into place.
+//! `state.json` has the hash of every other file, and `run.json` that of `state.json`: a damaged
+//! checkpoint, or one of another run, is detected, and the previous one is used.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,20 +15,21 @@ use serde::{Deserialize, Serialize};
 use crate::run_dir::OURS;
 use crate::{Error, Result, RunDir, RunRecord};
 
-/// The folder of all checkpoints of a run.
+/// The folder of a run's checkpoints.
 const FOLDER: &str = "checkpoints";
-/// What describes a checkpoint.
+/// The description of a checkpoint.
 const STATE: &str = "state.json";
 
 /// The parts of a training state, by file name.
 pub(crate) type Parts = BTreeMap<String, Vec<u8>>;
 
-/// What is true of a checkpoint as a whole.
+/// Properties of a checkpoint as a whole.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct State {
     phase: String,
-    /// Steps done; the position in the data and the random state follow from it and the seed.
+    /// Number of finished steps; the position in the data and the random state follow from it and
+    /// the seed.
     step: usize,
     /// Length of metrics.jsonl.
     metrics_len: u64,
@@ -55,7 +57,8 @@ impl Checkpoint {
     }
 }
 
-/// Writes the checkpoint of `step` done steps and removes all but the newest `keep` of the phase.
+/// Writes the checkpoint after `step` finished steps and removes all but the latest `keep` of the
+/// phase.
 pub(crate) fn save(
     run: &RunDir,
     record: &mut RunRecord,
@@ -78,8 +81,9 @@ pub(crate) fn save(
     let text =
         serde_json::to_vec_pretty(&state).map_err(|e| Error::corrupt(&target, e.to_string()))?;
     write_atomically(&dir.path().join(STATE), &text)?;
-    // The record first: a kill in between leaves an entry too many, never a checkpoint that the run
-    // does not know. One of the same name, of a resumed run's earlier life, has the same bytes.
+    // The record comes first: a kill in between leaves an extra entry, never a checkpoint that the
+    // run does not know. An existing checkpoint of the same name, from before a resume, has the
+    // same bytes.
     record.checkpoints.insert(name, sha256_hex(&text));
     run.write_record(record)?;
     dir.place()?;
@@ -91,7 +95,7 @@ pub(crate) fn save(
     Ok(target)
 }
 
-/// The newest intact checkpoint of a phase, and what is to be said of damaged ones that were skipped.
+/// The latest intact checkpoint of a phase, and warnings about damaged ones that were skipped.
 pub(crate) fn latest(
     run: &RunDir,
     record: &RunRecord,
@@ -109,7 +113,7 @@ pub(crate) fn latest(
         }
     }
     match damaged.into_iter().next() {
-        // Starting over silently would throw away what the user has.
+        // Starting over silently would discard the user's work.
         Some(message) => Err(Error::Run {
             path: run.path().into(),
             message: format!(
@@ -121,12 +125,12 @@ pub(crate) fn latest(
     }
 }
 
-/// The newest checkpoint of at most `step` done steps, whatever it holds.
+/// The latest checkpoint of at most `step` finished steps, whatever its content.
 pub(crate) fn newest_until(run: &RunDir, phase: &str, step: usize) -> Option<(usize, PathBuf)> {
     list(run, phase).ok()?.into_iter().rev().find(|(found, _)| *found <= step)
 }
 
-/// Takes the checkpoints of an earlier version, which recorded none, for this run's own.
+/// Accepts checkpoints of an earlier version, which recorded none, as this run's own.
 pub(crate) fn adopt(run: &RunDir, record: &mut RunRecord) -> Result<()> {
     for (_, path) in list(run, "")? {
         if let (Some(name), Ok(state)) = (path.file_name(), fs::read(path.join(STATE))) {
@@ -165,7 +169,7 @@ fn load(path: &Path, record: &RunRecord, phase: &str, step: usize) -> Result<Che
     Ok(Checkpoint { step, metrics_len: state.metrics_len, parts, path: path.into() })
 }
 
-/// Steps and paths of a phase's checkpoints, oldest first; of all phases if none is named.
+/// Steps and paths of a phase's checkpoints, oldest first; of all phases without `phase`.
 fn list(run: &RunDir, phase: &str) -> Result<Vec<(usize, PathBuf)>> {
     let root = run.join(FOLDER);
     if !root.exists() {
@@ -238,7 +242,7 @@ mod tests {
         let (_tmp, run, record) = with_steps(&[10, 20]);
         let state = run.join("checkpoints/mopo-step-000020/state.json");
         let text = fs::read_to_string(&state).unwrap();
-        // The log would be cut at another length; or the text merely looks different.
+        // One change would truncate the log at another length; the other only looks different.
         for changed in [text.replace(": 20,", ": 20 ,"), text.replace("len\": 20", "len\": 10")] {
             assert_ne!(changed, text);
             fs::write(&state, changed).unwrap();
@@ -257,7 +261,7 @@ mod tests {
         };
         copy("000030");
         assert_eq!(newest(&run, &record), Some(20));
-        // Unless the run is of a version that recorded none.
+        // Unless the run is from a version that recorded none.
         let mut old = RunRecord { checkpoints: BTreeMap::new(), ..record };
         adopt(&run, &mut old).unwrap();
         assert_eq!((newest(&run, &old), old.checkpoints.len()), (Some(30), 3));

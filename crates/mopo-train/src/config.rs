@@ -1,4 +1,4 @@
-//! A run's configuration: read, overridden, checked. Only the checked form runs.
+//! A run's configuration: read, overridden, checked. Only a checked one can run.
 //!
 //! Every key must be present, and no other: a missing or misspelt key is an error, never a silent
 //! default. The presets in `configs/` are complete files to start from.
@@ -36,17 +36,17 @@ pub use training::{CheckpointConfig, PhaseConfig};
 
 use crate::{Error, Result};
 
-/// Everything that decides what a run computes.
+/// Everything that determines what a run computes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
-    /// Name of the run's kind; the run directory starts with it.
+    /// Name of the kind of run; the run directory starts with it.
     pub name: String,
     /// Seed of everything random.
     pub seed: u64,
-    /// One policy for each of these objectives, which is its primary. DPO has only one.
+    /// One policy for each of these objectives, its primary objective. DPO has only one.
     pub policies: Vec<String>,
-    /// Where the pairs come from.
+    /// The source of the pairs.
     pub data: DataConfig,
     /// The tokenizer.
     pub tokenizer: TokenizerConfig,
@@ -56,17 +56,17 @@ pub struct RunConfig {
     pub sft: PhaseConfig,
     /// LoRA adapters on the frozen base.
     pub lora: LoraConfig,
-    /// MOPO. A run trains one method: exactly one of `[mopo]` and `[dpo]` is there.
+    /// MOPO. A run trains one method: exactly one of `[mopo]` and `[dpo]` is present.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mopo: Option<MopoConfig>,
-    /// DPO on one objective.
+    /// DPO with one objective.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dpo: Option<DpoConfig>,
-    /// The loop of the method.
+    /// The training loop of the method.
     pub training: PhaseConfig,
     /// When checkpoints are written.
     pub checkpoints: CheckpointConfig,
-    /// Defaults of `mopo pareto` on this run.
+    /// Defaults of `mopo pareto` for this run.
     pub evaluation: EvaluationConfig,
 }
 
@@ -103,7 +103,7 @@ impl RunConfig {
     /// A preset by name.
     ///
     /// # Errors
-    /// An unknown name is answered with the known ones.
+    /// An unknown name; the error lists the known ones.
     pub fn preset(name: &str) -> Result<Self> {
         Self::parse(preset_text(name)?, &format!("preset `{name}`"))
     }
@@ -117,28 +117,28 @@ impl RunConfig {
         Self::parse(&text, &path.display().to_string())
     }
 
-    /// Parses and checks; `origin` is what errors call it.
+    /// Parses and checks; `origin` is its name in errors.
     ///
     /// # Errors
-    /// Syntax, lost or unknown keys (with their line) and values out of range.
+    /// Syntax errors, missing or unknown keys (with their line) and values out of range.
     pub fn parse(text: &str, origin: &str) -> Result<Self> {
         Self::parse_with(text, origin, &[])
     }
 
-    /// The same with overrides `key.path=value`, the value in TOML's syntax (a bare word is taken
-    /// as a string).
+    /// The same with overrides `key.path=value`, with values in TOML syntax (a bare word is a
+    /// string).
     ///
     /// # Errors
-    /// As [`parse`](Self::parse), and an override of a key that does not exist.
+    /// Those of [`parse`](Self::parse), and an override of a key that does not exist.
     pub fn parse_with(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
         Self::parse_with_model(text, origin, overrides, None)
     }
 
-    /// The same, with another base model and its tokenizer than the configuration's, which then says
-    /// nothing about them: neither its limits nor its files are looked at.
+    /// The same for a run with another base model and tokenizer than the configured ones, whose
+    /// limits and files are then ignored.
     ///
     /// # Errors
-    /// As [`parse_with`](Self::parse_with).
+    /// Those of [`parse_with`](Self::parse_with).
     pub fn parse_with_model(
         text: &str,
         origin: &str,
@@ -157,7 +157,7 @@ impl RunConfig {
     /// Checks what types cannot: ranges, and that sections fit each other.
     ///
     /// # Errors
-    /// Names the key and what would be accepted.
+    /// Names the key and the accepted values.
     pub fn check(&self) -> Result<()> {
         let fail = |message: String| Err(Error::Config { origin: self.name.clone(), message });
         check_head(&self.name, self.seed).or_else(fail)?;
@@ -200,10 +200,10 @@ impl RunConfig {
         self.evaluation.check(self.policies.len()).or_else(fail)
     }
 
-    /// The method whose section is there.
+    /// The method whose section is present.
     ///
     /// # Errors
-    /// If there is none, or more than one.
+    /// There is none, or more than one.
     pub fn method(&self) -> Result<MethodConfig<'_>> {
         let message = match (&self.mopo, &self.dpo) {
             (Some(mopo), None) => return Ok(MethodConfig::Mopo(mopo)),
@@ -217,20 +217,20 @@ impl RunConfig {
         Err(Error::Config { origin: self.name.clone(), message: message.into() })
     }
 
-    /// The configuration as it is recorded in the run.
+    /// The configuration in the form that the run records.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string_pretty(self)
             .map_err(|e| Error::Config { origin: self.name.clone(), message: e.to_string() })
     }
 }
 
-/// Checks what a configuration of any kind begins with.
+/// Checks the first keys of a configuration of any kind.
 pub(crate) fn check_head(name: &str, seed: u64) -> std::result::Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-' || c == '.';
     if name.is_empty() || !name.chars().all(plain) {
         return Err(format!("`name` is `{name}`; use letters, digits, `-`, `_`, `.`"));
     }
-    // TOML's integers are signed: a larger seed could not be written into the run's record.
+    // TOML's integers are signed: a larger seed could not be recorded.
     if seed > i64::MAX as u64 {
         return Err(format!("`seed` is {seed}; it must be below 2^63"));
     }

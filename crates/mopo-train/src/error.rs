@@ -2,29 +2,29 @@
 
 use std::path::{Path, PathBuf};
 
-/// What can go wrong between a configuration and a finished run.
+/// Errors between a configuration and a finished run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The configuration cannot be used.
+    /// An invalid configuration.
     #[error("configuration {origin}: {message}")]
     Config {
-        /// File, preset or option that it came from.
+        /// The file, preset or option.
         origin: String,
         /// What is wrong, with key and remedy.
         message: String,
     },
-    /// A file could not be read or written.
+    /// A file that cannot be read or written.
     #[error("{action} {}: {source}{}", path.display(), hint(source))]
     Io {
         /// "reading", "writing", …
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// The system's own words.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file of a run does not hold what it should.
+    /// A file of a run with invalid content.
     #[error("{}: {message}", path.display())]
     Corrupt {
         /// The file.
@@ -32,7 +32,7 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
-    /// A run directory cannot be used as asked.
+    /// A run directory that cannot be used for the request.
     #[error("run {}: {message}", path.display())]
     Run {
         /// The run directory.
@@ -40,10 +40,10 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
-    /// There is nothing to export there, or it cannot be replaced by an export.
+    /// Nothing to export, or a directory that an export must not replace.
     #[error("{}: {message}", path.display())]
     Export {
-        /// The source or the place of the export.
+        /// The source or the target of the export.
         path: PathBuf,
         /// What is wrong and what to do.
         message: String,
@@ -63,25 +63,25 @@ pub enum Error {
         what: String,
         /// Its value.
         value: f64,
-        /// What is left of the run, and what can be done with it.
+        /// What remains of the run, and what can be done with it.
         state: String,
     },
-    /// From the mathematics.
+    /// An error of the mathematics.
     #[error(transparent)]
     Core(#[from] mopo_core::Error),
-    /// From the files of a model, or a file could not be written.
+    /// An error of a model's files, or a file that cannot be written.
     #[error(transparent)]
     Hub(#[from] mopo_hub::Error),
-    /// From the data.
+    /// An error of the data.
     #[error(transparent)]
     Data(#[from] mopo_data::Error),
-    /// From the model.
+    /// An error of the model.
     #[error(transparent)]
     Lm(#[from] mopo_lm::Error),
-    /// From the evaluation.
+    /// An error of the evaluation.
     #[error(transparent)]
     Eval(#[from] mopo_eval::Error),
-    /// From a report of it.
+    /// An error of a report.
     #[error(transparent)]
     Report(#[from] mopo_report::Error),
 }
@@ -99,7 +99,7 @@ impl Error {
         Error::Corrupt { path: path.to_path_buf(), message: message.into() }
     }
 
-    /// The same error as one of the configuration that `origin` names.
+    /// The same error as one of the configuration `origin`.
     pub(crate) fn in_config(self, origin: &str) -> Self {
         let message = match self {
             Error::Config { message, .. } => message,
@@ -109,7 +109,7 @@ impl Error {
     }
 }
 
-/// What else helps in a method's own terms.
+/// A remedy that depends on the method.
 fn remedy(phase: &str) -> &'static str {
     match phase {
         "mopo" => ", a larger `mopo.tau`",

@@ -1,6 +1,6 @@
 //! Exporting policies: one as a plain Hugging Face directory, or all of them in MOPO's own layout
-//! (docs/formats.md). An export is written beside its place and exchanged with what is there in one call:
-//! it is whole or absent.
+//! (docs/formats.md). An export is written next to its place and exchanged with an existing one in
+//! one call: it is whole or absent.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::sample::WITHOUT_POLICY;
 use crate::tokens::{generation, load_run_tokenizer, load_tokenizer};
 use crate::{Error, Result, RunConfig, RunDir};
 
-/// Everything an export may contain, and so all that replacing one may remove.
+/// Everything that an export may contain, and so all that replacing one may remove.
 const OWN_FILES: [&str; 7] = [
     "base",
     "config.json",
@@ -29,12 +29,12 @@ const OWN_FILES: [&str; 7] = [
     "tokenizer_config.json",
 ];
 
-/// What is exported.
+/// What to export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExportChoice {
-    /// One policy, its adapter merged into the base and its head as the output layer.
+    /// One policy, with its adapter merged into the base and its head as the output layer.
     Policy(usize),
-    /// The base of the policies alone.
+    /// Only the base of the policies.
     Sft,
     /// Base, adapter and the heads of all policies.
     All,
@@ -43,24 +43,25 @@ pub enum ExportChoice {
 /// Paths of a model with policies.
 #[derive(Debug)]
 pub struct ExportSource {
-    /// The run, or an export of all policies: holds the tokenizer.
+    /// The run, or an export of all policies, with the tokenizer.
     root: PathBuf,
     base: PathBuf,
     policy: PathBuf,
     objectives: Vec<String>,
-    /// The run, if it is one.
+    /// The run, if there is one.
     run: Option<(RunDir, RunConfig)>,
 }
 
 impl ExportSource {
-    /// Finds the parts in a finished run, its `policy/`, or an earlier export of all policies.
+    /// Finds the parts in a finished run, its `policy/`, or an export of all policies.
     ///
     /// # Errors
-    /// There are no policies or no base model; a run's configuration was changed, or a file of it is not
-    /// the one that was recorded.
+    /// There are no policies or no base model; a run's configuration was changed, or one of its
+    /// files is not
+    /// the recorded one.
     pub fn open(dir: &Path) -> Result<Self> {
         let (root, policy) = match dir.join("policy.json").exists() {
-            // `policy` alone has the parent "".
+            // The parent of `policy` is "".
             true => {
                 let real = dir.canonicalize().map_err(Error::io("reading", dir))?;
                 (real.parent().unwrap_or(dir).to_path_buf(), dir.to_path_buf())
@@ -89,10 +90,11 @@ impl ExportSource {
         Ok(Self { root, base, policy, objectives, run })
     }
 
-    /// A policy by its objective or its index, or the model without any; without a name all policies.
+    /// A policy by its objective or its index, or the model without any; without a name all
+    /// policies.
     ///
     /// # Errors
-    /// There is no policy of that name; the error lists those that there are.
+    /// There is no policy of that name; the error lists the existing ones.
     pub fn choose(&self, name: Option<&str>) -> Result<ExportChoice> {
         let Some(name) = name else { return Ok(ExportChoice::All) };
         if WITHOUT_POLICY.contains(&name) {
@@ -111,7 +113,7 @@ impl ExportSource {
         })
     }
 
-    /// What a choice is called: "policy `helpful`".
+    /// The name of a choice in messages: "policy `helpful`".
     pub fn describe(&self, choice: ExportChoice) -> String {
         match choice {
             ExportChoice::Policy(index) => format!("policy `{}`", self.objectives[index]),
@@ -120,12 +122,13 @@ impl ExportSource {
         }
     }
 
-    /// Writes an export to `out`, in `dtype` or in the base's own data type, which is returned. Whatever
-    /// happens, an earlier export stays until the new one is whole.
+    /// Writes an export to `out`, in `dtype` or in the base's own data type, which is returned.
+    /// An existing export stays until the new one is complete.
     ///
     /// # Errors
-    /// As of [`check_export_place`]; a file of the source that is damaged or does not fit the others; a
-    /// weight beyond the range of `dtype`; what cannot be written.
+    /// Those of [`check_export_place`]; a file of the source that is damaged or does not fit the
+    /// others; a
+    /// weight out of range of `dtype`; a file that cannot be written.
     pub fn export<B: FusedBackend>(
         &self,
         choice: ExportChoice,
@@ -157,13 +160,13 @@ impl ExportSource {
         tokenizer.save(dir.join("tokenizer.json"))?;
         let settings = tokenizer_config(&tokenizer, template, &config);
         write_json(&dir.join("tokenizer_config.json"), &settings)?;
-        // Nor overwrite what another process wrote meanwhile.
+        // Another process may have written there meanwhile.
         check_export_place(out, force)?;
         writer.place()?;
         Ok(dtype)
     }
 
-    /// How the base was loaded when the policies were trained.
+    /// The format of the base during the training of the policies.
     fn load_options(&self) -> LoadOptions {
         self.run
             .as_ref()
@@ -184,7 +187,7 @@ impl ExportSource {
         Ok((tokenizer, template))
     }
 
-    /// Generation settings of the run.
+    /// The run's generation settings.
     fn generation(&self) -> Result<HubGeneration> {
         match &self.run {
             Some((_, config)) => Ok(config.evaluation.generation()),
@@ -215,7 +218,7 @@ fn tokenizer_config(
 ) -> serde_json::Value {
     let mut json = tokenizer.settings();
     json["model_max_length"] = config.max_position_embeddings.into();
-    // An old run that wrote control tokens as plain text must not be read as if it had them.
+    // A run that encoded control tokens as text must not be read as if it had the tokens.
     if let Some(template) = template.filter(|template| template.control_tokens().is_empty()) {
         json["chat_template"] = template.jinja().into();
     }
@@ -225,7 +228,7 @@ fn tokenizer_config(
 /// Refuses to overwrite anything at `out` but an export, and that only with `force`.
 ///
 /// # Errors
-/// What is there, with the remedy.
+/// What exists there, with a remedy.
 pub fn check_export_place(out: &Path, force: bool) -> Result<()> {
     if out.file_name().is_none() {
         return Err(refused(out, "an export needs a directory with a name"));

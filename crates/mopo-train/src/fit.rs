@@ -1,4 +1,4 @@
-//! The one loop that serves every method: steps, metrics, checkpoints, resuming.
+//! The training loop of every method: steps, metrics, checkpoints, resuming.
 
 use mopo_report::{Metrics, MetricsRow, Quantity};
 
@@ -8,28 +8,28 @@ use crate::metrics_file::{Keep, MetricsFile};
 use crate::run_dir::Stopped;
 use crate::{Error, Progress, Result, RunDir, RunRecord, Unit};
 
-/// Something that learns in steps and whose whole state can be put into bytes.
+/// Something that learns in steps and whose whole state can be saved as bytes.
 pub(crate) trait Method {
-    /// Names the phase in files.
+    /// Name of the phase in files.
     fn phase(&self) -> &'static str;
-    /// One optimiser step. Everything random in it follows from the seed and `step`.
+    /// One optimiser step. Everything random in it depends only on the seed and `step`.
     fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics>;
-    /// Whether the phase ends here, before its last step: early stopping. A function of the state
-    /// that [`save`](Self::save) keeps.
+    /// Whether the phase ends before its last step: early stopping. Depends only on the state that
+    /// [`save`](Self::save) keeps.
     fn finished(&self) -> bool {
         false
     }
     /// A few figures for the progress bar.
     fn headline(&self, metrics: &Metrics) -> String;
-    /// Which part of the state holds a NaN or an infinity, if one does.
+    /// Which part of the state has a NaN or an infinity, if any.
     fn non_finite(&self) -> Option<&'static str>;
     /// The state after a step.
     fn save(&self) -> Result<Parts>;
-    /// Puts the state back.
+    /// Restores the state.
     fn load(&mut self, checkpoint: &Checkpoint) -> Result<()>;
 }
 
-/// The run around a phase.
+/// The environment of a phase.
 pub(crate) struct Fit<'a> {
     pub(crate) run: &'a RunDir,
     pub(crate) record: &'a mut RunRecord,
@@ -38,10 +38,12 @@ pub(crate) struct Fit<'a> {
 }
 
 impl Fit<'_> {
-    /// Runs a phase from its newest checkpoint, or from the start, to the end. Gives the steps done.
+    /// Runs a phase from its latest checkpoint, or from the start, to the end. Returns the number
+    /// of steps.
     ///
-    /// A phase that is cut off anywhere and run again leaves the same files as one that was not
-    /// (timings in metrics aside).
+    /// A phase that is interrupted anywhere and run again leaves the same files as an uninterrupted
+    /// one
+    /// (except for timings in metrics).
     pub(crate) fn run(
         &mut self,
         method: &mut dyn Method,
@@ -100,7 +102,7 @@ impl Fit<'_> {
         Ok(done)
     }
 
-    /// Records the step that cannot be made, since a resumed run would only meet it again.
+    /// Records the failed step, since a resumed run would only fail there again.
     fn stopped(&mut self, phase: &str, step: usize, what: String, value: f64) -> Error {
         self.record.stopped = Some(Stopped {
             phase: phase.into(),
@@ -109,7 +111,7 @@ impl Fit<'_> {
             value: value.to_string(),
             mopo_version: env!("CARGO_PKG_VERSION").into(),
         });
-        // On a full disk the error counts, and the step fails once more when the run is resumed.
+        // On a full disk this error is reported, and a resumed run fails at the step once more.
         if let Err(e) = self.run.write_record(self.record) {
             tracing::warn!("{e}");
         }
@@ -119,7 +121,7 @@ impl Fit<'_> {
         }
     }
 
-    /// A checkpoint that an earlier version wrote, of weights that are none.
+    /// A checkpoint of an earlier version with weights that are not finite.
     fn exploded(&self, phase: &str, c: &Checkpoint, what: &str) -> Error {
         let before = match checkpoint::newest_until(self.run, phase, c.step.saturating_sub(1)) {
             Some((_, path)) => format!(
@@ -127,17 +129,18 @@ impl Fit<'_> {
                 path.display(),
                 c.path.display()
             ),
-            None => "there is none before it: start a new run with a smaller learning rate".into(),
+            None => "there is no earlier one: start a new run with a smaller learning rate".into(),
         };
         Error::corrupt(
             &c.path,
-            format!("{what} is not finite, so no step can be made from it; {before}"),
+            format!("{what} is not finite, so training cannot continue from it; {before}"),
         )
     }
 }
 
-/// Refuses to resume a run at a step that this version could not make: all of it follows from the
-/// configuration and the seed, so it would end there again.
+/// Refuses to resume a run at a step that this version has failed to make: everything follows from
+/// the
+/// configuration and the seed, so it would fail there again.
 ///
 /// # Errors
 /// [`Error::NonFinite`], as when the step failed.
@@ -149,7 +152,7 @@ pub(crate) fn check_not_stopped(run: &RunDir, record: &RunRecord) -> Result<()> 
     let Stopped { phase, step, what, value, .. } = stopped;
     let last = match checkpoint::newest_until(run, phase, *step) {
         Some((done, path)) if done == *step => {
-            format!("no step can be made from its newest checkpoint, {}", path.display())
+            format!("training cannot continue from its latest checkpoint, {}", path.display())
         }
         Some((_, path)) => format!("the last checkpoint before that step is {}", path.display()),
         None => format!("there is no checkpoint of `{phase}` before that step"),

@@ -1,6 +1,7 @@
-//! Training: the run configuration, the loop with its checkpoints, SFT and the methods.
+//! Training: the run configuration, the training loop with its checkpoints, SFT and the methods.
 //!
-//! The walk: [`RunConfig`] → [`RunDir::create`] → [`train`](fn@train) → `policy/` and `result.json`.
+//! In order: [`RunConfig`], [`RunDir::create`], [`train`](fn@train), then `policy/` and
+//! `result.json`.
 #![doc = include_str!("../README.md")]
 
 mod batches;

@@ -14,16 +14,16 @@ use crate::{Error, Result, RunDir};
 /// The file's name in a run.
 pub(crate) const METRICS: &str = "metrics.jsonl";
 
-/// Where the rows end that stay.
+/// Where the rows to keep end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Keep<'a> {
-    /// At the length that a checkpoint recorded.
+    /// At the length recorded in a checkpoint.
     Bytes(u64),
-    /// Before the first row of that phase, which begins anew.
+    /// Before the first row of this phase, which starts again.
     Before(&'a str),
 }
 
-/// The file, open for the rows to come.
+/// The open file.
 #[derive(Debug)]
 pub(crate) struct MetricsFile {
     file: File,
@@ -32,10 +32,10 @@ pub(crate) struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Opens the file and cuts it back. Gives warnings too.
+    /// Opens the file and truncates it. Also returns warnings.
     ///
     /// # Errors
-    /// If neither the file that is there can be written nor a new one.
+    /// Neither the existing file nor a new one can be written.
     pub(crate) fn open(run: &RunDir, keep: Keep<'_>) -> Result<(Self, Vec<String>)> {
         let path = run.join(METRICS);
         let mut warnings = Vec::new();
@@ -80,7 +80,7 @@ impl MetricsFile {
         let written =
             self.file.seek(SeekFrom::Start(self.len)).and_then(|_| self.file.write_all(&line));
         if let Err(e) = written {
-            // No half line stays behind.
+            // Remove a partial line.
             let _ = self.file.set_len(self.len);
             return Err(Error::io("writing", &self.path)(e));
         }
@@ -88,14 +88,13 @@ impl MetricsFile {
         Ok(())
     }
 
-    /// Flushes to the disk: a checkpoint must not know of lines that are not there.
+    /// Flushes to disk: a checkpoint must not refer to lines that are not there.
     pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(Error::io("flushing", &self.path))
     }
 }
 
-/// The file and its content; a new one where there is none. Neither links nor anything else that is
-/// not a regular file of this run only are opened.
+/// The file and its content, or a new file. Only a regular file of this run is opened, no links.
 fn open_plain(path: &Path) -> io::Result<(File, Vec<u8>)> {
     use std::os::unix::fs::MetadataExt;
     let rows = match fs::symlink_metadata(path) {
@@ -106,7 +105,7 @@ fn open_plain(path: &Path) -> io::Result<(File, Vec<u8>)> {
         Ok(found) => {
             let rows = fs::read(path)?;
             if found.nlink() > 1 {
-                // Of a copy by links: the other one is not this run's to cut.
+                // A hard link, from a copy of the run: the other run's file must not be truncated.
                 let dir = path.parent().unwrap_or(Path::new("."));
                 let mut copy = tempfile::Builder::new().prefix(".tmp").tempfile_in(dir)?;
                 copy.write_all(&rows)?;
@@ -120,7 +119,7 @@ fn open_plain(path: &Path) -> io::Result<(File, Vec<u8>)> {
     Ok((file, rows))
 }
 
-/// Gives what is in the way another name.
+/// Renames what is in the way.
 fn move_aside(path: &Path) -> Result<PathBuf> {
     let name = |n: usize| path.with_extension(format!("jsonl.aside-{n}"));
     let is_free = |path: &PathBuf| fs::symlink_metadata(path).is_err();
@@ -129,7 +128,7 @@ fn move_aside(path: &Path) -> Result<PathBuf> {
     Ok(aside)
 }
 
-/// Where the first row of a phase begins; the end if there is none.
+/// Where the first row of a phase begins, or the end of the file.
 fn first_of(rows: &[u8], phase: &str) -> usize {
     let mut at = 0;
     for line in rows.split_inclusive(|byte| *byte == b'\n') {
@@ -156,7 +155,7 @@ mod tests {
         MetricsRow { phase: phase.into(), step, metrics }
     }
 
-    /// A file of two rows of SFT and two of MOPO; the lengths after each row.
+    /// A file with two rows of SFT and two of MOPO; the lengths after each row.
     fn four_rows(run: &RunDir) -> Vec<u64> {
         let (mut file, warnings) = MetricsFile::open(run, Keep::Before("warm_start")).unwrap();
         assert!(warnings.is_empty(), "{warnings:?}");
@@ -203,7 +202,7 @@ mod tests {
             file.append(&row("mopo", 2)).unwrap();
             assert_eq!(steps(&run).len(), left + 1);
         }
-        // Bytes that are no UTF-8 stay where they are.
+        // Bytes that are not UTF-8 stay where they are.
         let mut damaged = whole.clone();
         damaged[30] = 0xff;
         fs::write(run.join(METRICS), &damaged).unwrap();
@@ -226,7 +225,7 @@ mod tests {
         fs::write(&mine, "mine").unwrap();
         symlink(&mine, &path).unwrap();
         check_new(1);
-        // A link to nothing, a link in a circle, a folder.
+        // A dangling link, a circular link, a folder.
         symlink(tmp.path().join("nothing"), &path).unwrap();
         check_new(1);
         symlink(&path, &path).unwrap();
@@ -234,7 +233,7 @@ mod tests {
         fs::create_dir(&path).unwrap();
         check_new(1);
         assert!(!tmp.path().join("nothing").exists());
-        // A hard link: the other name keeps its content.
+        // A hard link: the file under the other name is unchanged.
         fs::hard_link(&mine, &path).unwrap();
         check_new(0);
         assert_eq!(fs::read(&mine).unwrap(), b"mine");

@@ -1,5 +1,4 @@
-//! Models and tokenizers that a configuration names: a place on the disk, or a model on Hugging
-//! Face.
+//! Models and tokenizers named by a configuration: directories, or models on Hugging Face.
 
 use std::path::{Path, PathBuf};
 
@@ -10,11 +9,12 @@ use crate::reward_model::{RewardModel, RewardTrainConfig};
 use crate::{Progress, Result, RunConfig, Silent};
 
 impl RunConfig {
-    /// Fetches the models on Hugging Face that the configuration names, and pins their names to the
-    /// commits that came, so that the run can be repeated and resumed with the same files.
+    /// Downloads the models on Hugging Face that the configuration names, and pins their names to
+    /// the
+    /// commits, so that the run can be repeated and resumed with the same files.
     ///
     /// # Errors
-    /// A model that is neither here nor to be fetched ([`mopo_hub::Hub::fetch`]).
+    /// A model that neither exists locally nor can be downloaded ([`mopo_hub::Hub::fetch`]).
     pub fn fetch_models(&mut self, progress: &mut dyn Progress) -> Result<()> {
         if let ModelSource::Hub(model) = &mut self.model.source {
             *model = locate(model, None, progress)?.1;
@@ -27,10 +27,10 @@ impl RunConfig {
 }
 
 impl RewardTrainConfig {
-    /// As [`RunConfig::fetch_models`].
+    /// Like [`RunConfig::fetch_models`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`RunConfig::fetch_models`].
     pub fn fetch_models(&mut self, progress: &mut dyn Progress) -> Result<()> {
         if let RewardModel::Hub(model) = &mut self.model {
             *model = locate(model, None, progress)?.1;
@@ -47,7 +47,7 @@ pub(crate) fn model_dir(model: &Path) -> Result<PathBuf> {
     Ok(locate(model, None, &mut Silent)?.0)
 }
 
-/// The file of `tokenizer.file`, which may also be a model.
+/// The file of `tokenizer.file`, which may also name a model.
 pub(crate) fn tokenizer_file(file: &Path) -> Result<PathBuf> {
     let place = locate(file, None, &mut Silent)?.0;
     Ok(if place.is_dir() { place.join("tokenizer.json") } else { place })

@@ -1,4 +1,4 @@
-//! Adam on a module's gradients: accumulation, clipping by the global norm, state as bytes.
+//! Adam on a module's gradients: accumulation, clipping by global norm, state as bytes.
 
 use burn::module::{AutodiffModule, Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::adaptor::OptimizerAdaptor;
@@ -14,14 +14,14 @@ use crate::{Error, Result};
 
 type Bytes = BinBytesRecorder<FullPrecisionSettings>;
 
-/// Adam with β (0.9, 0.999), ε 1e-8, no weight decay; a parameter at a time, in place.
+/// Adam with β (0.9, 0.999), ε 1e-8, no weight decay; one parameter at a time, in place.
 #[derive(Debug, Clone, Copy)]
 struct Adam;
 
-/// What Adam remembers of a parameter.
+/// Adam's state of a parameter.
 #[derive(Record, Debug, Clone)]
 struct AdamState<B: Backend, const D: usize> {
-    /// Steps so far.
+    /// Number of steps so far.
     time: usize,
     first: Tensor<B, D>,
     second: Tensor<B, D>,
@@ -79,8 +79,8 @@ impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
         self.accumulator.accumulate(module, gradients);
     }
 
-    /// Norm of what was accumulated, before clipping. A norm that is not finite leaves the module
-    /// as it was.
+    /// Applies the accumulated gradients. Returns their norm before clipping; if it is not finite,
+    /// the module is unchanged.
     pub(crate) fn step(&mut self, learning_rate: f64, clip: f64) -> f64 {
         let mut gradients = self.accumulator.grads();
         let module = self.module.take().expect("put back after every step");
@@ -98,7 +98,8 @@ impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
         norm
     }
 
-    /// Decoupled weight decay: every matrix times `1 - amount`; biases and norms stay.
+    /// Decoupled weight decay: every matrix is multiplied by `1 - amount`; biases and norms are
+    /// unchanged.
     pub(crate) fn decay(&mut self, amount: f64) {
         if amount > 0.0 {
             let module = self.module.take().expect("put back after every step");
@@ -106,7 +107,7 @@ impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
         }
     }
 
-    /// Which part of the state holds a NaN or an infinity, if one does: one pass over all of it.
+    /// Which part of the state has a NaN or an infinity, if any, in one pass over all of it.
     pub(crate) fn non_finite(&self) -> Option<&'static str> {
         let mut found = NonFinite::<B, M> { moments: self.optimizer.to_record(), found: None };
         self.module().visit(&mut found);
@@ -121,7 +122,8 @@ impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
         Recorder::<B>::record(&Bytes::default(), self.optimizer.to_record(), ()).map_err(record)
     }
 
-    /// Puts module and optimiser back; parameter ids come from the record, so the moments belong.
+    /// Restores module and optimiser; parameter ids come from the record, so they match the
+    /// moments.
     pub(crate) fn restore(
         &mut self,
         module: &[u8],
@@ -172,13 +174,13 @@ impl<B: FusedAutodiffBackend> ModuleMapper<B> for Decay {
         if D < 2 || !param.is_require_grad() {
             return param;
         }
-        // Off the graph, as a step of the optimiser is.
+        // Outside the graph, as in a step of the optimiser.
         param
             .map(|tensor| Tensor::from_inner(tensor.inner().mul_scalar(self.factor)).require_grad())
     }
 }
 
-/// Looks for values that are not finite.
+/// Finds values that are not finite.
 struct NonFinite<B: FusedAutodiffBackend, M: AutodiffModule<B>> {
     moments: <OptimizerAdaptor<Adam, M, B> as Optimizer<M, B>>::Record,
     found: Option<&'static str>,
@@ -186,7 +188,7 @@ struct NonFinite<B: FusedAutodiffBackend, M: AutodiffModule<B>> {
 
 impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> ModuleVisitor<B> for NonFinite<B, M> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        // x − x is 0 for numbers and NaN for all else, on every backend.
+        // x − x is 0 for finite numbers and NaN otherwise, on every backend.
         let is_finite = |x: Tensor<B::InnerBackend, D>| {
             let sum: f64 = (x.clone() - x).sum().into_scalar().elem();
             sum == 0.0
@@ -257,7 +259,7 @@ mod tests {
         let mut wild = trainer();
         step(&mut wild, 1.0, 1e39);
         assert_eq!(wild.non_finite(), Some("a weight"));
-        // A gradient beyond f32 is not applied.
+        // A gradient out of f32's range is not applied.
         let mut steep = trainer();
         assert!(!step(&mut steep, 1e39, 1e-3).is_finite());
         assert_eq!(steep.non_finite(), None);

@@ -1,4 +1,5 @@
-//! The training pairs as the loops use them: tokens, and two rows of indicators per pair.
+//! The training pairs in the form that the training loops use: tokens, and two rows of indicators
+//! per pair.
 
 use mopo_core::IndicatorEstimator;
 use mopo_data::{PairTokens, PreferenceRecord, response_group_means};
@@ -37,22 +38,22 @@ impl Pairs {
         Self { tokens, labels }
     }
 
-    /// How many pairs.
+    /// Number of pairs.
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
 
-    /// Tokens of each pair's packed row.
+    /// Number of tokens of each pair's packed row.
     pub fn row_lengths(&self) -> Vec<usize> {
         self.tokens.iter().map(PairTokens::packed_len).collect()
     }
 
-    /// Refuses pairs that are longer than a model's positions, before a step meets one.
+    /// Refuses pairs that are longer than the model's positions, before training starts.
     ///
     /// # Errors
     /// Names the longest.
@@ -72,14 +73,15 @@ impl Pairs {
         })
     }
 
-    /// Tokens of a batch of the `batch_size` longest pairs.
+    /// Number of tokens of a batch of the `batch_size` longest pairs.
     pub(crate) fn longest_batch(&self, batch_size: usize) -> usize {
         let mut lengths = self.row_lengths();
         lengths.sort_unstable_by(|a, b| b.cmp(a));
         lengths.iter().take(batch_size).sum()
     }
 
-    /// Refuses prompts that leave no room for the answers of the evaluation, which would come last.
+    /// Refuses prompts that leave no room for the answers of the evaluation, which would fail at
+    /// the end.
     ///
     /// # Errors
     /// Names the longest.
@@ -104,7 +106,7 @@ impl Pairs {
         (0..k).map(count).collect()
     }
 
-    /// Packs the pairs `indices`; `keep[i]` says which responses of the i-th take part.
+    /// Packs the pairs `indices`; `keep[i]` says which responses of the i-th one to include.
     pub(crate) fn pack(&self, indices: &[usize], keep: &[[bool; 2]]) -> Result<PackedBatch> {
         let slices: Vec<PairSlices<'_>> = indices
             .iter()

@@ -23,7 +23,7 @@ use mopo_data::{
 use crate::config::{DataSource, SourceConfig};
 use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord, tokens};
 
-/// Reads the records of a data configuration into memory, with what there is to say about them.
+/// Reads the records of a data configuration into memory, with notes about them.
 ///
 /// # Errors
 /// Those of [`prepare_staged`].
@@ -44,13 +44,14 @@ pub fn prepare_records(
     Ok((PreparedSet::new(objectives, split, sources, notes, records)?, about))
 }
 
-/// Reads the records of a data configuration, each of which `each` sees too, in memory that does not
-/// grow with them; with what there is to say about them. They wait in files without names in the
-/// folder `scratch`, which has to be there; unless `keep`, they are only checked.
+/// Reads the records of a data configuration in bounded memory, calls `each` with every one, and
+/// returns
+/// them with notes. They are kept in unnamed files in the
+/// folder `scratch`, which must exist; without `keep`, they are only checked.
 ///
 /// # Errors
-/// Unreadable files, malformed lines under `strict`, an empty set, an objective that the source has
-/// not; those of `each`.
+/// Unreadable files, malformed lines with `strict`, an empty set, an objective that the source does
+/// not have; those of `each`.
 pub fn prepare_staged(
     config: &SourceConfig,
     data: Option<&Path>,
@@ -75,8 +76,8 @@ pub fn prepare_staged(
     Ok((writer.finish(split, sources, notes)?, about))
 }
 
-/// Reads the prompts of a data configuration, without their pairs. Files of TL;DR may have posts
-/// alone. As in [`prepare_staged`] memory does not grow with them.
+/// Reads the prompts of a data configuration, without their pairs. TL;DR may have files of posts
+/// only. Memory is bounded, as in [`prepare_staged`].
 ///
 /// # Errors
 /// Those of [`prepare_staged`].
@@ -105,7 +106,7 @@ fn no_pairs() -> Error {
     Error::Config { origin: "data".into(), message: "no usable pair to train on".into() }
 }
 
-/// What is read, and how.
+/// What to read, and how.
 struct Source<'a> {
     config: &'a SourceConfig,
     data: Option<&'a Path>,
@@ -114,25 +115,25 @@ struct Source<'a> {
     scratch: Option<&'a Path>,
 }
 
-/// What there is beside the records.
+/// Information besides the records.
 struct Prepared {
     split: Option<Split>,
     sources: Vec<SourceFile>,
-    /// Of the set.
+    /// About the set.
     notes: Vec<String>,
-    /// For readers.
+    /// For the user.
     about: Vec<String>,
 }
 
-/// Takes a record of a set with these objectives.
+/// Receives a record of a set with these objectives.
 type Take<'a> = dyn FnMut(&Objectives, PreferenceRecord) -> mopo_data::Result<()> + 'a;
 
 impl Source<'_> {
-    /// Gives every record to `take`, with the objectives that are wanted.
+    /// Calls `take` with every record, reduced to the configured objectives.
     fn read(&self, take: &mut Take<'_>) -> Result<Prepared> {
         let config = self.config;
         let mut about = Vec::new();
-        // What is prepared has the objectives that it was prepared with.
+        // A prepared set has the objectives it was prepared with.
         if config.kind == DataSource::Prepared {
             let mut reader = PreparedReader::open(self.path()?)?;
             let Header { objectives, split, sources, notes, .. } = reader.header().clone();
@@ -160,7 +161,7 @@ impl Source<'_> {
             notes = set.header.notes;
         } else {
             let read = self.pairs(&all, &mut sink)?;
-            // Without the path: the note goes into the prepared files, which are hashed.
+            // Without the path: the note is stored in the prepared files, which are hashed.
             about.push(format!("{}: rows\n{}", config.kind.title(), read.report));
             sources = read.sources;
         }
@@ -194,7 +195,7 @@ impl Source<'_> {
         TldrOptions { read, ..self.config.tldr_options(self.strict, self.seed) }
     }
 
-    /// The objectives of the source, all of them.
+    /// All objectives of the source.
     fn objectives(&self) -> Result<Objectives> {
         let names: &[&str] = match self.config.kind {
             _ if !self.config.folders.is_empty() => return objectives_of_folders(self.config),
@@ -213,7 +214,7 @@ impl Source<'_> {
         Ok(Objectives::new(names.iter().copied())?)
     }
 
-    /// The pairs of a source that is read from files.
+    /// The pairs of a source with files.
     fn pairs(&self, objectives: &Objectives, sink: &mut Sink<'_>) -> Result<SourceRead> {
         let (data, options) = (self.path()?, self.options());
         let template = self.config.chat_template();
@@ -245,7 +246,7 @@ impl Source<'_> {
         })
     }
 
-    /// The path itself, or the folders in it whose files label one objective each.
+    /// The path itself, or its folders whose files label one objective each.
     fn folders(
         &self,
         objectives: &Objectives,
@@ -265,7 +266,7 @@ impl Source<'_> {
     }
 }
 
-/// The objectives of `[[data.folders]]` in their order; one may have several folders.
+/// The objectives of `[[data.folders]]` in order; one may have several folders.
 fn objectives_of_folders(config: &SourceConfig) -> Result<Objectives> {
     let mut names: Vec<&str> = Vec::new();
     for folder in &config.folders {
@@ -323,7 +324,7 @@ pub(crate) fn prepare(
         }
     }
 
-    // What policies learn is the form that the prompts have, whatever made it.
+    // Policies learn the template of the prompts, whatever made them.
     let template = ChatTemplate::of_prompts(train.iter().map(|r| r.prompt.as_str()));
     let texts = train.iter().flat_map(|r| [r.prompt.as_str(), r.first.as_str(), r.second.as_str()]);
     let tokenizer = tokens::new_tokenizer(config, template, texts)?;
@@ -339,7 +340,7 @@ pub(crate) fn prepare(
 
     let token_len = |text: &str| tokenizer.encode(text).map_or(0, |ids| ids.len());
     let mut summary = Summary::new(&objectives, &train, token_len);
-    // Prompts have control tokens, and may have a token of their own in front.
+    // Prompts have control tokens, and may begin with a token of their own.
     let prompt_len = |r: &PreferenceRecord| {
         tokenizer.encode_prompt(&r.prompt, usize::MAX).map_or(0, |(ids, _)| ids.len())
     };
@@ -358,7 +359,7 @@ pub(crate) fn prepare(
     run.write("data/summary.txt", text.as_bytes())?;
     tokens::save(&tokenizer, run)?;
 
-    // The record comes last: with hashes in it, the data is complete.
+    // The record comes last: once it has hashes, the data is complete.
     for name in ["data/train.jsonl", "data/heldout.jsonl"].into_iter().chain(tokens::FILES) {
         record.add_file(run, name)?;
     }

@@ -1,5 +1,5 @@
-//! The result of a finished run: held-out preference accuracy per policy and objective, and
-//! the constraints at the end.
+//! The result of a finished run: held-out preference accuracy per policy and objective, and the
+//! state of the constraints.
 
 use std::fmt;
 
@@ -9,27 +9,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::log_probs::LogProbs;
 
-/// A share of held-out pairs, and of how many.
+/// A share of held-out pairs, and their number.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {
-    /// Share of decided pairs that are ordered as the label says; ties of the score count half.
+    /// Share of decided pairs that are ordered like the label; ties of the score count half.
     pub share: f64,
-    /// Decided pairs (label present and not 0.5).
+    /// Number of decided pairs (with a label that is not 0.5).
     pub n: usize,
 }
 
-/// One constraint of one policy over the end of training.
+/// One constraint of one policy at the end of training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Constraint {
-    /// The policy, by its primary objective.
+    /// The policy's primary objective.
     pub policy: String,
     /// The secondary objective.
     pub objective: String,
     /// Mean of b_k over the last steps.
     pub threshold: f64,
-    /// Mean of q̲_k − b_k over the last steps; negative: violated.
+    /// Mean of q̲_k − b_k over those steps; negative: violated.
     pub slack: f64,
-    /// Mean of λ_k over them.
+    /// Mean of λ_k over those steps.
     pub lambda: f64,
     /// Share of those steps with λ at its cap and the constraint violated.
     pub saturated: f64,
@@ -40,16 +40,16 @@ pub struct Constraint {
 pub struct RunResult {
     /// Objectives of the data, in order.
     pub objectives: Vec<String>,
-    /// The SFT model: does log π_0 order held-out pairs as objective k does?
+    /// The SFT model: how well does log π_0 order held-out pairs, for each objective?
     #[serde(rename = "warm_start")]
     pub sft: Vec<Option<Accuracy>>,
-    /// Each policy by name: does its implicit reward log(π/π_0) order them so? `[n_objectives]`.
+    /// Each policy by name: how well does log(π/π_0) order them? `[n_objectives]`.
     pub policies: Vec<(String, Vec<Option<Accuracy>>)>,
-    /// Steps over which the constraints below are averaged.
+    /// Number of steps over which the constraints are averaged.
     pub last_steps: usize,
     /// The constraints.
     pub constraints: Vec<Constraint>,
-    /// Seconds of this process's training (a resumed run counts its last life).
+    /// Seconds of training in this process (for a resumed run, since it was resumed).
     pub seconds: f64,
 }
 
@@ -81,7 +81,7 @@ pub(crate) fn log_ratio(policy: &LogProbs, initial: &LogProbs, i: usize) -> [f32
     [policy[i][0] - initial[i][0], policy[i][1] - initial[i][1]]
 }
 
-/// Means over the last rows of MOPO, at most `last_steps`, and over how many.
+/// Means over the last rows of MOPO, at most `last_steps`, and their number.
 pub(crate) fn constraints(
     rows: &[MetricsRow],
     objectives: &Objectives,

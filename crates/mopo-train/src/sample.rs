@@ -1,5 +1,5 @@
-//! Responses to prompts, as text: of a finished run's policies, of exported ones, or of a plain
-//! model from Hugging Face.
+//! Text generation with policies of a finished run, exported policies, or a plain model from
+//! Hugging Face.
 
 use std::path::Path;
 
@@ -14,19 +14,19 @@ use crate::config::BaseFormat;
 use crate::tokens::{load_run_tokenizer, load_tokenizer};
 use crate::{Error, Progress, Result, RunConfig, RunDir, load_base};
 
-/// Prompts of one batch of generation.
+/// Number of prompts per batch.
 const BATCH: usize = 32;
 
-/// Names of the model without any policy; the second is the older one.
+/// Names of the model without a policy; the second is an earlier one.
 pub(crate) const WITHOUT_POLICY: [&str; 2] = ["sft", "warm-start"];
 
-/// A model with its policies, or without any, ready to answer.
+/// A model with its policies, or without any, ready for generation.
 #[derive(Debug)]
 pub struct Sampler<B: FusedBackend> {
     base: Phi<B>,
     params: Option<PolicyParams<B>>,
     tokenizer: Tokenizer,
-    /// The form of its prompts, where it is known.
+    /// The template of its prompts, if known.
     template: Option<ChatTemplate>,
     defaults: HubGeneration,
     max_prompt_tokens: Option<usize>,
@@ -34,26 +34,27 @@ pub struct Sampler<B: FusedBackend> {
     device: B::Device,
 }
 
-/// What a caller asks of generation instead of the model's own defaults.
+/// A caller's settings of generation, instead of the model's defaults.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct SamplingOverrides {
-    /// New tokens at most.
+    /// Maximum number of new tokens.
     pub max_new_tokens: Option<usize>,
-    /// 0 is greedy.
+    /// Sampling temperature; 0 is greedy.
     pub temperature: Option<f64>,
-    /// Sample from the K most likely tokens; 0 is all.
+    /// Sample from the K most likely tokens; 0 means all.
     pub top_k: Option<usize>,
-    /// Nucleus.
+    /// Sample from the smallest set of tokens with this total probability.
     pub top_p: Option<f64>,
     /// Seed of sampling.
     pub seed: u64,
 }
 
 impl<B: FusedBackend> Sampler<B> {
-    /// Loads whatever of the three a directory is.
+    /// Loads a run, an export or a plain model.
     ///
     /// # Errors
-    /// If it is none of them; those of [`load`](Self::load), [`load_export`](Self::load_export) and
+    /// The directory is none of them; those of [`load`](Self::load),
+    /// [`load_export`](Self::load_export) and
     /// [`load_hub`](Self::load_hub).
     pub fn open(dir: &Path, device: &B::Device) -> Result<Self> {
         if dir.join("config.toml").exists() {
@@ -77,7 +78,7 @@ impl<B: FusedBackend> Sampler<B> {
     /// Loads base, adapter and heads of a run.
     ///
     /// # Errors
-    /// If the run is not finished or a file is damaged.
+    /// The run is not finished, or a file is damaged.
     pub fn load(run: &RunDir, config: &RunConfig, device: &B::Device) -> Result<Self> {
         if !run.is_finished() {
             return Err(Error::Run {
@@ -98,8 +99,8 @@ impl<B: FusedBackend> Sampler<B> {
         Ok(this)
     }
 
-    /// Loads a directory that `mopo export` wrote with all policies: `base/`, `policy/` and the
-    /// tokenizer. Exports from before templates were recorded are asked in HH-RLHF's form.
+    /// Loads a directory written by `mopo export` with all policies: `base/`, `policy/` and the
+    /// tokenizer. Exports from before templates were recorded use HH-RLHF's template.
     ///
     /// # Errors
     /// A file that is missing, damaged or does not fit the others.
@@ -112,13 +113,14 @@ impl<B: FusedBackend> Sampler<B> {
         Ok(this)
     }
 
-    /// Loads a plain model from a Hugging Face model directory, with its `tokenizer.json`. There
-    /// are no policies: only [`HeadChoice::Base`] answers. Where `tokenizer_config.json` has no
-    /// chat template that is known here, prompts are taken as they are, special tokens in them
+    /// Loads a plain model from a Hugging Face model directory, with its `tokenizer.json`. It has
+    /// no policies: only [`HeadChoice::Base`] can be used. If `tokenizer_config.json` has no
+    /// known chat template, prompts are used as they are, special tokens in them
     /// included.
     ///
     /// # Errors
-    /// A file that is missing, damaged or does not fit the others; a tokenizer with more tokens than
+    /// A file that is missing, damaged or does not fit the others; a tokenizer with more tokens
+    /// than
     /// the model has rows.
     pub fn load_hub(dir: &Path, device: &B::Device) -> Result<Self> {
         let mut tokenizer = load_tokenizer(dir)?;
@@ -160,16 +162,16 @@ impl<B: FusedBackend> Sampler<B> {
         &self.names
     }
 
-    /// What the model's own settings ask for and generation here does not do, as `key: value`.
+    /// Unsupported settings of the model's generation, as `key: value`.
     pub fn ignored_settings(&self) -> Vec<String> {
         self.defaults.ignored()
     }
 
-    /// What answers: a policy by its objective, the model without policies (`sft`), or a mixture of all
-    /// policies with these weights; without either the first policy.
+    /// A policy by its objective, the model without policies (`sft`), or a mixture of all
+    /// policies with these weights; by default the first policy.
     ///
     /// # Errors
-    /// A name that is not known, or policies of a model without any.
+    /// An unknown name, or a policy of a model without any.
     pub fn head(&self, policy: Option<&str>, weights: Option<&[f32]>) -> Result<HeadChoice> {
         let wrong = |message: String| Error::Config { origin: "--policy".into(), message };
         let is_base = policy.is_some_and(|name| WITHOUT_POLICY.contains(&name));
@@ -196,10 +198,10 @@ impl<B: FusedBackend> Sampler<B> {
         })
     }
 
-    /// The prompt of what a person typed, in the form that the model was trained with.
+    /// The prompt for what a person typed, in the template that the model was trained with.
     ///
     /// # Errors
-    /// A text that the template has no words for.
+    /// A text that the template cannot express.
     pub fn prompt(&self, typed: &str) -> Result<String> {
         match self.template {
             None => Ok(typed.into()),
@@ -209,7 +211,7 @@ impl<B: FusedBackend> Sampler<B> {
         }
     }
 
-    /// The settings of generation for these prompts: what is asked for, and below it the model's own.
+    /// The generation settings for these prompts: those requested, else the model's own.
     ///
     /// # Errors
     /// A prompt that the tokenizer refuses, or a `max_length` that leaves no room.
@@ -231,14 +233,15 @@ impl<B: FusedBackend> Sampler<B> {
         })
     }
 
-    /// One response per prompt, cut at the next turn where the template has no token for its end. A
-    /// response ends at the model's own end tokens and those of `generation`. A prompt longer than the
-    /// run's limit loses its beginning, as in training. Ids that the tokenizer has no token for are
+    /// One response per prompt, cut at the next turn if the template has no end-of-turn token. A
+    /// response ends at the model's own end tokens and those of `generation`. Prompts longer than
+    /// the
+    /// run's limit are cut from the left, as in training. Ids without a token are
     /// never chosen. `head`: a [`HeadChoice`], or a [`Decoding`]
     /// for a mixture under another divergence than reverse KL.
     ///
     /// # Errors
-    /// Settings or head out of range, a prompt without a token.
+    /// Settings or head out of range, a prompt without tokens.
     pub fn answer(
         &self,
         head: impl Into<Decoding>,
@@ -249,7 +252,7 @@ impl<B: FusedBackend> Sampler<B> {
         let decoding = head.into();
         let tokens = self.prompt_tokens(prompts)?;
         self.check_lengths(&tokens, generation.max_new_tokens)?;
-        // Prompts of like length together: a batch runs until its longest response ends, and a batch's
+        // Prompts of similar length together: a batch runs until its longest response ends, and its
         // cache has room for its longest prompt. Responses do not depend on the batch.
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_by_key(|&i| (tokens[i].len(), i));
@@ -273,12 +276,14 @@ impl<B: FusedBackend> Sampler<B> {
         Ok(responses)
     }
 
-    /// The policies' own hidden state of each prompt, `[n_prompts][hidden_size]`: the mean over the
-    /// prompt's tokens of the states after the last LayerNorm, with the adapter that all policies
-    /// share (without policies, the base's). A prompt longer than the run's limit loses its beginning.
+    /// The policies' own hidden state of each prompt, `[n_prompts][hidden_size]`: the states after
+    /// the
+    /// last LayerNorm, averaged over the prompt's tokens, with the adapter that all policies
+    /// share (without policies, the base's). Prompts longer than the run's limit are cut from the
+    /// left.
     ///
     /// # Errors
-    /// A prompt without a token.
+    /// A prompt without tokens.
     pub fn prompt_states(&self, prompts: &[String]) -> Result<Vec<Vec<f32>>> {
         let tokens = self.prompt_tokens(prompts)?;
         let adapter = self.params.as_ref().map(|params| &params.adapter);
@@ -297,7 +302,7 @@ impl<B: FusedBackend> Sampler<B> {
         Ok(states)
     }
 
-    /// Refuses prompts that leave no room for their answers, before the first one is answered.
+    /// Refuses prompts that leave no room for their answers, before any is generated.
     fn check_lengths(&self, prompts: &[Vec<u32>], n_new: usize) -> Result<()> {
         let max = self.base.config().max_position_embeddings;
         let too_long = |prompt: &Vec<u32>| prompt.len().saturating_add(n_new) > max;
@@ -310,13 +315,13 @@ impl<B: FusedBackend> Sampler<B> {
         }
     }
 
-    /// Token ids of prompts, as long as the run takes them.
+    /// Token ids of prompts, cut to the run's limit.
     fn prompt_tokens(&self, prompts: &[String]) -> Result<Vec<Vec<u32>>> {
         let most = self.max_prompt_tokens.unwrap_or(usize::MAX);
         prompts.iter().map(|prompt| Ok(self.tokenizer.encode_prompt(prompt, most)?.0)).collect()
     }
 
-    /// Batches that [`answer`](Self::answer) takes for this many prompts.
+    /// Number of batches of [`answer`](Self::answer) for this many prompts.
     pub fn batches(n_prompts: usize) -> usize {
         n_prompts.div_ceil(BATCH)
     }

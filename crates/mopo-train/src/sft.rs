@@ -1,5 +1,5 @@
-//! SFT: supervised training of the whole base model on both responses of every pair,
-//! so that the policy it leaves is the behaviour policy of the data.
+//! SFT: supervised fine-tuning of the whole base model on both responses of every pair, so that the
+//! resulting policy is the behaviour policy of the data.
 
 use burn::tensor::ElementConversion;
 use mopo_lm::{PackedBatch, PackedResponse, Phi, sequence_log_probs};

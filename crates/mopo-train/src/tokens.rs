@@ -1,9 +1,9 @@
-//! The tokenizer of a model, a run or an export, with the settings of its other files: the end of a
-//! response, and the prompt template.
+//! The tokenizer of a model, a run or an export, with the settings in its other files: the end of a
+//! response, and the chat template.
 //!
-//! A run keeps this beside its `tokenizer.json` in the files that transformers has for it:
+//! A run stores them next to its `tokenizer.json` in transformers' files:
 //! `tokenizer_config.json` (the trained end of a response, the chat template) and
-//! `generation_config.json` (all that ends one).
+//! `generation_config.json` (all tokens that end one).
 
 use std::path::Path;
 
@@ -15,27 +15,27 @@ use crate::config::{ModelSource, TokenizerConfig};
 use crate::models::{model_dir, tokenizer_file};
 use crate::{Result, RunConfig, RunDir, Silent};
 
-/// The files that [`save`] writes, beside which nothing of a tokenizer is needed.
+/// The files that [`save`] writes; a tokenizer needs no others.
 pub(crate) const FILES: [&str; 3] =
     ["tokenizer.json", "tokenizer_config.json", "generation_config.json"];
 
 /// The tokenizer in a Hugging Face model directory, a run or an export.
 ///
 /// # Errors
-/// A file that is missing or damaged, settings that are not supported (by their key), or ends of a
+/// A missing or damaged file, unsupported settings (by key), or tokens for the end of a
 /// response that the tokenizer does not have.
 pub fn load_tokenizer(dir: &Path) -> Result<Tokenizer> {
     let declared = HubGeneration::declared(dir)?.eos_token_id;
     Ok(Tokenizer::load_for_model(dir.join("tokenizer.json"), &declared)?)
 }
 
-/// The tokenizer of a run, and the template in which its prompts are.
+/// The tokenizer of a run, and the template of its prompts.
 ///
-/// Runs from before templates were recorded spell control tokens out in pieces, as they were trained;
-/// their template is the form of their held-out prompts.
+/// Runs from before templates were recorded encode control tokens as text, as in their training;
+/// their template is that of their held-out prompts.
 ///
 /// # Errors
-/// Those of [`load_tokenizer`], or held-out pairs that are damaged.
+/// Those of [`load_tokenizer`], or damaged held-out pairs.
 pub fn load_run_tokenizer(run: &RunDir, config: &RunConfig) -> Result<(Tokenizer, ChatTemplate)> {
     let tokenizer = load_tokenizer(run.path())?;
     if let PromptForm::Template(template) = tokenizer.form() {
@@ -52,7 +52,7 @@ pub fn load_run_tokenizer(run: &RunDir, config: &RunConfig) -> Result<(Tokenizer
     Ok((tokenizer, template))
 }
 
-/// The tokenizer of a new run whose prompts have that form; `texts` to train one on.
+/// The tokenizer of a new run whose prompts have this form; `texts` to train one.
 pub(crate) fn new_tokenizer<'a>(
     config: &RunConfig,
     template: ChatTemplate,
@@ -63,7 +63,7 @@ pub(crate) fn new_tokenizer<'a>(
         TokenizerConfig::File(file) => {
             let declared = match &config.model.source {
                 ModelSource::Hub(model) => HubGeneration::declared(model_dir(model)?)?,
-                // A model that is used only for its tokenizer.
+                // A model used only for its tokenizer.
                 ModelSource::Scratch(_) => match locate(file, None, &mut Silent)?.0 {
                     place if place.is_dir() => HubGeneration::declared(place)?,
                     _ => HubGeneration::default(),

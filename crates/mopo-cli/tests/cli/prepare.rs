@@ -114,7 +114,7 @@ fn a_run_trains_on_a_source() {
     let mut command = mopo(&["pareto", "run", "--prompts", "prompts.jsonl", "--n-prompts", "9"]);
     let output = command.current_dir(dir.path()).output().unwrap();
     let said = crate::common::stderr(&output);
-    assert!(output.status.success() && said.contains("there are 4 given ones"), "{said}");
+    assert!(output.status.success() && said.contains("there are only 4 given ones"), "{said}");
     assert!(said.contains("2 of the 4 prompts of prompts.jsonl"), "{said}");
     let samples = fs::read_to_string(dir.path().join("run/pareto/samples.jsonl")).unwrap();
     assert!(samples.contains("Newer?"));

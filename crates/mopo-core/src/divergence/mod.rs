@@ -117,7 +117,7 @@ impl Divergence {
             format!(
                 "policies can only be mixed under a divergence with a barrier (f'(u) → −∞ as \
                  u → 0); without one an optimal policy can give an action probability 0 whatever \
-                 its exact reward is, so no rule knows the optimum of the mixed reward (A.2); \
+                 its exact reward is, so nothing determines the optimum of the mixed reward (A.2); \
                  choose one of {}",
                 names(Self::has_barrier)
             ),

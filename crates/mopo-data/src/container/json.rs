@@ -240,13 +240,16 @@ mod tests {
             ["{\"a\":[1,2]}", "7", "\"],\\\"[\"", "{}"]
         );
         for (text, expected) in [
-            ("[1,\n2", "rows.json:2: the array is no JSON after 1 whole rows: it ends before"),
+            (
+                "[1,\n2",
+                "rows.json:2: the array is not valid JSON after 1 whole rows: it ends before",
+            ),
             ("[1,,2]", "after 1 whole rows: an element is missing"),
             ("[1,2,]", "an element is missing"),
             ("[,1]", "after 0 whole rows: an element is missing"),
             (
                 "[1]\n\n 2",
-                "rows.json:3: the array is no JSON after 1 whole rows: something follows",
+                "rows.json:3: the array is not valid JSON after 1 whole rows: there is text",
             ),
             ("[", "it ends before"),
         ] {

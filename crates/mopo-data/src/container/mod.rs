@@ -88,9 +88,7 @@ impl DataFile {
             return Err(empty(format!("the file is empty: {fetch}")));
         }
         if head.starts_with(LFS_POINTER) {
-            return Err(empty(
-                "it is a pointer of git-lfs, not the data: run `git lfs pull`".into(),
-            ));
+            return Err(empty("it is a git-lfs pointer, not the data: run `git lfs pull`".into()));
         }
         for (magic, name, command) in FOREIGN {
             if head.starts_with(magic) {

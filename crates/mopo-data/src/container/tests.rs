@@ -61,7 +61,7 @@ fn what_is_not_read_is_named_with_the_remedy() {
     for (bytes, expected) in [
         (&b""[..], "no bytes: fetch it"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-        (b"\xfd7zXZ\x00more", "it is a xz file"),
+        (b"\xfd7zXZ\x00more", "xz files are not supported"),
         (b"\x28\xb5\x2f\xfdmore", "unpack it with zstd -d"),
         (b"PK\x03\x04more", "unpack it with unzip"),
         (b"\x1f\x8bmore", "gzip stream is truncated or damaged after 0 whole rows"),
@@ -74,7 +74,7 @@ fn what_is_not_read_is_named_with_the_remedy() {
         assert!(found.contains(expected), "{found}");
     }
     let absent = DataFile::open(Path::new("absent"), "fetch it").err().unwrap().to_string();
-    assert_eq!(absent, "absent is not there; fetch it");
+    assert_eq!(absent, "absent does not exist; fetch it");
 }
 
 #[test]

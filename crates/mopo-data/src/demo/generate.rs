@@ -53,11 +53,13 @@ impl DemoConfig {
             Err(Error::InvalidParameter { field, value, expected })
         };
         if !(1..=N_PROMPTS).contains(&n_prompts) {
-            let expected = format!("the demo world has {N_PROMPTS} prompts: choose 1 to that");
+            let expected = format!(
+                "it must lie between 1 and {N_PROMPTS}, the number of prompts in the demo world"
+            );
             return wrong("n_prompts", n_prompts.to_string(), expected);
         }
         if !(2..=16).contains(&candidates) {
-            let expected = "a comparison needs 2, and 16 are the most".into();
+            let expected = "it must lie between 2 and 16".into();
             return wrong("candidates_per_prompt", candidates.to_string(), expected);
         }
         let n_pairs = candidates * (candidates - 1) / 2;

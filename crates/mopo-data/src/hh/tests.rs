@@ -215,7 +215,7 @@ fn folders_are_read_in_order() {
     let validation = ReadOptions { stem: Some("validation".into()), ..Default::default() };
     assert!(
         fails(&[("helpful", "a")], &validation)
-            .contains("validation.{jsonl,json,parquet}[.gz] is not there")
+            .contains("validation.{jsonl,json,parquet}[.gz] does not exist")
     );
 }
 

@@ -18,7 +18,7 @@ pub use prompts::read_tldr_prompts;
 use crate::ReadOptions;
 use crate::source::{EMPTY_PROMPT, Rejected, not_blank};
 
-const FETCH: &str = "fetch the data as datasets/tldr/README.md says";
+const FETCH: &str = "download the data as described in datasets/tldr/README.md";
 const BEFORE: &str = "### Instruction: Generate a one-sentence summary of this post. ### Input: ";
 const AFTER: &str = " ### Response:";
 

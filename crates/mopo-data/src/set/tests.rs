@@ -55,8 +55,8 @@ fn header_errors() {
         ("\"schema\":1,", "", "`schema` is null"),
         ("mopo-preferences", "parquet", "set.jsonl:1: `format` is `parquet`"),
         ("\"sources\"", "\"souces\"", "unknown field `souces`"),
-        ("\"records\":3", "\"records\":4", "promises 4 records, the file holds 3"),
-        ("\"records\":3", "\"records\":2", "promises 2 records, the file holds 3"),
+        ("\"records\":3", "\"records\":4", "announces 4 records, but the file has 3"),
+        ("\"records\":3", "\"records\":2", "announces 2 records, but the file has 3"),
         ("{\"format\"", "\"format\"", "set.jsonl:1: not a header"),
         ("[\"helpful\",\"harmless\"]", "[\"helpful\",\"helpful\"]", "twice"),
         (
@@ -141,7 +141,7 @@ fn a_writer_refuses_what_a_reader_would() {
     assert!(error(&|records| records.clear()).contains("no usable row"));
     assert!(error(&|records| records[1].first.clear()).contains("record `r:1`, field `first`"));
     let repeated = error(&|records| records[2].id = "r:0".into());
-    assert!(repeated.contains("record `r:0`, field `id`: two records have it"), "{repeated}");
+    assert!(repeated.contains("record `r:0`, field `id`: two records have this id"), "{repeated}");
     let long = error(&|records| records[2].prompt = "x".repeat(crate::MAX_ROW_BYTES));
     assert!(long.contains("`r:2`") && long.contains("64 MiB"), "{long}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);

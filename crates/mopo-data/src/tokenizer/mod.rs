@@ -437,7 +437,7 @@ fn ends(
         return Err(Error::Tokenizer {
             what: what.into(),
             why: format!(
-                "the model ends responses with `eos_token_id` {declared:?}, and the tokenizer has no \
+                "the model ends responses with `eos_token_id` {declared:?}, but the tokenizer has no \
                  such token"
             ),
             remedy: "responses must be able to end: use the tokenizer that belongs to the model",

@@ -264,7 +264,7 @@ fn wrong_types_and_values_name_the_column() {
             "trl-messages",
             "\"role\": \"user\"",
             "\"role\": \"tool\"",
-            "no words for the role `tool`",
+            "does not support the role `tool`",
         ),
         (
             "safe-rlhf",
@@ -433,7 +433,7 @@ fn summeval_scores_are_objectives() {
     let less = read_bytes("summeval-op", empty.as_bytes(), true).unwrap();
     assert_eq!(less.records.len(), read.records.len() - 2);
     assert_eq!(less.report.responses_left_out["the summary is empty"], 1);
-    assert!(less.report.to_string().contains("responses left out: the summary is empty"));
+    assert!(less.report.to_string().contains("responses skipped: the summary is empty"));
     assert!(pair.prompt.contains("the lid rattles.\n\nTwo years old"));
     assert!(pair.scores.is_some());
 }

@@ -67,7 +67,10 @@ impl LabelJob {
             }),
         };
         if !same {
-            return Err(Error::labels(out, "it is there and something else; --force replaces it"));
+            return Err(Error::labels(
+                out,
+                "it exists and is something else; replace it with --force",
+            ));
         }
         Progress::remove(&self.progress_dir())?;
         Ok(true)

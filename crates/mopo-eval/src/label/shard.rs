@@ -45,7 +45,7 @@ impl FromStr for ShardIndex {
         match parts {
             Some((index, of)) if (1..=of).contains(&index) => Ok(Self { index, of }),
             _ => Err(format!(
-                "`{text}` is no shard: write i/n with i from 1 to n, e.g. 1/4 for the first of four"
+                "`{text}` is not a shard: write i/n with i from 1 to n, e.g. 1/4 for the first of four"
             )),
         }
     }
@@ -225,7 +225,7 @@ impl ShardFile {
             }
             if found != promised {
                 let why =
-                    format!("the first line promises {promised} rows, the file holds {found}");
+                    format!("the first line promises {promised} rows, but the file has {found}");
                 return Err(wrong(&self.path, found + 1, why));
             }
             Ok(None)
@@ -278,7 +278,7 @@ impl ShardFiles {
             } else if one != other || a.set != b.set {
                 "was labelled with other settings (--keep, or the set's header)"
             } else if a.shard.of != b.shard.of {
-                "is of another number of shards"
+                "has another number of shards"
             } else {
                 continue;
             };
@@ -295,7 +295,7 @@ impl ShardFiles {
         for pair in files.windows(2) {
             if pair[0].header.shard == pair[1].header.shard {
                 let message = format!(
-                    "shard {} is given twice, the other time as {}; give each once",
+                    "duplicate shard {}, which {} has too; give each shard once",
                     pair[1].header.shard,
                     pair[0].path.display()
                 );
@@ -348,8 +348,8 @@ impl ShardFiles {
         let Header { split, sources, notes, .. } = before.clone();
         let found = unlabelled.finish(split, sources, notes).and_then(|set| set.hash());
         if !found.is_ok_and(|sha256| sha256 == self.labelling().input_sha256) {
-            let message = "together the shards do not hold the set that was labelled (its SHA-256 is \
-                           another): one was changed; label the shards again";
+            let message = "the shards together are not the set that was labelled (their SHA-256 differs): \
+                           one was changed; label the shards again";
             return Err(Error::labels(&self.files[0].path, message));
         }
         writer.finish(|each| {

@@ -353,15 +353,15 @@ fn shards_that_do_not_belong_together_are_refused() {
     set.write(path("a-set")).unwrap();
     for (files, expected) in [
         (&["1", "3"][..], "missing: 2/3"),
-        (&["1", "2", "2", "3"], "shard 2/3 is given twice"),
-        (&["1", "half", "3"], "half: shard 2/2 is of another number of shards"),
+        (&["1", "2", "2", "3"], "duplicate shard 2/3"),
+        (&["1", "half", "3"], "half: shard 2/2 has another number of shards"),
         (&["1", "kept", "3"], "kept: shard 2/3 was labelled with other settings"),
         (&["1", "other-set", "3"], "other-set: shard 2/3 labels another set"),
         (&["1", "other-rules", "3"], "other-rules: shard 2/3 was labelled with other rewards"),
-        (&["1", "edited", "3"], "do not hold the set"),
+        (&["1", "edited", "3"], "are not the set that was labelled"),
         (&["1", "cut", "3"], "cut: line"),
         (&["1", "short", "3"], "the first line promises"),
-        (&["1", "a-set", "3"], "a-set: this is no shard"),
+        (&["1", "a-set", "3"], "a-set: this is not a shard"),
         (&["1", "nowhere"], "nowhere"),
         (&[], "--merge"),
     ] {

@@ -92,11 +92,15 @@ impl BartConfig {
 
     pub(crate) fn from_hub(hub: &HubConfig) -> Result<Self> {
         hub.check_architecture("bart")?;
-        hub.must_be("tie_word_embeddings", true, "separate embeddings are not built")?;
-        hub.must_be("normalize_before", false, "LayerNorm in front of a block is not built")?;
-        hub.must_be("normalize_embedding", true, "embeddings without LayerNorm are not built")?;
-        hub.must_be("add_final_layer_norm", false, "a LayerNorm behind all blocks is not built")?;
-        hub.must_be("static_position_embeddings", false, "fixed positions are not built")?;
+        hub.must_be("tie_word_embeddings", true, "separate embeddings are not supported")?;
+        hub.must_be("normalize_before", false, "LayerNorm before a block is not supported")?;
+        hub.must_be("normalize_embedding", true, "embeddings without LayerNorm are not supported")?;
+        hub.must_be(
+            "add_final_layer_norm",
+            false,
+            "a LayerNorm after all blocks is not supported",
+        )?;
+        hub.must_be("static_position_embeddings", false, "fixed positions are not supported")?;
         let offset = hub.size_or(&["extra_pos_embeddings"], OFFSET)?;
         if offset != OFFSET {
             return Err(hub.refused("extra_pos_embeddings", offset, "it is 2 in every BART"));

@@ -54,7 +54,7 @@ impl ClassifierShape {
 }
 
 fn unknown_architecture(hub: &HubConfig, found: &str) -> crate::Error {
-    hub.refused("model_type", found, "classifiers of gpt2, distilbert and bart are built here")
+    hub.refused("model_type", found, "only classifiers of gpt2, distilbert and bart are supported")
 }
 
 /// A sequence classifier. Every parameter is trainable.

@@ -126,7 +126,7 @@ impl HubConfig {
             self.refused(
                 key,
                 name,
-                "gelu, gelu_new, gelu_pytorch_tanh, gelu_fast and relu are built",
+                "gelu, gelu_new, gelu_pytorch_tanh, gelu_fast and relu are supported",
             )
         })
     }

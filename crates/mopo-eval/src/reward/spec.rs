@@ -193,7 +193,8 @@ impl RewardSpec {
                 Box::new(Pattern::new(named(name, "regex"), pattern, *avoid)?)
             }
             Self::Model(_) => {
-                let expected = "a model needs a device; here only functions of the text are built";
+                let expected =
+                    "a model needs a device; only functions of the text are supported here";
                 return Err(Error::invalid("kind", "model", expected));
             }
         })

@@ -105,10 +105,10 @@ fn texts_of_more_than_one_block_keep_their_order() {
 fn wrong_lines_are_named() {
     for (text, words) in [
         (&b"{\"response\": \"a\"}\n{\"response\": \"\xff\"}\n"[..], "line 2 is not UTF-8 (byte 15"),
-        (b"{\"response\": \"a\"}\n\n[1]", "line 3 is no JSON object"),
+        (b"{\"response\": \"a\"}\n\n[1]", "line 3 is not a JSON object"),
         (b"{\"prompt\": \"a\"}", "line 1 has no `response`"),
-        (b"{\"prompt\": 7, \"response\": \"a\"}", "has the prompt 7"),
-        (b"{\"response\": 3}", "has the response 3"),
+        (b"{\"prompt\": 7, \"response\": \"a\"}", "has `prompt` 7"),
+        (b"{\"response\": 3}", "has `response` 3"),
         (b"{\"response\": \"a\"", "line 1"),
         (b"{\"response\": \"a\"}\n{\"response\": \"a\", \"scores\": 3}", "line 2 has `scores`"),
         (b"\n \xe3\x80\x80\n", "no texts"),

@@ -170,7 +170,7 @@ fn configurations_with_wrong_keys() {
         ("vocab_size", json!("many"), ["`vocab_size`", "whole number"]),
         ("activation_function", json!("swish"), ["swish", "gelu"]),
         ("scale_embedding", json!(1), ["`scale_embedding` is 1", "true or false"]),
-        ("normalize_before", json!(true), ["normalize_before", "not built"]),
+        ("normalize_before", json!(true), ["normalize_before", "not supported"]),
         ("id2label", json!({"0": "a", "2": "b"}), ["id2label", "each once"]),
         ("eos_token_id", json!("</s>"), ["eos_token_id", "token id"]),
     ] {

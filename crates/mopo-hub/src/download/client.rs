@@ -224,7 +224,7 @@ fn redirect(response: &Response<Body>) -> Result<Option<String>, Failure> {
         false => Ok(None),
         true => match text(response.headers(), "location")? {
             Some(location) => Ok(Some(location)),
-            None => Err(answer("Hugging Face redirects to nowhere")),
+            None => Err(answer("its redirect has no target")),
         },
     }
 }

@@ -58,7 +58,7 @@ impl Hub {
             Err(e) => match cached {
                 Some(snapshot) => {
                     progress.note(&format!(
-                        "{name}: Hugging Face cannot be reached ({e}); taking {} from the cache",
+                        "{name}: Hugging Face cannot be reached ({e}); using {} from the cache",
                         snapshot.name
                     ));
                     return Ok(snapshot);

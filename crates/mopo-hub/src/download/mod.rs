@@ -39,7 +39,7 @@ pub fn locate(
     }
     let not_a_model =
         |reason: String| Error::NotAModel { given: model.display().to_string(), reason };
-    let text = model.to_str().ok_or_else(|| not_a_model("it is not there".into()))?;
+    let text = model.to_str().ok_or_else(|| not_a_model("it does not exist".into()))?;
     let mut name: ModelName = text.parse().map_err(not_a_model)?;
     if let Some(revision) = revision {
         if name.revision().is_some() {

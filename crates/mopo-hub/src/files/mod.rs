@@ -97,7 +97,7 @@ pub fn write_atomically_with(
 pub fn write_own_file(path: &Path, bytes: &[u8]) -> Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.is_file() => {
-            let what = if found.is_symlink() { "a symbolic link" } else { "no plain file" };
+            let what = if found.is_symlink() { "a symbolic link" } else { "not a regular file" };
             let source = io::Error::other(format!("it is {what}; move it away"));
             Err(Error::Io { action: "write", path: path.into(), source })
         }

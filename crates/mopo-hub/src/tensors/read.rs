@@ -232,7 +232,7 @@ fn first_not_finite(data: &TensorData) -> Option<(usize, &'static str)> {
         DType::F16 => {
             bytes.chunks_exact(2).map(|b| kind(half(b), 0x7c00, 0x3ff)).enumerate().find_map(placed)
         }
-        dtype => unreachable!("{dtype:?} is not read"),
+        dtype => unreachable!("{dtype:?} is not supported"),
     }
 }
 
@@ -344,7 +344,7 @@ fn read_header(file: &mut File, n_bytes: u64) -> std::result::Result<(u64, Metad
         return Err(format!("its header should have {length} bytes"));
     }
     if length > MAX_HEADER {
-        return Err(format!("its header has {length} bytes, and at most {MAX_HEADER} are read"));
+        return Err(format!("its header has {length} bytes, more than the limit of {MAX_HEADER}"));
     }
     let mut header = vec![0; length as usize];
     file.read_exact(&mut header).map_err(|e| e.to_string())?;
@@ -353,7 +353,7 @@ fn read_header(file: &mut File, n_bytes: u64) -> std::result::Result<(u64, Metad
     let (begin, n_data) = (8 + length, header.data_len() as u64);
     if begin.checked_add(n_data) != Some(n_bytes) {
         return Err(format!(
-            "its tensors should have {n_data} bytes, and have {}",
+            "its tensors should have {n_data} bytes, but have {}",
             n_bytes - begin
         ));
     }

@@ -26,9 +26,11 @@ impl std::fmt::Display for QuantError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NotFinite { output, input, value } => {
-                write!(f, "its number [{output}, {input}] is {value}; only finite ones can be")
+                write!(f, "element [{output}, {input}] is {value}, not a finite number")
             }
-            Self::Dtype(dtype) => write!(f, "it is of type {dtype:?}; f32, bf16 or f16 can be"),
+            Self::Dtype(dtype) => {
+                write!(f, "its type is {dtype:?}; only f32, bf16 and f16 are supported")
+            }
         }
     }
 }

@@ -35,7 +35,7 @@ pub fn clusters_figure(report: &FrontReport) -> Result<Figure> {
     let inner = width - 2.0 * MARGIN;
     let mut svg = Svg::new("clusters");
 
-    let left_out = if shown.len() < n_policies { " Mixtures are left out here." } else { "" };
+    let left_out = if shown.len() < n_policies { " Mixtures are not shown." } else { "" };
     let caption = format!(
         "Mean score of each policy in each prompt cluster, with the mean's 95 % interval; further \
          right is better.{left_out}"

@@ -30,7 +30,7 @@ pub(super) fn html(
         ("front", "The front", front(report)?),
         ("policies", "Policies and objectives", tables::policies(report)),
         ("sets", "Sets of policies", tables::sets(report)),
-        ("clusters", "By kind of prompt", clusters(report)),
+        ("clusters", "By prompt cluster", clusters(report)),
         ("training", "Training", training(&extras.runs)),
         ("examples", "Examples", examples::section(evaluation, extras.n_examples)),
         ("record", "Record", records(&extras.runs)?),
@@ -191,7 +191,7 @@ fn clusters(report: &FrontReport) -> Markup {
     let names = &report.objectives;
     html! {
         p.muted {
-            "The prompts in groups, each named by its heaviest words; all panels have the same axes."
+            "Clusters of prompts, each named by its most characteristic words; all panels have the same axes."
         }
         div.group {
             (legend(report, false))

@@ -75,7 +75,7 @@ fn z_scores(report: &FrontReport) -> Markup {
                 }
             }
         }
-        p.muted { "(mean score − mean) / standard deviation, counted in:" }
+        p.muted { "(mean score − mean) / standard deviation, with:" }
         ul.muted {
             @for s in &report.statistics {
                 li {
@@ -122,8 +122,8 @@ pub(super) fn sets(report: &FrontReport) -> Markup {
          (those of the z-scores); smaller is better, and 0 means that the set has the whole front. \
          They depend on what is compared, and hold on this page only."
     } else {
-        "There are no z-scores for some objective, and so no IGD+ and no additive ε, which add up \
-         distances of several objectives."
+        "IGD+ and additive ε combine distances in all objectives, so they need z-scores for each; some \
+         objective has none."
     };
     html! {
         table.rows {
@@ -167,7 +167,7 @@ fn estimated(estimate: Option<Estimate>) -> Markup {
 
 fn differences(report: &FrontReport) -> Markup {
     html! {
-        h3 { "Who has the larger hypervolume" }
+        h3 { "Differences of hypervolumes" }
         table.rows {
             thead { tr {
                 th { "first" } th.left { "second" } th { "first − second" }
@@ -205,7 +205,7 @@ pub(super) fn clusters(report: &FrontReport) -> Markup {
     let clusters = report.cluster_labels.iter().zip(report.cluster_points.chunks(n_policies));
     html! {
         details {
-            summary { "The same in numbers" }
+            summary { "As a table" }
             table.rows {
                 thead { tr {
                     th { "policy" } th.left { "prompts about" } th { "prompts" }

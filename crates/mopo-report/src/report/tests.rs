@@ -256,7 +256,7 @@ fn the_verdict_is_in_plain_words() {
     evaluation.policies[3].scores[0][0] = -9.0;
     let said = words::verdict(&report_of(&evaluation)).join(" ");
     assert!(said.contains("not distinguishable") && said.contains("None of the 2"), "{said}");
-    assert!(said.contains("without any hypervolume: mix"), "{said}");
+    assert!(said.contains("so the hypervolume is 0: mix"), "{said}");
 }
 
 #[test]

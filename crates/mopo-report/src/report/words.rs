@@ -124,8 +124,7 @@ fn below_the_reference_point(report: &FrontReport) -> Option<String> {
         .collect();
     (!without.is_empty()).then(|| {
         format!(
-            "Not better than the reference point on every objective, and so without any \
-             hypervolume: {}.",
+            "Not better than the reference point on every objective, so the hypervolume is 0: {}.",
             without.join(", ")
         )
     })

@@ -25,17 +25,17 @@ use crate::methods::mopo::{Mopo, Setup};
 use crate::optim::Trainer;
 use crate::{Error, Pairs, Result, Silent};
 
-/// Adam's learning rate in every measured step, the one of the source.
+/// Adam's learning rate in every measured step, the MOPO paper's.
 const LEARNING_RATE: f64 = 1.87e-4;
 
 /// β of DPO.
 const BETA: f64 = 0.1;
 
-/// τ of MOPO, the one of the source.
+/// τ of MOPO, the paper's.
 const TAU: f64 = 0.08;
 
-/// Which step is measured. All train a LoRA of rank 16 and alpha 32 on the six linear layers of every
-/// block, without dropout; no gradient is clipped.
+/// The measured step. All train a LoRA of rank 16 and alpha 32 on the six linear layers of every
+/// block, without dropout and without gradient clipping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BenchMethod {
     /// DPO with β 0.1 and the first response preferred; the output layer is frozen.
@@ -48,12 +48,12 @@ pub enum BenchMethod {
     Mopo(BenchWindow),
 }
 
-/// Where DPO has the reference's log-probabilities from.
+/// When DPO computes the reference's log-probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BenchReference {
-    /// Computed in every step.
+    /// In every step.
     OnTheFly,
-    /// Computed for all pairs before the clock starts.
+    /// For all pairs, before timing starts.
     Cached,
 }
 
@@ -62,25 +62,25 @@ pub enum BenchReference {
 pub enum BenchWindow {
     /// Before the first refresh: the reference is the initial policy, all ratios are 1.
     First,
-    /// After a refresh: the reference is a snapshot, under which the batch has to be scored.
+    /// After a refresh: the reference is a snapshot, so the batch must be scored with it.
     Later,
 }
 
-/// What [`bench_steps`] measures.
+/// A measurement by [`bench_steps`].
 #[derive(Debug, Clone, Copy)]
 pub struct StepBench {
-    /// Which step.
+    /// The step.
     pub method: BenchMethod,
-    /// How many, each on the next `batch_size` pairs.
+    /// Number of steps, each on the next `batch_size` pairs.
     pub steps: usize,
-    /// Pairs of a step.
+    /// Pairs per step.
     pub batch_size: usize,
-    /// Seed of the adapter's A.
+    /// Seed of the adapter's matrices A.
     pub seed: u64,
 }
 
 impl StepBench {
-    /// The pairs of a step, in the order in which they are given.
+    /// The pairs of a step, in the given order.
     fn batch(&self, step: usize) -> Vec<usize> {
         (step * self.batch_size..(step + 1) * self.batch_size).collect()
     }
@@ -93,17 +93,17 @@ pub struct StepMeasurement {
     pub loss: f64,
     /// Time of the whole step: batch, reference, forward, backward, update.
     pub seconds: f64,
-    /// Tokens of the pass that is differentiated, without padding; a shared prompt counts once.
+    /// Tokens of the differentiated pass, without padding; a shared prompt counts once.
     pub tokens: usize,
-    /// Positions of that pass at which an output layer is applied, summed over policies.
+    /// Positions of that pass where an output layer is applied, summed over policies.
     pub outputs: usize,
-    /// Floating point operations that the step needs: products of matrices, 2 for each multiply-add,
-    /// nothing counted twice that an implementation runs again.
+    /// Floating-point operations that the step needs: matrix products, 2 per multiply-add, without
+    /// anything that an implementation repeats.
     pub operations: f64,
 }
 
-/// Two objectives of a pair that conflict: the pair's own preference, and the shorter response (1
-/// where the first one has fewer tokens, 0 where it has more, 0.5 where they are equal). The rows of
+/// Two conflicting objectives of a pair: the pair's own preference, and the shorter response (1 if
+/// the first one has fewer tokens, 0 if it has more, 0.5 if they are equal). Rows of
 /// [`Pairs::labels`].
 pub fn two_objectives(pair: &PairTokens) -> [Vec<Option<f32>>; 2] {
     let shorter = match pair.first.len().cmp(&pair.second.len()) {
@@ -114,10 +114,11 @@ pub fn two_objectives(pair: &PairTokens) -> [Vec<Option<f32>>; 2] {
     [vec![Some(1.0), Some(shorter)], vec![Some(0.0), Some(1.0 - shorter)]]
 }
 
-/// Runs the steps on the pairs in order, from a fresh adapter that changes nothing. `base` is frozen.
+/// Runs the steps on the pairs in order, from a fresh adapter that changes nothing. `base` is
+/// frozen.
 ///
 /// # Errors
-/// Fewer pairs than the steps need, a step or batch of 0, pairs that the model cannot take.
+/// Fewer pairs than the steps need, 0 steps or pairs per step, pairs that the model cannot take.
 pub fn bench_steps<B: FusedAutodiffBackend>(
     base: &Phi<B>,
     pairs: &Pairs,
@@ -166,16 +167,16 @@ fn initial<B: FusedBackend>(base: &Phi<B>, pairs: &Pairs, device: &B::Device) ->
     Ok(all_log_probs(base, None, pairs, "initial policy", device, &mut Silent)?.swap_remove(0))
 }
 
-/// What the clock goes around.
+/// A measured step.
 trait Step {
-    /// Makes the step of that number with those pairs; gives the loss before the update.
+    /// Makes the given step with these pairs. Returns the loss before the update.
     fn run(&mut self, step: usize, indices: &[usize]) -> Result<f64>;
 
-    /// The differentiated pass and the operations of the step that was just made with those pairs.
+    /// The differentiated pass, and the operations of the last step with these pairs.
     fn work(&self, indices: &[usize], sizes: &Sizes<'_>) -> Result<(PassWork, f64)>;
 }
 
-/// The clock around every step. Counting is not inside of it.
+/// Times every step, without counting operations.
 fn measure<B: Backend>(
     bench: &StepBench,
     device: &B::Device,
@@ -187,7 +188,7 @@ fn measure<B: Backend>(
             let indices = bench.batch(step);
             let clock = Instant::now();
             let loss = measured.run(step, &indices)?;
-            // Nothing to wait for on the CPU; elsewhere the update may still be running.
+            // Nothing to wait for on the CPU; on other devices the update may still be running.
             let _ = B::sync(device);
             let seconds = clock.elapsed().as_secs_f64();
             let (PassWork { tokens, outputs, .. }, operations) = measured.work(&indices, sizes)?;
@@ -196,7 +197,7 @@ fn measure<B: Backend>(
         .collect()
 }
 
-/// A LoRA alone on a frozen model with its frozen output layer: DPO or cloning.
+/// Only a LoRA, on a frozen model with its frozen output layer: DPO or cloning.
 struct AdapterStep<'a, B: FusedAutodiffBackend> {
     base: &'a Phi<B>,
     trainer: Trainer<B, LoraAdapter<B>>,
@@ -205,9 +206,9 @@ struct AdapterStep<'a, B: FusedAutodiffBackend> {
     device: &'a B::Device,
 }
 
-/// Where the reference's log-probabilities come from.
+/// Source of the reference's log-probabilities.
 enum Reference<B: Backend> {
-    /// Cloning has none.
+    /// None, for cloning.
     None,
     OnTheFly(Box<Phi<B>>),
     Cached(LogProbs),
@@ -288,7 +289,7 @@ fn bench_mopo<B: FusedAutodiffBackend>(
     device: &B::Device,
 ) -> Result<Vec<StepMeasurement>> {
     let objectives = Objectives::new(["preferred", "shorter"])?;
-    // With a lag of whole epochs, the step of that number refreshes and sees the first batch.
+    // With a lag of whole epochs, the step after it refreshes and uses the first batch again.
     let config = MopoConfig { tau: TAU, reference_lag: bench.steps, ..MopoConfig::default() };
     let phase = PhaseConfig {
         steps: bench.steps,
@@ -315,7 +316,7 @@ fn bench_mopo<B: FusedAutodiffBackend>(
     let first = match window {
         BenchWindow::First => 0,
         BenchWindow::Later => {
-            // So that the snapshot is not the initial policy.
+            // So that the snapshot differs from the initial policy.
             method.step_on(&[bench.batch(0)], 0, LEARNING_RATE)?;
             bench.steps
         }
@@ -324,7 +325,7 @@ fn bench_mopo<B: FusedAutodiffBackend>(
     measure::<B>(bench, device, &mut step, &sizes)
 }
 
-/// Steps of MOPO from a given one on.
+/// Steps of MOPO, starting with a given one.
 struct MopoStep<'a, B: FusedAutodiffBackend> {
     method: Mopo<'a, B>,
     pairs: &'a Pairs,

@@ -1,31 +1,34 @@
-//! The floating point operations that a training step needs, counted from shapes, independent of
+//! The floating-point operations that a training step needs, counted from shapes, independent of
 //! the implementation.
 //!
-//! Counted, with 2 operations for each multiply-add:
+//! Counted, with 2 operations per multiply-add:
 //!
-//! - every linear layer at every token that is the batch, a shared prompt once: 2 · inputs ·
+//! - every linear layer at every token of the batch, a shared prompt once: 2 · inputs ·
 //!   outputs; its low-rank update 2 · rank · (inputs + outputs);
-//! - attention, for every (query, key) that the mask lets through: 2 · hidden_size for the scores
+//! - attention, for every (query, key) inside the mask: 2 · hidden_size for the scores
 //!   and as much for the values, in each block;
 //! - the output layer at the positions that predict a response token, once for each policy that
 //!   needs the response: 2 · hidden_size · vocab_size;
-//! - backward: the same again for gradients of inputs, except where nothing trained lies before them
-//!   (the first block's projections of the embedding); twice the forward count for attention; for
+//! - backward: the same again for gradients of inputs, except where nothing before them is trained
+//!   (the linear layers of the first block that read the embedding); twice the forward count for
+//!   attention; for
 //!   a low-rank update the gradients of A and B and of its input; for a trained output layer the
 //!   gradient of its weight.
 //!
-//! Not counted: gradients of frozen weights, anything that is run again in the backward pass (logits,
-//! scores, checkpointed blocks), and what is no product of matrices (norms, GELU, softmax, rotary
+//! Not counted: gradients of frozen weights, anything that is recomputed in the backward pass
+//! (logits,
+//! scores, checkpointed blocks), and operations other than matrix products (norms, GELU, softmax,
+//! rotary
 //! embedding, optimiser).
 
 use mopo_lm::{LoraConfig, LoraTarget, PackedBatch, PhiConfig};
 
-/// What one pass over a packed batch has to look at.
+/// The size of one pass over a packed batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct PassWork {
-    /// Tokens of the batch.
+    /// Number of tokens.
     pub(crate) tokens: usize,
-    /// (query, key) pairs that may see each other.
+    /// Number of (query, key) pairs inside the mask.
     visible: usize,
     /// Rows of the output layer, summed over policies.
     pub(crate) outputs: usize,
@@ -39,7 +42,7 @@ impl PassWork {
     }
 }
 
-/// The sizes that the count needs.
+/// The sizes needed for counting.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sizes<'a> {
     pub(crate) phi: &'a PhiConfig,
@@ -55,8 +58,8 @@ impl Sizes<'_> {
             + self.output(work)
     }
 
-    /// Operations of the pass back through the adapter to its parameters, and to the output layers
-    /// where these are `trained`. Without such output layers the one that is there is frozen.
+    /// Operations of the backward pass to the adapter's parameters, and to the output layers if
+    /// they are `trained`. Otherwise the output layer is frozen.
     pub(crate) fn backward(&self, work: PassWork, trained: bool) -> f64 {
         let layers = self.phi.num_hidden_layers as f64;
         let tokens = work.tokens as f64;

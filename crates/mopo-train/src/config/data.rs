@@ -1,4 +1,4 @@
-//! `[data]`: where the pairs of a run come from, and how long they may be.
+//! `[data]`: the source of a run's pairs, and their maximum lengths.
 //!
 //! Sections to start from are in `configs/data/`, one per source: `mopo config tldr` prints one.
 
@@ -13,7 +13,7 @@ use super::renamed::RenamedKey;
 use super::{SOURCES, SourceConfig};
 use crate::{Error, Result};
 
-/// Keys of `[data]` that need not be there, which `--set` may add.
+/// Optional keys of `[data]`, which `--set` may add.
 pub(super) const OPTIONAL: &[&str] = &[
     "data.objectives",
     "data.folders",
@@ -26,22 +26,23 @@ pub(super) const OPTIONAL: &[&str] = &[
     "data.n_prompts",
 ];
 
-/// Where the pairs come from, and how long they may be.
+/// The source of the pairs, and their maximum lengths.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// What is read.
+    /// The source.
     #[serde(flatten)]
     pub source: SourceConfig,
-    /// Share of the prompts that is held out, in (0, 1).
+    /// Fraction of the prompts that is held out, in (0, 1).
     pub heldout_fraction: f64,
-    /// Tokens of a prompt; longer ones lose their beginning.
+    /// Maximum number of tokens of a prompt; longer ones are cut from the left.
     pub max_prompt_tokens: usize,
-    /// Tokens of a response, end of text included; longer ones lose their end.
+    /// Maximum number of tokens of a response, end of text included; longer ones are cut from the
+    /// right.
     pub max_response_tokens: usize,
 }
 
-/// A file of `[data]` alone.
+/// A file with only `[data]`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Section {
@@ -58,18 +59,18 @@ impl ConfigFile for Section {
     }
 }
 
-/// Reads what `[data]` shares with other configurations.
+/// Reads the keys that `[data]` shares with other configurations.
 pub(super) fn read_source(document: &DeTable<'_>) -> std::result::Result<(), PartError> {
     let own = &["heldout_fraction", "max_prompt_tokens", "max_response_tokens"];
     read_part::<SourceConfig>(document, &["data"], own)
 }
 
 impl DataConfig {
-    /// The section of a source by its name, as `mopo config` prints it, or the one of a preset; with
-    /// overrides as [`RunConfig::parse_with`](super::RunConfig::parse_with) takes them.
+    /// The section of a source by its name, as printed by `mopo config`, or that of a preset; with
+    /// overrides as for [`RunConfig::parse_with`](super::RunConfig::parse_with).
     ///
     /// # Errors
-    /// An unknown name is answered with the known ones; wrong overrides.
+    /// An unknown name (the error lists the known ones); invalid overrides.
     pub fn named(name: &str, overrides: &[String]) -> Result<Self> {
         match SOURCES.text(name) {
             Some(text) => Self::parse(text, &format!("source `{name}`"), overrides),
@@ -81,7 +82,7 @@ impl DataConfig {
         }
     }
 
-    /// The section in a file, which may be a whole configuration or `[data]` alone.
+    /// The section in a file, which may be a complete configuration or only `[data]`.
     ///
     /// # Errors
     /// Those of [`RunConfig::parse_with`](super::RunConfig::parse_with).
@@ -104,7 +105,7 @@ impl DataConfig {
         Ok(data)
     }
 
-    /// Ranges, and that each key belongs to the source.
+    /// Checks ranges, and that each key belongs to the source.
     pub(crate) fn check(&self) -> Checked {
         ranges::fraction("data.heldout_fraction", self.heldout_fraction)?;
         ranges::count("data.max_prompt_tokens", self.max_prompt_tokens, 1..=MAX_TOKENS)?;

@@ -1,4 +1,4 @@
-//! `[evaluation]`: what `mopo pareto` does with a run.
+//! `[evaluation]`: the evaluation of a run by `mopo pareto`.
 
 use mopo_core::Objectives;
 use mopo_data::PreparedSet;
@@ -13,44 +13,44 @@ const MAX_CLUSTERS: usize = 100_000;
 const MAX_TEMPERATURE: f64 = 100.0;
 const MAX_MIXTURES: f64 = 10_000.0;
 
-/// What `mopo pareto` does where its flags say nothing.
+/// Defaults for the flags of `mopo pareto`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationConfig {
-    /// Held-out prompts that get a response from every policy.
+    /// Number of held-out prompts that every policy answers.
     pub n_prompts: usize,
-    /// Prompt clusters.
+    /// Maximum number of prompt clusters.
     pub n_clusters: usize,
-    /// What prompts are clustered by: `tf_idf` (their words) or `hidden_state` (the policies' own).
-    /// May be left out (`tf_idf`), so that configurations from before it was there stay valid.
+    /// Features for clustering prompts: `tf_idf` (their words) or `hidden_state` (of the policies).
+    /// Optional (`tf_idf`), so that older configurations stay valid.
     #[serde(default)]
     pub embedding: PromptEmbedding,
-    /// Whose scores z-scores are counted in, where an axis has no `statistics` of its own:
-    /// `sft` or `labels`. May be left out (`sft`), as `embedding`.
+    /// Whose scores define z-scores for axes without `statistics`: `sft` or `labels`. Optional
+    /// (`sft`), like `embedding`.
     #[serde(default)]
     pub z_scores: ZScoreSource,
-    /// New tokens per response.
+    /// Maximum number of new tokens per response.
     pub max_new_tokens: usize,
     /// Sampling temperature; 0 is greedy.
     pub temperature: f64,
-    /// Nucleus.
+    /// Sample from the smallest set of tokens with this total probability.
     pub top_p: f64,
-    /// Steps of the simplex grid of preference weights between the heads; 0 or 1: no mixtures.
+    /// Steps of the simplex grid of preference weights for mixtures; 0 or 1: no mixtures.
     pub mixture_steps: usize,
-    /// What scores the responses, one per axis of the front.
+    /// The rewards, one per axis of the front.
     pub rewards: Vec<RewardAxis>,
 }
 
-/// Where mean and deviation of z-scores come from.
+/// The source of mean and deviation for z-scores.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ZScoreSource {
-    /// The SFT model's responses to the prompts of the evaluation.
+    /// The SFT model's responses to the evaluation's prompts.
     #[default]
     #[serde(alias = "warm_start")]
     Sft,
-    /// The scores that the run's data has recorded of both responses of every pair, for axes that
-    /// have the name of an objective of the data: the same for all runs on that data.
+    /// The scores recorded in the run's data for both responses of every pair, for axes named like
+    /// an objective of the data: the same for all runs on that data.
     Labels,
 }
 
@@ -60,16 +60,16 @@ pub enum ZScoreSource {
 pub struct RewardAxis {
     /// Name of the axis.
     pub name: String,
-    /// The axis' value of the hypervolume's reference point, fixed before anything is compared.
+    /// The axis' value of the hypervolume's reference point, fixed before the comparison.
     pub ref_point: f64,
-    /// What scores it.
+    /// The reward.
     pub reward: mopo_eval::RewardSpec,
-    /// What its z-scores are counted in, where that is given and not computed.
+    /// Given statistics for z-scores, instead of computed ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statistics: Option<GivenStatistics>,
 }
 
-/// Mean and deviation that somebody has published.
+/// Published mean and deviation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GivenStatistics {
@@ -77,7 +77,7 @@ pub struct GivenStatistics {
     pub mean: f64,
     /// Their standard deviation, above 0.
     pub std: f64,
-    /// Whose scores they are, and who says so.
+    /// Whose scores they are, and the reference.
     pub source: String,
 }
 
@@ -95,7 +95,7 @@ impl RewardAxis {
 }
 
 impl EvaluationConfig {
-    /// The settings of sampling, in the words of `generation_config.json`.
+    /// The sampling settings as keys of `generation_config.json`.
     pub fn generation(&self) -> HubGeneration {
         let mut settings =
             HubGeneration { max_new_tokens: Some(self.max_new_tokens), ..Default::default() };
@@ -112,7 +112,7 @@ impl EvaluationConfig {
         ranges::count("evaluation.n_prompts", self.n_prompts, 1..=MAX_COUNT)?;
         ranges::count("evaluation.n_clusters", self.n_clusters, 1..=MAX_CLUSTERS)?;
         ranges::count("evaluation.max_new_tokens", self.max_new_tokens, 1..=MAX_TOKENS)?;
-        // Above it every token is as likely as any other.
+        // Above this, all tokens are practically equally likely.
         ranges::within("evaluation.temperature", self.temperature, 0.0..=MAX_TEMPERATURE)?;
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(format!("`evaluation.top_p` is {}; it must lie in (0, 1]", self.top_p));
@@ -127,8 +127,8 @@ impl EvaluationConfig {
 }
 
 impl EvaluationConfig {
-    /// With `z_scores = "labels"`: whether the data has recorded scores of every axis that has no
-    /// `statistics` of its own.
+    /// With `z_scores = "labels"`: checks that the data has recorded scores for every axis without
+    /// `statistics`.
     pub(crate) fn check_recorded_scores(&self, set: &PreparedSet) -> Result<()> {
         if self.z_scores != ZScoreSource::Labels {
             return Ok(());
@@ -140,7 +140,7 @@ impl EvaluationConfig {
             let problem = if !names.contains(name) {
                 format!("the axis `{name}` is not an objective of the data ({})", names.join(", "))
             } else if !recorded {
-                format!("the data has recorded no scores of `{name}`")
+                format!("the data has no recorded scores of `{name}`")
             } else {
                 continue;
             };
@@ -156,9 +156,9 @@ impl EvaluationConfig {
     }
 }
 
-/// Refuses a grid of preference weights with more mixtures than anybody waits for.
+/// Refuses a grid of preference weights with unreasonably many mixtures.
 fn check_mixtures(key: &str, steps: usize, n_policies: usize) -> Checked {
-    // Ways to share `steps` among the policies: (steps + k − 1) over (k − 1).
+    // Ways to divide `steps` among the policies: (steps + k − 1) over (k − 1).
     let n = (1..n_policies).fold(1.0, |n, i| n * (steps as f64 + i as f64) / i as f64);
     match steps == 0 || n <= MAX_MIXTURES {
         true => Ok(()),

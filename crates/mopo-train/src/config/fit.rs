@@ -10,21 +10,21 @@ use super::{ModelSource, PhaseConfig, RunConfig, TokenizerConfig};
 use crate::models::{model_dir, tokenizer_file};
 use crate::{Error, Result};
 
-/// Bytes of a parameter that is trained: its value, its gradient and Adam's two moments in f32, and
-/// value and moments once more while a checkpoint is written.
+/// Bytes per trained parameter: its value, its gradient and Adam's two moments in f32, and value
+/// and moments again while a checkpoint is written.
 pub(crate) const BYTES_TRAINED: f64 = 28.0;
-/// Bytes of a parameter that stays as it is, in f32.
+/// Bytes per frozen parameter, in f32.
 const BYTES_FROZEN: f64 = 4.0;
 
 impl RunConfig {
-    /// Checks a new run's configuration against the files that it names, which were
-    /// [fetched](Self::fetch_models) before: limits of length against the model's positions, the
+    /// Checks a new run's configuration against the files that it names, which have been
+    /// [fetched](Self::fetch_models): maximum lengths against the model's positions, the
     /// tokenizer, every reward of `[evaluation]`, and the models' sizes against `memory`, in bytes
-    /// (`None`: not compared, as where models live on another device). `resolve` finds the models of
+    /// (`None`: not compared, for models on another device). `resolve` finds the models of
     /// rewards.
     ///
     /// # Errors
-    /// Names the key, and what would be accepted.
+    /// Names the key, and the accepted values.
     pub fn check_files(&self, resolve: Resolver<'_>, memory: Option<u64>) -> Result<()> {
         let fail = |message: String| Err(Error::Config { origin: self.name.clone(), message });
         let vocabulary = match &self.tokenizer {
@@ -69,7 +69,7 @@ impl RunConfig {
         }
     }
 
-    /// Refuses limits of length beyond the model's positions; `limit` says whose they are.
+    /// Refuses maximum lengths beyond the model's positions; `limit` names their origin.
     pub(super) fn check_positions(
         &self,
         positions: usize,
@@ -87,7 +87,7 @@ impl RunConfig {
         }
     }
 
-    /// Refuses models whose parameters alone need more than there is.
+    /// Refuses models whose parameters alone need more memory than available.
     fn check_memory(&self, phi: &PhiConfig, available: u64) -> std::result::Result<(), String> {
         let base = phi.num_params() as f64;
         let adapter = self.lora.num_params(phi) as f64;
@@ -95,7 +95,7 @@ impl RunConfig {
             self.policies.len() as f64 * (phi.hidden_size as f64 + 1.0) * phi.vocab_size as f64;
         let sft = if self.sft.steps > 0 { BYTES_TRAINED } else { BYTES_FROZEN };
         let quantised = self.model.base.is_quantised();
-        // A quantised base is packed tensor by tensor as it is read.
+        // A quantised base is packed tensor by tensor while it is read.
         let sft = if quantised { 0.5 } else { sft };
         let policies = BYTES_TRAINED * (adapter + heads);
         let frozen = if quantised { 0.5 } else { BYTES_FROZEN } * base;
@@ -106,7 +106,7 @@ impl RunConfig {
                 match &self.model.source {
                     ModelSource::Scratch(_) => "make `[model.scratch]` smaller",
                     ModelSource::Hub(_) => {
-                        "take a smaller `model.hub`, or set sft.steps=0 and model.base=nf4"
+                        "use a smaller `model.hub`, or set sft.steps=0 and model.base=nf4"
                     }
                 },
             ),
@@ -134,7 +134,8 @@ impl RunConfig {
 }
 
 impl PhaseConfig {
-    /// Refuses batches whose activations alone need more than `available` bytes. `n_tokens`: those of the
+    /// Refuses batches whose activations alone need more than `available` bytes. `n_tokens`: size
+    /// of the
     /// longest batch.
     ///
     /// # Errors
@@ -147,8 +148,8 @@ impl PhaseConfig {
         available: u64,
     ) -> Result<()> {
         let (d, f) = (phi.hidden_size as f64, phi.intermediate_size as f64);
-        // What a block keeps for its gradients, in f32: its input, both norms' and attention's lines,
-        // and the feed-forward layer before and after its activation.
+        // What a block keeps for its gradients, in f32: its input, the rows of both norms and of
+        // attention, and the feed-forward layer before and after its activation.
         let kept = if self.gradient_checkpointing { d } else { 6.0 * d + 2.0 * f };
         let bytes = 4.0 * n_tokens as f64 * phi.num_hidden_layers as f64 * kept;
         if self.steps == 0 || bytes <= available as f64 {
@@ -171,7 +172,7 @@ impl PhaseConfig {
     }
 }
 
-/// A number of parameters as people say it.
+/// A number of parameters in a readable form.
 pub(crate) fn count_of_parameters(n: f64) -> String {
     match n {
         n if n >= 1e9 => format!("{:.1} billion", n / 1e9),

@@ -16,7 +16,7 @@ pub enum MethodConfig<'a> {
 }
 
 impl MethodConfig<'_> {
-    /// Meaning of a response's indicator. DPO takes each pair as it was labelled.
+    /// Meaning of a response's indicator. DPO uses each pair as labelled.
     pub fn estimator(self) -> IndicatorEstimator {
         match self {
             Self::Mopo(mopo) => mopo.indicator_estimator,
@@ -29,14 +29,14 @@ impl MethodConfig<'_> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DpoConfig {
-    /// The objective whose labels are learned; `policies` names it and no other.
+    /// The objective whose labels are learned; `policies` must name only it.
     pub objective: String,
     /// β > 0, strength of the KL term (the field's usual value: 0.1).
     pub beta: f64,
-    /// Probability with which a label is taken to be wrong, in [0, 0.5): I becomes
-    /// (1 − ε) I + ε (1 − I), as conservative DPO has it. 0 takes labels as they are.
+    /// Probability that a label is wrong, in [0, 0.5): I becomes (1 − ε) I + ε (1 − I), as in
+    /// conservative DPO. 0 takes labels as they are.
     pub label_smoothing: f64,
-    /// Whether the output layer is trained beside the adapter. False: it stays the base's.
+    /// Whether the output layer is trained with the adapter; if false, it stays the base's.
     pub train_head: bool,
 }
 
@@ -44,7 +44,7 @@ impl DpoConfig {
     /// Checks every range.
     ///
     /// # Errors
-    /// [`Error::Config`] names the key, its value and what would be accepted.
+    /// [`Error::Config`] names the key, its value and the accepted values.
     pub fn check(&self) -> Result<()> {
         let fail = |message| Err(Error::Config { origin: "`[dpo]`".into(), message });
         ranges::positive("dpo.beta", self.beta).or_else(fail)?;

@@ -1,5 +1,5 @@
-//! `[model]` and `[tokenizer]` of a run's configuration: where they come from, and how the base model is
-//! held in memory.
+//! `[model]` and `[tokenizer]` of a run's configuration: their origin, and the format of the base
+//! model in memory.
 
 use std::path::PathBuf;
 
@@ -12,42 +12,42 @@ use super::ranges::{self, Checked, MAX_VOCABULARY};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "ModelTable", into = "ModelTable")]
 pub struct ModelConfig {
-    /// Where it comes from.
+    /// Its origin.
     pub source: ModelSource,
-    /// How it is held once it is frozen.
+    /// Its format once it is frozen.
     pub base: BaseFormat,
 }
 
-/// A model from a Hugging Face model directory, or phi of a given shape from random weights.
+/// A Hugging Face model, or phi of a given shape with random weights.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelSource {
-    /// Random weights; its vocabulary is the tokenizer's.
+    /// Random weights; the vocabulary is the tokenizer's.
     Scratch(PhiShape),
     /// A directory with `config.json` and `model.safetensors`, or a model on Hugging Face:
     /// `org/name` or `org/name@revision` ([`mopo_hub::locate`]).
     Hub(PathBuf),
 }
 
-/// How the frozen base is held: the linear layers of its blocks, and with them embedding and output
-/// layer where the weights are not quantised. LayerNorms and biases are always f32.
+/// The format of the frozen base: of the linear layers of its blocks, and, unless they are
+/// quantised, also of embedding and output layer. LayerNorms and biases are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BaseFormat {
-    /// f32, whatever the file has.
+    /// f32, whatever the type in the file.
     F32,
-    /// As the file has it: that of the model directory, or f32 after SFT.
+    /// The type in the file: that of the model directory, or f32 after SFT.
     #[default]
     Checkpoint,
-    /// Linear layers in 8 bits, one scale per output; the rest as the file has it.
+    /// Linear layers in 8 bits, one scale per output; the rest as in the file.
     Int8,
-    /// Linear layers in 4 bits (NF4, blocks of 64), the rest as the file has it.
+    /// Linear layers in 4 bits (NF4, blocks of 64); the rest as in the file.
     Nf4,
     /// The same with double quantisation.
     Nf4Double,
 }
 
 impl BaseFormat {
-    /// How such a base is loaded.
+    /// Options for loading such a base.
     pub fn load_options(self) -> LoadOptions {
         match self {
             Self::F32 => LoadOptions::f32(),
@@ -69,7 +69,7 @@ impl BaseFormat {
         }
     }
 
-    /// Whether its linear layers cannot be trained.
+    /// Whether its linear layers are quantised, so that they cannot be trained.
     pub fn is_quantised(self) -> bool {
         matches!(self, Self::Int8 | Self::Nf4 | Self::Nf4Double)
     }
@@ -86,11 +86,11 @@ impl std::str::FromStr for BaseFormat {
     }
 }
 
-/// The section as it is written.
+/// The section in a file.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ModelTable {
-    /// Runs begun before there was this key held the base as its file has it; they can be resumed.
+    /// Runs from before this key had the base in the type of its file; they can be resumed.
     #[serde(default)]
     base: BaseFormat,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -134,11 +134,11 @@ pub struct PhiShape {
     pub hidden_size: usize,
     /// Width of the feed-forward layer.
     pub intermediate_size: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub num_hidden_layers: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub num_attention_heads: usize,
-    /// Longest sequence.
+    /// Maximum length of a sequence.
     pub max_position_embeddings: usize,
 }
 
@@ -157,21 +157,21 @@ impl PhiShape {
     }
 }
 
-/// A tokenizer from a file, or one trained on the training texts.
+/// A tokenizer from a file, or one trained on the training set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TokenizerConfig {
-    /// Byte-level BPE of this many entries, trained on the training pairs.
+    /// Byte-level BPE of this size, trained on the training pairs.
     #[serde(rename = "vocab_size")]
     Train(usize),
-    /// A `tokenizer.json`, or a model as in `model.hub`, whose tokenizer it is.
+    /// A `tokenizer.json`, or a model as in `model.hub` with its tokenizer.
     File(PathBuf),
 }
 
 impl TokenizerConfig {
     pub(crate) fn check(&self) -> Checked {
         match self {
-            // A byte-level BPE has an entry for each byte, and the end of text.
+            // Byte-level BPE has a token for each byte, and the end of text.
             Self::Train(size) => ranges::count("tokenizer.vocab_size", *size, 257..=MAX_VOCABULARY),
             Self::File(_) => Ok(()),
         }

@@ -1,14 +1,14 @@
-//! The presets that the program carries.
+//! The presets of the program.
 
 use mopo_hub::Presets;
 
 use crate::{Error, Result};
 
-/// Whole configurations that the program carries.
+/// Complete configurations.
 pub const PRESETS: Presets =
     mopo_hub::presets!("../../configs/": "demo", "hh-small", "paper-hh", "paper-tldr", "demo-dpo");
 
-/// `[data]` sections that it carries, one for each source with files.
+/// `[data]` sections, one for each source with files.
 pub const SOURCES: Presets = mopo_hub::presets!("../../configs/data/":
     "hh", "tldr", "tldr-axes", "summeval-op", "trl", "safe-rlhf", "beavertails", "ultrafeedback",
     "helpsteer",
@@ -17,7 +17,7 @@ pub const SOURCES: Presets = mopo_hub::presets!("../../configs/data/":
 /// The text of a preset.
 ///
 /// # Errors
-/// An unknown name is answered with the known ones.
+/// An unknown name; the error lists the known ones.
 pub fn preset_text(name: &str) -> Result<&'static str> {
     if let Some(text) = PRESETS.text(name) {
         return Ok(text);

@@ -2,21 +2,21 @@
 
 use std::ops::RangeInclusive;
 
-/// More steps than this are a slip of the keyboard.
+/// More steps than this are a typing error.
 pub(crate) const MAX_STEPS: usize = 1_000_000_000;
-/// Pairs, texts or passes of one step at most.
+/// Maximum number of pairs, texts or passes per step.
 pub(crate) const MAX_BATCH: usize = 65_536;
-/// Tokens of a prompt or a response at most.
+/// Maximum number of tokens of a prompt or a response.
 pub(crate) const MAX_TOKENS: usize = 1_048_576;
-/// Prompts, pairs or texts at most, where a configuration says how many.
+/// Maximum for configured numbers of prompts, pairs or texts.
 pub(crate) const MAX_COUNT: usize = 100_000_000;
-/// Entries of a tokenizer at most.
+/// Maximum size of a vocabulary.
 pub(crate) const MAX_VOCABULARY: usize = 1_000_000;
 
 /// Result of a check.
 pub(crate) type Checked = std::result::Result<(), String>;
 
-/// A whole number within bounds, both included.
+/// A whole number within bounds (inclusive).
 pub(crate) fn count(key: &str, value: usize, range: RangeInclusive<usize>) -> Checked {
     match range.contains(&value) {
         true => Ok(()),
@@ -28,7 +28,7 @@ pub(crate) fn count(key: &str, value: usize, range: RangeInclusive<usize>) -> Ch
     }
 }
 
-/// A number above 0 that f32, in which models compute, can hold.
+/// A positive number in the range of f32, in which models compute.
 pub(crate) fn positive(key: &str, value: f64) -> Checked {
     let held = f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX);
     match held.contains(&value) {
@@ -37,7 +37,7 @@ pub(crate) fn positive(key: &str, value: f64) -> Checked {
     }
 }
 
-/// A number of at least 0 that f32 can hold.
+/// A number of at least 0 in the range of f32.
 pub(crate) fn not_negative(key: &str, value: f64) -> Checked {
     match (0.0..=f64::from(f32::MAX)).contains(&value) {
         true => Ok(()),
@@ -45,7 +45,7 @@ pub(crate) fn not_negative(key: &str, value: f64) -> Checked {
     }
 }
 
-/// A number between two bounds, both included.
+/// A number within bounds (inclusive).
 pub(crate) fn within(key: &str, value: f64, range: RangeInclusive<f64>) -> Checked {
     match range.contains(&value) {
         true => Ok(()),
@@ -55,7 +55,7 @@ pub(crate) fn within(key: &str, value: f64, range: RangeInclusive<f64>) -> Check
     }
 }
 
-/// A share that leaves something on both sides: between 0 and 1, neither included.
+/// A fraction strictly between 0 and 1.
 pub(crate) fn fraction(key: &str, value: f64) -> Checked {
     match value > 0.0 && value < 1.0 {
         true => Ok(()),

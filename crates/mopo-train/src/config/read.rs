@@ -13,23 +13,23 @@ use crate::{Error, Result};
 pub(crate) trait ConfigFile: Serialize + DeserializeOwned {
     /// Keys that had another name in earlier versions.
     const RENAMED: &'static [RenamedKey];
-    /// Paths of keys that need not be there, and that `--set` may add.
+    /// Paths of optional keys, which `--set` may add.
     const OPTIONAL: &'static [&'static str];
-    /// Paths of which exactly one is there: `--set` of one takes the place of the other.
+    /// Paths of which exactly one is present: `--set` of one replaces the other.
     const ALTERNATIVES: &'static [&'static [&'static str]];
 
-    /// Reads the flattened parts of the document by themselves ([`read_part`]).
+    /// Reads the flattened parts of the document separately ([`read_part`]).
     ///
     /// # Errors
-    /// What is wrong with one, and further keys that are known where it is.
+    /// The error in one of them, and the other keys that are known there.
     fn read_parts(document: &DeTable<'_>) -> std::result::Result<(), PartError>;
 }
 
-/// What is wrong with a flattened part, and the keys beside its own.
+/// The error in a flattened part, and the known keys besides its own.
 pub(crate) type PartError = (toml::de::Error, &'static [&'static str]);
 
-/// Reads what of the table at `path` is flattened into a structure with the keys `others` of its own.
-/// Through `flatten` serde knows neither line nor key of an error, nor which keys there are.
+/// Reads the flattened part of the table at `path`, which also has the keys `others`. With
+/// `flatten` serde knows neither line nor key of an error, nor the known keys.
 pub(crate) fn read_part<T: DeserializeOwned>(
     document: &DeTable<'_>,
     path: &[&str],
@@ -53,7 +53,7 @@ pub(crate) fn read_part<T: DeserializeOwned>(
 /// A configuration from a complete text, with overrides `key.path=value`.
 ///
 /// # Errors
-/// What is wrong with the text, by its line; what is wrong with an override, by its key.
+/// Errors in the text, by line; errors in an override, by key.
 pub(crate) fn read_with<T: ConfigFile>(
     text: &str,
     origin: &str,
@@ -89,7 +89,7 @@ fn overridden<T: ConfigFile>(
     let mut assignments: Vec<Assignment> = Vec::new();
     for text in overrides {
         let assignment = Assignment::parse(text, T::RENAMED)?;
-        // One key under two names: which of them counts is nobody's guess.
+        // One key under two names would be ambiguous.
         if let Some(other) =
             assignments.iter().find(|a| a.keys == assignment.keys && a.old != assignment.old)
         {
@@ -106,7 +106,7 @@ fn overridden<T: ConfigFile>(
     }
     let read = |table: toml::Table| table.try_into::<T>();
     read(whole).map_err(|together| {
-        // The one that is wrong by itself; several may also contradict each other.
+        // The one that is wrong on its own; several may also contradict each other.
         let alone = assignments.iter().find_map(|assignment| {
             let mut table = table.clone();
             assignment.apply::<T>(&mut table).ok()?;
@@ -122,12 +122,12 @@ fn overridden<T: ConfigFile>(
 /// `key.path=value` of `--set`.
 struct Assignment<'a> {
     text: &'a str,
-    /// The path, in today's names.
+    /// The path, with current names.
     keys: Vec<String>,
     value: toml::Value,
-    /// Why a value in brackets is no TOML and so was taken for a string.
+    /// Why a value in brackets is not valid TOML and so was taken as a string.
     malformed: Option<String>,
-    /// Old names that it used.
+    /// Old names in it.
     old: Vec<RenamedKey>,
 }
 
@@ -150,7 +150,7 @@ impl<'a> Assignment<'a> {
                 toml::Value::String(value.trim().into())
             }
         };
-        // As a document of this one key, so that old names are found in the path and in the value.
+        // Parsed as a document with only this key, to find old names in the path and in the value.
         let nested = keys.iter().rev().fold(value, |value, key| {
             toml::Value::Table(toml::Table::from_iter([(key.to_string(), value)]))
         });
@@ -189,7 +189,7 @@ impl<'a> Assignment<'a> {
                 .ok_or_else(|| fail(format!("unknown section `{place}`; sections: {beside}")))?;
         }
         if let Some(slot) = here.get_mut(last) {
-            // A string may be in brackets, as the template `{response}` is.
+            // A string may begin with a bracket, like the template `{response}`.
             if let Some(why) = self.malformed.as_ref().filter(|_| !slot.is_str()) {
                 return Err(Error::Config {
                     origin: format!("--set {}", self.text),
@@ -216,7 +216,7 @@ impl<'a> Assignment<'a> {
     }
 }
 
-/// The value as the key's old one is written: 1 for 1.0 is what people type.
+/// The value in the type of the old one: people type 1 for 1.0.
 fn like(old: &toml::Value, new: toml::Value) -> toml::Value {
     match (old, new) {
         (toml::Value::Float(_), toml::Value::Integer(n)) => toml::Value::Float(n as f64),
@@ -229,7 +229,7 @@ fn section_names(table: &toml::Table) -> String {
     named.map(|(name, _)| format!("[{name}]")).collect::<Vec<_>>().join(", ")
 }
 
-/// All paths that `--set` takes: those in the table, and some more.
+/// All paths that `--set` accepts: those in the table, and optional ones.
 fn paths<'a>(table: &toml::Table, more: impl Iterator<Item = &'a &'static str>) -> Vec<String> {
     fn below(table: &toml::Table, prefix: &str, all: &mut Vec<String>) {
         for (key, value) in table {

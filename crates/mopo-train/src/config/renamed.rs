@@ -1,4 +1,5 @@
-//! Keys of earlier versions. They stay valid in files and in `--set`; new files use the new ones.
+//! Keys of earlier versions. They remain valid in files and in `--set`; new files have the new
+//! names.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -6,14 +7,14 @@ use std::sync::Mutex;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// A key that has another name now.
+/// A key that has a new name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RenamedKey {
-    /// Where it is: the path of its section, in today's names; empty for the top.
+    /// The path of its section, with current names; empty at the top.
     pub(crate) section: &'static str,
     /// Its name in earlier versions.
     pub(crate) old: &'static str,
-    /// Its name now.
+    /// Its current name.
     pub(crate) new: &'static str,
 }
 
@@ -26,10 +27,10 @@ pub(crate) const fn renamed(
     RenamedKey { section, old, new }
 }
 
-/// Gives every old key its new name. Returns the old keys that were there.
+/// Renames every old key. Returns the old keys that occurred.
 ///
 /// # Errors
-/// If a key is there under both names.
+/// A key occurs under both names.
 pub(super) fn rename_keys(
     document: &mut DeTable<'_>,
     keys: &'static [RenamedKey],
@@ -51,7 +52,7 @@ fn rename_below(
     if let [name, path @ ..] = path {
         return match table.get_mut(*name).map(Spanned::get_mut) {
             Some(DeValue::Table(section)) => rename_below(section, path, key, found),
-            // An array of tables: each of them.
+            // An array of tables: rename in each.
             Some(DeValue::Array(items)) => {
                 items.iter_mut().try_for_each(|item| match item.get_mut() {
                     DeValue::Table(section) => rename_below(section, path, key, found),
@@ -83,7 +84,7 @@ pub(super) fn both(section: &str, key: &RenamedKey) -> String {
     )
 }
 
-/// Warns of old keys in one line, once for each file.
+/// Warns about old keys in one line, once per file.
 pub(super) fn warn(origin: &str, found: &[RenamedKey]) {
     static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     if found.is_empty() {

@@ -11,47 +11,46 @@ use serde::{Deserialize, Serialize};
 use super::ranges::{self, Checked, MAX_COUNT};
 use crate::{Error, Result};
 
-/// What pairs are read from. Which keys a source takes is checked: one of another source is an error.
+/// A source of pairs. A key that belongs to another source is an error.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
     /// Which source.
     #[serde(rename = "source")]
     pub kind: DataSource,
-    /// Of a source with several objectives only these, in this order; without it all. Pairs that
-    /// none of them labels are left out.
+    /// For a source with several objectives, only these, in this order; all by default. Pairs
+    /// without a label of any of them are skipped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objectives: Vec<String>,
-    /// Objective → subfolder of the data directory, the objectives in order: `hh`, and where each
-    /// objective has files of its own `tldr` and `trl`.
+    /// Objective → subfolder of the data directory, with the objectives in order: for `hh`, and for
+    /// `tldr` and `trl` if each objective has its own files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub folders: Vec<ObjectiveFolder>,
-    /// Of a folder only files of this stem, `train` or `test`; without it all of a folder's files,
-    /// which mixes the publisher's splits where both are there.
+    /// Only files of a folder with this stem, `train` or `test`; by default all files, which mixes
+    /// the publisher's splits if there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stem: Option<String>,
-    /// Only rows whose column `split` says this (`tldr`, `tldr_axes`).
+    /// Only rows with this value in the column `split` (`tldr`, `tldr_axes`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
-    /// Only posts with more and with fewer characters than these (`tldr`, `tldr_axes`); without it
-    /// all.
+    /// Only posts with a number of characters between these (`tldr`, `tldr_axes`); by default all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub post_characters: Option<CharacterRange>,
-    /// How questions and messages become a prompt: `dialogue`, `chatml` or `plain`.
+    /// Chat template that makes prompts of questions and messages: `dialogue`, `chatml` or `plain`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<ChatTemplate>,
     /// Scores that differ by no more than this are a tie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tie_threshold: Option<f32>,
-    /// At most this many pairs per prompt, drawn by the seed; all if absent.
+    /// Maximum number of pairs per prompt, drawn by the seed; by default all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pairs_per_prompt: Option<usize>,
-    /// Prompts of the demo world (`demo` only).
+    /// Number of prompts of the demo world (`demo` only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_prompts: Option<usize>,
 }
 
-/// The kinds of sources.
+/// Kinds of sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DataSource {
@@ -81,7 +80,7 @@ pub enum DataSource {
     Prepared,
 }
 
-/// Which folder labels which objective.
+/// A folder and the objective that it labels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ObjectiveFolder {
@@ -92,7 +91,7 @@ pub struct ObjectiveFolder {
 }
 
 impl SourceConfig {
-    /// Ranges, and that each key belongs to the source.
+    /// Checks ranges, and that each key belongs to the source.
     pub(crate) fn check(&self) -> Checked {
         match self.kind {
             DataSource::Hh if self.folders.is_empty() => {
@@ -107,7 +106,7 @@ impl SourceConfig {
                     "`data.source` is \"demo\": give `data.n_prompts`, from 10 to {MAX_COUNT}"
                 ));
             }
-            // Only labels what it was made with: keys of that source may stay.
+            // A prepared set keeps the keys of the source it was made from.
             DataSource::Prepared => return Ok(()),
             _ => {}
         }
@@ -126,7 +125,7 @@ impl SourceConfig {
             && above.saturating_add(1) >= below
         {
             return Err(format!(
-                "`data.post_characters` wants more than {above} and fewer than {below} characters, \
+                "`data.post_characters` requires more than {above} and fewer than {below} characters, \
                  which is impossible"
             ));
         }
@@ -147,7 +146,7 @@ impl SourceConfig {
         let asked: &[DataSource] = &[Trl, SafeRlhf, Beavertails, UltraFeedback, HelpSteer];
         let files: &[DataSource] =
             &[Hh, Tldr, TldrAxes, SummevalOp, Trl, SafeRlhf, Beavertails, UltraFeedback, HelpSteer];
-        // Key, whether it is there, whether its sources need it, its sources.
+        // Key, whether it is present, the sources that need it, the sources that accept it.
         for (key, is_there, is_needed, sources) in [
             ("objectives", !self.objectives.is_empty(), false, several),
             ("folders", !self.folders.is_empty(), false, &[Hh, Tldr, Trl]),
@@ -178,11 +177,11 @@ impl SourceConfig {
         Ok(())
     }
 
-    /// Checks what the source needs from the command line; `name` is what errors call the
-    /// configuration.
+    /// Checks what the source needs from the command line; `name` is the configuration's name in
+    /// errors.
     ///
     /// # Errors
-    /// If it needs a path and none was given, or the other way round.
+    /// It needs a path and none was given, or vice versa.
     pub fn check_path(&self, name: &str, data: Option<&Path>) -> Result<()> {
         let fail = |message: String| Err(Error::Config { origin: format!("`{name}`"), message });
         match (self.kind, data) {
@@ -215,7 +214,7 @@ impl SourceConfig {
         ReadOptions { stem: self.stem.clone(), strict, seed, scratch: None }
     }
 
-    /// The same with what TL;DR has besides.
+    /// The same with TL;DR's options.
     pub(crate) fn tldr_options(&self, strict: bool, seed: u64) -> TldrOptions {
         TldrOptions {
             read: self.read_options(strict, seed),
@@ -224,7 +223,7 @@ impl SourceConfig {
         }
     }
 
-    /// How scores become pairs.
+    /// Options for making pairs from scores.
     pub(crate) fn pair_options(&self) -> PairOptions {
         PairOptions {
             tie_threshold: self.tie_threshold.unwrap_or_default(),
@@ -232,7 +231,7 @@ impl SourceConfig {
         }
     }
 
-    /// The chat template, which was checked to be there where it is asked for.
+    /// The chat template, which has been checked to be set where it is needed.
     pub(crate) fn chat_template(&self) -> ChatTemplate {
         self.template.unwrap_or(ChatTemplate::Dialogue)
     }
@@ -256,7 +255,7 @@ impl DataSource {
         }
     }
 
-    /// What its publisher calls it.
+    /// The publisher's name for it.
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Demo => "the demo world",

@@ -1,7 +1,7 @@
-//! "Did you mean …": the known name that is closest to one that is not known.
+//! "Did you mean …": the known name that is closest to an unknown one.
 
-/// The candidates that `given` may have been meant to be, the closest first, at most three. `given` and
-/// the candidates are dotted paths or plain names.
+/// The candidates that `given` may have meant, the closest first, at most three. `given` and the
+/// candidates are dotted paths or plain names.
 pub(crate) fn nearest<'a>(
     given: &str,
     candidates: impl IntoIterator<Item = &'a str>,
@@ -35,8 +35,8 @@ pub(crate) fn did_you_mean<'a>(
     }
 }
 
-/// A deserializer's message about an unknown field or variant, with a suggestion out of those that it
-/// lists and of those in `known`.
+/// A deserializer's message about an unknown field or variant, with a suggestion from those that it
+/// lists and those in `known`.
 pub(crate) fn with_suggestion(message: &str, known: &[&str]) -> String {
     let message = message.trim_end();
     let Some(at) =

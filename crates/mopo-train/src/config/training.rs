@@ -1,17 +1,17 @@
-//! `[sft]`, `[training]` and `[checkpoints]` of a run's configuration: the loops of optimiser steps.
+//! `[sft]`, `[training]` and `[checkpoints]` of a run's configuration: the training loops.
 
 use serde::{Deserialize, Serialize};
 
 use super::ranges::{self, Checked, MAX_BATCH, MAX_STEPS};
 
-/// A loop of optimiser steps. Adam (0.9, 0.999), a linear schedule with warmup, clipping by the global
-/// norm. Names as in the training arguments of transformers and TRL.
+/// A training loop: Adam (0.9, 0.999), a linear schedule with warmup, clipping by global norm. Keys
+/// are named as in transformers and TRL.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PhaseConfig {
-    /// Optimiser steps; 0 leaves the phase out.
+    /// Number of optimiser steps; 0 skips the phase.
     pub steps: usize,
-    /// Pairs of one forward and backward pass.
+    /// Pairs per forward and backward pass.
     pub batch_size: usize,
     /// Passes per optimiser step; the importance weights of MOPO are normalised over all of them.
     pub gradient_accumulation_steps: usize,
@@ -19,26 +19,26 @@ pub struct PhaseConfig {
     pub learning_rate: f64,
     /// Steps over which the learning rate rises linearly.
     pub warmup_steps: usize,
-    /// Largest global norm of the gradient; 0 does not clip.
+    /// Maximum global norm of the gradient; 0 disables clipping.
     pub max_grad_norm: f64,
-    /// Weight of the prompt's own tokens in the loss of SFT (0: responses only). Unused by the
-    /// methods.
+    /// Weight of the prompt's own tokens in the loss of SFT (0: responses only). The methods do not
+    /// use it.
     #[serde(default)]
     pub prompt_weight: f64,
-    /// Keep no activations inside of the blocks for the backward pass; compute them again there.
-    /// Costs time and lowers the peak of memory; values do not change. May be left out (false), so
-    /// that configurations from before it was there stay valid; it changes no result.
+    /// Keep no activations inside blocks for the backward pass, and recompute them there. Takes
+    /// more time and less memory; results do not change. Optional (false), so that older
+    /// configurations stay valid.
     #[serde(default)]
     pub gradient_checkpointing: bool,
 }
 
-/// When checkpoints are written and how many stay.
+/// How often checkpoints are written and how many are kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointConfig {
-    /// Steps between two checkpoints.
+    /// Number of steps between two checkpoints.
     pub save_steps: usize,
-    /// How many of each phase stay on disk, at least 1.
+    /// Number of checkpoints of each phase to keep, at least 1.
     pub save_total_limit: usize,
 }
 
@@ -58,7 +58,7 @@ impl PhaseConfig {
         ranges::within(&key("prompt_weight"), self.prompt_weight, 0.0..=1.0)
     }
 
-    /// Learning rate of step `step` (from 0): linear warmup, then linear to 0 at the end.
+    /// Learning rate of step `step` (from 0): linear warmup, then linear decay to 0 at the end.
     pub fn learning_rate_at(&self, step: usize) -> f64 {
         let warmup = self.warmup_steps.min(self.steps);
         if step < warmup {

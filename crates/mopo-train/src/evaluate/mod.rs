@@ -24,18 +24,18 @@ use crate::{Error, Progress, Result, RunConfig, RunData, RunDir, RunRecord, Samp
 use prompts::GivenPrompts;
 use statistics::KnownStatistics;
 
-/// What an evaluation takes beside the run's own configuration.
+/// Settings of an evaluation besides the run's own configuration.
 #[derive(Debug, Clone, Default)]
 pub struct EvaluationOptions {
-    /// Seed of sampling, of clustering and of the draw of prompts; `None`: the run's.
+    /// Seed of sampling, of clustering and of drawing prompts; `None`: the run's.
     pub seed: Option<u64>,
     /// A file of prompts, instead of the run's held-out ones.
     pub prompts: Option<PathBuf>,
-    /// A file with what z-scores are counted in, instead of what the configuration says.
+    /// A file with statistics for z-scores, instead of the configured ones.
     pub statistics: Option<PathBuf>,
 }
 
-/// An evaluation whose settings have been checked, before minutes of generation.
+/// An evaluation with checked settings, before minutes of generation.
 #[derive(Debug)]
 pub struct EvaluationPlan {
     run: RunDir,
@@ -47,27 +47,28 @@ pub struct EvaluationPlan {
     given: Option<GivenPrompts>,
 }
 
-/// The result of a run's evaluation, as [`mopo_report::write_report`] takes it.
+/// The result of a run's evaluation, for [`mopo_report::write_report`].
 #[derive(Debug, Clone)]
 pub struct EvaluatedRun {
     /// Prompts, answers and scores.
     pub evaluation: Evaluation,
     /// The front.
     pub report: FrontReport,
-    /// Title, record and training curves of the page.
+    /// Title, record and training curves for the page.
     pub extras: ReportExtras,
     /// The run's policies, without mixtures.
     pub policies: Vec<String>,
 }
 
 impl EvaluationPlan {
-    /// Checks what can be known before anything is generated. `config` is the run's, with the
-    /// evaluation's own settings changed as wanted. `progress` reports prompts that policies were
-    /// trained on.
+    /// Checks everything that can be checked before generation. `config` is the run's, with changes
+    /// to the evaluation's settings. `progress` reports prompts from the training
+    /// data.
     ///
     /// # Errors
-    /// [`Error::Run`] for fewer than two axes, or for statistics that the data does not have; a file of
-    /// prompts or statistics that cannot be used, with its name.
+    /// [`Error::Run`] for fewer than two axes, or for statistics that the data does not have; an
+    /// invalid file of
+    /// prompts or statistics, with its name.
     pub fn new(
         run: RunDir,
         config: RunConfig,
@@ -98,11 +99,12 @@ impl EvaluationPlan {
         Ok(Self { run, config, record, seed, objectives, statistics, given })
     }
 
-    /// Generates, scores and judges. `resolve` finds the models that rewards name.
+    /// Generates, scores and judges. `resolve` finds the models of rewards.
     ///
     /// # Errors
-    /// A run that is not finished or whose files were changed; a reward that cannot be built or that
-    /// refuses a text; as [`FrontReport::new`].
+    /// A run that is not finished or whose files were changed; a reward that cannot be built or
+    /// that
+    /// refuses a text; those of [`FrontReport::new`].
     pub fn run<B: FusedBackend>(
         self,
         device: &B::Device,

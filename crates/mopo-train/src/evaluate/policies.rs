@@ -8,15 +8,16 @@ use mopo_report::PolicyGroup;
 pub struct EvaluatedPolicy {
     /// Unique in its run, e.g. `head-helpful`.
     pub id: String,
-    /// What figures show.
+    /// A short name for figures and tables.
     pub label: String,
     /// Its part in the comparison.
     pub group: PolicyGroup,
-    /// How it generates.
+    /// The head that it generates with.
     pub head: HeadChoice,
 }
 
-/// The SFT model, every head of `names`, and mixtures of them on the [`simplex_grid`] of `steps`.
+/// The SFT model, the heads of `names`, and mixtures of them on the [`simplex_grid`] with `steps`
+/// steps.
 pub fn evaluated_policies(names: &[String], steps: usize) -> Vec<EvaluatedPolicy> {
     let mut out = vec![EvaluatedPolicy {
         id: "warm-start".into(),
@@ -48,8 +49,8 @@ pub fn evaluated_policies(names: &[String], steps: usize) -> Vec<EvaluatedPolicy
     out
 }
 
-/// All points of the simplex of `n_parts` weights whose weights are multiples of 1/`steps`, as multiples:
-/// every way to share `steps` among the parts. Empty for no steps.
+/// All points of the simplex of `n_parts` weights that are multiples of 1/`steps`, as multiples:
+/// all ways to divide `steps` into parts. Empty if `steps` is 0.
 pub fn simplex_grid(n_parts: usize, steps: usize) -> Vec<Vec<usize>> {
     if steps == 0 || n_parts == 0 {
         return Vec::new();

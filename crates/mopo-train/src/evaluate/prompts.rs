@@ -1,4 +1,4 @@
-//! The prompts that policies answer.
+//! The prompts of an evaluation.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{Progress, Result, RunDir};
 
-/// Prompts from a file, and what the run's record says of it.
+/// Prompts from a file, and their part of the run's record.
 #[derive(Debug)]
 pub(super) struct GivenPrompts {
     pub(super) prompts: Vec<String>,

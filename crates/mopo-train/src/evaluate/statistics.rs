@@ -9,15 +9,15 @@ use mopo_report::{ObjectiveStatistics, PolicySamples, read_statistics};
 use crate::config::{EvaluationConfig, ZScoreSource};
 use crate::{Error, Result, RunDir};
 
-/// One per objective, `None` where the SFT model's scores are still to come.
+/// One per objective; `None` if they will come from the SFT model's scores.
 #[derive(Debug)]
 pub(super) struct KnownStatistics(Vec<Option<ObjectiveStatistics>>);
 
 impl KnownStatistics {
-    /// What is known before anything is generated. A file counts for all objectives.
+    /// The statistics known before generation. A file applies to all objectives.
     ///
     /// # Errors
-    /// A file that cannot be used; `z_scores = "labels"` with data that has no scores of an axis.
+    /// An invalid file; `z_scores = "labels"` with data that has no scores for an axis.
     pub(super) fn new(
         file: Option<&Path>,
         settings: &EvaluationConfig,
@@ -50,7 +50,7 @@ impl KnownStatistics {
         Ok(Self(known))
     }
 
-    /// All, the missing ones from the scores of the SFT model, which `whose` describes.
+    /// All statistics; missing ones from the scores of the SFT model, which `whose` describes.
     pub(super) fn complete(
         self,
         objectives: &[String],
@@ -68,7 +68,7 @@ impl KnownStatistics {
     }
 }
 
-/// Of the recorded scores of both responses of every pair.
+/// Statistics of the recorded scores of both responses of every pair.
 fn of_labels(
     sets: &[PreparedSet],
     axis: &str,
@@ -87,8 +87,8 @@ fn of_labels(
         scores.extend(recorded.flat_map(|s| [s.first[k], s.second[k]]));
     }
     if scores.is_empty() {
-        return Err(missing(format!("the data has recorded no scores of `{axis}`")));
+        return Err(missing(format!("the data has no recorded scores of `{axis}`")));
     }
-    let source = "scores that the data has recorded of both responses of every pair";
+    let source = "scores recorded in the data for both responses of every pair";
     Ok(ObjectiveStatistics::of(axis, scores, source)?)
 }

@@ -1,4 +1,4 @@
-//! log π_0 of the training pairs as a file of the run.
+//! log π_0 of the training pairs, as a file of the run.
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use super::LogProbs;
 use crate::{Error, Result};
 
-/// Writes the initial policy's log-probs: they are needed all through training and cost a pass
-/// over the data.
+/// Writes the initial policy's log-probs, which are needed throughout training and cost a pass over
+/// the data.
 pub(crate) fn write(path: &Path, log_probs: &LogProbs) -> Result<()> {
     let bytes: Vec<u8> = log_probs.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
     let file = TensorView::new(Dtype::F32, vec![log_probs.len(), 2], &bytes)

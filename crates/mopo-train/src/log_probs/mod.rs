@@ -20,7 +20,7 @@ use crate::{Error, Pairs, Progress, Result, Unit};
 pub(crate) type LogProbs = Vec<[f32; 2]>;
 
 /// The log-probs of the pairs `indices` in one packed batch: one list per head, in the order of
-/// `indices`. Without `params`: the base model and its own output layer, as one list.
+/// `indices`. Without `params`, those of the base model with its own output layer, as one list.
 pub(crate) fn batch_log_probs<B: FusedBackend>(
     base: &Phi<B>,
     params: Option<&PolicyParams<B>>,
@@ -49,14 +49,15 @@ pub(crate) fn batch_log_probs<B: FusedBackend>(
     Ok(out)
 }
 
-/// Pairs between two reports of progress.
+/// Pairs between two progress reports.
 const REPORT: usize = 16;
 
-/// log π of both responses of every pair: one list per head. Without `params`: the base model and
+/// log π of both responses of every pair: one list per head. Without `params`, those of the base
+/// model with
 /// its own output layer, as one list.
 ///
-/// Pair by pair, so that a pair's values do not depend on the others: one that comes from a cache has
-/// the bits that it would have been computed with.
+/// Pair by pair, so that a pair's values do not depend on the others: a cached value has
+/// the same bits as a computed one.
 pub(crate) fn all_log_probs<B: FusedBackend>(
     base: &Phi<B>,
     params: Option<&PolicyParams<B>>,
@@ -74,8 +75,8 @@ pub(crate) fn all_log_probs<B: FusedBackend>(
     Ok(out)
 }
 
-/// log π of both responses of every pair under the frozen base, from the cache where it has them.
-/// Says how many that were.
+/// log π of both responses of every pair under the frozen base, from the cache if it has them. Also
+/// returns how many were cached.
 pub(crate) fn frozen_log_probs<B: FusedBackend>(
     base: &Phi<B>,
     pairs: &Pairs,
@@ -96,7 +97,7 @@ pub(crate) fn frozen_log_probs<B: FusedBackend>(
         out[i] = row;
         open.insert(&pairs.tokens[i], row);
     });
-    // What was computed before an error is worth keeping.
+    // What was computed before an error is kept.
     open.flush();
     for warning in open.take_warnings() {
         progress.note(&warning);
@@ -112,7 +113,7 @@ pub(crate) fn frozen_log_probs<B: FusedBackend>(
     Ok(out)
 }
 
-/// Computes the pairs `wanted` and hands on (pair, head, log-probs).
+/// Computes the pairs `wanted` and passes on (pair, head, log-probs).
 #[allow(clippy::too_many_arguments)] // of private plumbing
 fn for_each_pair<B: FusedBackend>(
     base: &Phi<B>,
@@ -124,7 +125,7 @@ fn for_each_pair<B: FusedBackend>(
     progress: &mut dyn Progress,
     mut take: impl FnMut(usize, usize, [f32; 2]),
 ) -> Result<()> {
-    // Short ones first, so that the progress bar is a lower bound of the speed.
+    // Short ones first, so that the progress bar never overestimates the speed.
     let lengths = pairs.row_lengths();
     let mut order = wanted.to_vec();
     order.sort_by_key(|&i| (lengths[i], i));
@@ -211,7 +212,7 @@ mod tests {
             max_position_embeddings: 64,
             ..PhiConfig::phi_1_5()
         };
-        // From the process's one random state: any weights do.
+        // Drawn from the process's one random state: any weights will do.
         config.init::<TestBackend>(&Default::default())
     }
 
@@ -227,7 +228,7 @@ mod tests {
             frozen_log_probs(&base, pairs, cache, "test", &device, &mut Silent).unwrap()
         };
         let whole = run(&all, None);
-        // Alone, in threes, and every second one.
+        // A single one, some in threes, and every second one.
         for part in [vec![7], vec![59, 3, 21], (0..60).step_by(2).collect::<Vec<_>>()] {
             let some = Pairs {
                 tokens: part.iter().map(|&i| all.tokens[i].clone()).collect(),
@@ -236,7 +237,7 @@ mod tests {
             let expected: LogProbs = part.iter().map(|&i| whole[i]).collect();
             assert_eq!(bits(&run(&some, None)), bits(&expected), "{part:?}");
         }
-        // And as what a half-full cache leaves over.
+        // And those that a half-full cache does not have.
         let tmp = tempfile::tempdir().unwrap();
         let cache = LogProbCache::new(tmp.path());
         let context = Context { format: 1, ..Context::default() };

@@ -6,12 +6,12 @@ use super::LogProbs;
 
 /// Log-probs under a lagged reference, computed at most once per pair and refresh window.
 ///
-/// It is a part of MOPO's checkpoints: a resumed run would meet the pairs in other batches than the
-/// run that was not cut off, and the last bits of a log-prob may depend on the batch.
+/// Part of MOPO's checkpoints: a resumed run would compute the pairs in other batches than an
+/// uninterrupted one, and the last bits of a log-prob may depend on the batch.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct WindowLogProbs {
     n_policies: usize,
-    /// Pair → one row per policy.
+    /// One row per policy for each pair.
     rows: BTreeMap<usize, LogProbs>,
 }
 
@@ -30,7 +30,7 @@ impl WindowLogProbs {
         self.rows.insert(pair, of_pair);
     }
 
-    /// A new window begins.
+    /// Starts a new window.
     pub(crate) fn clear(&mut self) {
         self.rows.clear();
     }
@@ -45,7 +45,7 @@ impl WindowLogProbs {
         out
     }
 
-    /// None if the bytes are not those of as many policies.
+    /// `None` if the bytes are not those of this number of policies.
     pub(crate) fn from_bytes(n_policies: usize, bytes: &[u8]) -> Option<Self> {
         let chunks = bytes.chunks_exact(8 + 8 * n_policies);
         if !chunks.remainder().is_empty() {

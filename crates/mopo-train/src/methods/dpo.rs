@@ -1,9 +1,10 @@
 //! DPO: one policy, trained on the labels of one objective against the frozen base (Rafailov et
 //! al., 2023, equation 7; docs/methods/dpo.md). The baseline of every comparison.
 //!
-//! What is trained is a LoRA adapter, and the output layer only where the configuration asks for
-//! it. The reference is the base with the adapter off: no second model, and its log-probs were
-//! computed before training. Not here: the loss itself, which is [`mopo_core::dpo`].
+//! Trains a LoRA adapter, and the output layer only if the configuration asks for
+//! it. The reference is the base with the adapter off: there is no second model, and its log-probs
+//! are
+//! computed before training. The loss itself is [`mopo_core::dpo`].
 
 use burn::module::{AutodiffModule, Module};
 use burn::nn::Linear;
@@ -23,42 +24,42 @@ use crate::{Pairs, Result};
 
 pub(crate) const PHASE: &str = "dpo";
 
-/// What DPO trains.
+/// The parameters that DPO trains.
 #[derive(Module, Debug)]
 struct DpoParams<B: burn::tensor::backend::Backend> {
     adapter: LoraAdapter<B>,
-    /// None: the base's own output layer, frozen.
+    /// `None`: the base's own output layer, frozen.
     head: Option<Linear<B>>,
 }
 
 /// The state of a DPO run.
 pub(crate) struct Dpo<'a, B: FusedAutodiffBackend> {
-    /// The frozen base, with gradients flowing through it.
+    /// The frozen base, on the backend with gradients.
     base: &'a Phi<B>,
     trainer: Trainer<B, DpoParams<B>>,
     setup: Setup<'a>,
-    /// The pairs that carry a label of the objective, as indices into all.
+    /// Indices of the pairs with a label of the objective.
     labelled: Vec<usize>,
     /// Batches of indices into `labelled`.
     order: BatchOrder,
     device: B::Device,
 }
 
-/// What a DPO run is given.
+/// The setup of a DPO run.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup<'a> {
     pub(crate) config: &'a DpoConfig,
     pub(crate) phase: &'a PhaseConfig,
     /// The objective's index.
     pub(crate) objective: usize,
-    /// With indicators as labelled; at least one pair has one of the objective.
+    /// With indicators as labelled; at least one pair has a label of the objective.
     pub(crate) pairs: &'a Pairs,
     /// log π_ref of every pair.
     pub(crate) reference_log_probs: &'a LogProbs,
     pub(crate) seed: u64,
 }
 
-/// Sums over the decided pairs of a step, of rewards β log(π/π_ref).
+/// Sums of rewards β log(π/π_ref) over the decided pairs of a step.
 #[derive(Default)]
 struct Rewards {
     chosen: f64,
@@ -68,7 +69,7 @@ struct Rewards {
 }
 
 impl Rewards {
-    /// Adds a pair; ties say nothing. `first` and `second` are log(π/π_ref).
+    /// Adds a pair; ties are ignored. `first` and `second` are log(π/π_ref).
     fn add(&mut self, indicator: f32, first: f64, second: f64, beta: f64) {
         if indicator == 0.5 {
             return;
@@ -84,7 +85,7 @@ impl Rewards {
         self.n += 1;
     }
 
-    /// Means under the policy's name; nothing where no pair was decided.
+    /// Means under the policy's name; none if no pair was decided.
     fn report(&self, policy: &str, metrics: &mut Metrics) {
         if self.n == 0 {
             return;
@@ -127,12 +128,12 @@ impl<'a, B: FusedAutodiffBackend> Dpo<'a, B> {
         }
     }
 
-    /// How many pairs take part.
+    /// Number of labelled pairs.
     pub(crate) fn n_labelled(&self) -> usize {
         self.labelled.len()
     }
 
-    /// Adapter and head as one policy; the head is the base's where it was not trained.
+    /// Adapter and head as one policy; the head is the base's if it was not trained.
     pub(crate) fn params(&self) -> PolicyParams<B::InnerBackend> {
         let DpoParams { adapter, head } = self.trainer.module().valid();
         let heads = match head {
@@ -166,7 +167,7 @@ pub(crate) fn log_ratios<B: FusedAutodiffBackend>(
     log_probs - to_tensor(&reference, &device)
 }
 
-/// The pairs that carry a label of an objective.
+/// The pairs with a label of an objective.
 fn labelled(pairs: &Pairs, objective: usize) -> Vec<usize> {
     (0..pairs.len()).filter(|&i| pairs.labels[i][0][objective].is_some()).collect()
 }

@@ -25,23 +25,24 @@ use crate::optim::{Trainer, module_from_bytes, module_to_bytes};
 use crate::{Error, Pairs, Result, Silent};
 
 pub(crate) const PHASE: &str = "mopo";
-/// The part of a checkpoint that holds the reference's log-probs.
+/// The part of a checkpoint with the reference's log-probs.
 const WINDOW: &str = "reference_log_probs.bin";
 
 /// The state of a MOPO run.
 pub(crate) struct Mopo<'a, B: FusedAutodiffBackend> {
-    /// The frozen base, with gradients flowing through it …
+    /// The frozen base, on the backend with gradients …
     base: &'a Phi<B>,
-    /// … and the same tensors without, for the reference.
+    /// … and the same tensors on the inner backend, for the reference.
     base_inner: Phi<B::InnerBackend>,
     trainer: Trainer<B, PolicyParams<B>>,
-    /// None until the first refresh: the reference is the initial policy then, all ratios are 1.
+    /// `None` until the first refresh: the reference is then the initial policy, and all ratios are
+    /// 1.
     reference: Option<PolicyParams<B::InnerBackend>>,
-    /// Its log-probs of the pairs that were met since the refresh.
+    /// Its log-probs of the pairs used since the refresh.
     reference_log_probs: WindowLogProbs,
     /// One per policy.
     duals: Vec<DualState>,
-    /// With the exact dual: its last solutions, one per policy.
+    /// With the exact dual: its latest solutions, one per policy.
     exact: Vec<ExactDual>,
     setup: Setup<'a>,
     order: BatchOrder,
@@ -50,7 +51,7 @@ pub(crate) struct Mopo<'a, B: FusedAutodiffBackend> {
     device: B::Device,
 }
 
-/// What a MOPO run is given.
+/// The setup of a MOPO run.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup<'a> {
     pub(crate) config: &'a MopoConfig,
@@ -63,7 +64,7 @@ pub(crate) struct Setup<'a> {
     pub(crate) seed: u64,
 }
 
-/// A step that was made.
+/// A finished step.
 pub(crate) struct Step {
     pub(crate) metrics: Metrics,
     /// Which responses of the batch took part, policy by policy: `[n_policies][n_responses]`, the two
@@ -168,7 +169,7 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
                 &mut Silent,
             )?),
         };
-        // The steps of this window need the same ones.
+        // All steps of this window need the same ones.
         if let Some(log_probs) = &log_probs {
             for i in 0..pairs.len() {
                 self.reference_log_probs.insert(i, log_probs.iter().map(|of| of[i]).collect());
@@ -292,7 +293,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
                     metrics.set(Quantity::LowerBound.between(name, other), bound);
                 }
             }
-            // The exact dual says what holds on all of the data, and stays until the next refresh.
+            // The exact dual describes the whole data set, and is constant until the next refresh.
             let (slack, saturated) = match self.exact.get(h) {
                 Some(solved) if exact => {
                     metrics.set(Quantity::KktResidual.of(name), solved.kkt.stationarity);
@@ -454,7 +455,7 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
         self.reference_log_probs = match c.parts.get(WINDOW) {
             Some(bytes) => WindowLogProbs::from_bytes(self.duals.len(), bytes)
                 .ok_or_else(|| Error::corrupt(&c.path.join(WINDOW), "it has another length"))?,
-            // Before the first refresh, or written before this part existed: computed as needed.
+            // Before the first refresh, or from a version without this part: computed as needed.
             None => WindowLogProbs::new(self.duals.len()),
         };
         Ok(())

@@ -11,17 +11,17 @@ use crate::config::{BYTES_TRAINED, TokenizerConfig, check_head, count_of_paramet
 use crate::models::{model_dir, tokenizer_file};
 use crate::{Error, Result};
 
-/// Far beyond any model, so that sizes multiply without overflow.
+/// Larger than any model, and small enough that products of sizes do not overflow.
 const MAX_WIDTH: usize = 1 << 20;
 const MAX_LAYERS: usize = 1 << 14;
-/// No classifier is larger.
+/// More parameters than any classifier has.
 const MAX_PARAMETERS: f64 = 1e12;
 
 impl RewardTrainConfig {
     /// Checks what types cannot.
     ///
     /// # Errors
-    /// Names the key and what would be accepted.
+    /// Names the key and the accepted values.
     pub fn check(&self) -> Result<()> {
         let fail = |message: String| Err(Error::Config { origin: self.name.clone(), message });
         check_head(&self.name, self.seed).or_else(fail)?;
@@ -82,12 +82,12 @@ impl RewardTrainConfig {
         self.checkpoints.check().or_else(fail)
     }
 
-    /// Checks a new training's configuration against the files that it names, which were
-    /// [fetched](Self::fetch_models) before, and its model's size against `memory`, in bytes (`None`:
+    /// Checks a new training's configuration against the files that it names, which have been
+    /// [fetched](Self::fetch_models), and its model's size against `memory`, in bytes (`None`:
     /// not compared).
     ///
     /// # Errors
-    /// Names the key, and what would be accepted.
+    /// Names the key, and the accepted values.
     pub fn check_files(&self, memory: Option<u64>) -> Result<()> {
         let fail = |message: String| Err(Error::Config { origin: self.name.clone(), message });
         if let RewardModel::Hub(model) = &self.model {
@@ -177,7 +177,7 @@ impl RewardModel {
         }
     }
 
-    /// Parameters of a model from random weights, biases aside.
+    /// Number of parameters of a model with random weights, without biases.
     fn parameters(&self, vocabulary: usize, positions: usize) -> f64 {
         let (width, inner, layers) = match self {
             Self::Gpt2(s) => (s.n_embd, 4.0 * s.n_embd as f64, s.n_layer),

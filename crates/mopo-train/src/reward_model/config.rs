@@ -13,71 +13,72 @@ use crate::config::{
 };
 use crate::{Error, Result};
 
-/// Whole configurations that the program carries.
+/// Complete configurations.
 pub const REWARD_PRESETS: Presets = mopo_hub::presets!("../../configs/reward-":
     "helpful", "harmless", "humor", "toxicity", "preference",
 );
 
-/// Everything that decides what a training of a reward model computes.
+/// Everything that determines what a training of a reward model computes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RewardTrainConfig {
-    /// Name of the run's kind; the run directory starts with it.
+    /// Name of the kind of run; the run directory starts with it.
     pub name: String,
     /// Seed of everything random.
     pub seed: u64,
-    /// What the model scores, larger is better. With pairs: the objective whose indicators it learns.
+    /// What the model scores; larger is better. With pairs: the objective whose indicators it
+    /// learns.
     pub objective: String,
-    /// Where examples come from.
+    /// The training examples.
     pub data: RewardData,
-    /// What a model reads of an example.
+    /// The model's input.
     pub input: InputConfig,
     /// The tokenizer. A model from a directory has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<TokenizerConfig>,
     /// The model.
     pub model: RewardModel,
-    /// The loop.
+    /// The training loop.
     pub training: TrainingConfig,
     /// When checkpoints are written.
     pub checkpoints: CheckpointConfig,
 }
 
-/// Where examples come from: exactly one of `pairs` and `texts` is there.
+/// The training examples: exactly one of `pairs` and `texts` is present.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RewardData {
-    /// Share of the prompts (or texts) that the reported accuracy is measured on, in (0, 1). A prompt
-    /// has the side that `mopo train` gives it with the same seed and fraction.
+    /// Fraction of the prompts (or texts) that the reported accuracy is measured on, in (0, 1).
+    /// `mopo train` holds out the same prompts with the same seed and fraction.
     pub heldout_fraction: f64,
-    /// Share of the others that early stopping looks at, in (0, 1).
+    /// Fraction of the others for early stopping, in (0, 1).
     pub validation_fraction: f64,
-    /// Compared pairs: the model is Bradley and Terry's.
+    /// Compared pairs, for a Bradley–Terry model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pairs: Option<PairData>,
-    /// Texts of two kinds: the model is a classifier.
+    /// Texts of two kinds, for a classifier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub texts: Option<TextData>,
 }
 
-/// Compared pairs: what is read, as in a run's `[data]`, and what becomes of ties.
+/// Compared pairs: the source, as in a run's `[data]`, and the handling of ties.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PairData {
-    /// What is read; the source's path is given with `--data`.
+    /// The source; its path is given with `--data`.
     #[serde(flatten)]
     pub source: SourceConfig,
-    /// What becomes of pairs that the objective does not decide.
+    /// Handling of pairs that the objective does not decide.
     pub ties: Ties,
 }
 
-/// What becomes of pairs that the objective does not decide (indicator 0.5).
+/// Handling of pairs that the objective does not decide (indicator 0.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ties {
     /// Their loss pulls both scores together: −½ log σ(d) − ½ log σ(−d).
     Half,
-    /// They are not trained on.
+    /// They are skipped.
     LeaveOut,
 }
 
@@ -89,30 +90,30 @@ pub struct TextData {
     pub text: String,
     /// The column of labels.
     pub label: String,
-    /// The label whose texts the model scores higher; all others are the other kind.
+    /// The label whose texts the model scores higher; all others form the other kind.
     pub positive: String,
 }
 
-/// What a model reads of an example, and how much of it.
+/// The model's input, and its maximum length.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputConfig {
-    /// What is scored, with `{prompt}` and `{response}` in it; a labelled text is a response.
+    /// The template, with `{prompt}` and `{response}`; a labelled text is a response.
     pub text: String,
-    /// Longest text in tokens, special ones included; a model from random weights has as many
-    /// positions.
+    /// Maximum length of a text in tokens, special ones included; a model with random weights has
+    /// as many positions.
     pub max_length: usize,
     /// Which end of a longer text is cut off.
     pub truncation_side: TruncationSide,
 }
 
-/// The model: exactly one of its fields is there.
+/// The model: exactly one of its fields is present.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum RewardModel {
-    /// A GPT-2 classifier from random weights.
+    /// A GPT-2 classifier with random weights.
     Gpt2(Gpt2Shape),
-    /// A DistilBERT classifier from random weights.
+    /// A DistilBERT classifier with random weights.
     Distilbert(DistilbertShape),
     /// A classifier in the layout of Hugging Face, GPT-2 or DistilBERT, with its tokenizer.
     Hub(PathBuf),
@@ -122,11 +123,11 @@ pub enum RewardModel {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gpt2Shape {
-    /// Width.
+    /// Width of the residual stream.
     pub n_embd: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub n_layer: usize,
-    /// Attention heads, which divide the width.
+    /// Number of attention heads, which divides the width.
     pub n_head: usize,
 }
 
@@ -134,54 +135,55 @@ pub struct Gpt2Shape {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DistilbertShape {
-    /// Width.
+    /// Width of the residual stream.
     pub dim: usize,
     /// Width of the feed-forward layers.
     pub hidden_dim: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub n_layers: usize,
-    /// Attention heads, which divide the width.
+    /// Number of attention heads, which divides the width.
     pub n_heads: usize,
 }
 
-/// A loop of optimiser steps. Adam (0.9, 0.999), linear schedule to 0, clipping by global norm.
+/// A training loop: Adam (0.9, 0.999), a linear schedule to 0, clipping by global norm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingConfig {
-    /// Optimiser steps at most; the learning rate reaches 0 there.
+    /// Maximum number of optimiser steps, at which the learning rate reaches 0.
     pub steps: usize,
-    /// Examples of a step.
+    /// Examples per step.
     pub batch_size: usize,
     /// Learning rate at the first step after the warmup.
     pub learning_rate: f64,
     /// Steps over which the learning rate rises linearly.
     pub warmup_steps: usize,
-    /// Largest global norm of the gradient; 0 does not clip.
+    /// Maximum global norm of the gradient; 0 disables clipping.
     pub max_grad_norm: f64,
-    /// Decoupled weight decay of matrices: each step they shrink by learning rate × this.
+    /// Decoupled weight decay of matrices: each step multiplies them by 1 − learning rate × this.
     pub weight_decay: f64,
-    /// Probability with which a token is left out of a training text, in [0, 1).
+    /// Probability with which a token of a training text is dropped, in [0, 1).
     pub token_dropout: f64,
-    /// Steps between two looks at the validation examples.
+    /// Number of steps between two evaluations on the validation examples.
     pub eval_steps: usize,
-    /// Looks without a better accuracy after which training stops. The best weights are kept.
+    /// Number of evaluations without a better accuracy after which training stops. The best weights
+    /// are kept.
     pub early_stopping_patience: usize,
 }
 
 impl RewardData {
-    /// How many labels the model has.
+    /// Number of labels of the model.
     pub(crate) fn n_labels(&self) -> usize {
         1 + self.label()
     }
 
-    /// Which logit is the score: the only one, or that of the positive kind.
+    /// The index of the logit that is the score: the only one, or that of the positive kind.
     pub fn label(&self) -> usize {
         usize::from(self.texts.is_some())
     }
 }
 
 impl RewardModel {
-    /// As `config.json` calls it; empty for a directory, which says so itself.
+    /// The name in `config.json`; empty for a directory, which has its own.
     pub(crate) fn architecture(&self) -> &'static str {
         match self {
             Self::Gpt2(_) => "gpt2",
@@ -230,7 +232,7 @@ impl RewardTrainConfig {
     /// Reads a complete configuration file, with overrides `key.path=value`.
     ///
     /// # Errors
-    /// Syntax, lost or unknown keys (with their line), and values out of range.
+    /// Syntax errors, missing or unknown keys (with their line), and values out of range.
     pub fn from_file(path: &Path, overrides: &[String]) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
         Self::parse_with(&text, &path.display().to_string(), overrides)
@@ -239,15 +241,15 @@ impl RewardTrainConfig {
     /// A preset by name.
     ///
     /// # Errors
-    /// An unknown name is answered with the known ones.
+    /// An unknown name; the error lists the known ones.
     pub fn preset(name: &str, overrides: &[String]) -> Result<Self> {
         Self::parse_with(reward_preset_text(name)?, &format!("preset `{name}`"), overrides)
     }
 
-    /// Parses, overrides and checks; `origin` is what errors call it.
+    /// Parses, overrides and checks; `origin` is its name in errors.
     ///
     /// # Errors
-    /// As [`from_file`](Self::from_file), and an override of a key that does not exist.
+    /// Those of [`from_file`](Self::from_file), and an override of a key that does not exist.
     pub fn parse_with(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
         let config: Self = read_with(text, origin, overrides)?;
         config.check().map_err(|e| e.in_config(origin))?;
@@ -257,7 +259,7 @@ impl RewardTrainConfig {
     /// Checks what a configuration needs from the command line before a run directory is made.
     ///
     /// # Errors
-    /// If the source needs a path and none was given, or the other way round.
+    /// The source needs a path and none was given, or vice versa.
     pub fn check_data_path(&self, data: Option<&Path>) -> Result<()> {
         match &self.data.pairs {
             Some(pairs) => pairs.source.check_path(&self.name, data),
@@ -269,7 +271,7 @@ impl RewardTrainConfig {
         }
     }
 
-    /// The configuration as it is recorded in the run.
+    /// The configuration in the form that the run records.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string_pretty(self)
             .map_err(|e| Error::Config { origin: self.name.clone(), message: e.to_string() })
@@ -279,7 +281,7 @@ impl RewardTrainConfig {
 /// The text of a preset.
 ///
 /// # Errors
-/// An unknown name is answered with the known ones.
+/// An unknown name; the error lists the known ones.
 pub fn reward_preset_text(name: &str) -> Result<&'static str> {
     REWARD_PRESETS.text(name).ok_or_else(|| Error::Config {
         origin: format!("preset `{name}`"),

@@ -15,20 +15,20 @@ use crate::config::TokenizerConfig;
 use crate::prepare::prepare_records;
 use crate::{Error, Progress, Result, RunDir, RunRecord};
 
-/// The three sides of a split, in the order of their numbers in [0, 1).
-pub(crate) const SIDES: [&str; 3] = ["heldout", "validation", "train"];
+/// The three parts of a split, in the order of their numbers in [0, 1).
+pub(crate) const PARTS: [&str; 3] = ["heldout", "validation", "train"];
 
 /// Examples as text.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Texts {
-    /// Of one objective: each pair's indicator is there.
+    /// Pairs with a label of the objective.
     Pairs(Vec<PreferenceRecord>),
-    /// Of two kinds.
+    /// Texts of two kinds.
     Labelled(Vec<LabelledText>),
 }
 
 impl Texts {
-    /// How many examples there are.
+    /// Number of examples.
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Pairs(records) => records.len(),
@@ -36,7 +36,7 @@ impl Texts {
         }
     }
 
-    /// Everything that is text, for a tokenizer.
+    /// All texts, to train a tokenizer.
     fn all(&self) -> Vec<&str> {
         match self {
             Self::Pairs(records) => {
@@ -46,9 +46,9 @@ impl Texts {
         }
     }
 
-    /// The side of each example: by the hash of its prompt, or of its text.
+    /// Splits by the hash of each example's prompt, or of its text.
     fn split(self, config: &RewardTrainConfig) -> [Self; 3] {
-        let side = |text: &str| {
+        let part = |text: &str| {
             let place = unit_interval(config.seed, text);
             let heldout = config.data.heldout_fraction;
             let validation = heldout + (1.0 - heldout) * config.data.validation_fraction;
@@ -56,23 +56,23 @@ impl Texts {
         };
         match self {
             Self::Pairs(records) => {
-                let mut sides = [vec![], vec![], vec![]];
+                let mut parts = [vec![], vec![], vec![]];
                 for record in records {
-                    sides[side(&record.prompt)].push(record);
+                    parts[part(&record.prompt)].push(record);
                 }
-                sides.map(Self::Pairs)
+                parts.map(Self::Pairs)
             }
             Self::Labelled(texts) => {
-                let mut sides = [vec![], vec![], vec![]];
+                let mut parts = [vec![], vec![], vec![]];
                 for text in texts {
-                    sides[side(&text.text)].push(text);
+                    parts[part(&text.text)].push(text);
                 }
-                sides.map(Self::Labelled)
+                parts.map(Self::Labelled)
             }
         }
     }
 
-    /// Whether there is anything to decide: a pair that is not a tie, or a text.
+    /// Number of decided examples: pairs that are not ties, and texts.
     fn n_decided(&self) -> usize {
         match self {
             Self::Pairs(r) => r.iter().filter(|r| r.indicators[0] != Some(0.5)).count(),
@@ -83,7 +83,7 @@ impl Texts {
     fn write(self, path: &Path, objective: &Objectives, sources: &[SourceFile]) -> Result<()> {
         match self {
             Self::Pairs(records) => {
-                // The set's own notion has two sides; this one has three, by the file's name.
+                // A prepared set knows two parts; this split has three, by file name.
                 let heldout = path.ends_with("heldout.jsonl");
                 let split = if heldout { Split::Heldout } else { Split::Train };
                 let sources = sources.to_vec();
@@ -135,21 +135,21 @@ pub(crate) fn prepare(
     let (texts, sources) = read(config, record, progress)?;
     let objective = Objectives::new([config.objective.as_str()])?;
     let n = texts.len();
-    let sides = texts.split(config);
+    let parts = texts.split(config);
     let counts: Vec<String> =
-        SIDES.iter().zip(&sides).map(|(name, side)| format!("{} {name}", side.len())).collect();
-    if sides.iter().any(|side| side.n_decided() == 0) {
+        PARTS.iter().zip(&parts).map(|(name, part)| format!("{} {name}", part.len())).collect();
+    if parts.iter().any(|part| part.n_decided() == 0) {
         return Err(Error::Config {
             origin: "`data`".into(),
             message: format!(
-                "of {n} examples the split makes {}; each side needs some that are decided: change \
+                "the split of {n} examples gives {}; each part needs decided ones: change \
                  `data.heldout_fraction` or `data.validation_fraction`, or provide more data",
                 counts.join(", ")
             ),
         });
     }
     progress.note(&format!("{n} examples: {}", counts.join(", ")));
-    let [_, _, train] = &sides;
+    let [_, _, train] = &parts;
     match (&config.model, &config.tokenizer) {
         (RewardModel::Hub(_), _) | (_, None) => {}
         (_, Some(TokenizerConfig::Train(size))) => {
@@ -166,24 +166,24 @@ pub(crate) fn prepare(
         }
     }
     let mut written = Vec::new();
-    for (name, side) in SIDES.iter().zip(sides) {
+    for (name, part) in PARTS.iter().zip(parts) {
         let name = format!("data/{name}.jsonl");
         let path = run.join(&name);
-        side.write(&path, &objective, &sources)?;
+        part.write(&path, &objective, &sources)?;
         written.push(name);
     }
     if run.join("tokenizer.json").exists() {
         written.push("tokenizer.json".into());
     }
-    // The record comes last: with hashes in it, the data is complete.
+    // The record comes last: once it has hashes, the data is complete.
     for name in written {
         record.add_file(run, &name)?;
     }
     run.write_record(record)
 }
 
-/// DistilBERT classifies a token of its own in front of the text: in a tokenizer that was trained here
-/// the end of text stands there, and behind it.
+/// DistilBERT classifies a special token at the start of the text: a tokenizer trained here uses
+/// the end of text for it, and adds it at the end as well.
 fn surround(path: &Path) -> Result<()> {
     let bytes = std::fs::read(path).map_err(Error::io("reading", path))?;
     let mut json: serde_json::Value =

@@ -7,21 +7,21 @@ use mopo_eval::reward::TokenRow;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// One example: the texts that a model scores for it, and what is right.
+/// An example: the texts to score, and the target.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Example {
     /// Two responses to one prompt.
     Pair {
-        /// What the model reads of the prompt and the first response.
+        /// The model's input for the prompt and the first response.
         first: TokenRow,
-        /// What it reads of the prompt and the second response.
+        /// The model's input for the prompt and the second response.
         second: TokenRow,
-        /// The indicator: 1 prefers the first, 0 the second, 0.5 is a tie, between is soft.
+        /// The indicator: 1 prefers the first, 0 the second, 0.5 is a tie, values between are soft.
         indicator: f32,
     },
     /// A text of one of several kinds.
     Text {
-        /// What the model reads of the text.
+        /// The model's input for the text.
         row: TokenRow,
         /// The kind, from 0.
         label: usize,
@@ -37,14 +37,13 @@ impl Example {
         }
     }
 
-    /// Tokens of all rows.
+    /// Number of tokens of all rows.
     pub(crate) fn n_tokens(&self) -> usize {
         self.rows().iter().map(|row| row.ids.len()).sum()
     }
 
-    /// Some of the tokens removed, each with probability `p`; the first and the last of a text, and
-    /// the one that is classified, stay. What is right does not change, so that the model cannot rest
-    /// on single words.
+    /// Removes each token with probability `p`, except the first and the last of a text and the
+    /// classified one. The target is unchanged, so that the model cannot rely on single words.
     pub(crate) fn with_tokens_dropped(&self, p: f64, rng: &mut ChaCha8Rng) -> Self {
         let mut thin = |row: &TokenRow| thinned(row, p, rng);
         match self {
@@ -72,15 +71,16 @@ fn thinned(row: &TokenRow, p: f64, rng: &mut ChaCha8Rng) -> TokenRow {
     new
 }
 
-/// A stream of its own for each step.
+/// An independent stream for each step.
 pub(crate) fn step_rng(seed: u64) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed)
 }
 
-/// The mean loss of some examples under `logits` `[n_rows, n_labels]`, their rows in order. Pairs:
-/// Bradley and Terry's, −I log σ(r_first − r_second) − (1 − I) log σ(r_second − r_first), with the
-/// indicator I as the probability that the first is preferred, so a tie pulls the scores together.
-/// Texts: cross-entropy. Examples are of one kind; there is at least one.
+/// The mean loss of some examples under `logits` `[n_rows, n_labels]`, their rows in order. For
+/// pairs that of Bradley and Terry, −I log σ(r_first − r_second) − (1 − I) log σ(r_second −
+/// r_first), with the indicator I as the probability that the first is preferred, so a tie pulls
+/// the scores together. For texts cross-entropy. All examples are of one kind; there is at least
+/// one.
 pub(crate) fn mean_loss<B: Backend>(examples: &[Example], logits: Tensor<B, 2>) -> Tensor<B, 1> {
     let device = logits.device();
     let n = examples.len();
@@ -118,8 +118,8 @@ pub(crate) fn mean_loss<B: Backend>(examples: &[Example], logits: Tensor<B, 2>) 
     losses.mean()
 }
 
-/// How many of the decided examples the logits decide rightly, and how many are decided. `logits`
-/// `[n_rows][n_labels]`. Ties are not decided; equal scores of a decided pair are half right.
+/// How many of the decided examples are classified correctly by the logits `[n_rows][n_labels]`,
+/// and how many are decided. Ties are not decided; equal scores of a decided pair count half.
 pub(crate) fn count_right(examples: &[Example], logits: &[Vec<f32>]) -> (f64, usize) {
     let (mut right, mut decided, mut row) = (0.0, 0, 0);
     for example in examples {

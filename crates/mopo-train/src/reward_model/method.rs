@@ -17,24 +17,24 @@ use crate::{Error, Result};
 
 pub(crate) const PHASE: &str = "reward_model";
 
-/// How good a model is on examples that it does not learn from.
+/// Quality of a model on examples that it is not trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Evaluation {
-    /// Mean loss of an example.
+    /// Mean loss per example.
     pub(crate) loss: f64,
-    /// Decided rightly; a half for equal scores.
+    /// Number of correct decisions; equal scores count half.
     pub(crate) right: f64,
-    /// Decided by their labels.
+    /// Number of decided examples.
     pub(crate) decided: usize,
 }
 
 impl Evaluation {
-    /// Share of the decided examples that are decided rightly.
+    /// Share of the decided examples that are classified correctly.
     pub(crate) fn accuracy(&self) -> f64 {
         self.right / self.decided.max(1) as f64
     }
 
-    /// Whether this beats `other`: by accuracy, and where that is equal by loss.
+    /// Whether this is better than `other`: in accuracy, or with equal accuracy in loss.
     fn beats(&self, other: &Self) -> bool {
         (self.accuracy(), -self.loss) > (other.accuracy(), -other.loss)
     }
@@ -44,11 +44,11 @@ impl Evaluation {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Best {
-    /// Steps done when the best model was seen.
+    /// Step at which the best model was found.
     pub(crate) step: usize,
-    /// How good it was on the validation examples.
+    /// Its evaluation on the validation examples.
     pub(crate) evaluation: Evaluation,
-    /// Evaluations since.
+    /// Number of evaluations since.
     pub(crate) since: usize,
 }
 
@@ -88,7 +88,7 @@ impl<'a, B: FusedAutodiffBackend> RewardTraining<'a, B> {
         }
     }
 
-    /// The model that was best on the validation examples, and how good it was.
+    /// The model that was best on the validation examples, with its evaluation.
     pub(crate) fn into_best(self) -> Result<(Classifier<B::InnerBackend>, Best)> {
         let (best, bytes) = self.best.expect("the last step evaluates");
         let model = self.trainer.module().clone();
@@ -207,7 +207,7 @@ fn values<B: FusedBackend>(logits: Tensor<B, 2>) -> Vec<Vec<f32>> {
     values.chunks(n_labels).map(<[f32]>::to_vec).collect()
 }
 
-/// Loss and accuracy over examples, of which there is at least one.
+/// Loss and accuracy over examples; not empty.
 pub(crate) fn evaluate<B: FusedBackend>(
     model: &Classifier<B>,
     examples: &[Example],

@@ -1,5 +1,5 @@
-//! Training reward models: Bradley and Terry's on one objective's pairs, or a classifier of texts
-//! of two kinds, with early stopping. The output is a Hugging Face model directory that
+//! Training of reward models: Bradley–Terry models on one objective's pairs, or classifiers of
+//! texts of two kinds, with early stopping. The output is a Hugging Face model directory that
 //! [`mopo_eval::reward`] and transformers load.
 
 mod check;

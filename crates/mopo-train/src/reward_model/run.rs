@@ -24,14 +24,14 @@ use crate::run_dir::RunKind;
 use crate::run_dir::record::DATA;
 use crate::{Error, Progress, Result, RunDir, RunRecord};
 
-/// A share of decided examples that were decided rightly.
+/// A share of decided examples that are classified correctly.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct MeasuredAccuracy {
-    /// Decided rightly; equal scores of a pair count a half.
+    /// Share of correct decisions; equal scores of a pair count half.
     pub accuracy: f64,
-    /// √(p (1 − p) / n): as if examples were independent.
+    /// √(p (1 − p) / n): as for independent examples.
     pub standard_error: f64,
-    /// How many examples are decided.
+    /// Number of decided examples.
     pub n: usize,
 }
 
@@ -53,33 +53,33 @@ impl fmt::Display for MeasuredAccuracy {
 /// `result.json` of a training of a reward model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RewardResult {
-    /// What the model scores.
+    /// The objective.
     pub objective: String,
-    /// Examples by side.
+    /// Number of training examples.
     pub train: usize,
-    /// Examples that early stopping looked at.
+    /// Number of validation examples, used for early stopping.
     pub validation: usize,
-    /// Examples that nothing but `heldout_accuracy` looked at.
+    /// Number of held-out examples, used only for `heldout_accuracy`.
     pub heldout: usize,
-    /// Texts, of all sides, that were cut to the configured length.
+    /// Number of texts, of all parts, that were truncated.
     pub truncated: usize,
-    /// Steps of the loop, at most those of the configuration.
+    /// Number of steps, at most the configured one.
     pub steps: usize,
     /// The step whose weights were kept.
     pub best_step: usize,
-    /// Of these weights, on the validation examples by which they were chosen: too good.
+    /// Their accuracy on the validation examples by which they were chosen, which is optimistic.
     pub validation_accuracy: MeasuredAccuracy,
-    /// Of these weights, on the training examples.
+    /// Their accuracy on the training examples.
     pub train_accuracy: MeasuredAccuracy,
-    /// Of these weights, on the held-out examples.
+    /// Their accuracy on the held-out examples.
     pub heldout_accuracy: MeasuredAccuracy,
-    /// What the simple rule decides rightly of the held-out examples.
+    /// The baseline's accuracy on the held-out examples.
     pub baseline: MeasuredAccuracy,
-    /// The simple rule: the longer response (in characters), or the more frequent kind.
+    /// The baseline: the longer response (in characters), or the more frequent kind.
     pub baseline_rule: String,
-    /// Of the held-out texts' scores.
+    /// Statistics of the scores of the held-out texts.
     pub scores: ScoreStatistics,
-    /// Seconds of this call, since it was resumed.
+    /// Seconds of this call, since the run was resumed.
     pub seconds: f64,
 }
 
@@ -112,7 +112,7 @@ impl fmt::Display for RewardResult {
 /// Makes the run directory of a training.
 ///
 /// # Errors
-/// If it exists and is not empty, or cannot be written.
+/// It exists and is not empty, or cannot be written.
 pub fn create_reward_run(
     path: &Path,
     config: &RewardTrainConfig,
@@ -124,7 +124,7 @@ pub fn create_reward_run(
 /// Opens the run directory of a training.
 ///
 /// # Errors
-/// As [`RunDir::open`].
+/// Those of [`RunDir::open`].
 pub fn open_reward_run(path: &Path) -> Result<(RunDir, RewardTrainConfig, RunRecord)> {
     let run = RunDir::open_with(path, RunKind::RewardModel)?;
     let config = RewardTrainConfig::from_file(&path.join("config.toml"), &[])?;
@@ -132,7 +132,8 @@ pub fn open_reward_run(path: &Path) -> Result<(RunDir, RewardTrainConfig, RunRec
     Ok((run, config, record))
 }
 
-/// Runs what is left of a training: data, the loop, the model's directory, `result.json`. As with
+/// Runs the remaining phases of a training: data, the loop, the model's directory, `result.json`.
+/// As with
 /// [`train`](fn@crate::train), the run's lock is taken if the caller does not hold it.
 ///
 /// # Errors
@@ -157,8 +158,8 @@ pub fn train_reward<B: FusedAutodiffBackend>(
     if record.hashes.is_empty() {
         if let Some((model, dir)) = &hub {
             let input = &config.input;
-            let (max_tokens, side) = (input.max_length, input.truncation_side);
-            RewardTokenizer::load(dir, model.architecture(), max_tokens, side)?.save(run.path())?;
+            let (max_tokens, part) = (input.max_length, input.truncation_side);
+            RewardTokenizer::load(dir, model.architecture(), max_tokens, part)?.save(run.path())?;
         }
         data::prepare(run, config, record, progress)?;
     }
@@ -187,8 +188,8 @@ pub fn train_reward<B: FusedAutodiffBackend>(
     let settings = settings(config, &model);
     let reward =
         ModelReward::new(&config.objective, model.valid(), tokenizer.clone(), settings.clone())?;
-    let [heldout, validation, train] = data::SIDES.map(|side| {
-        let path = run.join(&format!("data/{side}.jsonl"));
+    let [heldout, validation, train] = data::PARTS.map(|part| {
+        let path = run.join(&format!("data/{part}.jsonl"));
         examples(&reward, Texts::read(&path, config)?)
     });
     let (heldout, validation, train) = (heldout?, validation?, train?);
@@ -202,9 +203,9 @@ pub fn train_reward<B: FusedAutodiffBackend>(
             n => format!("; {n} examples without tokens were skipped"),
         }
     ));
-    for (name, side) in [("training", &train), ("validation", &validation), ("held-out", &heldout)]
+    for (name, part) in [("training", &train), ("validation", &validation), ("held-out", &heldout)]
     {
-        if side.examples.is_empty() {
+        if part.examples.is_empty() {
             return Err(Error::Config {
                 origin: "`data`".into(),
                 message: format!(
@@ -223,8 +224,8 @@ pub fn train_reward<B: FusedAutodiffBackend>(
     let (best_model, best) = method.into_best()?;
 
     let reward = ModelReward::new(&config.objective, best_model, tokenizer, settings)?;
-    let accuracy = |side: &Side, logits: &[Vec<f32>]| {
-        let (right, n) = count_right(&side.examples, logits);
+    let accuracy = |part: &Part, logits: &[Vec<f32>]| {
+        let (right, n) = count_right(&part.examples, logits);
         MeasuredAccuracy::new(right, n)
     };
     let label = config.data.label();
@@ -252,7 +253,7 @@ pub fn train_reward<B: FusedAutodiffBackend>(
     Ok(result)
 }
 
-/// The loop's schedule as [`Fit`] wants it.
+/// The loop's schedule in the form that [`Fit`] needs.
 fn phase(config: &RewardTrainConfig) -> PhaseConfig {
     let t = &config.training;
     PhaseConfig {
@@ -267,14 +268,15 @@ fn phase(config: &RewardTrainConfig) -> PhaseConfig {
     }
 }
 
-/// The run's own `tokenizer.json`: trained here, or with the settings of the model's directory in it.
+/// The run's own `tokenizer.json`: trained here, or that of the model's directory with its
+/// settings.
 fn tokenizer(run: &RunDir, config: &RewardTrainConfig) -> Result<RewardTokenizer> {
     let input = &config.input;
     let path = run.join("tokenizer.json");
     Ok(RewardTokenizer::from_file(path, input.max_length, input.truncation_side)?)
 }
 
-/// A model from random weights with the run's tokenizer.
+/// A model with random weights and the run's tokenizer.
 fn fresh<B: FusedAutodiffBackend>(
     run: &RunDir,
     config: &RewardTrainConfig,
@@ -312,7 +314,7 @@ fn fresh<B: FusedAutodiffBackend>(
     Ok((model, tokenizer))
 }
 
-/// How the trained model is to be asked.
+/// The settings for using the trained model.
 fn settings<B: FusedBackend>(config: &RewardTrainConfig, model: &Classifier<B>) -> ModelSettings {
     ModelSettings {
         name: Some(config.objective.clone()),
@@ -335,8 +337,8 @@ fn settings<B: FusedBackend>(config: &RewardTrainConfig, model: &Classifier<B>) 
     }
 }
 
-/// The examples of a side as a model reads them.
-struct Side {
+/// The examples of a part as the model's input.
+struct Part {
     examples: Vec<Example>,
     /// For each pair, whether its first response is the longer one, in characters (½ if neither).
     longer: Vec<f64>,
@@ -344,8 +346,8 @@ struct Side {
     unreadable: usize,
 }
 
-fn examples<B: FusedBackend>(reward: &ModelReward<B>, texts: Texts) -> Result<Side> {
-    let mut side = Side { examples: vec![], longer: vec![], truncated: 0, unreadable: 0 };
+fn examples<B: FusedBackend>(reward: &ModelReward<B>, texts: Texts) -> Result<Part> {
+    let mut part = Part { examples: vec![], longer: vec![], truncated: 0, unreadable: 0 };
     match texts {
         Texts::Pairs(records) => {
             for r in records {
@@ -353,12 +355,12 @@ fn examples<B: FusedBackend>(reward: &ModelReward<B>, texts: Texts) -> Result<Si
                 let (Ok((first, first_cut)), Ok((second, second_cut))) =
                     (read(&r.first), read(&r.second))
                 else {
-                    side.unreadable += 1;
+                    part.unreadable += 1;
                     continue;
                 };
-                side.truncated += usize::from(first_cut) + usize::from(second_cut);
+                part.truncated += usize::from(first_cut) + usize::from(second_cut);
                 let lengths = [&r.first, &r.second].map(|text| text.chars().count());
-                side.longer.push(match lengths[0].cmp(&lengths[1]) {
+                part.longer.push(match lengths[0].cmp(&lengths[1]) {
                     std::cmp::Ordering::Less => 0.0,
                     std::cmp::Ordering::Equal => 0.5,
                     std::cmp::Ordering::Greater => 1.0,
@@ -367,21 +369,21 @@ fn examples<B: FusedBackend>(reward: &ModelReward<B>, texts: Texts) -> Result<Si
                     path: "data".into(),
                     message: format!("record `{}` has no label; start a new run", r.id),
                 })?;
-                side.examples.push(Example::Pair { first, second, indicator });
+                part.examples.push(Example::Pair { first, second, indicator });
             }
         }
         Texts::Labelled(texts) => {
             for t in texts {
                 let Ok((row, cut)) = reward.cut_tokens("", &t.text) else {
-                    side.unreadable += 1;
+                    part.unreadable += 1;
                     continue;
                 };
-                side.truncated += usize::from(cut);
-                side.examples.push(Example::Text { row, label: usize::from(t.label) });
+                part.truncated += usize::from(cut);
+                part.examples.push(Example::Text { row, label: usize::from(t.label) });
             }
         }
     }
-    Ok(side)
+    Ok(part)
 }
 
 /// The logits of every text of the examples, in order; each depends only on its text.
@@ -390,8 +392,8 @@ fn logits<B: FusedBackend>(reward: &ModelReward<B>, examples: &[Example]) -> Vec
     reward.logits(&rows)
 }
 
-/// What a rule that reads nothing but lengths, or frequencies, decides rightly.
-fn baseline(train: &[Example], heldout: &Side) -> (String, MeasuredAccuracy) {
+/// The accuracy of a rule that uses only lengths, or frequencies.
+fn baseline(train: &[Example], heldout: &Part) -> (String, MeasuredAccuracy) {
     let ones = |examples: &[Example]| {
         examples.iter().filter(|e| matches!(e, Example::Text { label: 1, .. })).count()
     };

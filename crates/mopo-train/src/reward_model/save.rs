@@ -11,11 +11,11 @@ use crate::{Error, Result, RunDir};
 /// The model's directory in the run.
 pub(crate) const MODEL_DIR: &str = "model";
 
-/// Padding tokens: the first of these that a tokenizer has, in its settings and the model's.
+/// Padding tokens: the first of these that a tokenizer has.
 pub(crate) const PADDING: [&str; 4] = ["[PAD]", "<pad>", mopo_data::END_OF_TEXT, "</s>"];
 
 /// Writes `model/`: `config.json`, `model.safetensors`, `tokenizer.json` with its settings, and
-/// `reward.toml`, which says how to ask the model. All of it or nothing: the directory is renamed into
+/// `reward.toml`, the settings for scoring. All of it or nothing: the directory is renamed into
 /// place.
 pub(crate) fn save_model<B: FusedBackend>(
     run: &RunDir,
@@ -40,7 +40,8 @@ pub(crate) fn save_model<B: FusedBackend>(
         "clean_up_tokenization_spaces": false,
         "model_input_names": ["input_ids", "attention_mask"],
     });
-    // Where padding is another token than the tokenizer's, batches of others would pool wrongly.
+    // With a padding token other than the tokenizer's, batches of other programs would pool
+    // wrongly.
     for (role, names) in [
         ("pad_token", &PADDING[..]),
         ("eos_token", &[mopo_data::END_OF_TEXT, "</s>"]),
@@ -57,6 +58,6 @@ pub(crate) fn save_model<B: FusedBackend>(
         .map_err(|e| Error::corrupt(&dir.join("tokenizer_config.json"), e.to_string()))?;
     mopo_data::write_atomically(&dir.join("tokenizer_config.json"), &text)?;
     settings.clone().with_statistics(*scores).save(dir)?;
-    // In place of one of the same bytes, if the run was killed between this and its result.
+    // Replaces an identical one if the run was killed between this and its result.
     Ok(partial.place()?)
 }

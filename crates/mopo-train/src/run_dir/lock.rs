@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// The locked file of a directory. It holds the [`Holder`], for processes that find it locked.
+/// The locked file of a directory. It contains the [`Holder`], for processes that find it locked.
 pub(super) const LOCK_FILE: &str = ".lock";
 
 /// The right to write to a directory, until it is dropped or its process ends.
@@ -18,7 +18,7 @@ pub struct DirLock {
     path: PathBuf,
 }
 
-/// Who holds a lock.
+/// The holder of a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Holder {
     pid: u32,
@@ -39,15 +39,16 @@ impl Holder {
 }
 
 impl DirLock {
-    /// Takes the lock of a directory that exists.
+    /// Locks an existing directory.
     ///
     /// # Errors
-    /// [`Error::Run`] names the process that holds it. A file system without locks is no error: there
+    /// [`Error::Run`] names the process that holds the lock. On a file system without locks this
+    /// succeeds, and
     /// nothing keeps two processes apart.
     pub fn acquire(dir: &Path) -> Result<Self> {
         let path = dir.join(LOCK_FILE);
         loop {
-            // Through a link the holder's name would be written into somebody else's file.
+            // Through a link the holder's name would be written to somebody else's file.
             if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
                 return Err(Error::corrupt(&path, "it is not a regular file; move it away"));
             }
@@ -67,7 +68,7 @@ impl DirLock {
             }
             let mut lock = Self { file, path: path.clone() };
             if !lock.is_in_place() {
-                // Its last holder removed it between the two calls.
+                // The last holder removed it between the two calls.
                 continue;
             }
             lock.sign();
@@ -75,7 +76,7 @@ impl DirLock {
         }
     }
 
-    /// Whether the locked file still lies in the directory: it does not once that was removed.
+    /// Whether the locked file is still the one in the directory, which may have been removed.
     pub(super) fn is_in_place(&self) -> bool {
         use std::os::unix::fs::MetadataExt;
         let id = |m: fs::Metadata| (m.dev(), m.ino());
@@ -83,7 +84,7 @@ impl DirLock {
         here.is_some() && fs::symlink_metadata(&self.path).ok().map(id) == here
     }
 
-    /// Writes who holds it. That is for people: on a full disk the lock holds without.
+    /// Writes the holder's name, for information: on a full disk the lock holds without it.
     fn sign(&mut self) {
         let text = serde_json::to_vec(&Holder::current()).unwrap_or_default();
         let _ = self.file.set_len(0).and_then(|()| self.file.write_all(&text));

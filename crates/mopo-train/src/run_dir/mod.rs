@@ -35,10 +35,10 @@ use crate::config::ConfigFile;
 use crate::fit::check_not_stopped;
 use crate::{Error, Result, RunConfig, checkpoint, tokens};
 
-/// The configuration's file. A directory that has it is a run.
+/// The configuration's file. A directory with this file is a run.
 const CONFIG: &str = "config.toml";
 
-/// What a file of a run should be.
+/// What a file of a run should be, for errors.
 pub(crate) const OURS: &str = "what `mopo` wrote there; the file was changed or damaged";
 
 /// An existing run directory.
@@ -49,7 +49,7 @@ pub struct RunDir {
     lock: Option<Arc<DirLock>>,
 }
 
-/// What trains a run, as its command.
+/// The command that trains a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RunKind {
     Policies,
@@ -66,10 +66,10 @@ impl RunKind {
 }
 
 impl RunDir {
-    /// Makes a new run directory with its configuration and record, and holds its lock.
+    /// Makes a new run directory with its configuration and record, and locks it.
     ///
     /// # Errors
-    /// If it exists and is not empty, or cannot be written.
+    /// It exists and is not empty, or cannot be written.
     pub fn create(path: &Path, config: &RunConfig, record: &mut RunRecord) -> Result<Self> {
         Self::create_with(path, config.to_toml()?, record, RunKind::Policies)
     }
@@ -84,12 +84,12 @@ impl RunDir {
         refuse_existing(path, kind)?;
         fs::create_dir_all(path).map_err(Error::io("making", path))?;
         let run = Self { path: path.into(), lock: Some(Arc::new(DirLock::acquire(path)?)) };
-        // Another process may have been quicker.
+        // Another process may have been faster.
         refuse_existing(path, kind)?;
         sweep_own_directory(path);
         record.config = Some(config);
         run.write_record(record)?;
-        // Last: a directory with a configuration is a run.
+        // Last, since a directory with a configuration is a run.
         run.write(CONFIG, record.config.as_deref().unwrap_or_default().as_bytes())?;
         Ok(run)
     }
@@ -97,8 +97,9 @@ impl RunDir {
     /// Opens a run and reads its configuration and record.
     ///
     /// # Errors
-    /// If it is no run directory, its configuration was damaged, or a key of it is not what the run was
-    /// begun with (`[evaluation]` may change: nothing that is trained depends on it).
+    /// It is not a run directory, its configuration is damaged, or a key differs from the run's
+    /// original
+    /// configuration (`[evaluation]` may change, since nothing that is trained depends on it).
     pub fn open(path: &Path) -> Result<(Self, RunConfig, RunRecord)> {
         let run = Self::open_with(path, RunKind::Policies)?;
         let config = RunConfig::from_file(&path.join(CONFIG))?;
@@ -106,7 +107,7 @@ impl RunDir {
         Ok((run, config, record))
     }
 
-    /// The same for any kind of run, its configuration and record aside.
+    /// The same for any kind of run, without its configuration and record.
     pub(crate) fn open_with(path: &Path, kind: RunKind) -> Result<Self> {
         if !path.join(CONFIG).exists() {
             return Err(Error::Run {
@@ -131,7 +132,8 @@ impl RunDir {
         }
     }
 
-    /// Which command wrote the run, by the sections of its configuration; none if that is damaged.
+    /// The command that wrote the run, by the sections of its configuration; `None` if that is
+    /// damaged.
     fn kind(&self) -> Result<Option<RunKind>> {
         let path = self.join(CONFIG);
         let text = fs::read_to_string(&path).map_err(Error::io("reading", &path))?;
@@ -146,10 +148,10 @@ impl RunDir {
         Ok(toml::from_str(&text).ok().and_then(data))
     }
 
-    /// The record of a run with that configuration.
+    /// The record of a run with this configuration.
     ///
     /// # Errors
-    /// If the run was begun with another one.
+    /// The run was started with another one.
     pub(crate) fn read_record<T: ConfigFile>(&self, config: &T) -> Result<RunRecord> {
         let record: RunRecord = self.read_json(RECORD)?;
         unchanged::check(&self.join(CONFIG), config, &record)?;
@@ -160,10 +162,10 @@ impl RunDir {
         self.write_json(RECORD, record)
     }
 
-    /// The run with the right to write to it, which ends with the last clone of what is returned.
+    /// The run with its lock, which is released with the last clone of the result.
     ///
     /// # Errors
-    /// Names the process that has it.
+    /// Names the process that holds it.
     pub fn locked(&self) -> Result<Self> {
         let lock = match &self.lock {
             Some(lock) => lock.clone(),
@@ -173,13 +175,14 @@ impl RunDir {
         Ok(Self { path: self.path.clone(), lock: Some(lock) })
     }
 
-    /// The run with its lock, checked as far as it was recorded; `record` is read anew if another
-    /// process could have changed it. What a run of an earlier version has recorded too little of is
+    /// The run with its lock, checked as far as it was recorded; `record` is read again if another
+    /// process could have changed it. What a run of an earlier version did not record is
     /// recorded now.
     ///
     /// # Errors
-    /// If another process trains it, if a file was replaced or damaged, and after a step that was no
-    /// number.
+    /// Another process trains it, a file was replaced or damaged, or the run ended with a step that
+    /// was not
+    /// finite.
     pub(crate) fn begin_training(
         &self,
         record: &mut RunRecord,
@@ -200,11 +203,11 @@ impl RunDir {
         Ok(run)
     }
 
-    /// Refuses to continue in a directory that is no longer the one whose lock is held: what is
-    /// written would make a piece of a run where the user removed one.
+    /// Refuses to continue if the directory is no longer the locked one: writing would make
+    /// a partial run where the user removed one.
     ///
     /// # Errors
-    /// If it was removed or replaced.
+    /// It was removed or replaced.
     pub(crate) fn check_there(&self) -> Result<()> {
         match &self.lock {
             Some(lock) if !lock.is_in_place() => Err(Error::Run {
@@ -230,7 +233,7 @@ impl RunDir {
         self.join("result.json").exists()
     }
 
-    /// Checks what the policies of a finished run consist of against its record.
+    /// Checks the files of a finished run's policies against its record.
     ///
     /// # Errors
     /// Names the file that was replaced, damaged or removed.
@@ -239,7 +242,7 @@ impl RunDir {
         record.check(self, &parts, false)
     }
 
-    /// Checks whatever of the recorded files is there: of a finished run some may have been removed to
+    /// Checks those recorded files that exist: in a finished run some may have been removed to
     /// save space.
     ///
     /// # Errors
@@ -266,9 +269,9 @@ impl RunDir {
         Ok(mopo_hub::read_json(&self.join(name), OURS)?)
     }
 
-    /// Removes a new run whose data could not be prepared, so that nothing is left of a try that failed
-    /// at once. Whatever else lies there keeps the directory, and so does anything that was prepared or
-    /// trained. Says whether it is gone.
+    /// Removes a new run whose data could not be prepared, so that a start that failed at once
+    /// leaves nothing. Any other file keeps the directory, and so does anything prepared or
+    /// trained. Returns whether it was removed.
     pub fn discard_unprepared(self) -> bool {
         let is_unprepared =
             self.read_json::<RunRecord>(RECORD).is_ok_and(|record| record.hashes.is_empty());
@@ -302,7 +305,7 @@ impl RunDir {
     }
 }
 
-/// What a run consists of before its data is there.
+/// Whether the name belongs to a run before its data is prepared.
 fn is_of_beginning(name: &str) -> bool {
     let tokenizer = ["tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"];
     [CONFIG, RECORD, LOCK_FILE, "merges.txt"].contains(&name) || tokenizer.contains(&name)
@@ -319,7 +322,7 @@ fn absent_is_empty(e: std::io::Error) -> std::io::Result<Vec<String>> {
     }
 }
 
-/// Refuses a directory that holds anything but what a beginning leaves that was killed before its end.
+/// Refuses a directory with anything but what a start killed early leaves.
 fn refuse_existing(path: &Path, kind: RunKind) -> Result<()> {
     if path.join(CONFIG).exists() {
         return Err(Error::Run {
@@ -344,7 +347,7 @@ fn refuse_existing(path: &Path, kind: RunKind) -> Result<()> {
     }
 }
 
-/// A new run in a temporary directory, for tests of what lies in it.
+/// A new run in a temporary directory, for tests.
 #[cfg(test)]
 pub(crate) fn test_run() -> (tempfile::TempDir, RunDir) {
     let dir = tempfile::tempdir().unwrap();

@@ -14,7 +14,7 @@ pub(crate) const RECORD: &str = "run.json";
 /// The version of burn that this program is built with; a test compares it with `Cargo.lock`.
 const BURN_VERSION: &str = "0.21.0";
 
-/// What a run's files came from, beside its configuration.
+/// The origin of a run's files, besides its configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunRecord {
@@ -22,34 +22,34 @@ pub struct RunRecord {
     pub mopo_version: String,
     /// Version of burn.
     pub burn_version: String,
-    /// Device that the run was started on.
+    /// Device on which the run was started.
     pub device: String,
     /// Seed.
     pub seed: u64,
-    /// Seconds since 1970, UTC, when the run was started.
+    /// Start of the run, in seconds since 1970, UTC.
     pub started: u64,
-    /// Command line that started it.
+    /// Command line of the start.
     pub command: Vec<String>,
-    /// Data directory or file, where one was given.
+    /// Data directory or file, if given.
     pub data: Option<PathBuf>,
     /// Whether malformed lines were fatal.
     pub strict: bool,
-    /// SHA-256 of data, tokenizer, base model, initial log-probs and policies, by their names in the
-    /// run; each from when it exists.
+    /// SHA-256 of data, tokenizer, base model, initial log-probs and policies, by their names in
+    /// the run; each as soon as it exists.
     pub hashes: BTreeMap<String, String>,
     /// SHA-256 of each checkpoint's `state.json`, by the checkpoint's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub checkpoints: BTreeMap<String, String>,
-    /// The configuration that the run was begun with, as TOML. Runs of earlier versions have none
-    /// until they are resumed.
+    /// The run's original configuration, as TOML. Runs of earlier versions have none until they are
+    /// resumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
-    /// The step that could not be made, if there was one.
+    /// The step that failed, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Stopped>,
 }
 
-/// A step whose loss, gradient or weights were no numbers.
+/// A step whose loss, gradient or weights were not finite.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stopped {
@@ -61,16 +61,17 @@ pub struct Stopped {
     pub what: String,
     /// Its value, as text: JSON has neither NaN nor infinity.
     pub value: String,
-    /// Version of the program that tried.
+    /// Version of the program.
     pub mopo_version: String,
 }
 
 impl RunRecord {
-    /// The record of a run that begins now.
+    /// The record of a run that starts now.
     ///
     /// # Errors
-    /// If the path of the data cannot be made absolute: a relative one would mean another file to a
-    /// resumed run elsewhere.
+    /// The path of the data cannot be made absolute: a relative one would name another file when
+    /// the
+    /// run is resumed elsewhere.
     pub fn new(device: String, seed: u64, data: Option<&Path>, strict: bool) -> Result<Self> {
         let absolute = |path| std::path::absolute(path).map_err(Error::io("finding", path));
         Ok(Self {
@@ -89,7 +90,7 @@ impl RunRecord {
         })
     }
 
-    /// The directory of a run that is given none: `<below>/<name>-<date>`, the date in UTC.
+    /// The default directory of a run: `<below>/<name>-<date>`, with the date in UTC.
     pub fn default_dir(&self, below: &Path, name: &str) -> PathBuf {
         let started = i64::try_from(self.started).unwrap_or_default();
         let date = jiff::Timestamp::from_second(started).unwrap_or_default();
@@ -166,7 +167,7 @@ pub(crate) const BASE: &str = "warm_start/";
 pub(crate) const POLICY: &str = "policy/";
 /// log π_0 of the training pairs.
 pub(crate) const INITIAL: &str = "initial_log_probs.safetensors";
-/// What the source became.
+/// The prepared data.
 pub(crate) const DATA: &[&str] =
     &["data/", "tokenizer.json", "tokenizer_config.json", "generation_config.json"];
 

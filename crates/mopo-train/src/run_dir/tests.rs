@@ -10,12 +10,12 @@ fn new_run(path: &Path) -> RunDir {
     RunDir::create(path, &RunConfig::preset("demo").unwrap(), &mut record()).unwrap()
 }
 
-/// Replaces the first key that begins so, with its value.
+/// Replaces the first key that begins with `begin`, and its value.
 fn edit(run: &Path, begin: &str, line: &str) {
     let path = run.join(CONFIG);
     let text = fs::read_to_string(&path).unwrap();
     let start = text.find(&format!("\n{begin}")).unwrap() + 1;
-    // A list is written over several lines.
+    // A list spans several lines.
     let end = match text[start..].split('\n').next().unwrap().ends_with('[') {
         true => text[start..].find("\n]").unwrap() + 2,
         false => text[start..].find('\n').unwrap(),
@@ -48,7 +48,7 @@ fn what_means_the_same_is_no_change_and_evaluation_is_free() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
     new_run(&path);
-    // The former name of a key, another way to write a number, a comment.
+    // A key's former name, another notation of a number, a comment.
     let text = fs::read_to_string(path.join(CONFIG)).unwrap();
     let text = text.replace("batch_size", "batch_pairs").replace("[sft]", "# SFT\n[warm_start]");
     assert!(text.contains("batch_pairs"));
@@ -109,7 +109,7 @@ fn only_a_run_without_anything_of_worth_is_removed() {
         let run = new_run(&path);
         fs::create_dir(path.join("data")).unwrap();
         fs::write(path.join(kept), "x").unwrap();
-        // Whatever became of the configuration meanwhile.
+        // Even if the configuration has changed meanwhile.
         fs::write(path.join(CONFIG), "oops").unwrap();
         assert!(!run.discard_unprepared());
         assert_eq!(fs::read(path.join(kept)).unwrap(), b"x");

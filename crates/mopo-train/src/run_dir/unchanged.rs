@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// The section that no trained file depends on: defaults of `mopo pareto`.
 const FREE: &str = "evaluation";
 
-/// Compares a configuration with the recorded one, value by value: comments, order and the former names
+/// Compares a configuration with the recorded one, value by value: comments, order and former names
 /// of keys make no difference.
 ///
 /// # Errors

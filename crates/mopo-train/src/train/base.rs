@@ -15,12 +15,12 @@ use crate::run_dir::record::{BASE, INITIAL};
 use crate::sft::Sft;
 use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord, checkpoint};
 
-/// Version of how log-probs are computed, in the keys of the cache: to be raised when the numbers
-/// that [`crate::log_probs`] gives change by more than rounding.
+/// Version of the computation of log-probs, in the keys of the cache: to be incremented when the
+/// numbers of [`crate::log_probs`] change by more than rounding.
 const LOG_PROBS_FORMAT: u32 = 1;
 
-/// Trains the base model, unless that is done, and reads it back: a resumed run then starts from the
-/// same bits.
+/// Trains the base model, unless that is done, and reads it back, so that a resumed run starts with
+/// the same bits.
 pub(super) fn trained<B: FusedAutodiffBackend>(
     run: &RunDir,
     config: &RunConfig,
@@ -62,13 +62,13 @@ pub(super) fn trained<B: FusedAutodiffBackend>(
     Ok(base)
 }
 
-/// Whether something was computed with the base model.
+/// Whether anything was computed with the base model.
 fn has_successors(run: &RunDir, config: &RunConfig) -> Result<bool> {
     let phase = super::phase(config.method()?);
     Ok(run.join(INITIAL).exists() || checkpoint::newest_until(run, phase, usize::MAX).is_some())
 }
 
-/// What log-probs under the run's frozen base depend on, beside the pairs.
+/// What log-probs under the run's frozen base depend on, besides the pairs.
 pub(super) fn context<B: FusedAutodiffBackend>(
     config: &RunConfig,
     record: &RunRecord,
@@ -80,7 +80,7 @@ pub(super) fn context<B: FusedAutodiffBackend>(
         device: B::InnerBackend::name(device),
         model: record.folder_sha256(BASE),
         weights: match config.model.base {
-            // The name under which they were kept before there was a choice.
+            // The name from before there was a choice.
             BaseFormat::Checkpoint => "as_stored".into(),
             base => base.name().into(),
         },
@@ -124,7 +124,7 @@ pub(super) fn config(run: &RunDir, config: &RunConfig, tokenizer: &Tokenizer) ->
     Ok(PhiConfig::from_file(dir.join("config.json"))?)
 }
 
-/// A base that is trained needs F32; one that stays as it is keeps the checkpoint's data type.
+/// A base that is trained needs F32; a frozen one keeps the checkpoint's data type.
 fn initial_options(config: &RunConfig) -> LoadOptions {
     match config.sft.steps {
         0 => LoadOptions::default(),
@@ -135,7 +135,7 @@ fn initial_options(config: &RunConfig) -> LoadOptions {
 /// The frozen base of a run whose SFT is done.
 ///
 /// # Errors
-/// If it is missing or damaged.
+/// It is missing or damaged.
 pub fn load_base<B: FusedBackend>(
     run: &RunDir,
     format: BaseFormat,

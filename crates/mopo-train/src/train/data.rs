@@ -1,4 +1,4 @@
-//! The data of a run as training and evaluation use it.
+//! The data of a run in the form that training and evaluation use.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ pub struct RunData {
     pub heldout_labels: Vec<Vec<Option<f32>>>,
     /// Held-out prompts, each once, in order.
     pub heldout_prompts: Vec<String>,
-    /// How many prompts and responses were cut, in words.
+    /// Messages about how many prompts and responses were cut.
     pub truncation: String,
 }
 
@@ -31,7 +31,7 @@ impl RunData {
     /// Reads and tokenises a run's data.
     ///
     /// # Errors
-    /// If a file is not the one that the run was started with.
+    /// A file is not the one that the run was started with.
     pub fn load(run: &RunDir, config: &RunConfig, record: &RunRecord) -> Result<Self> {
         record.check(run, DATA, false)?;
         let tokenizer = load_tokenizer(run.path())?;

@@ -26,11 +26,12 @@ use crate::result::{RunResult, accuracies, constraints, log_ratio};
 use crate::run_dir::record::{INITIAL, POLICY};
 use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord, prepare};
 
-/// Runs what is left of a run: data, SFT, the method, held-out accuracy. Nobody else may write to it
+/// Runs the remaining phases of a run: data, SFT, the method, held-out accuracy. Nobody else may
+/// write to it
 /// meanwhile: if the caller does not hold the run's lock, it is taken.
 ///
-/// `cache`: where log-probs of the frozen base are looked up and kept. It changes no result: a run
-/// keeps its own copy, and a pair has the same bits whether it was found or computed.
+/// `cache`: the cache of log-probs of the frozen base. It changes no result: a run
+/// keeps its own copy, and a cached pair has the same bits as a computed one.
 ///
 /// # Errors
 /// Whatever prevents the next step; the run can be resumed after every error but
@@ -63,7 +64,7 @@ pub fn train<B: FusedAutodiffBackend>(
     data.heldout.check_positions(positions, "held-out")?;
     if is_new {
         data.heldout.check_answers(positions, config.evaluation.max_new_tokens)?;
-        // Elsewhere than on a CPU the memory that counts is not this machine's.
+        // On other devices than a CPU this machine's memory is not the one that matters.
         let memory = mopo_hub::available_memory().filter(|_| !record.device.starts_with("cuda"));
         for (section, phase) in [("sft", &config.sft), ("training", &config.training)] {
             let n_tokens = data.train.longest_batch(phase.batch_size);
@@ -115,7 +116,7 @@ pub fn train<B: FusedAutodiffBackend>(
     let lag = config.mopo.as_ref().map_or(usize::MAX, |mopo| mopo.reference_lag);
     let last_steps = lag.min(config.training.steps).clamp(1, 100);
     let log = read_log(run, progress);
-    // None but MOPO's.
+    // Only MOPO has constraints.
     let (constraints, n_rows) = constraints(&log.rows, &data.objectives, &primaries, last_steps);
     let result = RunResult {
         objectives: data.objectives.names().to_vec(),
@@ -128,7 +129,7 @@ pub fn train<B: FusedAutodiffBackend>(
                 (name, accuracies(&data.heldout_labels, log_ratio, k))
             })
             .collect(),
-        // Fewer where rows are missing from the log.
+        // Fewer if rows are missing from the log.
         last_steps: if constraints.is_empty() { last_steps } else { n_rows },
         constraints,
         seconds: clock.elapsed().as_secs_f64(),
@@ -137,7 +138,7 @@ pub fn train<B: FusedAutodiffBackend>(
     Ok(result)
 }
 
-/// What the method is trained with.
+/// The arguments of a method's training.
 #[derive(Clone, Copy)]
 struct Setup<'a, B: FusedAutodiffBackend> {
     base: &'a Phi<B>,
@@ -146,7 +147,7 @@ struct Setup<'a, B: FusedAutodiffBackend> {
     data: &'a RunData,
 }
 
-/// Runs the method to its end.
+/// Trains the method to its end.
 fn train_policies<B: FusedAutodiffBackend>(
     run: &RunDir,
     config: &RunConfig,
@@ -199,7 +200,7 @@ fn train_policies<B: FusedAutodiffBackend>(
     }
 }
 
-/// The phase in which a method is trained.
+/// The phase of a method's training.
 fn phase(method: MethodConfig<'_>) -> &'static str {
     match method {
         MethodConfig::Mopo(_) => mopo::PHASE,
@@ -207,7 +208,7 @@ fn phase(method: MethodConfig<'_>) -> &'static str {
     }
 }
 
-/// The log as far as it can be read: only how the constraints ended is taken from it.
+/// The log as far as it can be read; only the final state of the constraints is taken from it.
 fn read_log(run: &RunDir, progress: &mut dyn Progress) -> MetricsLog {
     let path = run.join(METRICS);
     let log = match MetricsLog::read(&path) {
@@ -227,7 +228,7 @@ fn read_log(run: &RunDir, progress: &mut dyn Progress) -> MetricsLog {
     log
 }
 
-/// The objectives that the run's policies maximise, as indices.
+/// The primary objectives of the run's policies, as indices.
 fn primaries(config: &RunConfig, objectives: &Objectives) -> Result<Vec<usize>> {
     config
         .policies
@@ -243,7 +244,7 @@ fn primaries(config: &RunConfig, objectives: &Objectives) -> Result<Vec<usize>> 
 /// Checks what a configuration needs from the command line before a run directory is made.
 ///
 /// # Errors
-/// If the data source needs a path and none was given, or the other way round.
+/// The data source needs a path and none was given, or vice versa.
 pub fn check_data_path(config: &RunConfig, data: Option<&PathBuf>) -> Result<()> {
     config.data.source.check_path(&config.name, data.map(PathBuf::as_path))
 }

@@ -86,8 +86,9 @@ impl Schema {
             return;
         }
         if n_parts > n_elements {
-            self.wrong =
-                Some(format!("a column claims {n_parts} parts, but the schema has {n_elements}"));
+            self.wrong = Some(format!(
+                "a column claims {n_parts} children, but the schema has {n_elements}"
+            ));
             return;
         }
         if let Some(left) = self.open.last_mut() {

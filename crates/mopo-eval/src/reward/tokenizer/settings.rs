@@ -132,8 +132,8 @@ impl Settings {
         for (key, expected) in [
             ("never_split", VERSIONS),
             ("init_inputs", "only named keys are supported"),
-            ("vocab", "the vocabulary must be a file of its own"),
-            ("merges", "the merges must be a file of their own"),
+            ("vocab", "the vocabulary must be a separate file"),
+            ("merges", "the merges must be a separate file"),
             ("add_special_tokens", "transformers refuses it too: remove it"),
         ] {
             match self.get(key) {

@@ -52,7 +52,7 @@ fn what_was_written_comes_back_and_is_compared_prompt_by_prompt() {
         assert!((theirs[0] - mine[0] - 0.05).abs() < 1e-5, "paired by prompt");
     }
     let notes = combined.notes.join(" ");
-    assert!(notes.contains("statistics of a; b recorded others"), "{notes}");
+    assert!(notes.contains("statistics of a; b recorded different ones"), "{notes}");
     assert!(!notes.contains("clusters") && !notes.contains("settings"), "{notes}");
 
     let report = FrontReport::new(e, &combined.config).unwrap();
