@@ -1,5 +1,5 @@
-//! Uncertainty of what sets of policies are worth: prompts are drawn anew, with replacement, and all
-//! policies are compared on the same draw.
+//! Uncertainty of the indicators of policy sets: prompts are resampled with replacement, and all
+//! policies are compared on the same resample.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -20,19 +20,19 @@ pub struct Interval {
 /// A value with its interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// On all prompts.
+    /// The value on all prompts.
     pub value: f64,
-    /// Percentile interval (level [`crate::FrontConfig::confidence`]) of the bootstrap over prompts;
-    /// `None` where none was drawn.
+    /// Percentile interval (level [`crate::FrontConfig::confidence`]) of the bootstrap over
+    /// prompts; `None` without resamples.
     pub interval: Option<Interval>,
 }
 
 /// The difference of two sets' hypervolumes, **positive if the first is better**.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HypervolumeDifference {
-    /// The set that is subtracted from.
+    /// The first set.
     pub of: SetRef,
-    /// The set that is subtracted.
+    /// The second set, which is subtracted.
     pub minus: SetRef,
     /// The difference on all prompts.
     pub value: f64,
@@ -42,14 +42,14 @@ pub struct HypervolumeDifference {
     /// The dominance probability: the share of resamples in which the first set's front has the
     /// larger hypervolume.
     pub probability_positive: f64,
-    /// The share in which the second one's is larger. Both add up to 1 but for ties.
+    /// The share in which the second one's is larger. Both sum to 1 except for ties.
     pub probability_negative: f64,
 }
 
 /// For each resample, the quality of each set: `[n_resamples][n_sets]`.
 ///
-/// `scores[policy][prompt][objective]`; `sets` are indices of policies. The same draw of prompts
-/// serves all policies (paired), and the front that distances are measured from is the draw's own.
+/// `scores[policy][prompt][objective]`; `sets` are indices of policies. All policies use the same
+/// resample of prompts (paired), and distances are measured from the resample's own front.
 /// Complexity: O(n_resamples · policies · prompts · objectives), plus the indicators. Source: Efron
 /// and Tibshirani, *An Introduction to the Bootstrap*, 1993.
 pub(crate) fn resampled(
@@ -85,7 +85,7 @@ fn weighted_mean(scores: &[Vec<f32>], times: &[f64]) -> Vec<f64> {
     sum.iter().map(|s| s / total).collect()
 }
 
-/// The central interval of `values` that holds a share of `confidence`, linear between order
+/// The central interval that contains a share `confidence` of `values`, linear between order
 /// statistics.
 ///
 /// # Panics

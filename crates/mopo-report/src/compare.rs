@@ -1,7 +1,8 @@
-//! Results of several runs, read back from what [`crate::write_report`] wrote, as one comparison.
+//! Results of several runs, read back from files of [`crate::write_report`], as one comparison.
 //!
-//! Only like is compared with like: the same prompts, scored by the same rewards, above the same
-//! reference point. Anything else is refused with what differs.
+//! Only comparable results are accepted: the same prompts, scored by the same rewards, with the
+//! same
+//! reference point. Otherwise the error says what differs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,45 +15,45 @@ use crate::{
     Result,
 };
 
-/// An axis of a front, and what scored it.
+/// An axis of a front, and its reward.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScoredAxis {
     /// The objective's name.
     pub name: String,
-    /// The definition of its reward, which runs must have in common to be compared. What it means
-    /// is known to the scorer.
+    /// The definition of its reward, which must be the same for all runs. Only the scorer knows
+    /// what it means.
     pub reward: Value,
 }
 
-/// One run's result as its files have it.
+/// A run's result as recorded in its files.
 #[derive(Debug, Clone)]
 pub struct RecordedRun {
-    /// What the comparison calls it.
+    /// The run's name in the comparison.
     pub name: String,
     /// The directory that it was read from.
     pub dir: PathBuf,
     /// Prompts, clusters, responses and scores.
     pub evaluation: Evaluation,
-    /// Reference point and bootstrap; its `statistics` are those that the run's z-scores are in.
+    /// Reference point and bootstrap; `statistics` are those of the run's z-scores.
     pub config: FrontConfig,
-    /// One per objective; `None` if the files do not say.
+    /// One per objective; `None` if not recorded.
     pub rewards: Option<Vec<ScoredAxis>>,
-    /// The settings of generation, as the record has them; `Null` if it does not.
+    /// The recorded generation settings, or `Null`.
     pub generation: Value,
-    /// The run's own record, shown as it is.
+    /// The run's own record, shown unchanged.
     pub record: Value,
 }
 
-/// What [`combine`] gives.
+/// The result of [`combine`].
 #[derive(Debug, Clone)]
 pub struct Combined {
     /// All policies, labelled with their runs.
     pub evaluation: Evaluation,
-    /// Of the first run.
+    /// That of the first run.
     pub config: FrontConfig,
-    /// The rewards, the same in all.
+    /// The rewards, the same for all runs.
     pub rewards: Option<Vec<ScoredAxis>>,
-    /// What differs without keeping the runs from being compared, for the reader.
+    /// Differences that do not prevent the comparison, for the reader.
     pub notes: Vec<String>,
 }
 
@@ -65,7 +66,7 @@ struct ReportFile {
     record: Value,
 }
 
-/// What a comparison looks at in a run's record.
+/// The parts of a run's record that a comparison uses.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct RecordPart {
@@ -73,7 +74,7 @@ struct RecordPart {
     configuration: ConfigurationPart,
 }
 
-/// Reports from before they had `rewards` have them here.
+/// Older reports without `rewards` have them here.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct ConfigurationPart {
@@ -121,8 +122,9 @@ impl RecordedRun {
     /// Reads `report.json` and `samples.jsonl` of `dir`.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::File`] names the file, and the line, that is missing, damaged or does
-    /// not fit the other; as [`Evaluation::check`].
+    /// [`Error::Io`] or [`Error::File`] names the file, and the line, that is missing, damaged or
+    /// does
+    /// not fit the other; those of [`Evaluation::check`].
     pub fn read(dir: &Path, name: impl Into<String>) -> Result<Self> {
         let path = dir.join("report.json");
         let wrong = |message: String| Error::File { path: path.clone(), message };
@@ -334,7 +336,7 @@ fn comparable(a: &RecordedRun, b: &RecordedRun) -> Result<()> {
     Ok(())
 }
 
-/// For each prompt of `a` its index in `b`.
+/// The index in `b` of each prompt of `a`.
 fn same_prompts(a: &RecordedRun, b: &RecordedRun) -> Result<Vec<usize>> {
     let (mine, theirs) = (&a.evaluation.prompts, &b.evaluation.prompts);
     let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();

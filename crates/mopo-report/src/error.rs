@@ -1,37 +1,37 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use std::path::PathBuf;
 
-/// What can go wrong in a comparison. Each message names the file or field and the remedy.
+/// Errors of a comparison. Each message names the file or field and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A list has another length than the one it belongs to.
+    /// A list of the wrong length.
     #[error("`{field}` has {found} entries, but {expected} are needed ({reason})")]
     Length {
         /// The list.
         field: String,
         /// Its length.
         found: usize,
-        /// The length it should have.
+        /// The expected length.
         expected: usize,
-        /// Why it should.
+        /// Why it should have that length.
         reason: &'static str,
     },
-    /// A value outside of its range.
+    /// A value out of range.
     #[error("`{field}` is {value}, but {expected}")]
     InvalidParameter {
         /// The field.
         field: String,
         /// The value found.
         value: String,
-        /// What would be accepted.
+        /// The accepted values.
         expected: String,
     },
     /// A score or coordinate that is NaN or infinite.
     #[error("`{field}` is {value}: only finite numbers can be compared; rescore these samples")]
     NonFinite {
-        /// Which one.
+        /// Its name.
         field: String,
         /// The value found.
         value: f64,
@@ -39,17 +39,17 @@ pub enum Error {
     /// Two policies of the same name.
     #[error("duplicate policy `{0}`; give each policy its own name")]
     DuplicatePolicy(String),
-    /// Reading or writing a file failed.
+    /// A file that cannot be read or written.
     #[error("cannot {action} {path}: {source}")]
     Io {
-        /// What was tried: "read", "write", "create".
+        /// The failed action: "read", "write", "create".
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file does not hold what it should.
+    /// A file with invalid content.
     #[error("{}: {message}", path.display())]
     File {
         /// The file.

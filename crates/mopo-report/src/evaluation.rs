@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// What a policy is in the comparison.
+/// The kind of a policy in the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicyGroup {
@@ -50,14 +50,14 @@ pub(crate) fn shown_label(group: PolicyGroup, label: &str) -> String {
 /// One policy's answers to all prompts, scored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PolicySamples {
-    /// The run or method that it belongs to where several are compared; `None` for a single one.
+    /// The run or method that it belongs to, if several are compared; `None` for a single one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
     /// An identifier that is unique within its run, e.g. `head-helpful`.
     pub policy: String,
     /// A short name for figures and tables.
     pub label: String,
-    /// Its part in the comparison.
+    /// Its kind.
     pub group: PolicyGroup,
     /// `[n_prompts]`, in the order of the prompts.
     pub responses: Vec<String>,
@@ -80,12 +80,12 @@ impl Clusters {
         Self { assignments: vec![0; n_prompts], labels: vec!["all prompts".into()] }
     }
 
-    /// How many clusters there are.
+    /// Number of clusters.
     pub fn n_clusters(&self) -> usize {
         self.labels.len()
     }
 
-    /// `[n_clusters]`: how many prompts each has.
+    /// `[n_clusters]`: number of prompts in each.
     pub fn sizes(&self) -> Vec<usize> {
         let mut sizes = vec![0; self.labels.len()];
         for &cluster in &self.assignments {
@@ -152,7 +152,7 @@ impl PolicySet {
     }
 }
 
-/// Which set of which run.
+/// A set of policies of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetRef {
     /// The run, as in [`PolicySamples::run`].
@@ -163,7 +163,7 @@ pub struct SetRef {
 }
 
 impl SetRef {
-    /// The name in tables: `heads`, or `dpo: heads` where several runs are compared.
+    /// The name on pages: `heads`, or `dpo: heads` if several runs are compared.
     pub fn name(&self) -> String {
         match &self.run {
             Some(run) => format!("{run}: {}", self.set.name()),
@@ -237,7 +237,7 @@ impl Evaluation {
         Ok(())
     }
 
-    /// The runs in the order of their first policies; a single `None` where no run is named.
+    /// The runs in the order of their first policies; a single `None` if no run is named.
     pub fn runs(&self) -> Vec<Option<String>> {
         let mut runs: Vec<Option<String>> = Vec::new();
         for samples in &self.policies {
@@ -248,8 +248,8 @@ impl Evaluation {
         runs
     }
 
-    /// Every set that has policies, with their indices, run by run. Heads and mixtures together are a
-    /// set of their own only where there is a mixture.
+    /// Every set that has policies, with their indices, run by run. Heads and mixtures form a
+    /// separate set only if there is a mixture.
     pub(crate) fn sets(&self) -> Vec<(SetRef, Vec<usize>)> {
         let mut out = Vec::new();
         for run in self.runs() {

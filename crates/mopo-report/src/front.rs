@@ -1,5 +1,5 @@
-//! From scored responses to a front: points with standard errors and z-scores, who is dominated, what
-//! sets of policies are worth, and how sure their difference is.
+//! From scored responses to a front: points with standard errors and z-scores, dominance, and the
+//! indicators of policy sets with their uncertainty.
 
 use mopo_pareto::{Direction, dominates, hypervolume, non_dominated};
 use serde::{Deserialize, Serialize};
@@ -13,14 +13,15 @@ use crate::{
     PolicySet, Result, SetRef,
 };
 
-/// Choices that must be made before the comparison.
+/// Settings that must be chosen before the comparison.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FrontConfig {
-    /// `[n_objectives]`: the hypervolume's reference point, e.g. the rewards' known lower bounds. Never
-    /// derived from the policies compared: the result would depend on who takes part.
+    /// `[n_objectives]`: the hypervolume's reference point, e.g. known lower bounds of the rewards.
+    /// It must not be derived from the compared policies, since the result would then depend on
+    /// which take part.
     pub ref_point: Vec<f64>,
-    /// Resamples of the bootstrap; default 1000.
+    /// Number of bootstrap resamples; default 1000.
     #[serde(default = "default_resamples")]
     pub n_resamples: usize,
     /// Seed of the bootstrap; default 0.
@@ -29,8 +30,8 @@ pub struct FrontConfig {
     /// Level of the intervals; default 0.95.
     #[serde(default = "default_confidence")]
     pub confidence: f64,
-    /// What z-scores are counted in, one per objective, in any order; empty (the default): the
-    /// statistics of the first SFT model's scores here, or of all scores where there is none.
+    /// Statistics for z-scores, one per objective, in any order; empty (the default) means those of
+    /// the first SFT model's scores here, or of all scores if there is no SFT model.
     #[serde(default)]
     pub statistics: Vec<ObjectiveStatistics>,
 }
@@ -44,7 +45,7 @@ fn default_confidence() -> f64 {
 }
 
 impl FrontConfig {
-    /// `ref_point` with the defaults for everything else.
+    /// This reference point, and defaults for everything else.
     pub fn new(ref_point: Vec<f64>) -> Self {
         Self {
             ref_point,
@@ -59,27 +60,27 @@ impl FrontConfig {
 /// A policy's mean scores over some prompts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PolicyPoint {
-    /// The run that the policy belongs to, where several are compared.
+    /// The run that the policy belongs to, if several are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
     /// The policy's identifier.
     pub policy: String,
     /// A short name for figures and tables.
     pub label: String,
-    /// Its part in the comparison.
+    /// Its kind.
     pub group: PolicyGroup,
     /// The cluster, or `None` for all prompts.
     pub cluster: Option<usize>,
-    /// How many prompts the means are over.
+    /// Number of prompts that the means are over.
     pub n: usize,
     /// `[n_objectives]`; larger is better.
     pub means: Vec<f64>,
     /// `[n_objectives]`: standard errors of the means; `None` for a single prompt.
     pub standard_errors: Option<Vec<f64>>,
-    /// `[n_objectives]`: the means in [`FrontReport::statistics`]; `None` where these have no
-    /// deviation.
+    /// `[n_objectives]`: the means as z-scores with [`FrontReport::statistics`]; `None` if the
+    /// deviation is 0.
     pub z_scores: Vec<Option<f64>>,
-    /// Whether no other policy's point of the same prompts dominates this one.
+    /// Whether no other policy dominates it on the same prompts.
     pub non_dominated: bool,
     /// Whether it dominates its run's SFT model on the same prompts; `None` without one.
     #[serde(rename = "dominates_warm_start")]
@@ -95,53 +96,53 @@ impl PolicyPoint {
     }
 }
 
-/// What a set of policies is worth. A larger set has an advantage, so compare like with like or look
-/// at [`PolicyPoint::own_hypervolume`] too.
+/// Indicators of a set of policies. Larger sets have an advantage, so compare sets of equal size,
+/// or look at [`PolicyPoint::own_hypervolume`] too.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SetQuality {
-    /// The run, where several are compared, and the set.
+    /// The set, and its run if several are compared.
     #[serde(flatten)]
     pub of: SetRef,
     /// The cluster, or `None` for all prompts.
     pub cluster: Option<usize>,
-    /// How many policies the set has.
+    /// Number of policies in the set.
     pub n_policies: usize,
     /// The hypervolume of the raw scores above [`FrontConfig::ref_point`]; **larger is better**.
-    /// Intervals are drawn over all prompts only, here and below.
+    /// Intervals are computed over all prompts only, here and below.
     pub hypervolume: Estimate,
-    /// IGD+ against the front of all policies compared, in standard deviations; **smaller is
-    /// better**. `None` where an objective has no z-scores.
+    /// IGD+ relative to the front of all compared policies, in standard deviations; **smaller is
+    /// better**. `None` if an objective has no z-scores.
     pub igd_plus: Option<Estimate>,
-    /// The additive epsilon against that front, in standard deviations; **smaller is better**.
+    /// The additive epsilon relative to that front, in standard deviations; **smaller is better**.
     pub epsilon: Option<Estimate>,
 }
 
-/// The result of a comparison, complete enough to be judged and repeated.
+/// The result of a comparison, with everything needed to judge and repeat it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FrontReport {
     /// The objectives, in the order of all vectors here.
     pub objectives: Vec<String>,
-    /// The choices made beforehand: reference point, bootstrap.
+    /// The settings chosen beforehand: reference point, bootstrap.
     pub config: FrontConfig,
-    /// `[n_objectives]`: what z-scores are counted in.
+    /// `[n_objectives]`: statistics for z-scores.
     pub statistics: Vec<ObjectiveStatistics>,
-    /// How many prompts were evaluated.
+    /// Number of evaluated prompts.
     pub n_prompts: usize,
     /// `[n_clusters]`: the clusters' labels.
     pub cluster_labels: Vec<String>,
-    /// The runs compared, in order; empty for a single one.
+    /// The compared runs, in order; empty for a single one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub runs: Vec<String>,
     /// One point per policy over all prompts, in the evaluation's order of policies.
     pub points: Vec<PolicyPoint>,
     /// One point per cluster and policy: clusters in order, then policies.
     pub cluster_points: Vec<PolicyPoint>,
-    /// Every set of policies over all prompts, run by run; sets without a policy are left out.
+    /// Every set of policies over all prompts, run by run; sets without policies are omitted.
     pub sets: Vec<SetQuality>,
     /// The same per cluster.
     pub cluster_sets: Vec<SetQuality>,
-    /// Within each run: heads − SFT, and heads and mixtures − SFT. Between each two
-    /// runs: heads − heads, and everything trained of one − everything trained of the other.
+    /// Within each run: heads − SFT, and heads and mixtures − SFT. Between each two runs: heads −
+    /// heads, and all trained policies − all trained policies.
     pub differences: Vec<HypervolumeDifference>,
 }
 
@@ -149,10 +150,10 @@ impl FrontReport {
     /// Computes the whole report.
     ///
     /// Complexity: O(n_resamples · policies · prompts · objectives) for the bootstrap, which
-    /// outweighs the rest.
+    /// dominates the rest.
     ///
     /// # Errors
-    /// As [`Evaluation::check`]; [`Error::InvalidParameter`] for an unusable `config`;
+    /// Those of [`Evaluation::check`]; [`Error::InvalidParameter`] for an invalid `config`;
     /// [`Error::Pareto`] if a hypervolume overflows.
     pub fn new(evaluation: &Evaluation, config: &FrontConfig) -> Result<Self> {
         evaluation.check()?;
@@ -224,7 +225,7 @@ impl FrontReport {
         })
     }
 
-    /// What `set` of the first run (or the only one) is worth over all prompts, if it has a policy.
+    /// Indicators of `set` in the first run (or the only one) over all prompts, if it has a policy.
     pub fn quality(&self, set: PolicySet) -> Option<&SetQuality> {
         self.sets.iter().find(|q| q.of.set == set)
     }
@@ -234,7 +235,7 @@ impl FrontReport {
         self.differences.iter().find(|d| d.of.set == set && d.minus.set == PolicySet::Sft)
     }
 
-    /// What the set `of` is worth over all prompts.
+    /// Indicators of the set `of` over all prompts.
     pub(crate) fn set_quality(&self, of: &SetRef) -> Option<&SetQuality> {
         self.sets.iter().find(|q| q.of == *of)
     }
@@ -262,7 +263,7 @@ impl FrontReport {
         out
     }
 
-    /// What sets are worth and how they differ, as plain text below [`table`](Self::table).
+    /// Indicators of sets and their differences as plain text, to follow [`table`](Self::table).
     pub fn summary(&self) -> String {
         let width = self.sets.iter().map(|q| q.of.name().chars().count()).max().unwrap_or(0);
         let mut out = format!("{:width$}  hypervolume ↑   IGD+ ↓  additive ε ↓\n", "set");
@@ -323,7 +324,7 @@ impl SetQuality {
     }
 }
 
-/// Indices into `sets`: what [`FrontReport::differences`] has.
+/// Indices into `sets`: the pairs of [`FrontReport::differences`].
 fn pairs_to_compare(runs: &[Option<String>], sets: &[(SetRef, Vec<usize>)]) -> Vec<(usize, usize)> {
     let at =
         |run: &Option<String>, set| sets.iter().position(|(of, _)| of.run == *run && of.set == set);
@@ -344,7 +345,7 @@ fn pairs_to_compare(runs: &[Option<String>], sets: &[(SetRef, Vec<usize>)]) -> V
     out
 }
 
-/// Statistics of the first SFT model's scores, or of all where there is none.
+/// Statistics of the first SFT model's scores, or of all scores if there is no SFT model.
 fn own_statistics(evaluation: &Evaluation) -> Result<Vec<ObjectiveStatistics>> {
     let n = evaluation.prompts.len();
     let sft = evaluation.policies.iter().find(|p| p.group == PolicyGroup::Sft);

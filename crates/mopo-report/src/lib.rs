@@ -1,9 +1,11 @@
 //! From scored responses of policies to a Pareto front with its uncertainty, figures and one page.
 //!
-//! An [`Evaluation`] holds prompts, responses and scores; [`FrontReport::new`] computes points, what sets
-//! of policies are worth, and how sure that is; [`write_report`] writes the figures, the tables and one
-//! self-contained page. [`RecordedRun::read`] reads such a result back, and [`combine`] puts several side
-//! by side. [`plot`] draws other charts too.
+//! An [`Evaluation`] has prompts, responses and scores; [`FrontReport::new`] computes points and
+//! indicators
+//! of policy sets with their uncertainty; [`write_report`] writes the figures, the tables and one
+//! self-contained page. [`RecordedRun::read`] reads such a result back, and [`combine`] combines
+//! several
+//! for a comparison. [`plot`] draws other charts too.
 #![doc = include_str!("../README.md")]
 
 mod bootstrap;

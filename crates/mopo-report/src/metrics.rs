@@ -1,5 +1,5 @@
-//! What training steps report, and `metrics.jsonl`, which keeps it: one line per step. Written by
-//! training, read for constraints and curves, always through these types.
+//! Metrics of training steps, and `metrics.jsonl`, which has one line per step. Training writes it;
+//! results and curves read it, always through these types.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -15,14 +15,14 @@ use crate::{Error, Result};
 
 macro_rules! quantities {
     ($($(#[$doc:meta])+ $variant:ident = $name:literal,)+) => {
-        /// A quantity that a step reports; docs/math.md says what each one means.
+        /// A quantity of a step; docs/math.md defines each one.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Quantity {
             $($(#[$doc])+ $variant,)+
         }
 
         impl Quantity {
-            /// All of them.
+            /// All quantities.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             /// Its name in keys.
@@ -42,9 +42,9 @@ quantities! {
     GradientNorm = "gradient_norm",
     /// Learning rate of the step.
     LearningRate = "learning_rate",
-    /// Tokens of the differentiated pass in a second.
+    /// Tokens of the differentiated pass per second.
     TokensPerSecond = "tokens_per_second",
-    /// Share of the responses that some policy needed.
+    /// Share of the responses that any policy needed.
     NeededTerms = "needed_terms",
     /// Share of the pairs that the objective decides.
     DecidedPairs = "decided_pairs",
@@ -66,11 +66,11 @@ quantities! {
     KktResidual = "kkt_residual",
     /// Effective sample size of the importance weights.
     EffectiveSampleSize = "effective_sample_size",
-    /// Effective sample size of the ratios alone.
+    /// Effective sample size of the ratios.
     RatioSampleSize = "ratio_sample_size",
     /// KL from the initial policy, estimated on the batch.
     KlInitial = "kl_initial",
-    /// Share of decided pairs, or examples, that are ordered rightly.
+    /// Share of decided pairs, or examples, that are ordered correctly.
     Accuracy = "accuracy",
     /// Chosen minus rejected reward.
     Margin = "margin",
@@ -92,11 +92,12 @@ impl Quantity {
     }
 }
 
-/// What a number in a row is: a quantity, perhaps of a policy, perhaps with respect to an objective.
-/// Written as `loss`, `helpful/loss` or `helpful/lambda/harmless`, and ordered as these texts are.
+/// The key of a number in a row: a quantity, perhaps of a policy, perhaps with respect to an
+/// objective. Written as `loss`, `helpful/loss` or `helpful/lambda/harmless`, and ordered like
+/// these texts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MetricKey {
-    /// The policy by its primary objective, or `validation`.
+    /// The policy's primary objective, or `validation`.
     pub scope: Option<String>,
     /// The quantity.
     pub quantity: Quantity,
@@ -111,7 +112,7 @@ impl From<Quantity> for MetricKey {
 }
 
 impl MetricKey {
-    /// Its parts as they are written.
+    /// Its parts in written order.
     fn parts(&self) -> impl Iterator<Item = &str> {
         let scope = self.scope.iter().map(String::as_str);
         scope.chain([self.quantity.name()]).chain(self.objective.as_deref())
@@ -158,7 +159,7 @@ impl PartialOrd for MetricKey {
     }
 }
 
-/// What one step reports.
+/// The metrics of one step.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metrics(BTreeMap<MetricKey, f64>);
 
@@ -173,12 +174,12 @@ impl Metrics {
         self.0.get(&key.into()).copied()
     }
 
-    /// All of them in the order of their keys.
+    /// All values in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&MetricKey, f64)> {
         self.0.iter().map(|(key, value)| (key, *value))
     }
 
-    /// Whether there is none.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -197,7 +198,7 @@ pub struct MetricsRow {
     pub phase: String,
     /// Step of the phase, from 0.
     pub step: usize,
-    /// Its values.
+    /// The metrics.
     pub metrics: Metrics,
 }
 
@@ -214,8 +215,8 @@ impl Serialize for MetricsRow {
 }
 
 impl<'de> Deserialize<'de> for MetricsRow {
-    /// Anything but a step may be missing; what is no number, or no quantity of this version, is left
-    /// out.
+    /// Anything but the step may be missing; values that are not numbers and unknown quantities are
+    /// ignored.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let fields = serde_json::Map::<String, Value>::deserialize(deserializer)?;
         let step = fields.get("step").and_then(Value::as_u64);
@@ -228,12 +229,12 @@ impl<'de> Deserialize<'de> for MetricsRow {
     }
 }
 
-/// A `metrics.jsonl` as far as it can be read: a damaged log must not cost anything else.
+/// A `metrics.jsonl` as far as it can be read: a damaged log must not prevent anything else.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MetricsLog {
     /// The rows in the file's order.
     pub rows: Vec<MetricsRow>,
-    /// Lines that are no rows.
+    /// Number of lines that are not rows.
     pub n_unreadable: usize,
 }
 
@@ -241,10 +242,10 @@ impl MetricsLog {
     /// Reads a file.
     ///
     /// # Errors
-    /// If it is missing, no plain file, or cannot be read at all.
+    /// It is missing, is not a regular file, or cannot be read at all.
     pub fn read(path: &Path) -> Result<Self> {
         let io = |source| Error::Io { action: "read", path: path.into(), source };
-        // A pipe would have to be waited for.
+        // Reading a pipe would block.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
             return Err(io(std::io::Error::other("it is not a regular file")));
         }

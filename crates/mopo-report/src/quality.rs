@@ -1,4 +1,4 @@
-//! How good sets of policies are: hypervolume, IGD+ and additive epsilon of their mean scores.
+//! Indicators of policy sets: hypervolume, IGD+ and additive epsilon of their mean scores.
 
 use mopo_pareto::{Direction, epsilon_additive, hypervolume, igd_plus, non_dominated};
 
@@ -9,12 +9,12 @@ use crate::{ObjectiveStatistics, Result};
 pub(crate) struct Quality {
     /// Larger is better; in units of the raw scores.
     pub(crate) hypervolume: f64,
-    /// IGD+ and additive epsilon against the front of all policies, in standard deviations; smaller
-    /// is better. `None` without z-scores.
+    /// IGD+ and additive epsilon relative to the front of all policies, in standard deviations;
+    /// smaller is better. `None` without z-scores.
     pub(crate) distances: Option<[f64; 2]>,
 }
 
-/// What a comparison's sets are judged by.
+/// What the sets of a comparison are judged by.
 pub(crate) struct Judge<'a> {
     ref_point: &'a [f64],
     statistics: &'a [ObjectiveStatistics],
@@ -30,7 +30,7 @@ impl<'a> Judge<'a> {
     /// One [`Quality`] per set. `means`: `[n_policies][n_objectives]`; `sets`: indices of policies.
     pub(crate) fn judge(&self, means: &[Vec<f64>], sets: &[Vec<usize>]) -> Result<Vec<Quality>> {
         let z = self.z_scores(means);
-        // The best that is known: what no policy of the whole comparison dominates.
+        // The best known: the policies of the whole comparison that no other dominates.
         let front: Option<Vec<&[f64]>> = z.as_ref().map(|z| {
             non_dominated(means, &self.directions).into_iter().map(|i| z[i].as_slice()).collect()
         });
@@ -86,7 +86,7 @@ mod tests {
         let sets = [vec![0, 1], vec![2]];
         let statistics = statistics([2.0, 4.0]);
         let found = Judge::new(&[0.0, 0.0], &statistics).judge(&means, &sets).unwrap();
-        // The front is policies 0 and 1; policy 2 lacks 1 deviation to either, in one objective each.
+        // The front is policies 0 and 1; policy 2 is behind either by 1 deviation in one objective.
         assert_eq!(found[0], Quality { hypervolume: 7.0, distances: Some([0.0, 0.0]) });
         assert_eq!(found[1], Quality { hypervolume: 1.0, distances: Some([1.0, 1.0]) });
     }

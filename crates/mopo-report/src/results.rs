@@ -1,4 +1,4 @@
-//! Results of runs on the disk: where they are, their training metrics, and one report of several.
+//! Results of runs on disk: where they are, their training metrics, and one report of several.
 
 use std::path::{Path, PathBuf};
 
@@ -7,20 +7,20 @@ use crate::{
     RunExtras, combine, read_statistics,
 };
 
-/// The directory that a report was written into, and the run that it belongs to if that is known.
+/// The directory of a report, and its run if known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResultsDir {
-    /// It has `report.json` and `samples.jsonl`.
+    /// The directory with `report.json` and `samples.jsonl`.
     pub results: PathBuf,
     /// The run's own directory.
     pub run: Option<PathBuf>,
 }
 
 impl ResultsDir {
-    /// `path` is a run's directory with results in `pareto/`, or a directory of results.
+    /// `path` is a run directory with results in `pareto/`, or a directory with results.
     ///
     /// # Errors
-    /// [`Error::File`] for a run that has not been evaluated, or for what is neither.
+    /// [`Error::File`] for a run that has not been evaluated, or for any other directory.
     pub fn find(path: &Path) -> Result<Self> {
         let is_run = |dir: &Path| dir.join("config.toml").exists();
         if path.join("report.json").exists() {
@@ -47,7 +47,7 @@ impl ResultsDir {
         Err(Error::File { path: path.into(), message })
     }
 
-    /// The directory's name: the run's, where the results lie in it.
+    /// The directory's name: the run's, if the results are in it.
     pub fn name(&self) -> String {
         let dir = self.run.as_ref().unwrap_or(&self.results);
         let dir = dir.canonicalize().unwrap_or_else(|_| dir.clone());
@@ -55,8 +55,7 @@ impl ResultsDir {
     }
 }
 
-/// The rows of a metrics.jsonl, and notes on what could not be read: curves are no reason to lose
-/// everything else.
+/// The rows of a metrics.jsonl, and notes on what could not be read, which only affects curves.
 pub fn read_metrics(path: &Path) -> (Vec<MetricsRow>, Vec<String>) {
     match MetricsLog::read(path) {
         Err(e) => (Vec::new(), vec![format!("no training curves: {e}")]),
@@ -67,35 +66,35 @@ pub fn read_metrics(path: &Path) -> (Vec<MetricsRow>, Vec<String>) {
     }
 }
 
-/// What [`compare`] takes beside the results.
+/// Settings of [`compare`] besides the results.
 #[derive(Debug, Clone)]
 pub struct ComparisonOptions {
-    /// A file with what z-scores are counted in, instead of the first run's statistics.
+    /// A file with statistics for z-scores, instead of the first run's.
     pub statistics: Option<PathBuf>,
-    /// Heading of the page, instead of one made of the runs' names.
+    /// Title of the page, instead of one made from the runs' names.
     pub title: Option<String>,
-    /// Prompts shown with all responses, at most.
+    /// Maximum number of prompts shown with all responses.
     pub n_examples: usize,
 }
 
-/// Recorded results as [`crate::write_report`] takes them.
+/// Recorded results for [`crate::write_report`].
 #[derive(Debug, Clone)]
 pub struct Comparison {
     /// All policies of all runs.
     pub evaluation: Evaluation,
     /// Their front.
     pub report: FrontReport,
-    /// The page's other parts; its notes are for the reader of the terminal too.
+    /// The other parts of the page; its notes are also for the terminal.
     pub extras: ReportExtras,
-    /// What could not be read of the runs' training metrics.
+    /// Notes on training metrics that could not be read.
     pub notes: Vec<String>,
 }
 
-/// Reads the results of one run or of several, each under a name, and computes one report of them. No
+/// Reads the results of one or several named runs, and computes one report of them. No
 /// model is needed.
 ///
 /// # Errors
-/// As [`RecordedRun::read`], [`combine`], [`read_statistics`] and [`FrontReport::new`].
+/// Those of [`RecordedRun::read`], [`combine`], [`read_statistics`] and [`FrontReport::new`].
 pub fn compare(runs: &[(String, ResultsDir)], options: ComparisonOptions) -> Result<Comparison> {
     let several = runs.len() > 1;
     let (mut recorded, mut extras, mut unread) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,11 +1,13 @@
-//! Statistics of scores, and the mean and standard deviation by which they become z-scores.
+//! Statistics of scores, and the mean and standard deviation that turn them into z-scores.
 //!
-//! There is one definition: the mean, and the sample's standard deviation (over n − 1), both in f64 and
-//! in two passes, so that equal scores give equal bits. Scores that are too many for memory are passed
+//! There is one definition: the mean, and the sample's standard deviation (over n − 1), both in f64
+//! and
+//! in two passes, so that equal scores give equal bits. Scores that do not fit into memory are
+//! passed
 //! twice: [`FirstPass`], then [`SecondPass`].
 //!
-//! A z-score only says something beside others that were made with the same statistics. So they are
-//! recorded with every result, with where they come from ([`ObjectiveStatistics`]), and can be given to
+//! z-scores can only be compared if they use the same statistics. So these are
+//! recorded with every result, with their origin ([`ObjectiveStatistics`]), and can be given to
 //! another evaluation.
 
 use std::path::Path;
@@ -17,8 +19,8 @@ use crate::{Error, Result};
 
 /// Statistics of one reward's scores.
 ///
-/// Files from before there was `std` have `standard_deviation`, the population's (over n); it is
-/// converted as it is read.
+/// Older files have `standard_deviation`, the population's (over n), instead of `std`; it is
+/// converted on reading.
 ///
 /// ```
 /// let s = mopo_report::ScoreStatistics::new([1.0, 2.0, 4.0, 5.0].into_iter());
@@ -28,7 +30,7 @@ use crate::{Error, Result};
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Debug)]
 #[serde(try_from = "StoredStatistics")]
 pub struct ScoreStatistics {
-    /// How many scores there are.
+    /// Number of scores.
     pub n: usize,
     /// The arithmetic mean.
     pub mean: f64,
@@ -40,7 +42,7 @@ pub struct ScoreStatistics {
     pub max: f64,
 }
 
-/// [`ScoreStatistics`] in a file of today or of before.
+/// [`ScoreStatistics`] in a current or older file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredStatistics {
@@ -72,7 +74,7 @@ impl TryFrom<StoredStatistics> for ScoreStatistics {
 }
 
 impl ScoreStatistics {
-    /// Statistics of finite scores; all 0 for none.
+    /// Statistics of finite scores; all 0 if there are none.
     pub fn new(scores: impl Iterator<Item = f32> + Clone) -> Self {
         let mut first = FirstPass::default();
         scores.clone().for_each(|score| first.push(score));
@@ -90,7 +92,7 @@ impl ScoreStatistics {
     }
 }
 
-/// Count, sum and range of scores that are given one by one.
+/// Count, sum and range of scores added one by one.
 #[derive(Clone, Copy, Debug)]
 pub struct FirstPass {
     n: usize,
@@ -106,7 +108,7 @@ impl Default for FirstPass {
 }
 
 impl FirstPass {
-    /// Takes the next score.
+    /// Adds the next score.
     pub fn push(&mut self, score: f32) {
         let score = f64::from(score);
         self.n += 1;
@@ -115,14 +117,14 @@ impl FirstPass {
         self.max = self.max.max(score);
     }
 
-    /// The pass that takes the same scores again, in the same order.
+    /// The second pass, over the same scores in the same order.
     pub fn second(self) -> SecondPass {
         let mean = if self.n == 0 { 0.0 } else { self.sum / self.n as f64 };
         SecondPass { first: self, mean, squares: 0.0 }
     }
 }
 
-/// Squared distances from the mean that a [`FirstPass`] found.
+/// Squared distances from the mean of a [`FirstPass`].
 #[derive(Clone, Copy, Debug)]
 pub struct SecondPass {
     first: FirstPass,
@@ -131,22 +133,22 @@ pub struct SecondPass {
 }
 
 impl SecondPass {
-    /// Takes the next score.
+    /// Adds the next score.
     pub fn push(&mut self, score: f32) {
         self.squares += (f64::from(score) - self.mean).powi(2);
     }
 
-    /// The statistics; all 0 without a score.
+    /// The statistics; all 0 if there are no scores.
     pub fn finish(self) -> ScoreStatistics {
         let FirstPass { n, min, max, .. } = self.first;
         let (min, max) = if n == 0 { (0.0, 0.0) } else { (min, max) };
-        // A single score has no deviation: 0, like equal ones.
+        // The deviation of a single score is 0, as for equal ones.
         let std = if n > 1 { (self.squares / (n - 1) as f64).sqrt() } else { 0.0 };
         ScoreStatistics { n, mean: self.mean, std, min, max }
     }
 }
 
-/// What the z-scores of one objective are counted in.
+/// Statistics for the z-scores of one objective.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ObjectiveStatistics {
@@ -154,14 +156,14 @@ pub struct ObjectiveStatistics {
     pub objective: String,
     /// Mean of the raw scores.
     pub mean: f64,
-    /// Their standard deviation over n − 1 (`deviation` in older files). 0: all were equal, and there
-    /// are no z-scores.
+    /// Their standard deviation over n − 1 (`deviation` in older files). If it is 0, all scores
+    /// were equal, and there are no z-scores.
     #[serde(alias = "deviation")]
     pub std: f64,
-    /// How many scores they were computed from, if that is known.
+    /// Number of scores that they were computed from, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n: Option<usize>,
-    /// Whose scores they are, for people: policy, prompts, data set or publication.
+    /// Whose scores they are, for information: policy, prompts, data set or publication.
     pub source: String,
 }
 
@@ -179,7 +181,7 @@ impl ObjectiveStatistics {
     /// The statistics of an objective's scores.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] without a score; [`Error::NonFinite`] for scores that are not
+    /// [`Error::InvalidParameter`] without scores; [`Error::NonFinite`] for scores that are not
     /// finite.
     pub fn new(
         objective: impl Into<String>,
@@ -200,7 +202,7 @@ impl ObjectiveStatistics {
     /// The statistics of `scores`.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// Those of [`new`](Self::new).
     pub fn of(
         objective: impl Into<String>,
         scores: impl IntoIterator<Item = f32, IntoIter: Clone>,
@@ -214,7 +216,7 @@ impl ObjectiveStatistics {
         (self.std > 0.0).then(|| (value - self.mean) / self.std)
     }
 
-    /// Checks that mean and deviation are numbers and the deviation is not negative.
+    /// Checks that mean and deviation are finite and the deviation is not negative.
     ///
     /// # Errors
     /// [`Error::NonFinite`] or [`Error::InvalidParameter`] with the objective's name.

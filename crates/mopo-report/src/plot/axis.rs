@@ -8,7 +8,7 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// The smallest axis that holds `values` (finite ones) with some room; never empty.
+    /// The smallest axis that contains `values` (finite) with some margin; never empty.
     pub(super) fn around(values: impl IntoIterator<Item = f64>) -> Self {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         for v in values.into_iter().filter(|v| v.is_finite()) {
@@ -32,12 +32,12 @@ impl Axis {
         value >= self.low && value <= self.high
     }
 
-    /// Where `value` is, in pixels from `start` (at `low`) to `end` (at `high`).
+    /// The position of `value`, in pixels from `start` (at `low`) to `end` (at `high`).
     pub(super) fn place(&self, value: f64, start: f64, end: f64) -> f64 {
         start + (value - self.low) / (self.high - self.low) * (end - start)
     }
 
-    /// About `n` round values inside of the axis, with their texts.
+    /// About `n` round values within the axis, with their texts.
     pub(super) fn ticks(&self, n: usize) -> Vec<(f64, String)> {
         let raw = (self.high - self.low) / n.max(1) as f64;
         let power = 10_f64.powf(raw.log10().floor());
@@ -50,7 +50,7 @@ impl Axis {
         let scale = step.log10().floor();
         let quarter = (step / 10_f64.powf(scale) - 2.5).abs() < 1e-6;
         let digits = (-scale + if quarter { 1.0 } else { 0.0 }).max(0.0) as usize;
-        // The tolerance keeps ends such as 0.3, which is just below 3 steps of 0.1.
+        // The tolerance keeps ends such as 0.3, which is slightly below 3 steps of 0.1.
         let first = (self.low / step - 1e-9).ceil() as i64;
         let last = (self.high / step + 1e-9).floor() as i64;
         (first..=last)
@@ -78,7 +78,7 @@ pub(crate) fn short(value: f64) -> String {
     if value == 0.0 { "0".into() } else { number(value, digits(value)) }
 }
 
-/// How many decimals [`short`] gives `value`.
+/// The number of decimals with which [`short`] shows `value`.
 fn digits(value: f64) -> usize {
     if value == 0.0 {
         return 2;

@@ -12,8 +12,9 @@ const NAMES: f64 = 230.0;
 const GAP: f64 = 26.0;
 const LANE: f64 = 13.0;
 
-/// Draws each policy's mean score per cluster with its 95 % interval. Beyond eight policies the
-/// mixtures are left out, and the caption says so.
+/// Draws each policy's mean score per cluster with its 95 % interval. With more than eight
+/// policies,
+/// mixtures are omitted, and the caption says so.
 ///
 /// # Errors
 /// [`crate::Error::InvalidParameter`] if there is no policy.

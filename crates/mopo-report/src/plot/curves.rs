@@ -10,7 +10,7 @@ use crate::metrics::{MetricsRow, Quantity};
 
 const MARGIN: f64 = 24.0;
 const PANEL: (f64, f64) = (290.0, 190.0);
-/// Left of a panel: ticks. Right of it: the lines' names.
+/// Margins of a panel: ticks on the left, names of lines on the right.
 const LEFT: f64 = 62.0;
 const NAMES: f64 = 176.0;
 const HEAD: f64 = 34.0;
@@ -50,12 +50,12 @@ pub(crate) struct CurvePanel {
     /// The quantity.
     pub(crate) title: String,
     pub(crate) figure: Figure,
-    /// A sample of each line, and its name.
+    /// A sample of each line, with its name.
     pub(crate) key: Vec<(String, String)>,
 }
 
-/// The panels of [`curves_svg`], each a figure of its own with its heading and its lines' names beside
-/// it. `name` begins the ids inside.
+/// The panels of [`curves_svg`] as separate figures, each with its heading and a list of its lines.
+/// `name` is the prefix of ids.
 pub(crate) fn curve_panels(panels: &[Curves], name: &str) -> Vec<CurvePanel> {
     drawable(panels)
         .into_iter()
@@ -76,11 +76,11 @@ pub(crate) fn curve_panels(panels: &[Curves], name: &str) -> Vec<CurvePanel> {
         .collect()
 }
 
-/// What has a finite point, thinned.
+/// Panels and lines with finite points, thinned.
 fn drawable(panels: &[Curves]) -> Vec<(&str, Vec<Series>)> {
     let thinned = |panel: &Curves| {
         let mut series: Vec<Series> = panel.series.iter().filter_map(thin).collect();
-        // Beside those of policies, a loss without a name is that of all.
+        // Next to losses of policies, one without a name is the total.
         if series.len() > 1 {
             series.iter_mut().filter(|s| s.name.is_empty()).for_each(|s| s.name = "all".into());
         }
@@ -90,7 +90,7 @@ fn drawable(panels: &[Curves]) -> Vec<(&str, Vec<Series>)> {
     all.filter(|(_, series)| !series.is_empty()).collect()
 }
 
-/// Line `i` of a panel: the colours in turn, dashed on every second round.
+/// Line `i` of a panel: the colours in turn, dashed on every second cycle.
 fn stroke(i: usize, width: f64) -> Stroke {
     match i / N_COLOURS % 2 {
         0 => Stroke::Series(Some(i), width),
@@ -111,7 +111,7 @@ fn thin(series: &Series) -> Option<Series> {
     (!points.is_empty()).then(|| Series { name: series.name.clone(), points })
 }
 
-/// Draws axes and lines; where each line ends, and which one it is.
+/// Draws axes and lines, with a name at each line's end.
 fn panel(svg: &mut Svg, left: f64, top: f64, series: &[Series]) -> Vec<(f64, usize)> {
     let (right, bottom) = (left + PANEL.0, top + PANEL.1);
     let all = || series.iter().flat_map(|s| &s.points);
@@ -159,7 +159,7 @@ fn panel(svg: &mut Svg, left: f64, top: f64, series: &[Series]) -> Vec<(f64, usi
     ends
 }
 
-/// The lines' names, each beside its line's end.
+/// The lines' names, each next to its line's end.
 fn names(svg: &mut Svg, right: f64, top: f64, series: &[Series], ends: Vec<(f64, usize)>) {
     if series.len() == 1 && series[0].name.is_empty() {
         return;
@@ -174,7 +174,7 @@ fn names(svg: &mut Svg, right: f64, top: f64, series: &[Series], ends: Vec<(f64,
     }
 }
 
-/// Moves heights apart to at least `step`, around where they would like to be and not above `top`.
+/// Spaces heights at least `step` apart, close to where they should be and not above `top`.
 fn spread(mut wanted: Vec<(f64, usize)>, top: f64, step: f64) -> Vec<(f64, (f64, usize))> {
     wanted.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let total = (wanted.len() - 1) as f64 * step;
@@ -188,7 +188,7 @@ fn spread(mut wanted: Vec<(f64, usize)>, top: f64, step: f64) -> Vec<(f64, (f64,
     placed.into_iter().zip(wanted).collect()
 }
 
-/// What is drawn of the metrics, and the heading of its panel.
+/// The quantities that are drawn, with the headings of their panels.
 const DRAWN: [(Quantity, &str); 5] = [
     (Quantity::Loss, "Loss"),
     (Quantity::Lambda, "Multiplier λ of each constraint"),

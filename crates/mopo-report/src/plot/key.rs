@@ -7,11 +7,11 @@ use crate::FrontReport;
 const SIZE: f64 = 20.0;
 const WIDE: f64 = 30.0;
 
-/// The signs of [`super::front_panels`]: first one per policy in order, then those of lines and bars.
+/// The symbols of [`super::front_panels`]: one per policy in order, then those of lines and bars.
 pub(crate) struct PolicyKey {
     /// `[n_policies]`: marker and name.
     pub(crate) policies: Vec<(String, String)>,
-    /// Sign and meaning.
+    /// Symbol and meaning.
     pub(crate) notes: Vec<(String, String)>,
 }
 

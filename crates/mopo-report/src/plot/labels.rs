@@ -1,4 +1,4 @@
-//! Where the names of points go, so that none covers a marker or another name.
+//! Placement of the names of points, so that none covers a marker or another name.
 
 use super::text;
 
@@ -23,7 +23,7 @@ impl Rect {
             && other.top < self.bottom
     }
 
-    /// From the rectangle's nearest point to (x, y).
+    /// The distance from the rectangle to (x, y).
     fn distance(&self, x: f64, y: f64) -> f64 {
         let dx = (self.left - x).max(x - self.right).max(0.0);
         let dy = (self.top - y).max(y - self.bottom).max(0.0);
@@ -41,11 +41,11 @@ impl Rect {
 /// Places names one after another.
 pub(super) struct Placer {
     frame: Rect,
-    /// Never covered.
+    /// Areas that names must not cover.
     pub(super) solid: Vec<Rect>,
-    /// Rather not covered.
+    /// Areas that names should not cover.
     pub(super) soft: Vec<Rect>,
-    /// Centres of all markers: a name is never nearer to another one than to its own.
+    /// Centres of all markers: a name is never closer to another marker than to its own.
     pub(super) markers: Vec<(f64, f64)>,
 }
 
@@ -56,8 +56,8 @@ impl Placer {
         Self { frame, solid: Vec::new(), soft: Vec::new(), markers: Vec::new() }
     }
 
-    /// The start of the baseline for `name` beside the marker at (x, y), from which it is then kept
-    /// free; `None` if there is no room (the legend still has the name).
+    /// The start of the baseline for `name` near the marker at (x, y), which is then reserved;
+    /// `None` if there is no room (the legend still has the name).
     pub(super) fn place(&mut self, x: f64, y: f64, r: f64, name: &str) -> Option<(f64, f64)> {
         let (width, ascent, descent) = (text::width(name, SIZE, false), SIZE * 0.76, SIZE * 0.24);
         let height = ascent + descent;

@@ -11,11 +11,11 @@ pub(super) enum Entry {
     Ring(String),
     Line(String),
     Dashed(String),
-    /// Room between two groups.
+    /// Space between two groups.
     Gap,
 }
 
-/// Entries in as many columns as the width has room for.
+/// Entries in as many columns as fit into the width.
 pub(super) struct Legend {
     pub(super) entries: Vec<Entry>,
 }
@@ -41,7 +41,7 @@ impl Entry {
 }
 
 impl Legend {
-    /// Policies: (columns, their width); the widest name decides.
+    /// The columns of policies: (number, width); the widest name decides.
     fn columns(&self, width: f64) -> (usize, f64) {
         let policies = self.entries.iter().filter(|e| matches!(e, Entry::Policy(..)));
         let widest = policies.map(|e| text::width(e.text(), SIZE, false)).fold(0.0, f64::max)
@@ -55,7 +55,7 @@ impl Legend {
         self.entries.iter().filter(|e| matches!(e, Entry::Policy(..))).count()
     }
 
-    /// How high [`Legend::draw`] will be.
+    /// The height of [`Legend::draw`].
     pub(super) fn height(&self, width: f64) -> f64 {
         self.lay_out(width, &mut |_, _, _| {})
     }
@@ -98,7 +98,7 @@ impl Legend {
         });
     }
 
-    /// Calls `visit` with each entry and its place; returns the height.
+    /// Calls `visit` with each entry and its position; returns the height.
     fn lay_out(&self, width: f64, visit: &mut dyn FnMut(&Entry, f64, f64)) -> f64 {
         let (n_columns, column_width) = self.columns(width);
         let rows = self.n_policies().div_ceil(n_columns);

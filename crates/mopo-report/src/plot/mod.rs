@@ -1,4 +1,4 @@
-//! Figures: SVG written here, and PNG from it with an embedded font.
+//! Figures: SVG written here, and PNG rendered from it with an embedded font.
 
 mod axis;
 mod chart;
@@ -40,7 +40,8 @@ pub struct Figure {
 }
 
 impl Figure {
-    /// The figure as PNG, `scale` pixels per CSS pixel, drawn with DejaVu Sans whatever fonts the
+    /// The figure as PNG, with `scale` pixels per CSS pixel, drawn with DejaVu Sans, whatever fonts
+    /// the
     /// machine has.
     ///
     /// # Errors
@@ -53,7 +54,7 @@ impl Figure {
 /// A line of a chart over training steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Series {
-    /// What the legend says.
+    /// The name in the legend.
     pub name: String,
     /// (step, value), steps ascending; a value that is not finite leaves a gap.
     pub points: Vec<(f64, f64)>,
@@ -64,6 +65,6 @@ pub struct Series {
 pub struct Curves {
     /// Heading of the panel.
     pub title: String,
-    /// The lines; panels without a line are left out.
+    /// The lines; panels without lines are omitted.
     pub series: Vec<Series>,
 }

@@ -1,5 +1,5 @@
-//! Parallel coordinates: one axis per objective, one line per policy. For three objectives and more,
-//! where no single panel shows them all.
+//! Parallel coordinates: one axis per objective, one line per policy. For three or more objectives,
+//! which no single panel can show.
 
 use super::axis::Axis;
 use super::front::describe;
@@ -10,15 +10,17 @@ use super::{Figure, text};
 use crate::{FrontReport, PolicyPoint, Result};
 
 const MARGIN: f64 = 24.0;
-/// Room for the names of the objectives.
+/// Space for the names of the objectives.
 const HEAD: f64 = 30.0;
-/// A panel on a page: its width for up to four objectives, room for each beyond, and its height.
+/// Size of a panel on a page: width for up to four objectives, extra width for each further one,
+/// height.
 const ALONE: f64 = 360.0;
 const EACH: f64 = 92.0;
 const HEIGHT: f64 = 250.0;
 
-/// Draws each policy's mean scores over all prompts as a line over all objectives, each axis on its own
-/// scale; up is better. Solid lines are policies that no other dominates, dashed ones are dominated.
+/// Draws each policy's mean scores over all prompts as a line across all objectives, each axis on
+/// its own
+/// scale; up is better. Lines of policies that no other dominates are solid, the others dashed.
 ///
 /// # Errors
 /// [`crate::Error::InvalidParameter`] if there is no policy.
@@ -100,7 +102,7 @@ fn draw(
         let bold = Type { bold: true, anchor, ..Type::default() };
         svg.text(at, top - 14.0, &name, bold);
     }
-    // Dominated ones below.
+    // Dominated ones at the bottom.
     let mut order: Vec<usize> = (0..points.len()).collect();
     order.sort_by_key(|&i| (points[i].non_dominated, std::cmp::Reverse(points[i].group)));
     for i in order {

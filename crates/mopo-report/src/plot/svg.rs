@@ -1,7 +1,8 @@
-//! The string builder behind all figures, and the look that they share.
+//! The SVG writer of all figures, and their common style.
 //!
-//! Colours are presentation attributes, so a figure is self-contained; each coloured element also has a
-//! class, so that a page's style sheet can repaint it for a dark background.
+//! Colours are presentation attributes, so a figure is self-contained; each coloured element also
+//! has a
+//! class, so that a page's style sheet can recolour it for a dark background.
 
 use std::fmt::Write;
 
@@ -16,18 +17,18 @@ const GRID: &str = "#e4e7eb";
 const FRAME: &str = "#8c959f";
 const AREA: &str = "#eef3f8";
 
-/// Okabe and Ito's palette, which the colour-blind can tell apart, without black (the SFT model's)
+/// Okabe and Ito's palette, which is safe for colour-blind readers, without black (the SFT model's)
 /// and yellow (too faint on white).
 pub(super) const PALETTE: [&str; 6] =
     ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 
-/// What follows the palette where six colours are too few: readable on light and dark pages.
+/// The colour after the palette, if six colours are too few: readable on light and dark pages.
 const GREY: &str = "#7d8590";
 
-/// The palette and grey.
+/// Number of colours: the palette and grey.
 pub(super) const N_COLOURS: usize = PALETTE.len() + 1;
 
-/// How a policy is drawn, everywhere alike.
+/// How a policy is drawn, the same in all figures.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Style {
     pub(super) shape: Shape,
@@ -51,9 +52,9 @@ pub(super) enum Shape {
 pub(super) const SHAPES: [Shape; 6] =
     [Shape::Circle, Shape::Square, Shape::Triangle, Shape::Diamond, Shape::Wedge, Shape::Hexagon];
 
-/// One style per policy, given its run (where several are compared) and its group. SFT models are
-/// stars, heads filled, mixtures hollow. Within a single run colour and shape advance together and then
-/// against each other, so 36 trained policies stay distinct. Of several runs each has a colour.
+/// One style per policy, given its run (if several are compared) and its group. SFT models are
+/// stars, heads filled, mixtures hollow. Within a single run colour and shape advance together and
+/// later separately, so 36 trained policies remain distinct. With several runs each has its colour.
 pub(super) fn styles<'a>(
     policies: impl Iterator<Item = (Option<&'a str>, PolicyGroup)>,
 ) -> Vec<Style> {
@@ -103,14 +104,14 @@ pub(super) enum Anchor {
     End,
 }
 
-/// How a text looks; `Default` is body text.
+/// The style of a text; `Default` is body text.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Type {
     pub(super) size: f64,
     pub(super) bold: bool,
     pub(super) muted: bool,
     pub(super) anchor: Anchor,
-    /// A background-coloured rim, for text on top of a drawing.
+    /// A background-coloured outline, for text on top of a drawing.
     pub(super) halo: bool,
 }
 
@@ -120,7 +121,7 @@ impl Default for Type {
     }
 }
 
-/// Which line.
+/// The style of a line.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Stroke {
     Grid,
@@ -133,14 +134,14 @@ pub(super) enum Stroke {
     Series(Option<usize>, f64),
     /// The same, dashed.
     SeriesDashed(Option<usize>, f64),
-    /// Dotted, ink: a level to compare with.
+    /// Dotted, ink: a reference level.
     Guide,
 }
 
-/// An SVG document in the making.
+/// An SVG document being written.
 pub(super) struct Svg {
     body: String,
-    /// Begins every id in it, so that one page can have several.
+    /// Prefix of every id, so that one page can have several.
     name: String,
     n_clips: usize,
 }
@@ -154,7 +155,7 @@ pub(super) fn escape(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
-            // Characters that XML 1.0 has no way to express.
+            // Characters that XML 1.0 cannot represent.
             '\u{0}'..='\u{8}'
             | '\u{b}'
             | '\u{c}'
@@ -180,12 +181,12 @@ fn colour_of(colour: Option<usize>) -> (&'static str, String) {
 }
 
 impl Svg {
-    /// `name`: begins the ids inside; different for figures that one page shows.
+    /// `name`: prefix of ids; must differ between figures on one page.
     pub(super) fn new(name: impl Into<String>) -> Self {
         Self { body: String::new(), name: name.into(), n_clips: 0 }
     }
 
-    /// The finished document. `description` is what a screen reader says.
+    /// The finished document. `description` is for screen readers.
     pub(super) fn finish(self, width: f64, height: f64, description: &str) -> Figure {
         let svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width:.0}\" height=\"{height:.0}\" \
@@ -202,7 +203,7 @@ impl Svg {
         self.text_with(x, y, content, look, "");
     }
 
-    /// Text that runs upwards, centred at (x, y).
+    /// Text rotated by 90 degrees, centred at (x, y).
     pub(super) fn text_upwards(&mut self, x: f64, y: f64, content: &str, look: Type) {
         let look = Type { anchor: Anchor::Middle, ..look };
         self.text_with(x, y, content, look, &format!(" transform=\"rotate(-90 {x:.1} {y:.1})\""));
@@ -220,7 +221,7 @@ impl Svg {
         let place =
             format!("x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{}\"{anchor}{weight}", look.size);
         if look.halo {
-            // Two texts rather than `paint-order`, which not every renderer knows.
+            // Two texts rather than `paint-order`, which not every renderer supports.
             let _ = writeln!(
                 self.body,
                 "<text class=\"halo\" aria-hidden=\"true\" {place}{more} fill=\"none\" \
@@ -274,7 +275,7 @@ impl Svg {
     }
 
     pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), stroke: Stroke) {
-        // Renderers complain about a line without a length, such as the bar of an error of 0.
+        // Renderers complain about lines of length 0, such as the bar of an error of 0.
         if (from.0 - to.0).abs() < 0.05 && (from.1 - to.1).abs() < 0.05 {
             return;
         }
@@ -290,7 +291,7 @@ impl Svg {
         self.path(&format!("M{x:.1} {y:.1}h{width:.1}v{height:.1}h{:.1}z", -width), Stroke::Frame);
     }
 
-    /// Everything until [`Svg::end_clip`] is cut to the rectangle.
+    /// Everything until [`Svg::end_clip`] is clipped to the rectangle.
     pub(super) fn begin_clip(&mut self, x: f64, y: f64, width: f64, height: f64) {
         let id = format!("{}-{}", self.name, self.n_clips);
         self.n_clips += 1;
@@ -305,8 +306,8 @@ impl Svg {
         self.body.push_str("</g>\n");
     }
 
-    /// What is drawn until [`Svg::end_mark`] belongs to policy or line `key`. `title` is what a reader
-    /// gets who points at it, with or without a script.
+    /// What is drawn until [`Svg::end_mark`] belongs to the policy or line `key`. `title` is its
+    /// tooltip, with or without the script.
     pub(super) fn begin_mark(&mut self, key: usize, class: &str, title: &str) {
         let title = escape(title);
         let _ =
@@ -317,7 +318,7 @@ impl Svg {
         self.body.push_str("</g>\n");
     }
 
-    /// Nothing to see, but there to be pointed at.
+    /// An invisible area to point at.
     pub(super) fn target(&mut self, x: f64, y: f64, r: f64) {
         let _ = writeln!(
             self.body,
@@ -334,7 +335,7 @@ impl Svg {
         );
     }
 
-    /// The drawing so far as part of a line of text.
+    /// The drawing so far as an inline symbol for text.
     pub(super) fn glyph(self, width: f64, height: f64) -> String {
         format!(
             "<svg class=\"glyph\" width=\"{width:.0}\" height=\"{height:.0}\" \
@@ -351,14 +352,14 @@ impl Svg {
         );
     }
 
-    /// A policy's marker of radius `r`; `faint` ones are see-through and have no rim.
+    /// A policy's marker of radius `r`; `faint` ones are translucent and have no outline.
     pub(super) fn marker(&mut self, x: f64, y: f64, r: f64, style: Style, faint: bool) {
         let (hex, class) = colour_of(style.colour);
         let d = outline(style.shape, x, y, r);
         let paint = if style.hollow {
             format!(
                 "class=\"fill-bg s-{class}\" fill=\"#ffffff\" stroke=\"{hex}\" stroke-width=\"{}\"",
-                // A small marker would lose its hole under a wide rim.
+                // A wide outline would fill the hole of a small marker.
                 match (faint, r < 6.0) {
                     (true, _) => 1.2,
                     (false, true) => 1.7,

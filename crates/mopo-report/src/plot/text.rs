@@ -1,4 +1,4 @@
-//! The embedded font: how wide a text will be, and pixels from an SVG.
+//! The embedded font: widths of texts, and rendering of SVG to pixels.
 //!
 //! DejaVu Sans 2.37, from the `dejavu` crate: the Bitstream Vera licence allows embedding and
 //! redistribution free of charge; DejaVu's own changes are in the public domain.
@@ -27,8 +27,8 @@ static FONTS: LazyLock<Arc<usvg::fontdb::Database>> = LazyLock::new(|| {
     Arc::new(fonts)
 });
 
-/// The width of `text` in pixels at `size` pixels per em, without kerning; a character that the
-/// font lacks counts as one em.
+/// The width of `text` in pixels at `size` pixels per em, without kerning; a character that is not
+/// in the font counts as one em.
 pub(super) fn width(text: &str, size: f64, bold: bool) -> f64 {
     let face = if bold { &*BOLD } else { &*REGULAR };
     let em = f64::from(face.units_per_em());
@@ -39,7 +39,7 @@ pub(super) fn width(text: &str, size: f64, bold: bool) -> f64 {
     text.chars().map(advance).sum::<f64>() / em * size
 }
 
-/// `text`, or as much of its beginning as fits into `max_width` with an ellipsis.
+/// `text`, or as much of it as fits into `max_width` with an ellipsis.
 pub(super) fn fit(text: &str, size: f64, bold: bool, max_width: f64) -> String {
     if width(text, size, bold) <= max_width {
         return text.to_owned();
@@ -54,7 +54,7 @@ pub(super) fn fit(text: &str, size: f64, bold: bool, max_width: f64) -> String {
     }
 }
 
-/// `text` in lines no wider than `max_width`, broken at spaces; a longer word has its own line.
+/// `text` in lines no wider than `max_width`, broken at spaces; a longer word gets its own line.
 pub(super) fn wrap(text: &str, size: f64, bold: bool, max_width: f64) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {

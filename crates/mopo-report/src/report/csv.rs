@@ -1,4 +1,4 @@
-//! The results as tables for other programs: numbers in full precision; what is unknown is empty.
+//! The results as tables for other programs: numbers in full precision; unknown values are empty.
 
 use crate::{Estimate, FrontReport, PolicyPoint, SetRef, Table};
 

@@ -6,7 +6,7 @@ use crate::evaluation::shown_label;
 use crate::plot::short;
 use crate::{Clusters, Evaluation, PolicyGroup, PolicySamples};
 
-/// Bytes of all texts together, so that the page opens on a phone.
+/// Maximum size of all texts together, so that the page opens on a phone.
 const MAX_TEXT: usize = 1_000_000;
 
 /// Up to `n_examples` prompts with every policy's response; empty for none.
@@ -102,7 +102,7 @@ fn answer(evaluation: &Evaluation, p: usize, samples: &PolicySamples, i: usize) 
     }
 }
 
-/// The first `n` in turn, as far as their texts have room.
+/// The first `n` in this order, as far as their texts fit.
 fn chosen(evaluation: &Evaluation, n: usize) -> Vec<usize> {
     let mut room = MAX_TEXT;
     let fits = |i: &usize| {

@@ -16,33 +16,33 @@ use serde_json::{Value, json};
 use crate::plot::{self, Figure};
 use crate::{Error, Evaluation, FrontReport, MetricsRow, Result, ScoredAxis, write_statistics};
 
-/// What the page shows beside the front.
+/// Parts of the page besides the front.
 #[derive(Debug, Clone)]
 pub struct ReportExtras {
-    /// Heading of the page and of the figure.
+    /// Title of the page and of the figure.
     pub title: String,
     /// One or two sentences below the heading, e.g. what was trained on what.
     pub summary: Option<String>,
-    /// What a reader of a comparison should know, e.g. settings that differ between its runs.
+    /// Notes for the reader of a comparison, e.g. settings that differ between its runs.
     pub notes: Vec<String>,
-    /// What scored each objective; a comparison with other runs is refused if theirs differ. `None` if
-    /// unknown.
+    /// The reward of each objective; a comparison with other runs is refused if theirs differ.
+    /// `None` if unknown.
     pub rewards: Option<Vec<ScoredAxis>>,
     /// Training and record of each run, in the order of the page.
     pub runs: Vec<RunExtras>,
-    /// How many prompts are shown with all responses at most; taken from the clusters in turn. There
-    /// are fewer where the texts are long (a megabyte in all).
+    /// Maximum number of prompts shown with all responses; taken from the clusters in turn. There
+    /// are fewer if the texts are long (a megabyte in all).
     pub n_examples: usize,
 }
 
-/// What belongs to one run.
+/// The part of one run.
 #[derive(Debug, Clone, Default)]
 pub struct RunExtras {
     /// Its name, as in [`crate::PolicySamples::run`]; empty for a single run.
     pub name: String,
-    /// Training metrics, drawn by [`plot::curves_from_metrics`]. Empty for none.
+    /// Training metrics, drawn by [`plot::curves_from_metrics`]; may be empty.
     pub metrics: Vec<MetricsRow>,
-    /// The run's record (configuration, versions, machine), shown as it is. `Null` for none.
+    /// The run's record (configuration, versions, machine), shown unchanged. `Null` for none.
     pub record: Value,
 }
 
@@ -64,9 +64,9 @@ impl Default for ReportExtras {
 pub struct ReportFiles {
     /// The figure.
     pub front_svg: PathBuf,
-    /// The figure as pixels, at twice its size.
+    /// The figure as PNG, at twice its size.
     pub front_png: PathBuf,
-    /// The other figures, SVG and PNG, as far as there is something to draw: `clusters` (more than one
+    /// The other figures, SVG and PNG, if there is something to draw: `clusters` (more than one
     /// cluster), `parallel` (three objectives or more), `training` (a single run with metrics).
     pub figures: Vec<PathBuf>,
     /// One row per policy over all prompts, then one per cluster and policy.
@@ -77,7 +77,7 @@ pub struct ReportFiles {
     pub differences_csv: PathBuf,
     /// One JSON object per policy and prompt: policy, group, cluster, prompt, response, scores.
     pub samples: PathBuf,
-    /// What z-scores are counted in, for [`crate::read_statistics`].
+    /// Statistics for z-scores, for [`crate::read_statistics`].
     pub statistics: PathBuf,
     /// The [`FrontReport`] and the record, as JSON.
     pub report_json: PathBuf,
@@ -85,12 +85,13 @@ pub struct ReportFiles {
     pub index_html: PathBuf,
 }
 
-/// Writes a report into `dir`, which is created if need be. Each file is written atomically; the
+/// Writes a report to `dir`, which is created if needed. Each file is written atomically; the
 /// page last, so that a page that exists is complete.
 ///
 /// # Errors
-/// As [`Evaluation::check`]; [`Error::Length`] if `report` is not of this `evaluation`;
-/// [`Error::Files`] names the file that could not be written.
+/// Those of [`Evaluation::check`]; [`Error::Length`] if `report` does not belong to this
+/// `evaluation`;
+/// [`Error::Files`] names the file that cannot be written.
 pub fn write_report(
     dir: &Path,
     report: &FrontReport,
@@ -131,7 +132,7 @@ pub fn write_report(
                 write_figure(&paths[0], &paths[1], &figure)?;
                 files.figures.extend(paths);
             }
-            // An earlier report's would not belong to the rest.
+            // A file of an earlier report would not belong to the rest.
             None => paths.iter().for_each(|path| {
                 let _ = std::fs::remove_file(path);
             }),
@@ -162,7 +163,7 @@ fn write_figure(svg: &Path, png: &Path, figure: &Figure) -> Result<()> {
     Ok(write_atomically(png, &figure.to_png(2.0)?)?)
 }
 
-/// Name and figure, `None` where there is nothing to draw.
+/// Name and figure; `None` if there is nothing to draw.
 fn further_figures(
     report: &FrontReport,
     extras: &ReportExtras,
@@ -179,7 +180,7 @@ fn further_figures(
     Ok([("clusters", clusters), ("parallel", parallel), ("training", training)])
 }
 
-/// A single run's record as it is, those of several by their names.
+/// A single run's record unchanged; those of several runs by name.
 fn record(runs: &[RunExtras]) -> Value {
     match runs {
         [] => Value::Null,

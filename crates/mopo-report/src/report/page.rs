@@ -1,9 +1,10 @@
-//! The page: one HTML file without links or other files, light or dark as the reader's system is, for
-//! screens from a phone's on. It is complete without its script, which adds what a pointer asks for and
+//! The page: one HTML file without links to other files, light or dark like the reader's system,
+//! for
+//! screens from phones up. It is complete without its script, which adds tooltips and
 //! the filters of the examples.
 //!
-//! Texts are escaped where they are put in; what is not is the figures' own SVG, the style and the script,
-//! the only one that the page's policy lets run.
+//! Text is escaped where it is inserted, except for the figures' own SVG, the style and the script,
+//! the only one that the page's policy allows.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -68,7 +69,7 @@ pub(super) fn html(
 }
 
 fn headline(report: &FrontReport, notes: &[String]) -> Markup {
-    // Of several runs the trained policies alone.
+    // With several runs, only the trained policies.
     let shown = |set| report.runs.is_empty() || set != PolicySet::Sft;
     let ref_point: Vec<String> = report.config.ref_point.iter().map(|&v| short(v)).collect();
     html! {
@@ -109,13 +110,13 @@ fn headline(report: &FrontReport, notes: &[String]) -> Markup {
     }
 }
 
-/// The figure's SVG inside the page: HTML needs no namespace, and there is none to fetch.
+/// The figure's SVG inside the page: HTML needs no namespace.
 pub(super) fn inline(figure: &Figure) -> Markup {
     PreEscaped(figure.svg.replacen(" xmlns=\"http://www.w3.org/2000/svg\"", "", 1))
 }
 
-/// Panels side by side as far as there is room. What belongs to one policy lights up together within
-/// an element with the class `group`.
+/// Panels side by side as far as there is room. Everything that belongs to one policy is
+/// highlighted together within an element with the class `group`.
 fn panels<'a>(
     two: bool,
     figures: impl IntoIterator<Item = (Option<Markup>, &'a Figure)>,
@@ -123,7 +124,7 @@ fn panels<'a>(
     html! {
         div.panels.two[two] {
             @for (caption, figure) in figures {
-                // More objectives than fit a phone scroll inside their own frame.
+                // Panels too wide for a phone scroll inside their own frame.
                 figure.panel.wide[figure.width > 420.0] {
                     @if let Some(caption) = caption { figcaption { (caption) } }
                     div.scroll { (inline(figure)) }
@@ -146,7 +147,7 @@ fn front(report: &FrontReport) -> Result<Markup> {
     Ok(html! {
         div.group {
             (legend(report, true))
-            // Three pairs and all at once fill two rows of two.
+            // Three pairs and the panel with all objectives fill two rows of two.
             (panels(n_pairs == 3, captions))
         }
     })
@@ -164,7 +165,7 @@ fn legend(report: &FrontReport, with_notes: bool) -> Markup {
     }
 }
 
-/// Signs, which are drawn here, with names that come from outside.
+/// Symbols, which are drawn here, with names that come from outside.
 fn key_list(key: &[(String, String)]) -> Markup {
     html! {
         ul.legend {
@@ -175,7 +176,8 @@ fn key_list(key: &[(String, String)]) -> Markup {
     }
 }
 
-/// Fronts of two objectives, or all at once, in each cluster; empty for a single one.
+/// Fronts of two objectives, or all objectives at once, in each cluster; empty for a single
+/// cluster.
 fn clusters(report: &FrontReport) -> Markup {
     if report.cluster_labels.len() < 2 {
         return html! {};
@@ -199,7 +201,8 @@ fn clusters(report: &FrontReport) -> Markup {
                 (grid(plot::cluster_front_panels(report, 0, 1)))
             } @else {
                 (grid(plot::cluster_parallel_panels(report)))
-                // Beyond three there are more pairs than anybody looks at; the figure has their means.
+                // With more than three objectives there are too many pairs; the figure has their
+                // means.
                 @for (x, y) in plot::pairs(report).into_iter().filter(|_| names.len() == 3) {
                     details {
                         summary { (names[x]) " against " (names[y]) ", cluster by cluster" }

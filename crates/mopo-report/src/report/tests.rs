@@ -107,7 +107,7 @@ fn every_file_is_written_and_sound() {
         let statistics = read_statistics(&files.statistics, &report.objectives).unwrap();
         assert_eq!(statistics, report.statistics);
 
-        // Three figures and four where there are parallel coordinates, twice; eight other files.
+        // Three figures, or four with parallel coordinates, in two formats; eight other files.
         let n_figures = if k > 2 { 4 } else { 3 };
         assert_eq!(files.figures.len(), 2 * (n_figures - 1));
         for figure in &files.figures {
@@ -158,7 +158,7 @@ fn z_scores_and_distances_are_counted_in_the_sft_models_statistics() {
     let z = report.points[1].z_scores[0].unwrap();
     assert!((z - 0.4 / deviation).abs() < 1e-3, "{z}");
     // The front: both heads and the mixture (0.5, 0.5). From the SFT model (0.3, 0.3) to the heads
-    // √(0.4² + 0.1²), to the mixture √(0.2² + 0.2²); the largest step is 0.4.
+    // √(0.4² + 0.1²), to the mixture √(0.2² + 0.2²); the largest difference is 0.4.
     let warm = report.quality(PolicySet::Sft).unwrap();
     let expected = (2.0 * 0.17_f64.sqrt() + 0.08_f64.sqrt()) / 3.0 / deviation;
     assert!((warm.igd_plus.unwrap().value - expected).abs() < 1e-3);
@@ -170,7 +170,7 @@ fn z_scores_and_distances_are_counted_in_the_sft_models_statistics() {
     let all = report.quality(PolicySet::HeadsAndMixtures).unwrap();
     assert_eq!((all.igd_plus.unwrap().value, all.epsilon.unwrap().value), (0.0, 0.0));
 
-    // Given ones count instead, in any order, and none may lack.
+    // Given statistics are used instead, in any order, but must be complete.
     let given = |name: &str| ObjectiveStatistics {
         objective: name.into(),
         mean: 0.5,
@@ -186,7 +186,7 @@ fn z_scores_and_distances_are_counted_in_the_sft_models_statistics() {
     let e = FrontReport::new(&evaluation, &config).unwrap_err().to_string();
     assert!(e.contains("`helpful`"), "{e}");
 
-    // Equal scores have no deviation: no z-scores of that objective, no distances, but a page.
+    // Equal scores have no deviation: no z-scores for that objective and no distances, but a page.
     evaluation.policies[0].scores.iter_mut().for_each(|row| row[1] = 0.0);
     let report = report_of(&evaluation);
     assert_eq!(report.points[1].z_scores[1], None);

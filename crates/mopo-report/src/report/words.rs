@@ -3,12 +3,12 @@
 use crate::plot::short;
 use crate::{FrontReport, HypervolumeDifference, PolicyGroup, PolicySet, SetRef};
 
-/// A level such as 0.95 as `95 %`, or 0.995 as `99.5 %`, with a space that does not break.
+/// A level such as 0.95 as `95 %`, or 0.995 as `99.5 %`, with a non-breaking space.
 pub(super) fn percent(level: f64) -> String {
     format!("{}\u{a0}%", (level * 1e4).round() / 1e2)
 }
 
-/// A share of resamples: three decimals, and no certainty that was not seen.
+/// A share of resamples: three decimals, and never exactly 0 or 1 unless it is.
 pub(super) fn probability(share: f64) -> String {
     match share {
         s if s > 0.0 && s < 0.0005 => "below 0.001".into(),

@@ -1,4 +1,4 @@
-//! How lines look, and the legend that says so.
+//! Styles of lines, and the legend.
 
 use super::super::svg::{PALETTE, SHAPES, Shape, Stroke, Style, Svg, Type};
 use super::super::text;
@@ -7,12 +7,12 @@ use crate::{Error, Result};
 
 /// The radius of a marker on a panel and in the legend.
 pub(super) const RADIUS: f64 = 4.5;
-/// The same of a [`Marker::Faint`] one.
+/// The radius of a [`Marker::Faint`] one.
 pub(super) const SMALL: f64 = 3.0;
 pub(super) const WIDTH: f64 = 1.8;
 const SIZE: f64 = 13.0;
 const STEP: f64 = 24.0;
-/// How long a sample of a line is, and from its left end to the text.
+/// Length of a sample of a line, and distance from its left end to the text.
 const SAMPLE: f64 = 36.0;
 const INDENT: f64 = 44.0;
 const BETWEEN: f64 = 22.0;
@@ -32,7 +32,7 @@ pub(super) enum Marker {
     Faint,
 }
 
-/// What of a line is drawn.
+/// Which parts of a line are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Look {
     pub(super) join: Option<Join>,
@@ -54,8 +54,8 @@ impl Look {
         Self { join, marker, bars: line.errors.iter().any(|e| e.is_finite()) }
     }
 
-    /// One sample for two looks. A line with markers shows all there is; a staircase, markers and
-    /// bars on top of it would be a tangle.
+    /// One sample for two styles. A line with markers shows everything; a staircase with markers
+    /// and bars on top would be unreadable.
     fn and(self, other: Self) -> Self {
         let complete =
             |l: &Self| matches!(l.join, Some(Join::Solid | Join::Dashed)) && l.marker.is_some();
@@ -68,7 +68,7 @@ impl Look {
     }
 }
 
-/// The colour of a line as svg.rs counts it: the palette, then ink, then grey.
+/// The index of a line's colour in svg.rs: the palette, then ink, then grey.
 pub(super) fn paint(colour: usize) -> Option<usize> {
     let n = PALETTE.len();
     match colour % (n + 2) {
@@ -78,7 +78,7 @@ pub(super) fn paint(colour: usize) -> Option<usize> {
     }
 }
 
-/// A marker of its own for each colour, and others on the next round of colours.
+/// One marker per colour, and other markers when colours repeat.
 pub(super) fn style(colour: usize, hollow: bool) -> Style {
     let n = PALETTE.len() + 2;
     let shape = match (colour % n + colour / n) % n {
@@ -110,7 +110,7 @@ struct Entry<'a> {
     look: Look,
 }
 
-/// Each name once, with all that is drawn under it.
+/// Each name once, with everything drawn under it.
 pub(super) struct Key<'a> {
     entries: Vec<Entry<'a>>,
 }
@@ -149,19 +149,19 @@ impl<'a> Key<'a> {
         }
     }
 
-    /// The columns that give the fewest rows. A long name may take several columns, so that it does
-    /// not widen all.
+    /// The number of columns that gives the fewest rows. A long name may span several columns, so
+    /// that it does not widen all.
     fn lay_out(&self, width: f64) -> Grid {
         let needs = |e: &Entry| text::width(e.name, SIZE, false) + INDENT + BETWEEN;
         let needed: Vec<f64> = self.entries.iter().map(needs).collect();
         let most = |column: f64| (((width + BETWEEN) / column).floor() as usize).max(1);
-        // The wider column wins a tie: fewer names take two.
+        // In a tie take wider columns: fewer names span two.
         let best = needed
             .iter()
             .map(|&column| Grid::new(&needed, column, most(column)))
             .min_by(|a, b| a.rows.cmp(&b.rows).then(b.column.total_cmp(&a.column)));
         let Some(best) = best else { return Grid::new(&[], width, 1) };
-        // Rows of about one length.
+        // Rows of similar length.
         (1..)
             .map(|n| Grid::new(&needed, best.column, n))
             .find(|grid| grid.rows <= best.rows)
@@ -214,7 +214,7 @@ impl Entry<'_> {
     }
 }
 
-/// An error bar with caps at those ends that are not cut off.
+/// An error bar, with caps at ends that are not cut off.
 pub(super) fn bar(svg: &mut Svg, x: f64, top: f64, bottom: f64, caps: (bool, bool), colour: usize) {
     let mut d = format!("M{x:.1} {top:.1}V{bottom:.1}");
     for (y, _) in [(top, caps.0), (bottom, caps.1)].into_iter().filter(|c| c.1) {

@@ -11,19 +11,20 @@ use crate::{Error, Result};
 const MARGIN: f64 = 24.0;
 const MAX_WIDTH: f64 = 1200.0;
 const MAX_COLUMNS: usize = 4;
-/// Between the frame of a panel and what belongs to the next one.
+/// Space between a panel's frame and the next panel.
 const GAP: f64 = 28.0;
 const TITLE_STEP: f64 = 19.0;
 const RATIO: f64 = 0.72;
 
 /// Draws `chart`: the title, the caption, the panels row by row, and one legend. Lines of one name
-/// share an entry, which shows one of them that has both a line and markers, or else what there is of
-/// either. Lines without a point that can be shown are not in the legend.
+/// share an entry, which shows one of them that has both a line and markers, or else whatever they
+/// have. Lines without a visible point are not in the legend.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] if there is no panel, if a panel has no point that can be shown, if
-/// `columns` is not from 1 to 4, if a range is empty or has an end that its axis lacks, if a name has
-/// two colours, or if half the height of an error bar is negative; [`Error::Length`] if there are
+/// [`Error::InvalidParameter`] if there is no panel, if a panel has no visible point, if
+/// `columns` is not from 1 to 4, if a range is empty or has an end that its axis cannot show, if a
+/// name has
+/// two colours, or if an error bar is negative; [`Error::Length`] if there are
 /// error bars but not one per point.
 pub fn chart_figure(chart: &Chart) -> Result<Figure> {
     if chart.panels.is_empty() {
@@ -42,7 +43,7 @@ pub fn chart_figure(chart: &Chart) -> Result<Figure> {
     let key = Key::new(prepared.iter().flat_map(Prepared::lines))?;
 
     let n = chart.columns.min(prepared.len());
-    // One width left of the frame per column, so that frames are aligned.
+    // The same margin left of all frames in a column, so that they are aligned.
     let lefts: Vec<f64> = (0..n)
         .map(|c| prepared.iter().skip(c).step_by(n).map(Prepared::left).fold(0.0, f64::max))
         .collect();
@@ -75,7 +76,8 @@ pub fn chart_figure(chart: &Chart) -> Result<Figure> {
         let top = y + lines as f64 * TITLE_STEP + if lines > 0 { 6.0 } else { 4.0 };
         let mut x = MARGIN;
         for (c, panel) in panels.iter().enumerate() {
-            // Centred over the frame would collide with a neighbour's; flush left reads well.
+            // A title centred over the frame could collide with its neighbour, so titles are flush
+            // left.
             for (i, line) in titles[c].iter().enumerate() {
                 let up = (titles[c].len() - 1 - i) as f64 * TITLE_STEP;
                 let bold = Type { size: TITLE_SIZE, bold: true, ..Type::default() };

@@ -1,8 +1,8 @@
 //! A general chart: panels of lines, points and fronts on linear or logarithmic axes, with one
 //! legend.
 //!
-//! Not for the front of a report, which [`super::front_figure`] draws from its policies, and not for
-//! metrics over training steps, which [`super::curves_svg`] draws with a name at each line's end.
+//! The front of a report is drawn by [`super::front_figure`] instead, and
+//! metrics over training steps by [`super::curves_svg`], with a name at each line's end.
 
 mod key;
 mod layout;
@@ -28,7 +28,7 @@ pub struct Chart {
     pub panels: Vec<Panel>,
 }
 
-/// One pair of axes with what is drawn on them.
+/// A pair of axes with what is drawn on them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Panel {
     /// The heading; may be empty.
@@ -37,40 +37,40 @@ pub struct Panel {
     pub x: AxisSpec,
     /// The vertical axis.
     pub y: AxisSpec,
-    /// Drawn in this order, later ones above; at least one with a point.
+    /// Drawn in this order; at least one with a point.
     pub lines: Vec<Line>,
-    /// Levels to compare with, below the lines.
+    /// Reference levels, drawn below the lines.
     pub marks: Vec<Guide>,
 }
 
 /// An axis of a panel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AxisSpec {
-    /// The quantity and its unit; may be empty. Cut if it is longer than the axis even in small print:
-    /// about 35 letters for three columns.
+    /// The quantity and its unit; may be empty. Truncated if it is longer than the axis even in
+    /// small print: about 35 letters for three columns.
     pub label: String,
-    /// Whether equal ratios, rather than equal differences, are equally far apart.
+    /// Whether the scale is logarithmic.
     pub log: bool,
-    /// The ends, low and high; `None` fits all points, error bars and guides, with some room. What
-    /// lies outside is cut off.
+    /// The ends, low and high; `None` fits all points, error bars and guides, with some margin.
+    /// What lies outside is cut off.
     pub range: Option<(f64, f64)>,
 }
 
 /// A line, or a set of points, on a panel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
-    /// What the legend says, once for all lines of that name; empty: not in the legend.
+    /// The name in the legend, shown once for all lines with it; not shown if empty.
     pub name: String,
-    /// (x, y), in the order in which the line runs. A value that is not finite, or not above 0 on a
+    /// (x, y), in the order of the line. A value that is not finite, or not above 0 on a
     /// logarithmic axis, leaves a gap.
     pub points: Vec<(f64, f64)>,
     /// How it is drawn.
     pub style: LineStyle,
-    /// Which colour and marker: 0 to 5 are the palette's orange-red, blue, green, pink, orange and
-    /// light blue, 6 is ink (black, or white on dark pages), 7 is grey. Larger ones repeat the
-    /// colours with other markers. Lines of one name have one colour.
+    /// Colour and marker: 0 to 5 are the palette's orange-red, blue, green, pink, orange and light
+    /// blue, 6 is ink (black, or white on dark pages), 7 is grey. Larger numbers repeat the colours
+    /// with other markers. Lines of one name have one colour.
     pub colour: usize,
-    /// Half the height of each point's error bar, or empty for none; a value that is not finite is
+    /// Half the height of each point's error bar, or empty for none; values that are not finite are
     /// not drawn.
     pub errors: Vec<f64>,
 }
@@ -88,28 +88,28 @@ pub enum LineStyle {
     SolidMarkers,
     /// A dashed line with hollow markers.
     DashedMarkers,
-    /// Small see-through markers without a line: for many points.
+    /// Small translucent markers without a line, for many points.
     Cloud,
-    /// The boundary of what the points dominate, larger being better in both; points that another
-    /// one dominates do not matter, nor does the order.
+    /// The boundary of the region that the points dominate, larger being better in both; dominated
+    /// points and the order are irrelevant.
     Staircase,
 }
 
-/// A straight dotted line across a panel, with its name beside it.
+/// A straight dotted line across a panel, with a name.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Guide {
     /// At a height.
     Horizontal {
         /// The y.
         value: f64,
-        /// What is written beside it; may be empty.
+        /// Its name; may be empty.
         name: String,
     },
     /// From the bottom to the top.
     Vertical {
         /// The x.
         value: f64,
-        /// What is written beside it; may be empty.
+        /// Its name; may be empty.
         name: String,
     },
 }

@@ -13,10 +13,10 @@ pub(super) const TICK_SIZE: f64 = 12.0;
 pub(super) const TITLE_SIZE: f64 = 14.0;
 const Y_TICKS: usize = 5;
 const X_TICKS: usize = 6;
-/// Between ticks beside each other.
+/// Minimum space between neighbouring ticks.
 const TICK_GAP: f64 = 10.0;
 
-/// A panel whose data have been checked and whose scales are known.
+/// A panel with checked data and known scales.
 pub(super) struct Prepared<'a> {
     panel: &'a Panel,
     x: Scale,
@@ -38,7 +38,7 @@ impl<'a> Prepared<'a> {
             }
             values
         };
-        // A point counts only if both of its coordinates have a place.
+        // A point counts only if both of its coordinates can be shown.
         let probe = |spec: &super::AxisSpec, name: &str| {
             Scale::new(spec, &format!("{field}.{name}.range"), std::iter::empty())
         };
@@ -81,14 +81,14 @@ impl<'a> Prepared<'a> {
         self.panel.lines.iter().filter(move |l| l.points.iter().any(can_show))
     }
 
-    /// The room left of the frame: ticks and the label.
+    /// The margin left of the frame: ticks and the label.
     pub(super) fn left(&self) -> f64 {
         let widths = self.y.ticks(Y_TICKS).into_iter().map(|t| text::width(&t.1, TICK_SIZE, false));
         let label = if self.panel.y.label.is_empty() { 0.0 } else { 22.0 };
         widths.fold(0.0, f64::max).ceil() + 8.0 + label
     }
 
-    /// Draws all but the heading.
+    /// Draws everything but the heading.
     pub(super) fn draw(&self, svg: &mut Svg, frame: &Rect) {
         self.axes(svg, frame);
         let mut names = Vec::new();
@@ -100,7 +100,7 @@ impl<'a> Prepared<'a> {
             self.line(svg, frame, line, &mut taken);
         }
         svg.frame(frame.left, frame.top, frame.right - frame.left, frame.bottom - frame.top);
-        // Above the frame's lines, since a marker may sit on them.
+        // On top of the frame's lines, since a marker may be on them.
         for line in &self.panel.lines {
             self.markers(svg, frame, line, &mut taken);
         }
@@ -176,7 +176,7 @@ impl<'a> Prepared<'a> {
         Some((x, self.y.place(point.1, frame.bottom, frame.top)?))
     }
 
-    /// Draws a guide; its name, and a possible position of it: (left, baseline).
+    /// Draws a guide. Returns its name, and a possible position for it: (left, baseline).
     fn guide(
         &self,
         svg: &mut Svg,
@@ -218,7 +218,7 @@ impl<'a> Prepared<'a> {
         (!name.is_empty()).then_some((name, places))
     }
 
-    /// What joins the points of a line, and their error bars.
+    /// The connection of a line's points, and their error bars.
     fn line(&self, svg: &mut Svg, frame: &Rect, line: &Line, taken: &mut Vec<Rect>) {
         let look = Look::of(line);
         if let Some(join) = look.join {
@@ -252,7 +252,7 @@ impl<'a> Prepared<'a> {
             if !error.is_finite() || at < frame.left || at > frame.right {
                 continue;
             }
-            // What has no place on a logarithmic axis is below all that has.
+            // Values that a logarithmic axis cannot show are below all others.
             let pixel = |value: f64| {
                 self.y.place(value, frame.bottom, frame.top).unwrap_or(frame.bottom + 1.0)
             };
@@ -276,7 +276,7 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// An axis label, smaller if it is long, and cut if that does not help.
+/// An axis label, smaller if it is long, and truncated if that does not suffice.
 fn label(text: &str, room: f64) -> (String, Type) {
     let sizes = [13.0, 12.0, 11.0];
     let size = sizes.into_iter().find(|&size| text::width(text, size, false) <= room);

@@ -6,7 +6,7 @@ use crate::{Error, Result};
 
 /// Beyond this, differences of two values could overflow.
 const LARGEST: f64 = 1e300;
-/// Powers of ten from here to here are written out.
+/// Range of powers of ten that are written out.
 const PLAIN: std::ops::RangeInclusive<i32> = -3..=3;
 
 /// A scale of values over pixels.
@@ -18,7 +18,7 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// The scale that `spec` asks for, around `values` if it names no range.
+    /// The scale for `spec`, around `values` if it has no range.
     pub(super) fn new(
         spec: &AxisSpec,
         field: &str,
@@ -38,7 +38,7 @@ impl Scale {
                 return Err(Error::invalid(field, found(), expected));
             }
             let (low, high) = if spec.log { (low.log10(), high.log10()) } else { (low, high) };
-            // What f64 cannot resolve has no ticks.
+            // Ranges that f64 cannot resolve have no ticks.
             if high - low <= 1e-9 * low.abs().max(high.abs()).max(1e-280) {
                 return Err(Error::invalid(field, found(), "its ends must differ by more"));
             }
@@ -52,12 +52,13 @@ impl Scale {
         Ok(Self { axis, log: spec.log })
     }
 
-    /// Whether `value` has a place on such an axis, be it in its range or not.
+    /// Whether such an axis can show `value`, within its range or not.
     pub(super) fn can_show(&self, value: f64) -> bool {
         transform(value, self.log).is_some()
     }
 
-    /// Where `value` is, in pixels from `start` to `end` or beyond; `None` if it has no place.
+    /// The position of `value`, in pixels from `start` to `end` or beyond; `None` if it cannot be
+    /// shown.
     pub(super) fn place(&self, value: f64, start: f64, end: f64) -> Option<f64> {
         let at = self.axis.place(transform(value, self.log)?, start, end);
         at.is_finite().then_some(at)
@@ -68,17 +69,17 @@ impl Scale {
         self.axis.place(tick, start, end)
     }
 
-    /// Whether 0 lies inside of a linear axis, not at its end.
+    /// Whether 0 lies inside a linear axis, not at its end.
     pub(super) fn crosses_zero(&self) -> bool {
         !self.log && self.axis.low < 0.0 && self.axis.high > 0.0
     }
 
-    /// About `n` ticks: their places for [`Scale::place_tick`], and their texts.
+    /// About `n` ticks: their positions for [`Scale::place_tick`], and their texts.
     pub(super) fn ticks(&self, n: usize) -> Vec<(f64, String)> {
         if self.log { self.log_ticks(n + 2) } else { linear_ticks(&self.axis, n) }
     }
 
-    /// Places of the unlabelled marks that show a logarithmic axis for what it is.
+    /// Positions of the unlabelled marks that make a logarithmic axis recognisable.
     pub(super) fn minor(&self) -> Vec<f64> {
         if !self.log || self.axis.high - self.axis.low > 8.0 {
             return Vec::new();
@@ -86,8 +87,8 @@ impl Scale {
         self.between(&[1, 2, 3, 4, 5, 6, 7, 8, 9]).into_iter().map(|t| t.0).collect()
     }
 
-    /// At most `most` ticks: 1, 2 and 5 times powers of ten; or powers alone if these would be too
-    /// many; or, in less than half a decade, round values.
+    /// At most `most` ticks: 1, 2 and 5 times powers of ten; or only powers if these would be too
+    /// many; or, within less than half a decade, round values.
     fn log_ticks(&self, most: usize) -> Vec<(f64, String)> {
         let named = |ticks: Vec<(f64, u32, i32)>| -> Vec<(f64, String)> {
             ticks.into_iter().map(|(at, digit, power)| (at, log_label(digit, power))).collect()
@@ -104,7 +105,7 @@ impl Scale {
         if fine.len() <= most || powers.len() < 2 {
             return named(fine);
         }
-        // Multiples of a stride, so that 1 is among them where it can be.
+        // Multiples of a stride, so that 1 is among them if possible.
         let stride = powers.len().div_ceil(most.max(1)).max(1) as i32;
         named(powers.into_iter().filter(|(_, _, power)| power % stride == 0).collect())
     }
@@ -139,8 +140,8 @@ fn log_label(digit: u32, power: i32) -> String {
     }
 }
 
-/// Ticks of a linear axis, with as many decimals as tell them apart; large and tiny ones all in the
-/// same power of ten.
+/// Ticks of a linear axis, with as many decimals as needed to distinguish them; large and tiny ones
+/// all with the same power of ten.
 fn linear_ticks(axis: &Axis, n: usize) -> Vec<(f64, String)> {
     let mut ticks = axis.ticks(n);
     let largest = ticks.iter().map(|t| t.0.abs()).fold(0.0, f64::max);
@@ -148,7 +149,7 @@ fn linear_ticks(axis: &Axis, n: usize) -> Vec<(f64, String)> {
     let plain = (1e-3..1e5).contains(&largest);
     let power = if plain || largest == 0.0 { 0.0 } else { largest.log10().floor() };
     let unit = 10_f64.powf(power);
-    // Short texts are right already, and the smallest numbers have no unit to divide by.
+    // Short texts are correct already, and the smallest numbers have no unit to divide by.
     if (plain && step >= 1e-5) || largest == 0.0 || unit == 0.0 {
         return ticks;
     }
@@ -227,7 +228,7 @@ mod tests {
         let scale = Scale::new(&AxisSpec::log(""), "x", values.into_iter()).unwrap();
         let shown: Vec<bool> = values.iter().map(|&v| scale.can_show(v)).collect();
         assert_eq!(shown, [false, false, false, false, true, true]);
-        // Only what can be shown decides on the range.
+        // Only visible values determine the range.
         let (low, high) =
             (scale.place(0.1, 0.0, 1.0).unwrap(), scale.place(10.0, 0.0, 1.0).unwrap());
         assert!(low > 0.0 && low < 0.1 && high > 0.9 && high < 1.0, "{low} {high}");

@@ -1,4 +1,4 @@
-//! From the points of a line to what is drawn of it inside of a frame.
+//! From the points of a line to what is drawn inside a frame.
 
 use super::super::labels::Rect;
 
@@ -34,7 +34,7 @@ pub(super) fn corners(steps: &[Point], frame: &Rect) -> Vec<Point> {
     corners
 }
 
-/// The part of the segment in `frame`, if there is one (Liang and Barsky's method).
+/// The part of the segment inside `frame`, if any (Liang and Barsky's method).
 pub(super) fn clip(from: Point, to: Point, frame: &Rect) -> Option<(Point, Point)> {
     let (dx, dy) = (to.0 - from.0, to.1 - from.1);
     let (mut enter, mut leave) = (0.0_f64, 1.0_f64);
@@ -62,7 +62,7 @@ pub(super) fn clip(from: Point, to: Point, frame: &Rect) -> Option<(Point, Point
     (enter <= leave).then(|| (at(enter, from, 0.0), at(leave, to, 1.0)))
 }
 
-/// The pieces of the line through `points` that lie in `frame`; `None` among the points is a gap.
+/// The pieces of the line through `points` inside `frame`; `None` among the points is a gap.
 pub(super) fn pieces(points: &[Option<Point>], frame: &Rect) -> Vec<Vec<Point>> {
     let mut pieces: Vec<Vec<Point>> = Vec::new();
     for run in points.split(Option::is_none) {
@@ -76,7 +76,7 @@ pub(super) fn pieces(points: &[Option<Point>], frame: &Rect) -> Vec<Vec<Point>> 
             }
             last = Some(to);
         }
-        // Alone between gaps: still worth a dash.
+        // A single point between gaps is drawn as a dash.
         if let [(x, y)] = run[..] {
             pieces.extend(clip((x - 3.0, y), (x + 3.0, y), frame).map(|(a, b)| vec![a, b]));
         }
@@ -106,7 +106,7 @@ mod tests {
             [Some((1.0, 1.0)), Some((2.0, 2.0)), None, Some((5.0, 5.0)), None, Some((7.0, 20.0))];
         let expected = [vec![(1.0, 1.0), (2.0, 2.0)], vec![(2.0, 5.0), (8.0, 5.0)]];
         assert_eq!(pieces(&points, &FRAME), expected);
-        // Out and in again: two pieces, though no point is missing.
+        // Leaves and returns: two pieces, although no point is missing.
         let out = [Some((1.0, 5.0)), Some((5.0, 25.0)), Some((9.0, 5.0))];
         assert_eq!(pieces(&out, &FRAME), [[(1.0, 5.0), (2.0, 10.0)], [(8.0, 10.0), (9.0, 5.0)]]);
     }

@@ -1,4 +1,4 @@
-//! The figure of a front: one panel per pair of objectives. And such panels alone, for a page.
+//! The figure of a front: one panel per pair of objectives; and single panels for a page.
 
 mod scene;
 
@@ -19,11 +19,11 @@ const GAP: f64 = 28.0;
 /// Room for tick texts and the axis name, left of and below a panel.
 const LEFT: f64 = 76.0;
 const BELOW: f64 = 56.0;
-/// From a panel to the name of its vertical axis.
+/// Distance from a panel to the name of its vertical axis.
 const NAME: f64 = 60.0;
-/// A panel on its own on a page, wide enough for a phone.
+/// Size of a single panel on a page, which fits a phone.
 const ALONE: (f64, f64) = (264.0, 246.0);
-/// Right of such a panel: half of the last tick's text.
+/// Margin right of such a panel: half of the last tick's text.
 const RIGHT: f64 = 20.0;
 
 /// Draws the front: each policy's means over all prompts with error bars, its means per cluster
@@ -40,8 +40,8 @@ pub fn front_figure(report: &FrontReport, title: &str) -> Result<Figure> {
     let scene = scene(report, &styles, &axes);
     let outside = scene.n_clipped();
 
-    // One panel has the legend to its right; several fill two columns, with the legend in the cell
-    // that an odd number leaves, or in a row of its own.
+    // A single panel has the legend to its right; several fill two columns, with the legend in the
+    // empty cell of an odd number, or in a separate row.
     let single = pairs.len() == 1;
     let (panel_w, panel_h) = if single { (520.0, 440.0) } else { (400.0, 340.0) };
     let cell_w = LEFT + panel_w;
@@ -92,7 +92,7 @@ pub(crate) fn front_panels(report: &FrontReport) -> Result<Vec<Figure>> {
     Ok(pairs(report).iter().map(panel).collect())
 }
 
-/// Objectives `x` and `y` of each cluster by itself, all on the same axes.
+/// Objectives `x` and `y` in each cluster separately, all on the same axes.
 pub(crate) fn cluster_front_panels(report: &FrontReport, x: usize, y: usize) -> Vec<Figure> {
     let styles = styles_of(report);
     let axes = axes(report, &report.cluster_points, &[]);
@@ -133,7 +133,7 @@ fn scene<'a>(report: &'a FrontReport, styles: &'a [Style], axes: &'a [Axis]) -> 
         objectives: &report.objectives,
         ref_point: &report.config.ref_point,
         points: &report.points,
-        // With one cluster the small points are the large ones.
+        // With one cluster the small points equal the large ones.
         small: if report.cluster_labels.len() > 1 { &report.cluster_points } else { &[] },
         cluster_labels: &report.cluster_labels,
         styles,
@@ -150,7 +150,7 @@ fn alone(scene: &Scene<'_>, name: &str, x: usize, y: usize) -> Figure {
     svg.finish(LEFT + ALONE.0 + RIGHT, 8.0 + ALONE.1 + BELOW, &description)
 }
 
-/// What is plotted, and the result in numbers.
+/// A description of the figure, with the result in numbers.
 pub(super) fn caption(report: &FrontReport) -> String {
     let ref_point: Vec<String> = report.config.ref_point.iter().map(|&v| short(v)).collect();
     let volumes: Vec<String> = report
@@ -184,7 +184,7 @@ fn legend(report: &FrontReport, styles: &[Style], outside: usize) -> Legend {
     Legend { entries }
 }
 
-/// What a legend calls a policy.
+/// A policy's name in the legend.
 pub(super) fn legend_name(point: &PolicyPoint) -> String {
     match point.group {
         PolicyGroup::Head if point.label != "head" => format!("{} (head)", point.label),
@@ -192,7 +192,7 @@ pub(super) fn legend_name(point: &PolicyPoint) -> String {
     }
 }
 
-/// What the signs of a front mean, beside the policies' markers.
+/// The meaning of the symbols of a front other than the policies' markers.
 pub(super) struct Notes {
     pub(super) bars: String,
     pub(super) small: Option<String>,

@@ -13,7 +13,7 @@ const Z: f64 = 1.96;
 /// The radius of a marker.
 const R: f64 = 7.0;
 
-/// What panels show.
+/// The contents of panels.
 pub(super) struct Scene<'a> {
     pub(super) objectives: &'a [String],
     pub(super) ref_point: &'a [f64],
@@ -27,7 +27,7 @@ pub(super) struct Scene<'a> {
     pub(super) axes: &'a [Axis],
 }
 
-/// What a reader gets who points at a policy: its scores, one line per objective.
+/// A policy's tooltip: its scores, one line per objective.
 pub(in super::super) fn describe(
     objectives: &[String],
     point: &PolicyPoint,
@@ -65,8 +65,8 @@ fn half_bar(point: &PolicyPoint, k: usize) -> f64 {
     point.standard_errors.as_ref().map_or(0.0, |e| Z * e[k])
 }
 
-/// The axis of objective `k`, the same in all panels. Small points may spread much wider than policies
-/// differ: then they do not decide alone, and some lie outside.
+/// The axis of objective `k`, the same in all panels. If small points spread much wider than the
+/// policies, the axis does not cover them all, and some lie outside.
 pub(super) fn axis_of(
     points: &[PolicyPoint],
     small: &[PolicyPoint],
@@ -84,7 +84,7 @@ pub(super) fn axis_of(
     } else {
         (all_low, all_high)
     };
-    // The reference point belongs into the picture if it does not squeeze everything else.
+    // The reference point is shown unless it would squeeze everything else.
     let (with_low, with_high) = (low.min(ref_point), high.max(ref_point));
     if with_high - with_low <= 1.6 * (high - low) {
         (low, high) = (with_low, with_high);
@@ -97,15 +97,15 @@ fn extent(values: &[f64]) -> (f64, f64) {
     (low, values.iter().copied().fold(f64::NEG_INFINITY, f64::max))
 }
 
-/// The stairs of one run's trained policies.
+/// The staircase of one run's trained policies.
 struct Stairs {
     stroke: Stroke,
-    /// Non-dominated in the two objectives alone, x ascending.
+    /// Non-dominated in only these two objectives, x ascending.
     steps: Vec<(f64, f64)>,
 }
 
 impl Scene<'_> {
-    /// How many small points some panel does not show.
+    /// Number of small points that some panel does not show.
     pub(super) fn n_clipped(&self) -> usize {
         let hidden =
             |p: &&PolicyPoint| (0..p.means.len()).any(|k| !self.axes[k].contains(p.means[k]));
@@ -116,7 +116,7 @@ impl Scene<'_> {
         self.points.iter().all(|p| p.run.is_none())
     }
 
-    /// Draws objective `x` against `y` inside of `frame`, axes around it.
+    /// Draws objective `x` against `y` inside `frame`, with axes around it.
     pub(super) fn panel(&self, svg: &mut Svg, frame: Rect, x: usize, y: usize) {
         let (ax, ay) = (&self.axes[x], &self.axes[y]);
         let px = |v: f64| ax.place(v, frame.left, frame.right);
@@ -348,7 +348,7 @@ fn path_of(
 ) -> Option<String> {
     let all = corners(stairs, floor, px, py);
     let first = all.first()?;
-    // Stairs without an extent: all policies are at the reference point.
+    // A staircase without extent: all policies are at the reference point.
     if stairs.is_empty() || all.iter().all(|c| (c.0 - first.0).hypot(c.1 - first.1) < 0.05) {
         return None;
     }

@@ -1,4 +1,4 @@
-//! Reports read back and put side by side.
+//! Reports read back and compared.
 
 use super::*;
 use crate::{MetricsLog, RecordedRun, ScoredAxis, combine};
@@ -58,7 +58,7 @@ fn what_was_written_comes_back_and_is_compared_prompt_by_prompt() {
     let report = FrontReport::new(e, &combined.config).unwrap();
     assert_eq!(report.runs, ["a", "b"]);
     assert_eq!(report.sets.len(), 6);
-    // Within each run two differences, and between them heads and everything.
+    // Two differences within each run, and between the runs heads and all policies.
     assert_eq!(report.differences.len(), 6);
     let between = &report.differences[4];
     assert_eq!((between.of.name(), between.minus.name()), ("a: heads".into(), "b: heads".into()));
@@ -82,11 +82,11 @@ fn what_was_written_comes_back_and_is_compared_prompt_by_prompt() {
     let html = std::fs::read_to_string(files.index_html).unwrap();
     assert!(html.contains("<h3>a</h3>") && html.contains("<h3>b</h3>"));
     assert!(html.contains("How b was made"));
-    // A comparison is no run.
+    // A comparison is not a run.
     let e = RecordedRun::read(&temp.path().join("both"), "x").unwrap_err().to_string();
     assert!(e.contains("several runs (a, b)"), "{e}");
 
-    // A single run is itself.
+    // A single run is unchanged.
     let one = combine(vec![runs[0].clone()]).unwrap();
     assert_eq!(one.evaluation, runs[0].evaluation);
     assert!(combine(vec![runs[0].clone(), runs[0].clone()]).is_err(), "two of one name");
@@ -133,7 +133,7 @@ fn rewards_of_older_reports_are_found_in_the_record() {
         std::fs::write(&path, json.to_string()).unwrap();
         RecordedRun::read(&temp.path().join("old"), "old")
     };
-    // An axis of the configuration has its reference point too, which is compared by itself.
+    // An axis in the configuration also has its reference point, which is compared separately.
     let axes = json!([
         {"name": "helpful", "ref_point": 5.0, "reward": {"kind": "demo", "objective_idx": 0}},
         {"name": "harmless", "ref_point": 0.0, "reward": {"kind": "length"}},
@@ -145,7 +145,7 @@ fn rewards_of_older_reports_are_found_in_the_record() {
     let old = old.unwrap();
     assert_eq!(old.rewards, rewards());
     assert!(combine(vec![new, old]).is_ok());
-    // A record of another form says nothing; one that is damaged is refused.
+    // A record of another form is ignored; a damaged one is refused.
     assert_eq!(rewrite(&|json| json["record"] = json!("made up")).unwrap().rewards, None);
     let wrong = rewrite(&|json| json["record"] = json!({"configuration": 3})).unwrap_err();
     assert!(wrong.to_string().contains("report.json: `record`"), "{wrong}");

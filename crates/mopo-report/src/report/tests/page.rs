@@ -1,12 +1,12 @@
-//! The page: its structure, what it says without a script, that nothing from outside becomes markup,
-//! and in Chromium, where there is one, that its script runs.
+//! The page: its structure, its content without a script, that no outside text becomes markup, and,
+//! if Chromium is available, that its script runs.
 
 use std::path::Path;
 use std::process::Command;
 
 use super::*;
 
-/// A page whose every text tries to become markup, with metrics that are no numbers.
+/// A page whose every text tries to become markup, with metrics that are not numbers.
 fn page(n_objectives: usize, dir: &Path) -> String {
     let evaluation = synthetic(n_objectives);
     let report = report_of(&evaluation);
@@ -33,7 +33,7 @@ fn page(n_objectives: usize, dir: &Path) -> String {
     std::fs::read_to_string(files.index_html).unwrap()
 }
 
-/// HTML as XML: elements without an end get one.
+/// HTML as XML: elements without an end tag get one.
 fn as_xml(html: &str) -> String {
     let mut out = String::with_capacity(html.len());
     let mut rest = html;
@@ -46,7 +46,7 @@ fn as_xml(html: &str) -> String {
     out + rest
 }
 
-/// What [`as_xml`] gives, parsed strictly.
+/// The result of [`as_xml`], parsed strictly.
 fn parse(html: &str) -> roxmltree::Document<'_> {
     let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
     assert!(html.starts_with("<!DOCTYPE html>"));
@@ -86,7 +86,7 @@ fn the_page_is_well_formed_alone_and_complete_without_its_script() {
             assert!(!ids[..i].contains(id), "two elements have the id {id}");
         }
 
-        // Nothing from outside became markup, and only this script may run.
+        // No outside text became markup, and only this script may run.
         assert_eq!(named("script").count(), 1);
         let script = named("script").next().unwrap().text().unwrap();
         assert_eq!(script, include_str!("../page.js"));
@@ -166,13 +166,13 @@ fn in_chromium_the_script_runs_and_the_page_is_drawn() {
     let root = dom.split_once("<html").unwrap().1.split_once('>').unwrap().0;
     assert!(root.contains("data-script=\"ran\""), "the script did not run: {root}");
     assert!(!root.contains("data-error"), "{root}");
-    // What the script does: titles became tips, and the filters are there.
+    // The script's work: titles became tooltips, and the filters are there.
     assert!(dom.contains("data-tip=\"helpful\nhelpful 0.700"));
     let form = dom.split_once("<form").unwrap().1.split_once('>').unwrap().0;
     assert!(!form.contains("hidden"), "{form}");
     assert!(dom.contains("6 of 12 prompts shown, 12 match"));
 
-    // Pointing at a policy shows its numbers and lights it up everywhere; the filters filter. The
+    // Pointing at a policy shows its numbers and highlights it everywhere; the filters filter. The
     // page's own policy would not let this test's script run.
     let probe = "<script>(() => {
         const mark = document.querySelector('svg .pt.main[data-key=\"1\"]');
