@@ -1,4 +1,4 @@
-//! The parts of a step that are not the model: weighing a batch, and the hypervolume of a front.
+//! The parts of a step that are not the model: the weights of a batch, and the hypervolume of a front.
 
 use std::hint::black_box;
 
@@ -15,7 +15,7 @@ fn numbers(n: usize, offset: f64) -> Vec<f64> {
     (0..n).map(|i| (offset + i as f64 * 0.618_033_988_749_894_9).fract()).collect()
 }
 
-fn weighing(c: &mut Criterion) {
+fn weights(c: &mut Criterion) {
     let device = Default::default();
     let config = MopoConfig::default();
     let mut dual = DualState::new(&config, 0, 3);
@@ -88,5 +88,5 @@ fn volume(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, weighing, exact_dual, volume);
+criterion_group!(benches, weights, exact_dual, volume);
 criterion_main!(benches);

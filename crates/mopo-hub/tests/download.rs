@@ -124,7 +124,7 @@ impl Progress for Watch {
 }
 
 #[test]
-fn a_model_comes_once_and_is_told_about() {
+fn a_model_is_downloaded_once_with_notes() {
     let setup = Setup::new();
     let commit = setup.publish("main", &setup.weights);
     let mut watch = Watch::default();
@@ -284,7 +284,7 @@ fn shards_come_with_their_index_and_one_that_is_missing_is_named() {
 }
 
 #[test]
-fn truncated_weights_that_the_hub_itself_has_are_refused_on_reading() {
+fn weights_that_are_truncated_on_hugging_face_are_refused_on_reading() {
     let setup = Setup::new();
     setup.publish("main", &setup.weights[..20_000]);
     let snapshot = setup.fetch(REPO).unwrap();
@@ -324,7 +324,7 @@ fn offline_says_what_to_fetch_and_where_to_put_it() {
 }
 
 #[test]
-fn a_hub_that_is_down_leaves_what_is_in_the_cache() {
+fn cached_files_are_used_while_hugging_face_is_down() {
     let setup = Setup::new();
     let snapshot = setup.fetch(REPO).unwrap();
     setup.server.fail_with(Some(503));
@@ -412,7 +412,7 @@ fn below(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn what_a_hub_sends_never_becomes_a_path_elsewhere() {
+fn what_a_server_sends_never_becomes_a_path_elsewhere() {
     let ways = ["../../../../pwned", "../../../../../pwned", "/pwned", "a/../../pwned", "..", "."];
     for what in ["etag", "x-repo-commit", "sha", "rfilename"] {
         for way in ways {
@@ -454,7 +454,7 @@ fn what_a_hub_sends_never_becomes_a_path_elsewhere() {
 }
 
 #[test]
-fn answers_that_cannot_be_used_are_errors_that_say_so() {
+fn unusable_answers_are_errors() {
     for (what, value, words) in [
         ("location", "", "redirect has no target"),
         ("location", "ftp://127.0.0.1/x", "config.json"),

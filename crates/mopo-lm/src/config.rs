@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hub_file_reads_with_defaults_and_unknown_keys() {
+    fn a_config_json_is_read_with_defaults_and_unknown_keys() {
         let config = read(&tiny_json()).unwrap();
         assert_eq!((config.max_position_embeddings, config.rope_theta), (2048, 10_000.0));
         let again = read(&config.to_hub()).unwrap();

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_merged_model_says_what_base_and_adapter_say() {
+    fn a_merged_model_equals_base_and_adapter() {
         let base = fixtures::base::<B>(1);
         let adapter = adapter(2, 3, 5.0, &[LoraTarget::VProj, LoraTarget::Fc2]);
         let merged = merge(&base, &adapter).unwrap();

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filler_is_not_taken_for_a_point() {
+    fn padding_is_not_taken_for_a_point() {
         let worst = [[f64::NEG_INFINITY; 5], [f64::NEG_INFINITY; 5]];
         assert_eq!(non_dominated(&worst, &[Maximize; 5]), [0, 1]);
         let first_decides = [[1.0, f64::NEG_INFINITY], [0.0, f64::NEG_INFINITY]];

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn points_with_a_nan_stand_in_the_first_layer() {
+    fn points_with_a_nan_are_in_the_first_layer() {
         let points = [[2.0, 2.0], [f64::NAN, 0.0], [1.0, 1.0], [0.0, f64::NAN]];
         assert_eq!(non_dominated_sort(&points, &[Maximize; 2]), [vec![0, 1, 3], vec![2]]);
         assert_eq!(non_dominated_sort(&[[f64::NAN]], &[Maximize]), [vec![0]]);

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_metrics_cost_their_own_lines_alone() {
+    fn damaged_metrics_cost_only_their_own_lines() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("metrics.jsonl");
         let (rows, notes) = read_metrics(&path);

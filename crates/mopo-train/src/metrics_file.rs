@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_short_or_damaged_file_is_a_warning_and_goes_on_with_whole_lines() {
+    fn a_missing_short_or_damaged_file_is_a_warning_and_whole_lines_are_kept() {
         let (_tmp, run) = test_run();
         let lens = four_rows(&run);
         let whole = fs::read(run.join(METRICS)).unwrap();
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_of_the_run_alone_is_left_as_it_is() {
+    fn files_that_are_not_only_the_runs_own_are_left_unchanged() {
         let (tmp, run) = test_run();
         let (path, mine) = (run.join(METRICS), tmp.path().join("mine"));
         let check_new = |n_warnings: usize| {

@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_that_are_no_numbers_are_found_and_such_steps_are_not_made() {
+    fn weights_that_are_not_finite_are_found_and_such_steps_are_not_made() {
         let mut sound = trainer();
         assert_eq!(sound.non_finite(), None);
         step(&mut sound, 1.0, 1e20);

@@ -19,7 +19,7 @@ fn tiny_dpo(out: &Path) -> Command {
 }
 
 #[test]
-fn a_killed_dpo_run_ends_like_the_others_and_can_be_drawn_and_asked() {
+fn a_killed_dpo_run_ends_at_the_same_bits_and_can_be_evaluated_and_sampled() {
     let dir = tempfile::tempdir().unwrap();
     let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
     succeed(&mut tiny_dpo(&whole));

@@ -35,7 +35,7 @@ fn endless(run: &Path) -> Command {
 }
 
 #[test]
-fn one_process_trains_a_run_and_a_killed_one_hinders_nobody() {
+fn one_process_trains_a_run_and_a_killed_one_blocks_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     let mut child = quietly(&mut endless(&run));

@@ -51,7 +51,7 @@ pub(crate) fn kill_once_there(command: &mut std::process::Command, file: &Path) 
 }
 
 #[test]
-fn killed_runs_end_bit_for_bit_like_the_others() {
+fn killed_runs_end_at_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
     let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
     succeed(&mut tiny(&whole));
@@ -96,7 +96,7 @@ fn killed_runs_end_bit_for_bit_like_the_others() {
 
 #[test]
 #[cfg(unix)]
-fn a_full_disk_is_an_error_and_the_run_goes_on_afterwards() {
+fn a_full_disk_is_an_error_and_the_run_resumes_afterwards() {
     let dir = tempfile::tempdir().unwrap();
     let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
     succeed(&mut tiny(&whole));

@@ -98,7 +98,7 @@ fn result(run: &Path) -> serde_json::Value {
 }
 
 #[test]
-fn a_killed_training_ends_bit_for_bit_like_another() {
+fn a_killed_training_ends_at_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
     let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
     let said = succeed(&mut pairs(dir.path(), "whole"));
@@ -180,7 +180,7 @@ fn label(dir: &Path, objective: &str, model: &str) -> PathBuf {
 }
 
 #[test]
-fn trained_models_label_and_the_reference_library_agrees() {
+fn trained_models_label_and_transformers_agrees() {
     let dir = tempfile::tempdir().unwrap();
     succeed(&mut pairs(dir.path(), "pairs"));
     succeed(&mut humor(dir.path(), "texts"));

@@ -43,7 +43,7 @@ fn score(dir: &Path, args: &[&str]) -> Command {
 }
 
 #[test]
-fn texts_come_back_with_the_reference_librarys_scores() {
+fn texts_come_back_with_the_scores_of_transformers() {
     let (dir, expected) = folder();
     let dir = dir.path();
     let said = succeed(&mut score(dir, &["--reward", "reward.toml", "texts.jsonl"]));

@@ -156,7 +156,7 @@ fn run_directories() {
 }
 
 #[test]
-fn a_cause_is_told_once() {
+fn each_error_cause_is_printed_once() {
     let said =
         fail(&mut mopo(&["score", "--reward", "humor", "no.jsonl", "--out", "scores.jsonl"]));
     assert_eq!(said.matches("No such file").count(), 1, "{said}");

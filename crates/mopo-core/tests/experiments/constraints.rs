@@ -93,7 +93,7 @@ fn a_seed_fixes_every_figure() {
 }
 
 #[test]
-fn settings_that_are_none_are_refused_by_name() {
+fn invalid_settings_are_refused_by_name() {
     for (field, settings) in [
         ("n_responses", ConstraintSettings { n_responses: vec![101], ..Default::default() }),
         ("n_responses", ConstraintSettings { n_responses: vec![200, 100], ..Default::default() }),

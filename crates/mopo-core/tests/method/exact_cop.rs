@@ -288,7 +288,7 @@ fn ten_thousand_actions_and_five_objectives() {
 }
 
 #[test]
-fn problems_that_are_none_are_refused() {
+fn invalid_problems_are_refused() {
     let q = vec![vec![0.1, 0.9], vec![0.5, 0.4]];
     let good = single(vec![1.0, 1.0], q.clone(), 0, 0.1, vec![None, Some(0.45)]);
     assert!(good.solve().is_ok());

@@ -6,7 +6,7 @@ use mopo_core::{Error, MopoConfig, ThresholdRule};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
-use super::{state, weigh_rows};
+use super::{state, weights_of_rows};
 
 type Rows = Vec<Vec<Option<f32>>>;
 
@@ -109,7 +109,7 @@ fn check(found: &ExactDual, problem: &DualProblem<'_>) -> Result<(), String> {
 }
 
 #[test]
-fn small_steps_of_algorithm_1_come_to_rest_there() {
+fn small_steps_of_algorithm_1_converge_there() {
     let rows: Rows = (0..90)
         .map(|i| {
             let p = Some((i % 2) as f32);
@@ -129,7 +129,7 @@ fn small_steps_of_algorithm_1_come_to_rest_there() {
         };
         let mut dual = state(&config, 0, &[0.0; 3]).with_thresholds(&thresholds);
         for _ in 0..3000 {
-            let (_, statistics) = weigh_rows(&config, &dual, &rows, &log_ratio, epsilon);
+            let (_, statistics) = weights_of_rows(&config, &dual, &rows, &log_ratio, epsilon);
             dual.step(&config, &statistics);
         }
         for k in 1..3 {

@@ -3,7 +3,7 @@
 use mopo_core::MopoConfig;
 use proptest::prelude::*;
 
-use super::{all, bound, numbers, plain, state, vectors, weigh_rows};
+use super::{all, bound, numbers, plain, state, vectors, weights_of_rows};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
@@ -20,7 +20,7 @@ proptest! {
         let lambda = [0.0, lambda, 0.5];
         let mut dual = state(&config, 0, &lambda);
         dual.log_chi.fill(log_chi);
-        let (_, statistics) = weigh_rows(&config, &dual, &all(&rows), &log_r, epsilon);
+        let (_, statistics) = weights_of_rows(&config, &dual, &all(&rows), &log_r, epsilon);
         let p = plain(config.tau, 0, &lambda, &rows, &log_r);
         for k in 0..3 {
             let wq: Vec<f64> = (0..rows.len()).map(|i| p.w[i] * f64::from(rows[i][k])).collect();
@@ -42,7 +42,7 @@ fn without_a_ball_and_with_a_large_chi_it_is_the_plain_estimate() {
     let rows: Vec<Vec<f32>> = (0..40).map(|i| vec![(i % 2) as f32, (i % 7) as f32 / 6.0]).collect();
     let mut dual = state(&config, 0, &[0.0, 0.4]);
     dual.log_chi.fill(1e3f64.ln());
-    let (_, s) = weigh_rows(&config, &dual, &all(&rows), &[0.0; 40], 0.0);
+    let (_, s) = weights_of_rows(&config, &dual, &all(&rows), &[0.0; 40], 0.0);
     let (bound, plain) = (s.lower_bound[1].unwrap(), s.plain[1].unwrap());
     assert!((bound - plain).abs() < 2e-3 && plain > 0.1, "{bound} and {plain}");
 }
@@ -54,10 +54,10 @@ fn stepping_chi_without_a_ball_never_leads_into_rounding_noise() {
     let config = MopoConfig { tau: 0.5, chi_lr: 1e9, lambda_lr: 0.0, ..MopoConfig::default() };
     let rows: Vec<Vec<f32>> = (0..40).map(|i| vec![(i % 2) as f32, (i % 7) as f32 / 6.0]).collect();
     let mut dual = state(&config, 0, &[0.0, 0.4]);
-    let (_, s) = weigh_rows(&config, &dual, &all(&rows), &[0.0; 40], 1e-12);
+    let (_, s) = weights_of_rows(&config, &dual, &all(&rows), &[0.0; 40], 1e-12);
     dual.step(&config, &s);
     assert!(dual.chi(1) > 1e3, "as far as it may go: {}", dual.chi(1));
-    let (_, s) = weigh_rows(&config, &dual, &all(&rows), &[0.0; 40], 1e-12);
+    let (_, s) = weights_of_rows(&config, &dual, &all(&rows), &[0.0; 40], 1e-12);
     let (bound, plain) = (s.lower_bound[1].unwrap(), s.plain[1].unwrap());
     assert!((bound - plain).abs() < 2e-3, "{bound} and {plain} at χ = {}", dual.chi(1));
 }
@@ -85,7 +85,7 @@ fn stepping_chi_ends_at_the_bounds_of_the_independent_solver() {
         lambda.insert(primary, 0.0);
         // The weights are those of the solver's policy.
         let (weights, _) =
-            weigh_rows(&config, &state(&config, primary, &lambda), &all(&rows), &log_r, 0.0);
+            weights_of_rows(&config, &state(&config, primary, &lambda), &all(&rows), &log_r, 0.0);
         for (weight, policy) in weights.iter().zip(numbers(&problem["policy"])) {
             assert!((weight - policy).abs() < 1e-3, "{weight} and {policy}");
         }
@@ -97,7 +97,7 @@ fn stepping_chi_ends_at_the_bounds_of_the_independent_solver() {
             let mut dual = state(&config, primary, &lambda);
             let mut last = None;
             for _ in 0..250 {
-                let (_, s) = weigh_rows(&config, &dual, &all(&rows), &log_r, epsilon);
+                let (_, s) = weights_of_rows(&config, &dual, &all(&rows), &log_r, epsilon);
                 dual.step(&config, &s);
                 last = Some(s);
             }

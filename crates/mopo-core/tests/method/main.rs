@@ -23,7 +23,7 @@ fn device() -> <B as burn::tensor::backend::BackendTypes>::Device {
 }
 
 /// `importance_weights` on the host: weights and statistics.
-fn weigh_rows(
+fn weights_of_rows(
     config: &MopoConfig,
     dual: &DualState,
     rows: &[Vec<Option<f32>>],

@@ -5,17 +5,17 @@ use mopo_core::{Ball, DualState, MopoConfig, ResponseLabels};
 use mopo_testkit::TestBackend as B;
 use proptest::prelude::*;
 
-use super::{all, close, device, plain, state, tensor, weigh_rows};
+use super::{all, close, device, plain, state, tensor, weights_of_rows};
 
 /// Indicators and log-ratio, per response.
-type Terms = Vec<(Vec<f32>, f32)>;
+type Responses = Vec<(Vec<f32>, f32)>;
 
-fn rows(k: usize) -> impl Strategy<Value = Terms> {
+fn rows(k: usize) -> impl Strategy<Value = Responses> {
     let indicator = prop_oneof![Just(0.0f32), Just(0.5), Just(1.0), 0.0f32..1.0];
     prop::collection::vec((prop::collection::vec(indicator, k), -3.0f32..3.0), 2..24)
 }
 
-fn problem() -> impl Strategy<Value = (f64, usize, Vec<f64>, Terms)> {
+fn problem() -> impl Strategy<Value = (f64, usize, Vec<f64>, Responses)> {
     (1usize..5)
         .prop_flat_map(|k| (0.05f64..2.0, 0..k, prop::collection::vec(0.0f64..3.0, k), rows(k)))
 }
@@ -28,7 +28,7 @@ proptest! {
         let (rows, log_r): (Vec<_>, Vec<_>) = responses.into_iter().unzip();
         let config = MopoConfig { tau, ..MopoConfig::default() };
         let dual = state(&config, primary, &lambda);
-        let (weights, statistics) = weigh_rows(&config, &dual, &all(&rows), &log_r, 0.1);
+        let (weights, statistics) = weights_of_rows(&config, &dual, &all(&rows), &log_r, 0.1);
         let expected = plain(tau, primary, &lambda, &rows, &log_r);
         prop_assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-4);
         let mut squares = 0.0;
@@ -58,7 +58,7 @@ proptest! {
         let three: Vec<Vec<f32>> = one.iter().map(|r| vec![r[0]; 3]).collect();
         let weights = |tau, primary, lambda: &[f64], rows: &[Vec<f32>]| {
             let config = MopoConfig { tau, ..MopoConfig::default() };
-            weigh_rows(&config, &state(&config, primary, lambda), &all(rows), &log_r, 0.1).0
+            weights_of_rows(&config, &state(&config, primary, lambda), &all(rows), &log_r, 0.1).0
         };
         // Without multipliers: bit for bit.
         prop_assert_eq!(
@@ -79,7 +79,7 @@ proptest! {
         let (rows, log_r): (Vec<_>, Vec<_>) = responses.into_iter().unzip();
         let config = MopoConfig { tau, ..MopoConfig::default() };
         let dual = DualState::new(&config, 0, 1);
-        let (weights, _) = weigh_rows(&config, &dual, &all(&rows), &log_r, 0.1);
+        let (weights, _) = weights_of_rows(&config, &dual, &all(&rows), &log_r, 0.1);
         // r exp(I/τ), up to its sum.
         let raw: Vec<f64> = (0..rows.len())
             .map(|i| (f64::from(log_r[i]) + f64::from(rows[i][0]) / tau).exp())
@@ -95,7 +95,7 @@ proptest! {
         let (rows, log_r): (Vec<_>, Vec<_>) = responses.into_iter().unzip();
         let config = MopoConfig { tau: 1e6, ..MopoConfig::default() };
         let dual = state(&config, primary, &lambda);
-        let (weights, _) = weigh_rows(&config, &dual, &all(&rows), &log_r, 0.1);
+        let (weights, _) = weights_of_rows(&config, &dual, &all(&rows), &log_r, 0.1);
         let a = plain(1.0, primary, &lambda, &rows, &log_r).a;
         for (weight, a) in weights.iter().zip(&a) {
             prop_assert!((weight - a).abs() < 1e-4);
@@ -128,7 +128,7 @@ fn nothing_overflows_at_a_small_temperature_with_large_multipliers() {
         (0..64).map(|i| (0..4).map(|k| [0.0, 1.0, 0.5][(i * 7 + k * 3) % 3]).collect()).collect();
     let log_r: Vec<f32> = (0..64).map(|i| (i as f32 - 32.0) * 10.0).collect(); // clipped at ±5
     let dual = state(&config, 1, &[10.0, 0.0, 10.0, 10.0]);
-    let (weights, statistics) = weigh_rows(&config, &dual, &all(&rows), &log_r, 0.15);
+    let (weights, statistics) = weights_of_rows(&config, &dual, &all(&rows), &log_r, 0.15);
     assert!(weights.iter().all(|w| w.is_finite() && *w >= 0.0), "{weights:?}");
     assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-3, "{weights:?}");
     for row in [&statistics.plain, &statistics.lower_bound, &statistics.chi_gradient] {
@@ -142,7 +142,7 @@ fn the_ratio_is_clipped() {
     let config = MopoConfig { ratio_clip: 1.0, tau: 1e6, ..MopoConfig::default() };
     let dual = DualState::new(&config, 0, 1);
     let rows = all(&[vec![1.0], vec![1.0]]);
-    let (weights, _) = weigh_rows(&config, &dual, &rows, &[50.0, -50.0], 0.1);
+    let (weights, _) = weights_of_rows(&config, &dual, &rows, &[50.0, -50.0], 0.1);
     assert!((weights[0] / weights[1] - 2.0f64.exp()).abs() < 1e-3, "{weights:?}");
 }
 
@@ -154,11 +154,11 @@ fn a_missing_label_counts_as_a_tie_in_the_score_and_not_at_all_in_the_estimates(
         .map(|i| vec![Some((i % 3) as f32 / 2.0), (i % 4 != 1).then_some((i % 5) as f32 / 4.0)])
         .collect();
     let log_r: Vec<f32> = (0..12).map(|i| (i as f32 * 0.37).sin()).collect();
-    let (weights, statistics) = weigh_rows(&config, &dual, &full, &log_r, 0.05);
+    let (weights, statistics) = weights_of_rows(&config, &dual, &full, &log_r, 0.05);
 
     let tie: Vec<Vec<Option<f32>>> =
         full.iter().map(|r| vec![r[0], Some(r[1].unwrap_or(0.5))]).collect();
-    let (as_tie, tied) = weigh_rows(&config, &dual, &tie, &log_r, 0.05);
+    let (as_tie, tied) = weights_of_rows(&config, &dual, &tie, &log_r, 0.05);
     assert_eq!(weights, as_tie);
     let differ = tied.plain[1].unwrap() - statistics.plain[1].unwrap();
     assert!(differ.abs() > 1e-3, "the tie must not count: {differ}");
@@ -166,7 +166,7 @@ fn a_missing_label_counts_as_a_tie_in_the_score_and_not_at_all_in_the_estimates(
     let there: Vec<usize> = (0..12).filter(|&i| full[i][1].is_some()).collect();
     let rows: Vec<_> = there.iter().map(|&i| full[i].clone()).collect();
     let ratios: Vec<f32> = there.iter().map(|&i| log_r[i]).collect();
-    let (fewer, alone) = weigh_rows(&config, &dual, &rows, &ratios, 0.05);
+    let (fewer, alone) = weights_of_rows(&config, &dual, &rows, &ratios, 0.05);
     let kept: f64 = there.iter().map(|&i| weights[i]).sum();
     for (j, &i) in there.iter().enumerate() {
         assert!((weights[i] / kept - fewer[j]).abs() < 1e-5);
@@ -185,7 +185,7 @@ fn an_objective_without_a_label_has_no_estimate_and_moves_nothing() {
     let config = MopoConfig { initial_lambda: 0.3, ..MopoConfig::default() };
     let mut dual = DualState::new(&config, 0, 2);
     let rows = vec![vec![Some(1.0), None], vec![Some(0.0), None]];
-    let (_, statistics) = weigh_rows(&config, &dual, &rows, &[0.0, 0.0], 0.1);
+    let (_, statistics) = weights_of_rows(&config, &dual, &rows, &[0.0, 0.0], 0.1);
     assert!(statistics.plain[0].is_some());
     assert_eq!(
         [statistics.plain[1], statistics.lower_bound[1], statistics.chi_gradient[1]],
@@ -295,7 +295,7 @@ fn prompts_in_blocks_are_prompts_by_membership() {
 }
 
 #[test]
-fn policies_weighed_together_are_policies_weighed_alone() {
+fn policies_weighted_together_equal_policies_weighted_separately() {
     let rows = all(&[vec![1.0, 0.0, 0.3], vec![0.0, 1.0, 0.9], vec![1.0, 1.0, 0.0]]);
     let config = MopoConfig { tau: 0.2, ..MopoConfig::default() };
     let log_r = [[0.0f32, 0.5, -0.5], [0.1, 0.2, 0.3]];
@@ -308,7 +308,7 @@ fn policies_weighed_together_are_policies_weighed_alone() {
     let (weights, statistics) = importance_weights(&policies, &labels, ratio, config.ratio_clip);
     let weights: Vec<f64> = weights.into_data().iter().collect();
     for h in [0, 1] {
-        let (alone, of_one) = weigh_rows(&config, &duals[h], &rows, &log_r[h], 0.05);
+        let (alone, of_one) = weights_of_rows(&config, &duals[h], &rows, &log_r[h], 0.05);
         assert!(alone.iter().zip(&weights[3 * h..]).all(|(a, b)| (a - b).abs() < 1e-6));
         for k in 0..3 {
             let (a, b) = (of_one.lower_bound[k].unwrap(), statistics[h].lower_bound[k].unwrap());

@@ -78,7 +78,7 @@ fn what_is_not_read_is_named_with_the_remedy() {
 }
 
 #[test]
-fn rows_that_are_no_objects_do_not_end_the_reading() {
+fn rows_that_are_not_objects_do_not_end_the_reading() {
     let rows = read(b"\xef\xbb\xbf {\"a\":1}\r\n\n[1]\n{\"a\":\n\"\xff\"\nnull").unwrap();
     let found: Vec<_> = rows.iter().map(|(line, row)| (*line, row.as_ref().err())).collect();
     assert_eq!(found.len(), 5);

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_what_stands_between_line_feeds() {
+    fn lines_are_separated_by_line_feeds() {
         let found = lines(b"one\n\nthree\r\nfour");
         let expected: [(usize, &[u8]); 4] = [(1, b"one"), (2, b""), (3, b"three\r"), (4, b"four")];
         assert_eq!(found, expected.map(|(number, line)| (number, line.to_vec())));

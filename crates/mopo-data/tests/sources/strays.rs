@@ -35,7 +35,7 @@ fn columns_that_are_not_read_cost_no_row() {
 }
 
 #[test]
-fn numbers_that_are_none_are_missing_or_named_where_they_are_read() {
+fn nan_and_infinity_are_missing_or_named_where_they_are_read() {
     // NaN is how a table without a value is written; infinity is no score.
     let good = std::fs::read_to_string(fixture("helpsteer.jsonl")).unwrap();
     let edit = |to: &str| good.replacen("\"helpfulness\": 3", &format!("\"helpfulness\": {to}"), 1);

@@ -207,7 +207,7 @@ fn run(
 }
 
 #[test]
-fn work_goes_on_where_it_stopped() {
+fn work_resumes_where_it_stopped() {
     let set = set(400);
     let folder = tempfile::tempdir().unwrap();
     let job = job(&folder.path().join("out"), &set);

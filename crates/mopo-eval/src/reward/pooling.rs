@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_of_pooling_find_their_token() {
+    fn pooling_rules_find_their_token() {
         let (pad, eos) = (Some(9), Some(2));
         for (rule, ids, expected) in [
             (Pooling::LastToken, &[1, 9, 9][..], 2),

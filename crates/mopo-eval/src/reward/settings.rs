@@ -328,7 +328,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_public_models_are_presets_and_say_everything() {
+    fn the_public_models_are_complete_presets() {
         let hh = |what| (format!("Ray2333/gpt2-large-{what}-reward_model"), "gpt2");
         let detector = || ("CogComp/bart-faithful-summary-detector".to_owned(), "bart");
         let humor = ("mohameddhiab/humor-no-humor".to_owned(), "distilbert");
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_goes_before_its_preset_and_that_before_the_models_own_file() {
+    fn a_configuration_overrides_its_preset_which_overrides_the_models_own_file() {
         let dir = tempfile::tempdir().unwrap();
         let spec = ModelSpec { path: Some("x".into()), ..ModelSpec::default() };
         let e = spec.settings(dir.path()).unwrap_err().to_string();

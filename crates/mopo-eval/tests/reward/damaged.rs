@@ -185,7 +185,7 @@ fn configurations_with_wrong_keys() {
 }
 
 #[test]
-fn sizes_that_no_file_bears_out_are_refused_before_memory_is_taken() {
+fn sizes_that_no_file_confirms_are_refused_before_memory_is_allocated() {
     for (model, keys) in [
         ("gpt2", &["vocab_size", "n_positions", "n_embd", "n_layer", "n_inner"][..]),
         ("distilbert", &["vocab_size", "max_position_embeddings", "dim", "n_layers", "hidden_dim"]),

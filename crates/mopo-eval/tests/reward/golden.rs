@@ -14,7 +14,7 @@ fn rows(reward: &ModelReward<B>, cases: &[Case]) -> Vec<TokenRow> {
 }
 
 #[test]
-fn token_ids_and_logits_are_the_reference_librarys() {
+fn token_ids_and_logits_are_those_of_transformers() {
     for model in MODELS {
         for told in told(model) {
             let reward = load(&told.settings, &fixture(model));
@@ -33,7 +33,7 @@ fn token_ids_and_logits_are_the_reference_librarys() {
 }
 
 #[test]
-fn every_rule_of_pooling_is_the_reference_librarys_of_its_time() {
+fn every_pooling_rule_is_that_of_some_version_of_transformers() {
     let mut seen = std::collections::BTreeSet::new();
     for model in ["gpt2", "gpt2-shards"] {
         for told in told(model) {
@@ -110,7 +110,7 @@ fn a_score_does_not_depend_on_its_batch() {
 }
 
 #[test]
-fn what_is_saved_is_loaded_again_here_and_by_the_reference_library() {
+fn saved_models_are_loaded_here_and_by_transformers() {
     let out = tempfile::tempdir().unwrap();
     let mut dirs = vec![];
     for model in MODELS {

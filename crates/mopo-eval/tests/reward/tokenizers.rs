@@ -128,7 +128,7 @@ fn refused(base: &str, files: Value, json: Value, side: TruncationSide, words: &
 }
 
 #[test]
-fn settings_that_are_not_built_are_refused_by_key() {
+fn unsupported_settings_are_refused_by_key() {
     let right = TruncationSide::Right;
     for (base, key, value) in [
         ("gpt2", "tokenizer_class", json!("LlamaTokenizer")),

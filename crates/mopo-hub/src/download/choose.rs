@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn an_export_of_all_policies_comes_whole_and_weights_last() {
+    fn an_export_of_all_policies_is_downloaded_completely_and_weights_last() {
         let all = [
             "base/model.safetensors",
             "base/config.json",

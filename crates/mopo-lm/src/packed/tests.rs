@@ -223,7 +223,7 @@ fn what_cannot_be_predicted_is_an_error() {
 }
 
 #[test]
-fn prompts_alone_have_the_states_of_prompts_with_a_response() {
+fn prompts_without_responses_have_the_same_states() {
     let device = Default::default();
     let base: Phi<B> = fixtures::base(4);
     let mut rng = ChaCha8Rng::seed_from_u64(4);

@@ -92,7 +92,7 @@ fn row(ids: &[u32]) -> PackedInputs<B> {
 }
 
 #[test]
-fn the_forward_pass_equals_the_reference_written_out() {
+fn the_forward_pass_equals_that_of_transformers_written_out() {
     let phi = fixtures::base::<B>(1);
     let ids = [3, 17, 17, 0, 25, 31, 8, 8, 30, 1, 2];
     let found = values(phi.hidden_states_packed(&row(&ids), None));
@@ -142,7 +142,7 @@ fn gradient_checkpointing_changes_no_gradient() {
 }
 
 #[test]
-fn a_fresh_model_depends_on_the_seed_alone_and_counts_its_parameters() {
+fn a_fresh_model_depends_only_on_the_seed_and_counts_its_parameters() {
     let _guard = fixtures::BACKEND_RANDOM.lock();
     let device = Default::default();
     let weights = |seed, last_first: bool| {

@@ -86,7 +86,7 @@ fn the_model_is_that_of_the_dequantised_weights() {
 }
 
 #[test]
-fn the_layers_weights_are_no_parameters_and_survive_valid_and_back() {
+fn the_layers_weights_are_not_parameters_and_survive_valid_and_back() {
     let base = fixtures::base::<Ad>(3);
     let PhiConfig { hidden_size: d, intermediate_size: f, num_hidden_layers, .. } = *base.config();
     let n_weights = num_hidden_layers * (4 * d * d + 2 * d * f);

@@ -74,7 +74,7 @@ fn export(case: &Case, dir: &Path) {
 }
 
 #[test]
-fn the_reference_libraries_load_what_is_written_here_and_agree() {
+fn transformers_and_peft_load_what_is_written_here_and_agree() {
     let Some(python) = std::env::var_os("MOPO_REFERENCE_PYTHON") else {
         mopo_testkit::skip!(
             "name a Python with tests/parity/requirements.txt in MOPO_REFERENCE_PYTHON"

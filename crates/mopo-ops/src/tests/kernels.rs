@@ -219,7 +219,7 @@ fn attention_and_its_gradient() {
 }
 
 #[test]
-fn a_token_sees_the_prompt_and_its_own_response_alone() {
+fn a_token_sees_only_the_prompt_and_its_own_response() {
     let rows = PackedRows::new([[4, 5, 6]]);
     let d = 8;
     let [q, k, v] = [1, 2, 3].map(|seed| random::<B, 2>([15, d], seed));

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_number_lies_in_no_range() {
+    fn nan_lies_in_no_range() {
         for value in [f64::NAN, -1.0, f64::INFINITY, f64::NEG_INFINITY, 1e39] {
             for checked in [
                 positive("k", value),

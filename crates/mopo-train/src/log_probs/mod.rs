@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_alone_have_the_log_probs_of_a_packed_batch() {
+    fn single_pairs_have_the_log_probs_of_a_packed_batch() {
         let (base, all) = (base(), pairs(20));
         let device = Default::default();
         let indices: Vec<usize> = (0..20).collect();

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_at_a_time_holds_it_and_the_other_learns_who() {
+    fn one_process_holds_it_and_others_learn_which() {
         let dir = tempfile::tempdir().unwrap();
         let lock = DirLock::acquire(dir.path()).unwrap();
         let error = DirLock::acquire(dir.path()).unwrap_err().to_string();

@@ -73,7 +73,7 @@ fn a_run_without_a_recorded_configuration_opens_with_any() {
 }
 
 #[test]
-fn a_run_that_was_not_begun_may_be_begun_again_and_others_may_not() {
+fn a_run_without_prepared_data_may_be_started_again_but_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
     fs::create_dir(&path).unwrap();

@@ -149,7 +149,7 @@ fn smoothed_labels_are_soft_labels() {
 }
 
 #[test]
-fn a_loss_of_dpo_that_is_no_number_names_a_remedy_of_dpo() {
+fn a_dpo_loss_that_is_not_finite_names_a_remedy_for_dpo() {
     let tmp = tempfile::tempdir().unwrap();
     let run = tmp.path().join("run");
     new_run(&run, &dpo(&["training.learning_rate=1e30", "training.max_grad_norm=0"]));

@@ -31,7 +31,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn an_export_replaces_an_earlier_one_alone_and_leaves_nothing_beside_it() {
+fn an_export_replaces_only_an_earlier_one_and_leaves_nothing_else() {
     let (tmp, run) = finished(&[]);
     let out = tmp.path().join("out");
     let weights = || fs::read(out.join("model.safetensors")).unwrap();
@@ -77,7 +77,7 @@ fn an_export_replaces_an_earlier_one_alone_and_leaves_nothing_beside_it() {
 }
 
 #[test]
-fn places_that_are_no_exports_are_refused_and_links_are_kept() {
+fn only_exports_are_replaced_and_links_are_kept() {
     let (tmp, run) = finished(&[]);
     let at = |name: &str| tmp.path().join(name);
     for out in [Path::new(""), Path::new(".."), Path::new("/")] {

@@ -79,7 +79,7 @@ fn what_the_result_depends_on_is_known_again() {
 }
 
 #[test]
-fn a_run_whose_record_is_of_an_earlier_version_goes_on_and_is_guarded_from_then_on() {
+fn a_run_of_an_earlier_version_resumes_and_is_guarded_from_then_on() {
     let (_tmp, path) = finished(&[]);
     let whole = path.with_file_name("whole");
     copy(&path, &whole);
@@ -161,7 +161,7 @@ fn a_log_that_is_missing_or_damaged_changes_no_bit() {
 }
 
 #[test]
-fn a_step_that_is_no_number_ends_the_run_and_nothing_calls_it_resumable() {
+fn a_step_that_is_not_finite_ends_the_run_for_good() {
     for (set, phase) in [
         (&["training.learning_rate=1e30", "training.max_grad_norm=0"][..], "mopo"),
         (&["sft.learning_rate=1e30", "sft.max_grad_norm=0"], "warm_start"),

@@ -49,7 +49,7 @@ fn a_configuration_from_before_there_was_a_choice_still_runs() {
 }
 
 #[test]
-fn sft_of_a_quantised_base_is_an_error_with_the_way_out() {
+fn sft_of_a_quantised_base_is_an_error_with_a_remedy() {
     let set = ["model.base=nf4".to_string()];
     let text = preset_text("demo").unwrap();
     let error = RunConfig::parse_with(text, "demo", &set).unwrap_err().to_string();

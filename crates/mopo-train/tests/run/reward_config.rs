@@ -125,7 +125,7 @@ fn no_value_is_too_large_too_small_or_no_number() {
 }
 
 #[test]
-fn a_model_to_go_on_from_must_fit() {
+fn a_model_to_continue_from_must_fit() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../mopo-eval/tests/reward/fixtures");
     let of = |model: &Path, set: &[&str]| {
         let text = reward_preset_text("helpful").unwrap();

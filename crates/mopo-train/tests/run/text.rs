@@ -87,7 +87,7 @@ fn plain_texts(prompt: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_run_is_asked_and_ends_as_it_was_trained() {
+fn a_run_is_prompted_and_stops_as_it_was_trained() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     std::fs::create_dir(&model).unwrap();

@@ -70,7 +70,7 @@ fn the_legend_shows_all_that_is_drawn_under_a_name() {
 }
 
 #[test]
-fn a_line_with_markers_stands_for_other_looks_of_its_name() {
+fn a_line_with_markers_represents_other_styles_of_its_name() {
     let of = |styles: [LineStyle; 2]| {
         let lines = styles.map(|style| line("m", style, 1)).to_vec();
         chart_figure(&chart(vec![panel(lines)])).unwrap()
