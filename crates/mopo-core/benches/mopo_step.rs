@@ -10,7 +10,7 @@ use mopo_core::pareto::{Direction, hypervolume};
 use mopo_core::{DualState, MopoConfig, ResponseLabels};
 use mopo_testkit::TestBackend as B;
 
-/// The same numbers in [0, 1) every time (the fractional parts of a golden-ratio walk).
+/// The same numbers in [0, 1) every time (fractional parts of multiples of the golden ratio).
 fn numbers(n: usize, offset: f64) -> Vec<f64> {
     (0..n).map(|i| (offset + i as f64 * 0.618_033_988_749_894_9).fract()).collect()
 }
@@ -41,7 +41,7 @@ fn weights(c: &mut Criterion) {
 fn exact_dual(c: &mut Criterion) {
     let label = |x: &f64, levels: f64| Some(((x * (levels + 1.0)).floor() / levels) as f32);
     for (name, levels, n) in [("hard labels", 1.0, 1_000_000), ("mean labels", 9.0, 1_000_000)] {
-        // Three walks of unrelated steps: every combination of labels is met.
+        // Three sequences with unrelated steps, so that every combination of labels occurs.
         let walk = |i: usize, step: f64| label(&(i as f64 * step).fract(), levels);
         let rows: Vec<[Option<f32>; 3]> = (0..n)
             .map(|i| [0.618_033_988_75, 0.754_877_666_25, 0.569_840_290_99].map(|s| walk(i, s)))
@@ -71,7 +71,7 @@ fn exact_dual(c: &mut Criterion) {
 }
 
 fn volume(c: &mut Criterion) {
-    // Near a sphere's corner: most points are not dominated.
+    // Near the corner of a sphere: most points are not dominated.
     let points: Vec<Vec<f64>> = (0..1000)
         .map(|i| {
             let raw: Vec<f64> = [0.11, 0.37, 0.83]

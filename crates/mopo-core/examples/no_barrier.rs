@@ -26,7 +26,7 @@ pub const TAU: f64 = 1.0;
 /// One world under one divergence: log-probabilities of the three actions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct World {
-    /// π_1 and π_2, all that a decoding rule is shown.
+    /// π_1 and π_2, all that a decoding rule can see.
     pub policies: [Vec<f64>; 2],
     /// The optimum of the mixed reward, which it should return.
     pub optimum: Vec<f64>,
@@ -37,7 +37,7 @@ pub struct World {
 /// Both worlds under one divergence.
 ///
 /// # Errors
-/// Of a divergence that does not check.
+/// An invalid divergence.
 pub fn worlds(divergence: Divergence) -> Result<[World; 2]> {
     let reference = [-(3f64.ln()); 3];
     let optimal = |rewards: &[f64]| optimal_policy(divergence, &reference, rewards, TAU);

@@ -1,5 +1,5 @@
-//! Downloads from a hub on the loopback device: what comes, what stays, what is asked for again, and
-//! what is said when it goes wrong.
+//! Downloads from a server on the loopback device: what is downloaded, kept and retried, and the
+//! errors.
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 const REPO: &str = "org/small-model";
 
-/// A hub, a home for its cache, and the weights that it serves.
+/// A server, a home for its cache, and the weights that it serves.
 struct Setup {
     server: LoopbackHub,
     home: TempDir,
@@ -65,7 +65,7 @@ impl Setup {
         self.home.path().join("hub/models--org--small-model")
     }
 
-    /// The files in the directories of commits, parts and locks left out.
+    /// The files in the directories of commits, without partial files and locks.
     fn visible(&self) -> Vec<String> {
         let mut names = vec![];
         for commit in fs::read_dir(self.repo_dir().join("snapshots")).into_iter().flatten() {
@@ -82,7 +82,7 @@ impl Setup {
     }
 }
 
-/// One tensor `a` `[8192]` of a value.
+/// One tensor `a` `[8192]` of equal values.
 fn safetensors(value: f32) -> Vec<u8> {
     let header = r#"{"a":{"dtype":"F32","shape":[8192],"data_offsets":[0,32768]}}"#;
     let mut header = header.as_bytes().to_vec();
@@ -138,7 +138,7 @@ fn a_model_is_downloaded_once_with_notes() {
     assert!(watch.lines.contains(&format!("model.safetensors {size}")), "{:?}", watch.lines);
     assert_eq!(watch.lines.iter().filter(|line| *line == "end").count(), 3);
     assert_eq!(watch.n_bytes as usize, size + 21 + 2);
-    // The reference client's layout.
+    // The layout of Hugging Face's own client.
     let branch = fs::read_to_string(setup.repo_dir().join("refs/main")).unwrap();
     assert_eq!(branch, commit);
 
@@ -185,7 +185,7 @@ fn what_was_cut_is_not_in_the_model_and_is_finished_later() {
     }
     assert_eq!(setup.visible(), ["config.json", "tokenizer.json"]);
     assert!(!setup.repo_dir().join("refs/main").exists());
-    // Without network such a model is no model.
+    // Without network such a model is not available.
     let offline = setup.hub(&[("HF_HUB_OFFLINE", "1")]);
     offline.fetch(&name, &mut Silent).unwrap_err();
 
@@ -312,7 +312,7 @@ fn offline_says_what_to_fetch_and_where_to_put_it() {
     }
     assert_eq!(setup.paths(), [""; 0]);
 
-    // It does as it says, and names only what is still missing.
+    // It works as described, and then only what is still missing is named.
     fs::create_dir_all(&dir).unwrap();
     fs::write(dir.join("config.json"), "{}").unwrap();
     let error = hub.fetch(&name, &mut Silent).unwrap_err().to_string();
@@ -336,7 +336,7 @@ fn cached_files_are_used_while_hugging_face_is_down() {
     let other: ModelName = "org/other".parse().unwrap();
     let error = hub.fetch(&other, &mut Silent).unwrap_err().to_string();
     assert!(error.contains("503") && error.contains("models--org--other"), "{error}");
-    // Nobody listens there.
+    // Nobody listens at this address.
     let nowhere = Hub::from_variables(|name| match name {
         "HF_HOME" => Some(setup.home.path().into()),
         "HF_ENDPOINT" => Some("http://127.0.0.1:1".into()),
@@ -398,7 +398,7 @@ fn an_export_of_all_policies_keeps_its_directories() {
     assert_eq!(offline.fetch(&"org/policies".parse().unwrap(), &mut Silent).unwrap(), snapshot);
 }
 
-/// All files below a directory, cache and all.
+/// All files below a directory, the cache included.
 fn below(dir: &Path) -> Vec<PathBuf> {
     let mut found = vec![];
     for entry in fs::read_dir(dir).unwrap() {
@@ -420,7 +420,7 @@ fn what_a_server_sends_never_becomes_a_path_elsewhere() {
             let inside = setup.repo_dir();
             setup.server.forge(what, way);
             match (what, setup.fetch(REPO)) {
-                // A file of another name is none that a model needs.
+                // A file with another name is not one that a model needs.
                 ("rfilename", found) => drop(found.unwrap()),
                 (_, found) => {
                     let error = found.unwrap_err().to_string();
@@ -438,7 +438,7 @@ fn what_a_server_sends_never_becomes_a_path_elsewhere() {
             assert_eq!(first_value(&setup.fetch(REPO).unwrap().dir), 1.5);
         }
     }
-    // In an export, whose files are taken by their folder.
+    // In an export, where files are selected by folder.
     let setup = Setup::new();
     for name in ["policy/../../../pwned", "base//pwned", "policy/..", "base/"] {
         let files: [(&str, &[u8]); 3] = [
@@ -459,7 +459,7 @@ fn unusable_answers_are_errors() {
         ("location", "", "redirect has no target"),
         ("location", "ftp://127.0.0.1/x", "config.json"),
         ("location", "http://", "config.json"),
-        // To itself, for ever.
+        // To itself, endlessly.
         ("location", "/org/small-model/resolve/main/config.json", "config.json"),
         ("content-range", "bytes 0-0/*", "Content-Range"),
         ("content-range", "bytes 0-0/-1", "Content-Range"),
@@ -474,7 +474,7 @@ fn unusable_answers_are_errors() {
         assert!(error.contains(REPO) && error.contains(words), "{what}: {value}: {error}");
         assert_eq!(setup.visible(), [""; 0]);
     }
-    // A length that is not the file's: what came is not believed.
+    // A length other than the file's: the download is discarded.
     let setup = Setup::new();
     setup.server.forge("content-range", "bytes 0-0/7");
     assert!(setup.message(REPO).contains("bytes instead of 7"));

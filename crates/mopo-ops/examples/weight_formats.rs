@@ -1,4 +1,5 @@
-//! Prints what a product with a weight takes in each format, in milliseconds (median of 9), on flex:
+//! Prints the time of a product with a weight in each format, in milliseconds (median of 9), on
+//! flex:
 //! `cargo run --release -p mopo-ops --features flex --example weight_formats [INPUTS OUTPUTS]`
 
 use std::time::Instant;
@@ -7,7 +8,7 @@ use burn::backend::Flex;
 use burn::tensor::{DType, Distribution, Tensor};
 use mopo_ops::{FusedBackend, Init, Matrix, QuantFormat, QuantisedData};
 
-/// Lines of the other factor: generation with one and with eight rows, a short and a long batch.
+/// Rows of the other factor: generation with one and with eight rows, a short and a long batch.
 const LINES: [usize; 4] = [1, 8, 64, 512];
 
 fn median_ms(mut run: impl FnMut()) -> f64 {

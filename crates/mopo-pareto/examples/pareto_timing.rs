@@ -1,6 +1,7 @@
-//! Times the Pareto tools for `cargo xtask bench pareto`, as tests/moocore/moocore_timing.py does
-//! moocore. Its argument is the folder with the point sets; a request per line on the standard
-//! input (operation, points, second set), an answer per line (seconds per call, then the values).
+//! Times the Pareto tools for `cargo xtask bench pareto`, as tests/moocore/moocore_timing.py times
+//! moocore. Its argument is the folder with the point sets; standard input has one request per line
+//! (operation, points, second set), and each answer is one line (seconds per call, then the
+//! values).
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -14,7 +15,7 @@ use mopo_pareto::{
     non_dominated_sort,
 };
 
-/// Seconds for the calls of one answer, as in moocore_timing.py.
+/// Minimum time for the calls of one answer, as in moocore_timing.py.
 const SHORTEST: f64 = 0.02;
 
 type AnyError = Box<dyn std::error::Error>;

@@ -1,4 +1,4 @@
-//! Draws a chart of made-up numbers, to look at what the panels can show:
+//! Draws a chart of made-up numbers, to see what panels can show:
 //! `cargo run -p mopo-report --example chart -- DIRECTORY` writes chart.svg and chart.png there.
 
 use std::path::Path;
@@ -184,7 +184,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let figure = chart_figure(&chart)?;
     std::fs::write(dir.join("chart.svg"), &figure.svg)?;
     std::fs::write(dir.join("chart.png"), figure.to_png(2.0)?)?;
-    // The same in one column fewer, and a panel on its own, as papers and pages have them.
+    // The same in one column fewer, and a panel on its own, as in papers and pages.
     let two = chart_figure(&Chart { columns: 2, ..chart.clone() })?;
     std::fs::write(dir.join("chart-2-columns.png"), two.to_png(2.0)?)?;
     let one = Chart { panels: chart.panels[3..4].to_vec(), ..chart };

@@ -1,4 +1,4 @@
-//! Writes reports of made-up policies, to look at the figures and the page without training
+//! Writes reports of made-up policies, to see the figures and the page without training
 //! anything: `cargo run -p mopo-report --example synthetic_report -- DIRECTORY`.
 
 use std::path::Path;

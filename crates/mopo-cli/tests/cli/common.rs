@@ -54,7 +54,7 @@ pub(crate) fn succeed(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Runs it, expects a plain failure, and gives what it said.
+/// Runs it, expects an ordinary failure, and returns its error output.
 pub(crate) fn fail(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let said = stderr(&output);

@@ -65,13 +65,13 @@ fn the_cache_is_where_it_is_asked_to_be() {
         assert!(output.status.success(), "{said}");
         said.lines().filter(|l| l.contains("pairs from the cache")).map(String::from).collect()
     };
-    // Beside the run, and the next run there finds it.
+    // Next to the run, where the next run finds it.
     let first: Vec<String> = train(&mut short("runs/a"));
     assert!(first.len() == 2 && first.iter().all(|l| l.contains(": 0 of ")), "{first:?}");
     assert!(at("runs/.cache/log_probs").is_dir());
     let second: Vec<String> = train(&mut short("runs/b"));
     assert!(second.iter().all(|l| l.ends_with(" 0 computed")), "{second:?}");
-    // By flag, by environment (the flag is the stronger), and not at all.
+    // By flag, by environment (the flag takes precedence), and disabled.
     train(short("c/run").arg("--cache").arg(at("by-flag")).env("MOPO_CACHE", at("unused")));
     train(short("d/run").env("MOPO_CACHE", at("by-environment")));
     let none: Vec<String> = train(short("e/run").arg("--no-cache").env("MOPO_CACHE", at("unused")));
@@ -84,7 +84,7 @@ fn the_cache_is_where_it_is_asked_to_be() {
         let read = |run: &str| fs::read(at(run).join(file)).unwrap();
         assert!(read("runs/a") == read("runs/b") && read("runs/a") == read("e/run"), "{file}");
     }
-    // Runs do not take it for one of them.
+    // The cache is not taken for a run.
     let said = succeed(mopo(&["pareto"]).current_dir(dir.path()));
     assert!(said.contains("front.svg"), "{said}");
 }

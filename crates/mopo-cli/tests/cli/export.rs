@@ -13,7 +13,7 @@ fn export(source: &Path, out: &Path, extra: &[&str]) -> std::process::Command {
     command
 }
 
-/// The greedy response of a model or policy, 16 tokens at most.
+/// The greedy response of a model or policy, at most 16 tokens.
 fn ask(model: &Path, extra: &[&str]) -> String {
     ask_for(16, model, extra)
 }
@@ -69,7 +69,7 @@ fn exports_say_what_the_run_says() {
     let end = config["eos_token_id"].as_u64().unwrap();
     assert!(end < config["vocab_size"].as_u64().unwrap());
 
-    // All of them, and one of all of them.
+    // All policies, and one from that export.
     let all = at("all");
     succeed(&mut export(&run, &all, &[]));
     let files = ["base", "generation_config.json", "policy", "tokenizer.json"];
@@ -88,7 +88,7 @@ fn exports_say_what_the_run_says() {
     let config = fs::read_to_string(at("half").join("config.json")).unwrap();
     assert!(config.contains("bfloat16"), "{config}");
 
-    // What is there is not overwritten, except an earlier export where that is asked for.
+    // Existing files are not overwritten, except an earlier export on request.
     let before = fs::read(one.join("model.safetensors")).unwrap();
     let said = fail(&mut export(&run, &one, &["--policy", "helpful"]));
     assert!(said.contains("not empty") && said.contains("--force"), "{said}");
@@ -102,7 +102,7 @@ fn exports_say_what_the_run_says() {
     let said = fail(&mut export(&run, &run, &["--force"]));
     assert!(said.contains("not part of an export"), "{said}");
 
-    // Wrong names, and what holds no policies.
+    // Wrong names, and directories without policies.
     let nowhere = at("nowhere");
     let said = fail(&mut export(&run, &nowhere, &["--policy", "kind"]));
     assert!(said.contains("helpful, harmless, humor"), "{said}");
@@ -113,7 +113,8 @@ fn exports_say_what_the_run_says() {
     fs::remove_file(all.join("base/config.json")).unwrap();
     let said = fail(&mut export(&all, &nowhere, &[]));
     assert!(said.contains("base model"), "{said}");
-    // A damaged file stops it half way: nothing is left, hidden or not (but the cache of the runs).
+    // A damaged file stops the export halfway: nothing is left, hidden or not (except for the cache
+    // of the runs).
     fs::write(run.join("policy/heads.safetensors"), "cut").unwrap();
     let said = fail(&mut export(&run, &nowhere, &["--policy", "helpful"]));
     assert!(said.contains("heads.safetensors"), "{said}");
@@ -122,7 +123,7 @@ fn exports_say_what_the_run_says() {
     plain_models(&at("by-index"));
 }
 
-/// `generate` on a Hugging Face model directory: its own settings, and what is wrong with them.
+/// `generate` on a Hugging Face model directory: its own settings, and errors in them.
 fn plain_models(hub: &Path) {
     let file = hub.join("generation_config.json");
     let mut generate = mopo(&["generate"]);
@@ -133,7 +134,7 @@ fn plain_models(hub: &Path) {
     assert!(output.status.success(), "{}", stderr(&output));
     let said = stderr(&output);
     assert!(said.contains("repetition_penalty: 1.5") && said.contains("generation_config.json"));
-    // Greedy, and of three tokens: so is the file.
+    // Greedy, with three tokens, as in the file.
     let three = ask_for(3, hub, &[]);
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(said.split_once('→').unwrap().1.trim_end(), three);

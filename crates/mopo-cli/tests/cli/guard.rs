@@ -12,7 +12,7 @@ fn quietly(command: &mut Command) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// Waits until that is so.
+/// Waits until `is_so` holds.
 fn until(what: &str, is_so: impl Fn() -> bool) {
     let patience = Instant::now();
     while !is_so() {
@@ -91,7 +91,7 @@ fn what_was_trained_stays_whatever_fails() {
     assert_eq!(status.code(), Some(1));
     assert!(run.join("kept").read_dir().unwrap().count() > 0);
     assert!(fs::metadata(run.join("metrics.jsonl")).unwrap().len() > 0);
-    // What had not begun to be anything goes.
+    // A run without any data yet is removed.
     let other = dir.path().join("other");
     let said = fail(tiny(&other).args(["--set", "policies=[\"wise\"]"]));
     assert!(said.contains("wise") && !other.exists(), "{said}");
@@ -151,14 +151,14 @@ fn every_command_knows_a_run_again() {
             assert!(said.contains(word), "{command:?}: {said}");
         }
     }
-    // Results of another training are not this run's.
+    // Results of another training do not belong to this run.
     let other = dir.path().join("retrained");
     succeed(tiny(&other).args(["--no-cache", "--set", "training.steps=5"]));
     succeed(Command::new("cp").arg("-r").args([&run.join("pareto"), &other.join("pareto")]));
     let said = fail(mopo(&["report"]).arg(&other).arg("--out").arg(&out));
     assert!(said.contains("policy/") && said.contains("mopo pareto"), "{said}");
 
-    // Defaults of the evaluation may be edited, and removed weights hinder no report.
+    // Defaults of the evaluation may be edited, and missing weights do not prevent a report.
     let text = fs::read_to_string(run.join("config.toml")).unwrap();
     assert!(text.contains("mixture_steps = 2"));
     fs::write(run.join("config.toml"), text.replace("mixture_steps = 2", "mixture_steps = 0"))

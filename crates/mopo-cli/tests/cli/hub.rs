@@ -8,7 +8,7 @@ use mopo_testkit::LoopbackHub;
 
 use crate::common::{TINY, fail, mopo, succeed, tiny};
 
-/// Publishes all files of a directory and of those in it.
+/// Publishes all files below a directory.
 pub(crate) fn publish(server: &LoopbackHub, repo: &str, dir: &Path) -> String {
     let mut files = vec![];
     for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
@@ -60,7 +60,7 @@ fn generate_export_and_train_take_a_name() {
         fs::read(at("one/model.safetensors")).unwrap()
     );
 
-    // A run on it: pinned in its configuration, and the tokenizer comes along.
+    // A run on it: its configuration has the commit, and the tokenizer comes along.
     let mut train = run(&["train", "demo", "--model", "me/one", "--out", "second"]);
     for set in
         TINY.iter().filter(|set| !set.starts_with("model.") && !set.starts_with("tokenizer."))
@@ -76,7 +76,7 @@ fn generate_export_and_train_take_a_name() {
         fs::read(at("one/tokenizer.json")).unwrap()
     );
 
-    // What is in the cache needs no network; what is not says what to do.
+    // Cached files need no network; for others the error says what to do.
     let mut offline = run(&[&["generate", "me/one"][..], &ask].concat());
     assert_eq!(succeed(offline.env("HF_HUB_OFFLINE", "1")), expected);
     let mut offline = run(&[&["train", "--model", "me/other"][..]].concat());

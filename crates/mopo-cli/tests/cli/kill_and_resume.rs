@@ -1,4 +1,4 @@
-//! A run that is killed and resumed ends as one that was not; and what comes after training.
+//! A killed and resumed run ends like an uninterrupted one; and what comes after training.
 
 use std::fs;
 use std::path::Path;
@@ -67,7 +67,7 @@ fn killed_runs_end_at_the_same_bits() {
     succeed(&mut resume(&cut));
     assert_same_run(&whole, &cut);
 
-    // Resuming what is finished changes nothing and says so.
+    // Resuming a finished run changes nothing and says so.
     let said = succeed(&mut resume(&cut));
     assert!(said.contains("already finished"), "{said}");
 
@@ -101,8 +101,9 @@ fn a_full_disk_is_an_error_and_the_run_resumes_afterwards() {
     let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
     succeed(&mut tiny(&whole));
 
-    // A limit on file size, its signal ignored, fails writes as a full disk does. The limit, in
-    // blocks of 512 bytes, lets the data through and stops the growing metrics or a checkpoint.
+    // A limit on file size, with its signal ignored, makes writes fail as on a full disk. The
+    // limit, in blocks of 512 bytes, is large enough for the data but not for the growing metrics
+    // or a checkpoint.
     let data = ["data/train.jsonl", "data/heldout.jsonl", "tokenizer.json"]
         .map(|f| fs::metadata(whole.join(f)).unwrap().len());
     let metrics = fs::metadata(whole.join("metrics.jsonl")).unwrap().len();

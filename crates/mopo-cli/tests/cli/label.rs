@@ -43,7 +43,7 @@ fn same(dir: &Path, one: &str, other: &str) {
 
 #[test]
 fn killed_resumed_sharded_and_merged_labels_are_the_same_bytes() {
-    // Enough pairs that a debug build has work left after its first part.
+    // Enough pairs that a debug build still has work after its first part.
     let (_tmp, dir) = folder(3000);
     let said = succeed(&mut label(&dir, "whole.jsonl", &[]));
     for part in ["disagreement", "helpful", "brief", "careful", "std. dev.", "ties"] {
@@ -79,7 +79,7 @@ fn killed_resumed_sharded_and_merged_labels_are_the_same_bytes() {
     succeed(&mut merge(&["3.shard", "1.shard", "2.shard"]));
     same(&dir, "whole.jsonl", "merged.jsonl");
 
-    // The same rewards by name, but another list of words: another labelling.
+    // The same rewards by name, but with another list of words: another labelling.
     fs::write(dir.join("words.txt"), "never\n").unwrap();
     succeed(&mut label(&dir, "2.shard", &["--shard", "2/3", "--force"]));
     let said = fail(merge(&["1.shard", "2.shard", "3.shard"]).arg("--force"));
@@ -104,7 +104,7 @@ fn a_labelled_set_is_one_to_train_on_and_labels_can_be_kept() {
         for k in 0..3 {
             assert_eq!(kept[i]["indicators"][k], before[i]["indicators"][k]);
         }
-        // The demo's own reward is the truth, so its scores are those that the set had.
+        // The demo's own reward is the ground truth, so its scores equal those of the set.
         assert_eq!(new[i]["scores"]["first"][0], before[i]["scores"]["first"][0]);
         assert_eq!(kept[i]["scores"]["second"][1], before[i]["scores"]["second"][1]);
     }
@@ -114,7 +114,7 @@ fn a_labelled_set_is_one_to_train_on_and_labels_can_be_kept() {
     assert_eq!(helpful["kept"]["agree"], helpful["kept"]["decided"]);
     assert_eq!(helpful["scores"]["n"], 2 * (before.len() - 1));
 
-    // Straight from a source: the same set, so the same bytes.
+    // Directly from a source: the same set, so the same bytes.
     let args = ["label", "--config", "demo.toml", "--rewards", "rewards.toml", "--out", "d.jsonl"];
     succeed(mopo(&args).current_dir(&dir));
     same(&dir, "new.jsonl", "d.jsonl");

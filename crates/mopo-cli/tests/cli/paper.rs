@@ -1,5 +1,5 @@
-//! The paper's protocol from data to page, by the commands of docs/paper.md: the public models' names are
-//! served by a hub on the loopback device, with tiny random models behind them.
+//! The paper's protocol from data to page, with the commands of docs/paper.md: a server on the
+//! loopback device has tiny random models under the names of the public ones.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -29,7 +29,7 @@ const TINY: &[&str] = &[
     "evaluation.mixture_steps=2",
 ];
 
-/// Public name, and the random model of its architecture that replaces it.
+/// A public name, and the random model of the same architecture behind it.
 const MODELS: &[(&str, &str)] = &[
     ("Ray2333/gpt2-large-helpful-reward_model", "gpt2"),
     ("Ray2333/gpt2-large-harmless-reward_model", "gpt2-shards"),
@@ -44,7 +44,7 @@ struct Place {
 }
 
 impl Place {
-    /// A hub with the public names, and a folder to work in.
+    /// A server with the public names, and a working directory.
     fn new() -> Self {
         let place = Self { dir: tempfile::tempdir().unwrap(), server: LoopbackHub::start() };
         let fixtures =

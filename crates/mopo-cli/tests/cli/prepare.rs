@@ -36,7 +36,7 @@ fn every_source_becomes_a_prepared_set() {
         let set = PreparedSet::read(&out).unwrap();
         assert_eq!(set.header.objectives.len(), *n_objectives, "{source}");
         assert_eq!(set.header.sources[0].path, format!("fixtures/{file}"));
-        // The printed section alone is a configuration for --config.
+        // The printed section on its own works with --config.
         let section = dir.path().join("section.toml");
         fs::write(&section, succeed(&mut mopo(&["config", source]))).unwrap();
         let before = fs::read(&out).unwrap();

@@ -1,4 +1,4 @@
-//! Results of runs on one page, and what keeps runs from being compared.
+//! Results of runs on one page, and runs that cannot be compared.
 
 use std::fs;
 
@@ -62,7 +62,7 @@ fn runs_are_compared_on_the_same_prompts_and_refused_on_others() {
         assert!(fs::metadata(at("runs/report").join(file)).unwrap().len() > 0, "{file}");
     }
 
-    // A single run, with metrics that are no JSON in part.
+    // A single run, some of whose metrics are not JSON.
     let metrics = fs::read_to_string(at("dpo/metrics.jsonl")).unwrap();
     fs::write(at("dpo/metrics.jsonl"), format!("{{\"step\": 1, \"loss\": NaN}}\n{metrics}"))
         .unwrap();

@@ -55,7 +55,7 @@ save_steps = 3
 save_total_limit = 2
 "#;
 
-/// Texts of two kinds, told apart by a word: written here.
+/// Texts of two kinds that differ in one word.
 fn texts(n: usize) -> String {
     let mut csv = String::from("text,kind\n");
     for i in 0..n {
@@ -79,7 +79,7 @@ fn pairs(dir: &Path, out: &str) -> Command {
     command
 }
 
-/// The preset of humor on texts that are told apart by a word.
+/// The preset `humor` on texts that differ in one word.
 fn humor(dir: &Path, out: &str) -> Command {
     write(dir, "texts.csv", &texts(120));
     let mut command = mopo(&["reward", "train", "humor", "--data", "texts.csv", "--out", out]);
@@ -125,7 +125,7 @@ fn a_killed_training_ends_at_the_same_bits() {
     }
     assert!(succeed(&mut resume()).contains("nothing to do"));
 
-    // No prompt is on two sides.
+    // No prompt is in two parts.
     let mut sides = std::collections::BTreeMap::new();
     for side in ["train", "validation", "heldout"] {
         let text = fs::read_to_string(whole.join(format!("data/{side}.jsonl"))).unwrap();
@@ -187,7 +187,7 @@ fn trained_models_label_and_transformers_agrees() {
     let labelled = [("humor", "pairs"), ("sunny", "texts")].map(|(objective, run)| {
         (objective, run, label(dir.path(), objective, &format!("{run}/model")))
     });
-    // Going on from a model of a directory.
+    // Training starts from a model directory.
     let mut again = pairs(dir.path(), "again");
     let config = PAIRS.replace("[tokenizer]\nvocab_size = 300\n", "");
     let (head, tail) = config.split_once("[model.gpt2]").unwrap();
@@ -244,7 +244,7 @@ fn wrong_input_is_refused_and_leaves_nothing() {
         let left = fs::read_dir(dir.join("runs/rewards")).map_or(0, |entries| entries.count());
         assert_eq!(left, 0, "{args:?} left a run behind");
     }
-    // Runs of one kind are no runs of the other.
+    // Runs of one kind are refused by commands for the other.
     succeed(&mut pairs(dir, "rewards"));
     succeed(&mut tiny(&dir.join("policies")));
     for (args, expected) in [

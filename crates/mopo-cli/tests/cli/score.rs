@@ -17,11 +17,11 @@ fn read_json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// How the fixture is asked, in the words of a configuration.
+/// The fixture's settings, as in a configuration.
 const GPT2: &str = "kind = 'model'\ntext = '{prompt}{response}'\npooling = 'last_token'\nlabel = 0\n\
                     max_length = 128\ntruncation_side = 'right'\n";
 
-/// A folder with a reward's file and texts, and what their scores are.
+/// A folder with a reward file and texts, and their scores.
 fn folder() -> (tempfile::TempDir, Vec<f64>) {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("reward.toml"), format!("name = 'kind'\n{GPT2}")).unwrap();
@@ -62,7 +62,7 @@ fn texts_come_back_with_the_scores_of_transformers() {
     assert_eq!((&scored["name"], scored["sha256"].as_str().unwrap().len()), (&json!("kind"), 64));
     assert_eq!(scored["reward"]["kind"], "model");
 
-    // Something is there: it stays, or is replaced on demand; scores of other rewards stay.
+    // An existing file stays, or is replaced on request; scores of other rewards stay.
     let said = fail(&mut score(dir, &["--reward", "reward.toml", "texts.jsonl"]));
     assert!(said.contains("scores.jsonl exists; replace it with --force"), "{said}");
     fs::write(dir.join("length.toml"), "kind = 'length'").unwrap();
@@ -109,7 +109,7 @@ fn what_cannot_be_scored_is_named_and_nothing_is_written() {
             written.filter(|n| n.to_string_lossy().starts_with("scores")).collect();
         assert!(written.is_empty(), "{args:?}: {written:?}");
     }
-    // A model that is nowhere: what to fetch.
+    // A missing model: the error says what to download.
     let mut command =
         mopo(&["score", "--reward", "hh-helpful", "texts.jsonl", "--out", "scores.jsonl"]);
     let said = fail(command.current_dir(dir).env("HF_HUB_OFFLINE", "1"));
@@ -179,7 +179,7 @@ fn a_model_labels_pairs_and_is_the_axis_of_a_front() {
     let report = fs::read_to_string(at("run/pareto/report.json")).unwrap();
     assert!(report.contains("last_token") && report.contains("\"kind\""), "{report}");
 
-    // A wrong one is found before anything is generated.
+    // A wrong one is found before generation.
     let wrong = axes.replace("kind = 'model',", "kind = 'model', preset = 'nothing',");
     fs::write(at("run/config.toml"), format!("{}{wrong}{rest}", &config[..position])).unwrap();
     let said = fail(mopo(&["pareto"]).arg(at("run")));

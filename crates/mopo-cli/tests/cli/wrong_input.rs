@@ -57,8 +57,8 @@ fn devices() {
         let said = fail(&mut mopo(&["train", "--device", "ndarray"]));
         assert!(said.contains("--features ndarray"), "{said}");
     }
-    // Without the feature, and with it but without a driver, CUDA is an error with a remedy. Where
-    // there is a device this test has nothing to say.
+    // Without the feature, and with it but without a driver, CUDA is an error with a remedy. With a
+    // device this test has nothing to check.
     if cfg!(not(feature = "cuda")) || !Path::new("/dev/nvidia0").exists() {
         let said = fail(&mut mopo(&["train", "--device", "cuda"]));
         assert!(said.contains("--device flex"), "{said}");

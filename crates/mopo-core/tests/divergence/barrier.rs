@@ -36,7 +36,7 @@ fn with_a_barrier_the_worlds_look_different_and_the_mixture_is_exact_in_both() {
 
 #[test]
 fn the_examples_optima_are_optimal() {
-    // On a grid over the simplex no policy is better, whatever the divergence.
+    // No policy on a grid over the simplex is better, whatever the divergence.
     const STEPS: usize = 60;
     let uniform = [1.0 / 3.0; 3];
     let log_uniform = uniform.map(f64::ln);

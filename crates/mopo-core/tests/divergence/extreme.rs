@@ -82,11 +82,11 @@ fn a_zero_of_the_reference_or_of_a_policy_stays() {
         let found = mix(divergence, &[&first, &second], &reference, &[0.6, 0.4]).unwrap();
         assert_eq!((found[0], found[2]), (NEVER, NEVER), "{divergence}");
         assert!((total(&found) - 1.0).abs() < 1e-14);
-        // Without weight the second policy's zero says nothing.
+        // Without weight the second policy's zero has no effect.
         let found = mix(divergence, &[&first, &second], &reference, &[1.0, 0.0]).unwrap();
         assert!(found[0] == NEVER && found[2] > -3.0, "{divergence}: {found:?}");
         assert!((total(&found) - 1.0).abs() < 1e-14);
-        // Nor does a zero that both have, and the only action left has all.
+        // Nor does a zero that both have; the only remaining action gets all probability.
         let alone = mix(divergence, &[&second, &second], &reference, &[0.5, 0.5]).unwrap();
         assert_eq!(alone, second);
         let corner = [NEVER, 0.0, NEVER, NEVER];
@@ -112,7 +112,7 @@ fn a_reference_below_the_smallest_number_keeps_its_ratios() {
 
 #[test]
 fn logarithms_and_plain_numbers_agree_where_both_work() {
-    // The reference's first action switches to logarithms between these two, and is worth nothing.
+    // Between these two, the reference's first action switches to logarithms; it has no reward.
     for divergence in mixable() {
         let solve = |logit: f64| {
             let reference = log_softmax(&[logit, 0.3, -1.0, -4.0]);
@@ -124,7 +124,7 @@ fn logarithms_and_plain_numbers_agree_where_both_work() {
         assert_close(&plain[1..], &logs[1..], 1e-13, &format!("{divergence}"));
         assert!((plain[0] - logs[0] - 20.0).abs() < 1e-10, "{divergence}");
 
-        // And between them for the policies' ratios: Δ is then known by its logarithm only.
+        // And between these, the policies' ratios: then only the logarithm of Δ is known.
         let solve = |logit: f64| {
             let reference = log_softmax(&[0.0, 0.3, -1.0, -4.0]);
             let first = log_softmax(&[logit, 0.0, 2.0, 1.0]);
@@ -140,7 +140,7 @@ fn logarithms_and_plain_numbers_agree_where_both_work() {
 #[test]
 fn a_large_vocabulary_is_mixed() {
     const N: usize = 51_200;
-    // A fixed sequence without a generator: three unlike policies, f32 like a model's.
+    // A fixed sequence without a generator: three different policies, in f32 like a model's.
     let table = |k: usize| {
         let logit = |i: usize| f64::from((((i * (2 * k + 7)) % 1009) as f32 * 0.37).sin() * 6.0);
         log_softmax(&(0..N).map(logit).collect::<Vec<_>>())

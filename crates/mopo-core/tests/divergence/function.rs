@@ -36,7 +36,7 @@ proptest! {
         if divergence == TotalVariation {
             return Ok(());
         }
-        // Chi-squared's f' no longer sees so small a u.
+        // Chi-squared's f' cannot represent so small a u.
         let log_u = if divergence == ChiSquared { log_u.max(-8.0) } else { log_u };
         let v = divergence.derivative_at_log(log_u);
         let found = divergence.log_inverse_derivative(v).unwrap();

@@ -44,7 +44,7 @@ fn problems() -> impl Strategy<Value = Problem> {
     })
 }
 
-/// The optimum of E\[r\] − τ D_f by bisection for λ, from `inverse_derivative` alone.
+/// The optimum of E\[r\] − τ D_f by bisection for λ, using only `inverse_derivative`.
 fn solve_plainly(divergence: Divergence, reference: &[f64], rewards: &[f64], tau: f64) -> Vec<f64> {
     let log_ratio = |lambda: f64, reward: &f64| {
         // Out of range above: λ is too small.
@@ -60,7 +60,7 @@ fn solve_plainly(divergence: Divergence, reference: &[f64], rewards: &[f64], tau
         if mass(lambda) > 1.0 { low = lambda } else { high = lambda }
     }
     let logs = reference.iter().zip(rewards).map(|(p, reward)| p + log_ratio(high, reward));
-    // λ is known to rounding only.
+    // λ is only known up to rounding.
     log_softmax(&logs.collect::<Vec<_>>())
 }
 
@@ -84,7 +84,7 @@ proptest! {
 
     #[test]
     fn the_mixture_is_stationary(problem in problems(), k_logits in 0.1..8.0f64) {
-        // Any policies, not only those that are optimal for some small reward.
+        // Any policies, not only optimal ones for some small reward.
         let policies: Vec<Vec<f64>> = problem
             .rewards
             .iter()
@@ -154,7 +154,7 @@ proptest! {
                 mix(divergence, &slices(&equal), &problem.reference, &problem.weights).unwrap();
             prop_assert_eq!(&found, &policies[0]);
 
-            // Nearly so: the equation's own solution, not the exception for equal ones.
+            // Nearly equal: solved by the equation, not by the exception for equal policies.
             let nudged: Vec<Vec<f64>> = equal
                 .iter()
                 .enumerate()

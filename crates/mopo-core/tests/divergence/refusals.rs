@@ -37,7 +37,7 @@ fn wrong_input_is_named() {
     }
     let error = mix(Divergence::Alpha(1.5), &two, &uniform, &[0.5, 0.5]).unwrap_err().to_string();
     assert!(error.contains("alpha:1.5") && error.contains("between 0 and 1"), "{error}");
-    // What an f32 softmax and f32 weights leave open is let through.
+    // The rounding of an f32 softmax and of f32 weights is accepted.
     let nearly = uniform.map(|log| log + 3e-5);
     mix(Divergence::ForwardKl, &[&nearly, &uniform], &uniform, &[0.3, 0.7 + 3e-8]).unwrap();
 }

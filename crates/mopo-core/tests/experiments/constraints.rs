@@ -27,7 +27,7 @@ fn a_confidence_of_95_percent_keeps_violations_below_5_percent_from_1000_respons
         assert!(bound.violation_rate_attainable <= 0.05, "{bound:?}");
         assert!(naive.violation_rate > 0.3, "{naive:?}");
         assert!(bound.mean_slack > naive.mean_slack);
-        // What the safety costs.
+        // The cost of safety.
         assert!(bound.mean_primary < naive.mean_primary);
     }
     // With more data less of the primary is given up, and fewer runs have no answer.
@@ -48,8 +48,8 @@ fn with_few_responses_the_naive_policy_is_mostly_wrong_and_the_bound_says_that_i
 
 #[test]
 fn every_drawn_bandit_is_solved_or_refused() {
-    // No ball: the exact solver alone, on constraints that often nearly exclude each other. It once
-    // gave up on one of these, a multiplier at 0 being pushed below by the others.
+    // Without a ball: only the exact solver, on constraints that often nearly exclude each other.
+    // It once gave up on one of these, because the others pushed a multiplier at 0 below it.
     for n_objectives in [3, 4, 5] {
         let settings = ConstraintSettings {
             n_objectives,

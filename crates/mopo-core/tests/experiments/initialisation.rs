@@ -31,7 +31,7 @@ fn the_front_tells_which_starts_can_be_kept_and_where_they_land() {
         assert!(predicted.0 >= s.threshold && apart(predicted, exact) < 0.01, "{s:?}");
         assert!(apart(s.learned, exact) < 2e-3, "{s:?}");
         assert!(!s.at_cap && (s.lambda - s.exact_lambda.unwrap()).abs() < 0.1, "{s:?}");
-        // A start policy below the front is improved on without loss on the secondary.
+        // A start policy below the front is improved without loss on the secondary.
         assert!(exact.1 >= s.start_primary.unwrap() - 1e-9, "{s:?}");
     }
     for s in beyond {
@@ -39,8 +39,8 @@ fn the_front_tells_which_starts_can_be_kept_and_where_they_land() {
         assert!(s.at_cap && s.learned.0 < s.threshold, "{s:?}");
     }
 
-    // Three objectives: what the front accepts can be met; what it refuses cannot, but for the
-    // spacing of its points.
+    // Three objectives: what the front accepts can be met; what it refuses cannot, except within
+    // the spacing of its points.
     let count = |each: bool, together: bool, feasible: bool| {
         let of = |v: &&_| {
             let v: &mopo_core::bandit::experiments::VectorRow = v;
@@ -52,12 +52,12 @@ fn the_front_tells_which_starts_can_be_kept_and_where_they_land() {
     assert_eq!(n, 600);
     assert_eq!(count(true, true, false), 0);
     assert!(count(true, true, true) > n / 2);
-    // The index alone is not enough.
+    // The indices are not sufficient.
     assert!(count(true, false, false) > n / 50);
     assert!(count(false, false, false) > n / 20);
     let refused = count(true, false, true) + count(false, false, true);
     assert!(refused < n / 50, "{refused} of {n}");
-    // The landing point is attainable, hence never better than the optimum.
+    // The end point is attainable, hence never better than the optimum.
     for v in &found.vectors {
         if let (Some(predicted), Some(exact)) = (v.predicted, v.exact) {
             assert!(predicted <= exact + 1e-9, "{v:?}");

@@ -1,4 +1,4 @@
-//! The synthetic experiments in small: what their pages claim, asserted.
+//! The synthetic experiments with small settings: what their pages claim.
 
 mod constraints;
 mod initialisation;

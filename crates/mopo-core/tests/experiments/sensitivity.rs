@@ -32,7 +32,8 @@ fn a_small_relaxation_gives_the_secondary_up_and_a_wide_ball_the_primary() {
             .unwrap()
     };
     assert_eq!(rows.len(), 6);
-    // A threshold that is cut at every refresh ends below where it began, and no longer binds.
+    // A threshold that is lowered at every refresh ends below its initial value, and no longer
+    // binds.
     for statistic in ["plain", "lower_bound"] {
         let (cut, kept) =
             (of(statistic, "confidence 0.95", 0.9), of(statistic, "confidence 0.95", 1.0));
@@ -42,12 +43,12 @@ fn a_small_relaxation_gives_the_secondary_up_and_a_wide_ball_the_primary() {
         assert!(cut.reward_1 > kept.reward_1);
         assert!(kept.largest_lambda < 2.0);
     }
-    // A threshold that follows the lower bound falls by the bound's distance at every refresh.
+    // A threshold that follows the lower bound falls by the distance of the bound at every refresh.
     let (plain, bound) =
         (of("plain", "confidence 0.95", 1.0), of("lower_bound", "confidence 0.95", 1.0));
     assert!(bound.threshold < plain.threshold - 0.01, "{plain:?} {bound:?}");
     assert!(bound.secondary < plain.secondary, "{plain:?} {bound:?}");
-    // With the wide ball λ rises until the end, and the secondary rules.
+    // With the wide ball λ rises until the end, and the secondary dominates.
     let wide = of("plain", "radius 0.15", 1.0);
     assert!(wide.lambda > 3.0 && wide.lambda == wide.largest_lambda, "{wide:?}");
     assert!(wide.reward_2 > wide.reward_1 && wide.secondary > wide.primary, "{wide:?}");

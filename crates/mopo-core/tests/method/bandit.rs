@@ -39,8 +39,8 @@ fn responses(problem: &serde_json::Value) -> (Vec<i32>, Vec<Vec<Option<f32>>>) {
     (found.iter().map(|t| t.0 as i32).collect(), rows)
 }
 
-/// Gradient descent on the cloning loss beside the multipliers' steps, full batch, reference
-/// fixed at the uniform distribution.
+/// Gradient descent on the cloning loss together with the multipliers' steps, full batch, with the
+/// uniform distribution as a fixed reference.
 fn learn(
     config: &MopoConfig,
     mut dual: DualState,
@@ -71,7 +71,7 @@ fn learn(
 fn config(tau: f64) -> MopoConfig {
     MopoConfig {
         tau,
-        // As good as none: it lowers the estimate by about √(2ε Var) = 0.001.
+        // Practically none: it lowers the estimate by about √(2ε Var) = 0.001.
         ball: mopo_core::Ball::Radius(1e-6),
         lambda_lr: 0.3,
         thresholds: ThresholdRule::Fixed,

@@ -2,7 +2,7 @@
 
 use mopo_core::{BatchStatistics, DualState, MopoConfig, ThresholdRule, ThresholdStatistic};
 
-/// Statistics of two objectives of which the second says this.
+/// Statistics of two objectives, with these values for the second.
 fn statistics(plain: f64, bound: f64, chi_gradient: f64) -> BatchStatistics {
     BatchStatistics {
         plain: vec![Some(0.9), Some(plain)],

@@ -78,7 +78,7 @@ fn the_independent_solver_found_the_same() {
     assert!(n > 40, "{n} problems");
 }
 
-/// A random problem whose thresholds are met by a policy that the test knows.
+/// A random problem with thresholds that a known policy meets.
 fn feasible_problems() -> impl Strategy<Value = TabularProblem> {
     (2_usize..=5, 1_usize..=3, 2_usize..=12, 0.01f64..2.0).prop_flat_map(
         |(n_objectives, n_contexts, n_actions, tau)| {
@@ -96,7 +96,7 @@ fn feasible_problems() -> impl Strategy<Value = TabularProblem> {
                 let mut problem = Vec::new();
                 for (weight, mut reference, preference, mut witness) in contexts {
                     reference[0] += 0.05;
-                    // Some actions are impossible, for the witness too.
+                    // Some actions are impossible, for the known policy too.
                     reference.iter_mut().skip(1).for_each(|r| {
                         if *r < 0.2 {
                             *r = 0.0
@@ -198,7 +198,7 @@ proptest! {
         let (reference, score): (Vec<f64>, Vec<f64>) =
             rows.iter().map(|r| (r.0 / total, r.1)).unzip();
         let normalised = log_weights(&reference, &score, tau);
-        // w = exp(s/τ − 1), as the paper has it.
+        // w = exp(s/τ − 1), as in the paper.
         let raw: Vec<f64> = score.iter().map(|s| s / tau - 1.0).collect();
         let mean: f64 = reference.iter().zip(&raw).map(|(r, w)| r * w.exp()).sum();
         for (n, w) in normalised.iter().zip(&raw) {
@@ -235,7 +235,7 @@ fn what_is_out_of_reach_is_named_with_the_best_there_is() {
         "{e}"
     );
     assert!((problem(vec![None; 3]).best_attainable(1, &[]).unwrap() - 0.6).abs() < 1e-15);
-    // An impossible action does not count.
+    // An impossible action has no effect.
     let e = single(vec![1.0, 1.0, 0.0], q.clone(), 0, 0.1, vec![None, None, Some(0.5)]).solve();
     assert!(matches!(e, Err(Error::Infeasible { attainable, .. }) if attainable == 0.3), "{e:?}");
 }
@@ -251,7 +251,7 @@ fn edges_end_without_nan_or_hanging() {
         let found = solve(vec![1.0; 3], &q, tau, Some(0.6)).unwrap();
         assert!(close(&found.policy[0], &[0.0, 1.0, 0.0], 1e-7), "τ {tau}: {found:?}");
         assert!(found.lambda[1].is_finite());
-        // A hair above is refused, a hair below is not.
+        // Slightly above is refused, slightly below is not.
         assert!(solve(vec![1.0; 3], &q, tau, Some(0.6 + 1e-9)).is_err());
         assert!(solve(vec![1.0; 3], &q, tau, Some(0.6 - 1e-9)).is_ok());
     }

@@ -49,7 +49,7 @@ proptest! {
             Ok(exact) if exact.lambda.iter().all(|l| *l < 49.0) => {
                 prop_assert!(found.kkt.stationarity < 1e-8, "{:?}", found.kkt);
                 for (k, b) in b.iter().enumerate().skip(1) {
-                    // λ may be a choice; what it attains is not.
+                    // λ may not be unique; what it attains is.
                     let attained = found.plain[k].unwrap();
                     prop_assert!((attained - exact.attained[k]).abs() < 1e-6, "{found:?} {exact:?}");
                     prop_assert_eq!(found.slack[k].unwrap(), found.lower_bound[k].unwrap() - b);
@@ -81,8 +81,8 @@ proptest! {
     }
 }
 
-/// What holds of every answer: it meets the conditions, or its residual is the largest violation of
-/// them and says that it does not.
+/// What holds for every answer: it meets the conditions, or its residual is the largest violation
+/// and says so.
 fn check(found: &ExactDual, problem: &DualProblem<'_>) -> Result<(), String> {
     let mut residual = 0.0f64;
     for k in 1..3 {
@@ -140,7 +140,7 @@ fn small_steps_of_algorithm_1_converge_there() {
     }
 }
 
-/// Random problems of the property above in bulk: all but very few are solved.
+/// The random problems of the property above, many of them: all but very few are solved.
 #[test]
 fn nearly_every_problem_is_solved() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
@@ -192,7 +192,7 @@ fn equal_labels_are_one_group_and_ratios_are_clipped() {
     let found = clipped.solve(&problem(1e9, &[0.0; 2], &[0.0; 2]));
     let e2 = 2f64.exp();
     assert!((found.plain[1].unwrap() - e2 / (1.0 + e2)).abs() < 1e-6);
-    // An objective without a label moves nothing.
+    // An objective without labels moves nothing.
     let found = groups.solve(&problem(0.1, &[0.9; 3], &[0.1; 3]));
     assert_eq!((found.lambda[2], found.slack[2], found.plain[2]), (0.0, None, None));
 }

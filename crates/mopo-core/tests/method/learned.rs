@@ -1,4 +1,4 @@
-//! What the experiments claim, on fewer settings: learned policies are the exact ones.
+//! What the experiments claim, for fewer settings: learned policies equal the exact ones.
 
 use mopo_core::bandit::experiments::{
     FrontMethod, FrontSettings, StructureSettings, fronts, shares, structures,
@@ -25,7 +25,7 @@ fn every_structure_is_learned_at_every_temperature_with_every_seed() {
             literal_worst = literal_worst.max(row.total_variation);
         }
     }
-    // The literal estimator is another policy where one action is in several comparisons.
+    // The literal estimator gives another policy if an action is in several comparisons.
     assert!(literal_worst > 0.2, "{literal_worst}");
     // The published outcomes, at the smallest τ.
     for row in rows.iter().filter(|r| r.estimator == "action" && r.tau == 0.02) {
@@ -39,7 +39,7 @@ fn every_structure_is_learned_at_every_temperature_with_every_seed() {
             assert!((learned - published).abs() < 0.02, "{row:?}");
         }
     }
-    // Where no threshold binds, a larger τ is closer to the uniform reference, without exception.
+    // Where no threshold binds, a larger τ is always closer to the uniform reference.
     for structure in Structure::ALL.into_iter().filter(|s| s.threshold().is_none()) {
         let mut previous = f64::INFINITY;
         for tau in &settings.taus {
@@ -100,7 +100,7 @@ fn mopo_covers_the_exact_front_and_dpo_does_not() {
 fn normalised_over_the_batch_lambda_answers_to_another_average() {
     let (set, tau) = (ToySet::B, 0.02);
     let [p, q] = set.preference();
-    // The true preferences as data: every cell once, which is the uniform reference.
+    // The true preferences as data: every cell once, which gives the uniform reference.
     let rows: Vec<Vec<Option<f32>>> =
         p.iter().zip(&q).map(|(p, q)| vec![Some(*p as f32), Some(*q as f32)]).collect();
     let groups = ResponseGroups::new(rows.iter().map(|r| (r.as_slice(), 0.0)), 5.0).unwrap();
@@ -116,7 +116,7 @@ fn normalised_over_the_batch_lambda_answers_to_another_average() {
             radius: &[0.0; 2],
             lambda_max: 1e3,
         });
-        // What the policy of that λ, normalised in each context, has of the secondary objective.
+        // The secondary objective of the policy with that λ, normalised in each context.
         let lambda = over_batch.lambda[1];
         let attained: f64 = p
             .chunks(ToySet::N_ACTIONS)
@@ -132,7 +132,7 @@ fn normalised_over_the_batch_lambda_answers_to_another_average() {
         // Over the batch the constraint holds …
         assert!((over_batch.plain[1].unwrap() - b).abs() < 1e-5, "{over_batch:?}");
         misses.push((attained - b).abs());
-        // … and prompt by prompt it does where it is solved so.
+        // … and with the solution by prompt it holds in each prompt.
         let exact = set.problem(0, tau, vec![None, Some(b)]).solve().unwrap();
         assert!((exact.attained[1] - b).abs() < 1e-7);
     }
@@ -155,7 +155,7 @@ fn the_toys_are_what_they_say() {
         for p in set.preference() {
             assert!((ToySet::mean(&p, &uniform) - 0.5).abs() < 1e-12);
         }
-        // Triplets and labels do not depend on what else is asked for.
+        // Triplets and labels do not depend on what else is requested.
         let one = set.sample(50, Labels::Sampled, &[1.0, 0.0], 3).unwrap();
         let two = set.sample(50, Labels::Sampled, &[1.0, 0.0, 0.5], 3).unwrap();
         let soft = set.sample(50, Labels::Probability, &[1.0, 0.0], 3).unwrap();

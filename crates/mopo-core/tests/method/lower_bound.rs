@@ -30,7 +30,7 @@ proptest! {
             let difference = (at(log_chi + 1e-5) - at(log_chi - 1e-5)) / 2e-5;
             let found = statistics.chi_gradient[k].unwrap();
             prop_assert!((found - difference).abs() < 2e-4, "{found} and {difference}");
-            // A bound it is: never above the plain estimate.
+            // It is a bound: never above the plain estimate.
             prop_assert!(at(log_chi) <= statistics.plain[k].unwrap() + 1e-4);
         }
     }
@@ -47,8 +47,8 @@ fn without_a_ball_and_with_a_large_chi_it_is_the_plain_estimate() {
     assert!((bound - plain).abs() < 2e-3 && plain > 0.1, "{bound} and {plain}");
 }
 
-/// Without a ball χ wants to grow for ever, and χ times the logarithm of an f32 mean near 1 is
-/// noise: the estimate must stay one wherever the steps lead.
+/// Without a ball χ grows without limit, and χ times the logarithm of an f32 mean near 1 is noise:
+/// the result must remain an estimate wherever the steps lead.
 #[test]
 fn stepping_chi_without_a_ball_never_leads_into_rounding_noise() {
     let config = MopoConfig { tau: 0.5, chi_lr: 1e9, lambda_lr: 0.0, ..MopoConfig::default() };

@@ -273,7 +273,7 @@ fn normalised_by_prompt_every_prompt_keeps_its_share() {
 fn prompts_in_blocks_are_prompts_by_membership() {
     let rows = all(&[vec![1.0, 0.0], vec![0.0, 1.0], vec![1.0, 1.0], vec![0.2, 0.4]]);
     let config = MopoConfig { tau: 0.05, ..MopoConfig::default() };
-    // A prompt far behind the other: its weights must not vanish.
+    // One prompt is far behind the other: its weights must not vanish.
     let dual = state(&config, 0, &[0.0, 90.0]);
     let policies = [PolicyDual { tau: config.tau, dual: &dual, radius: &[0.0; 2] }];
     let labels = ResponseLabels::<B>::from_rows(&rows, &device());

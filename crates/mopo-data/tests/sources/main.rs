@@ -1,5 +1,5 @@
-//! Every reader on fixtures in its public schema, from every container, and on rows that have
-//! another one. The fixtures are made up; `fixtures/write_parquet.py` makes Parquet of them.
+//! Every reader on fixtures in its public schema, from every container, and on rows with another
+//! schema. The fixtures are made up; `fixtures/write_parquet.py` makes Parquet of them.
 
 mod strays;
 
@@ -25,7 +25,7 @@ const PAIRS: PairOptions = PairOptions { tie_threshold: 0.0, pairs_per_prompt: N
 
 type Reader = fn(&Path, bool) -> Result<Found>;
 
-/// What a reader found, with its records.
+/// The result of a reader, with its records.
 #[derive(Debug)]
 struct Found {
     records: Vec<PreferenceRecord>,
@@ -66,7 +66,7 @@ fn trl_pairs(path: &Path, strict: bool) -> Result<Found> {
     read_trl(path, &options(strict), TEMPLATE)
 }
 
-/// Fixture, its reader, and the records that it gives.
+/// Fixture, its reader, and the number of its records.
 const SOURCES: [(&str, Reader, usize); 12] = [
     ("tldr-comparisons", |path, strict| read_tldr(path, 0, 1, &tldr_options(strict)), 3),
     ("tldr-converted", |path, strict| read_tldr(path, 0, 1, &tldr_options(strict)), 2),
@@ -128,7 +128,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Reads `bytes` as a file whose name says nothing.
+/// Reads `bytes` as a file with an uninformative name.
 fn read_bytes(name: &str, bytes: &[u8], strict: bool) -> Result<Found> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows");
@@ -136,7 +136,7 @@ fn read_bytes(name: &str, bytes: &[u8], strict: bool) -> Result<Found> {
     reader(name)(&path, strict)
 }
 
-/// Without what the name of the file decides.
+/// The records without what depends on the file's name.
 fn nameless(mut records: Vec<PreferenceRecord>) -> Vec<PreferenceRecord> {
     for record in &mut records {
         let prefix = format!("{}:", record.source);
@@ -146,7 +146,7 @@ fn nameless(mut records: Vec<PreferenceRecord>) -> Vec<PreferenceRecord> {
     records
 }
 
-/// The record's text on the side that it prefers for an objective, and on the other.
+/// The record's response that an objective prefers, and the other one.
 fn sides(record: &PreferenceRecord, objective_idx: usize) -> (&str, &str) {
     match record.indicators[objective_idx] {
         Some(1.0) => (&record.first, &record.second),
@@ -212,7 +212,7 @@ fn rows_of_another_schema_are_named_with_their_columns() {
         let place = format!("rows.jsonl:{}: ", n_good + 1);
         assert!(error.contains(&place) && error.contains("--strict"), "{name}: {error}");
 
-        // A whole file of another source is an error in any case.
+        // A file that belongs entirely to another source is always an error.
         std::fs::write(&path, "{\"question\":\"a\",\"answer\":\"b\"}\n").unwrap();
         let error = read(&path, false).unwrap_err().to_string();
         assert!(error.contains("rows.jsonl:1: there is no column"), "{name}: {error}");
@@ -410,7 +410,7 @@ fn tldr_axes_average_workers_and_keep_what_is_missing() {
     assert_eq!(good, &[5.5, 7.0, 5.5, 7.0]);
     assert_eq!(sides(&found[0], 0).0, " Landlord keeps deposit over an old scratch.");
     assert_eq!((found[0].indicators[1], found[0].indicators[3]), (Some(0.5), Some(0.5)));
-    // Overall and accuracy disagree; nobody scored one summary's coherence.
+    // Overall and accuracy disagree; one summary has no score for coherence.
     assert_eq!(sides(&found[1], 0).1, " Cat on router.");
     assert_eq!(sides(&found[1], 1).0, " Cat on router.");
     assert_eq!((found[1].indicators[3], found[1].scores.as_ref()), (None, None));
@@ -427,7 +427,7 @@ fn summeval_scores_are_objectives() {
     assert_eq!(sides(pair, at("fluency")).0, " A fast kettle that is a bit loud.");
     assert!(sides(pair, at("aspect_coverage")).0.contains("the lid rattles"));
     assert_eq!(pair.indicators[at("coherence")], Some(0.5));
-    // An empty summary leaves its product's others.
+    // An empty summary does not affect its product's others.
     let good = std::fs::read_to_string(fixture("summeval-op.jsonl")).unwrap();
     let empty = good.replacen("A fast kettle that is a bit loud.", "", 1);
     let less = read_bytes("summeval-op", empty.as_bytes(), true).unwrap();
@@ -524,7 +524,7 @@ fn shared_files_have_the_documented_counts() {
         read_summeval_op(&root.join("summeval-op/summeval-op.jsonl"), &options(true), &PAIRS);
     let read = read.unwrap();
     assert_eq!((read.report.rows, read.records.len()), (32, 2496));
-    // A conflict: one score prefers the one summary, another score the other.
+    // A conflict: the two scores prefer different summaries.
     let conflicts = |r: &&PreferenceRecord| {
         r.indicators.contains(&Some(1.0)) && r.indicators.contains(&Some(0.0))
     };
@@ -535,7 +535,7 @@ fn shared_files_have_the_documented_counts() {
     assert_eq!((read.report.rows, read.records.len()), (929, 928));
     assert_eq!(read.report.left_out_for("a response is empty"), 1);
     assert!(!read.records.iter().any(|record| record.id.ends_with(":255")));
-    // Each post is on one side of a split; the row that was left out is the only one of its post.
+    // Each post is in one part of a split; the skipped row is the only one of its post.
     let (train, heldout) = split_by_prompt(read.records, 0.2, 1);
     let posts = |side: &[PreferenceRecord]| {
         side.iter().map(|r| tldr_post(&r.prompt).unwrap().to_string()).collect::<BTreeSet<_>>()
@@ -559,7 +559,7 @@ fn shared_files_have_the_documented_counts() {
     let example = root.join("tldr/openai_readme_comparison_example.json");
     let read = read_tldr(&example, 0, 1, &tldr_options(true)).unwrap();
     assert_eq!(read.records[0].indicators, [Some(0.0)]);
-    // The example of scores is about a news article, and alone.
+    // The only example of scores is about a news article.
     let example = root.join("tldr/openai_readme_axis_example.json");
     let error = read_tldr_axes(&example, &tldr_options(true), &PAIRS).unwrap_err().to_string();
     assert!(error.contains("a news article, not a post"), "{error}");

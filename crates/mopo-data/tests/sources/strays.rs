@@ -1,8 +1,8 @@
-//! Columns and files beside those that a reader needs.
+//! Columns and files besides those that a reader needs.
 
 use crate::{SOURCES, fixture, gzip, nameless, read_bytes, trl_pairs};
 
-/// Something in every row that no reader looks at, before and behind its columns.
+/// Something in every row that no reader reads, before and after its columns.
 fn with_unread(lines: &str, unread: &str) -> String {
     let row = |line: &str| {
         let columns = line.trim().strip_prefix('{').unwrap().strip_suffix('}').unwrap();
@@ -36,7 +36,7 @@ fn columns_that_are_not_read_cost_no_row() {
 
 #[test]
 fn nan_and_infinity_are_missing_or_named_where_they_are_read() {
-    // NaN is how a table without a value is written; infinity is no score.
+    // A missing value in a table is often NaN; infinity is not a score.
     let good = std::fs::read_to_string(fixture("helpsteer.jsonl")).unwrap();
     let edit = |to: &str| good.replacen("\"helpfulness\": 3", &format!("\"helpfulness\": {to}"), 1);
     let missing = read_bytes("helpsteer", edit("NaN").as_bytes(), true).unwrap();
@@ -67,7 +67,7 @@ fn doubled_files_are_refused_by_name() {
             let error = read(folder.path(), false).unwrap_err().to_string();
             assert!(error.contains("x.jsonl") && error.contains(other), "{name}: {error}");
             assert!(error.contains("the same data"), "{name}: {error}");
-            // Each alone is read.
+            // Each on its own is read.
             std::fs::remove_file(folder.path().join("x.jsonl")).unwrap();
             read(folder.path(), false).unwrap();
         }
@@ -100,7 +100,7 @@ fn what_lies_beside_data_is_passed_over_by_name() {
     for name in stray.iter().map(|(name, _)| *name).chain(["more.jsonl"]) {
         assert!(said.contains(name), "{name} is not in:\n{said}");
     }
-    // Without the data they are named too.
+    // They are also named if there is no data.
     std::fs::remove_file(folder.path().join("x.jsonl")).unwrap();
     std::fs::remove_file(folder.path().join("stats.json")).unwrap();
     std::fs::remove_file(folder.path().join("counts.json")).unwrap();

@@ -1,4 +1,4 @@
-//! What is wrong with a directory, a setting or a text is said by name, with a remedy.
+//! Errors in a directory, a setting or a text name it, with a remedy.
 
 use std::fs;
 use std::path::Path;
@@ -69,8 +69,8 @@ fn settings_that_do_not_fit_the_model() {
     says(&refusal(&bad, &fixture("gpt2")), &["`truncation_side` is missing", "reward.toml"]);
 }
 
-/// Sizes that no tensor of the file bears out are errors before memory is taken for them, for every
-/// architecture and key.
+/// Sizes that no tensor in the file confirms are errors before memory is allocated for them, for
+/// every architecture and key.
 #[test]
 fn absurd_sizes_are_refused() {
     let sizes = [
@@ -102,7 +102,7 @@ fn absurd_sizes_are_refused() {
                 let dir = copy(model);
                 edit(dir.path(), "config.json", |config| {
                     config[*key] = size.clone();
-                    // Where labels have names, they are not counted.
+                    // Labels with names are not counted.
                     if *key == "num_labels" {
                         config.as_object_mut().unwrap().remove("id2label");
                     }
@@ -289,7 +289,7 @@ fn tokenizers_that_are_missing_or_broken() {
     fs::remove_file(dir.path().join("vocab.txt")).unwrap();
     says(&refusal(&settings("distilbert-bin"), dir.path()), &["vocab.txt"]);
 
-    // Of another model: ids beyond the vocabulary.
+    // From another model: ids beyond the vocabulary.
     let dir = copy("distilbert");
     edit(dir.path(), "tokenizer.json", |t| {
         t["model"]["vocab"]["y"] = json!(1000);

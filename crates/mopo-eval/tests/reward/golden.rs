@@ -51,7 +51,7 @@ fn every_pooling_rule_is_that_of_some_version_of_transformers() {
             }
         }
     }
-    // The fixtures have texts on which the rules differ.
+    // The fixtures have texts for which the rules differ.
     for rule in ["last_token", "before_first_pad", "non_pad_count"] {
         assert!(seen.contains(&(rule, false)), "{rule}: {seen:?}");
     }
@@ -99,7 +99,7 @@ fn a_score_does_not_depend_on_its_batch() {
             let many: Vec<_> = turned.iter().map(|i| items[*i]).collect();
             let found = reward.score_batch(&many).unwrap();
             let expected: Vec<f32> = turned.iter().map(|i| alone[*i]).collect();
-            // Elsewhere the last bits are the device's affair.
+            // On other devices the last bits may differ.
             if B::name(&Default::default()).contains("flex") {
                 let bits = |scores: &[f32]| scores.iter().map(|s| s.to_bits()).collect::<Vec<_>>();
                 assert_eq!(bits(&found), bits(&expected), "{model}, {batch_tokens}");
@@ -119,11 +119,11 @@ fn saved_models_are_loaded_here_and_by_transformers() {
         let reward = load(&told[0].settings, &fixture(model));
         reward.model().save(&dir).unwrap();
         reward.tokenizer().save(&dir).unwrap();
-        // The file has the settings of the model's tokenizer in it.
+        // The file includes the settings of the model's tokenizer.
         let whole = "{\"tokenizer_class\": \"PreTrainedTokenizerFast\"}";
         std::fs::write(dir.join("tokenizer_config.json"), whole).unwrap();
         reward.settings().save(&dir).unwrap();
-        // Its own reward.toml says how to ask it.
+        // Its own reward.toml has the settings.
         let again = load(&ModelSpec::default(), &dir);
         assert_eq!(again.settings(), reward.settings());
         assert_eq!(again.model().labels(), reward.model().labels());

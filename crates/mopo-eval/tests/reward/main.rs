@@ -1,8 +1,9 @@
 //! Classifiers against transformers' results (fixtures/, written by make_fixtures.py, which
-//! says how), scores in and out of batches, and directories that are damaged.
+//! describes them), scores in and out of batches, and damaged directories.
 //!
-//! `MOPO_REFERENCE_PYTHON` may name a Python with the packages of requirements.txt: then what is saved
-//! here is loaded there, too.
+//! `MOPO_REFERENCE_PYTHON` may name a Python with the packages of requirements.txt: then models
+//! saved
+//! here are loaded there, too.
 
 mod damaged;
 mod golden;
@@ -19,7 +20,7 @@ type B = TestBackend;
 const MODELS: [&str; 6] =
     ["gpt2", "gpt2-shards", "distilbert-bin", "distilbert", "bart", "bart-bin-shards"];
 
-/// What transformers says of texts as some settings make them.
+/// transformers' results for texts with some settings.
 #[derive(Deserialize)]
 struct Told {
     settings: ModelSpec,
@@ -32,7 +33,7 @@ struct Case {
     response: String,
     ids: Vec<u32>,
     logits: Vec<f32>,
-    /// Logits at the position of each rule of pooling, by the names that settings have.
+    /// Logits at the position of each pooling rule, by the rule's name in settings.
     #[serde(default)]
     by_rule: std::collections::BTreeMap<String, Vec<f32>>,
 }

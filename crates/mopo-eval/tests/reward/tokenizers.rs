@@ -1,4 +1,4 @@
-//! Settings of tokenizers, key by key: tokens as transformers gives them (fixtures/tokenizers.json, written
+//! Settings of tokenizers, key by key: tokens as in transformers (fixtures/tokenizers.json, written
 //! by make_tokenizers.py), or an error that names the key.
 
 use std::fs;
@@ -185,7 +185,7 @@ fn parts_that_the_class_does_not_have_are_refused() {
         let words = ["tokenizer.json", word, "PreTrainedTokenizerFast"];
         refused(base, json!({}), json, right, &words);
     }
-    // A class that takes the file as it is, with settings that say something else.
+    // A class that uses the file unchanged, with settings that contradict it.
     for (base, key) in [("gpt2", "add_prefix_space"), ("distilbert", "do_lower_case")] {
         let config = json!({"tokenizer_class": "PreTrainedTokenizerFast", key: true});
         let files = json!({ "tokenizer_config.json": config });

@@ -1,4 +1,4 @@
-//! The other direction: directories that this crate writes, loaded by the reference libraries.
+//! The other direction: directories written by this crate, loaded by transformers and PEFT.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,7 +22,7 @@ fn heads(phi: &Phi<B>) -> PolicyHeads<B> {
     heads
 }
 
-/// Writes logits.json: what these parameters say, and where they lie.
+/// Writes logits.json: the logits under these parameters, and where the models are.
 fn write_logits(dir: &Path, base: &Path, policy: &Path, phi: &Phi<B>, params: &PolicyParams<B>) {
     let vocab = phi.config().vocab_size;
     let ids: Vec<u32> = (0..16).map(|i| (i * 37 + 5) % vocab as u32).collect();
@@ -47,8 +47,8 @@ fn write_logits(dir: &Path, base: &Path, policy: &Path, phi: &Phi<B>, params: &P
     std::fs::write(dir.join("logits.json"), told.to_string()).unwrap();
 }
 
-/// Writes a model, with its adapter or a fresh one, as `base/` and `policy/`, and its second policy as
-/// the plain model `hub/`, with greedy.json: what that policy continues the prompts with.
+/// Writes a model, with its adapter or a fresh one, as `base/` and `policy/`, and its second policy
+/// as the plain model `hub/`, with greedy.json: that policy's continuations of the prompts.
 fn export(case: &Case, dir: &Path) {
     let (adapter, lora) = case.lora.clone().unwrap_or_else(|| {
         let lora = LoraConfig { rank: 2, ..Default::default() };

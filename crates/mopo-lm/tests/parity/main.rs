@@ -1,5 +1,6 @@
-//! phi against the reference libraries' results (fixtures/, written by make_fixtures.py, which says
-//! how), and the files that this crate writes against these libraries' own loaders.
+//! phi against the results of transformers and PEFT (fixtures/, written by make_fixtures.py, which
+//! describes
+//! them), and the files that this crate writes against the loaders of these libraries.
 //!
 //! The latter needs Python with the packages of requirements.txt: `MOPO_REFERENCE_PYTHON` names it.
 //! `MOPO_REFERENCE_RUN` may name the directory of a finished run, whose files are then checked too.
@@ -23,13 +24,13 @@ type B = TestBackend;
 
 const MODELS: [&str; 4] = ["half", "shards", "brain", "pytorch"];
 
-/// What transformers says of a model, or of a model with an adapter.
+/// transformers' results for a model, or for a model with an adapter.
 #[derive(Deserialize)]
 struct Told {
     sequences: Vec<Vec<u32>>,
     pairs: Vec<Pair>,
     prompts: Vec<Vec<u32>>,
-    /// A token that no continuation holds.
+    /// A token that occurs in no continuation.
     unused: u32,
     continued: Vec<Vec<u32>>,
     /// A token at which some continuations end.
@@ -51,7 +52,7 @@ struct Case {
     phi: Phi<B>,
     lora: Option<(LoraAdapter<B>, LoraConfig)>,
     told: Told,
-    /// For each sequence `[positions * vocab_size]`.
+    /// `[positions * vocab_size]` for each sequence.
     logits: Vec<Vec<f32>>,
 }
 

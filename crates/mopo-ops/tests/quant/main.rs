@@ -1,5 +1,5 @@
-//! Codes and scales against bitsandbytes (`make_fixtures.py` writes what it says of a matrix), and
-//! how far quantised weights are from the original.
+//! Codes and scales against bitsandbytes (`make_fixtures.py` writes its results for a matrix), and
+//! the distance of quantised weights from the original.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive};
@@ -99,7 +99,7 @@ fn a_number_moves_by_half_a_step_at_most() {
     let data = weights(outputs, inputs);
     let original = data.to_vec::<f32>().unwrap();
     let found = dequantised(&on_device(&data, NF4));
-    // The widest gap of NF4 is that from -1 to its neighbour.
+    // The widest gap of NF4 is between -1 and its neighbour.
     let widest = (1.0 - 0.696_192_8) / 2.0 + 1e-6;
     for (found, original) in found.chunks(64).zip(original.chunks(64)) {
         let top = original.iter().fold(0f32, |m, x| m.max(x.abs()));

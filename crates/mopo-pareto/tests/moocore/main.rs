@@ -1,5 +1,5 @@
 //! The Pareto tools against moocore's results (fixtures.json, written by make_fixtures.py, which
-//! says where the two differ in words).
+//! describes where the two differ).
 
 use mopo_pareto::{
     Direction, epsilon_additive, hypervolume, hypervolume_contributions, igd_plus, non_dominated,
@@ -47,8 +47,7 @@ fn cases() -> Vec<Case> {
     fixtures.cases
 }
 
-/// Two ways to add up the same volume differ by rounding, which goes with the whole and not with
-/// the part.
+/// Two ways of summing the same volume differ by rounding relative to the whole, not to the part.
 fn assert_close(ours: f64, theirs: f64, whole: f64, what: &str) {
     assert!((ours - theirs).abs() <= 1e-13 * whole, "{what}: {ours} against {theirs}");
 }
@@ -85,7 +84,7 @@ fn contributions_agree_with_moocore() {
             hypervolume_contributions(&case.points, &case.ref_point, &case.directions()).unwrap();
         assert_eq!(ours.len(), case.contributions.len());
         for (i, (&ours, &theirs)) in ours.iter().zip(&case.contributions).enumerate() {
-            // moocore takes differences of hypervolumes, so its error goes with these.
+            // moocore computes differences of hypervolumes, so its error is relative to these.
             let what = format!("{}, point {i}", case.name());
             assert_close(ours, theirs, case.hypervolume, &what);
         }
@@ -98,7 +97,7 @@ fn distances_to_a_reference_front_agree_with_moocore() {
         let (d, name) = (case.directions(), case.name());
         let igd = igd_plus(&case.points, &case.reference_front, &d).unwrap();
         assert_close(igd, case.igd_plus, case.igd_plus, &name);
-        // Nothing is added up, so the bits agree.
+        // Nothing is summed, so the bits agree.
         let epsilon = epsilon_additive(&case.points, &case.reference_front, &d).unwrap();
         assert_eq!(epsilon, case.epsilon_additive, "{name}");
     }

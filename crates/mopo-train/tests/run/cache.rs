@@ -7,7 +7,8 @@ use mopo_train::{LogProbCache, RunConfig};
 
 use super::{Notes, assert_same_artefacts, finished, go_on_with, new_run, tiny, tiny_preset};
 
-/// Runs a configuration; gives (found, of how many, computed) for the training pairs, and the notes.
+/// Runs a configuration. Returns (found, of how many, computed) for the training pairs, and the
+/// notes.
 fn run(path: &Path, config: &RunConfig, cache: &LogProbCache) -> ([usize; 3], Vec<String>) {
     new_run(path, config);
     let mut notes = Notes::default();
@@ -51,15 +52,15 @@ fn log_probs_are_computed_once_and_runs_end_at_the_same_bits() {
     let log_probs = |run: &Path| fs::read(run.join("initial_log_probs.safetensors")).unwrap();
     assert!(log_probs(&without) == log_probs(&at("a")));
 
-    // Another method on the same base finds them too; the reference of DPO is the same model.
+    // Another method on the same base finds them too: DPO's reference is the same model.
     let dpo = tiny_preset("demo-dpo", &[]);
     assert_eq!(run(&at("dpo"), &dpo, &cache).0, [n, n, 0]);
-    // Another base does not, nor other limits of length.
+    // Another base does not, nor do other maximum lengths.
     for (name, set) in [("base", "sft.steps=4"), ("limit", "data.max_response_tokens=15")] {
         assert_eq!(run(&at(name), &tiny(&[set]), &cache).0, [0, n, n], "{set}");
     }
 
-    // What is damaged is computed again.
+    // Damaged entries are computed again.
     for file in files(cache.dir()) {
         fs::write(file, b"damaged").unwrap();
     }

@@ -118,7 +118,7 @@ fn a_run_trains_exactly_one_method() {
     assert!(e.contains("mine.toml") && e.contains("[mopo]") && e.contains("[dpo]"), "{e}");
     let e = refuse(&format!("{dpo}\n{}\n", section(mopo, "mopo")));
     assert!(e.contains("both") && e.contains("one method"), "{e}");
-    // Each key of the section must be there.
+    // Each key of the section is required.
     for line in section(dpo, "dpo").lines().filter(|l| l.contains(" = ")) {
         let key = line.split(' ').next().unwrap();
         let e = refuse(&dpo.replace(&format!("{line}\n"), ""));
@@ -179,7 +179,7 @@ fn evaluations_from_before_embedding_and_z_scores_stay_valid_and_given_statistic
     assert!(given("{ mean = 0.0, std = 1.0 }").unwrap_err().to_string().contains("source"));
 }
 
-/// The demo in the words of earlier versions.
+/// The demo with the keys of earlier versions.
 fn old_demo() -> String {
     let mut text = preset_text("demo").unwrap().to_string();
     for (new, old) in [
@@ -257,7 +257,7 @@ fn overrides_take_old_keys_too() {
     ] {
         assert_eq!(parse(old).unwrap(), parse(new).unwrap(), "{old:?}");
     }
-    // The last of two assignments counts, but not of an old and a new name of one key.
+    // The last of two assignments counts, but an old and a new name of one key conflict.
     assert_eq!(parse(&["sft.steps=1", "sft.steps=2"]).unwrap().sft.steps, 2);
     for both in [
         ["training.batch_pairs=3", "training.batch_size=4"],

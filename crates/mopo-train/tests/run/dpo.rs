@@ -1,4 +1,4 @@
-//! DPO runs: the first loss, what the gradient does, which pairs are used, interruptions and
+//! DPO runs: the first loss, the effect of the gradient, which pairs are used, interruptions and
 //! resuming.
 
 use std::fs;
@@ -43,7 +43,7 @@ fn the_first_loss_is_ln_2_and_steps_raise_the_margin() {
 
 #[test]
 fn a_dpo_run_that_is_cut_off_ends_bit_for_bit_the_same() {
-    // With dropout and two passes a step: nothing random may depend on the cut.
+    // With dropout and two passes per step: nothing random may depend on the interruption.
     let more =
         ["lora.dropout=0.1", "training.gradient_accumulation_steps=2", "dpo.train_head=true"];
     let (_tmp, whole) = finished_with(&dpo(&more));
@@ -68,11 +68,11 @@ fn the_output_layer_moves_only_where_it_is_trained() {
     assert!(head(&start) == head(&frozen), "the frozen output layer moved");
     assert!(head(&start) != head(&trained), "the trained output layer did not move");
     assert!(distance(&policy_values(&start), &policy_values(&frozen)) > 0.0);
-    // What is frozen is in no checkpoint.
+    // Frozen parameters are in no checkpoint.
     assert!(size(&frozen) + 300 * 16 * 4 < size(&trained));
 }
 
-/// A prepared set like the demo's, its labels of `helpful` changed.
+/// A prepared set like the demo's, with changed labels of `helpful`.
 fn relabelled(change: impl Fn(usize, Option<f32>) -> Option<f32>) -> (tempfile::TempDir, PathBuf) {
     let tmp = tempfile::tempdir().unwrap();
     let (mut set, _) =
@@ -120,11 +120,11 @@ fn pairs_without_a_label_are_left_out_and_ties_are_not_decided() {
     let share = decided as f64 / known.len() as f64;
     assert!(of(&run, "decided_pairs").iter().all(|s| (s - share).abs() < 1e-12));
 
-    // A tie's loss is ln 2 at first too, and least where the margin is 0.
+    // A tie's loss is ln 2 at first too, and smallest where the margin is 0.
     let loss = of(&run, "loss");
     assert!((loss[0] - 2f64.ln()).abs() < 1e-5 && loss[3] < loss[0], "{loss:?}");
 
-    // Nothing decided at all is refused before work begins.
+    // Without any decided pair the run is refused before work begins.
     let (tmp, data) = relabelled(|_, _| Some(0.5));
     let (_, e) = message(run_on(&data, &tmp.path().join("run"), &whole));
     assert!(e.contains("helpful") && e.contains("no decided training pair"), "{e}");

@@ -1,5 +1,5 @@
-//! Exports of a finished run: whole or absent whatever is at their place, and of the files that the run
-//! recorded alone. What exports hold is tested through the program.
+//! Exports of a finished run: whole or absent, whatever is in their place, and made only of files
+//! that the run recorded. The content of exports is tested through the program.
 
 use std::fs;
 
@@ -35,15 +35,15 @@ fn an_export_replaces_only_an_earlier_one_and_leaves_nothing_else() {
     let (tmp, run) = finished(&[]);
     let out = tmp.path().join("out");
     let weights = || fs::read(out.join("model.safetensors")).unwrap();
-    // What killed exports of this version and of earlier ones left goes with the next one. No process
-    // has such a number.
+    // Leftovers of killed exports of this version and of earlier ones are removed by the next
+    // export. No process has such a number.
     fs::create_dir(tmp.path().join(".out.new-4194999")).unwrap();
     fs::create_dir(tmp.path().join(".tmp-4194999-abcdefgh")).unwrap();
     assert_eq!(export(&run, Some("helpful"), &out, false).unwrap(), ExportChoice::Policy(0));
     assert_eq!(names(tmp.path()), ["out", "run"]);
     let first = weights();
 
-    // Without --force nothing is replaced, and with it nothing but an export.
+    // Without --force nothing is replaced, and with it only an export.
     let e = refusal(export(&run, Some("harmless"), &out, false));
     assert!(e.contains("not empty") && e.contains("--force"), "{e}");
     assert!(weights() == first);
@@ -57,10 +57,10 @@ fn an_export_replaces_only_an_earlier_one_and_leaves_nothing_else() {
     assert!(weights() != first);
     assert_eq!(names(tmp.path()), ["out", "run"]);
 
-    // Of one kind by another kind: no file of the first is left.
+    // One kind replaces another: no file of the first is left.
     assert_eq!(export(&run, None, &out, true).unwrap(), ExportChoice::All);
     assert!(!out.join("model.safetensors").exists());
-    // And an export by one of itself.
+    // And an export is replaced by one made from itself.
     assert_eq!(export(&out, Some("helpful"), &out, true).unwrap(), ExportChoice::Policy(0));
     assert!(weights() == first && !out.join("base").exists());
     for name in ["sft", "warm-start"] {
@@ -91,7 +91,7 @@ fn only_exports_are_replaced_and_links_are_kept() {
     let e = refusal(check_export_place(&run, true));
     assert!(e.contains("not part of an export"), "{e}");
 
-    // A link stays one, to an export or to nothing yet.
+    // A link stays a link, to an export or to nothing yet.
     for target in ["empty", "absent"] {
         let link = at(&format!("to-{target}"));
         std::os::unix::fs::symlink(target, &link).unwrap();
@@ -122,7 +122,7 @@ fn files_that_are_not_the_recorded_ones_are_not_exported() {
         let run = tmp.path().join("changed");
         copy(&whole, &run);
         flip(&run.join(name));
-        // The run, and its policies by themselves.
+        // The run, and its policies separately.
         for source in [run.clone(), run.join("policy")] {
             for policy in [Some("helpful"), None] {
                 let e = export(&source, policy, &out, false).unwrap_err().to_string();
@@ -147,7 +147,7 @@ fn files_that_are_not_the_recorded_ones_are_not_exported() {
     let e = export(&whole, None, &out, true).unwrap_err().to_string();
     assert!(e.contains("config.toml") && e.contains("tau"), "{e}");
 
-    // What holds no policies, and policies without their base.
+    // Directories without policies, and policies without their base.
     let e = refusal(ExportSource::open(tmp.path()));
     assert!(e.contains("no policies"), "{e}");
     fs::remove_dir_all(out.join("base")).unwrap();

@@ -1,5 +1,5 @@
-//! Errors of later phases are found before the first step: files of the evaluation,
-//! the model's positions, sizes that no memory holds.
+//! Errors of later phases are found before the first step: files of the evaluation, the model's
+//! positions, sizes beyond any memory.
 
 use mopo_eval::reward::local_directory;
 
@@ -67,11 +67,11 @@ fn models_that_no_memory_holds_are_refused_by_their_key() {
     large.check_files(&local_directory, None).unwrap();
     let e = refused(&tiny(&["lora.rank=60000"]), Some(100 << 20));
     assert!(e.contains("`lora.rank`"), "{e}");
-    // What fits is not refused.
+    // What fits is accepted.
     tiny(&[]).check_files(&local_directory, Some(16 << 20)).unwrap();
 }
 
-/// A finished run's base and tokenizer as a model of their own, with 48 positions.
+/// A finished run's base and tokenizer as a separate model, with 48 positions.
 fn model() -> (tempfile::TempDir, PathBuf) {
     let (tmp, run) = finished(&["training.steps=1"]);
     std::fs::copy(run.join("tokenizer.json"), run.join("warm_start/tokenizer.json")).unwrap();
@@ -87,7 +87,7 @@ fn a_models_own_positions_count() {
             TINY.iter().chain(&["sft.steps=0"]).chain(more).map(|s| s.to_string()).collect();
         RunConfig::parse_with_model(preset_text("demo").unwrap(), "demo", &set, Some(&model))
     };
-    // The shape that the model replaces says nothing: neither too few positions nor nonsense.
+    // The shape that the model replaces is ignored: too few positions and nonsense do not matter.
     for shape in ["max_position_embeddings=3", "num_attention_heads=7", "hidden_size=100000000"] {
         let config = with_model(&[&format!("model.scratch.{shape}")]).unwrap();
         config.check_files(&local_directory, ROOMY).unwrap();
@@ -102,7 +102,7 @@ fn a_models_own_positions_count() {
     assert!(e.contains("tokenizer.json"), "{e}");
 }
 
-/// The model with another number of positions, as one from elsewhere may have.
+/// The model with another number of positions, as models from elsewhere may have.
 fn set_positions(model: &Path, from: usize, to: usize) {
     let path = model.join("config.json");
     let text = std::fs::read_to_string(&path).unwrap();

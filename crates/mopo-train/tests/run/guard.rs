@@ -1,5 +1,5 @@
-//! Guards of a run: one writer, unchanged configuration and files, steps that cannot be made; and
-//! that logs and checkpoints of finished phases may be missing.
+//! Guards of a run: one writer, unchanged configuration and files, failed steps; and logs and
+//! checkpoints of finished phases that may be missing.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use mopo_train::{Error, Progress, Sampler, Silent, train};
 use super::resume::cut;
 use super::*;
 
-/// What is left of a finished run that was killed after step 6 of 8.
+/// What remains of a finished run as if it had been killed after step 6 of 8.
 fn cut_back(run: &Path) {
     fs::remove_file(run.join("result.json")).unwrap();
     fs::remove_dir_all(run.join("policy")).unwrap();
@@ -24,7 +24,7 @@ fn a_run_is_trained_by_one_process_at_a_time() {
     let held = run.locked().unwrap();
     let (_, e) = message(go_on(&path, &mut Silent));
     assert!(e.contains(&format!("process {}", std::process::id())) && e.contains("since"), "{e}");
-    // The holder itself goes on, and the lock is free afterwards.
+    // The holder itself continues, and the lock is free afterwards.
     {
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let device = Default::default();
@@ -53,7 +53,7 @@ fn what_the_result_depends_on_is_known_again() {
         let (_, e) = message(go_on(&run, &mut Silent));
         assert!(e.contains(name) && e.contains("SHA-256"), "{e}");
     }
-    // A finished run's policies and base, for whoever asks them.
+    // A finished run's policies and base, for all commands that read them.
     let tokens = ["tokenizer.json", "tokenizer_config.json", "generation_config.json"];
     for name in ["policy/heads.safetensors", "policy/policy.json", files[0]].iter().chain(&tokens) {
         let run = tmp.path().join(name.replace('/', "-"));
@@ -69,7 +69,7 @@ fn what_the_result_depends_on_is_known_again() {
         let e = load().unwrap_err().to_string();
         assert!(e.contains(name) && e.contains("SHA-256"), "{e}");
     }
-    // Initial log-probs that are gone are computed again.
+    // Missing initial log-probs are computed again.
     let run = tmp.path().join("gone");
     copy(&whole, &run);
     cut_back(&run);
@@ -155,7 +155,7 @@ fn a_log_that_is_missing_or_damaged_changes_no_bit() {
         assert!(notes.0.iter().any(|n| n.contains(words)), "{words}: {:?}", notes.0);
         let policy = |run: &Path| policy_values(run);
         assert_eq!(policy(&whole), policy(&path));
-        // Over the rows that there are: steps 6 and 7 at least.
+        // Over the rows that exist: at least steps 6 and 7.
         assert!(result.last_steps >= 2 && result.constraints.len() == 6);
     }
 }

@@ -1,5 +1,5 @@
-//! Plain Hugging Face models in the sampler: vocabularies larger than the tokenizer's, and the
-//! other way round.
+//! Plain Hugging Face models in the sampler: vocabularies larger than the tokenizer's, and vice
+//! versa.
 
 use std::path::Path;
 use std::sync::PoisonError;
@@ -11,8 +11,8 @@ use mopo_lm::{GenerationConfig, HeadChoice, PhiConfig, save_phi};
 use mopo_testkit::TestBackend;
 use mopo_train::{Result, Sampler, Silent};
 
-/// A tiny model with this many rows, of which the last is by far the likeliest, and a tokenizer of
-/// 260.
+/// A tiny model with this many rows, of which the last is by far the likeliest, and a tokenizer
+/// with 260 tokens.
 fn write(dir: &Path, vocab_size: usize) {
     let config = PhiConfig {
         vocab_size,
@@ -49,13 +49,13 @@ fn answer(dir: &Path, temperature: f64) -> Result<Vec<String>> {
 #[test]
 fn rows_without_a_token_never_become_text() {
     let dir = tempfile::tempdir().unwrap();
-    // The decoder drops ids that it does not know: were they chosen, nothing would be left.
+    // The decoder drops unknown ids: if they were chosen, nothing would be left.
     write(dir.path(), 300);
     for temperature in [0.0, 1.0] {
         let responses = answer(dir.path(), temperature).unwrap();
         assert!(responses.iter().all(|response| !response.is_empty()), "{responses:?}");
     }
-    // The same preference for a token that there is.
+    // The same preference for a token that exists.
     write(dir.path(), 260);
     let responses = answer(dir.path(), 0.0).unwrap();
     let first = responses[0].chars().next().unwrap();

@@ -23,7 +23,7 @@ use mopo_train::{
     Error, LogProbCache, Progress, Result, RunConfig, RunDir, RunRecord, Silent, train,
 };
 
-/// burn's random state is global to the process: held by whoever draws from it.
+/// burn's random state is global to the process: locked by tests that draw from it.
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// A model that trains in a second, on forty prompts.
@@ -49,13 +49,13 @@ const TINY: &[&str] = &[
     "evaluation.max_new_tokens=8",
 ];
 
-/// The tiny demo with more overrides.
+/// The tiny demo with further overrides.
 fn tiny(more: &[&str]) -> RunConfig {
     let mopo = ["mopo.reference_lag=3", "mopo.thresholds=adaptive"];
     tiny_preset("demo", &[&mopo[..], more].concat())
 }
 
-/// Another preset, as tiny.
+/// Another preset, equally tiny.
 fn tiny_preset(name: &str, more: &[&str]) -> RunConfig {
     let set: Vec<String> = TINY.iter().chain(more).map(|s| s.to_string()).collect();
     RunConfig::parse_with(preset_text(name).unwrap(), name, &set).unwrap()
@@ -66,7 +66,7 @@ fn new_run(path: &Path, config: &RunConfig) {
     RunDir::create(path, config, &mut record).unwrap();
 }
 
-/// Trains what is left of the run.
+/// Trains the remaining phases of the run.
 fn go_on(path: &Path, progress: &mut dyn Progress) -> Result<mopo_train::RunResult> {
     go_on_with(path, None, progress)
 }
@@ -77,8 +77,8 @@ fn go_on_with(
     cache: Option<&LogProbCache>,
     progress: &mut dyn Progress,
 ) -> Result<mopo_train::RunResult> {
-    // The CPU backends have one random state per process: runs side by side would draw from it in
-    // turns. One of the tests panics on purpose, hence a poisoned lock is as good as any.
+    // The CPU backends have one random state per process: concurrent runs would take turns drawing
+    // from it. One of the tests panics on purpose, hence a poisoned lock is as good as any.
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (run, config, mut record) = RunDir::open(path)?;
     train::<TestAutodiffBackend>(&run, &config, &mut record, cache, &Default::default(), progress)

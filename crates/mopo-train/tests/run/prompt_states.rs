@@ -1,4 +1,4 @@
-//! The hidden states that prompts are clustered by.
+//! The hidden states by which prompts are clustered.
 
 use mopo_data::Tokenizer;
 use mopo_lm::{PackedBatch, load_policy};

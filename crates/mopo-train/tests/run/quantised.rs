@@ -5,7 +5,7 @@ use mopo_train::load_base;
 
 use super::*;
 
-/// MOPO on the SFT model of another run, held in that format.
+/// MOPO on the SFT model of another run, in this format.
 fn on_base_of(other: &Path, format: &str) -> RunConfig {
     let base = format!("model.base={format}");
     let mut config = tiny(&["sft.steps=0", &base]);
@@ -25,7 +25,7 @@ fn a_run_trains_on_a_quantised_base_and_twice_to_the_same() {
         let base = load_base::<TestAutodiffBackend>(&dir, config.model.base, &device).unwrap();
         let linear = &base.layers[0].mlp.fc1;
         assert!(matches!(linear.weight, mopo_lm::Weight::Quantised(_)));
-        // The file keeps the weights as they came: quantising is done on loading.
+        // The file keeps the weights unchanged: they are quantised on loading.
         let files = ["warm_start/model.safetensors"];
         let same = |name: &&str| {
             std::fs::read(first.join(name)).unwrap() == std::fs::read(run.join(name)).unwrap()

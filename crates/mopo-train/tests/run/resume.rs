@@ -8,7 +8,7 @@ use mopo_train::{Progress, Silent, Unit};
 
 use super::{assert_same_artefacts, finished, go_on, message, metrics, new_run, tiny};
 
-/// Panics after `left` steps of a phase: what a killed process looks like from inside.
+/// Panics after `left` steps of a phase: a killed process, seen from inside.
 struct Cut {
     phase: &'static str,
     left: usize,
@@ -50,7 +50,7 @@ fn a_run_that_is_cut_off_three_times_ends_bit_for_bit_the_same() {
     cut(&run, "warm_start", 4); // the last step has a checkpoint
     cut(&run, "mopo", 3); // one step after the checkpoint of 2, before a refresh
     cut(&run, "mopo", 3); // 2 + 3 = 5: between the refreshes
-    // Newer than all of its checkpoints: what a damaged disk leaves is passed over.
+    // Later than all of its checkpoints: leftovers of a damaged disk are skipped.
     fs::write(run.join("checkpoints/mopo-step-000004/policy.bin"), b"damaged").unwrap();
     go_on(&run, &mut Silent).unwrap();
     assert_same_artefacts(&whole, &run);
@@ -73,8 +73,9 @@ fn data_that_changed_after_the_start_is_named() {
 
 #[test]
 fn a_cut_inside_a_window_that_meets_pairs_again_changes_no_bit() {
-    // Batches of another size than the epoch's rest, and windows of several epochs: after the cut
-    // pairs are met in other batches than those in which the reference's log-probs were computed.
+    // Batches of another size than the rest of the epoch, and windows of several epochs: after the
+    // interruption pairs are in other batches than those in which the reference's log-probs were
+    // computed.
     let windows = [
         "data.n_prompts=12",
         "data.heldout_fraction=0.4",

@@ -79,7 +79,7 @@ fn unknown_keys_are_refused_everywhere() {
         let says = e.contains(wrong) && e.contains(&format!("line {line}"));
         assert!(says || e.contains("missing field"), "{wrong}: {e}");
         assert!(e.contains("mine.toml"), "{e}");
-        // Beside the right key the wrong one is still no key.
+        // Next to the right key the wrong one is still unknown.
         let both = text.replacen(&start, &format!("\n{wrong} = 1\n{key} ="), 1);
         let e = RewardTrainConfig::parse_with(&both, "mine.toml", &[]).unwrap_err().to_string();
         assert!(e.contains(wrong) && e.contains(&format!("line {line}")), "{wrong}: {e}");

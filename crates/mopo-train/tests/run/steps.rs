@@ -11,7 +11,7 @@ use super::{
 
 #[test]
 fn leaving_out_pruned_responses_changes_nothing() {
-    // Hard labels at τ = 0.05: a loser weighs e⁻²⁰ of a winner.
+    // Hard labels at τ = 0.05: a rejected response has e⁻²⁰ of a preferred one's weight.
     let common = [
         "policies=[\"helpful\"]",
         "mopo.indicator_estimator=pair",
@@ -83,7 +83,7 @@ fn the_exact_dual_holds_between_refreshes_and_keeps_the_constraints() {
         }
     }
     assert!(binding > 0, "no threshold binds: the test shows nothing");
-    // Cut off in the middle of a window, it goes on with the same multipliers.
+    // Interrupted in the middle of a window, it continues with the same multipliers.
     let tmp = tempfile::tempdir().unwrap();
     let cut = tmp.path().join("run");
     new_run(&cut, &tiny(&[&exact[..], &["checkpoints.save_steps=3"]].concat()));

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use crate::{go_on, tiny_preset};
 
-/// A directory with a tokenizer that has ChatML's control tokens, and what declares its end.
+/// A directory with a tokenizer that has ChatML's control tokens, and files that declare its end of
+/// text.
 fn tokenizer_dir(dir: &Path, settings: Value, generation: Value) {
     let texts = ["the tea and the water and the tea"; 4];
     let plain = dir.join("plain.json");
@@ -38,7 +39,7 @@ fn tokenizer_dir(dir: &Path, settings: Value, generation: Value) {
     }
 }
 
-/// A finished run of DPO on rows of TRL's form with the template, and that tokenizer.
+/// A finished DPO run on rows in TRL's form with the template, and that tokenizer.
 fn trained(dir: &Path, template: &str, rows: &[Value], tokenizer: &Path) -> PathBuf {
     let data = dir.join("rows.jsonl");
     let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
@@ -99,7 +100,7 @@ fn a_run_is_prompted_and_stops_as_it_was_trained() {
     let path = trained(dir.path(), "chatml", &messages(), &model);
     let (run, config, record) = RunDir::open(&path).unwrap();
 
-    // Control tokens are ids, and what the messages spell out is text.
+    // Control tokens are ids, and their names in messages are text.
     let data = RunData::load(&run, &config, &record).unwrap();
     for pair in data.train.tokens.iter().chain(&data.heldout.tokens) {
         let control: Vec<u32> = pair.prompt.iter().copied().filter(|id| *id >= 260).collect();
@@ -112,7 +113,7 @@ fn a_run_is_prompted_and_stops_as_it_was_trained() {
     let line = summary.lines().find_map(|line| line.strip_prefix("prompt ")).unwrap();
     assert_eq!(line.split_whitespace().next().unwrap(), format!("{mean:.1}"), "{summary}");
 
-    // All of it is on record, and guarded.
+    // All of it is recorded and guarded.
     let (tokenizer, template) = load_run_tokenizer(&run, &config).unwrap();
     assert_eq!((template, tokenizer.end_of_text()), (ChatTemplate::Chatml, 261));
     assert_eq!(HubGeneration::read(&path).unwrap().unwrap().eos_token_id, [0, 261]);
@@ -144,7 +145,7 @@ fn the_template_is_the_form_that_the_prompts_have() {
     let chatml = ChatTemplate::Chatml.question("Tea #?").unwrap();
     for (template, rows, expected) in [
         ("dialogue", plain_texts(hh), ChatTemplate::Dialogue),
-        // Text is taken as it is, whatever the template for messages.
+        // Text is used unchanged, whatever the template for messages.
         ("dialogue", plain_texts("POST: tea #\nTL;DR:"), ChatTemplate::Plain),
         ("dialogue", plain_texts(&chatml), ChatTemplate::Chatml),
         ("plain", messages(), ChatTemplate::Plain),
@@ -158,7 +159,8 @@ fn the_template_is_the_form_that_the_prompts_have() {
         let (tokenizer, found) = load_run_tokenizer(&run, &config).unwrap();
         assert_eq!((found, tokenizer.form()), (expected, PromptForm::Template(expected)));
 
-        // A run from before this was recorded: the same form, but its tokens as they were trained.
+        // A run from before this was recorded: the same template, but with tokens as in its
+        // training.
         for name in ["tokenizer_config.json", "generation_config.json"] {
             std::fs::remove_file(run.join(name)).unwrap();
             record.hashes.remove(name);
