@@ -1,10 +1,10 @@
-"""The reference library's greedy generation with its cache, on the prompts of `mopo bench generate`.
+"""Greedy generation of transformers with its cache, on the prompts of `mopo bench generate`.
 
     python generate.py MODEL_DIR PAIRS.jsonl [--batch 1 --new-tokens 64 --max-len 512 --repeats 4 --threads 2]
 
-Prints one JSON line with the median time after the first call and the new token ids. The last id of
-the vocabulary, which belongs to no text, ends a row, so that nothing ends early; `mopo bench
-generate` does the same. Rows are padded on the left. Needs torch and transformers.
+Prints one JSON line with the median time after the first call and the new token ids. A row ends at the
+last id of the vocabulary, which occurs in no text, so that no row ends early; `mopo bench generate`
+does the same. Rows are padded on the left. Needs torch and transformers.
 """
 import argparse, json, resource, statistics, time
 import torch, transformers

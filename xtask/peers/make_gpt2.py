@@ -1,9 +1,10 @@
-"""Makes a random GPT-2 classifier of one label for `cargo xtask bench score`, in the hub's layout.
+"""Makes a random GPT-2 classifier of one label for `cargo xtask bench score`, in the layout of
+Hugging Face.
 
     python make_gpt2.py OUT_DIR --tokenizer DIR [--layers 12 --width 768 --heads 12]
 
 DIR has a tokenizer.json with GPT-2's vocabulary. OUT_DIR gets config.json, model.safetensors, the
-tokenizer, and reward.toml, which says how the model is asked. Needs torch and transformers.
+tokenizer, and reward.toml, the settings for scoring. Needs torch and transformers.
 """
 import argparse
 import pathlib

@@ -1,4 +1,4 @@
-"""Makes a random model of phi-1.5's size in bfloat16, in the hub's layout.
+"""Makes a random model of phi-1.5's size in bfloat16, in the layout of Hugging Face.
 
     python make_phi.py OUT_DIR --tokenizer DIR [--layers 24 --hidden 2048 --heads 32 --ffn 8192]
 

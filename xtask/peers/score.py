@@ -1,10 +1,10 @@
-"""The reference library's scores of texts, as a user of it writes them: tokenize, pad, run in batches.
+"""Scores texts with transformers in the usual way: tokenize, pad, run in batches.
 
     python score.py MODEL_DIR TEXTS.jsonl [--batch 8 --sort --repeats 3 --threads 2]
 
-A line of TEXTS.jsonl has `prompt` and `response`, which follow on each other. With --sort texts go by
-their number of tokens, so that little is padded. Prints one JSON line with the median time after the
-first call, from text to score, and the scores. Needs torch and transformers.
+A line of TEXTS.jsonl has `prompt` and `response`, which are concatenated. With --sort texts are sorted
+by their number of tokens, so that little is padded. Prints one JSON line with the scores and the median
+time, from text to score, after the first call. Needs torch and transformers.
 """
 import argparse, json, resource, statistics, time
 import torch, transformers

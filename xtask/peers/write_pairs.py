@@ -1,8 +1,8 @@
-"""Writes the benchmark's pairs as JSON lines, for the side that is not Python.
+"""Writes the benchmark's pairs as JSON lines, for programs not written in Python.
 
     python write_pairs.py PEERS_DIR OUT.jsonl --rows 192
 
-PEERS_DIR is the folder with hh_pairs.py, whose `pairs` is called: file order, nothing left out yet.
+PEERS_DIR is the folder with hh_pairs.py, whose `pairs` is called: in file order, all pairs.
 Needs the standard library only.
 """
 import argparse, json, pathlib, sys

@@ -1,8 +1,8 @@
-"""Loads what mopo-eval saved with transformers, and compares logits.
+"""Loads models saved by mopo-eval with transformers, and compares logits.
 
     venv/bin/python crates/mopo-eval/tests/reward/check_saved.py DIRECTORY...
 
-A directory holds a model that was saved and told.json, what make_fixtures.py wrote of the same model.
+A directory holds a saved model and told.json, written by make_fixtures.py for the same model.
 """
 
 import json

@@ -1,14 +1,14 @@
-"""Writes fixtures/: tiny random classifiers with tokenizers of their own, and what transformers says of
-texts.
+"""Writes fixtures/: tiny random classifiers with their own tokenizers, and the token ids and logits that
+transformers gives for texts.
 
     python3 -m venv venv
     venv/bin/pip install -r crates/mopo-eval/tests/reward/requirements.txt
     venv/bin/python crates/mopo-eval/tests/reward/make_fixtures.py
 
-For each model: a directory as of the hub, in one of the forms that published checkpoints have, and
-told.json: texts as a reward's template makes them, with the library's token ids and logits. Logits
-are computed in f32, one text at a time, without padding; the library's own padded batches must agree
-where it can pad. The texts are made up here.
+For each model: a directory in the layout of Hugging Face, in one of the forms of published checkpoints,
+and told.json: texts from a reward's template, with transformers' token ids and logits. Logits are
+computed in f32, one text at a time, without padding; transformers' own padded batches must agree if it
+can pad. The texts are made up.
 """
 
 import json
@@ -45,7 +45,7 @@ def corpus():
 
 
 def randomise(model):
-    """Everything gets a value of its own: a bias or factor that is left out must show."""
+    """Gives every parameter a value of its own, so that a missing bias or factor shows."""
     torch.manual_seed(len(list(model.parameters())))
     for name, parameter in model.named_parameters():
         with torch.no_grad():
@@ -58,7 +58,7 @@ def randomise(model):
 
 
 def vocab_of_bytes(directory, special, last=()):
-    """vocab.json and merges.txt, as GPT-2 and BART have them."""
+    """Writes vocab.json and merges.txt in the format of GPT-2 and BART."""
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(corpus(), vocab_size=300, min_frequency=2, special_tokens=special,
                                   show_progress=False)
@@ -76,8 +76,8 @@ def fill(template, prompt, response):
 
 
 def tell(directory, model, settings, texts=TEXTS):
-    """What the library says of texts. It is loaded from the directory as anyone would."""
-    # Files that only this crate must be able to do without.
+    """What transformers says of texts, loaded from the directory in the usual way."""
+    # Files that this crate must not need.
     tokenizer = AutoTokenizer.from_pretrained(directory, truncation_side=settings["truncation_side"])
     loaded, info = type(model).from_pretrained(directory, output_loading_info=True,
                                                attn_implementation="eager")
@@ -107,9 +107,9 @@ def tell(directory, model, settings, texts=TEXTS):
 
 
 def check_padded(model, tokenizer, cases):
-    """The library's own padded batch must say the same."""
+    """transformers' own padded batch must give the same."""
     pad = model.config.pad_token_id
-    # BART's refuses texts with different numbers of this token in one batch.
+    # BART refuses texts with different numbers of this token in one batch.
     ends = [case["ids"].count(model.config.eos_token_id) for case in cases]
     if isinstance(model, BartForSequenceClassification):
         cases = [case for case, n in zip(cases, ends) if n == ends[0]]
@@ -122,7 +122,7 @@ def check_padded(model, tokenizer, cases):
 
 
 def by_rule(model, ids):
-    """Logits at the position of each rule that the library has had, in its own words."""
+    """Logits at the position of each rule that transformers has had, in its own code."""
     with torch.no_grad():
         logits = model.score(model.transformer(input_ids=ids).last_hidden_state)[0]
     rules = {"last_token": -1}  # without a padding token
@@ -130,7 +130,7 @@ def by_rule(model, ids):
     if pad is not None:
         # Up to 4.30.
         rules["non_pad_count"] = int(torch.ne(ids, pad).sum(-1) - 1)
-        # From 4.31: `argmax` of no padding is 0, and so this −1.
+        # From 4.31: without padding `argmax` is 0, so this is −1.
         first = torch.eq(ids, pad).int().argmax(-1) - 1
         rules["before_first_pad"] = int(first % ids.shape[-1])
         # Now.
@@ -158,14 +158,14 @@ def edit_config(directory, **changes):
 
 
 def finish(directory, told):
-    # In the order of the file, odd on purpose: the ids count.
+    # In the order of the file, odd on purpose: ids matter, not order.
     (directory / "told.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     sizes = sum(f.stat().st_size for f in directory.iterdir())
     print(f"{directory.name}: {sizes // 1024} KiB, {sum(len(t['cases']) for t in told)} texts")
 
 
 def gpt2_one_file():
-    """As the HH models: one label, no padding token, tokenizer.json, one safetensors file."""
+    """Like the HH models: one label, no padding token, tokenizer.json, one safetensors file."""
     directory = fresh("gpt2")
     vocab = vocab_of_bytes(directory, [], ["<|endoftext|>"])
     model = randomise(GPT2ForSequenceClassification(GPT2Config(
@@ -187,8 +187,8 @@ def gpt2_one_file():
 
 
 def gpt2_shards():
-    """As the TL;DR model: padding is the end of text, vocab.json and merges.txt, the older release's
-    constants among the weights; in shards. And settings of GPT-2 that few use."""
+    """Like the TL;DR model: padding is the end of text, vocab.json and merges.txt, constants of an older
+    release among the weights; in shards. Also has rarely used settings of GPT-2."""
     directory = fresh("gpt2-shards")
     vocab = vocab_of_bytes(directory, [], ["<|endoftext|>"])
     model = randomise(GPT2ForSequenceClassification(GPT2Config(
@@ -226,7 +226,7 @@ def shard_up(directory, state, pattern, index, save):
 
 
 def distilbert():
-    """As the humor model, but as pytorch_model.bin and vocab.txt alone; labels in an odd order."""
+    """Like the humor model, but with only pytorch_model.bin and vocab.txt; labels in an odd order."""
     directory = fresh("distilbert-bin")
     tokenizer = BertWordPieceTokenizer(lowercase=True)
     tokenizer.train_from_iterator(corpus(), vocab_size=220, min_frequency=2, show_progress=False)
@@ -286,7 +286,7 @@ def bart(name, shards, **config):
     model.save_pretrained(directory)
     settings = dict(text="{response}", pair="{prompt}", pooling="last_eos", label=1, max_length=160)
     if shards:
-        # As older releases wrote it: every copy of the one embedding, and a language model's rest.
+        # As older releases wrote it: every copy of the one embedding, and leftovers of a language model.
         (directory / "model.safetensors").unlink()
         state = dict(model.state_dict())
         for side in ["encoder", "decoder"]:

@@ -1,5 +1,5 @@
 """Writes fixtures/tokenizers.json: changes to the tokenizers of the other fixtures, key by key, and the ids
-that transformers then gives some texts.
+that transformers then gives for some texts.
 
     python3 -m venv venv
     venv/bin/pip install -r crates/mopo-eval/tests/reward/requirements.txt
@@ -37,7 +37,7 @@ def config(base, **keys):
 
 
 def part(base, keys, **parts):
-    """Changes of parts of tokenizer.json, beside settings."""
+    """Changes to parts of tokenizer.json, besides settings."""
     return dict(base=base, files={CONFIG: keys}, json=parts)
 
 

@@ -1,13 +1,13 @@
-"""Loads what mopo-lm wrote with transformers and PEFT, and compares logits.
+"""Loads files written by mopo-lm with transformers and PEFT, and compares logits.
 
     venv/bin/python crates/mopo-lm/tests/parity/check_exports.py DIRECTORY...
 
-A directory holds logits.json, written by the test beside this script: `base` and `policy` (the
+A directory holds logits.json, written by the test next to this script: `base` and `policy` (the
 directories of save_phi and save_policy), `ids`, `base_logits` (a list for each position), and
-`policy_logits` (the same for each head). Both libraries must take every tensor and miss none.
+`policy_logits` (the same for each head). Both libraries must use every tensor and miss none.
 
-Beside it may be hub/, the second policy as a plain model, and greedy.json, what that policy continues
-prompts with: the library must generate the same, and its own merged weights must be those of hub/.
+There may also be hub/, the second policy as a plain model, and greedy.json, its greedy continuations of
+prompts: transformers must generate the same, and the weights that PEFT merges must be those of hub/.
 """
 
 import json
@@ -41,13 +41,13 @@ def load(directory):
 
 
 def check_hub(directory, policy):
-    """The plain model of a policy: its greedy continuations, and weights as PEFT merges them."""
+    """Checks the plain model of a policy: greedy continuations, and weights as PEFT merges them."""
     told = json.loads((directory / "greedy.json").read_text())
     hub = load(directory / "hub")
     assert hub.generation_config.eos_token_id == told["end"], hub.generation_config
     assert hub.config.dtype == torch.float32 and hub.config.eos_token_id == told["end"], hub.config
     for prompt, expected in zip(told["prompts"], told["continued"]):
-        with torch.no_grad():  # as its own files say: greedy, and to its own end
+        with torch.no_grad():  # as its own files set: greedy, and up to its own end
             out = hub.generate(input_ids=torch.tensor([prompt]), max_new_tokens=64)[0].tolist()
         out = out[len(prompt):]
         out = out[:out.index(told["end"])] if told["end"] in out else out

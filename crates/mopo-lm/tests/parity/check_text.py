@@ -1,9 +1,9 @@
-"""Compares what `mopo generate` says of an export with what transformers says, as text.
+"""Compares the text that `mopo generate` and transformers generate from an export.
 
     venv/bin/python crates/mopo-lm/tests/parity/check_text.py target/debug/mopo EXPORT PROMPT...
 
-EXPORT is a directory of `mopo export --policy`. Model and tokenizer are loaded by the library's Auto
-classes alone; both continue each prompt greedily for 64 tokens.
+EXPORT is a directory of `mopo export --policy`. Model and tokenizer are loaded only by
+transformers' Auto classes; both continue each prompt greedily for 64 tokens.
 """
 
 import subprocess

@@ -1,13 +1,13 @@
-"""Writes fixtures/: tiny random phi models and adapters, and what transformers and PEFT say of them.
+"""Writes fixtures/: tiny random phi models and adapters, and the results of transformers and PEFT.
 
     python3 -m venv venv
     venv/bin/pip install -r crates/mopo-lm/tests/parity/requirements.txt
     venv/bin/python crates/mopo-lm/tests/parity/make_fixtures.py
 
-For each model: a directory as of the hub, NAME.json (token ids in, log-probabilities and greedy
+For each model: a directory in the layout of Hugging Face, NAME.json (token ids in, log-probabilities and greedy
 continuations out) and NAME.safetensors (logits). All values are computed in f32, one sequence at a
-time, without padding, cache or packing; the library's own generation (padded, with its cache) must
-say the same. Prompts at which rounding could turn a greedy choice are drawn again.
+time, without padding, cache or packing; transformers' own generation (padded, with its cache) must
+give the same. Prompts at which rounding could change a greedy choice are drawn again.
 
 - half: published proportions (half of each head is rotated), F32, with two adapters of PEFT.
 - shards: 0.4 of each head is rotated, another base of the frequencies, F32, split over files.
@@ -50,7 +50,7 @@ ADAPTERS = {
 
 
 def randomise(module, generator):
-    """No parameter is left at a value that hides its absence: biases, LayerNorms, LoRA's B."""
+    """Leaves no parameter at a value that hides its absence: biases, LayerNorms, LoRA's B."""
     with torch.no_grad():
         for name, parameter in sorted(module.named_parameters()):
             noise = torch.randn(parameter.shape, generator=generator)
@@ -83,7 +83,7 @@ def greedy(model, prompt):
 
 
 def generate(model, prompts, end):
-    """The library's own generation: one batch, padded on the left, with the cache; until `end`."""
+    """transformers' own generation: one batch, padded on the left, with the cache; until `end`."""
     width = max(map(len, prompts))
     pad = [[0] * (width - len(p)) for p in prompts]
     ids = torch.tensor([a + b for a, b in zip(pad, prompts)])
@@ -115,7 +115,7 @@ def as_pytorch_files(directory):
 
 
 def log_probs(model, prompt, response):
-    """Of each token of a response, from a row of its own."""
+    """The log-probability of each token of a response, computed in a separate row."""
     lines = logits_of(model, prompt + response).log_softmax(-1)[len(prompt) - 1:-1]
     return [float(line[token]) for line, token in zip(lines, response)]
 
@@ -183,7 +183,7 @@ def main():
             OUT / name, dtype=torch.float32, attn_implementation="eager").eval()
         if name == "pytorch":
             as_pytorch_files(OUT / name)
-            # The library reads the same numbers from it that it is asked about here.
+            # transformers reads the same numbers from it that are asked for here.
             model = PhiForCausalLM.from_pretrained(
                 OUT / name, dtype=torch.float32, attn_implementation="eager").eval()
         factor = model.model.rotary_emb.inv_freq.numel() * 2 / (
@@ -204,7 +204,7 @@ def main():
             (OUT / name / adapter / "README.md").unlink(missing_ok=True)
             path = OUT / name / adapter / "adapter_config.json"
             peft = json.loads(path.read_text())
-            peft["target_modules"].sort()  # a set, in the library
+            peft["target_modules"].sort()  # a set, in transformers
             peft["base_model_name_or_path"] = None
             path.write_text(json.dumps(peft, indent=1, sort_keys=True) + "\n")
             more, told[adapter] = observe(tuned, adapter, rng)

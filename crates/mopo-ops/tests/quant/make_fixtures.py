@@ -1,12 +1,11 @@
-"""Writes fixture.json: NF4's values from their definition, and what bitsandbytes makes of a matrix.
+"""Writes fixture.json: NF4's values from their definition, and a matrix quantised by bitsandbytes.
 
     python3 -m venv venv
     venv/bin/pip install -r crates/mopo-ops/tests/quant/requirements.txt
     venv/bin/python crates/mopo-ops/tests/quant/make_fixtures.py
 
-The values are computed here (quantiles of a normal distribution) and must be those of the library.
-Codes and magnitudes are computed here too, in double precision, and must be the library's. The
-matrix is a formula of the index, so that it need not be stored: see `weights`. It has more than 256
+The values are computed here (quantiles of a normal distribution) and must equal those of bitsandbytes.
+So must codes and magnitudes, which are computed here in double precision. The matrix is a formula of the index, so that it need not be stored: see `weights`. It has more than 256
 blocks, a last block that is not full, and a block of zeros.
 """
 
@@ -32,7 +31,7 @@ def nf4_values(outer=0.9677083):
 
 
 def dynamic_values():
-    """8 bits: a sign, a decimal exponent, and a fraction that has the bits left over."""
+    """8 bits: a sign, a decimal exponent, and a fraction with the remaining bits."""
     values = [0.0, 1.0]
     for exponent in range(7):
         n = 2**exponent

@@ -1,17 +1,17 @@
-"""Writes fixtures.json: point sets and what moocore says about them.
+"""Writes fixtures.json: point sets and moocore's results for them.
 
     python3 -m venv venv
     venv/bin/pip install -r crates/mopo-pareto/tests/moocore/requirements.txt
     venv/bin/python crates/mopo-pareto/tests/moocore/make_fixtures.py
 
 The same version of moocore and numpy writes the same file. moocore shares no code with mopo-pareto.
-Where its words differ from ours:
+Its definitions differ from ours as follows:
 
-- hv_contributions leaves dominated points out of account unless ignore_dominated=False, which is
-  the definition that mopo-pareto follows: hypervolume of all less hypervolume of all but one. Copies
-  contribute 0 each in both. moocore writes 0 for a contribution below the root of the machine
-  epsilon, 1.5e-8, too; no contribution here is that small.
-- is_nondominated keeps the first of several equal points only, unless keep_weakly=True; mopo-pareto
+- hv_contributions ignores dominated points unless ignore_dominated=False, which is the definition
+  that mopo-pareto follows: hypervolume of all less hypervolume of all but one. Copies contribute 0
+  each in both. moocore also returns 0 for a contribution below the root of the machine epsilon,
+  1.5e-8; no contribution here is that small.
+- is_nondominated keeps only the first of several equal points, unless keep_weakly=True; mopo-pareto
   keeps all.
 - pareto_rank gives each point the number of its layer, from 0; equal points share it. mopo-pareto
   returns the layers as lists of indices.
@@ -29,17 +29,17 @@ KINDS = ["front", "cloud", "grid", "copies", "digits", "one"]
 
 
 def points_of(kind, d, rng):
-    """One set of points, to be minimised where a column is not turned round later."""
-    if kind == "front":  # nobody dominates anybody
+    """One set of points, to be minimised unless a column is negated later."""
+    if kind == "front":  # no point dominates another
         return np.round(moocore.generate_ndset(24, d, "concave-sphere", seed=rng), 3)
     if kind == "cloud":  # most are dominated, some miss the reference point
         return np.round(rng.uniform(0.0, 1.3, (24, d)), 3)
     if kind == "grid":  # ties in every objective, copies, points on the reference point's planes
         return rng.integers(0, 5, (28, d)).astype(float)
-    if kind == "copies":  # a front of which every third point stands there again
+    if kind == "copies":  # a front in which every third point occurs twice
         front = np.round(moocore.generate_ndset(15, d, "simplex", seed=rng), 3)
         return np.concatenate([front, front[::3], front[:1]])
-    if kind == "digits":  # all digits that a number has
+    if kind == "digits":  # all digits of a number
         return moocore.generate_ndset(12, d, "convex-sphere", seed=rng)
     return np.round(rng.uniform(0.0, 1.0, (1, d)), 3)
 

@@ -1,11 +1,11 @@
-"""Times moocore for `cargo xtask bench pareto`, as examples/pareto_timing.rs does mopo-pareto.
+"""Times moocore for `cargo xtask bench pareto`, as examples/pareto_timing.rs times mopo-pareto.
 
     python3 moocore_timing.py sets FOLDER    writes the point sets, to be minimised, and lists them
     python3 moocore_timing.py serve FOLDER   a request per line: operation, points, second set;
                                              an answer per line: seconds per call, then the values
 
-The arrays are contiguous float64 before the clock starts, everything is minimised (no copies for
-turning signs), and the clock is read around many calls.
+The arrays are contiguous float64 before timing starts, everything is minimised (no copies for
+negation), and each measurement covers many calls.
 """
 
 import pathlib
@@ -16,7 +16,7 @@ import moocore
 import numpy as np
 
 SEED = 20261123
-SHORTEST = 0.02  # seconds for the calls of one answer
+SHORTEST = 0.02  # seconds that the calls for one answer take
 SIZES = {2: (100, 1000), 3: (100, 1000), 4: (100, 1000), 5: (50, 200), 6: (30, 100)}
 SHAPES = {"sphere": "concave-sphere", "convex": "convex-sphere", "cloud": None}
 
@@ -30,7 +30,7 @@ def write_sets(folder):
 
     for d, sizes in SIZES.items():
         for n in sizes:
-            # Of the simplex, neither below nor above all of the other sets.
+            # On the simplex, neither below nor above all of the other sets.
             front = moocore.generate_ndset(n, d, "simplex", seed=SEED + 1)
             write(f"front-{d}-{n}", front)
             for name, method in SHAPES.items():
@@ -48,7 +48,7 @@ def read(path):
 
 
 def call(operation, points, front):
-    """The operation as a function without arguments, and what makes a list of its result."""
+    """The operation as a function without arguments, and a function that turns its result into a list."""
     ref = np.full(points.shape[1], 1.1)
     scalar = lambda result: [result]
     operations = {
@@ -57,7 +57,7 @@ def call(operation, points, front):
             lambda: moocore.hv_contributions(points, ref=ref, ignore_dominated=False),
             list,
         ),
-        # The same result where nobody dominates anybody, and faster.
+        # The same result if no point dominates another, and faster.
         "contributions_of_front": (lambda: moocore.hv_contributions(points, ref=ref), list),
         "igd_plus": (lambda: moocore.igd_plus(points, ref=front), scalar),
         "epsilon_additive": (lambda: moocore.epsilon_additive(points, ref=front), scalar),
