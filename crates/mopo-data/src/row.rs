@@ -44,18 +44,23 @@ fn json_error<T: DeserializeOwned>(text: &[u8]) -> String {
         Ok(_) => (String::new(), deserializer.end().err()),
         Err(error) => (error.path().to_string(), Some(error.into_inner())),
     };
+    let mut too_large = false;
     let reason = error.map_or_else(
         || "it cannot be read".into(),
         |error| {
+            let reason = json_reason(&error);
             if error.is_data() {
-                json_reason(&error)
+                reason
+            } else if reason.starts_with("number out of range") && path != "." {
+                too_large = true;
+                format!("`{path}` is infinite or too large")
             } else {
-                format!("not JSON: {}", json_reason(&error))
+                format!("not valid JSON: {reason}")
             }
         },
     );
-    if reason.starts_with("not JSON: number out of range") && path != "." {
-        return format!("`{path}` is infinite or too large");
+    if too_large {
+        return reason;
     }
     match std::str::from_utf8(text) {
         Err(error) => format!("invalid UTF-8: {error}"),
@@ -290,8 +295,8 @@ mod tests {
             (r#"{"choice":"1","parts":[]}"#, "`choice`: invalid type: string \"1\""),
             (r#"{"choice":1e999,"parts":[]}"#, "`choice` is infinite or too large"),
             (r#"{"choice":1,"choice":2,"parts":[]}"#, "duplicate field `choice`"),
-            (r#"{"choice":1,"parts":[],}"#, "not JSON: trailing comma"),
-            (r#"{"choice":1,"parts":[]} x"#, "not JSON: trailing characters"),
+            (r#"{"choice":1,"parts":[],}"#, "not valid JSON: trailing comma"),
+            (r#"{"choice":1,"parts":[]} x"#, "not valid JSON: trailing characters"),
             ("[[],1]", "it is a list, not an object"),
             ("null", "it is null, not an object"),
         ] {

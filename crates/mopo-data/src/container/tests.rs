@@ -59,7 +59,7 @@ fn error(bytes: &[u8]) -> String {
 #[test]
 fn what_is_not_read_is_named_with_the_remedy() {
     for (bytes, expected) in [
-        (&b""[..], "no bytes: fetch it"),
+        (&b""[..], "the file is empty: fetch it"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (b"\xfd7zXZ\x00more", "xz files are not supported"),
         (b"\x28\xb5\x2f\xfdmore", "unpack it with zstd -d"),

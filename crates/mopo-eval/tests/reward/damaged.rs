@@ -152,7 +152,7 @@ fn a_model_that_is_not_there_or_another_one() {
     edit(dir.path(), "config.json", |c| c["n_layer"] = json!(3));
     says(&refusal(&settings("gpt2"), dir.path()), &["transformer.h.2.ln_1.weight", "lacks"]);
     edit(dir.path(), "config.json", |c| c["n_layer"] = json!(1));
-    says(&refusal(&settings("gpt2"), dir.path()), &["transformer.h.1.", "no place"]);
+    says(&refusal(&settings("gpt2"), dir.path()), &["transformer.h.1.", "does not use"]);
     edit(dir.path(), "config.json", |c| c["n_layer"] = json!(2));
     edit(dir.path(), "config.json", |c| c["n_embd"] = json!(28));
     says(&refusal(&settings("gpt2"), dir.path()), &["transformer.wte.weight", "24", "28"]);

@@ -37,7 +37,7 @@ fn tensors_are_taken_by_name_and_left_over_and_missing_ones_are_named() {
     assert_eq!(data.to_vec::<f32>().unwrap(), A);
     assert!(!files.contains("a") && files.contains("b"));
     let error = message(files.finish());
-    assert!(error.contains("holds 1") && error.contains(": b;"), "{error}");
+    assert!(error.contains("has 1 tensors") && error.contains(": b;"), "{error}");
 
     let mut files = TensorFiles::open(&dir.path().join(WEIGHTS)).unwrap();
     assert_eq!(files.take("c", &[4]).unwrap().to_vec::<f32>().unwrap(), [0.0; 4]);

@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn keys_of_other_sources_and_wrong_values_are_refused() {
         for (name, assignment, expected) in [
-            ("tldr", "data.tie_threshold=1.0", "`data.tie_threshold` does nothing"),
+            ("tldr", "data.tie_threshold=1.0", "`data.tie_threshold` does not apply"),
             ("tldr", "data.objectives=[\"a\"]", "\"summeval_op\", \"safe_rlhf\""),
             ("summeval-op", "data.split=train", "it belongs to \"tldr\", \"tldr_axes\""),
             ("summeval-op", "data.tie_threshold=-1", "must be a number ≥ 0"),

@@ -56,7 +56,7 @@ fn rewards_must_be_there_before_training() {
     tiny(&[&axes]).check_files(&local_directory, None).unwrap();
     let one = "evaluation.rewards=[{name=\"alone\",ref_point=0.0,\
                reward={kind=\"demo\",objective_idx=1}}]";
-    assert!(refused(&tiny(&[one]), None).contains("`alone` alone"));
+    assert!(refused(&tiny(&[one]), None).contains("has only `alone`"));
 }
 
 #[test]
