@@ -49,7 +49,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     let index = Index::find();
     match &index {
         Some(index) => problems.extend(index.yanked(&all)),
-        None => println!("deny: yanked versions not checked: cargo keeps no index here"),
+        None => println!("deny: not checked: yanked versions, since cargo keeps no index here"),
     }
     for problem in &problems {
         eprintln!("deny: {problem}");
@@ -65,7 +65,9 @@ pub(crate) fn run() -> Result<ExitCode> {
     );
     let mut version = cargo(&["deny", "--version"]);
     if !version.stderr(Stdio::null()).stdout(Stdio::null()).status().is_ok_and(|s| s.success()) {
-        println!("deny: cargo-deny is not installed; CONTRIBUTING.md says what it adds");
+        println!(
+            "deny: not checked: advisories, since cargo-deny is not installed (CONTRIBUTING.md)"
+        );
         return Ok(ExitCode::SUCCESS);
     }
     let database = cargo_home()?.join("advisory-dbs").is_dir();
@@ -74,7 +76,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     if database {
         deny.arg("advisories");
     } else {
-        println!("deny: advisories not checked: no database in ~/.cargo/advisory-dbs");
+        println!("deny: not checked: advisories, since ~/.cargo/advisory-dbs has no database");
     }
     Ok(crate::cargo::code(status(deny.current_dir(root()))?))
 }
