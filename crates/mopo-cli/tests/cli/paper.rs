@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mopo_eval::label::LABEL_PRESETS;
+use mopo_report::{FrontReport, PolicyGroup};
 use mopo_testkit::LoopbackHub;
 
 use crate::common::{mopo, succeed, tiny};
@@ -105,8 +106,21 @@ impl Place {
         for objective in objectives {
             assert!(said.contains(objective) && page.contains(objective), "{objective}");
         }
-        let front = fs::read_to_string(self.at("report/front.csv")).unwrap();
-        assert!(front.lines().count() > 3, "{front}");
+        // The SFT model, three policies and three mixtures of two, each scored on the four prompts.
+        let json = fs::read_to_string(self.at(preset).join("pareto/report.json")).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let front: FrontReport = serde_json::from_value(json["front"].clone()).unwrap();
+        let count = |group| front.points.iter().filter(|point| point.group == group).count();
+        let groups = [PolicyGroup::Sft, PolicyGroup::Head, PolicyGroup::Mixture];
+        assert_eq!(groups.map(count), [1, 3, 3]);
+        assert_eq!(front.objectives, objectives);
+        for point in &front.points {
+            assert!(point.n == 4 && point.means.iter().all(|mean| mean.is_finite()), "{point:?}");
+        }
+        // The raw scores of the reward models, not constants: the models differ, and so do the answers.
+        assert!(front.points.iter().any(|point| point.means != front.points[0].means), "{front:?}");
+        let rows = fs::read_to_string(self.at("report/front.csv")).unwrap();
+        assert!(rows.lines().count() > front.points.len(), "{rows}");
     }
 }
 

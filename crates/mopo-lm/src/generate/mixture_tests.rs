@@ -42,7 +42,7 @@ fn run(
     generate(base, Some(params), decoding, &prompts(), END, config, &device).unwrap()
 }
 
-/// The hidden states after `ids`: no cache, no padding.
+/// The hidden states after `ids`: no cache, no other rows.
 fn last_hidden(base: &Phi<B>, adapter: Option<&LoraAdapter<B>>, ids: &[u32]) -> Tensor<B, 2> {
     // A dummy response token turns the last of `ids` into a predictor.
     let pair = PairSlices { prompt: ids, first: &[0], second: &[], keep: [true, false] };

@@ -30,7 +30,7 @@ fn run(
 }
 
 /// Log-probabilities (up to a constant for mixtures) of the token after `ids`, without cache or
-/// padding.
+/// other rows.
 fn next(base: &Phi<B>, params: &PolicyParams<B>, head: &HeadChoice, ids: &[u32]) -> Vec<f32> {
     // A dummy response token turns the last of `ids` into a predictor.
     let pair = PairSlices { prompt: ids, first: &[0], second: &[], keep: [true, false] };
@@ -61,7 +61,7 @@ fn greedy_without_cache(
 }
 
 #[test]
-fn greedy_with_cache_and_padding_equals_greedy_without() {
+fn greedy_with_cache_and_prompts_of_several_lengths_equals_greedy_without() {
     let base = fixtures::base::<B>(1);
     let params = fixtures::policies(&base, 2, 2);
     for head in [HeadChoice::Base, HeadChoice::Policy(1), HeadChoice::Mixture(vec![0.3, 0.7])] {

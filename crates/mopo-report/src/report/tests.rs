@@ -205,12 +205,29 @@ fn sets_without_policies_are_left_out() {
     let report = report_of(&evaluation);
     assert_eq!(report.sets.len(), 1);
     assert!(report.differences.is_empty() && report.points[0].dominates_sft.is_none());
-    let temp = tempfile::tempdir().unwrap();
-    write_report(temp.path(), &report, &evaluation, &ReportExtras::default()).unwrap();
+    let written = |report: &FrontReport, evaluation: &Evaluation| {
+        let temp = tempfile::tempdir().unwrap();
+        let files =
+            write_report(temp.path(), report, evaluation, &ReportExtras::default()).unwrap();
+        let rows = |path| std::fs::read_to_string(path).unwrap().lines().count() - 1;
+        assert_eq!(rows(files.differences_csv), 0);
+        // Over all prompts, and in each of two clusters
+        assert_eq!(rows(files.sets_csv), 3);
+        assert_eq!(rows(files.front_csv), 3 * evaluation.policies.len());
+        let page = std::fs::read_to_string(files.index_html).unwrap();
+        assert!(!page.contains("NaN"));
+        page
+    };
+    assert_eq!(report.sets[0].of.set, PolicySet::Heads);
+    assert!(!written(&report, &evaluation).contains("SFT model"));
+
     evaluation.policies.truncate(1);
     evaluation.policies[0].group = PolicyGroup::Sft;
     let report = report_of(&evaluation);
-    write_report(temp.path(), &report, &evaluation, &ReportExtras::default()).unwrap();
+    let sets: Vec<_> = report.sets.iter().map(|quality| quality.of.set).collect();
+    assert_eq!((sets, report.sets[0].n_policies), (vec![PolicySet::Sft], 1));
+    assert!(report.differences.is_empty() && report.points[0].non_dominated);
+    written(&report, &evaluation);
 }
 
 #[test]
