@@ -21,6 +21,25 @@ pub struct Scores {
 }
 
 /// A prompt, two different responses, and which of them each objective prefers.
+///
+/// ```
+/// use mopo_core::Objectives;
+/// use mopo_data::PreferenceRecord;
+///
+/// let record = PreferenceRecord {
+///     id: "mine:1".into(),
+///     source: "mine".into(),
+///     prompt: "\n\nHuman: How do I boil an egg?\n\nAssistant:".into(),
+///     first: " Seven minutes.".into(),
+///     second: " Who knows.".into(),
+///     indicators: vec![Some(1.0), None], // the first is more helpful; nobody said which is funnier
+///     scores: None,
+/// };
+/// record.check(&Objectives::new(["helpful", "humor"])?)?;
+/// let error = record.check(&Objectives::new(["helpful"])?).unwrap_err();
+/// assert!(error.to_string().contains("mine:1"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct PreferenceRecord {

@@ -43,6 +43,16 @@ pub struct Piece {
 }
 
 /// The rows of a batch, in order and without gaps.
+///
+/// ```
+/// use mopo_ops::PackedRows;
+///
+/// // A prompt of 2 tokens with responses of 2 and 1, then a prompt of 3 alone.
+/// let rows = PackedRows::new([[2, 2, 1], [3, 0, 0]]);
+/// assert_eq!((rows.n_tokens(), rows.rows()[1].start), (8, 5));
+/// let pair = rows.rows()[0];
+/// assert!(pair.sees(4, 1) && !pair.sees(4, 3)); // the second response sees the prompt, not the first one
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PackedRows {
     rows: Vec<PackedRow>,

@@ -12,6 +12,13 @@ use crate::staircase::Staircase;
 /// Complexity: O(K). Source: Deb, *Multi-Objective Optimization using Evolutionary Algorithms*
 /// (2001), definition 2.5.
 ///
+/// ```
+/// use mopo_pareto::{Direction::{Maximize, Minimize}, dominates};
+///
+/// assert!(dominates(&[2.0, 1.0], &[1.0, 1.0], &[Maximize; 2]));
+/// assert!(!dominates(&[2.0, 1.0], &[1.0, 1.0], &[Minimize; 2]));
+/// ```
+///
 /// # Panics
 /// If `a`, `b` and `directions` differ in length.
 pub fn dominates(a: &[f64], b: &[f64], directions: &[Direction]) -> bool {

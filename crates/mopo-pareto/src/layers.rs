@@ -21,6 +21,13 @@ const GRID: usize = 4096;
 /// Complexity of Multiobjective EAs* (2003), for K = 2; Zhang, Tian, Cheng and Jin, *An Efficient
 /// Approach to Nondominated Sorting* (2015), for the search over layers.
 ///
+/// ```
+/// use mopo_pareto::{Direction::Maximize, non_dominated_sort};
+///
+/// let points = [[2.0, 1.0], [1.0, 1.0], [1.0, 2.0]];
+/// assert_eq!(non_dominated_sort(&points, &[Maximize; 2]), [vec![0, 2], vec![1]]);
+/// ```
+///
 /// # Panics
 /// If a point and `directions` differ in length.
 pub fn non_dominated_sort<P: AsRef<[f64]>>(

@@ -128,6 +128,17 @@ impl RunConfig {
     /// The same with overrides `key.path=value`, with values in TOML syntax (a bare word is a
     /// string).
     ///
+    /// ```
+    /// use mopo_train::{RunConfig, config::preset_text};
+    ///
+    /// let preset = preset_text("demo")?;
+    /// let config = RunConfig::parse_with(preset, "demo", &["training.steps=10".into()])?;
+    /// assert_eq!(config.training.steps, 10);
+    /// let error = RunConfig::parse_with(preset, "demo", &["training.step=10".into()]).unwrap_err();
+    /// assert!(error.to_string().contains("training.step"));
+    /// # Ok::<(), mopo_train::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// Those of [`parse`](Self::parse), and an override of a key that does not exist.
     pub fn parse_with(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {

@@ -3,6 +3,16 @@
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 
 /// The indicators of a batch of responses on a device, with a mask of missing labels.
+///
+/// ```
+/// # type B = mopo_testkit::TestBackend;
+/// use mopo_core::ResponseLabels;
+///
+/// // One pair and two objectives, a row for each response; the second objective has no label. B: a backend.
+/// let rows = [vec![Some(1.0), None], vec![Some(0.0), None]];
+/// let labels = ResponseLabels::<B>::from_rows(&rows, &Default::default());
+/// assert_eq!(labels.indicators.dims(), [1, 2, 2]); // one batch, two responses, two objectives
+/// ```
 #[derive(Debug, Clone)]
 pub struct ResponseLabels<B: Backend> {
     /// `[n_batches, n_responses, n_objectives]`, I in [0, 1]; 0.5 where missing. One batch that all

@@ -32,6 +32,26 @@ use crate::{Error, Result};
 
 /// A score for a response to a prompt. **Larger is better**, raw (never rounded or squashed), and
 /// independent of anything else that is scored.
+///
+/// ```
+/// use mopo_eval::reward::{Reward, score_all};
+///
+/// struct Questions;
+///
+/// impl Reward for Questions {
+///     fn name(&self) -> &str {
+///         "asks back"
+///     }
+///     fn score(&self, _prompt: &str, response: &str) -> mopo_eval::Result<f32> {
+///         Ok(response.matches('?').count() as f32)
+///     }
+/// }
+///
+/// let prompts = ["Tea or coffee?".to_string()];
+/// let scores = score_all(&[Box::new(Questions)], &prompts, &["Which tea? Black?".to_string()])?;
+/// assert_eq!(scores, [[2.0]]);
+/// # Ok::<(), mopo_eval::Error>(())
+/// ```
 pub trait Reward: Send + Sync {
     /// The name for figures and tables.
     fn name(&self) -> &str;

@@ -61,6 +61,14 @@ pub fn create_dir(dir: &Path) -> Result<()> {
 /// An existing file keeps its mode. A symbolic link is kept: its target is written. Writes to
 /// pipes and devices, `/dev/stdout` among them, are direct.
 ///
+/// ```
+/// let dir = tempfile::tempdir().unwrap();
+/// let path = dir.path().join("new/folder/notes.txt");
+/// mopo_hub::write_atomically(&path, b"whole or absent")?;
+/// assert_eq!(std::fs::read(&path).unwrap(), b"whole or absent");
+/// # Ok::<(), mopo_hub::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Io`] with the path; nothing has changed then.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
