@@ -3,6 +3,8 @@
 use std::fs;
 use std::process::Command;
 
+use anyhow::{Context, Result, ensure};
+
 /// Processor, cores, memory and load, as far as Linux tells.
 pub(crate) fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -23,17 +25,41 @@ pub(crate) fn machine() -> String {
 
 /// The day in UTC, and the commit with `-dirty` where files differ from it.
 pub(crate) fn date_and_commit() -> String {
-    let said = |program: &str, args: &[&str]| {
-        let out = Command::new(program).args(args).current_dir(crate::cargo::root()).output();
-        let text = out.ok().filter(|o| o.status.success()).map(|o| o.stdout).unwrap_or_default();
-        match String::from_utf8_lossy(&text).trim() {
-            "" => "unknown".to_string(),
-            text => text.to_string(),
-        }
-    };
-    let date = said("date", &["-u", "+%Y-%m-%d"]);
-    let commit = said("git", &["describe", "--always", "--dirty", "--exclude=*"]);
+    let date = said("date", &["-u", "+%Y-%m-%d"]).unwrap_or_else(|| "unknown day".into());
+    let commit = commit().unwrap_or_else(|| "unknown".into());
     format!("{date}, commit {commit}")
+}
+
+/// Refuses to measure for a page where the commit that it would name is not what is measured.
+pub(crate) fn ensure_committed() -> Result<()> {
+    let commit = commit().context("--out: the page names a commit, and git finds none here")?;
+    ensure!(
+        !commit.ends_with("-dirty"),
+        "--out: there are uncommitted changes, and the page would name a commit without them; commit them, \
+         or leave out --out"
+    );
+    Ok(())
+}
+
+fn commit() -> Option<String> {
+    said("git", &["describe", "--always", "--dirty", "--exclude=*"])
+}
+
+/// Whether the repository has a commit; None where that cannot be said, as without its history.
+pub(crate) fn has_commit(commit: &str) -> Option<bool> {
+    // Its own, and not one that the files were unpacked in
+    said("git", &["ls-files", "--error-unmatch", "Cargo.toml"])?;
+    if said("git", &["rev-parse", "--is-shallow-repository"])? != "false" {
+        return None;
+    }
+    Some(said("git", &["cat-file", "-t", commit]).as_deref() == Some("commit"))
+}
+
+/// What a program prints in the repository, if it succeeds and prints something.
+fn said(program: &str, args: &[&str]) -> Option<String> {
+    let out = Command::new(program).args(args).current_dir(crate::cargo::root()).output().ok()?;
+    let text = String::from_utf8_lossy(&out.stdout).trim().to_owned();
+    (out.status.success() && !text.is_empty()).then_some(text)
 }
 
 /// The middle value of at least one; of an even number the mean of the two in the middle.

@@ -92,6 +92,7 @@ pub(crate) fn problems(root: &Path) -> Result<Vec<String>> {
             problems.push(format!("docs/math.md: there is no test `{test}`"));
         }
     }
+    problems.extend(results(root)?);
     problems.extend(crate::licences::stale(root)?);
     for package in crate::cargo::metadata()?.packages {
         let folder = package.manifest_path.parent().context("a manifest has a folder")?;
@@ -117,6 +118,41 @@ fn tests_named(page: &str) -> Vec<&str> {
         }
     }
     names
+}
+
+/// Pages of results that name no commit, or one that is not there.
+fn results(root: &Path) -> Result<Vec<String>> {
+    let mut problems = Vec::new();
+    for entry in fs::read_dir(root.join("docs/results")).context("docs/results")? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|e| e != "md") {
+            continue;
+        }
+        let name = path.strip_prefix(root).unwrap_or(&path).display();
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let commits = commits_named(&text);
+        if commits.is_empty() {
+            problems.push(format!("{name}: name the commit that was measured"));
+        }
+        for commit in commits {
+            if commit.contains("-dirty") || crate::machine::has_commit(commit) == Some(false) {
+                problems.push(format!("{name}: there is no commit {commit}"));
+            }
+        }
+    }
+    Ok(problems)
+}
+
+/// What follows the word `commit` and looks like one.
+fn commits_named(page: &str) -> Vec<&str> {
+    let words: Vec<&str> = page.split_whitespace().collect();
+    let pairs = words.windows(2).filter(|pair| pair[0] == "commit");
+    let commits = pairs.map(|pair| pair[1].trim_end_matches([',', '.', ';', ':', ')']));
+    let is_hash = |commit: &&str| {
+        let hash = commit.trim_end_matches("-dirty");
+        hash.len() >= 7 && hash.bytes().all(|b| b.is_ascii_hexdigit())
+    };
+    commits.filter(is_hash).collect()
 }
 
 /// Compares the workspace's dependencies with [`EDGES`].
@@ -165,6 +201,13 @@ mod tests {
         let page = "| formula | function | test |\n|---|---|---|\n| a | `f` | `one`, `two` |\n\n\
                     | x | y |\n| `no` | `neither` |\n";
         assert_eq!(super::tests_named(page), ["one", "two"]);
+    }
+
+    #[test]
+    fn commits_are_found_where_a_page_names_them() {
+        let page =
+            "2026-11-25, commit df81f52.\nRecorded in commit\n85e4a62-dirty, to commit changes";
+        assert_eq!(super::commits_named(page), ["df81f52", "85e4a62-dirty"]);
     }
 
     #[test]
