@@ -1,4 +1,4 @@
-//! Every command and flag of `cargo xtask`. The options of a benchmark stand in its own file.
+//! Every command and flag of `cargo xtask`. The options of a benchmark are in its own file.
 
 use std::path::PathBuf;
 
@@ -16,32 +16,32 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Train in a release build: `mopo train`; try `cargo xtask train --help`
+    /// Build mopo in release mode and run `mopo train`; `cargo xtask train --help` lists its flags
     #[command(disable_help_flag = true)]
     Train(Forwarded),
-    /// Generate, score and draw the front in a release build: `mopo pareto`
+    /// The same with `mopo pareto`: generate answers, score them and draw the front
     #[command(disable_help_flag = true)]
     Pareto(Forwarded),
-    /// Run the synthetic experiments in a release build: `mopo bandit`, which lists them
+    /// The same with `mopo bandit`: run a synthetic experiment, or list them
     #[command(disable_help_flag = true)]
     Bandit(Forwarded),
-    /// Run the criterion benchmarks, or compare with another implementation
+    /// Run the criterion benchmarks, or compare with other implementations
     Bench(Bench),
     /// Run the full pipeline on HH-RLHF: reward models, labels, SFT, MOPO, front, page
     RealLine(real_line::Options),
-    /// Run the tests on every backend, and say what was skipped and why
+    /// Run the tests on every backend, and report what was skipped and why
     Matrix {
-        /// These backends alone
+        /// Only these backends [default: all]
         #[arg(value_parser = ["flex", "ndarray", "cuda"])]
         backends: Vec<String>,
     },
-    /// Check the layout rules: crate edges, file lengths, headers, documents
+    /// Check the layout rules: dependencies between crates, file lengths, headers, documents
     Tidy,
-    /// Check dependencies as deny.toml says: licences, duplicate versions, yanked versions
+    /// Check dependencies against deny.toml: licences, duplicate and yanked versions
     Deny,
-    /// Write THIRD_PARTY.md, the notice of what the program contains of others
+    /// Rewrite THIRD_PARTY.md, the notice of third-party licences
     Licences {
-        /// Also write the texts of all their licences to this file, to ship with the program
+        /// Also write the texts of all licences to this file, to ship with the program
         #[arg(long, value_name = "FILE")]
         texts: Option<PathBuf>,
     },
@@ -49,10 +49,10 @@ pub(crate) enum Command {
     Ci,
 }
 
-/// What goes to another program as it is.
+/// What is passed on to another program unchanged.
 #[derive(Debug, Args)]
 pub(crate) struct Forwarded {
-    /// Arguments of `mopo`
+    /// Arguments for mopo
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) args: Vec<String>,
 }
@@ -62,23 +62,23 @@ pub(crate) struct Forwarded {
 pub(crate) struct Bench {
     #[command(subcommand)]
     pub(crate) what: Option<BenchCommand>,
-    /// Arguments of `cargo bench` for mopo-core and mopo-pareto
+    /// Arguments for `cargo bench` of mopo-core and mopo-pareto
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) args: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
-    /// Time the Pareto tools against moocore, in turns
+    /// Compare the Pareto tools with moocore
     Pareto {
-        /// An interpreter that has what crates/mopo-pareto/tests/moocore/requirements.txt lists [default:
-        /// one made in target/]
+        /// Python with the packages in crates/mopo-pareto/tests/moocore/requirements.txt [default: an
+        /// environment created in target/]
         #[arg(long, value_name = "PATH")]
         python: Option<PathBuf>,
     },
-    /// Time the training step and generation; with --peers against TRL, PyTorch and transformers, in turns
+    /// Time the training step and generation; with --peers, compare with TRL, PyTorch and transformers
     Train(Box<bench_train::Options>),
-    /// Time the scores of a reward model; with --python against transformers, in turns
+    /// Time the scoring of texts by a reward model; with --python, compare with transformers
     Score(bench_score::Options),
 }
 

@@ -1,4 +1,4 @@
-//! The Pareto tools of mopo-pareto against moocore, in one run: `cargo xtask bench pareto`.
+//! Compares the Pareto tools of mopo-pareto with moocore in one run: `cargo xtask bench pareto`.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -92,9 +92,8 @@ fn environment(folder: &Path) -> Result<PathBuf> {
     if fs::read_to_string(&stamp).is_ok_and(|text| text == wanted) {
         return Ok(python);
     }
-    let remedy =
-        format!("or pass `--python PATH` with an interpreter that has what {REQUIREMENTS} lists");
-    eprintln!("== a Python environment with moocore in {}", venv.display());
+    let remedy = format!("or pass `--python PATH`, a Python with the packages in {REQUIREMENTS}");
+    eprintln!("== creating a Python environment with moocore in {}", venv.display());
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let made = Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv).status();
     match made {

@@ -1,4 +1,4 @@
-//! Scores of texts by a reward model, alone or against the reference library in one run: `cargo xtask
+//! Scores of texts by a reward model, alone or against transformers in one run: `cargo xtask
 //! bench score`. Each measurement is a process of its own, and they take turns.
 
 use std::fs;
@@ -13,7 +13,7 @@ use crate::bench_train::python::{Python, REQUIREMENTS, WRITE_PAIRS};
 use crate::bench_train::report::{number, shown};
 use crate::bench_train::write_whole;
 use crate::cargo::{root, status, target_directory};
-use crate::machine::{date_and_commit, machine, median};
+use crate::machine::{date_and_commit, ensure_committed, machine, median};
 use crate::measured::measured_line;
 use crate::program;
 
@@ -22,38 +22,38 @@ const MAKE_MODEL: &str = "xtask/peers/make_gpt2.py";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// An interpreter with torch and transformers (xtask/peers/requirements.txt), which then are measured
-    /// too; it also makes model and texts on first use
+    /// Python with the packages in xtask/peers/requirements.txt: measures transformers too, and creates
+    /// model and texts on first use
     #[arg(long, value_name = "PATH", value_parser = absolute)]
     python: Option<PathBuf>,
-    /// How often each one runs
+    /// Runs of each participant
     #[arg(long, value_name = "N", default_value = "3", value_parser = positive)]
     rounds: usize,
-    /// Calls of each run, of which the first is left out of the median
+    /// Calls per run; the first is left out of the median
     #[arg(long, value_name = "N", default_value = "3", value_parser = positive)]
     repeats: usize,
-    /// Threads of each
+    /// Threads per process
     #[arg(long, value_name = "N", default_value = "2", value_parser = positive)]
     threads: usize,
-    /// Texts, two of each pair
+    /// Number of texts, two from each pair
     #[arg(long, value_name = "N", default_value = "64", value_parser = positive)]
     n_texts: usize,
-    /// This reward model instead of a random one of 12 blocks of width 768
+    /// Reward model directory [default: a random GPT-2 classifier with 12 blocks of width 768]
     #[arg(long, value_name = "DIR", value_parser = absolute)]
     model: Option<PathBuf>,
-    /// These texts, as JSON lines of prompt and response
+    /// Texts: JSON Lines with prompt, response [default: HH-RLHF, by hh_pairs.py]
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     texts: Option<PathBuf>,
-    /// Where hh_pairs.py is, which finds texts of HH-RLHF; needed where there are no texts yet
+    /// Directory with hh_pairs.py, which finds texts of HH-RLHF; needed once, to create the texts
     #[arg(long, value_name = "DIR", value_parser = absolute)]
     peers_dir: Option<PathBuf>,
-    /// The folder of a tokenizer.json for the random model; needed where there is no model yet
+    /// Directory with a tokenizer.json for the random model; needed once, to create the model
     #[arg(long, value_name = "DIR", value_parser = absolute)]
     tokenizer: Option<PathBuf>,
-    /// This program instead of building one
+    /// Use this mopo program instead of building one
     #[arg(long, value_name = "PATH", value_parser = absolute)]
     mopo: Option<PathBuf>,
-    /// Also write the tables and raw figures there, e.g. docs/results/score.md
+    /// Also write the tables and raw figures to this file, e.g. docs/results/score.md
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     out: Option<PathBuf>,
 }
@@ -68,6 +68,10 @@ struct Participant {
 
 /// `cargo xtask bench score …`.
 pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
+    if options.out.is_some() {
+        ensure_committed()?;
+    }
+    let when = date_and_commit();
     let target = target_directory()?;
     let folder = target.join("score-bench");
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
@@ -78,7 +82,7 @@ pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
         Some(path) => path.clone(),
         None => program::build(None)?,
     };
-    ensure!(mopo.is_file(), "--mopo {}: there is no such program", mopo.display());
+    ensure!(mopo.is_file(), "--mopo {}: no such file", mopo.display());
     let versions = python.as_ref().map(|python| python.versions.clone());
     let all = participants(options, python, &mopo, &model, &texts);
 
@@ -109,7 +113,7 @@ pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
             write_whole(&record, &lines)?;
         }
     }
-    let context = About { command: shown(args), versions, machine: [before, machine()] };
+    let context = About { command: shown(args), when, versions, machine: [before, machine()] };
     let page = page(options, &context, &all, &runs);
     println!("\n{page}");
     eprintln!("every run: {}", record.display());
@@ -124,8 +128,8 @@ pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
 fn needs_python<'a>(python: Option<&'a Python>, what: &str, flag: &str) -> Result<&'a Python> {
     python.with_context(|| {
         format!(
-            "there is no {what} yet: give one with `{flag}`, or an interpreter with what \
-             {REQUIREMENTS} lists with `--python PATH`, which makes one"
+            "there is no {what} yet: pass one with `{flag}`, or create it with `--python PATH`, a Python with \
+             the packages in {REQUIREMENTS}"
         )
     })
 }
@@ -144,10 +148,10 @@ fn model(options: &Options, python: Option<&Python>, folder: &Path) -> Result<Pa
     if !model.join("reward.toml").is_file() {
         let python = needs_python(python, "model", "--model DIR")?;
         let folder_of_tokenizer = options.tokenizer.as_ref().context(
-            "there is no model yet: name the folder of a tokenizer.json for it with `--tokenizer DIR`",
+            "there is no model yet: pass the directory of a tokenizer.json for it with `--tokenizer DIR`",
         )?;
         let tokenizer = folder_of_tokenizer.join("tokenizer.json");
-        ensure!(tokenizer.is_file(), "--tokenizer: {} is not there", tokenizer.display());
+        ensure!(tokenizer.is_file(), "--tokenizer: {} does not exist", tokenizer.display());
         eprintln!("== the benchmark's model, in {}", model.display());
         let part = folder.join("model.part");
         let _ = fs::remove_dir_all(&part); // left by a run that was cut off
@@ -172,8 +176,8 @@ fn texts(options: &Options, python: Option<&Python>, folder: &Path) -> Result<Pa
         let mut write = python.script(&root().join(WRITE_PAIRS), options.threads);
         let rows = options.n_texts.div_ceil(2).to_string();
         let peers_dir = options.peers_dir.as_ref().context(
-            "there are no texts yet: name the folder of hh_pairs.py, which finds them, with \
-             `--peers-dir DIR`, or give texts with `--texts FILE`",
+            "there are no texts yet: pass the directory of hh_pairs.py, which finds them, with \
+             `--peers-dir DIR`, or pass texts with `--texts FILE`",
         )?;
         write.arg(peers_dir).arg(&pairs).args(["--rows", &rows]);
         ensure!(
@@ -264,6 +268,8 @@ fn difference(runs: &[Value], a: &str, b: &str) -> Option<f64> {
 /// What the page says besides the figures.
 struct About {
     command: String,
+    /// The day and the commit.
+    when: String,
     /// Of the peers' packages.
     versions: Option<String>,
     /// Before and after.
@@ -280,10 +286,10 @@ fn page(options: &Options, context: &About, all: &[Participant], runs: &[Value])
     let best =
         peers.filter_map(|p| Some((p.name, rate(p.name)?))).max_by(|(_, a), (_, b)| a.total_cmp(b));
     let mut out = String::from("# Scores of a reward model\n\n");
-    out += "How many texts a second a GPT-2 classifier scores, from text to number, next to the \
-            reference library. All run in turns, each as a process of its own.\n\n";
+    out += "How many texts a GPT-2 classifier scores per second, from text to number, next to \
+            transformers. All run in turns, each as a process of its own.\n\n";
     out += &format!("```\ncargo xtask bench score {}\n```\n\n", context.command);
-    out += &format!("{}.\n\n- Before: {before}.\n- After: {after}.\n", date_and_commit());
+    out += &format!("{}.\n\n- Before: {before}.\n- After: {after}.\n", context.when);
     out += &format!(
         "- {} threads each; {} rounds, medians over them; in a round {} calls, of which the first is \
          left out of the median.\n",
@@ -388,6 +394,7 @@ mod tests {
         let all = participants(&options, Some(python), a, a, b);
         let context = About {
             command: String::new(),
+            when: "today, commit 0".into(),
             versions: Some("torch 2".into()),
             machine: ["then".into(), "now".into()],
         };

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::args::{absolute, positive};
 use crate::cargo::target_directory;
-use crate::machine::{date_and_commit, machine};
+use crate::machine::{date_and_commit, ensure_committed, machine};
 use crate::program;
 use participants::{Outcome, Run, participants};
 use python::Python;
@@ -25,52 +25,52 @@ pub(crate) struct Options {
     /// Compare with TRL, PyTorch and transformers
     #[arg(long, requires = "peers_dir")]
     peers: bool,
-    /// Where hh_pairs.py, phi_mini.py, torch_step.py and trl_dpo.py are
+    /// Directory with hh_pairs.py, phi_mini.py, torch_step.py and trl_dpo.py
     #[arg(long, value_name = "DIR", value_parser = absolute)]
     peers_dir: Option<PathBuf>,
-    /// The interpreter that has what xtask/peers/requirements.txt lists
+    /// Python with the packages in xtask/peers/requirements.txt
     #[arg(long, value_name = "PATH", value_parser = absolute, requires = "peers")]
     python: Option<PathBuf>,
-    /// Make a Python environment there first (several GB) and use it
+    /// Create a Python environment there (several GB) and use it
     #[arg(long, value_name = "DIR", value_parser = absolute, requires = "peers", conflicts_with = "python")]
     make_venv: Option<PathBuf>,
-    /// How often each one runs
+    /// Runs of each participant
     #[arg(long, value_name = "N", default_value = "3", value_parser = positive)]
     rounds: usize,
-    /// Of every step measured
+    /// Steps per run; the first is left out of the median
     #[arg(long, value_name = "N", default_value = "6", value_parser = positive)]
     steps: usize,
-    /// Of every step measured
+    /// Pairs per step
     #[arg(long, value_name = "N", default_value = "8", value_parser = positive)]
     batch: usize,
-    /// Of every step measured
+    /// Use pairs with fewer tokens than this in prompt and response
     #[arg(long, value_name = "N", default_value = "512", value_parser = positive)]
     max_len: usize,
-    /// Of every process
+    /// Threads per process
     #[arg(long, value_name = "N", default_value = "2", value_parser = positive)]
     threads: usize,
-    /// Pairs that TRL is given, at least 3 batches
+    /// Pairs for TRL, at least 3 batches
     #[arg(long, value_name = "N", default_value = "80", value_parser = positive)]
     trl_pairs: usize,
-    /// Of every generation measured
+    /// Tokens to generate after each prompt
     #[arg(long, value_name = "N", default_value = "64", value_parser = positive)]
     new_tokens: usize,
-    /// These participants alone, by the names that the tables give
+    /// Only these participants, named as in the tables
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     only: Option<Vec<String>>,
-    /// This model instead of the benchmark's own, which is made on first use
+    /// Model directory [default: the benchmark's own model, created on first use]
     #[arg(long, value_name = "DIR", value_parser = absolute)]
     model: Option<PathBuf>,
-    /// These pairs, as JSON lines of prompt, chosen, rejected
+    /// Pairs: JSON Lines with prompt, chosen, rejected [default: HH-RLHF, by hh_pairs.py]
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     pairs: Option<PathBuf>,
-    /// Where ours runs
+    /// Device of mopo
     #[arg(long, value_name = "NAME", default_value = "flex")]
     device: String,
-    /// This program instead of building one
+    /// Use this mopo program instead of building one
     #[arg(long, value_name = "PATH", value_parser = absolute)]
     mopo: Option<PathBuf>,
-    /// Also write the tables and raw figures there, e.g. docs/results/train-step.md
+    /// Also write the tables and raw figures to this file, e.g. docs/results/train-step.md
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     out: Option<PathBuf>,
 }
@@ -81,9 +81,10 @@ impl Options {
         // Its script leaves two steps out of the median.
         ensure!(
             self.trl_pairs >= 3 * self.batch,
-            "`--trl-pairs {}` are fewer than 3 batches of {}",
+            "`--trl-pairs {}` is too small: with `--batch {}` it must be at least {} (3 batches)",
             self.trl_pairs,
-            self.batch
+            self.batch,
+            3 * self.batch
         );
         Ok(self)
     }
@@ -96,6 +97,10 @@ impl Options {
 
 /// `cargo xtask bench train …`.
 pub(crate) fn run(options: Options, args: &[String]) -> Result<ExitCode> {
+    if options.out.is_some() {
+        ensure_committed()?;
+    }
+    let when = date_and_commit();
     let target = target_directory()?;
     let folder = target.join("train-bench");
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
@@ -107,7 +112,7 @@ pub(crate) fn run(options: Options, args: &[String]) -> Result<ExitCode> {
     let (model, pairs) = python::inputs(&options, python.as_ref(), &folder)?;
     let mopo = match &options.mopo {
         Some(path) => {
-            ensure!(path.is_file(), "--mopo {}: there is no such program", path.display());
+            ensure!(path.is_file(), "--mopo {}: no such file", path.display());
             path.clone()
         }
         None => program::build(Some(&options.device))?,
@@ -135,7 +140,7 @@ pub(crate) fn run(options: Options, args: &[String]) -> Result<ExitCode> {
     }
     let context = report::Context {
         command: format!("cargo xtask bench train {}", report::shown(args)),
-        when: date_and_commit(),
+        when,
         machine_before: started,
         machine_after: machine(),
         versions: python.as_ref().map(|p| p.versions.clone()),

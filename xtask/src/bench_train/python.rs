@@ -29,7 +29,7 @@ impl Python {
             let path = options.peers_dir()?.join(script);
             ensure!(
                 path.is_file(),
-                "--peers: {} is not there; give the folder that has it with --peers-dir DIR",
+                "--peers-dir: {} does not exist; pass the directory that contains it",
                 path.display()
             );
         }
@@ -39,8 +39,8 @@ impl Python {
             (None, Some(dir)) => make(dir)?,
             (None, None) if left.exists() => left,
             (None, None) => bail!(
-                "--peers needs a Python with what {REQUIREMENTS} lists: {}. Have one made with \
-                 `--make-venv {}` (several GB, then found by itself), or make one, \
+                "--peers needs a Python with the packages in {REQUIREMENTS}: {}. Create one with \
+                 `--make-venv {}` (several GB; later runs find it there), or with \
                  `python3 -m venv V && V/bin/pip install -r {REQUIREMENTS}`, and pass \
                  `--python V/bin/python`",
                 requirements()?.join(", "),
@@ -114,8 +114,8 @@ fn versions(python: &Path) -> Result<String> {
         .args(requirements()?)
         .stderr(Stdio::inherit())
         .output()
-        .with_context(|| format!("--python {}: it cannot be started", python.display()))?;
-    ensure!(out.status.success(), "{} is no Python that works", python.display());
+        .with_context(|| format!("--python {}: cannot be started", python.display()))?;
+    ensure!(out.status.success(), "--python {}: it is not a working Python", python.display());
     let text = String::from_utf8_lossy(&out.stdout);
     Ok(text.lines().collect::<Vec<_>>().join(", "))
 }
@@ -132,8 +132,8 @@ pub(super) fn inputs(
     let pairs = options.pairs.clone().unwrap_or_else(|| folder.join(format!("pairs-{rows}.jsonl")));
     let missing = |what: &str, flag: &str, path: &Path| {
         format!(
-            "there is no {what} at {}: run once with `--peers`, which makes it with the peers' \
-             scripts, or give one with `{flag}`",
+            "no {what} at {}: run once with `--peers`, which creates it with the peers' scripts, or pass \
+             one with `{flag}`",
             path.display()
         )
     };

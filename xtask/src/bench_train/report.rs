@@ -240,7 +240,7 @@ fn steps(c: &Context<'_>, m: &Medians<'_>) -> String {
     if !out.is_empty() {
         out += "\nTokens: those of the pass that is differentiated, a shared prompt once, without padding. \
                 GFLOP needed: products of matrices alone, 2 for each multiply-add, nothing counted that \
-                is run again; the rules are in `crates/mopo-train/src/step_work.rs`. Share: of the \
+                is run again; the rules are in `crates/mopo-train/src/bench/work.rs`. Share: of the \
                 measured matrix rate, below. The first loss of MOPO is a weighted sum over responses, which no \
                 peer has.\n";
     }

@@ -1,7 +1,6 @@
-//! The whole line on real data, from files of HH-RLHF to a page, in one command: `cargo xtask real-line`.
+//! The full pipeline on real data, from the files of HH-RLHF to a page, in one command: `cargo xtask real-line`.
 //!
-//! Every stage is a run of `mopo`. Here is only which, in what order, what is done already, and how long
-//! each took.
+//! Every stage is a run of `mopo`. This module knows their order, which are done, and how long each took.
 
 mod record;
 
@@ -46,22 +45,22 @@ const SMOKE_RUN: &[&str] = &[
 /// what came out of one, and how long it took.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The folder of HH-RLHF, with helpful-base/ and harmless-base/ inside, or the one above it
+    /// Directory of HH-RLHF with helpful-base/ and harmless-base/, or its parent
     #[arg(long, value_name = "DIR", value_parser = absolute)]
     data: PathBuf,
-    /// Where everything goes
+    /// Output directory
     #[arg(long, value_name = "DIR", default_value = "runs/real-line", value_parser = absolute)]
     out: PathBuf,
     /// Seed of every stage
     #[arg(long, value_name = "N", default_value = "0")]
     seed: u64,
-    /// flex (the CPU), ndarray, cuda or cuda:N
+    /// Device: flex (the CPU), ndarray, cuda or cuda:N
     #[arg(long, value_name = "NAME", default_value = "flex")]
     device: String,
-    /// A program that is built already, instead of a release build
+    /// Use this mopo program instead of building one
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     mopo: Option<PathBuf>,
-    /// A few steps of everything, to see whether it runs; its figures mean nothing
+    /// Run a few steps of each stage to see whether they work; the figures mean nothing
     #[arg(long)]
     smoke: bool,
 }
@@ -72,7 +71,7 @@ struct Stage {
     /// What it does, for the table.
     what: &'static str,
     args: Vec<String>,
-    /// What it goes on with where its output is there but not finished; else it starts anew.
+    /// The arguments that continue an unfinished output; without them the stage starts anew.
     resume: Option<Vec<String>>,
     /// The folder or file that it writes.
     output: PathBuf,
@@ -92,8 +91,8 @@ pub(crate) fn run(mut options: Options) -> Result<ExitCode> {
         let folder = options.data.join(format!("{objective}-base"));
         ensure!(
             folder.is_dir(),
-            "{} is not there; --data is the folder of HH-RLHF, fetched as \
-             datasets/hh-rlhf/README.md says",
+            "{} does not exist; --data is the directory of HH-RLHF (datasets/hh-rlhf/README.md says how to \
+             get it)",
             folder.display()
         );
     }
@@ -104,7 +103,7 @@ pub(crate) fn run(mut options: Options) -> Result<ExitCode> {
     };
 
     for index in 0..options.n_stages() {
-        // Made when it is its turn: a later stage is told what an earlier one found.
+        // Created when its turn comes: later stages use what earlier ones found.
         let stage = options.stage(index)?;
         if record.is_done(&stage.name) && stage.last.exists() {
             eprintln!("\n== {}: done before", stage.name);
@@ -120,14 +119,14 @@ pub(crate) fn run(mut options: Options) -> Result<ExitCode> {
         let ended = status(Command::new(&mopo).args(args).current_dir(root()))?;
         if !ended.success() {
             eprintln!(
-                "\nthe line stopped at `{}`; the same command again goes on there",
+                "\nthe pipeline stopped at `{}`; run the same command again to continue there",
                 stage.name
             );
             return Ok(code(ended));
         }
         ensure!(
             stage.last.exists(),
-            "`{}` ended without an error, but {} is not there",
+            "`{}` ended without an error, but did not write {}",
             stage.name,
             stage.last.display()
         );
@@ -147,7 +146,7 @@ pub(crate) fn run(mut options: Options) -> Result<ExitCode> {
 }
 
 impl Options {
-    /// What a record of another line differs in. The device may change between stages.
+    /// What must not change between calls. The device may.
     fn asked(&self) -> Value {
         serde_json::json!({
             "data": self.data.display().to_string(),
@@ -281,7 +280,7 @@ impl Options {
         text.replace("MODELS", &models.replace('\\', "\\\\").replace('"', "\\\""))
     }
 
-    /// The run's configuration: seed, models, and corners from the statistics of the labels.
+    /// The run's configuration: seed, models, and reference points from the statistics of the labels.
     fn run_config(&self, labels: &Path) -> Result<String> {
         let wrong = || format!("{} is not what `mopo label` writes", labels.display());
         let json =
@@ -292,16 +291,16 @@ impl Options {
             let found = &record["objectives"][k];
             ensure!(found["name"] == *objective, wrong());
             let number = |key: &str| found["scores"][key].as_f64();
-            // The published corners are counted in the population's standard deviation, which files
-            // from before there was `std` have.
+            // The published reference points use the population's standard deviation, which older files
+            // have as `standard_deviation`.
             let of_population = |std: f64, n: f64| std * ((n - 1.0) / n).sqrt();
             let deviation = number("standard_deviation")
                 .or_else(|| Some(of_population(number("std")?, number("n")?)));
-            let corner =
+            let ref_point =
                 number("mean").zip(deviation).map(|(mean, deviation)| mean - 2.0 * deviation);
-            let corner = corner.with_context(wrong)?;
+            let ref_point = ref_point.with_context(wrong)?;
             let key = format!("REF_POINT_{}", objective.to_uppercase());
-            text = text.replace(&key, &format!("{corner:.4}"));
+            text = text.replace(&key, &format!("{ref_point:.4}"));
         }
         Ok(text)
     }

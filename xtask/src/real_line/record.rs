@@ -1,4 +1,4 @@
-//! Finished stages of a pipeline, and how long each took: `line.json` beside what they wrote.
+//! Finished stages of a pipeline, and how long each took: `line.json` beside their output.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,22 +13,22 @@ use crate::machine::{date_and_commit, machine};
 pub(super) struct Done {
     pub(super) stage: String,
     pub(super) what: String,
-    /// Where it resumed, if it had been interrupted.
+    /// Of the last part alone, if it was interrupted.
     pub(super) seconds: f64,
     /// Whether it resumed what an earlier call had left.
     pub(super) resumed: bool,
 }
 
-/// The record of a line, kept on disk after each stage.
+/// The record of a pipeline, written after each stage.
 pub(super) struct LineRecord {
     path: PathBuf,
-    /// What the line was asked for, and where and when it began.
+    /// What the pipeline was asked for, and where and when it began.
     head: Value,
     done: Vec<Done>,
 }
 
 impl LineRecord {
-    /// The record at `path`, or a new one of a line that is asked for `asked`.
+    /// The record at `path`, which must have been asked for the same, or a new one.
     pub(super) fn open(path: &Path, asked: &Value) -> Result<Self> {
         if !path.exists() {
             let head = json!({
@@ -38,14 +38,15 @@ impl LineRecord {
             });
             return Ok(Self { path: path.into(), head, done: vec![] });
         }
-        let wrong =
-            || format!("{} is damaged; remove the folder, or give another --out", path.display());
+        let wrong = || {
+            format!("{} is damaged; remove the directory, or pass another --out", path.display())
+        };
         let text =
             fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let mut head: Value = serde_json::from_str(&text).with_context(wrong)?;
         ensure!(
             head["asked"] == *asked,
-            "{} is of another line ({}), and this one is {asked}: give the same flags, or another --out",
+            "{} belongs to another pipeline ({}); this one is {asked}: pass the same flags, or another --out",
             path.display(),
             head["asked"]
         );
@@ -74,7 +75,7 @@ impl LineRecord {
         let mut text = format!("{}\n{}\n\n", head("began"), head("machine"));
         text.push_str("| stage | seconds | |\n|---|--:|---|\n");
         for Done { stage, what, seconds, resumed } in &self.done {
-            let note = if *resumed { "; **resumed: the rest alone**" } else { "" };
+            let note = if *resumed { "; **resumed: only the rest is timed**" } else { "" };
             text.push_str(&format!("| {stage} | {seconds:.0} | {what}{note} |\n"));
         }
         let total: f64 = self.done.iter().map(|done| done.seconds).sum();
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_read_back_and_refuses_another_line() {
+    fn a_record_is_read_back_and_refuses_another_pipeline() {
         let folder = std::env::temp_dir().join(format!("mopo-line-record-{}", std::process::id()));
         let path = folder.join("line.json");
         let asked = json!({ "seed": 1 });
@@ -129,7 +130,7 @@ mod tests {
         assert_eq!(again.done.len(), 2);
 
         let error = LineRecord::open(&path, &json!({ "seed": 2 })).err().unwrap().to_string();
-        assert!(error.contains("another line") && error.contains("--out"), "{error}");
+        assert!(error.contains("another pipeline") && error.contains("--out"), "{error}");
         fs::write(&path, "{").unwrap();
         let error = LineRecord::open(&path, &asked).err().unwrap().to_string();
         assert!(error.contains("is damaged"), "{error}");
