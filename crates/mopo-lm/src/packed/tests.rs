@@ -180,7 +180,7 @@ fn gradients_reach_adapter_and_head_and_nothing_else() {
     let grads = GradientsParams::from_grads(grads, &params);
     let inner = params.valid();
     let inner_base = base.valid();
-    let step = 1e-2;
+    let step = 2e-2;
     for layer in 0..2 {
         for target in LoraTarget::ALL {
             let pair = params.adapter.layers[layer].get(target).unwrap();
@@ -188,7 +188,6 @@ fn gradients_reach_adapter_and_head_and_nothing_else() {
                 let grad = grads.get::<B, 2>(param.id).unwrap();
                 // Along the gradient itself, by central differences.
                 let norm: f32 = values(grad.clone().powf_scalar(2.0).sum())[0].sqrt();
-                assert!(norm > 1e-4, "{target:?}");
                 let direction = grad / norm;
                 let at = |size: f32| {
                     let mut moved = inner.clone();
@@ -201,7 +200,8 @@ fn gradients_reach_adapter_and_head_and_nothing_else() {
                     values(sequence_log_probs(hidden, head, &batch, &responses).mean())[0]
                 };
                 let slope = (at(step) - at(-step)) / (2.0 * step);
-                assert!((slope - norm).abs() < 0.02 * norm + 2e-3, "{target:?} {slope} {norm}");
+                // Relative to the slope alone: none is 0.
+                assert!((slope - norm).abs() < 0.005 * slope.abs(), "{target:?} {slope} {norm}");
             }
         }
     }
