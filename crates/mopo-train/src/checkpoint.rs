@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mopo_hub::{DirWriter, sha256_hex, write_atomically};
+use mopo_hub::{DirWriter, remove_dir_whole, sha256_hex, write_atomically};
 use serde::{Deserialize, Serialize};
 
 use crate::run_dir::OURS;
@@ -87,12 +87,23 @@ pub(crate) fn save(
     record.checkpoints.insert(name, sha256_hex(&text));
     run.write_record(record)?;
     dir.place()?;
+    remove_old(run, record, phase, keep)?;
+    Ok(target)
+}
+
+/// Removes all but the newest `keep` checkpoints of a phase.
+pub(crate) fn remove_old(
+    run: &RunDir,
+    record: &mut RunRecord,
+    phase: &str,
+    keep: usize,
+) -> Result<()> {
     for (_, old) in list(run, phase)?.into_iter().rev().skip(keep) {
-        fs::remove_dir_all(&old).map_err(Error::io("removing", &old))?;
+        remove_dir_whole(&old)?;
     }
     let present = |name: &String| run.join(FOLDER).join(name).exists();
     record.checkpoints.retain(|name, _| present(name));
-    Ok(target)
+    Ok(())
 }
 
 /// The latest intact checkpoint of a phase, and warnings about damaged ones that were skipped.
@@ -235,6 +246,20 @@ mod tests {
         fs::remove_file(run.join("checkpoints/mopo-step-000020/params.bin")).unwrap();
         let e = latest(&run, &record, "mopo").unwrap_err().to_string();
         assert!(e.contains("no checkpoint of `mopo` is intact"), "{e}");
+    }
+
+    #[test]
+    fn what_a_killed_run_did_not_remove_any_more_goes_later() {
+        let (_tmp, run, mut record) = with_steps(&[10, 20]);
+        // As versions left it that were killed while they removed one.
+        let half = run.join("checkpoints/mopo-step-000005");
+        fs::create_dir(&half).unwrap();
+        fs::write(half.join("params.bin"), "x").unwrap();
+        let other = run.join("checkpoints/warm_start-step-000005");
+        fs::create_dir(&other).unwrap();
+        remove_old(&run, &mut record, "mopo", 2).unwrap();
+        assert!(!half.exists() && other.exists());
+        assert_eq!(newest(&run, &record), Some(20));
     }
 
     #[test]

@@ -99,6 +99,9 @@ impl Fit<'_> {
             progress.advance(1, &last);
         }
         progress.end(&last);
+        // What a process did not come to that was killed after its last checkpoint.
+        let limit = self.checkpoints.save_total_limit;
+        checkpoint::remove_old(self.run, self.record, name, limit)?;
         Ok(done)
     }
 

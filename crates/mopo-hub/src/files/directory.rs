@@ -84,6 +84,20 @@ fn place(new: &Path, target: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes a directory with all that is in it. It is gone at once: killed midway, nothing is left under
+/// its name, and the rest goes with other leftovers.
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+pub fn remove_dir_whole(dir: &Path) -> Result<()> {
+    let remove = || -> io::Result<()> {
+        let (hidden, _lock) = hidden_dir(folder_of(dir))?;
+        fs::rename(dir, hidden.path())?;
+        hidden.close()
+    };
+    remove().map_err(Error::io("remove", dir))
+}
+
 /// Exchanges two directories in one call, or in two steps on file systems that cannot.
 fn exchange(new: &Path, target: &Path) -> io::Result<()> {
     match renameat_with(CWD, new, CWD, target, RenameFlags::EXCHANGE) {
@@ -152,6 +166,26 @@ mod tests {
         write(&target, "two").unwrap();
         assert_eq!(fs::read(target.join("a")).unwrap(), b"two");
         assert_eq!((n_entries(&target), n_entries(target.parent().unwrap())), (1, 1));
+    }
+
+    #[test]
+    fn a_removed_directory_is_gone_with_all_that_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("x");
+        write(&target, "one").unwrap();
+        fs::create_dir(target.join("below")).unwrap();
+        remove_dir_whole(&target).unwrap();
+        assert_eq!(n_entries(dir.path()), 0);
+        let error = remove_dir_whole(&target).unwrap_err().to_string();
+        assert!(error.contains("/x"), "{error}");
+        // What a kill between the two steps leaves goes with the next sweep.
+        let (hidden, lock) = hidden_dir(dir.path()).unwrap();
+        write(&target, "one").unwrap();
+        fs::rename(&target, hidden.path()).unwrap();
+        let _ = hidden.keep();
+        drop(lock);
+        crate::sweep_leftovers(dir.path());
+        assert_eq!(n_entries(dir.path()), 0);
     }
 
     #[test]

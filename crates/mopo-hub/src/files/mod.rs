@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use directory::DirWriter;
+pub use directory::{DirWriter, remove_dir_whole};
 pub use hash::{file_sha256, sha256_hex};
 pub use leftovers::{sweep_leftovers, sweep_own_directory};
 
