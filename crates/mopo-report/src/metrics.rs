@@ -261,8 +261,38 @@ impl MetricsLog {
                 Err(_) => log.n_unreadable += 1,
             }
         }
+        log.rows = in_order(log.rows);
         log
     }
+}
+
+/// Each step once, as it was written last, and in order within its phase: a file that was pieced
+/// together must not count steps twice.
+fn in_order(rows: Vec<MetricsRow>) -> Vec<MetricsRow> {
+    let is_ordered = rows.windows(2).all(|pair| {
+        let [before, after] = pair else { return true };
+        before.phase != after.phase || before.step < after.step
+    });
+    let mut phases: Vec<&str> = Vec::new();
+    for (i, row) in rows.iter().enumerate() {
+        if i == 0 || rows[i - 1].phase != row.phase {
+            phases.push(&row.phase);
+        }
+    }
+    let n_phases = phases.len();
+    phases.sort_unstable();
+    phases.dedup();
+    if is_ordered && phases.len() == n_phases {
+        return rows;
+    }
+    let mut found: Vec<(String, BTreeMap<usize, MetricsRow>)> = Vec::new();
+    for row in rows {
+        match found.iter_mut().find(|(phase, _)| *phase == row.phase) {
+            Some((_, steps)) => drop(steps.insert(row.step, row)),
+            None => found.push((row.phase.clone(), BTreeMap::from([(row.step, row)]))),
+        }
+    }
+    found.into_iter().flat_map(|(_, steps)| steps.into_values()).collect()
 }
 
 #[cfg(test)]
@@ -296,6 +326,20 @@ mod tests {
         let expected = r#"{"phase":"mopo","step":3,"gradient_norm":2.0,"helpful/lambda/harmless":1e-7,"loss":0.1}"#;
         assert_eq!(text, expected);
         assert_eq!(serde_json::from_str::<MetricsRow>(&text).unwrap(), row);
+    }
+
+    #[test]
+    fn each_step_counts_once_and_in_its_order() {
+        let text: String =
+            [("sft", 0, 1), ("mopo", 1, 1), ("mopo", 0, 1), ("mopo", 1, 2), ("sft", 1, 1)]
+                .map(|(phase, step, loss)| {
+                    format!("{{\"phase\":\"{phase}\",\"step\":{step},\"loss\":{loss}}}\n")
+                })
+                .concat();
+        let log = MetricsLog::parse(text.as_bytes());
+        let rows: Vec<_> = log.rows.iter().map(|row| (row.phase.as_str(), row.step)).collect();
+        assert_eq!(rows, [("sft", 0), ("sft", 1), ("mopo", 0), ("mopo", 1)]);
+        assert_eq!(log.rows[3].metrics.get(Quantity::Loss), Some(2.0));
     }
 
     #[test]

@@ -53,7 +53,16 @@ impl MetricsFile {
         };
         let whole_lines = rows.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let len = match keep {
-            Keep::Bytes(len) if len <= rows.len() as u64 => len,
+            Keep::Bytes(len) if ends_a_line(&rows, len) => len,
+            Keep::Bytes(len) if len <= rows.len() as u64 => {
+                let rows = &rows[..len as usize];
+                warnings.push(format!(
+                    "warning: {} was changed since the checkpoint: no line ends at its byte {len}; the \
+                     line there is cut off, and the policy is not affected",
+                    path.display()
+                ));
+                rows.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at as u64 + 1)
+            }
             Keep::Bytes(len) => {
                 warnings.push(format!(
                     "warning: {} has {} bytes, but the checkpoint was written at {len}: rows are \
@@ -117,6 +126,12 @@ fn open_plain(path: &Path) -> io::Result<(File, Vec<u8>)> {
     };
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
     Ok((file, rows))
+}
+
+/// Whether rows end after so many bytes, as they do where a checkpoint was written.
+fn ends_a_line(rows: &[u8], len: u64) -> bool {
+    let before = len.checked_sub(1).and_then(|at| usize::try_from(at).ok());
+    before.is_none_or(|at| rows.get(at) == Some(&b'\n'))
 }
 
 /// Renames what is in the way.
@@ -202,6 +217,13 @@ mod tests {
             file.append(&row("mopo", 2)).unwrap();
             assert_eq!(steps(&run).len(), left + 1);
         }
+        // Longer than it was, but with other lines.
+        fs::write(run.join(METRICS), [b"{}\n", &whole[..]].concat()).unwrap();
+        let (mut file, warnings) = MetricsFile::open(&run, Keep::Bytes(lens[2])).unwrap();
+        assert!(warnings.len() == 1 && warnings[0].contains("no line ends"), "{warnings:?}");
+        file.append(&row("mopo", 1)).unwrap();
+        assert_eq!(steps(&run).last(), Some(&("mopo".to_string(), 1)));
+        assert_eq!(steps(&run).len(), 3);
         // Bytes that are not UTF-8 stay where they are.
         let mut damaged = whole.clone();
         damaged[30] = 0xff;
