@@ -6,13 +6,45 @@ use crate::{Error, Result};
 
 /// The size of the adversary's ball.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(try_from = "BallTable", into = "BallTable")]
 pub enum Ball {
     /// ε itself, in nats (the paper uses 0.15 for any number of responses).
     Radius(f64),
     /// A confidence c in (0.5, 1): ε = χ²₁(2c − 1)/(2N) for N responses, the radius of generalised
     /// empirical likelihood for which the one-sided bound holds with probability about c.
     Confidence(f64),
+}
+
+/// As it is written: a table with one of the two.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BallTable {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    radius: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    confidence: Option<f64>,
+}
+
+impl TryFrom<BallTable> for Ball {
+    type Error = &'static str;
+
+    fn try_from(table: BallTable) -> std::result::Result<Self, Self::Error> {
+        match (table.radius, table.confidence) {
+            (Some(radius), None) => Ok(Self::Radius(radius)),
+            (None, Some(confidence)) => Ok(Self::Confidence(confidence)),
+            (None, None) => Err("`ball` needs `radius` or `confidence`"),
+            (Some(_), Some(_)) => Err("`ball` has both `radius` and `confidence`: keep one"),
+        }
+    }
+}
+
+impl From<Ball> for BallTable {
+    fn from(ball: Ball) -> Self {
+        match ball {
+            Ball::Radius(radius) => Self { radius: Some(radius), confidence: None },
+            Ball::Confidence(confidence) => Self { radius: None, confidence: Some(confidence) },
+        }
+    }
 }
 
 impl Ball {

@@ -29,6 +29,7 @@ pub(crate) use fit::{BYTES_TRAINED, count_of_parameters};
 pub use method::{DpoConfig, MethodConfig};
 pub use model::{BaseFormat, ModelConfig, ModelSource, PhiShape, TokenizerConfig};
 pub use presets::{PRESETS, SOURCES, config_text, preset_text};
+pub use read::read_text;
 pub(crate) use read::{ConfigFile, PartError, read_part, read_with};
 pub(crate) use renamed::{RenamedKey, renamed};
 pub use source::{DataSource, ObjectiveFolder, SourceConfig};
@@ -91,8 +92,11 @@ impl ConfigFile for RunConfig {
         renamed("evaluation.rewards.statistics", "deviation", "std"),
     ];
     const OPTIONAL: &'static [&'static str] = data::OPTIONAL;
-    const ALTERNATIVES: &'static [&'static [&'static str]] =
-        &[&["model.hub", "model.scratch"], &["tokenizer.file", "tokenizer.vocab_size"]];
+    const ALTERNATIVES: &'static [&'static [&'static str]] = &[
+        &["model.hub", "model.scratch"],
+        &["tokenizer.file", "tokenizer.vocab_size"],
+        &["mopo.ball.radius", "mopo.ball.confidence"],
+    ];
 
     fn read_parts(document: &DeTable<'_>) -> std::result::Result<(), PartError> {
         data::read_source(document)
@@ -113,7 +117,7 @@ impl RunConfig {
     /// # Errors
     /// Names the file and, for a wrong key or value, its line.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
+        let text = read_text(path)?;
         Self::parse(&text, &path.display().to_string())
     }
 
@@ -175,7 +179,9 @@ impl RunConfig {
         if self.policies.is_empty() {
             return fail("`policies` is empty; name at least one objective".into());
         }
-        Objectives::new(self.policies.iter().cloned())?;
+        Objectives::new(self.policies.iter().cloned())
+            .map(drop)
+            .or_else(|e| fail(format!("`policies`: {e}")))?;
         match self.method()? {
             MethodConfig::Mopo(mopo) => mopo.check()?,
             MethodConfig::Dpo(dpo) => {
@@ -193,7 +199,7 @@ impl RunConfig {
         self.data.check().or_else(fail)?;
         self.tokenizer.check().or_else(fail)?;
         if let ModelSource::Scratch(shape) = &self.model.source {
-            shape.with_vocab(1).check()?;
+            shape.with_vocab(1).check().or_else(|e| fail(format!("`model.scratch`: {e}")))?;
             let limit = "`model.scratch.max_position_embeddings` is";
             self.check_positions(shape.max_position_embeddings, limit).or_else(fail)?;
         }

@@ -6,7 +6,7 @@ use mopo_hub::locate;
 
 use crate::config::{ModelSource, TokenizerConfig};
 use crate::reward_model::{RewardModel, RewardTrainConfig};
-use crate::{Progress, Result, RunConfig, Silent};
+use crate::{Error, Progress, Result, RunConfig, Silent};
 
 impl RunConfig {
     /// Downloads the models on Hugging Face that the configuration names, and pins their names to
@@ -17,10 +17,10 @@ impl RunConfig {
     /// A model that neither exists locally nor can be downloaded ([`mopo_hub::Hub::fetch`]).
     pub fn fetch_models(&mut self, progress: &mut dyn Progress) -> Result<()> {
         if let ModelSource::Hub(model) = &mut self.model.source {
-            *model = locate(model, None, progress)?.1;
+            *model = find("model.hub", model, progress)?.1;
         }
         if let TokenizerConfig::File(file) = &mut self.tokenizer {
-            *file = locate(file, None, progress)?.1;
+            *file = find("tokenizer.file", file, progress)?.1;
         }
         Ok(())
     }
@@ -33,10 +33,10 @@ impl RewardTrainConfig {
     /// Those of [`RunConfig::fetch_models`].
     pub fn fetch_models(&mut self, progress: &mut dyn Progress) -> Result<()> {
         if let RewardModel::Hub(model) = &mut self.model {
-            *model = locate(model, None, progress)?.1;
+            *model = find("model.hub", model, progress)?.1;
         }
         if let Some(TokenizerConfig::File(file)) = &mut self.tokenizer {
-            *file = locate(file, None, progress)?.1;
+            *file = find("tokenizer.file", file, progress)?.1;
         }
         Ok(())
     }
@@ -44,11 +44,17 @@ impl RewardTrainConfig {
 
 /// The directory of `model.hub`.
 pub(crate) fn model_dir(model: &Path) -> Result<PathBuf> {
-    Ok(locate(model, None, &mut Silent)?.0)
+    Ok(find("model.hub", model, &mut Silent)?.0)
 }
 
 /// The file of `tokenizer.file`, which may also name a model.
 pub(crate) fn tokenizer_file(file: &Path) -> Result<PathBuf> {
-    let place = locate(file, None, &mut Silent)?.0;
+    let place = find("tokenizer.file", file, &mut Silent)?.0;
     Ok(if place.is_dir() { place.join("tokenizer.json") } else { place })
+}
+
+/// The place of what a key names, and the name to record for it.
+fn find(key: &str, name: &Path, progress: &mut dyn Progress) -> Result<(PathBuf, PathBuf)> {
+    locate(name, None, progress)
+        .map_err(|e| Error::Config { origin: format!("`{key}`"), message: e.to_string() })
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
 use super::ranges::{self, Checked, MAX_TOKENS};
-use super::read::{ConfigFile, PartError, read_part, read_with};
+use super::read::{ConfigFile, PartError, read_part, read_text, read_with};
 use super::renamed::RenamedKey;
 use super::{SOURCES, SourceConfig};
 use crate::{Error, Result};
@@ -87,7 +87,7 @@ impl DataConfig {
     /// # Errors
     /// Those of [`RunConfig::parse_with`](super::RunConfig::parse_with).
     pub fn from_file(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
+        let text = read_text(path)?;
         let origin = path.display().to_string();
         let alone = toml::from_str::<toml::Table>(&text)
             .is_ok_and(|table| table.keys().all(|key| key == "data"));

@@ -121,7 +121,8 @@ impl EvaluationConfig {
         if self.rewards.is_empty() {
             return Err("`evaluation.rewards` is empty; a front needs at least one axis".into());
         }
-        Objectives::new(self.rewards.iter().map(|r| r.name.clone())).map_err(|e| e.to_string())?;
+        Objectives::new(self.rewards.iter().map(|r| r.name.clone()))
+            .map_err(|e| format!("`evaluation.rewards`: {e}"))?;
         self.rewards.iter().try_for_each(RewardAxis::check)
     }
 }

@@ -52,6 +52,27 @@ impl RunConfig {
                 phi.max_position_embeddings
             ));
         }
+        if self.training.prompt_weight != 0.0 {
+            return fail(format!(
+                "`training.prompt_weight` is {}, but only SFT learns prompts: remove it, or set \
+                 `sft.prompt_weight`",
+                self.training.prompt_weight
+            ));
+        }
+        self.check_evaluation(resolve)?;
+        match memory {
+            Some(memory) => self.check_memory(&phi, memory).or_else(fail),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks what `[evaluation]` needs of files, before a run begins or goes on: that section may have
+    /// been edited since.
+    ///
+    /// # Errors
+    /// Names the reward.
+    pub fn check_evaluation(&self, resolve: Resolver<'_>) -> Result<()> {
+        let fail = |message: String| Err(Error::Config { origin: self.name.clone(), message });
         if let [axis] = self.evaluation.rewards.as_slice() {
             return fail(format!(
                 "`evaluation.rewards` has only `{}`; a front needs at least two axes",
@@ -63,10 +84,7 @@ impl RunConfig {
                 fail(format!("`evaluation.rewards`: the reward of `{}`: {e}", axis.name))
             })?;
         }
-        match memory {
-            Some(memory) => self.check_memory(&phi, memory).or_else(fail),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Refuses maximum lengths beyond the model's positions; `limit` names their origin.

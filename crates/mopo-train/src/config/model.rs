@@ -159,13 +159,44 @@ impl PhiShape {
 
 /// A tokenizer from a file, or one trained on the training set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(try_from = "TokenizerTable", into = "TokenizerTable")]
 pub enum TokenizerConfig {
     /// Byte-level BPE of this size, trained on the training pairs.
-    #[serde(rename = "vocab_size")]
     Train(usize),
     /// A `tokenizer.json`, or a model as in `model.hub` with its tokenizer.
     File(PathBuf),
+}
+
+/// The section as it is written.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenizerTable {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vocab_size: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    file: Option<PathBuf>,
+}
+
+impl TryFrom<TokenizerTable> for TokenizerConfig {
+    type Error = &'static str;
+
+    fn try_from(table: TokenizerTable) -> Result<Self, Self::Error> {
+        match (table.vocab_size, table.file) {
+            (Some(size), None) => Ok(Self::Train(size)),
+            (None, Some(file)) => Ok(Self::File(file)),
+            (None, None) => Err("`tokenizer` needs `vocab_size` or `file`"),
+            (Some(_), Some(_)) => Err("`tokenizer` has both `vocab_size` and `file`: keep one"),
+        }
+    }
+}
+
+impl From<TokenizerConfig> for TokenizerTable {
+    fn from(config: TokenizerConfig) -> Self {
+        match config {
+            TokenizerConfig::Train(size) => Self { vocab_size: Some(size), file: None },
+            TokenizerConfig::File(file) => Self { vocab_size: None, file: Some(file) },
+        }
+    }
 }
 
 impl TokenizerConfig {

@@ -1,5 +1,9 @@
 //! From text and overrides to a configuration: TOML, keys of earlier versions, `--set`.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
@@ -23,6 +27,25 @@ pub(crate) trait ConfigFile: Serialize + DeserializeOwned {
     /// # Errors
     /// The error in one of them, and the other keys that are known there.
     fn read_parts(document: &DeTable<'_>) -> std::result::Result<(), PartError>;
+}
+
+/// Longer files are no configurations.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// The text of a configuration's file.
+///
+/// # Errors
+/// Names the file, also one that is too long or no text.
+pub fn read_text(path: &Path) -> Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(Error::io("reading", path))?;
+    let fail = |message: String| Error::Config { origin: path.display().to_string(), message };
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(fail(format!("it has more than {} MiB", MAX_BYTES >> 20)));
+    }
+    String::from_utf8(bytes).map_err(|e| fail(format!("it is not UTF-8 text: {}", e.utf8_error())))
 }
 
 /// The error in a flattened part, and the known keys besides its own.
@@ -125,7 +148,8 @@ struct Assignment<'a> {
     /// The path, with current names.
     keys: Vec<String>,
     value: toml::Value,
-    /// Why a value in brackets is not valid TOML and so was taken as a string.
+    /// Why a value that looks like a number, list, table or quoted text is not valid TOML and so was taken
+    /// as a string.
     malformed: Option<String>,
     /// Old names in it.
     old: Vec<RenamedKey>,
@@ -144,8 +168,10 @@ impl<'a> Assignment<'a> {
         let value = match toml::from_str::<toml::Table>(&format!("v = {value}")) {
             Ok(mut table) if table.len() == 1 => table.remove("v").ok_or_else(syntax)?,
             read => {
-                let brackets = value.trim_start().starts_with(['[', '{']);
-                malformed = read.err().filter(|_| brackets).map(|e| e.message().to_string());
+                let is_meant = value.trim_start().starts_with(|c: char| {
+                    matches!(c, '[' | '{' | '"' | '\'' | '+' | '-') || c.is_ascii_digit()
+                });
+                malformed = read.err().filter(|_| is_meant).map(|e| e.message().to_string());
                 // A bare word is a string.
                 toml::Value::String(value.trim().into())
             }
@@ -183,10 +209,19 @@ impl<'a> Assignment<'a> {
         for (depth, key) in sections.iter().enumerate() {
             let beside = section_names(here);
             let place = self.keys[..=depth].join(".");
-            here = here
-                .get_mut(key)
-                .and_then(toml::Value::as_table_mut)
-                .ok_or_else(|| fail(format!("unknown section `{place}`; sections: {beside}")))?;
+            here = match here.get_mut(key) {
+                Some(toml::Value::Table(section)) => section,
+                Some(toml::Value::Array(_)) => {
+                    return Err(Error::Config {
+                        origin: format!("--set {}", self.text),
+                        message: format!("`{place}` is a list: set all of it, as {place}=[…]"),
+                    });
+                }
+                Some(_) => return Err(fail(format!("`{place}` is a key, not a section"))),
+                None => {
+                    return Err(fail(format!("unknown section `{place}`; sections: {beside}")));
+                }
+            };
         }
         if let Some(slot) = here.get_mut(last) {
             // A string may begin with a bracket, like the template `{response}`.

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use mopo_core::Objectives;
+use mopo_data::demo::N_PROMPTS;
 use mopo_data::reddit::{CharacterRange, TldrOptions};
 use mopo_data::{ChatTemplate, PairOptions, ReadOptions};
 use serde::{Deserialize, Serialize};
@@ -101,9 +102,9 @@ impl SourceConfig {
                         .into(),
                 );
             }
-            DataSource::Demo if self.n_prompts.is_none_or(|n| !(10..=MAX_COUNT).contains(&n)) => {
+            DataSource::Demo if self.n_prompts.is_none_or(|n| !(10..=N_PROMPTS).contains(&n)) => {
                 return Err(format!(
-                    "`data.source` is \"demo\": give `data.n_prompts`, from 10 to {MAX_COUNT}"
+                    "`data.source` is \"demo\": give `data.n_prompts`, from 10 to {N_PROMPTS}"
                 ));
             }
             // A prepared set keeps the keys of the source it was made from.

@@ -9,7 +9,7 @@ use toml::de::DeTable;
 
 use crate::config::{
     CheckpointConfig, ConfigFile, PartError, RenamedKey, SourceConfig, TokenizerConfig, read_part,
-    read_with, renamed,
+    read_text, read_with, renamed,
 };
 use crate::{Error, Result};
 
@@ -234,7 +234,7 @@ impl RewardTrainConfig {
     /// # Errors
     /// Syntax errors, missing or unknown keys (with their line), and values out of range.
     pub fn from_file(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
+        let text = read_text(path)?;
         Self::parse_with(&text, &path.display().to_string(), overrides)
     }
 

@@ -7,6 +7,7 @@ mod export;
 mod fits;
 mod guard;
 mod hub;
+mod named_keys;
 mod prompt_states;
 mod quantised;
 mod resume;
