@@ -68,6 +68,15 @@ impl ExportSource {
             }
             false => (dir.to_path_buf(), dir.join("policy")),
         };
+        let run = match RunDir::is_run(&root) {
+            true => {
+                let (run, config, record) = RunDir::open(&root)?;
+                run.check_finished()?;
+                run.check_policies(&record)?;
+                Some((run, config))
+            }
+            false => None,
+        };
         if !policy.join("policy.json").exists() {
             let message = "no policies found (no policy/policy.json); pass a finished run, its policy/ \
                            directory, or a directory written by `mopo export --all`";
@@ -77,14 +86,6 @@ impl ExportSource {
         let Some(base) = base.into_iter().find(|base| base.join("config.json").exists()) else {
             let message = "the base model of these policies is missing (no warm_start/ or base/)";
             return Err(refused(&root, message));
-        };
-        let run = match root.join("config.toml").exists() {
-            true => {
-                let (run, config, record) = RunDir::open(&root)?;
-                run.check_policies(&record)?;
-                Some((run, config))
-            }
-            false => None,
         };
         let objectives = read_policy_meta(&policy)?.objectives;
         Ok(Self { root, base, policy, objectives, run })

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::log_probs::LogProbs;
 
+/// The result's file; a run that has it is finished.
+pub(crate) const RESULT: &str = "result.json";
+
 /// A share of held-out pairs, and their number.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {

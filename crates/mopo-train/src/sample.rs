@@ -57,7 +57,7 @@ impl<B: FusedBackend> Sampler<B> {
     /// [`load_export`](Self::load_export) and
     /// [`load_hub`](Self::load_hub).
     pub fn open(dir: &Path, device: &B::Device) -> Result<Self> {
-        if dir.join("config.toml").exists() {
+        if RunDir::is_run(dir) {
             let (run, config, _) = RunDir::open(dir)?;
             return Self::load(&run, &config, device);
         }
@@ -80,15 +80,7 @@ impl<B: FusedBackend> Sampler<B> {
     /// # Errors
     /// The run is not finished, or a file is damaged.
     pub fn load(run: &RunDir, config: &RunConfig, device: &B::Device) -> Result<Self> {
-        if !run.is_finished() {
-            return Err(Error::Run {
-                path: run.path().into(),
-                message: format!(
-                    "training is not finished; resume it with `mopo train --resume {}`",
-                    run.path().display()
-                ),
-            });
-        }
+        run.check_finished()?;
         run.check_policies(&run.read_record(config)?)?;
         let (tokenizer, template) = load_run_tokenizer(run, config)?;
         let base = load_base::<B>(run, config.model.base, device)?;

@@ -20,6 +20,7 @@ use mopo_report::{
 };
 use serde_json::{Value, json};
 
+use crate::result::RESULT;
 use crate::{Error, Progress, Result, RunConfig, RunData, RunDir, RunRecord, Sampler, Unit};
 use prompts::GivenPrompts;
 use statistics::KnownStatistics;
@@ -45,6 +46,8 @@ pub struct EvaluationPlan {
     objectives: Vec<String>,
     statistics: KnownStatistics,
     given: Option<GivenPrompts>,
+    /// `result.json`.
+    trained: Value,
 }
 
 /// The result of a run's evaluation, for [`mopo_report::write_report`].
@@ -77,6 +80,12 @@ impl EvaluationPlan {
         progress: &mut dyn Progress,
     ) -> Result<Self> {
         config.check()?;
+        run.check_finished()?;
+        // Before minutes of generation.
+        let trained = run.read_json(RESULT).map_err(|e| Error::Run {
+            path: run.path().into(),
+            message: format!("{e}; delete it and resume the run: it is computed again"),
+        })?;
         let rewards = &config.evaluation.rewards;
         let objectives = Objectives::new(rewards.iter().map(|axis| axis.name.clone()))?;
         let objectives = objectives.names().to_vec();
@@ -96,7 +105,7 @@ impl EvaluationPlan {
             None => None,
         };
         let seed = options.seed.unwrap_or(config.seed);
-        Ok(Self { run, config, record, seed, objectives, statistics, given })
+        Ok(Self { run, config, record, seed, objectives, statistics, given, trained })
     }
 
     /// Generates, scores and judges. `resolve` finds the models of rewards.
@@ -212,7 +221,7 @@ impl EvaluationPlan {
                     "configuration": self.config,
                     "generation": generation,
                     "prompts": source,
-                    "result": self.run.read_json::<Value>("result.json")?,
+                    "result": self.trained,
                 }),
             }],
             ..ReportExtras::default()

@@ -20,6 +20,7 @@ use super::save::{PADDING, save_model};
 use crate::batches::step_seed;
 use crate::config::PhaseConfig;
 use crate::fit::Fit;
+use crate::result::RESULT;
 use crate::run_dir::RunKind;
 use crate::run_dir::record::DATA;
 use crate::{Error, Progress, Result, RunDir, RunRecord};
@@ -151,12 +152,14 @@ pub fn train_reward<B: FusedAutodiffBackend>(
     let hub = match &config.model {
         RewardModel::Hub(model) => {
             let dir = crate::models::model_dir(model)?;
+            record.check_model(&dir)?;
             Some((Classifier::<B>::load(&dir, device)?, dir))
         }
         _ => None,
     };
     if record.hashes.is_empty() {
         if let Some((model, dir)) = &hub {
+            record.add_model(dir)?;
             let input = &config.input;
             let (max_tokens, part) = (input.max_length, input.truncation_side);
             RewardTokenizer::load(dir, model.architecture(), max_tokens, part)?.save(run.path())?;
@@ -249,7 +252,7 @@ pub fn train_reward<B: FusedAutodiffBackend>(
         scores,
         seconds: clock.elapsed().as_secs_f64(),
     };
-    run.write_json("result.json", &result)?;
+    run.write_json(RESULT, &result)?;
     Ok(result)
 }
 

@@ -22,6 +22,9 @@ pub struct DirLock {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Holder {
     pid: u32,
+    /// Versions before had none.
+    #[serde(default)]
+    host: String,
     command: String,
     since: String,
 }
@@ -32,6 +35,8 @@ impl Holder {
             std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
         Self {
             pid: std::process::id(),
+            host: fs::read_to_string("/proc/sys/kernel/hostname")
+                .map_or_else(|_| String::new(), |name| name.trim().to_string()),
             command: command.join(" "),
             since: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
         }
@@ -106,8 +111,9 @@ fn held(dir: &Path, mut file: &File) -> Error {
         serde_json::from_str::<Holder>(&text).map_err(|e| io::Error::other(e.to_string()))
     });
     let who = match read {
-        Ok(Holder { pid, command, since }) => {
-            format!("process {pid} (`{command}`, since {since})")
+        Ok(Holder { pid, host, command, since }) => {
+            let on = if host.is_empty() { String::new() } else { format!(" on {host}") };
+            format!("process {pid}{on} (since {since}: `{command}`)")
         }
         Err(_) => "another process".into(),
     };
@@ -126,7 +132,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let lock = DirLock::acquire(dir.path()).unwrap();
         let error = DirLock::acquire(dir.path()).unwrap_err().to_string();
-        let Holder { pid, command, since } = Holder::current();
+        let Holder { pid, host, command, since } = Holder::current();
+        assert!(!host.is_empty() && error.contains(&format!("{pid} on {host}")), "{error}");
         assert!(error.contains(&format!("process {pid}")) && error.contains(&command), "{error}");
         assert!(since.ends_with(" UTC") && error.contains(&since[..11]), "{error}");
         drop(lock);

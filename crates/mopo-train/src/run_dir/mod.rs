@@ -33,6 +33,7 @@ pub use record::{RunRecord, Stopped};
 
 use crate::config::ConfigFile;
 use crate::fit::check_not_stopped;
+use crate::result::RESULT;
 use crate::{Error, Result, RunConfig, checkpoint, tokens};
 
 /// The configuration's file. A directory with this file is a run.
@@ -94,6 +95,11 @@ impl RunDir {
         Ok(run)
     }
 
+    /// Whether a directory is a run, if perhaps a damaged one.
+    pub fn is_run(path: &Path) -> bool {
+        [CONFIG, RECORD].iter().any(|name| fs::symlink_metadata(path.join(name)).is_ok())
+    }
+
     /// Opens a run and reads its configuration and record.
     ///
     /// # Errors
@@ -110,13 +116,17 @@ impl RunDir {
     /// The same for any kind of run, without its configuration and record.
     pub(crate) fn open_with(path: &Path, kind: RunKind) -> Result<Self> {
         if !path.join(CONFIG).exists() {
-            return Err(Error::Run {
-                path: path.into(),
-                message: format!(
+            let message = match Self::is_run(path) {
+                true => format!(
+                    "its {CONFIG} is missing: restore it (`config` in {RECORD} has what the run was \
+                     begun with)"
+                ),
+                false => format!(
                     "not a run directory (no {CONFIG}); give a directory written by `{}`",
                     kind.command()
                 ),
-            });
+            };
+            return Err(Error::Run { path: path.into(), message });
         }
         let run = Self { path: path.into(), lock: None };
         match run.kind()? {
@@ -153,6 +163,14 @@ impl RunDir {
     /// # Errors
     /// The run was started with another one.
     pub(crate) fn read_record<T: ConfigFile>(&self, config: &T) -> Result<RunRecord> {
+        let path = self.join(RECORD);
+        if !path.exists() {
+            return Err(Error::corrupt(
+                &path,
+                "it is missing, and with it what the files of this run are known by: restore it, or \
+                 start a new run",
+            ));
+        }
         let record: RunRecord = self.read_json(RECORD)?;
         unchanged::check(&self.join(CONFIG), config, &record)?;
         Ok(record)
@@ -195,6 +213,12 @@ impl RunDir {
         check_not_stopped(&run, record)?;
         record.stopped = None;
         record.check(&run, &[""], true)?;
+        // Of a finished phase all is needed.
+        for (folder, last) in [(record::BASE, "config.json"), (record::POLICY, "policy.json")] {
+            if run.join(folder).join(last).exists() {
+                record.check(&run, &[folder], false)?;
+            }
+        }
         if record.config.is_none() {
             record.config = Some(config()?);
             checkpoint::adopt(&run, record)?;
@@ -230,7 +254,25 @@ impl RunDir {
 
     /// Whether training is done.
     pub fn is_finished(&self) -> bool {
-        self.join("result.json").exists()
+        self.join(RESULT).exists()
+    }
+
+    /// Refuses a run whose training is not finished.
+    ///
+    /// # Errors
+    /// Says how to resume it.
+    pub fn check_finished(&self) -> Result<()> {
+        match self.is_finished() {
+            true => Ok(()),
+            false => Err(Error::Run {
+                path: self.path.clone(),
+                message: format!(
+                    "training is not finished; resume it with `{} --resume {}`",
+                    RunKind::Policies.command(),
+                    self.path.display()
+                ),
+            }),
+        }
     }
 
     /// Checks the files of a finished run's policies against its record.
@@ -243,12 +285,14 @@ impl RunDir {
     }
 
     /// Checks those recorded files that exist: in a finished run some may have been removed to
-    /// save space.
+    /// save space. A finished run no longer needs the initial log-probs.
     ///
     /// # Errors
     /// Names the file that was replaced or damaged.
     pub fn check_present(&self, record: &RunRecord) -> Result<()> {
-        record.check(self, &[""], true)
+        let needed =
+            record.hashes.keys().map(String::as_str).filter(|name| *name != record::INITIAL);
+        record.check(self, &needed.collect::<Vec<_>>(), true)
     }
 
     /// Writes a file whole or not at all. A symbolic link in its place is refused.

@@ -1,9 +1,10 @@
 //! `run.json`: the origin of a run's files, and their hashes.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
-use mopo_hub::{file_sha256, sha256_hex};
+use mopo_hub::{file_sha256, find_files, sha256_hex};
 use serde::{Deserialize, Serialize};
 
 use super::RunDir;
@@ -37,6 +38,10 @@ pub struct RunRecord {
     /// SHA-256 of data, tokenizer, base model, initial log-probs and policies, by their names in
     /// the run; each as soon as it exists.
     pub hashes: BTreeMap<String, String>,
+    /// SHA-256 of the files of `model.hub` that weights are read from, by their names there: SFT may
+    /// begin, or begin again, in another process than the one that checked them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub model: BTreeMap<String, String>,
     /// SHA-256 of each checkpoint's `state.json`, by the checkpoint's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub checkpoints: BTreeMap<String, String>,
@@ -84,6 +89,7 @@ impl RunRecord {
             data: data.map(absolute).transpose()?,
             strict,
             hashes: BTreeMap::new(),
+            model: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             config: None,
             stopped: None,
@@ -107,11 +113,13 @@ impl RunRecord {
             if !parts.iter().any(|part| name.starts_with(part)) || (may_lack && !path.exists()) {
                 continue;
             }
-            if file_sha256(&path)? != *expected {
-                let remedy = match name.as_str() {
-                    INITIAL => "delete it and resume the run: it is computed again",
-                    _ => "restore the file, or start a new run",
-                };
+            let remedy = match name.as_str() {
+                INITIAL => "delete it: a run that needs it computes it again when it is resumed",
+                _ => "restore the file, or start a new run",
+            };
+            let found = file_sha256(&path)
+                .map_err(|e| Error::corrupt(&path, format!("{}; {remedy}", reason(&e))))?;
+            if found != *expected {
                 return Err(Error::corrupt(
                     &path,
                     format!(
@@ -121,6 +129,32 @@ impl RunRecord {
             }
         }
         Ok(())
+    }
+
+    /// Records the model that training begins with.
+    pub(crate) fn add_model(&mut self, dir: &Path) -> Result<()> {
+        self.model = model_hashes(dir)?;
+        Ok(())
+    }
+
+    /// Checks that model before it is read again; one that was not recorded is any.
+    ///
+    /// # Errors
+    /// Names the first file that differs.
+    pub(crate) fn check_model(&self, dir: &Path) -> Result<()> {
+        if self.model.is_empty() {
+            return Ok(());
+        }
+        let found = model_hashes(dir)?;
+        let names = self.model.keys().chain(found.keys());
+        match names.into_iter().find(|name| self.model.get(*name) != found.get(*name)) {
+            None => Ok(()),
+            Some(name) => Err(Error::corrupt(
+                &dir.join(name),
+                "the model is not the one that the run began with: restore the file, or start a new \
+                 run",
+            )),
+        }
     }
 
     /// Records the files of a folder of the run.
@@ -161,6 +195,30 @@ impl RunRecord {
     }
 }
 
+/// Hashes of the files that a model's weights and shape are read from.
+fn model_hashes(dir: &Path) -> Result<BTreeMap<String, String>> {
+    let (index, weights) = find_files(dir)?;
+    let mut hashes = BTreeMap::new();
+    for path in [dir.join("config.json"), index].into_iter().chain(weights) {
+        let name = path.strip_prefix(dir).unwrap_or(&path).to_string_lossy().into_owned();
+        if let Entry::Vacant(entry) = hashes.entry(name) {
+            entry.insert(file_sha256(&path)?);
+        }
+    }
+    Ok(hashes)
+}
+
+/// Why a file of a run could not be read, without its name.
+fn reason(error: &mopo_hub::Error) -> String {
+    match error {
+        mopo_hub::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            "it is missing".into()
+        }
+        mopo_hub::Error::Io { source, .. } => format!("it cannot be read ({source})"),
+        other => other.to_string(),
+    }
+}
+
 /// The folder of the base model, in a run of any method.
 pub(crate) const BASE: &str = "warm_start/";
 /// The folder of the trained policies.
@@ -182,6 +240,31 @@ mod tests {
         let packages = lock["package"].as_array().unwrap();
         let burn = packages.iter().find(|p| p["name"].as_str() == Some("burn")).unwrap();
         assert_eq!(burn["version"].as_str(), Some(BURN_VERSION));
+    }
+
+    #[test]
+    fn a_model_that_was_changed_is_named_by_its_file() {
+        let tmp = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(tmp.path().join(name), text).unwrap();
+        write("config.json", "{}");
+        write("model.safetensors", "weights");
+        write("README.md", "about it");
+        let mut record = RunRecord::new("flex".into(), 0, None, false).unwrap();
+        record.check_model(tmp.path()).unwrap();
+        record.add_model(tmp.path()).unwrap();
+        write("README.md", "more about it");
+        record.check_model(tmp.path()).unwrap();
+        for (name, text) in [("config.json", "{ }"), ("model.safetensors", "other weights")] {
+            let before = std::fs::read_to_string(tmp.path().join(name)).unwrap();
+            write(name, text);
+            let error = record.check_model(tmp.path()).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("restore"), "{error}");
+            write(name, &before);
+        }
+        // Weights in another form instead of those.
+        std::fs::remove_file(tmp.path().join("model.safetensors")).unwrap();
+        write("pytorch_model.bin", "weights");
+        assert!(record.check_model(tmp.path()).is_err());
     }
 
     #[test]

@@ -130,6 +130,26 @@ fn only_a_run_without_anything_of_worth_is_removed() {
 }
 
 #[test]
+fn a_run_without_its_configuration_or_record_is_known_as_a_damaged_one() {
+    let dir = tempfile::tempdir().unwrap();
+    for (lost, link) in [(CONFIG, false), (CONFIG, true), (RECORD, false), (RECORD, true)] {
+        let path = dir.path().join("run");
+        let run = new_run(&path);
+        fs::remove_file(path.join(lost)).unwrap();
+        if link {
+            std::os::unix::fs::symlink("nowhere", path.join(lost)).unwrap();
+        }
+        assert!(RunDir::is_run(&path));
+        let error = RunDir::open(&path).unwrap_err().to_string();
+        assert!(error.contains(lost) && error.contains("restore"), "{error}");
+        drop(run);
+        fs::remove_dir_all(&path).unwrap();
+    }
+    fs::create_dir(dir.path().join("other")).unwrap();
+    assert!(!RunDir::is_run(&dir.path().join("other")));
+}
+
+#[test]
 fn links_in_a_run_are_not_written_through() {
     let dir = tempfile::tempdir().unwrap();
     let run = new_run(&dir.path().join("run"));

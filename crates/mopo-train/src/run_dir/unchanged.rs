@@ -22,7 +22,8 @@ pub(super) fn check<T: ConfigFile>(path: &Path, config: &T, record: &RunRecord) 
     let Some(text) = &record.config else {
         return Ok(());
     };
-    let begun: T = read_with(text, &format!("recorded in {RECORD}"), &[])?;
+    let begun: T =
+        read_with(text, &format!("recorded in {}", path.with_file_name(RECORD).display()), &[])?;
     let [mut found, mut begun] = [leaves(path, config)?, leaves(path, &begun)?];
     for leaves in [&mut found, &mut begun] {
         leaves.retain(|key, _| key != FREE && !key.starts_with(&format!("{FREE}.")));

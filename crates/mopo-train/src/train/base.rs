@@ -33,6 +33,9 @@ pub(super) fn trained<B: FusedAutodiffBackend>(
     let is_done = dir.join("config.json").exists();
     if !is_done {
         B::seed(device, step_seed(config.seed, "init", 0));
+        if let ModelSource::Hub(model) = &config.model.source {
+            record.check_model(&crate::models::model_dir(model)?)?;
+        }
         let base = initial::<B>(config, &data.tokenizer, device)?
             .with_gradient_checkpointing(config.sft.gradient_checkpointing);
         let mut sft = Sft::new(base, &data.train, &config.sft, config.seed, device);

@@ -16,13 +16,14 @@ pub use data::RunData;
 
 use crate::batches::step_seed;
 use crate::cache::LogProbCache;
-use crate::config::MethodConfig;
+use crate::config::{MethodConfig, ModelSource};
 use crate::fit::{Fit, Method};
 use crate::log_probs::{self, LogProbs, all_log_probs, frozen_log_probs};
 use crate::methods::dpo::{self, Dpo};
 use crate::methods::mopo::{self, Mopo};
 use crate::metrics_file::METRICS;
-use crate::result::{RunResult, accuracies, constraints, log_ratio};
+use crate::models::model_dir;
+use crate::result::{RESULT, RunResult, accuracies, constraints, log_ratio};
 use crate::run_dir::record::{INITIAL, POLICY};
 use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord, prepare};
 
@@ -48,6 +49,9 @@ pub fn train<B: FusedAutodiffBackend>(
     let run = &run.begin_training(record, || config.to_toml())?;
     let is_new = record.hashes.is_empty();
     if is_new {
+        if let ModelSource::Hub(model) = &config.model.source {
+            record.add_model(&model_dir(model)?)?;
+        }
         prepare::prepare(run, config, record, progress)?;
     }
     let data = RunData::load(run, config, record)?;
@@ -62,8 +66,8 @@ pub fn train<B: FusedAutodiffBackend>(
     let positions = phi.max_position_embeddings;
     data.train.check_positions(positions, "training")?;
     data.heldout.check_positions(positions, "held-out")?;
+    data.heldout.check_answers(positions, config.evaluation.max_new_tokens)?;
     if is_new {
-        data.heldout.check_answers(positions, config.evaluation.max_new_tokens)?;
         // On other devices than a CPU this machine's memory is not the one that matters.
         let memory = mopo_hub::available_memory().filter(|_| !record.device.starts_with("cuda"));
         for (section, phase) in [("sft", &config.sft), ("training", &config.training)] {
@@ -134,7 +138,7 @@ pub fn train<B: FusedAutodiffBackend>(
         constraints,
         seconds: clock.elapsed().as_secs_f64(),
     };
-    run.write_json("result.json", &result)?;
+    run.write_json(RESULT, &result)?;
     Ok(result)
 }
 

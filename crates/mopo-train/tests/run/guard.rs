@@ -79,6 +79,69 @@ fn what_the_result_depends_on_is_known_again() {
 }
 
 #[test]
+fn a_finished_phase_of_which_a_file_is_missing_is_refused_by_it() {
+    let (tmp, whole) = finished(&[]);
+    for name in ["warm_start/model.safetensors", "policy/heads.safetensors", "data/heldout.jsonl"] {
+        for is_folder in [false, true] {
+            let run = tmp.path().join("run-without");
+            copy(&whole, &run);
+            fs::remove_file(run.join("result.json")).unwrap();
+            fs::remove_file(run.join(name)).unwrap();
+            if is_folder {
+                fs::create_dir(run.join(name)).unwrap();
+            }
+            let (_, e) = message(go_on(&run, &mut Silent));
+            let reason = if is_folder { "cannot be read" } else { "missing" };
+            assert!(e.contains(name) && e.contains(reason) && e.contains("restore"), "{e}");
+            fs::remove_dir_all(&run).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_model_that_changed_before_it_was_learnt_from_is_refused() {
+    let (tmp, whole) = finished(&[]);
+    let model = tmp.path().join("model");
+    copy(&whole.join("warm_start"), &model);
+    let config = tiny(&[&format!("model.hub={}", model.display())]);
+    let run = tmp.path().join("another");
+    new_run(&run, &config);
+    // No checkpoint has its weights yet.
+    cut(&run, "warm_start", 1);
+    assert!(!run.join("checkpoints").exists());
+    let weights = fs::read(model.join("model.safetensors")).unwrap();
+    flip(&model.join("model.safetensors"));
+    let (_, e) = message(go_on(&run, &mut Silent));
+    assert!(e.contains("model/model.safetensors") && e.contains("began with"), "{e}");
+    fs::rename(&model, tmp.path().join("moved")).unwrap();
+    let (_, e) = message(go_on(&run, &mut Silent));
+    assert!(e.contains("`model.hub`"), "{e}");
+    fs::rename(tmp.path().join("moved"), &model).unwrap();
+    fs::write(model.join("model.safetensors"), weights).unwrap();
+    go_on(&run, &mut Silent).unwrap();
+    // Afterwards it is no longer needed.
+    fs::remove_dir_all(&model).unwrap();
+    cut_back(&run);
+    go_on(&run, &mut Silent).unwrap();
+}
+
+#[test]
+fn an_edited_evaluation_is_checked_before_training_goes_on() {
+    let (_tmp, path) = finished(&[]);
+    cut_back(&path);
+    let config = fs::read_to_string(path.join("config.toml")).unwrap();
+    let edited = config.replacen("max_new_tokens = 8", "max_new_tokens = 40", 1);
+    assert_ne!(edited, config);
+    fs::write(path.join("config.toml"), edited).unwrap();
+    let log = fs::read(path.join("metrics.jsonl")).unwrap();
+    let (_, e) = message(go_on(&path, &mut Silent));
+    assert!(e.contains("max_new_tokens"), "{e}");
+    assert_eq!(fs::read(path.join("metrics.jsonl")).unwrap(), log);
+    fs::write(path.join("config.toml"), config).unwrap();
+    go_on(&path, &mut Silent).unwrap();
+}
+
+#[test]
 fn a_run_of_an_earlier_version_resumes_and_is_guarded_from_then_on() {
     let (_tmp, path) = finished(&[]);
     let whole = path.with_file_name("whole");
