@@ -3,13 +3,17 @@
 mod args;
 mod commands;
 mod device;
+mod output;
 mod progress;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use args::{Cli, Command};
 use clap::Parser;
+
+use crate::output::errln;
 
 // Training allocates and frees many tensors of few sizes; mimalloc reuses them.
 #[global_allocator]
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .without_time()
+        .log_internal_errors(false)
         .with_target(false)
         .init();
     let result = match Cli::parse().command {
@@ -51,10 +56,11 @@ fn main() -> ExitCode {
         Command::Config(args) => commands::config::run(&args),
         Command::Bench(args) => commands::bench::run(args),
     };
-    match result {
+    let written = output::finish().context("cannot write to standard output");
+    match result.and(written) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {}", message(&e));
+            errln!("error: {}", message(&e));
             ExitCode::FAILURE
         }
     }

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use crate::output::errln;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use mopo_train::{Progress, Unit};
 
@@ -49,8 +50,8 @@ impl Progress for Bars {
             if is_new {
                 (self.started, self.printed) = (Instant::now(), Instant::now());
                 match unit {
-                    Unit::Steps => eprintln!("{}: {done} of {total} steps done", self.phase),
-                    Unit::Bytes => eprintln!("fetching {} ({})", self.phase, HumanBytes(total)),
+                    Unit::Steps => errln!("{}: {done} of {total} steps done", self.phase),
+                    Unit::Bytes => errln!("fetching {} ({})", self.phase, HumanBytes(total)),
                 }
             }
             return;
@@ -80,9 +81,9 @@ impl Progress for Bars {
             self.printed = Instant::now();
             let Self { phase, done, total, .. } = self;
             match self.unit {
-                Unit::Steps => eprintln!("{phase}: {done}/{total}  {message}"),
+                Unit::Steps => errln!("{phase}: {done}/{total}  {message}"),
                 Unit::Bytes => {
-                    eprintln!("{phase}: {} of {}", HumanBytes(*done), HumanBytes(*total))
+                    errln!("{phase}: {} of {}", HumanBytes(*done), HumanBytes(*total))
                 }
             }
         }
@@ -94,14 +95,14 @@ impl Progress for Bars {
             bar.finish_with_message(message.to_string());
         } else if self.unit == Unit::Steps {
             let seconds = self.started.elapsed().as_secs_f64();
-            eprintln!("{phase}: done in {seconds:.0} s  {message}");
+            errln!("{phase}: done in {seconds:.0} s  {message}");
         }
     }
 
     fn note(&mut self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{}", text.trim_end()),
+            None => errln!("{}", text.trim_end()),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::numbers::{count, even_count, fraction, grid, positive, relaxation};
+use super::numbers::{self, count, even_count, fraction, grid, positive, relaxation};
 use crate::device::Device;
 
 #[derive(Debug, Args)]
@@ -36,7 +36,7 @@ pub(crate) struct BanditCommon {
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Random seed; experiments with several runs count up from it
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = numbers::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
     /// flex (the CPU), ndarray, cuda or cuda:N
     #[arg(long, default_value = "flex")]

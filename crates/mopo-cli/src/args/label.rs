@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use mopo_eval::label::ShardIndex;
 
+use super::numbers;
 use crate::device::Device;
 
 #[derive(Debug, Args)]
@@ -35,7 +36,7 @@ pub(crate) struct LabelArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "set")]
     pub(crate) data: Option<PathBuf>,
     /// Random seed of the source
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = numbers::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
     /// Fail on malformed data lines instead of skipping them
     #[arg(long)]

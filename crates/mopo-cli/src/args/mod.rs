@@ -114,10 +114,10 @@ pub(crate) struct ParetoArgs {
     #[arg(long, value_parser = numbers::temperature, allow_negative_numbers = true)]
     pub(crate) temperature: Option<f64>,
     /// Steps of the simplex grid of preference weights (0: no mixtures)
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = numbers::whole, allow_negative_numbers = true)]
     pub(crate) mixture_steps: Option<usize>,
     /// Random seed, instead of the run's
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::seed, allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
     #[command(flatten)]
     pub(crate) protocol: ProtocolArgs,
@@ -163,13 +163,13 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_parser = numbers::temperature, allow_negative_numbers = true)]
     pub(crate) temperature: Option<f64>,
     /// Sample from the K most likely tokens (0: all tokens)
-    #[arg(long, value_name = "K", allow_negative_numbers = true)]
+    #[arg(long, value_name = "K", value_parser = numbers::whole, allow_negative_numbers = true)]
     pub(crate) top_k: Option<usize>,
     /// Sample from the smallest set of tokens with this total probability
     #[arg(long, value_name = "P", value_parser = numbers::top_p, allow_negative_numbers = true)]
     pub(crate) top_p: Option<f64>,
     /// Random seed
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = numbers::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
     /// flex (the CPU), ndarray, cuda or cuda:N
     #[arg(long, default_value = "flex")]
@@ -239,7 +239,7 @@ pub(crate) struct PrepareArgs {
     #[arg(long, value_name = "N", requires = "prompts")]
     pub(crate) n_prompts: Option<usize>,
     /// Random seed of the order of responses and of --n-prompts
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = numbers::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
     /// Fail on malformed data lines instead of skipping them
     #[arg(long)]

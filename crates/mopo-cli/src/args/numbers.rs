@@ -40,6 +40,17 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
     integer(text, |n| n > 0, "it must be a whole number above 0")
 }
 
+pub(super) fn whole(text: &str) -> Result<usize, String> {
+    integer(text, |_| true, "it must be a whole number of at least 0")
+}
+
+/// A seed that a configuration can hold: TOML's integers are signed.
+pub(super) fn seed(text: &str) -> Result<u64, String> {
+    const LARGEST: u64 = i64::MAX as u64;
+    let seed = text.trim().parse().ok().filter(|seed| *seed <= LARGEST);
+    seed.ok_or_else(|| format!("it must be a whole number from 0 to {LARGEST}"))
+}
+
 pub(super) fn grid(text: &str) -> Result<usize, String> {
     integer(text, |n| n > 1, "it must be a whole number above 1")
 }

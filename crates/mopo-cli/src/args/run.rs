@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::numbers;
 use crate::device::Device;
 
 #[derive(Debug, Args)]
@@ -18,7 +19,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Random seed, instead of the configuration's
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::seed, allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
     /// Fail on malformed data lines instead of skipping them
     #[arg(long)]

@@ -20,6 +20,7 @@ use crate::args::{
     SensitivityArgs, StructuresArgs, ToyArgs,
 };
 use crate::device::{Job, check, dispatch};
+use crate::output::outln;
 use crate::progress::Bars;
 
 pub(crate) fn run(args: BanditArgs) -> Result<()> {
@@ -138,7 +139,7 @@ fn run_one<E: Experiment>(experiment: &E, common: &BanditCommon) -> Result<()> {
         seconds,
     };
     findings.write(&out, experiment, execution)?;
-    println!("{}", findings.summary.trim_end());
-    println!("\n{seconds:.0} s; table, figure and record: {}", out.display());
+    outln!("{}", findings.summary.trim_end());
+    outln!("\n{seconds:.0} s; table, figure and record: {}", out.display());
     Ok(())
 }

@@ -3,8 +3,9 @@
 use anyhow::Result;
 
 use crate::args::ConfigArgs;
+use crate::output::out;
 
 pub(crate) fn run(args: &ConfigArgs) -> Result<()> {
-    print!("{}", mopo_train::config::config_text(&args.name)?);
+    out!("{}", mopo_train::config::config_text(&args.name)?);
     Ok(())
 }

@@ -7,6 +7,7 @@ use mopo_train::{ExportSource, check_export_place};
 
 use crate::args::ExportArgs;
 use crate::device::{self, Job, dispatch};
+use crate::output::outln;
 
 pub(crate) fn run(args: ExportArgs) -> Result<()> {
     device::check(args.device)?;
@@ -26,7 +27,7 @@ impl Job for Export {
         let source = ExportSource::open(&dir)?;
         let choice = source.choose(args.policy.as_deref())?;
         let dtype = source.export::<B>(choice, args.dtype, &args.out, args.force, &device)?;
-        println!("{} in {} ({})", source.describe(choice), args.out.display(), dtype.hub_name());
+        outln!("{} in {} ({})", source.describe(choice), args.out.display(), dtype.hub_name());
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use mopo_train::{Sampler, SamplingOverrides, Silent};
 
 use crate::args::GenerateArgs;
 use crate::device::{self, Job, dispatch};
+use crate::output::outln;
 
 pub(crate) fn run(args: GenerateArgs) -> Result<()> {
     device::check(args.device)?;
@@ -45,7 +46,7 @@ impl Job for Generate {
         let decoding = Decoding { head, divergence: args.divergence.unwrap_or_default() };
         let responses = sampler.answer(&decoding, &prompts, &generation, &mut Silent)?;
         for (prompt, response) in args.prompt.iter().zip(responses) {
-            println!("{}\n→{response}\n", prompt.trim());
+            outln!("{}\n→{response}\n", prompt.trim());
         }
         Ok(())
     }
@@ -88,12 +89,14 @@ mod tests {
         for (flag, values) in [
             ("--temperature", &["-1", "nan", "inf", "1e30"][..]),
             ("--top-p", &["0", "-1", "7", "nan"]),
+            ("--seed", &["-1", "x", "1.5", "9223372036854775808"]),
+            ("--top-k", &["-1", "x"]),
             ("--max-new-tokens", &["0", "-1", "1e3"]),
         ] {
             for value in values {
                 let error = parse(&[flag, value]).expect_err(value);
                 assert!(error.contains(flag), "{flag} {value}: {error}");
-                if flag != "--max-new-tokens" && flag != "--top-p" {
+                if ["--temperature", "--seed"].contains(&flag) {
                     let cli = Cli::try_parse_from(["mopo", "pareto", "run", flag, value]);
                     assert!(cli.unwrap_err().to_string().contains(flag), "{flag} {value}");
                 }

@@ -8,11 +8,12 @@ use mopo_eval::Reward;
 use mopo_eval::label::{LabelConfig, LabelJob, Labelled, Labelling, ShardFiles};
 use mopo_eval::output_folder;
 use mopo_ops::FusedBackend;
-use mopo_train::{Progress as _, RunConfig, Unit, check_data_path, prepare_staged};
+use mopo_train::{DirLock, Progress as _, RunConfig, Unit, check_data_path, prepare_staged};
 
 use super::models::resolve;
 use crate::args::LabelArgs;
 use crate::device::{Job, dispatch};
+use crate::output::{errln, outln};
 use crate::progress::Bars;
 
 pub(crate) fn run(args: LabelArgs) -> Result<()> {
@@ -20,7 +21,7 @@ pub(crate) fn run(args: LabelArgs) -> Result<()> {
     let files = ShardFiles::open(shards)?;
     let job = LabelJob { labelling: files.labelling().clone(), shard: None, out: args.out.clone() };
     if !is_done(&args, &job)? {
-        eprintln!("{} shards, {} pairs", shards.len(), files.n_pairs());
+        errln!("{} shards, {} pairs", shards.len(), files.n_pairs());
         write(&files.merge(output_folder(&args.out)?)?, &args.out)?;
     }
     Ok(())
@@ -50,6 +51,10 @@ fn label(args: &LabelArgs, config: LabelConfig, rewards: &[Box<dyn Reward>]) -> 
     if is_done(args, &job)? {
         return Ok(());
     }
+    // Two processes would remove each other's progress.
+    std::fs::create_dir_all(job.progress_dir())
+        .with_context(|| job.progress_dir().display().to_string())?;
+    let _lock = DirLock::acquire(&job.progress_dir())?;
     let mut saved = job.open(&set)?;
     let n_pairs = job.n_rows(&set);
     let mut bars = Bars::new();
@@ -67,13 +72,13 @@ fn label(args: &LabelArgs, config: LabelConfig, rewards: &[Box<dyn Reward>]) -> 
         None => Some(job.run(&set, &mut saved, rewards, &mut advance).with_context(kept)?),
     };
     bars.end("");
-    rewards.iter().flat_map(|reward| reward.notes()).for_each(|note| eprintln!("{note}"));
+    rewards.iter().flat_map(|reward| reward.notes()).for_each(|note| errln!("{note}"));
     match (args.shard, labelled) {
         (_, Some(labelled)) => write(&labelled, &args.out)?,
         (index, None) => {
             let index = index.map(String::from).unwrap_or_default();
-            println!("wrote {} (shard {index}, {n_pairs} pairs)", args.out.display());
-            println!("when all shards are done: mopo label --merge FILE... --out FILE");
+            outln!("wrote {} (shard {index}, {n_pairs} pairs)", args.out.display());
+            outln!("when all shards are done: mopo label --merge FILE... --out FILE");
         }
     }
     Ok(job.remove_progress()?)
@@ -105,7 +110,7 @@ fn read(args: &LabelArgs) -> Result<StagedSet> {
     let (set, notes) =
         prepare_staged(source, data, args.seed, args.strict, folder, true, &mut |_, _| Ok(()))?;
     for note in notes {
-        eprintln!("{note}");
+        errln!("{note}");
     }
     Ok(set)
 }
@@ -115,18 +120,18 @@ fn read(args: &LabelArgs) -> Result<StagedSet> {
 fn is_done(args: &LabelArgs, job: &LabelJob) -> Result<bool> {
     let done = !args.force && job.is_done()?;
     if done {
-        println!("{} already has these labels; nothing to do.", job.out.display());
+        outln!("{} already has these labels; nothing to do.", job.out.display());
     }
     Ok(done)
 }
 
 fn write(labelled: &Labelled, out: &Path) -> Result<()> {
     let beside = labelled.write(out)?;
-    println!("{}", labelled.report);
+    outln!("{}", labelled.report);
     let (n_pairs, hash) = (labelled.record.pairs, &labelled.record.set_sha256);
-    println!("wrote {} ({n_pairs} pairs, sha256 {hash})", out.display());
-    println!("wrote {} (rewards, and score statistics for z-scores)", beside.display());
-    println!(
+    outln!("wrote {} ({n_pairs} pairs, sha256 {hash})", out.display());
+    outln!("wrote {} (rewards, and score statistics for z-scores)", beside.display());
+    outln!(
         "train on it: mopo train --config FILE --data {} with `data.source = \"prepared\"`",
         out.display()
     );

@@ -9,9 +9,10 @@ use mopo_train::evaluate::{EvaluationOptions, EvaluationPlan, newest_finished_ru
 use mopo_train::{DirLock, RunDir};
 
 use super::models::resolve;
-use super::report::{print, print_files};
+use super::report::{check_out, print, print_files};
 use crate::args::ParetoArgs;
 use crate::device::{self, Job, dispatch};
+use crate::output::{errln, outln};
 use crate::progress::Bars;
 
 pub(crate) fn run(args: ParetoArgs) -> Result<()> {
@@ -26,8 +27,9 @@ pub(crate) fn run(args: ParetoArgs) -> Result<()> {
     e.temperature = args.temperature.unwrap_or(e.temperature);
     e.mixture_steps = args.mixture_steps.unwrap_or(e.mixture_steps);
     e.embedding = args.protocol.embedding.map_or(e.embedding, Into::into);
-    eprintln!("run directory: {}", path.display());
+    errln!("run directory: {}", path.display());
     let out = args.out.clone().unwrap_or_else(|| run.join("pareto"));
+    check_out(&out)?;
     let options = EvaluationOptions {
         seed: args.seed,
         prompts: args.prompts,
@@ -55,9 +57,9 @@ impl Job for Pareto {
         let files =
             write_report(&self.out, &evaluated.report, &evaluated.evaluation, &evaluated.extras)?;
         print(&evaluated.report);
-        println!("\nevaluated in {:.0} s; wrote", clock.elapsed().as_secs_f64());
+        outln!("\nevaluated in {:.0} s; wrote", clock.elapsed().as_secs_f64());
         print_files(&files);
-        println!(
+        outln!(
             "next: cargo run --release -p mopo-cli -- generate {} --policy {} --prompt \"…\"",
             run.display(),
             evaluated.policies[0]

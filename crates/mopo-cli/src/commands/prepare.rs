@@ -8,6 +8,7 @@ use mopo_train::config::{DataConfig, SourceConfig};
 use mopo_train::{prepare_prompts, prepare_staged};
 
 use crate::args::PrepareArgs;
+use crate::output::{errln, outln};
 
 pub(crate) fn run(args: PrepareArgs) -> Result<()> {
     let (config, name) = match &args.config {
@@ -45,16 +46,16 @@ fn pairs(args: &PrepareArgs, config: &SourceConfig) -> Result<()> {
         },
     )?;
     for note in notes {
-        eprintln!("{note}");
+        errln!("{note}");
     }
     if let Some(summary) = summary {
-        println!("{}", summary.finish()?);
-        println!("(lengths in words)");
+        outln!("{}", summary.finish()?);
+        outln!("(lengths in words)");
     }
     let Some(out) = &args.out else { return Ok(()) };
     let hash = set.write(out)?;
-    println!("wrote {} ({} pairs, sha256 {hash})", out.display(), set.header().records);
-    println!(
+    outln!("wrote {} ({} pairs, sha256 {hash})", out.display(), set.header().records);
+    outln!(
         "train on it: mopo train --config FILE --data {} with `data.source = \"prepared\"`",
         out.display()
     );
@@ -69,7 +70,7 @@ fn prompts(args: &PrepareArgs, config: &SourceConfig) -> Result<()> {
     let (data, scratch) = (args.data.as_deref(), scratch(args.out.as_deref()));
     let (read, notes) = prepare_prompts(config, data, args.seed, args.strict, &scratch)?;
     for note in notes {
-        eprintln!("{note}");
+        errln!("{note}");
     }
     let n_found = read.prompts.len();
     let prompts = match args.n_prompts {
@@ -77,10 +78,10 @@ fn prompts(args: &PrepareArgs, config: &SourceConfig) -> Result<()> {
         None => read.prompts,
     };
     let n_taken = prompts.len();
-    println!("{n_found} distinct prompts, {n_taken} taken");
+    outln!("{n_found} distinct prompts, {n_taken} taken");
     let Some(out) = &args.out else { return Ok(()) };
     let hash = prompts.write(out)?;
-    println!("wrote {} ({n_taken} prompts, sha256 {hash})", out.display());
+    outln!("wrote {} ({n_taken} prompts, sha256 {hash})", out.display());
     Ok(())
 }
 

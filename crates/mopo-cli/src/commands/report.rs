@@ -9,6 +9,7 @@ use mopo_train::{DirLock, RunDir};
 use serde_json::Value;
 
 use crate::args::ReportArgs;
+use crate::output::{errln, out, outln};
 
 pub(crate) fn run(args: ReportArgs) -> Result<()> {
     if !args.names.is_empty() && args.names.len() != args.runs.len() {
@@ -18,6 +19,7 @@ pub(crate) fn run(args: ReportArgs) -> Result<()> {
             args.runs.len()
         );
     }
+    check_out(&args.out)?;
     let mut runs: Vec<(String, ResultsDir)> = Vec::new();
     for (i, path) in args.runs.iter().enumerate() {
         let results = ResultsDir::find(path)?;
@@ -45,11 +47,22 @@ pub(crate) fn run(args: ReportArgs) -> Result<()> {
         write_report(&args.out, &comparison.report, &comparison.evaluation, &comparison.extras)?;
     drop(lock);
     for note in comparison.notes.iter().chain(&comparison.extras.notes) {
-        eprintln!("note: {note}");
+        errln!("note: {note}");
     }
     print(&comparison.report);
-    println!("\nwrote");
+    outln!("\nwrote");
     print_files(&files);
+    Ok(())
+}
+
+/// Refuses to put a report among the files of a run.
+pub(crate) fn check_out(out: &Path) -> Result<()> {
+    ensure!(
+        !RunDir::is_run(out),
+        "--out {} is a run's own directory; choose another one, for example {}",
+        out.display(),
+        out.join("pareto").display()
+    );
     Ok(())
 }
 
@@ -72,7 +85,7 @@ fn check_run(dir: &Path, evaluated: &Value) -> Result<()> {
 
 /// Prints the table and the summary.
 pub(crate) fn print(report: &FrontReport) {
-    print!("{}\n{}", report.table(), report.summary());
+    out!("{}\n{}", report.table(), report.summary());
 }
 
 /// Lists the written files.
@@ -88,9 +101,9 @@ pub(crate) fn print_files(files: &ReportFiles) {
         (&files.statistics, "mean and standard deviation for z-scores"),
         (&files.report_json, "all results as JSON"),
     ] {
-        println!("  {}  ({what})", path.display());
+        outln!("  {}  ({what})", path.display());
     }
     for path in &files.figures {
-        println!("  {}", path.display());
+        outln!("  {}", path.display());
     }
 }

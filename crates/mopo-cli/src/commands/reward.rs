@@ -12,13 +12,14 @@ use mopo_train::{RunDir, RunRecord};
 use super::train::{after_failure, new_record};
 use crate::args::{RewardArgs, RewardCommand, RewardTrainArgs};
 use crate::device::{self, Job, dispatch};
+use crate::output::{errln, out, outln};
 use crate::progress::Bars;
 
 pub(crate) fn run(args: RewardArgs) -> Result<()> {
     match args.command {
         RewardCommand::Train(args) => train(args),
         RewardCommand::Config(args) => {
-            print!("{}", reward_preset_text(&args.preset)?);
+            out!("{}", reward_preset_text(&args.preset)?);
             Ok(())
         }
     }
@@ -31,19 +32,19 @@ fn train(args: RewardTrainArgs) -> Result<()> {
         None => start(&args)?,
     };
     let path = run.path().to_path_buf();
-    eprintln!("run directory: {}", path.display());
+    errln!("run directory: {}", path.display());
     if run.is_finished() {
-        println!("{} is already finished; nothing to do.", path.display());
+        outln!("{} is already finished; nothing to do.", path.display());
         return Ok(());
     }
     let run = run.locked()?;
     let job = Train { run: run.clone(), config, record };
     let result = dispatch(args.run.device, job)
         .map_err(|e| after_failure(e, run, args.resume.is_none(), "mopo reward train"))?;
-    println!("{result}");
+    outln!("{result}");
     let model = path.join("model");
-    println!("trained in {:.0} s; wrote {}", result.seconds, model.display());
-    println!(
+    outln!("trained in {:.0} s; wrote {}", result.seconds, model.display());
+    outln!(
         "score with it: reward = {{ kind = \"model\", path = \"{}\" }} (docs/labels.md)",
         model.display()
     );

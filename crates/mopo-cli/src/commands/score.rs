@@ -11,6 +11,7 @@ use mopo_ops::FusedBackend;
 use super::models::resolve;
 use crate::args::ScoreArgs;
 use crate::device::{Job, dispatch};
+use crate::output::{errln, outln};
 use crate::progress::Bars;
 
 pub(crate) fn run(args: ScoreArgs) -> Result<()> {
@@ -67,9 +68,9 @@ impl Job for Score {
         let (scored, columns) =
             score_texts::<B>(&texts, &specs, &device, &resolve, &folder, &mut bars)?;
         for reward in &scored {
-            reward.notes.iter().for_each(|note| eprintln!("note: {note}"));
+            reward.notes.iter().for_each(|note| errln!("note: {note}"));
             let s = &reward.scores;
-            println!(
+            outln!(
                 "{}: {} scores, mean {:.4}, standard deviation {:.4}, {:.4} to {:.4} ({:.1} texts \
                  per second)",
                 reward.name,
@@ -90,7 +91,7 @@ impl Job for Score {
             rewards: scored,
         };
         write_scores(&args.out, &texts, &record, &columns)?;
-        println!("wrote {}", args.out.display());
+        outln!("wrote {}", args.out.display());
         Ok(())
     }
 }

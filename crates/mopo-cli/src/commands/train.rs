@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use burn::backend::Autodiff;
 use mopo_ops::FusedBackend;
-use mopo_train::config::preset_text;
+use mopo_train::config::{preset_text, read_text};
 use mopo_train::{LogProbCache, RunConfig, RunDir, RunRecord, RunResult, check_data_path};
 
 use crate::args::{RunArgs, TrainArgs};
 use crate::device::{self, Job, dispatch};
+use crate::output::{errln, outln};
 use crate::progress::Bars;
 
 pub(crate) fn run(args: TrainArgs) -> Result<()> {
@@ -19,11 +20,15 @@ pub(crate) fn run(args: TrainArgs) -> Result<()> {
         None => start(&args)?,
     };
     let path = run.path().to_path_buf();
-    eprintln!("run directory: {}", path.display());
+    errln!("run directory: {}", path.display());
     if run.is_finished() {
-        println!("{} is already finished; nothing to do.", path.display());
+        run.check_policies(&record)?;
+        outln!("{} is already finished; nothing to do.", path.display());
         print_next(&path);
         return Ok(());
+    }
+    if args.resume.is_some() {
+        config.check_evaluation(&super::models::resolve)?;
     }
     // Held until a failure has been handled.
     let run = run.locked()?;
@@ -31,15 +36,15 @@ pub(crate) fn run(args: TrainArgs) -> Result<()> {
     let job = Train { run: run.clone(), config, record, cache };
     let result = dispatch(args.run.device, job)
         .map_err(|e| after_failure(e, run, args.resume.is_none(), "mopo train"))?;
-    println!("{result}");
-    println!("trained in {:.0} s; wrote {}:", result.seconds, path.display());
+    outln!("{result}");
+    outln!("trained in {:.0} s; wrote {}:", result.seconds, path.display());
     for (name, what) in [
         ("policy/", "adapter and heads"),
         ("warm_start/", "the base model, in the layout of Hugging Face"),
         ("metrics.jsonl", "one line per step"),
         ("result.json", "the accuracies above"),
     ] {
-        println!("  {name:<14} {what}");
+        outln!("  {name:<14} {what}");
     }
     print_next(&path);
     Ok(())
@@ -62,16 +67,12 @@ fn cache(args: &TrainArgs, run: &Path) -> Option<LogProbCache> {
 }
 
 fn print_next(path: &Path) {
-    println!("next: cargo xtask pareto -- {0}   (or: mopo pareto {0})", path.display());
+    outln!("next: cargo xtask pareto -- {0}   (or: mopo pareto {0})", path.display());
 }
 
 fn start(args: &TrainArgs) -> Result<(RunDir, RunConfig, RunRecord)> {
     let (text, origin) = match &args.config {
-        Some(path) => (
-            std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read the configuration {}", path.display()))?,
-            path.display().to_string(),
-        ),
+        Some(path) => (read_text(path)?, path.display().to_string()),
         None => (preset_text(&args.preset)?.to_string(), format!("preset `{}`", args.preset)),
     };
     // Check the whole configuration before anything is downloaded.
@@ -110,12 +111,13 @@ pub(super) fn after_failure(
     is_new: bool,
     command: &str,
 ) -> anyhow::Error {
-    let path = run.path().display().to_string();
+    let path = run.path().to_path_buf();
     let is_stopped = matches!(error.downcast_ref(), Some(mopo_train::Error::NonFinite { .. }));
-    if is_stopped || (is_new && run.discard_unprepared()) {
+    if is_stopped || (is_new && run.discard_unprepared()) || !path.exists() {
         return error;
     }
-    error.context(format!("training stopped; resume with: {command} --resume {path}"))
+    let cause = crate::message(&error);
+    anyhow!("{cause}\nThe run is kept; to resume it: {command} --resume {}", path.display())
 }
 
 struct Train {

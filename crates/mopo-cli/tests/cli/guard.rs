@@ -146,10 +146,29 @@ fn every_command_knows_a_run_again() {
             _ => *bytes.last_mut().unwrap() ^= 1,
         }
         fs::write(&path, bytes).unwrap();
-        for mut command in commands(&changed) {
+        for mut command in commands(&changed).into_iter().chain([resume(&changed)]) {
             let said = fail(&mut command);
             assert!(said.contains(word), "{command:?}: {said}");
         }
+    }
+    // Without its configuration it is a damaged run, and nothing else.
+    let changed = copy("no-configuration");
+    fs::remove_file(changed.join("config.toml")).unwrap();
+    for mut command in commands(&changed).into_iter().take(3).chain([resume(&changed)]) {
+        let said = fail(&mut command);
+        assert!(said.contains("config.toml is missing"), "{command:?}: {said}");
+    }
+    // Nor is one whose last phase was cut off.
+    let changed = copy("no-result");
+    fs::remove_file(changed.join("result.json")).unwrap();
+    for mut command in commands(&changed).into_iter().take(3) {
+        let said = fail(&mut command);
+        assert!(said.contains("--resume"), "{command:?}: {said}");
+    }
+    // Reports stay out of it.
+    for command in ["pareto", "report"] {
+        let said = fail(mopo(&[command]).arg(&run).arg("--out").arg(&run));
+        assert!(said.contains("--out") && !run.join("index.html").exists(), "{said}");
     }
     // Results of another training do not belong to this run.
     let other = dir.path().join("retrained");

@@ -42,6 +42,20 @@ fn same(dir: &Path, one: &str, other: &str) {
 }
 
 #[test]
+fn one_process_labels_into_a_file_at_a_time() {
+    let (_tmp, dir) = folder(40);
+    let progress = dir.join("out.jsonl.progress");
+    fs::create_dir(&progress).unwrap();
+    let lock = mopo_train::DirLock::acquire(&progress).unwrap();
+    let said = fail(&mut label(&dir, "out.jsonl", &[]));
+    assert!(said.contains(&format!("process {}", std::process::id())), "{said}");
+    assert!(!dir.join("out.jsonl").exists());
+    drop(lock);
+    succeed(&mut label(&dir, "out.jsonl", &[]));
+    assert!(!progress.exists());
+}
+
+#[test]
 fn killed_resumed_sharded_and_merged_labels_are_the_same_bytes() {
     // Enough pairs that a debug build still has work after its first part.
     let (_tmp, dir) = folder(3000);

@@ -8,6 +8,7 @@ mod guard;
 mod hub;
 mod kill_and_resume;
 mod label;
+mod output;
 mod paper;
 mod prepare;
 mod report;

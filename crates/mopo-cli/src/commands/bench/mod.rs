@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use crate::args::{BenchArgs, BenchCommon, Measurement};
 use crate::device;
+use crate::output::outln;
 
 pub(crate) fn run(args: BenchArgs) -> Result<()> {
     match args.measurement {
@@ -70,7 +71,7 @@ impl Program {
 
 /// Prints a measurement as one line.
 fn print(line: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string(line).context("writing the measurement")?);
+    outln!("{}", serde_json::to_string(line).context("writing the measurement")?);
     Ok(())
 }
 
