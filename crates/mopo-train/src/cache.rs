@@ -114,7 +114,8 @@ impl OpenCache {
     /// log π(y|x) of both responses of a pair, if cached.
     pub(crate) fn get(&self, pair: &PairTokens) -> Option<[f32; 2]> {
         let row = self.rows.get(&self.key(pair))?;
-        (row.n_tokens == n_tokens(pair)).then_some(row.log_probs)
+        let is_sound = row.log_probs.iter().all(|x| x.is_finite());
+        (is_sound && row.n_tokens == n_tokens(pair)).then_some(row.log_probs)
     }
 
     /// Adds a pair's log-probs, and writes once there are enough.
@@ -301,6 +302,10 @@ mod tests {
         assert_eq!(again.get(&p), None);
         assert_eq!(again.get(&PairTokens { second: vec![3, 5], ..pair(0) }), None);
         assert_eq!(again.get(&pair(1)), None);
+        // What a damaged model gave is no log-probability.
+        let mut damaged = cache.open(&context());
+        damaged.insert(&pair(9), [f32::NAN, -1.0]);
+        assert_eq!(damaged.get(&pair(9)), None);
         // Each part of the context.
         let c = context;
         for other in [

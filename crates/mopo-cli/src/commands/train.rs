@@ -81,6 +81,16 @@ fn start(args: &TrainArgs) -> Result<(RunDir, RunConfig, RunRecord)> {
     let mut config = read(given)?;
     check_data_path(&config, args.run.data.as_ref())?;
     if let Some(model) = given {
+        let replaced = ["model.hub", "model.scratch", "tokenizer"];
+        let is_replaced = |set: &&String| {
+            let key = set.split('=').next().unwrap_or_default().trim();
+            replaced.iter().any(|name| {
+                key.strip_prefix(name).is_some_and(|k| k.is_empty() || k.starts_with('.'))
+            })
+        };
+        for set in args.run.set.iter().filter(is_replaced) {
+            tracing::warn!("--set {set} has no effect: --model replaces that part");
+        }
         let model = super::models::pinned(model, args.revision.as_deref())?;
         config = read(Some(&model))?;
     }
