@@ -1,6 +1,6 @@
 //! `mopo label`: scores both responses of every pair and writes indicators.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use mopo_data::{PreparedReader, PreparedWriter, StagedSet};
@@ -10,6 +10,7 @@ use mopo_eval::output_folder;
 use mopo_ops::FusedBackend;
 use mopo_train::{DirLock, Progress as _, RunConfig, Unit, check_data_path, prepare_staged};
 
+use super::check_out;
 use super::models::resolve;
 use crate::args::LabelArgs;
 use crate::device::{Job, dispatch};
@@ -17,6 +18,9 @@ use crate::output::{errln, outln};
 use crate::progress::Bars;
 
 pub(crate) fn run(args: LabelArgs) -> Result<()> {
+    let inputs = [&args.set, &args.config, &args.data, &args.rewards].into_iter().flatten();
+    let inputs = inputs.chain(args.merge.iter().flatten());
+    check_out(&args.out, inputs.map(PathBuf::as_path))?;
     let Some(shards) = &args.merge else { return dispatch(args.device, Label(args)) };
     let files = ShardFiles::open(shards)?;
     let job = LabelJob { labelling: files.labelling().clone(), shard: None, out: args.out.clone() };
@@ -88,10 +92,6 @@ fn label(args: &LabelArgs, config: LabelConfig, rewards: &[Box<dyn Reward>]) -> 
 fn read(args: &LabelArgs) -> Result<StagedSet> {
     let folder = output_folder(&args.out)?;
     if let Some(path) = &args.set {
-        let real = |path: &Path| path.canonicalize().ok();
-        if real(path).is_some() && real(path) == real(&args.out) {
-            bail!("--out is the input data set; choose another file");
-        }
         let reader = PreparedReader::open(path)?;
         let header = reader.header().clone();
         let mut writer = PreparedWriter::new(folder, header.objectives)?;

@@ -9,7 +9,7 @@ use mopo_train::evaluate::{EvaluationOptions, EvaluationPlan, newest_finished_ru
 use mopo_train::{DirLock, RunDir};
 
 use super::models::resolve;
-use super::report::{check_out, print, print_files};
+use super::report::{check_report_place, print, print_files};
 use crate::args::ParetoArgs;
 use crate::device::{self, Job, dispatch};
 use crate::output::{errln, outln};
@@ -29,7 +29,7 @@ pub(crate) fn run(args: ParetoArgs) -> Result<()> {
     e.embedding = args.protocol.embedding.map_or(e.embedding, Into::into);
     errln!("run directory: {}", path.display());
     let out = args.out.clone().unwrap_or_else(|| run.join("pareto"));
-    check_out(&out)?;
+    check_report_place(&out)?;
     let options = EvaluationOptions {
         seed: args.seed,
         prompts: args.prompts,

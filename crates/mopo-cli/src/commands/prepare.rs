@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use mopo_data::SummaryBuilder;
 use mopo_train::config::{DataConfig, SourceConfig};
 use mopo_train::{prepare_prompts, prepare_staged};
 
+use super::check_out;
 use crate::args::PrepareArgs;
 use crate::output::{errln, outln};
 
@@ -17,11 +18,8 @@ pub(crate) fn run(args: PrepareArgs) -> Result<()> {
     };
     let data = args.data.as_deref();
     config.source.check_path(&name, data)?;
-    if let (Some(data), Some(out)) = (data, args.out.as_deref()) {
-        let real = |path: &Path| path.canonicalize().ok();
-        if real(data).is_some() && real(data) == real(out) {
-            bail!("--out is the same file as --data; choose another");
-        }
+    if let Some(out) = args.out.as_deref() {
+        check_out(out, data.into_iter().chain(args.config.as_deref()))?;
     }
     if args.prompts { prompts(&args, &config.source) } else { pairs(&args, &config.source) }
 }

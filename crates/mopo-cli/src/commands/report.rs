@@ -19,7 +19,7 @@ pub(crate) fn run(args: ReportArgs) -> Result<()> {
             args.runs.len()
         );
     }
-    check_out(&args.out)?;
+    check_report_place(&args.out)?;
     let mut runs: Vec<(String, ResultsDir)> = Vec::new();
     for (i, path) in args.runs.iter().enumerate() {
         let results = ResultsDir::find(path)?;
@@ -56,7 +56,7 @@ pub(crate) fn run(args: ReportArgs) -> Result<()> {
 }
 
 /// Refuses to put a report among the files of a run.
-pub(crate) fn check_out(out: &Path) -> Result<()> {
+pub(crate) fn check_report_place(out: &Path) -> Result<()> {
     ensure!(
         !RunDir::is_run(out),
         "--out {} is a run's own directory; choose another one, for example {}",

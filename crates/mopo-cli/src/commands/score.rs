@@ -1,6 +1,6 @@
 //! `mopo score`: scores texts with rewards.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use mopo_eval::reward::ModelSpec;
@@ -8,6 +8,7 @@ use mopo_eval::score::{ScoreRecord, TextFile, score_texts, write_scores};
 use mopo_eval::{RewardSpec, output_folder};
 use mopo_ops::FusedBackend;
 
+use super::check_out;
 use super::models::resolve;
 use crate::args::ScoreArgs;
 use crate::device::{Job, dispatch};
@@ -18,6 +19,7 @@ pub(crate) fn run(args: ScoreArgs) -> Result<()> {
     if args.out.exists() && !args.force {
         bail!("{} exists; replace it with --force", args.out.display());
     }
+    check_out(&args.out, args.rewards.iter().map(Path::new).chain([args.texts.as_path()]))?;
     let specs = specs(&args)?;
     let folder = output_folder(&args.out)?.to_owned();
     let texts = TextFile::open(&args.texts, &folder)?;

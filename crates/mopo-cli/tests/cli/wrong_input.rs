@@ -146,6 +146,41 @@ fn tokenizers_that_do_not_fit() {
 }
 
 #[test]
+fn an_output_never_replaces_an_input() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    write(&at("texts.jsonl"), b"{\"prompt\": \"tea?\", \"response\": \"Boil the water.\"}\n");
+    write(&at("length.toml"), b"kind = \"length\"\n");
+    write(
+        &at("rewards.toml"),
+        b"[[objectives]]\nname = \"a\"\ntie_threshold = 0.0\nreward = { kind = \"length\" }\n",
+    );
+    let run = |args: &[&str]| {
+        let mut command = mopo(args);
+        command.current_dir(dir.path());
+        command
+    };
+    let data = ["prepare", "demo", "--set", "data.n_prompts=40", "--out", "set.jsonl"];
+    crate::common::succeed(&mut run(&data));
+    std::os::unix::fs::symlink("texts.jsonl", at("link.jsonl")).unwrap();
+    for (args, input) in [
+        (
+            &["score", "--reward", "length.toml", "texts.jsonl", "--force", "--out"][..],
+            "texts.jsonl",
+        ),
+        (&["score", "--reward", "length.toml", "link.jsonl", "--force", "--out"], "texts.jsonl"),
+        (&["score", "--reward", "length.toml", "texts.jsonl", "--force", "--out"], "length.toml"),
+        (&["label", "set.jsonl", "--rewards", "rewards.toml", "--force", "--out"], "rewards.toml"),
+        (&["label", "set.jsonl", "--rewards", "rewards.toml", "--force", "--out"], "set.jsonl"),
+    ] {
+        let before = fs::read(at(input)).unwrap();
+        let said = fail(run(args).arg(input));
+        assert!(said.contains("--out") && said.contains(input), "{args:?}: {said}");
+        assert_eq!(fs::read(at(input)).unwrap(), before);
+    }
+}
+
+#[test]
 fn run_directories() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");

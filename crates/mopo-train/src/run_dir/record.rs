@@ -146,8 +146,8 @@ impl RunRecord {
             return Ok(());
         }
         let found = model_hashes(dir)?;
-        let names = self.model.keys().chain(found.keys());
-        match names.into_iter().find(|name| self.model.get(*name) != found.get(*name)) {
+        let mut names = self.model.keys().chain(found.keys());
+        match names.find(|name| self.model.get(*name) != found.get(*name)) {
             None => Ok(()),
             Some(name) => Err(Error::corrupt(
                 &dir.join(name),
