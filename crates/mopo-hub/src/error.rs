@@ -18,6 +18,14 @@ pub enum Error {
         /// The system's error.
         source: std::io::Error,
     },
+    /// A place where nothing can be written, or nothing should be.
+    #[error("cannot write {}: {reason}", path.display())]
+    Output {
+        /// The place, as it was given.
+        path: PathBuf,
+        /// What is wrong with it, and the remedy.
+        reason: String,
+    },
     /// A JSON file that cannot be parsed or lacks a key.
     #[error("{}: {reason}; expected {expected}", path.display())]
     Json {
@@ -192,6 +200,19 @@ pub enum Error {
         /// The difference.
         reason: String,
     },
+    /// Shards that disagree with each other or with their index.
+    #[error(
+        "{}: tensor `{name}` {reason}; remove files that do not belong to the model, or fetch it again",
+        index.display()
+    )]
+    Shards {
+        /// The index.
+        index: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// Where it is, and where not.
+        reason: String,
+    },
     /// An index that names a missing or invalid shard.
     #[error(
         "{} names the shard `{shard}`, which is {reason}; fetch the missing file into the same directory, or the whole model again",
@@ -258,6 +279,17 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// The same error for a file that was written below `hidden` and is to be seen below `place`.
+    pub fn placed(mut self, hidden: &Path, place: &Path) -> Self {
+        if let Self::Io { path, .. } | Self::OutOfRange { path, .. } | Self::NotFinite { path, .. } =
+            &mut self
+            && let Ok(below) = path.strip_prefix(hidden)
+        {
+            *path = place.join(below);
+        }
+        self
+    }
+
     /// For `map_err` on I/O errors: `action` is a verb.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();

@@ -6,13 +6,14 @@ use crate::tensors::{WEIGHT_FILES, shard_names};
 use crate::{Error, Result};
 
 /// Files downloaded besides the weights, if they exist.
-const BESIDE: [&str; 10] = [
+const BESIDE: [&str; 11] = [
     "config.json",
     // How a reward model is used.
     "reward.toml",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "chat_template.jinja",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
 use ureq::config::RedirectAuthHeaders;
@@ -15,6 +16,8 @@ use super::name::is_commit;
 
 /// Maximum number of consecutive redirects.
 const MAX_REDIRECTS: u32 = 10;
+/// How long a server may take to begin an answer.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Maximum size of a description of a model.
 const MAX_INFO: u64 = 16 << 20;
 
@@ -90,10 +93,14 @@ impl<'a> Client<'a> {
             // The token is only for Hugging Face, not for the servers that store its files.
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
             .max_redirects(MAX_REDIRECTS)
+            .timeout_connect(Some(PATIENCE))
+            .timeout_recv_response(Some(PATIENCE))
             .build();
         let direct = Agent::config_builder()
             .user_agent(concat!("mopo/", env!("CARGO_PKG_VERSION")))
             .max_redirects(0)
+            .timeout_connect(Some(PATIENCE))
+            .timeout_recv_response(Some(PATIENCE))
             .build();
         Self { hub, agent: agent.into(), direct: direct.into() }
     }

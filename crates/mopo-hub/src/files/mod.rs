@@ -4,6 +4,7 @@
 mod directory;
 mod hash;
 mod leftovers;
+mod output;
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
@@ -15,18 +16,41 @@ use serde::de::DeserializeOwned;
 pub use directory::{DirWriter, remove_dir_whole};
 pub use hash::{file_sha256, sha256_hex};
 pub use leftovers::{sweep_leftovers, sweep_own_directory};
+pub use output::{check_output_dir, check_output_file};
 
 use crate::{Error, Result};
 
 /// Maximum size of a JSON file. In memory its values may take twenty times as much.
 const MAX_JSON: u64 = 64 << 20;
+/// Maximum size of a file that is read as a whole: several times the largest tokenizer.
+const MAX_FILE: u64 = 256 << 20;
 
 /// Reads a file.
 ///
 /// # Errors
-/// [`Error::Io`] with the path.
+/// [`Error::Io`] with the path, also for a pipe, a device, or more than 256 MiB.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(Error::io("read", path))
+    let mut bytes = vec![];
+    let file = open_file(path)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    if bytes.len() as u64 > MAX_FILE {
+        let source = io::Error::other(format!("it has more than {} MiB", MAX_FILE >> 20));
+        return Err(Error::io("read", path)(source));
+    }
+    Ok(bytes)
+}
+
+/// Opens a file to be read. A pipe without a writer would block the reader for ever, and a device may
+/// have no end; only descriptors that the process was given (`/dev/stdin`, `<(…)` of a shell) may be
+/// such.
+pub(crate) fn open_file(path: &Path) -> Result<File> {
+    let io = |source| Error::io("read", path)(source);
+    let found = path.metadata().map_err(io)?;
+    let is_given = ["/proc", "/dev/fd", "/dev/stdin"].iter().any(|dir| path.starts_with(dir));
+    if !found.is_file() && !found.is_dir() && !is_given {
+        return Err(io(io::Error::other("it is not a regular file")));
+    }
+    File::open(path).map_err(io)
 }
 
 /// Reads JSON; `expected` describes the file and completes "expected …" in the error.
@@ -38,7 +62,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 pub fn read_json<T: DeserializeOwned>(path: &Path, expected: &'static str) -> Result<T> {
     let refuse = |reason: String| Error::Json { path: path.into(), reason, expected };
     let mut bytes = vec![];
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    let file = open_file(path)?;
     file.take(MAX_JSON + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
     if bytes.len() as u64 > MAX_JSON {
         return Err(refuse(format!("it has more than {} MiB", MAX_JSON >> 20)));
@@ -49,9 +73,10 @@ pub fn read_json<T: DeserializeOwned>(path: &Path, expected: &'static str) -> Re
 /// Creates a directory and its parents.
 ///
 /// # Errors
-/// [`Error::Io`] with the path.
+/// [`Error::Output`] where something else is in the way; [`Error::Io`] with the path.
 pub fn create_dir(dir: &Path) -> Result<()> {
-    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))
+    std::fs::create_dir_all(dir)
+        .map_err(|error| check_output_dir(dir).err().unwrap_or(Error::io("create", dir)(error)))
 }
 
 /// Writes `bytes` to `path`: to a temporary file in the same folder, which is synced, then renamed.

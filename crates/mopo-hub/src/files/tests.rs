@@ -125,6 +125,23 @@ fn pipes_and_devices_are_written_through() {
 }
 
 #[test]
+fn pipes_devices_and_endless_files_are_not_read() {
+    let (_dir, at) = folder();
+    let pipe = at("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .unwrap();
+    symlink("/dev/zero", at("zeros")).unwrap();
+    File::create(at("long")).unwrap().set_len(1 << 40).unwrap();
+    for (name, words) in
+        [("pipe", "not a regular file"), ("zeros", "not a regular file"), ("long", "256 MiB")]
+    {
+        let error = read(&at(name)).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(words), "{error}");
+        assert!(read_json::<serde_json::Value>(&at(name), "x").is_err());
+    }
+}
+
+#[test]
 fn what_a_link_in_ones_own_directory_points_to_is_not_written() {
     let (_dir, at) = folder();
     std::fs::write(at("theirs"), "theirs").unwrap();

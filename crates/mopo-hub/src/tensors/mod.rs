@@ -6,6 +6,7 @@ mod read;
 mod tests;
 mod write;
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use burn::tensor::DType;
@@ -26,7 +27,7 @@ pub(crate) const WEIGHT_FILES: [&str; 4] =
 /// `….index.json`: the shard of each tensor.
 #[derive(Deserialize)]
 struct ShardIndex {
-    weight_map: std::collections::BTreeMap<String, String>,
+    weight_map: BTreeMap<String, String>,
 }
 
 /// A data type of weights, in files and in memory.
@@ -119,13 +120,18 @@ pub fn find_files(dir_or_file: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
     Ok((found, files))
 }
 
+/// The shard of each tensor, according to an index.
+fn weight_map(index: &Path) -> Result<BTreeMap<String, String>> {
+    let shards: ShardIndex = read_json(index, "the index of a sharded checkpoint")?;
+    Ok(shards.weight_map)
+}
+
 /// The shards named by an index, sorted.
 ///
 /// # Errors
 /// [`Error::MissingShard`] for a name outside the directory; an index that cannot be parsed.
 pub(crate) fn shard_names(index: &Path) -> Result<Vec<String>> {
-    let shards: ShardIndex = read_json(index, "the index of a sharded checkpoint")?;
-    let mut names: Vec<String> = shards.weight_map.into_values().collect();
+    let mut names: Vec<String> = weight_map(index)?.into_values().collect();
     names.sort();
     names.dedup();
     for name in &names {

@@ -16,7 +16,8 @@ use burn::tensor::{DType, Tensor, TensorData};
 use pytorch_reader::PytorchReader;
 use safetensors::tensor::{Dtype, Metadata};
 
-use super::find_files;
+use super::{find_files, weight_map};
+use crate::files::open_file;
 use crate::{Error, Result};
 
 /// The tensors of one or several files; unread tensors at the end are an error.
@@ -75,11 +76,26 @@ impl TensorFiles {
         for file in files {
             let source = Source::open(&file)?;
             for name in source.names() {
-                this.left.insert(name, this.files.len());
+                if let Some(other) = this.left.insert(name.clone(), this.files.len()) {
+                    let (a, b) = (this.files[other].path.display(), source.path.display());
+                    let reason = format!("is in {a} and in {b}");
+                    return this.disagree(name, reason);
+                }
             }
             this.files.push(source);
         }
+        // An index may leave tensors out, as transformers allows; those that it names must be there.
+        if this.path.extension().is_some_and(|e| e == "json") {
+            let mut named = weight_map(&this.path)?.into_keys();
+            if let Some(name) = named.find(|name| !this.left.contains_key(name)) {
+                return this.disagree(name, "is in none of its shards".into());
+            }
+        }
         Ok(this)
+    }
+
+    fn disagree(self, name: String, reason: String) -> Result<Self> {
+        Err(Error::Shards { index: self.path, name, reason })
     }
 
     /// From now on, reading a tensor with an infinity or a NaN is an error ([`Error::NotFinite`]).
@@ -215,7 +231,7 @@ impl TensorFiles {
 
 /// Position and kind of the first value that is not finite: all bits of its exponent are set, and
 /// in a NaN also some of the fraction.
-fn first_not_finite(data: &TensorData) -> Option<(usize, &'static str)> {
+pub(super) fn first_not_finite(data: &TensorData) -> Option<(usize, &'static str)> {
     let bytes = data.as_bytes();
     let kind = |bits: u32, exponent: u32, fraction: u32| match bits & exponent == exponent {
         false => None,
@@ -243,7 +259,7 @@ fn placed<T>((index, found): (usize, Option<T>)) -> Option<(usize, T)> {
 impl Source {
     fn open(path: &Path) -> Result<Self> {
         let io = |source| Error::Io { action: "read", path: path.into(), source };
-        let mut file = File::open(path).map_err(io)?;
+        let mut file = open_file(path)?;
         let n_bytes = file.metadata().map_err(io)?.len();
         let is_pytorch = path.extension().is_some_and(|e| e == "bin" || e == "pt" || e == "pth");
         let kind = if is_pytorch { "PyTorch" } else { "safetensors" };

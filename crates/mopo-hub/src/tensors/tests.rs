@@ -96,6 +96,58 @@ fn a_shard_that_is_not_there_or_elsewhere_is_named() {
 }
 
 #[test]
+fn shards_that_disagree_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = dir.path().join("model.safetensors.index.json");
+    let map = |map: serde_json::Value| {
+        crate::write_json(&index, &serde_json::json!({ "weight_map": map })).unwrap();
+        TensorFiles::open(dir.path())
+    };
+    write(dir.path(), "one.safetensors", None, A, None);
+    write(dir.path(), "two.safetensors", None, [0.0; 6], Some([7.0, 9.0]));
+    let both = serde_json::json!({ "a": "one.safetensors", "b": "two.safetensors" });
+    let error = message(map(both.clone()));
+    for words in ["index.json: tensor `a`", "one.safetensors", "two.safetensors", "remove"] {
+        assert!(error.contains(words), "{error}");
+    }
+    let one = |name: &str| serde_json::json!({ name: "two.safetensors" });
+    assert_eq!(map(one("b")).unwrap().names().collect::<Vec<_>>(), ["a", "b"]);
+    let error = message(map(one("ghost")));
+    assert!(error.contains("`ghost` is in none of its shards"), "{error}");
+}
+
+#[test]
+fn values_that_are_not_finite_are_written_only_where_nobody_minds() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(WEIGHTS);
+    for (bad, word) in [(f32::NAN, "a NaN"), (f32::INFINITY, "an infinity")] {
+        let tensor = || Tensor::<B, 1>::from_floats([1.0, bad], &Default::default());
+        for dtype in [None, Some(WeightDtype::F16), Some(WeightDtype::Bf16)] {
+            let mut out = TensorWriter::with_dtype(dtype).finite_only();
+            out.tensor("a", tensor());
+            let error = message(out.write(&path));
+            assert!(error.contains("`a`") && error.contains(word), "{error}");
+            assert!(!path.exists());
+            let mut out = TensorWriter::with_dtype(dtype);
+            out.tensor("a", tensor());
+            out.write(&path).unwrap();
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+}
+
+#[test]
+fn pipes_and_devices_are_no_files_of_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(WEIGHTS);
+    let make =
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0);
+    make.unwrap();
+    let error = message(TensorFiles::open(dir.path()));
+    assert!(error.contains(WEIGHTS) && error.contains("not a regular file"), "{error}");
+}
+
+#[test]
 fn a_file_that_is_cut_at_any_place_is_refused_before_a_tensor_is_read() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), WEIGHTS, None, A, Some([7.0, 9.0]));

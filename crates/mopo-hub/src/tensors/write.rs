@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::WeightDtype;
+use super::read::first_not_finite;
 use crate::{Error, Result, write_atomically_with};
 
 /// Tensors to be written to a file.
@@ -16,13 +17,14 @@ use crate::{Error, Result, write_atomically_with};
 pub struct TensorWriter {
     dtype: Option<WeightDtype>,
     tensors: Vec<(String, Pending)>,
+    finite_only: bool,
 }
 
 /// A tensor that is converted to bytes when it is written.
 struct Pending {
     dtype: Dtype,
     shape: Vec<usize>,
-    bytes: Box<dyn Fn() -> std::result::Result<Vec<u8>, Lost>>,
+    data: Box<dyn Fn() -> std::result::Result<TensorData, Lost>>,
 }
 
 /// The first value out of range of the data type, and its index.
@@ -31,7 +33,13 @@ type Lost = (usize, f64);
 impl TensorWriter {
     /// Writes all tensors in `dtype`, or each in its own type.
     pub fn with_dtype(dtype: Option<WeightDtype>) -> Self {
-        Self { dtype, tensors: vec![] }
+        Self { dtype, ..Self::default() }
+    }
+
+    /// From now on, writing an infinity or a NaN is an error ([`Error::NotFinite`]).
+    pub fn finite_only(mut self) -> Self {
+        self.finite_only = true;
+        self
     }
 
     /// Adds a tensor as it is.
@@ -40,7 +48,7 @@ impl TensorWriter {
         let pending = Pending {
             dtype: dtype.stored(),
             shape: tensor.dims().to_vec(),
-            bytes: Box::new(move || {
+            data: Box::new(move || {
                 let data = tensor.clone().into_data();
                 let converted = data.clone().convert_dtype(dtype.burn());
                 if data.dtype != converted.dtype {
@@ -51,7 +59,7 @@ impl TensorWriter {
                         return Err((index, from));
                     }
                 }
-                Ok(converted.as_bytes().to_vec())
+                Ok(converted)
             }),
         };
         self.tensors.push((name.into(), pending));
@@ -65,7 +73,8 @@ impl TensorWriter {
     /// Writes the file, atomically.
     ///
     /// # Errors
-    /// [`Error::Io`] with the path; [`Error::OutOfRange`] for a finite value that would become infinite.
+    /// [`Error::Io`] with the path; [`Error::OutOfRange`] for a finite value that would become infinite;
+    /// [`Error::NotFinite`].
     pub fn write(mut self, path: &Path) -> Result<()> {
         // The order of the library that defines the format, which keeps every tensor aligned.
         self.tensors.sort_by(|(a, x), (b, y)| y.dtype.cmp(&x.dtype).then(a.cmp(b)));
@@ -81,27 +90,34 @@ impl TensorWriter {
         let header = Metadata::new(Some(format), infos.collect()).expect("offsets that follow on");
         let mut header = serde_json::to_vec(&header).expect("plain data");
         header.resize(header.len().next_multiple_of(8), b' ');
-        let mut lost = None;
+        let mut refused = None;
         let written = write_atomically_with(path, |file| {
             file.write_all(&(header.len() as u64).to_le_bytes())?;
             file.write_all(&header)?;
             for (name, tensor) in &self.tensors {
-                match (tensor.bytes)() {
-                    Ok(bytes) => file.write_all(&bytes)?,
+                let (path, name) = (path.to_path_buf(), name.clone());
+                let error = match (tensor.data)() {
+                    Ok(data) => match self.finite_only.then(|| first_not_finite(&data)).flatten() {
+                        Some((index, value)) => Error::NotFinite { path, name, value, index },
+                        None => {
+                            file.write_all(data.as_bytes())?;
+                            continue;
+                        }
+                    },
                     Err((index, value)) => {
-                        lost = Some((name.clone(), tensor.dtype, index, value));
-                        return Err(std::io::Error::other("a value is out of range"));
+                        let dtype = match tensor.dtype {
+                            Dtype::F16 => "f16",
+                            Dtype::BF16 => "bf16",
+                            _ => "f32",
+                        };
+                        Error::OutOfRange { path, name, value, index, dtype }
                     }
-                }
+                };
+                refused = Some(error);
+                return Err(std::io::Error::other("a value cannot be written"));
             }
             Ok(())
         });
-        let Some((name, dtype, index, value)) = lost else { return written };
-        let dtype = match dtype {
-            Dtype::F16 => "f16",
-            Dtype::BF16 => "bf16",
-            _ => "f32",
-        };
-        Err(Error::OutOfRange { path: path.into(), name, value, index, dtype })
+        refused.map_or(written, Err)
     }
 }
