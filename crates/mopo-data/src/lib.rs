@@ -36,6 +36,7 @@ pub mod trl;
 pub mod ultrafeedback;
 
 pub use collate::{LengthLimits, PairTokens, TruncationReport, bucketed_batches, tokenize};
+pub use container::as_json;
 pub use error::{Error, Result};
 pub use files::PassedOver;
 pub use grouping::response_group_means;

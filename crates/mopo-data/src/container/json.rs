@@ -180,7 +180,7 @@ impl Scan {
 /// The row with replacements for what Python's `json` writes for numbers that JSON does not have:
 /// NaN becomes `null`, as other tables write a missing number; ±infinity a number beyond every
 /// range, so that it is an error where a number is read and ignored elsewhere.
-fn as_json(row: &[u8]) -> Cow<'_, [u8]> {
+pub fn as_json(row: &[u8]) -> Cow<'_, [u8]> {
     if memmem::find(row, b"NaN").is_none() && memmem::find(row, b"Infinity").is_none() {
         return Cow::Borrowed(row);
     }

@@ -29,6 +29,7 @@ const FOREIGN: [(&[u8], &str, &str); 5] = [
     (b"ARROW1", "Arrow", "`datasets`' `to_parquet` or `to_json` on it instead"),
 ];
 
+pub use json::as_json;
 pub(crate) use parquet::not_json_reason;
 
 /// A row in the form of its container.

@@ -80,6 +80,8 @@ impl ChatTemplate {
     /// The template with this [`jinja`](Self::jinja). Other Jinja templates are not supported yet:
     /// this is the place for an interpreter.
     pub fn from_jinja(text: &str) -> Option<Self> {
+        // Jinja ignores one line break at the end, which editors put there.
+        let text = text.strip_suffix('\n').unwrap_or(text);
         JINJA.iter().find(|(_, jinja)| *jinja == text).map(|(template, _)| *template)
     }
 

@@ -153,7 +153,7 @@ impl Tokenizer {
         // Ids may have gaps, so this is not the number of tokens.
         let highest = inner.get_vocab(true).into_values().max().unwrap_or(0);
         let vocab_size = highest as usize + 1;
-        let form = settings.chat_template();
+        let form = settings.chat_template()?;
         let this = Self {
             inner,
             raw: None,
@@ -223,7 +223,12 @@ impl Tokenizer {
     /// restored exactly: special tokens, what is put before a text, the chat template.
     pub fn settings(&self) -> Value {
         let end = self.end_of_text_token();
-        let role = |role| self.settings.token(role).ok().flatten().unwrap_or(&end).to_owned();
+        // transformers would add a token that the tokenizer lacks, beyond the model's embedding.
+        let known = |role| {
+            let name = self.settings.token(role).ok().flatten();
+            name.filter(|name| self.inner.token_to_id(name).is_some())
+        };
+        let role = |role| known(role).unwrap_or(&end).to_owned();
         let json: Value = serde_json::from_slice(&self.json).unwrap_or_default();
         let mut settings = json!({
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -232,7 +237,7 @@ impl Tokenizer {
             "pad_token": role("pad_token"),
             "clean_up_tokenization_spaces": false,
         });
-        if let Some(unknown) = self.settings.token("unk_token").ok().flatten() {
+        if let Some(unknown) = known("unk_token") {
             settings["unk_token"] = unknown.into();
         }
         if let Some(on) = self.settings.get("add_bos_token") {
@@ -359,6 +364,13 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         guarded(|| self.inner.decode(ids, true).map_err(|e| e.to_string()))
             .map_err(|e| refused("decoding", e, "check that model and tokenizer belong together"))
+    }
+
+    /// Whether its files have a chat template that is not known here, so that prompts are not put
+    /// into it.
+    pub fn has_unknown_template(&self) -> bool {
+        self.settings.get("chat_template").is_some()
+            && matches!(self.settings.chat_template(), Ok(None))
     }
 
     /// The form of prompts.

@@ -8,6 +8,10 @@ use tokenizers::Tokenizer;
 use crate::{ChatTemplate, Error, Result};
 
 const FILE: &str = "tokenizer_config.json";
+/// Names of special tokens, where older models have them.
+const SPECIAL: &str = "special_tokens_map.json";
+/// The chat template, where newer models have it.
+const TEMPLATE: &str = "chat_template.jinja";
 
 const REMEDY: &str = "remove it if tokens do not depend on it, or use another tokenizer";
 
@@ -53,25 +57,53 @@ const HARMLESS: [&str; 37] = [
     "vocab_file",
 ];
 
-/// A `tokenizer_config.json`, or an empty one if there is none.
+/// A `tokenizer_config.json` with what the files beside it add, or an empty one if there is none.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TokenizerSettings {
     path: PathBuf,
     map: Map<String, Value>,
+    /// Keys from another file, with its name.
+    elsewhere: Vec<(String, &'static str)>,
 }
 
 impl TokenizerSettings {
-    /// Reads the file in a model directory, if it exists.
+    /// Reads the file in a model directory, if it exists. As in transformers, `special_tokens_map.json`
+    /// names special tokens too, and goes first unless `added_tokens_decoder` lists them all;
+    /// `chat_template.jinja` goes before `chat_template`.
     ///
     /// # Errors
-    /// Names the file: it cannot be read, or is not a JSON object.
+    /// Names the file: it cannot be read, or is not a JSON object (a template: not UTF-8).
     pub fn read(dir: impl AsRef<Path>) -> Result<Self> {
-        let path = dir.as_ref().join(FILE);
-        let map = match path.exists() {
-            true => mopo_hub::read_json(&path, "the settings of a tokenizer")?,
-            false => Map::new(),
+        let dir = dir.as_ref();
+        let optional = |name: &str, expected| match dir.join(name) {
+            path if path.exists() => mopo_hub::read_json(&path, expected),
+            _ => Ok(Map::new()),
         };
-        Ok(Self { path, map })
+        let map = optional(FILE, "the settings of a tokenizer")?;
+        let mut this = Self { path: dir.join(FILE), map, elsewhere: vec![] };
+        let goes_first = !this.map.contains_key("added_tokens_decoder");
+        for (role, token) in optional(SPECIAL, "the names of special tokens")? {
+            let is_free = goes_first || this.get(&role).is_none();
+            if role.ends_with("_token") && !token.is_null() && is_free {
+                this.insert(role, token, SPECIAL);
+            }
+        }
+        let template = dir.join(TEMPLATE);
+        if template.exists() {
+            let text =
+                String::from_utf8(mopo_hub::read(&template)?).map_err(|e| Error::Tokenizer {
+                    what: template.display().to_string(),
+                    why: format!("it is not UTF-8: {e}"),
+                    remedy: "fetch it again",
+                })?;
+            this.insert("chat_template".into(), text.into(), TEMPLATE);
+        }
+        Ok(this)
+    }
+
+    fn insert(&mut self, key: String, value: Value, file: &'static str) {
+        self.elsewhere.push((key.clone(), file));
+        self.map.insert(key, value);
     }
 
     /// A value that exists and is not null.
@@ -109,9 +141,27 @@ impl TokenizerSettings {
         }
     }
 
-    /// The chat template, if it is a known one; other templates cannot be run.
-    pub fn chat_template(&self) -> Option<ChatTemplate> {
-        ChatTemplate::from_jinja(self.get("chat_template")?.as_str()?)
+    /// The chat template (of several named ones, `default`), if it is a known one; other templates
+    /// cannot be run.
+    ///
+    /// # Errors
+    /// Names the key if its value is no template.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        const KEY: &str = "chat_template";
+        let Some(value) = self.get(KEY) else { return Ok(None) };
+        let named = |name: &Value| name == "default";
+        let template = match value {
+            Value::Array(list) => {
+                list.iter().find(|one| named(&one["name"])).map(|one| &one["template"])
+            }
+            Value::Object(map) => map.get("default"),
+            one => Some(one),
+        };
+        match template.map(|template| (template, template.as_str())) {
+            None => Ok(None),
+            Some((_, Some(text))) => Ok(ChatTemplate::from_jinja(text)),
+            Some((other, None)) => Err(self.refuse(KEY, other, "expected a template as text")),
+        }
     }
 
     /// An error that names file and key.
@@ -120,8 +170,10 @@ impl TokenizerSettings {
         if value.chars().count() > 60 {
             value = value.chars().take(60).chain(['…']).collect();
         }
+        let elsewhere = self.elsewhere.iter().find(|(other, _)| other == key);
+        let path = elsewhere.map_or(self.path.clone(), |(_, file)| self.path.with_file_name(file));
         Error::Tokenizer {
-            what: self.path.display().to_string(),
+            what: path.display().to_string(),
             why: format!("`{key}` is {value}: {why}"),
             remedy: REMEDY,
         }
@@ -179,6 +231,27 @@ impl TokenizerSettings {
                         None => absent.into(),
                     };
                     return Err(self.refuse(&format!("{key}.{id}"), token, &why));
+                }
+                // Where `tokenizer.json` says otherwise, transformers takes what is said here.
+                let has = id
+                    .parse()
+                    .ok()
+                    .and_then(|id: u32| inner.get_added_tokens_decoder().remove(&id));
+                for (flag, found) in has.iter().flat_map(|token| {
+                    let normalized = token.normalized && inner.get_normalizer().is_some();
+                    [
+                        ("lstrip", token.lstrip),
+                        ("rstrip", token.rstrip),
+                        ("single_word", token.single_word),
+                        ("normalized", normalized),
+                    ]
+                }) {
+                    let counts = flag != "normalized" || inner.get_normalizer().is_some();
+                    if counts && token.get(flag).is_some_and(|wanted| *wanted != Value::Bool(found))
+                    {
+                        let why = format!("`{flag}` is {found} in tokenizer.json; make them agree");
+                        return Err(self.refuse(&format!("{key}.{id}"), token, &why));
+                    }
                 }
                 if token.get("special").and_then(Value::as_bool) == Some(true) {
                     special.extend(content.map(str::to_owned));

@@ -286,6 +286,84 @@ fn settings_are_honoured_or_refused_by_key() {
     assert!(error.contains("tokenizer_config.json"), "{error}");
 }
 
+#[test]
+fn files_beside_the_settings_are_read_as_transformers_reads_them() {
+    let n = TRAINED.vocab_size() as u32;
+    let json = with_added(&CHATML);
+    let load = |settings: Value, special: &str, template: Option<&str>| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        std::fs::write(&path, json.to_string()).unwrap();
+        std::fs::write(folder.path().join("tokenizer_config.json"), settings.to_string()).unwrap();
+        std::fs::write(folder.path().join("special_tokens_map.json"), special).unwrap();
+        if let Some(text) = template {
+            std::fs::write(folder.path().join("chat_template.jinja"), text).unwrap();
+        }
+        Tokenizer::load(&path)
+    };
+    let (name, table) =
+        (r#"{"eos_token": "<|im_end|>"}"#, r#"{"eos_token": {"content": "<|im_end|>"}}"#);
+    let listed = json!({ "0": { "content": END_OF_TEXT, "special": true } });
+    for (settings, special, end) in [
+        (json!({}), name, n + 1),
+        (json!({}), table, n + 1),
+        (json!({ "eos_token": null }), name, n + 1),
+        // The older file goes first, unless the newer one lists its tokens.
+        (json!({ "eos_token": END_OF_TEXT }), name, n + 1),
+        (json!({ "eos_token": END_OF_TEXT, "added_tokens_decoder": listed }), name, 0),
+        (json!({ "added_tokens_decoder": listed }), name, n + 1),
+        (json!({ "eos_token": "<|im_end|>" }), r#"{"eos_token": null, "x": 3}"#, n + 1),
+        (json!({}), "{}", 0),
+    ] {
+        let tokenizer = load(settings.clone(), special, None).unwrap();
+        assert_eq!(tokenizer.end_of_text(), end, "{settings} {special}");
+        assert_eq!(tokenizer.settings()["eos_token"], tokenizer.end_of_text_token());
+    }
+    for special in ["", "[]", r#"{"eos_token": "<nope>"}"#, r#"{"eos_token": 3}"#] {
+        let error = load(json!({}), special, None).unwrap_err().to_string();
+        assert!(error.contains("special_tokens_map.json"), "{special}: {error}");
+    }
+
+    let chatml = ChatTemplate::Chatml.jinja();
+    let known = PromptForm::Template(ChatTemplate::Chatml);
+    let named = |name: &str| json!([{ "name": name, "template": chatml }]);
+    for (settings, file, form, is_unknown) in [
+        (json!({ "chat_template": chatml }), None, known, false),
+        (json!({ "chat_template": named("default") }), None, known, false),
+        (json!({ "chat_template": { "default": chatml } }), None, known, false),
+        (json!({ "chat_template": named("tool_use") }), None, PromptForm::Text, true),
+        (json!({ "chat_template": "{{ x }}" }), None, PromptForm::Text, true),
+        (json!({}), None, PromptForm::Text, false),
+        (json!({}), Some(format!("{chatml}\n")), known, false),
+        (json!({ "chat_template": "{{ x }}" }), Some(chatml.into()), known, false),
+        (json!({ "chat_template": chatml }), Some("{{ x }}".into()), PromptForm::Text, true),
+    ] {
+        let tokenizer = load(settings.clone(), "{}", file.as_deref()).unwrap();
+        let found = (tokenizer.form(), tokenizer.has_unknown_template());
+        assert_eq!(found, (form, is_unknown), "{settings} {file:?}");
+    }
+    let error = load(json!({ "chat_template": 5 }), "{}", None).unwrap_err().to_string();
+    assert!(error.contains("`chat_template` is 5") && error.contains("as text"), "{error}");
+
+    // What is listed otherwise than in tokenizer.json, where it makes a difference.
+    for flag in ["lstrip", "rstrip", "single_word"] {
+        let token = json!({ "content": END_OF_TEXT, flag: true });
+        let settings = json!({ "added_tokens_decoder": { "0": token } });
+        let error = load(settings, "{}", None).unwrap_err().to_string();
+        assert!(error.contains("added_tokens_decoder.0") && error.contains(flag), "{error}");
+    }
+    let token = json!({ "content": END_OF_TEXT, "lstrip": false, "normalized": true });
+    load(json!({ "added_tokens_decoder": { "0": token } }), "{}", None).unwrap();
+    // An export names no token that the tokenizer lacks.
+    let roles = json!({ "pad_token": "[PAD]", "unk_token": "<unk>", "bos_token": "<|im_start|>" });
+    let settings = load(roles, "{}", None).unwrap().settings();
+    assert_eq!(
+        (&settings["pad_token"], &settings["bos_token"]),
+        (&json!(END_OF_TEXT), &json!("<|im_start|>"))
+    );
+    assert_eq!(settings.get("unk_token"), None);
+}
+
 /// An invalid file is an error that names it, never a panic. `None`: it may also load.
 fn assert_refused(json: &[u8], words: Option<&str>) {
     let folder = tempfile::tempdir().unwrap();
