@@ -149,6 +149,11 @@ impl LabelJob {
 /// Receives each scored row.
 pub(super) type EachScored<'a> = dyn FnMut(PreferenceRecord, &Scores) -> Result<()> + 'a;
 
+/// The place of the record of a labelled set.
+pub fn record_path(set: &Path) -> PathBuf {
+    beside(set, "labels.json")
+}
+
 /// `<file>.<what>`.
 pub(super) fn beside(file: &Path, what: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();

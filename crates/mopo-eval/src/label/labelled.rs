@@ -8,7 +8,7 @@ use mopo_data::{
 };
 
 use super::config::LabelRule;
-use super::job::{Labelling, beside};
+use super::job::{Labelling, record_path};
 use super::report::{LabelRecord, LabelReport, Tally};
 use crate::{Error, Result};
 
@@ -30,7 +30,7 @@ impl Labelled {
     /// # Errors
     /// The file that cannot be written.
     pub fn write(&self, out: &Path) -> Result<PathBuf> {
-        let path = beside(out, "labels.json");
+        let path = record_path(out);
         let mut json = serde_json::to_vec_pretty(&self.record)
             .map_err(|source| Error::Json { what: path.display().to_string(), source })?;
         json.push(b'\n');

@@ -20,7 +20,7 @@ mod shard;
 mod tests;
 
 pub use config::{LABEL_PRESETS, LabelConfig, LabelRule, LabelledObjective};
-pub use job::{LabelJob, Labelling};
+pub use job::{LabelJob, Labelling, record_path};
 pub use labelled::Labelled;
 pub use report::{KeptLabels, LabelRecord, LabelReport, ObjectiveReport};
 pub use score::{BATCH_PAIRS, score_pairs};

@@ -7,7 +7,7 @@ use mopo_data::{Indicator, Summary};
 use serde::{Deserialize, Serialize};
 
 use super::config::{LabelRule, LabelledObjective};
-use super::job::{Labelling, beside};
+use super::job::{Labelling, record_path};
 use crate::{FirstPass, RewardSpec, ScoreStatistics, SecondPass};
 
 /// Existing labels that were kept, and how often the reward agrees with them.
@@ -135,7 +135,7 @@ pub struct LabelRecord {
 impl LabelRecord {
     /// The record next to a labelled set, if it can be read.
     pub(super) fn read_beside(set: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(beside(set, "labels.json")).ok()?).ok()
+        serde_json::from_slice(&std::fs::read(record_path(set)).ok()?).ok()
     }
 
     /// Whether this is the record of `labelling`.

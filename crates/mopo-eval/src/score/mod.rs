@@ -113,6 +113,13 @@ pub fn score_texts<B: FusedBackend>(
     Ok((scored, columns))
 }
 
+/// The place of the record of a scored file.
+pub fn record_path(out: &Path) -> PathBuf {
+    let mut beside = out.as_os_str().to_owned();
+    beside.push(".record.json");
+    beside.into()
+}
+
 /// Writes the record next to `out`, and then the lines of `texts` with their scores to it: once the
 /// scores exist, the work is done.
 ///
@@ -124,9 +131,7 @@ pub fn write_scores(
     record: &ScoreRecord,
     columns: &[ScoreColumn],
 ) -> Result<()> {
-    let mut beside = out.as_os_str().to_owned();
-    beside.push(".record.json");
-    let beside = PathBuf::from(beside);
+    let beside = record_path(out);
     let mut json = serde_json::to_vec_pretty(record)
         .map_err(|source| Error::Json { what: beside.display().to_string(), source })?;
     json.push(b'\n');

@@ -102,6 +102,64 @@ fn texts_of_more_than_one_block_keep_their_order() {
 }
 
 #[test]
+fn keys_that_are_not_read_cost_no_row_and_stay_as_they_are() {
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    for (line, expected) in [
+        (r#"{"z":1, "response":"a b"}"#, r#"{"z":1, "response":"a b","scores":{"w":2.0}}"#),
+        // Digits that no f64 has, words of Python's json, numbers out of range, half a character.
+        (
+            r#"{"n":123456789012345678901,"x":1E2,"response":"a"}"#,
+            r#"{"n":123456789012345678901,"x":1E2,"response":"a","scores":{"w":1.0}}"#,
+        ),
+        (
+            r#"{"n":[NaN,{"i":-Infinity}],"response":"a NaN"}"#,
+            r#"{"n":[NaN,{"i":-Infinity}],"response":"a NaN","scores":{"w":2.0}}"#,
+        ),
+        (
+            r#"{"n":1e999,"s":"\ud800","response":"a"} "#,
+            r#"{"n":1e999,"s":"\ud800","response":"a","scores":{"w":1.0}}"#,
+        ),
+        // Scores that are there already, wherever they are.
+        (
+            r#"{"scores" : {"v":0.10} , "response":"a", "n":1.50}"#,
+            r#"{"scores" : {"v":0.1,"w":1.0} , "response":"a", "n":1.50}"#,
+        ),
+        (
+            r#"{"a":{"scores":3},"response":"\"scores\":","scores":null}"#,
+            r#"{"a":{"scores":3},"response":"\"scores\":","scores":{"w":1.0}}"#,
+        ),
+        (
+            r#"{"response":"scores","k":"scores","scores":{"w":7,"}":[{}]}}"#,
+            r#"{"response":"scores","k":"scores","scores":{"w":1.0,"}":[{}]}}"#,
+        ),
+        (
+            &format!(r#"{{"deep":{deep},"response":"a"}}"#),
+            &format!(r#"{{"deep":{deep},"response":"a","scores":{{"w":1.0}}}}"#),
+        ),
+        ("\u{feff}{\"response\":\"a\"}\r", "{\"response\":\"a\",\"scores\":{\"w\":1.0}}"),
+    ] {
+        let texts = Texts::new(format!("{line}\n").as_bytes());
+        let (file, folder) = (texts.open().unwrap(), texts.folder.path());
+        let scores = [file.score(&[&words()], folder, &mut |_| ()).unwrap().remove(0).0];
+        let out = folder.join("out");
+        file.write_with_scores(&out, &["w"], &scores, &mut || Ok(())).unwrap();
+        let written = std::fs::read_to_string(&out).unwrap();
+        assert_eq!(written.chars().take(500).collect::<String>(), {
+            let expected = format!("{expected}\n");
+            expected.chars().take(500).collect::<String>()
+        });
+        assert_eq!(written.len(), expected.len() + 1);
+    }
+    // Bytes that are not UTF-8 in a key that is not read.
+    let texts = Texts::new(b"{\"response\":\"a\",\"n\":\"\xff\"}");
+    let (file, folder) = (texts.open().unwrap(), texts.folder.path());
+    let scores = [file.score(&[&words()], folder, &mut |_| ()).unwrap().remove(0).0];
+    file.write_with_scores(&folder.join("out"), &["w"], &scores, &mut || Ok(())).unwrap();
+    let written = std::fs::read(folder.join("out")).unwrap();
+    assert_eq!(written, b"{\"response\":\"a\",\"n\":\"\xff\",\"scores\":{\"w\":1.0}}\n");
+}
+
+#[test]
 fn wrong_lines_are_named() {
     for (text, words) in [
         (&b"{\"response\": \"a\"}\n{\"response\": \"\xff\"}\n"[..], "line 2 is not UTF-8 (byte 15"),

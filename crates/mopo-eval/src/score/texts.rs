@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::column::ColumnWriter;
-use super::line::{Text, check, is_empty, with_scores};
+use super::line::{check, is_empty, text, with_scores};
 use super::{CHUNK, ScoreColumn};
 use crate::{Error, Result, Reward};
 
@@ -189,7 +189,7 @@ impl TextFile {
                         .collect();
                     for ((number, _), line) in lines.iter().zip(written) {
                         let line = line.map_err(|why| self.wrong(*number, &why))?;
-                        file.write_all(line.as_bytes()).map_err(failed)?;
+                        file.write_all(&line).map_err(failed)?;
                     }
                     Ok(())
                 });
@@ -213,10 +213,8 @@ impl TextFile {
         let mut n_texts = 0;
         self.for_each_block(false, &mut |lines| {
             n_texts += lines.len();
-            let texts: Vec<_> = lines
-                .par_iter()
-                .map(|(_, line)| serde_json::from_slice::<Text>(line).map_err(|_| self.changed()))
-                .collect();
+            let texts: Vec<_> =
+                lines.par_iter().map(|(_, line)| text(line).map_err(|_| self.changed())).collect();
             let texts = texts.into_iter().collect::<Result<Vec<_>>>()?;
             let items: Vec<(&str, &str)> =
                 texts.iter().map(|text| (&*text.prompt, &*text.response)).collect();
@@ -246,7 +244,11 @@ impl TextFile {
         let file = Hashed { file, hash: hashed.then(|| hash.clone()) };
         let mut lines = Lines::new(&self.path, BufReader::with_capacity(1 << 16, file));
         let (mut block, mut n_bytes) = (Vec::new(), 0);
-        while let Some((number, line)) = lines.next_line()? {
+        while let Some((number, mut line)) = lines.next_line()? {
+            // Some editors mark UTF-8.
+            if number == 1 {
+                line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+            }
             if is_empty(line) {
                 continue;
             }
