@@ -99,7 +99,7 @@ pub fn save_policy<B: Backend>(
     }
 
     peft::save_adapter(&params.adapter, lora, dir)?;
-    let mut out = TensorWriter::default();
+    let mut out = TensorWriter::default().finite_only();
     for (k, head) in params.heads.heads.iter().enumerate() {
         write_linear(&mut out, &format!("heads.{k}"), head);
     }

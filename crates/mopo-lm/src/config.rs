@@ -91,12 +91,13 @@ impl PhiConfig {
 
     fn from_hub(mut json: serde_json::Value) -> Result<Self> {
         // Features of transformers that are not supported, with the values that leave them off.
-        const FIXED: [(&str, &[&str], &str); 5] = [
+        const FIXED: [(&str, &[&str], &str); 6] = [
             ("model_type", &["\"phi\""], "only `phi` models are supported"),
             ("hidden_act", &["\"gelu_new\"", "null"], "only `gelu_new` is supported"),
             ("qk_layernorm", &["false", "null"], "LayerNorm on queries and keys is not supported"),
             ("tie_word_embeddings", &["false", "null"], "tied embeddings are not supported"),
             ("rope_scaling", &["null"], "scaled rotary embeddings are not supported"),
+            ("quantization_config", &["null"], "only weights in f32, f16 and bf16 are supported"),
         ];
         for (field, accepted, expected) in FIXED {
             let value = json.get(field).map(|v| v.to_string());
@@ -125,7 +126,14 @@ impl PhiConfig {
             });
         }
         // Newer versions of transformers keep the rotary settings in a table of their own.
-        if let Some(rope) = json.get("rope_parameters").cloned() {
+        if let Some(rope) = json.get("rope_parameters").filter(|rope| !rope.is_null()).cloned() {
+            if !rope.is_object() {
+                return Err(Error::InvalidParameter {
+                    field: "rope_parameters",
+                    value: rope.to_string(),
+                    expected: "it must be a table".into(),
+                });
+            }
             let kind = rope.get("rope_type").and_then(|v| v.as_str()).unwrap_or("default");
             if kind != "default" {
                 return Err(Error::InvalidParameter {
@@ -140,12 +148,25 @@ impl PhiConfig {
                 }
             }
         }
+        let head_dim = json.get("head_dim").filter(|value| !value.is_null()).cloned();
         let config: Self = serde_json::from_value(json).map_err(|e| mopo_hub::Error::Json {
             path: Default::default(),
             reason: e.to_string(),
             expected: "the config.json of a phi model",
         })?;
         config.check()?;
+        if let Some(value) = head_dim
+            && value != config.head_dim()
+        {
+            return Err(Error::InvalidParameter {
+                field: "head_dim",
+                value: value.to_string(),
+                expected: format!(
+                    "it must be `hidden_size` / `num_attention_heads`, {}",
+                    config.head_dim()
+                ),
+            });
+        }
         Ok(config)
     }
 
@@ -350,6 +371,9 @@ mod tests {
             ("num_hidden_layers", Some(1_000_000_000_000_u64.into()), "`num_hidden_layers` is 1"),
             ("vocab_size", Some(u64::MAX.into()), "`vocab_size` is 18446744073709551615"),
             ("max_position_embeddings", Some(u64::MAX.into()), "`max_position_embeddings` is 1"),
+            ("quantization_config", Some(vec![4].into()), "`quantization_config` is [4]"),
+            ("rope_parameters", Some(5.into()), "`rope_parameters` is 5"),
+            ("head_dim", Some(5.into()), "`head_dim` is 5"),
             ("hidden_size", Some((-1).into()), "-1"),
             ("hidden_size", Some(1.5.into()), "1.5"),
         ] {

@@ -105,7 +105,7 @@ pub fn save_adapter<B: Backend>(
     lora.check()?;
     let dir = dir.as_ref();
     mopo_hub::create_dir(dir)?;
-    let mut out = TensorWriter::default();
+    let mut out = TensorWriter::default().finite_only();
     for (i, layer) in adapter.layers.iter().enumerate() {
         for target in LoraTarget::ALL {
             let pair = layer.get(target);

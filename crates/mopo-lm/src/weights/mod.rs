@@ -130,7 +130,7 @@ pub(crate) fn write_weights<B: Backend>(
     dtype: Option<WeightDtype>,
     file: &Path,
 ) -> Result<()> {
-    let mut out = TensorWriter::with_dtype(dtype);
+    let mut out = TensorWriter::with_dtype(dtype).finite_only();
     out.tensor("model.embed_tokens.weight", phi.embed_tokens.weight.val());
     for (i, layer) in phi.layers.iter().enumerate() {
         for target in LoraTarget::ALL {
