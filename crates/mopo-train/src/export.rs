@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use mopo_data::{ChatTemplate, PromptForm, Tokenizer};
-use mopo_hub::{DirWriter, write_json};
+use mopo_hub::{DirWriter, check_output_dir, write_json};
 use mopo_lm::{
     HubGeneration, LoadOptions, Phi, PhiConfig, PolicyMeta, PolicyParams, WeightDtype, export_hub,
     load_phi, load_policy, merge, read_policy_meta, save_policy,
@@ -139,6 +139,10 @@ impl ExportSource {
         device: &B::Device,
     ) -> Result<WeightDtype> {
         check_export_place(out, force)?;
+        if real(&self.root).starts_with(real(out)) {
+            let message = "the export would replace its own source; choose another directory";
+            return Err(refused(out, message));
+        }
         let (tokenizer, template) = self.tokenizer()?;
         let config = PhiConfig::from_file(self.base.join("config.json"))?;
         tokenizer.check_fits(config.vocab_size)?;
@@ -150,17 +154,24 @@ impl ExportSource {
 
         let writer = DirWriter::new(out)?;
         let dir = writer.path();
-        match choice {
-            ExportChoice::All => write_all(&base, &params, &meta, dtype, &generation, dir)?,
-            ExportChoice::Sft => export_hub(&base, &base.lm_head, dtype, &generation, dir)?,
-            ExportChoice::Policy(index) => {
-                let merged = merge(&base, &params.adapter)?;
-                export_hub(&merged, params.heads.get(index)?, dtype, &generation, dir)?;
+        let write = || -> Result<()> {
+            match choice {
+                ExportChoice::All => write_all(&base, &params, &meta, dtype, &generation, dir)?,
+                ExportChoice::Sft => export_hub(&base, &base.lm_head, dtype, &generation, dir)?,
+                ExportChoice::Policy(index) => {
+                    let merged = merge(&base, &params.adapter)?;
+                    export_hub(&merged, params.heads.get(index)?, dtype, &generation, dir)?;
+                }
             }
-        }
-        tokenizer.save(dir.join("tokenizer.json"))?;
-        let settings = tokenizer_config(&tokenizer, template, &config);
-        write_json(&dir.join("tokenizer_config.json"), &settings)?;
+            tokenizer.save(dir.join("tokenizer.json"))?;
+            let settings = tokenizer_config(&tokenizer, template, &config);
+            Ok(write_json(&dir.join("tokenizer_config.json"), &settings)?)
+        };
+        // Errors name the place that was asked for, and not the hidden directory.
+        write().map_err(|error| match error {
+            Error::Hub(e) | Error::Lm(mopo_lm::Error::Hub(e)) => e.placed(dir, out).into(),
+            other => other,
+        })?;
         // Another process may have written there meanwhile.
         check_export_place(out, force)?;
         writer.place()?;
@@ -234,11 +245,17 @@ pub fn check_export_place(out: &Path, force: bool) -> Result<()> {
     if out.file_name().is_none() {
         return Err(refused(out, "an export needs a directory with a name"));
     }
+    if let Some(owner) = owner(out) {
+        let message = format!("it belongs to {}; choose a directory outside", owner.display());
+        return Err(refused(out, message));
+    }
+    check_output_dir(out).or_else(|error| match out.is_symlink() && !out.exists() {
+        // A link whose target is still to be made.
+        true => Ok(()),
+        false => Err(error),
+    })?;
     if !out.exists() {
         return Ok(());
-    }
-    if !out.is_dir() {
-        return Err(refused(out, "exists and is not a directory; choose another place"));
     }
     let mut names = vec![];
     for entry in fs::read_dir(out).map_err(Error::io("reading", out))? {
@@ -260,6 +277,33 @@ pub fn check_export_place(out: &Path, force: bool) -> Result<()> {
             Err(refused(out, message))
         }
     }
+}
+
+/// The run, or the export of all policies, of which `out` is a part, or in a part of which it lies: the
+/// base model of a run looks like an export, and must not be replaced by one.
+fn owner(out: &Path) -> Option<PathBuf> {
+    const PARTS: [&str; 6] = ["base", "checkpoints", "data", "pareto", "policy", "warm_start"];
+    let out = real(out);
+    out.ancestors().find_map(|place| {
+        let folder = place.parent()?;
+        let is_part = PARTS.iter().any(|part| place.file_name().is_some_and(|name| name == *part));
+        let has_parts =
+            ["run.json", "policy/policy.json"].iter().any(|file| folder.join(file).exists());
+        (is_part && has_parts).then(|| folder.to_path_buf())
+    })
+}
+
+/// A path without links, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    let there = path.ancestors().find_map(|place| Some((place, place.canonicalize().ok()?)));
+    there.map_or_else(
+        || path.clone(),
+        |(place, real)| match path.strip_prefix(place) {
+            Ok(below) if !below.as_os_str().is_empty() => real.join(below),
+            _ => real,
+        },
+    )
 }
 
 fn refused(path: &Path, message: impl Into<String>) -> Error {

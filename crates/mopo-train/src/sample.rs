@@ -154,6 +154,11 @@ impl<B: FusedBackend> Sampler<B> {
         &self.names
     }
 
+    /// Whether the model has a chat template that is not known here: prompts are taken as they are.
+    pub fn has_unknown_template(&self) -> bool {
+        self.template.is_none() && self.tokenizer.has_unknown_template()
+    }
+
     /// Unsupported settings of the model's generation, as `key: value`.
     pub fn ignored_settings(&self) -> Vec<String> {
         self.defaults.ignored()

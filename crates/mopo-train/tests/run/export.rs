@@ -57,6 +57,24 @@ fn an_export_replaces_only_an_earlier_one_and_leaves_nothing_else() {
     assert!(weights() != first);
     assert_eq!(names(tmp.path()), ["out", "run"]);
 
+    // Not even with --force a part of a run, or the source itself.
+    for place in ["warm_start", "policy", "pareto", "data/new", "checkpoints/x/y"] {
+        let e = refusal(export(&run, Some("0"), &run.join(place), true));
+        assert!(e.contains("it belongs to") && e.contains("/run"), "{place}: {e}");
+    }
+    let base = run.join("warm_start");
+    std::os::unix::fs::symlink(&base, tmp.path().join("link")).unwrap();
+    let e = refusal(export(&run, Some("0"), &tmp.path().join("link"), true));
+    assert!(e.contains("it belongs to"), "{e}");
+    fs::remove_file(tmp.path().join("link")).unwrap();
+    let all = tmp.path().join("all");
+    export(&run, None, &all, false).unwrap();
+    for place in ["", "base", "policy", "../all/base"] {
+        let e = refusal(export(&all, Some("0"), &all.join(place), true));
+        assert!(e.contains("it belongs to") || e.contains("its own source"), "{place}: {e}");
+    }
+    fs::remove_dir_all(&all).unwrap();
+
     // One kind replaces another: no file of the first is left.
     assert_eq!(export(&run, None, &out, true).unwrap(), ExportChoice::All);
     assert!(!out.join("model.safetensors").exists());
