@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::numbers::{self, count, even_count, fraction, grid, positive, relaxation};
+use super::numbers::{self, at_most, count, even_count, fraction, grid, positive, relaxation};
 use crate::device::Device;
 
 #[derive(Debug, Args)]
@@ -48,7 +48,7 @@ pub(crate) struct StructuresArgs {
     #[command(flatten)]
     pub(crate) common: BanditCommon,
     /// Runs per setting
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) seeds: u64,
     /// Optimiser steps
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = count)]
@@ -132,7 +132,7 @@ pub(crate) struct InitialisationArgs {
     #[arg(long, value_name = "N", default_value_t = 60, alias = "lattice", value_parser = grid)]
     pub(crate) grid: usize,
     /// Number of random threshold pairs
-    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = at_most::<1_000_000>)]
     pub(crate) vectors: usize,
 }
 
@@ -169,7 +169,7 @@ pub(crate) struct TauArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ToyArgs {
     /// Number of triplets (x, y, y')
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = at_most::<1_000_000>)]
     pub(crate) n_pairs: usize,
     /// Labels: the Bradley–Terry probability, or 0/1 drawn from it
     #[arg(long, value_enum, default_value_t = LabelKind::Probability)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use mopo_train::config::BaseFormat;
 
-use super::numbers::count;
+use super::numbers::{at_most, count};
 use crate::device::Device;
 
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ pub(crate) enum Measurement {
 #[derive(Debug, Args)]
 pub(crate) struct BenchCommon {
     /// Number of threads
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_most::<1024>)]
     pub(crate) threads: usize,
     /// flex (the CPU), ndarray, cuda or cuda:N
     #[arg(long, default_value = "flex")]
@@ -138,7 +138,7 @@ pub(crate) struct BenchScoreArgs {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = count)]
     pub(crate) repeats: usize,
     /// Number of threads
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_most::<1024>)]
     pub(crate) threads: usize,
     /// flex (the CPU), ndarray, cuda or cuda:N
     #[arg(long, default_value = "flex")]
@@ -148,21 +148,21 @@ pub(crate) struct BenchScoreArgs {
 #[derive(Debug, Args)]
 pub(crate) struct BenchMatmulArgs {
     /// Number of threads
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_most::<1024>)]
     pub(crate) threads: usize,
     /// Tokens per step
-    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = at_most::<16_777_216>)]
     pub(crate) tokens: usize,
     /// Positions where the output layer is applied
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = at_most::<16_777_216>)]
     pub(crate) outputs: usize,
     /// Width of the residual stream
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_most::<16_777_216>)]
     pub(crate) hidden: usize,
     /// Width of the feed-forward layer
-    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = at_most::<16_777_216>)]
     pub(crate) ffn: usize,
     /// Size of the vocabulary
-    #[arg(long, value_name = "N", default_value_t = 51_200, value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 51_200, value_parser = at_most::<16_777_216>)]
     pub(crate) vocab: usize,
 }

@@ -36,8 +36,18 @@ pub(super) fn integer(
     text.trim().parse().ok().filter(|n| fits(*n)).ok_or_else(|| expected.to_owned())
 }
 
+/// For what costs time only. Products of two such numbers are numbers still.
 pub(super) fn count(text: &str) -> Result<usize, String> {
-    integer(text, |n| n > 0, "it must be a whole number above 0")
+    at_most::<1_000_000_000>(text)
+}
+
+/// For what costs memory or threads: an allocation that fails ends the process.
+pub(super) fn at_most<const MOST: usize>(text: &str) -> Result<usize, String> {
+    integer(
+        text,
+        |n| n > 0 && n <= MOST,
+        &format!("it must be a whole number above 0, at most {MOST}"),
+    )
 }
 
 pub(super) fn whole(text: &str) -> Result<usize, String> {
@@ -52,10 +62,30 @@ pub(super) fn seed(text: &str) -> Result<u64, String> {
 }
 
 pub(super) fn grid(text: &str) -> Result<usize, String> {
-    integer(text, |n| n > 1, "it must be a whole number above 1")
+    integer(text, |n| n > 1 && n <= 1000, "it must be a whole number above 1, at most 1000")
 }
 
 pub(super) fn even_count(text: &str) -> Result<usize, String> {
-    let expected = "it must be an even number above 0: a comparison has two responses";
-    integer(text, |n| n > 0 && n % 2 == 0, expected)
+    let expected =
+        "it must be an even number above 0, at most 1000000: a comparison has two responses";
+    integer(text, |n| n > 0 && n <= 1_000_000 && n % 2 == 0, expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_beyond_any_machine_are_refused() {
+        assert_eq!(count("3"), Ok(3));
+        for text in ["0", "-1", "1e3", "1000000001", "18446744073709551616", "x", ""] {
+            assert!(count(text).unwrap_err().contains("at most 1000000000"), "{text}");
+        }
+        assert_eq!(at_most::<5>("5"), Ok(5));
+        assert!(at_most::<5>("6").unwrap_err().contains("at most 5"));
+        assert_eq!((even_count("1000000"), grid("1000")), (Ok(1_000_000), Ok(1000)));
+        for refused in [even_count("1000002"), even_count("3"), grid("1001"), grid("1")] {
+            assert!(refused.is_err());
+        }
+    }
 }

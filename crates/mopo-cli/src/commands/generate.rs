@@ -32,6 +32,13 @@ impl Job for Generate {
                 ignored.join(", ")
             );
         }
+        if sampler.has_unknown_template() {
+            tracing::warn!(
+                "{}: the chat template of its tokenizer is not supported, so prompts are used as they \
+                 are; write them in the model's own form",
+                dir.display()
+            );
+        }
         let head = sampler.head(args.policy.as_deref(), args.weights.as_deref())?;
         let prompts =
             args.prompt.iter().map(|typed| sampler.prompt(typed)).collect::<Result<Vec<_>, _>>()?;

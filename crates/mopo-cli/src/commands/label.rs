@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use mopo_data::{PreparedReader, PreparedWriter, StagedSet};
 use mopo_eval::Reward;
-use mopo_eval::label::{LabelConfig, LabelJob, Labelled, Labelling, ShardFiles};
+use mopo_eval::label::{LabelConfig, LabelJob, Labelled, Labelling, ShardFiles, record_path};
 use mopo_eval::output_folder;
+use mopo_hub::check_output_file;
 use mopo_ops::FusedBackend;
 use mopo_train::{DirLock, Progress as _, RunConfig, Unit, check_data_path, prepare_staged};
 
-use super::check_out;
 use super::models::resolve;
 use crate::args::LabelArgs;
 use crate::device::{Job, dispatch};
@@ -18,9 +18,7 @@ use crate::output::{errln, outln};
 use crate::progress::Bars;
 
 pub(crate) fn run(args: LabelArgs) -> Result<()> {
-    let inputs = [&args.set, &args.config, &args.data, &args.rewards].into_iter().flatten();
-    let inputs = inputs.chain(args.merge.iter().flatten());
-    check_out(&args.out, inputs.map(PathBuf::as_path))?;
+    check_place(&args)?;
     let Some(shards) = &args.merge else { return dispatch(args.device, Label(args)) };
     let files = ShardFiles::open(shards)?;
     let job = LabelJob { labelling: files.labelling().clone(), shard: None, out: args.out.clone() };
@@ -29,6 +27,15 @@ pub(crate) fn run(args: LabelArgs) -> Result<()> {
         write(&files.merge(output_folder(&args.out)?)?, &args.out)?;
     }
     Ok(())
+}
+
+/// Fails before any work where the labels or their record cannot be written, or must not be.
+fn check_place(args: &LabelArgs) -> Result<()> {
+    let named = [&args.set, &args.config, &args.data, &args.rewards];
+    let inputs = named.into_iter().flatten().chain(args.merge.iter().flatten());
+    let inputs: Vec<&Path> = inputs.map(PathBuf::as_path).collect();
+    check_output_file(&args.out, inputs.iter().copied())?;
+    Ok(check_output_file(&record_path(&args.out), inputs)?)
 }
 
 struct Label(LabelArgs);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use mopo_ops::FusedBackend;
 use mopo_report::write_report;
 use mopo_train::evaluate::{EvaluationOptions, EvaluationPlan, newest_finished_run};
@@ -51,7 +51,7 @@ impl Job for Pareto {
         let clock = std::time::Instant::now();
         let run = self.plan.run_dir().path().to_path_buf();
         // Two processes at once would mix their files.
-        std::fs::create_dir_all(&self.out).with_context(|| self.out.display().to_string())?;
+        mopo_hub::create_dir(&self.out)?;
         let _lock = DirLock::acquire(&self.out)?;
         let evaluated = self.plan.run::<B>(&device, &resolve, &mut Bars::new())?;
         let files =

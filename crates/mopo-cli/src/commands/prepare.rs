@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use mopo_data::SummaryBuilder;
+use mopo_hub::check_output_file;
 use mopo_train::config::{DataConfig, SourceConfig};
 use mopo_train::{prepare_prompts, prepare_staged};
 
-use super::check_out;
 use crate::args::PrepareArgs;
 use crate::output::{errln, outln};
 
@@ -18,8 +18,8 @@ pub(crate) fn run(args: PrepareArgs) -> Result<()> {
     };
     let data = args.data.as_deref();
     config.source.check_path(&name, data)?;
-    if let Some(out) = args.out.as_deref() {
-        check_out(out, data.into_iter().chain(args.config.as_deref()))?;
+    if let Some(out) = &args.out {
+        check_output_file(out, data.into_iter().chain(args.config.as_deref()))?;
     }
     if args.prompts { prompts(&args, &config.source) } else { pairs(&args, &config.source) }
 }

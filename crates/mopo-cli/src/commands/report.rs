@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use mopo_report::{ComparisonOptions, FrontReport, ReportFiles, ResultsDir, compare, write_report};
 use mopo_train::{DirLock, RunDir};
 use serde_json::Value;
@@ -41,7 +41,7 @@ pub(crate) fn run(args: ReportArgs) -> Result<()> {
             check_run(run, &recorded.record)?;
         }
     }
-    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    mopo_hub::create_dir(&args.out)?;
     let lock = DirLock::acquire(&args.out)?;
     let files =
         write_report(&args.out, &comparison.report, &comparison.evaluation, &comparison.extras)?;

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use mopo_eval::reward::ModelSpec;
-use mopo_eval::score::{ScoreRecord, TextFile, score_texts, write_scores};
+use mopo_eval::score::{ScoreRecord, TextFile, record_path, score_texts, write_scores};
 use mopo_eval::{RewardSpec, output_folder};
+use mopo_hub::check_output_file;
 use mopo_ops::FusedBackend;
 
-use super::check_out;
 use super::models::resolve;
 use crate::args::ScoreArgs;
 use crate::device::{Job, dispatch};
@@ -16,14 +16,33 @@ use crate::output::{errln, outln};
 use crate::progress::Bars;
 
 pub(crate) fn run(args: ScoreArgs) -> Result<()> {
-    if args.out.exists() && !args.force {
-        bail!("{} exists; replace it with --force", args.out.display());
-    }
-    check_out(&args.out, args.rewards.iter().map(Path::new).chain([args.texts.as_path()]))?;
     let specs = specs(&args)?;
+    check_place(&args, &specs)?;
     let folder = output_folder(&args.out)?.to_owned();
     let texts = TextFile::open(&args.texts, &folder)?;
     dispatch(args.device, Score { args, specs, folder, texts })
+}
+
+/// Fails before any work where the scores or their record cannot be written, or must not be.
+fn check_place(args: &ScoreArgs, specs: &[RewardSpec]) -> Result<()> {
+    let mut inputs: Vec<PathBuf> = args.rewards.iter().map(PathBuf::from).collect();
+    inputs.push(args.texts.clone());
+    for spec in specs {
+        // A model's files, not its whole directory, in which scores do no harm.
+        if let RewardSpec::Model(spec) = spec
+            && let Some(entries) = spec.path.as_ref().and_then(|dir| std::fs::read_dir(dir).ok())
+        {
+            inputs
+                .extend(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()));
+        }
+    }
+    let inputs = || inputs.iter().map(PathBuf::as_path);
+    check_output_file(&args.out, inputs())?;
+    check_output_file(&record_path(&args.out), inputs())?;
+    if args.out.exists() && !args.force {
+        bail!("{} exists; replace it with --force", args.out.display());
+    }
+    Ok(())
 }
 
 /// The rewards that the flags describe.

@@ -137,7 +137,7 @@ fn wrong_sources_are_answered_in_words() {
         (&["prepare", "helpsteer", "--data", "rows.jsonl"], &["rows.jsonl:1", "`question`"]),
         (&["prepare", "tldr", "--data", &axes], &["`tldr_axes`"]),
         (&["prepare", "trl", "--data", &brotli], &["brotli", "snappy"]),
-        (&["prepare", "tldr", "--data", "rows.jsonl", "--out", "rows.jsonl"], &["also an input"]),
+        (&["prepare", "tldr", "--data", "rows.jsonl", "--out", "rows.jsonl"], &["same file"]),
         (
             &["prepare", "tldr", "--data", &axes, "--set", "data.tie_threshold=1"],
             &["data.tie_threshold", "\"summeval_op\""],

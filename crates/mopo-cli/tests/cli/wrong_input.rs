@@ -175,7 +175,7 @@ fn an_output_never_replaces_an_input() {
     ] {
         let before = fs::read(at(input)).unwrap();
         let said = fail(run(args).arg(input));
-        assert!(said.contains("--out") && said.contains(input), "{args:?}: {said}");
+        assert!(said.contains("the same file as") && said.contains(input), "{args:?}: {said}");
         assert_eq!(fs::read(at(input)).unwrap(), before);
     }
 }
@@ -195,4 +195,83 @@ fn each_error_cause_is_printed_once() {
     let said =
         fail(&mut mopo(&["score", "--reward", "humor", "no.jsonl", "--out", "scores.jsonl"]));
     assert_eq!(said.matches("No such file").count(), 1, "{said}");
+}
+
+#[test]
+fn no_command_overwrites_what_it_reads_or_works_for_a_place_that_holds_no_file() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path();
+    let row = r#"{"prompt": "p\n", "chosen": "yes yes", "rejected": "no"}"#;
+    for (name, text) in [
+        ("data/rows.jsonl", row),
+        ("length.toml", "kind = 'length'"),
+        (
+            "labels.toml",
+            "[[objectives]]\nname = 'l'\ntie_threshold = 1.0\nreward = { kind = 'length' }",
+        ),
+        ("texts.jsonl", r#"{"response": "a"}"#),
+        ("b.record.json", r#"{"response": "a"}"#),
+    ] {
+        write(&dir.join(name), text.as_bytes());
+    }
+    let run = |args: &[&str]| mopo(args).current_dir(dir).output().unwrap();
+    let prepare = ["prepare", "trl", "--data", "data/rows.jsonl", "--out"];
+    assert!(run(&[&prepare[..], &["pairs.jsonl"]].concat()).status.success());
+    assert!(run(&[&prepare[..], &["c.labels.json"]].concat()).status.success());
+    fs::hard_link(dir.join("texts.jsonl"), dir.join("hard")).unwrap();
+    std::os::unix::fs::symlink("pairs.jsonl", dir.join("soft")).unwrap();
+    fs::create_dir(dir.join("folder")).unwrap();
+    let files = || -> Vec<(std::path::PathBuf, Vec<u8>)> {
+        let mut files: Vec<_> = ["", "data", "folder"]
+            .iter()
+            .flat_map(|name| fs::read_dir(dir.join(name)).unwrap())
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.is_file())
+            .map(|path| (path.clone(), fs::read(path).unwrap()))
+            .collect();
+        files.sort();
+        files
+    };
+    let before = files();
+    let score = ["score", "--reward", "length.toml", "--force", "texts.jsonl", "--out"];
+    let label = ["label", "pairs.jsonl", "--rewards", "labels.toml", "--force", "--out"];
+    let folder = ["prepare", "trl", "--data", "data", "--out"];
+    for (command, out, words) in [
+        (&score[..], "texts.jsonl", "the same file"),
+        (&score, "hard", "the same file"),
+        (&score, "length.toml", "the same file"),
+        (&score, "folder", "it is a directory"),
+        (&score, "new/", "name a file"),
+        (&score, "texts.jsonl/x", "not a directory"),
+        (&["score", "--reward", "length.toml", "b.record.json", "--out"], "b", "the same file"),
+        (&label, "pairs.jsonl", "the same file"),
+        (&label, "soft", "the same file"),
+        (&label, "labels.toml", "the same file"),
+        (&label, "folder", "it is a directory"),
+        (&["label", "c.labels.json", "--rewards", "labels.toml", "--out"], "c", "the same file"),
+        (&["label", "--merge", "pairs.jsonl", "--force", "--out"], "soft", "the same file"),
+        (&prepare, "data/rows.jsonl", "the same file"),
+        (&prepare, "folder", "it is a directory"),
+        (&folder, "data/rows.jsonl", "whose files are read"),
+        (&folder, "data/new.jsonl", "whose files are read"),
+        (
+            &[&folder[..4], &["--prompts", "--out"]].concat(),
+            "data/new.jsonl",
+            "whose files are read",
+        ),
+    ] {
+        let said = fail(mopo(&[command, &[out]].concat()).current_dir(dir));
+        assert!(said.contains(words), "{command:?} {out}: {said}");
+        assert!(files() == before, "{command:?} {out}");
+    }
+    for args in [
+        &["bandit", "fronts", "--n-pairs", "1000000000000"][..],
+        &["bandit", "structures", "--seeds", "1000000000000"],
+        &["bandit", "constraints", "--terms", "1000000000000"],
+        &["bench", "matmul", "--hidden", "1000000000000"],
+        &["bench", "matmul", "--threads", "1000000000000"],
+    ] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+    }
 }

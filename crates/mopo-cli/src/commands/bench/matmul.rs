@@ -54,6 +54,10 @@ pub(super) fn run(args: BenchMatmulArgs) -> Result<()> {
         ("LoRA's A".to_string(), [n, d, 16]),
         ("LoRA's B".to_string(), [n, 16, d]),
     ] {
+        let n_values = rows as u64 * inner as u64 + inner as u64 * columns as u64;
+        let n_bytes = 4 * (n_values + rows as u64 * columns as u64);
+        let what = || format!("{name} ([{rows}, {inner}] · [{inner}, {columns}])");
+        mopo_hub::check_memory(n_bytes, what, "choose smaller sizes")?;
         let rate = rate(rows, inner, columns)?;
         shapes.push(Shape { name, rows, inner, columns, gflops_per_second: rate });
     }

@@ -26,7 +26,7 @@ pub(super) fn read(
 ) -> Result<Vec<PairTokens>> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the pairs {}", path.display()))?;
-    let mut out = Vec::with_capacity(n);
+    let mut out = Vec::new();
     let mut rows = 0;
     for (i, line) in text.lines().enumerate() {
         if out.len() == n {
