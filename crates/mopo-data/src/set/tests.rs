@@ -58,7 +58,7 @@ fn header_errors() {
         ("\"records\":3", "\"records\":4", "announces 4 records, but the file has 3"),
         ("\"records\":3", "\"records\":2", "announces 2 records, but the file has 3"),
         ("{\"format\"", "\"format\"", "set.jsonl:1: not a header"),
-        ("[\"helpful\",\"harmless\"]", "[\"helpful\",\"helpful\"]", "twice"),
+        ("[\"helpful\",\"harmless\"]", "[\"helpful\",\"helpful\"]", "duplicate name"),
         (
             "[\"helpful\",\"harmless\"]",
             "[\"helpful\"]",

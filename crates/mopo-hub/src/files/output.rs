@@ -23,6 +23,7 @@ pub fn check_output_file<'a>(
     if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
         return refuse("a directory's name ends with `/`; name a file".into());
     }
+    check_folders(path).or_else(refuse)?;
     let (target, found) = match Target::of(path).map_err(Error::io("write", path))? {
         Target::Special(_) => return Ok(()),
         Target::Present(_, found) if found.is_dir() => {
