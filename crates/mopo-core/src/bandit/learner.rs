@@ -157,7 +157,7 @@ fn check(data: &[Comparisons], runs: &[Run], config: &LearnerConfig) -> Result<(
     };
     let shape = |d: &Comparisons| (d.n_contexts(), d.n_actions(), d.n_objectives());
     if let Some(other) = data.iter().find(|d| shape(d) != shape(&data[0])) {
-        let found = format!("{:?} beside {:?}", shape(other), shape(&data[0]));
+        let found = format!("{:?} and {:?}", shape(other), shape(&data[0]));
         return invalid("data", found, "all sets need the same contexts, actions and objectives");
     }
     if config.batch == Batch::Pairs(0) {

@@ -34,7 +34,7 @@ const NORMALISED: f64 = 1e-4;
 /// # Errors
 /// [`Error::InvalidParameter`] or [`Error::NonFinite`] with field and remedy: a divergence that does
 /// not [check](Divergence::check) or has no barrier, lengths that do not fit, weights that are
-/// negative or whose sum differs from 1 by more than 1e-6, tables that are no log-probabilities
+/// negative or whose sum differs from 1 by more than 1e-6, tables that are not log-probabilities
 /// (log Σ exp further than 1e-4 from 0), no action that all policies and the reference allow.
 pub fn mix(
     divergence: Divergence,

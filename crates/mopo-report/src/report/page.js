@@ -4,7 +4,7 @@
   const root = document.documentElement;
   window.addEventListener("error", (e) => { root.dataset.error = e.message; });
 
-  // What is pointed at: its text beside the pointer, and all that belongs to it lit up.
+  // Pointing at a marker: shows its text next to the pointer and highlights the policy everywhere.
   const tip = document.createElement("div");
   tip.className = "tip";
   tip.hidden = true;
@@ -60,7 +60,7 @@
   document.addEventListener("scroll", leave, true);
   document.addEventListener("keydown", (e) => { if (e.key === "Escape") leave(); });
 
-  // Examples: which prompts, and whose answers stand side by side.
+  // Examples: filters prompts, and the policies whose answers are shown.
   const form = document.querySelector(".controls");
   if (form) {
     const first = 6;

@@ -240,7 +240,7 @@ fn read(
     }
     let what = match pairs.ties {
         Ties::Half => "trained on as half a preference each way",
-        Ties::LeaveOut => "left out",
+        Ties::LeaveOut => "skipped",
     };
     progress.note(&format!(
         "{n} pairs: {missing} without a label of `{}` skipped; {ties} ties, {what}",
