@@ -3,10 +3,6 @@
 
 use sha2::{Digest, Sha256};
 
-pub(crate) fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// A 64-bit hash of several parts; their lengths are hashed too, so ("ab", "c") ≠ ("a", "bc").
 /// Stable across versions and machines, which the standard hashers do not guarantee.
 pub(crate) fn stable_hash(seed: u64, parts: &[&str]) -> u64 {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::files::NamedFile;
-use crate::hash::{hex, stable_hash};
+use crate::hash::stable_hash;
 use crate::report::ReadReport;
 use crate::row::typed;
 use crate::source::{Rejected, read_file};
@@ -172,7 +172,7 @@ impl StagedPrompts {
                 file.write_all(line)
             })
         })?;
-        Ok(hex(&hash.finalize()))
+        Ok(mopo_hub::hex(&hash.finalize()))
     }
 
     /// The prompts in memory.

@@ -2,12 +2,9 @@
 
 /// The seed of one step: the same in a resumed run, different for every step and phase.
 pub(crate) fn step_seed(seed: u64, phase: &str, step: usize) -> u64 {
-    // FNV-1a over the parts, then the finaliser of SplitMix64.
-    let mut h = 0xcbf2_9ce4_8422_2325_u64;
-    let step = (step as u64).to_le_bytes();
-    for byte in seed.to_le_bytes().iter().chain(phase.as_bytes()).chain(&step) {
-        h = (h ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
+    let parts = seed.to_le_bytes().into_iter().chain(phase.bytes());
+    let mut h = mopo_hub::fnv1a(parts.chain((step as u64).to_le_bytes()));
+    // The finaliser of SplitMix64.
     h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     h ^ (h >> 31)

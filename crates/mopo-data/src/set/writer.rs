@@ -10,7 +10,6 @@ use mopo_hub::write_atomically_with;
 use sha2::{Digest, Sha256};
 
 use super::{FORMAT, Header, PreparedSet, SCHEMA, SourceFile};
-use crate::hash::hex;
 use crate::stream::{Lines, MAX_ROW_BYTES, Repeats};
 use crate::{Error, PreferenceRecord, Result, Split};
 
@@ -137,7 +136,7 @@ impl StagedSet {
         let mut hash = Sha256::new();
         let body = self.body()?;
         write_atomically_with(path, |file| self.copy(body, &mut hash, Some(file)))?;
-        Ok(hex(&hash.finalize()))
+        Ok(mopo_hub::hex(&hash.finalize()))
     }
 
     /// The SHA-256 of the file that [`StagedSet::write`] would write.
@@ -148,7 +147,7 @@ impl StagedSet {
         let mut hash = Sha256::new();
         let body = self.body()?;
         self.copy(body, &mut hash, None).map_err(Error::io("read in", &self.folder))?;
-        Ok(hex(&hash.finalize()))
+        Ok(mopo_hub::hex(&hash.finalize()))
     }
 
     /// The records in order; none if they were only checked.

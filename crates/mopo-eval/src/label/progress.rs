@@ -327,7 +327,7 @@ impl PartReader {
             scores(line, n_rewards)?;
             n_rows += 1;
         }
-        let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let found = mopo_hub::hex(&hash.finalize());
         (found.as_bytes() == part.sha256).then_some(n_rows)
     }
 

@@ -263,7 +263,7 @@ impl TextFile {
         if !block.is_empty() {
             each(&block)?;
         }
-        Ok(hash.take().finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(mopo_hub::hex(&hash.take().finalize()))
     }
 
     fn wrong(&self, line: usize, why: &str) -> Error {

@@ -1,4 +1,4 @@
-//! SHA-256 in hexadecimal, of bytes and of files.
+//! Hashes: SHA-256 in hexadecimal, of bytes and of files, and FNV-1a for seeds.
 
 use std::fs::File;
 use std::io::Read;
@@ -29,8 +29,17 @@ pub fn file_sha256(path: &Path) -> Result<String> {
     }
 }
 
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// FNV-1a of 64 bits: the seeds of training and generation come from it, so that changing it would change
+/// every result.
+pub fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]
@@ -41,6 +50,8 @@ mod tests {
     fn hashes_are_the_published_ones() {
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(sha256_hex(b"abc"), abc);
+        assert_eq!(fnv1a([]), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(*b"foobar"), 0x8594_4171_f739_67e8);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, "abc").unwrap();

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use directory::{DirWriter, remove_dir_whole};
-pub use hash::{file_sha256, sha256_hex};
+pub use hash::{file_sha256, fnv1a, hex, sha256_hex};
 pub use leftovers::{sweep_leftovers, sweep_own_directory};
 pub use output::{check_output_dir, check_output_file};
 
