@@ -56,7 +56,7 @@ pub use split::{Split, split_by_prompt, unit_interval};
 pub use stream::{Lines, MAX_ROW_BYTES};
 pub use summary::{LengthStats, ObjectiveCounts, Summary, SummaryBuilder};
 pub use template::{ChatTemplate, Message, cut_at_turn};
-pub use tokenizer::{END_OF_TEXT, PromptForm, Tokenizer, TokenizerSettings, read_tokenizer};
+pub use tokenizer::{END_OF_TEXT, PromptForm, Tokenizer, TokenizerSettings};
 
 /// Files that are written whole or not at all.
 pub use mopo_hub::{file_sha256, sha256_hex, write_atomically};

@@ -82,14 +82,6 @@ impl ScoreStatistics {
         scores.for_each(|score| second.push(score));
         second.finish()
     }
-
-    /// The standard deviation of the population: over n instead of n − 1.
-    pub fn population_std(&self) -> f64 {
-        match self.n {
-            0 | 1 => self.std,
-            n => self.std * ((n - 1) as f64 / n as f64).sqrt(),
-        }
-    }
 }
 
 /// Count, sum and range of scores added one by one.
@@ -323,7 +315,7 @@ mod tests {
         let none = ScoreStatistics::new([].into_iter());
         assert_eq!((none.n, none.mean, none.std, none.min, none.max), (0, 0.0, 0.0, 0.0, 0.0));
         let equal = ScoreStatistics::new([2.0_f32; 3].into_iter());
-        assert_eq!((equal.mean, equal.std, equal.population_std()), (2.0, 0.0, 0.0));
+        assert_eq!((equal.mean, equal.std), (2.0, 0.0));
     }
 
     #[test]
@@ -335,7 +327,6 @@ mod tests {
         ))
         .unwrap();
         assert!((old.std - new.std).abs() < 1e-15 && (old.n, old.max) == (4, 5.0));
-        assert!((old.population_std() - 2.5_f64.sqrt()).abs() < 1e-15);
         let json = serde_json::to_string(&new).unwrap();
         assert_eq!(serde_json::from_str::<ScoreStatistics>(&json).unwrap(), new, "{json}");
         for (change, part) in
@@ -361,7 +352,6 @@ mod tests {
             let squares: f64 = scores.iter().map(|&x| f64::from(x).powi(2)).sum();
             let variance = (squares - sum * sum / n) / (n - 1.0);
             prop_assert!((s.std.powi(2) - variance).abs() < 1e-6 * variance.max(1.0));
-            prop_assert!(s.population_std() <= s.std);
         }
     }
 

@@ -28,11 +28,6 @@ pub fn tldr_prompt(post: &str) -> String {
     format!("{BEFORE}{post}{AFTER}")
 }
 
-/// The post in a prompt of [`tldr_prompt`]: the input of reward models for summaries.
-pub fn tldr_post(prompt: &str) -> Option<&str> {
-    prompt.strip_prefix(BEFORE)?.strip_suffix(AFTER)
-}
-
 /// A number of characters strictly between two others.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]

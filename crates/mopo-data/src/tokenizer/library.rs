@@ -3,7 +3,6 @@
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Once;
 
 use serde_json::Value;
@@ -21,20 +20,12 @@ const PROBE: &str = "Hello world\n é";
 const REMEDY: &str =
     "fetch the file again, or give another `tokenizer.json` of the `tokenizers` library";
 
-/// Reads a `tokenizer.json`, without its truncation and padding.
+/// Parses a `tokenizer.json`, without its truncation and padding; `what` is the name in errors.
 ///
 /// # Errors
-/// [`Error::Hub`] if the file cannot be read; [`Error::Tokenizer`], which names it, for everything
-/// that
-/// makes it unusable: not JSON (a truncated file), unknown parts, ids that differ from
-/// those of the library, dropout (encoding would be random), and parts on which the library
-/// fails.
-pub fn read_tokenizer(path: impl AsRef<Path>) -> Result<Tokenizer> {
-    let path = path.as_ref();
-    parse_tokenizer(&mopo_hub::read(path)?, &path.display().to_string())
-}
-
-/// [`read_tokenizer`] from bytes; `what` is the name in errors.
+/// [`Error::Tokenizer`] for everything that makes it unusable: not JSON (a truncated file), unknown
+/// parts, ids that differ from those of the library, dropout (encoding would be random), and parts on
+/// which the library fails.
 pub(super) fn parse_tokenizer(json: &[u8], what: &str) -> Result<Tokenizer> {
     let refused = |why: String| Error::Tokenizer { what: what.into(), why, remedy: REMEDY };
     // Parsed first, since the library panics on JSON that ends inside its decoder.

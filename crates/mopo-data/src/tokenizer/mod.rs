@@ -11,7 +11,6 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer as HfTokenizer};
 
-pub use library::read_tokenizer;
 use library::{guarded, parse_tokenizer};
 pub use settings::TokenizerSettings;
 
@@ -116,7 +115,7 @@ impl Tokenizer {
     /// prompts.
     ///
     /// # Errors
-    /// Names the file: those of [`read_tokenizer`], unsupported settings of `tokenizer_config.json`
+    /// Names the file: not a tokenizer, unsupported settings of `tokenizer_config.json`
     /// (by key), no end-of-text token, or declared ids none of which the tokenizer has.
     pub fn load_for_model(path: impl AsRef<Path>, declared: &[u32]) -> Result<Self> {
         let path = path.as_ref();

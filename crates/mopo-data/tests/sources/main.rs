@@ -11,7 +11,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use mopo_data::helpsteer::{self, HELPSTEER_OBJECTIVES};
 use mopo_data::reddit::{
-    self, CharacterRange, TLDR_AXES, TldrOptions, read_tldr_prompts, tldr_post,
+    self, CharacterRange, TLDR_AXES, TldrOptions, read_tldr_prompts, tldr_prompt,
 };
 use mopo_data::summeval::{self, SUMMEVAL_OBJECTIVES};
 use mopo_data::ultrafeedback::{self, ULTRAFEEDBACK_OBJECTIVES};
@@ -109,6 +109,13 @@ const SOURCES: [(&str, Reader, usize); 12] = [
         2,
     ),
 ];
+
+/// The post in a prompt of [`tldr_prompt`].
+fn tldr_post(prompt: &str) -> Option<&str> {
+    let around = tldr_prompt("POST");
+    let (before, after) = around.split_once("POST").unwrap();
+    prompt.strip_prefix(before)?.strip_suffix(after)
+}
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
