@@ -11,9 +11,9 @@ use serde::Deserialize;
 use crate::container::Row as RawRow;
 use crate::files::{Files, NamedFile, files_of};
 use crate::row::typed;
-use crate::source::{EMPTY_RESPONSE, OneObjective, Rejected, read_these, swapped};
+use crate::source::{EMPTY_RESPONSE, OneObjective, Pairs, Rejected, read_these, swapped};
 use crate::template::{ASSISTANT, split_dialogue};
-use crate::{Error, PreferenceRecord, ReadOptions, Result, Sink, SourceRead};
+use crate::{Error, ReadOptions, Result, Sink, SourceRead};
 
 const FETCH: &str = "download the data as described in datasets/hh-rlhf/README.md";
 const IDENTICAL: &str = "the dialogues are equal";
@@ -60,26 +60,15 @@ fn read_named(
     sink: &mut Sink<'_>,
 ) -> Result<SourceRead> {
     let objective = OneObjective::new(objective_idx, n_objectives)?;
-    let mut n_records = 0;
+    let mut pairs = Pairs::new(sink);
     let read = read_these(files, FETCH, options.strict, &COLUMNS, &mut |place, row| {
         let (prompt, chosen, rejected) = split_row(row)?;
         let swap = swapped(options.seed, &prompt, &chosen, &rejected);
         let (first, second) = if swap { (rejected, chosen) } else { (chosen, rejected) };
-        let record = PreferenceRecord {
-            id: place.id(),
-            source: place.source.into(),
-            prompt,
-            first,
-            second,
-            indicators: objective.indicators(if swap { 0.0 } else { 1.0 }),
-            scores: None,
-        };
-        let key = record.key();
-        n_records += 1;
-        sink(record)?;
-        Ok(key)
+        let indicators = objective.indicators(if swap { 0.0 } else { 1.0 });
+        pairs.push(place, [prompt, first, second], indicators, None)
     })?;
-    read.having_made(n_records, path)
+    pairs.finish(read, path)
 }
 
 /// Prompt, preferred and other response.

@@ -8,10 +8,10 @@ use serde::Deserialize;
 use crate::row::{nullable, typed};
 use crate::scored::{Judgements, PairOptions, Scored};
 use crate::source::{
-    EMPTY_PROMPT, EMPTY_RESPONSE, EQUAL_RESPONSES, ReadOptions, Rejected, SourceRead, not_blank,
-    read_files,
+    EMPTY_PROMPT, EMPTY_RESPONSE, EQUAL_RESPONSES, Pairs, ReadOptions, Rejected, SourceRead,
+    not_blank, read_files,
 };
-use crate::{ChatTemplate, Indicator, PreferenceRecord, Result, Sink};
+use crate::{ChatTemplate, Indicator, Result, Sink};
 
 /// The objectives of [`read_safe_rlhf`].
 pub const SAFE_RLHF_OBJECTIVES: [&str; 2] = ["helpful", "harmless"];
@@ -56,7 +56,7 @@ pub fn read_safe_rlhf(
     template: ChatTemplate,
     sink: &mut Sink<'_>,
 ) -> Result<SourceRead> {
-    let mut n_records = 0;
+    let mut pairs = Pairs::new(sink);
     let read = read_files(path, FETCH, options, &COLUMNS, &mut |place, row| {
         let row: Row = typed(row)?;
         let helpful = indicator("better_response_id", row.better_response_id)?;
@@ -80,21 +80,10 @@ pub fn read_safe_rlhf(
         if contradicts {
             return Err(Rejected::LeftOut("the safer response is the unsafe one"));
         }
-        let record = PreferenceRecord {
-            id: place.id(),
-            source: place.source.into(),
-            prompt: template.question(&row.prompt)?,
-            first,
-            second,
-            indicators: vec![helpful, harmless],
-            scores: None,
-        };
-        let key = record.key();
-        n_records += 1;
-        sink(record)?;
-        Ok(key)
+        let indicators = vec![helpful, harmless];
+        pairs.push(place, [template.question(&row.prompt)?, first, second], indicators, None)
     })?;
-    read.having_made(n_records, path)
+    pairs.finish(read, path)
 }
 
 /// The number of the preferred response as an indicator.

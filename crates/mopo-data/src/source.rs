@@ -7,7 +7,7 @@ use crate::files::{Files, NamedFile, PassedOver, files_of};
 use crate::hash::stable_hash;
 use crate::report::{MalformedRow, ReadReport};
 use crate::stream::{KeyHasher, RowKey};
-use crate::{Error, Indicator, PreferenceRecord, Result, SourceFile, file_sha256};
+use crate::{Error, Indicator, PreferenceRecord, Result, Scores, SourceFile, file_sha256};
 
 /// How a source is read.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -151,6 +151,45 @@ impl Place<'_> {
 /// Handles a row. Returns a key of its content, labels included, or why it gives nothing.
 pub(crate) type EachRow<'a> =
     dyn FnMut(Place<'_>, &Row<'_>) -> std::result::Result<RowKey, Rejected> + 'a;
+
+/// The records of a reader whose rows are pairs, on their way to its sink.
+pub(crate) struct Pairs<'a, 'b> {
+    sink: &'a mut Sink<'b>,
+    n_records: usize,
+}
+
+impl<'a, 'b> Pairs<'a, 'b> {
+    pub(crate) fn new(sink: &'a mut Sink<'b>) -> Self {
+        Self { sink, n_records: 0 }
+    }
+
+    /// The record of a row: prompt, first and second response.
+    ///
+    /// # Errors
+    /// Those of the sink.
+    pub(crate) fn push(
+        &mut self,
+        place: Place<'_>,
+        [prompt, first, second]: [String; 3],
+        indicators: Vec<Indicator>,
+        scores: Option<Scores>,
+    ) -> std::result::Result<RowKey, Rejected> {
+        let (id, source) = (place.id(), place.source.into());
+        let record = PreferenceRecord { id, source, prompt, first, second, indicators, scores };
+        let key = record.key();
+        self.n_records += 1;
+        (self.sink)(record)?;
+        Ok(key)
+    }
+
+    /// What was read of `path`, after its last row.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] if no record was made.
+    pub(crate) fn finish(self, read: SourceRead, path: &Path) -> Result<SourceRead> {
+        read.having_made(self.n_records, path)
+    }
+}
 
 /// Calls `each` with every row of a file, or of the files of a folder; for Parquet files only with
 /// the

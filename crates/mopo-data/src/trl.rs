@@ -10,10 +10,10 @@ use serde::{Deserialize, Deserializer};
 use crate::container::Row as RawRow;
 use crate::row::{listed, there, typed};
 use crate::source::{
-    EMPTY_PROMPT, EMPTY_RESPONSE, EQUAL_RESPONSES, OneObjective, ReadOptions, Rejected, SourceRead,
-    not_blank, read_files, swapped,
+    EMPTY_PROMPT, EMPTY_RESPONSE, EQUAL_RESPONSES, OneObjective, Pairs, ReadOptions, Rejected,
+    SourceRead, not_blank, read_files, swapped,
 };
-use crate::{ChatTemplate, Message, PreferenceRecord, Result, Scores, Sink};
+use crate::{ChatTemplate, Message, Result, Scores, Sink};
 
 /// The objective of a file without a configured one.
 pub const TRL_OBJECTIVES: [&str; 1] = ["preference"];
@@ -134,7 +134,7 @@ pub fn read_trl(
     sink: &mut Sink<'_>,
 ) -> Result<SourceRead> {
     let objective = OneObjective::new(objective_idx, n_objectives)?;
-    let mut n_records = 0;
+    let mut pairs = Pairs::new(sink);
     let read = read_files(path, FETCH, options, &COLUMNS, &mut |place, row| {
         let columns: Row = typed(row)?;
         let scores = (columns.score_chosen, columns.score_rejected);
@@ -161,21 +161,11 @@ pub fn read_trl(
         let (first, second) = if swap { (rejected, chosen) } else { (chosen, rejected) };
         // A record has the scores of all objectives or none.
         let scores = scores.filter(|_| n_objectives == 1).map(turn);
-        let record = PreferenceRecord {
-            id: place.id(),
-            source: place.source.into(),
-            prompt,
-            first,
-            second,
-            indicators: objective.indicators(if swap { 1.0 - preferred } else { preferred }),
-            scores: scores.map(|(a, b)| Scores { first: vec![a], second: vec![b] }),
-        };
-        let key = record.key();
-        n_records += 1;
-        sink(record)?;
-        Ok(key)
+        let scores = scores.map(|(a, b)| Scores { first: vec![a], second: vec![b] });
+        let indicators = objective.indicators(if swap { 1.0 - preferred } else { preferred });
+        pairs.push(place, [prompt, first, second], indicators, scores)
     })?;
-    read.having_made(n_records, path)
+    pairs.finish(read, path)
 }
 
 fn oriented(

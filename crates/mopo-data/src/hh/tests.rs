@@ -7,7 +7,7 @@ use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{ReadReport, SourceFile, collect, sha256_hex};
+use crate::{PreferenceRecord, ReadReport, SourceFile, collect, sha256_hex};
 
 const PROMPT: &str = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Tea?\n\nAssistant:";
 

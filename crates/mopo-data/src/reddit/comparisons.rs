@@ -8,10 +8,11 @@ use super::{FETCH, Info, TldrOptions};
 use crate::container::Row as RawRow;
 use crate::row::typed;
 use crate::source::{
-    EMPTY_RESPONSE, EQUAL_RESPONSES, OneObjective, Rejected, SourceRead, not_blank, read_files,
+    EMPTY_RESPONSE, EQUAL_RESPONSES, OneObjective, Pairs, Rejected, SourceRead, not_blank,
+    read_files,
 };
 use crate::template::spaced;
-use crate::{PreferenceRecord, Result, Sink};
+use crate::{Result, Sink};
 
 /// The objective of a file without a configured one: which summary people preferred.
 pub const TLDR_OBJECTIVES: [&str; 1] = ["preference"];
@@ -66,7 +67,7 @@ pub fn read_tldr(
     sink: &mut Sink<'_>,
 ) -> Result<SourceRead> {
     let objective = OneObjective::new(objective_idx, n_objectives)?;
-    let mut n_records = 0;
+    let mut pairs = Pairs::new(sink);
     let read = read_files(path, FETCH, &options.read, &COLUMNS, &mut |place, row| {
         let row = comparison(row)?;
         let prompt = options.prompt(&row.post, row.split.as_deref())?;
@@ -76,21 +77,10 @@ pub fn read_tldr(
         if first == second {
             return Err(Rejected::LeftOut(EQUAL_RESPONSES));
         }
-        let record = PreferenceRecord {
-            id: place.id(),
-            source: place.source.into(),
-            prompt,
-            first,
-            second,
-            indicators: objective.indicators(if row.choice == 0 { 1.0 } else { 0.0 }),
-            scores: None,
-        };
-        let key = record.key();
-        n_records += 1;
-        sink(record)?;
-        Ok(key)
+        let indicators = objective.indicators(if row.choice == 0 { 1.0 } else { 0.0 });
+        pairs.push(place, [prompt, first, second], indicators, None)
     })?;
-    read.having_made(n_records, path)
+    pairs.finish(read, path)
 }
 
 fn comparison(value: &RawRow<'_>) -> std::result::Result<Row, Rejected> {
