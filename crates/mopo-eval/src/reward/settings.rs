@@ -25,44 +25,80 @@ pub enum Label {
     Name(String),
 }
 
-/// Everything besides its files that a model's scores depend on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelSettings {
-    /// The name to show if nothing else gives one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
+/// Defines [`ModelSettings`], where what decides the scores must be there, and [`ModelSpec`], where every
+/// field may be left out. A row: how the field is read in the former, its type there, and in the latter.
+macro_rules! model_settings {
+    ($(
+        $(#[doc = $doc:literal])+
+        $([serde($($read:tt)+)])? $field:ident: $whole:ty, $given:ty;
+    )+) => {
+        /// Everything besides its files that a model's scores depend on.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct ModelSettings {
+            /// The name to show if nothing else gives one.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub name: Option<String>,
+            $(
+                $(#[doc = $doc])+
+                $(#[serde($($read)+)])?
+                pub $field: $whole,
+            )+
+        }
+
+        /// A reward model as a configuration describes it. What it leaves out comes from the preset, and
+        /// then from the model's own `reward.toml`.
+        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct ModelSpec {
+            /// One of [`MODEL_PRESETS`].
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub preset: Option<String>,
+            /// A model directory, or a name on Hugging Face; the preset's by default.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub path: Option<String>,
+            /// The name to show; by default the preset's, that of the model's own file, or the last
+            /// part of `path`.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub name: Option<String>,
+            /// Refuse models of another architecture than this.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub architecture: Option<String>,
+            $(
+                $(#[doc = $doc])+
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+                pub $field: Option<$given>,
+            )+
+        }
+    };
+}
+
+model_settings! {
     /// The model's input, with `{prompt}` and `{response}`; `{{` and `}}` are braces.
-    pub text: String,
+    text: String, String;
     /// The second text of a pair, for models that compare two.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pair: Option<String>,
+    [serde(default, skip_serializing_if = "Option::is_none")] pair: Option<String>, String;
     /// Removed from the start of a prompt that begins with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prompt_prefix: Option<String>,
+    [serde(default, skip_serializing_if = "Option::is_none")] prompt_prefix: Option<String>, String;
     /// Removed from the end of a prompt that ends with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prompt_suffix: Option<String>,
+    [serde(default, skip_serializing_if = "Option::is_none")] prompt_suffix: Option<String>, String;
     /// Removed from the start of a response that begins with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub response_prefix: Option<String>,
+    [serde(default, skip_serializing_if = "Option::is_none")] response_prefix: Option<String>, String;
     /// Which token's state is classified.
-    pub pooling: Pooling,
+    pooling: Pooling, Pooling;
     /// Which logit is the score.
-    pub label: Label,
+    label: Label, Label;
     /// 1, or −1 where less is better: the score is the logit times this.
-    #[serde(default = "plus")]
-    pub sign: i8,
+    [serde(default = "plus")] sign: i8, i8;
     /// Maximum length of a text in tokens, special ones included.
-    pub max_length: usize,
+    max_length: usize, usize;
     /// Which end of longer texts is cut off.
-    pub truncation_side: TruncationSide,
+    truncation_side: TruncationSide, TruncationSide;
     /// The padding token of the pooling rules; that of the model's configuration by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pad_token_id: Option<u32>,
+    [serde(default, skip_serializing_if = "Option::is_none")] pad_token_id: Option<u32>, u32;
     /// Statistics of the scores of known texts, for z-scores; no effect on scores.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub statistics: Option<ScoreStatistics>,
+    [serde(default, skip_serializing_if = "Option::is_none")]
+    statistics: Option<ScoreStatistics>, ScoreStatistics;
 }
 
 fn plus() -> i8 {
@@ -135,62 +171,6 @@ impl ModelSettings {
             Error::invalid("label", shown, expected)
         })
     }
-}
-
-/// A reward model in a configuration. Missing fields are taken from the preset, and then from the
-/// model's own `reward.toml`. It has every field of [`ModelSettings`].
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelSpec {
-    /// One of [`MODEL_PRESETS`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub preset: Option<String>,
-    /// A model directory, or a name on Hugging Face; by default the preset's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
-    /// The name to show; by default the preset's, that of the model's own file, or the last part of
-    /// `path`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// If set, models of other architectures are refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub architecture: Option<String>,
-    /// This and the following are fields of [`ModelSettings`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub pair: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub prompt_prefix: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub prompt_suffix: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub response_prefix: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub pooling: Option<Pooling>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub label: Option<Label>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub sign: Option<i8>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub max_length: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub truncation_side: Option<TruncationSide>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub pad_token_id: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[allow(missing_docs)]
-    pub statistics: Option<ScoreStatistics>,
 }
 
 /// The public reward models of the paper's protocol. Each file is the content of a `[[rewards]]`
