@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Clusters, Error, Evaluation, FrontConfig, ObjectiveStatistics, PolicyGroup, PolicySamples,
-    Result,
+    Clusters, Difference, Error, Evaluation, FrontConfig, ObjectiveStatistics, PolicyGroup,
+    PolicySamples, Result,
 };
 
 /// An axis of a front, and its reward.
@@ -307,33 +307,27 @@ fn labelled(policies: Vec<PolicySamples>, run: &str) -> impl Iterator<Item = Pol
 }
 
 fn comparable(a: &RecordedRun, b: &RecordedRun) -> Result<()> {
-    let differ = |message: String| {
-        Err(Error::Incomparable { a: a.name.clone(), b: b.name.clone(), message })
-    };
     let (names, others) = (&a.evaluation.objectives, &b.evaluation.objectives);
     if names != others {
-        return differ(format!(
-            "their objectives are {} and {}; give both the same `evaluation.rewards`",
-            names.join(", "),
-            others.join(", ")
-        ));
+        return Err(differ(a, b, Difference::Objectives(names.clone(), others.clone())));
     }
     for (k, name) in names.iter().enumerate() {
-        if a.reward(k) != b.reward(k) {
-            return differ(format!(
-                "their rewards differ, `{name}` is {} and {}; score both with the same one",
-                a.reward(k),
-                b.reward(k)
-            ));
+        let (mine, theirs) = (a.reward(k), b.reward(k));
+        if mine != theirs {
+            let (name, mine, theirs) = (name.clone(), mine.clone(), theirs.clone());
+            return Err(differ(a, b, Difference::Reward { name, a: mine, b: theirs }));
         }
     }
-    if a.config.ref_point != b.config.ref_point {
-        return differ(format!(
-            "their ref_point is {:?} and {:?}; give both the same",
-            a.config.ref_point, b.config.ref_point
-        ));
+    let (mine, theirs) = (&a.config.ref_point, &b.config.ref_point);
+    if mine != theirs {
+        return Err(differ(a, b, Difference::RefPoint(mine.clone(), theirs.clone())));
     }
     Ok(())
+}
+
+fn differ(a: &RecordedRun, b: &RecordedRun, difference: Difference) -> Error {
+    let difference = Box::new(difference);
+    Error::Incomparable { a: a.name.clone(), b: b.name.clone(), difference }
 }
 
 /// The index in `b` of each prompt of `a`.
@@ -346,17 +340,9 @@ fn same_prompts(a: &RecordedRun, b: &RecordedRun) -> Result<Vec<usize>> {
     let order: Vec<usize> =
         mine.iter().filter_map(|prompt| places.get_mut(prompt.as_str())?.pop()).collect();
     if order.len() != mine.len() || mine.len() != theirs.len() {
-        return Err(Error::Incomparable {
-            a: a.name.clone(),
-            b: b.name.clone(),
-            message: format!(
-                "their prompts differ, {} and {}, of which {} are the same; evaluate both with \
-                 `mopo pareto RUN --n-prompts N --seed S` on runs with the same held-out data",
-                mine.len(),
-                theirs.len(),
-                order.len()
-            ),
-        });
+        let (a_len, b_len) = (mine.len(), theirs.len());
+        let difference = Difference::Prompts { a: a_len, b: b_len, common: order.len() };
+        return Err(differ(a, b, difference));
     }
     Ok(order)
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 /// Errors of a comparison. Each message names the file or field and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -58,14 +60,14 @@ pub enum Error {
         message: String,
     },
     /// Results of several runs that cannot be compared.
-    #[error("{a} and {b} cannot be compared: {message}")]
+    #[error("{a} and {b} cannot be compared: their {difference}")]
     Incomparable {
         /// One run.
         a: String,
         /// The other.
         b: String,
-        /// What differs and what to do.
-        message: String,
+        /// What differs.
+        difference: Box<Difference>,
     },
     /// A figure could not be rendered to PNG.
     #[error("cannot render the figure: {0}")]
@@ -84,6 +86,45 @@ pub enum Error {
     /// Scores that cannot be compared.
     #[error(transparent)]
     Pareto(#[from] mopo_pareto::Error),
+}
+
+/// What keeps the results of two runs from being compared, each with the first run's value and the
+/// second's.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Difference {
+    /// Their axes.
+    #[error(
+        "objectives are {} and {}; give both the same `evaluation.rewards`",
+        .0.join(", "), .1.join(", ")
+    )]
+    Objectives(Vec<String>, Vec<String>),
+    /// What scored an axis.
+    #[error("rewards differ, `{name}` is {a} and {b}; score both with the same one")]
+    Reward {
+        /// The axis.
+        name: String,
+        /// The first run's reward.
+        a: Value,
+        /// The second's.
+        b: Value,
+    },
+    /// The point above which hypervolumes are measured.
+    #[error("ref_point is {0:?} and {1:?}; give both the same")]
+    RefPoint(Vec<f64>, Vec<f64>),
+    /// The prompts that were answered.
+    #[error(
+        "prompts differ, {a} and {b}, of which {common} are the same; evaluate both with \
+         `mopo pareto RUN --n-prompts N --seed S` on runs with the same held-out data"
+    )]
+    Prompts {
+        /// How many the first run has.
+        a: usize,
+        /// How many the second has.
+        b: usize,
+        /// How many both have.
+        common: usize,
+    },
 }
 
 /// Results of this crate.

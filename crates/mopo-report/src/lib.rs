@@ -23,7 +23,7 @@ mod table;
 
 pub use bootstrap::{Estimate, HypervolumeDifference, Interval};
 pub use compare::{Combined, RecordedRun, ScoredAxis, combine};
-pub use error::{Error, Result};
+pub use error::{Difference, Error, Result};
 pub use evaluation::{Clusters, Evaluation, PolicyGroup, PolicySamples, PolicySet, SetRef};
 pub use front::{FrontConfig, FrontReport, PolicyPoint, SetQuality};
 pub use metrics::{MetricKey, Metrics, MetricsLog, MetricsRow, Quantity};
