@@ -25,6 +25,11 @@ pub struct PairTokens {
 }
 
 impl PairTokens {
+    /// Prompt, first and second response.
+    pub fn parts(&self) -> [&[u32]; 3] {
+        [&self.prompt, &self.first, &self.second]
+    }
+
     /// Length of a packed row: the prompt once, then both responses.
     pub fn packed_len(&self) -> usize {
         self.prompt.len() + self.first.len() + self.second.len()

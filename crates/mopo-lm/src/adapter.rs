@@ -6,11 +6,12 @@ use std::path::Path;
 
 use burn::tensor::backend::Backend;
 use mopo_hub::{TensorFiles, TensorWriter};
+use mopo_ops::FusedBackend;
 use serde::{Deserialize, Serialize};
 
 use crate::peft;
 use crate::weights::{read_linear, write_linear};
-use crate::{Error, LoraConfig, Phi, PolicyHeads, PolicyParams, Result};
+use crate::{Decoder, Error, LoraConfig, PolicyHeads, PolicyParams, Result};
 
 const META: &str = "policy.json";
 const HEADS: &str = "heads.safetensors";
@@ -120,18 +121,18 @@ pub fn save_policy<B: Backend>(
 /// # Errors
 /// Those of [`read_policy_meta`] and [`load_adapter`](crate::load_adapter); a policy of a base
 /// model of another shape; missing, unexpected or misshapen tensors, by name.
-pub fn load_policy<B: Backend>(
+pub fn load_policy<B: FusedBackend>(
     dir: impl AsRef<Path>,
-    base: &Phi<B>,
+    base: &impl Decoder<B>,
     device: &B::Device,
 ) -> Result<(PolicyParams<B>, PolicyMeta)> {
     let dir = dir.as_ref();
     let mut meta = read_policy_meta(dir)?;
-    let config = base.config();
+    let shape = base.shape();
     for (field, found, expected) in [
-        ("hidden_size", meta.base.hidden_size, config.hidden_size),
-        ("num_hidden_layers", meta.base.num_hidden_layers, config.num_hidden_layers),
-        ("vocab_size", meta.base.vocab_size, config.vocab_size),
+        ("hidden_size", meta.base.hidden_size, shape.hidden_size),
+        ("num_hidden_layers", meta.base.num_hidden_layers, shape.num_hidden_layers),
+        ("vocab_size", meta.base.vocab_size, shape.vocab_size),
     ] {
         if found != expected {
             return Err(Error::BaseMismatch {
@@ -147,10 +148,10 @@ pub fn load_policy<B: Backend>(
     if dir.join(peft::CONFIG).exists() {
         meta.lora = peft::read_config(dir)?;
     }
-    let adapter = peft::read_tensors(dir, &meta.lora, config, device)?;
+    let adapter = peft::read_tensors(dir, &meta.lora, &shape, device)?;
     let path = dir.join(HEADS);
     let mut files = TensorFiles::open(&path)?;
-    let shape = [config.hidden_size, config.vocab_size];
+    let shape = [shape.hidden_size, shape.vocab_size];
     let heads = (0..meta.objectives.len())
         .map(|k| read_linear(&mut files, &format!("heads.{k}"), shape, false, device))
         .collect::<Result<_>>()?;

@@ -4,22 +4,21 @@
 use std::path::Path;
 
 use burn::nn::Linear;
-use burn::tensor::backend::Backend;
 use mopo_hub::{WEIGHTS, WeightDtype};
+use mopo_ops::FusedBackend;
 
-use crate::weights::write_weights;
-use crate::{HubGeneration, Phi, Result};
+use crate::{Decoder, HubGeneration, Result};
 
-/// Writes `phi` with `lm_head` as its output layer to `dir`, which is created if needed, as
-/// transformers' `PhiForCausalLM`; all tensors in `dtype`. `generation` becomes
+/// Writes `model` with `lm_head` as its output layer to `dir`, which is created if needed, in the
+/// layout of transformers; all tensors in `dtype`. `generation` becomes
 /// `generation_config.json`; its special tokens are written to `config.json` too.
 ///
 /// A plain directory has no adapter: [`merge`](crate::merge) it first.
 ///
 /// # Errors
 /// A file cannot be written.
-pub fn export_hub<B: Backend>(
-    phi: &Phi<B>,
+pub fn export_hub<B: FusedBackend>(
+    model: &impl Decoder<B>,
     lm_head: &Linear<B>,
     dtype: WeightDtype,
     generation: &HubGeneration,
@@ -27,9 +26,9 @@ pub fn export_hub<B: Backend>(
 ) -> Result<()> {
     let dir = dir.as_ref();
     mopo_hub::create_dir(dir)?;
-    write_weights(phi, lm_head, Some(dtype), &dir.join(WEIGHTS))?;
+    model.write_weights(lm_head, Some(dtype), &dir.join(WEIGHTS))?;
     generation.write(dir)?;
-    let mut config = phi.config().to_hub();
+    let mut config = model.hub_config();
     config["torch_dtype"] = dtype.hub_name().into();
     let tokens = serde_json::to_value(generation).expect("plain data");
     for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
+use mopo_ops::FusedBackend;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -35,12 +36,12 @@ pub(crate) fn base<B: Backend>(seed: u64) -> Phi<B> {
 }
 
 /// Policies on [`base`] with random adapter and heads, without dropout.
-pub(crate) fn policies<B: Backend>(base: &Phi<B>, n: usize, seed: u64) -> PolicyParams<B> {
+pub(crate) fn policies<B: FusedBackend>(base: &Phi<B>, n: usize, seed: u64) -> PolicyParams<B> {
     filled(fresh_policies(base, n), seed, 0.2)
 }
 
 /// Policies before any training.
-pub(crate) fn fresh_policies<B: Backend>(base: &Phi<B>, n: usize) -> PolicyParams<B> {
+pub(crate) fn fresh_policies<B: FusedBackend>(base: &Phi<B>, n: usize) -> PolicyParams<B> {
     let _guard = BACKEND_RANDOM.lock();
     B::seed(&Default::default(), 0);
     PolicyParams::init(base, &lora(), n, &Default::default())

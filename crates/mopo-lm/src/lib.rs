@@ -6,7 +6,7 @@
 #![doc = include_str!("../README.md")]
 
 mod adapter;
-mod config;
+mod decoder;
 mod error;
 mod export;
 mod generate;
@@ -31,19 +31,17 @@ pub use mopo_ops::QuantFormat;
 pub use mopo_hub::WeightDtype;
 
 pub use adapter::{BaseShape, PolicyMeta, load_policy, read_policy_meta, save_policy};
-pub use config::PhiConfig;
+pub use decoder::{CausalLm, Decoder, DecoderShape};
 pub use error::{Error, Result};
 pub use export::export_hub;
 pub use generate::{Decoding, GenerationConfig, HubGeneration, generate, generate_with_row_ids};
 pub use heads::PolicyHeads;
 pub use lora::{LoraAdapter, LoraConfig, LoraLayer, LoraPair, LoraTarget};
 pub use merge::merge;
-pub use packed::{
-    PackedBatch, PackedInputs, PackedResponse, PairSlices, sequence_log_probs, token_log_probs,
-};
+pub use packed::{PackedBatch, PackedInputs, PackedResponse, sequence_log_probs, token_log_probs};
 pub use peft::{load_adapter, save_adapter};
-pub use phi::{KvCache, Phi, PhiAttention, PhiLayer, PhiMlp, Rotary};
+pub use phi::{KvCache, Phi, PhiAttention, PhiConfig, PhiLayer, PhiMlp, Rotary, load_phi};
 pub use policy::{HeadChoice, PolicyParams};
 pub use projection::{Projection, Weight};
 pub use quantised::QuantisedWeight;
-pub use weights::{LoadDtype, LoadOptions, load_phi, save_phi};
+pub use weights::{LoadDtype, LoadOptions};

@@ -7,7 +7,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Distribution, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, PhiConfig, Result};
+use crate::{DecoderShape, Error, Result};
 
 /// A linear layer of every block to which an adapter can be added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -41,16 +41,6 @@ impl LoraTarget {
             Self::Dense => "self_attn.dense",
             Self::Fc1 => "mlp.fc1",
             Self::Fc2 => "mlp.fc2",
-        }
-    }
-
-    /// `[inputs, outputs]` of the layer.
-    pub fn shape(self, config: &PhiConfig) -> [usize; 2] {
-        let (d, f) = (config.hidden_size, config.intermediate_size);
-        match self {
-            Self::Fc1 => [d, f],
-            Self::Fc2 => [f, d],
-            _ => [d, d],
         }
     }
 }
@@ -118,20 +108,20 @@ impl LoraConfig {
     }
 
     /// Number of the adapter's parameters on a model of this shape.
-    pub fn num_params(&self, phi: &PhiConfig) -> usize {
+    pub fn num_params(&self, model: &DecoderShape) -> usize {
         let layer: usize = self
             .target_modules
             .iter()
-            .map(|target| target.shape(phi).iter().sum::<usize>() * self.rank)
+            .map(|target| model.linear(*target).iter().sum::<usize>() * self.rank)
             .sum();
-        layer * phi.num_hidden_layers
+        layer * model.num_hidden_layers
     }
 
     /// A fresh adapter: A is uniform within ±1/√inputs (transformers' Kaiming rule) and B is 0, so
     /// it changes nothing yet. Deterministic after `B::seed`. Panics if [`check`](Self::check)
     /// refuses.
-    pub fn init<B: Backend>(&self, phi: &PhiConfig, device: &B::Device) -> LoraAdapter<B> {
-        self.build(phi, |_, _, [d_in, d_out]| {
+    pub fn init<B: Backend>(&self, model: &DecoderShape, device: &B::Device) -> LoraAdapter<B> {
+        self.build(model, |_, _, [d_in, d_out]| {
             let bound = (d_in as f64).powf(-0.5);
             let uniform = Distribution::Uniform(-bound, bound);
             Ok((
@@ -145,17 +135,17 @@ impl LoraConfig {
     /// An adapter from its tensors: `pair(layer, target, [inputs, outputs])` gives A and B.
     pub(crate) fn build<B: Backend>(
         &self,
-        phi: &PhiConfig,
+        model: &DecoderShape,
         mut pair: impl FnMut(usize, LoraTarget, [usize; 2]) -> Result<(Tensor<B, 2>, Tensor<B, 2>)>,
     ) -> Result<LoraAdapter<B>> {
         self.check()?;
-        let layers = (0..phi.num_hidden_layers)
+        let layers = (0..model.num_hidden_layers)
             .map(|i| {
                 let mut layer = LoraLayer::empty();
                 for target in
                     LoraTarget::ALL.into_iter().filter(|t| self.target_modules.contains(t))
                 {
-                    let (a, b) = pair(i, target, target.shape(phi))?;
+                    let (a, b) = pair(i, target, model.linear(target))?;
                     *layer.get_mut(target) =
                         Some(LoraPair { a: Param::from_tensor(a), b: Param::from_tensor(b) });
                 }
@@ -269,11 +259,10 @@ mod tests {
 
     use super::*;
     use crate::fixtures::{self, values};
-    use crate::{PackedBatch, PackedInputs, PairSlices};
+    use crate::{Decoder, PackedBatch, PackedInputs};
 
     fn inputs<B: Backend>() -> PackedInputs<B> {
-        let pair =
-            PairSlices { prompt: &[1, 2, 3], first: &[4, 5], second: &[6], keep: [true, true] };
+        let pair = ([&[1, 2, 3][..], &[4, 5], &[6]], [true, true]);
         PackedBatch::pack(&[pair]).unwrap().inputs(&Default::default())
     }
 
@@ -291,7 +280,7 @@ mod tests {
         let a = values(params.adapter.layers[0].q_proj.as_ref().unwrap().a.val());
         let bound = 1.0 / (24f32).sqrt();
         assert!(a.iter().all(|a| a.abs() <= bound) && a.iter().any(|a| a.abs() > bound / 2.0));
-        assert_eq!(params.adapter.num_params(), fixtures::lora().num_params(base.config()));
+        assert_eq!(params.adapter.num_params(), fixtures::lora().num_params(&base.shape()));
     }
 
     #[test]
@@ -301,10 +290,10 @@ mod tests {
         let config = LoraConfig { target_modules: vec![LoraTarget::Fc2], ..fixtures::lora() };
         let adapter = {
             let _guard = fixtures::BACKEND_RANDOM.lock();
-            config.init::<Ad>(base.config(), &Default::default())
+            config.init::<Ad>(&base.shape(), &Default::default())
         };
         assert!(adapter.layers[0].q_proj.is_none() && adapter.layers[1].fc2.is_some());
-        assert_eq!(adapter.num_params(), config.num_params(base.config()));
+        assert_eq!(adapter.num_params(), config.num_params(&base.shape()));
         let params = fixtures::fresh_policies(&base, 1);
         assert!(params.heads.heads[0].weight.val().is_require_grad());
         assert!(params.heads.heads[0].bias.as_ref().unwrap().val().is_require_grad());
@@ -318,7 +307,7 @@ mod tests {
         let hidden = |alpha: f64, size: f32| {
             let config = LoraConfig { rank: 2, alpha, dropout: 0.5, ..Default::default() };
             let adapter = config
-                .build::<TestBackend>(base.config(), |i, _, [d_in, d_out]| {
+                .build::<TestBackend>(&base.shape(), |i, _, [d_in, d_out]| {
                     let a = Tensor::full([d_in, 2], 0.01 * (i + 1) as f32, &device);
                     Ok((a, Tensor::full([2, d_out], size, &device)))
                 })
@@ -337,7 +326,7 @@ mod tests {
         fn mask<B: Backend>(dropout: f64) -> Option<Vec<f32>> {
             let config = LoraConfig { dropout, ..Default::default() };
             let adapter = config
-                .build::<B>(&fixtures::tiny(), |_, _, [d_in, d_out]| {
+                .build::<B>(&fixtures::tiny().shape(), |_, _, [d_in, d_out]| {
                     let device = Default::default();
                     Ok((Tensor::ones([d_in, 16], &device), Tensor::ones([16, d_out], &device)))
                 })

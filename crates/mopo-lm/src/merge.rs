@@ -3,10 +3,11 @@
 use burn::module::Param;
 use burn::tensor::FloatDType;
 use burn::tensor::backend::Backend;
+use mopo_ops::FusedBackend;
 
 use crate::lora::LoraTarget;
 use crate::projection::Weight;
-use crate::{Error, LoraAdapter, Phi, PhiConfig, Result};
+use crate::{Decoder, DecoderShape, Error, LoraAdapter, Result};
 
 /// The base with the adapter added to its weights: `W + s · A · B`, `s` = alpha / rank, for every
 /// target. The result is used without an adapter. Changed weights become F32, quantised ones too (W
@@ -16,14 +17,14 @@ use crate::{Error, LoraAdapter, Phi, PhiConfig, Result};
 ///
 /// # Errors
 /// The adapter belongs to a model of another shape.
-pub fn merge<B: Backend>(base: &Phi<B>, adapter: &LoraAdapter<B>) -> Result<Phi<B>> {
-    adapter.check_fits(base.config())?;
-    let mut phi = base.clone();
-    for (layer, updates) in phi.layers.iter_mut().zip(&adapter.layers) {
+pub fn merge<B: FusedBackend, M: Decoder<B>>(base: &M, adapter: &LoraAdapter<B>) -> Result<M> {
+    adapter.check_fits(&base.shape())?;
+    let mut merged = base.clone();
+    for (block, updates) in adapter.layers.iter().enumerate() {
         for target in LoraTarget::ALL {
             let Some(pair) = updates.get(target) else { continue };
             let delta = pair.a.val().detach().matmul(pair.b.val().detach());
-            let linear = layer.linear_mut(target);
+            let linear = merged.linear_mut(block, target);
             let weight = linear.dense_weight();
             let requires_grad = weight.is_require_grad();
             let sum = weight.detach().cast(FloatDType::F32) + delta.mul_scalar(adapter.scale());
@@ -31,26 +32,26 @@ pub fn merge<B: Backend>(base: &Phi<B>, adapter: &LoraAdapter<B>) -> Result<Phi<
             linear.weight = Weight::Dense(sum);
         }
     }
-    Ok(phi)
+    Ok(merged)
 }
 
 impl<B: Backend> LoraAdapter<B> {
     /// Checks that every update has the shape of its layer.
-    fn check_fits(&self, phi: &PhiConfig) -> Result<()> {
+    fn check_fits(&self, model: &DecoderShape) -> Result<()> {
         let refuse = |field, value: String, expected: String| {
             Err(Error::InvalidParameter { field, value, expected })
         };
-        if self.layers.len() != phi.num_hidden_layers {
-            let expected = format!("the model has {}", phi.num_hidden_layers);
+        if self.layers.len() != model.num_hidden_layers {
+            let expected = format!("the model has {}", model.num_hidden_layers);
             return refuse("adapter.layers", self.layers.len().to_string(), expected);
         }
         for layer in &self.layers {
             for target in LoraTarget::ALL {
                 let Some(pair) = layer.get(target) else { continue };
                 let ([d_in, _], [_, d_out]) = (pair.a.val().dims(), pair.b.val().dims());
-                if [d_in, d_out] != target.shape(phi) {
+                if [d_in, d_out] != model.linear(target) {
                     let expected =
-                        format!("the model's {} is {:?}", target.path(), target.shape(phi));
+                        format!("the model's {} is {:?}", target.path(), model.linear(target));
                     return refuse("adapter.shape", format!("[{d_in}, {d_out}]"), expected);
                 }
             }
@@ -66,7 +67,7 @@ mod tests {
 
     use super::*;
     use crate::fixtures::{self, values};
-    use crate::{LoraConfig, PackedBatch, PackedInputs, PairSlices};
+    use crate::{LoraConfig, PackedBatch, PackedInputs, PhiConfig};
 
     type B = TestBackend;
 
@@ -74,20 +75,19 @@ mod tests {
         let lora = LoraConfig { rank, alpha, dropout: 0.0, target_modules: targets.to_vec() };
         let fresh = {
             let _guard = fixtures::BACKEND_RANDOM.lock();
-            lora.init(&fixtures::tiny(), &Default::default())
+            lora.init(&fixtures::tiny().shape(), &Default::default())
         };
         fixtures::filled(fresh, seed, 0.3)
     }
 
     fn inputs() -> PackedInputs<B> {
-        let pair =
-            PairSlices { prompt: &[1, 2, 3], first: &[4, 5], second: &[6], keep: [true, true] };
+        let pair = ([&[1, 2, 3][..], &[4, 5], &[6]], [true, true]);
         PackedBatch::pack(&[pair]).unwrap().inputs(&Default::default())
     }
 
     /// s · A · B of one layer, in f64 from the parameters; zeros where there is none.
     fn delta(adapter: &LoraAdapter<B>, layer: usize, target: LoraTarget) -> Vec<f64> {
-        let [d_in, d_out] = target.shape(&fixtures::tiny());
+        let [d_in, d_out] = fixtures::tiny().shape().linear(target);
         let mut out = vec![0.0; d_in * d_out];
         let Some(pair) = adapter.layers[layer].get(target) else { return out };
         let rank = pair.a.val().dims()[1];

@@ -16,20 +16,6 @@ use mopo_ops::{FusedBackend, Matrix, PackedRows, primitive, tensor};
 
 use crate::{Error, Result};
 
-/// One pair as token ids. A single response (for SFT) is a pair with an empty `second` and `keep`
-/// `[true, false]`.
-#[derive(Debug, Clone, Copy)]
-pub struct PairSlices<'a> {
-    /// The prompt; not empty if a response is kept.
-    pub prompt: &'a [u32],
-    /// The first response, its end-of-text token included.
-    pub first: &'a [u32],
-    /// The second response, likewise.
-    pub second: &'a [u32],
-    /// Which of the two responses to pack.
-    pub keep: [bool; 2],
-}
-
 /// One response of the batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedResponse {
@@ -69,27 +55,28 @@ pub struct PackedInputs<B: Backend> {
 }
 
 impl PackedBatch {
-    /// Packs pairs, one row each: the prompt, then the kept responses. A pair that keeps nothing
-    /// has no row.
+    /// Packs pairs, one row each: the prompt, then the kept responses. A pair is its prompt and both
+    /// responses as token ids, end of text included, and which of the responses to keep; without any
+    /// it has no row.
     ///
     /// # Errors
     /// A kept response has no tokens, or an empty prompt (nothing would predict its first token);
     /// `index` is the pair's.
-    pub fn pack(pairs: &[PairSlices<'_>]) -> Result<Self> {
-        let kept = pairs.iter().enumerate().filter(|(_, pair)| pair.keep.contains(&true));
+    pub fn pack(pairs: &[([&[u32]; 3], [bool; 2])]) -> Result<Self> {
+        let kept = pairs.iter().enumerate().filter(|(_, (_, keep))| keep.contains(&true));
         let mut lengths = vec![];
         let mut batch =
             Self { rows: PackedRows::default(), ids: vec![], positions: vec![], responses: vec![] };
-        for (index, pair) in kept {
-            let n_prompt = pair.prompt.len();
+        for (index, ([prompt, first, second], keep)) in kept {
+            let n_prompt = prompt.len();
             if n_prompt == 0 {
                 return Err(Error::EmptyPrompt { index });
             }
             let start = batch.ids.len();
             let mut row = [n_prompt, 0, 0];
-            batch.push(pair.prompt, 0);
-            for (in_pair, response) in [pair.first, pair.second].into_iter().enumerate() {
-                if !pair.keep[in_pair] {
+            batch.push(prompt, 0);
+            for (in_pair, response) in [first, second].into_iter().enumerate() {
+                if !keep[in_pair] {
                     continue;
                 }
                 if response.is_empty() {

@@ -8,7 +8,7 @@ use mopo_hub::{TensorFiles, TensorWriter};
 use serde::Deserialize;
 
 use crate::lora::LoraTarget;
-use crate::{Error, LoraAdapter, LoraConfig, PhiConfig, Result};
+use crate::{DecoderShape, Error, LoraAdapter, LoraConfig, Result};
 
 pub(crate) const TENSORS: &str = "adapter_model.safetensors";
 pub(crate) const CONFIG: &str = "adapter_config.json";
@@ -59,7 +59,7 @@ const NEUTRAL: [&str; 24] = [
 /// base.
 const CHANGES_BASE: [&str; 5] = ["pissa", "olora", "loftq", "corda", "lora_ga"];
 
-/// Loads an adapter for a phi model of this configuration, written by PEFT or [`save_adapter`]; the
+/// Loads an adapter for a model of this shape, written by PEFT or [`save_adapter`]; the
 /// parameters are trainable. Dropout is the file's.
 ///
 /// # Errors
@@ -67,12 +67,12 @@ const CHANGES_BASE: [&str; 5] = ["pissa", "olora", "loftq", "corda", "lora_ga"];
 /// unexpected or misshapen tensors, by name.
 pub fn load_adapter<B: Backend>(
     dir: impl AsRef<Path>,
-    phi: &PhiConfig,
+    model: &DecoderShape,
     device: &B::Device,
 ) -> Result<(LoraAdapter<B>, LoraConfig)> {
     let dir = dir.as_ref();
     let lora = read_config(dir)?;
-    let adapter = read_tensors(dir, &lora, phi, device)?;
+    let adapter = read_tensors(dir, &lora, model, device)?;
     Ok((adapter, lora))
 }
 
@@ -135,13 +135,13 @@ pub fn save_adapter<B: Backend>(
 pub(crate) fn read_tensors<B: Backend>(
     dir: &Path,
     lora: &LoraConfig,
-    phi: &PhiConfig,
+    model: &DecoderShape,
     device: &B::Device,
 ) -> Result<LoraAdapter<B>> {
     let path = dir.join(TENSORS);
     let mut files = TensorFiles::open(&path)?;
     let rank = lora.rank;
-    let adapter = lora.build(phi, |i, target, [d_in, d_out]| {
+    let adapter = lora.build(model, |i, target, [d_in, d_out]| {
         let a = files.transposed(&tensor_name(i, target, "A"), [d_in, rank], false, device)?;
         let b = files.transposed(&tensor_name(i, target, "B"), [rank, d_out], false, device)?;
         Ok((a, b))
@@ -236,7 +236,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::fixtures;
+    use crate::{Decoder, fixtures};
 
     type B = TestBackend;
 
@@ -247,7 +247,7 @@ mod tests {
         let params = fixtures::policies(&base, 1, 2);
         save_adapter(&params.adapter, &fixtures::lora(), dir.path()).unwrap();
         let (loaded, lora) =
-            load_adapter::<B>(dir.path(), base.config(), &Default::default()).unwrap();
+            load_adapter::<B>(dir.path(), &base.shape(), &Default::default()).unwrap();
         assert_eq!((lora, loaded.scale()), (fixtures::lora(), params.adapter.scale()));
         for (a, b) in params.adapter.layers.iter().zip(&loaded.layers) {
             let all = |layer: &crate::LoraLayer<B>| -> Vec<f32> {
@@ -275,7 +275,7 @@ mod tests {
                 json[key] = value.clone();
             }
             mopo_hub::write_json(&path, &json).unwrap();
-            load_adapter::<B>(dir.path(), base.config(), &Default::default())
+            load_adapter::<B>(dir.path(), &base.shape(), &Default::default())
         };
         for (key, value) in [
             ("peft_type", json!("IA3")),

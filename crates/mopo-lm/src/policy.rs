@@ -3,8 +3,9 @@
 
 use burn::module::Module;
 use burn::tensor::backend::Backend;
+use mopo_ops::FusedBackend;
 
-use crate::{Error, LoraAdapter, LoraConfig, Phi, PolicyHeads, Result};
+use crate::{Decoder, Error, LoraAdapter, LoraConfig, PolicyHeads, Result};
 
 /// Adapter and heads. `clone()` shares the parameter ids and, until a step changes them, the memory.
 #[derive(Module, Debug)]
@@ -20,14 +21,17 @@ impl<B: Backend> PolicyParams<B> {
     /// copied from the base's output layer. Every parameter is a leaf that requires a gradient.
     /// Deterministic after `B::seed`. Panics if [`LoraConfig::check`] refuses.
     pub fn init(
-        base: &Phi<B>,
+        base: &impl Decoder<B>,
         lora: &LoraConfig,
         n_policies: usize,
         device: &B::Device,
-    ) -> PolicyParams<B> {
+    ) -> PolicyParams<B>
+    where
+        B: FusedBackend,
+    {
         Self {
-            adapter: lora.init(base.config(), device),
-            heads: PolicyHeads::from_base(&base.lm_head, n_policies),
+            adapter: lora.init(&base.shape(), device),
+            heads: PolicyHeads::from_base(base.lm_head(), n_policies),
         }
     }
 

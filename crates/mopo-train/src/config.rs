@@ -6,7 +6,6 @@
 mod data;
 mod evaluation;
 mod fit;
-mod method;
 mod model;
 mod presets;
 pub(crate) mod ranges;
@@ -23,10 +22,10 @@ use mopo_lm::LoraConfig;
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
+pub use crate::methods::{DpoConfig, MethodConfig};
 pub use data::DataConfig;
 pub use evaluation::{EvaluationConfig, GivenStatistics, RewardAxis, ZScoreSource};
 pub(crate) use fit::{BYTES_TRAINED, count_of_parameters};
-pub use method::{DpoConfig, MethodConfig};
 pub use model::{BaseFormat, ModelConfig, ModelSource, PhiShape, TokenizerConfig};
 pub use presets::{PRESETS, SOURCES, config_text, preset_text};
 pub use read::read_text;
@@ -182,24 +181,12 @@ impl RunConfig {
         Objectives::new(self.policies.iter().cloned())
             .map(drop)
             .or_else(|e| fail(format!("`policies`: {e}")))?;
-        match self.method()? {
-            MethodConfig::Mopo(mopo) => mopo.check()?,
-            MethodConfig::Dpo(dpo) => {
-                dpo.check()?;
-                if self.policies != [dpo.objective.clone()] {
-                    return fail(format!(
-                        "`policies` is {:?}, but DPO trains one policy, that of `dpo.objective`: \
-                         write policies = [{:?}]",
-                        self.policies, dpo.objective
-                    ));
-                }
-            }
-        }
+        self.method()?.check(&self.policies)?;
         self.lora.check()?;
         self.data.check().or_else(fail)?;
         self.tokenizer.check().or_else(fail)?;
         if let ModelSource::Scratch(shape) = &self.model.source {
-            shape.with_vocab(1).check().or_else(|e| fail(format!("`model.scratch`: {e}")))?;
+            shape.shape(1).map(drop).or_else(|e| fail(format!("`model.scratch`: {e}")))?;
             let limit = "`model.scratch.max_position_embeddings` is";
             self.check_positions(shape.max_position_embeddings, limit).or_else(fail)?;
         }
@@ -222,16 +209,7 @@ impl RunConfig {
     /// # Errors
     /// There is none, or more than one.
     pub fn method(&self) -> Result<MethodConfig<'_>> {
-        let message = match (&self.mopo, &self.dpo) {
-            (Some(mopo), None) => return Ok(MethodConfig::Mopo(mopo)),
-            (None, Some(dpo)) => return Ok(MethodConfig::Dpo(dpo)),
-            (None, None) => "no method: add a section `[mopo]` or `[dpo]`",
-            (Some(_), Some(_)) => {
-                "both `[mopo]` and `[dpo]` are present, but a run trains one method: remove one \
-                 section"
-            }
-        };
-        Err(Error::Config { origin: self.name.clone(), message: message.into() })
+        MethodConfig::of(self)
     }
 
     /// The configuration in the form that the run records.

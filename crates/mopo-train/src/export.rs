@@ -9,8 +9,8 @@ use burn::module::Module;
 use mopo_data::{ChatTemplate, PromptForm, Tokenizer};
 use mopo_hub::{DirWriter, check_output_dir, write_json};
 use mopo_lm::{
-    HubGeneration, LoadOptions, Phi, PhiConfig, PolicyMeta, PolicyParams, WeightDtype, export_hub,
-    load_phi, load_policy, merge, read_policy_meta, save_policy,
+    CausalLm, Decoder, DecoderShape, HubGeneration, LoadOptions, PolicyMeta, PolicyParams,
+    WeightDtype, export_hub, load_policy, merge, read_policy_meta, save_policy,
 };
 use mopo_ops::FusedBackend;
 
@@ -144,10 +144,9 @@ impl ExportSource {
             return Err(refused(out, message));
         }
         let (tokenizer, template) = self.tokenizer()?;
-        let config = PhiConfig::from_file(self.base.join("config.json"))?;
-        tokenizer.check_fits(config.vocab_size)?;
-        let base: Phi<B> = load_phi(&self.base, &config, self.load_options(), device)?;
-        let base = base.no_grad();
+        let shape = DecoderShape::read(&self.base)?;
+        tokenizer.check_fits(shape.vocab_size)?;
+        let base = CausalLm::<B>::load(&self.base, self.load_options(), device)?.no_grad();
         let (params, meta) = load_policy::<B>(&self.policy, &base, device)?;
         let dtype = dtype.unwrap_or_else(|| base.weight_dtype());
         let generation = generation(&tokenizer, self.generation()?);
@@ -157,14 +156,14 @@ impl ExportSource {
         let write = || -> Result<()> {
             match choice {
                 ExportChoice::All => write_all(&base, &params, &meta, dtype, &generation, dir)?,
-                ExportChoice::Sft => export_hub(&base, &base.lm_head, dtype, &generation, dir)?,
+                ExportChoice::Sft => export_hub(&base, base.lm_head(), dtype, &generation, dir)?,
                 ExportChoice::Policy(index) => {
                     let merged = merge(&base, &params.adapter)?;
                     export_hub(&merged, params.heads.get(index)?, dtype, &generation, dir)?;
                 }
             }
             tokenizer.save(dir.join("tokenizer.json"))?;
-            let settings = tokenizer_config(&tokenizer, template, &config);
+            let settings = tokenizer_config(&tokenizer, template, &shape);
             Ok(write_json(&dir.join("tokenizer_config.json"), &settings)?)
         };
         // Errors name the place that was asked for, and not the hidden directory.
@@ -210,14 +209,14 @@ impl ExportSource {
 
 /// Base, adapter and heads.
 fn write_all<B: FusedBackend>(
-    base: &Phi<B>,
+    base: &CausalLm<B>,
     params: &PolicyParams<B>,
     meta: &PolicyMeta,
     dtype: WeightDtype,
     generation: &HubGeneration,
     dir: &Path,
 ) -> Result<()> {
-    export_hub(base, &base.lm_head, dtype, generation, dir.join("base"))?;
+    export_hub(base, base.lm_head(), dtype, generation, dir.join("base"))?;
     save_policy(params, &meta.lora, &meta.objectives, dir.join("policy"))?;
     Ok(generation.write(dir)?)
 }
@@ -226,10 +225,10 @@ fn write_all<B: FusedBackend>(
 fn tokenizer_config(
     tokenizer: &Tokenizer,
     template: Option<ChatTemplate>,
-    config: &PhiConfig,
+    shape: &DecoderShape,
 ) -> serde_json::Value {
     let mut json = tokenizer.settings();
-    json["model_max_length"] = config.max_position_embeddings.into();
+    json["model_max_length"] = shape.max_position_embeddings.into();
     // A run that encoded control tokens as text must not be read as if it had the tokens.
     if let Some(template) = template.filter(|template| template.control_tokens().is_empty()) {
         json["chat_template"] = template.jinja().into();

@@ -119,7 +119,7 @@ impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
     }
 
     pub(crate) fn optimizer_bytes(&self) -> Result<Vec<u8>> {
-        Recorder::<B>::record(&Bytes::default(), self.optimizer.to_record(), ()).map_err(record)
+        Recorder::<B>::record(&Bytes::default(), self.optimizer.to_record(), ()).map_err(unreadable)
     }
 
     /// Restores module and optimiser; parameter ids come from the record, so they match the
@@ -130,10 +130,22 @@ impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
         optimizer: &[u8],
         device: &B::Device,
     ) -> Result<()> {
+        self.restore_with(optimizer, device, |current| {
+            module_from_bytes::<B, M>(current, module, device)
+        })
+    }
+
+    /// The same with a module that `load` makes of the current one.
+    pub(crate) fn restore_with(
+        &mut self,
+        optimizer: &[u8],
+        device: &B::Device,
+        load: impl FnOnce(M) -> Result<M>,
+    ) -> Result<()> {
         let current = self.module.take().expect("put back after every step");
-        self.module = Some(module_from_bytes::<B, M>(current, module, device)?);
-        let state =
-            Recorder::<B>::load(&Bytes::default(), optimizer.to_vec(), device).map_err(record)?;
+        self.module = Some(load(current)?);
+        let state = Recorder::<B>::load(&Bytes::default(), optimizer.to_vec(), device)
+            .map_err(unreadable)?;
         self.optimizer = OptimizerAdaptor::from(Adam).load_record(state);
         Ok(())
     }
@@ -145,7 +157,7 @@ where
     B: Backend,
     M: Module<B>,
 {
-    Recorder::<B>::record(&Bytes::default(), module.clone().into_record(), ()).map_err(record)
+    Recorder::<B>::record(&Bytes::default(), module.clone().into_record(), ()).map_err(unreadable)
 }
 
 /// The inverse, into a module of the same shape.
@@ -154,11 +166,12 @@ where
     B: Backend,
     M: Module<B>,
 {
-    let loaded = Recorder::<B>::load(&Bytes::default(), bytes.to_vec(), device).map_err(record)?;
+    let loaded =
+        Recorder::<B>::load(&Bytes::default(), bytes.to_vec(), device).map_err(unreadable)?;
     Ok(module.load_record(loaded))
 }
 
-fn record(e: burn::record::RecorderError) -> Error {
+pub(crate) fn unreadable(e: burn::record::RecorderError) -> Error {
     Error::Run {
         path: "checkpoint".into(),
         message: format!("a training state cannot be read or written: {e}"),

@@ -3,7 +3,7 @@
 
 use mopo_core::IndicatorEstimator;
 use mopo_data::{PairTokens, PreferenceRecord, response_group_means};
-use mopo_lm::{PackedBatch, PairSlices};
+use mopo_lm::PackedBatch;
 
 use crate::{Error, Result};
 
@@ -108,14 +108,8 @@ impl Pairs {
 
     /// Packs the pairs `indices`; `keep[i]` says which responses of the i-th one to include.
     pub(crate) fn pack(&self, indices: &[usize], keep: &[[bool; 2]]) -> Result<PackedBatch> {
-        let slices: Vec<PairSlices<'_>> = indices
-            .iter()
-            .zip(keep)
-            .map(|(&i, &keep)| {
-                let t = &self.tokens[i];
-                PairSlices { prompt: &t.prompt, first: &t.first, second: &t.second, keep }
-            })
-            .collect();
-        Ok(PackedBatch::pack(&slices)?)
+        let pairs: Vec<_> =
+            indices.iter().zip(keep).map(|(&i, &keep)| (self.tokens[i].parts(), keep)).collect();
+        Ok(PackedBatch::pack(&pairs)?)
     }
 }

@@ -3,10 +3,11 @@
 
 use std::path::Path;
 
+use burn::module::Module;
 use mopo_data::{ChatTemplate, PromptForm, Tokenizer};
 use mopo_lm::{
-    Decoding, GenerationConfig, HeadChoice, HubGeneration, PackedBatch, Phi, PhiConfig,
-    PolicyParams, generate, load_phi, load_policy,
+    CausalLm, Decoder, Decoding, GenerationConfig, HeadChoice, HubGeneration, PackedBatch,
+    PolicyParams, generate, load_policy,
 };
 use mopo_ops::FusedBackend;
 
@@ -23,7 +24,7 @@ pub(crate) const WITHOUT_POLICY: [&str; 2] = ["sft", "warm-start"];
 /// A model with its policies, or without any, ready for generation.
 #[derive(Debug)]
 pub struct Sampler<B: FusedBackend> {
-    base: Phi<B>,
+    base: CausalLm<B>,
     params: Option<PolicyParams<B>>,
     tokenizer: Tokenizer,
     /// The template of its prompts, if known.
@@ -125,8 +126,8 @@ impl<B: FusedBackend> Sampler<B> {
         Ok(this)
     }
 
-    fn plain(base: Phi<B>, tokenizer: Tokenizer, device: &B::Device) -> Result<Self> {
-        tokenizer.check_fits(base.config().vocab_size)?;
+    fn plain(base: CausalLm<B>, tokenizer: Tokenizer, device: &B::Device) -> Result<Self> {
+        tokenizer.check_fits(base.shape().vocab_size)?;
         let template = match tokenizer.form() {
             PromptForm::Template(template) => Some(template),
             PromptForm::Text | PromptForm::Raw => None,
@@ -301,7 +302,7 @@ impl<B: FusedBackend> Sampler<B> {
 
     /// Refuses prompts that leave no room for their answers, before any is generated.
     fn check_lengths(&self, prompts: &[Vec<u32>], n_new: usize) -> Result<()> {
-        let max = self.base.config().max_position_embeddings;
+        let max = self.base.shape().max_position_embeddings;
         let too_long = |prompt: &Vec<u32>| prompt.len().saturating_add(n_new) > max;
         match prompts.iter().position(too_long) {
             Some(index) => {
@@ -329,7 +330,6 @@ pub(crate) fn frozen<B: FusedBackend>(
     dir: &Path,
     format: BaseFormat,
     device: &B::Device,
-) -> Result<Phi<B>> {
-    let config = PhiConfig::from_file(dir.join("config.json"))?;
-    Ok(load_phi(dir, &config, format.load_options(), device)?.freeze())
+) -> Result<CausalLm<B>> {
+    Ok(CausalLm::<B>::load(dir, format.load_options(), device)?.no_grad())
 }

@@ -2,7 +2,7 @@
 //! resulting policy is the behaviour policy of the data.
 
 use burn::tensor::ElementConversion;
-use mopo_lm::{PackedBatch, PackedResponse, Phi, sequence_log_probs};
+use mopo_lm::{CausalLm, Decoder, PackedBatch, PackedResponse, sequence_log_probs};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
 
@@ -10,14 +10,14 @@ use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
 use crate::fit::Method;
-use crate::optim::Trainer;
+use crate::optim::{Trainer, unreadable};
 use crate::{Pairs, Result};
 
 pub(crate) const PHASE: &str = "warm_start";
 
 /// The state of SFT.
 pub(crate) struct Sft<'a, B: FusedAutodiffBackend> {
-    trainer: Trainer<B, Phi<B>>,
+    trainer: Trainer<B, CausalLm<B>>,
     pairs: &'a Pairs,
     order: BatchOrder,
     phase: &'a PhaseConfig,
@@ -27,7 +27,7 @@ pub(crate) struct Sft<'a, B: FusedAutodiffBackend> {
 
 impl<'a, B: FusedAutodiffBackend> Sft<'a, B> {
     pub(crate) fn new(
-        base: Phi<B>,
+        base: CausalLm<B>,
         pairs: &'a Pairs,
         phase: &'a PhaseConfig,
         seed: u64,
@@ -38,7 +38,7 @@ impl<'a, B: FusedAutodiffBackend> Sft<'a, B> {
         Self { trainer: Trainer::new(base), pairs, order, phase, seed, device: device.clone() }
     }
 
-    pub(crate) fn model(&self) -> &Phi<B> {
+    pub(crate) fn model(&self) -> &CausalLm<B> {
         self.trainer.module()
     }
 }
@@ -64,7 +64,7 @@ impl<B: FusedAutodiffBackend> Method for Sft<'_, B> {
             let model = self.trainer.module();
             let hidden = model.hidden_states_packed(&inputs, None);
             let responses: Vec<usize> = (0..batch.responses.len()).collect();
-            let log_probs = sequence_log_probs(hidden, &model.lm_head, &batch, &responses);
+            let log_probs = sequence_log_probs(hidden, model.lm_head(), &batch, &responses);
             let responses = log_probs.clone().narrow(0, 0, n_responses).sum();
             let targets = |t: &[PackedResponse]| t.iter().map(|t| t.targets.len()).sum::<usize>();
             let mut weight = targets(&batch.responses[..n_responses]) as f64;
@@ -106,13 +106,16 @@ impl<B: FusedAutodiffBackend> Method for Sft<'_, B> {
 
     fn save(&self) -> Result<Parts> {
         Ok(Parts::from([
-            ("base.bin".into(), self.trainer.module_bytes()?),
+            ("base.bin".into(), self.model().to_record_bytes().map_err(unreadable)?),
             ("optimizer.bin".into(), self.trainer.optimizer_bytes()?),
         ]))
     }
 
     fn load(&mut self, c: &Checkpoint) -> Result<()> {
-        self.trainer.restore(c.part("base.bin")?, c.part("optimizer.bin")?, &self.device)
+        let (base, device) = (c.part("base.bin")?.to_vec(), &self.device);
+        self.trainer.restore_with(c.part("optimizer.bin")?, device, |model| {
+            model.load_record_bytes(base, device).map_err(unreadable)
+        })
     }
 }
 

@@ -40,16 +40,26 @@ pub(crate) struct BenchCommon {
     pub(crate) base: BaseFormat,
 }
 
+/// A language model, and what it is measured on.
+#[derive(Debug, Args)]
+pub(crate) struct BenchInput {
+    /// Model directory with its tokenizer.json, or org/name or org/name@revision on Hugging Face
+    #[arg(long, value_name = "NAME|DIR")]
+    pub(crate) model: PathBuf,
+    /// Pairs as JSON Lines with prompt, chosen and rejected, taken in order; generation reads the prompts
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pairs: PathBuf,
+    /// Skip pairs whose prompt and response together have this many tokens or more
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = count)]
+    pub(crate) max_len: usize,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct BenchTrainArgs {
     #[command(flatten)]
     pub(crate) common: BenchCommon,
-    /// Model directory with its tokenizer.json, or org/name or org/name@revision on Hugging Face
-    #[arg(long, value_name = "NAME|DIR")]
-    pub(crate) model: PathBuf,
-    /// Pairs as JSON Lines with prompt, chosen and rejected, taken in order
-    #[arg(long, value_name = "FILE")]
-    pub(crate) pairs: PathBuf,
+    #[command(flatten)]
+    pub(crate) input: BenchInput,
     /// Training method
     #[arg(long, value_enum)]
     pub(crate) method: StepMethod,
@@ -59,9 +69,6 @@ pub(crate) struct BenchTrainArgs {
     /// Pairs per step
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
     pub(crate) batch: usize,
-    /// Skip pairs whose prompt and response together have this many tokens or more
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = count)]
-    pub(crate) max_len: usize,
     /// DPO: compute reference log-probs in every step, or before timing starts
     #[arg(long, value_enum, default_value_t = StepReference::OnTheFly)]
     pub(crate) reference: StepReference,
@@ -106,21 +113,14 @@ pub(crate) enum StepWindow {
 pub(crate) struct BenchGenerateArgs {
     #[command(flatten)]
     pub(crate) common: BenchCommon,
-    /// Model directory with its tokenizer.json, or org/name or org/name@revision on Hugging Face
-    #[arg(long, value_name = "NAME|DIR")]
-    pub(crate) model: PathBuf,
-    /// Pairs as JSON Lines; the prompts of the first ones are used
-    #[arg(long, value_name = "FILE")]
-    pub(crate) pairs: PathBuf,
+    #[command(flatten)]
+    pub(crate) input: BenchInput,
     /// Batch size
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = count)]
     pub(crate) batch: usize,
     /// New tokens per prompt; none stops earlier
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = count)]
     pub(crate) new_tokens: usize,
-    /// Skip pairs whose prompt and response together have this many tokens or more
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = count)]
-    pub(crate) max_len: usize,
     /// Number of repeats; the first is excluded from the median
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = count)]
     pub(crate) repeats: usize,

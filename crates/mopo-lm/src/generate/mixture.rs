@@ -13,7 +13,7 @@ use mopo_ops::FusedBackend;
 use super::finite;
 use super::stream::{StepTokens, Stream};
 use crate::projection::logits;
-use crate::{Error, HeadChoice, Phi, PolicyParams, Result};
+use crate::{Decoder, Error, HeadChoice, PolicyParams, Result};
 
 /// Which distribution the next token is drawn from: a head, and for a mixture also the divergence
 /// with which the policies were regularised, under which they are mixed exactly
@@ -77,20 +77,20 @@ impl Decoding {
 }
 
 /// The heads with a nonzero weight, and the base.
-pub(super) struct ExactMixture<'a, B: Backend> {
+pub(super) struct ExactMixture<'a, B: FusedBackend, M> {
     decoding: &'a Decoding,
     heads: Vec<&'a Linear<B>>,
     /// Weights of `heads`, with sum 1.
     weights: Vec<f64>,
-    base: &'a Phi<B>,
-    reference: Stream<'a, B>,
+    base: &'a M,
+    reference: Stream<'a, B, M>,
 }
 
-impl<'a, B: FusedBackend> ExactMixture<'a, B> {
+impl<'a, B: FusedBackend, M: Decoder<B>> ExactMixture<'a, B, M> {
     /// `None` where the usual logits give the same without a second forward pass: no mixture,
     /// reverse KL, or a single head. The decoding must have been checked.
     pub(super) fn new(
-        base: &'a Phi<B>,
+        base: &'a M,
         params: Option<&'a PolicyParams<B>>,
         decoding: &'a Decoding,
         prompts: &[Vec<u32>],
@@ -122,7 +122,7 @@ impl<'a, B: FusedBackend> ExactMixture<'a, B> {
         done: &[bool],
         n_new: usize,
     ) -> Result<Vec<f32>> {
-        let reference = host(logits(&self.base.lm_head, self.reference.step(tokens)));
+        let reference = host(logits(self.base.lm_head(), self.reference.step(tokens)));
         let heads: Vec<Vec<f32>> =
             self.heads.iter().map(|head| host(logits(head, hidden.clone()))).collect();
         let vocab = reference.len() / done.len();

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use super::mixture::log_softmax;
 use super::*;
 use crate::fixtures::{self, END, assert_close, tokens, values};
-use crate::{LoraAdapter, PackedBatch, PairSlices};
+use crate::{LoraAdapter, PackedBatch, Phi};
 
 type B = TestBackend;
 
@@ -45,7 +45,7 @@ fn run(
 /// The hidden states after `ids`: no cache, no other rows.
 fn last_hidden(base: &Phi<B>, adapter: Option<&LoraAdapter<B>>, ids: &[u32]) -> Tensor<B, 2> {
     // A dummy response token turns the last of `ids` into a predictor.
-    let pair = PairSlices { prompt: ids, first: &[0], second: &[], keep: [true, false] };
+    let pair = ([ids, &[0], &[]], [true, false]);
     let inputs = PackedBatch::pack(&[pair]).unwrap().inputs::<B>(&Default::default());
     base.hidden_states_packed(&inputs, adapter).narrow(0, ids.len() - 1, 1)
 }

@@ -11,13 +11,12 @@ mod stream;
 mod tests;
 
 use burn::nn::Linear;
-use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, activation};
 use mopo_ops::FusedBackend;
 use serde::{Deserialize, Serialize};
 
 use crate::projection::logits;
-use crate::{Error, HeadChoice, Phi, PolicyParams, Result};
+use crate::{Decoder, DecoderShape, Error, HeadChoice, PolicyParams, Result};
 pub use hub::HubGeneration;
 pub use mixture::Decoding;
 use mixture::{ExactMixture, host};
@@ -109,7 +108,7 @@ impl GenerationConfig {
 /// finite; too little memory for the key-value cache.
 #[allow(clippy::too_many_arguments)]
 pub fn generate<B: FusedBackend>(
-    base: &Phi<B>,
+    base: &impl Decoder<B>,
     params: Option<&PolicyParams<B>>,
     head: impl Into<Decoding>,
     prompts: &[Vec<u32>],
@@ -128,7 +127,7 @@ pub fn generate<B: FusedBackend>(
 /// Those of [`generate`]. Panics if there is not one number per prompt.
 #[allow(clippy::too_many_arguments)]
 pub fn generate_with_row_ids<B: FusedBackend>(
-    base: &Phi<B>,
+    base: &impl Decoder<B>,
     params: Option<&PolicyParams<B>>,
     head: impl Into<Decoding>,
     prompts: &[Vec<u32>],
@@ -142,7 +141,8 @@ pub fn generate_with_row_ids<B: FusedBackend>(
     let decoding = head.into();
     let head = &decoding.head;
     decoding.check(params.map_or(0, |params| params.n_policies()))?;
-    check_prompts(base, prompts, config)?;
+    let shape = base.shape();
+    check_prompts(&shape, prompts, config)?;
     if prompts.is_empty() {
         return Ok(vec![]);
     }
@@ -152,7 +152,7 @@ pub fn generate_with_row_ids<B: FusedBackend>(
         HeadChoice::Base => None,
         _ => params.map(|params| &params.adapter),
     };
-    check_cache(base, prompts, config.max_new_tokens)?;
+    check_cache(&shape, prompts, config.max_new_tokens)?;
     let mut samplers: Vec<_> = row_ids.iter().map(|id| RowSampler::new(config, *id)).collect();
     let mut responses = vec![vec![]; rows];
     let mut done = vec![false; rows];
@@ -203,11 +203,9 @@ fn finite(logits: &[f32], n_new: usize) -> Result<()> {
 }
 
 /// Checks that keys and values of all rows fit into memory, for each stream of tokens.
-fn check_cache<B: Backend>(base: &Phi<B>, prompts: &[Vec<u32>], n_new: usize) -> Result<()> {
-    let config = base.config();
+fn check_cache(shape: &DecoderShape, prompts: &[Vec<u32>], n_new: usize) -> Result<()> {
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let sizes =
-        [2, 4, config.num_hidden_layers, config.hidden_size, prompts.len(), longest + n_new];
+    let sizes = [2, 4, shape.num_hidden_layers, shape.hidden_size, prompts.len(), longest + n_new];
     let n_bytes = sizes.into_iter().fold(1_u64, |n, size| n.saturating_mul(size as u64));
     let what = || format!("the cache of {} prompts with {n_new} new tokens", prompts.len());
     Ok(mopo_hub::check_memory(n_bytes, what, "lower `max_new_tokens`, or give fewer prompts")?)
@@ -216,14 +214,14 @@ fn check_cache<B: Backend>(base: &Phi<B>, prompts: &[Vec<u32>], n_new: usize) ->
 /// Logits of the next token, or for a mixture (under reverse KL) unnormalised log-probabilities:
 /// `[rows, vocab]`.
 fn next_token_logits<B: FusedBackend>(
-    base: &Phi<B>,
+    base: &impl Decoder<B>,
     params: Option<&PolicyParams<B>>,
     head: &HeadChoice,
     hidden: Tensor<B, 2>,
 ) -> Tensor<B, 2> {
     let heads = params.map_or(&[][..], |params| &params.heads.heads);
     match head {
-        HeadChoice::Base => logits(&base.lm_head, hidden),
+        HeadChoice::Base => logits(base.lm_head(), hidden),
         HeadChoice::Policy(index) => logits(&heads[*index], hidden),
         HeadChoice::Mixture(weights) => {
             let part = |(head, weight): (&Linear<B>, &f32)| {
@@ -235,12 +233,12 @@ fn next_token_logits<B: FusedBackend>(
     }
 }
 
-fn check_prompts<B: Backend>(
-    base: &Phi<B>,
+fn check_prompts(
+    shape: &DecoderShape,
     prompts: &[Vec<u32>],
     config: &GenerationConfig,
 ) -> Result<()> {
-    let (max, vocab_size) = (base.config().max_position_embeddings, base.config().vocab_size);
+    let (max, vocab_size) = (shape.max_position_embeddings, shape.vocab_size);
     for (index, prompt) in prompts.iter().enumerate() {
         if prompt.is_empty() {
             return Err(Error::EmptyPrompt { index });
@@ -256,9 +254,7 @@ fn check_prompts<B: Backend>(
     Ok(())
 }
 
-/// FNV-1a over the token ids.
+/// The number of a prompt's random stream.
 fn hash(prompt: &[u32]) -> u64 {
-    prompt.iter().flat_map(|id| id.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    mopo_hub::fnv1a(prompt.iter().flat_map(|id| id.to_le_bytes()))
 }

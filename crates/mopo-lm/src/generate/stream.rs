@@ -1,11 +1,10 @@
 //! The model in generation: the base with an adapter or without, and its cache.
 
 use burn::tensor::Tensor;
-use burn::tensor::backend::Backend;
 use mopo_ops::FusedBackend;
 
 use crate::phi::KvCache;
-use crate::{LoraAdapter, Phi};
+use crate::{Decoder, LoraAdapter};
 
 /// The input of a step: the prompts at first, then one token per row.
 #[derive(Clone, Copy)]
@@ -15,23 +14,23 @@ pub(super) enum StepTokens<'a> {
 }
 
 /// The base model with an adapter or without, and a cache.
-pub(super) struct Stream<'a, B: Backend> {
-    base: &'a Phi<B>,
+pub(super) struct Stream<'a, B: FusedBackend, M> {
+    base: &'a M,
     adapter: Option<&'a LoraAdapter<B>>,
     cache: KvCache<B>,
 }
 
-impl<'a, B: FusedBackend> Stream<'a, B> {
+impl<'a, B: FusedBackend, M: Decoder<B>> Stream<'a, B, M> {
     /// A stream for these prompts and up to `max_new_tokens` more tokens each.
     pub(super) fn new(
-        base: &'a Phi<B>,
+        base: &'a M,
         adapter: Option<&'a LoraAdapter<B>>,
         prompts: &[Vec<u32>],
         max_new_tokens: usize,
         device: &B::Device,
     ) -> Self {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-        let cache = KvCache::new(base.config(), prompts.len(), longest + max_new_tokens, device);
+        let cache = KvCache::new(&base.shape(), prompts.len(), longest + max_new_tokens, device);
         Self { base, adapter, cache }
     }
 

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::fixtures::{self, END, assert_close, tokens, values};
-use crate::{PackedBatch, PairSlices};
+use crate::{PackedBatch, Phi};
 
 type B = TestBackend;
 
@@ -33,7 +33,7 @@ fn run(
 /// other rows.
 fn next(base: &Phi<B>, params: &PolicyParams<B>, head: &HeadChoice, ids: &[u32]) -> Vec<f32> {
     // A dummy response token turns the last of `ids` into a predictor.
-    let pair = PairSlices { prompt: ids, first: &[0], second: &[], keep: [true, false] };
+    let pair = ([ids, &[0], &[]], [true, false]);
     let inputs = PackedBatch::pack(&[pair]).unwrap().inputs::<B>(&Default::default());
     let adapter = (*head != HeadChoice::Base).then_some(&params.adapter);
     let hidden = base.hidden_states_packed(&inputs, adapter);
@@ -292,7 +292,7 @@ fn logits_that_are_not_finite_are_an_error_whatever_the_head_and_the_temperature
 #[test]
 fn a_cache_for_which_there_is_no_memory_is_an_error() {
     let base = fixtures::base::<B>(4);
-    let error = check_cache(&base, &[vec![1]], 1 << 45).unwrap_err().to_string();
+    let error = check_cache(&base.shape(), &[vec![1]], 1 << 45).unwrap_err().to_string();
     assert!(error.contains("1 prompts") && error.contains("max_new_tokens"), "{error}");
-    check_cache(&base, &[vec![1]], 30).unwrap();
+    check_cache(&base.shape(), &[vec![1]], 30).unwrap();
 }

@@ -11,7 +11,7 @@ use burn::tensor::activation;
 
 use super::*;
 use crate::fixtures::{self, assert_close, tokens, values};
-use crate::{LoraTarget, Phi, PolicyParams};
+use crate::{Decoder, LoraTarget, Phi, PolicyParams};
 
 type B = TestBackend;
 type Ad = TestAutodiffBackend;
@@ -29,18 +29,18 @@ fn random_pairs(n: usize, rng: &mut ChaCha8Rng) -> Vec<Owned> {
         .collect()
 }
 
-fn slices<'a>(pairs: &'a [Owned], keep: &[[bool; 2]]) -> Vec<PairSlices<'a>> {
-    let one = |((prompt, first, second), keep): (&'a Owned, &[bool; 2])| PairSlices {
-        prompt,
-        first,
-        second,
-        keep: *keep,
+/// A pair as [`PackedBatch::pack`] takes it.
+type Pair<'a> = ([&'a [u32]; 3], [bool; 2]);
+
+fn slices<'a>(pairs: &'a [Owned], keep: &[[bool; 2]]) -> Vec<Pair<'a>> {
+    let one = |((prompt, first, second), keep): (&'a Owned, &[bool; 2])| -> Pair<'a> {
+        ([prompt, first, second], *keep)
     };
     pairs.iter().zip(keep).map(one).collect()
 }
 
 /// Log-probabilities of all responses of the pairs, packed.
-fn packed(base: &Phi<B>, params: &PolicyParams<B>, k: usize, pairs: &[PairSlices<'_>]) -> Vec<f32> {
+fn packed(base: &Phi<B>, params: &PolicyParams<B>, k: usize, pairs: &[Pair<'_>]) -> Vec<f32> {
     let batch = PackedBatch::pack(pairs).unwrap();
     let inputs = batch.inputs::<B>(&Default::default());
     let hidden = base.hidden_states_packed(&inputs, Some(&params.adapter));
@@ -58,7 +58,7 @@ fn separate(
 ) -> f32 {
     let row: Vec<u32> = prompt.iter().chain(response).copied().collect();
     let n = row.len();
-    let pair = PairSlices { prompt: &row, first: &[0], second: &[], keep: [true, false] };
+    let pair = ([&row[..], &[0], &[]], [true, false]);
     let inputs = PackedBatch::pack(&[pair]).unwrap().inputs::<B>(&Default::default());
     let hidden = base.hidden_states_packed(&inputs, Some(&params.adapter));
     let logits = params.heads.get(k).unwrap().forward(hidden);
@@ -141,8 +141,8 @@ fn responses_may_be_any_subset_in_any_order_and_chunks_do_not_show() {
     let mut rng = ChaCha8Rng::seed_from_u64(9);
     let prompt = tokens(2, &mut rng);
     let response = tokens(60, &mut rng);
-    let pair = PairSlices { prompt: &prompt, first: &response, second: &[], keep: [true, false] };
-    let short = PairSlices { first: &response[..3], ..pair };
+    let pair = ([&prompt[..], &response, &[]], [true, false]);
+    let short = ([&prompt[..], &response[..3], &[]], [true, false]);
     // 22 · 60 positions: more than one chunk on a backend without gradients.
     let mut pairs = vec![pair; 22];
     pairs.push(short);
@@ -209,10 +209,8 @@ fn gradients_reach_adapter_and_head_and_nothing_else() {
 
 #[test]
 fn what_cannot_be_predicted_is_an_error() {
-    let pack = |prompt: &[u32], first: &[u32], keep| {
-        let pair = PairSlices { prompt, first, second: &[1], keep };
-        PackedBatch::pack(&[pair])
-    };
+    let pack =
+        |prompt: &[u32], first: &[u32], keep| PackedBatch::pack(&[([prompt, first, &[1]], keep)]);
     let error = pack(&[], &[1], [true, true]).unwrap_err();
     assert!(matches!(error, Error::EmptyPrompt { index: 0 }), "{error}");
     let error = pack(&[1], &[], [true, true]).unwrap_err();
@@ -235,7 +233,7 @@ fn prompts_without_responses_have_the_same_states() {
     let mut start = 0;
     for prompt in &prompts {
         let response = tokens(3, &mut rng);
-        let pair = PairSlices { prompt, first: &response, second: &[], keep: [true, false] };
+        let pair = ([&prompt[..], &response, &[]], [true, false]);
         let batch = PackedBatch::pack(&[pair]).unwrap();
         let with = values(base.hidden_states_packed(&batch.inputs::<B>(&device), None));
         let n = prompt.len() * d;

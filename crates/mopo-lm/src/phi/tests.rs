@@ -4,8 +4,8 @@ use burn::module::Module;
 use mopo_testkit::{TestAutodiffBackend, TestBackend};
 
 use super::*;
+use crate::PackedBatch;
 use crate::fixtures::{self, assert_close, values};
-use crate::{PackedBatch, PairSlices};
 
 type B = TestBackend;
 
@@ -87,7 +87,7 @@ fn written_out(phi: &Phi<B>, ids: &[u32]) -> Vec<f32> {
 
 fn row(ids: &[u32]) -> PackedInputs<B> {
     let (prompt, first) = ids.split_at(1);
-    let pair = PairSlices { prompt, first, second: &[], keep: [true, false] };
+    let pair = ([prompt, first, &[]], [true, false]);
     PackedBatch::pack(&[pair]).unwrap().inputs(&Default::default())
 }
 
@@ -106,7 +106,7 @@ fn a_cache_filled_in_pieces_changes_nothing() {
     let whole = values(phi.hidden_states_packed(&row(&ids), None));
     let device = Default::default();
     // Together with another row, so that rows of unequal length share a cache.
-    let mut cache = KvCache::new(phi.config(), 2, 9, &device);
+    let mut cache = KvCache::new(&phi.shape(), 2, 9, &device);
     let prompts = [ids[..3].to_vec(), vec![9, 9, 9, 9, 9]];
     let mut found = values(phi.prefill(&prompts, None, &mut cache).narrow(0, 0, 1));
     assert_eq!(cache.lens(), [3, 5]);
@@ -122,7 +122,7 @@ fn gradient_checkpointing_changes_no_gradient() {
     type Ad = TestAutodiffBackend;
     let base = fixtures::base::<Ad>(3);
     let params = fixtures::policies(&base, 1, 4);
-    let pair = PairSlices { prompt: &[3, 1], first: &[2, 8, 5], second: &[9, 9], keep: [true; 2] };
+    let pair = ([&[3, 1][..], &[2, 8, 5], &[9, 9]], [true; 2]);
     let batch = PackedBatch::pack(&[pair, pair]).unwrap();
     let inputs = batch.inputs::<Ad>(&Default::default());
     let gradients = |base: &Phi<Ad>| {
@@ -172,7 +172,7 @@ fn a_trainable_model_gets_gradients_everywhere_and_a_frozen_one_nowhere() {
     let phi = fixtures::base::<Ad>(3);
     let ids: [u32; 4] = [3, 17, 5, 0];
     let (prompt, first) = ids.split_at(1);
-    let pair = PairSlices { prompt, first, second: &[], keep: [true, false] };
+    let pair = ([prompt, first, &[]], [true, false]);
     let batch = PackedBatch::pack(&[pair]).unwrap();
     let inputs = batch.inputs::<Ad>(&Default::default());
 

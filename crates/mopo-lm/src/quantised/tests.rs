@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::fixtures::{self, assert_close, values};
-use crate::{PackedBatch, PairSlices, PhiConfig, PolicyParams, token_log_probs};
+use crate::{Decoder, PackedBatch, PhiConfig, PolicyParams, token_log_probs};
 
 type B = TestBackend;
 type Ad = TestAutodiffBackend;
@@ -24,10 +24,8 @@ fn batch() -> PackedBatch {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let rows: Vec<[Vec<u32>; 3]> =
         (0..16).map(|_| [5, 9, 8].map(|n| fixtures::tokens(n, &mut rng))).collect();
-    let pairs: Vec<PairSlices<'_>> = rows
-        .iter()
-        .map(|[prompt, first, second]| PairSlices { prompt, first, second, keep: [true, true] })
-        .collect();
+    let pairs: Vec<_> =
+        rows.iter().map(|row| (row.each_ref().map(Vec::as_slice), [true, true])).collect();
     PackedBatch::pack(&pairs).unwrap()
 }
 

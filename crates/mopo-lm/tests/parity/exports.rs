@@ -5,9 +5,9 @@ use std::process::Command;
 
 use burn::module::Param;
 use mopo_lm::{
-    GenerationConfig, HeadChoice, HubGeneration, LoadOptions, LoraConfig, Phi, PhiConfig,
+    Decoder, GenerationConfig, HeadChoice, HubGeneration, LoadOptions, LoraConfig, Phi, PhiConfig,
     PolicyHeads, PolicyParams, WeightDtype, export_hub, generate, load_phi, load_policy, merge,
-    save_phi, save_policy,
+    save_policy,
 };
 use serde_json::json;
 
@@ -26,12 +26,7 @@ fn heads(phi: &Phi<B>) -> PolicyHeads<B> {
 fn write_logits(dir: &Path, base: &Path, policy: &Path, phi: &Phi<B>, params: &PolicyParams<B>) {
     let vocab = phi.config().vocab_size;
     let ids: Vec<u32> = (0..16).map(|i| (i * 37 + 5) % vocab as u32).collect();
-    let pair = mopo_lm::PairSlices {
-        prompt: &ids[..1],
-        first: &ids[1..],
-        second: &[],
-        keep: [true, false],
-    };
+    let pair = ([&ids[..1], &ids[1..], &[]], [true, false]);
     let inputs = mopo_lm::PackedBatch::pack(&[pair]).unwrap().inputs(&Default::default());
     let lines = |head: &burn::nn::Linear<B>, adapter| -> Vec<Vec<f32>> {
         let logits = values(head.forward(phi.hidden_states_packed(&inputs, adapter)));
@@ -52,11 +47,11 @@ fn write_logits(dir: &Path, base: &Path, policy: &Path, phi: &Phi<B>, params: &P
 fn export(case: &Case, dir: &Path) {
     let (adapter, lora) = case.lora.clone().unwrap_or_else(|| {
         let lora = LoraConfig { rank: 2, ..Default::default() };
-        (lora.init(case.phi.config(), &Default::default()), lora)
+        (lora.init(&case.phi.shape(), &Default::default()), lora)
     });
     let params = PolicyParams { adapter, heads: heads(&case.phi) };
     let names = ["one", "two"].map(str::to_owned);
-    save_phi(&case.phi, dir.join("base")).unwrap();
+    case.phi.save(dir.join("base")).unwrap();
     save_policy(&params, &lora, &names, dir.join("policy")).unwrap();
     write_logits(dir, Path::new("base"), Path::new("policy"), &case.phi, &params);
 

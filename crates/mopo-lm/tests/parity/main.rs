@@ -12,9 +12,9 @@ use std::path::PathBuf;
 
 use burn::tensor::Tensor;
 use mopo_lm::{
-    GenerationConfig, HeadChoice, LoadOptions, LoraAdapter, LoraConfig, PackedBatch, PairSlices,
-    Phi, PhiConfig, PolicyHeads, PolicyParams, generate, load_adapter, load_phi,
-    sequence_log_probs, token_log_probs,
+    Decoder, GenerationConfig, HeadChoice, LoadOptions, LoraAdapter, LoraConfig, PackedBatch, Phi,
+    PhiConfig, PolicyHeads, PolicyParams, generate, load_adapter, load_phi, sequence_log_probs,
+    token_log_probs,
 };
 use mopo_testkit::TestBackend;
 use safetensors::SafeTensors;
@@ -64,10 +64,8 @@ impl Case {
     /// Logits at all positions of the rows, computed together.
     fn logits_together(&self, rows: &[Vec<u32>]) -> Vec<Vec<f32>> {
         let unread = [0];
-        let pairs: Vec<_> = rows
-            .iter()
-            .map(|row| PairSlices { prompt: row, first: &unread, second: &[], keep: [true, false] })
-            .collect();
+        let pairs: Vec<_> =
+            rows.iter().map(|row| ([row.as_slice(), &unread, &[]], [true, false])).collect();
         let batch = PackedBatch::pack(&pairs).unwrap();
         let inputs = batch.inputs(&Default::default());
         let hidden = self.phi.hidden_states_packed(&inputs, self.adapter());
@@ -104,7 +102,7 @@ fn cases() -> Vec<Case> {
                 name: format!("{model}, {part}"),
                 phi: load_phi(&dir, &config, LoadOptions::f32(), &device).unwrap().freeze(),
                 lora: (part != "base")
-                    .then(|| load_adapter(dir.join(&part), &config, &device).unwrap()),
+                    .then(|| load_adapter(dir.join(&part), &config.shape(), &device).unwrap()),
                 logits: (0..told.sequences.len()).map(logits).collect(),
                 told,
             });
@@ -150,16 +148,8 @@ fn logits_agree_alone_and_packed() {
 fn log_probabilities_of_packed_pairs_agree_with_those_of_separate_rows() {
     for case in cases() {
         let told = &case.told;
-        let pairs: Vec<_> = told
-            .pairs
-            .iter()
-            .map(|p| PairSlices {
-                prompt: &p.prompt,
-                first: &p.first,
-                second: &p.second,
-                keep: [true; 2],
-            })
-            .collect();
+        let pairs: Vec<_> =
+            told.pairs.iter().map(|p| ([&p.prompt[..], &p.first, &p.second], [true; 2])).collect();
         let batch = PackedBatch::pack(&pairs).unwrap();
         let responses: Vec<usize> = (0..batch.responses.len()).collect();
         let inputs = batch.inputs(&Default::default());

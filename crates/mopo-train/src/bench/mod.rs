@@ -12,7 +12,9 @@ use mopo_core::dpo::dpo_loss;
 use mopo_core::mopo::cloning_loss;
 use mopo_core::{MopoConfig, Objectives};
 use mopo_data::PairTokens;
-use mopo_lm::{LoraAdapter, LoraConfig, PackedBatch, Phi, PolicyParams, sequence_log_probs};
+use mopo_lm::{
+    CausalLm, Decoder, LoraAdapter, LoraConfig, PackedBatch, PolicyParams, sequence_log_probs,
+};
 use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 use mopo_report::Quantity;
 
@@ -120,7 +122,7 @@ pub fn two_objectives(pair: &PairTokens) -> [Vec<Option<f32>>; 2] {
 /// # Errors
 /// Fewer pairs than the steps need, 0 steps or pairs per step, pairs that the model cannot take.
 pub fn bench_steps<B: FusedAutodiffBackend>(
-    base: &Phi<B>,
+    base: &CausalLm<B>,
     pairs: &Pairs,
     bench: &StepBench,
     device: &B::Device,
@@ -138,7 +140,8 @@ pub fn bench_steps<B: FusedAutodiffBackend>(
         });
     }
     let lora = LoraConfig { dropout: 0.0, ..LoraConfig::default() };
-    let sizes = Sizes { phi: base.config(), lora: &lora };
+    let shape = base.shape();
+    let sizes = Sizes { model: &shape, lora: &lora };
     B::seed(device, step_seed(bench.seed, "adapter", 0));
     match bench.method {
         BenchMethod::Mopo(window) => bench_mopo(base, pairs, bench, window, sizes, device),
@@ -152,7 +155,7 @@ pub fn bench_steps<B: FusedAutodiffBackend>(
             };
             let mut step = AdapterStep {
                 base,
-                trainer: Trainer::new(lora.init::<B>(base.config(), device)),
+                trainer: Trainer::new(lora.init::<B>(&shape, device)),
                 pairs,
                 reference,
                 device,
@@ -163,7 +166,11 @@ pub fn bench_steps<B: FusedAutodiffBackend>(
 }
 
 /// log π_0 of the pairs.
-fn initial<B: FusedBackend>(base: &Phi<B>, pairs: &Pairs, device: &B::Device) -> Result<LogProbs> {
+fn initial<B: FusedBackend>(
+    base: &CausalLm<B>,
+    pairs: &Pairs,
+    device: &B::Device,
+) -> Result<LogProbs> {
     Ok(all_log_probs(base, None, pairs, "initial policy", device, &mut Silent)?.swap_remove(0))
 }
 
@@ -199,7 +206,7 @@ fn measure<B: Backend>(
 
 /// Only a LoRA, on a frozen model with its frozen output layer: DPO or cloning.
 struct AdapterStep<'a, B: FusedAutodiffBackend> {
-    base: &'a Phi<B>,
+    base: &'a CausalLm<B>,
     trainer: Trainer<B, LoraAdapter<B>>,
     pairs: &'a Pairs,
     reference: Reference<B::InnerBackend>,
@@ -210,7 +217,7 @@ struct AdapterStep<'a, B: FusedAutodiffBackend> {
 enum Reference<B: Backend> {
     /// None, for cloning.
     None,
-    OnTheFly(Box<Phi<B>>),
+    OnTheFly(Box<CausalLm<B>>),
     Cached(LogProbs),
 }
 
@@ -239,7 +246,7 @@ impl<B: FusedAutodiffBackend> Step for AdapterStep<'_, B> {
             None => {
                 let hidden = base.hidden_states_packed(&batch.inputs::<B>(device), Some(adapter));
                 let responses = batch.responses_at(0);
-                let log_probs = sequence_log_probs(hidden, &base.lm_head, &batch, &responses);
+                let log_probs = sequence_log_probs(hidden, base.lm_head(), &batch, &responses);
                 let weights = Tensor::full([n], 1.0 / n_outputs(&batch) as f64, device);
                 cloning_loss(weights, log_probs)
             }
@@ -247,7 +254,7 @@ impl<B: FusedAutodiffBackend> Step for AdapterStep<'_, B> {
                 let log_ratio = dpo::log_ratios(
                     base,
                     adapter,
-                    &base.lm_head,
+                    base.lm_head(),
                     &batch,
                     reference.iter().copied(),
                 );
@@ -281,7 +288,7 @@ fn n_outputs(batch: &PackedBatch) -> usize {
 
 /// The steps of [`Mopo`] itself.
 fn bench_mopo<B: FusedAutodiffBackend>(
-    base: &Phi<B>,
+    base: &CausalLm<B>,
     pairs: &Pairs,
     bench: &StepBench,
     window: BenchWindow,
@@ -366,12 +373,13 @@ impl<B: FusedAutodiffBackend> Step for MopoStep<'_, B> {
 
 #[cfg(test)]
 mod tests {
+    use burn::module::Module;
     use mopo_lm::PhiConfig;
     use mopo_testkit::TestAutodiffBackend as B;
 
     use super::*;
 
-    fn base() -> Phi<B> {
+    fn base() -> CausalLm<B> {
         let config = PhiConfig {
             vocab_size: 11,
             hidden_size: 8,
@@ -382,7 +390,7 @@ mod tests {
             ..PhiConfig::phi_1_5()
         };
         B::seed(&Default::default(), 3);
-        config.init::<B>(&Default::default()).freeze()
+        CausalLm::Phi(config.init(&Default::default())).no_grad()
     }
 
     fn pairs() -> Pairs {
@@ -397,7 +405,7 @@ mod tests {
         Pairs { tokens, labels }
     }
 
-    fn steps(base: &Phi<B>, method: BenchMethod) -> Vec<StepMeasurement> {
+    fn steps(base: &CausalLm<B>, method: BenchMethod) -> Vec<StepMeasurement> {
         let bench = StepBench { method, steps: 2, batch_size: 2, seed: 0 };
         bench_steps(base, &pairs(), &bench, &Default::default()).unwrap()
     }

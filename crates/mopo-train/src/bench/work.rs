@@ -21,7 +21,7 @@
 //! rotary
 //! embedding, optimiser).
 
-use mopo_lm::{LoraConfig, LoraTarget, PackedBatch, PhiConfig};
+use mopo_lm::{DecoderShape, LoraConfig, LoraTarget, PackedBatch};
 
 /// The size of one pass over a packed batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,14 +45,14 @@ impl PassWork {
 /// The sizes needed for counting.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sizes<'a> {
-    pub(crate) phi: &'a PhiConfig,
+    pub(crate) model: &'a DecoderShape,
     pub(crate) lora: &'a LoraConfig,
 }
 
 impl Sizes<'_> {
     /// Operations of a pass without gradient, with the adapter or without it.
     pub(crate) fn forward(&self, work: PassWork, adapter: bool) -> f64 {
-        let layers = self.phi.num_hidden_layers as f64;
+        let layers = self.model.num_hidden_layers as f64;
         let updates = if adapter { self.updates(|_| true) } else { 0.0 };
         layers * (work.tokens as f64 * (self.linears(|_| true) + updates) + self.attention(work))
             + self.output(work)
@@ -61,7 +61,7 @@ impl Sizes<'_> {
     /// Operations of the backward pass to the adapter's parameters, and to the output layers if
     /// they are `trained`. Otherwise the output layer is frozen.
     pub(crate) fn backward(&self, work: PassWork, trained: bool) -> f64 {
-        let layers = self.phi.num_hidden_layers as f64;
+        let layers = self.model.num_hidden_layers as f64;
         let tokens = work.tokens as f64;
         // q, k, v and fc1 of the first block read the embedding, which is frozen.
         let reads_embedding = |t: LoraTarget| !matches!(t, LoraTarget::Dense | LoraTarget::Fc2);
@@ -76,7 +76,7 @@ impl Sizes<'_> {
     /// The linear layers of a block, for one token.
     fn linears(&self, of: impl Fn(LoraTarget) -> bool) -> f64 {
         let of = LoraTarget::ALL.into_iter().filter(|t| of(*t));
-        of.map(|t| t.shape(self.phi)).map(|[d_in, d_out]| 2.0 * (d_in * d_out) as f64).sum()
+        of.map(|t| self.model.linear(t)).map(|[d_in, d_out]| 2.0 * (d_in * d_out) as f64).sum()
     }
 
     /// The low-rank updates of a block, for one token.
@@ -90,41 +90,40 @@ impl Sizes<'_> {
         side: impl Fn([usize; 2]) -> usize,
     ) -> f64 {
         let of = self.lora.target_modules.iter().filter(|t| of(**t));
-        of.map(|t| 2.0 * (self.lora.rank * side(t.shape(self.phi))) as f64).sum()
+        of.map(|t| 2.0 * (self.lora.rank * side(self.model.linear(*t))) as f64).sum()
     }
 
     /// The attention of a block: scores, and values.
     fn attention(&self, work: PassWork) -> f64 {
-        4.0 * (work.visible * self.phi.hidden_size) as f64
+        4.0 * (work.visible * self.model.hidden_size) as f64
     }
 
     fn output(&self, work: PassWork) -> f64 {
-        2.0 * (work.outputs * self.phi.hidden_size * self.phi.vocab_size) as f64
+        2.0 * (work.outputs * self.model.hidden_size * self.model.vocab_size) as f64
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use mopo_lm::PairSlices;
+    use mopo_lm::PhiConfig;
 
     use super::*;
 
     fn batch() -> PackedBatch {
-        let pair =
-            PairSlices { prompt: &[1, 2, 3], first: &[4, 5], second: &[6], keep: [true, true] };
-        let short = PairSlices { keep: [false, true], ..pair };
-        PackedBatch::pack(&[pair, short]).unwrap()
+        let pair = [&[1, 2, 3][..], &[4, 5], &[6]];
+        PackedBatch::pack(&[(pair, [true, true]), (pair, [false, true])]).unwrap()
     }
 
-    fn phi() -> PhiConfig {
-        PhiConfig {
+    fn shape() -> DecoderShape {
+        let config = PhiConfig {
             vocab_size: 7,
             hidden_size: 4,
             intermediate_size: 8,
             num_hidden_layers: 2,
             num_attention_heads: 2,
             ..PhiConfig::phi_1_5()
-        }
+        };
+        config.shape()
     }
 
     #[test]
@@ -142,8 +141,8 @@ mod tests {
 
     #[test]
     fn operations_counted_by_hand() {
-        let (phi, lora) = (phi(), LoraConfig { rank: 1, ..LoraConfig::default() });
-        let sizes = Sizes { phi: &phi, lora: &lora };
+        let (model, lora) = (shape(), LoraConfig { rank: 1, ..LoraConfig::default() });
+        let sizes = Sizes { model: &model, lora: &lora };
         let work = PassWork { tokens: 1, visible: 1, outputs: 1 };
         // A block has 4 layers of 4 × 4, and two of 4 × 8: 128 weights; a score and a value: 16.
         // The output layer has 28 weights.

@@ -4,7 +4,7 @@
 use mopo_data::Tokenizer;
 use mopo_eval::reward::Resolver;
 use mopo_hub::readable_bytes;
-use mopo_lm::PhiConfig;
+use mopo_lm::DecoderShape;
 
 use super::{ModelSource, PhaseConfig, RunConfig, TokenizerConfig};
 use crate::models::{model_dir, tokenizer_file};
@@ -31,25 +31,24 @@ impl RunConfig {
             TokenizerConfig::Train(size) => *size,
             TokenizerConfig::File(file) => Tokenizer::load(tokenizer_file(file)?)?.vocab_size(),
         };
-        let (phi, limit) = match &self.model.source {
-            ModelSource::Scratch(shape) => (
-                shape.with_vocab(vocabulary),
-                "`model.scratch.max_position_embeddings` is".to_string(),
-            ),
+        let (model, limit) = match &self.model.source {
+            ModelSource::Scratch(shape) => {
+                (shape.shape(vocabulary)?, "`model.scratch.max_position_embeddings` is".to_string())
+            }
             ModelSource::Hub(model) => {
-                let path = model_dir(model)?.join("config.json");
+                let dir = model_dir(model)?;
+                let path = dir.join("config.json");
                 let limit = format!("`max_position_embeddings` in {} is", path.display());
-                (PhiConfig::from_file(path)?, limit)
+                (DecoderShape::read(dir)?, limit)
             }
         };
-        phi.check()?;
-        self.check_positions(phi.max_position_embeddings, &limit).or_else(fail)?;
+        self.check_positions(model.max_position_embeddings, &limit).or_else(fail)?;
         let new = self.evaluation.max_new_tokens;
-        if new >= phi.max_position_embeddings {
+        if new >= model.max_position_embeddings {
             return fail(format!(
                 "`evaluation.max_new_tokens` is {new}, which leaves no room for a prompt: {limit} \
                  {}",
-                phi.max_position_embeddings
+                model.max_position_embeddings
             ));
         }
         if self.training.prompt_weight != 0.0 {
@@ -61,7 +60,7 @@ impl RunConfig {
         }
         self.check_evaluation(resolve)?;
         match memory {
-            Some(memory) => self.check_memory(&phi, memory).or_else(fail),
+            Some(memory) => self.check_memory(&model, memory).or_else(fail),
             None => Ok(()),
         }
     }
@@ -106,11 +105,15 @@ impl RunConfig {
     }
 
     /// Refuses models whose parameters alone need more memory than available.
-    fn check_memory(&self, phi: &PhiConfig, available: u64) -> std::result::Result<(), String> {
-        let base = phi.num_params() as f64;
-        let adapter = self.lora.num_params(phi) as f64;
+    fn check_memory(
+        &self,
+        model: &DecoderShape,
+        available: u64,
+    ) -> std::result::Result<(), String> {
+        let base = model.num_params as f64;
+        let adapter = self.lora.num_params(model) as f64;
         let heads =
-            self.policies.len() as f64 * (phi.hidden_size as f64 + 1.0) * phi.vocab_size as f64;
+            self.policies.len() as f64 * (model.hidden_size as f64 + 1.0) * model.vocab_size as f64;
         let sft = if self.sft.steps > 0 { BYTES_TRAINED } else { BYTES_FROZEN };
         let quantised = self.model.base.is_quantised();
         // A quantised base is packed tensor by tensor while it is read.
@@ -161,15 +164,15 @@ impl PhaseConfig {
     pub(crate) fn check_batches(
         &self,
         section: &str,
-        phi: &PhiConfig,
+        model: &DecoderShape,
         n_tokens: usize,
         available: u64,
     ) -> Result<()> {
-        let (d, f) = (phi.hidden_size as f64, phi.intermediate_size as f64);
+        let (d, f) = (model.hidden_size as f64, model.intermediate_size as f64);
         // What a block keeps for its gradients, in f32: its input, the rows of both norms and of
         // attention, and the feed-forward layer before and after its activation.
         let kept = if self.gradient_checkpointing { d } else { 6.0 * d + 2.0 * f };
-        let bytes = 4.0 * n_tokens as f64 * phi.num_hidden_layers as f64 * kept;
+        let bytes = 4.0 * n_tokens as f64 * model.num_hidden_layers as f64 * kept;
         if self.steps == 0 || bytes <= available as f64 {
             return Ok(());
         }
@@ -207,10 +210,10 @@ mod tests {
     fn batches_that_no_memory_holds_are_refused_by_their_key() {
         let config = RunConfig::preset("demo").unwrap();
         let ModelSource::Scratch(shape) = &config.model.source else { panic!("the demo's model") };
-        let phi = shape.with_vocab(768);
+        let model = shape.shape(768).unwrap();
         // 1,000,000 tokens · 4 blocks · (6 · 128 + 2 · 512) · 4 bytes: 28.7 GB.
         let check = |phase: &PhaseConfig, available| {
-            phase.check_batches("training", &phi, 1_000_000, available)
+            phase.check_batches("training", &model, 1_000_000, available)
         };
         let e = check(&config.training, 4 << 30).unwrap_err().to_string();
         for part in ["`training.batch_size`", "28.7 GB", "gradient_checkpointing=true"] {

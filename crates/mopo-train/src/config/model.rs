@@ -3,7 +3,8 @@
 
 use std::path::PathBuf;
 
-use mopo_lm::{LoadOptions, PhiConfig, QuantFormat};
+use burn::tensor::backend::Backend;
+use mopo_lm::{CausalLm, DecoderShape, LoadOptions, PhiConfig, QuantFormat};
 use serde::{Deserialize, Serialize};
 
 use super::ranges::{self, Checked, MAX_VOCABULARY};
@@ -143,9 +144,28 @@ pub struct PhiShape {
 }
 
 impl PhiShape {
-    /// The full model configuration.
-    pub fn with_vocab(&self, vocab_size: usize) -> PhiConfig {
-        PhiConfig {
+    /// The sizes with a vocabulary.
+    ///
+    /// # Errors
+    /// A size that no model can be built from.
+    pub fn shape(&self, vocab_size: usize) -> mopo_lm::Result<DecoderShape> {
+        Ok(self.config(vocab_size)?.shape())
+    }
+
+    /// A fresh model, deterministic after `B::seed`.
+    ///
+    /// # Errors
+    /// As of [`shape`](Self::shape).
+    pub fn init<B: Backend>(
+        &self,
+        vocab_size: usize,
+        device: &B::Device,
+    ) -> mopo_lm::Result<CausalLm<B>> {
+        Ok(CausalLm::Phi(self.config(vocab_size)?.init(device)))
+    }
+
+    fn config(&self, vocab_size: usize) -> mopo_lm::Result<PhiConfig> {
+        let config = PhiConfig {
             vocab_size,
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
@@ -153,7 +173,8 @@ impl PhiShape {
             num_attention_heads: self.num_attention_heads,
             max_position_embeddings: self.max_position_embeddings,
             ..PhiConfig::phi_1_5()
-        }
+        };
+        config.check().map(|()| config)
     }
 }
 

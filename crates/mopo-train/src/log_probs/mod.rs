@@ -7,7 +7,7 @@ mod window;
 
 use burn::nn::Linear;
 use burn::tensor::{Tensor, backend::Backend};
-use mopo_lm::{Phi, PolicyParams, sequence_log_probs, token_log_probs};
+use mopo_lm::{CausalLm, Decoder, PolicyParams, sequence_log_probs, token_log_probs};
 use mopo_ops::FusedBackend;
 
 pub(crate) use initial::{read, write};
@@ -22,7 +22,7 @@ pub(crate) type LogProbs = Vec<[f32; 2]>;
 /// The log-probs of the pairs `indices` in one packed batch: one list per head, in the order of
 /// `indices`. Without `params`, those of the base model with its own output layer, as one list.
 pub(crate) fn batch_log_probs<B: FusedBackend>(
-    base: &Phi<B>,
+    base: &CausalLm<B>,
     params: Option<&PolicyParams<B>>,
     pairs: &Pairs,
     indices: &[usize],
@@ -59,7 +59,7 @@ const REPORT: usize = 16;
 /// Pair by pair, so that a pair's values do not depend on the others: a cached value has
 /// the same bits as a computed one.
 pub(crate) fn all_log_probs<B: FusedBackend>(
-    base: &Phi<B>,
+    base: &CausalLm<B>,
     params: Option<&PolicyParams<B>>,
     pairs: &Pairs,
     phase: &str,
@@ -78,7 +78,7 @@ pub(crate) fn all_log_probs<B: FusedBackend>(
 /// log π of both responses of every pair under the frozen base, from the cache if it has them. Also
 /// returns how many were cached.
 pub(crate) fn frozen_log_probs<B: FusedBackend>(
-    base: &Phi<B>,
+    base: &CausalLm<B>,
     pairs: &Pairs,
     cache: Option<(&LogProbCache, &Context)>,
     phase: &str,
@@ -116,7 +116,7 @@ pub(crate) fn frozen_log_probs<B: FusedBackend>(
 /// Computes the pairs `wanted` and passes on (pair, head, log-probs).
 #[allow(clippy::too_many_arguments)] // of private plumbing
 fn for_each_pair<B: FusedBackend>(
-    base: &Phi<B>,
+    base: &CausalLm<B>,
     params: Option<&PolicyParams<B>>,
     pairs: &Pairs,
     wanted: &[usize],
@@ -159,12 +159,12 @@ fn for_each_pair<B: FusedBackend>(
 }
 
 fn heads<'a, B: FusedBackend>(
-    base: &'a Phi<B>,
+    base: &'a CausalLm<B>,
     params: Option<&'a PolicyParams<B>>,
 ) -> Vec<&'a Linear<B>> {
     match params {
         Some(p) => p.heads.heads.iter().collect(),
-        None => vec![&base.lm_head],
+        None => vec![base.lm_head()],
     }
 }
 
@@ -202,7 +202,7 @@ mod tests {
         Pairs { tokens, labels: vec![[vec![], vec![]]; n] }
     }
 
-    fn base() -> Phi<TestBackend> {
+    fn base() -> CausalLm<TestBackend> {
         let config = PhiConfig {
             vocab_size: 40,
             hidden_size: 16,
@@ -213,7 +213,7 @@ mod tests {
             ..PhiConfig::phi_1_5()
         };
         // Drawn from the process's one random state: any weights will do.
-        config.init::<TestBackend>(&Default::default())
+        CausalLm::Phi(config.init(&Default::default()))
     }
 
     fn bits(log_probs: &[[f32; 2]]) -> Vec<[u32; 2]> {

@@ -9,20 +9,108 @@
 use burn::module::{AutodiffModule, Module};
 use burn::nn::Linear;
 use burn::tensor::{ElementConversion, Tensor};
+use mopo_core::IndicatorEstimator;
 use mopo_core::dpo::dpo_loss;
-use mopo_lm::{LoraAdapter, PackedBatch, Phi, PolicyHeads, PolicyParams, sequence_log_probs};
+use mopo_lm::{
+    CausalLm, Decoder, LoraAdapter, PackedBatch, PolicyHeads, PolicyParams, sequence_log_probs,
+};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
+use serde::{Deserialize, Serialize};
 
+use super::{MethodSection, RunSteps, Task};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
-use crate::config::{DpoConfig, PhaseConfig};
+use crate::config::{PhaseConfig, ranges};
 use crate::fit::Method;
 use crate::log_probs::{LogProbs, to_tensor};
 use crate::optim::Trainer;
-use crate::{Pairs, Result};
+use crate::{Error, Pairs, Progress, Result};
 
-pub(crate) const PHASE: &str = "dpo";
+const PHASE: &str = "dpo";
+
+/// DPO with one objective against the frozen base ([`mopo_core::dpo`]).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DpoConfig {
+    /// The objective whose labels are learned; `policies` must name only it.
+    pub objective: String,
+    /// β > 0, strength of the KL term (the field's usual value: 0.1).
+    pub beta: f64,
+    /// Probability that a label is wrong, in [0, 0.5): I becomes (1 − ε) I + ε (1 − I), as in
+    /// conservative DPO. 0 takes labels as they are.
+    pub label_smoothing: f64,
+    /// Whether the output layer is trained with the adapter; if false, it stays the base's.
+    pub train_head: bool,
+}
+
+impl DpoConfig {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the key, its value and the accepted values.
+    pub fn check(&self) -> Result<()> {
+        let fail = |message| Err(Error::Config { origin: "`[dpo]`".into(), message });
+        ranges::positive("dpo.beta", self.beta).or_else(fail)?;
+        if !(0.0..0.5).contains(&self.label_smoothing) {
+            return fail(format!(
+                "`dpo.label_smoothing` is {}; it must lie in [0, 0.5): at 0.5 and above nothing is \
+                 preferred",
+                self.label_smoothing
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl MethodSection for DpoConfig {
+    const PHASE: &'static str = PHASE;
+
+    fn check_section(&self, policies: &[String]) -> Result<()> {
+        self.check()?;
+        if policies != [self.objective.clone()] {
+            return Err(Error::Config {
+                origin: "`[dpo]`".into(),
+                message: format!(
+                    "`policies` is {policies:?}, but DPO trains one policy, that of `dpo.objective`: \
+                     write policies = [{:?}]",
+                    self.objective
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// DPO uses each pair as labelled.
+    fn estimator(&self) -> IndicatorEstimator {
+        IndicatorEstimator::Pair
+    }
+
+    fn train<B: FusedAutodiffBackend>(
+        &self,
+        task: Task<'_, B>,
+        fit: &mut RunSteps<'_>,
+        progress: &mut dyn Progress,
+    ) -> Result<PolicyParams<B::InnerBackend>> {
+        let setup = Setup {
+            config: self,
+            phase: task.phase,
+            objective: task.primaries[0],
+            pairs: &task.data.train,
+            reference_log_probs: task.initial_log_probs,
+            seed: task.seed,
+        };
+        let mut method = Dpo::new(task.base, task.params, setup, task.device);
+        progress.note(&format!(
+            "DPO on `{}`: {} of {} pairs have its label; the others are skipped",
+            self.objective,
+            method.labelled.len(),
+            task.data.train.len()
+        ));
+        fit(&mut method, progress)?;
+        Ok(method.params())
+    }
+}
 
 /// The parameters that DPO trains.
 #[derive(Module, Debug)]
@@ -33,9 +121,9 @@ struct DpoParams<B: burn::tensor::backend::Backend> {
 }
 
 /// The state of a DPO run.
-pub(crate) struct Dpo<'a, B: FusedAutodiffBackend> {
+struct Dpo<'a, B: FusedAutodiffBackend> {
     /// The frozen base, on the backend with gradients.
-    base: &'a Phi<B>,
+    base: &'a CausalLm<B>,
     trainer: Trainer<B, DpoParams<B>>,
     setup: Setup<'a>,
     /// Indices of the pairs with a label of the objective.
@@ -47,16 +135,16 @@ pub(crate) struct Dpo<'a, B: FusedAutodiffBackend> {
 
 /// The setup of a DPO run.
 #[derive(Clone, Copy)]
-pub(crate) struct Setup<'a> {
-    pub(crate) config: &'a DpoConfig,
-    pub(crate) phase: &'a PhaseConfig,
+struct Setup<'a> {
+    config: &'a DpoConfig,
+    phase: &'a PhaseConfig,
     /// The objective's index.
-    pub(crate) objective: usize,
+    objective: usize,
     /// With indicators as labelled; at least one pair has a label of the objective.
-    pub(crate) pairs: &'a Pairs,
+    pairs: &'a Pairs,
     /// log π_ref of every pair.
-    pub(crate) reference_log_probs: &'a LogProbs,
-    pub(crate) seed: u64,
+    reference_log_probs: &'a LogProbs,
+    seed: u64,
 }
 
 /// Sums of rewards β log(π/π_ref) over the decided pairs of a step.
@@ -104,8 +192,8 @@ impl Rewards {
 
 impl<'a, B: FusedAutodiffBackend> Dpo<'a, B> {
     /// `params`: one policy that equals the base.
-    pub(crate) fn new(
-        base: &'a Phi<B>,
+    fn new(
+        base: &'a CausalLm<B>,
         params: PolicyParams<B>,
         setup: Setup<'a>,
         device: &B::Device,
@@ -128,17 +216,12 @@ impl<'a, B: FusedAutodiffBackend> Dpo<'a, B> {
         }
     }
 
-    /// Number of labelled pairs.
-    pub(crate) fn n_labelled(&self) -> usize {
-        self.labelled.len()
-    }
-
     /// Adapter and head as one policy; the head is the base's if it was not trained.
-    pub(crate) fn params(&self) -> PolicyParams<B::InnerBackend> {
+    fn params(&self) -> PolicyParams<B::InnerBackend> {
         let DpoParams { adapter, head } = self.trainer.module().valid();
         let heads = match head {
             Some(head) => PolicyHeads { heads: vec![head] },
-            None => PolicyHeads::from_base(&self.base.lm_head.valid(), 1),
+            None => PolicyHeads::from_base(&self.base.lm_head().valid(), 1),
         };
         PolicyParams { adapter, heads }
     }
@@ -152,7 +235,7 @@ impl<'a, B: FusedAutodiffBackend> Dpo<'a, B> {
 /// log(π/π_ref) of every response of a batch of whole pairs, `[2 n_pairs]`: all first responses, then
 /// all second ones. `reference` has log π_ref of each pair.
 pub(crate) fn log_ratios<B: FusedAutodiffBackend>(
-    base: &Phi<B>,
+    base: &CausalLm<B>,
     adapter: &LoraAdapter<B>,
     head: &Linear<B>,
     batch: &PackedBatch,
@@ -194,7 +277,7 @@ impl<B: FusedAutodiffBackend> Method for Dpo<'_, B> {
             let batch = pairs.pack(indices, &vec![[true, true]; n])?;
             n_tokens += batch.n_tokens();
             let params = self.trainer.module();
-            let head = params.head.as_ref().unwrap_or(&self.base.lm_head);
+            let head = params.head.as_ref().unwrap_or_else(|| self.base.lm_head());
             let log_ratio = log_ratios(
                 self.base,
                 &params.adapter,

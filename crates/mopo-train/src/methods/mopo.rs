@@ -10,30 +10,68 @@ use burn::tensor::{Tensor, TensorData};
 use mopo_core::dual::{DualProblem, ExactDual, ResponseGroups};
 use mopo_core::mopo::{PolicyDual, cloning_loss, importance_weights, needed_responses};
 use mopo_core::{
-    DualMethod, DualState, MopoConfig, Objectives, ResponseLabels, WeightNormalization,
+    DualMethod, DualState, IndicatorEstimator, MopoConfig, Objectives, ResponseLabels,
+    WeightNormalization,
 };
-use mopo_lm::{Phi, PolicyParams, sequence_log_probs};
+use mopo_lm::{CausalLm, Decoder, PolicyParams, sequence_log_probs};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
 
+use super::{MethodSection, RunSteps, Task};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
 use crate::fit::Method;
 use crate::log_probs::{LogProbs, WindowLogProbs, all_log_probs, batch_log_probs, to_tensor};
 use crate::optim::{Trainer, module_from_bytes, module_to_bytes};
-use crate::{Error, Pairs, Result, Silent};
+use crate::{Error, Pairs, Progress, Result, Silent};
 
 pub(crate) const PHASE: &str = "mopo";
 /// The part of a checkpoint with the reference's log-probs.
 const WINDOW: &str = "reference_log_probs.bin";
 
+impl MethodSection for MopoConfig {
+    const PHASE: &'static str = PHASE;
+
+    fn check_section(&self, _: &[String]) -> Result<()> {
+        Ok(self.check()?)
+    }
+
+    fn estimator(&self) -> IndicatorEstimator {
+        self.indicator_estimator
+    }
+
+    fn reference_lag(&self) -> Option<usize> {
+        Some(self.reference_lag)
+    }
+
+    fn train<B: FusedAutodiffBackend>(
+        &self,
+        task: Task<'_, B>,
+        fit: &mut RunSteps<'_>,
+        progress: &mut dyn Progress,
+    ) -> Result<PolicyParams<B::InnerBackend>> {
+        let setup = Setup {
+            config: self,
+            phase: task.phase,
+            objectives: &task.data.objectives,
+            primaries: task.primaries,
+            pairs: &task.data.train,
+            initial_log_probs: task.initial_log_probs,
+            seed: task.seed,
+        };
+        let mut method = Mopo::new(task.base, task.params, setup, task.device);
+        fit(&mut method, progress)?;
+        Ok(method.trainer.module().valid())
+    }
+}
+
 /// The state of a MOPO run.
 pub(crate) struct Mopo<'a, B: FusedAutodiffBackend> {
     /// The frozen base, on the backend with gradients …
-    base: &'a Phi<B>,
+    base: &'a CausalLm<B>,
     /// … and the same tensors on the inner backend, for the reference.
-    base_inner: Phi<B::InnerBackend>,
+    base_inner: CausalLm<B::InnerBackend>,
     trainer: Trainer<B, PolicyParams<B>>,
     /// `None` until the first refresh: the reference is then the initial policy, and all ratios are
     /// 1.
@@ -80,7 +118,7 @@ struct PolicyBatch<B: FusedAutodiffBackend> {
 
 impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
     pub(crate) fn new(
-        base: &'a Phi<B>,
+        base: &'a CausalLm<B>,
         params: PolicyParams<B>,
         setup: Setup<'a>,
         device: &B::Device,
@@ -112,10 +150,6 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
             setup,
             device: device.clone(),
         }
-    }
-
-    pub(crate) fn params(&self) -> &PolicyParams<B> {
-        self.trainer.module()
     }
 
     /// log π_ref − log π_0 of every response, `[n_policies × n_responses]`, policy by policy.

@@ -3,7 +3,7 @@
 use burn::module::AutodiffModule;
 use burn::tensor::backend::Backend;
 use mopo_data::Tokenizer;
-use mopo_lm::{LoadOptions, Phi, PhiConfig, load_phi, save_phi};
+use mopo_lm::{CausalLm, Decoder, DecoderShape, LoadOptions};
 use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 
 use super::data::RunData;
@@ -28,7 +28,7 @@ pub(super) fn trained<B: FusedAutodiffBackend>(
     data: &RunData,
     device: &B::Device,
     progress: &mut dyn Progress,
-) -> Result<Phi<B>> {
+) -> Result<CausalLm<B>> {
     let dir = run.join(BASE);
     let is_done = dir.join("config.json").exists();
     if !is_done {
@@ -42,7 +42,7 @@ pub(super) fn trained<B: FusedAutodiffBackend>(
         let (phase, checkpoints) = (&config.sft, &config.checkpoints);
         Fit { run, record, phase, checkpoints }.run(&mut sft, progress)?;
         run.check_there()?;
-        save_phi(&sft.model().valid(), &dir)?;
+        sft.model().valid().save(&dir)?;
     }
     if !is_done || !record.has(BASE) {
         let before = record.has(BASE).then(|| record.folder_sha256(BASE));
@@ -61,13 +61,13 @@ pub(super) fn trained<B: FusedAutodiffBackend>(
         run.write_record(record)?;
     }
     let base = load_base::<B>(run, config.model.base, device)?;
-    data.tokenizer.check_fits(base.config().vocab_size)?;
+    data.tokenizer.check_fits(base.shape().vocab_size)?;
     Ok(base)
 }
 
 /// Whether anything was computed with the base model.
 fn has_successors(run: &RunDir, config: &RunConfig) -> Result<bool> {
-    let phase = super::phase(config.method()?);
+    let phase = config.method()?.phase();
     Ok(run.join(INITIAL).exists() || checkpoint::newest_until(run, phase, usize::MAX).is_some())
 }
 
@@ -100,31 +100,30 @@ fn initial<B: FusedAutodiffBackend>(
     config: &RunConfig,
     tokenizer: &Tokenizer,
     device: &B::Device,
-) -> Result<Phi<B>> {
+) -> Result<CausalLm<B>> {
     match &config.model.source {
-        ModelSource::Scratch(shape) => {
-            let phi = shape.with_vocab(tokenizer.vocab_size());
-            phi.check()?;
-            Ok(phi.init(device))
-        }
+        ModelSource::Scratch(shape) => Ok(shape.init(tokenizer.vocab_size(), device)?),
         ModelSource::Hub(model) => {
             let dir = &crate::models::model_dir(model)?;
-            let phi = PhiConfig::from_file(dir.join("config.json"))?;
-            tokenizer.check_fits(phi.vocab_size)?;
-            Ok(load_phi(dir, &phi, initial_options(config), device)?)
+            tokenizer.check_fits(DecoderShape::read(dir)?.vocab_size)?;
+            Ok(CausalLm::load(dir, initial_options(config), device)?)
         }
     }
 }
 
 /// The shape of the run's base model: of the trained one if SFT is done.
-pub(super) fn config(run: &RunDir, config: &RunConfig, tokenizer: &Tokenizer) -> Result<PhiConfig> {
+pub(super) fn shape(
+    run: &RunDir,
+    config: &RunConfig,
+    tokenizer: &Tokenizer,
+) -> Result<DecoderShape> {
     let trained = run.join(BASE);
     let dir = match &config.model.source {
         _ if trained.join("config.json").exists() => trained,
-        ModelSource::Scratch(shape) => return Ok(shape.with_vocab(tokenizer.vocab_size())),
+        ModelSource::Scratch(shape) => return Ok(shape.shape(tokenizer.vocab_size())?),
         ModelSource::Hub(model) => crate::models::model_dir(model)?,
     };
-    Ok(PhiConfig::from_file(dir.join("config.json"))?)
+    Ok(DecoderShape::read(dir)?)
 }
 
 /// A base that is trained needs F32; a frozen one keeps the checkpoint's data type.
@@ -143,6 +142,6 @@ pub fn load_base<B: FusedBackend>(
     run: &RunDir,
     format: BaseFormat,
     device: &B::Device,
-) -> Result<Phi<B>> {
+) -> Result<CausalLm<B>> {
     crate::sample::frozen(&run.join(BASE), format, device)
 }

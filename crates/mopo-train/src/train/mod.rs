@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use burn::module::AutodiffModule;
 use mopo_core::Objectives;
-use mopo_lm::{Phi, PolicyParams, load_policy, save_policy};
+use mopo_lm::{Decoder, PolicyParams, load_policy, save_policy};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::MetricsLog;
 
@@ -16,11 +16,10 @@ pub use data::RunData;
 
 use crate::batches::step_seed;
 use crate::cache::LogProbCache;
-use crate::config::{MethodConfig, ModelSource};
+use crate::config::ModelSource;
 use crate::fit::{Fit, Method};
-use crate::log_probs::{self, LogProbs, all_log_probs, frozen_log_probs};
-use crate::methods::dpo::{self, Dpo};
-use crate::methods::mopo::{self, Mopo};
+use crate::log_probs::{self, all_log_probs, frozen_log_probs};
+use crate::methods::Task;
 use crate::metrics_file::METRICS;
 use crate::models::model_dir;
 use crate::result::{RESULT, RunResult, accuracies, constraints, log_ratio};
@@ -62,8 +61,8 @@ pub fn train<B: FusedAutodiffBackend>(
         data.truncation
     ));
 
-    let phi = base::config(run, config, &data.tokenizer)?;
-    let positions = phi.max_position_embeddings;
+    let shape = base::shape(run, config, &data.tokenizer)?;
+    let positions = shape.max_position_embeddings;
     data.train.check_positions(positions, "training")?;
     data.heldout.check_positions(positions, "held-out")?;
     data.heldout.check_answers(positions, config.evaluation.max_new_tokens)?;
@@ -72,7 +71,7 @@ pub fn train<B: FusedAutodiffBackend>(
         let memory = mopo_hub::available_memory().filter(|_| !record.device.starts_with("cuda"));
         for (section, phase) in [("sft", &config.sft), ("training", &config.training)] {
             let n_tokens = data.train.longest_batch(phase.batch_size);
-            phase.check_batches(section, &phi, n_tokens, memory.unwrap_or(u64::MAX))?;
+            phase.check_batches(section, &shape, n_tokens, memory.unwrap_or(u64::MAX))?;
         }
     }
 
@@ -102,8 +101,23 @@ pub fn train<B: FusedAutodiffBackend>(
     let is_done = dir.join("policy.json").exists();
     if !is_done {
         let base = base.with_gradient_checkpointing(config.training.gradient_checkpointing);
-        let setup = Setup { base: &base, primaries: &primaries, initial: &initial, data: &data };
-        let trained = train_policies(run, config, record, setup, device, progress)?;
+        B::seed(device, step_seed(config.seed, "adapter", 0));
+        let phase = &config.training;
+        let task = Task {
+            base: &base,
+            params: PolicyParams::init(&base, &config.lora, primaries.len(), device),
+            phase,
+            primaries: &primaries,
+            data: &data,
+            initial_log_probs: &initial,
+            seed: config.seed,
+            device,
+        };
+        let mut fit = |method: &mut dyn Method, progress: &mut dyn Progress| {
+            let checkpoints = &config.checkpoints;
+            Fit { run, record: &mut *record, phase, checkpoints }.run(method, progress)
+        };
+        let trained = config.method()?.train(task, &mut fit, progress)?;
         run.check_there()?;
         save_policy(&trained, &config.lora, &names, &dir)?;
     }
@@ -117,7 +131,7 @@ pub fn train<B: FusedAutodiffBackend>(
     let before = frozen_log_probs(&frozen, &data.heldout, cache, name, device, progress)?;
     let after = all_log_probs(&frozen, Some(&params), &data.heldout, name, device, progress)?;
     let k = data.objectives.len();
-    let lag = config.mopo.as_ref().map_or(usize::MAX, |mopo| mopo.reference_lag);
+    let lag = config.method()?.reference_lag().unwrap_or(usize::MAX);
     let last_steps = lag.min(config.training.steps).clamp(1, 100);
     let log = read_log(run, progress);
     // Only MOPO has constraints.
@@ -140,76 +154,6 @@ pub fn train<B: FusedAutodiffBackend>(
     };
     run.write_json(RESULT, &result)?;
     Ok(result)
-}
-
-/// The arguments of a method's training.
-#[derive(Clone, Copy)]
-struct Setup<'a, B: FusedAutodiffBackend> {
-    base: &'a Phi<B>,
-    primaries: &'a [usize],
-    initial: &'a LogProbs,
-    data: &'a RunData,
-}
-
-/// Trains the method to its end.
-fn train_policies<B: FusedAutodiffBackend>(
-    run: &RunDir,
-    config: &RunConfig,
-    record: &mut RunRecord,
-    setup: Setup<'_, B>,
-    device: &B::Device,
-    progress: &mut dyn Progress,
-) -> Result<PolicyParams<B::InnerBackend>> {
-    let Setup { base, primaries, initial, data } = setup;
-    B::seed(device, step_seed(config.seed, "adapter", 0));
-    let params = PolicyParams::init(base, &config.lora, primaries.len(), device);
-    let phase = &config.training;
-    let mut fit = |method: &mut dyn Method, progress: &mut dyn Progress| {
-        Fit { run, record, phase, checkpoints: &config.checkpoints }.run(method, progress)
-    };
-    match config.method()? {
-        MethodConfig::Mopo(mopo) => {
-            let setup = mopo::Setup {
-                config: mopo,
-                phase,
-                objectives: &data.objectives,
-                primaries,
-                pairs: &data.train,
-                initial_log_probs: initial,
-                seed: config.seed,
-            };
-            let mut method = Mopo::new(base, params, setup, device);
-            fit(&mut method, progress)?;
-            Ok(method.params().valid())
-        }
-        MethodConfig::Dpo(dpo) => {
-            let setup = dpo::Setup {
-                config: dpo,
-                phase,
-                objective: primaries[0],
-                pairs: &data.train,
-                reference_log_probs: initial,
-                seed: config.seed,
-            };
-            let mut method = Dpo::new(base, params, setup, device);
-            progress.note(&format!(
-                "DPO on `{}`: {} of {} pairs have its label; the others are skipped",
-                dpo.objective,
-                method.n_labelled(),
-                data.train.len()
-            ));
-            fit(&mut method, progress)?;
-            Ok(method.params())
-        }
-    }
-}
-
-/// The phase of a method's training.
-fn phase(method: MethodConfig<'_>) -> &'static str {
-    match method {
-        MethodConfig::Mopo(_) => mopo::PHASE,
-        MethodConfig::Dpo(_) => dpo::PHASE,
-    }
 }
 
 /// The log as far as it can be read; only the final state of the constraints is taken from it.

@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 use burn::module::Param;
 use burn::tensor::{Tensor, TensorData};
 use mopo_data::Tokenizer;
-use mopo_lm::{GenerationConfig, HeadChoice, PhiConfig, save_phi};
+use mopo_lm::{Decoder, GenerationConfig, HeadChoice, PhiConfig};
 use mopo_testkit::TestBackend;
 use mopo_train::{Result, Sampler, Silent};
 
@@ -32,7 +32,7 @@ fn write(dir: &Path, vocab_size: usize) {
     bias[vocab_size - 1] = 1000.0;
     let bias = Tensor::from_data(TensorData::new(bias, [vocab_size]), &device);
     phi.lm_head.bias = Some(Param::from_tensor(bias));
-    save_phi(&phi, dir).unwrap();
+    phi.save(dir).unwrap();
     let texts = ["the tea and the water and the tea"; 4];
     let tokenizer = Tokenizer::train(texts.into_iter(), 260).unwrap();
     assert_eq!(tokenizer.vocab_size(), 260);

@@ -1,7 +1,7 @@
 //! The hidden states by which prompts are clustered.
 
 use mopo_data::Tokenizer;
-use mopo_lm::{PackedBatch, load_policy};
+use mopo_lm::{Decoder, PackedBatch, load_policy};
 use mopo_testkit::TestBackend;
 use mopo_train::{Sampler, load_base};
 

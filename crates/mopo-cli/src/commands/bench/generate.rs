@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use mopo_lm::{GenerationConfig, HeadChoice, generate};
+use mopo_lm::{Decoder, GenerationConfig, HeadChoice, generate};
 use mopo_ops::FusedBackend;
 use serde::Serialize;
 
@@ -42,8 +42,8 @@ impl Job for Generate {
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
         let args = self.0;
-        let (base, tokenizer) = super::load::<B>(&args.model, args.common.base, &device)?;
-        let pairs = rows::read(&args.pairs, &tokenizer, args.max_len, args.batch)?;
+        let (base, tokenizer) = super::load::<B>(&args.input.model, args.common.base, &device)?;
+        let pairs = rows::read(&args.input.pairs, &tokenizer, args.input.max_len, args.batch)?;
         let prompts: Vec<Vec<u32>> = pairs.into_iter().map(|p| p.prompt).collect();
         let config = GenerationConfig {
             max_new_tokens: args.new_tokens,
@@ -51,7 +51,7 @@ impl Job for Generate {
             ..Default::default()
         };
         // The last row of the vocabulary belongs to no text: nothing ends early.
-        let end = base.config().vocab_size as u32 - 1;
+        let end = base.shape().vocab_size as u32 - 1;
         let (mut seconds, mut ids) = (Vec::new(), Vec::new());
         for _ in 0..args.repeats {
             let clock = Instant::now();

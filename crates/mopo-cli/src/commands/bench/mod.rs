@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use burn::module::Module;
 use mopo_data::Tokenizer;
-use mopo_lm::{Phi, PhiConfig, load_phi};
+use mopo_lm::{CausalLm, Decoder, DecoderShape};
 use mopo_ops::FusedBackend;
 use mopo_train::config::BaseFormat;
 use serde::Serialize;
@@ -80,12 +80,11 @@ fn load<B: FusedBackend>(
     model: &Path,
     base: BaseFormat,
     device: &B::Device,
-) -> Result<(Phi<B>, Tokenizer)> {
+) -> Result<(CausalLm<B>, Tokenizer)> {
     let dir = &super::models::find(model, None)?;
     let tokenizer = mopo_train::load_tokenizer(dir)?;
-    let config = PhiConfig::from_file(dir.join("config.json"))?;
-    tokenizer.check_fits(config.vocab_size)?;
-    Ok((load_phi::<B>(dir, &config, base.load_options(), device)?.no_grad(), tokenizer))
+    tokenizer.check_fits(DecoderShape::read(dir)?.vocab_size)?;
+    Ok((CausalLm::<B>::load(dir, base.load_options(), device)?.no_grad(), tokenizer))
 }
 
 /// Peak resident memory of the process in MiB, if the system reports it.

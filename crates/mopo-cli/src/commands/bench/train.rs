@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use burn::backend::Autodiff;
+use mopo_lm::Decoder;
 use mopo_ops::FusedBackend;
 use mopo_train::Pairs;
 use mopo_train::bench::{
@@ -52,9 +53,11 @@ impl Job for Train {
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
         let args = self.0;
-        let (base, tokenizer) = super::load::<Autodiff<B>>(&args.model, args.common.base, &device)?;
+        let (base, tokenizer) =
+            super::load::<Autodiff<B>>(&args.input.model, args.common.base, &device)?;
         let base = base.with_gradient_checkpointing(args.gradient_checkpointing);
-        let tokens = rows::read(&args.pairs, &tokenizer, args.max_len, args.steps * args.batch)?;
+        let tokens =
+            rows::read(&args.input.pairs, &tokenizer, args.input.max_len, args.steps * args.batch)?;
         let labels = tokens.iter().map(two_objectives).collect();
         let pairs = Pairs { tokens, labels };
         let (method, name, variant) = match args.method {

@@ -5,9 +5,12 @@
 //! are added to the residual stream; the first part of each head is rotated, in the layout by
 //! halves; every linear layer has a bias; GELU is the tanh approximation.
 
+mod config;
 #[cfg(test)]
 mod tests;
+mod weights;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
@@ -15,13 +18,18 @@ use burn::nn::{Embedding, LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Distribution, FloatDType, Int, Tensor, TensorData};
+use mopo_hub::WeightDtype;
 use mopo_ops::{
     BlockContext, BlockParams, FusedBackend, PackedRows, block_with_store, primitive, tensor,
 };
 
+use crate::decoder::{Decoder, DecoderShape};
 use crate::lora::{LoraAdapter, LoraTarget};
 use crate::projection::{Projection, Weight, linear_params};
-use crate::{PackedInputs, PhiConfig};
+use crate::{LoadOptions, PackedInputs, Result};
+
+pub use config::PhiConfig;
+pub use weights::load_phi;
 
 /// A phi model. Fresh and loaded models are trainable; [`Phi::freeze`] makes the parameters
 /// constants.
@@ -31,7 +39,7 @@ pub struct Phi<B: Backend> {
     pub embed_tokens: Embedding<B>,
     /// The blocks.
     pub layers: Vec<PhiLayer<B>>,
-    /// The LayerNorm before the output layer; [`Phi::hidden_states_packed`] returns its result.
+    /// The LayerNorm before the output layer; [`Decoder::hidden_states_packed`] returns its result.
     pub final_layernorm: LayerNorm<B>,
     /// `[hidden_size, vocab_size]` with a bias; not tied to the embedding.
     pub lm_head: Linear<B>,
@@ -39,7 +47,7 @@ pub struct Phi<B: Backend> {
     pub rotary: Rotary<B>,
     #[module(skip)]
     pub(crate) config: PhiConfig,
-    /// See [`Phi::with_gradient_checkpointing`].
+    /// See [`Decoder::with_gradient_checkpointing`].
     #[module(skip)]
     pub(crate) gradient_checkpointing: bool,
 }
@@ -97,9 +105,9 @@ pub struct KvCache<B: Backend> {
 
 impl<B: Backend> KvCache<B> {
     /// A cache with room for `capacity` tokens in each of `rows` sequences.
-    pub fn new(config: &PhiConfig, rows: usize, capacity: usize, device: &B::Device) -> Self {
-        let store = || Tensor::zeros([rows, capacity, config.hidden_size], device);
-        let layers = (0..config.num_hidden_layers).map(|_| Some([store(), store()])).collect();
+    pub fn new(shape: &DecoderShape, rows: usize, capacity: usize, device: &B::Device) -> Self {
+        let store = || Tensor::zeros([rows, capacity, shape.hidden_size], device);
+        let layers = (0..shape.num_hidden_layers).map(|_| Some([store(), store()])).collect();
         Self { layers, lens: vec![0; rows], capacity }
     }
 
@@ -192,21 +200,35 @@ impl<B: Backend> Phi<B> {
     pub fn freeze(self) -> Self {
         self.no_grad()
     }
+}
 
-    /// The same model with gradient checkpointing: it keeps only the input of each block and
-    /// recomputes the block in the backward pass. That takes about a third more time, and memory
-    /// for one block's activations instead of all. The gradients are the same.
-    pub fn with_gradient_checkpointing(mut self, on: bool) -> Self {
+impl<B: FusedBackend> Decoder<B> for Phi<B> {
+    fn load(dir: &Path, options: LoadOptions, device: &B::Device) -> Result<Self> {
+        weights::load_phi(dir, &PhiConfig::from_file(dir.join("config.json"))?, options, device)
+    }
+
+    fn shape(&self) -> DecoderShape {
+        self.config.shape()
+    }
+
+    fn lm_head(&self) -> &Linear<B> {
+        &self.lm_head
+    }
+
+    fn linear_mut(&mut self, block: usize, target: LoraTarget) -> &mut Projection<B> {
+        self.layers[block].linear_mut(target)
+    }
+
+    fn weight_dtype(&self) -> WeightDtype {
+        WeightDtype::of(self.embed_tokens.weight.val().dtype())
+    }
+
+    fn with_gradient_checkpointing(mut self, on: bool) -> Self {
         self.gradient_checkpointing = on;
         self
     }
-}
 
-impl<B: FusedBackend> Phi<B> {
-    /// States after the final LayerNorm at every token of a packed batch, `[n_tokens,
-    /// hidden_size]`, f32. Without `adapter`, those of the base model. Panics if a position is not
-    /// below `max_position_embeddings`.
-    pub fn hidden_states_packed(
+    fn hidden_states_packed(
         &self,
         inputs: &PackedInputs<B>,
         adapter: Option<&LoraAdapter<B>>,
@@ -219,9 +241,7 @@ impl<B: FusedBackend> Phi<B> {
         self.final_norm(tensor(x))
     }
 
-    /// Fills an empty cache with the prompts, none of them empty. Returns the states that predict
-    /// their next tokens, `[rows, hidden_size]`. No gradients.
-    pub fn prefill(
+    fn prefill(
         &self,
         prompts: &[Vec<u32>],
         adapter: Option<&LoraAdapter<B>>,
@@ -240,9 +260,7 @@ impl<B: FusedBackend> Phi<B> {
         self.final_norm(hidden.select(0, last))
     }
 
-    /// Adds one token per row to a filled cache. Returns the states that predict the next ones,
-    /// `[rows, hidden_size]`. No gradients.
-    pub fn step(
+    fn step(
         &self,
         tokens: &[u32],
         adapter: Option<&LoraAdapter<B>>,
@@ -255,6 +273,21 @@ impl<B: FusedBackend> Phi<B> {
         self.final_norm(hidden)
     }
 
+    fn hub_config(&self) -> serde_json::Value {
+        self.config.to_hub()
+    }
+
+    fn write_weights(
+        &self,
+        lm_head: &Linear<B>,
+        dtype: Option<WeightDtype>,
+        file: &Path,
+    ) -> Result<()> {
+        weights::write_phi(self, lm_head, dtype, file)
+    }
+}
+
+impl<B: FusedBackend> Phi<B> {
     fn forward_cached(
         &self,
         ids: &[i32],

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::decoder::DecoderShape;
+use crate::{Error, LoraTarget, Result};
 
 /// The shape of a phi model. Field names are those of Hugging Face's `config.json`; other keys of
 /// that file are ignored unless they ask for an unsupported feature.
@@ -261,6 +262,25 @@ impl PhiConfig {
             }
         }
         Ok(())
+    }
+
+    /// Its sizes, as others need to know them. For a configuration that [`check`](Self::check) accepts.
+    pub fn shape(&self) -> DecoderShape {
+        let (d, f) = (self.hidden_size, self.intermediate_size);
+        let linear = |target| match target {
+            LoraTarget::Fc1 => [d, f],
+            LoraTarget::Fc2 => [f, d],
+            LoraTarget::QProj | LoraTarget::KProj | LoraTarget::VProj | LoraTarget::Dense => [d, d],
+        };
+        DecoderShape {
+            vocab_size: self.vocab_size,
+            hidden_size: d,
+            intermediate_size: f,
+            num_hidden_layers: self.num_hidden_layers,
+            max_position_embeddings: self.max_position_embeddings,
+            num_params: self.num_params(),
+            linears: LoraTarget::ALL.map(|target| (target, linear(target))).into(),
+        }
     }
 
     /// Width of one attention head.

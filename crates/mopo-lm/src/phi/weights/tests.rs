@@ -5,8 +5,13 @@ use mopo_testkit::TestBackend;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
+use burn::nn::LayerNorm;
+use mopo_hub::WEIGHTS;
+
 use super::*;
 use crate::fixtures::{self, values};
+use crate::projection::{Projection, Weight};
+use crate::{Decoder, QuantFormat};
 
 type B = TestBackend;
 
@@ -61,7 +66,7 @@ fn message(result: Result<Phi<B>>) -> String {
 fn a_saved_model_loads_bit_equal_from_directory_file_and_shards() {
     let dir = tempfile::tempdir().unwrap();
     let phi = fixtures::base::<B>(4);
-    save_phi(&phi, dir.path()).unwrap();
+    phi.save(dir.path()).unwrap();
     let config = PhiConfig::from_file(dir.path().join("config.json")).unwrap();
     assert_eq!(&config, phi.config());
     let file = dir.path().join(WEIGHTS);
@@ -85,7 +90,7 @@ fn a_saved_model_loads_bit_equal_from_directory_file_and_shards() {
 fn names_and_layout_are_the_hubs() {
     let dir = tempfile::tempdir().unwrap();
     let phi = fixtures::base::<B>(4);
-    save_phi(&phi, dir.path()).unwrap();
+    phi.save(dir.path()).unwrap();
     let tensors = stored(&dir.path().join(WEIGHTS));
     assert_eq!(tensors.len(), 1 + 2 * 14 + 4);
     let find = |name: &str| tensors.iter().find(|t| t.0 == name).unwrap();
@@ -125,7 +130,7 @@ fn dtypes(phi: &Phi<B>) -> [DType; 5] {
 fn matrices_keep_the_files_data_type_or_become_f32() {
     let dir = tempfile::tempdir().unwrap();
     let phi = fixtures::base::<B>(4);
-    save_phi(&phi, dir.path()).unwrap();
+    phi.save(dir.path()).unwrap();
     let file = dir.path().join(WEIGHTS);
     let whole = stored(&file);
     let expected = all(&phi);
@@ -153,7 +158,7 @@ fn matrices_keep_the_files_data_type_or_become_f32() {
 
         // Written in its type and read again: the same values and types.
         let again = dir.path().join(dtype.hub_name());
-        save_phi(&kept, &again).unwrap();
+        kept.save(&again).unwrap();
         let stored_dtype =
             |name: &str| stored(&again.join(WEIGHTS)).into_iter().find(|t| t.0 == name).unwrap().1;
         let name = if known { dtype.hub_name() } else { "float32" };
@@ -171,7 +176,7 @@ fn matrices_keep_the_files_data_type_or_become_f32() {
 fn a_loaded_matrix_is_a_view_of_the_files_layout_with_the_right_values() {
     let dir = tempfile::tempdir().unwrap();
     let phi = fixtures::base::<B>(4);
-    save_phi(&phi, dir.path()).unwrap();
+    phi.save(dir.path()).unwrap();
     let loaded = load(dir.path(), phi.config()).unwrap();
     let [saved, loaded] = [&phi, &loaded].map(|phi| phi.layers[0].mlp.fc2.dense_weight());
     assert_eq!(loaded.dims(), [48, 24]);
@@ -245,7 +250,7 @@ fn what_is_wrong_in_a_file_is_named() {
     };
     let error = load(phi.config());
     assert!(error.contains("model.safetensors") && error.contains("pytorch_model.bin"), "{error}");
-    save_phi(&phi, dir.path()).unwrap();
+    phi.save(dir.path()).unwrap();
     let file = dir.path().join(WEIGHTS);
     let whole = stored(&file);
 
@@ -286,7 +291,7 @@ fn what_is_wrong_in_a_file_is_named() {
 fn a_checkpoint_is_quantised_while_it_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let base = fixtures::base::<B>(4);
-    save_phi(&base, dir.path()).unwrap();
+    base.save(dir.path()).unwrap();
     for format in [QuantFormat::Nf4 { double_quant: true }, QuantFormat::Int8] {
         let options = LoadOptions::quantised(format);
         let load = |path: &Path| load_phi::<B>(path, base.config(), options, &Default::default());
@@ -300,7 +305,7 @@ fn a_checkpoint_is_quantised_while_it_is_read() {
         }
         // Saved again, the codes' values are the weights.
         let again = tempfile::tempdir().unwrap();
-        save_phi(&found, again.path()).unwrap();
+        found.save(again.path()).unwrap();
         let again =
             load_phi::<B>(again.path(), base.config(), LoadOptions::default(), &Default::default());
         assert_eq!(all(&again.unwrap()), all(&found));

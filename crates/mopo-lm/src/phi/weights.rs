@@ -1,0 +1,101 @@
+//! phi's weights in Hugging Face's files: `model.safetensors` or `pytorch_model.bin` (or their shards),
+//! as transformers reads and writes them.
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use burn::module::Param;
+use burn::nn::{Embedding, Linear};
+use burn::tensor::backend::Backend;
+use mopo_hub::{TensorFiles, TensorWriter, WeightDtype};
+
+use super::{Phi, PhiAttention, PhiConfig, PhiLayer, PhiMlp, Rotary};
+use crate::Result;
+use crate::lora::LoraTarget;
+use crate::weights::{
+    LoadDtype, LoadOptions, read_linear, read_norm, read_projection, write_linear, write_norm,
+};
+
+/// Loads a phi model of this configuration from a Hugging Face model directory
+/// (`model.safetensors`, `pytorch_model.bin`, or the shards that either's `….index.json` names;
+/// safetensors first) or from one file. The parameters are trainable; see [`Phi::freeze`].
+///
+/// Tensors are read, and quantised if requested, one by one: peak memory is the model in its final
+/// form plus one tensor of the file. Matrices keep the file's layout, `[outputs, inputs]`, in
+/// memory, behind a transposed view. Nothing in a PyTorch file (a pickle) is executed.
+///
+/// # Errors
+/// A file that cannot be read or is truncated; missing, unexpected or misshapen tensors or
+/// unsupported data types, by name; weights to quantise that are not finite.
+pub fn load_phi<B: Backend>(
+    dir_or_file: impl AsRef<Path>,
+    config: &PhiConfig,
+    options: LoadOptions,
+    device: &B::Device,
+) -> Result<Phi<B>> {
+    config.check()?;
+    config.check_rotary_memory()?;
+    let mut files = TensorFiles::open(dir_or_file.as_ref())?;
+    // Older transformers checkpoints contain this constant.
+    files.ignore(|name| name.ends_with("rotary_emb.inv_freq"));
+    let (d, vocab) = (config.hidden_size, config.vocab_size);
+    let shape = config.shape();
+
+    let keep = options.dtype == LoadDtype::Checkpoint;
+    let embed = files.matrix("model.embed_tokens.weight", [vocab, d], keep, device)?;
+    let mut layers = vec![];
+    for i in 0..config.num_hidden_layers {
+        let mut at = |target: LoraTarget| {
+            let name = format!("model.layers.{i}.{}", target.path());
+            read_projection(&mut files, &name, shape.linear(target), options, device)
+        };
+        let self_attn = PhiAttention {
+            q_proj: at(LoraTarget::QProj)?,
+            k_proj: at(LoraTarget::KProj)?,
+            v_proj: at(LoraTarget::VProj)?,
+            dense: at(LoraTarget::Dense)?,
+        };
+        let mlp = PhiMlp { fc1: at(LoraTarget::Fc1)?, fc2: at(LoraTarget::Fc2)? };
+        let name = format!("model.layers.{i}.input_layernorm");
+        let input_layernorm = read_norm(&mut files, &name, d, config.layer_norm_eps, device)?;
+        layers.push(PhiLayer { input_layernorm, self_attn, mlp });
+    }
+    let final_layernorm =
+        read_norm(&mut files, "model.final_layernorm", d, config.layer_norm_eps, device)?;
+    let lm_head = read_linear(&mut files, "lm_head", [d, vocab], keep, device)?;
+    files.finish()?;
+    Ok(Phi {
+        embed_tokens: Embedding { weight: Param::from_tensor(embed) },
+        layers,
+        final_layernorm,
+        lm_head,
+        rotary: Rotary::new(config, device),
+        config: config.clone(),
+        gradient_checkpointing: false,
+    })
+}
+
+/// The tensors of a model with this output layer, in one data type or each in its own.
+pub(crate) fn write_phi<B: Backend>(
+    phi: &Phi<B>,
+    lm_head: &Linear<B>,
+    dtype: Option<WeightDtype>,
+    file: &Path,
+) -> Result<()> {
+    let mut out = TensorWriter::with_dtype(dtype).finite_only();
+    out.tensor("model.embed_tokens.weight", phi.embed_tokens.weight.val());
+    for (i, layer) in phi.layers.iter().enumerate() {
+        for target in LoraTarget::ALL {
+            let name = format!("model.layers.{i}.{}", target.path());
+            let layer = layer.linear(target);
+            out.transposed(&format!("{name}.weight"), layer.dense_weight());
+            out.tensor(&format!("{name}.bias"), layer.bias.val());
+        }
+        write_norm(&mut out, &format!("model.layers.{i}.input_layernorm"), &layer.input_layernorm);
+    }
+    write_norm(&mut out, "model.final_layernorm", &phi.final_layernorm);
+    write_linear(&mut out, "lm_head", lm_head);
+    Ok(out.write(file)?)
+}
