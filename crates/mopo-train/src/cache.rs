@@ -40,6 +40,13 @@ impl LogProbCache {
         Self(dir.into())
     }
 
+    /// The cache that the runs in one folder share: beside the run's directory.
+    pub fn beside(run: &Path) -> Self {
+        // Absolute, since `.` has no parent.
+        let run = std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf());
+        Self::new(run.parent().unwrap_or(&run).join(".cache").join("log_probs"))
+    }
+
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.0

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use mopo_data::{PreparedReader, PreparedWriter, StagedSet};
+use mopo_data::{PreparedReader, StagedSet};
 use mopo_eval::Reward;
 use mopo_eval::label::{LabelConfig, LabelJob, Labelled, Labelling, ShardFiles, record_path};
 use mopo_eval::output_folder;
@@ -99,13 +99,7 @@ fn label(args: &LabelArgs, config: LabelConfig, rewards: &[Box<dyn Reward>]) -> 
 fn read(args: &LabelArgs) -> Result<StagedSet> {
     let folder = output_folder(&args.out)?;
     if let Some(path) = &args.set {
-        let reader = PreparedReader::open(path)?;
-        let header = reader.header().clone();
-        let mut writer = PreparedWriter::new(folder, header.objectives)?;
-        for record in reader {
-            writer.push(&record?)?;
-        }
-        return Ok(writer.finish(header.split, header.sources, header.notes)?);
+        return Ok(PreparedReader::open(path)?.stage(folder)?);
     }
     let config = match (&args.config, &args.preset) {
         (Some(path), _) => RunConfig::from_file(path)?,

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Result, bail, ensure};
 use mopo_report::{ComparisonOptions, FrontReport, ReportFiles, ResultsDir, compare, write_report};
 use mopo_train::{DirLock, RunDir};
-use serde_json::Value;
+use mopo_train::evaluate::check_up_to_date;
 
 use crate::args::ReportArgs;
 use crate::output::{errln, out, outln};
@@ -38,7 +38,7 @@ pub(crate) fn run(args: ReportArgs) -> Result<()> {
     let comparison = compare(&runs, options)?;
     for ((_, results), recorded) in runs.iter().zip(&comparison.extras.runs) {
         if let Some(run) = &results.run {
-            check_run(run, &recorded.record)?;
+            check_up_to_date(run, &recorded.record)?;
         }
     }
     mopo_hub::create_dir(&args.out)?;
@@ -64,23 +64,6 @@ pub(crate) fn check_report_place(out: &Path) -> Result<()> {
         out.join("pareto").display()
     );
     Ok(())
-}
-
-/// Refuses results of a run that was trained again since.
-fn check_run(dir: &Path, evaluated: &Value) -> Result<()> {
-    let (run, _, record) = RunDir::open(dir)?;
-    run.check_present(&record)?;
-    let hash_of = |name: &String| evaluated.get("run")?.get("hashes")?.get(name)?.as_str();
-    let is_other = |name: &String| hash_of(name).is_some_and(|hash| hash != record.hashes[name]);
-    match record.hashes.keys().find(|name| is_other(name)) {
-        None => Ok(()),
-        Some(name) => bail!(
-            "{}: the results of `mopo pareto` are out of date: `{name}` has changed since; evaluate the \
-             run again with `mopo pareto {}`",
-            dir.display(),
-            dir.display()
-        ),
-    }
 }
 
 /// Prints the table and the summary.

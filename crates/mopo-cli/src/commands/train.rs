@@ -59,11 +59,7 @@ fn cache(args: &TrainArgs, run: &Path) -> Option<LogProbCache> {
     let named = args.cache.clone().or_else(|| {
         std::env::var_os("MOPO_CACHE").filter(|dir| !dir.is_empty()).map(PathBuf::from)
     });
-    Some(LogProbCache::new(named.unwrap_or_else(|| {
-        // Absolute, since `.` has no parent.
-        let run = std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf());
-        run.parent().unwrap_or(&run).join(".cache").join("log_probs")
-    })))
+    Some(named.map_or_else(|| LogProbCache::beside(run), LogProbCache::new))
 }
 
 fn print_next(path: &Path) {

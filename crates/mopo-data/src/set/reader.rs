@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use super::{Header, json_reason};
+use super::{Header, PreparedWriter, StagedSet, json_reason};
 use crate::stream::{Lines, Repeats};
 use crate::{Error, PreferenceRecord, Result};
 
@@ -52,6 +52,19 @@ impl PreparedReader {
             super::parse_header(line).map_err(|(why, remedy)| wrong(path, 1, why, remedy))?;
         let ids = Some(Repeats::new(&std::env::temp_dir()));
         Ok(Self { path: path.into(), header, lines, ids, n_records: 0 })
+    }
+
+    /// Reads and checks the whole set into a file without a name in `folder`.
+    ///
+    /// # Errors
+    /// What is wrong with a record; [`Error::Io`].
+    pub fn stage(self, folder: &Path) -> Result<StagedSet> {
+        let Header { objectives, split, sources, notes, .. } = self.header.clone();
+        let mut writer = PreparedWriter::new(folder, objectives)?;
+        for record in self {
+            writer.push(&record?)?;
+        }
+        writer.finish(split, sources, notes)
     }
 
     /// The header.

@@ -7,6 +7,7 @@ mod statistics;
 
 pub use policies::{EvaluatedPolicy, evaluated_policies, simplex_grid};
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mopo_core::Objectives;
@@ -18,6 +19,7 @@ use mopo_report::{
     Evaluation, FrontConfig, FrontReport, PolicySamples, ReportExtras, RunExtras, ScoredAxis,
     read_metrics,
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::result::RESULT;
@@ -216,7 +218,7 @@ impl EvaluationPlan {
                 name: String::new(),
                 metrics,
                 record: json!({
-                    // The current configuration is next to it.
+                    // The current configuration is next to it; see `Evaluated`.
                     "run": RunRecord { config: None, ..self.record },
                     "configuration": self.config,
                     "generation": generation,
@@ -232,6 +234,42 @@ impl EvaluationPlan {
     /// The run's directory.
     pub fn run_dir(&self) -> &RunDir {
         &self.run
+    }
+}
+
+/// What the record of an evaluation says of the run that was evaluated.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Evaluated {
+    run: EvaluatedHashes,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct EvaluatedHashes {
+    hashes: BTreeMap<String, String>,
+}
+
+/// Refuses results of a run that was trained again since; `record` is the evaluation's own.
+///
+/// # Errors
+/// The file that has changed since; as [`RunDir::open`] and [`RunDir::check_present`].
+pub fn check_up_to_date(run: &Path, record: &Value) -> Result<()> {
+    let (dir, _, now) = RunDir::open(run)?;
+    dir.check_present(&now)?;
+    // Reports of other programs have other records.
+    let Evaluated { run: then } = Evaluated::deserialize(record).unwrap_or_default();
+    let is_other = |name: &&String| then.hashes.get(*name).is_some_and(|h| *h != now.hashes[*name]);
+    match now.hashes.keys().find(is_other) {
+        None => Ok(()),
+        Some(name) => Err(Error::corrupt(
+            run,
+            format!(
+                "the results of `mopo pareto` are out of date: `{name}` has changed since; evaluate \
+                 the run again with `mopo pareto {}`",
+                run.display()
+            ),
+        )),
     }
 }
 
