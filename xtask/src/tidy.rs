@@ -93,6 +93,9 @@ pub(crate) fn problems(root: &Path) -> Result<Vec<String>> {
         }
     }
     problems.extend(results(root)?);
+    let page = root.join("docs/architecture.md");
+    let text = fs::read_to_string(&page).with_context(|| page.display().to_string())?;
+    problems.extend(missing_on_map(root, &text));
     problems.extend(crate::licences::stale(root)?);
     for package in crate::cargo::metadata()?.packages {
         let folder = package.manifest_path.parent().context("a manifest has a folder")?;
@@ -155,6 +158,36 @@ fn commits_named(page: &str) -> Vec<&str> {
     commits.filter(is_hash).collect()
 }
 
+/// Crates that the drawing of that page lacks, and files of its code map that do not exist.
+fn missing_on_map(root: &Path, page: &str) -> Vec<String> {
+    let drawing = page.split("```").nth(1).unwrap_or_default();
+    let crates = EDGES.iter().filter(|(name, _)| *name != "mopo-testkit");
+    let not_drawn = crates.filter(|(name, _)| !drawing.contains(name));
+    let mut problems: Vec<String> = not_drawn
+        .map(|(name, _)| format!("docs/architecture.md: the drawing lacks {name}"))
+        .collect();
+    let mut sources = String::new();
+    for row in page.lines().filter(|line| line.starts_with("| `")) {
+        let cell = row.split('|').nth(1).unwrap_or_default();
+        // Between backticks: every second piece.
+        for name in cell.split('`').skip(1).step_by(2) {
+            let place = match name.split_once('/') {
+                Some((package, _)) if package.starts_with("mopo-") => {
+                    sources = format!("crates/{package}/src/");
+                    format!("crates/{name}")
+                }
+                Some(("…", below)) => format!("{sources}{below}"),
+                Some(("xtask" | "datasets", _)) => name.to_string(),
+                _ => format!("{sources}{name}"),
+            };
+            if !root.join(&place).exists() {
+                problems.push(format!("docs/architecture.md: the code map names {place}"));
+            }
+        }
+    }
+    problems
+}
+
 /// Compares the workspace's dependencies with [`EDGES`].
 fn edges() -> Result<Vec<String>> {
     let mut problems = Vec::new();
@@ -208,6 +241,18 @@ mod tests {
         let page =
             "2026-11-25, commit df81f52.\nRecorded in commit\n85e4a62-dirty, to commit changes";
         assert_eq!(super::commits_named(page), ["df81f52", "85e4a62-dirty"]);
+    }
+
+    #[test]
+    fn what_the_code_map_names_must_exist() {
+        let page = "```\nno crates\n```\n| where | what |\n| `mopo-lm/src/phi/`, `nothing.rs` | `x` |\n\
+                    | `…/lora.rs`, `gone/` | y |\n| `xtask/src/` | z |\n";
+        let problems = super::missing_on_map(&crate::cargo::root(), page);
+        let (drawing, map): (Vec<_>, Vec<_>) = problems.iter().partition(|p| p.contains("drawing"));
+        assert_eq!(drawing.len(), super::EDGES.len() - 1);
+        let named = |name: &str| map.iter().any(|p| p.ends_with(name));
+        assert_eq!(map.len(), 2, "{map:?}");
+        assert!(named("crates/mopo-lm/src/nothing.rs") && named("crates/mopo-lm/src/gone/"));
     }
 
     #[test]
