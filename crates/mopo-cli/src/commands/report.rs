@@ -5,8 +5,8 @@ use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 use mopo_report::{ComparisonOptions, FrontReport, ReportFiles, ResultsDir, compare, write_report};
-use mopo_train::{DirLock, RunDir};
 use mopo_train::evaluate::check_up_to_date;
+use mopo_train::{DirLock, RunDir};
 
 use crate::args::ReportArgs;
 use crate::output::{errln, out, outln};
