@@ -172,10 +172,11 @@ macro_rules! families {
                 }
             }
 
-            /// The inverse, into a model of the same family and shape.
+            /// The inverse, into a model of the same family and shape. Panics in burn on bytes that are
+            /// no such record: whoever stores them must check that they come back unchanged.
             ///
             /// # Errors
-            /// Bytes that are no such record.
+            /// A record of another version of burn.
             pub fn load_record_bytes(
                 self,
                 bytes: Vec<u8>,
@@ -310,11 +311,9 @@ mod tests {
         let own: Vec<u8> = Recorder::<B>::record(&recorder, phi.clone().into_record(), ()).unwrap();
         assert_eq!(CausalLm::Phi(phi.clone()).to_record_bytes().unwrap(), own);
         let CausalLm::Phi(again) =
-            CausalLm::Phi(fixtures::base::<B>(2)).load_record_bytes(own.clone(), &device).unwrap();
+            CausalLm::Phi(fixtures::base::<B>(2)).load_record_bytes(own, &device).unwrap();
         assert_eq!(again.lm_head.weight.id, phi.lm_head.weight.id);
         assert_eq!(values(again.lm_head.weight.val()), values(phi.lm_head.weight.val()));
-        let cut = own[..own.len() / 2].to_vec();
-        assert!(CausalLm::Phi(phi).load_record_bytes(cut, &device).is_err());
     }
 
     #[test]

@@ -161,7 +161,7 @@ fn wrong_input_is_refused_and_nothing_is_written() {
         ("set.jsonl", "nowhere.toml", &[], &["nowhere.toml"]),
         ("nowhere.jsonl", "rewards.toml", &[], &["nowhere.jsonl"]),
         ("invalid.jsonl", "rewards.toml", &[], &["invalid.jsonl:1", "mopo prepare"]),
-        ("set.jsonl", "rewards.toml", &["--out", "set.jsonl"], &["--out", "another file"]),
+        ("set.jsonl", "rewards.toml", &["--out", "set.jsonl"], &["the same file", "another file"]),
         ("set.jsonl", "rewards.toml", &["--out", "mine.jsonl"], &["mine.jsonl", "--force"]),
     ] {
         let mut command = mopo(&["label", set, "--rewards", rewards]);

@@ -269,7 +269,7 @@ fn weights_that_are_missing_cut_or_not_numbers() {
         bytes[n - 4..].copy_from_slice(&bits.to_le_bytes());
         fs::write(&path, bytes).unwrap();
         let error = refusal(&settings("gpt2"), dir.path());
-        says(&error, &["model.safetensors", "tensor `", name, "fetch or train it again"]);
+        says(&error, &["model.safetensors", "tensor `", name, "download or train it again"]);
     }
 }
 
