@@ -38,7 +38,7 @@ impl Holder {
             host: fs::read_to_string("/proc/sys/kernel/hostname")
                 .map_or_else(|_| String::new(), |name| name.trim().to_string()),
             command: command.join(" "),
-            since: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+            since: chrono::Utc::now().format("%Y-%m-%d %H:%M:%S UTC").to_string(),
         }
     }
 }

@@ -84,7 +84,7 @@ impl RunRecord {
             burn_version: BURN_VERSION.into(),
             device,
             seed,
-            started: u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default(),
+            started: u64::try_from(chrono::Utc::now().timestamp()).unwrap_or_default(),
             command: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
             data: data.map(absolute).transpose()?,
             strict,
@@ -99,8 +99,8 @@ impl RunRecord {
     /// The default directory of a run: `<below>/<name>-<date>`, with the date in UTC.
     pub fn default_dir(&self, below: &Path, name: &str) -> PathBuf {
         let started = i64::try_from(self.started).unwrap_or_default();
-        let date = jiff::Timestamp::from_second(started).unwrap_or_default();
-        below.join(format!("{name}-{}", date.strftime("%Y%m%d-%H%M%S")))
+        let date = chrono::DateTime::from_timestamp(started, 0).unwrap_or_default();
+        below.join(format!("{name}-{}", date.format("%Y%m%d-%H%M%S")))
     }
 
     /// Checks the recorded files whose names begin with one of `parts`.
