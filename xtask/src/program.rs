@@ -43,6 +43,8 @@ const SLOW: &[(&str, f64)] = &[
 /// Of every other crate.
 const OTHERWISE: f64 = 1.2;
 
+/// From when on a build is talked about.
+const QUIET: Duration = Duration::from_secs(1);
 /// How often a log is told; a terminal is told every second.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
@@ -93,13 +95,14 @@ pub(crate) fn build(device: Option<&str>) -> Result<PathBuf> {
         }
         let elapsed = began.elapsed();
         let every = if terminal { Duration::from_secs(1) } else { LOG_EVERY };
-        // A build that has nothing to do says nothing.
-        let due = last.map_or(elapsed > Duration::from_secs(2), |last| last.elapsed() >= every);
+        // A build that has nothing to do is over by then, and says nothing.
+        let due = last.map_or(elapsed >= QUIET, |last| last.elapsed() >= every);
         if due {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             if last.is_none() {
+                let left = words(progress.seconds_left(0.0, cores as f64));
                 eprintln!(
-                    "building mopo in release mode on {cores} cores; only the first build takes long"
+                    "building mopo in release mode on {cores} cores: about {left}, the first time only"
                 );
             }
             let line = progress.line(elapsed.as_secs_f64(), cores as f64);
@@ -210,7 +213,7 @@ impl Progress {
 
     fn line(&self, elapsed: f64, cores: f64) -> String {
         let done = self.n_crates - self.n_left();
-        if done == 0 {
+        if done == 0 && elapsed > 30.0 {
             return format!(
                 "  none of {} crates after {}: is another build at work in the same folder?",
                 self.n_crates,
