@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::cargo::{cargo, root, status, target_directory};
 use crate::machine::{machine, median};
 
-/// How often each side measures everything, in turns.
+/// How often each side measures everything, by turns.
 const ROUNDS: usize = 11;
 
 /// The largest difference between the two sides' results, relative to the largest value.
@@ -50,7 +50,7 @@ pub(crate) fn run(python: Option<PathBuf>) -> Result<ExitCode> {
     println!("mopo-pareto (release build) against {versions}");
     println!("{}", machine());
     println!(
-        "one thread each; median of {ROUNDS} rounds, in turns; all minimised; microseconds per \
+        "one thread each; median of {ROUNDS} rounds, taking turns; all minimised; microseconds per \
          call; ratio: ours / moocore's, below 1 where ours is faster\n"
     );
     println!("| operation | set | K | n | mopo-pareto | moocore | ratio |");

@@ -287,7 +287,7 @@ fn page(options: &Options, context: &About, all: &[Participant], runs: &[Value])
         peers.filter_map(|p| Some((p.name, rate(p.name)?))).max_by(|(_, a), (_, b)| a.total_cmp(b));
     let mut out = String::from("# Scores of a reward model\n\n");
     out += "How many texts a GPT-2 classifier scores per second, from text to number, next to \
-            transformers. All run in turns, each as a process of its own.\n\n";
+            transformers. All take turns, each as a process of its own.\n\n";
     out += &format!("```\ncargo xtask bench score {}\n```\n\n", context.command);
     out += &format!("{}.\n\n- Before: {before}.\n- After: {after}.\n", context.when);
     out += &format!(

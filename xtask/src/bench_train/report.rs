@@ -82,7 +82,7 @@ pub(super) fn page(c: &Context<'_>, runs: &[Run]) -> String {
     let mut out = String::from("# The training step and generation\n\n");
     out += &match c.versions {
         Some(_) => "How long a training step and a greedy generation take, next to TRL's `DPOTrainer`, a \
-                    PyTorch step tuned by hand, and transformers' `generate`. All run in turns, each as \
+                    PyTorch step tuned by hand, and transformers' `generate`. All take turns, each as \
                     a process of its own.\n\n"
             .to_string(),
         None => "How long a training step and a greedy generation take. No peer ran.\n\n".to_string(),

@@ -71,7 +71,7 @@ struct Stage {
     /// What it does, for the table.
     what: &'static str,
     args: Vec<String>,
-    /// The arguments that continue an unfinished output; without them the stage starts anew.
+    /// The arguments that continue an unfinished output; without them the stage starts again.
     resume: Option<Vec<String>>,
     /// The folder or file that it writes.
     output: PathBuf,
