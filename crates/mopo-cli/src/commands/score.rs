@@ -1,6 +1,6 @@
 //! `mopo score`: scores texts with rewards.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use mopo_eval::reward::ModelSpec;
