@@ -99,12 +99,17 @@ impl Summary {
     pub fn new(
         objectives: &Objectives,
         records: &[PreferenceRecord],
-        token_len: impl Fn(&str) -> usize,
+        token_len: &dyn Fn(&str) -> usize,
     ) -> Self {
         let mut counts = Counts::new(objectives);
-        records.iter().for_each(|record| counts.push(record, &token_len));
+        records.iter().for_each(|record| counts.push(record, token_len));
         counts.summary(records.iter().map(|r| r.prompt.as_str()).collect::<BTreeSet<_>>().len())
     }
+}
+
+/// The length of a text in words, for want of a tokenizer.
+pub fn n_words(text: &str) -> usize {
+    text.split_whitespace().count()
 }
 
 /// Makes a [`Summary`] of records that come one by one, in bounded memory.
@@ -129,7 +134,7 @@ impl SummaryBuilder {
     pub fn push(
         &mut self,
         record: &PreferenceRecord,
-        token_len: impl Fn(&str) -> usize,
+        token_len: &dyn Fn(&str) -> usize,
     ) -> Result<()> {
         self.counts.push(record, token_len);
         self.prompts.push(&record.prompt).map_err(Error::io("write into", &self.folder))
@@ -176,7 +181,7 @@ impl Counts {
         }
     }
 
-    fn push(&mut self, record: &PreferenceRecord, token_len: impl Fn(&str) -> usize) {
+    fn push(&mut self, record: &PreferenceRecord, token_len: &dyn Fn(&str) -> usize) {
         self.pairs += 1;
         for (count, indicator) in self.objectives.iter_mut().zip(&record.indicators) {
             *match indicator {
@@ -290,9 +295,9 @@ mod tests {
             record("q", [Some(0.5), Some(0.0)]),
             record("r", [None, Some(1.0)]),
         ];
-        let summary = Summary::new(&objectives, &records, str::len);
+        let summary = Summary::new(&objectives, &records, &str::len);
         let mut builder = SummaryBuilder::new(&std::env::temp_dir(), &objectives);
-        records.iter().for_each(|record| builder.push(record, str::len).unwrap());
+        records.iter().for_each(|record| builder.push(record, &str::len).unwrap());
         assert_eq!(builder.finish().unwrap(), summary);
         assert_eq!((summary.pairs, summary.prompts), (4, 3));
         let a = &summary.objectives[0];
@@ -320,7 +325,7 @@ mod tests {
     #[test]
     fn nothing_is_not_a_panic() {
         let objectives = Objectives::new(["a"]).unwrap();
-        let summary = Summary::new(&objectives, &[], str::len);
+        let summary = Summary::new(&objectives, &[], &str::len);
         assert_eq!(summary.disagreement, [[None]]);
         assert!(summary.to_string().contains("0 pairs"));
     }

@@ -339,7 +339,7 @@ pub(crate) fn prepare(
     }
 
     let token_len = |text: &str| tokenizer.encode(text).map_or(0, |ids| ids.len());
-    let mut summary = Summary::new(&objectives, &train, token_len);
+    let mut summary = Summary::new(&objectives, &train, &token_len);
     // Prompts have control tokens, and may begin with a token of their own.
     let prompt_len = |r: &PreferenceRecord| {
         tokenizer.encode_prompt(&r.prompt, usize::MAX).map_or(0, |(ids, _)| ids.len())

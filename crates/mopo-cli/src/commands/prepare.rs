@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
-use mopo_data::SummaryBuilder;
+use mopo_data::{SummaryBuilder, n_words};
 use mopo_hub::check_output_file;
 use mopo_train::config::{DataConfig, SourceConfig};
 use mopo_train::{prepare_prompts, prepare_staged};
@@ -26,8 +26,6 @@ pub(crate) fn run(args: PrepareArgs) -> Result<()> {
 
 fn pairs(args: &PrepareArgs, config: &SourceConfig) -> Result<()> {
     let (data, scratch) = (args.data.as_deref(), scratch(args.out.as_deref()));
-    // No tokenizer yet: lengths in words.
-    let words = |text: &str| text.split_whitespace().count();
     let mut summary: Option<SummaryBuilder> = None;
     let keep = args.out.is_some();
     let (set, notes) = prepare_staged(
@@ -40,7 +38,7 @@ fn pairs(args: &PrepareArgs, config: &SourceConfig) -> Result<()> {
         &mut |objectives, record| {
             summary
                 .get_or_insert_with(|| SummaryBuilder::new(&scratch, objectives))
-                .push(record, words)
+                .push(record, &n_words)
         },
     )?;
     for note in notes {

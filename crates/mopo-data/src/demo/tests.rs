@@ -6,7 +6,7 @@ use super::*;
 use crate::{Error, PreferenceRecord, Summary, Tokenizer};
 
 fn summary(records: &[PreferenceRecord]) -> Summary {
-    Summary::new(&objectives(), records, str::len)
+    Summary::new(&objectives(), records, &str::len)
 }
 
 /// Mean reward of all candidates, and of each prompt's best candidate, per objective.
@@ -135,7 +135,7 @@ fn texts_are_short_enough_for_a_tiny_model() {
     let texts = records.iter().flat_map(|r| [&r.prompt, &r.first, &r.second]);
     let tokenizer = Tokenizer::train(texts.map(String::as_str), 768).unwrap();
     let token_len = |text: &str| tokenizer.encode(text).unwrap().len();
-    let summary = Summary::new(&objectives(), &records, token_len);
+    let summary = Summary::new(&objectives(), &records, &token_len);
     assert_eq!(tokenizer.vocab_size(), 768);
     assert!(summary.prompt_tokens.mean < 30.0 && summary.prompt_tokens.max <= 48, "{summary}");
     assert!(summary.response_tokens.mean < 28.0 && summary.response_tokens.max <= 64, "{summary}");

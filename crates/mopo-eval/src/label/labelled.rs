@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use mopo_core::Objectives;
 use mopo_data::{
-    Header, PreferenceRecord, PreparedWriter, Scores, StagedSet, SummaryBuilder, write_atomically,
+    Header, PreferenceRecord, PreparedWriter, Scores, StagedSet, SummaryBuilder, n_words,
+    write_atomically,
 };
 
 use super::config::LabelRule;
@@ -124,7 +125,7 @@ impl<'a> LabelWriter<'a> {
         let scores = scores_of(&record, scores, &self.columns);
         self.n_without_scores += usize::from(scores.is_none());
         let record = PreferenceRecord { indicators, scores, ..record };
-        self.summary.push(&record, n_words)?;
+        self.summary.push(&record, &n_words)?;
         Ok(self.out.push(&record)?)
     }
 
@@ -187,11 +188,6 @@ impl<'a> LabelWriter<'a> {
         let report = LabelReport { objectives, summary: self.summary.finish()?, notes };
         Ok(Labelled { set, report, record })
     }
-}
-
-/// The report counts lengths in words.
-fn n_words(text: &str) -> usize {
-    text.split_whitespace().count()
 }
 
 /// The labelled set's objectives and their sources.

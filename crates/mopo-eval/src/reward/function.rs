@@ -67,7 +67,7 @@ impl Reward for Length {
     fn score(&self, _prompt: &str, response: &str) -> Result<f32> {
         let length = match self.unit {
             LengthUnit::Characters => response.chars().count(),
-            LengthUnit::Words => response.split_whitespace().count(),
+            LengthUnit::Words => mopo_data::n_words(response),
         } as f32;
         Ok(match self.preference {
             LengthPreference::Longer => length,
