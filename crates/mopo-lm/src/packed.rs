@@ -163,10 +163,10 @@ pub fn token_log_probs<B: FusedBackend>(
             responses.iter().flat_map(|i| f(&batch.responses[*i]).iter().copied()).collect();
         Tensor::from_data(all.as_slice(), &device)
     };
-    let predictors = hidden.select(0, join(|t| &t.predictors));
+    let predictors = B::select_rows_op(primitive(hidden), join(|t| &t.predictors).into_primitive());
     let bias = head.bias.as_ref().expect("every output layer of phi has a bias");
     tensor(B::linear_log_prob(
-        primitive(predictors),
+        predictors,
         Matrix::Dense(primitive(head.weight.val())),
         primitive(bias.val()),
         join(|t| &t.targets).into_primitive(),

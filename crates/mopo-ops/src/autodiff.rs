@@ -1,5 +1,6 @@
 //! Gradients on `Autodiff`: a block, a LayerNorm and a log-probability are one node each, with
-//! gradients written by hand; so are a linear layer, GELU and attention, in `nodes`. All other
+//! gradients written by hand; so are a linear layer, GELU, attention and a
+//! selection of rows, in `nodes`. All other
 //! operations are differentiable by their generic bodies.
 
 use std::sync::Arc;
@@ -12,7 +13,6 @@ use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
 use burn::tensor::{Shape, TensorData, TensorMetadata};
 
 use crate::block::{self, LINEARS, Saved, Wanted};
-use crate::generic::norm::parameter_gradients;
 use crate::{
     BlockContext, BlockParams, FusedBackend, Gelu, LinearParams, LoraParams, Matrix, PackedRows,
     QuantisedMatrix, nodes,
@@ -78,7 +78,7 @@ impl<B: FusedBackend> Backward<B, 3> for NormNode {
         let grad = grads.consume::<B>(&ops.node);
         let (x, gamma, epsilon) = ops.state;
         if ops.parents[1].is_some() || ops.parents[2].is_some() {
-            let both = parameter_gradients::<B>(x.clone(), grad.clone(), epsilon);
+            let both = B::layer_norm_parameter_gradients(x.clone(), grad.clone(), epsilon);
             for (parent, grad) in ops.parents[1..].iter().zip(both) {
                 if let Some(parent) = parent {
                     grads.register::<B>(parent.id, grad);
@@ -264,6 +264,10 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
 
     fn gelu_op(x: FloatTensor<Self>, form: Gelu) -> FloatTensor<Self> {
         nodes::gelu::<B, C>(x, form)
+    }
+
+    fn select_rows_op(x: FloatTensor<Self>, at: IntTensor<Self>) -> FloatTensor<Self> {
+        nodes::select_rows::<B, C>(x, at)
     }
 
     fn attention_op(

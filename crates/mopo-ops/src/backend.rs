@@ -151,6 +151,26 @@ pub trait FusedBackend: Backend {
         generic::norm::backward::<Self>(init, x, gamma, grad, epsilon)
     }
 
+    /// The gradients of [`layer_norm_forward`](Self::layer_norm_forward) with respect to gamma and
+    /// beta, `[features]` each.
+    fn layer_norm_parameter_gradients(
+        x: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> [FloatTensor<Self>; 2] {
+        generic::norm::parameter_gradients::<Self>(x, grad, epsilon)
+    }
+
+    /// The gradient of a selection of rows: `rows` rows, of which row `at[i]` is the sum of all
+    /// `grad[i]`, in the order of i.
+    fn scatter_rows(
+        grad: FloatTensor<Self>,
+        at: IntTensor<Self>,
+        rows: usize,
+    ) -> FloatTensor<Self> {
+        generic::select::scatter_rows::<Self>(grad, at, rows)
+    }
+
     /// Rotates the first `2 · half` features of each head, feature j with feature j + half, by
     /// angles whose cosines and sines, `[n_tokens, half]`, are given. `inverse` rotates back, which
     /// is the gradient.
@@ -253,6 +273,11 @@ pub trait FusedBackend: Backend {
         generic::adam::sum_of_squares::<Self>(x)
     }
 
+    /// `x · factor`, in x's order of memory.
+    fn scaled(x: FloatTensor<Self>, factor: f64) -> FloatTensor<Self> {
+        Self::float_mul_scalar(x, factor.into())
+    }
+
     /// One block of phi on packed tokens, differentiable: `x + dense(attention(n)) + fc2(gelu(fc1(n)))`
     /// with `n = layer_norm(x)`.
     fn parallel_block(
@@ -289,6 +314,11 @@ pub trait FusedBackend: Backend {
             Gelu::Tanh => Self::gelu_tanh(x),
             Gelu::Erf => Self::gelu_erf(x),
         }
+    }
+
+    /// The rows of a matrix at `at`, differentiable in it.
+    fn select_rows_op(x: FloatTensor<Self>, at: IntTensor<Self>) -> FloatTensor<Self> {
+        Self::float_select(x, 0, at)
     }
 
     /// [`packed_attention`](Self::packed_attention), differentiable in q, k and v.

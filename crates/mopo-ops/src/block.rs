@@ -11,7 +11,6 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Shape, TensorMetadata};
 
-use crate::generic::norm::parameter_gradients;
 use crate::{FusedBackend, Init, KvStore, Matrix, PackedRows};
 
 /// Number of linear layers of a block, in this order: queries, keys, values, attention output, and
@@ -338,7 +337,7 @@ pub(crate) fn backward<B: FusedBackend>(
     }
     let norm = match &d_normed {
         Some(d) if wanted.norm.contains(&true) => {
-            Some(parameter_gradients::<B>(x.clone(), d.clone(), *epsilon))
+            Some(B::layer_norm_parameter_gradients(x.clone(), d.clone(), *epsilon))
         }
         _ => None,
     };

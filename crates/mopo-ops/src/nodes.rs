@@ -1,5 +1,5 @@
-//! Gradients on `Autodiff` of the operations of a sequential block: a linear layer, GELU and
-//! attention, one node each. They keep their inputs and recompute the rest.
+//! Gradients on `Autodiff` of the operations of a sequential block, a linear layer, GELU and
+//! attention, and of a selection of rows, one node each. They keep their inputs and recompute the rest.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::tensor::ops::FloatTensor;
+use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{Shape, TensorMetadata};
 
 use crate::autodiff::absent;
@@ -103,6 +103,41 @@ pub(crate) fn gelu<B: FusedBackend, C: CheckpointStrategy>(
         OpsKind::Tracked(prep) => {
             let y = B::gelu_op(x.primitive.clone(), form);
             prep.finish((x.primitive, form), y)
+        }
+    }
+}
+
+/// The state: which rows, and of how many.
+#[derive(Debug)]
+struct SelectRowsNode;
+
+impl<B: FusedBackend> Backward<B, 1> for SelectRowsNode {
+    type State = (IntTensor<B>, usize);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let grad = grads.consume::<B>(&ops.node);
+        if let Some(parent) = &ops.parents[0] {
+            let (at, rows) = ops.state;
+            grads.register::<B>(parent.id, B::scatter_rows(grad, at, rows));
+        }
+    }
+}
+
+pub(crate) fn select_rows<B: FusedBackend, C: CheckpointStrategy>(
+    x: Tracked<B, C>,
+    at: IntTensor<B>,
+) -> Tracked<B, C> {
+    let rows = x.primitive.shape()[0];
+    match SelectRowsNode.prepare::<C>([x.node]).compute_bound().stateful() {
+        OpsKind::UnTracked(prep) => prep.finish(B::select_rows_op(x.primitive, at)),
+        OpsKind::Tracked(prep) => {
+            let y = B::select_rows_op(x.primitive, at.clone());
+            prep.finish((at, rows), y)
         }
     }
 }

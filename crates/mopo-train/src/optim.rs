@@ -239,7 +239,9 @@ struct Scale<'a> {
 impl<B: FusedAutodiffBackend> ModuleVisitor<B> for Scale<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         if let Some(g) = self.gradients.remove::<B::InnerBackend, D>(param.id) {
-            self.gradients.register::<B::InnerBackend, D>(param.id, g.mul_scalar(self.factor));
+            let g: Tensor<B::InnerBackend, D> =
+                tensor(B::InnerBackend::scaled(primitive(g), self.factor));
+            self.gradients.register::<B::InnerBackend, D>(param.id, g);
         }
     }
 }

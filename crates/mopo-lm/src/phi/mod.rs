@@ -321,7 +321,8 @@ impl<B: FusedBackend> Phi<B> {
 
     /// Rows of the embedding, `[n, hidden_size]`, as f32.
     fn embed(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
-        let rows = self.embed_tokens.weight.val().select(0, ids);
+        let weight = primitive(self.embed_tokens.weight.val());
+        let rows = tensor::<B, 2>(B::select_rows_op(weight, ids.into_primitive()));
         if rows.dtype() == DType::F32 { rows } else { rows.cast(FloatDType::F32) }
     }
 

@@ -1,4 +1,4 @@
-//! A step of Adam and sums of squares, one pass over memory each.
+//! A step of Adam, and of gradients their sum of squares and multiples, one pass over memory each.
 
 use burn::tensor::{Bytes, DType, TensorMetadata};
 use rayon::prelude::*;
@@ -94,6 +94,25 @@ pub(super) fn step(
             vectorised(Adam { param, first, second, grad, factors });
         });
     (param, [first, second])
+}
+
+struct Scale<'a> {
+    x: &'a mut [f32],
+    factor: f32,
+}
+
+impl Kernel for Scale<'_> {
+    #[inline(always)]
+    fn run(self) {
+        self.x.iter_mut().for_each(|x| *x *= self.factor);
+    }
+}
+
+pub(super) fn scaled(x: T, factor: f32) -> T {
+    let mut x = if is_dense(&x) { x } else { x.to_contiguous() };
+    let parts = x.storage_mut::<f32>().par_chunks_mut(GRAIN);
+    parts.for_each(|x| vectorised(Scale { x, factor }));
+    x
 }
 
 struct Squares<'a> {

@@ -4,11 +4,11 @@
 use std::cell::RefCell;
 
 use burn::tensor::TensorMetadata;
-use faer::{MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use super::gemm::{by_rows, multiply};
 use super::math::{exp, largest, sum};
+use super::product::{Threads, multiply};
+use super::view::{MatMut, MatRef};
 use super::{Kernel, T, contiguous, new, values, vectorised};
 use crate::{PackedRow, PackedRows, Piece};
 
@@ -69,8 +69,13 @@ impl<'a> Head<'a> {
         Self { data: &data[(start * width + head * dim).min(data.len())..], width, dim }
     }
 
-    fn tokens(&self, from: usize, n: usize) -> MatRef<'a, f32> {
-        by_rows(&self.data[(from * self.width).min(self.data.len())..], n, self.dim, self.width)
+    fn tokens(&self, from: usize, n: usize) -> MatRef<'a> {
+        MatRef::by_rows(
+            &self.data[(from * self.width).min(self.data.len())..],
+            n,
+            self.dim,
+            self.width,
+        )
     }
 }
 
@@ -125,43 +130,50 @@ impl Kernel for Gradients<'_> {
 }
 
 /// `to[:, prefix] = x · prefixᵀ` and `to[:, own] = x · ownᵀ`.
-fn against_keys(to: MatMut<'_, f32>, x: MatRef<'_, f32>, keys: &Head<'_>, tile: &Tile) {
+fn against_keys(to: MatMut<'_>, x: MatRef<'_>, keys: &Head<'_>, tile: &Tile) {
     let Piece { prefix_start, prefix, start, .. } = tile.piece;
-    let (left, right) = to.split_at_col_mut(prefix);
+    let (left, right) = to.split_at_column(prefix);
     if prefix > 0 {
         let keys = keys.tokens(prefix_start, prefix);
-        multiply(left, false, x, keys.transpose(), 1.0, Par::Seq);
+        multiply(left, false, x, keys.transpose(), 1.0, Threads::One);
     }
     if tile.own() > 0 {
-        multiply(right, false, x, keys.tokens(start, tile.own()).transpose(), 1.0, Par::Seq);
+        multiply(right, false, x, keys.tokens(start, tile.own()).transpose(), 1.0, Threads::One);
     }
 }
 
 /// `to (+)= s[:, prefix] · prefix + s[:, own] · own`.
-fn times_values(to: MatMut<'_, f32>, add: bool, s: MatRef<'_, f32>, v: &Head<'_>, tile: &Tile) {
+fn times_values(to: MatMut<'_>, add: bool, s: MatRef<'_>, v: &Head<'_>, tile: &Tile) {
     let Piece { prefix_start, prefix, start, .. } = tile.piece;
     let mut to = to;
-    let (left, right) = s.split_at_col(prefix);
+    let (left, right) = s.split_at_column(prefix);
     if prefix > 0 {
         let values = v.tokens(prefix_start, prefix);
-        multiply(to.as_mut(), add, left, values, 1.0, Par::Seq);
+        multiply(to.reborrow(), add, left, values, 1.0, Threads::One);
     }
     if tile.own() > 0 {
-        multiply(to, add || prefix > 0, right, v.tokens(start, tile.own()), 1.0, Par::Seq);
+        multiply(to, add || prefix > 0, right, v.tokens(start, tile.own()), 1.0, Threads::One);
     }
 }
 
 /// `to[prefix] += s[:, prefix]ᵀ · x` and `to[own] += s[:, own]ᵀ · x`; `to` is the whole row's.
-fn onto_keys(to: MatMut<'_, f32>, s: MatRef<'_, f32>, x: MatRef<'_, f32>, tile: &Tile) {
+fn onto_keys(to: MatMut<'_>, s: MatRef<'_>, x: MatRef<'_>, tile: &Tile) {
     let Piece { prefix_start, prefix, start, .. } = tile.piece;
     let mut to = to;
-    let (left, right) = s.split_at_col(prefix);
+    let (left, right) = s.split_at_column(prefix);
     if prefix > 0 {
-        let to = to.as_mut().subrows_mut(prefix_start, prefix);
-        multiply(to, true, left.transpose(), x, 1.0, Par::Seq);
+        let to = to.reborrow().take_rows(prefix_start..prefix_start + prefix);
+        multiply(to, true, left.transpose(), x, 1.0, Threads::One);
     }
     if tile.own() > 0 {
-        multiply(to.subrows_mut(start, tile.own()), true, right.transpose(), x, 1.0, Par::Seq);
+        multiply(
+            to.take_rows(start..start + tile.own()),
+            true,
+            right.transpose(),
+            x,
+            1.0,
+            Threads::One,
+        );
     }
 }
 
@@ -172,16 +184,16 @@ fn parts(
     lengths: impl Iterator<Item = usize>,
     n_heads: usize,
     width: usize,
-) -> Vec<MatMut<'_, f32>> {
+) -> Vec<MatMut<'_>> {
     let dim = width / n_heads;
     let n = data.len() / width;
-    let mut rest = MatMut::from_row_major_slice_mut(data, n, width);
+    let mut rest = MatMut::by_rows(data, n, width);
     let mut parts = vec![];
     for len in lengths {
-        let (mut tokens, below) = rest.split_at_row_mut(len);
+        let (mut tokens, below) = rest.split_at_row(len);
         rest = below;
         for _ in 0..n_heads {
-            let (head, right) = tokens.split_at_col_mut(dim);
+            let (head, right) = tokens.split_at_column(dim);
             parts.push(head);
             tokens = right;
         }
@@ -207,12 +219,12 @@ fn with_scratch<R>(n: usize, f: impl FnOnce(&mut [f32], &mut [f32]) -> R) -> R {
 }
 
 /// Writes the attention weights (softmax) of a tile to `scores`.
-fn attention_weights(scores: &mut [f32], q: MatRef<'_, f32>, k: &Head<'_>, tile: &Tile) {
+fn attention_weights(scores: &mut [f32], q: MatRef<'_>, k: &Head<'_>, tile: &Tile) {
     let keys = tile.keys();
-    let to = MatMut::from_row_major_slice_mut(scores, tile.n(), keys);
+    let to = MatMut::by_rows(scores, tile.n(), keys);
     against_keys(to, q, k, tile);
     let seen = tile.piece.prefix + tile.from - tile.piece.start + 1;
-    let scale = (q.ncols() as f32).powf(-0.5);
+    let scale = (q.columns() as f32).powf(-0.5);
     vectorised(Scores { scores, keys, seen, scale });
 }
 
@@ -231,8 +243,8 @@ pub(super) fn forward(q: T, k: T, v: T, rows: &PackedRows, n_heads: usize) -> T 
         for tile in tiles(&row) {
             with_scratch(tile.n() * tile.keys(), |scores, _| {
                 attention_weights(scores, q.tokens(tile.from, tile.n()), &k, &tile);
-                let scores = by_rows(scores, tile.n(), tile.keys(), tile.keys());
-                let out = out.as_mut().subrows_mut(tile.from, tile.n());
+                let scores = MatRef::by_rows(scores, tile.n(), tile.keys(), tile.keys());
+                let out = out.reborrow().take_rows(tile.from..tile.from + tile.n());
                 times_values(out, false, scores, &v, &tile);
             });
         }
@@ -264,13 +276,19 @@ pub(super) fn backward(q: T, k: T, v: T, grad: T, rows: &PackedRows, n_heads: us
             with_scratch(n * keys, |weights, scores| {
                 let (queries, g) = (q.tokens(tile.from, n), grad.tokens(tile.from, n));
                 attention_weights(weights, queries, &k, &tile);
-                let to = MatMut::from_row_major_slice_mut(scores, n, keys);
+                let to = MatMut::by_rows(scores, n, keys);
                 against_keys(to, g, &v, &tile);
-                onto_keys(dv.as_mut(), by_rows(weights, n, keys, keys), g, &tile);
+                onto_keys(dv.reborrow(), MatRef::by_rows(weights, n, keys, keys), g, &tile);
                 vectorised(Gradients { weights, grad: scores, keys, scale });
-                let scores = by_rows(scores, n, keys, keys);
-                times_values(dq.as_mut().subrows_mut(tile.from, n), false, scores, &k, &tile);
-                onto_keys(dk.as_mut(), scores, queries, &tile);
+                let scores = MatRef::by_rows(scores, n, keys, keys);
+                times_values(
+                    dq.reborrow().take_rows(tile.from..tile.from + n),
+                    false,
+                    scores,
+                    &k,
+                    &tile,
+                );
+                onto_keys(dk.reborrow(), scores, queries, &tile);
             });
         }
     });

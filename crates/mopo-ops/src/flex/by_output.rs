@@ -1,14 +1,15 @@
 //! Products with a weight that is read output by output. A weight that is not f32 is converted tile
-//! by tile for faer's products, or, for a few lines, one output at a time, which stays in the L1
+//! by tile for the product, or, for a few lines, one output at a time, which stays in the L1
 //! cache.
 
 use burn::tensor::TensorMetadata;
-use faer::{MatMut, MatRef};
 use half::bf16;
 use rayon::prelude::*;
 
-use super::gemm::{View, by_rows, multiply, parallelism, start};
+use super::gemm::{View, start, threads};
+use super::product::multiply;
 use super::skinny::{self, LINES};
+use super::view::{MatMut, MatRef};
 use super::{Kernel, T, new, vectorised};
 use crate::Init;
 
@@ -40,7 +41,7 @@ pub(super) fn weight_matmul(
     let [inputs, outputs] = weight.shape();
     let x = View::new(x, false);
     let x = x.get();
-    let m = x.nrows();
+    let m = x.rows();
     let n = if transpose { inputs } else { outputs };
     let (mut out, mut add) = start(init, m, n);
     if m * n == 0 {
@@ -57,14 +58,14 @@ pub(super) fn weight_matmul(
         // [size, inputs]: one line per output.
         let tile = &mut tile[..size * inputs];
         read(weight, from, tile);
-        let lines = by_rows(tile, size, inputs, inputs);
-        let par = parallelism(m, size, inputs);
-        let to = MatMut::from_row_major_slice_mut(&mut out, m, n);
+        let lines = MatRef::by_rows(tile, size, inputs, inputs);
+        let threads = threads(m, size, inputs);
+        let to = MatMut::by_rows(&mut out, m, n);
         if transpose {
-            multiply(to, add, x.subcols(from, size), lines, 1.0, par);
+            multiply(to, add, x.take_columns(from..from + size), lines, 1.0, threads);
             add = true;
         } else {
-            multiply(to.subcols_mut(from, size), add, x, lines.transpose(), 1.0, par);
+            multiply(to.take_columns(from..from + size), add, x, lines.transpose(), 1.0, threads);
         }
     }
     new(out, [m, n])
@@ -79,18 +80,17 @@ pub(super) fn read(weight: &impl ByOutput, from: usize, lines: &mut [f32]) {
 }
 
 /// The transpose of a matrix whose columns are contiguous.
-pub(super) struct Columns<'a>(pub(super) MatRef<'a, f32>);
+pub(super) struct Columns<'a>(pub(super) MatRef<'a>);
 
 impl<'a> Columns<'a> {
     fn column(&self, output: usize) -> &'a [f32] {
-        let column = self.0.row(output).try_as_row_major();
-        column.expect("lines without gaps").as_slice()
+        self.0.row(output)
     }
 }
 
 impl ByOutput for Columns<'_> {
     fn shape(&self) -> [usize; 2] {
-        [self.0.ncols(), self.0.nrows()]
+        [self.0.columns(), self.0.rows()]
     }
 
     fn read(&self, output: usize, line: &mut [f32]) {

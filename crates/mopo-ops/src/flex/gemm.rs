@@ -1,20 +1,20 @@
-//! Matrix products: faer's kernels on burn-flex's memory.
+//! Matrix products of burn-flex's tensors.
 
 use std::time::Instant;
 
 use burn::tensor::TensorMetadata;
 use burn_flex::FlexTensor;
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+use super::product::{Threads, multiply};
+use super::view::{MatMut, MatRef};
 use super::{T, into_values, new, skinny, values};
 use crate::Init;
 
 /// Products with fewer multiplications use one thread.
 const PARALLEL: usize = 64 * 1024;
 
-/// A matrix of burn-flex as faer sees it, without a copy if rows or columns are contiguous.
+/// A matrix of burn-flex, without a copy if rows or columns are contiguous.
 pub(super) struct View {
     tensor: FlexTensor,
     transposed: bool,
@@ -32,46 +32,23 @@ impl View {
         Self { tensor, transposed }
     }
 
-    pub(super) fn get(&self) -> MatRef<'_, f32> {
+    pub(super) fn get(&self) -> MatRef<'_> {
         let layout = self.tensor.layout();
         let [rows, columns] = self.tensor.shape().dims();
         let strides = layout.strides();
         let data = &self.tensor.storage::<f32>()[layout.start_offset()..];
-        let matrix = if rows * columns == 0 {
-            MatRef::from_row_major_slice(&[], rows, columns)
-        } else if strides[1] == 1 && strides[0] >= columns as isize {
-            by_rows(data, rows, columns, strides[0] as usize)
+        let matrix = if strides[1] == 1 && strides[0] >= columns as isize {
+            MatRef::by_rows(data, rows, columns, strides[0] as usize)
         } else {
-            by_rows(data, columns, rows, strides[1] as usize).transpose()
+            MatRef::by_rows(data, columns, rows, strides[1] as usize).transpose()
         };
         if self.transposed { matrix.transpose() } else { matrix }
     }
 }
 
-/// `rows` runs of `columns` numbers, `stride` apart.
-pub(super) fn by_rows(data: &[f32], rows: usize, columns: usize, stride: usize) -> MatRef<'_, f32> {
-    if rows * columns == 0 {
-        return MatRef::from_row_major_slice(&[], rows, columns);
-    }
-    let end = (rows - 1) * stride + columns;
-    MatRef::from_row_major_slice_with_stride(&data[..end], rows, columns, stride)
-}
-
 /// How many threads a product of that size is worth.
-pub(super) fn parallelism(m: usize, n: usize, k: usize) -> Par {
-    if m * n * k < PARALLEL || rayon::current_num_threads() == 1 { Par::Seq } else { Par::rayon(0) }
-}
-
-/// `to = (to if add else 0) + alpha · a · b`.
-pub(super) fn multiply(
-    to: MatMut<'_, f32>,
-    add: bool,
-    a: MatRef<'_, f32>,
-    b: MatRef<'_, f32>,
-    alpha: f32,
-    par: Par,
-) {
-    matmul(to, if add { Accum::Add } else { Accum::Replace }, a, b, alpha, par);
+pub(super) fn threads(m: usize, n: usize, k: usize) -> Threads {
+    if m * n * k < PARALLEL { Threads::One } else { Threads::All }
 }
 
 /// The initial value of a product, and whether there is one.
@@ -125,12 +102,12 @@ pub(super) fn gemm(
 ) -> T {
     let (a, b) = (View::new(a, transpose_a), View::new(b, transpose_b));
     let (a, b) = (a.get(), b.get());
-    let (m, k, n) = (a.nrows(), a.ncols(), b.ncols());
-    assert_eq!(k, b.nrows(), "matrices of {m} × {k} and {} × {n}", b.nrows());
+    let (m, k, n) = (a.rows(), a.columns(), b.columns());
+    assert_eq!(k, b.rows(), "matrices of {m} × {k} and {} × {n}", b.rows());
     let (mut out, add) = start(init, m, n);
     if m * n > 0 && !skinny::multiply(&mut out, add, a, b, alpha as f32) {
-        let to = MatMut::from_row_major_slice_mut(&mut out, m, n);
-        multiply(to, add, a, b, alpha as f32, parallelism(m, n, k));
+        let to = MatMut::by_rows(&mut out, m, n);
+        multiply(to, add, a, b, alpha as f32, threads(m, n, k));
     }
     new(out, [m, n])
 }
@@ -145,8 +122,9 @@ pub fn matmul_rate(m: usize, n: usize, k: usize, repeats: usize) -> f64 {
     let mut best = f64::INFINITY;
     for _ in 0..repeats.max(1) {
         let clock = Instant::now();
-        let to = MatMut::from_row_major_slice_mut(&mut out, m, n);
-        multiply(to, false, by_rows(&a, m, k, k), by_rows(&b, k, n, n), 1.0, parallelism(m, n, k));
+        let to = MatMut::by_rows(&mut out, m, n);
+        let (a, b) = (MatRef::by_rows(&a, m, k, k), MatRef::by_rows(&b, k, n, n));
+        multiply(to, false, a, b, 1.0, threads(m, n, k));
         best = best.min(clock.elapsed().as_secs_f64());
     }
     2.0 * (m * n * k) as f64 / best / 1e9

@@ -3,12 +3,13 @@
 //! with a running maximum.
 
 use burn::tensor::TensorMetadata;
-use faer::{MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use super::gemm::{View, by_rows, multiply};
+use super::gemm::View;
 use super::math::{exp, largest, sum};
-use super::{Kernel, T, contiguous, new, values, vectorised};
+use super::product::{Threads, multiply};
+use super::view::{MatMut, MatRef};
+use super::{Kernel, T, contiguous, indices, new, values, vectorised};
 
 /// Tokens of the vocabulary per tile.
 const TILE: usize = 1024;
@@ -51,10 +52,6 @@ impl Kernel for Tile<'_> {
     }
 }
 
-fn targets_of(targets: T) -> Vec<usize> {
-    targets.into_data().iter::<i64>().map(|id| id as usize).collect()
-}
-
 /// Number of positions per task: tasks of equal size, the same number for each thread.
 fn task_size(n: usize) -> usize {
     let threads = rayon::current_num_threads();
@@ -74,7 +71,7 @@ pub(super) fn forward(
     let weight = View::new(weight, false);
     let weight = weight.get();
     let bias = contiguous(bias);
-    let (bias, targets) = (values(&bias), targets_of(targets));
+    let (bias, targets) = (values(&bias), indices(targets));
     let vocab = bias.len();
     assert!(targets.iter().all(|id| *id < vocab), "a target beyond the vocabulary of {vocab}");
     let mut log_probs = vec![0f32; n];
@@ -92,16 +89,16 @@ pub(super) fn forward(
         .zip(gradients);
     tasks.for_each(|(((hidden, targets), log_probs), sums)| {
         let m = targets.len();
-        let hidden = by_rows(hidden, m, d, d);
+        let hidden = MatRef::by_rows(hidden, m, d, d);
         let mut running = vec![(f32::NEG_INFINITY, 0f32); m];
         let mut chosen = vec![0f32; m];
         let mut scratch = vec![0f32; m * TILE.min(vocab)];
         for from in (0..vocab).step_by(TILE) {
             let n = TILE.min(vocab - from);
             let logits = &mut scratch[..m * n];
-            let part = weight.subcols(from, n);
-            let to = MatMut::from_row_major_slice_mut(logits, m, n);
-            multiply(to, false, hidden, part, 1.0, Par::Seq);
+            let part = weight.take_columns(from..from + n);
+            let to = MatMut::by_rows(logits, m, n);
+            multiply(to, false, hidden, part, 1.0, Threads::One);
             for (i, target) in targets.iter().enumerate() {
                 if (from..from + n).contains(target) {
                     chosen[i] = logits[i * n + target - from] + bias[*target];
@@ -110,9 +107,9 @@ pub(super) fn forward(
             let bias = &bias[from..from + n];
             vectorised(Tile { logits, bias, running: &mut running, sums });
             if with_gradient {
-                let logits = by_rows(logits, m, n, n);
-                let to = MatMut::from_row_major_slice_mut(sums, m, d);
-                multiply(to, true, logits, part.transpose(), 1.0, Par::Seq);
+                let logits = MatRef::by_rows(logits, m, n, n);
+                let to = MatMut::by_rows(sums, m, d);
+                multiply(to, true, logits, part.transpose(), 1.0, Threads::One);
             }
         }
         for i in 0..m {
@@ -120,9 +117,8 @@ pub(super) fn forward(
             log_probs[i] = chosen[i] - top - total.ln();
             if with_gradient {
                 let line = &mut sums[i * d..(i + 1) * d];
-                let column = weight.col(targets[i]);
-                for (j, x) in line.iter_mut().enumerate() {
-                    *x = column[j] - *x / total;
+                for (x, w) in line.iter_mut().zip(weight.column(targets[i])) {
+                    *x = w - *x / total;
                 }
             }
         }
@@ -160,9 +156,9 @@ pub(super) fn backward(hidden: T, weight: T, bias: T, targets: T, log_probs: T, 
     let view = View::new(weight, false);
     let weight = view.get();
     let (bias, log_probs, grad) = (contiguous(bias), contiguous(log_probs), contiguous(grad));
-    let (bias, targets) = (values(&bias), targets_of(targets));
+    let (bias, targets) = (values(&bias), indices(targets));
     let vocab = bias.len();
-    let all = by_rows(values(&hidden), n, d, d);
+    let all = MatRef::by_rows(values(&hidden), n, d, d);
 
     // The log-sum-exp from the result of the forward pass: logit of the target − its
     // log-probability.
@@ -170,8 +166,8 @@ pub(super) fn backward(hidden: T, weight: T, bias: T, targets: T, log_probs: T, 
         .into_par_iter()
         .map(|i| {
             let line = &values(&hidden)[i * d..(i + 1) * d];
-            let column = weight.col(targets[i]);
-            let logit = sum(d, |j| line[j] * column[j]) + bias[targets[i]];
+            let column = weight.take_columns(targets[i]..targets[i] + 1);
+            let logit = sum(d, |j| line[j] * column[(j, 0)]) + bias[targets[i]];
             (logit - values(&log_probs)[i], values(&grad)[i])
         })
         .collect();
@@ -193,13 +189,13 @@ pub(super) fn backward(hidden: T, weight: T, bias: T, targets: T, log_probs: T, 
             let tiles = d_weight.chunks_mut(TILE * d).zip(d_bias.chunks_mut(TILE));
             for (j, (d_weight, d_bias)) in tiles.enumerate() {
                 let (from, size) = (i * run + j * TILE, d_bias.len());
-                let part = weight.subcols(from, size);
+                let part = weight.take_columns(from..from + size);
                 for start in (0..n).step_by(BLOCK) {
                     let m = BLOCK.min(n - start);
-                    let hidden = all.subrows(start, m);
+                    let hidden = all.take_rows(start..start + m);
                     let logits = &mut scratch[..m * size];
-                    let to = MatMut::from_row_major_slice_mut(logits, m, size);
-                    multiply(to, false, hidden, part, 1.0, Par::Seq);
+                    let to = MatMut::by_rows(logits, m, size);
+                    multiply(to, false, hidden, part, 1.0, Threads::One);
                     let positions = &positions[start..start + m];
                     let bias = &bias[from..from + size];
                     vectorised(Residuals { logits, bias, positions });
@@ -211,12 +207,12 @@ pub(super) fn backward(hidden: T, weight: T, bias: T, targets: T, log_probs: T, 
                     for line in logits.chunks_exact(size) {
                         d_bias.iter_mut().zip(line).for_each(|(sum, x)| *sum += x);
                     }
-                    let logits: MatRef<'_, f32> = by_rows(logits, m, size, size);
-                    let to = MatMut::from_row_major_slice_mut(d_weight, size, d);
-                    multiply(to, true, logits.transpose(), hidden, 1.0, Par::Seq);
+                    let logits = MatRef::by_rows(logits, m, size, size);
+                    let to = MatMut::by_rows(d_weight, size, d);
+                    multiply(to, true, logits.transpose(), hidden, 1.0, Threads::One);
                     let to = &mut d_hidden[start * d..(start + m) * d];
-                    let to = MatMut::from_row_major_slice_mut(to, m, d);
-                    multiply(to, true, logits, part.transpose(), 1.0, Par::Seq);
+                    let to = MatMut::by_rows(to, m, d);
+                    multiply(to, true, logits, part.transpose(), 1.0, Threads::One);
                 }
             }
             d_hidden

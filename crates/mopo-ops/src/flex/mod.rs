@@ -1,5 +1,5 @@
-//! Kernels for burn-flex: matrix products through faer, everything between them in one pass over
-//! memory, on all threads of rayon's pool. Loops are plain and compiled for the vector instructions
+//! Kernels for burn-flex: matrix products in assembly, everything between them in one pass
+//! over memory, on all threads of rayon's pool. Loops are plain and compiled for the vector instructions
 //! of the current machine ([`vectorised`]).
 //!
 //! Results do not depend on scheduling: sums over threads have a fixed order.
@@ -13,13 +13,17 @@ mod gemm;
 mod log_prob;
 mod math;
 mod norm;
+mod product;
 mod quant;
+mod select;
 mod skinny;
+mod view;
 
 use std::ops::Range;
 
 use burn::backend::Flex;
-use burn::tensor::{Bytes, DType, Shape};
+use burn::tensor::ops::FloatTensorOps;
+use burn::tensor::{Bytes, DType, Shape, TensorMetadata};
 use burn_flex::{FlexTensor, Layout};
 
 pub use gemm::matmul_rate;
@@ -76,6 +80,11 @@ fn values(x: &T) -> &[f32] {
 fn into_values(x: T) -> Vec<f32> {
     let data = contiguous(x).into_data();
     data.into_vec().expect("f32")
+}
+
+/// The numbers of a tensor of rows.
+fn indices(x: T) -> Vec<usize> {
+    x.into_data().iter::<i64>().map(|i| i as usize).collect()
 }
 
 /// Elements per task.
@@ -160,6 +169,22 @@ impl FusedBackend for Flex {
         }
     }
 
+    fn layer_norm_parameter_gradients(x: T, grad: T, epsilon: f64) -> [T; 2] {
+        if is_f32(&[&x, &grad]) && x.shape().num_elements() > 0 {
+            norm::parameter_gradients(x, grad, epsilon)
+        } else {
+            generic::norm::parameter_gradients::<Self>(x, grad, epsilon)
+        }
+    }
+
+    fn scatter_rows(grad: T, at: T, rows: usize) -> T {
+        if is_f32(&[&grad]) {
+            select::scatter_rows(grad, at, rows)
+        } else {
+            generic::select::scatter_rows::<Self>(grad, at, rows)
+        }
+    }
+
     fn rotary(x: T, cos: T, sin: T, n_heads: usize, inverse: bool) -> T {
         if is_f32(&[&x, &cos, &sin]) {
             elementwise::rotary(x, cos, sin, n_heads, inverse)
@@ -236,6 +261,14 @@ impl FusedBackend for Flex {
         }
     }
 
+    fn scaled(x: T, factor: f64) -> T {
+        if is_f32(&[&x]) {
+            adam::scaled(x, factor as f32)
+        } else {
+            Self::float_mul_scalar(x, factor.into())
+        }
+    }
+
     fn sum_of_squares(x: T) -> f64 {
         if is_f32(&[&x]) {
             adam::sum_of_squares(&x)
@@ -256,6 +289,19 @@ impl FusedBackend for Flex {
             log_prob::backward(hidden, weight, bias, targets, log_probs, grad)
         } else {
             generic::log_prob::backward::<Self>(hidden, weight, bias, targets, log_probs, grad)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// pulp finds them only with its features for them.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn vector_instructions_of_the_machine_are_used() {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx2") && has!("fma") {
+            assert!(!matches!(pulp::Arch::new(), pulp::Arch::Scalar));
         }
     }
 }

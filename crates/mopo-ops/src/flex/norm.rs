@@ -1,6 +1,8 @@
-//! LayerNorm and its gradient, one pass over memory each.
+//! LayerNorm and its gradients.
 
+use burn::backend::Flex;
 use burn::tensor::TensorMetadata;
+use burn::tensor::ops::FloatTensorOps;
 use rayon::prelude::*;
 
 use super::math::sum;
@@ -60,6 +62,79 @@ impl Kernel for Backward<'_> {
             }
         }
     }
+}
+
+struct Squares<'a> {
+    x: &'a [f32],
+    means: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Squares<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Squares { x, means, out } = self;
+        let d = x.len() / means.len();
+        for ((x, mean), out) in x.chunks_exact(d).zip(means).zip(out.chunks_exact_mut(d)) {
+            for (x, out) in x.iter().zip(out) {
+                *out = (x - mean) * (x - mean);
+            }
+        }
+    }
+}
+
+struct Sums<'a> {
+    x: &'a [f32],
+    grad: &'a [f32],
+    means: &'a [f32],
+    factors: &'a [f32],
+    from: usize,
+    gamma: &'a mut [f32],
+    beta: &'a mut [f32],
+}
+
+impl Kernel for Sums<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Sums { x, grad, means, factors, from, gamma, beta } = self;
+        let (d, n) = (x.len() / means.len(), gamma.len());
+        let tokens = x.chunks_exact(d).zip(grad.chunks_exact(d)).zip(means.iter().zip(factors));
+        for ((x, grad), (mean, factor)) in tokens {
+            let (x, grad) = (&x[from..from + n], &grad[from..from + n]);
+            let sums = gamma.iter_mut().zip(beta.iter_mut());
+            for ((x, grad), (gamma, beta)) in x.iter().zip(grad).zip(sums) {
+                *gamma += grad * ((x - mean) * factor);
+                *beta += grad;
+            }
+        }
+    }
+}
+
+/// Features per task.
+const FEATURES: usize = 256;
+
+/// Means are burn's, so that all numbers are those of the generic body.
+pub(super) fn parameter_gradients(x: T, grad: T, epsilon: f64) -> [T; 2] {
+    let (x, grad) = (contiguous(x), contiguous(grad));
+    let [n, d] = x.shape().dims();
+    let mean = |x: T| contiguous(Flex::float_mean_dim(x, 1));
+    let means = mean(x.clone());
+    let means = values(&means);
+    let mut squares = vec![0f32; n * d];
+    let tasks = values(&x).par_chunks(d * TOKENS).zip(means.par_chunks(TOKENS));
+    tasks.zip(squares.par_chunks_mut(d * TOKENS)).for_each(|((x, means), out)| {
+        vectorised(Squares { x, means, out });
+    });
+    let variances = mean(new(squares, [n, d]));
+    let factor = |variance: &f32| 1.0 / (variance + epsilon as f32).sqrt();
+    let factors: Vec<f32> = values(&variances).iter().map(factor).collect();
+    let (mut gamma, mut beta) = (vec![0f32; d], vec![0f32; d]);
+    let tasks = gamma.par_chunks_mut(FEATURES).zip(beta.par_chunks_mut(FEATURES)).enumerate();
+    tasks.for_each(|(i, (gamma, beta))| {
+        let (x, grad, factors) = (values(&x), values(&grad), &factors[..]);
+        vectorised(Sums { x, grad, means, factors, from: i * FEATURES, gamma, beta });
+    });
+    [new(gamma, [d]), new(beta, [d])]
 }
 
 pub(super) fn forward(x: T, gamma: T, beta: T, epsilon: f64) -> T {

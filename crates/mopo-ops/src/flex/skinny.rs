@@ -1,11 +1,11 @@
 //! Products of a few lines with a large matrix, as in generation. They are limited by reading the
 //! matrix, which is read once, in the order of memory.
 
-use faer::MatRef;
 use rayon::prelude::*;
 
 use super::by_output::{ByOutput, Columns};
 use super::math::LANES;
+use super::view::MatRef;
 use super::{Kernel, vectorised};
 
 /// Maximum number of lines per pass over the matrix.
@@ -18,19 +18,19 @@ const LARGE: usize = 16 * 1024;
 pub(super) fn multiply(
     out: &mut [f32],
     add: bool,
-    a: MatRef<'_, f32>,
-    b: MatRef<'_, f32>,
+    a: MatRef<'_>,
+    b: MatRef<'_>,
     alpha: f32,
 ) -> bool {
-    let (m, k, n) = (a.nrows(), a.ncols(), b.ncols());
+    let (m, k, n) = (a.rows(), a.columns(), b.columns());
     if m == 0 || m > LINES || k * n < LARGE {
         return false;
     }
     let lines = gathered(a, alpha);
     let transposed = b.transpose();
-    if transposed.try_as_row_major().is_some() {
+    if transposed.has_rows() {
         by_output(out, add, &lines, &Columns(transposed));
-    } else if let Some(b) = b.try_as_row_major() {
+    } else if b.has_rows() {
         // `[n, m]` in pieces of columns, then transposed: pieces of one line are not contiguous in `out`.
         let mut sums = vec![0f32; n * m];
         let piece = n.div_ceil(2 * rayon::current_num_threads()).next_multiple_of(64).min(512);
@@ -39,9 +39,7 @@ pub(super) fn multiply(
             // Lines one after the other while summing.
             let mut wide = vec![0f32; sums.len()];
             for j in 0..k {
-                let row = b.row(j);
-                let row = &row.try_as_row_major().expect("row-major").as_slice()
-                    [i * piece..i * piece + columns];
+                let row = &b.row(j)[i * piece..i * piece + columns];
                 vectorised(Axpy { row, lines: &lines, j, k, wide: &mut wide });
             }
             for (line, wide) in wide.chunks_exact(columns).enumerate() {
@@ -58,8 +56,8 @@ pub(super) fn multiply(
 }
 
 /// The lines of `alpha · a`, one after the other.
-pub(super) fn gathered(a: MatRef<'_, f32>, alpha: f32) -> Vec<f32> {
-    let (m, k) = (a.nrows(), a.ncols());
+pub(super) fn gathered(a: MatRef<'_>, alpha: f32) -> Vec<f32> {
+    let (m, k) = (a.rows(), a.columns());
     (0..m).flat_map(|i| (0..k).map(move |j| (i, j))).map(|(i, j)| alpha * a[(i, j)]).collect()
 }
 

@@ -8,3 +8,4 @@ pub(crate) mod linear;
 pub(crate) mod log_prob;
 pub(crate) mod norm;
 pub(crate) mod quant;
+pub(crate) mod select;

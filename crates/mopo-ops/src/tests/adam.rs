@@ -37,6 +37,16 @@ fn steps_follow_the_formula_in_any_order_of_memory() {
 }
 
 #[test]
+fn multiples_are_those_of_burn_in_any_order_of_memory() {
+    let x = random::<B, 2>([200, 301], 1);
+    for x in [x.clone(), x.transpose()] {
+        let found = tensor::<B, 2>(B::scaled(float(x.clone()), 0.3));
+        assert_eq!(values(found), values(x.clone().mul_scalar(0.3)));
+        assert_ne!(values(x.clone()), values(x.mul_scalar(0.3)), "x itself is unchanged");
+    }
+}
+
+#[test]
 fn squares_are_summed() {
     let x = random::<B, 2>([200, 301], 1);
     let expected: f64 = values(x.clone()).iter().map(|x| f64::from(*x).powi(2)).sum();

@@ -131,7 +131,7 @@ fn a_layer_norm_is_that_of_the_numbers() {
 
 #[test]
 fn layer_norm_and_its_gradient() {
-    for d in [24, 96, 130] {
+    for d in [24, 96, 130, 600] {
         let x = random::<B, 2>([70, d], 1).mul_scalar(3.0).add_scalar(1.0);
         let (gamma, beta) = (random::<B, 1>([d], 2), random::<B, 1>([d], 3));
         let grad = random::<B, 2>([70, d], 4);
@@ -142,6 +142,12 @@ fn layer_norm_and_its_gradient() {
         let (a, g, b) = with(x.clone());
         let expected = host::<B>(generic::norm::forward::<B>(a, g, b, 1e-5));
         assert_close(&found, &expected, 2e-6);
+
+        // The same numbers, in as many tasks as it may be.
+        let found = B::layer_norm_parameter_gradients(float(x.clone()), float(grad.clone()), 1e-5);
+        let expected =
+            generic::norm::parameter_gradients::<B>(float(x.clone()), float(grad.clone()), 1e-5);
+        assert_eq!(found.map(host::<B>), expected.map(host::<B>));
 
         let init = random::<B, 2>([70, d], 5);
         let (a, g, _) = with(x.clone());

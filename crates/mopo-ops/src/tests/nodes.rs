@@ -83,6 +83,27 @@ fn both_forms_of_gelu_and_their_gradients() {
     assert_close(&found, &expected, 2e-6);
 }
 
+#[test]
+fn selected_rows_and_their_gradient() {
+    let x = random::<B, 2>([9, 24], 1);
+    let at = Tensor::<B, 1, Int>::from_data([3, 8, 3, 0, 3], &Default::default());
+    let grad = random::<B, 2>([5, 24], 2);
+    let found = gradients(std::slice::from_ref(&x), &grad, |x| {
+        tensor(A::select_rows_op(float(x[0].clone()), at.clone().into_primitive()))
+    });
+    let expected = gradients(std::slice::from_ref(&x), &grad, |x| {
+        x[0].clone().select(0, Tensor::from_inner(at.clone()))
+    });
+    assert_eq!(found, expected);
+    let selected = host::<B>(B::select_rows_op(float(x.clone()), at.clone().into_primitive()));
+    assert_eq!(selected, values(x.select(0, at)));
+    // No rows at all.
+    let (none, at) = (Tensor::<B, 2>::zeros([0, 24], &Default::default()), Vec::<i32>::new());
+    let at = Tensor::<B, 1, Int>::from_data(at.as_slice(), &Default::default());
+    let found = host::<B>(B::scatter_rows(float(none), at.into_primitive(), 2));
+    assert_eq!(found, [0.0; 48]);
+}
+
 /// Attention written out, row by row, for rows of (queries, keys) that see everything.
 fn plain_attention(
     q: Tensor<A, 2>,

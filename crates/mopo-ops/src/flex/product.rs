@@ -1,0 +1,317 @@
+//! The matrix product: kernels in assembly, and loops for shapes that do not suit them.
+//!
+//! Unsafe because the kernels take pointers.
+#![allow(unsafe_code)]
+
+use super::view::{MatMut, MatRef};
+use super::{Kernel, vectorised};
+
+/// How many threads may compute a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Threads {
+    One,
+    /// All of rayon's pool.
+    All,
+}
+
+/// `to = (to if add else 0) + alpha · a · b`.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub(super) fn multiply(
+    mut to: MatMut<'_>,
+    add: bool,
+    a: MatRef<'_>,
+    b: MatRef<'_>,
+    alpha: f32,
+    threads: Threads,
+) {
+    let (m, k, n) = (a.rows(), a.columns(), b.columns());
+    assert_eq!(k, b.rows(), "matrices of {m} × {k} and {} × {n}", b.rows());
+    assert_eq!([to.rows(), to.columns()], [m, n], "the product of {m} × {k} and {k} × {n}");
+    if k == 0 {
+        (0..m).filter(|_| !add).for_each(|i| to.row_mut(i).fill(0.0));
+    } else if m == 1 && b.transpose().has_rows() {
+        vectorised(Dots { to: to.row_mut(0), add, line: a, alpha, columns: b.transpose() });
+    } else if k == 1 && b.has_rows() {
+        vectorised(Outer { to, add, column: a, alpha, row: b.row(0) });
+    } else if m * n > 0 {
+        kernel(to, add, a, b, alpha, threads);
+    }
+}
+
+/// `m`, `n`, `k` ≥ 1.
+fn kernel(to: MatMut<'_>, add: bool, a: MatRef<'_>, b: MatRef<'_>, alpha: f32, threads: Threads) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+
+        use private_gemm_x86::InstrSet;
+        if has!("avx512f") {
+            return x86(InstrSet::Avx512, to, add, a, b, alpha, threads);
+        } else if has!("avx2") && has!("fma") {
+            return x86(InstrSet::Avx256, to, add, a, b, alpha, threads);
+        }
+    }
+    portable(to, add, a, b, alpha, threads);
+}
+
+#[cfg(target_arch = "x86_64")]
+fn x86(
+    instructions: private_gemm_x86::InstrSet,
+    mut to: MatMut<'_>,
+    add: bool,
+    a: MatRef<'_>,
+    b: MatRef<'_>,
+    alpha: f32,
+    threads: Threads,
+) {
+    use private_gemm_x86::{Accum, DType, DstKind, IType, gemm};
+    use std::ptr::null;
+
+    let threads = match threads {
+        Threads::One => 1,
+        Threads::All => rayon::current_num_threads(),
+    };
+    let (m, k, n) = (a.rows(), a.columns(), b.columns());
+    let add = if add { Accum::Add } else { Accum::Replace };
+    let (out, out_stride) = to.as_mut_ptr();
+    let (a, [a_row, a_column]) = a.as_ptr();
+    let (b, [b_row, b_column]) = b.as_ptr();
+    // SAFETY: the pointers are of matrices of these shapes and distances, which nobody else writes
+    // during the call; without indices and a diagonal, their pointers are not read.
+    unsafe {
+        gemm(
+            DType::F32,
+            IType::U64,
+            instructions,
+            m,
+            n,
+            k,
+            out.cast(),
+            out_stride as isize,
+            1,
+            null(),
+            null(),
+            DstKind::Full,
+            add,
+            a.cast(),
+            a_row as isize,
+            a_column as isize,
+            false,
+            null(),
+            0,
+            b.cast(),
+            b_row as isize,
+            b_column as isize,
+            false,
+            (&raw const alpha).cast(),
+            threads,
+        );
+    }
+}
+
+/// For other processors.
+fn portable(
+    mut to: MatMut<'_>,
+    add: bool,
+    a: MatRef<'_>,
+    b: MatRef<'_>,
+    alpha: f32,
+    threads: Threads,
+) {
+    let threads = match threads {
+        Threads::One => gemm::Parallelism::None,
+        Threads::All => gemm::Parallelism::Rayon(0),
+    };
+    let (m, k, n) = (a.rows(), a.columns(), b.columns());
+    let (out, out_stride) = to.as_mut_ptr();
+    let (a, [a_row, a_column]) = a.as_ptr();
+    let (b, [b_row, b_column]) = b.as_ptr();
+    // SAFETY: the pointers are of matrices of these shapes and distances, which nobody else writes
+    // during the call.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out,
+            1,
+            out_stride as isize,
+            add,
+            a,
+            a_column as isize,
+            a_row as isize,
+            b,
+            b_column as isize,
+            b_row as isize,
+            1.0,
+            alpha,
+            false,
+            false,
+            false,
+            threads,
+        );
+    }
+}
+
+/// Scalar products of a line with other lines.
+struct Dots<'a> {
+    to: &'a mut [f32],
+    add: bool,
+    line: MatRef<'a>,
+    alpha: f32,
+    columns: MatRef<'a>,
+}
+
+/// Sums that [`Dots`] has at a time.
+const SUMS: usize = 64;
+
+impl Kernel for Dots<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Dots { to, add, line, alpha, columns } = self;
+        let line: Vec<f32> = (0..line.columns()).map(|i| line[(0, i)]).collect();
+        let (line, line_rest) = line.as_chunks::<SUMS>();
+        for (j, to) in to.iter_mut().enumerate() {
+            let (column, rest) = columns.row(j).as_chunks::<SUMS>();
+            let mut sums = [0f32; SUMS];
+            for ((sum, a), b) in sums.iter_mut().zip(line_rest).zip(rest) {
+                *sum = a * b;
+            }
+            for (a, b) in line.iter().zip(column) {
+                for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+                    *sum += a * b;
+                }
+            }
+            // Halved again and again, as vectors are.
+            let mut n = SUMS;
+            while n > 1 {
+                n /= 2;
+                let (left, right) = sums.split_at_mut(n);
+                left.iter_mut().zip(right).for_each(|(a, b)| *a += *b);
+            }
+            *to = if add { *to } else { 0.0 } + alpha * sums[0];
+        }
+    }
+}
+
+/// The product of a column and a row.
+struct Outer<'a> {
+    to: MatMut<'a>,
+    add: bool,
+    column: MatRef<'a>,
+    alpha: f32,
+    row: &'a [f32],
+}
+
+impl Kernel for Outer<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Outer { mut to, add, column, alpha, row } = self;
+        for i in 0..to.rows() {
+            let x = alpha * column[(i, 0)];
+            let to = to.row_mut(i).iter_mut().zip(row);
+            if add {
+                to.for_each(|(to, y)| *to = y.mul_add(x, *to));
+            } else {
+                to.for_each(|(to, y)| *to = x * y);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    /// A matrix inside another one, its rows or its columns side by side.
+    struct Part {
+        data: Vec<f32>,
+        shape: [usize; 2],
+        stride: usize,
+        turned: bool,
+    }
+
+    impl Part {
+        fn new(rows: usize, columns: usize, turned: bool, rng: &mut ChaCha8Rng) -> Self {
+            let shape = if turned { [columns, rows] } else { [rows, columns] };
+            let stride = shape[1] + rng.random_range(0..3);
+            let data = (0..shape[0] * stride).map(|_| rng.random_range(-1f32..1.0)).collect();
+            Self { data, shape, stride, turned }
+        }
+
+        fn get(&self) -> MatRef<'_> {
+            let [rows, columns] = self.shape;
+            let matrix = MatRef::by_rows(&self.data, rows, columns, self.stride);
+            if self.turned { matrix.transpose() } else { matrix }
+        }
+    }
+
+    type Product = fn(MatMut<'_>, bool, MatRef<'_>, MatRef<'_>, f32, Threads);
+
+    /// Compares with sums in f64, for all layouts; `to` is the middle of a larger matrix, whose other elements stay.
+    fn check([m, k, n]: [usize; 3], product: Product, rng: &mut ChaCha8Rng) {
+        for case in 0..16 {
+            let [turn_a, turn_b, add, all] = [1, 2, 4, 8].map(|bit| case & bit != 0);
+            let (a, b) = (Part::new(m, k, turn_a, rng), Part::new(k, n, turn_b, rng));
+            let (a, b) = (a.get(), b.get());
+            let before = Part::new(m + 2, n + 2, false, rng);
+            let before = before.get();
+            let mut whole: Vec<f32> = (0..m + 2).flat_map(|i| before.row(i).to_vec()).collect();
+            let to = MatMut::by_rows(&mut whole, m + 2, n + 2);
+            let to = to.take_rows(1..m + 1).take_columns(1..n + 1);
+            product(to, add, a, b, 0.5, if all { Threads::All } else { Threads::One });
+            for (i, line) in whole.chunks(n + 2).enumerate() {
+                for (j, x) in line.iter().enumerate() {
+                    let old = f64::from(before[(i, j)]);
+                    let inside = (1..=m).contains(&i) && (1..=n).contains(&j);
+                    let terms =
+                        || (0..k).map(|l| f64::from(a[(i - 1, l)]) * f64::from(b[(l, j - 1)]));
+                    let expected = match inside {
+                        true => 0.5 * terms().sum::<f64>() + if add { old } else { 0.0 },
+                        false => old,
+                    };
+                    let error = (f64::from(*x) - expected).abs();
+                    assert!(error < 1e-6 * (k as f64 + 2.0), "{m} {k} {n}, case {case}: {i}, {j}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_equal_sums() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let sizes = [0, 1, 2, 7, 16, 33];
+        for m in sizes {
+            for k in sizes {
+                for n in sizes {
+                    check([m, k, n], multiply, &mut rng);
+                }
+            }
+        }
+        for shape in [[1, 600, 40], [70, 130, 97], [97, 1100, 5], [200, 3, 200]] {
+            check(shape, multiply, &mut rng);
+        }
+    }
+
+    /// Other processors' kernels, which only here run on x86.
+    #[test]
+    fn portable_products_equal_sums() {
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        for shape in [[1, 1, 1], [2, 7, 3], [16, 33, 7], [70, 130, 97]] {
+            check(shape, portable, &mut rng);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "matrices of 2 × 3 and 2 × 3")]
+    fn shapes_must_fit() {
+        let (data, mut out) = ([0.0; 6], [0.0; 6]);
+        let a = MatRef::by_rows(&data, 2, 3, 3);
+        multiply(MatMut::by_rows(&mut out, 2, 3), false, a, a, 1.0, Threads::One);
+    }
+}
