@@ -15,33 +15,30 @@ use crate::cargo::{cargo, code, root, status};
 /// CPU seconds that the slowest crates took in a release build on 2 shared cores (docs/results/first-build.md). They are
 /// weights: what is left is corrected by the pace of this build.
 const SLOW: &[(&str, f64)] = &[
-    ("burn-flex", 141.0),
-    ("mopo-eval", 60.0),
-    ("mopo-cli", 58.0),
-    ("mopo-data", 54.0),
-    ("mopo-train", 45.0),
-    ("faer", 41.0),
-    ("parquet", 36.0),
-    ("tokenizers", 35.0),
+    ("burn-flex", 96.0),
+    ("mopo-eval", 52.0),
+    ("mopo-cli", 51.0),
+    ("mopo-train", 47.0),
+    ("mopo-data", 46.0),
+    ("tokenizers", 40.0),
     ("zstd-sys", 30.0),
-    ("mopo-report", 28.0),
-    ("mopo-ops", 20.0),
-    ("regex-automata", 17.0),
-    ("nano-gemm-c32", 15.0),
-    ("gemm-c64", 15.0),
-    ("gemm-c32", 14.0),
-    ("mopo-core", 13.0),
+    ("parquet", 30.0),
+    ("mopo-report", 25.0),
+    ("mopo-ops", 17.0),
+    ("regex-automata", 15.0),
     ("burn-backend", 13.0),
-    ("nano-gemm-f32", 13.0),
-    ("nano-gemm-c64", 12.0),
-    ("pulp", 12.0),
-    ("burn-nn", 11.0),
-    ("mopo-hub", 10.0),
-    ("nano-gemm-f64", 10.0),
-    ("object", 9.0),
-    ("mopo-lm", 8.0),
-    ("rustls", 8.0),
-    ("tiny-skia", 8.0),
+    ("mopo-core", 12.0),
+    ("pulp", 11.0),
+    ("burn-nn", 10.0),
+    ("mopo-hub", 9.0),
+    ("tiny-skia", 9.0),
+    ("object", 8.0),
+    ("gemm-c32", 8.0),
+    ("gemm-c64", 8.0),
+    ("mopo-lm", 7.0),
+    ("pytorch-reader", 7.0),
+    ("rustls", 7.0),
+    ("regex-syntax", 7.0),
 ];
 /// Of every other crate.
 const OTHERWISE: f64 = 1.2;
@@ -280,17 +277,17 @@ mod tests {
 
     #[test]
     fn what_is_left_follows_the_pace_and_ends_at_nothing() {
-        let names = ["burn-flex", "faer", "faer", "anyhow"].map(str::to_owned);
+        let names = ["burn-flex", "parquet", "parquet", "anyhow"].map(str::to_owned);
         let mut progress = Progress::new(names.into());
         let whole = progress.seconds_left(0.0, 2.0);
-        assert!((whole - (141.0 + 2.0 * 41.0 + 1.2) / 2.0).abs() < 1e-9);
+        assert!((whole - (96.0 + 2.0 * 30.0 + 1.2) / 2.0).abs() < 1e-9);
         progress.finish("anyhow", true);
-        progress.finish("faer", false);
+        progress.finish("parquet", false);
         progress.finish("build script of another", false);
         assert_eq!(progress.n_left(), 2);
         // A machine ten times slower than expected is found out.
         assert!(progress.seconds_left(60.0, 2.0) > progress.seconds_left(6.0, 2.0));
-        progress.finish("faer", false);
+        progress.finish("parquet", false);
         progress.finish("burn-flex", false);
         assert_eq!(progress.seconds_left(500.0, 2.0), 0.0);
         assert_eq!(progress.line(500.0, 2.0), "  4 of 4 crates after 8 min; about 0 s left");

@@ -149,9 +149,22 @@ impl Pen {
         self.d.push(command);
         for (x, y) in points {
             let (x, y) = (f64::from(x) * self.scale, f64::from(y) * self.scale);
-            let _ = write!(self.d, "{:.3} {:.3} ", self.x + x, self.y - y);
+            coordinate(&mut self.d, self.x + x);
+            coordinate(&mut self.d, self.y - y);
         }
     }
+}
+
+/// Writes a number of pixels in thousandths, and a space. Thousands of them are in a figure, and formatting as `{:.3}`
+/// takes several times as long.
+fn coordinate(d: &mut String, x: f64) {
+    let thousandths = (x * 1000.0).round() as i64;
+    let sign = if thousandths < 0 { "-" } else { "" };
+    let (whole, rest) = (thousandths.unsigned_abs() / 1000, thousandths.unsigned_abs() % 1000);
+    let _ = match rest {
+        0 => write!(d, "{sign}{whole} "),
+        _ => write!(d, "{sign}{whole}.{rest:03} "),
+    };
 }
 
 impl OutlineBuilder for Pen {
@@ -233,6 +246,15 @@ mod tests {
         // Entities, and characters that the font lacks.
         assert!(ink("", "a &lt; b &amp; c").0.1 > 160.0);
         assert!(ink("", "\u{4e2d}").0.1 > 105.0);
+    }
+
+    #[test]
+    fn coordinates_have_three_decimals() {
+        let mut d = String::new();
+        for x in [0.0, 12.0, 3.5, -0.001, -7.0625, 1234.0996, 0.0004] {
+            coordinate(&mut d, x);
+        }
+        assert_eq!(d, "0 12 3.500 -0.001 -7.063 1234.100 0 ");
     }
 
     #[test]
