@@ -62,7 +62,7 @@ pub(crate) fn linear_params<B: FusedBackend>(
         let dropout = adapter.dropout_mask(shape, &a.device()).map(primitive);
         LoraParams { a: primitive(a), b: primitive(b), dropout }
     });
-    LinearParams { weight: layer.matrix(), bias: primitive(layer.bias.val()), lora }
+    LinearParams { weight: layer.matrix(), bias: Some(primitive(layer.bias.val())), lora }
 }
 
 /// Logits of hidden states `[n, hidden_size]` under an output layer: `[n, vocab_size]`. No

@@ -13,9 +13,10 @@ use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
 use burn::tensor::{Shape, TensorData, TensorMetadata};
 
 use crate::block::{self, LINEARS, Saved, Wanted};
+use crate::sublayer::{attention_node, feed_forward_node};
 use crate::{
-    BlockContext, BlockParams, FusedBackend, Gelu, LinearParams, LoraParams, Matrix, PackedRows,
-    QuantisedMatrix, nodes,
+    AttentionParams, BlockContext, BlockParams, FeedForwardParams, FusedBackend, Gelu, Heads,
+    LinearParams, LoraParams, Matrix, PackedRows, QuantisedMatrix, SublayerContext, nodes,
 };
 
 /// Parents of a block's node: x, gamma, beta; then weight, bias, A and B of each linear layer.
@@ -154,7 +155,7 @@ pub(crate) fn absent<B: FusedBackend, C: CheckpointStrategy>(
 }
 
 /// The tensor without its node.
-fn plain<B: FusedBackend, C: CheckpointStrategy>(
+pub(crate) fn plain<B: FusedBackend, C: CheckpointStrategy>(
     tensor: &FloatTensor<Autodiff<B, C>>,
 ) -> FloatTensor<B> {
     tensor.primitive.clone()
@@ -180,12 +181,12 @@ fn plain_quantised<B: FusedBackend, C: CheckpointStrategy>(
     }
 }
 
-fn plain_linear<B: FusedBackend, C: CheckpointStrategy>(
+pub(crate) fn plain_linear<B: FusedBackend, C: CheckpointStrategy>(
     params: &LinearParams<Autodiff<B, C>>,
 ) -> LinearParams<B> {
     LinearParams {
         weight: plain_matrix::<B, C>(&params.weight),
-        bias: plain::<B, C>(&params.bias),
+        bias: params.bias.as_ref().map(plain::<B, C>),
         lora: params.lora.as_ref().map(|lora| LoraParams {
             a: plain::<B, C>(&lora.a),
             b: plain::<B, C>(&lora.b),
@@ -207,7 +208,8 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
                 Matrix::Dense(weight) => weight.node.clone(),
                 Matrix::Quantised(_) => absent.clone(),
             });
-            nodes.push(linear.bias.node.clone());
+            let bias = linear.bias.as_ref();
+            nodes.push(bias.map_or_else(|| absent.clone(), |bias| bias.node.clone()));
             for lora in [linear.lora.as_ref().map(|l| &l.a), linear.lora.as_ref().map(|l| &l.b)] {
                 nodes.push(lora.map_or_else(|| absent.clone(), |tensor| tensor.node.clone()));
             }
@@ -236,6 +238,22 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
                 prep.finish(BlockState { x, params, context, saved }, y)
             }
         }
+    }
+
+    fn attention_layer(
+        x: FloatTensor<Self>,
+        params: &AttentionParams<Self>,
+        context: &SublayerContext<Self>,
+    ) -> FloatTensor<Self> {
+        attention_node::<B, C>(x, params, context)
+    }
+
+    fn feed_forward_layer(
+        x: FloatTensor<Self>,
+        params: &FeedForwardParams<Self>,
+        context: &SublayerContext<Self>,
+    ) -> FloatTensor<Self> {
+        feed_forward_node::<B, C>(x, params, context)
     }
 
     fn layer_norm_op(
@@ -275,9 +293,9 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         rows: &Arc<PackedRows>,
-        n_heads: usize,
+        heads: &Heads,
     ) -> FloatTensor<Self> {
-        nodes::attention::<B, C>([q, k, v], rows, n_heads)
+        nodes::attention::<B, C>([q, k, v], rows, heads)
     }
 
     fn linear_log_prob(

@@ -14,7 +14,10 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::block::{self, BlockContext, BlockParams};
-use crate::{Matrix, PackedRows, QuantisedMatrix, generic};
+use crate::{
+    AttentionParams, FeedForwardParams, Heads, Matrix, PackedRows, QuantisedMatrix,
+    SublayerContext, generic, sublayer,
+};
 
 /// What a product is added to: nothing, a tensor of its shape, a bias, or both.
 #[derive(Debug, Clone)]
@@ -161,6 +164,49 @@ pub trait FusedBackend: Backend {
         generic::norm::parameter_gradients::<Self>(x, grad, epsilon)
     }
 
+    /// SiLU: `x · σ(x)`.
+    fn silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::elementwise::silu::<Self>(x)
+    }
+
+    /// `grad · dSiLU/dx`.
+    fn silu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::elementwise::silu_backward::<Self>(x, grad)
+    }
+
+    /// Divides each token by the root of its mean square (`epsilon` is added to that), times
+    /// `gamma`, `[features]`, or times 1 + `gamma`, as in Gemma.
+    fn rms_norm_forward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        epsilon: f64,
+        plus_one: bool,
+    ) -> FloatTensor<Self> {
+        generic::norm::rms_forward::<Self>(x, gamma, epsilon, plus_one)
+    }
+
+    /// `init` + the gradient of [`rms_norm_forward`](Self::rms_norm_forward) with respect to x.
+    fn rms_norm_backward(
+        init: Option<FloatTensor<Self>>,
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        epsilon: f64,
+        plus_one: bool,
+    ) -> FloatTensor<Self> {
+        generic::norm::rms_backward::<Self>(init, x, gamma, grad, epsilon, plus_one)
+    }
+
+    /// The gradient of [`rms_norm_forward`](Self::rms_norm_forward) with respect to gamma,
+    /// `[features]`.
+    fn rms_norm_parameter_gradient(
+        x: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        generic::norm::rms_parameter_gradient::<Self>(x, grad, epsilon)
+    }
+
     /// The gradient of a selection of rows: `rows` rows, of which row `at[i]` is the sum of all
     /// `grad[i]`, in the order of i.
     fn scatter_rows(
@@ -184,17 +230,16 @@ pub trait FusedBackend: Backend {
         generic::elementwise::rotary::<Self>(x, cos, sin, n_heads, inverse)
     }
 
-    /// Softmax attention within the rows of `rows`, scores divided by the square root of a head's
-    /// size; `q`, `[n_tokens, features]`, and `k` and `v`, `[n_keys, features]`, have their heads
-    /// side by side. A row with tokens must have keys.
+    /// Softmax attention within the rows of `rows`: `q` is `[n_tokens, heads · dim]`, `k` and `v` are
+    /// `[n_keys, keys' heads · dim]`. A row with tokens must have keys.
     fn packed_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         rows: &PackedRows,
-        n_heads: usize,
+        heads: &Heads,
     ) -> FloatTensor<Self> {
-        generic::attention::forward::<Self>(q, k, v, rows, n_heads)
+        generic::attention::forward::<Self>(q, k, v, rows, heads)
     }
 
     /// The gradients of [`packed_attention`](Self::packed_attention): of q, k and v.
@@ -204,9 +249,9 @@ pub trait FusedBackend: Backend {
         v: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         rows: &PackedRows,
-        n_heads: usize,
+        heads: &Heads,
     ) -> [FloatTensor<Self>; 3] {
-        generic::attention::backward::<Self>(q, k, v, grad, rows, n_heads)
+        generic::attention::backward::<Self>(q, k, v, grad, rows, heads)
     }
 
     /// Writes token `i` of `new` `[n, features]` to position `at[i] = (row, position)` of a store
@@ -219,16 +264,16 @@ pub trait FusedBackend: Backend {
         generic::attention::kv_write::<Self>(store, new, at)
     }
 
-    /// Attention of one query per row, `[rows, features]`, over the first `lens[row]` positions of
+    /// Attention of one query per row, `[rows, heads · dim]`, over the first `lens[row]` positions of
     /// its stores.
     fn attention_cached(
         q: FloatTensor<Self>,
         keys: &KvStore<Self>,
         values: &KvStore<Self>,
         lens: &[usize],
-        n_heads: usize,
+        heads: &Heads,
     ) -> FloatTensor<Self> {
-        generic::attention::cached::<Self>(q, keys, values, lens, n_heads)
+        generic::attention::cached::<Self>(q, keys, values, lens, heads)
     }
 
     /// Log-probability, in nats, of token `targets[i]` under `softmax(hidden[i] · W + b)`: `[n]`,
@@ -288,6 +333,24 @@ pub trait FusedBackend: Backend {
         block::forward::<Self>(x, &params, context, false).0
     }
 
+    /// norm → attention → residual on packed tokens, differentiable.
+    fn attention_layer(
+        x: FloatTensor<Self>,
+        params: &AttentionParams<Self>,
+        context: &SublayerContext<Self>,
+    ) -> FloatTensor<Self> {
+        sublayer::attention_forward::<Self>(x, params, context)
+    }
+
+    /// norm → feed-forward → residual, differentiable.
+    fn feed_forward_layer(
+        x: FloatTensor<Self>,
+        params: &FeedForwardParams<Self>,
+        context: &SublayerContext<Self>,
+    ) -> FloatTensor<Self> {
+        sublayer::feed_forward_forward::<Self>(x, params, context)
+    }
+
     /// [`layer_norm_forward`](Self::layer_norm_forward), differentiable in all its tensors.
     fn layer_norm_op(
         x: FloatTensor<Self>,
@@ -327,9 +390,9 @@ pub trait FusedBackend: Backend {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         rows: &Arc<PackedRows>,
-        n_heads: usize,
+        heads: &Heads,
     ) -> FloatTensor<Self> {
-        Self::packed_attention(q, k, v, rows, n_heads)
+        Self::packed_attention(q, k, v, rows, heads)
     }
 
     /// [`log_prob_forward`](Self::log_prob_forward), differentiable in hidden and, where they are

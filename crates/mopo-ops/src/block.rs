@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Shape, TensorMetadata};
 
-use crate::{FusedBackend, Init, KvStore, Matrix, PackedRows};
+use crate::linear::{linear, linear_backward};
+use crate::{FusedBackend, Heads, KvStore, LinearParams, PackedRows};
 
 /// Number of linear layers of a block, in this order: queries, keys, values, attention output, and
 /// the two of the feed-forward.
@@ -22,28 +22,6 @@ const V: usize = 2;
 const DENSE: usize = 3;
 const FC1: usize = 4;
 const FC2: usize = 5;
-
-/// A low-rank update: `x · A · B`, scaled.
-#[derive(Debug, Clone)]
-pub struct LoraParams<B: Backend> {
-    /// `[inputs, rank]`.
-    pub a: FloatTensor<B>,
-    /// `[rank, outputs]`.
-    pub b: FloatTensor<B>,
-    /// The mask on x before A, `[n_tokens, inputs]`: 0 or 1 / (1 − dropout).
-    pub dropout: Option<FloatTensor<B>>,
-}
-
-/// A linear layer.
-#[derive(Debug, Clone)]
-pub struct LinearParams<B: Backend> {
-    /// `[inputs, outputs]`.
-    pub weight: Matrix<B>,
-    /// `[outputs]`.
-    pub bias: FloatTensor<B>,
-    /// The low-rank update.
-    pub lora: Option<LoraParams<B>>,
-}
 
 /// The parameters of a block.
 #[derive(Debug, Clone)]
@@ -107,86 +85,6 @@ pub(crate) struct Gradients<B: Backend> {
     pub(crate) linears: [[Option<FloatTensor<B>>; 4]; LINEARS],
 }
 
-/// The input of A: x, with dropout if there is any.
-fn dropped<B: FusedBackend>(x: FloatTensor<B>, lora: &LoraParams<B>) -> FloatTensor<B> {
-    match &lora.dropout {
-        None => x,
-        Some(mask) => B::float_mul(x, mask.clone()),
-    }
-}
-
-/// `add + x · W + b + scale · x · A · B`, and `scale · x · A`.
-pub(crate) fn linear<B: FusedBackend>(
-    x: FloatTensor<B>,
-    params: &LinearParams<B>,
-    add: Option<FloatTensor<B>>,
-    scale: f64,
-) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
-    let init = Init { add, bias: Some(params.bias.clone()) };
-    let y = B::weight_matmul(init, x.clone(), &params.weight, false);
-    match &params.lora {
-        None => (y, None),
-        Some(lora) => {
-            let x = dropped::<B>(x, lora);
-            let low_rank = B::gemm(Init::zero(), scale, x, false, lora.a.clone(), false);
-            let y =
-                B::gemm(Init::add(Some(y)), 1.0, low_rank.clone(), false, lora.b.clone(), false);
-            (y, Some(low_rank))
-        }
-    }
-}
-
-/// The gradients of [`linear`]. The gradient of x is added to `dx`, if that is given or `want_x`.
-#[allow(clippy::too_many_arguments)]
-fn linear_backward<B: FusedBackend>(
-    x: &FloatTensor<B>,
-    params: &LinearParams<B>,
-    low_rank: Option<FloatTensor<B>>,
-    grad: FloatTensor<B>,
-    scale: f64,
-    wanted: [bool; 4],
-    want_x: bool,
-    mut dx: Option<FloatTensor<B>>,
-) -> (Option<FloatTensor<B>>, [Option<FloatTensor<B>>; 4]) {
-    let mut out = [None, None, None, None];
-    if let (Some(lora), Some(low_rank)) = (&params.lora, low_rank) {
-        if wanted[3] {
-            out[3] = Some(B::gemm(Init::zero(), 1.0, low_rank, true, grad.clone(), false));
-        }
-        if wanted[2] || want_x {
-            let d = B::gemm(Init::zero(), scale, grad.clone(), false, lora.b.clone(), true);
-            if wanted[2] {
-                let x = dropped::<B>(x.clone(), lora);
-                out[2] = Some(B::gemm(Init::zero(), 1.0, x, true, d.clone(), false));
-            }
-            if want_x {
-                dx = Some(match &lora.dropout {
-                    None => B::gemm(Init::add(dx), 1.0, d, false, lora.a.clone(), true),
-                    Some(mask) => {
-                        let d = B::gemm(Init::zero(), 1.0, d, false, lora.a.clone(), true);
-                        let d = B::float_mul(d, mask.clone());
-                        match dx {
-                            None => d,
-                            Some(dx) => B::float_add(dx, d),
-                        }
-                    }
-                });
-            }
-        }
-    }
-    if wanted[0] {
-        out[0] = Some(B::gemm(Init::zero(), 1.0, x.clone(), true, grad.clone(), false));
-    }
-    if wanted[1] {
-        let n = grad.shape()[1];
-        out[1] = Some(B::float_reshape(B::float_sum_dim(grad.clone(), 0), Shape::new([n])));
-    }
-    if want_x {
-        dx = Some(B::weight_matmul(Init::add(dx), grad, &params.weight, true));
-    }
-    (dx, out)
-}
-
 /// The block at `x`; with `keep`, also what [`backward`] needs.
 pub(crate) fn forward<B: FusedBackend>(
     x: FloatTensor<B>,
@@ -204,7 +102,8 @@ pub(crate) fn forward<B: FusedBackend>(
     let (k, low_rank_k) = at(K);
     let (v, low_rank_v) = at(V);
     let (q, k) = (rope(q), rope(k));
-    let attention = B::packed_attention(q.clone(), k.clone(), v.clone(), rows, n_heads);
+    let attention =
+        B::packed_attention(q.clone(), k.clone(), v.clone(), rows, &Heads::new(n_heads));
     // Freed as early as possible.
     let kept = keep.then_some((q, k, v));
     let (y, low_rank_dense) =
@@ -249,8 +148,8 @@ pub fn block_with_store<B: FusedBackend>(
     let keys = B::kv_write(keys, k.clone(), at);
     let values = B::kv_write(values, v.clone(), at);
     let attention = match lens {
-        None => B::packed_attention(q, k, v, rows, n_heads),
-        Some(lens) => B::attention_cached(q, &keys, &values, lens, n_heads),
+        None => B::packed_attention(q, k, v, rows, &Heads::new(n_heads)),
+        Some(lens) => B::attention_cached(q, &keys, &values, lens, &Heads::new(n_heads)),
     };
     let pre_activation = project(FC1);
     let y = linear::<B>(attention, &params.linears[DENSE], Some(x), scale).0;
@@ -316,7 +215,7 @@ pub(crate) fn backward<B: FusedBackend>(
             back(DENSE, &attention, low_rank_dense, grad.clone(), want_qkv, None);
         linears[DENSE] = own;
         d_attention.map(|d| {
-            let [dq, dk, dv] = B::packed_attention_backward(q, k, v, d, rows, n_heads);
+            let [dq, dk, dv] = B::packed_attention_backward(q, k, v, d, rows, &Heads::new(n_heads));
             let rope = |d| B::rotary(d, cos.clone(), sin.clone(), n_heads, true);
             [rope(dq), rope(dk), dv]
         })

@@ -11,10 +11,13 @@ mod autodiff;
 mod backend;
 mod block;
 mod generic;
+mod heads;
+mod linear;
 mod matrix;
 mod nodes;
 mod quant;
 mod rows;
+mod sublayer;
 
 #[cfg(feature = "flex")]
 mod flex;
@@ -22,11 +25,17 @@ mod flex;
 mod tests;
 
 pub use backend::{AdamFactors, FusedAutodiffBackend, FusedBackend, Gelu, Init, KvStore};
-pub use block::{BlockContext, BlockParams, LINEARS, LinearParams, LoraParams, block_with_store};
+pub use block::{BlockContext, BlockParams, LINEARS, block_with_store};
 #[cfg(feature = "flex")]
 pub use flex::matmul_rate;
+pub use heads::Heads;
+pub use linear::{LinearParams, LoraParams};
 pub use matrix::{Matrix, primitive, tensor};
 pub use quant::{
     NF4 as NF4_VALUES, QuantError, QuantFormat, QuantLayout, QuantisedData, QuantisedMatrix,
 };
 pub use rows::{KeyRun, PackedRow, PackedRows, Piece};
+pub use sublayer::{
+    Activation, AttentionParams, FeedForwardParams, NormKind, NormParams, SublayerContext,
+    attention_with_store,
+};

@@ -11,7 +11,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{Shape, TensorMetadata};
 
 use crate::autodiff::absent;
-use crate::{FusedBackend, Gelu, Init, PackedRows};
+use crate::{FusedBackend, Gelu, Heads, Init, PackedRows};
 
 type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
 
@@ -147,7 +147,7 @@ pub(crate) fn select_rows<B: FusedBackend, C: CheckpointStrategy>(
 struct AttentionNode;
 
 impl<B: FusedBackend> Backward<B, 3> for AttentionNode {
-    type State = ([FloatTensor<B>; 3], Arc<PackedRows>, usize);
+    type State = ([FloatTensor<B>; 3], Arc<PackedRows>, Heads);
 
     fn backward(
         self,
@@ -156,8 +156,8 @@ impl<B: FusedBackend> Backward<B, 3> for AttentionNode {
         _checkpointer: &mut Checkpointer,
     ) {
         let grad = grads.consume::<B>(&ops.node);
-        let ([q, k, v], rows, n_heads) = ops.state;
-        let all = B::packed_attention_backward(q, k, v, grad, &rows, n_heads);
+        let ([q, k, v], rows, heads) = ops.state;
+        let all = B::packed_attention_backward(q, k, v, grad, &rows, &heads);
         for (parent, grad) in ops.parents.iter().zip(all) {
             if let Some(parent) = parent {
                 grads.register::<B>(parent.id, grad);
@@ -169,15 +169,15 @@ impl<B: FusedBackend> Backward<B, 3> for AttentionNode {
 pub(crate) fn attention<B: FusedBackend, C: CheckpointStrategy>(
     [q, k, v]: [Tracked<B, C>; 3],
     rows: &Arc<PackedRows>,
-    n_heads: usize,
+    heads: &Heads,
 ) -> Tracked<B, C> {
     let nodes = [q.node, k.node, v.node];
     let [q, k, v] = [q.primitive, k.primitive, v.primitive];
     match AttentionNode.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::UnTracked(prep) => prep.finish(B::packed_attention(q, k, v, rows, n_heads)),
+        OpsKind::UnTracked(prep) => prep.finish(B::packed_attention(q, k, v, rows, heads)),
         OpsKind::Tracked(prep) => {
-            let y = B::packed_attention(q.clone(), k.clone(), v.clone(), rows, n_heads);
-            prep.finish(([q, k, v], rows.clone(), n_heads), y)
+            let y = B::packed_attention(q.clone(), k.clone(), v.clone(), rows, heads);
+            prep.finish(([q, k, v], rows.clone(), *heads), y)
         }
     }
 }

@@ -87,6 +87,13 @@ impl PackedRow {
         ]
     }
 
+    /// The position of a token in its sequence, which is the prompt and one response; `token` is counted from
+    /// where the row starts.
+    pub fn position(&self, token: usize) -> usize {
+        let joined = self.prompt + self.first;
+        if token < joined { token } else { token - self.first }
+    }
+
     /// Whether the query at `query` sees the key at `key`, counted from where the row and its keys
     /// start.
     pub fn sees(&self, query: usize, key: usize) -> bool {

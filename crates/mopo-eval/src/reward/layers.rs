@@ -7,7 +7,7 @@ use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Distribution, Int, Tensor, activation};
 use mopo_hub::{TensorFiles, TensorWriter};
-use mopo_ops::{FusedBackend, Gelu, PackedRows, primitive, tensor};
+use mopo_ops::{FusedBackend, Gelu, Heads, PackedRows, primitive, tensor};
 
 use crate::Result;
 
@@ -242,7 +242,7 @@ impl<B: FusedBackend> Attention<B> {
         let q = self.q.forward(x);
         let q = if q_scale == 1.0 { q } else { q.mul_scalar(q_scale) };
         let (k, v) = (self.k.forward(keys.clone()), self.v.forward(keys));
-        let mixed = B::attention_op(primitive(q), primitive(k), primitive(v), rows, n_heads);
+        let mixed = B::attention_op(primitive(q), primitive(k), primitive(v), rows, &Heads::new(n_heads));
         self.out.onto(Some(add), tensor(mixed))
     }
 }

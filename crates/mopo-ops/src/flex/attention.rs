@@ -6,18 +6,18 @@ use std::cell::RefCell;
 use burn::tensor::TensorMetadata;
 use rayon::prelude::*;
 
-use super::math::{exp, largest, sum};
+use super::math::{exp, largest, sum, tanh};
 use super::product::{Threads, multiply};
 use super::view::{MatMut, MatRef};
 use super::{Kernel, T, contiguous, new, values, vectorised};
-use crate::{PackedRow, PackedRows, Piece};
+use crate::{Heads, PackedRow, PackedRows, Piece};
 
 /// Queries per tile.
 const TILE: usize = 64;
 
 thread_local! {
-    /// Scores of a tile, and their gradients.
-    static SCRATCH: RefCell<[Vec<f32>; 2]> = const { RefCell::new([vec![], vec![]]) };
+    /// Weights of a tile, gradients of scores, and products for the soft cap.
+    static SCRATCH: RefCell<[Vec<f32>; 3]> = const { RefCell::new([vec![], vec![], vec![]]) };
 }
 
 /// Queries `from..to` of a piece (counted from the row's start), which see the piece's prefix and,
@@ -85,16 +85,24 @@ struct Scores<'a> {
     /// Keys that the first query sees; each further query sees one more.
     seen: usize,
     scale: f32,
+    window: usize,
+    soft_cap: Option<f32>,
 }
 
 impl Kernel for Scores<'_> {
     /// Softmax of every line; masked weights become 0.
     #[inline(always)]
     fn run(self) {
-        let Scores { scores, keys, seen, scale } = self;
+        let Scores { scores, keys, seen, mut scale, window, soft_cap } = self;
+        if let Some(cap) = soft_cap {
+            scores.iter_mut().for_each(|x| *x = cap * tanh(*x * scale / cap));
+            scale = 1.0;
+        }
         for (i, line) in scores.chunks_exact_mut(keys).enumerate() {
             let (line, hidden) = line.split_at_mut((seen + i).min(keys));
             hidden.fill(0.0);
+            let (far, line) = line.split_at_mut((seen + i).min(keys).saturating_sub(window));
+            far.fill(0.0);
             let top = largest(line);
             for x in line.iter_mut() {
                 *x = exp((*x - top) * scale);
@@ -104,6 +112,26 @@ impl Kernel for Scores<'_> {
             for x in line.iter_mut() {
                 *x *= factor;
             }
+        }
+    }
+}
+
+/// Multiplies gradients of capped scores with the slope of the cap.
+struct Uncap<'a> {
+    /// Products of queries and keys.
+    raw: &'a [f32],
+    grad: &'a mut [f32],
+    scale: f32,
+    cap: f32,
+}
+
+impl Kernel for Uncap<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Uncap { raw, grad, scale, cap } = self;
+        for (x, grad) in raw.iter().zip(grad) {
+            let part = tanh(*x * scale / cap);
+            *grad *= 1.0 - part * part;
         }
     }
 }
@@ -201,48 +229,61 @@ fn parts(
     parts
 }
 
-/// The (row, head) of each part.
+/// The (row, head) of each part, for `n_heads` heads.
 fn tasks(rows: &PackedRows, n_heads: usize) -> Vec<(PackedRow, usize)> {
     rows.rows().iter().flat_map(|row| (0..n_heads).map(move |head| (*row, head))).collect()
 }
 
-/// Runs `f` with two buffers of `n` numbers.
-fn with_scratch<R>(n: usize, f: impl FnOnce(&mut [f32], &mut [f32]) -> R) -> R {
-    SCRATCH.with_borrow_mut(|[a, b]| {
-        for buffer in [&mut *a, &mut *b] {
-            if buffer.len() < n {
-                buffer.resize(n, 0.0);
-            }
+/// Runs `f` with three buffers of `n` numbers.
+fn with_scratch<R>(n: usize, f: impl FnOnce([&mut [f32]; 3]) -> R) -> R {
+    SCRATCH.with_borrow_mut(|buffers| {
+        for buffer in buffers.iter_mut().filter(|buffer| buffer.len() < n) {
+            buffer.resize(n, 0.0);
         }
-        f(&mut a[..n], &mut b[..n])
+        f(buffers.each_mut().map(|buffer| &mut buffer[..n]))
     })
 }
 
 /// Writes the attention weights (softmax) of a tile to `scores`.
-fn attention_weights(scores: &mut [f32], q: MatRef<'_>, k: &Head<'_>, tile: &Tile) {
+fn attention_weights(scores: &mut [f32], q: MatRef<'_>, k: &Head<'_>, tile: &Tile, heads: &Heads) {
     let keys = tile.keys();
     let to = MatMut::by_rows(scores, tile.n(), keys);
     against_keys(to, q, k, tile);
     let seen = tile.piece.prefix + tile.from - tile.piece.start + 1;
-    let scale = (q.columns() as f32).powf(-0.5);
-    vectorised(Scores { scores, keys, seen, scale });
+    let (scale, soft_cap) = (heads.scale(q.columns()), heads.soft_cap);
+    let window = heads.window.unwrap_or(usize::MAX);
+    vectorised(Scores { scores, keys, seen, scale, window, soft_cap });
 }
 
-pub(super) fn forward(q: T, k: T, v: T, rows: &PackedRows, n_heads: usize) -> T {
-    let (q, k, v) = (contiguous(q), contiguous(k), contiguous(v));
-    let [n, width] = q.shape().dims();
+/// Features of a head of queries.
+fn check(q: &T, k: &T, rows: &PackedRows, heads: &Heads) -> usize {
+    let ([n, width], [n_keys, key_width]) = (q.shape().dims(), k.shape().dims());
     assert_eq!(n, rows.n_tokens(), "tokens of another batch");
-    assert_eq!(k.shape()[0], rows.n_keys(), "keys of another batch");
-    let dim = width / n_heads;
+    assert_eq!(n_keys, rows.n_keys(), "keys of another batch");
+    let dim = heads.dim(width);
+    assert_eq!(key_width, heads.keys * dim, "keys with other heads");
+    assert!(
+        heads.window.is_none() || rows.rows().iter().all(|row| row.keys.is_none()),
+        "a window on separate keys"
+    );
+    dim
+}
+
+pub(super) fn forward(q: T, k: T, v: T, rows: &PackedRows, heads: &Heads) -> T {
+    let (q, k, v) = (contiguous(q), contiguous(k), contiguous(v));
+    let dim = check(&q, &k, rows, heads);
+    let [n, width] = q.shape().dims();
     let mut out = vec![0f32; n * width];
-    let parts = parts(&mut out, rows.rows().iter().map(PackedRow::len), n_heads, width);
-    tasks(rows, n_heads).into_par_iter().zip(parts).for_each(|((row, head), mut out)| {
-        let of = |x, start| Head::new(x, start, head, width, dim);
-        let keys = row.key_run().start;
-        let (q, k, v) = (of(values(&q), row.start), of(values(&k), keys), of(values(&v), keys));
+    let parts = parts(&mut out, rows.rows().iter().map(PackedRow::len), heads.queries, width);
+    let tasks = tasks(rows, heads.queries).into_par_iter().zip(parts);
+    tasks.for_each(|((row, head), mut out)| {
+        let of = |x, start, head, n| Head::new(x, start, head, n * dim, dim);
+        let keys = |x| of(x, row.key_run().start, head / heads.group(), heads.keys);
+        let q = of(values(&q), row.start, head, heads.queries);
+        let (k, v) = (keys(values(&k)), keys(values(&v)));
         for tile in tiles(&row) {
-            with_scratch(tile.n() * tile.keys(), |scores, _| {
-                attention_weights(scores, q.tokens(tile.from, tile.n()), &k, &tile);
+            with_scratch(tile.n() * tile.keys(), |[scores, ..]| {
+                attention_weights(scores, q.tokens(tile.from, tile.n()), &k, &tile, heads);
                 let scores = MatRef::by_rows(scores, tile.n(), tile.keys(), tile.keys());
                 let out = out.reborrow().take_rows(tile.from..tile.from + tile.n());
                 times_values(out, false, scores, &v, &tile);
@@ -252,45 +293,50 @@ pub(super) fn forward(q: T, k: T, v: T, rows: &PackedRows, n_heads: usize) -> T 
     new(out, [n, width])
 }
 
-pub(super) fn backward(q: T, k: T, v: T, grad: T, rows: &PackedRows, n_heads: usize) -> [T; 3] {
+pub(super) fn backward(q: T, k: T, v: T, grad: T, rows: &PackedRows, heads: &Heads) -> [T; 3] {
     let (q, k, v, grad) = (contiguous(q), contiguous(k), contiguous(v), contiguous(grad));
-    let [n, width] = q.shape().dims();
-    let dim = width / n_heads;
-    let scale = (dim as f32).powf(-0.5);
-    let n_keys = rows.n_keys();
-    let [mut dq, mut dk, mut dv] = [n, n_keys, n_keys].map(|n| vec![0f32; n * width]);
-    let queries = || rows.rows().iter().map(PackedRow::len);
+    let dim = check(&q, &k, rows, heads);
+    let ([n, width], [n_keys, key_width]) = (q.shape().dims(), k.shape().dims());
+    let scale = heads.scale(dim);
+    let mut dq = vec![0f32; n * width];
+    let [mut dk, mut dv] = [(); 2].map(|()| vec![0f32; n_keys * key_width]);
+    let queries = rows.rows().iter().map(PackedRow::len);
     let keys = || rows.rows().iter().map(|row| row.key_run().len);
-    let outs = parts(&mut dq, queries(), n_heads, width)
-        .into_par_iter()
-        .zip(parts(&mut dk, keys(), n_heads, width))
-        .zip(parts(&mut dv, keys(), n_heads, width));
-    let tasks = tasks(rows, n_heads).into_par_iter().zip(outs);
-    tasks.for_each(|((row, head), ((mut dq, mut dk), mut dv))| {
-        let of = |x, start| Head::new(x, start, head, width, dim);
-        let (q, grad) = (of(values(&q), row.start), of(values(&grad), row.start));
-        let keys = row.key_run().start;
-        let (k, v) = (of(values(&k), keys), of(values(&v), keys));
-        for tile in tiles(&row) {
-            let (n, keys) = (tile.n(), tile.keys());
-            with_scratch(n * keys, |weights, scores| {
-                let (queries, g) = (q.tokens(tile.from, n), grad.tokens(tile.from, n));
-                attention_weights(weights, queries, &k, &tile);
-                let to = MatMut::by_rows(scores, n, keys);
-                against_keys(to, g, &v, &tile);
-                onto_keys(dv.reborrow(), MatRef::by_rows(weights, n, keys, keys), g, &tile);
-                vectorised(Gradients { weights, grad: scores, keys, scale });
-                let scores = MatRef::by_rows(scores, n, keys, keys);
-                times_values(
-                    dq.reborrow().take_rows(tile.from..tile.from + n),
-                    false,
-                    scores,
-                    &k,
-                    &tile,
-                );
-                onto_keys(dk.reborrow(), scores, queries, &tile);
-            });
+    let mut query_parts = parts(&mut dq, queries, heads.queries, width);
+    // A task is a head of keys with all heads of queries that share it.
+    let outs = query_parts
+        .par_chunks_mut(heads.group())
+        .zip(parts(&mut dk, keys(), heads.keys, key_width))
+        .zip(parts(&mut dv, keys(), heads.keys, key_width));
+    let tasks = tasks(rows, heads.keys).into_par_iter().zip(outs);
+    tasks.for_each(|((row, head), ((group, mut dk), mut dv))| {
+        let of = |x, start, head, n| Head::new(x, start, head, n * dim, dim);
+        let keys = |x| of(x, row.key_run().start, head, heads.keys);
+        let (k, v) = (keys(values(&k)), keys(values(&v)));
+        for (i, dq) in group.iter_mut().enumerate() {
+            let head = head * heads.group() + i;
+            let queries = |x| of(x, row.start, head, heads.queries);
+            let (q, grad) = (queries(values(&q)), queries(values(&grad)));
+            for tile in tiles(&row) {
+                let (n, keys) = (tile.n(), tile.keys());
+                with_scratch(n * keys, |[weights, scores, raw]| {
+                    let (queries, g) = (q.tokens(tile.from, n), grad.tokens(tile.from, n));
+                    attention_weights(weights, queries, &k, &tile, heads);
+                    against_keys(MatMut::by_rows(scores, n, keys), g, &v, &tile);
+                    let weights_of = MatRef::by_rows(weights, n, keys, keys);
+                    onto_keys(dv.reborrow(), weights_of, g, &tile);
+                    vectorised(Gradients { weights, grad: scores, keys, scale });
+                    if let Some(cap) = heads.soft_cap {
+                        against_keys(MatMut::by_rows(raw, n, keys), queries, &k, &tile);
+                        vectorised(Uncap { raw, grad: scores, scale, cap });
+                    }
+                    let scores = MatRef::by_rows(scores, n, keys, keys);
+                    let to = dq.reborrow().take_rows(tile.from..tile.from + n);
+                    times_values(to, false, scores, &k, &tile);
+                    onto_keys(dk.reborrow(), scores, queries, &tile);
+                });
+            }
         }
     });
-    [new(dq, [n, width]), new(dk, [n_keys, width]), new(dv, [n_keys, width])]
+    [new(dq, [n, width]), new(dk, [n_keys, key_width]), new(dv, [n_keys, key_width])]
 }

@@ -3,8 +3,9 @@
 use burn::tensor::TensorMetadata;
 use rayon::prelude::*;
 
-use super::math::{exp, largest, sum};
+use super::math::{exp, largest, sum, tanh};
 use super::{Kernel, T, contiguous, new, values, vectorised};
+use crate::Heads;
 
 pub(super) fn write(mut store: T, tokens: T, at: &[(usize, usize)]) -> T {
     let [_, capacity, d] = store.shape().dims();
@@ -24,10 +25,11 @@ pub(super) fn write(mut store: T, tokens: T, at: &[(usize, usize)]) -> T {
 
 struct Query<'a> {
     query: &'a [f32],
-    /// Starts at the head's first feature of the first position.
+    /// Starts at the head's first feature of the first position that is seen.
     keys: &'a [f32],
     values: &'a [f32],
     width: usize,
+    heads: &'a Heads,
     weights: &'a mut [f32],
     out: &'a mut [f32],
 }
@@ -35,12 +37,15 @@ struct Query<'a> {
 impl Kernel for Query<'_> {
     #[inline(always)]
     fn run(self) {
-        let Query { query, keys, values, width, weights, out } = self;
+        let Query { query, keys, values, width, heads, weights, out } = self;
         let dim = query.len();
-        let scale = (dim as f32).powf(-0.5);
+        let scale = heads.scale(dim);
         for (i, weight) in weights.iter_mut().enumerate() {
             let key = &keys[i * width..i * width + dim];
             *weight = sum(dim, |j| query[j] * key[j]) * scale;
+        }
+        if let Some(cap) = heads.soft_cap {
+            weights.iter_mut().for_each(|weight| *weight = cap * tanh(*weight / cap));
         }
         let top = largest(weights);
         for weight in weights.iter_mut() {
@@ -57,23 +62,26 @@ impl Kernel for Query<'_> {
     }
 }
 
-pub(super) fn attention(q: T, keys: &T, stored: &T, lens: &[usize], n_heads: usize) -> T {
-    let [rows, capacity, d] = keys.shape().dims();
-    let dim = d / n_heads;
+pub(super) fn attention(q: T, keys: &T, stored: &T, lens: &[usize], heads: &Heads) -> T {
+    let [rows, capacity, width] = keys.shape().dims();
+    let [_, q_width] = q.shape().dims();
+    let dim = heads.dim(q_width);
     let (q, keys, stored) = (contiguous(q), contiguous(keys.clone()), contiguous(stored.clone()));
-    let mut out = vec![0f32; rows * d];
+    let mut out = vec![0f32; rows * q_width];
     out.par_chunks_mut(dim).enumerate().with_min_len(4).for_each(|(i, out)| {
-        let (row, head) = (i / n_heads, i % n_heads);
-        let start = row * capacity * d + head * dim;
-        let mut weights = vec![0f32; lens[row]];
+        let (row, head) = (i / heads.queries, i % heads.queries / heads.group());
+        let seen = lens[row].min(heads.window.unwrap_or(usize::MAX));
+        let start = (row * capacity + lens[row] - seen) * width + head * dim;
+        let mut weights = vec![0f32; seen];
         vectorised(Query {
             query: &values(&q)[i * dim..(i + 1) * dim],
             keys: &values(&keys)[start..],
             values: &values(&stored)[start..],
-            width: d,
+            width,
+            heads,
             weights: &mut weights,
             out,
         });
     });
-    new(out, [rows, d])
+    new(out, [rows, q_width])
 }

@@ -1,4 +1,4 @@
-//! GELU and rotary embedding, one pass over memory each.
+//! GELU, SiLU and rotary embedding, one pass over memory each.
 
 use std::f32::consts::FRAC_1_SQRT_2;
 
@@ -101,6 +101,50 @@ pub(super) fn gelu_backward(x: T, grad: T) -> T {
     let mut dx = into_values(grad);
     let pairs = values(&x).par_chunks(GRAIN).zip(dx.par_chunks_mut(GRAIN));
     pairs.for_each(|(x, grad)| vectorised(GeluBackward { x, grad }));
+    new(dx, x.shape())
+}
+
+struct Silu<'a>(&'a mut [f32]);
+
+impl Kernel for Silu<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Silu(x) = self;
+        for x in x {
+            *x /= 1.0 + exp(-*x);
+        }
+    }
+}
+
+struct SiluBackward<'a> {
+    x: &'a [f32],
+    /// Becomes its product with the slope.
+    grad: &'a mut [f32],
+}
+
+impl Kernel for SiluBackward<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let SiluBackward { x, grad } = self;
+        for (g, &x) in grad.iter_mut().zip(x) {
+            let s = 1.0 / (1.0 + exp(-x));
+            *g *= s * (1.0 + x * (1.0 - s));
+        }
+    }
+}
+
+pub(super) fn silu(x: T) -> T {
+    let shape = x.shape();
+    let mut y = into_values(x);
+    y.par_chunks_mut(GRAIN).for_each(|y| vectorised(Silu(y)));
+    new(y, shape)
+}
+
+pub(super) fn silu_backward(x: T, grad: T) -> T {
+    let x = contiguous(x);
+    let mut dx = into_values(grad);
+    let pairs = values(&x).par_chunks(GRAIN).zip(dx.par_chunks_mut(GRAIN));
+    pairs.for_each(|(x, grad)| vectorised(SiluBackward { x, grad }));
     new(dx, x.shape())
 }
 

@@ -15,6 +15,7 @@ mod math;
 mod norm;
 mod product;
 mod quant;
+mod rms_norm;
 mod select;
 mod skinny;
 mod view;
@@ -32,7 +33,7 @@ use by_output::Half;
 use quant::Reader;
 
 use crate::{
-    AdamFactors, FusedBackend, Init, KvStore, Matrix, PackedRows, QuantisedMatrix, generic,
+    AdamFactors, FusedBackend, Heads, Init, KvStore, Matrix, PackedRows, QuantisedMatrix, generic,
 };
 
 type T = FlexTensor;
@@ -177,6 +178,49 @@ impl FusedBackend for Flex {
         }
     }
 
+    fn silu(x: T) -> T {
+        if is_f32(&[&x]) { elementwise::silu(x) } else { generic::elementwise::silu::<Self>(x) }
+    }
+
+    fn silu_backward(x: T, grad: T) -> T {
+        if is_f32(&[&x, &grad]) {
+            elementwise::silu_backward(x, grad)
+        } else {
+            generic::elementwise::silu_backward::<Self>(x, grad)
+        }
+    }
+
+    fn rms_norm_forward(x: T, gamma: T, epsilon: f64, plus_one: bool) -> T {
+        if is_f32(&[&x, &gamma]) {
+            rms_norm::forward(x, gamma, epsilon, plus_one)
+        } else {
+            generic::norm::rms_forward::<Self>(x, gamma, epsilon, plus_one)
+        }
+    }
+
+    fn rms_norm_backward(
+        init: Option<T>,
+        x: T,
+        gamma: T,
+        grad: T,
+        epsilon: f64,
+        plus_one: bool,
+    ) -> T {
+        if is_f32(&[&x, &gamma, &grad]) {
+            rms_norm::backward(init, x, gamma, grad, epsilon, plus_one)
+        } else {
+            generic::norm::rms_backward::<Self>(init, x, gamma, grad, epsilon, plus_one)
+        }
+    }
+
+    fn rms_norm_parameter_gradient(x: T, grad: T, epsilon: f64) -> T {
+        if is_f32(&[&x, &grad]) && x.shape().num_elements() > 0 {
+            rms_norm::parameter_gradient(x, grad, epsilon)
+        } else {
+            generic::norm::rms_parameter_gradient::<Self>(x, grad, epsilon)
+        }
+    }
+
     fn scatter_rows(grad: T, at: T, rows: usize) -> T {
         if is_f32(&[&grad]) {
             select::scatter_rows(grad, at, rows)
@@ -193,11 +237,11 @@ impl FusedBackend for Flex {
         }
     }
 
-    fn packed_attention(q: T, k: T, v: T, rows: &PackedRows, n_heads: usize) -> T {
+    fn packed_attention(q: T, k: T, v: T, rows: &PackedRows, heads: &Heads) -> T {
         if is_f32(&[&q, &k, &v]) {
-            attention::forward(q, k, v, rows, n_heads)
+            attention::forward(q, k, v, rows, heads)
         } else {
-            generic::attention::forward::<Self>(q, k, v, rows, n_heads)
+            generic::attention::forward::<Self>(q, k, v, rows, heads)
         }
     }
 
@@ -207,12 +251,12 @@ impl FusedBackend for Flex {
         v: T,
         grad: T,
         rows: &PackedRows,
-        n_heads: usize,
+        heads: &Heads,
     ) -> [T; 3] {
         if is_f32(&[&q, &k, &v, &grad]) {
-            attention::backward(q, k, v, grad, rows, n_heads)
+            attention::backward(q, k, v, grad, rows, heads)
         } else {
-            generic::attention::backward::<Self>(q, k, v, grad, rows, n_heads)
+            generic::attention::backward::<Self>(q, k, v, grad, rows, heads)
         }
     }
 
@@ -229,12 +273,12 @@ impl FusedBackend for Flex {
         keys: &KvStore<Self>,
         values: &KvStore<Self>,
         lens: &[usize],
-        n_heads: usize,
+        heads: &Heads,
     ) -> T {
         if is_f32(&[&q, keys, values]) {
-            cached::attention(q, keys, values, lens, n_heads)
+            cached::attention(q, keys, values, lens, heads)
         } else {
-            generic::attention::cached::<Self>(q, keys, values, lens, n_heads)
+            generic::attention::cached::<Self>(q, keys, values, lens, heads)
         }
     }
 

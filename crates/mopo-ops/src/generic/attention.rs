@@ -3,7 +3,7 @@
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Shape, Slice, TensorData, TensorMetadata};
 
-use crate::{FusedBackend, KeyRun, KvStore, PackedRow, PackedRows};
+use crate::{FusedBackend, Heads, KeyRun, KvStore, PackedRow, PackedRows};
 
 /// Added to a masked score: its softmax is then exactly 0.
 const MASKED: f32 = -1.0e9;
@@ -24,29 +24,59 @@ fn join_heads<B: FusedBackend>(x: FloatTensor<B>) -> FloatTensor<B> {
     B::float_reshape(B::float_swap_dims(x, 0, 1), Shape::new([t, h * dim]))
 }
 
-fn scale(dim: usize) -> f32 {
-    (dim as f32).powf(-0.5)
+/// `[keys' heads, t, dim]` to `[heads, t, dim]`: each head as often as queries' heads share it.
+fn repeat_heads<B: FusedBackend>(x: FloatTensor<B>, heads: &Heads) -> FloatTensor<B> {
+    let (t, dim, group) = (x.shape()[1], x.shape()[2], heads.group());
+    if group == 1 {
+        return x;
+    }
+    let x = B::float_reshape(x, Shape::new([heads.keys, 1, t, dim]));
+    let x = B::float_expand(x, Shape::new([heads.keys, group, t, dim]));
+    B::float_reshape(x, Shape::new([heads.queries, t, dim]))
 }
 
-/// Softmax weights of one row, `[heads, t, keys]`.
+/// Its gradient: the sum over each group.
+fn sum_groups<B: FusedBackend>(x: FloatTensor<B>, heads: &Heads) -> FloatTensor<B> {
+    let (t, dim, group) = (x.shape()[1], x.shape()[2], heads.group());
+    if group == 1 {
+        return x;
+    }
+    let x = B::float_reshape(x, Shape::new([heads.keys, group, t, dim]));
+    B::float_reshape(B::float_sum_dim(x, 1), Shape::new([heads.keys, t, dim]))
+}
+
+/// Scores of a row's queries and keys, scaled, `[…, queries, dim]` and `[…, keys, dim]`, with their soft cap.
+fn scores<B: FusedBackend>(q: FloatTensor<B>, k: FloatTensor<B>, heads: &Heads) -> FloatTensor<B> {
+    let n = q.shape().num_dims();
+    let scale = heads.scale(q.shape()[n - 1]);
+    let scores = B::float_matmul(q, B::float_swap_dims(k, n - 2, n - 1));
+    let scores = B::float_mul_scalar(scores, scale.into());
+    match heads.soft_cap {
+        None => scores,
+        Some(cap) => {
+            let part = B::float_tanh(B::float_mul_scalar(scores, (1.0 / cap).into()));
+            B::float_mul_scalar(part, cap.into())
+        }
+    }
+}
+
+/// Softmax weights of one row, `[heads, t, keys]`, of its scores.
 fn weights<B: FusedBackend>(
-    q: FloatTensor<B>,
-    k: FloatTensor<B>,
+    scores: FloatTensor<B>,
     row: &PackedRow,
+    heads: &Heads,
 ) -> FloatTensor<B> {
-    let (t, keys, dim) = (row.len(), row.key_run().len, q.shape()[2]);
-    let device = B::float_device(&q);
-    let dtype = q.dtype();
-    let scores = B::float_matmul(q, B::float_swap_dims(k, 1, 2));
-    let scores = B::float_mul_scalar(scores, scale(dim).into());
     if row.keys.is_some() {
         return B::softmax(scores, 2);
     }
+    let (t, keys) = (row.len(), row.key_run().len);
     let mask: Vec<f32> = (0..t)
-        .flat_map(|i| (0..keys).map(move |j| if row.sees(i, j) { 0.0 } else { MASKED }))
+        .flat_map(|i| (0..keys).map(move |j| (i, j)))
+        .map(|(i, j)| if heads.sees(row, i, j) { 0.0 } else { MASKED })
         .collect();
-    let data = TensorData::new(mask, [1, t, keys]).convert_dtype(dtype);
-    B::softmax(B::float_add(scores, B::float_from_data(data, &device)), 2)
+    let data = TensorData::new(mask, [1, t, keys]).convert_dtype(scores.dtype());
+    let mask = B::float_from_data(data, &B::float_device(&scores));
+    B::softmax(B::float_add(scores, mask), 2)
 }
 
 pub(crate) fn forward<B: FusedBackend>(
@@ -54,13 +84,15 @@ pub(crate) fn forward<B: FusedBackend>(
     k: FloatTensor<B>,
     v: FloatTensor<B>,
     rows: &PackedRows,
-    n_heads: usize,
+    heads: &Heads,
 ) -> FloatTensor<B> {
     let parts = rows.rows().iter().filter(|row| !row.is_empty()).map(|row| {
-        let part = |x, start, len| split_heads::<B>(slice_tokens::<B>(x, start, len), n_heads);
+        let part = |x, start, len, n| split_heads::<B>(slice_tokens::<B>(x, start, len), n);
         let KeyRun { start, len } = row.key_run();
-        let weights = weights::<B>(part(&q, row.start, row.len()), part(&k, start, len), row);
-        join_heads::<B>(B::float_matmul(weights, part(&v, start, len)))
+        let keys = |x| repeat_heads::<B>(part(x, start, len, heads.keys), heads);
+        let q = part(&q, row.start, row.len(), heads.queries);
+        let weights = weights::<B>(scores::<B>(q, keys(&k), heads), row, heads);
+        join_heads::<B>(B::float_matmul(weights, keys(&v)))
     });
     B::float_cat(parts.collect(), 0)
 }
@@ -71,7 +103,7 @@ pub(crate) fn backward<B: FusedBackend>(
     v: FloatTensor<B>,
     grad: FloatTensor<B>,
     rows: &PackedRows,
-    n_heads: usize,
+    heads: &Heads,
 ) -> [FloatTensor<B>; 3] {
     let mut parts = [vec![], vec![], vec![]];
     for row in rows.rows() {
@@ -84,20 +116,29 @@ pub(crate) fn backward<B: FusedBackend>(
             parts[2].push(none());
             continue;
         }
-        let part = |x, start, len| split_heads::<B>(slice_tokens::<B>(x, start, len), n_heads);
-        let (q, g) = (part(&q, row.start, row.len()), part(&grad, row.start, row.len()));
-        let (k, v) = (part(&k, start, len), part(&v, start, len));
+        let part = |x, start, len, n| split_heads::<B>(slice_tokens::<B>(x, start, len), n);
+        let queries = |x| part(x, row.start, row.len(), heads.queries);
+        let keys = |x| repeat_heads::<B>(part(x, start, len, heads.keys), heads);
+        let (q, g, k, v) = (queries(&q), queries(&grad), keys(&k), keys(&v));
         let dim = q.shape()[2];
-        let p = weights::<B>(q.clone(), k.clone(), row);
+        let scores = scores::<B>(q.clone(), k.clone(), heads);
+        let p = weights::<B>(scores.clone(), row, heads);
         let transpose = |x| B::float_swap_dims(x, 1, 2);
         let dv = B::float_matmul(transpose(p.clone()), g.clone());
         let dp = B::float_matmul(g, transpose(v));
         let along = B::float_sum_dim(B::float_mul(dp.clone(), p.clone()), 2);
-        let ds = B::float_mul(p, B::float_sub(dp, along));
-        let ds = B::float_mul_scalar(ds, scale(dim).into());
+        let mut ds = B::float_mul(p, B::float_sub(dp, along));
+        if let Some(cap) = heads.soft_cap {
+            // 1 − tanh².
+            let part = B::float_mul_scalar(scores, (1.0 / cap).into());
+            let square = B::float_mul_scalar(B::float_mul(part.clone(), part), (-1f32).into());
+            ds = B::float_mul(ds, B::float_add_scalar(square, 1f32.into()));
+        }
+        let ds = B::float_mul_scalar(ds, heads.scale(dim).into());
         let dq = B::float_matmul(ds.clone(), k);
         let dk = B::float_matmul(transpose(ds), q);
-        for (parts, part) in parts.iter_mut().zip([dq, dk, dv]) {
+        let sums = [dq, sum_groups::<B>(dk, heads), sum_groups::<B>(dv, heads)];
+        for (parts, part) in parts.iter_mut().zip(sums) {
             parts.push(join_heads::<B>(part));
         }
     }
@@ -136,27 +177,28 @@ pub(crate) fn cached<B: FusedBackend>(
     keys: &KvStore<B>,
     values: &KvStore<B>,
     lens: &[usize],
-    n_heads: usize,
+    heads: &Heads,
 ) -> FloatTensor<B> {
-    let (rows, d) = (q.shape()[0], q.shape()[1]);
-    let dim = d / n_heads;
+    let (rows, width) = (q.shape()[0], q.shape()[1]);
+    let dim = heads.dim(width);
     let device = B::float_device(&q);
     let longest = lens.iter().copied().max().unwrap_or(0);
-    // [rows, heads, longest, dim]
+    // [rows, keys' heads, longest, dim]
     let filled = |store: &KvStore<B>| {
         let part = [Slice::full(), Slice::from(0..longest), Slice::full()];
         let part = B::float_slice(store.clone(), &part);
-        let part = B::float_reshape(part, Shape::new([rows, longest, n_heads, dim]));
+        let part = B::float_reshape(part, Shape::new([rows, longest, heads.keys, dim]));
         B::float_swap_dims(part, 1, 2)
     };
+    let window = heads.window.unwrap_or(usize::MAX);
     let mask: Vec<f32> = lens
         .iter()
-        .flat_map(|&n| (0..longest).map(move |j| if j < n { 0.0 } else { MASKED }))
+        .flat_map(|&n| (0..longest).map(move |j| (n, j)))
+        .map(|(n, j)| if j < n && n - j <= window { 0.0 } else { MASKED })
         .collect();
     let mask = TensorData::new(mask, [rows, 1, 1, longest]).convert_dtype(q.dtype());
-    let q = B::float_reshape(q, Shape::new([rows, n_heads, 1, dim]));
-    let scores = B::float_matmul(q, B::float_swap_dims(filled(keys), 2, 3));
-    let scores = B::float_mul_scalar(scores, scale(dim).into());
+    let q = B::float_reshape(q, Shape::new([rows, heads.keys, heads.group(), dim]));
+    let scores = scores::<B>(q, filled(keys), heads);
     let weights = B::softmax(B::float_add(scores, B::float_from_data(mask, &device)), 3);
-    B::float_reshape(B::float_matmul(weights, filled(values)), Shape::new([rows, d]))
+    B::float_reshape(B::float_matmul(weights, filled(values)), Shape::new([rows, width]))
 }

@@ -1,4 +1,4 @@
-//! GELU and rotary embedding in burn's own operations.
+//! GELU, SiLU and rotary embedding in burn's own operations.
 
 use std::f32::consts::FRAC_1_SQRT_2;
 
@@ -58,6 +58,27 @@ pub(crate) fn gelu_erf_backward<B: FusedBackend>(
     let phi_slope = B::float_mul_scalar(B::float_mul(x.clone(), bell), ROOT.into());
     let slope = B::float_add(twice_phi::<B>(x), phi_slope);
     B::float_mul_scalar(B::float_mul(grad, slope), 0.5f32.into())
+}
+
+fn sigmoid<B: FusedBackend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    // By tanh: neither overflows nor needs a reciprocal.
+    let t = B::float_tanh(B::float_mul_scalar(x, 0.5f32.into()));
+    B::float_mul_scalar(B::float_add_scalar(t, 1f32.into()), 0.5f32.into())
+}
+
+pub(crate) fn silu<B: FusedBackend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_mul(x.clone(), sigmoid::<B>(x))
+}
+
+/// With s = σ(x): `s + x s (1 − s)`.
+pub(crate) fn silu_backward<B: FusedBackend>(
+    x: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let s = sigmoid::<B>(x.clone());
+    let rest = B::float_add_scalar(B::float_neg(s.clone()), 1f32.into());
+    let slope = B::float_add_scalar(B::float_mul(x, rest), 1f32.into());
+    B::float_mul(grad, B::float_mul(s, slope))
 }
 
 pub(crate) fn rotary<B: FusedBackend>(

@@ -112,7 +112,7 @@ impl Setup {
                         Matrix::Quantised(data.to_device(&Default::default()))
                     }
                 },
-                bias: flat(at + 1),
+                bias: Some(flat(at + 1)),
                 lora: (!self.bare.contains(&i)).then(lora),
             }
         };

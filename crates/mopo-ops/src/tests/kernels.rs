@@ -1,7 +1,7 @@
 //! Each kernel against the generic body; each gradient against burn's own of the generic body.
 
 use super::*;
-use crate::{FusedBackend, Init, Matrix, PackedRows, generic};
+use crate::{FusedBackend, Heads, Init, Matrix, PackedRows, generic};
 
 #[test]
 fn products_equal_the_generic_body() {
@@ -190,37 +190,99 @@ fn rotary_equals_the_generic_body_and_turns_back() {
     }
 }
 
+/// Heads as in phi, with groups, with a window shorter and longer than a tile, and with a soft cap.
+fn heads() -> [Heads; 5] {
+    let shared = Heads { keys: 2, ..Heads::new(6) };
+    [
+        Heads::new(2),
+        shared,
+        Heads { window: Some(5), ..Heads::new(2) },
+        Heads { window: Some(80), scale: Some(0.4), ..shared },
+        Heads { keys: 1, window: Some(7), soft_cap: Some(1.5), ..shared },
+    ]
+}
+
+/// Attention written out in f64, for rows that see themselves.
+fn plain_attention(q: &[f32], k: &[f32], v: &[f32], rows: &PackedRows, heads: &Heads) -> Vec<f32> {
+    let (width, key_width) = (q.len() / rows.n_tokens(), k.len() / rows.n_tokens());
+    let dim = width / heads.queries;
+    let mut out = vec![];
+    for row in rows.rows() {
+        for query in 0..row.len() {
+            for head in 0..heads.queries {
+                let q = &q[(row.start + query) * width + head * dim..][..dim];
+                let of = |x: &[f32], key: usize, j: usize| {
+                    let at = (row.start + key) * key_width + head / heads.group() * dim + j;
+                    f64::from(x[at])
+                };
+                let position =
+                    |i: usize| if i < row.prompt + row.first { i } else { i - row.first };
+                let seen = (0..=query).filter(|key| {
+                    let other = query >= row.prompt + row.first
+                        && (row.prompt..row.prompt + row.first).contains(key);
+                    !other && position(query) - position(*key) < heads.window.unwrap_or(usize::MAX)
+                });
+                let mut weights: Vec<(usize, f64)> = seen
+                    .map(|key| {
+                        let product: f64 = (0..dim).map(|j| f64::from(q[j]) * of(k, key, j)).sum();
+                        let scale = heads.scale.map_or((dim as f64).powf(-0.5), f64::from);
+                        let cap = |x: f64| {
+                            heads.soft_cap.map_or(x, |c| f64::from(c) * (x / f64::from(c)).tanh())
+                        };
+                        (key, cap(product * scale).exp())
+                    })
+                    .collect();
+                let total: f64 = weights.iter().map(|w| w.1).sum();
+                weights.iter_mut().for_each(|w| w.1 /= total);
+                out.extend((0..dim).map(|j| {
+                    weights.iter().map(|(key, w)| w * of(v, *key, j)).sum::<f64>() as f32
+                }));
+            }
+        }
+    }
+    out
+}
+
 #[test]
 fn attention_and_its_gradient() {
     let rows = rows();
-    let (n, heads, d) = (rows.n_tokens(), 2, 2 * 24);
-    let [q, k, v, grad] = [1, 2, 3, 4].map(|seed| random::<B, 2>([n, d], seed).mul_scalar(2.0));
-    let inputs = || [&q, &k, &v].map(|x| float(x.clone()));
-    let [a, b, c] = inputs();
-    let found = host::<B>(B::packed_attention(a, b, c, &rows, heads));
-    let [a, b, c] = inputs();
-    let expected = host::<B>(generic::attention::forward::<B>(a, b, c, &rows, heads));
-    assert_close(&found, &expected, 3e-6);
+    let n = rows.n_tokens();
+    for heads in heads() {
+        let (width, key_width) = (heads.queries * 24, heads.keys * 24);
+        let tensors = [(width, 1), (key_width, 2), (key_width, 3), (width, 4)];
+        let [q, k, v, grad] =
+            tensors.map(|(width, seed)| random::<B, 2>([n, width], seed).mul_scalar(2.0));
+        let inputs = || [&q, &k, &v].map(|x| float(x.clone()));
+        let [a, b, c] = inputs();
+        let found = host::<B>(B::packed_attention(a, b, c, &rows, &heads));
+        let plain = [&q, &k, &v].map(|x| values(x.clone()));
+        let expected = plain_attention(&plain[0], &plain[1], &plain[2], &rows, &heads);
+        assert_close(&found, &expected, 3e-6);
+        let [a, b, c] = inputs();
+        let generic = host::<B>(generic::attention::forward::<B>(a, b, c, &rows, &heads));
+        assert_close(&generic, &expected, 3e-6);
 
-    let [a, b, c] = inputs();
-    let found = B::packed_attention_backward(a, b, c, float(grad.clone()), &rows, heads);
-    for (i, found) in found.into_iter().enumerate() {
-        let x = [&q, &k, &v][i].clone();
-        let expected = by_autodiff(x, grad.clone(), |x| {
-            let mut all = [&q, &k, &v].map(|x| Tensor::<A, 2>::from_inner(x.clone()));
-            all[i] = x;
-            let [q, k, v] = all.map(float);
-            tensor(generic::attention::forward::<A>(q, k, v, &rows, heads))
-        });
-        assert_close(&host::<B>(found), &expected, of_burn(5e-6));
-    }
-    // And the generic gradient, which other backends use.
-    let [a, b, c] = inputs();
-    let generic = generic::attention::backward::<B>(a, b, c, float(grad.clone()), &rows, heads);
-    let [a, b, c] = inputs();
-    let native = B::packed_attention_backward(a, b, c, float(grad), &rows, heads);
-    for (a, b) in native.into_iter().zip(generic) {
-        assert_close(&host::<B>(a), &host::<B>(b), 5e-6);
+        let [a, b, c] = inputs();
+        let found = B::packed_attention_backward(a, b, c, float(grad.clone()), &rows, &heads);
+        for (i, found) in found.into_iter().enumerate() {
+            let x = [&q, &k, &v][i].clone();
+            let expected = by_autodiff(x, grad.clone(), |x| {
+                let mut all = [&q, &k, &v].map(|x| Tensor::<A, 2>::from_inner(x.clone()));
+                all[i] = x;
+                let [q, k, v] = all.map(float);
+                tensor(generic::attention::forward::<A>(q, k, v, &rows, &heads))
+            });
+            assert_close(&host::<B>(found), &expected, of_burn(5e-6));
+        }
+        // And the generic gradient, which other backends use.
+        let [a, b, c] = inputs();
+        let generic =
+            generic::attention::backward::<B>(a, b, c, float(grad.clone()), &rows, &heads);
+        let [a, b, c] = inputs();
+        let native = B::packed_attention_backward(a, b, c, float(grad), &rows, &heads);
+        for (a, b) in native.into_iter().zip(generic) {
+            assert_close(&host::<B>(a), &host::<B>(b), 5e-6);
+        }
     }
 }
 
@@ -230,7 +292,13 @@ fn a_token_sees_only_the_prompt_and_its_own_response() {
     let d = 8;
     let [q, k, v] = [1, 2, 3].map(|seed| random::<B, 2>([15, d], seed));
     let out = |v: Tensor<B, 2>| {
-        host::<B>(B::packed_attention(float(q.clone()), float(k.clone()), float(v), &rows, 1))
+        host::<B>(B::packed_attention(
+            float(q.clone()),
+            float(k.clone()),
+            float(v),
+            &rows,
+            &Heads::new(1),
+        ))
     };
     let before = out(v.clone());
     for key in 0..15 {
@@ -252,18 +320,26 @@ fn a_token_sees_only_the_prompt_and_its_own_response() {
 
 #[test]
 fn a_store_gives_the_attention_of_the_last_token() {
-    let (heads, d, capacity) = (2, 16, 40);
+    for heads in heads() {
+        of_last_tokens(&heads);
+    }
+}
+
+fn of_last_tokens(heads: &Heads) {
+    let capacity = 40;
     let lens = [7, 33, 1];
+    let (d, key_d) = (heads.queries * 8, heads.keys * 8);
     let rows = PackedRows::new(lens.map(|n| [n, 0, 0]));
     let n = rows.n_tokens();
-    let [q, k, v] = [1, 2, 3].map(|seed| random::<B, 2>([n, d], seed));
+    let tensors = [(d, 1), (key_d, 2), (key_d, 3)];
+    let [q, k, v] = tensors.map(|(d, seed)| random::<B, 2>([n, d], seed));
     let whole =
         B::packed_attention(float(q.clone()), float(k.clone()), float(v.clone()), &rows, heads);
     let whole = host::<B>(whole);
     let at: Vec<(usize, usize)> =
         (0..3).flat_map(|row| (0..lens[row]).map(move |position| (row, position))).collect();
     let store = |x: &Tensor<B, 2>| {
-        let empty = Tensor::<B, 3>::zeros([3, capacity, d], &Default::default());
+        let empty = Tensor::<B, 3>::zeros([3, capacity, key_d], &Default::default());
         // First all tokens of each row but the last, then the last.
         let mut store = float(empty);
         for last in [false, true] {
@@ -283,7 +359,89 @@ fn a_store_gives_the_attention_of_the_last_token() {
     let ids: Vec<i32> = last.iter().map(|i| *i as i32).collect();
     let ids = Tensor::<B, 1, Int>::from_data(ids.as_slice(), &Default::default());
     let queries = q.select(0, ids);
-    let found = host::<B>(B::attention_cached(float(queries), &keys, &stored, &lens, heads));
     let expected: Vec<f32> = last.iter().flat_map(|i| whole[i * d..(i + 1) * d].to_vec()).collect();
+    let queries = || float(queries.clone());
+    let found = host::<B>(B::attention_cached(queries(), &keys, &stored, &lens, heads));
     assert_close(&found, &expected, 3e-6);
+    let found = generic::attention::cached::<B>(queries(), &keys, &stored, &lens, heads);
+    assert_close(&host::<B>(found), &expected, 3e-6);
+}
+
+#[test]
+fn silu_and_its_gradient() {
+    let x = random::<B, 2>([50, 70], 1).mul_scalar(9.0);
+    let grad = random::<B, 2>([50, 70], 2);
+    let sigma = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let of = |f: &dyn Fn(f64) -> f64| -> Vec<f32> {
+        values(x.clone()).into_iter().map(|x| f(f64::from(x)) as f32).collect()
+    };
+    let expected = of(&|x| x * sigma(x));
+    assert_close(&host::<B>(B::silu(float(x.clone()))), &expected, 1e-6);
+    assert_close(&host::<B>(generic::elementwise::silu::<B>(float(x.clone()))), &expected, 1e-6);
+    let slopes = of(&|x| sigma(x) * (1.0 + x * (1.0 - sigma(x))));
+    let expected: Vec<f32> =
+        slopes.iter().zip(values(grad.clone())).map(|(slope, g)| slope * g).collect();
+    let both = || (float(x.clone()), float(grad.clone()));
+    let (a, g) = both();
+    assert_close(&host::<B>(B::silu_backward(a, g)), &expected, 2e-6);
+    let (a, g) = both();
+    let generic = generic::elementwise::silu_backward::<B>(a, g);
+    assert_close(&host::<B>(generic), &expected, 2e-6);
+    // Far out.
+    let far = Tensor::<B, 2>::from_data([[-200.0, 200.0]], &Default::default());
+    assert_eq!(host::<B>(B::silu(float(far)))[1], 200.0);
+}
+
+#[test]
+fn an_rms_norm_and_its_gradients() {
+    for (n, d, plus_one) in [(70, 24, false), (600, 96, true), (3, 130, true)] {
+        let x = random::<B, 2>([n, d], 1).mul_scalar(3.0).add_scalar(1.0);
+        let gamma = random::<B, 1>([d], 2);
+        let (grad, init) = (random::<B, 2>([n, d], 3), random::<B, 2>([n, d], 4));
+        let weights: Vec<f64> =
+            values(gamma.clone()).iter().map(|g| f64::from(*g) + f64::from(plus_one)).collect();
+        let expected: Vec<f32> = values(x.clone())
+            .chunks(d)
+            .flat_map(|line| {
+                let square: f64 = line.iter().map(|x| f64::from(*x).powi(2)).sum();
+                let root = (square / d as f64 + 1e-5).sqrt();
+                line.iter().zip(&weights).map(move |(x, w)| (f64::from(*x) / root * w) as f32)
+            })
+            .collect();
+        let with = || (float::<B, 2>(x.clone()), float::<B, 1>(gamma.clone()));
+        let (a, g) = with();
+        assert_close(&host::<B>(B::rms_norm_forward(a, g, 1e-5, plus_one)), &expected, 2e-6);
+        let (a, g) = with();
+        let generic = generic::norm::rms_forward::<B>(a, g, 1e-5, plus_one);
+        assert_close(&host::<B>(generic), &expected, 2e-6);
+
+        // Both gradients by burn's own of the generic body.
+        let lift = |x: &Tensor<B, 1>| Tensor::<A, 1>::from_inner(x.clone());
+        let by_burn = by_autodiff(x.clone(), grad.clone(), |x| {
+            let gamma = float(lift(&gamma));
+            tensor(generic::norm::rms_forward::<A>(float(x), gamma, 1e-5, plus_one))
+        });
+        let expected: Vec<f32> =
+            by_burn.iter().zip(values(init.clone())).map(|(x, init)| x + init).collect();
+        let arguments = || (Some(float(init.clone())), float(grad.clone()));
+        let ((a, g), (start, d_y)) = (with(), arguments());
+        let found = B::rms_norm_backward(start, a, g, d_y, 1e-5, plus_one);
+        assert_close(&host::<B>(found), &expected, of_burn(5e-6));
+        let ((a, g), (start, d_y)) = (with(), arguments());
+        let found = generic::norm::rms_backward::<B>(start, a, g, d_y, 1e-5, plus_one);
+        assert_close(&host::<B>(found), &expected, of_burn(5e-6));
+        let row = gamma.clone().reshape([1, d]);
+        let expected = by_autodiff(row, grad.clone(), |gamma| {
+            let x = float(Tensor::<A, 2>::from_inner(x.clone()));
+            let gamma = float::<A, 1>(gamma.reshape([d]));
+            tensor(generic::norm::rms_forward::<A>(x, gamma, 1e-5, plus_one))
+        });
+        let both = || (float(x.clone()), float(grad.clone()));
+        let (a, g) = both();
+        let found = B::rms_norm_parameter_gradient(a, g, 1e-5);
+        assert_close(&host::<B>(found), &expected, of_burn(5e-6));
+        let (a, g) = both();
+        let found = generic::norm::rms_parameter_gradient::<B>(a, g, 1e-5);
+        assert_close(&host::<B>(found), &expected, of_burn(5e-6));
+    }
 }

@@ -6,6 +6,7 @@ mod kernels;
 mod log_prob;
 mod nodes;
 mod quant;
+mod sublayer;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;

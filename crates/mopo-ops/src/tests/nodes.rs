@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::{FusedBackend, Gelu, PackedRows};
+use crate::{FusedBackend, Gelu, Heads, PackedRows};
 
 /// Gradients of the sum of `f(inputs) · grad` with respect to every input.
 fn gradients(
@@ -148,7 +148,7 @@ fn attention_over_whole_rows_and_across_and_its_gradients() {
         let rows = Arc::new(rows);
         let fused = |x: Vec<Tensor<A, 2>>| {
             let [q, k, v] = x.try_into().unwrap();
-            tensor::<A, 2>(A::attention_op(float(q), float(k), float(v), &rows, heads))
+            tensor::<A, 2>(A::attention_op(float(q), float(k), float(v), &rows, &Heads::new(heads)))
         };
         let plain = |x: Vec<Tensor<A, 2>>| {
             let [q, k, v] = x.try_into().unwrap();
@@ -163,11 +163,17 @@ fn attention_over_whole_rows_and_across_and_its_gradients() {
         }
         // The generic bodies, which other backends use.
         let [q, k, v] = [0, 1, 2].map(|i| float(inputs[i].clone()));
-        let found = crate::generic::attention::forward::<B>(q, k, v, &rows, heads);
+        let found = crate::generic::attention::forward::<B>(q, k, v, &rows, &Heads::new(heads));
         assert_close(&host::<B>(found), &values(plain(lift())), 3e-6);
         let [q, k, v] = [0, 1, 2].map(|i| float(inputs[i].clone()));
-        let found =
-            crate::generic::attention::backward::<B>(q, k, v, float(grad.clone()), &rows, heads);
+        let found = crate::generic::attention::backward::<B>(
+            q,
+            k,
+            v,
+            float(grad.clone()),
+            &rows,
+            &Heads::new(heads),
+        );
         for (found, expected) in found.into_iter().zip(gradients(&inputs, &grad, plain)) {
             assert_close(&host::<B>(found), &expected, of_burn(5e-6));
         }

@@ -1,0 +1,217 @@
+//! norm → attention → residual.
+
+use burn::tensor::TensorMetadata;
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
+
+use super::{
+    AttentionParams, Gradients, HEAD_NORMS, POST_NORM, SublayerContext, Wanted, heads_as_tokens,
+    onto, put_linear, wanted_linear,
+};
+use crate::linear::{linear, linear_backward};
+use crate::{FusedBackend, KvStore};
+
+const Q: usize = 0;
+const K: usize = 1;
+const V: usize = 2;
+const O: usize = 3;
+
+/// Activations that the backward pass needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Saved<B: Backend> {
+    /// Queries and keys before their norms, if there are any.
+    raw: Option<[FloatTensor<B>; 2]>,
+    /// Queries and keys with rotary embedding, and values.
+    qkv: [FloatTensor<B>; 3],
+    /// Before the output projection.
+    attention: FloatTensor<B>,
+    /// After it, if a norm follows.
+    projected: Option<FloatTensor<B>>,
+    /// Low-rank hidden `scale · x · A` of each update.
+    low_rank: [Option<FloatTensor<B>>; 4],
+}
+
+/// Queries and keys before their norms; queries, keys and values as the attention takes them; their low-rank hiddens.
+type Projected<B> = (Option<[FloatTensor<B>; 2]>, [FloatTensor<B>; 3], [Option<FloatTensor<B>>; 3]);
+
+fn project<B: FusedBackend>(
+    x: FloatTensor<B>,
+    params: &AttentionParams<B>,
+    context: &SublayerContext<B>,
+) -> Projected<B> {
+    let normed = params.norm.forward(x);
+    let at = |i: usize| linear::<B>(normed.clone(), &params.linears[i], None, context.lora_scale);
+    let [(q, low_q), (k, low_k), (v, low_v)] = [at(Q), at(K), at(V)];
+    let raw = params.head_norms.is_some().then(|| [q.clone(), k.clone()]);
+    let [q, k] = match &params.head_norms {
+        None => [q, k],
+        Some([of_q, of_k]) => [of_q.of_heads(q), of_k.of_heads(k)],
+    };
+    let [q, k] = rotated::<B>([q, k], context, false);
+    (raw, [q, k, v], [low_q, low_k, low_v])
+}
+
+/// Queries and keys with rotary embedding, or turned back.
+fn rotated<B: FusedBackend>(
+    [q, k]: [FloatTensor<B>; 2],
+    context: &SublayerContext<B>,
+    inverse: bool,
+) -> [FloatTensor<B>; 2] {
+    let turn = |x, n| B::rotary(x, context.cos.clone(), context.sin.clone(), n, inverse);
+    [turn(q, context.heads.queries), turn(k, context.heads.keys)]
+}
+
+/// The sub-layer at `x`; with `keep`, also what [`backward`] needs.
+pub(crate) fn forward<B: FusedBackend>(
+    x: FloatTensor<B>,
+    params: &AttentionParams<B>,
+    context: &SublayerContext<B>,
+    keep: bool,
+) -> (FloatTensor<B>, Option<Saved<B>>) {
+    let (raw, [q, k, v], [low_q, low_k, low_v]) = project::<B>(x.clone(), params, context);
+    let attention =
+        B::packed_attention(q.clone(), k.clone(), v.clone(), &context.rows, &context.heads);
+    let kept = keep.then(|| (raw, [q, k, v], attention.clone()));
+    let (out, projected, low_o) = output::<B>(x, attention, params, context);
+    let saved = kept.map(|(raw, qkv, attention)| Saved {
+        raw,
+        qkv,
+        attention,
+        projected,
+        low_rank: [low_q, low_k, low_v, low_o],
+    });
+    (out, saved)
+}
+
+/// The output projection, its norm and the residual: the result, the projection if a norm follows, and its low-rank
+/// hidden.
+#[allow(clippy::type_complexity)]
+fn output<B: FusedBackend>(
+    x: FloatTensor<B>,
+    attention: FloatTensor<B>,
+    params: &AttentionParams<B>,
+    context: &SublayerContext<B>,
+) -> (FloatTensor<B>, Option<FloatTensor<B>>, Option<FloatTensor<B>>) {
+    let (o, scale) = (&params.linears[O], context.lora_scale);
+    match &params.post_norm {
+        None => {
+            let (y, low_rank) = linear::<B>(attention, o, Some(x), scale);
+            (y, None, low_rank)
+        }
+        norm => {
+            let (y, low_rank) = linear::<B>(attention, o, None, scale);
+            (onto::<B>(x, y.clone(), norm.as_ref()), Some(y), low_rank)
+        }
+    }
+}
+
+/// The sub-layer at new tokens `x` of sequences whose past is in the stores `keys` and `values`, to which the new
+/// tokens are written at `at[i] = (row, position)`. Without `lens` the tokens are the beginnings of all rows of
+/// `context.rows`; with it there is one token per row, and `lens` are the lengths of the past, the new token included.
+/// No gradients.
+pub fn attention_with_store<B: FusedBackend>(
+    x: FloatTensor<B>,
+    params: &AttentionParams<B>,
+    context: &SublayerContext<B>,
+    [keys, values]: [KvStore<B>; 2],
+    at: &[(usize, usize)],
+    lens: Option<&[usize]>,
+) -> (FloatTensor<B>, [KvStore<B>; 2]) {
+    let (_, [q, k, v], _) = project::<B>(x.clone(), params, context);
+    let keys = B::kv_write(keys, k.clone(), at);
+    let values = B::kv_write(values, v.clone(), at);
+    let attention = match lens {
+        None => B::packed_attention(q, k, v, &context.rows, &context.heads),
+        Some(lens) => B::attention_cached(q, &keys, &values, lens, &context.heads),
+    };
+    (output::<B>(x, attention, params, context).0, [keys, values])
+}
+
+/// The gradients of [`forward`] at `x`, given the gradient of its result.
+pub(crate) fn backward<B: FusedBackend>(
+    x: FloatTensor<B>,
+    params: &AttentionParams<B>,
+    context: &SublayerContext<B>,
+    saved: Option<Saved<B>>,
+    grad: FloatTensor<B>,
+    wanted: &Wanted,
+) -> Gradients<B> {
+    let saved = match saved {
+        Some(saved) => saved,
+        None => forward::<B>(x.clone(), params, context, true).1.expect("asked to keep"),
+    };
+    let Saved { raw, qkv: [q, k, v], attention, projected, low_rank } = saved;
+    let [low_q, low_k, low_v, low_o] = low_rank;
+    let mut out: Gradients<B> = [const { None }; super::PARENTS];
+    let scale = context.lora_scale;
+    let any = |i: usize| wanted_linear(wanted, i).contains(&true);
+    // What needs a gradient below the projections, and below the attention.
+    let below = wanted[0] || wanted[1] || wanted[2];
+    let within =
+        below || any(Q) || any(K) || any(V) || wanted[HEAD_NORMS] || wanted[HEAD_NORMS + 1];
+
+    if within || any(O) || wanted[POST_NORM] {
+        let d = match (&params.post_norm, projected) {
+            (Some(norm), Some(y)) => {
+                if wanted[POST_NORM] {
+                    [out[POST_NORM], _] = norm.parameter_gradients(y.clone(), grad.clone());
+                }
+                norm.backward(None, y, grad.clone())
+            }
+            _ => grad.clone(),
+        };
+        let (d_attention, own) = linear_backward::<B>(
+            &attention,
+            &params.linears[O],
+            low_o,
+            d,
+            scale,
+            wanted_linear(wanted, O),
+            within,
+            None,
+        );
+        put_linear::<B>(&mut out, O, own);
+        if let Some(d) = d_attention {
+            let [dq, dk, dv] =
+                B::packed_attention_backward(q, k, v, d, &context.rows, &context.heads);
+            let mut d_qk = rotated::<B>([dq, dk], context, true);
+            if let (Some(norms), Some(raw)) = (&params.head_norms, raw) {
+                for (i, (norm, raw)) in norms.iter().zip(raw).enumerate() {
+                    let shape = raw.shape();
+                    let raw = heads_as_tokens::<B>(raw, &norm.gamma);
+                    let d = heads_as_tokens::<B>(d_qk[i].clone(), &norm.gamma);
+                    if wanted[HEAD_NORMS + i] {
+                        [out[HEAD_NORMS + i], _] = norm.parameter_gradients(raw.clone(), d.clone());
+                    }
+                    d_qk[i] = B::float_reshape(norm.backward(None, raw, d), shape);
+                }
+            }
+            let normed = params.norm.forward(x.clone());
+            let [dq, dk] = d_qk;
+            let mut d_normed = None;
+            for (i, low_rank, d) in [(Q, low_q, dq), (K, low_k, dk), (V, low_v, dv)] {
+                let own;
+                (d_normed, own) = linear_backward::<B>(
+                    &normed,
+                    &params.linears[i],
+                    low_rank,
+                    d,
+                    scale,
+                    wanted_linear(wanted, i),
+                    below,
+                    d_normed,
+                );
+                put_linear::<B>(&mut out, i, own);
+            }
+            if let Some(d) = d_normed {
+                if wanted[1] || wanted[2] {
+                    [out[1], out[2]] = params.norm.parameter_gradients(x.clone(), d.clone());
+                }
+                if wanted[0] {
+                    out[0] = Some(params.norm.backward(Some(grad), x, d));
+                }
+            }
+        }
+    }
+    out
+}
