@@ -12,6 +12,7 @@ pub mod demo;
 mod error;
 mod files;
 mod grouping;
+mod guarded;
 mod hash;
 pub mod helpsteer;
 pub mod hh;

@@ -1,10 +1,6 @@
 //! A wrapper of the `tokenizers` library: reading a `tokenizer.json`, encoding and decoding return
 //! errors and never panic, whatever the file contains.
 
-use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
-
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
@@ -90,33 +86,9 @@ fn check(json: &Value) -> std::result::Result<(), String> {
     Ok(())
 }
 
-thread_local! {
-    /// Whether a panic of this thread is caught and becomes an error.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
-
 /// The result of `call`; a panic becomes an error, and nothing is printed.
 pub(super) fn guarded<T>(
     call: impl FnOnce() -> std::result::Result<T, String>,
 ) -> std::result::Result<T, String> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !GUARDED.get() {
-                before(info);
-            }
-        }));
-    });
-    let was = GUARDED.replace(true);
-    let outcome = catch_unwind(AssertUnwindSafe(call));
-    GUARDED.set(was);
-    outcome.unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("no reason given");
-        Err(format!("the `tokenizers` library fails on it ({text})"))
-    })
+    crate::guarded::guarded("tokenizers", call)
 }

@@ -164,16 +164,20 @@ impl TokenizerSettings {
         }
     }
 
+    /// The file that a key is from.
+    pub(crate) fn file_of(&self, key: &str) -> PathBuf {
+        let elsewhere = self.elsewhere.iter().find(|(other, _)| other == key);
+        elsewhere.map_or(self.path.clone(), |(_, file)| self.path.with_file_name(file))
+    }
+
     /// An error that names file and key.
     pub fn refuse(&self, key: &str, value: &Value, why: &str) -> Error {
         let mut value = value.to_string();
         if value.chars().count() > 60 {
             value = value.chars().take(60).chain(['…']).collect();
         }
-        let elsewhere = self.elsewhere.iter().find(|(other, _)| other == key);
-        let path = elsewhere.map_or(self.path.clone(), |(_, file)| self.path.with_file_name(file));
         Error::Tokenizer {
-            what: path.display().to_string(),
+            what: self.file_of(key).display().to_string(),
             why: format!("`{key}` is {value}: {why}"),
             remedy: REMEDY,
         }
