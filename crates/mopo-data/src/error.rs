@@ -133,6 +133,18 @@ pub enum Error {
         /// What to do.
         remedy: &'static str,
     },
+    /// A chat template that cannot be used, or cannot render some messages.
+    #[error("chat template {what}{}: {why}; {remedy}", at_line(*line))]
+    ChatTemplate {
+        /// Where it is from: a file, or the key of a file's metadata.
+        what: String,
+        /// The line in the template, counted from 1.
+        line: Option<usize>,
+        /// The reason.
+        why: String,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// A tokenizer whose ids do not fit into a model's embedding.
     #[error(
         "the tokenizer has {tokenizer} ids, the model's vocabulary {model}; use the tokenizer \
@@ -154,6 +166,10 @@ pub enum Error {
 
 fn after(rows_read: usize) -> String {
     if rows_read == 0 { String::new() } else { format!(" (after {rows_read} whole rows)") }
+}
+
+fn at_line(line: Option<usize>) -> String {
+    line.map_or_else(String::new, |line| format!(", line {line} of the template"))
 }
 
 fn one_kind(positive: &str, n_positive: usize, n_texts: usize) -> String {

@@ -6,6 +6,7 @@
 //! [`bucketed_batches`]. No tensors, no models and no network here.
 #![doc = include_str!("../README.md")]
 
+mod chat;
 mod collate;
 mod container;
 pub mod demo;
@@ -36,6 +37,7 @@ mod tokenizer;
 pub mod trl;
 pub mod ultrafeedback;
 
+pub use chat::{JinjaTemplate, Segment, TemplateValue};
 pub use collate::{LengthLimits, PairTokens, TruncationReport, bucketed_batches, tokenize};
 pub use container::as_json;
 pub use error::{Error, Result};
