@@ -85,6 +85,7 @@ pub(super) fn check(state: &State, value: &Value, is_attribute: bool) -> Result<
     state.consume_fuel(n_values as u64 / 8)
 }
 
-fn is_namespace(value: &Value) -> bool {
+/// Whether it is what `namespace()` makes.
+pub(super) fn is_namespace(value: &Value) -> bool {
     value.as_object().is_some_and(|object| object.type_name().ends_with("Namespace"))
 }

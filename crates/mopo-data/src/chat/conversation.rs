@@ -31,11 +31,7 @@ impl JinjaTemplate {
         let responses =
             messages.iter().enumerate().filter(|(_, message)| message.role == "assistant");
         for (i, _) in responses {
-            let start = self.prefix(&messages[..i], true, &whole, i)?;
-            let end = match i + 1 == messages.len() {
-                true => whole.len(),
-                false => self.prefix(&messages[..=i], false, &whole, i)?,
-            };
+            let (start, end) = (self.start(messages, i, &whole)?, self.end(messages, i, &whole)?);
             if start < done || end < start {
                 return Err(self.not_a_prefix(i));
             }
@@ -60,19 +56,30 @@ impl JinjaTemplate {
             return Err(self.no_response());
         }
         let whole = self.render(messages, false)?;
-        let at = self.prefix(before, true, &whole, before.len())?;
+        let at = self.start(messages, before.len(), &whole)?;
         Ok((whole[..at].into(), whole[at..].into()))
     }
 
-    /// The length of the text of some messages at the beginning of the whole text.
-    fn prefix(
-        &self,
-        messages: &[Message],
-        is_prompt: bool,
-        whole: &str,
-        i: usize,
-    ) -> Result<usize> {
-        let text = self.render(messages, is_prompt)?;
+    /// The length of the text before response `i`, at the beginning of the whole text.
+    fn start(&self, messages: &[Message], i: usize, whole: &str) -> Result<usize> {
+        let text = self.render(&messages[..i], true)?;
+        if whole.starts_with(&text) {
+            return Ok(text.len());
+        }
+        // Which of the two differs: earlier turns, or how this one begins.
+        let before = self.render(&messages[..i], false)?;
+        if whole.starts_with(&before) && self.end(messages, i, whole).is_ok() {
+            return Err(self.other_prompt(i));
+        }
+        Err(self.not_a_prefix(i))
+    }
+
+    /// The same up to the end of the response.
+    fn end(&self, messages: &[Message], i: usize, whole: &str) -> Result<usize> {
+        if i + 1 == messages.len() {
+            return Ok(whole.len());
+        }
+        let text = self.render(&messages[..=i], false)?;
         if whole.starts_with(&text) { Ok(text.len()) } else { Err(self.not_a_prefix(i)) }
     }
 
@@ -85,6 +92,18 @@ impl JinjaTemplate {
                  beginning of the text of the whole conversation"
             ),
             remedy: SPLIT_REMEDY,
+        }
+    }
+
+    fn other_prompt(&self, i: usize) -> Error {
+        Error::ChatTemplate {
+            what: self.what.clone(),
+            line: None,
+            why: format!(
+                "message {i} (counted from 0), the assistant's, does not begin with the \
+                 generation prompt"
+            ),
+            remedy: "use a template whose generation prompt begins the turns of the assistant",
         }
     }
 

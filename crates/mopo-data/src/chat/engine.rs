@@ -9,7 +9,7 @@ use chrono::{Local, NaiveDateTime};
 use minijinja::value::{Kwargs, Rest, Value, ValueIter, ValueKind, ValueOrKwargs};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, syntax::SyntaxConfig};
 
-use super::bounds::check;
+use super::bounds::{check, is_namespace};
 use super::rewrite::{CHECK, CHECK_ATTRIBUTE, CHECK_FACTOR};
 use super::{json, methods};
 
@@ -72,7 +72,10 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
         _ => Ok(value),
     });
     env.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
-    // As in Python, where texts and dicts have a length and items, too.
+    // As in Python, which cannot iterate over None,
+    env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    env.add_test("mapping", |value: &Value| value.kind() == ValueKind::Map && !is_namespace(value));
+    // and where texts and dicts have a length and items, too.
     env.add_test("sequence", |value: &Value| {
         matches!(
             value.kind(),

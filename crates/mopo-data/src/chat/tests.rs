@@ -104,6 +104,22 @@ fn a_response_needs_the_assistant() {
 }
 
 #[test]
+fn a_response_that_does_not_begin_with_the_generation_prompt_is_named() {
+    let template = JinjaTemplate::new(
+        "a.jinja",
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if \
+         add_generation_prompt %}<assistant><think>{% endif %}",
+    )
+    .unwrap();
+    let mut messages = user("Hi");
+    messages.push(Message { role: "assistant".into(), content: "Yes".into() });
+    for error in [template.segments(&messages).err(), template.last_response(&messages).err()] {
+        let error = error.unwrap().to_string();
+        assert!(error.contains("generation prompt") && error.contains("message 1"), "{error}");
+    }
+}
+
+#[test]
 fn a_template_that_never_ends_is_an_error() {
     let forever =
         "{% for a in range(100000) %}{% for b in range(100000) %}BODY{% endfor %}{% endfor %}";

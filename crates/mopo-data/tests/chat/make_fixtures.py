@@ -99,6 +99,8 @@ EXPRESSIONS = [
     "{{ 'a' in 'abc' }}|{{ 'x' not in 'abc' }}|{{ 1 in [1, 2] }}|{{ 'a' in {'a': 1} }}|{{ 1 < 2 < 3 }}|{{ 'a' < 'b' }}|{{ not '' }}",
     "{{ 'a' is string }}|{{ 1 is number }}|{{ 1 is integer }}|{{ 1.5 is float }}|{{ [] is iterable }}|{{ 'a' is iterable }}|{{ {} is mapping }}|{{ 'a' is sequence }}|{{ {} is sequence }}|{{ 1 is sequence }}",
     "{{ true is boolean }}|{{ true is true }}|{{ 1 is true }}|{{ none is none }}|{{ 3 is odd }}|{{ 4 is divisibleby(2) }}|{{ 'a' is in ['a'] }}|{{ 1 is eq 1 }}|{{ true is sameas true }}|{{ strftime_now is callable }}",
+    "{{ none is iterable }}|{{ tools is iterable }}|{{ nothing is iterable }}|{{ none is sequence }}|{{ range(2) is iterable }}",
+    "{{ messages is iterable }}|{{ messages is sequence }}|{{ messages[0] is iterable }}|{{ messages is mapping }}|{{ namespace(a=1) is mapping }}|{{ documents is none }}",
     "{{ {'b': 1, 'a': [1, 2.5, none, true, 'é\\n\"<&>']} | tojson }}|{{ {} | tojson }}|{{ [] | tojson(indent=2) }}",
     "{{ {'b': {'c': [], 'd': {}}, 'a': [1, [2]]} | tojson(indent=4) }}",
     "{{ {'b': 1, 'a': 'é😀\\x7f'} | tojson(ensure_ascii=true, sort_keys=true) }}|{{ [1, {'a': 2}] | tojson(separators=(',', ':')) }}",
