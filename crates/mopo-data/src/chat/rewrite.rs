@@ -20,26 +20,8 @@ pub(super) const CHECK_FACTOR: &str = "mopo_factor";
 const MOST_TOKENS: usize = 1000;
 const MOST_SUMS: usize = 100;
 
-const STATEMENTS: [&str; 18] = [
-    "set",
-    "endset",
-    "if",
-    "elif",
-    "else",
-    "endif",
-    "for",
-    "endfor",
-    "macro",
-    "endmacro",
-    "with",
-    "endwith",
-    "filter",
-    "endfilter",
-    "break",
-    "continue",
-    GENERATION,
-    END_GENERATION,
-];
+const STATEMENTS: &str = "set endset if elif else endif for endfor macro endmacro with endwith \
+                          filter endfilter break continue generation endgeneration";
 const GENERATION: &str = "generation";
 const END_GENERATION: &str = "endgeneration";
 
@@ -64,7 +46,7 @@ fn refuse<T>(at: usize, why: impl Into<String>) -> Result<T> {
 /// # Errors
 /// Statements that are not supported, and tags that are not closed or too long.
 pub(super) fn rewrite(source: &str) -> Result<String> {
-    let mut changes = Changes { source, list: vec![] };
+    let mut changes = Changes { source, list: vec![], captures: vec![] };
     let mut at = 0;
     while let Some(found) = source[at..].find('{') {
         let start = at + found;
@@ -106,6 +88,8 @@ fn raw(source: &str, start: usize) -> Result<Option<usize>> {
 struct Changes<'a> {
     source: &'a str,
     list: Vec<(usize, usize, String)>,
+    /// Names whose text is being captured, between `set` and `endset`.
+    captures: Vec<&'a str>,
 }
 
 impl Changes<'_> {
@@ -228,11 +212,11 @@ impl<'a> Tag<'a> {
         self.end
     }
 
-    fn of_block(&self, changes: &mut Changes<'_>) -> Result<usize> {
+    fn of_block(&self, changes: &mut Changes<'a>) -> Result<usize> {
         let Some(name) = self.tokens.first() else {
             return refuse(self.close, "a statement is empty");
         };
-        if !STATEMENTS.contains(&name.text) {
+        if !STATEMENTS.split(' ').any(|statement| statement == name.text) {
             return refuse(name.at, format!("the statement `{}` is not supported", name.text));
         }
         let top = |text| move |token: &Token<'_>| token.depth == 0 && token.text == text;
@@ -256,11 +240,23 @@ impl<'a> Tag<'a> {
         self.check_literals(changes, n_targets);
         self.check_products(changes);
         match name.text {
+            // Without a value it is a syntax error, which brackets would hide.
+            "set" if n_targets + 1 == self.tokens.len() => {}
             "set" if n_targets > 0 => {
                 let is_attribute = self.tokens[..n_targets].iter().any(|token| token.text == ".");
                 let check = if is_attribute { CHECK_ATTRIBUTE } else { CHECK };
                 changes.insert(self.tokens[n_targets].end(), "(");
                 changes.insert(self.close, format!(")|{check} "));
+            }
+            "set" => {
+                let filter = self.tokens.iter().find(|token| top("|")(token));
+                let end = filter.map_or(self.close, |token| token.at);
+                changes.captures.push(changes.source[name.end()..end].trim());
+            }
+            "endset" => {
+                if let Some(name) = changes.captures.pop() {
+                    self.check_after(changes, name);
+                }
             }
             "with" => {
                 for (i, token) in
@@ -279,14 +275,16 @@ impl<'a> Tag<'a> {
                     })
                     .map(|pair| pair[1].text);
                 let parameters = parameters.collect::<Vec<_>>().join(", ");
-                changes.insert(
-                    self.end,
-                    format!("{{% if [{parameters}]|{CHECK} %}}{{% endif {}", self.marker),
-                );
+                self.check_after(changes, &format!("[{parameters}]"));
             }
             _ => {}
         }
         Ok(self.end)
+    }
+
+    /// Checks a value behind the tag, which keeps the white space that it removes.
+    fn check_after(&self, changes: &mut Changes<'_>, value: &str) {
+        changes.insert(self.end, format!("{{% if {value}|{CHECK} %}}{{% endif {}", self.marker));
     }
 
     /// Whether what follows token `i` begins an operand.
@@ -390,6 +388,11 @@ mod tests {
             (
                 "{% macro f(a, b=g(c, d)) -%}x",
                 "{% macro f(a, b=g(c, d)) -%}{% if [a, b]|C %}{% endif -%}x",
+            ),
+            ("{% set x %}a{% endset -%}b", "{% set x %}a{% endset -%}{% if x|C %}{% endif -%}b"),
+            (
+                "{% set n.x | trim %}{%endset%}",
+                "{% set n.x | trim %}{%endset%}{% if n.x|C %}{% endif %}",
             ),
             ("{{ a.b * c.d[0](1) + e }}", "{{ a.b |F * c.d[0](1)|F  + e }}"),
             ("{{ f(*a) ** 2 }}", "{{ f(*a) ** 2 }}"),

@@ -74,6 +74,7 @@ fn errors_name_the_file_the_line_and_what_is_wrong() {
         ("{{ 'a' | nothing }}", ["line 1", "unknown filter", "correct the template"]),
         ("{{ nothing.a }}", ["line 1", "undefined", "correct the template"]),
         ("a\n{% if %}{% endif %}", ["line 2", "syntax error", "correct the template"]),
+        ("{% set x = %}", ["line 1", "syntax error", "correct the template"]),
         ("a\nb\n{% if true %}", ["line 3", "syntax error", "correct the template"]),
         ("a\n{% include 'x' %}", ["line 2", "`include` is not supported", "correct the template"]),
         (
@@ -190,7 +191,9 @@ fn values_do_not_grow_without_bounds() {
             ")".repeat(30)
         ),
         "{{ ('ab' * 1000000).split('a') | join('x' * 1000000) }}".into(),
+        "{% set a %}{{ 'x' * 100000 }}{% endset %}{{ a }}".into(),
         "{{ '{:>999999999}'.format(1) }}".into(),
+        "{{ '%999999999s' % 1 }}".into(),
         "{{ '%999999999s' | format(1) }}".into(),
         "{{ 'a' | indent(999999999999) }}".into(),
         "{{ range(9223372036854775807, -9223372036854775807, -1) | list }}".into(),
