@@ -7,7 +7,7 @@ mod leftovers;
 mod output;
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -51,6 +51,17 @@ pub(crate) fn open_file(path: &Path) -> Result<File> {
         return Err(io(io::Error::other("it is not a regular file")));
     }
     File::open(path).map_err(io)
+}
+
+/// Whether a file that was just opened is what cloning a repository without git-lfs leaves in place
+/// of a large file. Its beginning is the position again afterwards.
+#[cfg(feature = "tensors")]
+pub(crate) fn is_lfs_pointer(file: &mut File) -> io::Result<bool> {
+    const START: &[u8] = b"version https://git-lfs";
+    let mut start = vec![];
+    Read::by_ref(file).take(START.len() as u64).read_to_end(&mut start)?;
+    file.rewind()?;
+    Ok(start == START)
 }
 
 /// Reads JSON; `expected` describes the file and completes "expected …" in the error.

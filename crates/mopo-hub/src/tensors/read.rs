@@ -17,7 +17,7 @@ use pytorch_reader::PytorchReader;
 use safetensors::tensor::{Dtype, Metadata};
 
 use super::{find_files, weight_map};
-use crate::files::open_file;
+use crate::files::{is_lfs_pointer, open_file};
 use crate::{Error, Result};
 
 /// The tensors of one or several files; unread tensors at the end are an error.
@@ -266,14 +266,10 @@ impl Source {
         let corrupt =
             |reason: String| Error::CorruptTensors { path: path.into(), n_bytes, kind, reason };
 
-        // What cloning a repository without git-lfs leaves in place of a large file.
-        let mut start = vec![];
-        file.by_ref().take(23).read_to_end(&mut start).map_err(io)?;
-        if start == b"version https://git-lfs" {
+        if is_lfs_pointer(&mut file).map_err(io)? {
             let reason = "it only points to the file (Git LFS: run `git lfs pull` there)";
             return Err(corrupt(reason.into()));
         }
-        file.seek(SeekFrom::Start(0)).map_err(io)?;
 
         let tensors = if is_pytorch {
             let reader = PytorchReader::new(path).map_err(|e| corrupt(e.to_string()))?;
