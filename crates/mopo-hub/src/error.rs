@@ -47,7 +47,7 @@ pub enum Error {
         /// The names searched for.
         names: &'static [&'static str],
     },
-    /// A safetensors file or PyTorch checkpoint that is truncated or something else.
+    /// A safetensors file, PyTorch checkpoint or GGUF file that is truncated or something else.
     #[error(
         "{} ({n_bytes} bytes) is not a complete {kind} file: {reason}; copy, download or write it again",
         path.display()
@@ -57,7 +57,7 @@ pub enum Error {
         path: PathBuf,
         /// Its length.
         n_bytes: u64,
-        /// The expected kind: `safetensors` or `PyTorch`.
+        /// The expected kind: `safetensors`, `PyTorch` or `GGUF`.
         kind: &'static str,
         /// Why it cannot be read.
         reason: String,
@@ -114,6 +114,59 @@ pub enum Error {
         name: String,
         /// Its data type.
         dtype: String,
+    },
+    /// A GGUF file of a version or byte order that cannot be read.
+    #[error(
+        "{} is a GGUF file of version {version} in {} endian, but only versions 2 and 3 in little endian are \
+         supported; convert the model again with a current llama.cpp",
+        path.display(), if *is_big_endian { "big" } else { "little" }
+    )]
+    GgufVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+        /// Its byte order.
+        is_big_endian: bool,
+    },
+    /// A GGUF file with a tensor of a type that cannot be read.
+    #[error(
+        "{}: tensor `{name}` has type {found}, which is not supported; use a file of the model in Q8_0, \
+         Q4_K_M, Q4_0, F16 or BF16",
+        path.display()
+    )]
+    GgufTensorType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// Its type, by name (if it has one) and id.
+        found: String,
+    },
+    /// Metadata of a GGUF file that is missing or of another type.
+    #[error(
+        "{}: metadata `{key}` is {found}; expected {expected}; use a complete file of this model, or convert it again",
+        path.display()
+    )]
+    GgufKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The expected type.
+        expected: &'static str,
+        /// The type found and, if short, the value; or `missing`.
+        found: String,
+    },
+    /// A tensor that cannot be written in the type asked for.
+    #[error("{}: tensor `{name}` cannot be written: {reason}", path.display())]
+    UnwritableTensor {
+        /// The file to write.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// Why, and what to do.
+        reason: String,
     },
     /// A model that is neither a directory nor a name.
     #[error("cannot use model `{given}`: {reason}")]
@@ -240,7 +293,7 @@ pub enum Error {
         value: f64,
         /// Its index in the tensor, counted in the file's order from 0.
         index: usize,
-        /// `f16`, `bf16`, `f32`.
+        /// `f16`, `bf16`, `f32`, or a type of GGUF.
         dtype: &'static str,
     },
     /// Too little memory.

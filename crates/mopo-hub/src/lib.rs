@@ -15,6 +15,8 @@
 mod download;
 mod error;
 mod files;
+#[cfg(feature = "gguf")]
+pub mod gguf;
 mod memory;
 mod presets;
 mod progress;

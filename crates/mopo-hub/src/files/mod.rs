@@ -55,7 +55,7 @@ pub(crate) fn open_file(path: &Path) -> Result<File> {
 
 /// Whether a file that was just opened is what cloning a repository without git-lfs leaves in place
 /// of a large file. Its beginning is the position again afterwards.
-#[cfg(feature = "tensors")]
+#[cfg(any(feature = "tensors", feature = "gguf"))]
 pub(crate) fn is_lfs_pointer(file: &mut File) -> io::Result<bool> {
     const START: &[u8] = b"version https://git-lfs";
     let mut start = vec![];
