@@ -2,13 +2,12 @@
 //! and written whole or not at all.
 //!
 //! [`TensorFiles`] reads the tensors of `model.safetensors` or `pytorch_model.bin`, whole or in
-//! shards, one by one by name; [`TensorWriter`] writes a `model.safetensors`. The crates of the
-//! models
-//! know what the tensors mean. [`locate`] turns a model's name into a directory and downloads
-//! what the cache lacks. Without the features `tensors` and `download` (on by default) the crate
-//! only
-//! reads and writes files ([`write_atomically`], [`DirWriter`], JSON, hashes) and reports progress
-//! ([`Progress`]), with neither burn nor network.
+//! shards, one by one by name; [`TensorWriter`] writes a `model.safetensors`; `gguf` reads and
+//! writes GGUF files. The crates of the models know what the tensors mean. [`locate`] turns a
+//! model's name into a directory and downloads what the cache lacks. Without the features
+//! `tensors`, `gguf` and `download` (on by default) the crate only reads and writes files
+//! ([`write_atomically`], [`DirWriter`], JSON, hashes) and reports progress ([`Progress`]), with
+//! neither burn nor network.
 #![cfg_attr(feature = "tensors", doc = include_str!("../README.md"))]
 
 #[cfg(feature = "download")]

@@ -68,7 +68,7 @@ fn pack(scales: &[u8; 8], minima: &[u8; 8]) -> [u8; 12] {
 /// the values to what the rounded ones can represent.
 pub(super) fn quantise(values: &[f32; 256], block: &mut [u8; 144]) {
     let runs = values.as_chunks::<32>().0;
-    let found: Vec<(f32, f32)> = runs.iter().map(|run| scale_and_minimum(run)).collect();
+    let found: [(f32, f32); 8] = std::array::from_fn(|j| scale_and_minimum(&runs[j]));
     let max_scale = found.iter().fold(0.0_f32, |max, (scale, _)| max.max(*scale));
     let max_minimum = found.iter().fold(0.0_f32, |max, (_, minimum)| max.max(*minimum));
     let six_bits = |x: f32, max: f32| {
