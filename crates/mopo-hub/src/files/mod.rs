@@ -7,7 +7,7 @@ mod leftovers;
 mod output;
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, BufWriter, Read, Seek, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -60,7 +60,7 @@ pub(crate) fn is_lfs_pointer(file: &mut File) -> io::Result<bool> {
     const START: &[u8] = b"version https://git-lfs";
     let mut start = vec![];
     Read::by_ref(file).take(START.len() as u64).read_to_end(&mut start)?;
-    file.rewind()?;
+    io::Seek::rewind(file)?;
     Ok(start == START)
 }
 

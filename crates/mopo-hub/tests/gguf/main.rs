@@ -266,7 +266,7 @@ fn shapes_and_types_that_cannot_be_written_are_refused_with_a_choice() {
 }
 
 #[test]
-fn q4_k_errs_less_than_q4_0_and_by_at_most_one_code() {
+fn q4_k_errs_less_than_q4_0_and_q8_0_least() {
     let file = open();
     let values = originals(&file);
     let error = |tensor_type: TensorType| {

@@ -97,3 +97,10 @@ fn inverse(scale: f32) -> f32 {
     let inverse = 1.0 / scale;
     if inverse.is_finite() { inverse } else { 0.0 }
 }
+
+/// Clamps to 0 … `max` (below 2²²) and rounds to the nearest integer, ties to even: adding 1.5 · 2²³
+/// leaves no bits for the fraction. Without SSE 4.1, `round_ties_even` is a function call.
+fn nearest_code(x: f32, max: f32) -> f32 {
+    const NO_FRACTION: f32 = 12_582_912.0;
+    x.clamp(0.0, max) + NO_FRACTION - NO_FRACTION
+}

@@ -11,13 +11,13 @@
 
 use half::f16;
 
-use super::half_at;
 use super::search::scale_and_minimum;
+use super::{half_at, nearest_code};
 
 /// The largest scale or minimum.
 const MAX_SCALE: f32 = 63.0;
 /// The largest code of a value.
-const MAX_CODE: u8 = 15;
+const MAX_CODE: f32 = 15.0;
 
 pub(super) fn dequantise(block: &[u8; 144], out: &mut [f32; 256]) {
     let sub_blocks = sub_blocks(block);
@@ -73,7 +73,7 @@ pub(super) fn quantise(values: &[f32; 256], block: &mut [u8; 144]) {
     let max_minimum = found.iter().fold(0.0_f32, |max, (_, minimum)| max.max(*minimum));
     let six_bits = |x: f32, max: f32| {
         let per_unit = if max > 0.0 { MAX_SCALE / max } else { 0.0 };
-        (per_unit * x).round_ties_even().min(MAX_SCALE) as u8
+        nearest_code(per_unit * x, MAX_SCALE) as u8
     };
     let scales = std::array::from_fn(|j| six_bits(found[j].0, max_scale));
     let minima = std::array::from_fn(|j| six_bits(found[j].1, max_minimum));
@@ -85,8 +85,8 @@ pub(super) fn quantise(values: &[f32; 256], block: &mut [u8; 144]) {
     for (g, bytes) in block[16..].as_chunks_mut::<32>().0.iter_mut().enumerate() {
         let code = |j: usize, l: usize| {
             let (unit, minimum) = sub_blocks[j];
-            let code = ((runs[j][l] + minimum) / unit).round_ties_even();
-            if unit == 0.0 { 0 } else { code.clamp(0.0, f32::from(MAX_CODE)) as u8 }
+            let code = nearest_code((runs[j][l] + minimum) / unit, MAX_CODE);
+            if unit == 0.0 { 0 } else { code as u8 }
         };
         for (l, byte) in bytes.iter_mut().enumerate() {
             *byte = code(2 * g, l) | code(2 * g + 1, l) << 4;

@@ -1,6 +1,8 @@
 //! The search for scale and minimum of 32 values in Q4_K: ggml's, with the same numbers of steps and
 //! the same order of sums, so that results agree.
 
+use super::nearest_code;
+
 /// The largest code.
 const MAX_CODE: f32 = 15.0;
 /// Ranges that are tried: 14 to 16 codes wide, in steps of a tenth.
@@ -8,8 +10,8 @@ const N_STEPS: usize = 20;
 const FIRST: f32 = -1.0;
 const STEP: f32 = 0.1;
 
-/// Scale s and minimum m ≥ 0, for which s · q − m with codes q approximates the values best. The error of a value
-/// counts as much as its magnitude plus the root of the mean square.
+/// Scale s and minimum m ≥ 0, for which s · q − m with codes q approximates the values best. The
+/// squared error of a value weighs its magnitude plus the root of the mean square.
 pub(super) fn scale_and_minimum(values: &[f32; 32]) -> (f32, f32) {
     let sum_of_squares = values.iter().fold(0.0, |sum, x| sum + x * x);
     let mean = (sum_of_squares / values.len() as f32).sqrt();
@@ -24,9 +26,8 @@ pub(super) fn scale_and_minimum(values: &[f32; 32]) -> (f32, f32) {
     if max == min {
         return (0.0, -min);
     }
-    let codes = |per_unit: f32, base: f32| {
-        values.map(|x| (per_unit * (x - base)).round_ties_even().clamp(0.0, MAX_CODE))
-    };
+    let codes =
+        |per_unit: f32, base: f32| values.map(|x| nearest_code(per_unit * (x - base), MAX_CODE));
     let error = |codes: &[f32; 32], scale: f32, base: f32| {
         let terms = codes.iter().zip(values).zip(&weights);
         terms.fold(0.0, |sum, ((q, x), w)| {
