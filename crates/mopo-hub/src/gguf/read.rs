@@ -74,7 +74,8 @@ impl GgufFile {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::CorruptTensors`] for a file that is truncated, damaged or something
-    /// else; [`Error::GgufVersion`]; [`Error::GgufTensorType`].
+    /// else; [`Error::GgufVersion`]; [`Error::GgufTensorType`]; [`Error::GgufKey`] for an alignment
+    /// that is not an integer.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = open_file(path)?;
         let io = |source| Error::io("read", path)(source);
