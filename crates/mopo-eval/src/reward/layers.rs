@@ -242,7 +242,8 @@ impl<B: FusedBackend> Attention<B> {
         let q = self.q.forward(x);
         let q = if q_scale == 1.0 { q } else { q.mul_scalar(q_scale) };
         let (k, v) = (self.k.forward(keys.clone()), self.v.forward(keys));
-        let mixed = B::attention_op(primitive(q), primitive(k), primitive(v), rows, &Heads::new(n_heads));
+        let mixed =
+            B::attention_op(primitive(q), primitive(k), primitive(v), rows, &Heads::new(n_heads));
         self.out.onto(Some(add), tensor(mixed))
     }
 }

@@ -33,6 +33,16 @@ pub(super) fn multiply(
         (0..m).filter(|_| !add).for_each(|i| to.row_mut(i).fill(0.0));
     } else if m == 1 && b.transpose().has_rows() {
         vectorised(Dots { to: to.row_mut(0), add, line: a, alpha, columns: b.transpose() });
+    } else if m == 1 && b.has_rows() {
+        vectorised(Axpys { to: to.row_mut(0), add, line: a, alpha, rows: b });
+    } else if n == 1 && a.has_rows() {
+        let mut sums = vec![0f32; m];
+        let (line, columns) = (b.transpose(), a);
+        vectorised(Dots { to: &mut sums, add: false, line, alpha, columns });
+        for (i, sum) in sums.into_iter().enumerate() {
+            let to = &mut to.row_mut(i)[0];
+            *to = if add { *to } else { 0.0 } + sum;
+        }
     } else if k == 1 && b.has_rows() {
         vectorised(Outer { to, add, column: a, alpha, row: b.row(0) });
     } else if m * n > 0 {
@@ -192,6 +202,31 @@ impl Kernel for Dots<'_> {
                 left.iter_mut().zip(right).for_each(|(a, b)| *a += *b);
             }
             *to = if add { *to } else { 0.0 } + alpha * sums[0];
+        }
+    }
+}
+
+/// Lines times the numbers of a line, summed in order onto what is there.
+struct Axpys<'a> {
+    to: &'a mut [f32],
+    add: bool,
+    line: MatRef<'a>,
+    alpha: f32,
+    rows: MatRef<'a>,
+}
+
+impl Kernel for Axpys<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Axpys { to, add, line, alpha, rows } = self;
+        if !add {
+            to.fill(0.0);
+        }
+        for j in 0..rows.rows() {
+            let x = alpha * line[(0, j)];
+            for (to, y) in to.iter_mut().zip(rows.row(j)) {
+                *to = y.mul_add(x, *to);
+            }
         }
     }
 }
