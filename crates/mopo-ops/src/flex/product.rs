@@ -174,28 +174,50 @@ struct Dots<'a> {
     columns: MatRef<'a>,
 }
 
-/// Sums that [`Dots`] has at a time.
-const SUMS: usize = 64;
-
 impl Kernel for Dots<'_> {
     #[inline(always)]
     fn run(self) {
+        // Four vectors of the machine's width, as faer's kernels have.
+        match lanes() {
+            16 => self.sums_of::<64>(),
+            _ => self.sums_of::<32>(),
+        }
+    }
+}
+
+/// Numbers in a vector of the machine.
+#[inline(always)]
+fn lanes() -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        return 16;
+    }
+    8
+}
+
+impl Dots<'_> {
+    #[inline(always)]
+    fn sums_of<const SUMS: usize>(self) {
         let Dots { to, add, line, alpha, columns } = self;
         let line: Vec<f32> = (0..line.columns()).map(|i| line[(0, i)]).collect();
         let (line, line_rest) = line.as_chunks::<SUMS>();
         for (j, to) in to.iter_mut().enumerate() {
             let (column, rest) = columns.row(j).as_chunks::<SUMS>();
             let mut sums = [0f32; SUMS];
-            for ((sum, a), b) in sums.iter_mut().zip(line_rest).zip(rest) {
-                *sum = a * b;
-            }
             for (a, b) in line.iter().zip(column) {
                 for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-                    *sum += a * b;
+                    *sum = a.mul_add(*b, *sum);
                 }
             }
-            // Halved again and again, as vectors are.
-            let mut n = SUMS;
+            for ((sum, a), b) in sums.iter_mut().zip(line_rest).zip(rest) {
+                *sum = a.mul_add(*b, *sum);
+            }
+            // Vectors in pairs; then the one that is left is halved again and again.
+            let lanes = SUMS / 4;
+            for i in 0..lanes {
+                sums[i] = (sums[i] + sums[lanes + i]) + (sums[2 * lanes + i] + sums[3 * lanes + i]);
+            }
+            let mut n = lanes;
             while n > 1 {
                 n /= 2;
                 let (left, right) = sums.split_at_mut(n);
