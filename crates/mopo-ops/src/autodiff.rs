@@ -195,6 +195,18 @@ pub(crate) fn plain_linear<B: FusedBackend, C: CheckpointStrategy>(
     }
 }
 
+/// Weight, bias, A and B of a linear layer, as far as it has them and they are no constants.
+pub(crate) fn trainable<B: FusedBackend, C: CheckpointStrategy>(
+    linear: &LinearParams<Autodiff<B, C>>,
+) -> [Option<&FloatTensor<Autodiff<B, C>>>; 4] {
+    let weight = match &linear.weight {
+        Matrix::Dense(weight) => Some(weight),
+        Matrix::Quantised(_) => None,
+    };
+    let lora = linear.lora.as_ref();
+    [weight, linear.bias.as_ref(), lora.map(|lora| &lora.a), lora.map(|lora| &lora.b)]
+}
+
 impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
     fn parallel_block(
         x: FloatTensor<Self>,
@@ -204,15 +216,8 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         let absent = absent::<B, C>(&B::float_device(&x.primitive)).node;
         let mut nodes = vec![x.node.clone(), params.gamma.node.clone(), params.beta.node.clone()];
         for linear in &params.linears {
-            nodes.push(match &linear.weight {
-                Matrix::Dense(weight) => weight.node.clone(),
-                Matrix::Quantised(_) => absent.clone(),
-            });
-            let bias = linear.bias.as_ref();
-            nodes.push(bias.map_or_else(|| absent.clone(), |bias| bias.node.clone()));
-            for lora in [linear.lora.as_ref().map(|l| &l.a), linear.lora.as_ref().map(|l| &l.b)] {
-                nodes.push(lora.map_or_else(|| absent.clone(), |tensor| tensor.node.clone()));
-            }
+            let tensors = trainable::<B, C>(linear);
+            nodes.extend(tensors.map(|t| t.map_or_else(|| absent.clone(), |t| t.node.clone())));
         }
         let nodes: [_; PARENTS] = nodes.try_into().expect("one for each parent");
         let params = BlockParams {

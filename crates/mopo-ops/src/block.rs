@@ -11,6 +11,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 
 use crate::linear::{linear, linear_backward};
+use crate::sublayer::attend_with_store;
 use crate::{FusedBackend, Heads, KvStore, LinearParams, PackedRows};
 
 /// Number of linear layers of a block, in this order: queries, keys, values, attention output, and
@@ -145,15 +146,11 @@ pub fn block_with_store<B: FusedBackend>(
     let project = |i: usize| linear::<B>(normed.clone(), &params.linears[i], None, scale).0;
     let rope = |y| B::rotary(y, cos.clone(), sin.clone(), n_heads, false);
     let (q, k, v) = (rope(project(Q)), rope(project(K)), project(V));
-    let keys = B::kv_write(keys, k.clone(), at);
-    let values = B::kv_write(values, v.clone(), at);
-    let attention = match lens {
-        None => B::packed_attention(q, k, v, rows, &Heads::new(n_heads)),
-        Some(lens) => B::attention_cached(q, &keys, &values, lens, &Heads::new(n_heads)),
-    };
+    let (stores, heads) = ([keys, values], Heads::new(n_heads));
+    let (attention, stores) = attend_with_store::<B>([q, k, v], stores, at, lens, rows, &heads);
     let pre_activation = project(FC1);
     let y = linear::<B>(attention, &params.linears[DENSE], Some(x), scale).0;
-    (feed::<B>(pre_activation, params, y, scale), [keys, values])
+    (feed::<B>(pre_activation, params, y, scale), stores)
 }
 
 /// The second half of the feed-forward, added to `y`.

@@ -6,10 +6,10 @@ use burn::tensor::ops::FloatTensor;
 
 use super::{
     AttentionParams, Gradients, HEAD_NORMS, POST_NORM, SublayerContext, Wanted, heads_as_tokens,
-    onto, put_linear, wanted_linear,
+    onto, put_linear, through_norm, through_post_norm, wanted_linear,
 };
 use crate::linear::{linear, linear_backward};
-use crate::{FusedBackend, KvStore};
+use crate::{FusedBackend, Heads, KvStore, PackedRows};
 
 const Q: usize = 0;
 const K: usize = 1;
@@ -118,13 +118,27 @@ pub fn attention_with_store<B: FusedBackend>(
     lens: Option<&[usize]>,
 ) -> (FloatTensor<B>, [KvStore<B>; 2]) {
     let (_, [q, k, v], _) = project::<B>(x.clone(), params, context);
+    let (attention, stores) =
+        attend_with_store::<B>([q, k, v], [keys, values], at, lens, &context.rows, &context.heads);
+    (output::<B>(x, attention, params, context).0, stores)
+}
+
+/// Writes keys and values to their stores, and attends: within `rows`, or with `lens` to the stores.
+pub(crate) fn attend_with_store<B: FusedBackend>(
+    [q, k, v]: [FloatTensor<B>; 3],
+    [keys, values]: [KvStore<B>; 2],
+    at: &[(usize, usize)],
+    lens: Option<&[usize]>,
+    rows: &PackedRows,
+    heads: &Heads,
+) -> (FloatTensor<B>, [KvStore<B>; 2]) {
     let keys = B::kv_write(keys, k.clone(), at);
     let values = B::kv_write(values, v.clone(), at);
     let attention = match lens {
-        None => B::packed_attention(q, k, v, &context.rows, &context.heads),
-        Some(lens) => B::attention_cached(q, &keys, &values, lens, &context.heads),
+        None => B::packed_attention(q, k, v, rows, heads),
+        Some(lens) => B::attention_cached(q, &keys, &values, lens, heads),
     };
-    (output::<B>(x, attention, params, context).0, [keys, values])
+    (attention, [keys, values])
 }
 
 /// The gradients of [`forward`] at `x`, given the gradient of its result.
@@ -151,15 +165,8 @@ pub(crate) fn backward<B: FusedBackend>(
         below || any(Q) || any(K) || any(V) || wanted[HEAD_NORMS] || wanted[HEAD_NORMS + 1];
 
     if within || any(O) || wanted[POST_NORM] {
-        let d = match (&params.post_norm, projected) {
-            (Some(norm), Some(y)) => {
-                if wanted[POST_NORM] {
-                    [out[POST_NORM], _] = norm.parameter_gradients(y.clone(), grad.clone());
-                }
-                norm.backward(None, y, grad.clone())
-            }
-            _ => grad.clone(),
-        };
+        let post_norm = params.post_norm.as_ref().zip(projected);
+        let d = through_post_norm::<B>(post_norm, &grad, wanted, &mut out);
         let (d_attention, own) = linear_backward::<B>(
             &attention,
             &params.linears[O],
@@ -203,14 +210,7 @@ pub(crate) fn backward<B: FusedBackend>(
                 );
                 put_linear::<B>(&mut out, i, own);
             }
-            if let Some(d) = d_normed {
-                if wanted[1] || wanted[2] {
-                    [out[1], out[2]] = params.norm.parameter_gradients(x.clone(), d.clone());
-                }
-                if wanted[0] {
-                    out[0] = Some(params.norm.backward(Some(grad), x, d));
-                }
-            }
+            through_norm::<B>(&params.norm, x, d_normed, grad, wanted, &mut out);
         }
     }
     out

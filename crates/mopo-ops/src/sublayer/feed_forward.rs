@@ -3,7 +3,10 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 
-use super::{FeedForwardParams, Gradients, POST_NORM, Wanted, onto, put_linear, wanted_linear};
+use super::{
+    FeedForwardParams, Gradients, POST_NORM, Wanted, onto, put_linear, through_norm,
+    through_post_norm, wanted_linear,
+};
 use crate::FusedBackend;
 use crate::linear::{linear, linear_backward};
 
@@ -87,15 +90,8 @@ pub(crate) fn backward<B: FusedBackend>(
     if !(within || any(DOWN) || wanted[POST_NORM]) {
         return out;
     }
-    let d = match (&params.post_norm, projected) {
-        (Some(norm), Some(y)) => {
-            if wanted[POST_NORM] {
-                [out[POST_NORM], _] = norm.parameter_gradients(y.clone(), grad.clone());
-            }
-            norm.backward(None, y, grad.clone())
-        }
-        _ => grad.clone(),
-    };
+    let post_norm = params.post_norm.as_ref().zip(projected);
+    let d = through_post_norm::<B>(post_norm, &grad, wanted, &mut out);
     let product = active::<B>(params, gate.clone(), up.clone());
     let (d_active, own) = linear_backward::<B>(
         &product,
@@ -134,13 +130,6 @@ pub(crate) fn backward<B: FusedBackend>(
         );
         put_linear::<B>(&mut out, i, own);
     }
-    if let Some(d) = d_normed {
-        if wanted[1] || wanted[2] {
-            [out[1], out[2]] = params.norm.parameter_gradients(x.clone(), d.clone());
-        }
-        if wanted[0] {
-            out[0] = Some(params.norm.backward(Some(grad), x, d));
-        }
-    }
+    through_norm::<B>(&params.norm, x, d_normed, grad, wanted, &mut out);
     out
 }

@@ -16,6 +16,7 @@ use burn::tensor::{Shape, TensorMetadata};
 
 use crate::{FusedBackend, Gelu, Heads, LinearParams, PackedRows};
 
+pub(crate) use attention::attend_with_store;
 pub use attention::attention_with_store;
 pub(crate) use node::{attention_node, feed_forward_node};
 
@@ -139,6 +140,40 @@ fn put_linear<B: Backend>(
 ) {
     for (to, own) in gradients[LINEARS + 4 * i..].iter_mut().zip(own) {
         *to = own;
+    }
+}
+
+/// The gradient of a sub-layer's last projection, given that of its result: through the norm after it and that norm's
+/// input, if there are any.
+fn through_post_norm<B: FusedBackend>(
+    post_norm: Option<(&NormParams<B>, FloatTensor<B>)>,
+    grad: &FloatTensor<B>,
+    wanted: &Wanted,
+    out: &mut Gradients<B>,
+) -> FloatTensor<B> {
+    let Some((norm, y)) = post_norm else { return grad.clone() };
+    if wanted[POST_NORM] {
+        [out[POST_NORM], _] = norm.parameter_gradients(y.clone(), grad.clone());
+    }
+    norm.backward(None, y, grad.clone())
+}
+
+/// The gradients of the first norm and, with that of the residual, `grad`, of x; `d_normed` is that of the norm's result,
+/// if anything below needs it.
+fn through_norm<B: FusedBackend>(
+    norm: &NormParams<B>,
+    x: FloatTensor<B>,
+    d_normed: Option<FloatTensor<B>>,
+    grad: FloatTensor<B>,
+    wanted: &Wanted,
+    out: &mut Gradients<B>,
+) {
+    let Some(d) = d_normed else { return };
+    if wanted[1] || wanted[2] {
+        [out[1], out[2]] = norm.parameter_gradients(x.clone(), d.clone());
+    }
+    if wanted[0] {
+        out[0] = Some(norm.backward(Some(grad), x, d));
     }
 }
 

@@ -12,8 +12,8 @@ use super::{
     AttentionParams, FeedForwardParams, Gradients, NormParams, PARENTS, SublayerContext, Wanted,
     attention, feed_forward,
 };
-use crate::autodiff::{absent, plain, plain_linear};
-use crate::{FusedBackend, LinearParams, Matrix};
+use crate::autodiff::{absent, plain, plain_linear, trainable};
+use crate::{FusedBackend, LinearParams};
 
 type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
 
@@ -66,13 +66,7 @@ fn parents<'a, B: FusedBackend, C: CheckpointStrategy>(
 ) -> [Option<&'a Tracked<B, C>>; PARENTS] {
     let mut all = vec![Some(x), Some(&norm.gamma), norm.beta.as_ref()];
     for linear in linears {
-        let lora = linear.and_then(|linear| linear.lora.as_ref());
-        all.push(linear.and_then(|linear| match &linear.weight {
-            Matrix::Dense(weight) => Some(weight),
-            Matrix::Quantised(_) => None,
-        }));
-        all.push(linear.and_then(|linear| linear.bias.as_ref()));
-        all.extend([lora.map(|lora| &lora.a), lora.map(|lora| &lora.b)]);
+        all.extend(linear.map_or([None; 4], trainable::<B, C>));
     }
     all.extend([0, 1].map(|i| head_norms.map(|norms| &norms[i].gamma)));
     all.push(post_norm.map(|norm| &norm.gamma));
