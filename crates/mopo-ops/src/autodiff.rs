@@ -16,7 +16,8 @@ use crate::block::{self, LINEARS, Saved, Wanted};
 use crate::sublayer::{attention_node, feed_forward_node};
 use crate::{
     AttentionParams, BlockContext, BlockParams, FeedForwardParams, FusedBackend, Gelu, Heads,
-    LinearParams, LoraParams, Matrix, PackedRows, QuantisedMatrix, SublayerContext, nodes,
+    LinearParams, LoraParams, Matrix, OutputParams, PackedRows, QuantisedMatrix, SublayerContext,
+    nodes,
 };
 
 /// Parents of a block's node: x, gamma, beta; then weight, bias, A and B of each linear layer.
@@ -121,8 +122,7 @@ struct LogProbNode;
 #[derive(Debug, Clone)]
 struct LogProbState<B: FusedBackend> {
     hidden: FloatTensor<B>,
-    weight: FloatTensor<B>,
-    bias: FloatTensor<B>,
+    layer: OutputParams<B>,
     targets: IntTensor<B>,
     log_probs: FloatTensor<B>,
 }
@@ -137,10 +137,11 @@ impl<B: FusedBackend> Backward<B, 3> for LogProbNode {
         _checkpointer: &mut Checkpointer,
     ) {
         let grad = grads.consume::<B>(&ops.node);
-        let LogProbState { hidden, weight, bias, targets, log_probs } = ops.state;
-        let all = B::log_prob_backward(hidden, weight, bias, targets, log_probs, grad);
-        for (parent, grad) in ops.parents.iter().zip(all) {
-            if let Some(parent) = parent {
+        let LogProbState { hidden, layer, targets, log_probs } = ops.state;
+        let ([hidden, weight], bias) =
+            B::log_prob_backward(hidden, &layer, targets, log_probs, grad);
+        for (parent, grad) in ops.parents.iter().zip([Some(hidden), Some(weight), bias]) {
+            if let (Some(parent), Some(grad)) = (parent, grad) {
                 grads.register::<B>(parent.id, grad);
             }
         }
@@ -190,6 +191,7 @@ pub(crate) fn plain_linear<B: FusedBackend, C: CheckpointStrategy>(
         lora: params.lora.as_ref().map(|lora| LoraParams {
             a: plain::<B, C>(&lora.a),
             b: plain::<B, C>(&lora.b),
+            scale: lora.scale,
             dropout: lora.dropout.as_ref().map(plain::<B, C>),
         }),
     }
@@ -231,7 +233,6 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
             sin: plain::<B, C>(&context.sin),
             n_heads: context.n_heads,
             epsilon: context.epsilon,
-            lora_scale: context.lora_scale,
             checkpoint: context.checkpoint,
         };
         let x = x.primitive;
@@ -256,9 +257,9 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
     fn feed_forward_layer(
         x: FloatTensor<Self>,
         params: &FeedForwardParams<Self>,
-        context: &SublayerContext<Self>,
+        checkpoint: bool,
     ) -> FloatTensor<Self> {
-        feed_forward_node::<B, C>(x, params, context)
+        feed_forward_node::<B, C>(x, params, checkpoint)
     }
 
     fn layer_norm_op(
@@ -305,41 +306,38 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
 
     fn linear_log_prob(
         hidden: FloatTensor<Self>,
-        weight: Matrix<Self>,
-        bias: FloatTensor<Self>,
+        layer: OutputParams<Self>,
         targets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        let inner = plain_matrix::<B, C>(&weight);
+        let inner = OutputParams {
+            weight: plain_matrix::<B, C>(&layer.weight),
+            bias: layer.bias.as_ref().map(plain::<B, C>),
+            soft_cap: layer.soft_cap,
+        };
         let (node, hidden) = (hidden.node, hidden.primitive);
-        if let Matrix::Dense(weight) = weight
-            && !(weight.node.requirement.is_none() && bias.node.requirement.is_none())
+        let is_constant = |tensor: &FloatTensor<Self>| tensor.node.requirement.is_none();
+        if let Matrix::Dense(weight) = layer.weight
+            && !(is_constant(&weight) && layer.bias.as_ref().is_none_or(is_constant))
         {
+            let bias = layer.bias.unwrap_or_else(|| absent::<B, C>(&B::float_device(&hidden)));
             let nodes = [node, weight.node, bias.node];
-            let (weight, bias) = (weight.primitive, bias.primitive);
             let (log_probs, _) =
-                B::log_prob_forward(hidden.clone(), &inner, bias.clone(), targets.clone(), false);
+                B::log_prob_forward(hidden.clone(), &inner, targets.clone(), false);
             return match LogProbNode.prepare::<C>(nodes).compute_bound().stateful() {
                 OpsKind::UnTracked(prep) => prep.finish(log_probs),
                 OpsKind::Tracked(prep) => {
-                    let state = LogProbState {
-                        hidden,
-                        weight,
-                        bias,
-                        targets,
-                        log_probs: log_probs.clone(),
-                    };
+                    let log_prob = log_probs.clone();
+                    let state = LogProbState { hidden, layer: inner, targets, log_probs: log_prob };
                     prep.finish(state, log_probs)
                 }
             };
         }
-        let bias = bias.primitive;
         match FrozenLogProbNode.prepare::<C>([node]).compute_bound().stateful() {
             OpsKind::UnTracked(prep) => {
-                prep.finish(B::log_prob_forward(hidden, &inner, bias, targets, false).0)
+                prep.finish(B::log_prob_forward(hidden, &inner, targets, false).0)
             }
             OpsKind::Tracked(prep) => {
-                let (log_probs, gradient) =
-                    B::log_prob_forward(hidden, &inner, bias, targets, true);
+                let (log_probs, gradient) = B::log_prob_forward(hidden, &inner, targets, true);
                 prep.finish(gradient.expect("asked for"), log_probs)
             }
         }

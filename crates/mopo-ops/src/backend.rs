@@ -15,7 +15,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::block::{self, BlockContext, BlockParams};
 use crate::{
-    AttentionParams, FeedForwardParams, Heads, Matrix, PackedRows, QuantisedMatrix,
+    AttentionParams, FeedForwardParams, Heads, Matrix, OutputParams, PackedRows, QuantisedMatrix,
     SublayerContext, generic, sublayer,
 };
 
@@ -276,30 +276,29 @@ pub trait FusedBackend: Backend {
         generic::attention::cached::<Self>(q, keys, values, lens, heads)
     }
 
-    /// Log-probability, in nats, of token `targets[i]` under `softmax(hidden[i] · W + b)`: `[n]`,
-    /// and `with_gradient` its gradient with respect to `hidden`, `[n, features]`. The logits are
-    /// never all in memory.
+    /// Log-probability, in nats, of token `targets[i]` under the softmax of the logits of
+    /// `hidden[i]`: `[n]`, and `with_gradient` its gradient with respect to `hidden`,
+    /// `[n, features]`. The logits are never all in memory.
     fn log_prob_forward(
         hidden: FloatTensor<Self>,
-        weight: &Matrix<Self>,
-        bias: FloatTensor<Self>,
+        layer: &OutputParams<Self>,
         targets: IntTensor<Self>,
         with_gradient: bool,
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        generic::log_prob::forward::<Self>(hidden, weight, bias, targets, with_gradient)
+        generic::log_prob::forward::<Self>(hidden, layer, targets, with_gradient)
     }
 
     /// All gradients of [`log_prob_forward`](Self::log_prob_forward) for a dense weight, given its
-    /// result `log_probs` and the gradient `grad`, both `[n]`: of hidden, weight and bias.
+    /// result `log_probs` and the gradient `grad`, both `[n]`: of hidden and weight, and of the bias
+    /// if there is one.
     fn log_prob_backward(
         hidden: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
+        layer: &OutputParams<Self>,
         targets: IntTensor<Self>,
         log_probs: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-    ) -> [FloatTensor<Self>; 3] {
-        generic::log_prob::backward::<Self>(hidden, weight, bias, targets, log_probs, grad)
+    ) -> ([FloatTensor<Self>; 2], Option<FloatTensor<Self>>) {
+        generic::log_prob::backward::<Self>(hidden, layer, targets, log_probs, grad)
     }
 
     /// A step of Adam on a tensor of any shape. Returns the new parameter and moments; absent
@@ -342,13 +341,15 @@ pub trait FusedBackend: Backend {
         sublayer::attention_forward::<Self>(x, params, context)
     }
 
-    /// norm → feed-forward → residual, differentiable.
+    /// norm → feed-forward → residual, differentiable. With `checkpoint` only the input is kept,
+    /// and the rest is recomputed for the gradients.
     fn feed_forward_layer(
         x: FloatTensor<Self>,
         params: &FeedForwardParams<Self>,
-        context: &SublayerContext<Self>,
+        checkpoint: bool,
     ) -> FloatTensor<Self> {
-        sublayer::feed_forward_forward::<Self>(x, params, context)
+        let _ = checkpoint;
+        sublayer::feed_forward_forward::<Self>(x, params)
     }
 
     /// [`layer_norm_forward`](Self::layer_norm_forward), differentiable in all its tensors.
@@ -399,11 +400,10 @@ pub trait FusedBackend: Backend {
     /// dense, in weight and bias.
     fn linear_log_prob(
         hidden: FloatTensor<Self>,
-        weight: Matrix<Self>,
-        bias: FloatTensor<Self>,
+        layer: OutputParams<Self>,
         targets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        Self::log_prob_forward(hidden, &weight, bias, targets, false).0
+        Self::log_prob_forward(hidden, &layer, targets, false).0
     }
 }
 

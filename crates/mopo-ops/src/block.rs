@@ -48,8 +48,6 @@ pub struct BlockContext<B: Backend> {
     pub n_heads: usize,
     /// Added to the variance in LayerNorm.
     pub epsilon: f64,
-    /// Scale of all low-rank updates.
-    pub lora_scale: f64,
     /// Keep only the block's input and recompute the block for its gradients.
     pub checkpoint: bool,
 }
@@ -93,11 +91,11 @@ pub(crate) fn forward<B: FusedBackend>(
     context: &BlockContext<B>,
     keep: bool,
 ) -> (FloatTensor<B>, Option<Saved<B>>) {
-    let BlockContext { rows, cos, sin, n_heads, epsilon, lora_scale, .. } = context;
-    let (n_heads, scale) = (*n_heads, *lora_scale);
+    let BlockContext { rows, cos, sin, n_heads, epsilon, .. } = context;
+    let n_heads = *n_heads;
     let normed =
         B::layer_norm_forward(x.clone(), params.gamma.clone(), params.beta.clone(), *epsilon);
-    let at = |i: usize| linear::<B>(normed.clone(), &params.linears[i], None, scale);
+    let at = |i: usize| linear::<B>(normed.clone(), &params.linears[i], None);
     let rope = |y| B::rotary(y, cos.clone(), sin.clone(), n_heads, false);
     let (q, low_rank_q) = at(Q);
     let (k, low_rank_k) = at(K);
@@ -107,15 +105,14 @@ pub(crate) fn forward<B: FusedBackend>(
         B::packed_attention(q.clone(), k.clone(), v.clone(), rows, &Heads::new(n_heads));
     // Freed as early as possible.
     let kept = keep.then_some((q, k, v));
-    let (y, low_rank_dense) =
-        linear::<B>(attention.clone(), &params.linears[DENSE], Some(x), scale);
+    let (y, low_rank_dense) = linear::<B>(attention.clone(), &params.linears[DENSE], Some(x));
     let kept = kept.map(|qkv| (qkv, attention));
-    let (pre_activation, low_rank_fc1) = linear::<B>(normed, &params.linears[FC1], None, scale);
+    let (pre_activation, low_rank_fc1) = linear::<B>(normed, &params.linears[FC1], None);
     let active = match keep {
         true => B::gelu_tanh(pre_activation.clone()),
-        false => return (feed::<B>(pre_activation, params, y, scale), None),
+        false => return (feed::<B>(pre_activation, params, y), None),
     };
-    let (y, low_rank_fc2) = linear::<B>(active, &params.linears[FC2], Some(y), scale);
+    let (y, low_rank_fc2) = linear::<B>(active, &params.linears[FC2], Some(y));
     let saved = kept.map(|((q, k, v), attention)| Saved {
         q,
         k,
@@ -139,18 +136,18 @@ pub fn block_with_store<B: FusedBackend>(
     at: &[(usize, usize)],
     lens: Option<&[usize]>,
 ) -> (FloatTensor<B>, [KvStore<B>; 2]) {
-    let BlockContext { rows, cos, sin, n_heads, epsilon, lora_scale, .. } = context;
-    let (n_heads, scale) = (*n_heads, *lora_scale);
+    let BlockContext { rows, cos, sin, n_heads, epsilon, .. } = context;
+    let n_heads = *n_heads;
     let normed =
         B::layer_norm_forward(x.clone(), params.gamma.clone(), params.beta.clone(), *epsilon);
-    let project = |i: usize| linear::<B>(normed.clone(), &params.linears[i], None, scale).0;
+    let project = |i: usize| linear::<B>(normed.clone(), &params.linears[i], None).0;
     let rope = |y| B::rotary(y, cos.clone(), sin.clone(), n_heads, false);
     let (q, k, v) = (rope(project(Q)), rope(project(K)), project(V));
     let (stores, heads) = ([keys, values], Heads::new(n_heads));
     let (attention, stores) = attend_with_store::<B>([q, k, v], stores, at, lens, rows, &heads);
     let pre_activation = project(FC1);
-    let y = linear::<B>(attention, &params.linears[DENSE], Some(x), scale).0;
-    (feed::<B>(pre_activation, params, y, scale), stores)
+    let y = linear::<B>(attention, &params.linears[DENSE], Some(x)).0;
+    (feed::<B>(pre_activation, params, y), stores)
 }
 
 /// The second half of the feed-forward, added to `y`.
@@ -158,9 +155,8 @@ fn feed<B: FusedBackend>(
     pre_activation: FloatTensor<B>,
     params: &BlockParams<B>,
     y: FloatTensor<B>,
-    scale: f64,
 ) -> FloatTensor<B> {
-    linear::<B>(B::gelu_tanh(pre_activation), &params.linears[FC2], Some(y), scale).0
+    linear::<B>(B::gelu_tanh(pre_activation), &params.linears[FC2], Some(y)).0
 }
 
 /// The gradients of [`forward`] at `x`, given the gradient of its result.
@@ -176,8 +172,8 @@ pub(crate) fn backward<B: FusedBackend>(
         Some(saved) => saved,
         None => forward::<B>(x.clone(), params, context, true).1.expect("asked to keep"),
     };
-    let BlockContext { rows, cos, sin, n_heads, epsilon, lora_scale, .. } = context;
-    let (n_heads, scale) = (*n_heads, *lora_scale);
+    let BlockContext { rows, cos, sin, n_heads, epsilon, .. } = context;
+    let n_heads = *n_heads;
     let Saved { q, k, v, attention, pre_activation, low_rank } = saved;
     let [low_rank_q, low_rank_k, low_rank_v, low_rank_dense, low_rank_fc1, low_rank_fc2] = low_rank;
     let mut linears: [[Option<FloatTensor<B>>; 4]; LINEARS] = Default::default();
@@ -185,16 +181,7 @@ pub(crate) fn backward<B: FusedBackend>(
     let below = wanted.x || wanted.norm.contains(&true);
     let any = |i: usize| wanted.linears[i].contains(&true);
     let back = |i: usize, x: &_, low_rank, grad, want_x, dx| {
-        linear_backward::<B>(
-            x,
-            &params.linears[i],
-            low_rank,
-            grad,
-            scale,
-            wanted.linears[i],
-            want_x,
-            dx,
-        )
+        linear_backward::<B>(x, &params.linears[i], low_rank, grad, wanted.linears[i], want_x, dx)
     };
 
     let want_fc1 = below || any(FC1);

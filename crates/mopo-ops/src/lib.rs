@@ -15,6 +15,7 @@ mod heads;
 mod linear;
 mod matrix;
 mod nodes;
+mod output;
 mod quant;
 mod rows;
 mod sublayer;
@@ -31,6 +32,7 @@ pub use flex::matmul_rate;
 pub use heads::Heads;
 pub use linear::{LinearParams, LoraParams};
 pub use matrix::{Matrix, primitive, tensor};
+pub use output::OutputParams;
 pub use quant::{
     NF4 as NF4_VALUES, QuantError, QuantFormat, QuantLayout, QuantisedData, QuantisedMatrix,
 };

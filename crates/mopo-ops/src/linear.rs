@@ -6,13 +6,15 @@ use burn::tensor::{Shape, TensorMetadata};
 
 use crate::{FusedBackend, Init, Matrix};
 
-/// A low-rank update: `x · A · B`, scaled.
+/// A low-rank update: `scale · x · A · B`.
 #[derive(Debug, Clone)]
 pub struct LoraParams<B: Backend> {
     /// `[inputs, rank]`.
     pub a: FloatTensor<B>,
     /// `[rank, outputs]`.
     pub b: FloatTensor<B>,
+    /// alpha / rank, or alpha / √rank (rsLoRA).
+    pub scale: f64,
     /// The mask on x before A, `[n_tokens, inputs]`: 0 or 1 / (1 − dropout).
     pub dropout: Option<FloatTensor<B>>,
 }
@@ -41,7 +43,6 @@ pub(crate) fn linear<B: FusedBackend>(
     x: FloatTensor<B>,
     params: &LinearParams<B>,
     add: Option<FloatTensor<B>>,
-    scale: f64,
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
     let init = Init { add, bias: params.bias.clone() };
     let y = B::weight_matmul(init, x.clone(), &params.weight, false);
@@ -49,7 +50,7 @@ pub(crate) fn linear<B: FusedBackend>(
         None => (y, None),
         Some(lora) => {
             let x = dropped::<B>(x, lora);
-            let low_rank = B::gemm(Init::zero(), scale, x, false, lora.a.clone(), false);
+            let low_rank = B::gemm(Init::zero(), lora.scale, x, false, lora.a.clone(), false);
             let y =
                 B::gemm(Init::add(Some(y)), 1.0, low_rank.clone(), false, lora.b.clone(), false);
             (y, Some(low_rank))
@@ -64,7 +65,6 @@ pub(crate) fn linear_backward<B: FusedBackend>(
     params: &LinearParams<B>,
     low_rank: Option<FloatTensor<B>>,
     grad: FloatTensor<B>,
-    scale: f64,
     wanted: [bool; 4],
     want_x: bool,
     mut dx: Option<FloatTensor<B>>,
@@ -75,7 +75,7 @@ pub(crate) fn linear_backward<B: FusedBackend>(
             out[3] = Some(B::gemm(Init::zero(), 1.0, low_rank, true, grad.clone(), false));
         }
         if wanted[2] || want_x {
-            let d = B::gemm(Init::zero(), scale, grad.clone(), false, lora.b.clone(), true);
+            let d = B::gemm(Init::zero(), lora.scale, grad.clone(), false, lora.b.clone(), true);
             if wanted[2] {
                 let x = dropped::<B>(x.clone(), lora);
                 out[2] = Some(B::gemm(Init::zero(), 1.0, x, true, d.clone(), false));

@@ -2,14 +2,16 @@
 //! stay in cache and are never written to memory. The log-sum-exp and the gradient are accumulated
 //! with a running maximum.
 
+use burn::backend::Flex;
 use burn::tensor::TensorMetadata;
 use rayon::prelude::*;
 
 use super::gemm::View;
-use super::math::{exp, largest, sum};
+use super::math::{exp, largest, sum, tanh};
 use super::product::{Threads, multiply};
 use super::view::{MatMut, MatRef};
 use super::{Kernel, T, contiguous, indices, new, values, vectorised};
+use crate::OutputParams;
 
 /// Tokens of the vocabulary per tile.
 const TILE: usize = 1024;
@@ -17,9 +19,11 @@ const TILE: usize = 1024;
 const POSITIONS: usize = 256;
 
 struct Tile<'a> {
-    /// `[positions, tile]`: products, and afterwards exp(logit − running maximum).
+    /// `[positions, tile]`: products, and afterwards exp(logit − running maximum), times the slope of
+    /// the cap.
     logits: &'a mut [f32],
     bias: &'a [f32],
+    cap: Option<f32>,
     /// For each position: running maximum, and sum of exponentials relative to it.
     running: &'a mut [(f32, f32)],
     /// `[positions, features]` to rescale when a maximum moves; may be empty.
@@ -29,11 +33,14 @@ struct Tile<'a> {
 impl Kernel for Tile<'_> {
     #[inline(always)]
     fn run(self) {
-        let Tile { logits, bias, running, sums } = self;
+        let Tile { logits, bias, cap, running, sums } = self;
         let (n, d) = (bias.len(), sums.len() / running.len());
         for (i, (line, (top, total))) in logits.chunks_exact_mut(n).zip(running).enumerate() {
             for (x, b) in line.iter_mut().zip(bias) {
                 *x += b;
+            }
+            if let Some(cap) = cap {
+                line.iter_mut().for_each(|x| *x = cap * tanh(*x / cap));
             }
             let new_top = top.max(largest(line));
             if new_top > *top {
@@ -44,11 +51,36 @@ impl Kernel for Tile<'_> {
                 }
                 *top = new_top;
             }
-            for x in line.iter_mut() {
-                *x = exp(*x - new_top);
+            match cap {
+                None => {
+                    line.iter_mut().for_each(|x| *x = exp(*x - new_top));
+                    *total += sum(n, |j| line[j]);
+                }
+                Some(cap) => {
+                    *total += sum(n, |j| exp(line[j] - new_top));
+                    line.iter_mut().for_each(|x| *x = exp(*x - new_top) * slope(*x, cap));
+                }
             }
-            *total += sum(n, |j| line[j]);
         }
+    }
+}
+
+/// The derivative of a capped logit z: 1 − (z / cap)².
+#[inline(always)]
+fn slope(logit: f32, cap: f32) -> f32 {
+    1.0 - (logit / cap) * (logit / cap)
+}
+
+/// A logit as the softmax takes it.
+fn capped(logit: f32, cap: Option<f32>) -> f32 {
+    cap.map_or(logit, |cap| cap * tanh(logit / cap))
+}
+
+/// The layer's bias, or zeros.
+fn bias_of(layer: &OutputParams<Flex>, vocab: usize) -> T {
+    match &layer.bias {
+        Some(bias) => contiguous(bias.clone()),
+        None => new(vec![0f32; vocab], [vocab]),
     }
 }
 
@@ -61,16 +93,16 @@ fn task_size(n: usize) -> usize {
 
 pub(super) fn forward(
     hidden: T,
-    weight: T,
-    bias: T,
+    weight: &T,
+    layer: &OutputParams<Flex>,
     targets: T,
     with_gradient: bool,
 ) -> (T, Option<T>) {
     let hidden = contiguous(hidden);
     let [n, d] = hidden.shape().dims();
-    let weight = View::new(weight, false);
-    let weight = weight.get();
-    let bias = contiguous(bias);
+    let view = View::new(weight.clone(), false);
+    let weight = view.get();
+    let (bias, cap) = (bias_of(layer, weight.columns()), layer.soft_cap);
     let (bias, targets) = (values(&bias), indices(targets));
     let vocab = bias.len();
     assert!(targets.iter().all(|id| *id < vocab), "a target beyond the vocabulary of {vocab}");
@@ -101,11 +133,11 @@ pub(super) fn forward(
             multiply(to, false, hidden, part, 1.0, Threads::One);
             for (i, target) in targets.iter().enumerate() {
                 if (from..from + n).contains(target) {
-                    chosen[i] = logits[i * n + target - from] + bias[*target];
+                    chosen[i] = capped(logits[i * n + target - from] + bias[*target], cap);
                 }
             }
             let bias = &bias[from..from + n];
-            vectorised(Tile { logits, bias, running: &mut running, sums });
+            vectorised(Tile { logits, bias, cap, running: &mut running, sums });
             if with_gradient {
                 let logits = MatRef::by_rows(logits, m, n, n);
                 let to = MatMut::by_rows(sums, m, d);
@@ -117,8 +149,9 @@ pub(super) fn forward(
             log_probs[i] = chosen[i] - top - total.ln();
             if with_gradient {
                 let line = &mut sums[i * d..(i + 1) * d];
+                let own = cap.map_or(1.0, |cap| slope(chosen[i], cap));
                 for (x, w) in line.iter_mut().zip(weight.column(targets[i])) {
-                    *x = w - *x / total;
+                    *x = own * w - *x / total;
                 }
             }
         }
@@ -130,6 +163,7 @@ struct Residuals<'a> {
     /// `[positions, tile]`: products; becomes grad · (onehot − probability).
     logits: &'a mut [f32],
     bias: &'a [f32],
+    cap: Option<f32>,
     /// For each position: log-sum-exp, gradient.
     positions: &'a [(f32, f32)],
 }
@@ -137,11 +171,21 @@ struct Residuals<'a> {
 impl Kernel for Residuals<'_> {
     #[inline(always)]
     fn run(self) {
-        let Residuals { logits, bias, positions } = self;
+        let Residuals { logits, bias, cap, positions } = self;
         let n = bias.len();
         for (line, (normaliser, grad)) in logits.chunks_exact_mut(n).zip(positions) {
-            for (x, b) in line.iter_mut().zip(bias) {
-                *x = -grad * exp(*x + b - normaliser);
+            match cap {
+                None => {
+                    for (x, b) in line.iter_mut().zip(bias) {
+                        *x = -grad * exp(*x + b - normaliser);
+                    }
+                }
+                Some(cap) => {
+                    for (x, b) in line.iter_mut().zip(bias) {
+                        let logit = cap * tanh((*x + b) / cap);
+                        *x = -grad * exp(logit - normaliser) * slope(logit, cap);
+                    }
+                }
             }
         }
     }
@@ -150,27 +194,36 @@ impl Kernel for Residuals<'_> {
 /// Positions per block in the backward pass.
 const BLOCK: usize = 512;
 
-pub(super) fn backward(hidden: T, weight: T, bias: T, targets: T, log_probs: T, grad: T) -> [T; 3] {
+pub(super) fn backward(
+    hidden: T,
+    weight: &T,
+    layer: &OutputParams<Flex>,
+    targets: T,
+    log_probs: T,
+    grad: T,
+) -> ([T; 2], Option<T>) {
     let hidden = contiguous(hidden);
     let [n, d] = hidden.shape().dims();
-    let view = View::new(weight, false);
+    let view = View::new(weight.clone(), false);
     let weight = view.get();
-    let (bias, log_probs, grad) = (contiguous(bias), contiguous(log_probs), contiguous(grad));
+    let (bias, cap) = (bias_of(layer, weight.columns()), layer.soft_cap);
+    let (log_probs, grad) = (contiguous(log_probs), contiguous(grad));
     let (bias, targets) = (values(&bias), indices(targets));
     let vocab = bias.len();
     let all = MatRef::by_rows(values(&hidden), n, d, d);
 
     // The log-sum-exp from the result of the forward pass: logit of the target − its
-    // log-probability.
-    let positions: Vec<(f32, f32)> = (0..n)
+    // log-probability. Then the slope of the cap at the target.
+    let (positions, slopes): (Vec<(f32, f32)>, Vec<f32>) = (0..n)
         .into_par_iter()
         .map(|i| {
             let line = &values(&hidden)[i * d..(i + 1) * d];
             let column = weight.take_columns(targets[i]..targets[i] + 1);
-            let logit = sum(d, |j| line[j] * column[(j, 0)]) + bias[targets[i]];
-            (logit - values(&log_probs)[i], values(&grad)[i])
+            let logit = capped(sum(d, |j| line[j] * column[(j, 0)]) + bias[targets[i]], cap);
+            let position = (logit - values(&log_probs)[i], values(&grad)[i]);
+            (position, cap.map_or(1.0, |cap| slope(logit, cap)))
         })
-        .collect();
+        .unzip();
 
     // Each tile of the vocabulary has its own part of the weight's gradient; the gradients of the
     // hidden states are summed over a fixed number of runs of tiles.
@@ -198,10 +251,10 @@ pub(super) fn backward(hidden: T, weight: T, bias: T, targets: T, log_probs: T, 
                     multiply(to, false, hidden, part, 1.0, Threads::One);
                     let positions = &positions[start..start + m];
                     let bias = &bias[from..from + size];
-                    vectorised(Residuals { logits, bias, positions });
+                    vectorised(Residuals { logits, bias, cap, positions });
                     for (i, target) in targets[start..start + m].iter().enumerate() {
                         if (from..from + size).contains(target) {
-                            logits[i * size + target - from] += positions[i].1;
+                            logits[i * size + target - from] += positions[i].1 * slopes[start + i];
                         }
                     }
                     for line in logits.chunks_exact(size) {
@@ -224,15 +277,16 @@ pub(super) fn backward(hidden: T, weight: T, bias: T, targets: T, log_probs: T, 
         d_hidden.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
     }
     // [vocabulary, features] in memory, returned as [features, vocabulary].
-    let d_weight = burn::backend::Flex::transposed(new(d_weight, [vocab, d]));
-    [new(d_hidden, [n, d]), d_weight, new(d_bias, [vocab])]
+    let d_weight = Flex::transposed(new(d_weight, [vocab, d]));
+    let d_bias = layer.bias.is_some().then(|| new(d_bias, [vocab]));
+    ([new(d_hidden, [n, d]), d_weight], d_bias)
 }
 
 trait Transposed {
     fn transposed(x: T) -> T;
 }
 
-impl Transposed for burn::backend::Flex {
+impl Transposed for Flex {
     fn transposed(x: T) -> T {
         use burn::tensor::ops::FloatTensorOps;
         Self::float_transpose(x)

@@ -33,7 +33,8 @@ use by_output::Half;
 use quant::Reader;
 
 use crate::{
-    AdamFactors, FusedBackend, Heads, Init, KvStore, Matrix, PackedRows, QuantisedMatrix, generic,
+    AdamFactors, FusedBackend, Heads, Init, KvStore, Matrix, OutputParams, PackedRows,
+    QuantisedMatrix, generic,
 };
 
 type T = FlexTensor;
@@ -284,16 +285,15 @@ impl FusedBackend for Flex {
 
     fn log_prob_forward(
         hidden: T,
-        weight: &Matrix<Self>,
-        bias: T,
+        layer: &OutputParams<Self>,
         targets: T,
         with_gradient: bool,
     ) -> (T, Option<T>) {
-        match weight {
-            Matrix::Dense(w) if is_f32(&[&hidden, w, &bias]) => {
-                log_prob::forward(hidden, w.clone(), bias, targets, with_gradient)
+        match &layer.weight {
+            Matrix::Dense(weight) if is_f32(&[&hidden, weight]) => {
+                log_prob::forward(hidden, weight, layer, targets, with_gradient)
             }
-            _ => generic::log_prob::forward::<Self>(hidden, weight, bias, targets, with_gradient),
+            _ => generic::log_prob::forward::<Self>(hidden, layer, targets, with_gradient),
         }
     }
 
@@ -323,16 +323,16 @@ impl FusedBackend for Flex {
 
     fn log_prob_backward(
         hidden: T,
-        weight: T,
-        bias: T,
+        layer: &OutputParams<Self>,
         targets: T,
         log_probs: T,
         grad: T,
-    ) -> [T; 3] {
-        if is_f32(&[&hidden, &weight, &bias, &log_probs, &grad]) {
-            log_prob::backward(hidden, weight, bias, targets, log_probs, grad)
-        } else {
-            generic::log_prob::backward::<Self>(hidden, weight, bias, targets, log_probs, grad)
+    ) -> ([T; 2], Option<T>) {
+        match &layer.weight {
+            Matrix::Dense(weight) if is_f32(&[&hidden, weight, &log_probs, &grad]) => {
+                log_prob::backward(hidden, weight, layer, targets, log_probs, grad)
+            }
+            _ => generic::log_prob::backward::<Self>(hidden, layer, targets, log_probs, grad),
         }
     }
 }

@@ -5,7 +5,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{Shape, Slice, TensorMetadata};
 
 use super::linear::cast_like;
-use crate::{FusedBackend, Init, Matrix};
+use crate::{FusedBackend, Init, Matrix, OutputParams};
 
 /// Tokens per chunk.
 const CHUNK: usize = 256;
@@ -19,14 +19,29 @@ fn rows<B: FusedBackend>(x: &FloatTensor<B>, (start, end): (usize, usize)) -> Fl
     B::float_slice(x.clone(), &[Slice::from(start..end), Slice::full()])
 }
 
-/// Log-probabilities of all tokens, `[chunk, vocabulary]`, and the chunk's targets, `[chunk, 1]`.
-fn log_softmax<B: FusedBackend>(
-    hidden: FloatTensor<B>,
-    weight: &Matrix<B>,
-    bias: &FloatTensor<B>,
+/// Logits of a chunk of tokens, `[chunk, vocabulary]`.
+fn logits<B: FusedBackend>(hidden: FloatTensor<B>, layer: &OutputParams<B>) -> FloatTensor<B> {
+    let init = Init { add: None, bias: layer.bias.clone() };
+    let logits = B::weight_matmul(init, hidden, &layer.weight, false);
+    match layer.soft_cap {
+        None => logits,
+        Some(cap) => {
+            let part = B::float_tanh(B::float_mul_scalar(logits, (1.0 / cap).into()));
+            B::float_mul_scalar(part, cap.into())
+        }
+    }
+}
+
+/// The gradient of logits before their cap: times 1 − (z / cap)², z the logits.
+fn through_cap<B: FusedBackend>(
+    grad: FloatTensor<B>,
+    logits: Option<FloatTensor<B>>,
+    layer: &OutputParams<B>,
 ) -> FloatTensor<B> {
-    let init = Init { add: None, bias: Some(bias.clone()) };
-    B::log_softmax(B::weight_matmul(init, hidden, weight, false), 1)
+    let Some((logits, cap)) = logits.zip(layer.soft_cap) else { return grad };
+    let part = B::float_mul_scalar(logits, (1.0 / cap).into());
+    let fall = B::float_mul(B::float_mul(part.clone(), part), grad.clone());
+    B::float_sub(grad, fall)
 }
 
 fn chunk_targets<B: FusedBackend>(
@@ -55,20 +70,22 @@ fn residual<B: FusedBackend>(
 
 pub(crate) fn forward<B: FusedBackend>(
     hidden: FloatTensor<B>,
-    weight: &Matrix<B>,
-    bias: FloatTensor<B>,
+    layer: &OutputParams<B>,
     targets: IntTensor<B>,
     with_gradient: bool,
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
     let n = hidden.shape()[0];
     let (mut log_probs, mut gradients) = (vec![], vec![]);
     for chunk in chunks(n) {
-        let all = log_softmax::<B>(rows::<B>(&hidden, chunk), weight, &bias);
+        let logits = logits::<B>(rows::<B>(&hidden, chunk), layer);
+        let capped = layer.soft_cap.is_some().then(|| logits.clone());
+        let all = B::log_softmax(logits, 1);
         let targets = chunk_targets::<B>(&targets, chunk);
         log_probs.push(B::float_gather(1, all.clone(), targets.clone()));
         if with_gradient {
             let residual = residual::<B>(B::float_exp(all), targets, None);
-            gradients.push(B::weight_matmul(Init::zero(), residual, weight, true));
+            let residual = through_cap::<B>(residual, capped, layer);
+            gradients.push(B::weight_matmul(Init::zero(), residual, &layer.weight, true));
         }
     }
     let log_probs = B::float_reshape(B::float_cat(log_probs, 0), Shape::new([n]));
@@ -77,35 +94,41 @@ pub(crate) fn forward<B: FusedBackend>(
 
 pub(crate) fn backward<B: FusedBackend>(
     hidden: FloatTensor<B>,
-    weight: FloatTensor<B>,
-    bias: FloatTensor<B>,
+    layer: &OutputParams<B>,
     targets: IntTensor<B>,
     _log_probs: FloatTensor<B>,
     grad: FloatTensor<B>,
-) -> [FloatTensor<B>; 3] {
+) -> ([FloatTensor<B>; 2], Option<FloatTensor<B>>) {
     let n = hidden.shape()[0];
-    let vocab = weight.shape()[1];
-    let weight = Matrix::Dense(cast_like::<B>(weight, &hidden));
+    let vocab = layer.weight.shape()[1];
+    let weight = match &layer.weight {
+        Matrix::Dense(weight) => Matrix::Dense(cast_like::<B>(weight.clone(), &hidden)),
+        constant => constant.clone(),
+    };
+    let layer = OutputParams { weight, ..layer.clone() };
     let grad = B::float_reshape(grad, Shape::new([n, 1]));
     let mut d_hidden = vec![];
     let (mut d_weight, mut d_bias): (Option<FloatTensor<B>>, Option<FloatTensor<B>>) = (None, None);
     for chunk in chunks(n) {
         let part = rows::<B>(&hidden, chunk);
-        let all = log_softmax::<B>(part.clone(), &weight, &bias);
+        let logits = logits::<B>(part.clone(), &layer);
+        let capped = layer.soft_cap.is_some().then(|| logits.clone());
         let residual = residual::<B>(
-            B::float_exp(all),
+            B::float_exp(B::log_softmax(logits, 1)),
             chunk_targets::<B>(&targets, chunk),
             Some(rows::<B>(&grad, chunk)),
         );
-        d_hidden.push(B::weight_matmul(Init::zero(), residual.clone(), &weight, true));
-        let total = B::float_sum_dim(residual.clone(), 0);
-        d_bias = Some(match d_bias {
-            None => total,
-            Some(sum) => B::float_add(sum, total),
-        });
+        let residual = through_cap::<B>(residual, capped, &layer);
+        d_hidden.push(B::weight_matmul(Init::zero(), residual.clone(), &layer.weight, true));
+        if layer.bias.is_some() {
+            let total = B::float_sum_dim(residual.clone(), 0);
+            d_bias = Some(match d_bias {
+                None => total,
+                Some(sum) => B::float_add(sum, total),
+            });
+        }
         d_weight = Some(B::gemm(Init::add(d_weight), 1.0, part, true, residual, false));
     }
-    let empty = "at least one token";
-    let d_bias = B::float_reshape(d_bias.expect(empty), Shape::new([vocab]));
-    [B::float_cat(d_hidden, 0), d_weight.expect(empty), d_bias]
+    let d_bias = d_bias.map(|total| B::float_reshape(total, Shape::new([vocab])));
+    ([B::float_cat(d_hidden, 0), d_weight.expect("at least one token")], d_bias)
 }

@@ -40,7 +40,7 @@ fn project<B: FusedBackend>(
     context: &SublayerContext<B>,
 ) -> Projected<B> {
     let normed = params.norm.forward(x);
-    let at = |i: usize| linear::<B>(normed.clone(), &params.linears[i], None, context.lora_scale);
+    let at = |i: usize| linear::<B>(normed.clone(), &params.linears[i], None);
     let [(q, low_q), (k, low_k), (v, low_v)] = [at(Q), at(K), at(V)];
     let raw = params.head_norms.is_some().then(|| [q.clone(), k.clone()]);
     let [q, k] = match &params.head_norms {
@@ -72,7 +72,7 @@ pub(crate) fn forward<B: FusedBackend>(
     let attention =
         B::packed_attention(q.clone(), k.clone(), v.clone(), &context.rows, &context.heads);
     let kept = keep.then(|| (raw, [q, k, v], attention.clone()));
-    let (out, projected, low_o) = output::<B>(x, attention, params, context);
+    let (out, projected, low_o) = output::<B>(x, attention, params);
     let saved = kept.map(|(raw, qkv, attention)| Saved {
         raw,
         qkv,
@@ -90,16 +90,15 @@ fn output<B: FusedBackend>(
     x: FloatTensor<B>,
     attention: FloatTensor<B>,
     params: &AttentionParams<B>,
-    context: &SublayerContext<B>,
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>, Option<FloatTensor<B>>) {
-    let (o, scale) = (&params.linears[O], context.lora_scale);
+    let o = &params.linears[O];
     match &params.post_norm {
         None => {
-            let (y, low_rank) = linear::<B>(attention, o, Some(x), scale);
+            let (y, low_rank) = linear::<B>(attention, o, Some(x));
             (y, None, low_rank)
         }
         norm => {
-            let (y, low_rank) = linear::<B>(attention, o, None, scale);
+            let (y, low_rank) = linear::<B>(attention, o, None);
             (onto::<B>(x, y.clone(), norm.as_ref()), Some(y), low_rank)
         }
     }
@@ -120,7 +119,7 @@ pub fn attention_with_store<B: FusedBackend>(
     let (_, [q, k, v], _) = project::<B>(x.clone(), params, context);
     let (attention, stores) =
         attend_with_store::<B>([q, k, v], [keys, values], at, lens, &context.rows, &context.heads);
-    (output::<B>(x, attention, params, context).0, stores)
+    (output::<B>(x, attention, params).0, stores)
 }
 
 /// Writes keys and values to their stores, and attends: within `rows`, or with `lens` to the stores.
@@ -157,7 +156,6 @@ pub(crate) fn backward<B: FusedBackend>(
     let Saved { raw, qkv: [q, k, v], attention, projected, low_rank } = saved;
     let [low_q, low_k, low_v, low_o] = low_rank;
     let mut out: Gradients<B> = [const { None }; super::PARENTS];
-    let scale = context.lora_scale;
     let any = |i: usize| wanted_linear(wanted, i).contains(&true);
     // What needs a gradient below the projections, and below the attention.
     let below = wanted[0] || wanted[1] || wanted[2];
@@ -172,7 +170,6 @@ pub(crate) fn backward<B: FusedBackend>(
             &params.linears[O],
             low_o,
             d,
-            scale,
             wanted_linear(wanted, O),
             within,
             None,
@@ -203,7 +200,6 @@ pub(crate) fn backward<B: FusedBackend>(
                     &params.linears[i],
                     low_rank,
                     d,
-                    scale,
                     wanted_linear(wanted, i),
                     below,
                     d_normed,

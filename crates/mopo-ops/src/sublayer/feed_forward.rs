@@ -37,31 +37,30 @@ fn active<B: FusedBackend>(
     }
 }
 
-/// The sub-layer at `x`, with low-rank updates scaled by `scale`; with `keep`, also what [`backward`] needs.
+/// The sub-layer at `x`; with `keep`, also what [`backward`] needs.
 pub(crate) fn forward<B: FusedBackend>(
     x: FloatTensor<B>,
     params: &FeedForwardParams<B>,
-    scale: f64,
     keep: bool,
 ) -> (FloatTensor<B>, Option<Saved<B>>) {
     let normed = params.norm.forward(x.clone());
     let (gate, low_gate) = match &params.gate {
         None => (None, None),
         Some(gate) => {
-            let (y, low_rank) = linear::<B>(normed.clone(), gate, None, scale);
+            let (y, low_rank) = linear::<B>(normed.clone(), gate, None);
             (Some(y), low_rank)
         }
     };
-    let (up, low_up) = linear::<B>(normed, &params.up, None, scale);
+    let (up, low_up) = linear::<B>(normed, &params.up, None);
     let kept = keep.then(|| (gate.clone(), up.clone()));
     let active = active::<B>(params, gate, up);
     let (y, projected, low_down) = match &params.post_norm {
         None => {
-            let (y, low_rank) = linear::<B>(active, &params.down, Some(x), scale);
+            let (y, low_rank) = linear::<B>(active, &params.down, Some(x));
             (y, None, low_rank)
         }
         norm => {
-            let (y, low_rank) = linear::<B>(active, &params.down, None, scale);
+            let (y, low_rank) = linear::<B>(active, &params.down, None);
             (onto::<B>(x, y.clone(), norm.as_ref()), Some(y), low_rank)
         }
     };
@@ -73,14 +72,13 @@ pub(crate) fn forward<B: FusedBackend>(
 pub(crate) fn backward<B: FusedBackend>(
     x: FloatTensor<B>,
     params: &FeedForwardParams<B>,
-    scale: f64,
     saved: Option<Saved<B>>,
     grad: FloatTensor<B>,
     wanted: &Wanted,
 ) -> Gradients<B> {
     let saved = match saved {
         Some(saved) => saved,
-        None => forward::<B>(x.clone(), params, scale, true).1.expect("asked to keep"),
+        None => forward::<B>(x.clone(), params, true).1.expect("asked to keep"),
     };
     let Saved { gate, up, projected, low_rank: [low_gate, low_up, low_down] } = saved;
     let mut out: Gradients<B> = [const { None }; super::PARENTS];
@@ -98,7 +96,6 @@ pub(crate) fn backward<B: FusedBackend>(
         &params.down,
         low_down,
         d,
-        scale,
         wanted_linear(wanted, DOWN),
         within,
         None,
@@ -123,7 +120,6 @@ pub(crate) fn backward<B: FusedBackend>(
             layer,
             low_rank,
             d,
-            scale,
             wanted_linear(wanted, i),
             below,
             d_normed,

@@ -32,9 +32,8 @@ pub(crate) fn attention_forward<B: FusedBackend>(
 pub(crate) fn feed_forward_forward<B: FusedBackend>(
     x: FloatTensor<B>,
     params: &FeedForwardParams<B>,
-    context: &SublayerContext<B>,
 ) -> FloatTensor<B> {
-    feed_forward::forward::<B>(x, params, context.lora_scale, false).0
+    feed_forward::forward::<B>(x, params, false).0
 }
 
 /// What a norm computes.
@@ -111,8 +110,6 @@ pub struct SublayerContext<B: Backend> {
     pub sin: FloatTensor<B>,
     /// Attention heads.
     pub heads: Heads,
-    /// Scale of all low-rank updates.
-    pub lora_scale: f64,
     /// Keep only the input and recompute the sub-layer for its gradients.
     pub checkpoint: bool,
 }

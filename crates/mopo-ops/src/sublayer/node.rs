@@ -51,7 +51,6 @@ fn plain_context<B: FusedBackend, C: CheckpointStrategy>(
         cos: plain::<B, C>(&context.cos),
         sin: plain::<B, C>(&context.sin),
         heads: context.heads,
-        lora_scale: context.lora_scale,
         checkpoint: context.checkpoint,
     }
 }
@@ -132,7 +131,6 @@ struct FeedForwardNode;
 struct FeedForwardState<B: FusedBackend> {
     x: FloatTensor<B>,
     params: Arc<FeedForwardParams<B>>,
-    scale: f64,
     saved: Option<feed_forward::Saved<B>>,
 }
 
@@ -141,8 +139,8 @@ impl<B: FusedBackend> Backward<B, PARENTS> for FeedForwardNode {
 
     fn backward(self, ops: Ops<Self::State, PARENTS>, grads: &mut Found, _: &mut Checkpointer) {
         register::<B, _>(ops, grads, |state, grad, wanted| {
-            let FeedForwardState { x, params, scale, saved } = state;
-            feed_forward::backward::<B>(x, &params, scale, saved, grad, wanted)
+            let FeedForwardState { x, params, saved } = state;
+            feed_forward::backward::<B>(x, &params, saved, grad, wanted)
         });
     }
 }
@@ -150,7 +148,7 @@ impl<B: FusedBackend> Backward<B, PARENTS> for FeedForwardNode {
 pub(crate) fn feed_forward_node<B: FusedBackend, C: CheckpointStrategy>(
     x: Tracked<B, C>,
     params: &FeedForwardParams<Autodiff<B, C>>,
-    context: &SublayerContext<Autodiff<B, C>>,
+    checkpoint: bool,
 ) -> Tracked<B, C> {
     let none = absent::<B, C>(&B::float_device(&x.primitive));
     let linears = [params.gate.as_ref(), Some(&params.up), Some(&params.down), None];
@@ -165,15 +163,12 @@ pub(crate) fn feed_forward_node<B: FusedBackend, C: CheckpointStrategy>(
         activation: params.activation,
         post_norm: post_norm.map(plain_norm::<B, C>),
     };
-    let (x, scale) = (x.primitive, context.lora_scale);
+    let x = x.primitive;
     match FeedForwardNode.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::UnTracked(prep) => {
-            prep.finish(feed_forward::forward::<B>(x, &params, scale, false).0)
-        }
+        OpsKind::UnTracked(prep) => prep.finish(feed_forward::forward::<B>(x, &params, false).0),
         OpsKind::Tracked(prep) => {
-            let keep = !context.checkpoint;
-            let (y, saved) = feed_forward::forward::<B>(x.clone(), &params, scale, keep);
-            prep.finish(FeedForwardState { x, params: Arc::new(params), scale, saved }, y)
+            let (y, saved) = feed_forward::forward::<B>(x.clone(), &params, !checkpoint);
+            prep.finish(FeedForwardState { x, params: Arc::new(params), saved }, y)
         }
     }
 }

@@ -99,6 +99,7 @@ impl Setup {
             let lora = || LoraParams {
                 a: float(tensors[at + 2].clone()),
                 b: float(tensors[at + 3].clone()),
+                scale: 0.7,
                 dropout: self.dropout.then(|| float(tensors[at + 4].clone())),
             };
             let weight = tensors[at].clone();
@@ -124,7 +125,6 @@ impl Setup {
             sin: float(lift(&self.sin)),
             n_heads: HEADS,
             epsilon: 1e-5,
-            lora_scale: 0.7,
             checkpoint,
         };
         (float(tensors[0].clone()), params, context)

@@ -3,13 +3,16 @@
 use burn::tensor::activation::log_softmax;
 
 use super::*;
-use crate::{FusedBackend, Matrix};
+use crate::{FusedBackend, Matrix, OutputParams};
 
+#[derive(Clone)]
 struct Case {
     hidden: Tensor<B, 2>,
     weight: Tensor<B, 2>,
     bias: Tensor<B, 1>,
     targets: Tensor<B, 1, Int>,
+    has_bias: bool,
+    soft_cap: Option<f32>,
     grad: Tensor<B, 1>,
 }
 
@@ -19,6 +22,8 @@ fn case(n: usize, d: usize, vocab: usize) -> Case {
         weight: random::<B, 2>([d, vocab], 2).mul_scalar(2.0),
         bias: random::<B, 1>([vocab], 3).mul_scalar(3.0),
         targets: tokens(n, vocab, 4),
+        has_bias: true,
+        soft_cap: None,
         grad: random([n], 5),
     }
 }
@@ -37,12 +42,21 @@ fn run(case: &Case, ours: bool, frozen: bool) -> (Vec<f32>, Vec<Option<Vec<f32>>
     let out: Tensor<A, 1> = if ours {
         tensor(A::linear_log_prob(
             float(hidden.clone()),
-            Matrix::Dense(float(weight.clone())),
-            float(bias.clone()),
+            OutputParams {
+                weight: Matrix::Dense(float(weight.clone())),
+                bias: case.has_bias.then(|| float(bias.clone())),
+                soft_cap: case.soft_cap,
+            },
             targets.into_primitive(),
         ))
     } else {
-        let logits = hidden.clone().matmul(weight.clone()) + bias.clone().unsqueeze();
+        let mut logits = hidden.clone().matmul(weight.clone());
+        if case.has_bias {
+            logits = logits + bias.clone().unsqueeze();
+        }
+        if let Some(cap) = case.soft_cap {
+            logits = logits.div_scalar(cap).tanh().mul_scalar(cap);
+        }
         log_softmax(logits, 1).gather(1, targets.reshape([n, 1])).reshape([n])
     };
     let loss = (out.clone() * Tensor::from_inner(case.grad.clone())).sum();
@@ -59,15 +73,18 @@ fn run(case: &Case, ours: bool, frozen: bool) -> (Vec<f32>, Vec<Option<Vec<f32>>
 fn values_and_gradients_equal_a_softmax() {
     // Below, at and above the tile sizes of the kernels.
     for (n, d, vocab) in [(1, 8, 5), (7, 24, 40), (300, 16, 1024), (530, 20, 2500)] {
-        let case = case(n, d, vocab);
-        for frozen in [true, false] {
+        let whole = case(n, d, vocab);
+        let capped = Case { soft_cap: Some(2.5), ..case(n, d, vocab) };
+        let bare = Case { has_bias: false, soft_cap: Some(4.0), ..case(n, d, vocab) };
+        let both = [whole, capped, bare].into_iter().flat_map(|c| [(c.clone(), true), (c, false)]);
+        for (case, frozen) in both {
             let (found, gradients) = run(&case, true, frozen);
             let (expected, expected_gradients) = run(&case, false, frozen);
             assert_close(&found, &expected, 3e-6);
             for (i, (found, expected)) in gradients.iter().zip(&expected_gradients).enumerate() {
                 match (found, expected) {
                     (Some(found), Some(expected)) => assert_close(found, expected, of_burn(2e-5)),
-                    (None, None) => assert!(frozen && i > 0),
+                    (None, None) => assert!(i > 0 && (frozen || !case.has_bias)),
                     _ => panic!("gradient {i} of {n} × {d} × {vocab}, frozen: {frozen}"),
                 }
             }
@@ -97,6 +114,8 @@ fn a_weight_stored_by_outputs_gives_the_same() {
         hidden: case.hidden.clone(),
         bias: case.bias.clone(),
         targets: case.targets.clone(),
+        has_bias: true,
+        soft_cap: None,
         grad: case.grad.clone(),
     };
     for frozen in [true, false] {

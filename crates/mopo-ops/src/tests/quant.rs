@@ -5,7 +5,8 @@ use burn::tensor::Int;
 
 use super::*;
 use crate::{
-    FusedBackend, Init, Matrix, QuantFormat, QuantLayout, QuantisedData, QuantisedMatrix, generic,
+    FusedBackend, Init, Matrix, OutputParams, QuantFormat, QuantLayout, QuantisedData,
+    QuantisedMatrix, generic,
 };
 
 const FORMATS: [QuantFormat; 3] = [
@@ -101,8 +102,8 @@ fn log_probabilities_under_a_quantised_output_layer() {
             let hidden = Tensor::<A, 2>::from_inner(random([n, d], 5)).require_grad();
             let bias = float(Tensor::<A, 1>::from_inner(random([vocab], 6)));
             let targets: Tensor<A, 1, Int> = tokens(n, vocab, 7);
-            let out =
-                A::linear_log_prob(float(hidden.clone()), weight, bias, targets.into_primitive());
+            let layer = OutputParams { weight, bias: Some(bias), soft_cap: None };
+            let out = A::linear_log_prob(float(hidden.clone()), layer, targets.into_primitive());
             let out: Tensor<A, 1> = tensor(out);
             let grads = (out.clone() * Tensor::from_inner(random([n], 8))).sum().backward();
             [values(out), values(hidden.grad(&grads).unwrap())]

@@ -120,7 +120,8 @@ impl<Bk: FusedBackend> Tensors<'_, Bk> {
             let mask = random::<Bk, 2>([n, i], 77).greater_elem(-0.5).float();
             float(mask.mul_scalar(1.0 / 0.75))
         });
-        LinearParams { weight, bias, lora: Some(LoraParams { a: float(a), b: float(b), dropout }) }
+        let lora = LoraParams { a: float(a), b: float(b), scale: 0.7, dropout };
+        LinearParams { weight, bias, lora: Some(lora) }
     }
 
     fn attention(&mut self, family: Family, n: usize) -> AttentionParams<Bk> {
@@ -164,7 +165,6 @@ fn context<Bk: FusedBackend>(
         sin: float(angle.sin()),
         rows: Arc::new(rows),
         heads: family.heads,
-        lora_scale: 0.7,
         checkpoint,
     }
 }
@@ -183,8 +183,8 @@ fn sublayer<Bk: FusedBackend>(
     tensor(match (attention, by_hand) {
         (true, true) => Bk::attention_layer(x, &tensors.attention(family, n), &context),
         (true, false) => attention_forward::<Bk>(x, &tensors.attention(family, n), &context),
-        (false, true) => Bk::feed_forward_layer(x, &tensors.feed_forward(family, n), &context),
-        (false, false) => feed_forward_forward::<Bk>(x, &tensors.feed_forward(family, n), &context),
+        (false, true) => Bk::feed_forward_layer(x, &tensors.feed_forward(family, n), checkpoint),
+        (false, false) => feed_forward_forward::<Bk>(x, &tensors.feed_forward(family, n)),
     })
 }
 
