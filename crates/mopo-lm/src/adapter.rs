@@ -10,8 +10,9 @@ use mopo_ops::FusedBackend;
 use serde::{Deserialize, Serialize};
 
 use crate::peft;
-use crate::weights::{read_linear, write_linear};
-use crate::{Decoder, Error, LoraConfig, PolicyHeads, PolicyParams, Result};
+use crate::{
+    Decoder, DecoderShape, Error, LoraConfig, OutputLayer, PolicyHeads, PolicyParams, Result,
+};
 
 const META: &str = "policy.json";
 const HEADS: &str = "heads.safetensors";
@@ -72,6 +73,7 @@ pub fn read_policy_meta(dir: impl AsRef<Path>) -> Result<PolicyMeta> {
 /// file cannot be written.
 pub fn save_policy<B: Backend>(
     params: &PolicyParams<B>,
+    model: &DecoderShape,
     lora: &LoraConfig,
     objectives: &[String],
     dir: impl AsRef<Path>,
@@ -99,10 +101,10 @@ pub fn save_policy<B: Backend>(
         return Err(mopo_hub::Error::Io { action: "replace", path: meta_path, source }.into());
     }
 
-    peft::save_adapter(&params.adapter, lora, dir)?;
+    peft::save_adapter(&params.adapter, model, lora, dir)?;
     let mut out = TensorWriter::default().finite_only();
     for (k, head) in params.heads.heads.iter().enumerate() {
-        write_linear(&mut out, &format!("heads.{k}"), head);
+        head.write(&mut out, &format!("heads.{k}"));
     }
     out.write(&dir.join(HEADS))?;
 
@@ -152,8 +154,10 @@ pub fn load_policy<B: FusedBackend>(
     let path = dir.join(HEADS);
     let mut files = TensorFiles::open(&path)?;
     let shape = [shape.hidden_size, shape.vocab_size];
+    let own = base.lm_head();
+    let kind = (own.bias.is_some(), own.soft_cap);
     let heads = (0..meta.objectives.len())
-        .map(|k| read_linear(&mut files, &format!("heads.{k}"), shape, false, device))
+        .map(|k| OutputLayer::read(&mut files, &format!("heads.{k}"), shape, kind, false, device))
         .collect::<Result<_>>()?;
     files.finish()?;
     Ok((PolicyParams { adapter, heads: PolicyHeads { heads } }, meta))
@@ -164,7 +168,7 @@ mod tests {
     use mopo_testkit::TestBackend;
 
     use super::*;
-    use crate::LoraTarget;
+    use crate::TargetModules;
     use crate::fixtures::{self, values};
     use crate::peft::{CONFIG as PEFT, TENSORS as ADAPTER};
 
@@ -180,23 +184,22 @@ mod tests {
         let base = fixtures::base::<B>(1);
         let params = fixtures::policies(&base, 2, 2);
         // Twice: the second call overwrites the first.
-        save_policy(&params, &fixtures::lora(), &names(2), dir.path()).unwrap();
-        save_policy(&params, &fixtures::lora(), &names(2), dir.path()).unwrap();
+        save_policy(&params, &base.shape(), &fixtures::lora(), &names(2), dir.path()).unwrap();
+        save_policy(&params, &base.shape(), &fixtures::lora(), &names(2), dir.path()).unwrap();
         let (loaded, meta) = load_policy::<B>(dir.path(), &base, &Default::default()).unwrap();
-        assert_eq!((meta.lora, meta.objectives), (fixtures::lora(), names(2)));
+        assert_eq!((meta.lora.rank, meta.objectives), (4, names(2)));
         for (a, b) in params.adapter.layers.iter().zip(&loaded.adapter.layers) {
-            for target in LoraTarget::ALL {
-                let (a, b) = (a.get(target).unwrap(), b.get(target).unwrap());
+            for (a, b) in a.pairs.iter().flatten().zip(b.pairs.iter().flatten()) {
+                assert_eq!(a.scale, b.scale);
                 assert_eq!(values(a.a.val()), values(b.a.val()));
                 assert_eq!(values(a.b.val()), values(b.b.val()));
             }
         }
         for (a, b) in params.heads.heads.iter().zip(&loaded.heads.heads) {
             assert_eq!(values(a.weight.val()), values(b.weight.val()));
-            let bias = |head: &burn::nn::Linear<B>| values(head.bias.as_ref().unwrap().val());
+            let bias = |head: &OutputLayer<B>| values(head.bias.as_ref().unwrap().val());
             assert_eq!(bias(a), bias(b));
         }
-        assert_eq!(params.adapter.scale(), loaded.adapter.scale());
         let mut left: Vec<_> = std::fs::read_dir(dir.path())
             .unwrap()
             .map(|e| e.unwrap().file_name().into_string().unwrap())
@@ -210,7 +213,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let base = fixtures::base::<B>(1);
         let params = fixtures::policies(&base, 1, 2);
-        save_policy(&params, &fixtures::lora(), &names(1), dir.path()).unwrap();
+        save_policy(&params, &base.shape(), &fixtures::lora(), &names(1), dir.path()).unwrap();
         let bytes = std::fs::read(dir.path().join(ADAPTER)).unwrap();
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let shape = |name: &str| tensors.tensor(name).unwrap().shape().to_vec();
@@ -219,7 +222,7 @@ mod tests {
         assert_eq!(shape(&format!("{fc1}.lora_B.weight")), [48, 4]);
         assert_eq!(tensors.names().len(), 2 * 6 * 2);
         let peft: serde_json::Value = mopo_hub::read_json(&dir.path().join(PEFT), "").unwrap();
-        assert_eq!(peft["target_modules"][0], "q_proj");
+        assert_eq!(peft["target_modules"][0], "dense");
     }
 
     #[test]
@@ -227,7 +230,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let base = fixtures::base::<B>(1);
         let params = fixtures::policies(&base, 1, 2);
-        save_policy(&params, &fixtures::lora(), &names(1), dir.path()).unwrap();
+        save_policy(&params, &base.shape(), &fixtures::lora(), &names(1), dir.path()).unwrap();
         let peft = dir.path().join(PEFT);
         let whole: serde_json::Value = mopo_hub::read_json(&peft, "").unwrap();
         let load = |key: &str, value: serde_json::Value| {
@@ -236,14 +239,14 @@ mod tests {
             mopo_hub::write_json(&peft, &json).unwrap();
             load_policy::<B>(dir.path(), &base, &Default::default())
         };
+        let scale = |params: &PolicyParams<B>| params.adapter.pair(1, 2).unwrap().scale;
         // alpha / r, and alpha / √r.
-        for (key, value, scale) in [
+        for (key, value, expected) in [
             ("lora_alpha", 24.0.into(), 24.0 / 4.0),
             ("use_rslora", true.into(), 6.0 / 2.0),
             ("use_rslora", false.into(), 6.0 / 4.0),
         ] {
-            let (loaded, meta) = load(key, value).unwrap();
-            assert_eq!((loaded.adapter.scale(), meta.lora.alpha), (scale, scale * 4.0));
+            assert_eq!(scale(&load(key, value).unwrap().0), expected);
         }
         for (key, value) in [("use_dora", true.into()), ("r", 5.into()), ("bias", "all".into())] {
             let error = load(key, value).err().unwrap().to_string();
@@ -252,7 +255,7 @@ mod tests {
         }
         std::fs::remove_file(&peft).unwrap();
         let (loaded, _) = load_policy::<B>(dir.path(), &base, &Default::default()).unwrap();
-        assert_eq!(loaded.adapter.scale(), 1.5);
+        assert_eq!(scale(&loaded), 1.5);
     }
 
     #[test]
@@ -267,15 +270,17 @@ mod tests {
         };
         let error = message(load_policy(dir.path(), &base, &device));
         assert!(error.contains("policy.json"), "{error}");
-        let error = save_policy(&params, &fixtures::lora(), &names(1), dir.path()).unwrap_err();
+        let error = save_policy(&params, &base.shape(), &fixtures::lora(), &names(1), dir.path())
+            .unwrap_err();
         assert!(error.to_string().contains("there are 2 heads"), "{error}");
-        let fewer = LoraConfig { target_modules: vec![LoraTarget::Fc1], ..fixtures::lora() };
-        let error = save_policy(&params, &fewer, &names(2), dir.path()).unwrap_err();
+        let fewer =
+            LoraConfig { target_modules: TargetModules::names(["fc1"]), ..fixtures::lora() };
+        let error = save_policy(&params, &base.shape(), &fewer, &names(2), dir.path()).unwrap_err();
         assert!(error.to_string().contains("lora.target_modules"), "{error}");
         // An interrupted save leaves no description, so nothing loads.
         assert!(message(load_policy(dir.path(), &base, &device)).contains("policy.json"));
 
-        save_policy(&params, &fixtures::lora(), &names(2), dir.path()).unwrap();
+        save_policy(&params, &base.shape(), &fixtures::lora(), &names(2), dir.path()).unwrap();
         let other = {
             let _guard = fixtures::BACKEND_RANDOM.lock();
             crate::PhiConfig { vocab_size: 41, ..fixtures::tiny() }.init::<B>(&device)
@@ -289,7 +294,7 @@ mod tests {
             ("\"objective-1\"", "\"objective-1\", \"third\"", "heads.2.weight"),
             (",\n    \"objective-1\"", "", "heads.1.bias, heads.1.weight"),
             ("\"format\": 1", "\"format\": 2", "`format` is 2"),
-            ("\"fc2\"", "\"fc3\"", "fc3"),
+            ("\"rank\": 4", "\"rank\": 0", "lora.rank"),
         ] {
             assert!(text.contains(from), "{text}");
             std::fs::write(&path, text.replace(from, to)).unwrap();

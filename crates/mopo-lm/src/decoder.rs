@@ -1,23 +1,45 @@
-//! The families of decoders: what each provides, and the list of them.
+//! Decoders: what each provides, and the list of their families.
 //!
-//! A new family is one file beside `phi.rs`, which implements [`Decoder`], a fixture of its published
-//! results, and its row in `families!` below. Everything else (adapters, policies, generation, files,
-//! training) goes through [`Decoder`], [`DecoderShape`] and [`CausalLm`].
+//! A new family of serial decoders is one file in `families/`, a fixture of its published results, and
+//! its row in [`FAMILIES`] below; a family of another form implements [`Decoder`] and becomes a variant
+//! of [`CausalLm`]. Everything else (adapters, policies, generation, files, training) goes through
+//! [`Decoder`], [`DecoderShape`] and [`CausalLm`].
 
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::record::{BinBytesRecorder, FullPrecisionSettings, Recorder, RecorderError};
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor};
 use mopo_hub::{WEIGHTS, WeightDtype};
 use mopo_ops::FusedBackend;
 
-use crate::lora::{LoraAdapter, LoraTarget};
-use crate::phi::{KvCache, Phi};
-use crate::projection::Projection;
-use crate::{Error, LoadOptions, PackedInputs, PhiConfig, Result};
+use crate::families::{gemma, llama, qwen};
+use crate::hub_config::HubConfig;
+use crate::layers::{KvCache, NewTokens, OutputLayer, Projection};
+use crate::lora::LoraAdapter;
+use crate::phi::Phi;
+use crate::serial::{SerialConfig, SerialDecoder};
+use crate::{Error, LoadOptions, PackedInputs, PhiConfig, Result, load_phi};
+
+/// How a family's model is built from its `config.json`.
+enum Family {
+    /// phi's parallel blocks.
+    Phi,
+    /// Attention, then feed-forward.
+    Serial(fn(&HubConfig) -> Result<SerialConfig>),
+}
+
+/// Every family: its `model_type` in `config.json`, and how that file is read.
+const FAMILIES: [(&str, Family); 7] = [
+    ("phi", Family::Phi),
+    ("llama", Family::Serial(llama::llama)),
+    ("mistral", Family::Serial(llama::mistral)),
+    ("qwen2", Family::Serial(qwen::qwen_2)),
+    ("qwen3", Family::Serial(qwen::qwen_3)),
+    ("gemma2", Family::Serial(gemma::gemma_2)),
+    ("gemma3_text", Family::Serial(gemma::gemma_3)),
+];
 
 /// The sizes of a decoder that others need to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,39 +52,53 @@ pub struct DecoderShape {
     pub intermediate_size: usize,
     /// Number of blocks.
     pub num_hidden_layers: usize,
+    /// Width of all heads of queries.
+    pub attention_width: usize,
+    /// Width of all heads of keys, or of values.
+    pub key_value_width: usize,
     /// Maximum length of a sequence, in tokens.
     pub max_position_embeddings: usize,
     /// Parameters, embedding and output layer included.
     pub num_params: usize,
-    /// The linear layers of a block, which adapters may change, each with `[inputs, outputs]`.
-    pub linears: Vec<(LoraTarget, [usize; 2])>,
+    /// The linear layers of a block, in the order of the forward pass.
+    pub linears: Vec<LinearShape>,
 }
 
-impl DecoderShape {
-    /// `[inputs, outputs]` of a layer. Panics if the family has no such layer.
-    pub fn linear(&self, target: LoraTarget) -> [usize; 2] {
-        let found = self.linears.iter().find(|(of, _)| *of == target);
-        found.unwrap_or_else(|| panic!("no layer {}", target.path())).1
+/// A linear layer of every block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinearShape {
+    /// Its path within a block, as in Hugging Face's files: `self_attn.q_proj`.
+    pub path: String,
+    /// Inputs and outputs.
+    pub shape: [usize; 2],
+    /// Whether it reads the block's input, through a norm, and nothing of the block.
+    pub reads_input: bool,
+}
+
+impl LinearShape {
+    /// Inputs plus outputs.
+    pub(crate) fn sides(&self) -> usize {
+        self.shape.iter().sum()
     }
 }
 
 /// A decoder of some family: embedding, blocks, final norm. Its output layer is applied elsewhere, only
 /// where it is needed.
 pub trait Decoder<B: FusedBackend>: Module<B> {
-    /// Loads a Hugging Face model directory; the parameters are trainable.
-    ///
-    /// # Errors
-    /// Names the file, and the key or tensor in it.
-    fn load(dir: &Path, options: LoadOptions, device: &B::Device) -> Result<Self>;
-
     /// Its sizes.
     fn shape(&self) -> DecoderShape;
 
-    /// The output layer, `[hidden_size, vocab_size]`.
-    fn lm_head(&self) -> &Linear<B>;
+    /// The output layer; of a tied one, the embedding, whose gradient then has both parts.
+    fn lm_head(&self) -> OutputLayer<B>;
 
-    /// A linear layer of a block. Panics if there is no such layer.
-    fn linear_mut(&mut self, block: usize, target: LoraTarget) -> &mut Projection<B>;
+    /// Whether the output layer is the embedding.
+    fn is_tied(&self) -> bool {
+        false
+    }
+
+    /// A linear layer of a block, by its index in [`DecoderShape::linears`]. Panics if there is no
+    /// such layer.
+    fn linear_mut(&mut self, block: usize, linear: usize) -> &mut Projection<B>;
 
     /// The data type of the large matrices, taken from the embedding.
     fn weight_dtype(&self) -> WeightDtype;
@@ -81,6 +117,18 @@ pub trait Decoder<B: FusedBackend>: Module<B> {
         adapter: Option<&LoraAdapter<B>>,
     ) -> Tensor<B, 2>;
 
+    /// Adds new tokens to a cache. Returns their states before the final norm, `[n_tokens,
+    /// hidden_size]`. No gradients.
+    fn advance(
+        &self,
+        new: &NewTokens<B>,
+        adapter: Option<&LoraAdapter<B>>,
+        cache: &mut KvCache<B>,
+    ) -> Tensor<B, 2>;
+
+    /// The norm before the output layer.
+    fn final_norm(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2>;
+
     /// Fills an empty cache with the prompts, none of them empty. Returns the states that predict
     /// their next tokens, `[rows, hidden_size]`. No gradients.
     fn prefill(
@@ -88,7 +136,14 @@ pub trait Decoder<B: FusedBackend>: Module<B> {
         prompts: &[Vec<u32>],
         adapter: Option<&LoraAdapter<B>>,
         cache: &mut KvCache<B>,
-    ) -> Tensor<B, 2>;
+    ) -> Tensor<B, 2> {
+        let new = cache.prompts(prompts);
+        let ends = new.rows.rows().iter().map(|row| (row.start + row.prompt) as i32 - 1);
+        let ends: Vec<i32> = ends.collect();
+        let hidden = self.advance(&new, adapter, cache);
+        let ends = Tensor::<B, 1, Int>::from_data(ends.as_slice(), &hidden.device());
+        self.final_norm(hidden.select(0, ends))
+    }
 
     /// Adds one token per row to a filled cache. Returns the states that predict the next ones,
     /// `[rows, hidden_size]`. No gradients.
@@ -97,19 +152,23 @@ pub trait Decoder<B: FusedBackend>: Module<B> {
         tokens: &[u32],
         adapter: Option<&LoraAdapter<B>>,
         cache: &mut KvCache<B>,
-    ) -> Tensor<B, 2>;
+    ) -> Tensor<B, 2> {
+        let new = cache.next(tokens);
+        let hidden = self.advance(&new, adapter, cache);
+        self.final_norm(hidden)
+    }
 
     /// Its `config.json`, but for the data type.
     fn hub_config(&self) -> serde_json::Value;
 
-    /// Writes the tensors under transformers' names, with `lm_head` as the output layer, all in one
-    /// data type or each in its own.
+    /// Writes the tensors under transformers' names, with `lm_head` as the output layer if it is given,
+    /// all in one data type or each in its own.
     ///
     /// # Errors
     /// A file cannot be written.
     fn write_weights(
         &self,
-        lm_head: &Linear<B>,
+        lm_head: Option<&OutputLayer<B>>,
         dtype: Option<WeightDtype>,
         file: &Path,
     ) -> Result<()>;
@@ -123,162 +182,176 @@ pub trait Decoder<B: FusedBackend>: Module<B> {
     fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
         let dir = dir.as_ref();
         mopo_hub::create_dir(dir)?;
-        self.write_weights(self.lm_head(), None, &dir.join(WEIGHTS))?;
+        self.write_weights(None, None, &dir.join(WEIGHTS))?;
         let mut config = self.hub_config();
         config["torch_dtype"] = self.weight_dtype().hub_name().into();
         Ok(mopo_hub::write_json(&dir.join("config.json"), &config)?)
     }
 }
 
-/// Defines [`CausalLm`] and what depends on the list of families.
-macro_rules! families {
-    ($($(#[$doc:meta])* $family:ident: $model_type:literal, $config:ident;)+) => {
-        /// A decoder of any family.
-        #[derive(Module, Debug)]
-        pub enum CausalLm<B: Backend> {
-            $($(#[$doc])* $family($family<B>),)+
-        }
+/// A decoder of any family.
+#[derive(Module, Debug)]
+pub enum CausalLm<B: Backend> {
+    /// phi and phi-1.5.
+    Phi(Phi<B>),
+    /// Llama, Mistral, Qwen and Gemma.
+    Serial(SerialDecoder<B>),
+}
 
-        /// Every `model_type` of a `config.json` that is built here.
-        const MODEL_TYPES: &[&str] = &[$($model_type),+];
-
-        impl DecoderShape {
-            /// Reads and checks the `config.json` of a Hugging Face model directory.
-            ///
-            /// # Errors
-            /// Names the file and the key: unreadable, another `model_type`, a missing key, a value
-            /// that no model can be built from.
-            pub fn read(dir: impl AsRef<Path>) -> Result<Self> {
-                let (path, model_type) = model_type(dir.as_ref())?;
-                match model_type.as_str() {
-                    $($model_type => Ok($config::from_file(path)?.shape()),)+
-                    other => Err(unknown(path, format!("{other:?}"))),
-                }
-            }
-        }
-
-        impl<B: Backend> CausalLm<B> {
-            /// All parameters with their ids, bit for bit: the model's own burn record, which does not
-            /// say of which family it is.
-            ///
-            /// # Errors
-            /// A parameter that cannot be recorded.
-            pub fn to_record_bytes(&self) -> std::result::Result<Vec<u8>, RecorderError> {
-                let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
-                match self {
-                    $(Self::$family(model) => {
-                        Recorder::<B>::record(&recorder, model.clone().into_record(), ())
-                    })+
-                }
-            }
-
-            /// The inverse, into a model of the same family and shape. Panics in burn on bytes that are
-            /// no such record: whoever stores them must check that they come back unchanged.
-            ///
-            /// # Errors
-            /// A record of another version of burn.
-            pub fn load_record_bytes(
-                self,
-                bytes: Vec<u8>,
-                device: &B::Device,
-            ) -> std::result::Result<Self, RecorderError> {
-                let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
-                match self {
-                    $(Self::$family(model) => {
-                        let record = Recorder::<B>::load(&recorder, bytes, device)?;
-                        Ok(Self::$family(model.load_record(record)))
-                    })+
-                }
-            }
-        }
-
-        impl<B: FusedBackend> Decoder<B> for CausalLm<B> {
-            fn load(dir: &Path, options: LoadOptions, device: &B::Device) -> Result<Self> {
-                let (path, model_type) = model_type(dir)?;
-                match model_type.as_str() {
-                    $($model_type => Ok(Self::$family(Decoder::load(dir, options, device)?)),)+
-                    other => Err(unknown(path, format!("{other:?}"))),
-                }
-            }
-
-            fn shape(&self) -> DecoderShape {
-                match self { $(Self::$family(model) => Decoder::shape(model),)+ }
-            }
-
-            fn lm_head(&self) -> &Linear<B> {
-                match self { $(Self::$family(model) => Decoder::lm_head(model),)+ }
-            }
-
-            fn linear_mut(&mut self, block: usize, target: LoraTarget) -> &mut Projection<B> {
-                match self { $(Self::$family(model) => model.linear_mut(block, target),)+ }
-            }
-
-            fn weight_dtype(&self) -> WeightDtype {
-                match self { $(Self::$family(model) => model.weight_dtype(),)+ }
-            }
-
-            fn with_gradient_checkpointing(self, on: bool) -> Self {
-                match self {
-                    $(Self::$family(model) => Self::$family(model.with_gradient_checkpointing(on)),)+
-                }
-            }
-
-            fn hidden_states_packed(
-                &self,
-                inputs: &PackedInputs<B>,
-                adapter: Option<&LoraAdapter<B>>,
-            ) -> Tensor<B, 2> {
-                match self { $(Self::$family(model) => model.hidden_states_packed(inputs, adapter),)+ }
-            }
-
-            fn prefill(
-                &self,
-                prompts: &[Vec<u32>],
-                adapter: Option<&LoraAdapter<B>>,
-                cache: &mut KvCache<B>,
-            ) -> Tensor<B, 2> {
-                match self { $(Self::$family(model) => model.prefill(prompts, adapter, cache),)+ }
-            }
-
-            fn step(
-                &self,
-                tokens: &[u32],
-                adapter: Option<&LoraAdapter<B>>,
-                cache: &mut KvCache<B>,
-            ) -> Tensor<B, 2> {
-                match self { $(Self::$family(model) => model.step(tokens, adapter, cache),)+ }
-            }
-
-            fn hub_config(&self) -> serde_json::Value {
-                match self { $(Self::$family(model) => model.hub_config(),)+ }
-            }
-
-            fn write_weights(
-                &self,
-                lm_head: &Linear<B>,
-                dtype: Option<WeightDtype>,
-                file: &Path,
-            ) -> Result<()> {
-                match self { $(Self::$family(model) => model.write_weights(lm_head, dtype, file),)+ }
-            }
+/// The same expression for the model of either kind.
+macro_rules! either {
+    ($this:expr, $model:ident => $value:expr) => {
+        match $this {
+            CausalLm::Phi($model) => $value,
+            CausalLm::Serial($model) => $value,
         }
     };
 }
 
-// A row: the type of the model, its `model_type` in `config.json`, and the type of its configuration,
-// which has `from_file` and `shape`.
-families! {
-    /// phi and phi-1.5.
-    Phi: "phi", PhiConfig;
+impl DecoderShape {
+    /// Reads and checks the `config.json` of a Hugging Face model directory.
+    ///
+    /// # Errors
+    /// Names the file and the key: unreadable, another `model_type`, a missing key, a value
+    /// that no model can be built from.
+    pub fn read(dir: impl AsRef<Path>) -> Result<Self> {
+        let (config, family) = read_config(dir.as_ref())?;
+        match family {
+            Family::Phi => Ok(PhiConfig::from_file(dir.as_ref().join(CONFIG))?.shape()),
+            Family::Serial(read) => Ok(read(&config)?.shape()),
+        }
+    }
 }
 
-/// The path of a directory's `config.json`, and its `model_type`.
-fn model_type(dir: &Path) -> Result<(PathBuf, String)> {
+impl<B: Backend> CausalLm<B> {
+    /// Loads a Hugging Face model directory; the parameters are trainable.
+    ///
+    /// # Errors
+    /// Names the file, and the key or tensor in it.
+    pub fn load(dir: &Path, options: LoadOptions, device: &B::Device) -> Result<Self> {
+        let (config, family) = read_config(dir)?;
+        match family {
+            Family::Phi => {
+                let config = PhiConfig::from_file(dir.join(CONFIG))?;
+                Ok(Self::Phi(load_phi(dir, &config, options, device)?))
+            }
+            Family::Serial(read) => {
+                Ok(Self::Serial(SerialDecoder::load(dir, read(&config)?, options, device)?))
+            }
+        }
+    }
+
+    /// All parameters with their ids, bit for bit: the model's own burn record, which does not
+    /// say of which family it is.
+    ///
+    /// # Errors
+    /// A parameter that cannot be recorded.
+    pub fn to_record_bytes(&self) -> std::result::Result<Vec<u8>, RecorderError> {
+        let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
+        either!(self, model => Recorder::<B>::record(&recorder, model.clone().into_record(), ()))
+    }
+
+    /// The inverse, into a model of the same family and shape. Panics in burn on bytes that are
+    /// no such record: whoever stores them must check that they come back unchanged.
+    ///
+    /// # Errors
+    /// A record of another version of burn.
+    pub fn load_record_bytes(
+        self,
+        bytes: Vec<u8>,
+        device: &B::Device,
+    ) -> std::result::Result<Self, RecorderError> {
+        let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
+        Ok(match self {
+            Self::Phi(model) => {
+                let record = Recorder::<B>::load(&recorder, bytes, device)?;
+                Self::Phi(model.load_record(record))
+            }
+            Self::Serial(model) => {
+                let record = Recorder::<B>::load(&recorder, bytes, device)?;
+                Self::Serial(model.load_record(record))
+            }
+        })
+    }
+}
+
+impl<B: FusedBackend> Decoder<B> for CausalLm<B> {
+    fn shape(&self) -> DecoderShape {
+        either!(self, model => model.shape())
+    }
+
+    fn lm_head(&self) -> OutputLayer<B> {
+        either!(self, model => model.lm_head())
+    }
+
+    fn is_tied(&self) -> bool {
+        either!(self, model => model.is_tied())
+    }
+
+    fn linear_mut(&mut self, block: usize, linear: usize) -> &mut Projection<B> {
+        either!(self, model => model.linear_mut(block, linear))
+    }
+
+    fn weight_dtype(&self) -> WeightDtype {
+        either!(self, model => model.weight_dtype())
+    }
+
+    fn with_gradient_checkpointing(self, on: bool) -> Self {
+        match self {
+            Self::Phi(model) => Self::Phi(model.with_gradient_checkpointing(on)),
+            Self::Serial(model) => Self::Serial(model.with_gradient_checkpointing(on)),
+        }
+    }
+
+    fn hidden_states_packed(
+        &self,
+        inputs: &PackedInputs<B>,
+        adapter: Option<&LoraAdapter<B>>,
+    ) -> Tensor<B, 2> {
+        either!(self, model => model.hidden_states_packed(inputs, adapter))
+    }
+
+    fn advance(
+        &self,
+        new: &NewTokens<B>,
+        adapter: Option<&LoraAdapter<B>>,
+        cache: &mut KvCache<B>,
+    ) -> Tensor<B, 2> {
+        either!(self, model => model.advance(new, adapter, cache))
+    }
+
+    fn final_norm(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
+        either!(self, model => model.final_norm(hidden))
+    }
+
+    fn hub_config(&self) -> serde_json::Value {
+        either!(self, model => model.hub_config())
+    }
+
+    fn write_weights(
+        &self,
+        lm_head: Option<&OutputLayer<B>>,
+        dtype: Option<WeightDtype>,
+        file: &Path,
+    ) -> Result<()> {
+        either!(self, model => model.write_weights(lm_head, dtype, file))
+    }
+}
+
+const CONFIG: &str = "config.json";
+
+/// The `config.json` of a model directory, and the family that it names.
+fn read_config(dir: &Path) -> Result<(HubConfig, &'static Family)> {
     const EXPECTED: &str = "the config.json of a decoder";
-    let path = dir.join("config.json");
-    let json: serde_json::Value = mopo_hub::read_json(&path, EXPECTED)?;
-    match json.get("model_type") {
-        Some(serde_json::Value::String(name)) => Ok((path, name.clone())),
+    let path = dir.join(CONFIG);
+    let config = HubConfig::read(&path, EXPECTED)?;
+    match config.json().get("model_type") {
+        Some(serde_json::Value::String(name)) => {
+            match FAMILIES.iter().find(|(model_type, _)| model_type == name) {
+                Some((_, family)) => Ok((config, family)),
+                None => Err(unknown(path, format!("{name:?}"))),
+            }
+        }
         Some(other) => Err(unknown(path, other.to_string())),
         None => {
             let reason = "missing field `model_type`".into();
@@ -288,10 +361,11 @@ fn model_type(dir: &Path) -> Result<(PathBuf, String)> {
 }
 
 fn unknown(path: PathBuf, value: String) -> Error {
+    let types = FAMILIES.map(|(model_type, _)| model_type).join(", ");
     let source = Error::InvalidParameter {
         field: "model_type",
         value,
-        expected: format!("only models of these types are supported: {}", MODEL_TYPES.join(", ")),
+        expected: format!("only models of these types are supported: {types}"),
     };
     Error::InFile { path, source: source.into() }
 }
@@ -310,8 +384,8 @@ mod tests {
         let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
         let own: Vec<u8> = Recorder::<B>::record(&recorder, phi.clone().into_record(), ()).unwrap();
         assert_eq!(CausalLm::Phi(phi.clone()).to_record_bytes().unwrap(), own);
-        let CausalLm::Phi(again) =
-            CausalLm::Phi(fixtures::base::<B>(2)).load_record_bytes(own, &device).unwrap();
+        let again = CausalLm::Phi(fixtures::base::<B>(2)).load_record_bytes(own, &device).unwrap();
+        let CausalLm::Phi(again) = again else { panic!("a phi") };
         assert_eq!(again.lm_head.weight.id, phi.lm_head.weight.id);
         assert_eq!(values(again.lm_head.weight.val()), values(phi.lm_head.weight.val()));
     }
@@ -327,13 +401,13 @@ mod tests {
         let model =
             CausalLm::<B>::load(dir.path(), LoadOptions::f32(), &Default::default()).unwrap();
         assert_eq!(model.shape(), shape);
-        let weight = |head: &Linear<B>| values(head.weight.val());
-        assert_eq!(weight(model.lm_head()), weight(&phi.lm_head));
+        let weight = |head: OutputLayer<B>| values(head.weight.val());
+        assert_eq!(weight(model.lm_head()), weight(phi.lm_head()));
 
         let path = dir.path().join("config.json");
         let whole: serde_json::Value = mopo_hub::read_json(&path, "").unwrap();
         for (value, expected) in [
-            (Some("llama".into()), "`model_type` is \"llama\""),
+            (Some("bert".into()), "`model_type` is \"bert\""),
             (Some(7.into()), "`model_type` is 7"),
             (None, "missing field `model_type`"),
         ] {

@@ -3,13 +3,12 @@
 
 use std::path::Path;
 
-use burn::nn::Linear;
 use mopo_hub::{WEIGHTS, WeightDtype};
 use mopo_ops::FusedBackend;
 
-use crate::{Decoder, HubGeneration, Result};
+use crate::{Decoder, HubGeneration, OutputLayer, Result};
 
-/// Writes `model` with `lm_head` as its output layer to `dir`, which is created if needed, in the
+/// Writes `model`, with `lm_head` as its output layer if that is given, to `dir`, which is created if needed, in the
 /// layout of transformers; all tensors in `dtype`. `generation` becomes
 /// `generation_config.json`; its special tokens are written to `config.json` too.
 ///
@@ -19,7 +18,7 @@ use crate::{Decoder, HubGeneration, Result};
 /// A file cannot be written.
 pub fn export_hub<B: FusedBackend>(
     model: &impl Decoder<B>,
-    lm_head: &Linear<B>,
+    lm_head: Option<&OutputLayer<B>>,
     dtype: WeightDtype,
     generation: &HubGeneration,
     dir: impl AsRef<Path>,
@@ -30,6 +29,10 @@ pub fn export_hub<B: FusedBackend>(
     generation.write(dir)?;
     let mut config = model.hub_config();
     config["torch_dtype"] = dtype.hub_name().into();
+    if lm_head.is_some() {
+        // Also where the model's own output layer is its embedding.
+        config["tie_word_embeddings"] = false.into();
+    }
     let tokens = serde_json::to_value(generation).expect("plain data");
     for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
         config[key] = tokens[key].clone();
@@ -56,7 +59,7 @@ mod tests {
         let head = &params.heads.heads[1];
         let generation = HubGeneration { eos_token_id: vec![39], ..Default::default() };
         for (dtype, digits) in [(WeightDtype::F32, 0.0), (WeightDtype::Bf16, 4e-3)] {
-            export_hub(&merged, head, dtype, &generation, dir.path()).unwrap();
+            export_hub(&merged, Some(head), dtype, &generation, dir.path()).unwrap();
             let config = PhiConfig::from_file(dir.path().join("config.json")).unwrap();
             let again = load_phi::<B>(dir.path(), &config, LoadOptions::f32(), &Default::default());
             let again = again.unwrap();

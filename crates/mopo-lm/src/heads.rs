@@ -1,26 +1,26 @@
 //! One output layer per policy. The base model's own is not among them.
 
 use burn::module::{Module, Param};
-use burn::nn::Linear;
 use burn::tensor::FloatDType;
 use burn::tensor::backend::Backend;
 
-use crate::{Error, Result};
+use crate::{Error, OutputLayer, Result};
 
-/// The output layers of the policies, each `[hidden_size, vocab_size]` with a bias.
+/// The output layers of the policies, each `[hidden_size, vocab_size]`.
 #[derive(Module, Debug)]
 pub struct PolicyHeads<B: Backend> {
     /// In the order of the objectives.
-    pub heads: Vec<Linear<B>>,
+    pub heads: Vec<OutputLayer<B>>,
 }
 
 impl<B: Backend> PolicyHeads<B> {
     /// `n_policies` trainable copies of a base model's output layer, in F32 whatever the base's
     /// type, detached from it and with their own parameter ids.
-    pub fn from_base(lm_head: &Linear<B>, n_policies: usize) -> Self {
-        let copy = || Linear {
+    pub fn from_base(lm_head: &OutputLayer<B>, n_policies: usize) -> Self {
+        let copy = || OutputLayer {
             weight: Param::from_tensor(lm_head.weight.val().detach().cast(FloatDType::F32)),
             bias: lm_head.bias.as_ref().map(|bias| Param::from_tensor(bias.val().detach())),
+            soft_cap: lm_head.soft_cap,
         };
         Self { heads: (0..n_policies).map(|_| copy()).collect() }
     }
@@ -34,7 +34,7 @@ impl<B: Backend> PolicyHeads<B> {
     ///
     /// # Errors
     /// There are fewer policies.
-    pub fn get(&self, index: usize) -> Result<&Linear<B>> {
+    pub fn get(&self, index: usize) -> Result<&OutputLayer<B>> {
         let n_policies = self.heads.len();
         self.heads.get(index).ok_or(Error::PolicyOutOfRange { index, n_policies })
     }

@@ -1,4 +1,4 @@
-//! The language model of MOPO: phi in burn, LoRA adapters, one output head per policy, packed
+//! The language models of MOPO: decoders of several families in burn, LoRA adapters, one output head per policy, packed
 //! preference pairs, their sequence log-probabilities, generation, and the files of all of them.
 //!
 //! No text and no tokenizer (token ids only), no loss and no optimiser. Everything is generic over
@@ -9,16 +9,19 @@ mod adapter;
 mod decoder;
 mod error;
 mod export;
+mod families;
 mod generate;
 mod heads;
+mod hub_config;
+mod layers;
 mod lora;
 mod merge;
 mod packed;
 mod peft;
 mod phi;
 mod policy;
-mod projection;
 mod quantised;
+mod serial;
 mod weights;
 
 #[cfg(test)]
@@ -31,17 +34,18 @@ pub use mopo_ops::QuantFormat;
 pub use mopo_hub::WeightDtype;
 
 pub use adapter::{BaseShape, PolicyMeta, load_policy, read_policy_meta, save_policy};
-pub use decoder::{CausalLm, Decoder, DecoderShape};
+pub use decoder::{CausalLm, Decoder, DecoderShape, LinearShape};
 pub use error::{Error, Result};
 pub use export::export_hub;
 pub use generate::{Decoding, GenerationConfig, HubGeneration, generate, generate_with_row_ids};
 pub use heads::PolicyHeads;
-pub use lora::{LoraAdapter, LoraConfig, LoraLayer, LoraPair, LoraTarget};
+pub use layers::{KvCache, NewTokens, Norm, OutputLayer, Projection, Weight};
+pub use lora::{LoraAdapter, LoraConfig, LoraLayer, LoraPair, TargetModules};
 pub use merge::merge;
 pub use packed::{PackedBatch, PackedInputs, PackedResponse, sequence_log_probs, token_log_probs};
 pub use peft::{load_adapter, save_adapter};
-pub use phi::{KvCache, Phi, PhiAttention, PhiConfig, PhiLayer, PhiMlp, Rotary, load_phi};
+pub use phi::{Phi, PhiAttention, PhiConfig, PhiLayer, PhiMlp, PhiRotary, load_phi};
 pub use policy::{HeadChoice, PolicyParams};
-pub use projection::{Projection, Weight};
 pub use quantised::QuantisedWeight;
+pub use serial::{SerialDecoder, SerialLayer};
 pub use weights::{LoadDtype, LoadOptions};

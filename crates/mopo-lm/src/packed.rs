@@ -9,12 +9,11 @@ mod tests;
 
 use std::sync::Arc;
 
-use burn::nn::Linear;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
-use mopo_ops::{FusedBackend, Matrix, PackedRows, primitive, tensor};
+use mopo_ops::{FusedBackend, PackedRows, primitive, tensor};
 
-use crate::{Error, Result};
+use crate::{Error, OutputLayer, Result};
 
 /// One response of the batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,7 +147,7 @@ impl PackedBatch {
 /// if it is trainable; `responses`: indices into `batch.responses`, in any order, not empty.
 pub fn token_log_probs<B: FusedBackend>(
     hidden: Tensor<B, 2>,
-    head: &Linear<B>,
+    head: &OutputLayer<B>,
     batch: &PackedBatch,
     responses: &[usize],
 ) -> Tensor<B, 1> {
@@ -164,20 +163,14 @@ pub fn token_log_probs<B: FusedBackend>(
         Tensor::from_data(all.as_slice(), &device)
     };
     let predictors = B::select_rows_op(primitive(hidden), join(|t| &t.predictors).into_primitive());
-    let bias = head.bias.as_ref().expect("every output layer of phi has a bias");
-    tensor(B::linear_log_prob(
-        predictors,
-        Matrix::Dense(primitive(head.weight.val())),
-        primitive(bias.val()),
-        join(|t| &t.targets).into_primitive(),
-    ))
+    tensor(B::linear_log_prob(predictors, head.params(), join(|t| &t.targets).into_primitive()))
 }
 
 /// Log-probability of each chosen response given its prompt, summed over its tokens:
 /// `[responses.len()]`, in nats. Arguments as for [`token_log_probs`].
 pub fn sequence_log_probs<B: FusedBackend>(
     hidden: Tensor<B, 2>,
-    head: &Linear<B>,
+    head: &OutputLayer<B>,
     batch: &PackedBatch,
     responses: &[usize],
 ) -> Tensor<B, 1> {

@@ -4,11 +4,12 @@
 use std::path::Path;
 
 use burn::tensor::backend::Backend;
+use indexmap::IndexMap;
 use mopo_hub::{TensorFiles, TensorWriter};
 use serde::Deserialize;
 
-use crate::lora::LoraTarget;
-use crate::{DecoderShape, Error, LoraAdapter, LoraConfig, Result};
+use crate::lora::module_name;
+use crate::{DecoderShape, Error, LoraAdapter, LoraConfig, Result, TargetModules};
 
 pub(crate) const TENSORS: &str = "adapter_model.safetensors";
 pub(crate) const CONFIG: &str = "adapter_config.json";
@@ -20,7 +21,9 @@ struct Stored {
     lora_alpha: f64,
     #[serde(default)]
     lora_dropout: f64,
-    target_modules: Vec<String>,
+    target_modules: TargetModules,
+    rank_pattern: Option<IndexMap<String, usize>>,
+    alpha_pattern: Option<IndexMap<String, f64>>,
     #[serde(default)]
     use_rslora: bool,
 }
@@ -28,7 +31,8 @@ struct Stored {
 /// Keys that do not affect how the adapter's tensors are used: where it came from, how it was
 /// initialised and trained, and settings of features that another key switches on. Any other key
 /// that is not honoured must be off: absent, null, false or empty.
-const NEUTRAL: [&str; 24] = [
+const NEUTRAL: [&str; 26] = [
+    "alpha_pattern",
     "auto_mapping",
     "base_model_name_or_path",
     "bias",
@@ -48,6 +52,7 @@ const NEUTRAL: [&str; 24] = [
     "peft_version",
     "qalora_group_size",
     "r",
+    "rank_pattern",
     "revision",
     "runtime_config",
     "target_modules",
@@ -76,7 +81,7 @@ pub fn load_adapter<B: Backend>(
     Ok((adapter, lora))
 }
 
-/// The settings of `adapter_config.json`; `use_rslora` is included in alpha.
+/// The settings of `adapter_config.json`.
 ///
 /// # Errors
 /// Names the file and the key: not LoRA, an unsupported target layer or feature.
@@ -85,48 +90,52 @@ pub(crate) fn read_config(dir: &Path) -> Result<LoraConfig> {
     const EXPECTED: &str = "the adapter_config.json of a LoRA adapter";
     let json: serde_json::Value = mopo_hub::read_json(&path, EXPECTED)?;
     supported(&json).map_err(|e| Error::InFile { path: path.clone(), source: e.into() })?;
-    let stored: Stored = serde_json::from_value(json).map_err(|e| mopo_hub::Error::Json {
-        path: path.clone(),
-        reason: e.to_string(),
-        expected: EXPECTED,
-    })?;
+    // From the text, which has the patterns in their order: the first one that matches counts.
+    let stored: Stored = mopo_hub::read_json(&path, EXPECTED)?;
     stored.lora().map_err(|e| Error::InFile { path, source: e.into() })
 }
 
-/// Writes an adapter as PEFT does to `dir`, which is created if needed.
+/// Writes an adapter of a model of this shape as PEFT does to `dir`, which is created if needed.
 ///
 /// # Errors
 /// `lora` does not match the adapter; a file cannot be written.
 pub fn save_adapter<B: Backend>(
     adapter: &LoraAdapter<B>,
+    model: &DecoderShape,
     lora: &LoraConfig,
     dir: impl AsRef<Path>,
 ) -> Result<()> {
     lora.check()?;
+    let updates = lora.updates(model)?;
+    let fits = |(pairs, updates): (&crate::LoraLayer<B>, &Vec<_>)| {
+        let pairs = pairs.pairs.iter().map(Option::is_some);
+        pairs.eq(updates.iter().map(Option::is_some))
+    };
+    let same_depth = adapter.layers.len() == updates.len();
+    if !(same_depth && adapter.layers.iter().zip(&updates).all(fits)) {
+        return Err(Error::InvalidParameter {
+            field: "lora.target_modules",
+            value: lora.target_modules.to_string(),
+            expected: "it must be the configuration that the adapter was made with".into(),
+        });
+    }
     let dir = dir.as_ref();
     mopo_hub::create_dir(dir)?;
     let mut out = TensorWriter::default().finite_only();
     for (i, layer) in adapter.layers.iter().enumerate() {
-        for target in LoraTarget::ALL {
-            let pair = layer.get(target);
-            if pair.is_some() != lora.target_modules.contains(&target) {
-                return Err(Error::InvalidParameter {
-                    field: "lora.target_modules",
-                    value: format!("{:?}", lora.target_modules),
-                    expected: "it must be the configuration that the adapter was made with".into(),
-                });
-            }
-            if let Some(pair) = pair {
-                out.transposed(&tensor_name(i, target, "A"), pair.a.val());
-                out.transposed(&tensor_name(i, target, "B"), pair.b.val());
-            }
+        for (pair, linear) in layer.pairs.iter().zip(&model.linears) {
+            let Some(pair) = pair else { continue };
+            out.transposed(&tensor_name(i, &linear.path, "A"), pair.a.val());
+            out.transposed(&tensor_name(i, &linear.path, "B"), pair.b.val());
         }
     }
     out.write(&dir.join(TENSORS))?;
     let json = serde_json::json!({
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none",
         "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout,
-        "target_modules": lora.target_modules, "inference_mode": true,
+        "target_modules": lora.target_modules.listed(model), "inference_mode": true,
+        "rank_pattern": lora.rank_pattern, "alpha_pattern": lora.alpha_pattern,
+        "use_rslora": lora.use_rslora,
     });
     Ok(mopo_hub::write_json(&dir.join(CONFIG), &json)?)
 }
@@ -140,18 +149,17 @@ pub(crate) fn read_tensors<B: Backend>(
 ) -> Result<LoraAdapter<B>> {
     let path = dir.join(TENSORS);
     let mut files = TensorFiles::open(&path)?;
-    let rank = lora.rank;
-    let adapter = lora.build(model, |i, target, [d_in, d_out]| {
-        let a = files.transposed(&tensor_name(i, target, "A"), [d_in, rank], false, device)?;
-        let b = files.transposed(&tensor_name(i, target, "B"), [rank, d_out], false, device)?;
+    let adapter = lora.build(model, |i, path, [d_in, rank, d_out]| {
+        let a = files.transposed(&tensor_name(i, path, "A"), [d_in, rank], false, device)?;
+        let b = files.transposed(&tensor_name(i, path, "B"), [rank, d_out], false, device)?;
         Ok((a, b))
     })?;
     files.finish()?;
     Ok(adapter)
 }
 
-fn tensor_name(layer: usize, target: LoraTarget, matrix: &str) -> String {
-    format!("base_model.model.model.layers.{layer}.{}.lora_{matrix}.weight", target.path())
+fn tensor_name(block: usize, path: &str, matrix: &str) -> String {
+    format!("base_model.model.{}.lora_{matrix}.weight", module_name(block, path))
 }
 
 /// Refuses keys that would change the model's results if they were ignored.
@@ -179,12 +187,6 @@ fn supported(json: &serde_json::Value) -> Result<()> {
         let expected = "it changes the base model; let PEFT convert the adapter to plain LoRA";
         return refuse("init_lora_weights", init, expected);
     }
-    let targets = value("target_modules");
-    if let Some(text) = targets.as_str() {
-        let expected =
-            "patterns are not supported; list the layers: q_proj, k_proj, v_proj, dense, fc1, fc2";
-        return refuse("target_modules", &text.into(), expected);
-    }
     for (key, value) in json.as_object().into_iter().flatten() {
         let is_off = match value {
             serde_json::Value::Null | serde_json::Value::Bool(false) => true,
@@ -201,30 +203,15 @@ fn supported(json: &serde_json::Value) -> Result<()> {
 
 impl Stored {
     fn lora(self) -> Result<LoraConfig> {
-        let mut targets = vec![];
-        for module in &self.target_modules {
-            let named = LoraTarget::ALL.into_iter().find(|target| {
-                let path = target.path();
-                module == path || path.split('.').next_back() == Some(module.as_str())
-            });
-            targets.push(named.ok_or_else(|| Error::InvalidParameter {
-                field: "target_modules",
-                value: format!("{module:?}"),
-                expected:
-                    "it must name q_proj, k_proj, v_proj, dense, fc1 or fc2 of every layer".into(),
-            })?);
-        }
-        targets.sort();
-        // A layer may be listed by its name and by its path.
-        targets.dedup();
-        // PEFT divides by the square root of the rank instead of the rank: the same scale with
-        // another alpha.
-        let alpha = match self.use_rslora {
-            true => self.lora_alpha * (self.r as f64).sqrt(),
-            false => self.lora_alpha,
+        let lora = LoraConfig {
+            rank: self.r,
+            alpha: self.lora_alpha,
+            dropout: self.lora_dropout,
+            target_modules: self.target_modules,
+            rank_pattern: self.rank_pattern.unwrap_or_default(),
+            alpha_pattern: self.alpha_pattern.unwrap_or_default(),
+            use_rslora: self.use_rslora,
         };
-        let lora =
-            LoraConfig { rank: self.r, alpha, dropout: self.lora_dropout, target_modules: targets };
         lora.check()?;
         Ok(lora)
     }
@@ -245,19 +232,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let base = fixtures::base::<B>(1);
         let params = fixtures::policies(&base, 1, 2);
-        save_adapter(&params.adapter, &fixtures::lora(), dir.path()).unwrap();
+        save_adapter(&params.adapter, &base.shape(), &fixtures::lora(), dir.path()).unwrap();
         let (loaded, lora) =
             load_adapter::<B>(dir.path(), &base.shape(), &Default::default()).unwrap();
-        assert_eq!((lora, loaded.scale()), (fixtures::lora(), params.adapter.scale()));
+        let target_modules =
+            TargetModules::names(["dense", "fc1", "fc2", "k_proj", "q_proj", "v_proj"]);
+        assert_eq!(lora, LoraConfig { target_modules, ..fixtures::lora() });
         for (a, b) in params.adapter.layers.iter().zip(&loaded.layers) {
-            let all = |layer: &crate::LoraLayer<B>| -> Vec<f32> {
-                let pairs = LoraTarget::ALL.map(|target| layer.get(target).unwrap());
-                let values = pairs.map(|pair| {
-                    [fixtures::values(pair.a.val()), fixtures::values(pair.b.val())].concat()
-                });
-                values.concat()
-            };
-            assert_eq!(all(a), all(b));
+            for (a, b) in a.pairs.iter().flatten().zip(b.pairs.iter().flatten()) {
+                let all = |pair: &crate::LoraPair<B>| {
+                    let [a, b] = [&pair.a, &pair.b].map(|x| fixtures::values(x.val()));
+                    ([a, b].concat(), pair.scale)
+                };
+                assert_eq!(all(a), all(b));
+            }
         }
     }
 
@@ -266,7 +254,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let base = fixtures::base::<B>(1);
         let params = fixtures::policies(&base, 1, 2);
-        save_adapter(&params.adapter, &fixtures::lora(), dir.path()).unwrap();
+        save_adapter(&params.adapter, &base.shape(), &fixtures::lora(), dir.path()).unwrap();
         let path = dir.path().join(CONFIG);
         let whole: serde_json::Value = mopo_hub::read_json(&path, "").unwrap();
         let load_with = |changes: serde_json::Value| {
@@ -282,10 +270,10 @@ mod tests {
             ("bias", json!("all")),
             ("init_lora_weights", json!("pissa_niter_4")),
             ("use_dora", json!(true)),
-            ("rank_pattern", json!({ "fc1": 2 })),
+            ("rank_pattern", json!({ "fc1": 0 })),
             ("modules_to_save", json!(["lm_head"])),
             ("layers_to_transform", json!(0)),
-            ("alpha_pattern", json!({ "fc1": 2 })),
+            ("alpha_pattern", json!({ "fc1": -2 })),
             ("fan_in_fan_out", json!(true)),
             ("lora_bias", json!(true)),
             ("exclude_modules", json!(["fc1"])),
@@ -297,7 +285,7 @@ mod tests {
             ("lora_alpha", json!(-1.0)),
             ("lora_alpha", json!("16")),
             ("target_modules", json!(["q_proj", "lm_head"])),
-            ("target_modules", json!("all-linear")),
+            ("target_modules", json!("no_such_layer")),
             ("r", json!(0)),
             ("r", json!(3)),
         ] {
@@ -321,7 +309,12 @@ mod tests {
             "target_modules": ["fc2", "mlp.fc2", "q_proj", "k_proj", "v_proj", "dense", "fc1"],
         }))
         .unwrap();
-        assert_eq!(lora.alpha, 6.0 * 2.0);
-        assert_eq!(lora.target_modules, LoraTarget::ALL);
+        assert!(lora.use_rslora && lora.alpha == 6.0);
+        for (target_modules, rank_pattern) in
+            [(json!("all-linear"), json!(null)), (json!(r".*"), json!({}))]
+        {
+            let changes = json!({ "target_modules": target_modules, "rank_pattern": rank_pattern });
+            load_with(changes).unwrap();
+        }
     }
 }

@@ -19,7 +19,8 @@ pub struct PolicyParams<B: Backend> {
 impl<B: Backend> PolicyParams<B> {
     /// Policies that all equal the base model: a fresh adapter (it changes nothing yet) and heads
     /// copied from the base's output layer. Every parameter is a leaf that requires a gradient.
-    /// Deterministic after `B::seed`. Panics if [`LoraConfig::check`] refuses.
+    /// Deterministic after `B::seed`. Panics if
+    /// [`LoraConfig::check_fits`] refuses.
     pub fn init(
         base: &impl Decoder<B>,
         lora: &LoraConfig,
@@ -31,7 +32,7 @@ impl<B: Backend> PolicyParams<B> {
     {
         Self {
             adapter: lora.init(&base.shape(), device),
-            heads: PolicyHeads::from_base(base.lm_head(), n_policies),
+            heads: PolicyHeads::from_base(&base.lm_head(), n_policies),
         }
     }
 

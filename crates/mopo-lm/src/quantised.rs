@@ -10,8 +10,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 use mopo_ops::{QuantFormat, QuantLayout, QuantisedData, QuantisedMatrix, primitive, tensor};
 
-use crate::lora::LoraTarget;
-use crate::projection::Weight;
+use crate::layers::Weight;
 use crate::{Error, Phi, Result};
 
 /// A quantised weight. Its tensors are not parameters: nothing visits, trains or records them.
@@ -82,10 +81,10 @@ impl<B: Backend> Phi<B> {
     /// # Errors
     /// A weight that is not finite, by its name in files.
     pub fn quantise(mut self, format: QuantFormat) -> Result<Self> {
+        let shape = self.config().shape();
         for (i, layer) in self.layers.iter_mut().enumerate() {
-            for target in LoraTarget::ALL {
-                let name = format!("model.layers.{i}.{}.weight", target.path());
-                let linear = layer.linear_mut(target);
+            for (linear, shape) in layer.linears_mut().into_iter().zip(&shape.linears) {
+                let name = format!("model.layers.{i}.{}.weight", shape.path);
                 let weight = linear.dense_weight().transpose();
                 let device = weight.device();
                 let weight = QuantisedWeight::new(&weight.into_data(), format, &name, &device)?;

@@ -2,11 +2,11 @@
 //! the family's file; adapters and heads are in `adapter`.
 
 use burn::module::Param;
-use burn::nn::{LayerNorm, LayerNormConfig, Linear};
+use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::backend::Backend;
 use mopo_hub::{TensorFiles, TensorWriter};
 
-use crate::projection::{Projection, Weight};
+use crate::layers::{Projection, Weight};
 use crate::{Error, QuantFormat, QuantisedWeight, Result};
 
 /// The data type of the large matrices (embedding, linear layers, output layer) in memory.
@@ -20,7 +20,7 @@ pub enum LoadDtype {
     F32,
 }
 
-/// How [`Decoder::load`](crate::Decoder::load) stores what it reads. The default keeps the checkpoint's
+/// How [`CausalLm::load`](crate::CausalLm::load) stores what it reads. The default keeps the checkpoint's
 /// data type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LoadOptions {
@@ -44,11 +44,12 @@ impl LoadOptions {
     }
 }
 
-/// A linear layer of a block.
+/// A linear layer of a block, `[inputs, outputs]`, stored transposed.
 pub(crate) fn read_projection<B: Backend>(
     files: &mut TensorFiles,
     name: &str,
     shape: [usize; 2],
+    has_bias: bool,
     options: LoadOptions,
     device: &B::Device,
 ) -> Result<Projection<B>> {
@@ -66,28 +67,23 @@ pub(crate) fn read_projection<B: Backend>(
             Weight::Quantised(weight.map_err(in_file)?)
         }
     };
-    let bias = files.tensor(&format!("{name}.bias"), [shape[1]], device)?;
-    Ok(Projection { weight, bias: Param::from_tensor(bias) })
+    let bias = match has_bias {
+        true => Some(files.tensor(&format!("{name}.bias"), [shape[1]], device)?),
+        false => None,
+    };
+    Ok(Projection { weight, bias: bias.map(Param::from_tensor) })
 }
 
-/// A linear layer of `[inputs, outputs]`, stored transposed.
-pub(crate) fn read_linear<B: Backend>(
-    files: &mut TensorFiles,
+/// The counterpart of [`read_projection`]; quantised weights become F32.
+pub(crate) fn write_projection<B: Backend>(
+    out: &mut TensorWriter,
     name: &str,
-    shape: [usize; 2],
-    keep_dtype: bool,
-    device: &B::Device,
-) -> Result<Linear<B>> {
-    let weight = files.transposed(&format!("{name}.weight"), shape, keep_dtype, device)?;
-    let bias = files.tensor(&format!("{name}.bias"), [shape[1]], device)?;
-    Ok(Linear { weight: Param::from_tensor(weight), bias: Some(Param::from_tensor(bias)) })
-}
-
-/// The counterpart of [`read_linear`].
-pub(crate) fn write_linear<B: Backend>(out: &mut TensorWriter, name: &str, layer: &Linear<B>) {
-    out.transposed(&format!("{name}.weight"), layer.weight.val());
-    let bias = layer.bias.as_ref().expect("every linear layer here has a bias");
-    out.tensor(&format!("{name}.bias"), bias.val());
+    layer: &Projection<B>,
+) {
+    out.transposed(&format!("{name}.weight"), layer.dense_weight());
+    if let Some(bias) = &layer.bias {
+        out.tensor(&format!("{name}.bias"), bias.val());
+    }
 }
 
 /// A LayerNorm of width `d`, with a bias.

@@ -13,11 +13,11 @@ use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
 use burn::tensor::{Shape, TensorData, TensorMetadata};
 
 use crate::block::{self, LINEARS, Saved, Wanted};
-use crate::sublayer::{attention_node, feed_forward_node};
+use crate::sublayer::{attention_node, feed_forward_node, plain_norm};
 use crate::{
     AttentionParams, BlockContext, BlockParams, FeedForwardParams, FusedBackend, Gelu, Heads,
-    LinearParams, LoraParams, Matrix, OutputParams, PackedRows, QuantisedMatrix, SublayerContext,
-    nodes,
+    LinearParams, LoraParams, Matrix, NormParams, OutputParams, PackedRows, QuantisedMatrix,
+    SublayerContext, nodes,
 };
 
 /// Parents of a block's node: x, gamma, beta; then weight, bias, A and B of each linear layer.
@@ -69,7 +69,7 @@ impl<B: FusedBackend> Backward<B, PARENTS> for BlockNode {
 struct NormNode;
 
 impl<B: FusedBackend> Backward<B, 3> for NormNode {
-    type State = (FloatTensor<B>, FloatTensor<B>, f64);
+    type State = (FloatTensor<B>, NormParams<B>);
 
     fn backward(
         self,
@@ -78,18 +78,17 @@ impl<B: FusedBackend> Backward<B, 3> for NormNode {
         _checkpointer: &mut Checkpointer,
     ) {
         let grad = grads.consume::<B>(&ops.node);
-        let (x, gamma, epsilon) = ops.state;
+        let (x, norm) = ops.state;
         if ops.parents[1].is_some() || ops.parents[2].is_some() {
-            let both = B::layer_norm_parameter_gradients(x.clone(), grad.clone(), epsilon);
+            let both = norm.parameter_gradients(x.clone(), grad.clone());
             for (parent, grad) in ops.parents[1..].iter().zip(both) {
-                if let Some(parent) = parent {
+                if let (Some(parent), Some(grad)) = (parent, grad) {
                     grads.register::<B>(parent.id, grad);
                 }
             }
         }
         if let Some(parent) = &ops.parents[0] {
-            let dx = B::layer_norm_backward(None, x, gamma, grad, epsilon);
-            grads.register::<B>(parent.id, dx);
+            grads.register::<B>(parent.id, norm.backward(None, x, grad));
         }
     }
 }
@@ -262,18 +261,15 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
         feed_forward_node::<B, C>(x, params, checkpoint)
     }
 
-    fn layer_norm_op(
-        x: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
-        epsilon: f64,
-    ) -> FloatTensor<Self> {
-        let nodes = [x.node, gamma.node, beta.node];
-        let (x, gamma, beta) = (x.primitive, gamma.primitive, beta.primitive);
-        let y = B::layer_norm_forward(x.clone(), gamma.clone(), beta, epsilon);
+    fn norm_op(x: FloatTensor<Self>, norm: &NormParams<Self>) -> FloatTensor<Self> {
+        let none = absent::<B, C>(&B::float_device(&x.primitive));
+        let beta = norm.beta.as_ref().unwrap_or(&none);
+        let nodes = [x.node, norm.gamma.node.clone(), beta.node.clone()];
+        let (x, norm) = (x.primitive, plain_norm::<B, C>(norm));
+        let y = norm.forward(x.clone());
         match NormNode.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::UnTracked(prep) => prep.finish(y),
-            OpsKind::Tracked(prep) => prep.finish((x, gamma, epsilon), y),
+            OpsKind::Tracked(prep) => prep.finish((x, norm), y),
         }
     }
 

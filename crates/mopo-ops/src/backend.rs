@@ -15,8 +15,8 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::block::{self, BlockContext, BlockParams};
 use crate::{
-    AttentionParams, FeedForwardParams, Heads, Matrix, OutputParams, PackedRows, QuantisedMatrix,
-    SublayerContext, generic, sublayer,
+    AttentionParams, FeedForwardParams, Heads, Matrix, NormParams, OutputParams, PackedRows,
+    QuantisedMatrix, SublayerContext, generic, sublayer,
 };
 
 /// What a product is added to: nothing, a tensor of its shape, a bias, or both.
@@ -352,14 +352,9 @@ pub trait FusedBackend: Backend {
         sublayer::feed_forward_forward::<Self>(x, params)
     }
 
-    /// [`layer_norm_forward`](Self::layer_norm_forward), differentiable in all its tensors.
-    fn layer_norm_op(
-        x: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
-        epsilon: f64,
-    ) -> FloatTensor<Self> {
-        Self::layer_norm_forward(x, gamma, beta, epsilon)
+    /// A norm, differentiable in all its tensors.
+    fn norm_op(x: FloatTensor<Self>, norm: &NormParams<Self>) -> FloatTensor<Self> {
+        norm.forward(x)
     }
 
     /// `add + x · W + bias`, differentiable in all its tensors; W is `[inputs, outputs]`.

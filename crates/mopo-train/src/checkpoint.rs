@@ -17,6 +17,8 @@ use crate::{Error, Result, RunDir, RunRecord};
 
 /// The folder of a run's checkpoints.
 const FOLDER: &str = "checkpoints";
+/// The layout of a checkpoint's parts. It changes with the fields of the models, whose records do not name them.
+const FORMAT: u32 = 2;
 /// The description of a checkpoint.
 const STATE: &str = "state.json";
 
@@ -27,6 +29,9 @@ pub(crate) type Parts = BTreeMap<String, Vec<u8>>;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct State {
+    /// The layout of the parts.
+    #[serde(default)]
+    format: u32,
     phase: String,
     /// Number of finished steps; the position in the data and the random state follow from it and
     /// the seed.
@@ -77,7 +82,7 @@ pub(crate) fn save(
         write_atomically(&dir.path().join(name), bytes)?;
         sha256.insert(name.clone(), sha256_hex(bytes));
     }
-    let state = State { phase: phase.into(), step, metrics_len, sha256 };
+    let state = State { format: FORMAT, phase: phase.into(), step, metrics_len, sha256 };
     let text =
         serde_json::to_vec_pretty(&state).map_err(|e| Error::corrupt(&target, e.to_string()))?;
     write_atomically(&dir.path().join(STATE), &text)?;
@@ -165,6 +170,16 @@ fn load(path: &Path, record: &RunRecord, phase: &str, step: usize) -> Result<Che
         Some(_) => {}
     }
     let state: State = mopo_hub::read_json(&file, OURS)?;
+    if state.format != FORMAT {
+        return Err(Error::corrupt(
+            path,
+            format!(
+                "its parts have layout {}, and this version of mopo reads layout {FORMAT}: go on with the \
+                 version that wrote it, or start a new run",
+                state.format
+            ),
+        ));
+    }
     if state.phase != phase || state.step != step {
         return Err(Error::corrupt(path, "its state.json belongs to another checkpoint"));
     }

@@ -186,7 +186,11 @@ impl RunConfig {
         self.data.check().or_else(fail)?;
         self.tokenizer.check().or_else(fail)?;
         if let ModelSource::Scratch(shape) = &self.model.source {
-            shape.shape(1).map(drop).or_else(|e| fail(format!("`model.scratch`: {e}")))?;
+            let model = shape.shape(1).map_err(|e| Error::Config {
+                origin: self.name.clone(),
+                message: format!("`model.scratch`: {e}"),
+            })?;
+            self.lora.check_fits(&model)?;
             let limit = "`model.scratch.max_position_embeddings` is";
             self.check_positions(shape.max_position_embeddings, limit).or_else(fail)?;
         }

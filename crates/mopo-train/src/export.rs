@@ -156,10 +156,10 @@ impl ExportSource {
         let write = || -> Result<()> {
             match choice {
                 ExportChoice::All => write_all(&base, &params, &meta, dtype, &generation, dir)?,
-                ExportChoice::Sft => export_hub(&base, base.lm_head(), dtype, &generation, dir)?,
+                ExportChoice::Sft => export_hub(&base, None, dtype, &generation, dir)?,
                 ExportChoice::Policy(index) => {
                     let merged = merge(&base, &params.adapter)?;
-                    export_hub(&merged, params.heads.get(index)?, dtype, &generation, dir)?;
+                    export_hub(&merged, Some(params.heads.get(index)?), dtype, &generation, dir)?;
                 }
             }
             tokenizer.save(dir.join("tokenizer.json"))?;
@@ -216,8 +216,8 @@ fn write_all<B: FusedBackend>(
     generation: &HubGeneration,
     dir: &Path,
 ) -> Result<()> {
-    export_hub(base, base.lm_head(), dtype, generation, dir.join("base"))?;
-    save_policy(params, &meta.lora, &meta.objectives, dir.join("policy"))?;
+    export_hub(base, None, dtype, generation, dir.join("base"))?;
+    save_policy(params, &base.shape(), &meta.lora, &meta.objectives, dir.join("policy"))?;
     Ok(generation.write(dir)?)
 }
 

@@ -64,7 +64,7 @@ impl<B: FusedAutodiffBackend> Method for Sft<'_, B> {
             let model = self.trainer.module();
             let hidden = model.hidden_states_packed(&inputs, None);
             let responses: Vec<usize> = (0..batch.responses.len()).collect();
-            let log_probs = sequence_log_probs(hidden, model.lm_head(), &batch, &responses);
+            let log_probs = sequence_log_probs(hidden, &model.lm_head(), &batch, &responses);
             let responses = log_probs.clone().narrow(0, 0, n_responses).sum();
             let targets = |t: &[PackedResponse]| t.iter().map(|t| t.targets.len()).sum::<usize>();
             let mut weight = targets(&batch.responses[..n_responses]) as f64;

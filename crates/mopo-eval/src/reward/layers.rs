@@ -7,7 +7,7 @@ use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Distribution, Int, Tensor, activation};
 use mopo_hub::{TensorFiles, TensorWriter};
-use mopo_ops::{FusedBackend, Gelu, Heads, PackedRows, primitive, tensor};
+use mopo_ops::{FusedBackend, Gelu, Heads, NormKind, NormParams, PackedRows, primitive, tensor};
 
 use crate::Result;
 
@@ -197,7 +197,8 @@ impl<B: FusedBackend> Norm<B> {
     /// Normalises x, `[n, features]`; `epsilon` is added to the variance.
     pub fn forward(&self, x: Tensor<B, 2>, epsilon: f64) -> Tensor<B, 2> {
         let (gamma, beta) = (primitive(self.gamma.val()), primitive(self.beta.val()));
-        tensor(B::layer_norm_op(primitive(x), gamma, beta, epsilon))
+        let norm = NormParams { kind: NormKind::Layer, gamma, beta: Some(beta), epsilon };
+        tensor(B::norm_op(primitive(x), &norm))
     }
 }
 

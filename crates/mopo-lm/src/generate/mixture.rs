@@ -4,7 +4,6 @@
 //! others it does not: the base model then runs as well, without the adapter and with its own
 //! cache, and the heads are mixed on the host, token by token.
 
-use burn::nn::Linear;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use mopo_core::divergence::{Divergence, mix};
@@ -12,8 +11,7 @@ use mopo_ops::FusedBackend;
 
 use super::finite;
 use super::stream::{StepTokens, Stream};
-use crate::projection::logits;
-use crate::{Decoder, Error, HeadChoice, PolicyParams, Result};
+use crate::{Decoder, Error, HeadChoice, OutputLayer, PolicyParams, Result};
 
 /// Which distribution the next token is drawn from: a head, and for a mixture also the divergence
 /// with which the policies were regularised, under which they are mixed exactly
@@ -79,7 +77,7 @@ impl Decoding {
 /// The heads with a nonzero weight, and the base.
 pub(super) struct ExactMixture<'a, B: FusedBackend, M> {
     decoding: &'a Decoding,
-    heads: Vec<&'a Linear<B>>,
+    heads: Vec<&'a OutputLayer<B>>,
     /// Weights of `heads`, with sum 1.
     weights: Vec<f64>,
     base: &'a M,
@@ -122,9 +120,9 @@ impl<'a, B: FusedBackend, M: Decoder<B>> ExactMixture<'a, B, M> {
         done: &[bool],
         n_new: usize,
     ) -> Result<Vec<f32>> {
-        let reference = host(logits(self.base.lm_head(), self.reference.step(tokens)));
+        let reference = host(self.base.lm_head().logits(self.reference.step(tokens)));
         let heads: Vec<Vec<f32>> =
-            self.heads.iter().map(|head| host(logits(head, hidden.clone()))).collect();
+            self.heads.iter().map(|head| host(head.logits(hidden.clone()))).collect();
         let vocab = reference.len() / done.len();
         let mut mixed = Vec::with_capacity(reference.len());
         for (row, done) in done.iter().enumerate() {

@@ -61,9 +61,9 @@ fn defined(
     let hidden = last_hidden(base, Some(&params.adapter), ids);
     let heads = params.heads.heads.iter();
     let policies: Vec<Vec<f64>> =
-        heads.map(|head| log_softmax(&values(head.forward(hidden.clone())))).collect();
+        heads.map(|head| log_softmax(&values(head.logits(hidden.clone())))).collect();
     let policies: Vec<&[f64]> = policies.iter().map(Vec::as_slice).collect();
-    let reference = log_softmax(&values(base.lm_head.forward(last_hidden(base, None, ids))));
+    let reference = log_softmax(&values(base.lm_head.logits(last_hidden(base, None, ids))));
     let sum: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
     let weights: Vec<f64> = weights.iter().map(|weight| f64::from(*weight) / sum).collect();
     mix(divergence, &policies, &reference, &weights).unwrap()
@@ -95,8 +95,8 @@ fn a_step_is_the_exact_mixture_with_the_base_without_adapter_as_reference() {
     // The mixture changes if the reference has the adapter, so the test would notice.
     let ids = &prompts()[0];
     let with =
-        log_softmax(&values(base.lm_head.forward(last_hidden(&base, Some(&params.adapter), ids))));
-    let without = log_softmax(&values(base.lm_head.forward(last_hidden(&base, None, ids))));
+        log_softmax(&values(base.lm_head.logits(last_hidden(&base, Some(&params.adapter), ids))));
+    let without = log_softmax(&values(base.lm_head.logits(last_hidden(&base, None, ids))));
     assert!(with.iter().zip(&without).any(|(a, b)| (a - b).abs() > 1e-2));
 }
 
@@ -141,7 +141,7 @@ fn equal_heads_mix_to_themselves_and_a_vertex_is_its_policy() {
     let forward = decoding(Divergence::ForwardKl, &WEIGHTS);
     for (prompt, found) in prompts().iter().zip(first_step(&base, &equal, &forward)) {
         let hidden = last_hidden(&base, Some(&params.adapter), prompt);
-        let head = log_softmax(&values(params.heads.heads[2].forward(hidden)));
+        let head = log_softmax(&values(params.heads.heads[2].logits(hidden)));
         let head: Vec<f32> = head.iter().map(|log| *log as f32).collect();
         assert_close(&found, &head, 2e-5);
     }

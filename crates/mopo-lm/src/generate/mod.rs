@@ -10,13 +10,11 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use burn::nn::Linear;
 use burn::tensor::{Tensor, activation};
 use mopo_ops::FusedBackend;
 use serde::{Deserialize, Serialize};
 
-use crate::projection::logits;
-use crate::{Decoder, DecoderShape, Error, HeadChoice, PolicyParams, Result};
+use crate::{Decoder, DecoderShape, Error, HeadChoice, OutputLayer, PolicyParams, Result};
 pub use hub::HubGeneration;
 pub use mixture::Decoding;
 use mixture::{ExactMixture, host};
@@ -205,7 +203,8 @@ fn finite(logits: &[f32], n_new: usize) -> Result<()> {
 /// Checks that keys and values of all rows fit into memory, for each stream of tokens.
 fn check_cache(shape: &DecoderShape, prompts: &[Vec<u32>], n_new: usize) -> Result<()> {
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let sizes = [2, 4, shape.num_hidden_layers, shape.hidden_size, prompts.len(), longest + n_new];
+    let sizes =
+        [2, 4, shape.num_hidden_layers, shape.key_value_width, prompts.len(), longest + n_new];
     let n_bytes = sizes.into_iter().fold(1_u64, |n, size| n.saturating_mul(size as u64));
     let what = || format!("the cache of {} prompts with {n_new} new tokens", prompts.len());
     Ok(mopo_hub::check_memory(n_bytes, what, "lower `max_new_tokens`, or give fewer prompts")?)
@@ -221,11 +220,11 @@ fn next_token_logits<B: FusedBackend>(
 ) -> Tensor<B, 2> {
     let heads = params.map_or(&[][..], |params| &params.heads.heads);
     match head {
-        HeadChoice::Base => logits(base.lm_head(), hidden),
-        HeadChoice::Policy(index) => logits(&heads[*index], hidden),
+        HeadChoice::Base => base.lm_head().logits(hidden),
+        HeadChoice::Policy(index) => heads[*index].logits(hidden),
         HeadChoice::Mixture(weights) => {
-            let part = |(head, weight): (&Linear<B>, &f32)| {
-                activation::log_softmax(logits(head, hidden.clone()), 1).mul_scalar(*weight)
+            let part = |(head, weight): (&OutputLayer<B>, &f32)| {
+                activation::log_softmax(head.logits(hidden.clone()), 1).mul_scalar(*weight)
             };
             let used = heads.iter().zip(weights).filter(|(_, weight)| **weight > 0.0);
             used.map(part).reduce(|a, b| a + b).expect("checked weights")

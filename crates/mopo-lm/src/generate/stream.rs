@@ -3,8 +3,7 @@
 use burn::tensor::Tensor;
 use mopo_ops::FusedBackend;
 
-use crate::phi::KvCache;
-use crate::{Decoder, LoraAdapter};
+use crate::{Decoder, KvCache, LoraAdapter};
 
 /// The input of a step: the prompts at first, then one token per row.
 #[derive(Clone, Copy)]

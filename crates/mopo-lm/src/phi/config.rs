@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::decoder::DecoderShape;
-use crate::{Error, LoraTarget, Result};
+use crate::decoder::{DecoderShape, LinearShape};
+use crate::hub_config::{MAX_LAYERS, MAX_PARAMS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH};
+use crate::{Error, Result};
 
 /// The shape of a phi model. Field names are those of Hugging Face's `config.json`; other keys of
 /// that file are ignored unless they ask for an unsupported feature.
@@ -53,9 +54,6 @@ fn default_layer_norm_eps() -> f64 {
 fn default_initializer_range() -> f64 {
     0.02
 }
-
-/// More parameters than any model has.
-const MAX_PARAMS: u128 = 1_000_000_000_000;
 
 impl PhiConfig {
     /// The published phi-1.5, with 1.4 billion parameters.
@@ -201,14 +199,13 @@ impl PhiConfig {
         let refuse = |field, value: String, expected: &str| {
             Err(Error::InvalidParameter { field, value, expected: expected.into() })
         };
-        // Far beyond any model, so that sizes multiply without overflow.
         for (field, value, most) in [
-            ("vocab_size", self.vocab_size, 1 << 24),
-            ("hidden_size", self.hidden_size, 1 << 20),
-            ("intermediate_size", self.intermediate_size, 1 << 22),
-            ("num_hidden_layers", self.num_hidden_layers, 1 << 14),
-            ("num_attention_heads", self.num_attention_heads, 1 << 20),
-            ("max_position_embeddings", self.max_position_embeddings, 1 << 24),
+            ("vocab_size", self.vocab_size, MAX_VOCABULARY),
+            ("hidden_size", self.hidden_size, MAX_WIDTH),
+            ("intermediate_size", self.intermediate_size, MAX_WIDTH),
+            ("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS),
+            ("num_attention_heads", self.num_attention_heads, MAX_WIDTH),
+            ("max_position_embeddings", self.max_position_embeddings, MAX_POSITIONS),
         ] {
             if value == 0 {
                 return refuse(field, "0".into(), "it must be at least 1");
@@ -217,7 +214,6 @@ impl PhiConfig {
                 return refuse(field, value.to_string(), &format!("it must be at most {most}"));
             }
         }
-        // A trillion parameters: thousands of gigabytes.
         if self.exact_num_params() > MAX_PARAMS {
             return refuse(
                 "hidden_size",
@@ -267,19 +263,30 @@ impl PhiConfig {
     /// Its sizes, as others need to know them. For a configuration that [`check`](Self::check) accepts.
     pub fn shape(&self) -> DecoderShape {
         let (d, f) = (self.hidden_size, self.intermediate_size);
-        let linear = |target| match target {
-            LoraTarget::Fc1 => [d, f],
-            LoraTarget::Fc2 => [f, d],
-            LoraTarget::QProj | LoraTarget::KProj | LoraTarget::VProj | LoraTarget::Dense => [d, d],
+        let linear = |(path, shape, reads_input): (&str, _, _)| LinearShape {
+            path: path.into(),
+            shape,
+            reads_input,
         };
         DecoderShape {
             vocab_size: self.vocab_size,
             hidden_size: d,
             intermediate_size: f,
             num_hidden_layers: self.num_hidden_layers,
+            attention_width: d,
+            key_value_width: d,
             max_position_embeddings: self.max_position_embeddings,
             num_params: self.num_params(),
-            linears: LoraTarget::ALL.map(|target| (target, linear(target))).into(),
+            linears: [
+                ("self_attn.q_proj", [d, d], true),
+                ("self_attn.k_proj", [d, d], true),
+                ("self_attn.v_proj", [d, d], true),
+                ("self_attn.dense", [d, d], false),
+                ("mlp.fc1", [d, f], true),
+                ("mlp.fc2", [f, d], false),
+            ]
+            .map(linear)
+            .into(),
         }
     }
 

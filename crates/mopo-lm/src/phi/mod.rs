@@ -14,19 +14,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
-use burn::nn::{Embedding, LayerNorm, LayerNormConfig, Linear};
+use burn::nn::{Embedding, LayerNorm, LayerNormConfig};
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Distribution, FloatDType, Int, Tensor, TensorData};
 use mopo_hub::WeightDtype;
 use mopo_ops::{
-    BlockContext, BlockParams, FusedBackend, PackedRows, block_with_store, primitive, tensor,
+    BlockContext, BlockParams, FusedBackend, LINEARS, NormKind, NormParams, PackedRows,
+    block_with_store, primitive, tensor,
 };
 
 use crate::decoder::{Decoder, DecoderShape};
-use crate::lora::{LoraAdapter, LoraTarget};
-use crate::projection::{Projection, Weight, linear_params};
-use crate::{LoadOptions, PackedInputs, Result};
+use crate::layers::projection::linear_params;
+use crate::layers::{KvCache, NewTokens, OutputLayer, Projection, Weight};
+use crate::lora::LoraAdapter;
+use crate::{PackedInputs, Result};
 
 pub use config::PhiConfig;
 pub use weights::load_phi;
@@ -42,9 +44,9 @@ pub struct Phi<B: Backend> {
     /// The LayerNorm before the output layer; [`Decoder::hidden_states_packed`] returns its result.
     pub final_layernorm: LayerNorm<B>,
     /// `[hidden_size, vocab_size]` with a bias; not tied to the embedding.
-    pub lm_head: Linear<B>,
+    pub lm_head: OutputLayer<B>,
     /// Constants of the rotary embedding.
-    pub rotary: Rotary<B>,
+    pub rotary: PhiRotary<B>,
     #[module(skip)]
     pub(crate) config: PhiConfig,
     /// See [`Decoder::with_gradient_checkpointing`].
@@ -87,59 +89,24 @@ pub struct PhiMlp<B: Backend> {
 
 /// Tables of the rotary embedding: constants, neither saved nor trained.
 #[derive(Module, Debug)]
-pub struct Rotary<B: Backend> {
+pub struct PhiRotary<B: Backend> {
     /// `[max_position_embeddings, rotary_dim / 2]`.
     cos: Tensor<B, 2>,
     /// `[max_position_embeddings, rotary_dim / 2]`.
     sin: Tensor<B, 2>,
 }
 
-/// Keys and values of past tokens, for generation: one row per sequence, filled from the left.
-#[derive(Debug)]
-pub struct KvCache<B: Backend> {
-    /// Keys and values per layer, `[rows, capacity, hidden_size]`.
-    layers: Vec<Option<[Tensor<B, 3>; 2]>>,
-    lens: Vec<usize>,
-    capacity: usize,
-}
-
-impl<B: Backend> KvCache<B> {
-    /// A cache with room for `capacity` tokens in each of `rows` sequences.
-    pub fn new(shape: &DecoderShape, rows: usize, capacity: usize, device: &B::Device) -> Self {
-        let store = || Tensor::zeros([rows, capacity, shape.hidden_size], device);
-        let layers = (0..shape.num_hidden_layers).map(|_| Some([store(), store()])).collect();
-        Self { layers, lens: vec![0; rows], capacity }
-    }
-
-    /// Number of cached tokens per row.
-    pub fn lens(&self) -> &[usize] {
-        &self.lens
-    }
-}
-
 impl<B: Backend> PhiLayer<B> {
-    /// The linear layer of a LoRA target.
-    pub fn linear(&self, target: LoraTarget) -> &Projection<B> {
-        match target {
-            LoraTarget::QProj => &self.self_attn.q_proj,
-            LoraTarget::KProj => &self.self_attn.k_proj,
-            LoraTarget::VProj => &self.self_attn.v_proj,
-            LoraTarget::Dense => &self.self_attn.dense,
-            LoraTarget::Fc1 => &self.mlp.fc1,
-            LoraTarget::Fc2 => &self.mlp.fc2,
-        }
+    /// The linear layers, in the order of [`DecoderShape::linears`].
+    pub fn linears(&self) -> [&Projection<B>; LINEARS] {
+        let PhiAttention { q_proj, k_proj, v_proj, dense } = &self.self_attn;
+        [q_proj, k_proj, v_proj, dense, &self.mlp.fc1, &self.mlp.fc2]
     }
 
     /// The same, mutable.
-    pub(crate) fn linear_mut(&mut self, target: LoraTarget) -> &mut Projection<B> {
-        match target {
-            LoraTarget::QProj => &mut self.self_attn.q_proj,
-            LoraTarget::KProj => &mut self.self_attn.k_proj,
-            LoraTarget::VProj => &mut self.self_attn.v_proj,
-            LoraTarget::Dense => &mut self.self_attn.dense,
-            LoraTarget::Fc1 => &mut self.mlp.fc1,
-            LoraTarget::Fc2 => &mut self.mlp.fc2,
-        }
+    pub(crate) fn linears_mut(&mut self) -> Vec<&mut Projection<B>> {
+        let PhiAttention { q_proj, k_proj, v_proj, dense } = &mut self.self_attn;
+        vec![q_proj, k_proj, v_proj, dense, &mut self.mlp.fc1, &mut self.mlp.fc2]
     }
 }
 
@@ -156,7 +123,7 @@ impl PhiConfig {
         };
         let linear = |d_in: usize, d_out: usize| Projection {
             weight: Weight::Dense(normal([d_in, d_out])),
-            bias: Param::from_tensor(Tensor::zeros([d_out], device)),
+            bias: Some(Param::from_tensor(Tensor::zeros([d_out], device))),
         };
         let layer_norm = || {
             let mut norm = LayerNormConfig::new(d).with_epsilon(self.layer_norm_eps).init(device);
@@ -179,11 +146,12 @@ impl PhiConfig {
                 })
                 .collect(),
             final_layernorm: layer_norm(),
-            lm_head: Linear {
+            lm_head: OutputLayer {
                 weight: normal([d, self.vocab_size]),
                 bias: Some(Param::from_tensor(Tensor::zeros([self.vocab_size], device))),
+                soft_cap: None,
             },
-            rotary: Rotary::new(self, device),
+            rotary: PhiRotary::new(self, device),
             config: self.clone(),
             gradient_checkpointing: false,
         }
@@ -203,20 +171,16 @@ impl<B: Backend> Phi<B> {
 }
 
 impl<B: FusedBackend> Decoder<B> for Phi<B> {
-    fn load(dir: &Path, options: LoadOptions, device: &B::Device) -> Result<Self> {
-        weights::load_phi(dir, &PhiConfig::from_file(dir.join("config.json"))?, options, device)
-    }
-
     fn shape(&self) -> DecoderShape {
         self.config.shape()
     }
 
-    fn lm_head(&self) -> &Linear<B> {
-        &self.lm_head
+    fn lm_head(&self) -> OutputLayer<B> {
+        self.lm_head.clone()
     }
 
-    fn linear_mut(&mut self, block: usize, target: LoraTarget) -> &mut Projection<B> {
-        self.layers[block].linear_mut(target)
+    fn linear_mut(&mut self, block: usize, linear: usize) -> &mut Projection<B> {
+        self.layers[block].linears_mut().swap_remove(linear)
     }
 
     fn weight_dtype(&self) -> WeightDtype {
@@ -241,36 +205,29 @@ impl<B: FusedBackend> Decoder<B> for Phi<B> {
         self.final_norm(tensor(x))
     }
 
-    fn prefill(
+    fn advance(
         &self,
-        prompts: &[Vec<u32>],
+        new: &NewTokens<B>,
         adapter: Option<&LoraAdapter<B>>,
         cache: &mut KvCache<B>,
     ) -> Tensor<B, 2> {
-        assert!(cache.lens.iter().all(|n| *n == 0), "the cache is in use");
-        let rows = PackedRows::new(prompts.iter().map(|prompt| [prompt.len(), 0, 0]));
-        let ids: Vec<i32> = prompts.iter().flatten().map(|id| *id as i32).collect();
-        let places = prompts.iter().enumerate();
-        let at: Vec<(usize, usize)> =
-            places.flat_map(|(row, prompt)| (0..prompt.len()).map(move |p| (row, p))).collect();
-        let last: Vec<i32> =
-            rows.rows().iter().map(|row| (row.start + row.prompt) as i32 - 1).collect();
-        let hidden = self.forward_cached(&ids, rows, &at, false, adapter, cache);
-        let last = Tensor::<B, 1, Int>::from_data(last.as_slice(), &hidden.device());
-        self.final_norm(hidden.select(0, last))
+        let context = self.context(new.rows.clone(), new.positions.clone(), adapter);
+        let mut x = primitive(self.embed(new.ids.clone()));
+        for i in 0..self.layers.len() {
+            let params = self.block(i, adapter, new.at.len());
+            x = cache.with_layer(i, |stores| {
+                let lens = new.lens.as_deref();
+                block_with_store::<B>(x, &params, &context, stores, &new.at, lens)
+            });
+        }
+        tensor(x)
     }
 
-    fn step(
-        &self,
-        tokens: &[u32],
-        adapter: Option<&LoraAdapter<B>>,
-        cache: &mut KvCache<B>,
-    ) -> Tensor<B, 2> {
-        let ids: Vec<i32> = tokens.iter().map(|id| *id as i32).collect();
-        let at: Vec<(usize, usize)> = cache.lens.iter().copied().enumerate().collect();
-        let rows = PackedRows::new(tokens.iter().map(|_| [1, 0, 0]));
-        let hidden = self.forward_cached(&ids, rows, &at, true, adapter, cache);
-        self.final_norm(hidden)
+    fn final_norm(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let (gamma, beta) = norm_params(&self.final_layernorm);
+        let (kind, epsilon) = (NormKind::Layer, self.config.layer_norm_eps);
+        let norm = NormParams { kind, gamma, beta: Some(beta), epsilon };
+        tensor(B::norm_op(primitive(x), &norm))
     }
 
     fn hub_config(&self) -> serde_json::Value {
@@ -279,56 +236,20 @@ impl<B: FusedBackend> Decoder<B> for Phi<B> {
 
     fn write_weights(
         &self,
-        lm_head: &Linear<B>,
+        lm_head: Option<&OutputLayer<B>>,
         dtype: Option<WeightDtype>,
         file: &Path,
     ) -> Result<()> {
-        weights::write_phi(self, lm_head, dtype, file)
+        weights::write_phi(self, lm_head.unwrap_or(&self.lm_head), dtype, file)
     }
 }
 
 impl<B: FusedBackend> Phi<B> {
-    fn forward_cached(
-        &self,
-        ids: &[i32],
-        rows: PackedRows,
-        at: &[(usize, usize)],
-        one_each: bool,
-        adapter: Option<&LoraAdapter<B>>,
-        cache: &mut KvCache<B>,
-    ) -> Tensor<B, 2> {
-        assert_eq!(rows.rows().len(), cache.lens.len(), "a cache of other rows");
-        let device = self.rotary.cos.device();
-        let places: Vec<i32> = at.iter().map(|(_, position)| *position as i32).collect();
-        for (row, position) in at {
-            assert!(*position < cache.capacity, "the cache holds {} tokens a row", cache.capacity);
-            cache.lens[*row] = position + 1;
-        }
-        let positions = Tensor::<B, 1, Int>::from_data(places.as_slice(), &device);
-        let context = self.context(Arc::new(rows), positions, adapter);
-        let ids = Tensor::<B, 1, Int>::from_data(ids, &device);
-        let mut x = primitive(self.embed(ids));
-        let lens = one_each.then_some(cache.lens.as_slice());
-        for (i, layer) in cache.layers.iter_mut().enumerate() {
-            // Taken out, so that there is one owner and they are written in place.
-            let stores = layer.take().expect("put back below").map(primitive);
-            let params = self.block(i, adapter, at.len());
-            let (y, stores) = block_with_store::<B>(x, &params, &context, stores, at, lens);
-            (x, *layer) = (y, Some(stores.map(tensor)));
-        }
-        tensor(x)
-    }
-
     /// Rows of the embedding, `[n, hidden_size]`, as f32.
     fn embed(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
         let weight = primitive(self.embed_tokens.weight.val());
         let rows = tensor::<B, 2>(B::select_rows_op(weight, ids.into_primitive()));
         if rows.dtype() == DType::F32 { rows } else { rows.cast(FloatDType::F32) }
-    }
-
-    fn final_norm(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let (gamma, beta) = norm_params(&self.final_layernorm);
-        tensor(B::layer_norm_op(primitive(x), gamma, beta, self.config.layer_norm_eps))
     }
 
     /// What all blocks of a pass share.
@@ -348,7 +269,6 @@ impl<B: FusedBackend> Phi<B> {
             sin: at(&self.rotary.sin),
             n_heads: self.config.num_attention_heads,
             epsilon: self.config.layer_norm_eps,
-            lora_scale: adapter.map_or(1.0, LoraAdapter::scale),
             checkpoint: self.gradient_checkpointing,
         }
     }
@@ -357,10 +277,11 @@ impl<B: FusedBackend> Phi<B> {
     fn block(&self, i: usize, adapter: Option<&LoraAdapter<B>>, n: usize) -> BlockParams<B> {
         let layer = &self.layers[i];
         let (gamma, beta) = norm_params(&layer.input_layernorm);
-        let linears = LoraTarget::ALL.map(|target| {
-            let update = adapter.and_then(|a| a.layers[i].get(target).map(|pair| (a, pair)));
-            linear_params(layer.linear(target), update, n)
+        let mut linears = layer.linears().into_iter().enumerate().map(|(linear, layer)| {
+            let update = adapter.and_then(|a| Some((a, a.pair(i, linear)?)));
+            linear_params(layer, update, n)
         });
+        let linears = std::array::from_fn(|_| linears.next().expect("six of them"));
         BlockParams { gamma, beta, linears }
     }
 }
@@ -371,7 +292,7 @@ fn norm_params<B: Backend>(norm: &LayerNorm<B>) -> (FloatTensor<B>, FloatTensor<
     (primitive(norm.gamma.val()), primitive(beta.val()))
 }
 
-impl<B: Backend> Rotary<B> {
+impl<B: Backend> PhiRotary<B> {
     pub(crate) fn new(config: &PhiConfig, device: &B::Device) -> Self {
         let (n, rot) = (config.max_position_embeddings, config.rotary_dim());
         let half = rot / 2;

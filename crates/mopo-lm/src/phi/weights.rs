@@ -7,15 +7,15 @@ mod tests;
 use std::path::Path;
 
 use burn::module::Param;
-use burn::nn::{Embedding, Linear};
+use burn::nn::Embedding;
 use burn::tensor::backend::Backend;
 use mopo_hub::{TensorFiles, TensorWriter, WeightDtype};
 
-use super::{Phi, PhiAttention, PhiConfig, PhiLayer, PhiMlp, Rotary};
+use super::{Phi, PhiAttention, PhiConfig, PhiLayer, PhiMlp, PhiRotary};
 use crate::Result;
-use crate::lora::LoraTarget;
+use crate::layers::OutputLayer;
 use crate::weights::{
-    LoadDtype, LoadOptions, read_linear, read_norm, read_projection, write_linear, write_norm,
+    LoadDtype, LoadOptions, read_norm, read_projection, write_norm, write_projection,
 };
 
 /// Loads a phi model of this configuration from a Hugging Face model directory
@@ -47,31 +47,29 @@ pub fn load_phi<B: Backend>(
     let embed = files.matrix("model.embed_tokens.weight", [vocab, d], keep, device)?;
     let mut layers = vec![];
     for i in 0..config.num_hidden_layers {
-        let mut at = |target: LoraTarget| {
-            let name = format!("model.layers.{i}.{}", target.path());
-            read_projection(&mut files, &name, shape.linear(target), options, device)
+        let mut linears = shape.linears.iter();
+        let mut next = || {
+            let linear = linears.next().expect("six of them");
+            let name = format!("model.layers.{i}.{}", linear.path);
+            read_projection(&mut files, &name, linear.shape, true, options, device)
         };
-        let self_attn = PhiAttention {
-            q_proj: at(LoraTarget::QProj)?,
-            k_proj: at(LoraTarget::KProj)?,
-            v_proj: at(LoraTarget::VProj)?,
-            dense: at(LoraTarget::Dense)?,
-        };
-        let mlp = PhiMlp { fc1: at(LoraTarget::Fc1)?, fc2: at(LoraTarget::Fc2)? };
+        let self_attn =
+            PhiAttention { q_proj: next()?, k_proj: next()?, v_proj: next()?, dense: next()? };
+        let mlp = PhiMlp { fc1: next()?, fc2: next()? };
         let name = format!("model.layers.{i}.input_layernorm");
         let input_layernorm = read_norm(&mut files, &name, d, config.layer_norm_eps, device)?;
         layers.push(PhiLayer { input_layernorm, self_attn, mlp });
     }
     let final_layernorm =
         read_norm(&mut files, "model.final_layernorm", d, config.layer_norm_eps, device)?;
-    let lm_head = read_linear(&mut files, "lm_head", [d, vocab], keep, device)?;
+    let lm_head = OutputLayer::read(&mut files, "lm_head", [d, vocab], (true, None), keep, device)?;
     files.finish()?;
     Ok(Phi {
         embed_tokens: Embedding { weight: Param::from_tensor(embed) },
         layers,
         final_layernorm,
         lm_head,
-        rotary: Rotary::new(config, device),
+        rotary: PhiRotary::new(config, device),
         config: config.clone(),
         gradient_checkpointing: false,
     })
@@ -80,22 +78,19 @@ pub fn load_phi<B: Backend>(
 /// The tensors of a model with this output layer, in one data type or each in its own.
 pub(crate) fn write_phi<B: Backend>(
     phi: &Phi<B>,
-    lm_head: &Linear<B>,
+    lm_head: &OutputLayer<B>,
     dtype: Option<WeightDtype>,
     file: &Path,
 ) -> Result<()> {
     let mut out = TensorWriter::with_dtype(dtype).finite_only();
     out.tensor("model.embed_tokens.weight", phi.embed_tokens.weight.val());
     for (i, layer) in phi.layers.iter().enumerate() {
-        for target in LoraTarget::ALL {
-            let name = format!("model.layers.{i}.{}", target.path());
-            let layer = layer.linear(target);
-            out.transposed(&format!("{name}.weight"), layer.dense_weight());
-            out.tensor(&format!("{name}.bias"), layer.bias.val());
+        for (linear, shape) in layer.linears().into_iter().zip(&phi.config.shape().linears) {
+            write_projection(&mut out, &format!("model.layers.{i}.{}", shape.path), linear);
         }
         write_norm(&mut out, &format!("model.layers.{i}.input_layernorm"), &layer.input_layernorm);
     }
     write_norm(&mut out, "model.final_layernorm", &phi.final_layernorm);
-    write_linear(&mut out, "lm_head", lm_head);
+    lm_head.write(&mut out, "lm_head");
     Ok(out.write(file)?)
 }

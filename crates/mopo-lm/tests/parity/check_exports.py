@@ -3,7 +3,7 @@
     venv/bin/python crates/mopo-lm/tests/parity/check_exports.py DIRECTORY...
 
 A directory holds logits.json, written by the test next to this script: `base` and `policy` (the
-directories of save_phi and save_policy), `ids`, `base_logits` (a list for each position), and
+directories of Decoder::save and save_policy), `ids`, `base_logits` (a list for each position), and
 `policy_logits` (the same for each head). Both libraries must use every tensor and miss none.
 
 There may also be hub/, the second policy as a plain model, and greedy.json, its greedy continuations of
@@ -77,9 +77,11 @@ def check(directory):
     heads = load_file(policy / "heads.safetensors")
     lm_head = model.get_output_embeddings()
     for k, expected in enumerate(told["policy_logits"]):
-        with torch.no_grad():
-            lm_head.weight.copy_(heads[f"heads.{k}.weight"])
-            lm_head.bias.copy_(heads[f"heads.{k}.bias"])
+        # A new parameter: the old one may be the embedding, too.
+        lm_head.weight = torch.nn.Parameter(heads[f"heads.{k}.weight"])
+        assert (lm_head.bias is None) == (f"heads.{k}.bias" not in heads)
+        if lm_head.bias is not None:
+            lm_head.bias = torch.nn.Parameter(heads[f"heads.{k}.bias"])
         compare(f"{directory.name}: policy {k}", model, told["ids"], expected)
     if (directory / "hub").exists():
         check_hub(directory, policy)

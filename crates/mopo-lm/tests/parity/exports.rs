@@ -5,8 +5,8 @@ use std::process::Command;
 
 use burn::module::Param;
 use mopo_lm::{
-    Decoder, GenerationConfig, HeadChoice, HubGeneration, LoadOptions, LoraConfig, Phi, PhiConfig,
-    PolicyHeads, PolicyParams, WeightDtype, export_hub, generate, load_phi, load_policy, merge,
+    CausalLm, Decoder, GenerationConfig, HeadChoice, HubGeneration, LoadOptions, LoraConfig,
+    OutputLayer, PolicyHeads, PolicyParams, WeightDtype, export_hub, generate, load_policy, merge,
     save_policy,
 };
 use serde_json::json;
@@ -14,8 +14,8 @@ use serde_json::json;
 use crate::{B, Case, cases, values};
 
 /// Another head than the base model's.
-fn heads(phi: &Phi<B>) -> PolicyHeads<B> {
-    let mut heads = PolicyHeads::from_base(&phi.lm_head, 2);
+fn heads(model: &CausalLm<B>) -> PolicyHeads<B> {
+    let mut heads = PolicyHeads::from_base(&model.lm_head(), 2);
     let last = &mut heads.heads[1];
     last.weight = Param::from_tensor(last.weight.val().mul_scalar(-0.5));
     last.bias = last.bias.as_ref().map(|bias| Param::from_tensor(bias.val().add_scalar(0.25)));
@@ -23,20 +23,26 @@ fn heads(phi: &Phi<B>) -> PolicyHeads<B> {
 }
 
 /// Writes logits.json: the logits under these parameters, and where the models are.
-fn write_logits(dir: &Path, base: &Path, policy: &Path, phi: &Phi<B>, params: &PolicyParams<B>) {
-    let vocab = phi.config().vocab_size;
+fn write_logits(
+    dir: &Path,
+    base: &Path,
+    policy: &Path,
+    model: &CausalLm<B>,
+    params: &PolicyParams<B>,
+) {
+    let vocab = model.shape().vocab_size;
     let ids: Vec<u32> = (0..16).map(|i| (i * 37 + 5) % vocab as u32).collect();
     let pair = ([&ids[..1], &ids[1..], &[]], [true, false]);
     let inputs = mopo_lm::PackedBatch::pack(&[pair]).unwrap().inputs(&Default::default());
-    let lines = |head: &burn::nn::Linear<B>, adapter| -> Vec<Vec<f32>> {
-        let logits = values(head.forward(phi.hidden_states_packed(&inputs, adapter)));
+    let lines = |head: &OutputLayer<B>, adapter| -> Vec<Vec<f32>> {
+        let logits = values(head.logits(model.hidden_states_packed(&inputs, adapter)));
         logits.chunks_exact(vocab).map(<[f32]>::to_vec).collect()
     };
     let policies: Vec<_> =
         params.heads.heads.iter().map(|head| lines(head, Some(&params.adapter))).collect();
     let told = json!({
         "base": base, "policy": policy, "ids": ids,
-        "base_logits": lines(&phi.lm_head, None), "policy_logits": policies,
+        "base_logits": lines(&model.lm_head(), None), "policy_logits": policies,
     });
     std::fs::create_dir_all(dir).unwrap();
     std::fs::write(dir.join("logits.json"), told.to_string()).unwrap();
@@ -47,23 +53,23 @@ fn write_logits(dir: &Path, base: &Path, policy: &Path, phi: &Phi<B>, params: &P
 fn export(case: &Case, dir: &Path) {
     let (adapter, lora) = case.lora.clone().unwrap_or_else(|| {
         let lora = LoraConfig { rank: 2, ..Default::default() };
-        (lora.init(&case.phi.shape(), &Default::default()), lora)
+        (lora.init(&case.model.shape(), &Default::default()), lora)
     });
-    let params = PolicyParams { adapter, heads: heads(&case.phi) };
+    let params = PolicyParams { adapter, heads: heads(&case.model) };
     let names = ["one", "two"].map(str::to_owned);
-    case.phi.save(dir.join("base")).unwrap();
-    save_policy(&params, &lora, &names, dir.join("policy")).unwrap();
-    write_logits(dir, Path::new("base"), Path::new("policy"), &case.phi, &params);
+    case.model.save(dir.join("base")).unwrap();
+    save_policy(&params, &case.model.shape(), &lora, &names, dir.join("policy")).unwrap();
+    write_logits(dir, Path::new("base"), Path::new("policy"), &case.model, &params);
 
-    let merged = merge(&case.phi, &params.adapter).unwrap();
+    let merged = merge(&case.model, &params.adapter).unwrap();
     let end = case.told.end;
     let generation = HubGeneration { eos_token_id: vec![end], ..Default::default() };
     let head = params.heads.get(1).unwrap();
-    export_hub(&merged, head, WeightDtype::F32, &generation, dir.join("hub")).unwrap();
+    export_hub(&merged, Some(head), WeightDtype::F32, &generation, dir.join("hub")).unwrap();
     let config = GenerationConfig { temperature: 0.0, ..Default::default() };
     let (prompts, head, device) = (&case.told.prompts, HeadChoice::Policy(1), Default::default());
     let continued =
-        generate(&case.phi, Some(&params), head, prompts, end, &config, &device).unwrap();
+        generate(&case.model, Some(&params), head, prompts, end, &config, &device).unwrap();
     let told = json!({ "prompts": prompts, "continued": continued, "end": end });
     std::fs::write(dir.join("greedy.json"), told.to_string()).unwrap();
 }
@@ -85,11 +91,10 @@ fn transformers_and_peft_load_what_is_written_here_and_agree() {
     if let Some(run) = std::env::var_os("MOPO_REFERENCE_RUN").map(PathBuf::from) {
         let run = run.canonicalize().unwrap();
         let (base, policy) = (run.join("warm_start"), run.join("policy"));
-        let config = PhiConfig::from_file(base.join("config.json")).unwrap();
-        let phi = load_phi::<B>(&base, &config, LoadOptions::f32(), &Default::default()).unwrap();
-        let (params, _) = load_policy(&policy, &phi, &Default::default()).unwrap();
+        let model = CausalLm::<B>::load(&base, LoadOptions::f32(), &Default::default()).unwrap();
+        let (params, _) = load_policy(&policy, &model, &Default::default()).unwrap();
         let dir = out.path().join("run");
-        write_logits(&dir, &base, &policy, &phi, &params);
+        write_logits(&dir, &base, &policy, &model, &params);
         dirs.push(dir);
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/check_exports.py");

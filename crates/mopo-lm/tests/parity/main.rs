@@ -1,6 +1,6 @@
-//! phi against the results of transformers and PEFT (fixtures/, written by make_fixtures.py, which
-//! describes
-//! them), and the files that this crate writes against the loaders of these libraries.
+//! Every family against the results of transformers and PEFT (fixtures/, written by make_fixtures.py and
+//! make_families.py, which describe them), and the files that this crate writes against the loaders of
+//! these libraries.
 //!
 //! The latter needs Python with the packages of requirements.txt: `MOPO_REFERENCE_PYTHON` names it.
 //! `MOPO_REFERENCE_RUN` may name the directory of a finished run, whose files are then checked too.
@@ -10,10 +10,11 @@ mod exports;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use burn::module::Module;
 use burn::tensor::Tensor;
 use mopo_lm::{
-    Decoder, GenerationConfig, HeadChoice, LoadOptions, LoraAdapter, LoraConfig, PackedBatch, Phi,
-    PhiConfig, PolicyHeads, PolicyParams, generate, load_adapter, load_phi, sequence_log_probs,
+    CausalLm, Decoder, GenerationConfig, HeadChoice, LoadOptions, LoraAdapter, LoraConfig,
+    PackedBatch, PolicyHeads, PolicyParams, generate, load_adapter, sequence_log_probs,
     token_log_probs,
 };
 use mopo_testkit::TestBackend;
@@ -22,7 +23,21 @@ use serde::Deserialize;
 
 type B = TestBackend;
 
-const MODELS: [&str; 4] = ["half", "shards", "brain", "pytorch"];
+/// Of phi, and of the other families.
+const MODELS: [&str; 12] = [
+    "half",
+    "shards",
+    "brain",
+    "pytorch",
+    "llama2",
+    "llama3",
+    "llama_yarn",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+];
 
 /// transformers' results for a model, or for a model with an adapter.
 #[derive(Deserialize)]
@@ -49,7 +64,7 @@ struct Pair {
 
 struct Case {
     name: String,
-    phi: Phi<B>,
+    model: CausalLm<B>,
     lora: Option<(LoraAdapter<B>, LoraConfig)>,
     told: Told,
     /// `[positions * vocab_size]` for each sequence.
@@ -68,9 +83,9 @@ impl Case {
             rows.iter().map(|row| ([row.as_slice(), &unread, &[]], [true, false])).collect();
         let batch = PackedBatch::pack(&pairs).unwrap();
         let inputs = batch.inputs(&Default::default());
-        let hidden = self.phi.hidden_states_packed(&inputs, self.adapter());
-        let all = values(self.phi.lm_head.forward(hidden));
-        let vocab = self.phi.config().vocab_size;
+        let hidden = self.model.hidden_states_packed(&inputs, self.adapter());
+        let all = values(self.model.lm_head().logits(hidden));
+        let vocab = self.model.shape().vocab_size;
         let rows = batch.rows.rows().iter();
         rows.map(|row| all[row.start * vocab..(row.start + row.prompt) * vocab].to_vec()).collect()
     }
@@ -85,7 +100,7 @@ fn cases() -> Vec<Case> {
     let mut cases = vec![];
     for model in MODELS {
         let dir = fixtures().join(model);
-        let config = PhiConfig::from_file(dir.join("config.json")).unwrap();
+        let base = CausalLm::load(&dir, LoadOptions::f32(), &device).unwrap().no_grad();
         let told = std::fs::read(dir.with_extension("json")).unwrap();
         let mut told: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&told).unwrap();
         let version = told.remove("transformers").unwrap();
@@ -100,15 +115,15 @@ fn cases() -> Vec<Case> {
             };
             cases.push(Case {
                 name: format!("{model}, {part}"),
-                phi: load_phi(&dir, &config, LoadOptions::f32(), &device).unwrap().freeze(),
+                model: base.clone(),
                 lora: (part != "base")
-                    .then(|| load_adapter(dir.join(&part), &config.shape(), &device).unwrap()),
+                    .then(|| load_adapter(dir.join(&part), &base.shape(), &device).unwrap()),
                 logits: (0..told.sequences.len()).map(logits).collect(),
                 told,
             });
         }
     }
-    assert_eq!(cases.len(), 6);
+    assert_eq!(cases.len(), 24);
     cases
 }
 
@@ -153,8 +168,8 @@ fn log_probabilities_of_packed_pairs_agree_with_those_of_separate_rows() {
         let batch = PackedBatch::pack(&pairs).unwrap();
         let responses: Vec<usize> = (0..batch.responses.len()).collect();
         let inputs = batch.inputs(&Default::default());
-        let hidden = case.phi.hidden_states_packed(&inputs, case.adapter());
-        let head = &case.phi.lm_head;
+        let hidden = case.model.hidden_states_packed(&inputs, case.adapter());
+        let head = &case.model.lm_head();
         let of_tokens = values(token_log_probs(hidden.clone(), head, &batch, &responses));
         let of_sequences = values(sequence_log_probs(hidden, head, &batch, &responses));
         let expected: Vec<&Vec<f32>> =
@@ -173,13 +188,13 @@ fn greedy_continuations_are_equal_with_and_without_the_cache() {
         let (told, name) = (&case.told, &case.name);
         let params = case.adapter().map(|adapter| PolicyParams {
             adapter: adapter.clone(),
-            heads: PolicyHeads::from_base(&case.phi.lm_head, 1),
+            heads: PolicyHeads::from_base(&case.model.lm_head(), 1),
         });
         let head = if params.is_some() { HeadChoice::Policy(0) } else { HeadChoice::Base };
         let config = GenerationConfig { temperature: 0.0, ..Default::default() };
         let with_cache = |end| {
             let (params, head, device) = (params.as_ref(), head.clone(), Default::default());
-            generate(&case.phi, params, head, &told.prompts, end, &config, &device).unwrap()
+            generate(&case.model, params, head, &told.prompts, end, &config, &device).unwrap()
         };
         assert_eq!(with_cache(told.unused), told.continued, "{name}");
         assert_eq!(with_cache(told.end), told.stopped, "{name}");
@@ -189,7 +204,7 @@ fn greedy_continuations_are_equal_with_and_without_the_cache() {
         for _ in 0..64 {
             let logits = case.logits_together(&rows);
             for (row, logits) in rows.iter_mut().zip(logits) {
-                row.push(largest(&logits[logits.len() - case.phi.config().vocab_size..]));
+                row.push(largest(&logits[logits.len() - case.model.shape().vocab_size..]));
             }
         }
         let new = rows.iter().zip(&told.prompts).map(|(row, prompt)| row[prompt.len()..].to_vec());

@@ -18,7 +18,7 @@ use crate::{FusedBackend, Gelu, Heads, LinearParams, PackedRows};
 
 pub(crate) use attention::attend_with_store;
 pub use attention::attention_with_store;
-pub(crate) use node::{attention_node, feed_forward_node};
+pub(crate) use node::{attention_node, feed_forward_node, plain_norm};
 
 /// The bodies in other operations, which are differentiable too.
 pub(crate) fn attention_forward<B: FusedBackend>(
@@ -179,7 +179,7 @@ impl<B: FusedBackend> NormParams<B> {
         self.kind == NormKind::RmsPlusOne
     }
 
-    fn forward(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+    pub(crate) fn forward(&self, x: FloatTensor<B>) -> FloatTensor<B> {
         match (self.kind, &self.beta) {
             (NormKind::Layer, Some(beta)) => {
                 B::layer_norm_forward(x, self.gamma.clone(), beta.clone(), self.epsilon)
@@ -190,7 +190,7 @@ impl<B: FusedBackend> NormParams<B> {
     }
 
     /// `init` + the gradient of x.
-    fn backward(
+    pub(crate) fn backward(
         &self,
         init: Option<FloatTensor<B>>,
         x: FloatTensor<B>,
@@ -204,7 +204,7 @@ impl<B: FusedBackend> NormParams<B> {
     }
 
     /// The gradients of gamma and beta.
-    fn parameter_gradients(
+    pub(crate) fn parameter_gradients(
         &self,
         x: FloatTensor<B>,
         grad: FloatTensor<B>,

@@ -32,7 +32,7 @@ fn register<B: FusedBackend, S>(
     }
 }
 
-fn plain_norm<B: FusedBackend, C: CheckpointStrategy>(
+pub(crate) fn plain_norm<B: FusedBackend, C: CheckpointStrategy>(
     norm: &NormParams<Autodiff<B, C>>,
 ) -> NormParams<B> {
     NormParams {

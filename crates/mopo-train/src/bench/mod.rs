@@ -246,7 +246,7 @@ impl<B: FusedAutodiffBackend> Step for AdapterStep<'_, B> {
             None => {
                 let hidden = base.hidden_states_packed(&batch.inputs::<B>(device), Some(adapter));
                 let responses = batch.responses_at(0);
-                let log_probs = sequence_log_probs(hidden, base.lm_head(), &batch, &responses);
+                let log_probs = sequence_log_probs(hidden, &base.lm_head(), &batch, &responses);
                 let weights = Tensor::full([n], 1.0 / n_outputs(&batch) as f64, device);
                 cloning_loss(weights, log_probs)
             }
@@ -254,7 +254,7 @@ impl<B: FusedAutodiffBackend> Step for AdapterStep<'_, B> {
                 let log_ratio = dpo::log_ratios(
                     base,
                     adapter,
-                    base.lm_head(),
+                    &base.lm_head(),
                     &batch,
                     reference.iter().copied(),
                 );

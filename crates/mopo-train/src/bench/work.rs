@@ -21,7 +21,7 @@
 //! rotary
 //! embedding, optimiser).
 
-use mopo_lm::{DecoderShape, LoraConfig, LoraTarget, PackedBatch};
+use mopo_lm::{DecoderShape, LinearShape, LoraConfig, PackedBatch};
 
 /// The size of one pass over a packed batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -63,8 +63,8 @@ impl Sizes<'_> {
     pub(crate) fn backward(&self, work: PassWork, trained: bool) -> f64 {
         let layers = self.model.num_hidden_layers as f64;
         let tokens = work.tokens as f64;
-        // q, k, v and fc1 of the first block read the embedding, which is frozen.
-        let reads_embedding = |t: LoraTarget| !matches!(t, LoraTarget::Dense | LoraTarget::Fc2);
+        // Some linear layers of the first block read the embedding, which is frozen.
+        let reads_embedding = |linear: &LinearShape| linear.reads_input;
         let unneeded =
             self.linears(reads_embedding) + self.rank_side(reads_embedding, |[d_in, _]| d_in);
         let block = tokens * (self.linears(|_| true) + 2.0 * self.updates(|_| true))
@@ -74,28 +74,30 @@ impl Sizes<'_> {
     }
 
     /// The linear layers of a block, for one token.
-    fn linears(&self, of: impl Fn(LoraTarget) -> bool) -> f64 {
-        let of = LoraTarget::ALL.into_iter().filter(|t| of(*t));
-        of.map(|t| self.model.linear(t)).map(|[d_in, d_out]| 2.0 * (d_in * d_out) as f64).sum()
+    fn linears(&self, of: impl Fn(&LinearShape) -> bool) -> f64 {
+        let linears = self.model.linears.iter().filter(|linear| of(linear));
+        linears.map(|linear| 2.0 * linear.shape.iter().product::<usize>() as f64).sum()
     }
 
     /// The low-rank updates of a block, for one token.
-    fn updates(&self, of: impl Fn(LoraTarget) -> bool) -> f64 {
+    fn updates(&self, of: impl Fn(&LinearShape) -> bool) -> f64 {
         self.rank_side(of, |[d_in, d_out]| d_in + d_out)
     }
 
+    /// Of the layers that are targets in the first block.
     fn rank_side(
         &self,
-        of: impl Fn(LoraTarget) -> bool,
+        of: impl Fn(&LinearShape) -> bool,
         side: impl Fn([usize; 2]) -> usize,
     ) -> f64 {
-        let of = self.lora.target_modules.iter().filter(|t| of(**t));
-        of.map(|t| 2.0 * (self.lora.rank * side(self.model.linear(*t))) as f64).sum()
+        let ranks = self.lora.ranks(self.model).into_iter().zip(&self.model.linears);
+        let used = ranks.filter(|(_, linear)| of(linear));
+        used.map(|(rank, linear)| 2.0 * (rank * side(linear.shape)) as f64).sum()
     }
 
     /// The attention of a block: scores, and values.
     fn attention(&self, work: PassWork) -> f64 {
-        4.0 * (work.visible * self.model.hidden_size) as f64
+        4.0 * (work.visible * self.model.attention_width) as f64
     }
 
     fn output(&self, work: PassWork) -> f64 {

@@ -42,6 +42,7 @@ impl RunConfig {
                 (DecoderShape::read(dir)?, limit)
             }
         };
+        self.lora.check_fits(&model).map_err(Error::from)?;
         self.check_positions(model.max_position_embeddings, &limit).or_else(fail)?;
         let new = self.evaluation.max_new_tokens;
         if new >= model.max_position_embeddings {

@@ -5,9 +5,8 @@
 mod initial;
 mod window;
 
-use burn::nn::Linear;
 use burn::tensor::{Tensor, backend::Backend};
-use mopo_lm::{CausalLm, Decoder, PolicyParams, sequence_log_probs, token_log_probs};
+use mopo_lm::{CausalLm, Decoder, OutputLayer, PolicyParams, sequence_log_probs, token_log_probs};
 use mopo_ops::FusedBackend;
 
 pub(crate) use initial::{read, write};
@@ -36,7 +35,7 @@ pub(crate) fn batch_log_probs<B: FusedBackend>(
     let heads = heads(base, params);
     let mut out = Vec::with_capacity(heads.len());
     for head in heads {
-        let values: Vec<f32> = sequence_log_probs(hidden.clone(), head, &batch, &responses)
+        let values: Vec<f32> = sequence_log_probs(hidden.clone(), &head, &batch, &responses)
             .into_data()
             .iter()
             .collect();
@@ -129,13 +128,14 @@ fn for_each_pair<B: FusedBackend>(
     let lengths = pairs.row_lengths();
     let mut order = wanted.to_vec();
     order.sort_by_key(|&i| (lengths[i], i));
+    let heads = heads(base, params);
     progress.begin(phase, 0, order.len().div_ceil(REPORT) as u64, Unit::Steps);
     for some in order.chunks(REPORT) {
         for &i in some {
             let batch = pairs.pack(&[i], &[[true, true]])?;
             let inputs = batch.inputs::<B>(device);
             let hidden = base.hidden_states_packed(&inputs, params.map(|p| &p.adapter));
-            for (h, head) in heads(base, params).into_iter().enumerate() {
+            for (h, head) in heads.iter().enumerate() {
                 let tokens = token_log_probs(hidden.clone(), head, &batch, &[0, 1]);
                 let tokens: Vec<f64> = tokens.into_data().iter().collect();
                 let (first, second) = tokens.split_at(batch.responses[0].targets.len());
@@ -158,12 +158,12 @@ fn for_each_pair<B: FusedBackend>(
     Ok(())
 }
 
-fn heads<'a, B: FusedBackend>(
-    base: &'a CausalLm<B>,
-    params: Option<&'a PolicyParams<B>>,
-) -> Vec<&'a Linear<B>> {
+fn heads<B: FusedBackend>(
+    base: &CausalLm<B>,
+    params: Option<&PolicyParams<B>>,
+) -> Vec<OutputLayer<B>> {
     match params {
-        Some(p) => p.heads.heads.iter().collect(),
+        Some(p) => p.heads.heads.clone(),
         None => vec![base.lm_head()],
     }
 }

@@ -7,12 +7,12 @@
 //! computed before training. The loss itself is [`mopo_core::dpo`].
 
 use burn::module::{AutodiffModule, Module};
-use burn::nn::Linear;
 use burn::tensor::{ElementConversion, Tensor};
 use mopo_core::IndicatorEstimator;
 use mopo_core::dpo::dpo_loss;
 use mopo_lm::{
-    CausalLm, Decoder, LoraAdapter, PackedBatch, PolicyHeads, PolicyParams, sequence_log_probs,
+    CausalLm, Decoder, LoraAdapter, OutputLayer, PackedBatch, PolicyHeads, PolicyParams,
+    sequence_log_probs,
 };
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
@@ -117,7 +117,7 @@ impl MethodSection for DpoConfig {
 struct DpoParams<B: burn::tensor::backend::Backend> {
     adapter: LoraAdapter<B>,
     /// `None`: the base's own output layer, frozen.
-    head: Option<Linear<B>>,
+    head: Option<OutputLayer<B>>,
 }
 
 /// The state of a DPO run.
@@ -237,7 +237,7 @@ impl<'a, B: FusedAutodiffBackend> Dpo<'a, B> {
 pub(crate) fn log_ratios<B: FusedAutodiffBackend>(
     base: &CausalLm<B>,
     adapter: &LoraAdapter<B>,
-    head: &Linear<B>,
+    head: &OutputLayer<B>,
     batch: &PackedBatch,
     reference: impl Iterator<Item = [f32; 2]> + Clone,
 ) -> Tensor<B, 1> {
@@ -277,11 +277,11 @@ impl<B: FusedAutodiffBackend> Method for Dpo<'_, B> {
             let batch = pairs.pack(indices, &vec![[true, true]; n])?;
             n_tokens += batch.n_tokens();
             let params = self.trainer.module();
-            let head = params.head.as_ref().unwrap_or_else(|| self.base.lm_head());
+            let head = params.head.clone().unwrap_or_else(|| self.base.lm_head());
             let log_ratio = log_ratios(
                 self.base,
                 &params.adapter,
-                head,
+                &head,
                 &batch,
                 indices.iter().map(|&i| reference_log_probs[i]),
             );

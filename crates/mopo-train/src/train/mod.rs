@@ -62,6 +62,7 @@ pub fn train<B: FusedAutodiffBackend>(
     ));
 
     let shape = base::shape(run, config, &data.tokenizer)?;
+    config.lora.check_fits(&shape)?;
     let positions = shape.max_position_embeddings;
     data.train.check_positions(positions, "training")?;
     data.heldout.check_positions(positions, "held-out")?;
@@ -119,7 +120,7 @@ pub fn train<B: FusedAutodiffBackend>(
         };
         let trained = config.method()?.train(task, &mut fit, progress)?;
         run.check_there()?;
-        save_policy(&trained, &config.lora, &names, &dir)?;
+        save_policy(&trained, &base.shape(), &config.lora, &names, &dir)?;
     }
     if !is_done || !record.has(POLICY) {
         record.add_folder(run, POLICY)?;

@@ -23,8 +23,8 @@ fn a_run_trains_on_a_quantised_base_and_twice_to_the_same() {
         assert!(rows.iter().all(|row| row["loss"].as_f64().is_some_and(f64::is_finite)));
         let (dir, config, _) = RunDir::open(&run).unwrap();
         let device = Default::default();
-        let CausalLm::Phi(base) =
-            load_base::<TestAutodiffBackend>(&dir, config.model.base, &device).unwrap();
+        let base = load_base::<TestAutodiffBackend>(&dir, config.model.base, &device).unwrap();
+        let CausalLm::Phi(base) = base else { panic!("the run's model is a phi") };
         let linear = &base.layers[0].mlp.fc1;
         assert!(matches!(linear.weight, mopo_lm::Weight::Quantised(_)));
         // The file keeps the weights unchanged: they are quantised on loading.

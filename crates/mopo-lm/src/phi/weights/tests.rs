@@ -10,7 +10,7 @@ use mopo_hub::WEIGHTS;
 
 use super::*;
 use crate::fixtures::{self, values};
-use crate::projection::{Projection, Weight};
+use crate::layers::{OutputLayer, Projection, Weight};
 use crate::{Decoder, QuantFormat};
 
 type B = TestBackend;
@@ -40,14 +40,17 @@ fn load(path: impl AsRef<Path>, config: &PhiConfig) -> Result<Phi<B>> {
 }
 
 fn all(phi: &Phi<B>) -> Vec<f32> {
-    let linear =
-        |l: &Linear<B>| [values(l.weight.val()), values(l.bias.as_ref().unwrap().val())].concat();
-    let projection = |l: &Projection<B>| [values(l.dense_weight()), values(l.bias.val())].concat();
+    let linear = |l: &OutputLayer<B>| {
+        [values(l.weight.val()), values(l.bias.as_ref().unwrap().val())].concat()
+    };
+    let projection = |l: &Projection<B>| {
+        [values(l.dense_weight()), values(l.bias.as_ref().unwrap().val())].concat()
+    };
     let norm =
         |n: &LayerNorm<B>| [values(n.gamma.val()), values(n.beta.as_ref().unwrap().val())].concat();
     let mut all = values(phi.embed_tokens.weight.val());
     for layer in &phi.layers {
-        LoraTarget::ALL.iter().for_each(|t| all.extend(projection(layer.linear(*t))));
+        layer.linears().into_iter().for_each(|linear| all.extend(projection(linear)));
         all.extend(norm(&layer.input_layernorm));
     }
     all.extend(norm(&phi.final_layernorm));
@@ -121,7 +124,7 @@ fn dtypes(phi: &Phi<B>) -> [DType; 5] {
         phi.embed_tokens.weight.val().dtype(),
         fc1.dense_weight().dtype(),
         phi.lm_head.weight.val().dtype(),
-        fc1.bias.val().dtype(),
+        fc1.bias.as_ref().unwrap().val().dtype(),
         phi.final_layernorm.gamma.val().dtype(),
     ]
 }
@@ -298,9 +301,8 @@ fn a_checkpoint_is_quantised_while_it_is_read() {
         let found = load(dir.path()).unwrap();
         let expected = base.clone().quantise(format).unwrap();
         assert_eq!(all(&found), all(&expected));
-        for target in LoraTarget::ALL {
-            let linear = found.layers[1].linear(target);
-            let Weight::Quantised(weight) = &linear.weight else { panic!("{target:?}") };
+        for linear in found.layers[1].linears() {
+            let Weight::Quantised(weight) = &linear.weight else { panic!("{linear:?}") };
             assert_eq!(weight.layout().format, format);
         }
         // Saved again, the codes' values are the weights.

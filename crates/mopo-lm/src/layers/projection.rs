@@ -1,11 +1,9 @@
-//! A linear layer of the base model, and the conversion of parameters to arguments of the
-//! operations in `mopo-ops`.
+//! A linear layer of a block, and its conversion to an argument of the operations in `mopo-ops`.
 
 use burn::module::{Module, Param};
-use burn::nn::Linear;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use mopo_ops::{FusedBackend, Init, LinearParams, LoraParams, Matrix, primitive, tensor};
+use mopo_ops::{FusedBackend, LinearParams, LoraParams, Matrix, primitive};
 
 use crate::lora::{LoraAdapter, LoraPair};
 use crate::quantised::QuantisedWeight;
@@ -16,7 +14,7 @@ pub struct Projection<B: Backend> {
     /// `[inputs, outputs]`.
     pub weight: Weight<B>,
     /// `[outputs]`.
-    pub bias: Param<Tensor<B, 1>>,
+    pub bias: Option<Param<Tensor<B, 1>>>,
 }
 
 /// The weight of a linear layer.
@@ -30,8 +28,9 @@ pub enum Weight<B: Backend> {
 
 impl<B: Backend> Projection<B> {
     /// From dense tensors `[inputs, outputs]` and `[outputs]`.
-    pub fn dense(weight: Tensor<B, 2>, bias: Tensor<B, 1>) -> Self {
-        Self { weight: Weight::Dense(Param::from_tensor(weight)), bias: Param::from_tensor(bias) }
+    pub fn dense(weight: Tensor<B, 2>, bias: Option<Tensor<B, 1>>) -> Self {
+        let weight = Weight::Dense(Param::from_tensor(weight));
+        Self { weight, bias: bias.map(Param::from_tensor) }
     }
 
     /// The weight as one tensor `[inputs, outputs]`; a quantised one becomes f32.
@@ -60,15 +59,8 @@ pub(crate) fn linear_params<B: FusedBackend>(
         let (a, b) = (pair.a.val(), pair.b.val());
         let shape = [n, a.dims()[0]];
         let dropout = adapter.dropout_mask(shape, &a.device()).map(primitive);
-        LoraParams { a: primitive(a), b: primitive(b), dropout }
+        LoraParams { a: primitive(a), b: primitive(b), scale: pair.scale, dropout }
     });
-    LinearParams { weight: layer.matrix(), bias: Some(primitive(layer.bias.val())), lora }
-}
-
-/// Logits of hidden states `[n, hidden_size]` under an output layer: `[n, vocab_size]`. No
-/// gradients.
-pub(crate) fn logits<B: FusedBackend>(head: &Linear<B>, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
-    let bias = head.bias.as_ref().map(|bias| primitive(bias.val()));
-    let weight = Matrix::Dense(primitive(head.weight.val()));
-    tensor(B::weight_matmul(Init { add: None, bias }, primitive(hidden), &weight, false))
+    let bias = layer.bias.as_ref().map(|bias| primitive(bias.val()));
+    LinearParams { weight: layer.matrix(), bias, lora }
 }

@@ -1,0 +1,5 @@
+//! One file per family of decoders: how its `config.json` is read.
+
+pub(crate) mod gemma;
+pub(crate) mod llama;
+pub(crate) mod qwen;

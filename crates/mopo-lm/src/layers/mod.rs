@@ -1,0 +1,15 @@
+//! The parts that architectures are made of: norms, rotary embeddings, linear layers, output layers, and the
+//! cache of keys and values. Which of them a model has, and in which order, is in the architecture's
+//! own file.
+
+pub(crate) mod cache;
+mod norm;
+mod output;
+pub(crate) mod projection;
+mod rotary;
+
+pub use cache::{KvCache, NewTokens};
+pub use norm::Norm;
+pub use output::OutputLayer;
+pub use projection::{Projection, Weight};
+pub(crate) use rotary::{Rotary, RotaryKeys};

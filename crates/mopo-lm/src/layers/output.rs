@@ -1,0 +1,75 @@
+//! Output layers: from hidden states to logits.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use mopo_hub::{TensorFiles, TensorWriter};
+use mopo_ops::{FusedBackend, Init, Matrix, OutputParams, primitive, tensor};
+
+use crate::Result;
+
+/// An output layer.
+#[derive(Module, Debug)]
+pub struct OutputLayer<B: Backend> {
+    /// `[hidden_size, vocab_size]`.
+    pub weight: Param<Tensor<B, 2>>,
+    /// `[vocab_size]`; few families have one.
+    pub bias: Option<Param<Tensor<B, 1>>>,
+    /// Logits z become `cap · tanh(z / cap)`, as in Gemma 2.
+    #[module(skip)]
+    pub soft_cap: Option<f32>,
+}
+
+impl<B: Backend> OutputLayer<B> {
+    /// Reads `name.weight`, stored as `[vocab_size, hidden_size]`, and `name.bias` if there is to be
+    /// one. `shape` is `[hidden_size, vocab_size]`.
+    pub(crate) fn read(
+        files: &mut TensorFiles,
+        name: &str,
+        shape: [usize; 2],
+        (has_bias, soft_cap): (bool, Option<f32>),
+        keep_dtype: bool,
+        device: &B::Device,
+    ) -> Result<Self> {
+        let weight = files.transposed(&format!("{name}.weight"), shape, keep_dtype, device)?;
+        let bias = match has_bias {
+            true => Some(files.tensor(&format!("{name}.bias"), [shape[1]], device)?),
+            false => None,
+        };
+        Ok(Self {
+            weight: Param::from_tensor(weight),
+            bias: bias.map(Param::from_tensor),
+            soft_cap,
+        })
+    }
+
+    /// The counterpart of [`read`](Self::read).
+    pub(crate) fn write(&self, out: &mut TensorWriter, name: &str) {
+        out.transposed(&format!("{name}.weight"), self.weight.val());
+        if let Some(bias) = &self.bias {
+            out.tensor(&format!("{name}.bias"), bias.val());
+        }
+    }
+
+    /// As the operations take it.
+    pub(crate) fn params(&self) -> OutputParams<B> {
+        OutputParams {
+            weight: Matrix::Dense(primitive(self.weight.val())),
+            bias: self.bias.as_ref().map(|bias| primitive(bias.val())),
+            soft_cap: self.soft_cap,
+        }
+    }
+}
+
+impl<B: FusedBackend> OutputLayer<B> {
+    /// Logits of hidden states `[n, hidden_size]`: `[n, vocab_size]`. No gradients.
+    pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
+        let OutputParams { weight, bias, soft_cap } = self.params();
+        let init = Init { add: None, bias };
+        let logits = tensor(B::weight_matmul(init, primitive(hidden), &weight, false));
+        match soft_cap {
+            None => logits,
+            Some(cap) => Tensor::<B, 2>::div_scalar(logits, cap).tanh().mul_scalar(cap),
+        }
+    }
+}
