@@ -10,8 +10,10 @@ use mopo_ops::FusedBackend;
 use serde::{Deserialize, Serialize};
 
 use crate::peft;
+use crate::weights::Source;
 use crate::{
-    Decoder, DecoderShape, Error, LoraConfig, OutputLayer, PolicyHeads, PolicyParams, Result,
+    Decoder, DecoderShape, Error, LoadDtype, LoraConfig, OutputLayer, PolicyHeads, PolicyParams,
+    Result,
 };
 
 const META: &str = "policy.json";
@@ -90,7 +92,7 @@ pub fn save_policy<B: Backend>(
             ),
         });
     };
-    let [hidden_size, vocab_size] = head.weight.dims();
+    let [hidden_size, vocab_size] = head.weight.shape();
     let num_hidden_layers = params.adapter.layers.len();
     let dir = dir.as_ref();
     mopo_hub::create_dir(dir)?;
@@ -152,14 +154,23 @@ pub fn load_policy<B: FusedBackend>(
     }
     let adapter = peft::read_tensors(dir, &meta.lora, &shape, device)?;
     let path = dir.join(HEADS);
-    let mut files = TensorFiles::open(&path)?;
+    let mut source = Source::Files(TensorFiles::open(&path)?);
     let shape = [shape.hidden_size, shape.vocab_size];
     let own = base.lm_head();
     let kind = (own.bias.is_some(), own.soft_cap);
     let heads = (0..meta.objectives.len())
-        .map(|k| OutputLayer::read(&mut files, &format!("heads.{k}"), shape, kind, false, device))
+        .map(|k| {
+            OutputLayer::read(
+                &mut source,
+                &format!("heads.{k}"),
+                shape,
+                kind,
+                LoadDtype::F32,
+                device,
+            )
+        })
         .collect::<Result<_>>()?;
-    files.finish()?;
+    source.finish()?;
     Ok((PolicyParams { adapter, heads: PolicyHeads { heads } }, meta))
 }
 
@@ -196,7 +207,7 @@ mod tests {
             }
         }
         for (a, b) in params.heads.heads.iter().zip(&loaded.heads.heads) {
-            assert_eq!(values(a.weight.val()), values(b.weight.val()));
+            assert_eq!(values(a.weight.dense()), values(b.weight.dense()));
             let bias = |head: &OutputLayer<B>| values(head.bias.as_ref().unwrap().val());
             assert_eq!(bias(a), bias(b));
         }

@@ -11,10 +11,12 @@ use burn::module::Module;
 use burn::record::{BinBytesRecorder, FullPrecisionSettings, Recorder, RecorderError};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
+use mopo_hub::gguf::GgufFile;
 use mopo_hub::{WEIGHTS, WeightDtype};
 use mopo_ops::FusedBackend;
 
 use crate::families::{gemma, llama, qwen};
+use crate::gguf::{self, is_gguf};
 use crate::hub_config::HubConfig;
 use crate::layers::{KvCache, NewTokens, OutputLayer, Projection};
 use crate::lora::LoraAdapter;
@@ -209,7 +211,8 @@ macro_rules! either {
 }
 
 impl DecoderShape {
-    /// Reads and checks the `config.json` of a Hugging Face model directory.
+    /// Reads and checks the `config.json` of a Hugging Face model directory, or the metadata of a GGUF
+    /// file.
     ///
     /// # Errors
     /// Names the file and the key: unreadable, another `model_type`, a missing key, a value
@@ -217,14 +220,15 @@ impl DecoderShape {
     pub fn read(dir: impl AsRef<Path>) -> Result<Self> {
         let (config, family) = read_config(dir.as_ref())?;
         match family {
-            Family::Phi => Ok(PhiConfig::from_file(dir.as_ref().join(CONFIG))?.shape()),
+            Family::Phi => Ok(PhiConfig::from_config(&config)?.shape()),
             Family::Serial(read) => Ok(read(&config)?.shape()),
         }
     }
 }
 
 impl<B: Backend> CausalLm<B> {
-    /// Loads a Hugging Face model directory; the parameters are trainable.
+    /// Loads a Hugging Face model directory or a GGUF file; the parameters are trainable, but for blocks
+    /// of a GGUF file, which stay as they are.
     ///
     /// # Errors
     /// Names the file, and the key or tensor in it.
@@ -232,7 +236,7 @@ impl<B: Backend> CausalLm<B> {
         let (config, family) = read_config(dir)?;
         match family {
             Family::Phi => {
-                let config = PhiConfig::from_file(dir.join(CONFIG))?;
+                let config = PhiConfig::from_config(&config)?;
                 Ok(Self::Phi(load_phi(dir, &config, options, device)?))
             }
             Family::Serial(read) => {
@@ -340,11 +344,17 @@ impl<B: FusedBackend> Decoder<B> for CausalLm<B> {
 
 const CONFIG: &str = "config.json";
 
-/// The `config.json` of a model directory, and the family that it names.
+/// The `config.json` of a model directory, or what stands for it in a GGUF file, and the family that it names.
 fn read_config(dir: &Path) -> Result<(HubConfig, &'static Family)> {
     const EXPECTED: &str = "the config.json of a decoder";
-    let path = dir.join(CONFIG);
-    let config = HubConfig::read(&path, EXPECTED)?;
+    let (path, config) = match is_gguf(dir) {
+        true => (dir.to_path_buf(), gguf::config(&GgufFile::open(dir)?)?),
+        false => {
+            let path = dir.join(CONFIG);
+            let config = HubConfig::read(&path, EXPECTED)?;
+            (path, config)
+        }
+    };
     match config.json().get("model_type") {
         Some(serde_json::Value::String(name)) => {
             match FAMILIES.iter().find(|(model_type, _)| model_type == name) {
@@ -386,8 +396,8 @@ mod tests {
         assert_eq!(CausalLm::Phi(phi.clone()).to_record_bytes().unwrap(), own);
         let again = CausalLm::Phi(fixtures::base::<B>(2)).load_record_bytes(own, &device).unwrap();
         let CausalLm::Phi(again) = again else { panic!("a phi") };
-        assert_eq!(again.lm_head.weight.id, phi.lm_head.weight.id);
-        assert_eq!(values(again.lm_head.weight.val()), values(phi.lm_head.weight.val()));
+        assert_eq!(again.embed_tokens.weight.id, phi.embed_tokens.weight.id);
+        assert_eq!(values(again.lm_head.weight.dense()), values(phi.lm_head.weight.dense()));
     }
 
     #[test]
@@ -401,7 +411,7 @@ mod tests {
         let model =
             CausalLm::<B>::load(dir.path(), LoadOptions::f32(), &Default::default()).unwrap();
         assert_eq!(model.shape(), shape);
-        let weight = |head: OutputLayer<B>| values(head.weight.val());
+        let weight = |head: OutputLayer<B>| values(head.weight.dense());
         assert_eq!(weight(model.lm_head()), weight(phi.lm_head()));
 
         let path = dir.path().join("config.json");

@@ -27,6 +27,18 @@ pub enum Error {
         /// The error.
         source: Box<Error>,
     },
+    /// A value of a GGUF file's metadata that no model here can have.
+    #[error("{}: `{key}` is {value}, but {expected}", path.display())]
+    GgufValue {
+        /// The file.
+        path: PathBuf,
+        /// The metadata's key, or the tensor.
+        key: String,
+        /// The value found.
+        value: String,
+        /// What is accepted, or what to do.
+        expected: String,
+    },
     /// An unsupported key of an adapter's configuration that would change what the model computes.
     #[error("`{key}` is {value}, but {expected}")]
     AdapterKey {

@@ -63,7 +63,8 @@ mod tests {
             let config = PhiConfig::from_file(dir.path().join("config.json")).unwrap();
             let again = load_phi::<B>(dir.path(), &config, LoadOptions::f32(), &Default::default());
             let again = again.unwrap();
-            let (found, expected) = (values(again.lm_head.weight.val()), values(head.weight.val()));
+            let (found, expected) =
+                (values(again.lm_head.weight.dense()), values(head.weight.dense()));
             assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= digits * b.abs()));
             let json: serde_json::Value =
                 mopo_hub::read_json(&dir.path().join("config.json"), "").unwrap();

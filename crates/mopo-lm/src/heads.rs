@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::FloatDType;
 use burn::tensor::backend::Backend;
 
-use crate::{Error, OutputLayer, Result};
+use crate::{Error, OutputLayer, Result, Weight};
 
 /// The output layers of the policies, each `[hidden_size, vocab_size]`.
 #[derive(Module, Debug)]
@@ -18,7 +18,9 @@ impl<B: Backend> PolicyHeads<B> {
     /// type, detached from it and with their own parameter ids.
     pub fn from_base(lm_head: &OutputLayer<B>, n_policies: usize) -> Self {
         let copy = || OutputLayer {
-            weight: Param::from_tensor(lm_head.weight.val().detach().cast(FloatDType::F32)),
+            weight: Weight::Dense(Param::from_tensor(
+                lm_head.weight.dense().detach().cast(FloatDType::F32),
+            )),
             bias: lm_head.bias.as_ref().map(|bias| Param::from_tensor(bias.val().detach())),
             soft_cap: lm_head.soft_cap,
         };

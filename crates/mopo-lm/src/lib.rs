@@ -11,6 +11,7 @@ mod error;
 mod export;
 mod families;
 mod generate;
+mod gguf;
 mod heads;
 mod hub_config;
 mod layers;

@@ -36,13 +36,18 @@ impl<B: Backend> QuantisedWeight<B> {
     ) -> Result<Self> {
         let data = QuantisedData::quantise(weight, format)
             .map_err(|source| Error::NotQuantised { name: name.into(), source })?;
+        Ok(Self::from_data(data, device))
+    }
+
+    /// From codes on the host.
+    pub(crate) fn from_data(data: QuantisedData, device: &B::Device) -> Self {
         let QuantisedMatrix { layout, codes, scales, scale_codes } = data.to_device::<B>(device);
-        Ok(Self {
+        Self {
             codes: Tensor::from_primitive(codes),
             scales: tensor(scales),
             scale_codes: scale_codes.map(Tensor::from_primitive),
             layout,
-        })
+        }
     }
 
     /// Format and shape.

@@ -1,11 +1,17 @@
 //! How weights are read and written, whatever the family of the model. Which tensors there are is in
 //! the family's file; adapters and heads are in `adapter`.
 
+use std::path::Path;
+
 use burn::module::Param;
 use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor, TensorData};
+use mopo_hub::gguf::GgufFile;
 use mopo_hub::{TensorFiles, TensorWriter};
+use mopo_ops::QuantisedData;
 
+use crate::gguf::{GgufTensors, is_gguf};
 use crate::layers::{Projection, Weight};
 use crate::{Error, QuantFormat, QuantisedWeight, Result};
 
@@ -44,31 +50,122 @@ impl LoadOptions {
     }
 }
 
-/// A linear layer of a block, `[inputs, outputs]`, stored transposed.
+/// Where a model's tensors are read from, under their names on Hugging Face.
+pub(crate) enum Source {
+    /// safetensors or PyTorch files.
+    Files(TensorFiles),
+    /// A GGUF file.
+    Gguf(GgufTensors),
+}
+
+impl Source {
+    /// A model directory, or one file; `heads` of queries and of keys are those of its attention.
+    pub(crate) fn open(dir_or_file: &Path, heads: [usize; 2]) -> Result<Self> {
+        match is_gguf(dir_or_file) {
+            false => Ok(Self::Files(TensorFiles::open(dir_or_file)?)),
+            true => Ok(Self::Gguf(GgufTensors::new(GgufFile::open(dir_or_file)?, heads)?)),
+        }
+    }
+
+    /// Ignores the tensors for which `is_ignored` holds, in files that may have more than a model needs.
+    pub(crate) fn ignore(&mut self, is_ignored: impl Fn(&str) -> bool) {
+        if let Self::Files(files) = self {
+            files.ignore(is_ignored);
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Files(files) => files.path(),
+            Self::Gguf(file) => file.path(),
+        }
+    }
+
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<TensorData> {
+        match self {
+            Self::Files(files) => Ok(files.take(name, shape)?),
+            Self::Gguf(file) => file.values(name, shape),
+        }
+    }
+
+    /// A vector in F32.
+    pub(crate) fn vector<B: Backend>(
+        &mut self,
+        name: &str,
+        d: usize,
+        device: &B::Device,
+    ) -> Result<Tensor<B, 1>> {
+        let data = self.take(name, &[d])?.convert_dtype(DType::F32);
+        Ok(Tensor::from_data(data, (device, DType::F32)))
+    }
+
+    /// A matrix in the layout of the file, in F32, or in the file's data type where the options keep it and
+    /// the device has it.
+    pub(crate) fn matrix<B: Backend>(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        dtype: LoadDtype,
+        device: &B::Device,
+    ) -> Result<Tensor<B, 2>> {
+        let data = self.take(name, &shape)?;
+        let keep = dtype == LoadDtype::Checkpoint && B::supports_dtype(device, data.dtype);
+        let dtype = if keep { data.dtype } else { DType::F32 };
+        Ok(Tensor::from_data(data.convert_dtype(dtype), (device, dtype)))
+    }
+
+    /// A weight `[inputs, outputs]`, stored as `[outputs, inputs]`. The blocks of a GGUF file stay as they are,
+    /// unless the options ask for something else.
+    pub(crate) fn weight<B: Backend>(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        options: LoadOptions,
+        device: &B::Device,
+    ) -> Result<Weight<B>> {
+        let stored = [shape[1], shape[0]];
+        if let (Self::Gguf(file), LoadOptions { dtype: LoadDtype::Checkpoint, quantise: None }) =
+            (&mut *self, options)
+            && let Some((kind, blocks)) = file.blocks(name, stored)?
+        {
+            let data = QuantisedData::from_blocks(kind, shape, &blocks);
+            return Ok(Weight::Quantised(QuantisedWeight::from_data(data, device)));
+        }
+        match options.quantise {
+            None => {
+                let weight = self.matrix(name, stored, options.dtype, device)?;
+                Ok(Weight::Dense(Param::from_tensor(weight.transpose())))
+            }
+            Some(format) => {
+                let data = self.take(name, &stored)?;
+                let weight = QuantisedWeight::new(&data, format, name, device);
+                let in_file = |e| Error::InFile { path: self.path().into(), source: Box::new(e) };
+                Ok(Weight::Quantised(weight.map_err(in_file)?))
+            }
+        }
+    }
+
+    /// Reports missing tensors, then unread ones.
+    pub(crate) fn finish(self) -> Result<()> {
+        match self {
+            Self::Files(files) => Ok(files.finish()?),
+            Self::Gguf(file) => file.finish(),
+        }
+    }
+}
+
+/// A linear layer of a block, `[inputs, outputs]`.
 pub(crate) fn read_projection<B: Backend>(
-    files: &mut TensorFiles,
+    source: &mut Source,
     name: &str,
     shape: [usize; 2],
     has_bias: bool,
     options: LoadOptions,
     device: &B::Device,
 ) -> Result<Projection<B>> {
-    let weight_name = format!("{name}.weight");
-    let weight = match options.quantise {
-        None => {
-            let keep = options.dtype == LoadDtype::Checkpoint;
-            let weight = files.transposed(&weight_name, shape, keep, device)?;
-            Weight::Dense(Param::from_tensor(weight))
-        }
-        Some(format) => {
-            let data = files.take(&weight_name, &[shape[1], shape[0]])?;
-            let weight = QuantisedWeight::new(&data, format, &weight_name, device);
-            let in_file = |e| Error::InFile { path: files.path().into(), source: Box::new(e) };
-            Weight::Quantised(weight.map_err(in_file)?)
-        }
-    };
+    let weight = source.weight(&format!("{name}.weight"), shape, options, device)?;
     let bias = match has_bias {
-        true => Some(files.tensor(&format!("{name}.bias"), [shape[1]], device)?),
+        true => Some(source.vector(&format!("{name}.bias"), shape[1], device)?),
         false => None,
     };
     Ok(Projection { weight, bias: bias.map(Param::from_tensor) })
@@ -88,15 +185,15 @@ pub(crate) fn write_projection<B: Backend>(
 
 /// A LayerNorm of width `d`, with a bias.
 pub(crate) fn read_norm<B: Backend>(
-    files: &mut TensorFiles,
+    source: &mut Source,
     name: &str,
     d: usize,
     epsilon: f64,
     device: &B::Device,
 ) -> Result<LayerNorm<B>> {
     let mut norm = LayerNormConfig::new(d).with_epsilon(epsilon).init(device);
-    norm.gamma = Param::from_tensor(files.tensor(&format!("{name}.weight"), [d], device)?);
-    norm.beta = Some(Param::from_tensor(files.tensor(&format!("{name}.bias"), [d], device)?));
+    norm.gamma = Param::from_tensor(source.vector(&format!("{name}.weight"), d, device)?);
+    norm.beta = Some(Param::from_tensor(source.vector(&format!("{name}.bias"), d, device)?));
     Ok(norm)
 }
 

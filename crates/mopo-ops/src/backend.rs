@@ -112,6 +112,11 @@ pub trait FusedBackend: Backend {
         generic::quant::dequantise::<Self>(matrix, outputs)
     }
 
+    /// Single outputs of a quantised matrix in f32, `[outputs, inputs]`, as an embedding needs them.
+    fn dequantise_rows(matrix: &QuantisedMatrix<Self>, outputs: &[usize]) -> FloatTensor<Self> {
+        generic::quant::rows::<Self>(matrix, outputs)
+    }
+
     /// GELU in its tanh form (`gelu_new`): `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`.
     fn gelu_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
         generic::elementwise::gelu::<Self>(x)

@@ -3,10 +3,11 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use mopo_hub::{TensorFiles, TensorWriter};
+use mopo_hub::TensorWriter;
 use mopo_ops::{FusedBackend, NormKind, NormParams, primitive, tensor};
 
 use crate::Result;
+use crate::weights::Source;
 
 /// A norm: LayerNorm, RMSNorm, or RMSNorm with 1 + gamma.
 #[derive(Module, Debug)]
@@ -24,16 +25,16 @@ pub struct Norm<B: Backend> {
 impl<B: Backend> Norm<B> {
     /// Reads `name.weight`, and for LayerNorm `name.bias`, both `[d]`.
     pub(crate) fn read(
-        files: &mut TensorFiles,
+        source: &mut Source,
         name: &str,
         d: usize,
         (kind, epsilon): (NormKind, f64),
         device: &B::Device,
     ) -> Result<Self> {
-        let gamma = Param::from_tensor(files.tensor(&format!("{name}.weight"), [d], device)?);
+        let gamma = Param::from_tensor(source.vector(&format!("{name}.weight"), d, device)?);
         let beta = match kind {
             NormKind::Layer => {
-                Some(Param::from_tensor(files.tensor(&format!("{name}.bias"), [d], device)?))
+                Some(Param::from_tensor(source.vector(&format!("{name}.bias"), d, device)?))
             }
             NormKind::Rms | NormKind::RmsPlusOne => None,
         };

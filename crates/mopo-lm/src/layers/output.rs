@@ -3,16 +3,18 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use mopo_hub::{TensorFiles, TensorWriter};
-use mopo_ops::{FusedBackend, Init, Matrix, OutputParams, primitive, tensor};
+use mopo_hub::TensorWriter;
+use mopo_ops::{FusedBackend, Init, OutputParams, primitive, tensor};
 
-use crate::Result;
+use super::Weight;
+use crate::weights::Source;
+use crate::{LoadDtype, LoadOptions, Result};
 
 /// An output layer.
 #[derive(Module, Debug)]
 pub struct OutputLayer<B: Backend> {
     /// `[hidden_size, vocab_size]`.
-    pub weight: Param<Tensor<B, 2>>,
+    pub weight: Weight<B>,
     /// `[vocab_size]`; few families have one.
     pub bias: Option<Param<Tensor<B, 1>>>,
     /// Logits z become `cap · tanh(z / cap)`, as in Gemma 2.
@@ -24,28 +26,25 @@ impl<B: Backend> OutputLayer<B> {
     /// Reads `name.weight`, stored as `[vocab_size, hidden_size]`, and `name.bias` if there is to be
     /// one. `shape` is `[hidden_size, vocab_size]`.
     pub(crate) fn read(
-        files: &mut TensorFiles,
+        source: &mut Source,
         name: &str,
         shape: [usize; 2],
         (has_bias, soft_cap): (bool, Option<f32>),
-        keep_dtype: bool,
+        dtype: LoadDtype,
         device: &B::Device,
     ) -> Result<Self> {
-        let weight = files.transposed(&format!("{name}.weight"), shape, keep_dtype, device)?;
+        let options = LoadOptions { dtype, quantise: None };
+        let weight = source.weight(&format!("{name}.weight"), shape, options, device)?;
         let bias = match has_bias {
-            true => Some(files.tensor(&format!("{name}.bias"), [shape[1]], device)?),
+            true => Some(source.vector(&format!("{name}.bias"), shape[1], device)?),
             false => None,
         };
-        Ok(Self {
-            weight: Param::from_tensor(weight),
-            bias: bias.map(Param::from_tensor),
-            soft_cap,
-        })
+        Ok(Self { weight, bias: bias.map(Param::from_tensor), soft_cap })
     }
 
     /// The counterpart of [`read`](Self::read).
     pub(crate) fn write(&self, out: &mut TensorWriter, name: &str) {
-        out.transposed(&format!("{name}.weight"), self.weight.val());
+        out.transposed(&format!("{name}.weight"), self.weight.dense());
         if let Some(bias) = &self.bias {
             out.tensor(&format!("{name}.bias"), bias.val());
         }
@@ -54,7 +53,7 @@ impl<B: Backend> OutputLayer<B> {
     /// As the operations take it.
     pub(crate) fn params(&self) -> OutputParams<B> {
         OutputParams {
-            weight: Matrix::Dense(primitive(self.weight.val())),
+            weight: self.weight.matrix(),
             bias: self.bias.as_ref().map(|bias| primitive(bias.val())),
             soft_cap: self.soft_cap,
         }

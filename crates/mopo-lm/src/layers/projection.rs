@@ -1,9 +1,10 @@
 //! A linear layer of a block, and its conversion to an argument of the operations in `mopo-ops`.
 
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use mopo_ops::{FusedBackend, LinearParams, LoraParams, Matrix, primitive};
+use burn::tensor::{DType, FloatDType, Int, Tensor};
+use mopo_hub::WeightDtype;
+use mopo_ops::{FusedBackend, LinearParams, LoraParams, Matrix, primitive, tensor};
 
 use crate::lora::{LoraAdapter, LoraPair};
 use crate::quantised::QuantisedWeight;
@@ -22,8 +23,60 @@ pub struct Projection<B: Backend> {
 pub enum Weight<B: Backend> {
     /// Of any floating-point type, `[inputs, outputs]`. Inputs and products are f32.
     Dense(Param<Tensor<B, 2>>),
-    /// A constant in 4 or 8 bits.
+    /// A constant in a few bits per number.
     Quantised(QuantisedWeight<B>),
+}
+
+impl<B: Backend> Weight<B> {
+    /// As one tensor `[inputs, outputs]`; a quantised one becomes f32.
+    pub fn dense(&self) -> Tensor<B, 2> {
+        match self {
+            Self::Dense(weight) => weight.val(),
+            Self::Quantised(weight) => weight.dequantised(),
+        }
+    }
+
+    /// Inputs and outputs.
+    pub fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(weight) => weight.dims(),
+            Self::Quantised(weight) => weight.layout().shape,
+        }
+    }
+
+    /// The data type in memory; F32 of a quantised one, which stands for its values.
+    pub(crate) fn dtype(&self) -> WeightDtype {
+        match self {
+            Self::Dense(weight) => WeightDtype::of(weight.val().dtype()),
+            Self::Quantised(_) => WeightDtype::F32,
+        }
+    }
+
+    pub(crate) fn matrix(&self) -> Matrix<B> {
+        match self {
+            Self::Dense(weight) => Matrix::Dense(primitive(weight.val())),
+            Self::Quantised(weight) => Matrix::Quantised(weight.matrix()),
+        }
+    }
+}
+
+impl<B: FusedBackend> Weight<B> {
+    /// The weights of single outputs, `[n, inputs]`, f32, as an embedding needs them; differentiable.
+    pub(crate) fn rows(&self, outputs: Tensor<B, 1, Int>) -> Tensor<B, 2> {
+        let rows = match self {
+            Self::Dense(weight) => {
+                let all = primitive(weight.val().transpose());
+                B::select_rows_op(all, outputs.into_primitive())
+            }
+            Self::Quantised(weight) => {
+                let outputs: Vec<usize> =
+                    outputs.into_data().iter::<i64>().map(|id| id as usize).collect();
+                B::dequantise_rows(&weight.matrix(), &outputs)
+            }
+        };
+        let rows = tensor::<B, 2>(rows);
+        if rows.dtype() == DType::F32 { rows } else { rows.cast(FloatDType::F32) }
+    }
 }
 
 impl<B: Backend> Projection<B> {
@@ -35,17 +88,7 @@ impl<B: Backend> Projection<B> {
 
     /// The weight as one tensor `[inputs, outputs]`; a quantised one becomes f32.
     pub fn dense_weight(&self) -> Tensor<B, 2> {
-        match &self.weight {
-            Weight::Dense(weight) => weight.val(),
-            Weight::Quantised(weight) => weight.dequantised(),
-        }
-    }
-
-    pub(crate) fn matrix(&self) -> Matrix<B> {
-        match &self.weight {
-            Weight::Dense(weight) => Matrix::Dense(primitive(weight.val())),
-            Weight::Quantised(weight) => Matrix::Quantised(weight.matrix()),
-        }
+        self.weight.dense()
     }
 }
 
@@ -62,5 +105,5 @@ pub(crate) fn linear_params<B: FusedBackend>(
         LoraParams { a: primitive(a), b: primitive(b), scale: pair.scale, dropout }
     });
     let bias = layer.bias.as_ref().map(|bias| primitive(bias.val()));
-    LinearParams { weight: layer.matrix(), bias, lora }
+    LinearParams { weight: layer.weight.matrix(), bias, lora }
 }

@@ -192,6 +192,12 @@ impl<B: Backend> LoraAdapter<B> {
         self.layers[block].pairs[linear].as_ref()
     }
 
+    /// Where it is. Panics if it has no update.
+    pub fn device(&self) -> B::Device {
+        let mut pairs = self.layers.iter().flat_map(|layer| layer.pairs.iter().flatten());
+        pairs.next().expect("an adapter has at least one update").a.device()
+    }
+
     /// What the input of A, of shape `shape`, is multiplied with during training: 0, or 1 / (1 −
     /// dropout). `None` without dropout.
     pub(crate) fn dropout_mask(
@@ -228,8 +234,12 @@ mod tests {
         let adapted = values(base.hidden_states_packed(&inputs(), Some(&params.adapter)));
         assert_eq!(plain, adapted);
         for head in &params.heads.heads {
-            assert_eq!(values(head.weight.val()), values(base.lm_head.weight.val()));
-            assert_ne!(head.weight.id, base.lm_head.weight.id);
+            assert_eq!(values(head.weight.dense()), values(base.lm_head.weight.dense()));
+            let id = |layer: &crate::OutputLayer<TestBackend>| match &layer.weight {
+                crate::Weight::Dense(weight) => weight.id,
+                crate::Weight::Quantised(_) => panic!("dense"),
+            };
+            assert_ne!(id(head), id(&base.lm_head));
         }
         let a = values(params.adapter.pair(0, 0).unwrap().a.val());
         let bound = 1.0 / (24f32).sqrt();
@@ -250,7 +260,7 @@ mod tests {
         assert!(adapter.pair(0, 0).is_none() && adapter.pair(1, 5).is_some());
         assert_eq!(adapter.num_params(), config.num_params(&base.shape()));
         let params = fixtures::fresh_policies(&base, 1);
-        assert!(params.heads.heads[0].weight.val().is_require_grad());
+        assert!(params.heads.heads[0].weight.dense().is_require_grad());
         assert!(params.heads.heads[0].bias.as_ref().unwrap().val().is_require_grad());
         assert!(params.adapter.pair(0, 4).unwrap().a.val().is_require_grad());
     }

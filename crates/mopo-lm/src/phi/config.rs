@@ -5,7 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::decoder::{DecoderShape, LinearShape};
-use crate::hub_config::{MAX_LAYERS, MAX_PARAMS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH};
+use crate::hub_config::{
+    HubConfig, MAX_LAYERS, MAX_PARAMS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH,
+};
 use crate::{Error, Result};
 
 /// The shape of a phi model. Field names are those of Hugging Face's `config.json`; other keys of
@@ -86,6 +88,11 @@ impl PhiConfig {
             }
             e => Error::InFile { path: path.into(), source: Box::new(e) },
         })
+    }
+
+    /// From a configuration that has been read.
+    pub(crate) fn from_config(config: &HubConfig) -> Result<Self> {
+        Self::from_hub(config.json().clone().into()).map_err(|e| config.in_file(e))
     }
 
     fn from_hub(mut json: serde_json::Value) -> Result<Self> {

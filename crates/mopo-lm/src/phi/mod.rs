@@ -147,7 +147,7 @@ impl PhiConfig {
                 .collect(),
             final_layernorm: layer_norm(),
             lm_head: OutputLayer {
-                weight: normal([d, self.vocab_size]),
+                weight: Weight::Dense(normal([d, self.vocab_size])),
                 bias: Some(Param::from_tensor(Tensor::zeros([self.vocab_size], device))),
                 soft_cap: None,
             },

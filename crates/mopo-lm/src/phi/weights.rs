@@ -9,13 +9,13 @@ use std::path::Path;
 use burn::module::Param;
 use burn::nn::Embedding;
 use burn::tensor::backend::Backend;
-use mopo_hub::{TensorFiles, TensorWriter, WeightDtype};
+use mopo_hub::{TensorWriter, WeightDtype};
 
 use super::{Phi, PhiAttention, PhiConfig, PhiLayer, PhiMlp, PhiRotary};
 use crate::Result;
 use crate::layers::OutputLayer;
 use crate::weights::{
-    LoadDtype, LoadOptions, read_norm, read_projection, write_norm, write_projection,
+    LoadOptions, Source, read_norm, read_projection, write_norm, write_projection,
 };
 
 /// Loads a phi model of this configuration from a Hugging Face model directory
@@ -37,14 +37,15 @@ pub fn load_phi<B: Backend>(
 ) -> Result<Phi<B>> {
     config.check()?;
     config.check_rotary_memory()?;
-    let mut files = TensorFiles::open(dir_or_file.as_ref())?;
+    let heads = [config.num_attention_heads; 2];
+    let mut files = Source::open(dir_or_file.as_ref(), heads)?;
     // Older transformers checkpoints contain this constant.
     files.ignore(|name| name.ends_with("rotary_emb.inv_freq"));
     let (d, vocab) = (config.hidden_size, config.vocab_size);
     let shape = config.shape();
 
-    let keep = options.dtype == LoadDtype::Checkpoint;
-    let embed = files.matrix("model.embed_tokens.weight", [vocab, d], keep, device)?;
+    let dtype = options.dtype;
+    let embed = files.matrix("model.embed_tokens.weight", [vocab, d], dtype, device)?;
     let mut layers = vec![];
     for i in 0..config.num_hidden_layers {
         let mut linears = shape.linears.iter();
@@ -62,7 +63,8 @@ pub fn load_phi<B: Backend>(
     }
     let final_layernorm =
         read_norm(&mut files, "model.final_layernorm", d, config.layer_norm_eps, device)?;
-    let lm_head = OutputLayer::read(&mut files, "lm_head", [d, vocab], (true, None), keep, device)?;
+    let lm_head =
+        OutputLayer::read(&mut files, "lm_head", [d, vocab], (true, None), dtype, device)?;
     files.finish()?;
     Ok(Phi {
         embed_tokens: Embedding { weight: Param::from_tensor(embed) },

@@ -10,9 +10,9 @@ mod weights;
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use mopo_hub::WeightDtype;
 use mopo_ops::{
     AttentionParams, FeedForwardParams, FusedBackend, Heads, PackedRows, SublayerContext,
@@ -21,7 +21,7 @@ use mopo_ops::{
 
 use crate::decoder::{Decoder, DecoderShape};
 use crate::layers::projection::linear_params;
-use crate::layers::{KvCache, NewTokens, Norm, OutputLayer, Projection};
+use crate::layers::{KvCache, NewTokens, Norm, OutputLayer, Projection, Weight};
 use crate::lora::LoraAdapter;
 use crate::{PackedInputs, Result};
 
@@ -30,8 +30,8 @@ pub(crate) use config::{Defaults, LayerKind, Names, SerialConfig};
 /// A decoder with serial residuals. Loaded models are trainable; `no_grad` makes the parameters constants.
 #[derive(Module, Debug)]
 pub struct SerialDecoder<B: Backend> {
-    /// `[vocab_size, hidden_size]`.
-    pub embed_tokens: Param<Tensor<B, 2>>,
+    /// The embedding as an output layer has it: `[hidden_size, vocab_size]`.
+    pub embed_tokens: Weight<B>,
     /// The blocks.
     pub layers: Vec<SerialLayer<B>>,
     /// Before the output layer.
@@ -71,12 +71,9 @@ impl<B: FusedBackend> Decoder<B> for SerialDecoder<B> {
     fn lm_head(&self) -> OutputLayer<B> {
         match &self.output {
             Some(output) => output.clone(),
-            // The same tensor, so that its gradient is that of both uses.
+            // The same parameter, so that its gradient is that of both uses.
             None => OutputLayer {
-                weight: Param::initialized(
-                    self.embed_tokens.id,
-                    self.embed_tokens.val().transpose(),
-                ),
+                weight: self.embed_tokens.clone(),
                 bias: None,
                 soft_cap: self.config.output_soft_cap,
             },
@@ -92,7 +89,7 @@ impl<B: FusedBackend> Decoder<B> for SerialDecoder<B> {
     }
 
     fn weight_dtype(&self) -> WeightDtype {
-        WeightDtype::of(self.embed_tokens.val().dtype())
+        self.embed_tokens.dtype()
     }
 
     fn with_gradient_checkpointing(mut self, on: bool) -> Self {
@@ -158,14 +155,11 @@ impl<B: FusedBackend> Decoder<B> for SerialDecoder<B> {
 impl<B: FusedBackend> SerialDecoder<B> {
     /// Rows of the embedding, `[n, hidden_size]`, as f32.
     fn embed(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {
-        let weight = primitive(self.embed_tokens.val());
-        let rows = tensor::<B, 2>(B::select_rows_op(weight, ids.into_primitive()));
-        let dtype = rows.dtype();
-        let rows = if dtype == DType::F32 { rows } else { rows.cast(FloatDType::F32) };
+        let rows = self.embed_tokens.rows(ids);
         match self.config.embedding_scale {
             None => rows,
             // transformers rounds the factor to the weights' type.
-            Some(scale) => rows.mul_scalar(rounded(scale, dtype)),
+            Some(scale) => rows.mul_scalar(rounded(scale, self.embed_tokens.dtype().burn())),
         }
     }
 

@@ -3,14 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::module::Param;
 use burn::tensor::backend::Backend;
-use mopo_hub::{TensorFiles, TensorWriter, WeightDtype};
+use mopo_hub::{TensorWriter, WeightDtype};
 
 use super::{SerialConfig, SerialDecoder, SerialLayer};
 use crate::Result;
 use crate::layers::{Norm, OutputLayer};
-use crate::weights::{LoadDtype, LoadOptions, read_projection, write_projection};
+use crate::weights::{LoadOptions, Source, read_projection, write_projection};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const NORM: &str = "model.norm";
@@ -29,16 +28,17 @@ impl<B: Backend> SerialDecoder<B> {
         options: LoadOptions,
         device: &B::Device,
     ) -> Result<Self> {
-        let mut files = TensorFiles::open(dir_or_file)?;
+        let heads = [config.heads.queries, config.heads.keys];
+        let mut files = Source::open(dir_or_file, heads)?;
         // Older checkpoints contain this constant, and some a copy of the embedding as output layer.
         let is_tied = config.is_tied;
         files.ignore(|name| {
             name.ends_with("rotary_emb.inv_freq") || (is_tied && name == "lm_head.weight")
         });
         let (d, vocab) = (config.hidden_size, config.vocab_size);
-        let keep = options.dtype == LoadDtype::Checkpoint;
         let of_norm = (config.norm, config.epsilon);
-        let embed = files.matrix(EMBEDDING, [vocab, d], keep, device)?;
+        let dense = LoadOptions { quantise: None, ..options };
+        let embed_tokens = files.weight(EMBEDDING, [d, vocab], dense, device)?;
         let mut layers = vec![];
         for i in 0..config.layers.len() {
             let files = &mut files;
@@ -75,12 +75,19 @@ impl<B: Backend> SerialDecoder<B> {
             true => None,
             false => {
                 let kind = (false, config.output_soft_cap);
-                Some(OutputLayer::read(&mut files, OUTPUT, [d, vocab], kind, keep, device)?)
+                Some(OutputLayer::read(
+                    &mut files,
+                    OUTPUT,
+                    [d, vocab],
+                    kind,
+                    options.dtype,
+                    device,
+                )?)
             }
         };
         files.finish()?;
         Ok(Self {
-            embed_tokens: Param::from_tensor(embed),
+            embed_tokens,
             layers,
             norm,
             output,
@@ -130,7 +137,7 @@ pub(super) fn write<B: Backend>(
 ) -> Result<()> {
     let config = &model.config;
     let mut out = TensorWriter::with_dtype(dtype).finite_only();
-    out.tensor(EMBEDDING, model.embed_tokens.val());
+    out.transposed(EMBEDDING, model.embed_tokens.dense());
     for (i, layer) in model.layers.iter().enumerate() {
         for ((path, _, _), linear) in config.linears().zip(&layer.linears) {
             write_projection(&mut out, &format!("model.layers.{i}.{path}"), linear);

@@ -6,8 +6,8 @@ use std::process::Command;
 use burn::module::Param;
 use mopo_lm::{
     CausalLm, Decoder, GenerationConfig, HeadChoice, HubGeneration, LoadOptions, LoraConfig,
-    OutputLayer, PolicyHeads, PolicyParams, WeightDtype, export_hub, generate, load_policy, merge,
-    save_policy,
+    OutputLayer, PolicyHeads, PolicyParams, Weight, WeightDtype, export_hub, generate, load_policy,
+    merge, save_policy,
 };
 use serde_json::json;
 
@@ -17,7 +17,7 @@ use crate::{B, Case, cases, values};
 fn heads(model: &CausalLm<B>) -> PolicyHeads<B> {
     let mut heads = PolicyHeads::from_base(&model.lm_head(), 2);
     let last = &mut heads.heads[1];
-    last.weight = Param::from_tensor(last.weight.val().mul_scalar(-0.5));
+    last.weight = Weight::Dense(Param::from_tensor(last.weight.dense().mul_scalar(-0.5)));
     last.bias = last.bias.as_ref().map(|bias| Param::from_tensor(bias.val().add_scalar(0.25)));
     heads
 }

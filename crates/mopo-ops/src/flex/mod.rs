@@ -127,6 +127,14 @@ impl FusedBackend for Flex {
         }
     }
 
+    fn dequantise_rows(matrix: &QuantisedMatrix<Self>, outputs: &[usize]) -> T {
+        if is_f32(&[&matrix.scales]) {
+            quant::rows(matrix, outputs)
+        } else {
+            generic::quant::rows::<Self>(matrix, outputs)
+        }
+    }
+
     fn gelu_tanh(x: T) -> T {
         if is_f32(&[&x]) { elementwise::gelu(x) } else { generic::elementwise::gelu::<Self>(x) }
     }

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use mopo_hub::gguf::{TensorType, dequantise_row};
+
 use super::by_output::{self, ByOutput};
 use super::{Kernel, T, new, values, vectorised};
 use crate::QuantisedMatrix;
@@ -25,6 +27,8 @@ enum Kind<'a> {
     Nf4 { magnitudes: Vec<f32>, pairs: Vec<[f32; 2]> },
     /// A scale for each output.
     Int8 { scales: &'a [f32] },
+    /// The blocks of a file.
+    Blocks { kind: TensorType, bytes: &'a [u8] },
 }
 
 fn words(x: &T) -> &[i32] {
@@ -37,6 +41,9 @@ impl<'a> Reader<'a> {
         let scales = values(&matrix.scales);
         let kind = match (matrix.layout.format, &matrix.scale_codes) {
             (crate::QuantFormat::Int8, _) => Kind::Int8 { scales },
+            (crate::QuantFormat::Blocks(kind), _) => {
+                Kind::Blocks { kind, bytes: bytemuck::cast_slice(codes) }
+            }
             (crate::QuantFormat::Nf4 { .. }, scale_codes) => {
                 let magnitudes = match scale_codes {
                     None => scales.to_vec(),
@@ -77,6 +84,10 @@ impl ByOutput for Reader<'_> {
                     let code = (self.codes[i / NIBBLES] >> (i % NIBBLES * 4)) & 15;
                     *x = NF4[code as usize] * magnitudes[i / BLOCK];
                 }
+            }
+            Kind::Blocks { kind, bytes } => {
+                let size = kind.row_bytes(self.shape[0]).expect("whole blocks");
+                dequantise_row(*kind, &bytes[output * size..][..size], line);
             }
             Kind::Int8 { scales } => {
                 let scale = scales[output];
@@ -179,6 +190,17 @@ impl Kernel for Bytes<'_> {
             }
         }
     }
+}
+
+/// The weights of single outputs, `[outputs, inputs]`.
+pub(super) fn rows(matrix: &QuantisedMatrix<Flex>, outputs: &[usize]) -> T {
+    let inputs = matrix.layout.shape[0];
+    let mut out = vec![0f32; outputs.len() * inputs];
+    let reader = Reader::new(matrix);
+    if inputs > 0 {
+        out.chunks_mut(inputs).zip(outputs).for_each(|(line, output)| reader.read(*output, line));
+    }
+    new(out, [outputs.len(), inputs])
 }
 
 /// The weights of the given outputs.

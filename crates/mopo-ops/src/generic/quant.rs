@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{Shape, Slice, TensorData, TensorMetadata};
+use burn::tensor::{Int, Shape, Slice, Tensor, TensorData, TensorMetadata};
+use mopo_hub::gguf::{TensorType, dequantise_row};
 
 use super::linear::{cast_like, plus};
 use crate::quant::{GROUP, INT8_ZERO, NF4, dynamic_map};
@@ -67,6 +68,9 @@ pub(crate) fn dequantise<B: Backend>(
     let [inputs, _] = layout.shape;
     let shape = Shape::new([outputs.len(), inputs]);
     let range = outputs.start * inputs..outputs.end * inputs;
+    if let QuantFormat::Blocks(kind) = layout.format {
+        return from_file::<B>(matrix, kind, outputs);
+    }
     let codes = unpack::<B>(&matrix.codes, layout.format.bits(), range.clone());
     let slice =
         |x: &FloatTensor<B>, range: Range<usize>| B::float_slice(x.clone(), &[Slice::from(range)]);
@@ -90,6 +94,35 @@ pub(crate) fn dequantise<B: Backend>(
     let values = look_up::<B>(&NF4, codes);
     let values = B::float_mul(values, spread::<B>(scales, layout.block(), range));
     B::float_reshape(values, shape)
+}
+
+/// Blocks of a file are decoded on the host, since no backend has operations for all their kinds.
+fn from_file<B: Backend>(
+    matrix: &QuantisedMatrix<B>,
+    kind: TensorType,
+    outputs: Range<usize>,
+) -> FloatTensor<B> {
+    let inputs = matrix.layout.shape[0];
+    let size = kind.row_bytes(inputs).expect("whole blocks");
+    let bytes = outputs.start * size..outputs.end * size;
+    let words = bytes.start / 4..bytes.end.div_ceil(4);
+    let part = B::int_slice(matrix.codes.clone(), &[Slice::from(words.clone())]);
+    let part = Tensor::<B, 1, Int>::from_primitive(part).into_data();
+    let all: Vec<u8> = part.iter::<i32>().flat_map(i32::to_le_bytes).collect();
+    let skip = bytes.start - words.start * 4;
+    let mut values = vec![0f32; outputs.len() * inputs];
+    dequantise_row(kind, &all[skip..skip + bytes.len()], &mut values);
+    let shape = [outputs.len(), inputs];
+    B::float_from_data(TensorData::new(values, shape), &B::float_device(&matrix.scales))
+}
+
+/// Single outputs, `[outputs, inputs]`.
+pub(crate) fn rows<B: FusedBackend>(
+    matrix: &QuantisedMatrix<B>,
+    outputs: &[usize],
+) -> FloatTensor<B> {
+    let rows = outputs.iter().map(|output| B::dequantise(matrix, *output..output + 1));
+    B::float_cat(rows.collect(), 0)
 }
 
 /// `init + x · W` or `init + x · Wᵀ`.

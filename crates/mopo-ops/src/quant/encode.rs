@@ -79,7 +79,8 @@ const WORDS: usize = 4 * 1024;
 impl QuantisedData {
     /// Quantises a weight `[outputs, inputs]` of f32, bf16 or f16. A block of zeros stays zero.
     ///
-    /// Panics if it is not a matrix.
+    /// Panics if it is not a matrix, or for blocks of a file, which [`from_blocks`](Self::from_blocks)
+    /// takes.
     ///
     /// # Errors
     /// The first number that is not finite; another data type.
@@ -99,6 +100,7 @@ impl QuantisedData {
             value: source.get(i),
         })?;
         Ok(match format {
+            QuantFormat::Blocks(kind) => panic!("blocks of {kind} come from files"),
             QuantFormat::Int8 => {
                 let scales: Vec<f32> = magnitudes.iter().map(|m| m / 127.0).collect();
                 let codes = int8_codes(source, &scales, inputs);

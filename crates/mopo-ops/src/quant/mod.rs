@@ -9,6 +9,7 @@
 //!   may span rows; each number is one of 16 values times the block's largest magnitude. With
 //!   double quantisation those magnitudes, minus their mean, are 8-bit numbers in blocks of 256.
 //!   Codes and magnitudes are those of bitsandbytes.
+//! - blocks of GGUF files stay as they are.
 //! - int8: one scale per output, its largest magnitude / 127; codes are round(weight / scale). One
 //!   scale per output is usual, since it can be moved out of the sum over the inputs.
 
@@ -18,6 +19,7 @@ mod tables;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, TensorData, TensorMetadata};
+use mopo_hub::gguf::TensorType;
 
 pub use encode::QuantError;
 pub use tables::NF4;
@@ -38,14 +40,16 @@ pub enum QuantFormat {
     },
     /// 8 bits, and a scale per output.
     Int8,
+    /// The blocks of a GGUF file, as they are; each within one output.
+    Blocks(TensorType),
 }
 
 impl QuantFormat {
-    /// Bits per code.
+    /// Bits per code; blocks have bytes.
     pub(crate) fn bits(self) -> usize {
         match self {
             Self::Nf4 { .. } => 4,
-            Self::Int8 => 8,
+            Self::Int8 | Self::Blocks(_) => 8,
         }
     }
 }
@@ -72,6 +76,7 @@ impl QuantLayout {
         match self.format {
             QuantFormat::Nf4 { .. } => BLOCK,
             QuantFormat::Int8 => self.shape[0],
+            QuantFormat::Blocks(kind) => kind.block_len(),
         }
     }
 }
@@ -82,15 +87,36 @@ pub struct QuantisedData {
     /// Format and shape.
     pub layout: QuantLayout,
     /// Codes, the first in the lowest bits: 8 of NF4 or 4 of int8 per word. Codes of int8 are
-    /// offset by 128.
+    /// offset by 128. Blocks of a file: their bytes, 4 per word.
     pub codes: Vec<i32>,
-    /// A scale for each block, or, with double quantisation, for each group of 256 blocks.
+    /// A scale for each block, or, with double quantisation, for each group of 256 blocks. Unused,
+    /// and one number, for blocks of a file.
     pub scales: Vec<f32>,
     /// With double quantisation the blocks' magnitudes, 4 per word.
     pub scale_codes: Option<Vec<i32>>,
 }
 
 impl QuantisedData {
+    /// The blocks of a GGUF file: of `shape` `[inputs, outputs]`, output by output.
+    ///
+    /// # Panics
+    /// If the blocks are not as many as the shape needs, or outputs are not whole blocks.
+    pub fn from_blocks(kind: TensorType, shape: [usize; 2], blocks: &[u8]) -> Self {
+        let n_bytes = kind.row_bytes(shape[0]).and_then(|row| row.checked_mul(shape[1]));
+        assert_eq!(n_bytes, Some(blocks.len()), "blocks of {kind} for {shape:?}");
+        let word = |bytes: &[u8]| {
+            let mut word = [0; 4];
+            word[..bytes.len()].copy_from_slice(bytes);
+            i32::from_le_bytes(word)
+        };
+        Self {
+            layout: QuantLayout { format: QuantFormat::Blocks(kind), shape, offset: 0.0 },
+            codes: blocks.chunks(4).map(word).collect(),
+            scales: vec![0.0],
+            scale_codes: None,
+        }
+    }
+
     /// Moves it to a device.
     pub fn to_device<B: Backend>(self, device: &B::Device) -> QuantisedMatrix<B> {
         let ints = |words: Vec<i32>| {

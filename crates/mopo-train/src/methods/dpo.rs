@@ -241,7 +241,7 @@ pub(crate) fn log_ratios<B: FusedAutodiffBackend>(
     batch: &PackedBatch,
     reference: impl Iterator<Item = [f32; 2]> + Clone,
 ) -> Tensor<B, 1> {
-    let device = head.weight.device();
+    let device = adapter.device();
     let hidden = base.hidden_states_packed(&batch.inputs::<B>(&device), Some(adapter));
     let responses = [batch.responses_at(0), batch.responses_at(1)].concat();
     let log_probs = sequence_log_probs(hidden, head, batch, &responses);

@@ -41,7 +41,7 @@ fn load(path: impl AsRef<Path>, config: &PhiConfig) -> Result<Phi<B>> {
 
 fn all(phi: &Phi<B>) -> Vec<f32> {
     let linear = |l: &OutputLayer<B>| {
-        [values(l.weight.val()), values(l.bias.as_ref().unwrap().val())].concat()
+        [values(l.weight.dense()), values(l.bias.as_ref().unwrap().val())].concat()
     };
     let projection = |l: &Projection<B>| {
         [values(l.dense_weight()), values(l.bias.as_ref().unwrap().val())].concat()
@@ -123,7 +123,7 @@ fn dtypes(phi: &Phi<B>) -> [DType; 5] {
     [
         phi.embed_tokens.weight.val().dtype(),
         fc1.dense_weight().dtype(),
-        phi.lm_head.weight.val().dtype(),
+        phi.lm_head.weight.dense().dtype(),
         fc1.bias.as_ref().unwrap().val().dtype(),
         phi.final_layernorm.gamma.val().dtype(),
     ]
@@ -157,7 +157,7 @@ fn matrices_keep_the_files_data_type_or_become_f32() {
         assert_eq!(all(&kept), found);
         // Trained heads are in F32 anyway.
         let head = &crate::PolicyHeads::from_base(&kept.lm_head, 1).heads[0];
-        assert_eq!(head.weight.val().dtype(), DType::F32);
+        assert_eq!(head.weight.dense().dtype(), DType::F32);
 
         // Written in its type and read again: the same values and types.
         let again = dir.path().join(dtype.hub_name());

@@ -1,0 +1,38 @@
+//! Prints the next token's log-probabilities of sequences of token ids, one JSON line each:
+//! `next_tokens MODEL < SEQUENCES`, where a line of the input is a JSON list of ids.
+
+use std::io::{BufRead, Write};
+use std::path::Path;
+
+use burn::backend::Flex;
+use burn::tensor::activation::log_softmax;
+use mopo_lm::{CausalLm, Decoder, KvCache, LoadOptions};
+
+fn main() {
+    let model = std::env::args().nth(1).expect("a model's path");
+    let device = Default::default();
+    let clock = std::time::Instant::now();
+    let model = CausalLm::<Flex>::load(Path::new(&model), LoadOptions::default(), &device).unwrap();
+    eprintln!("loaded in {:.2} s", clock.elapsed().as_secs_f64());
+    for line in std::io::stdin().lock().lines() {
+        let ids: Vec<u32> = serde_json::from_str(&line.unwrap()).unwrap();
+        let mut cache = KvCache::new(&model.shape(), 1, ids.len() + 64, &device);
+        let clock = std::time::Instant::now();
+        let hidden = model.prefill(&[ids], None, &mut cache);
+        let logits = model.lm_head().logits(hidden);
+        eprintln!("prefill {:.3} s", clock.elapsed().as_secs_f64());
+        let first: Vec<f32> = log_softmax(logits.clone(), 1).into_data().iter().collect();
+        let mut logits: Vec<f32> = logits.into_data().iter().collect();
+        let mut greedy = vec![];
+        let clock = std::time::Instant::now();
+        for _ in 0..64 {
+            let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+            greedy.push(best as u32);
+            let hidden = model.step(&[best as u32], None, &mut cache);
+            logits = model.lm_head().logits(hidden).into_data().iter().collect();
+        }
+        eprintln!("{:.1} tokens/s", 64.0 / clock.elapsed().as_secs_f64());
+        let line = serde_json::json!({ "log_probs": first, "greedy": greedy });
+        writeln!(std::io::stdout(), "{line}").unwrap();
+    }
+}
