@@ -87,7 +87,7 @@ impl ByOutput for Reader<'_> {
             }
             Kind::Blocks { kind, bytes } => {
                 let size = kind.row_bytes(self.shape[0]).expect("whole blocks");
-                dequantise_row(*kind, &bytes[output * size..][..size], line);
+                vectorised(FileBlocks { kind: *kind, bytes: &bytes[output * size..][..size], line });
             }
             Kind::Int8 { scales } => {
                 let scale = scales[output];
@@ -171,6 +171,19 @@ impl pulp::NullaryFnOnce for WithAvx512<'_> {
                 *part = cast::<f32x16, [f32; 16]>(values);
             }
         }
+    }
+}
+
+struct FileBlocks<'a> {
+    kind: TensorType,
+    bytes: &'a [u8],
+    line: &'a mut [f32],
+}
+
+impl Kernel for FileBlocks<'_> {
+    #[inline(always)]
+    fn run(self) {
+        dequantise_row(self.kind, self.bytes, self.line);
     }
 }
 

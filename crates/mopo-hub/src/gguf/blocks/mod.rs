@@ -31,6 +31,8 @@ use super::TensorType;
 ///
 /// # Panics
 /// If `blocks` does not have [`row_bytes`](TensorType::row_bytes) of the length of `out`.
+// Inlined, so that callers with vector instructions get them here.
+#[inline(always)]
 pub fn dequantise_row(tensor_type: TensorType, blocks: &[u8], out: &mut [f32]) {
     assert_eq!(Some(blocks.len()), tensor_type.row_bytes(out.len()), "blocks of {tensor_type}");
     match tensor_type {
@@ -69,13 +71,16 @@ pub fn quantise_row(tensor_type: TensorType, values: &[f32], blocks: &mut [u8]) 
     }
 }
 
+#[inline(always)]
 fn each<const BYTES: usize, const VALUES: usize>(
     blocks: &[u8],
     out: &mut [f32],
     dequantise: impl Fn(&[u8; BYTES], &mut [f32; VALUES]),
 ) {
-    let (blocks, out) = (blocks.as_chunks().0, out.as_chunks_mut().0);
-    blocks.iter().zip(out).for_each(|(block, out)| dequantise(block, out));
+    // Not `for_each`, which is a function of its own.
+    for (block, out) in blocks.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+        dequantise(block, out);
+    }
 }
 
 fn each_into<const BYTES: usize, const VALUES: usize>(
@@ -88,8 +93,9 @@ fn each_into<const BYTES: usize, const VALUES: usize>(
 }
 
 /// The F16 at byte `at` of a block.
+#[inline(always)]
 fn half_at(block: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32_const()
 }
 
 /// `1 / scale`, or 0 for a block that is stored as zeros.

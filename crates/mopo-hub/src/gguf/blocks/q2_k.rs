@@ -11,6 +11,7 @@
 
 use super::half_at;
 
+#[inline(always)]
 pub(super) fn dequantise(block: &[u8; 84], out: &mut [f32; 256]) {
     let (scales, codes) = (&block[..16], &block[16..80]);
     let (d, d_min) = (half_at(block, 80), half_at(block, 82));

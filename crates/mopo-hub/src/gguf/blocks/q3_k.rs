@@ -13,6 +13,7 @@
 
 use super::half_at;
 
+#[inline(always)]
 pub(super) fn dequantise(block: &[u8; 110], out: &mut [f32; 256]) {
     let (third, codes, packed) = (&block[..32], &block[32..96], &block[96..108]);
     let d = half_at(block, 108);

@@ -12,6 +12,7 @@ use half::f16;
 
 use super::{half_at, inverse};
 
+#[inline(always)]
 pub(super) fn dequantise_0(block: &[u8; 18], out: &mut [f32; 32]) {
     let d = half_at(block, 0);
     let (low, high) = out.split_at_mut(16);
@@ -21,6 +22,7 @@ pub(super) fn dequantise_0(block: &[u8; 18], out: &mut [f32; 32]) {
     }
 }
 
+#[inline(always)]
 pub(super) fn dequantise_1(block: &[u8; 20], out: &mut [f32; 32]) {
     let (d, m) = (half_at(block, 0), half_at(block, 2));
     let (low, high) = out.split_at_mut(16);

@@ -19,6 +19,7 @@ const MAX_SCALE: f32 = 63.0;
 /// The largest code of a value.
 const MAX_CODE: f32 = 15.0;
 
+#[inline(always)]
 pub(super) fn dequantise(block: &[u8; 144], out: &mut [f32; 256]) {
     let sub_blocks = sub_blocks(block);
     for (g, out) in out.as_chunks_mut::<64>().0.iter_mut().enumerate() {
@@ -33,6 +34,7 @@ pub(super) fn dequantise(block: &[u8; 144], out: &mut [f32; 256]) {
 }
 
 /// d · scale and dmin · minimum of each 32 values of a Q4_K or Q5_K block, which begin alike.
+#[inline(always)]
 pub(super) fn sub_blocks(block: &[u8]) -> [(f32, f32); 8] {
     let (d, d_min) = (half_at(block, 0), half_at(block, 2));
     let (scales, minima) = unpack(block[4..16].try_into().expect("12 bytes"));
@@ -42,6 +44,7 @@ pub(super) fn sub_blocks(block: &[u8]) -> [(f32, f32); 8] {
 /// Eight scales and eight minima. Bytes 0–3 have scales 0–3 in their low 6 bits, bytes 4–7 minima
 /// 0–3. Byte 8 + j has the low 4 bits of scale 4 + j in its low half and those of minimum 4 + j in
 /// its high half; their high 2 bits are those of bytes j and 4 + j.
+#[inline(always)]
 fn unpack(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
     let (mut scales, mut minima) = ([0; 8], [0; 8]);
     for j in 0..4 {

@@ -11,17 +11,20 @@
 
 use super::half_at;
 
+#[inline(always)]
 pub(super) fn dequantise_0(block: &[u8; 22], out: &mut [f32; 32]) {
     let d = half_at(block, 0);
     codes(&block[2..], out, |q| d * (q - 16.0));
 }
 
+#[inline(always)]
 pub(super) fn dequantise_1(block: &[u8; 24], out: &mut [f32; 32]) {
     let (d, m) = (half_at(block, 0), half_at(block, 2));
     codes(&block[4..], out, |q| d * q + m);
 }
 
 /// The codes of a block, as `value` turns them into numbers.
+#[inline(always)]
 fn codes(bits: &[u8], out: &mut [f32; 32], value: impl Fn(f32) -> f32) {
     let fifth = u32::from_le_bytes([bits[0], bits[1], bits[2], bits[3]]);
     let code = |four: u8, i: usize| value(f32::from(four | ((fifth >> i) as u8 & 1) << 4));

@@ -10,6 +10,7 @@
 
 use super::q4_k::sub_blocks;
 
+#[inline(always)]
 pub(super) fn dequantise(block: &[u8; 176], out: &mut [f32; 256]) {
     let sub_blocks = sub_blocks(block);
     let fifth = &block[16..48];

@@ -11,6 +11,7 @@
 
 use super::half_at;
 
+#[inline(always)]
 pub(super) fn dequantise(block: &[u8; 210], out: &mut [f32; 256]) {
     let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
     let d = half_at(block, 208);

@@ -11,6 +11,7 @@ use half::f16;
 
 use super::{half_at, inverse};
 
+#[inline(always)]
 pub(super) fn dequantise(block: &[u8; 34], out: &mut [f32; 32]) {
     let d = half_at(block, 0);
     for (value, byte) in out.iter_mut().zip(&block[2..]) {
