@@ -19,12 +19,15 @@ use crate::{Result, RunConfig, RunDir, Silent};
 pub(crate) const FILES: [&str; 3] =
     ["tokenizer.json", "tokenizer_config.json", "generation_config.json"];
 
-/// The tokenizer in a Hugging Face model directory, a run or an export.
+/// The tokenizer in a Hugging Face model directory, a run, an export or a GGUF file.
 ///
 /// # Errors
 /// A missing or damaged file, unsupported settings (by key), or tokens for the end of a
 /// response that the tokenizer does not have.
 pub fn load_tokenizer(dir: &Path) -> Result<Tokenizer> {
+    if dir.is_file() {
+        return Ok(Tokenizer::load(dir)?);
+    }
     let declared = HubGeneration::declared(dir)?.eos_token_id;
     Ok(Tokenizer::load_for_model(dir.join("tokenizer.json"), &declared)?)
 }

@@ -45,18 +45,27 @@ pub(super) fn parse_tokenizer(json: &[u8], what: &str) -> Result<Tokenizer> {
             )));
         }
     }
-    // A post-processor that names missing tokens or texts fails only here.
+    try_out(&inner, what)?;
+    Ok(inner)
+}
+
+/// Encodes and decodes once: a post-processor that names missing tokens or texts fails only then.
+///
+/// # Errors
+/// [`Error::Tokenizer`] with the library's error; `what` is the name in errors.
+pub(super) fn try_out(inner: &Tokenizer, what: &str) -> Result<()> {
+    let refused = |why: String| Error::Tokenizer { what: what.into(), why, remedy: REMEDY };
     for pair in [false, true] {
         for special in [false, true] {
             let probe = || match pair {
                 false => inner.encode_fast(PROBE, special).map_err(|e| e.to_string()),
                 true => inner.encode_fast((PROBE, PROBE), special).map_err(|e| e.to_string()),
             };
-            let ids = guarded(probe).map_err(&refused)?.get_ids().to_vec();
-            guarded(|| inner.decode(&ids, false).map_err(|e| e.to_string())).map_err(&refused)?;
+            let ids = guarded(probe).map_err(refused)?.get_ids().to_vec();
+            guarded(|| inner.decode(&ids, false).map_err(|e| e.to_string())).map_err(refused)?;
         }
     }
-    Ok(inner)
+    Ok(())
 }
 
 /// What the library accepts but no model can use.

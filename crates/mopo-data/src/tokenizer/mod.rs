@@ -1,5 +1,7 @@
-//! From text to token ids and back: byte-level BPE, trained here or loaded from a `tokenizer.json`.
+//! From text to token ids and back: byte-level BPE, trained here, or any tokenizer from a
+//! `tokenizer.json` or a GGUF file.
 
+mod gguf;
 mod library;
 mod settings;
 
@@ -11,6 +13,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer as HfTokenizer};
 
+use gguf::{FromGguf, is_gguf};
 use library::{guarded, parse_tokenizer};
 pub use settings::TokenizerSettings;
 
@@ -100,7 +103,8 @@ impl Tokenizer {
         Self::new(json.into_bytes(), TokenizerSettings::default(), &[], "training")
     }
 
-    /// Loads a `tokenizer.json` and the `tokenizer_config.json` next to it, if there is one.
+    /// Loads a `tokenizer.json` and the `tokenizer_config.json` next to it, if there is one, or the
+    /// tokenizer of a `.gguf` file.
     ///
     /// # Errors
     /// Those of [`load_for_model`](Self::load_for_model).
@@ -112,13 +116,26 @@ impl Tokenizer {
     /// are none,
     /// `eos_token` of `tokenizer_config.json` does, and otherwise a token with a usual name
     /// (`<|endoftext|>`, `</s>`, `<eos>`, …). A known `chat_template` becomes the form of
-    /// prompts.
+    /// prompts. A GGUF file declares such ids itself; `declared` ones replace them.
     ///
     /// # Errors
     /// Names the file: not a tokenizer, unsupported settings of `tokenizer_config.json`
-    /// (by key), no end-of-text token, or declared ids none of which the tokenizer has.
+    /// (by key), no end-of-text token, or declared ids none of which the tokenizer has. Of a GGUF
+    /// file also the key: a kind of tokenizer that is not supported, or metadata that is missing,
+    /// damaged or contradicts itself.
     pub fn load_for_model(path: impl AsRef<Path>, declared: &[u32]) -> Result<Self> {
         let path = path.as_ref();
+        if is_gguf(path) {
+            let FromGguf { inner, json, settings, ends } = gguf::read(path)?;
+            let declared = if declared.is_empty() { &ends } else { declared };
+            return Self::with_library(
+                inner,
+                json,
+                settings,
+                declared,
+                &path.display().to_string(),
+            );
+        }
         let settings = TokenizerSettings::read(path.parent().unwrap_or(Path::new("")))?;
         Self::new(mopo_hub::read(path)?, settings, declared, &path.display().to_string())
     }
@@ -130,6 +147,21 @@ impl Tokenizer {
         what: &str,
     ) -> Result<Self> {
         let mut inner = parse_tokenizer(&json, what)?;
+        if let Some(changed) = settings.with_prefix_space(&json)? {
+            inner = parse_tokenizer(&changed, what)?;
+            json = changed;
+        }
+        Self::with_library(inner, json, settings, declared, what)
+    }
+
+    /// With the library's tokenizer of the `tokenizer.json`.
+    fn with_library(
+        mut inner: HfTokenizer,
+        json: Vec<u8>,
+        settings: TokenizerSettings,
+        declared: &[u32],
+        what: &str,
+    ) -> Result<Self> {
         const HONOURED: [&str; 6] = [
             "add_bos_token",
             "add_prefix_space",
@@ -139,10 +171,6 @@ impl Tokenizer {
             "extra_special_tokens",
         ];
         settings.refuse_others(&HONOURED)?;
-        if let Some(changed) = settings.with_prefix_space(&json)? {
-            inner = parse_tokenizer(&changed, what)?;
-            json = changed;
-        }
         let special = settings.special_tokens(&inner)?;
         let is_declared = !declared.is_empty() || settings.get("eos_token").is_some();
         let (end_of_text, stops) = ends(&inner, &settings, declared, what)?;
@@ -164,7 +192,10 @@ impl Tokenizer {
             vocab_size,
             json,
         };
-        form.map_or(Ok(this.clone()), |template| this.with_form(PromptForm::Template(template)))
+        match form {
+            Some(template) => this.with_form(PromptForm::Template(template)),
+            None => Ok(this),
+        }
     }
 
     /// The same tokenizer for prompts of another form.

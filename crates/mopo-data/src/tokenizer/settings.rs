@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
+use super::gguf::{self, is_gguf};
 use crate::{ChatTemplate, Error, Result};
 
 const FILE: &str = "tokenizer_config.json";
@@ -69,12 +70,16 @@ pub struct TokenizerSettings {
 impl TokenizerSettings {
     /// Reads the file in a model directory, if it exists. As in transformers, `special_tokens_map.json`
     /// names special tokens too, and goes first unless `added_tokens_decoder` lists them all;
-    /// `chat_template.jinja` goes before `chat_template`.
+    /// `chat_template.jinja` goes before `chat_template`. Of a GGUF file, what its metadata says.
     ///
     /// # Errors
-    /// Names the file: it cannot be read, or is not a JSON object (a template: not UTF-8).
+    /// Names the file: it cannot be read, or is not a JSON object (a template: not UTF-8; a GGUF
+    /// file: a damaged one, or a key that is missing or wrong).
     pub fn read(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
+        if is_gguf(dir) {
+            return gguf::read_settings(dir);
+        }
         let optional = |name: &str, expected| match dir.join(name) {
             path if path.exists() => mopo_hub::read_json(&path, expected),
             _ => Ok(Map::new()),
@@ -99,6 +104,11 @@ impl TokenizerSettings {
             this.insert("chat_template".into(), text.into(), TEMPLATE);
         }
         Ok(this)
+    }
+
+    /// Settings from one file, of any format.
+    pub(super) fn of_file(path: &Path, map: Map<String, Value>) -> Self {
+        Self { path: path.into(), map, elsewhere: vec![] }
     }
 
     fn insert(&mut self, key: String, value: Value, file: &'static str) {

@@ -1,0 +1,121 @@
+//! Tokenizers of real GGUF files against llama.cpp. `MOPO_GGUF` names a model's file, and
+//! `MOPO_LLAMA_PYTHON` a Python with the packages of requirements.txt.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use mopo_core::Objectives;
+use mopo_data::{ReadOptions, Tokenizer, collect, read_hh_dir};
+
+/// Digits, white space, punctuation, scripts, and texts that look like tokens.
+const ODD: [&str; 40] = [
+    "",
+    " ",
+    "  ",
+    "\n",
+    "\n\n\n",
+    " \n \n",
+    "a  b   c    d     e",
+    "\t\tx\u{a0}y\u{3000}z",
+    "\r\nline\r\n\r\nline",
+    "1 12 123 1234 12345 1234567890 3.14159 1,000,000",
+    "½ ³ ² ¼ Ⅳ ① ٣ ४",
+    "it's IT'S we'll WE'LL I'd 'tis y'all've",
+    "ſ's K 'ſ",
+    "Größe Straße naïve café piñata",
+    "e\u{301} n\u{303} ﬁ ﬂ",
+    "茶を飲みますか。はい、毎日飲みます！",
+    "我喜欢喝茶,你呢?",
+    "차를 마시다",
+    "Добрый день, как дела?",
+    "Καλημέρα κόσμε",
+    "שלום עולם",
+    "مرحبا بالعالم",
+    "नमस्ते दुनिया",
+    "สวัสดีชาวโลก",
+    "🫖 👩‍👩‍👧‍👦 🇩🇪 👍🏽",
+    "\u{1f9ff}\u{10ffff}\u{e000}\u{fffd}",
+    "\u{1}\u{7f}\u{80}\u{200b}\u{200d}\u{feff}",
+    "==== ---- ____ #### ******** ........",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "hahahahahahahahahahaha lololololol",
+    "fn main() {\n    println!(\"{}\", 1 + 2);\n}",
+    "<html><b>bold</b><table>\n<td>1</td></table>",
+    "<|im_start|>user\nHi<|im_end|>\n",
+    "<start_of_turn>user\nHi<end_of_turn>",
+    "<bos><eos><unk><pad> <|endoftext|>",
+    "<0x0A> <0xFF>",
+    "▁▁ ▁a a▁b",
+    "$100 50% #1 @home C++ C# a&b x^2 ~5 `code`",
+    "http://example.com/a?b=c&d=e#f",
+    "\u{202e}reversed\u{202c} zalgo\u{0336}\u{0337}\u{0338}",
+];
+
+/// Real texts, where they are beside the repository.
+fn texts() -> Vec<String> {
+    let mut texts: Vec<String> = ODD.map(String::from).into();
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
+    let objectives = Objectives::new(["helpful", "harmless"]).unwrap();
+    let folders = [("helpful", "helpful-base"), ("harmless", "harmless-base")];
+    let options = ReadOptions::default();
+    let root = shared.join("hh-rlhf");
+    if root.is_dir() {
+        let read = collect(|sink| read_hh_dir(&root, &objectives, &folders, &options, sink));
+        let records = read.unwrap().0;
+        texts.extend(records.into_iter().flat_map(|r| [r.prompt, r.first, r.second]));
+    }
+    let posts = std::fs::read_to_string(shared.join("tldr/preference_dataset.jsonl"));
+    for line in posts.unwrap_or_default().lines() {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        let columns = ["input_text", "candidate_0", "candidate_1"];
+        texts.extend(columns.iter().filter_map(|column| row[column].as_str()).map(String::from));
+    }
+    texts
+}
+
+#[test]
+fn ids_are_those_of_llama_cpp() {
+    let Some(model) = std::env::var_os("MOPO_GGUF") else {
+        mopo_testkit::skip!("name a model's file in MOPO_GGUF");
+    };
+    let begin = Instant::now();
+    let tokenizer = Tokenizer::load(&model).unwrap();
+    println!("{} ids, loaded in {:.2?}", tokenizer.vocab_size(), begin.elapsed());
+    let texts = texts();
+    let begin = Instant::now();
+    let ids: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text).unwrap()).collect();
+    let n_bytes: usize = texts.iter().map(String::len).sum();
+    println!("{} texts, {n_bytes} bytes, encoded in {:.2?}", texts.len(), begin.elapsed());
+
+    let Some(python) = std::env::var_os("MOPO_LLAMA_PYTHON") else {
+        mopo_testkit::skip_rest!(
+            "name a Python with tests/gguf/requirements.txt in MOPO_LLAMA_PYTHON"
+        );
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gguf/reference.py");
+    let mut child = Command::new(python)
+        .args([script.as_os_str(), &model])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program that MOPO_LLAMA_PYTHON names");
+    let mut input = child.stdin.take().unwrap();
+    let lines: String = texts.iter().map(|text| format!("{}\n", serde_json::json!(text))).collect();
+    // The script answers before it has read everything.
+    let writer = std::thread::spawn(move || input.write_all(lines.as_bytes()));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    assert!(output.status.success());
+    let answers = String::from_utf8(output.stdout).unwrap();
+    let expected: Vec<Vec<u32>> =
+        answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(expected.len(), texts.len());
+    let differing: Vec<usize> = (0..texts.len()).filter(|i| ids[*i] != expected[*i]).collect();
+    for i in differing.iter().take(20) {
+        println!("{:?}: {:?}, not {:?}", texts[*i], ids[*i], expected[*i]);
+    }
+    println!("{} of {} differ", differing.len(), texts.len());
+    assert!(differing.is_empty());
+}
