@@ -16,7 +16,7 @@ use mopo_hub::{WEIGHTS, WeightDtype};
 use mopo_ops::FusedBackend;
 
 use crate::families::{gemma, llama, qwen};
-use crate::gguf::{self, is_gguf};
+use crate::gguf::{self, gguf_file};
 use crate::hub_config::HubConfig;
 use crate::layers::{KvCache, NewTokens, OutputLayer, Projection};
 use crate::lora::LoraAdapter;
@@ -347,9 +347,12 @@ const CONFIG: &str = "config.json";
 /// The `config.json` of a model directory, or what stands for it in a GGUF file, and the family that it names.
 fn read_config(dir: &Path) -> Result<(HubConfig, &'static Family)> {
     const EXPECTED: &str = "the config.json of a decoder";
-    let (path, config) = match is_gguf(dir) {
-        true => (dir.to_path_buf(), gguf::config(&GgufFile::open(dir)?)?),
-        false => {
+    let (path, config) = match gguf_file(dir) {
+        Some(file) => {
+            let config = gguf::config(&GgufFile::open(&file)?)?;
+            (file, config)
+        }
+        None => {
             let path = dir.join(CONFIG);
             let config = HubConfig::read(&path, EXPECTED)?;
             (path, config)

@@ -39,6 +39,7 @@ pub use decoder::{CausalLm, Decoder, DecoderShape, LinearShape};
 pub use error::{Error, Result};
 pub use export::export_hub;
 pub use generate::{Decoding, GenerationConfig, HubGeneration, generate, generate_with_row_ids};
+pub use gguf::{GGUF_WEIGHTS, gguf_file};
 pub use heads::PolicyHeads;
 pub use layers::{KvCache, NewTokens, Norm, OutputLayer, Projection, Weight};
 pub use lora::{LoraAdapter, LoraConfig, LoraLayer, LoraPair, TargetModules};

@@ -11,7 +11,7 @@ use mopo_hub::gguf::GgufFile;
 use mopo_hub::{TensorFiles, TensorWriter};
 use mopo_ops::QuantisedData;
 
-use crate::gguf::{GgufTensors, is_gguf};
+use crate::gguf::{GgufTensors, gguf_file};
 use crate::layers::{Projection, Weight};
 use crate::{Error, QuantFormat, QuantisedWeight, Result};
 
@@ -61,9 +61,9 @@ pub(crate) enum Source {
 impl Source {
     /// A model directory, or one file; `heads` of queries and of keys are those of its attention.
     pub(crate) fn open(dir_or_file: &Path, heads: [usize; 2]) -> Result<Self> {
-        match is_gguf(dir_or_file) {
-            false => Ok(Self::Files(TensorFiles::open(dir_or_file)?)),
-            true => Ok(Self::Gguf(GgufTensors::new(GgufFile::open(dir_or_file)?, heads)?)),
+        match gguf_file(dir_or_file) {
+            None => Ok(Self::Files(TensorFiles::open(dir_or_file)?)),
+            Some(file) => Ok(Self::Gguf(GgufTensors::new(GgufFile::open(&file)?, heads)?)),
         }
     }
 

@@ -65,13 +65,13 @@ impl<B: FusedBackend> Sampler<B> {
         if dir.join("policy/policy.json").exists() {
             return Self::load_export(dir, device);
         }
-        if dir.join("config.json").exists() {
+        if dir.join("config.json").exists() || mopo_lm::gguf_file(dir).is_some() {
             return Self::load_hub(dir, device);
         }
         Err(Error::Corrupt {
             path: dir.into(),
             message: "this is neither a run (no config.toml), nor an export of all policies (no \
-                      policy/policy.json), nor a Hugging Face model (no config.json)"
+                      policy/policy.json), nor a Hugging Face model (no config.json), nor a GGUF file"
                 .into(),
         })
     }
@@ -106,7 +106,8 @@ impl<B: FusedBackend> Sampler<B> {
         Ok(this)
     }
 
-    /// Loads a plain model from a Hugging Face model directory, with its `tokenizer.json`. It has
+    /// Loads a plain model from a Hugging Face model directory, with its `tokenizer.json`, or from a
+    /// GGUF file. It has
     /// no policies: only [`HeadChoice::Base`] can be used. If `tokenizer_config.json` has no
     /// known chat template, prompts are used as they are, special tokens in them
     /// included.
@@ -325,7 +326,7 @@ impl<B: FusedBackend> Sampler<B> {
     }
 }
 
-/// A frozen model from a Hugging Face model directory.
+/// A frozen model from a Hugging Face model directory or a GGUF file.
 pub(crate) fn frozen<B: FusedBackend>(
     dir: &Path,
     format: BaseFormat,

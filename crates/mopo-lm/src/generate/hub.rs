@@ -113,6 +113,10 @@ impl HubGeneration {
     /// Those of [`read`](Self::read) and [`from_config`](Self::from_config).
     pub fn declared(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
+        if dir.is_file() {
+            // A GGUF file: its special tokens come with its tokenizer.
+            return Ok(Self::default());
+        }
         let mut this = Self::read(dir)?.unwrap_or_default();
         if dir.join("config.json").exists() {
             let config = Self::from_config(dir)?;

@@ -4,12 +4,19 @@
 mod config;
 mod tensors;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(crate) use config::config;
 pub(crate) use tensors::GgufTensors;
 
-/// Whether a model's path is that of a GGUF file.
-pub(crate) fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
+/// The name of a GGUF file that holds the weights of a model directory.
+pub const GGUF_WEIGHTS: &str = "model.gguf";
+
+/// The GGUF file of a model: the path itself, by its extension, or [`GGUF_WEIGHTS`] in a directory.
+pub fn gguf_file(model: &Path) -> Option<PathBuf> {
+    if model.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && !model.is_dir() {
+        return Some(model.into());
+    }
+    let within = model.join(GGUF_WEIGHTS);
+    within.is_file().then_some(within)
 }

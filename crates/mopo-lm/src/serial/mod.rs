@@ -139,7 +139,10 @@ impl<B: FusedBackend> Decoder<B> for SerialDecoder<B> {
     }
 
     fn hub_config(&self) -> serde_json::Value {
-        self.config.hub.clone().into()
+        let mut json = self.config.hub.clone();
+        // The newer name of `torch_dtype`, which the caller sets.
+        json.remove("dtype");
+        json.into()
     }
 
     fn write_weights(

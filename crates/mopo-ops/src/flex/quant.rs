@@ -87,7 +87,11 @@ impl ByOutput for Reader<'_> {
             }
             Kind::Blocks { kind, bytes } => {
                 let size = kind.row_bytes(self.shape[0]).expect("whole blocks");
-                vectorised(FileBlocks { kind: *kind, bytes: &bytes[output * size..][..size], line });
+                vectorised(FileBlocks {
+                    kind: *kind,
+                    bytes: &bytes[output * size..][..size],
+                    line,
+                });
             }
             Kind::Int8 { scales } => {
                 let scale = scales[output];

@@ -37,8 +37,13 @@ impl RunConfig {
             }
             ModelSource::Hub(model) => {
                 let dir = model_dir(model)?;
-                let path = dir.join("config.json");
-                let limit = format!("`max_position_embeddings` in {} is", path.display());
+                let limit = match mopo_lm::gguf_file(&dir) {
+                    Some(file) => format!("the context length in {} is", file.display()),
+                    None => format!(
+                        "`max_position_embeddings` in {} is",
+                        dir.join("config.json").display()
+                    ),
+                };
                 (DecoderShape::read(dir)?, limit)
             }
         };

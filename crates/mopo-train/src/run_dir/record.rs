@@ -197,8 +197,13 @@ impl RunRecord {
 
 /// Hashes of the files that a model's weights and shape are read from.
 fn model_hashes(dir: &Path) -> Result<BTreeMap<String, String>> {
-    let (index, weights) = find_files(dir)?;
     let mut hashes = BTreeMap::new();
+    if let Some(file) = mopo_lm::gguf_file(dir) {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        hashes.insert(name, file_sha256(&file)?);
+        return Ok(hashes);
+    }
+    let (index, weights) = find_files(dir)?;
     for path in [dir.join("config.json"), index].into_iter().chain(weights) {
         let name = path.strip_prefix(dir).unwrap_or(&path).to_string_lossy().into_owned();
         if let Entry::Vacant(entry) = hashes.entry(name) {

@@ -1,5 +1,7 @@
 //! The base model of a run: trained by SFT or taken as it is, then frozen.
 
+use std::path::Path;
+
 use burn::module::AutodiffModule;
 use burn::tensor::backend::Backend;
 use mopo_data::Tokenizer;
@@ -38,11 +40,22 @@ pub(super) fn trained<B: FusedAutodiffBackend>(
         }
         let base = initial::<B>(config, &data.tokenizer, device)?
             .with_gradient_checkpointing(config.sft.gradient_checkpointing);
-        let mut sft = Sft::new(base, &data.train, &config.sft, config.seed, device);
-        let (phase, checkpoints) = (&config.sft, &config.checkpoints);
-        Fit { run, record, phase, checkpoints }.run(&mut sft, progress)?;
-        run.check_there()?;
-        sft.model().valid().save(&dir)?;
+        let file = match &config.model.source {
+            ModelSource::Hub(model) if config.sft.steps == 0 => {
+                mopo_lm::gguf_file(&crate::models::model_dir(model)?)
+            }
+            _ => None,
+        };
+        match file {
+            Some(file) => keep_file(&file, &base.valid(), &dir)?,
+            None => {
+                let mut sft = Sft::new(base, &data.train, &config.sft, config.seed, device);
+                let (phase, checkpoints) = (&config.sft, &config.checkpoints);
+                Fit { run, record, phase, checkpoints }.run(&mut sft, progress)?;
+                run.check_there()?;
+                sft.model().valid().save(&dir)?;
+            }
+        }
     }
     if !is_done || !record.has(BASE) {
         let before = record.has(BASE).then(|| record.folder_sha256(BASE));
@@ -63,6 +76,16 @@ pub(super) fn trained<B: FusedAutodiffBackend>(
     let base = load_base::<B>(run, config.model.base, device)?;
     data.tokenizer.check_fits(base.shape().vocab_size)?;
     Ok(base)
+}
+
+/// Copies a GGUF file that is not trained, so that its blocks stay as they are.
+fn keep_file<B: FusedBackend>(file: &Path, base: &CausalLm<B>, dir: &Path) -> Result<()> {
+    mopo_hub::create_dir(dir)?;
+    mopo_hub::write_atomically_with(&dir.join(mopo_lm::GGUF_WEIGHTS), |out| {
+        std::io::copy(&mut std::fs::File::open(file)?, out).map(|_| ())
+    })?;
+    // Written last: it says that the model is complete.
+    Ok(mopo_hub::write_json(&dir.join("config.json"), &base.hub_config())?)
 }
 
 /// Whether anything was computed with the base model.

@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use burn::module::Module;
 use mopo_data::Tokenizer;
-use mopo_lm::{CausalLm, Decoder, DecoderShape};
+use mopo_lm::{CausalLm, DecoderShape};
 use mopo_ops::FusedBackend;
 use mopo_train::config::BaseFormat;
 use serde::Serialize;
