@@ -179,6 +179,7 @@ mod tests {
             id: "1".into(),
             source: "test".into(),
             prompt: "abcdef".into(),
+            messages: None,
             first: "xyz".into(),
             second: "xyzw".into(),
             indicators: vec![],

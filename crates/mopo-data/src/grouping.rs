@@ -54,6 +54,7 @@ mod tests {
             id: "x".into(),
             source: "test".into(),
             prompt: prompt.into(),
+            messages: None,
             first: first.into(),
             second: second.into(),
             indicators: i.to_vec(),

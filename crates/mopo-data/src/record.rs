@@ -4,7 +4,7 @@ use mopo_core::Objectives;
 use serde::{Deserialize, Serialize};
 
 use crate::stream::{KeyHasher, RowKey};
-use crate::{Error, Result};
+use crate::{Error, Message, Result};
 
 /// A label for one objective: `None` is missing, 1 means that the first response is preferred, 0
 /// the second, 0.5 a tie; anything between is a soft label (a probability).
@@ -30,6 +30,7 @@ pub struct Scores {
 ///     id: "mine:1".into(),
 ///     source: "mine".into(),
 ///     prompt: "\n\nHuman: How do I boil an egg?\n\nAssistant:".into(),
+///     messages: None,
 ///     first: " Seven minutes.".into(),
 ///     second: " Who knows.".into(),
 ///     indicators: vec![Some(1.0), None], // the first is more helpful; nobody said which is funnier
@@ -49,6 +50,10 @@ pub struct PreferenceRecord {
     pub source: String,
     /// Everything before the responses, verbatim; for dialogues it ends in `\n\nAssistant:`.
     pub prompt: String,
+    /// The same as the source's messages, where it has some: a model with its own chat template is
+    /// prompted with these, put into that template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Vec<Message>>,
     /// One response, verbatim (dialogue responses start with a space).
     pub first: String,
     /// The other response.
@@ -86,7 +91,8 @@ impl PreferenceRecord {
     /// # Errors
     /// [`Error::Record`] names the record, the field and the accepted values: the number of
     /// indicators or scores is not `objectives.len()`, an indicator is outside [0, 1], a
-    /// score is not finite, an id, prompt or response is empty, or both responses are equal.
+    /// score is not finite, an id, prompt or response is empty, the messages ask for no response, or
+    /// both responses are equal.
     pub fn check(&self, objectives: &Objectives) -> Result<()> {
         let wrong = |field, why: String| Err(Error::Record { id: self.id.clone(), field, why });
         for (field, text) in [
@@ -98,6 +104,12 @@ impl PreferenceRecord {
             if text.trim().is_empty() {
                 return wrong(field, "it is empty; give it text or remove the record".into());
             }
+        }
+        if let Some(messages) = &self.messages
+            && messages.last().is_none_or(|last| last.role == "assistant")
+        {
+            let why = "it must end with a message to be answered; add one or remove the field";
+            return wrong("messages", why.into());
         }
         if self.first == self.second {
             return wrong("second", "it equals `first`; remove identical pairs".into());
@@ -147,6 +159,7 @@ mod tests {
             id: "a:1".into(),
             source: "a".into(),
             prompt: "\n\nHuman: Hi\n\nAssistant:".into(),
+            messages: None,
             first: " one".into(),
             second: " two".into(),
             indicators: vec![Some(1.0), None],
@@ -159,7 +172,8 @@ mod tests {
         let objectives = Objectives::new(["helpful", "harmless"]).unwrap();
         record().check(&objectives).unwrap();
         type Edit = fn(&mut PreferenceRecord);
-        let cases: [(&str, Edit); 8] = [
+        let cases: [(&str, Edit); 9] = [
+            ("`messages`: it must end", |r| r.messages = Some(vec![])),
             ("`first`: it is empty", |r| r.first = "  ".into()),
             ("equals `first`", |r| r.second = r.first.clone()),
             ("1 entries, expected 2 (helpful, harmless)", |r| r.indicators = vec![None]),
@@ -195,10 +209,14 @@ mod tests {
             texts in prop::array::uniform5(any::<String>()),
             indicators in prop::collection::vec(prop::option::of(0.0f32..=1.0), 0..4),
             scores in prop::option::of(prop::collection::vec(-1e30f32..1e30, 0..4)),
+            turns in prop::option::of(prop::collection::vec(any::<(String, String)>(), 0..3)),
         ) {
             let [id, source, prompt, first, second] = texts;
             let scores = scores.map(|s| Scores { first: s.clone(), second: s });
-            let record = PreferenceRecord { id, source, prompt, first, second, indicators, scores };
+            let message = |(role, content)| Message { role, content };
+            let messages = turns.map(|turns| turns.into_iter().map(message).collect());
+            let record =
+                PreferenceRecord { id, source, prompt, messages, first, second, indicators, scores };
             let json = serde_json::to_string(&record).unwrap();
             prop_assert!(!json.contains('\n'));
             prop_assert_eq!(serde_json::from_str::<PreferenceRecord>(&json).unwrap(), record);

@@ -296,6 +296,7 @@ fn pair(
         id,
         source: a.source.clone(),
         prompt: prompt.into(),
+        messages: None,
         first: first.text.clone(),
         second: second.text.clone(),
         indicators,

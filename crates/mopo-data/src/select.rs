@@ -72,6 +72,7 @@ mod tests {
             id: i.to_string(),
             source: "made".into(),
             prompt: "p".into(),
+            messages: None,
             first: "a".into(),
             second: "b".into(),
             indicators: indicators.to_vec(),

@@ -7,7 +7,7 @@ use crate::files::{Files, NamedFile, PassedOver, files_of};
 use crate::hash::stable_hash;
 use crate::report::{MalformedRow, ReadReport};
 use crate::stream::{KeyHasher, RowKey};
-use crate::{Error, Indicator, PreferenceRecord, Result, Scores, SourceFile, file_sha256};
+use crate::{Error, Indicator, Message, PreferenceRecord, Result, Scores, SourceFile, file_sha256};
 
 /// How a source is read.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -170,12 +170,28 @@ impl<'a, 'b> Pairs<'a, 'b> {
     pub(crate) fn push(
         &mut self,
         place: Place<'_>,
+        texts: [String; 3],
+        indicators: Vec<Indicator>,
+        scores: Option<Scores>,
+    ) -> std::result::Result<RowKey, Rejected> {
+        self.push_conversation(place, texts, None, indicators, scores)
+    }
+
+    /// The same with the prompt's messages.
+    ///
+    /// # Errors
+    /// Those of the sink.
+    pub(crate) fn push_conversation(
+        &mut self,
+        place: Place<'_>,
         [prompt, first, second]: [String; 3],
+        messages: Option<Vec<Message>>,
         indicators: Vec<Indicator>,
         scores: Option<Scores>,
     ) -> std::result::Result<RowKey, Rejected> {
         let (id, source) = (place.id(), place.source.into());
-        let record = PreferenceRecord { id, source, prompt, first, second, indicators, scores };
+        let record =
+            PreferenceRecord { id, source, prompt, messages, first, second, indicators, scores };
         let key = record.key();
         self.n_records += 1;
         (self.sink)(record)?;

@@ -49,6 +49,7 @@ mod tests {
             id: i.to_string(),
             source: "test".into(),
             prompt: format!("prompt {prompt}"),
+            messages: None,
             first: "a".into(),
             second: "b".into(),
             indicators: vec![],

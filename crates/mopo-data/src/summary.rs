@@ -284,6 +284,7 @@ mod tests {
             id: "1".into(),
             source: "test".into(),
             prompt: prompt.into(),
+            messages: None,
             first: "xx".into(),
             second: "xxxx".into(),
             indicators: indicators.to_vec(),

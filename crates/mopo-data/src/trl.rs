@@ -110,6 +110,8 @@ impl<'de> Visitor<'de> for SaidVisitor {
 /// A row as prompt, preferred and other response.
 struct Oriented {
     prompt: String,
+    /// The prompt's messages, if the row has messages.
+    messages: Option<Vec<Message>>,
     chosen: String,
     rejected: String,
 }
@@ -118,7 +120,7 @@ struct Oriented {
 ///
 /// - Plain text is taken verbatim. An implicit prompt is the longest common prefix of `chosen` and
 ///   `rejected` that ends before white space, so that no word is split.
-/// - Messages become text by `template`. An implicit prompt is the messages that both share. The
+/// - Messages become text by `template`, and are kept beside it. An implicit prompt is the messages that both share. The
 ///   response must be one message of the assistant; other rows are counted and skipped.
 /// - If both `score_chosen` and `score_rejected` exist, they are kept; equal scores make the pair
 ///   a tie, and a pair whose scores contradict its order is skipped.
@@ -138,7 +140,7 @@ pub fn read_trl(
     let read = read_files(path, FETCH, options, &COLUMNS, &mut |place, row| {
         let columns: Row = typed(row)?;
         let scores = (columns.score_chosen, columns.score_rejected);
-        let Oriented { prompt, chosen, rejected } = oriented(row, columns, template)?;
+        let Oriented { prompt, messages, chosen, rejected } = oriented(row, columns, template)?;
         if chosen == rejected {
             return Err(Rejected::LeftOut(EQUAL_RESPONSES));
         }
@@ -163,7 +165,7 @@ pub fn read_trl(
         let scores = scores.filter(|_| n_objectives == 1).map(turn);
         let scores = scores.map(|(a, b)| Scores { first: vec![a], second: vec![b] });
         let indicators = objective.indicators(if swap { 1.0 - preferred } else { preferred });
-        pairs.push(place, [prompt, first, second], indicators, scores)
+        pairs.push_conversation(place, [prompt, first, second], messages, indicators, scores)
     })?;
     pairs.finish(read, path)
 }
@@ -184,10 +186,10 @@ fn oriented(
             let prompt = chosen[..at].into();
             chosen.drain(..at);
             rejected.drain(..at);
-            Ok(Oriented { prompt, chosen, rejected })
+            Ok(Oriented { prompt, messages: None, chosen, rejected })
         }
         (Some(Said::Text(prompt)), Said::Text(chosen), Said::Text(rejected)) => {
-            Ok(Oriented { prompt, chosen, rejected })
+            Ok(Oriented { prompt, messages: None, chosen, rejected })
         }
         (prompt, Said::Messages(chosen), Said::Messages(rejected)) => {
             // Some publishers have the question as text and whole dialogues.
@@ -238,6 +240,7 @@ fn from_messages(
     not_blank(&rejected.content, EMPTY_RESPONSE)?;
     Ok(Oriented {
         prompt: template.prompt(&prompt)?,
+        messages: Some(prompt),
         chosen: template.response(&chosen.content),
         rejected: template.response(&rejected.content),
     })

@@ -141,6 +141,7 @@ fn record(id: String, prompt: &str, first: &str, second: &str) -> PreferenceReco
         id,
         source: "demo".into(),
         prompt: prompt.into(),
+        messages: None,
         first: first.into(),
         second: second.into(),
         indicators: a.iter().zip(b).map(|(&a, b)| Some(indicator_of_scores(a, b, 0.0))).collect(),

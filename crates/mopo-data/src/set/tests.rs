@@ -11,6 +11,7 @@ fn set() -> PreparedSet {
         id: format!("r:{i}"),
         source: "r".into(),
         prompt: "\n\nHuman: \"Tea\"? ☕\u{2028}\n\nAssistant:".into(),
+        messages: None,
         first: format!(" one {i}"),
         second: " two\nlines".into(),
         indicators: vec![Some(0.1), None],

@@ -459,7 +459,15 @@ fn trl_prompts_are_found() {
     let found = records("trl-messages");
     assert_eq!(found[0].prompt, "Be brief.\n\nHuman: What is the capital of Norway?\n\nAssistant:");
     assert_eq!(sides(&found[0], 0), (" Oslo.", " Bergen."));
+    let turns = |record: &PreferenceRecord| -> Vec<(String, String)> {
+        let messages = record.messages.clone().unwrap();
+        messages.into_iter().map(|message| (message.role, message.content)).collect()
+    };
+    let question = ("user".into(), "What is the capital of Norway?".into());
+    assert_eq!(turns(&found[0]), [("system".into(), "Be brief.".into()), question.clone()]);
+    assert!(records("trl-implicit").iter().all(|record| record.messages.is_none()));
     let found = records("trl-messages-implicit");
+    assert_eq!(turns(&found[0]), [question]);
     assert_eq!(found[0].prompt, "\n\nHuman: What is the capital of Norway?\n\nAssistant:");
     assert_eq!(found[1].indicators, [Some(0.5)]);
     assert!(found[0].scores.is_some());

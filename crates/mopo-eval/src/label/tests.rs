@@ -21,6 +21,7 @@ fn record(i: usize, first: &str, second: &str, indicators: &[Indicator]) -> Pref
         id: format!("r:{i}"),
         source: "r".into(),
         prompt: format!("prompt {i}"),
+        messages: None,
         first: first.into(),
         second: second.into(),
         indicators: indicators.to_vec(),
