@@ -74,7 +74,7 @@ impl fmt::Display for TruncationReport {
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] for a limit of 0; [`Error::Tokenizer`] if the tokenizer refuses a
-/// text.
+/// text; [`Error::ChatTemplate`] if the model's own template refuses a conversation.
 pub fn tokenize(
     records: &[PreferenceRecord],
     tokenizer: &Tokenizer,
@@ -93,20 +93,14 @@ pub fn tokenize(
     let mut report = TruncationReport { pairs: records.len(), ..Default::default() };
     let mut pairs = Vec::with_capacity(records.len());
     for record in records {
-        let (prompt, was_cut) = tokenizer.encode_prompt(&record.prompt, limits.max_prompt)?;
+        let (mut pair, was_cut) = tokenizer.encode_pair(record, limits.max_prompt)?;
         report.prompts += usize::from(was_cut);
-        let mut response = |text: &str| -> Result<Vec<u32>> {
-            let mut ids = tokenizer.encode(text)?;
-            ids.push(tokenizer.end_of_text());
-            if ids.len() > limits.max_response {
-                ids.truncate(limits.max_response);
-                report.responses += 1;
-            }
-            Ok(ids)
-        };
-        let (first, second) = (response(&record.first)?, response(&record.second)?);
-        report.identical += usize::from(first == second);
-        pairs.push(PairTokens { prompt, first, second });
+        for response in [&mut pair.first, &mut pair.second] {
+            report.responses += usize::from(response.len() > limits.max_response);
+            response.truncate(limits.max_response);
+        }
+        report.identical += usize::from(pair.first == pair.second);
+        pairs.push(pair);
     }
     Ok((pairs, report))
 }

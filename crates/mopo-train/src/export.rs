@@ -184,16 +184,16 @@ impl ExportSource {
             .map_or_else(LoadOptions::default, |(_, config)| config.model.base.load_options())
     }
 
-    /// The tokenizer, and the template that the policies were trained with, if known.
+    /// The tokenizer, and the template that the policies were trained with, if known and not the
+    /// model's own.
     fn tokenizer(&self) -> Result<(Tokenizer, Option<ChatTemplate>)> {
         if let Some((run, config)) = &self.run {
-            let (tokenizer, template) = load_run_tokenizer(run, config)?;
-            return Ok((tokenizer, Some(template)));
+            return load_run_tokenizer(run, config);
         }
         let tokenizer = load_tokenizer(&self.root)?;
         let template = match tokenizer.form() {
             PromptForm::Template(template) => Some(template),
-            PromptForm::Text | PromptForm::Raw => None,
+            PromptForm::Text | PromptForm::Raw | PromptForm::Model => None,
         };
         Ok((tokenizer, template))
     }

@@ -342,7 +342,7 @@ pub(crate) fn prepare(
     let mut summary = Summary::new(&objectives, &train, &token_len);
     // Prompts have control tokens, and may begin with a token of their own.
     let prompt_len = |r: &PreferenceRecord| {
-        tokenizer.encode_prompt(&r.prompt, usize::MAX).map_or(0, |(ids, _)| ids.len())
+        tokenizer.encode_prompt_of(r, usize::MAX).map_or(0, |(ids, _)| ids.len())
     };
     summary.prompt_tokens = LengthStats::new(train.iter().map(prompt_len).collect());
     let text = format!("training pairs\n{summary}");

@@ -27,7 +27,7 @@ pub struct Sampler<B: FusedBackend> {
     base: CausalLm<B>,
     params: Option<PolicyParams<B>>,
     tokenizer: Tokenizer,
-    /// The template of its prompts, if known.
+    /// The template of its prompts, if known and not the model's own.
     template: Option<ChatTemplate>,
     defaults: HubGeneration,
     max_prompt_tokens: Option<usize>,
@@ -86,7 +86,7 @@ impl<B: FusedBackend> Sampler<B> {
         let (tokenizer, template) = load_run_tokenizer(run, config)?;
         let base = load_base::<B>(run, config.model.base, device)?;
         let mut this = Self::plain(base, tokenizer, device)?.with_policies(run.path())?;
-        this.template = Some(template);
+        this.template = template;
         this.defaults = config.evaluation.generation();
         this.max_prompt_tokens = Some(config.data.max_prompt_tokens);
         Ok(this)
@@ -101,15 +101,16 @@ impl<B: FusedBackend> Sampler<B> {
         let tokenizer = load_tokenizer(dir)?;
         let base = frozen(&dir.join("base"), BaseFormat::Checkpoint, device)?;
         let mut this = Self::plain(base, tokenizer, device)?.with_policies(dir)?;
-        this.template = this.template.or(Some(ChatTemplate::Dialogue));
+        if this.tokenizer.form() != PromptForm::Model {
+            this.template = this.template.or(Some(ChatTemplate::Dialogue));
+        }
         this.defaults = HubGeneration::declared(dir)?;
         Ok(this)
     }
 
-    /// Loads a plain model from a Hugging Face model directory, with its `tokenizer.json`, or from a
-    /// GGUF file. It has
-    /// no policies: only [`HeadChoice::Base`] can be used. If `tokenizer_config.json` has no
-    /// known chat template, prompts are used as they are, special tokens in them
+    /// Loads a plain model from a Hugging Face model directory, with its `tokenizer.json`, or from a GGUF
+    /// file. It has no policies: only [`HeadChoice::Base`] can be used. Prompts are put into its chat
+    /// template; if it has none that can be rendered, they are used as they are, special tokens in them
     /// included.
     ///
     /// # Errors
@@ -131,7 +132,7 @@ impl<B: FusedBackend> Sampler<B> {
         tokenizer.check_fits(base.shape().vocab_size)?;
         let template = match tokenizer.form() {
             PromptForm::Template(template) => Some(template),
-            PromptForm::Text | PromptForm::Raw => None,
+            PromptForm::Text | PromptForm::Raw | PromptForm::Model => None,
         };
         Ok(Self {
             base,
@@ -156,7 +157,8 @@ impl<B: FusedBackend> Sampler<B> {
         &self.names
     }
 
-    /// Whether the model has a chat template that is not known here: prompts are taken as they are.
+    /// Whether the model has a chat template that cannot be rendered here: prompts are taken as they
+    /// are.
     pub fn has_unknown_template(&self) -> bool {
         self.template.is_none() && self.tokenizer.has_unknown_template()
     }
@@ -197,7 +199,8 @@ impl<B: FusedBackend> Sampler<B> {
         })
     }
 
-    /// The prompt for what a person typed, in the template that the model was trained with.
+    /// The prompt for what a person typed, in the template that the model was trained with. The
+    /// model's own is applied later, to tokens.
     ///
     /// # Errors
     /// A text that the template cannot express.

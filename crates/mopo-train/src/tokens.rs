@@ -32,17 +32,23 @@ pub fn load_tokenizer(dir: &Path) -> Result<Tokenizer> {
     Ok(Tokenizer::load_for_model(dir.join("tokenizer.json"), &declared)?)
 }
 
-/// The tokenizer of a run, and the template of its prompts.
+/// The tokenizer of a run, and the template of its prompts; `None` if it is the model's own, which
+/// the tokenizer has.
 ///
 /// Runs from before templates were recorded encode control tokens as text, as in their training;
 /// their template is that of their held-out prompts.
 ///
 /// # Errors
 /// Those of [`load_tokenizer`], or damaged held-out pairs.
-pub fn load_run_tokenizer(run: &RunDir, config: &RunConfig) -> Result<(Tokenizer, ChatTemplate)> {
+pub fn load_run_tokenizer(
+    run: &RunDir,
+    config: &RunConfig,
+) -> Result<(Tokenizer, Option<ChatTemplate>)> {
     let tokenizer = load_tokenizer(run.path())?;
-    if let PromptForm::Template(template) = tokenizer.form() {
-        return Ok((tokenizer, template));
+    match tokenizer.form() {
+        PromptForm::Template(template) => return Ok((tokenizer, Some(template))),
+        PromptForm::Model => return Ok((tokenizer, None)),
+        PromptForm::Text | PromptForm::Raw => {}
     }
     let heldout = run.join("data/heldout.jsonl");
     let template = match heldout.exists() {
@@ -52,10 +58,11 @@ pub fn load_run_tokenizer(run: &RunDir, config: &RunConfig) -> Result<(Tokenizer
         }
         false => config.data.source.template.unwrap_or(ChatTemplate::Dialogue),
     };
-    Ok((tokenizer, template))
+    Ok((tokenizer, Some(template)))
 }
 
-/// The tokenizer of a new run whose prompts have this form; `texts` to train one.
+/// The tokenizer of a new run whose prompts have this template, unless its model has its own;
+/// `texts` to train one.
 pub(crate) fn new_tokenizer<'a>(
     config: &RunConfig,
     template: ChatTemplate,

@@ -6,7 +6,7 @@ mod turns;
 use serde::{Deserialize, Serialize};
 
 pub use turns::cut_at_turn;
-pub(crate) use turns::{Piece, chatml_pieces, split_dialogue};
+pub(crate) use turns::{Piece, chatml_pieces, messages_of, split_dialogue};
 
 /// One turn of a dialogue.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -77,8 +77,7 @@ impl ChatTemplate {
         JINJA.iter().find(|(template, _)| *template == self).expect("every template is listed").1
     }
 
-    /// The template with this [`jinja`](Self::jinja). Other Jinja templates are not supported yet:
-    /// this is the place for an interpreter.
+    /// The template with this [`jinja`](Self::jinja); others are [`JinjaTemplate`](crate::JinjaTemplate)s.
     pub fn from_jinja(text: &str) -> Option<Self> {
         // Jinja ignores one line break at the end, which editors put there.
         let text = text.strip_suffix('\n').unwrap_or(text);

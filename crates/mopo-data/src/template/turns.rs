@@ -1,6 +1,6 @@
 //! Where turns begin and end in an existing text.
 
-use super::{ASSISTANT, CHATML_BETWEEN, IM_END, IM_START};
+use super::{ASSISTANT, CHATML_BETWEEN, ChatTemplate, HUMAN, IM_END, IM_START, Message};
 
 /// The starts of turns, after an empty line.
 const ROLES: [&str; 2] = ["Human:", "Assistant:"];
@@ -29,13 +29,52 @@ pub(crate) fn split_dialogue(dialogue: &str) -> Option<(&str, &str)> {
     dialogue.rfind(ASSISTANT).map(|at| dialogue.split_at(at + ASSISTANT.len()))
 }
 
+/// The messages of a prompt: the turns of a dialogue or of ChatML, else the text as the user's. The
+/// text before the first turn of a dialogue is the system's. Neighbouring turns of one role are one
+/// message, since most templates need roles that alternate.
+pub(crate) fn messages_of(prompt: &str) -> Vec<Message> {
+    let message =
+        |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    if ChatTemplate::Chatml.is_form_of(prompt) {
+        let turns = chatml_pieces(prompt).into_iter().filter_map(|piece| match piece {
+            Piece::Text(turn) => turn.split_once('\n').filter(|(role, _)| !role.is_empty()),
+            Piece::Control(_) => None,
+        });
+        let mut messages: Vec<Message> =
+            turns.map(|(role, content)| message(role, content)).collect();
+        // The beginning of the response.
+        messages.pop();
+        return messages;
+    }
+    let Some(dialogue) = prompt.strip_suffix(ASSISTANT) else {
+        return vec![message("user", prompt)];
+    };
+    let marks = |mark: &'static str, role: &'static str| {
+        dialogue.match_indices(mark).map(move |(at, _)| (at, at + mark.len(), role))
+    };
+    let mut starts = vec![(0, 0, "system")];
+    starts.extend(marks(HUMAN, "user").chain(marks(ASSISTANT, "assistant")));
+    starts.sort_unstable();
+    let ends = starts.iter().skip(1).map(|(at, ..)| *at).chain([dialogue.len()]);
+    let mut messages: Vec<Message> = Vec::new();
+    for ((_, start, role), end) in starts.iter().zip(ends) {
+        let turn = dialogue[*start..end].trim();
+        match messages.last_mut().filter(|last| last.role == *role) {
+            Some(last) => last.content.extend(["\n\n", turn]),
+            None if *role == "system" && turn.is_empty() => {}
+            None => messages.push(message(role, turn)),
+        }
+    }
+    messages
+}
+
 /// A part of a prompt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Piece<'a> {
     /// Text, whatever it contains.
     Text(&'a str),
     /// A control token of the template.
-    Control(&'static str),
+    Control(&'a str),
 }
 
 /// The pieces of a prompt in ChatML. Only what the template itself writes is a control token:

@@ -3,9 +3,11 @@
 
 mod gguf;
 mod library;
+mod own_template;
 mod settings;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tokenizers::models::TrainerWrapper;
@@ -15,9 +17,10 @@ use tokenizers::{AddedToken, Tokenizer as HfTokenizer};
 
 use gguf::{FromGguf, is_gguf};
 use library::{guarded, parse_tokenizer};
+use own_template::OwnTemplate;
 pub use settings::TokenizerSettings;
 
-use crate::template::{Piece, chatml_pieces};
+use crate::template::{Piece, chatml_pieces, messages_of};
 use crate::{ChatTemplate, Error, Result, sha256_hex, write_atomically};
 
 /// The token that ends a response in tokenizers trained here (and in GPT-2's).
@@ -37,6 +40,8 @@ pub enum PromptForm {
     Text,
     /// A token where the template writes it, text where it is part of a message.
     Template(ChatTemplate),
+    /// A token where the model's own chat template writes it, text where it is part of a message.
+    Model,
     /// A token everywhere: in a prompt that a person wrote for a model with an unknown template.
     /// transformers does so with every text.
     Raw,
@@ -52,6 +57,8 @@ pub struct Tokenizer {
     inner: HfTokenizer,
     /// The same, but special tokens are recognised; for [`PromptForm::Raw`].
     raw: Option<Box<HfTokenizer>>,
+    /// The model's own chat template, unless it is a [`ChatTemplate`].
+    own: Option<Arc<OwnTemplate>>,
     settings: TokenizerSettings,
     form: PromptForm,
     end_of_text: u32,
@@ -115,8 +122,8 @@ impl Tokenizer {
     /// The same for a model whose own files declare that `declared` ids end a response. If there
     /// are none,
     /// `eos_token` of `tokenizer_config.json` does, and otherwise a token with a usual name
-    /// (`<|endoftext|>`, `</s>`, `<eos>`, …). A known `chat_template` becomes the form of
-    /// prompts. A GGUF file declares such ids itself; `declared` ones replace them.
+    /// (`<|endoftext|>`, `</s>`, `<eos>`, …). A `chat_template` that can be rendered becomes the
+    /// form of prompts. A GGUF file declares such ids itself; `declared` ones replace them.
     ///
     /// # Errors
     /// Names the file: not a tokenizer, unsupported settings of `tokenizer_config.json`
@@ -181,9 +188,10 @@ impl Tokenizer {
         let highest = inner.get_vocab(true).into_values().max().unwrap_or(0);
         let vocab_size = highest as usize + 1;
         let form = settings.chat_template()?;
-        let this = Self {
+        let mut this = Self {
             inner,
             raw: None,
+            own: None,
             settings,
             form: PromptForm::Text,
             end_of_text,
@@ -192,23 +200,30 @@ impl Tokenizer {
             vocab_size,
             json,
         };
-        match form {
-            Some(template) => this.with_form(PromptForm::Template(template)),
-            None => Ok(this),
+        if let Some(template) = form {
+            return this.with_form(PromptForm::Template(template));
         }
+        if let Some(own) = OwnTemplate::new(&this.settings, &this.inner)? {
+            (this.own, this.form) = (Some(Arc::new(own)), PromptForm::Model);
+        }
+        Ok(this)
     }
 
     /// The same tokenizer for prompts of another form.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if the tokenizer surrounds texts with tokens in a way that does not
-    /// work for
-    /// prompts.
+    /// work for prompts, or for [`PromptForm::Model`] has no chat template of its own.
     pub fn with_form(mut self, form: PromptForm) -> Result<Self> {
         self.form = form;
         self.raw = None;
         match form {
             PromptForm::Text => return Ok(self),
+            PromptForm::Model if self.own.is_some() => return Ok(self),
+            PromptForm::Model => {
+                let remedy = "give a model with one, or another form of prompts";
+                return Err(refused("settings", "there is no chat template", remedy));
+            }
             PromptForm::Raw => {
                 let mut raw = self.inner.clone();
                 raw.set_encode_special_tokens(false);
@@ -223,13 +238,22 @@ impl Tokenizer {
         Ok(self)
     }
 
-    /// The same tokenizer for training on prompts of a template. If several tokens end a response,
-    /// training uses the template's own, else `eos_token` of `tokenizer_config.json`, else
-    /// the first declared one.
+    /// The same tokenizer for training on prompts of a template; a model's own chat template stays
+    /// instead. If several tokens end a response, training uses the template's own, else
+    /// `eos_token` of `tokenizer_config.json`, else the first declared one.
     ///
     /// # Errors
     /// Those of [`with_form`](Self::with_form).
     pub fn for_training(mut self, template: ChatTemplate) -> Result<Self> {
+        if self.form == PromptForm::Model {
+            if let Some(id) = self.end_of_turn() {
+                self.end_of_text = id;
+                if !self.stops.contains(&id) {
+                    self.stops.push(id);
+                }
+            }
+            return Ok(self);
+        }
         if let Some(id) = template.end_of_turn().and_then(|name| self.inner.token_to_id(name))
             && (self.stops.contains(&id) || !self.is_declared)
         {
@@ -277,8 +301,18 @@ impl Tokenizer {
         if json["pre_tokenizer"]["add_prefix_space"] == Value::Bool(true) {
             settings["add_prefix_space"] = true.into();
         }
-        if let PromptForm::Template(template) = self.form {
-            settings["chat_template"] = template.jinja().into();
+        match (self.form, &self.own) {
+            (PromptForm::Template(template), _) => {
+                settings["chat_template"] = template.jinja().into();
+            }
+            (PromptForm::Model, Some(own)) => {
+                settings["chat_template"] = own.text().into();
+                // The template may write it.
+                if known("bos_token").is_none() {
+                    settings["bos_token"] = Value::Null;
+                }
+            }
+            _ => {}
         }
         settings
     }
@@ -301,9 +335,10 @@ impl Tokenizer {
     pub fn encode_prompt(&self, prompt: &str, most: usize) -> Result<(Vec<u32>, bool)> {
         let ids = match self.form {
             PromptForm::Text => self.encode(prompt)?,
+            PromptForm::Model => return self.encode_messages(&messages_of(prompt), most),
             PromptForm::Raw => encode(self.raw.as_ref().expect("made with the form"), prompt)?,
             PromptForm::Template(ChatTemplate::Chatml) => {
-                self.encode_pieces(&chatml_pieces(prompt))?
+                self.encode_pieces(&chatml_pieces(prompt), &self.inner)?
             }
             PromptForm::Template(ChatTemplate::Dialogue | ChatTemplate::Plain) => {
                 self.encode(prompt)?
@@ -321,7 +356,8 @@ impl Tokenizer {
         Ok(([beginning.as_slice(), kept].concat(), skip > 0))
     }
 
-    fn encode_pieces(&self, pieces: &[Piece<'_>]) -> Result<Vec<u32>> {
+    /// The ids of pieces; a text that comes first is encoded by `first`.
+    fn encode_pieces(&self, pieces: &[Piece<'_>], first: &HfTokenizer) -> Result<Vec<u32>> {
         let added = self.inner.get_added_tokens_decoder();
         let flags = |piece: Option<&Piece<'_>>| match piece {
             Some(Piece::Control(name)) => {
@@ -345,16 +381,17 @@ impl Tokenizer {
                     if flags(pieces.get(i + 1)).0 {
                         text = text.trim_end();
                     }
-                    ids.extend(self.encode(text)?);
+                    ids.extend(encode(if i == 0 { first } else { &self.inner }, text)?);
                 }
             }
         }
         Ok(ids)
     }
 
-    /// What the tokenizer puts before a text, except for [`PromptForm::Text`].
+    /// What the tokenizer puts before a text, except for [`PromptForm::Text`], and for
+    /// [`PromptForm::Model`], whose template writes it.
     fn beginning(&self) -> Result<Vec<u32>> {
-        if self.form == PromptForm::Text {
+        if matches!(self.form, PromptForm::Text | PromptForm::Model) {
             return Ok(vec![]);
         }
         match self.settings.flag("add_bos_token")? {
@@ -396,10 +433,11 @@ impl Tokenizer {
             .map_err(|e| refused("decoding", e, "check that model and tokenizer belong together"))
     }
 
-    /// Whether its files have a chat template that is not known here, so that prompts are not put
+    /// Whether its files have a chat template that cannot be used here, so that prompts are not put
     /// into it.
     pub fn has_unknown_template(&self) -> bool {
         self.settings.get("chat_template").is_some()
+            && self.own.is_none()
             && matches!(self.settings.chat_template(), Ok(None))
     }
 

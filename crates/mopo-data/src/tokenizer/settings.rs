@@ -151,12 +151,19 @@ impl TokenizerSettings {
         }
     }
 
-    /// The chat template (of several named ones, `default`), if it is a known one; other templates
-    /// cannot be run.
+    /// The chat template (of several named ones, `default`), if it is one of [`ChatTemplate`].
     ///
     /// # Errors
     /// Names the key if its value is no template.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        Ok(self.chat_template_text()?.and_then(ChatTemplate::from_jinja))
+    }
+
+    /// The same as Jinja, whatever it is.
+    ///
+    /// # Errors
+    /// Names the key if its value is no template.
+    pub fn chat_template_text(&self) -> Result<Option<&str>> {
         const KEY: &str = "chat_template";
         let Some(value) = self.get(KEY) else { return Ok(None) };
         let named = |name: &Value| name == "default";
@@ -169,7 +176,7 @@ impl TokenizerSettings {
         };
         match template.map(|template| (template, template.as_str())) {
             None => Ok(None),
-            Some((_, Some(text))) => Ok(ChatTemplate::from_jinja(text)),
+            Some((_, Some(text))) => Ok(Some(text)),
             Some((other, None)) => Err(self.refuse(KEY, other, "expected a template as text")),
         }
     }

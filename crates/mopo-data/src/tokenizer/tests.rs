@@ -332,11 +332,12 @@ fn files_beside_the_settings_are_read_as_transformers_reads_them() {
         (json!({ "chat_template": named("default") }), None, known, false),
         (json!({ "chat_template": { "default": chatml } }), None, known, false),
         (json!({ "chat_template": named("tool_use") }), None, PromptForm::Text, true),
-        (json!({ "chat_template": "{{ x }}" }), None, PromptForm::Text, true),
+        (json!({ "chat_template": "{{ x }}" }), None, PromptForm::Model, false),
+        (json!({ "chat_template": "{% include 'x' %}" }), None, PromptForm::Text, true),
         (json!({}), None, PromptForm::Text, false),
         (json!({}), Some(format!("{chatml}\n")), known, false),
         (json!({ "chat_template": "{{ x }}" }), Some(chatml.into()), known, false),
-        (json!({ "chat_template": chatml }), Some("{{ x }}".into()), PromptForm::Text, true),
+        (json!({ "chat_template": chatml }), Some("{{ x }}".into()), PromptForm::Model, false),
     ] {
         let tokenizer = load(settings.clone(), "{}", file.as_deref()).unwrap();
         let found = (tokenizer.form(), tokenizer.has_unknown_template());

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use mopo_core::Objectives;
-use mopo_data::{ReadOptions, Tokenizer, collect, read_hh_dir};
+use mopo_data::{JinjaTemplate, Message, PromptForm, ReadOptions, Tokenizer, collect, read_hh_dir};
 
 /// Digits, white space, punctuation, scripts, and texts that look like tokens.
 const ODD: [&str; 40] = [
@@ -83,11 +83,26 @@ fn ids_are_those_of_llama_cpp() {
     let begin = Instant::now();
     let tokenizer = Tokenizer::load(&model).unwrap();
     println!("{} ids, loaded in {:.2?}", tokenizer.vocab_size(), begin.elapsed());
-    let texts = texts();
+    let mut texts = texts();
     let begin = Instant::now();
-    let ids: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text).unwrap()).collect();
+    let mut ids: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text).unwrap()).collect();
     let n_bytes: usize = texts.iter().map(String::len).sum();
     println!("{} texts, {n_bytes} bytes, encoded in {:.2?}", texts.len(), begin.elapsed());
+    let n_texts = texts.len();
+    if tokenizer.form() == PromptForm::Model {
+        // Prompts of one message, whose control tokens are the template's.
+        let template = JinjaTemplate::load(&model, None).unwrap().unwrap();
+        for i in 0..n_texts {
+            let text = texts[i].clone();
+            if text.trim().is_empty() || text.contains("<|") || text.contains("\n\nAssistant:") {
+                continue;
+            }
+            ids.push(tokenizer.encode_prompt(&text, usize::MAX).unwrap().0);
+            let message = Message { role: "user".into(), content: text };
+            texts.push(template.render(&[message], true).unwrap());
+        }
+        println!("{} prompts in the model's template", texts.len() - n_texts);
+    }
 
     let Some(python) = std::env::var_os("MOPO_LLAMA_PYTHON") else {
         mopo_testkit::skip_rest!(
@@ -102,7 +117,8 @@ fn ids_are_those_of_llama_cpp() {
         .spawn()
         .expect("the program that MOPO_LLAMA_PYTHON names");
     let mut input = child.stdin.take().unwrap();
-    let lines: String = texts.iter().map(|text| format!("{}\n", serde_json::json!(text))).collect();
+    let line = |(i, text)| format!("{}\n", serde_json::json!([text, i >= n_texts]));
+    let lines: String = texts.iter().enumerate().map(line).collect();
     // The script answers before it has read everything.
     let writer = std::thread::spawn(move || input.write_all(lines.as_bytes()));
     let output = child.wait_with_output().unwrap();

@@ -1,4 +1,5 @@
-"""Token ids of llama.cpp for the lines of standard input, each a JSON string, as JSON lists.
+"""Token ids of llama.cpp for the lines of standard input, as JSON lists. Each line is a JSON list:
+a text, and whether the names of control tokens in it are those tokens.
 
     python reference.py MODEL.gguf < texts.jsonl > ids.jsonl
 """
@@ -10,5 +11,6 @@ from llama_cpp import Llama
 
 model = Llama(sys.argv[1], vocab_only=True, verbose=False)
 for line in sys.stdin:
-    ids = model.tokenize(json.loads(line).encode(), add_bos=False, special=False)
+    text, special = json.loads(line)
+    ids = model.tokenize(text.encode(), add_bos=False, special=special)
     print(json.dumps(ids))

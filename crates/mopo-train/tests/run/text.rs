@@ -115,7 +115,7 @@ fn a_run_is_prompted_and_stops_as_it_was_trained() {
 
     // All of it is recorded and guarded.
     let (tokenizer, template) = load_run_tokenizer(&run, &config).unwrap();
-    assert_eq!((template, tokenizer.end_of_text()), (ChatTemplate::Chatml, 261));
+    assert_eq!((template, tokenizer.end_of_text()), (Some(ChatTemplate::Chatml), 261));
     assert_eq!(HubGeneration::read(&path).unwrap().unwrap().eos_token_id, [0, 261]);
     for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
         assert!(record.hashes.contains_key(name), "{name}");
@@ -157,7 +157,7 @@ fn the_template_is_the_form_that_the_prompts_have() {
         assert_eq!(sampler.prompt("Tea?").unwrap(), expected.ask("Tea?").unwrap());
         let (run, config, mut record) = RunDir::open(&path).unwrap();
         let (tokenizer, found) = load_run_tokenizer(&run, &config).unwrap();
-        assert_eq!((found, tokenizer.form()), (expected, PromptForm::Template(expected)));
+        assert_eq!((found, tokenizer.form()), (Some(expected), PromptForm::Template(expected)));
 
         // A run from before this was recorded: the same template, but with tokens as in its
         // training.
@@ -166,8 +166,47 @@ fn the_template_is_the_form_that_the_prompts_have() {
             record.hashes.remove(name);
         }
         let (tokenizer, found) = load_run_tokenizer(&run, &config).unwrap();
-        assert_eq!((found, tokenizer.form()), (expected, PromptForm::Text));
+        assert_eq!((found, tokenizer.form()), (Some(expected), PromptForm::Text));
         let data = RunData::load(&run, &config, &record).unwrap();
         assert!(data.train.tokens.iter().flat_map(|pair| &pair.prompt).all(|id| *id < 260));
+    }
+}
+
+#[test]
+fn a_models_own_template_is_used_in_training_and_generation() {
+    let template = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}{% if \
+                    add_generation_prompt %}<|im_start|>assistant: {% endif %}";
+    let hh = "\n\nHuman: Tea #?\n\nAssistant: Green?\n\nHuman: Yes <|im_end|>\n\nAssistant:";
+    for (rows, n_turns) in [(messages(), 1), (plain_texts(hh), 3), (plain_texts("Tea #"), 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        let model = dir.path().join("model");
+        std::fs::create_dir(&model).unwrap();
+        tokenizer_dir(&model, json!({ "chat_template": template }), Value::Null);
+        let path = trained(dir.path(), "dialogue", &rows, &model);
+        let (run, config, record) = RunDir::open(&path).unwrap();
+        let data = RunData::load(&run, &config, &record).unwrap();
+        for pair in data.train.tokens.iter().chain(&data.heldout.tokens) {
+            let control = |id| pair.prompt.iter().filter(|other| **other == id).count();
+            assert_eq!((control(260), control(261)), (n_turns + 1, n_turns));
+            let texts = [&pair.first, &pair.second].map(|ids| data.tokenizer.decode(ids).unwrap());
+            assert!(texts[0].starts_with("the tea") || texts[0].starts_with("no"), "{texts:?}");
+            assert!([&pair.first, &pair.second].into_iter().all(|ids| ids.ends_with(&[261])));
+        }
+        let (tokenizer, found) = load_run_tokenizer(&run, &config).unwrap();
+        assert_eq!((found, tokenizer.form()), (None, PromptForm::Model));
+        assert_eq!(tokenizer.settings()["chat_template"], template);
+        // A held-out prompt has the same ids in generation.
+        let index = data.heldout.tokens.iter().position(|pair| {
+            pair.prompt == tokenizer.encode_prompt(&data.heldout_prompts[0], 90).unwrap().0
+        });
+        assert_eq!(index, Some(0));
+        let sampler = Sampler::<TestBackend>::open(&path, &Default::default()).unwrap();
+        assert_eq!(sampler.prompt("Tea?").unwrap(), "Tea?");
+        assert!(!sampler.has_unknown_template());
+        let overrides = SamplingOverrides { max_new_tokens: Some(4), ..Default::default() };
+        let prompts = vec!["Tea?".to_owned()];
+        let generation = sampler.generation(&overrides, &prompts).unwrap();
+        let answers = sampler.answer(HeadChoice::Policy(0), &prompts, &generation, &mut Silent);
+        assert_eq!(answers.unwrap().len(), 1);
     }
 }
