@@ -133,15 +133,10 @@ impl Tokenizer {
     pub fn load_for_model(path: impl AsRef<Path>, declared: &[u32]) -> Result<Self> {
         let path = path.as_ref();
         if is_gguf(path) {
-            let FromGguf { inner, json, settings, ends } = gguf::read(path)?;
+            let FromGguf { inner, json, settings, vocab_size, ends } = gguf::read(path)?;
             let declared = if declared.is_empty() { &ends } else { declared };
-            return Self::with_library(
-                inner,
-                json,
-                settings,
-                declared,
-                &path.display().to_string(),
-            );
+            let parts = (inner, vocab_size, json);
+            return Self::with_library(parts, settings, declared, &path.display().to_string());
         }
         let settings = TokenizerSettings::read(path.parent().unwrap_or(Path::new("")))?;
         Self::new(mopo_hub::read(path)?, settings, declared, &path.display().to_string())
@@ -158,13 +153,14 @@ impl Tokenizer {
             inner = parse_tokenizer(&changed, what)?;
             json = changed;
         }
-        Self::with_library(inner, json, settings, declared, what)
+        // Ids may have gaps, so this is not the number of tokens.
+        let highest = inner.get_vocab(true).into_values().max().unwrap_or(0);
+        Self::with_library((inner, highest as usize + 1, json), settings, declared, what)
     }
 
-    /// With the library's tokenizer of the `tokenizer.json`.
+    /// With the library's tokenizer, the size of its vocabulary, and its `tokenizer.json`.
     fn with_library(
-        mut inner: HfTokenizer,
-        json: Vec<u8>,
+        (mut inner, vocab_size, json): (HfTokenizer, usize, Vec<u8>),
         settings: TokenizerSettings,
         declared: &[u32],
         what: &str,
@@ -184,9 +180,6 @@ impl Tokenizer {
         let ends = stops.iter().filter_map(|id| inner.id_to_token(*id)).collect::<Vec<_>>();
         make_special(&mut inner, special.into_iter().chain(ends), what)?;
         inner.set_encode_special_tokens(true);
-        // Ids may have gaps, so this is not the number of tokens.
-        let highest = inner.get_vocab(true).into_values().max().unwrap_or(0);
-        let vocab_size = highest as usize + 1;
         let form = settings.chat_template()?;
         let mut this = Self {
             inner,

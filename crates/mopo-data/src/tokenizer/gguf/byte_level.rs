@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
+use tokenizers::models::bpe::Vocab;
 
 use super::{Parts, TOKENS, TokenType, Vocabulary};
 use crate::Result;
@@ -50,7 +51,7 @@ pub(super) fn adds_bos(vocabulary: &Vocabulary<'_>) -> Result<bool> {
     Ok(splitting(vocabulary)? == Splitting::Llama3)
 }
 
-pub(super) fn parts<'a>(vocabulary: &'a Vocabulary<'_>) -> Result<Parts<'a>> {
+pub(super) fn parts<'a>(vocabulary: &'a Vocabulary<'_>, ids: &Vocab) -> Result<Parts<'a>> {
     let splitting = splitting(vocabulary)?;
     Ok(Parts {
         normalizer: Value::Null,
@@ -59,7 +60,7 @@ pub(super) fn parts<'a>(vocabulary: &'a Vocabulary<'_>) -> Result<Parts<'a>> {
         unknown: None,
         byte_fallback: false,
         ignore_merges: splitting == Splitting::Llama3,
-        merges: merges(vocabulary)?,
+        merges: merges(vocabulary, ids)?,
     })
 }
 
@@ -114,7 +115,7 @@ fn byte_level(use_regex: bool) -> Value {
 }
 
 /// The listed pairs: `a b` merges `a` and `b` into `ab`, all three of them tokens.
-fn merges(vocabulary: &Vocabulary<'_>) -> Result<Vec<(u32, u32)>> {
+fn merges(vocabulary: &Vocabulary<'_>, ids: &Vocab) -> Result<Vec<(u32, u32)>> {
     let lines = vocabulary.metadata.get::<&[String]>(MERGES)?;
     let mut merges = Vec::with_capacity(lines.len());
     let mut seen = HashSet::with_capacity(lines.len());
@@ -129,7 +130,7 @@ fn merges(vocabulary: &Vocabulary<'_>) -> Result<Vec<(u32, u32)>> {
         }
         let id = |token: &str| {
             let unknown = || refused(&format!("`{token}` is not in `{TOKENS}`"));
-            vocabulary.ids.get(token).copied().ok_or_else(unknown)
+            ids.get(token).copied().ok_or_else(unknown)
         };
         joined.clear();
         joined.extend([a, b]);

@@ -60,6 +60,7 @@ pub(super) struct FromGguf {
     /// The same as a `tokenizer.json`.
     pub(super) json: Vec<u8>,
     pub(super) settings: TokenizerSettings,
+    pub(super) vocab_size: usize,
     /// The ids that end a response; the first is the file's `eos_token`.
     pub(super) ends: Vec<u32>,
 }
@@ -71,15 +72,16 @@ pub(super) struct FromGguf {
 /// that is not supported, lists that contradict each other, an id out of range.
 pub(super) fn read(path: &Path) -> Result<FromGguf> {
     let file = GgufFile::open(path)?;
-    let vocabulary = Vocabulary::read(path, file.metadata())?;
+    let (vocabulary, ids) = Vocabulary::read(path, file.metadata())?;
     let parts = match vocabulary.kind {
-        Kind::ByteLevel => byte_level::parts(&vocabulary)?,
-        Kind::SentencePiece => sentencepiece::parts(&vocabulary)?,
+        Kind::ByteLevel => byte_level::parts(&vocabulary, &ids)?,
+        Kind::SentencePiece => sentencepiece::parts(&vocabulary, &ids)?,
     };
     let file = TokenizerFile::new(&vocabulary, &parts);
     let json = file.to_json();
-    let inner = file.into_library(vocabulary.ids.clone(), &path.display().to_string())?;
-    Ok(FromGguf { inner, json, settings: vocabulary.settings()?, ends: vocabulary.ends()? })
+    let inner = file.into_library(ids, &path.display().to_string())?;
+    let (settings, ends) = (vocabulary.settings()?, vocabulary.ends()?);
+    Ok(FromGguf { inner, json, settings, vocab_size: vocabulary.tokens.len(), ends })
 }
 
 /// Only the settings: roles of special tokens and the chat template.
@@ -88,7 +90,7 @@ pub(super) fn read(path: &Path) -> Result<FromGguf> {
 /// Those of [`read`].
 pub(super) fn read_settings(path: &Path) -> Result<TokenizerSettings> {
     let file = GgufFile::open(path)?;
-    Vocabulary::read(path, file.metadata())?.settings()
+    Vocabulary::read(path, file.metadata())?.0.settings()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -119,13 +121,13 @@ struct Vocabulary<'a> {
     kind: Kind,
     tokens: Vec<Cow<'a, str>>,
     types: Vec<TokenType>,
-    ids: Vocab,
     /// Whether texts begin with the token of the role `bos_token`.
     add_bos: bool,
 }
 
 impl<'a> Vocabulary<'a> {
-    fn read(path: &'a Path, metadata: &'a Metadata) -> Result<Self> {
+    /// With the id of each token.
+    fn read(path: &'a Path, metadata: &'a Metadata) -> Result<(Self, Vocab)> {
         let refused = |key: &str, why: String| refused(path, key, why);
         let kind = match metadata.get::<&str>(KIND)? {
             "gpt2" => Kind::ByteLevel,
@@ -173,7 +175,7 @@ impl<'a> Vocabulary<'a> {
                 return Err(refused(TOKENS, why));
             }
         }
-        let mut this = Self { path, metadata, kind, tokens, types, ids, add_bos: false };
+        let mut this = Self { path, metadata, kind, tokens, types, add_bos: false };
         // A text must not be able to begin or end a sequence, whatever type its token has.
         for key in [BOS, EOS].into_iter().chain(ENDS) {
             if let Some(id) = this.id(key)? {
@@ -187,7 +189,7 @@ impl<'a> Vocabulary<'a> {
             Some(on) => on,
             None => this.adds_bos()? && this.role(BOS, Some(1))?.is_some(),
         };
-        Ok(this)
+        Ok((this, ids))
     }
 
     /// Whether llama.cpp adds a first token if the file does not say.

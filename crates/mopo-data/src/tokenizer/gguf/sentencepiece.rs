@@ -5,6 +5,7 @@
 use std::cmp::Reverse;
 
 use serde_json::{Value, json};
+use tokenizers::models::bpe::Vocab;
 
 use super::{Parts, ROLES, TokenType, Vocabulary, same_length};
 use crate::Result;
@@ -18,7 +19,7 @@ const SPACE: &str = "▁";
 /// Maximum bytes of all merges. Gemma 3's half a million have 20 MB.
 const MOST_BYTES: usize = 256 << 20;
 
-pub(super) fn parts<'a>(vocabulary: &'a Vocabulary<'_>) -> Result<Parts<'a>> {
+pub(super) fn parts<'a>(vocabulary: &'a Vocabulary<'_>, ids: &Vocab) -> Result<Parts<'a>> {
     let prefix = vocabulary.metadata.find::<bool>(SPACE_PREFIX)?.unwrap_or(true);
     let replace = |from: &str, to: &str| json!({ "type": "Replace", "pattern": { "String": from }, "content": to });
     let (mut normalizers, mut decoders) = (vec![], vec![]);
@@ -41,25 +42,25 @@ pub(super) fn parts<'a>(vocabulary: &'a Vocabulary<'_>) -> Result<Parts<'a>> {
         unknown: unknown.map(|id| vocabulary.token(id)),
         byte_fallback: true,
         ignore_merges: false,
-        merges: merges(vocabulary)?,
+        merges: merges(vocabulary, ids)?,
     })
 }
 
 /// All pairs of tokens that make a token together, the one with the highest score first. Only
 /// normal tokens take part: user-defined ones are found before, and text must not become a control
 /// token or a byte.
-fn merges(vocabulary: &Vocabulary<'_>) -> Result<Vec<(u32, u32)>> {
+fn merges(vocabulary: &Vocabulary<'_>, ids: &Vocab) -> Result<Vec<(u32, u32)>> {
     let scores = vocabulary.metadata.get::<&[f32]>(SCORES)?;
     same_length(vocabulary.path, SCORES, scores.len(), vocabulary.tokens.len())?;
     for byte in 0..=u8::MAX {
         let name = format!("<0x{byte:02X}>");
-        if vocabulary.ids.get(&name).is_none_or(|id| vocabulary.type_of(*id) != TokenType::Byte) {
+        if ids.get(&name).is_none_or(|id| vocabulary.type_of(*id) != TokenType::Byte) {
             let why = format!("lacks the byte `{name}`, so that not every text has ids");
             return Err(vocabulary.refused(super::TOKENS, why));
         }
     }
     let normal = |token: &str| {
-        let id = vocabulary.ids.get(token).copied();
+        let id = ids.get(token).copied();
         id.filter(|id| vocabulary.type_of(*id) == TokenType::Normal)
     };
     let mut found = Vec::new();
