@@ -19,7 +19,8 @@ use crate::families::{gemma, llama, qwen};
 use crate::gguf::{self, gguf_file};
 use crate::hub_config::HubConfig;
 use crate::layers::{KvCache, NewTokens, OutputLayer, Projection};
-use crate::lora::LoraAdapter;
+use crate::lora::{LoraAdapter, LoraConfig};
+use crate::peft::{self, load_adapter, save_adapter};
 use crate::phi::Phi;
 use crate::serial::{SerialConfig, SerialDecoder};
 use crate::{Error, LoadOptions, PackedInputs, PhiConfig, Result, load_phi};
@@ -160,6 +161,16 @@ pub trait Decoder<B: FusedBackend>: Module<B> {
         self.final_norm(hidden)
     }
 
+    /// The adapter that applies where none is given, if the model has one of its own.
+    fn default_adapter(&self) -> Option<&LoraAdapter<B>> {
+        None
+    }
+
+    /// The model without an adapter of its own.
+    fn without_adapter(self) -> Self {
+        self
+    }
+
     /// Its `config.json`, but for the data type.
     fn hub_config(&self) -> serde_json::Value;
 
@@ -193,19 +204,43 @@ pub trait Decoder<B: FusedBackend>: Module<B> {
 
 /// A decoder of any family.
 #[derive(Module, Debug)]
-pub enum CausalLm<B: Backend> {
+pub enum Architecture<B: Backend> {
     /// phi and phi-1.5.
     Phi(Phi<B>),
     /// Llama, Mistral, Qwen and Gemma.
     Serial(SerialDecoder<B>),
 }
 
-/// The same expression for the model of either kind.
+/// A language model of any family, with an adapter of its own or without. A model directory has one if PEFT's files
+/// stand beside its weights, as after SFT with LoRA; it applies wherever no other adapter is given.
+#[derive(Module, Debug)]
+pub struct CausalLm<B: Backend> {
+    /// The decoder.
+    pub architecture: Architecture<B>,
+    adapter: Option<LoraAdapter<B>>,
+    /// The adapter's configuration.
+    #[module(skip)]
+    lora: Option<LoraConfig>,
+}
+
+impl<B: Backend> From<Phi<B>> for CausalLm<B> {
+    fn from(phi: Phi<B>) -> Self {
+        Architecture::Phi(phi).into()
+    }
+}
+
+impl<B: Backend> From<Architecture<B>> for CausalLm<B> {
+    fn from(architecture: Architecture<B>) -> Self {
+        Self { architecture, adapter: None, lora: None }
+    }
+}
+
+/// The same expression for the decoder of either kind.
 macro_rules! either {
     ($this:expr, $model:ident => $value:expr) => {
         match $this {
-            CausalLm::Phi($model) => $value,
-            CausalLm::Serial($model) => $value,
+            Architecture::Phi($model) => $value,
+            Architecture::Serial($model) => $value,
         }
     };
 }
@@ -234,25 +269,48 @@ impl<B: Backend> CausalLm<B> {
     /// Names the file, and the key or tensor in it.
     pub fn load(dir: &Path, options: LoadOptions, device: &B::Device) -> Result<Self> {
         let (config, family) = read_config(dir)?;
-        match family {
+        let (architecture, shape) = match family {
             Family::Phi => {
                 let config = PhiConfig::from_config(&config)?;
-                Ok(Self::Phi(load_phi(dir, &config, options, device)?))
+                (Architecture::Phi(load_phi(dir, &config, options, device)?), config.shape())
             }
             Family::Serial(read) => {
-                Ok(Self::Serial(SerialDecoder::load(dir, read(&config)?, options, device)?))
+                let config = read(&config)?;
+                let shape = config.shape();
+                let model = SerialDecoder::load(dir, config, options, device)?;
+                (Architecture::Serial(model), shape)
+            }
+        };
+        let this = Self::from(architecture);
+        match dir.join(peft::CONFIG).exists() {
+            false => Ok(this),
+            true => {
+                let (adapter, lora) = load_adapter(dir, &shape, device)?;
+                Ok(this.with_adapter(adapter, lora))
             }
         }
     }
 
-    /// All parameters with their ids, bit for bit: the model's own burn record, which does not
-    /// say of which family it is.
+    /// The model with an adapter of its own, made with this configuration.
+    pub fn with_adapter(self, adapter: LoraAdapter<B>, lora: LoraConfig) -> Self {
+        Self { adapter: Some(adapter), lora: Some(lora), ..self }
+    }
+
+    /// Its own adapter, and the configuration that it was made with.
+    pub fn own_adapter(&self) -> Option<(&LoraAdapter<B>, &LoraConfig)> {
+        self.adapter.as_ref().zip(self.lora.as_ref())
+    }
+
+    /// All parameters but those of its own adapter with their ids, bit for bit: the decoder's own burn
+    /// record, which does not say of which family it is.
     ///
     /// # Errors
     /// A parameter that cannot be recorded.
     pub fn to_record_bytes(&self) -> std::result::Result<Vec<u8>, RecorderError> {
         let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
-        either!(self, model => Recorder::<B>::record(&recorder, model.clone().into_record(), ()))
+        either!(&self.architecture, model => {
+            Recorder::<B>::record(&recorder, model.clone().into_record(), ())
+        })
     }
 
     /// The inverse, into a model of the same family and shape. Panics in burn on bytes that are
@@ -266,45 +324,49 @@ impl<B: Backend> CausalLm<B> {
         device: &B::Device,
     ) -> std::result::Result<Self, RecorderError> {
         let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
-        Ok(match self {
-            Self::Phi(model) => {
+        let architecture = match self.architecture {
+            Architecture::Phi(model) => {
                 let record = Recorder::<B>::load(&recorder, bytes, device)?;
-                Self::Phi(model.load_record(record))
+                Architecture::Phi(model.load_record(record))
             }
-            Self::Serial(model) => {
+            Architecture::Serial(model) => {
                 let record = Recorder::<B>::load(&recorder, bytes, device)?;
-                Self::Serial(model.load_record(record))
+                Architecture::Serial(model.load_record(record))
             }
-        })
+        };
+        Ok(Self { architecture, ..self })
     }
 }
 
 impl<B: FusedBackend> Decoder<B> for CausalLm<B> {
     fn shape(&self) -> DecoderShape {
-        either!(self, model => model.shape())
+        either!(&self.architecture, model => model.shape())
     }
 
     fn lm_head(&self) -> OutputLayer<B> {
-        either!(self, model => model.lm_head())
+        either!(&self.architecture, model => model.lm_head())
     }
 
     fn is_tied(&self) -> bool {
-        either!(self, model => model.is_tied())
+        either!(&self.architecture, model => model.is_tied())
     }
 
     fn linear_mut(&mut self, block: usize, linear: usize) -> &mut Projection<B> {
-        either!(self, model => model.linear_mut(block, linear))
+        either!(&mut self.architecture, model => model.linear_mut(block, linear))
     }
 
     fn weight_dtype(&self) -> WeightDtype {
-        either!(self, model => model.weight_dtype())
+        either!(&self.architecture, model => model.weight_dtype())
     }
 
     fn with_gradient_checkpointing(self, on: bool) -> Self {
-        match self {
-            Self::Phi(model) => Self::Phi(model.with_gradient_checkpointing(on)),
-            Self::Serial(model) => Self::Serial(model.with_gradient_checkpointing(on)),
-        }
+        let architecture = match self.architecture {
+            Architecture::Phi(model) => Architecture::Phi(model.with_gradient_checkpointing(on)),
+            Architecture::Serial(model) => {
+                Architecture::Serial(model.with_gradient_checkpointing(on))
+            }
+        };
+        Self { architecture, ..self }
     }
 
     fn hidden_states_packed(
@@ -312,7 +374,9 @@ impl<B: FusedBackend> Decoder<B> for CausalLm<B> {
         inputs: &PackedInputs<B>,
         adapter: Option<&LoraAdapter<B>>,
     ) -> Tensor<B, 2> {
-        either!(self, model => model.hidden_states_packed(inputs, adapter))
+        either!(&self.architecture, model => {
+            model.hidden_states_packed(inputs, adapter.or(self.adapter.as_ref()))
+        })
     }
 
     fn advance(
@@ -321,15 +385,17 @@ impl<B: FusedBackend> Decoder<B> for CausalLm<B> {
         adapter: Option<&LoraAdapter<B>>,
         cache: &mut KvCache<B>,
     ) -> Tensor<B, 2> {
-        either!(self, model => model.advance(new, adapter, cache))
+        either!(&self.architecture, model => {
+            model.advance(new, adapter.or(self.adapter.as_ref()), cache)
+        })
     }
 
     fn final_norm(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
-        either!(self, model => model.final_norm(hidden))
+        either!(&self.architecture, model => model.final_norm(hidden))
     }
 
     fn hub_config(&self) -> serde_json::Value {
-        either!(self, model => model.hub_config())
+        either!(&self.architecture, model => model.hub_config())
     }
 
     fn write_weights(
@@ -338,7 +404,23 @@ impl<B: FusedBackend> Decoder<B> for CausalLm<B> {
         dtype: Option<WeightDtype>,
         file: &Path,
     ) -> Result<()> {
-        either!(self, model => model.write_weights(lm_head, dtype, file))
+        either!(&self.architecture, model => model.write_weights(lm_head, dtype, file))
+    }
+
+    fn default_adapter(&self) -> Option<&LoraAdapter<B>> {
+        self.adapter.as_ref()
+    }
+
+    fn without_adapter(self) -> Self {
+        Self { adapter: None, lora: None, ..self }
+    }
+
+    fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
+        either!(&self.architecture, model => model.save(dir.as_ref()))?;
+        match self.own_adapter() {
+            None => Ok(()),
+            Some((adapter, lora)) => save_adapter(adapter, &self.shape(), lora, dir),
+        }
     }
 }
 
@@ -396,9 +478,9 @@ mod tests {
         let phi = fixtures::base::<B>(1);
         let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
         let own: Vec<u8> = Recorder::<B>::record(&recorder, phi.clone().into_record(), ()).unwrap();
-        assert_eq!(CausalLm::Phi(phi.clone()).to_record_bytes().unwrap(), own);
-        let again = CausalLm::Phi(fixtures::base::<B>(2)).load_record_bytes(own, &device).unwrap();
-        let CausalLm::Phi(again) = again else { panic!("a phi") };
+        assert_eq!(CausalLm::from(phi.clone()).to_record_bytes().unwrap(), own);
+        let again = CausalLm::from(fixtures::base::<B>(2)).load_record_bytes(own, &device).unwrap();
+        let Architecture::Phi(again) = again.architecture else { panic!("a phi") };
         assert_eq!(again.embed_tokens.weight.id, phi.embed_tokens.weight.id);
         assert_eq!(values(again.lm_head.weight.dense()), values(phi.lm_head.weight.dense()));
     }

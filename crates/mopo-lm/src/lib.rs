@@ -35,7 +35,7 @@ pub use mopo_ops::QuantFormat;
 pub use mopo_hub::WeightDtype;
 
 pub use adapter::{BaseShape, PolicyMeta, load_policy, read_policy_meta, save_policy};
-pub use decoder::{CausalLm, Decoder, DecoderShape, LinearShape};
+pub use decoder::{Architecture, CausalLm, Decoder, DecoderShape, LinearShape};
 pub use error::{Error, Result};
 pub use export::export_hub;
 pub use generate::{Decoding, GenerationConfig, HubGeneration, generate, generate_with_row_ids};

@@ -9,7 +9,7 @@ use crate::layers::Weight;
 use crate::{Decoder, DecoderShape, Error, LoraAdapter, Result};
 
 /// The base with the adapter added to its weights: `W + s · A · B`, `s` its scale, for every
-/// target. The result is used without an adapter. Changed weights become F32, quantised ones too (W
+/// target; an adapter of the base's own is left out. The result is used without an adapter. Changed weights become F32, quantised ones too (W
 /// then has the values of the codes); the others are shared with `base`, as are all biases.
 ///
 /// `base` is unchanged.
@@ -18,7 +18,7 @@ use crate::{Decoder, DecoderShape, Error, LoraAdapter, Result};
 /// The adapter belongs to a model of another shape.
 pub fn merge<B: FusedBackend, M: Decoder<B>>(base: &M, adapter: &LoraAdapter<B>) -> Result<M> {
     adapter.check_fits(&base.shape())?;
-    let mut merged = base.clone();
+    let mut merged = base.clone().without_adapter();
     for (block, updates) in adapter.layers.iter().enumerate() {
         for (i, pair) in updates.pairs.iter().enumerate() {
             let Some(pair) = pair else { continue };

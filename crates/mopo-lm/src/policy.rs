@@ -17,10 +17,10 @@ pub struct PolicyParams<B: Backend> {
 }
 
 impl<B: Backend> PolicyParams<B> {
-    /// Policies that all equal the base model: a fresh adapter (it changes nothing yet) and heads
-    /// copied from the base's output layer. Every parameter is a leaf that requires a gradient.
-    /// Deterministic after `B::seed`. Panics if
-    /// [`LoraConfig::check_fits`] refuses.
+    /// Policies that all equal the base model: a fresh adapter (it changes nothing yet), or a copy of
+    /// the base's own, and heads copied from the base's output layer. Every parameter is a leaf that
+    /// requires a gradient. Deterministic after `B::seed`. Panics if [`LoraConfig::check_fits`]
+    /// refuses, or if the base's own adapter has another size.
     pub fn init(
         base: &impl Decoder<B>,
         lora: &LoraConfig,
@@ -31,7 +31,10 @@ impl<B: Backend> PolicyParams<B> {
         B: FusedBackend,
     {
         Self {
-            adapter: lora.init(&base.shape(), device),
+            adapter: match base.default_adapter() {
+                None => lora.init(&base.shape(), device),
+                Some(own) => lora.copied(own, &base.shape()),
+            },
             heads: PolicyHeads::from_base(&base.lm_head(), n_policies),
         }
     }

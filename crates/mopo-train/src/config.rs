@@ -90,7 +90,16 @@ impl ConfigFile for RunConfig {
         renamed("checkpoints", "keep", "save_total_limit"),
         renamed("evaluation.rewards.statistics", "deviation", "std"),
     ];
-    const OPTIONAL: &'static [&'static str] = data::OPTIONAL;
+    const OPTIONAL: &'static [&'static [&'static str]] = &[
+        data::OPTIONAL,
+        &[
+            "sft.lora",
+            "training.lora",
+            "lora.rank_pattern",
+            "lora.alpha_pattern",
+            "lora.use_rslora",
+        ],
+    ];
     const ALTERNATIVES: &'static [&'static [&'static str]] = &[
         &["model.hub", "model.scratch"],
         &["tokenizer.file", "tokenizer.vocab_size"],
@@ -194,10 +203,10 @@ impl RunConfig {
             let limit = "`model.scratch.max_position_embeddings` is";
             self.check_positions(shape.max_position_embeddings, limit).or_else(fail)?;
         }
-        if self.model.base.is_quantised() && self.sft.steps > 0 {
+        if self.model.base.is_quantised() && self.sft.steps > 0 && !self.sft.lora {
             return fail(format!(
                 "`model.base` is \"{}\", but SFT trains the base, which quantised weights cannot \
-                 be: set sft.steps=0 and give a trained model with `model.hub` (for example the \
+                 be: set sft.lora=true to train an adapter instead, or sft.steps=0 and give a trained model with `model.hub` (for example the \
                  `warm_start/` of another run), or set model.base=checkpoint",
                 self.model.base.name()
             ));

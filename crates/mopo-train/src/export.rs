@@ -10,7 +10,7 @@ use mopo_data::{ChatTemplate, PromptForm, Tokenizer};
 use mopo_hub::{DirWriter, check_output_dir, write_json};
 use mopo_lm::{
     CausalLm, Decoder, DecoderShape, HubGeneration, LoadOptions, PolicyMeta, PolicyParams,
-    WeightDtype, export_hub, load_policy, merge, read_policy_meta, save_policy,
+    WeightDtype, export_hub, load_policy, merge, read_policy_meta, save_adapter, save_policy,
 };
 use mopo_ops::FusedBackend;
 
@@ -156,7 +156,13 @@ impl ExportSource {
         let write = || -> Result<()> {
             match choice {
                 ExportChoice::All => write_all(&base, &params, &meta, dtype, &generation, dir)?,
-                ExportChoice::Sft => export_hub(&base, None, dtype, &generation, dir)?,
+                ExportChoice::Sft => {
+                    let whole = match base.own_adapter() {
+                        None => base.clone(),
+                        Some((adapter, _)) => merge(&base, adapter)?,
+                    };
+                    export_hub(&whole, None, dtype, &generation, dir)?;
+                }
                 ExportChoice::Policy(index) => {
                     let merged = merge(&base, &params.adapter)?;
                     export_hub(&merged, Some(params.heads.get(index)?), dtype, &generation, dir)?;
@@ -217,6 +223,9 @@ fn write_all<B: FusedBackend>(
     dir: &Path,
 ) -> Result<()> {
     export_hub(base, None, dtype, generation, dir.join("base"))?;
+    if let Some((adapter, lora)) = base.own_adapter() {
+        save_adapter(adapter, &base.shape(), lora, dir.join("base"))?;
+    }
     save_policy(params, &base.shape(), &meta.lora, &meta.objectives, dir.join("policy"))?;
     Ok(generation.write(dir)?)
 }

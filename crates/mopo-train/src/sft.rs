@@ -1,8 +1,8 @@
-//! SFT: supervised fine-tuning of the whole base model on both responses of every pair, so that the
-//! resulting policy is the behaviour policy of the data.
+//! SFT: supervised fine-tuning of the whole base model, or of an adapter on it, on both responses of every
+//! pair, so that the resulting policy is the behaviour policy of the data.
 
 use burn::tensor::ElementConversion;
-use mopo_lm::{CausalLm, Decoder, PackedBatch, PackedResponse, sequence_log_probs};
+use mopo_lm::{CausalLm, Decoder, LoraAdapter, PackedBatch, PackedResponse, sequence_log_probs};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
 
@@ -14,10 +14,13 @@ use crate::optim::{Trainer, unreadable};
 use crate::{Pairs, Result};
 
 pub(crate) const PHASE: &str = "warm_start";
+/// Parts of a checkpoint.
+const OPTIMIZER: &str = "optimizer.bin";
+const ADAPTER: &str = "adapter.bin";
 
 /// The state of SFT.
 pub(crate) struct Sft<'a, B: FusedAutodiffBackend> {
-    trainer: Trainer<B, CausalLm<B>>,
+    trained: Trained<B>,
     pairs: &'a Pairs,
     order: BatchOrder,
     phase: &'a PhaseConfig,
@@ -25,7 +28,16 @@ pub(crate) struct Sft<'a, B: FusedAutodiffBackend> {
     device: B::Device,
 }
 
+/// What SFT changes.
+enum Trained<B: FusedAutodiffBackend> {
+    /// All weights.
+    Model(Box<Trainer<B, CausalLm<B>>>),
+    /// An adapter on the frozen base.
+    Adapter { base: Box<CausalLm<B>>, trainer: Box<Trainer<B, LoraAdapter<B>>> },
+}
+
 impl<'a, B: FusedAutodiffBackend> Sft<'a, B> {
+    /// Of all weights.
     pub(crate) fn new(
         base: CausalLm<B>,
         pairs: &'a Pairs,
@@ -33,13 +45,48 @@ impl<'a, B: FusedAutodiffBackend> Sft<'a, B> {
         seed: u64,
         device: &B::Device,
     ) -> Self {
-        let order =
-            BatchOrder::new(pairs.row_lengths(), phase.batch_size, step_seed(seed, PHASE, 0));
-        Self { trainer: Trainer::new(base), pairs, order, phase, seed, device: device.clone() }
+        Self::with(Trained::Model(Trainer::new(base).into()), pairs, phase, seed, device)
     }
 
+    /// Of an adapter on a frozen base.
+    pub(crate) fn of_adapter(
+        base: CausalLm<B>,
+        adapter: LoraAdapter<B>,
+        pairs: &'a Pairs,
+        phase: &'a PhaseConfig,
+        seed: u64,
+        device: &B::Device,
+    ) -> Self {
+        let trained = Trained::Adapter { base: base.into(), trainer: Trainer::new(adapter).into() };
+        Self::with(trained, pairs, phase, seed, device)
+    }
+
+    fn with(
+        trained: Trained<B>,
+        pairs: &'a Pairs,
+        phase: &'a PhaseConfig,
+        seed: u64,
+        device: &B::Device,
+    ) -> Self {
+        let order =
+            BatchOrder::new(pairs.row_lengths(), phase.batch_size, step_seed(seed, PHASE, 0));
+        Self { trained, pairs, order, phase, seed, device: device.clone() }
+    }
+
+    /// The model with all that was trained so far.
     pub(crate) fn model(&self) -> &CausalLm<B> {
-        self.trainer.module()
+        match &self.trained {
+            Trained::Model(trainer) => trainer.module(),
+            Trained::Adapter { base, .. } => base,
+        }
+    }
+
+    /// The adapter, if one is trained.
+    pub(crate) fn adapter(&self) -> Option<&LoraAdapter<B>> {
+        match &self.trained {
+            Trained::Model(_) => None,
+            Trained::Adapter { trainer, .. } => Some(trainer.module()),
+        }
     }
 }
 
@@ -61,8 +108,8 @@ impl<B: FusedAutodiffBackend> Method for Sft<'_, B> {
             }
             n_tokens += batch.n_tokens();
             let inputs = batch.inputs::<B>(&self.device);
-            let model = self.trainer.module();
-            let hidden = model.hidden_states_packed(&inputs, None);
+            let model = self.model();
+            let hidden = model.hidden_states_packed(&inputs, self.adapter());
             let responses: Vec<usize> = (0..batch.responses.len()).collect();
             let log_probs = sequence_log_probs(hidden, &model.lm_head(), &batch, &responses);
             let responses = log_probs.clone().narrow(0, 0, n_responses).sum();
@@ -80,9 +127,16 @@ impl<B: FusedAutodiffBackend> Method for Sft<'_, B> {
             let loss =
                 total.neg().div_scalar(weight * self.phase.gradient_accumulation_steps as f64);
             loss_sum += loss.clone().into_scalar().elem::<f64>();
-            self.trainer.accumulate(loss);
+            match &mut self.trained {
+                Trained::Model(trainer) => trainer.accumulate(loss),
+                Trained::Adapter { trainer, .. } => trainer.accumulate(loss),
+            }
         }
-        let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm);
+        let clip = self.phase.max_grad_norm;
+        let norm = match &mut self.trained {
+            Trained::Model(trainer) => trainer.step(learning_rate, clip),
+            Trained::Adapter { trainer, .. } => trainer.step(learning_rate, clip),
+        };
         Ok(Metrics::from([
             (Quantity::Loss, loss_sum),
             (Quantity::GradientNorm, norm),
@@ -101,21 +155,38 @@ impl<B: FusedAutodiffBackend> Method for Sft<'_, B> {
     }
 
     fn non_finite(&self) -> Option<&'static str> {
-        self.trainer.non_finite()
+        match &self.trained {
+            Trained::Model(trainer) => trainer.non_finite(),
+            Trained::Adapter { trainer, .. } => trainer.non_finite(),
+        }
     }
 
     fn save(&self) -> Result<Parts> {
-        Ok(Parts::from([
-            ("base.bin".into(), self.model().to_record_bytes().map_err(unreadable)?),
-            ("optimizer.bin".into(), self.trainer.optimizer_bytes()?),
-        ]))
+        Ok(match &self.trained {
+            Trained::Model(trainer) => Parts::from([
+                ("base.bin".into(), self.model().to_record_bytes().map_err(unreadable)?),
+                (OPTIMIZER.into(), trainer.optimizer_bytes()?),
+            ]),
+            Trained::Adapter { trainer, .. } => Parts::from([
+                (ADAPTER.into(), trainer.module_bytes()?),
+                (OPTIMIZER.into(), trainer.optimizer_bytes()?),
+            ]),
+        })
     }
 
     fn load(&mut self, c: &Checkpoint) -> Result<()> {
-        let (base, device) = (c.part("base.bin")?.to_vec(), &self.device);
-        self.trainer.restore_with(c.part("optimizer.bin")?, device, |model| {
-            model.load_record_bytes(base, device).map_err(unreadable)
-        })
+        let (optimizer, device) = (c.part(OPTIMIZER)?, &self.device);
+        match &mut self.trained {
+            Trained::Model(trainer) => {
+                let base = c.part("base.bin")?.to_vec();
+                trainer.restore_with(optimizer, device, |model| {
+                    model.load_record_bytes(base, device).map_err(unreadable)
+                })
+            }
+            Trained::Adapter { trainer, .. } => {
+                trainer.restore(c.part(ADAPTER)?, optimizer, device)
+            }
+        }
     }
 }
 

@@ -131,6 +131,41 @@ impl LoraConfig {
         .expect("a checked configuration")
     }
 
+    /// A copy of an adapter of this configuration, trainable and with its own parameter ids.
+    pub(crate) fn copied<B: Backend>(
+        &self,
+        of: &LoraAdapter<B>,
+        model: &DecoderShape,
+    ) -> LoraAdapter<B> {
+        let mut pairs = of.layers.iter().flat_map(|layer| layer.pairs.iter().flatten());
+        let copy = self.build(model, |_, _, [d_in, rank, d_out]| {
+            let pair = pairs.next().expect("an adapter of this configuration");
+            let (a, b) = (pair.a.val().detach(), pair.b.val().detach());
+            assert_eq!((a.dims(), b.dims()), ([d_in, rank], [rank, d_out]), "another size");
+            Ok((a, b))
+        });
+        copy.expect("a checked configuration")
+    }
+
+    /// Checks that a model's own adapter can be trained on with this configuration.
+    ///
+    /// # Errors
+    /// Other targets, ranks or scales.
+    pub fn check_continues(&self, own: &Self, model: &DecoderShape) -> Result<()> {
+        if self.updates(model)? == own.updates(model)? {
+            return Ok(());
+        }
+        Err(Error::InvalidParameter {
+            field: "lora",
+            value: format!("of rank {} and alpha {}", self.rank, self.alpha),
+            expected: format!(
+                "the model has an adapter of its own of rank {}, alpha {} and targets {}, which training \
+                 goes on with: set `[lora]` to that, or merge the adapter into the model first",
+                own.rank, own.alpha, own.target_modules
+            ),
+        })
+    }
+
     /// An adapter from its tensors: `pair(block, path, [inputs, rank, outputs])` gives A and B.
     pub(crate) fn build<B: Backend>(
         &self,

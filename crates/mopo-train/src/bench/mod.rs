@@ -306,6 +306,7 @@ fn bench_mopo<B: FusedAutodiffBackend>(
         warmup_steps: 0,
         max_grad_norm: 0.0,
         prompt_weight: 0.0,
+        lora: false,
         gradient_checkpointing: false,
     };
     let initial_log_probs = initial(&base.valid(), pairs, device)?;
@@ -390,7 +391,7 @@ mod tests {
             ..PhiConfig::phi_1_5()
         };
         B::seed(&Default::default(), 3);
-        CausalLm::Phi(config.init(&Default::default())).no_grad()
+        CausalLm::from(config.init(&Default::default())).no_grad()
     }
 
     fn pairs() -> Pairs {

@@ -51,7 +51,7 @@ struct Section {
 
 impl ConfigFile for Section {
     const RENAMED: &'static [RenamedKey] = &[];
-    const OPTIONAL: &'static [&'static str] = OPTIONAL;
+    const OPTIONAL: &'static [&'static [&'static str]] = &[OPTIONAL];
     const ALTERNATIVES: &'static [&'static [&'static str]] = &[];
 
     fn read_parts(document: &DeTable<'_>) -> std::result::Result<(), PartError> {

@@ -57,6 +57,13 @@ impl RunConfig {
                 model.max_position_embeddings
             ));
         }
+        if self.training.lora {
+            return fail(
+                "`training.lora` is true, but the methods always train an adapter: remove it, or set \
+                 `sft.lora`"
+                    .into(),
+            );
+        }
         if self.training.prompt_weight != 0.0 {
             return fail(format!(
                 "`training.prompt_weight` is {}, but only SFT learns prompts: remove it, or set \
@@ -120,7 +127,7 @@ impl RunConfig {
         let adapter = self.lora.num_params(model) as f64;
         let heads =
             self.policies.len() as f64 * (model.hidden_size as f64 + 1.0) * model.vocab_size as f64;
-        let sft = if self.sft.steps > 0 { BYTES_TRAINED } else { BYTES_FROZEN };
+        let sft = if self.sft.steps > 0 && !self.sft.lora { BYTES_TRAINED } else { BYTES_FROZEN };
         let quantised = self.model.base.is_quantised();
         // A quantised base is packed tensor by tensor while it is read.
         let sft = if quantised { 0.5 } else { sft };

@@ -161,7 +161,7 @@ impl PhiShape {
         vocab_size: usize,
         device: &B::Device,
     ) -> mopo_lm::Result<CausalLm<B>> {
-        Ok(CausalLm::Phi(self.config(vocab_size)?.init(device)))
+        Ok(self.config(vocab_size)?.init(device).into())
     }
 
     fn config(&self, vocab_size: usize) -> mopo_lm::Result<PhiConfig> {

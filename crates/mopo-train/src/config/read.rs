@@ -18,7 +18,7 @@ pub(crate) trait ConfigFile: Serialize + DeserializeOwned {
     /// Keys that had another name in earlier versions.
     const RENAMED: &'static [RenamedKey];
     /// Paths of optional keys, which `--set` may add.
-    const OPTIONAL: &'static [&'static str];
+    const OPTIONAL: &'static [&'static [&'static str]];
     /// Paths of which exactly one is present: `--set` of one replaces the other.
     const ALTERNATIVES: &'static [&'static [&'static str]];
 
@@ -198,8 +198,7 @@ impl<'a> Assignment<'a> {
 
     fn apply<T: ConfigFile>(&self, table: &mut toml::Table) -> Result<()> {
         let path = self.keys.join(".");
-        let known =
-            paths(table, T::OPTIONAL.iter().chain(T::ALTERNATIVES.iter().copied().flatten()));
+        let known = paths(table, T::OPTIONAL.iter().chain(T::ALTERNATIVES).copied().flatten());
         let fail = |message: String| Error::Config {
             origin: format!("--set {}", self.text),
             message: format!("{message}{}", did_you_mean(&path, known.iter().map(String::as_str))),
@@ -240,7 +239,7 @@ impl<'a> Assignment<'a> {
                     here.remove(other.rsplit('.').next().unwrap_or_default());
                 }
             }
-            None if T::OPTIONAL.contains(&path.as_str()) => {}
+            None if T::OPTIONAL.iter().any(|keys| keys.contains(&path.as_str())) => {}
             None => {
                 let beside = here.keys().cloned().collect::<Vec<_>>().join(", ");
                 return Err(fail(format!("unknown key `{path}`; keys there: {beside}")));

@@ -25,6 +25,10 @@ pub struct PhaseConfig {
     /// use it.
     #[serde(default)]
     pub prompt_weight: f64,
+    /// Train an adapter of `[lora]`'s size on the frozen base instead of all weights, so that the base may
+    /// be quantised; the policies go on from it. SFT only. Optional (false).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lora: bool,
     /// Keep no activations inside blocks for the backward pass, and recompute them there. Takes
     /// more time and less memory; results do not change. Optional (false), so that older
     /// configurations stay valid.

@@ -213,7 +213,7 @@ mod tests {
             ..PhiConfig::phi_1_5()
         };
         // Drawn from the process's one random state: any weights will do.
-        CausalLm::Phi(config.init(&Default::default()))
+        config.init(&Default::default()).into()
     }
 
     fn bits(log_probs: &[[f32; 2]]) -> Vec<[u32; 2]> {

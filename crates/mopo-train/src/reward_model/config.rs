@@ -205,7 +205,7 @@ impl ConfigFile for RewardTrainConfig {
         renamed("checkpoints", "every", "save_steps"),
         renamed("checkpoints", "keep", "save_total_limit"),
     ];
-    const OPTIONAL: &'static [&'static str] = &[
+    const OPTIONAL: &'static [&'static [&'static str]] = &[&[
         "tokenizer",
         "data.pairs.objectives",
         "data.pairs.folders",
@@ -216,7 +216,7 @@ impl ConfigFile for RewardTrainConfig {
         "data.pairs.tie_threshold",
         "data.pairs.pairs_per_prompt",
         "data.pairs.n_prompts",
-    ];
+    ]];
     const ALTERNATIVES: &'static [&'static [&'static str]] = &[
         &["data.pairs", "data.texts"],
         &["tokenizer.file", "tokenizer.vocab_size"],

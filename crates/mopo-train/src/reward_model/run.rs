@@ -267,6 +267,7 @@ fn phase(config: &RewardTrainConfig) -> PhaseConfig {
         warmup_steps: t.warmup_steps,
         max_grad_norm: t.max_grad_norm,
         prompt_weight: 0.0,
+        lora: false,
         gradient_checkpointing: false,
     }
 }

@@ -1,11 +1,11 @@
 //! The base model of a run: trained by SFT or taken as it is, then frozen.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::module::AutodiffModule;
 use burn::tensor::backend::Backend;
 use mopo_data::Tokenizer;
-use mopo_lm::{CausalLm, Decoder, DecoderShape, LoadOptions};
+use mopo_lm::{CausalLm, Decoder, DecoderShape, LoadOptions, save_adapter};
 use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 
 use super::data::RunData;
@@ -32,29 +32,15 @@ pub(super) fn trained<B: FusedAutodiffBackend>(
     progress: &mut dyn Progress,
 ) -> Result<CausalLm<B>> {
     let dir = run.join(BASE);
-    let is_done = dir.join("config.json").exists();
+    let is_done = is_trained(&dir, config);
     if !is_done {
         B::seed(device, step_seed(config.seed, "init", 0));
         if let ModelSource::Hub(model) = &config.model.source {
             record.check_model(&crate::models::model_dir(model)?)?;
         }
-        let base = initial::<B>(config, &data.tokenizer, device)?
-            .with_gradient_checkpointing(config.sft.gradient_checkpointing);
-        let file = match &config.model.source {
-            ModelSource::Hub(model) if config.sft.steps == 0 => {
-                mopo_lm::gguf_file(&crate::models::model_dir(model)?)
-            }
-            _ => None,
-        };
-        match file {
-            Some(file) => keep_file(&file, &base.valid(), &dir)?,
-            None => {
-                let mut sft = Sft::new(base, &data.train, &config.sft, config.seed, device);
-                let (phase, checkpoints) = (&config.sft, &config.checkpoints);
-                Fit { run, record, phase, checkpoints }.run(&mut sft, progress)?;
-                run.check_there()?;
-                sft.model().valid().save(&dir)?;
-            }
+        match config.sft.steps > 0 && config.sft.lora {
+            true => train_adapter::<B>(run, config, record, data, device, progress)?,
+            false => train_model::<B>(run, config, record, data, device, progress)?,
         }
     }
     if !is_done || !record.has(BASE) {
@@ -75,7 +61,79 @@ pub(super) fn trained<B: FusedAutodiffBackend>(
     }
     let base = load_base::<B>(run, config.model.base, device)?;
     data.tokenizer.check_fits(base.shape().vocab_size)?;
+    if let Some((_, own)) = base.own_adapter() {
+        config.lora.check_continues(own, &base.shape())?;
+    }
     Ok(base)
+}
+
+/// Whether a run's base model is complete.
+fn is_trained(dir: &Path, config: &RunConfig) -> bool {
+    let has_adapter = config.sft.steps > 0 && config.sft.lora;
+    dir.join("config.json").exists() && (!has_adapter || dir.join("adapter_config.json").exists())
+}
+
+/// SFT of all weights; with no steps, the base as it is.
+fn train_model<B: FusedAutodiffBackend>(
+    run: &RunDir,
+    config: &RunConfig,
+    record: &mut RunRecord,
+    data: &RunData,
+    device: &B::Device,
+    progress: &mut dyn Progress,
+) -> Result<()> {
+    let dir = run.join(BASE);
+    let base = initial::<B>(config, &data.tokenizer, device)?
+        .with_gradient_checkpointing(config.sft.gradient_checkpointing);
+    if config.sft.steps == 0
+        && let Some(file) = source_file(config)?
+    {
+        return keep_file(&file, &base.valid(), &dir);
+    }
+    let mut sft = Sft::new(base, &data.train, &config.sft, config.seed, device);
+    let (phase, checkpoints) = (&config.sft, &config.checkpoints);
+    Fit { run, record, phase, checkpoints }.run(&mut sft, progress)?;
+    run.check_there()?;
+    Ok(sft.model().valid().save(&dir)?)
+}
+
+/// SFT of an adapter: the run keeps the base as it is, and beside it the adapter in PEFT's files.
+fn train_adapter<B: FusedAutodiffBackend>(
+    run: &RunDir,
+    config: &RunConfig,
+    record: &mut RunRecord,
+    data: &RunData,
+    device: &B::Device,
+    progress: &mut dyn Progress,
+) -> Result<()> {
+    let dir = run.join(BASE);
+    if !dir.join("config.json").exists() {
+        let base = initial::<B>(config, &data.tokenizer, device)?.valid();
+        match source_file(config)? {
+            Some(file) => keep_file(&file, &base, &dir)?,
+            None => base.without_adapter().save(&dir)?,
+        }
+    }
+    // In the format that the policies are trained on.
+    let base = load_base::<B>(run, config.model.base, device)?
+        .with_gradient_checkpointing(config.sft.gradient_checkpointing);
+    let shape = base.shape();
+    B::seed(device, step_seed(config.seed, "sft adapter", 0));
+    let adapter = config.lora.init::<B>(&shape, device);
+    let mut sft = Sft::of_adapter(base, adapter, &data.train, &config.sft, config.seed, device);
+    let (phase, checkpoints) = (&config.sft, &config.checkpoints);
+    Fit { run, record, phase, checkpoints }.run(&mut sft, progress)?;
+    run.check_there()?;
+    let adapter = sft.adapter().expect("it is trained").valid();
+    Ok(save_adapter(&adapter, &shape, &config.lora, &dir)?)
+}
+
+/// The GGUF file that the run's model comes from, if it does.
+fn source_file(config: &RunConfig) -> Result<Option<PathBuf>> {
+    Ok(match &config.model.source {
+        ModelSource::Hub(model) => mopo_lm::gguf_file(&crate::models::model_dir(model)?),
+        ModelSource::Scratch(_) => None,
+    })
 }
 
 /// Copies a GGUF file that is not trained, so that its blocks stay as they are.
@@ -151,9 +209,9 @@ pub(super) fn shape(
 
 /// A base that is trained needs F32; a frozen one keeps the checkpoint's data type.
 fn initial_options(config: &RunConfig) -> LoadOptions {
-    match config.sft.steps {
-        0 => LoadOptions::default(),
-        _ => LoadOptions::f32(),
+    match config.sft.steps > 0 && !config.sft.lora {
+        false => LoadOptions::default(),
+        true => LoadOptions::f32(),
     }
 }
 

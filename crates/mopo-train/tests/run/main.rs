@@ -4,6 +4,7 @@ mod cache;
 mod config;
 mod dpo;
 mod export;
+mod families;
 mod fits;
 mod guard;
 mod hub;

@@ -1,6 +1,6 @@
 //! Runs on a base in 4 or 8 bits.
 
-use mopo_lm::CausalLm;
+use mopo_lm::Architecture;
 use mopo_train::config::{BaseFormat, ModelSource};
 use mopo_train::load_base;
 
@@ -24,7 +24,7 @@ fn a_run_trains_on_a_quantised_base_and_twice_to_the_same() {
         let (dir, config, _) = RunDir::open(&run).unwrap();
         let device = Default::default();
         let base = load_base::<TestAutodiffBackend>(&dir, config.model.base, &device).unwrap();
-        let CausalLm::Phi(base) = base else { panic!("the run's model is a phi") };
+        let Architecture::Phi(base) = base.architecture else { panic!("a phi") };
         let linear = &base.layers[0].mlp.fc1;
         assert!(matches!(linear.weight, mopo_lm::Weight::Quantised(_)));
         // The file keeps the weights unchanged: they are quantised on loading.
@@ -55,7 +55,7 @@ fn sft_of_a_quantised_base_is_an_error_with_a_remedy() {
     let set = ["model.base=nf4".to_string()];
     let text = preset_text("demo").unwrap();
     let error = RunConfig::parse_with(text, "demo", &set).unwrap_err().to_string();
-    for part in ["model.base", "nf4", "sft.steps=0", "model.hub"] {
+    for part in ["model.base", "nf4", "sft.lora=true", "sft.steps=0", "model.hub"] {
         assert!(error.contains(part), "{part}: {error}");
     }
     RunConfig::parse_with(text, "demo", &["model.base=f32".into()]).unwrap();
