@@ -14,6 +14,7 @@ pub(crate) fn gemma_2(config: &HubConfig) -> Result<SerialConfig> {
     let mut this = gemma(config, 8192)?;
     let (dim, positions) = (this.head_dim, this.max_position_embeddings);
     this.rotaries = vec![Rotary::read(config, RotaryKeys::shared(), dim, positions)?];
+    this.heads.soft_cap = config.optional_number("attn_logit_softcapping")?.map(|x| x as f32);
     this.output_soft_cap = config.optional_number("final_logit_softcapping")?.map(|x| x as f32);
     // Every second block is local, the first one too.
     set_windows(config, &mut this, 4096, 2)
@@ -40,6 +41,7 @@ pub(crate) fn gemma_3(config: &HubConfig) -> Result<SerialConfig> {
     let read = |keys| Rotary::read(config, keys, dim, positions);
     this.rotaries = vec![read(global)?, read(local)?];
     this.has_head_norms = true;
+    // transformers has a key for a cap of scores, too, and does not use it.
     this.output_soft_cap = config.optional_number("final_logit_softcapping")?.map(|x| x as f32);
     let pattern = config.count("sliding_window_pattern", Some(6), MAX_POSITIONS)?;
     let mut this = set_windows(config, &mut this, 4096, pattern)?;
