@@ -1,18 +1,20 @@
-//! Prints the next token's log-probabilities of sequences of token ids, one JSON line each:
-//! `next_tokens MODEL < SEQUENCES`, where a line of the input is a JSON list of ids.
+//! Prints the next token's log-probabilities of sequences of token ids and 64 greedy tokens after them, one JSON line
+//! each: `next_tokens MODEL < SEQUENCES`, where a line of the input is a JSON list of ids. To compare models from files
+//! with other programs.
 
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 use std::path::Path;
 
-use burn::backend::Flex;
 use burn::tensor::activation::log_softmax;
 use mopo_lm::{CausalLm, Decoder, KvCache, LoadOptions};
+use mopo_testkit::TestBackend;
 
 fn main() {
     let model = std::env::args().nth(1).expect("a model's path");
     let device = Default::default();
     let clock = std::time::Instant::now();
-    let model = CausalLm::<Flex>::load(Path::new(&model), LoadOptions::default(), &device).unwrap();
+    let model =
+        CausalLm::<TestBackend>::load(Path::new(&model), LoadOptions::default(), &device).unwrap();
     eprintln!("loaded in {:.2} s", clock.elapsed().as_secs_f64());
     for line in std::io::stdin().lock().lines() {
         let ids: Vec<u32> = serde_json::from_str(&line.unwrap()).unwrap();
@@ -33,6 +35,6 @@ fn main() {
         }
         eprintln!("{:.1} tokens/s", 64.0 / clock.elapsed().as_secs_f64());
         let line = serde_json::json!({ "log_probs": first, "greedy": greedy });
-        writeln!(std::io::stdout(), "{line}").unwrap();
+        println!("{line}");
     }
 }
