@@ -22,6 +22,8 @@ const TINY: &[&str] = &[
     "sft.batch_size=2",
     "lora.rank=2",
     "training.steps=3",
+    // Large enough that answers differ after three steps.
+    "training.learning_rate=0.02",
     "training.batch_size=3",
     "mopo.reference_lag=2",
     "evaluation.n_prompts=4",

@@ -337,12 +337,25 @@ fn a_wrong_value_names_the_assignment_that_has_it() {
         ("evaluation.rewards=3", "evaluation.rewards"),
         ("evaluation.rewards=[{name=\"a\"", "not valid TOML"),
         ("model.scratch=3", "model.scratch"),
-        ("lora.target_modules=[\"fc3\"]", "fc3"),
+        ("lora.target_modules=3", "a list of modules"),
     ] {
         let sets = ["seed=3".to_string(), set.to_string(), "training.batch_size=2".to_string()];
         let e = RunConfig::parse_with(text, "demo", &sets).expect_err(set).to_string();
         assert!(e.contains(&format!("--set {set}")) && e.contains(says), "{e}");
         assert!(!e.contains("seed=3"), "{e}");
+    }
+}
+
+#[test]
+fn a_target_that_the_model_does_not_have_is_named_with_those_that_it_has() {
+    let set = ["lora.target_modules=[\"q_proj\", \"fc3\"]".to_string()];
+    let e = RunConfig::parse_with(preset_text("demo").unwrap(), "demo", &set).unwrap_err();
+    let e = e.to_string();
+    assert!(e.contains("`lora.target_modules` is \"fc3\"") && e.contains("mlp.fc1"), "{e}");
+    for set in
+        ["lora.target_modules=all-linear", "lora.rank_pattern={fc1=2}", "lora.use_rslora=true"]
+    {
+        RunConfig::parse_with(preset_text("demo").unwrap(), "demo", &[set.into()]).unwrap();
     }
 }
 

@@ -1,6 +1,5 @@
 //! Runs on other families than phi, and on GGUF files; SFT of an adapter on a frozen base.
 
-use burn::backend::Flex;
 use burn::tensor::{Tensor, TensorData};
 use mopo_hub::TensorWriter;
 use mopo_hub::gguf::{GgufWriter, TensorType};
@@ -48,11 +47,11 @@ fn directory(dir: &Path) {
     let mut out = TensorWriter::default();
     for (i, (name, _, [rows, columns])) in MATRICES.into_iter().enumerate() {
         let data = TensorData::new(values(i, rows * columns), [rows, columns]);
-        let tensor = Tensor::<Flex, 2>::from_data(data, &Default::default());
+        let tensor = Tensor::<TestBackend, 2>::from_data(data, &Default::default());
         out.tensor(&format!("{name}.weight"), tensor);
     }
     for (name, _) in NORMS {
-        let ones = Tensor::<Flex, 1>::ones([WIDTH], &Default::default());
+        let ones = Tensor::<TestBackend, 1>::ones([WIDTH], &Default::default());
         out.tensor(&format!("{name}.weight"), ones);
     }
     out.write(&dir.join("model.safetensors")).unwrap();
