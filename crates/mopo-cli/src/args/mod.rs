@@ -128,7 +128,7 @@ pub(crate) struct ParetoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
-    /// Run directory, a directory written by `mopo export`, or a phi model in the layout of Hugging Face
+    /// Run directory, a directory written by `mopo export`, a model directory of Hugging Face, or a GGUF file
     #[arg(required_unless_present = "model")]
     pub(crate) run: Option<PathBuf>,
     /// The same, or org/name or org/name@revision on Hugging Face
