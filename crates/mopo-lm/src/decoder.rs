@@ -416,11 +416,12 @@ impl<B: FusedBackend> Decoder<B> for CausalLm<B> {
     }
 
     fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
-        either!(&self.architecture, model => model.save(dir.as_ref()))?;
-        match self.own_adapter() {
-            None => Ok(()),
-            Some((adapter, lora)) => save_adapter(adapter, &self.shape(), lora, dir),
+        let dir = dir.as_ref();
+        // Before `config.json`, which says that a directory is complete.
+        if let Some((adapter, lora)) = self.own_adapter() {
+            save_adapter(adapter, &self.shape(), lora, dir)?;
         }
+        either!(&self.architecture, model => model.save(dir))
     }
 }
 
