@@ -95,12 +95,16 @@ impl Source {
         d: usize,
         device: &B::Device,
     ) -> Result<Tensor<B, 1>> {
-        let data = self.take(name, &[d])?.convert_dtype(DType::F32);
-        Ok(Tensor::from_data(data, (device, DType::F32)))
+        match self {
+            Self::Files(files) => Ok(files.tensor(name, [d], device)?),
+            Self::Gguf(file) => {
+                Ok(Tensor::from_data(file.values(name, &[d])?, (device, DType::F32)))
+            }
+        }
     }
 
-    /// A matrix in the layout of the file, in F32, or in the file's data type where the options keep it and
-    /// the device has it.
+    /// A matrix in the layout of the file: of a GGUF file in F32; otherwise as
+    /// [`TensorFiles::matrix`] reads it.
     pub(crate) fn matrix<B: Backend>(
         &mut self,
         name: &str,
@@ -108,10 +112,14 @@ impl Source {
         dtype: LoadDtype,
         device: &B::Device,
     ) -> Result<Tensor<B, 2>> {
-        let data = self.take(name, &shape)?;
-        let keep = dtype == LoadDtype::Checkpoint && B::supports_dtype(device, data.dtype);
-        let dtype = if keep { data.dtype } else { DType::F32 };
-        Ok(Tensor::from_data(data.convert_dtype(dtype), (device, dtype)))
+        match self {
+            Self::Files(files) => {
+                Ok(files.matrix(name, shape, dtype == LoadDtype::Checkpoint, device)?)
+            }
+            Self::Gguf(file) => {
+                Ok(Tensor::from_data(file.values(name, &shape)?, (device, DType::F32)))
+            }
+        }
     }
 
     /// A weight `[inputs, outputs]`, stored as `[outputs, inputs]`. The blocks of a GGUF file stay as they are,

@@ -17,7 +17,8 @@ pub(crate) fn gemma_2(config: &HubConfig) -> Result<SerialConfig> {
     this.heads.soft_cap = config.optional_number("attn_logit_softcapping")?.map(|x| x as f32);
     this.output_soft_cap = config.optional_number("final_logit_softcapping")?.map(|x| x as f32);
     // Every second block is local, the first one too.
-    set_windows(config, &mut this, 4096, 2)
+    set_windows(config, &mut this, 2)?;
+    Ok(this)
 }
 
 /// `model_type` `gemma3_text`.
@@ -44,7 +45,7 @@ pub(crate) fn gemma_3(config: &HubConfig) -> Result<SerialConfig> {
     // transformers has a key for a cap of scores, too, and does not use it.
     this.output_soft_cap = config.optional_number("final_logit_softcapping")?.map(|x| x as f32);
     let pattern = config.count("sliding_window_pattern", Some(6), MAX_POSITIONS)?;
-    let mut this = set_windows(config, &mut this, 4096, pattern)?;
+    set_windows(config, &mut this, pattern)?;
     for layer in &mut this.layers {
         layer.rotary = usize::from(layer.window.is_some());
     }
@@ -74,16 +75,11 @@ fn gemma(config: &HubConfig, max_position_embeddings: usize) -> Result<SerialCon
 }
 
 /// Gives local blocks their window: those that `layer_types` names, or all but every `pattern`-th.
-fn set_windows(
-    config: &HubConfig,
-    this: &mut SerialConfig,
-    default: usize,
-    pattern: usize,
-) -> Result<SerialConfig> {
-    let window = config.count("sliding_window", Some(default), MAX_POSITIONS)?;
+fn set_windows(config: &HubConfig, this: &mut SerialConfig, pattern: usize) -> Result<()> {
+    let window = config.count("sliding_window", Some(4096), MAX_POSITIONS)?;
     match config.layer_types(this.layers.len())? {
         Some(types) => this.set_window(window, |i| types[i] == "sliding_attention"),
         None => this.set_window(window, |i| !(i + 1).is_multiple_of(pattern)),
     }
-    Ok(this.clone())
+    Ok(())
 }

@@ -91,9 +91,7 @@ fn train_model<B: FusedAutodiffBackend>(
         return keep_file(&file, &base.valid(), &dir);
     }
     let mut sft = Sft::new(base, &data.train, &config.sft, config.seed, device);
-    let (phase, checkpoints) = (&config.sft, &config.checkpoints);
-    Fit { run, record, phase, checkpoints }.run(&mut sft, progress)?;
-    run.check_there()?;
+    fit(run, config, record, &mut sft, progress)?;
     Ok(sft.model().valid().save(&dir)?)
 }
 
@@ -121,11 +119,22 @@ fn train_adapter<B: FusedAutodiffBackend>(
     B::seed(device, step_seed(config.seed, "sft adapter", 0));
     let adapter = config.lora.init::<B>(&shape, device);
     let mut sft = Sft::of_adapter(base, adapter, &data.train, &config.sft, config.seed, device);
-    let (phase, checkpoints) = (&config.sft, &config.checkpoints);
-    Fit { run, record, phase, checkpoints }.run(&mut sft, progress)?;
-    run.check_there()?;
+    fit(run, config, record, &mut sft, progress)?;
     let adapter = sft.adapter().expect("it is trained").valid();
     Ok(save_adapter(&adapter, &shape, &config.lora, &dir)?)
+}
+
+/// The steps of SFT.
+fn fit<B: FusedAutodiffBackend>(
+    run: &RunDir,
+    config: &RunConfig,
+    record: &mut RunRecord,
+    sft: &mut Sft<'_, B>,
+    progress: &mut dyn Progress,
+) -> Result<()> {
+    let (phase, checkpoints) = (&config.sft, &config.checkpoints);
+    Fit { run, record, phase, checkpoints }.run(sft, progress)?;
+    run.check_there()
 }
 
 /// The GGUF file that the run's model comes from, if it does.
