@@ -21,7 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("mopo-ops", &["mopo-hub"]),
     ("mopo-lm", &["mopo-core", "mopo-hub", "mopo-ops"]),
     ("mopo-report", &["mopo-hub", "mopo-pareto"]),
-    ("mopo-eval", &["mopo-core", "mopo-data", "mopo-hub", "mopo-ops", "mopo-report"]),
+    ("mopo-eval", &["mopo-core", "mopo-data", "mopo-hub", "mopo-lm", "mopo-ops", "mopo-report"]),
     (
         "mopo-train",
         &["mopo-core", "mopo-data", "mopo-eval", "mopo-hub", "mopo-lm", "mopo-ops", "mopo-report"],

@@ -121,6 +121,14 @@ pub enum Error {
         /// What is wrong with it, and the remedy.
         why: String,
     },
+    /// A program that does not score.
+    #[error("the reward program `{command}`: {message}")]
+    Program {
+        /// The program and its arguments.
+        command: String,
+        /// What went wrong, and the remedy.
+        message: String,
+    },
     /// A reward model that does not exist.
     #[error("there is no model at `{model}`: {remedy}")]
     NoModel {
@@ -132,6 +140,9 @@ pub enum Error {
     /// A file that could not be written, or an invalid model directory.
     #[error(transparent)]
     Hub(#[from] mopo_hub::Error),
+    /// An invalid model.
+    #[error(transparent)]
+    Model(#[from] mopo_lm::Error),
     /// An error of the data.
     #[error(transparent)]
     Data(#[from] mopo_data::Error),

@@ -5,7 +5,7 @@
 //! of [`CausalLm`]. Everything else (adapters, policies, generation, files, training) goes through
 //! [`Decoder`], [`DecoderShape`] and [`CausalLm`].
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::module::Module;
 use burn::record::{BinBytesRecorder, FullPrecisionSettings, Recorder, RecorderError};
@@ -23,7 +23,10 @@ use crate::lora::{LoraAdapter, LoraConfig};
 use crate::peft::{self, load_adapter, save_adapter};
 use crate::phi::Phi;
 use crate::serial::{SerialConfig, SerialDecoder};
-use crate::{Error, LoadOptions, PackedInputs, PhiConfig, Result, load_phi};
+use crate::{LoadOptions, PackedInputs, PhiConfig, Result, load_phi};
+
+/// A family of serial decoders: its `model_type`, and how `config.json` is read.
+pub(crate) type SerialFamily = (&'static str, fn(&HubConfig) -> Result<SerialConfig>);
 
 /// How a family's model is built from its `config.json`.
 enum Family {
@@ -427,43 +430,33 @@ impl<B: FusedBackend> Decoder<B> for CausalLm<B> {
 
 const CONFIG: &str = "config.json";
 
-/// The `config.json` of a model directory, or what stands for it in a GGUF file, and the family that it names.
-fn read_config(dir: &Path) -> Result<(HubConfig, &'static Family)> {
-    const EXPECTED: &str = "the config.json of a decoder";
-    let (path, config) = match gguf_file(dir) {
-        Some(file) => {
-            let config = gguf::config(&GgufFile::open(&file)?)?;
-            (file, config)
-        }
-        None => {
-            let path = dir.join(CONFIG);
-            let config = HubConfig::read(&path, EXPECTED)?;
-            (path, config)
-        }
-    };
-    match config.json().get("model_type") {
-        Some(serde_json::Value::String(name)) => {
-            match FAMILIES.iter().find(|(model_type, _)| model_type == name) {
-                Some((_, family)) => Ok((config, family)),
-                None => Err(unknown(path, format!("{name:?}"))),
-            }
-        }
-        Some(other) => Err(unknown(path, other.to_string())),
-        None => {
-            let reason = "missing field `model_type`".into();
-            Err(mopo_hub::Error::Json { path, reason, expected: EXPECTED }.into())
-        }
+/// The `config.json` of a model directory, or what stands for it in a GGUF file.
+pub(crate) fn open_config(dir: &Path) -> Result<HubConfig> {
+    match gguf_file(dir) {
+        Some(file) => gguf::config(&GgufFile::open(&file)?),
+        None => HubConfig::read(&dir.join(CONFIG), "the config.json of a decoder"),
     }
 }
 
-fn unknown(path: PathBuf, value: String) -> Error {
-    let types = FAMILIES.map(|(model_type, _)| model_type).join(", ");
-    let source = Error::InvalidParameter {
-        field: "model_type",
-        value,
-        expected: format!("only models of these types are supported: {types}"),
-    };
-    Error::InFile { path, source: source.into() }
+/// The configuration of a model, and the family that it names.
+fn read_config(dir: &Path) -> Result<(HubConfig, &'static Family)> {
+    let config = open_config(dir)?;
+    let name = config.model_type()?;
+    let known = FAMILIES.iter().find(|(model_type, _)| *model_type == name);
+    let (_, family) = known.ok_or_else(|| {
+        let types = FAMILIES.map(|(model_type, _)| model_type).join(", ");
+        let expected = format!("only models of these types are supported: {types}");
+        config.invalid("model_type", format!("{name:?}"), &expected)
+    })?;
+    Ok((config, family))
+}
+
+/// The serial families.
+pub(crate) fn serial_families() -> impl Iterator<Item = SerialFamily> {
+    FAMILIES.iter().filter_map(|(model_type, family)| match family {
+        Family::Phi => None,
+        Family::Serial(read) => Some((*model_type, *read)),
+    })
 }
 
 #[cfg(test)]

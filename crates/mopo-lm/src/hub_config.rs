@@ -128,6 +128,63 @@ impl HubConfig {
         }
     }
 
+    /// The first of these keys that is there, or of all: architectures name the same size differently.
+    pub(crate) fn first(&self, fields: &[&'static str]) -> &'static str {
+        fields.iter().find(|field| self.value(field).is_some()).unwrap_or(&fields[0])
+    }
+
+    /// A string, if it is there.
+    pub(crate) fn text(&self, field: &'static str) -> Result<Option<&str>> {
+        match self.value(field) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(value) => self.refuse(field, value, "it must be text"),
+        }
+    }
+
+    /// A token id; `None` if the file has none, or a negative number.
+    pub(crate) fn token(&self, field: &'static str) -> Result<Option<u32>> {
+        let Some(value) = self.value(field) else { return Ok(None) };
+        match value.as_i64() {
+            Some(id) if id < 0 => Ok(None),
+            Some(id) if id <= i64::from(u32::MAX) => Ok(Some(id as u32)),
+            _ => self.refuse(field, value, "it must be one token id"),
+        }
+    }
+
+    /// Refuses a number of heads that does not divide the width.
+    pub(crate) fn check_divides(
+        &self,
+        field: &'static str,
+        heads: usize,
+        width: usize,
+    ) -> Result<()> {
+        match width.is_multiple_of(heads) {
+            true => Ok(()),
+            false => {
+                let expected = format!("it must divide the width, {width}");
+                Err(self.invalid(field, heads.to_string(), &expected))
+            }
+        }
+    }
+
+    /// The architecture.
+    pub(crate) fn model_type(&self) -> Result<&str> {
+        const FIELD: &str = "model_type";
+        self.text(FIELD)?.ok_or_else(|| self.missing(FIELD))
+    }
+
+    /// Refuses the configuration of another architecture.
+    pub(crate) fn check_model_type(&self, expected: &str) -> Result<()> {
+        match self.model_type()? {
+            found if found == expected => Ok(()),
+            found => {
+                let expected = format!("this is for `{expected}`");
+                Err(self.invalid("model_type", format!("{found:?}"), &expected))
+            }
+        }
+    }
+
     /// The kinds of the layers by name, if the file has a list of them: as many as there are layers.
     pub(crate) fn layer_types(&self, n_layers: usize) -> Result<Option<Vec<&str>>> {
         const FIELD: &str = "layer_types";

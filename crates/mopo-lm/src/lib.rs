@@ -6,6 +6,7 @@
 #![doc = include_str!("../README.md")]
 
 mod adapter;
+mod classifiers;
 mod decoder;
 mod error;
 mod export;
@@ -35,12 +36,18 @@ pub use mopo_ops::QuantFormat;
 pub use mopo_hub::WeightDtype;
 
 pub use adapter::{BaseShape, PolicyMeta, load_policy, read_policy_meta, save_policy};
+pub use classifiers::{
+    Bart, BartBlock, BartConfig, BartCross, BartStack, Classifier, ClassifierShape,
+    DecoderClassifier, DistilBert, DistilBertBlock, DistilBertConfig, Gpt2, Gpt2Block, Gpt2Config,
+    Pooling, TokenRow,
+};
 pub use decoder::{Architecture, CausalLm, Decoder, DecoderShape, LinearShape};
 pub use error::{Error, Result};
 pub use export::export_hub;
 pub use generate::{Decoding, GenerationConfig, HubGeneration, generate, generate_with_row_ids};
 pub use gguf::{GGUF_WEIGHTS, gguf_file};
 pub use heads::PolicyHeads;
+pub use layers::dense::{Activation, Attention, Dense};
 pub use layers::{KvCache, NewTokens, Norm, OutputLayer, Projection, Weight};
 pub use lora::{LoraAdapter, LoraConfig, LoraLayer, LoraPair, TargetModules};
 pub use merge::merge;

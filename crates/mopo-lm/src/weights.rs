@@ -67,6 +67,34 @@ impl Source {
         }
     }
 
+    /// The files of a model directory, whose values must be finite.
+    pub(crate) fn files(dir: &Path) -> Result<Self> {
+        Ok(Self::Files(TensorFiles::open(dir)?.finite_only()))
+    }
+
+    /// Number of unread tensors.
+    pub(crate) fn n_tensors(&self) -> usize {
+        match self {
+            Self::Files(files) => files.names().count(),
+            Self::Gguf(file) => file.n_unread(),
+        }
+    }
+
+    /// Whether there is an unread tensor of this name.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        match self {
+            Self::Files(files) => files.contains(name),
+            Self::Gguf(file) => file.contains(name),
+        }
+    }
+
+    /// The first of some prefixes with which there is a tensor of this name; the first of all if there
+    /// is none, so that errors show the usual one.
+    pub(crate) fn prefix(&self, prefixes: &[&'static str], name: &str) -> &'static str {
+        let found = prefixes.iter().find(|prefix| self.contains(&format!("{prefix}{name}")));
+        found.or(prefixes.first()).expect("at least one prefix")
+    }
+
     /// Ignores the tensors for which `is_ignored` holds, in files that may have more than a model needs.
     pub(crate) fn ignore(&mut self, is_ignored: impl Fn(&str) -> bool) {
         if let Self::Files(files) = self {
@@ -120,6 +148,16 @@ impl Source {
                 Ok(Tensor::from_data(file.values(name, &shape)?, (device, DType::F32)))
             }
         }
+    }
+
+    /// A matrix `[inputs, outputs]` in F32, stored as `[outputs, inputs]`.
+    pub(crate) fn transposed<B: Backend>(
+        &mut self,
+        name: &str,
+        [inputs, outputs]: [usize; 2],
+        device: &B::Device,
+    ) -> Result<Tensor<B, 2>> {
+        Ok(self.matrix(name, [outputs, inputs], LoadDtype::F32, device)?.transpose())
     }
 
     /// A weight `[inputs, outputs]`, stored as `[outputs, inputs]`. The blocks of a GGUF file stay as they are,

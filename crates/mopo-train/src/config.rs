@@ -25,7 +25,7 @@ use toml::de::DeTable;
 pub use crate::methods::{DpoConfig, MethodConfig};
 pub use data::DataConfig;
 pub use evaluation::{EvaluationConfig, GivenStatistics, RewardAxis, ZScoreSource};
-pub(crate) use fit::{BYTES_TRAINED, count_of_parameters};
+pub(crate) use fit::{BYTES_FROZEN, BYTES_TRAINED, count_of_parameters};
 pub use model::{BaseFormat, ModelConfig, ModelSource, PhiShape, TokenizerConfig};
 pub use presets::{PRESETS, SOURCES, config_text, preset_text};
 pub use read::read_text;

@@ -19,6 +19,7 @@ mod methods;
 mod metrics_file;
 mod models;
 mod optim;
+mod pair_sample;
 mod pairs;
 mod prepare;
 mod result;

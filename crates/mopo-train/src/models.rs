@@ -8,6 +8,8 @@ use crate::config::{ModelSource, TokenizerConfig};
 use crate::reward_model::{RewardModel, RewardTrainConfig};
 use crate::{Error, Progress, Result, RunConfig, Silent};
 
+const DECODER: &str = "model.decoder.hub";
+
 impl RunConfig {
     /// Downloads the models on Hugging Face that the configuration names, and pins their names to
     /// the
@@ -32,8 +34,12 @@ impl RewardTrainConfig {
     /// # Errors
     /// Those of [`RunConfig::fetch_models`].
     pub fn fetch_models(&mut self, progress: &mut dyn Progress) -> Result<()> {
-        if let RewardModel::Hub(model) = &mut self.model {
-            *model = find("model.hub", model, progress)?.1;
+        match &mut self.model {
+            RewardModel::Hub(model) => *model = find("model.hub", model, progress)?.1,
+            RewardModel::Decoder(model) => {
+                model.hub = find(DECODER, &model.hub, progress)?.1;
+            }
+            RewardModel::Gpt2(_) | RewardModel::Distilbert(_) => {}
         }
         if let Some(TokenizerConfig::File(file)) = &mut self.tokenizer {
             *file = find("tokenizer.file", file, progress)?.1;
@@ -47,10 +53,19 @@ pub(crate) fn model_dir(model: &Path) -> Result<PathBuf> {
     Ok(find("model.hub", model, &mut Silent)?.0)
 }
 
+/// The directory or file of `model.decoder.hub`.
+pub(crate) fn decoder_dir(model: &Path) -> Result<PathBuf> {
+    Ok(find(DECODER, model, &mut Silent)?.0)
+}
+
 /// The file of `tokenizer.file`, which may also name a model.
 pub(crate) fn tokenizer_file(file: &Path) -> Result<PathBuf> {
-    let place = find("tokenizer.file", file, &mut Silent)?.0;
-    Ok(if place.is_dir() { place.join("tokenizer.json") } else { place })
+    Ok(tokenizer_of(find("tokenizer.file", file, &mut Silent)?.0))
+}
+
+/// The file with the tokenizer of a model: of a directory, or the GGUF file itself.
+pub(crate) fn tokenizer_of(model: PathBuf) -> PathBuf {
+    if model.is_dir() { model.join("tokenizer.json") } else { model }
 }
 
 /// The place of what a key names, and the name to record for it.

@@ -21,6 +21,7 @@ use mopo_data::{
 };
 
 use crate::config::{DataSource, SourceConfig};
+use crate::pair_sample::PairSample;
 use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord, tokens};
 
 /// Reads the records of a data configuration into memory, with notes about them.
@@ -129,8 +130,25 @@ struct Prepared {
 type Take<'a> = dyn FnMut(&Objectives, PreferenceRecord) -> mopo_data::Result<()> + 'a;
 
 impl Source<'_> {
-    /// Calls `take` with every record, reduced to the configured objectives.
+    /// Calls `take` with every record, or as many as the configuration asks for, reduced to the
+    /// configured objectives.
     fn read(&self, take: &mut Take<'_>) -> Result<Prepared> {
+        let Some(most) = self.config.max_pairs else { return self.read_all(take) };
+        let mut sample = PairSample::new(most, self.seed);
+        let mut of = None;
+        let mut prepared = self.read_all(&mut |objectives, record| {
+            of.get_or_insert_with(|| objectives.clone());
+            sample.push(record);
+            Ok(())
+        })?;
+        prepared.about.push(format!("`max_pairs`: {} of {} pairs\n", sample.len(), sample.seen()));
+        if let Some(objectives) = of {
+            sample.into_records().try_for_each(|record| take(&objectives, record))?;
+        }
+        Ok(prepared)
+    }
+
+    fn read_all(&self, take: &mut Take<'_>) -> Result<Prepared> {
         let config = self.config;
         let mut about = Vec::new();
         // A prepared set has the objectives it was prepared with.

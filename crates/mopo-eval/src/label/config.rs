@@ -205,7 +205,7 @@ impl LabelConfig {
         resolve: Resolver<'_>,
     ) -> Result<Vec<Box<dyn Reward>>> {
         let specs = self.objectives.iter().map(|objective| &objective.reward);
-        specs.map(|spec| spec.build::<B>(device, resolve)).collect()
+        RewardSpec::build_all::<B>(specs, device, resolve)
     }
 }
 

@@ -1,27 +1,16 @@
 //! Rewards: what scores a response.
 
-mod bart;
-mod classifier;
-mod config;
-mod distilbert;
 mod fingerprint;
 mod function;
-mod gpt2;
-mod layers;
 mod model;
-mod pooling;
+mod program;
 mod settings;
 mod spec;
 mod template;
 mod tokenizer;
 
-pub use bart::{Bart, BartBlock, BartConfig, BartCross, BartStack};
-pub use classifier::{Classifier, ClassifierShape};
-pub use distilbert::{DistilBert, DistilBertBlock, DistilBertConfig};
-pub use gpt2::{Gpt2, Gpt2Block, Gpt2Config};
-pub use layers::{Activation, Attention, Dense, Norm, TokenRow};
 pub use model::{ModelReward, Resolver, local_directory};
-pub use pooling::Pooling;
+pub use program::Program;
 pub use settings::{Label, MODEL_PRESETS, ModelSettings, ModelSpec, SETTINGS_FILE};
 pub use tokenizer::{RewardTokenizer, TruncationSide};
 

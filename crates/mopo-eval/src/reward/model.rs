@@ -1,18 +1,19 @@
 //! A reward that is one logit of a classifier. Texts are batched by their number of tokens, without
 //! padding.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::TensorData;
 use burn::tensor::backend::Backend;
+use mopo_lm::{Classifier, LoadDtype, TokenRow};
 use mopo_ops::FusedBackend;
 use rayon::prelude::*;
 
 use super::template::Template;
-use super::{
-    Classifier, ModelSettings, ModelSpec, Reward, RewardTokenizer, TokenRow, TruncationSide,
-};
+use super::{ModelSettings, ModelSpec, Reward, RewardTokenizer, TruncationSide};
 use crate::{Error, Result};
 
 /// Tokens per batch, unless one text has more.
@@ -22,6 +23,30 @@ const BATCH_TOKENS: usize = 2048;
 /// differently from those with many, which changes the last bits: this way there are never few.
 const COMPANY: usize = 16;
 
+/// Texts of which the logits are kept for other rewards of the same model. More are computed again.
+const MAX_KEPT: usize = 1 << 14;
+
+/// A model that several rewards may share, each with another of its labels.
+#[derive(Debug)]
+struct Loaded<B: Backend> {
+    model: Classifier<B>,
+    tokenizer: RewardTokenizer,
+    /// Logits by text, while several rewards share the model.
+    kept: Mutex<HashMap<TokenRow, Vec<f32>>>,
+}
+
+/// What a loaded model depends on: its files, the maximum length, and the end that is cut off.
+type ModelKey = (PathBuf, usize, TruncationSide);
+
+/// The models of some rewards: those with the same key are loaded once.
+pub(super) struct LoadedModels<B: Backend>(Vec<(ModelKey, Arc<Loaded<B>>)>);
+
+impl<B: Backend> Default for LoadedModels<B> {
+    fn default() -> Self {
+        Self(vec![])
+    }
+}
+
 /// A classifier as a reward: `sign` times one of its logits, raw, in f32.
 ///
 /// A score depends only on its text: it has the same bits whatever else is in the batch (on
@@ -29,8 +54,7 @@ const COMPANY: usize = 16;
 #[derive(Debug)]
 pub struct ModelReward<B: Backend> {
     name: String,
-    model: Classifier<B>,
-    tokenizer: RewardTokenizer,
+    loaded: Arc<Loaded<B>>,
     settings: ModelSettings,
     text: Template,
     pair: Option<Template>,
@@ -65,17 +89,39 @@ impl<B: Backend> ModelReward<B> {
     /// Missing settings; a model that is missing, damaged or of another architecture;
     /// a setting that does not fit it. Files and fields are named.
     pub fn load(spec: &ModelSpec, resolve: Resolver<'_>, device: &B::Device) -> Result<Self> {
+        Self::load_shared(spec, resolve, device, &mut LoadedModels::default())
+    }
+
+    /// The same with a model that was loaded for another reward, if there is one.
+    pub(super) fn load_shared(
+        spec: &ModelSpec,
+        resolve: Resolver<'_>,
+        device: &B::Device,
+        models: &mut LoadedModels<B>,
+    ) -> Result<Self> {
         let whole = spec.with_preset()?;
         let path = whole.path.as_deref().expect("checked with the preset");
         let dir = resolve(path)?;
         let settings = spec.settings(&dir)?;
-        let model = Classifier::load(&dir, device)?;
-        whole.check_architecture(&model.shape(), &dir)?;
-        let (architecture, side) = (model.architecture(), settings.truncation_side);
-        let tokenizer = RewardTokenizer::load(&dir, architecture, settings.max_length, side)?;
+        let side = settings.truncation_side;
+        let key = (dir.clone(), settings.max_length, side);
+        let known = models.0.iter().find(|(known, _)| *known == key);
+        let loaded = match known {
+            Some((_, loaded)) => loaded.clone(),
+            None => {
+                let model = Classifier::load(&dir, LoadDtype::Checkpoint, device)?;
+                let architecture = model.architecture();
+                let tokenizer =
+                    RewardTokenizer::load(&dir, architecture, settings.max_length, side)?;
+                let loaded = Arc::new(Loaded { model, tokenizer, kept: Mutex::default() });
+                models.0.push((key, loaded.clone()));
+                loaded
+            }
+        };
+        whole.check_architecture(&loaded.model.shape(), &dir)?;
         let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or(path);
         let name = settings.name.clone().unwrap_or_else(|| last.to_owned());
-        Self::new(name, model, tokenizer, settings)
+        Self::with(name, loaded, settings)
     }
 
     /// A reward called `name` with a loaded model. The tokenizer truncates texts, so it must
@@ -89,7 +135,15 @@ impl<B: Backend> ModelReward<B> {
         tokenizer: RewardTokenizer,
         settings: ModelSettings,
     ) -> Result<Self> {
-        let label = settings.check(&model.shape())?;
+        Self::with(name, Arc::new(Loaded { model, tokenizer, kept: Mutex::default() }), settings)
+    }
+
+    fn with(
+        name: impl Into<String>,
+        loaded: Arc<Loaded<B>>,
+        settings: ModelSettings,
+    ) -> Result<Self> {
+        let label = settings.check(&loaded.model.shape())?;
         let pair =
             settings.pair.as_deref().map(|pair| Template::parse("pair", pair)).transpose()?;
         Ok(Self {
@@ -97,9 +151,8 @@ impl<B: Backend> ModelReward<B> {
             text: Template::parse("text", &settings.text)?,
             pair,
             label,
-            pad: settings.pad_token_id.or_else(|| model.pad_token()),
-            model,
-            tokenizer,
+            pad: settings.pad_token_id.or_else(|| loaded.model.pad_token()),
+            loaded,
             settings,
             batch_tokens: BATCH_TOKENS,
             cut: AtomicUsize::new(0),
@@ -118,12 +171,12 @@ impl<B: Backend> ModelReward<B> {
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> &RewardTokenizer {
-        &self.tokenizer
+        &self.loaded.tokenizer
     }
 
     /// The model.
     pub fn model(&self) -> &Classifier<B> {
-        &self.model
+        &self.loaded.model
     }
 
     /// The model's input for a prompt and a response.
@@ -160,10 +213,11 @@ impl<B: Backend> ModelReward<B> {
             .map_or(response, |prefix| response.strip_prefix(prefix).unwrap_or(response));
         let text = self.text.fill(prompt, response);
         let pair = self.pair.as_ref().map(|pair| pair.fill(prompt, response));
-        let encoded = self.tokenizer.encode(&text, pair.as_deref());
+        let encoded = self.loaded.tokenizer.encode(&text, pair.as_deref());
         let (ids, cut) = encoded.map_err(|e| e.to_string())?;
-        self.model.check(&ids)?;
-        let pool = settings.pooling.at(&ids, self.pad, self.model.eos_token())?;
+        let model = &self.loaded.model;
+        model.check(&ids)?;
+        let pool = settings.pooling.at(&ids, self.pad, model.eos_token())?;
         Ok((TokenRow { ids, pool }, cut))
     }
 }
@@ -172,6 +226,24 @@ impl<B: FusedBackend> ModelReward<B> {
     /// The logits of texts, `[n_rows][n_labels]`, in their order; each depends only on its row.
     /// Panics where [`Classifier::check`] would refuse a row.
     pub fn logits(&self, rows: &[TokenRow]) -> Vec<Vec<f32>> {
+        let is_shared = Arc::strong_count(&self.loaded) > 1;
+        if !is_shared {
+            return self.computed(rows);
+        }
+        // Since a text's logits are the same in every batch, another reward may have computed them.
+        let mut kept = self.loaded.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let new: Vec<TokenRow> =
+            rows.iter().filter(|row| !kept.contains_key(*row)).cloned().collect();
+        if kept.len() + new.len() > MAX_KEPT {
+            kept.clear();
+            return self.computed(rows);
+        }
+        let logits = self.computed(&new);
+        kept.extend(new.into_iter().zip(logits));
+        rows.iter().map(|row| kept[row].clone()).collect()
+    }
+
+    fn computed(&self, rows: &[TokenRow]) -> Vec<Vec<f32>> {
         // Long texts first, so that the last batches are small.
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.sort_by_key(|i| std::cmp::Reverse(rows[*i].ids.len()));
@@ -188,9 +260,9 @@ impl<B: FusedBackend> ModelReward<B> {
             let company = TokenRow { ids: vec![0], pool: 0 };
             let texts = batch.iter().map(|i| rows[*i].clone());
             let texts: Vec<TokenRow> = texts.chain(std::iter::repeat_n(company, COMPANY)).collect();
-            let data: TensorData = self.model.forward(&texts).into_data();
+            let data: TensorData = self.loaded.model.forward(&texts).into_data();
             let values: Vec<f32> = data.iter().collect();
-            let n_labels = self.model.labels().len();
+            let n_labels = self.loaded.model.labels().len();
             for (i, values) in batch.iter().zip(values.chunks_exact(n_labels)) {
                 logits[*i] = values.to_vec();
             }

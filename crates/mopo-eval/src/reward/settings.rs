@@ -5,10 +5,11 @@
 use std::path::Path;
 
 use mopo_hub::Presets;
+use mopo_lm::{ClassifierShape, Pooling};
 use serde::{Deserialize, Serialize};
 
 use super::template::Template;
-use super::{ClassifierShape, Pooling, Resolver, RewardTokenizer, TruncationSide};
+use super::{Resolver, RewardTokenizer, TruncationSide};
 use crate::ScoreStatistics;
 use crate::{Error, Result};
 

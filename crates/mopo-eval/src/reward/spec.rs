@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use mopo_ops::FusedBackend;
 
+use super::model::LoadedModels;
 use super::{
     DemoReward, Length, LengthPreference, LengthUnit, MODEL_PRESETS, ModelReward, ModelSpec,
-    Pattern, Resolver, Reward, WordList,
+    Pattern, Program, Resolver, Reward, WordList,
 };
 use crate::{Error, Result};
 
@@ -83,6 +84,14 @@ pub enum RewardSpec {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
     },
+    /// What another program computes, see [`Program`].
+    Program {
+        /// The program and its arguments.
+        command: Vec<String>,
+        /// The name to show; `program` by default.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
     /// A classifier's logit, see [`ModelReward`].
     Model(Box<ModelSpec>),
 }
@@ -152,6 +161,38 @@ impl RewardSpec {
         }
     }
 
+    /// Builds several rewards, in order. Those that differ only in the label, its sign and the template
+    /// share one model, which computes the logits of a text once for all of them.
+    ///
+    /// # Errors
+    /// Those of [`build`](Self::build).
+    pub fn build_all<'a, B: FusedBackend>(
+        specs: impl IntoIterator<Item = &'a Self>,
+        device: &B::Device,
+        resolve: Resolver<'_>,
+    ) -> Result<Vec<Box<dyn Reward>>> {
+        let mut models = LoadedModels::default();
+        let build = |spec: &Self| -> Result<Box<dyn Reward>> {
+            match spec {
+                Self::Model(spec) => {
+                    let reward = ModelReward::<B>::load_shared(spec, resolve, device, &mut models)?;
+                    Ok(Box::new(reward))
+                }
+                _ => spec.build_function(),
+            }
+        };
+        specs.into_iter().map(build).collect()
+    }
+
+    /// Whether two rewards read the same model.
+    pub fn shares_model(&self, other: &Self) -> bool {
+        let path = |spec: &Self| match spec {
+            Self::Model(spec) => spec.with_preset().ok().and_then(|spec| spec.path),
+            _ => None,
+        };
+        path(self).is_some_and(|own| path(other).is_some_and(|other| own == other))
+    }
+
     /// Builds the reward if it is a function of the text, without backend and device.
     ///
     /// # Errors
@@ -192,6 +233,9 @@ impl RewardSpec {
             Self::Regex { pattern, avoid, name } => {
                 Box::new(Pattern::new(named(name, "regex"), pattern, *avoid)?)
             }
+            Self::Program { command, name } => {
+                Box::new(Program::new(named(name, "program"), command.clone())?)
+            }
             Self::Model(_) => {
                 let expected =
                     "a model needs a device; only functions of the text are supported here";
@@ -218,6 +262,7 @@ mod tests {
             ("kind = 'length'\nunit = 'characters'\ntarget = 80\nname = 'brief'", "brief"),
             ("kind = 'word_list'\nwords = ['please']", "word_list"),
             ("kind = 'regex'\npattern = '[0-9]+'\navoid = true\nname = 'numbers'", "numbers"),
+            ("kind = 'program'\ncommand = ['python', 'score.py']\nname = 'own'", "own"),
         ] {
             let spec = parse(text).unwrap();
             assert_eq!(spec.build_function().unwrap().name(), name);
@@ -290,5 +335,6 @@ mod tests {
         assert!(build("kind = 'word_list'\nwords = ['a']\nfile = 'b'").contains("file"));
         assert!(build("kind = 'word_list'").contains("words"));
         assert!(build("kind = 'regex'\npattern = '['").contains("pattern"));
+        assert!(build("kind = 'program'\ncommand = []").contains("command"));
     }
 }

@@ -77,10 +77,12 @@ pub fn score_texts<B: FusedBackend>(
 ) -> Result<(Vec<ScoredReward>, Vec<ScoreColumn>)> {
     let (mut scored, mut columns) = (Vec::<ScoredReward>::new(), vec![]);
     let is_model = |spec: &RewardSpec| matches!(spec, RewardSpec::Model(_));
-    // Functions share one pass over the texts.
-    for specs in specs.chunk_by(|one, next| !is_model(one) && !is_model(next)) {
-        let rewards = specs.iter().map(|spec| spec.build::<B>(device, resolve));
-        let rewards = rewards.collect::<Result<Vec<_>>>()?;
+    // Functions share one pass over the texts, and so do the labels of one model.
+    let together = |one: &RewardSpec, next: &RewardSpec| {
+        (!is_model(one) && !is_model(next)) || one.shares_model(next)
+    };
+    for specs in specs.chunk_by(together) {
+        let rewards = RewardSpec::build_all::<B>(specs, device, resolve)?;
         let mut names: Vec<&str> = scored.iter().map(|other| other.name.as_str()).collect();
         for reward in &rewards {
             if names.contains(&reward.name()) {

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use burn::tensor::backend::Backend;
 use mopo_eval::Reward;
-use mopo_eval::reward::{ModelReward, ModelSpec, TokenRow};
+use mopo_eval::reward::{Label, ModelReward, ModelSpec, RewardSpec, local_directory};
+use mopo_lm::TokenRow;
 
 use super::{B, Case, MODELS, fixture, load, relative, told};
 
@@ -78,6 +79,29 @@ fn label_and_sign_choose_the_score() {
     let reward = load(&told.settings, &fixture("distilbert-bin"));
     let case = &told.cases[0];
     relative("HUMOR", &[reward.score("", &case.response).unwrap()], &[case.logits[1]]);
+}
+
+#[test]
+fn labels_of_one_model_are_rewards_that_share_it() {
+    let told = told("bart").swap_remove(0);
+    let spec = |label| {
+        let mut spec = super::spec(&told.settings, &fixture("bart"));
+        (spec.label, spec.name) = (Some(Label::Index(label)), Some(format!("label {label}")));
+        RewardSpec::Model(Box::new(spec))
+    };
+    let specs = [spec(0), spec(1)];
+    assert!(specs[0].shares_model(&specs[1]));
+    let device = Default::default();
+    let together = RewardSpec::build_all::<B>(&specs, &device, &local_directory).unwrap();
+    let items: Vec<(&str, &str)> =
+        told.cases.iter().map(|c| (c.prompt.as_str(), c.response.as_str())).collect();
+    for (spec, reward) in specs.iter().zip(&together) {
+        let alone = spec.build::<B>(&device, &local_directory).unwrap();
+        assert_eq!(reward.score_batch(&items).unwrap(), alone.score_batch(&items).unwrap());
+        // Kept from before, in another order and with others.
+        let some = [items[3], items[0], ("new", "one")];
+        assert_eq!(reward.score_batch(&some).unwrap(), alone.score_batch(&some).unwrap());
+    }
 }
 
 #[test]

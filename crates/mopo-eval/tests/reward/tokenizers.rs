@@ -131,7 +131,7 @@ fn refused(base: &str, files: Value, json: Value, side: TruncationSide, words: &
 fn unsupported_settings_are_refused_by_key() {
     let right = TruncationSide::Right;
     for (base, key, value) in [
-        ("gpt2", "tokenizer_class", json!("LlamaTokenizer")),
+        ("gpt2", "tokenizer_class", json!("T5Tokenizer")),
         ("gpt2", "tokenizer_class", json!(7)),
         ("gpt2-shards", "tokenizer_class", json!("PreTrainedTokenizerFast")),
         ("gpt2", "truncation_side", json!("left")),
@@ -157,6 +157,11 @@ fn unsupported_settings_are_refused_by_key() {
         let config = json!({ "tokenizer_config.json": { key: value } });
         refused(base, config, json!({}), right, &["tokenizer_config.json", &format!("`{key}`")]);
     }
+    // A class that takes tokenizer.json as it is, which has no such token at its start.
+    let llama =
+        json!({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "add_bos_token": true});
+    let config = json!({ "tokenizer_config.json": llama });
+    refused("gpt2", config, json!({}), right, &["`add_bos_token`", "does not add `<s>`"]);
     let config = json!({"tokenizer_config.json": {"truncation_side": "right"}});
     refused("gpt2", config, json!({}), TruncationSide::Left, &["`truncation_side`", "\"left\""]);
 }

@@ -125,6 +125,16 @@ impl GgufTensors {
         }
     }
 
+    /// Number of unread tensors.
+    pub(crate) fn n_unread(&self) -> usize {
+        self.unread.len()
+    }
+
+    /// Whether there is an unread tensor of this name.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.unread.contains(&self.name(name))
+    }
+
     /// Reports unread tensors.
     pub(crate) fn finish(self) -> Result<()> {
         if self.unread.is_empty() {

@@ -3,6 +3,7 @@
 //! own file.
 
 pub(crate) mod cache;
+pub(crate) mod dense;
 mod norm;
 mod output;
 pub(crate) mod projection;

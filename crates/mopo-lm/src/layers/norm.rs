@@ -23,6 +23,16 @@ pub struct Norm<B: Backend> {
 }
 
 impl<B: Backend> Norm<B> {
+    /// A fresh LayerNorm: gamma 1, beta 0.
+    pub(crate) fn init(features: usize, epsilon: f64, device: &B::Device) -> Self {
+        Self {
+            gamma: Param::from_tensor(Tensor::ones([features], device)),
+            beta: Some(Param::from_tensor(Tensor::zeros([features], device))),
+            kind: NormKind::Layer,
+            epsilon,
+        }
+    }
+
     /// Reads `name.weight`, and for LayerNorm `name.bias`, both `[d]`.
     pub(crate) fn read(
         source: &mut Source,

@@ -37,7 +37,7 @@ pub(crate) struct SerialConfig {
     /// Rows of the embedding are multiplied with it.
     pub(crate) embedding_scale: Option<f64>,
     pub(crate) output_soft_cap: Option<f32>,
-    /// Whether the output layer is the embedding.
+    /// Whether the output layer is the embedding; also of a decoder without an output layer.
     pub(crate) is_tied: bool,
     pub(crate) names: Names,
     /// The model's `config.json`.
@@ -158,6 +158,11 @@ impl SerialConfig {
         for (i, layer) in self.layers.iter_mut().enumerate() {
             layer.window = is_local(i).then_some(window);
         }
+    }
+
+    /// The same without an output layer.
+    pub(crate) fn without_output(self) -> Self {
+        Self { is_tied: true, ..self }
     }
 
     /// The sizes that others need.

@@ -155,6 +155,20 @@ impl<B: FusedBackend> Decoder<B> for SerialDecoder<B> {
     }
 }
 
+impl<B: Backend> SerialDecoder<B> {
+    /// The width of the residual stream.
+    pub(crate) fn width(&self) -> usize {
+        self.config.hidden_size
+    }
+
+    /// The decoder alone, for another use of its states.
+    pub(crate) fn without_output(mut self) -> Self {
+        self.output = None;
+        self.config = Arc::new(SerialConfig::clone(&self.config).without_output());
+        self
+    }
+}
+
 impl<B: FusedBackend> SerialDecoder<B> {
     /// Rows of the embedding, `[n, hidden_size]`, as f32.
     fn embed(&self, ids: Tensor<B, 1, Int>) -> Tensor<B, 2> {

@@ -30,6 +30,18 @@ impl<B: Backend> SerialDecoder<B> {
     ) -> Result<Self> {
         let heads = [config.heads.queries, config.heads.keys];
         let mut files = Source::open(dir_or_file, heads)?;
+        let this = Self::read(&mut files, config, options, device)?;
+        files.finish()?;
+        Ok(this)
+    }
+
+    /// Reads the decoder's tensors, which need not be all that there are.
+    pub(crate) fn read(
+        files: &mut Source,
+        config: SerialConfig,
+        options: LoadOptions,
+        device: &B::Device,
+    ) -> Result<Self> {
         // Older checkpoints contain this constant, and some a copy of the embedding as output layer.
         let is_tied = config.is_tied;
         files.ignore(|name| {
@@ -41,7 +53,6 @@ impl<B: Backend> SerialDecoder<B> {
         let embed_tokens = files.weight(EMBEDDING, [d, vocab], dense, device)?;
         let mut layers = vec![];
         for i in 0..config.layers.len() {
-            let files = &mut files;
             let mut linears = vec![];
             for (path, bias, shape) in config.linears() {
                 let name = format!("model.layers.{i}.{path}");
@@ -70,22 +81,14 @@ impl<B: Backend> SerialDecoder<B> {
                 feed_forward_post_norm,
             });
         }
-        let norm = Norm::read(&mut files, NORM, d, of_norm, device)?;
+        let norm = Norm::read(files, NORM, d, of_norm, device)?;
         let output = match is_tied {
             true => None,
             false => {
                 let kind = (false, config.output_soft_cap);
-                Some(OutputLayer::read(
-                    &mut files,
-                    OUTPUT,
-                    [d, vocab],
-                    kind,
-                    options.dtype,
-                    device,
-                )?)
+                Some(OutputLayer::read(files, OUTPUT, [d, vocab], kind, options.dtype, device)?)
             }
         };
-        files.finish()?;
         Ok(Self {
             embed_tokens,
             layers,
@@ -135,30 +138,38 @@ pub(super) fn write<B: Backend>(
     dtype: Option<WeightDtype>,
     file: &Path,
 ) -> Result<()> {
-    let config = &model.config;
     let mut out = TensorWriter::with_dtype(dtype).finite_only();
-    out.transposed(EMBEDDING, model.embed_tokens.dense());
-    for (i, layer) in model.layers.iter().enumerate() {
-        for ((path, _, _), linear) in config.linears().zip(&layer.linears) {
-            write_projection(&mut out, &format!("model.layers.{i}.{path}"), linear);
-        }
-        let norms = Norms { config, i };
-        layer.attention_norm.write(&mut out, &norms.attention().0);
-        layer.feed_forward_norm.write(&mut out, &norms.feed_forward().0);
-        for (norm, (name, _)) in
-            layer.head_norms.iter().flatten().zip(norms.heads().into_iter().flatten())
-        {
-            norm.write(&mut out, &name);
-        }
-        let post = [&layer.attention_post_norm, &layer.feed_forward_post_norm];
-        for (norm, (name, _)) in post.into_iter().flatten().zip(norms.post().into_iter().flatten())
-        {
-            norm.write(&mut out, &name);
-        }
-    }
-    model.norm.write(&mut out, NORM);
+    model.write(&mut out);
     if let Some(output) = lm_head.or(model.output.as_ref()) {
         output.write(&mut out, OUTPUT);
     }
     Ok(out.write(file)?)
+}
+
+impl<B: Backend> SerialDecoder<B> {
+    /// All tensors but those of the output layer.
+    pub(crate) fn write(&self, out: &mut TensorWriter) {
+        let (model, config) = (self, &self.config);
+        out.transposed(EMBEDDING, model.embed_tokens.dense());
+        for (i, layer) in model.layers.iter().enumerate() {
+            for ((path, _, _), linear) in config.linears().zip(&layer.linears) {
+                write_projection(out, &format!("model.layers.{i}.{path}"), linear);
+            }
+            let norms = Norms { config, i };
+            layer.attention_norm.write(out, &norms.attention().0);
+            layer.feed_forward_norm.write(out, &norms.feed_forward().0);
+            for (norm, (name, _)) in
+                layer.head_norms.iter().flatten().zip(norms.heads().into_iter().flatten())
+            {
+                norm.write(out, &name);
+            }
+            let post = [&layer.attention_post_norm, &layer.feed_forward_post_norm];
+            for (norm, (name, _)) in
+                post.into_iter().flatten().zip(norms.post().into_iter().flatten())
+            {
+                norm.write(out, &name);
+            }
+        }
+        model.norm.write(out, NORM);
+    }
 }

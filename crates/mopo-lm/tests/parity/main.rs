@@ -5,6 +5,7 @@
 //! The latter needs Python with the packages of requirements.txt: `MOPO_REFERENCE_PYTHON` names it.
 //! `MOPO_REFERENCE_RUN` may name the directory of a finished run, whose files are then checked too.
 
+mod classifiers;
 mod exports;
 
 use std::collections::BTreeMap;

@@ -23,6 +23,7 @@ pub(super) const OPTIONAL: &[&str] = &[
     "data.template",
     "data.tie_threshold",
     "data.pairs_per_prompt",
+    "data.max_pairs",
     "data.n_prompts",
 ];
 
@@ -139,6 +140,7 @@ mod tests {
             ("summeval-op", "data.split=train", "it belongs to \"tldr\", \"tldr_axes\""),
             ("summeval-op", "data.tie_threshold=-1", "must be a number ≥ 0"),
             ("summeval-op", "data.pairs_per_prompt=0", "leave it out for all"),
+            ("hh", "data.max_pairs=0", "leave it out for all"),
             ("summeval-op", "data.objectives=[\"fluency\",\"fluency\"]", "`data.objectives`"),
             ("summeval-op", "data.source=trl", "`data.template` is missing"),
             ("trl", "data.template=xml", "xml"),

@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// and moments again while a checkpoint is written.
 pub(crate) const BYTES_TRAINED: f64 = 28.0;
 /// Bytes per frozen parameter, in f32.
-const BYTES_FROZEN: f64 = 4.0;
+pub(crate) const BYTES_FROZEN: f64 = 4.0;
 
 impl RunConfig {
     /// Checks a new run's configuration against the files that it names, which have been

@@ -46,6 +46,9 @@ pub struct SourceConfig {
     /// Maximum number of pairs per prompt, drawn by the seed; by default all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pairs_per_prompt: Option<usize>,
+    /// Maximum number of pairs in all, drawn by the seed, prompt by prompt; by default all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_pairs: Option<usize>,
     /// Number of prompts of the demo world (`demo` only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_prompts: Option<usize>,
@@ -106,6 +109,9 @@ impl SourceConfig {
                 return Err(format!(
                     "`data.source` is \"demo\": give `data.n_prompts`, from 10 to {N_PROMPTS}"
                 ));
+            }
+            _ if self.max_pairs == Some(0) => {
+                return Err("`data.max_pairs` is 0; leave it out for all pairs".into());
             }
             // A prepared set keeps the keys of the source it was made from.
             DataSource::Prepared => return Ok(()),

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mopo_core::Objectives;
-use mopo_eval::reward::{Resolver, score_all};
+use mopo_eval::reward::{Resolver, RewardSpec, score_all};
 use mopo_eval::{ClusterConfig, PromptEmbedding, cluster_embedded, cluster_prompts};
 use mopo_lm::GenerationConfig;
 use mopo_ops::FusedBackend;
@@ -148,11 +148,8 @@ impl EvaluationPlan {
                 cluster_embedded(&prompts, &sampler.prompt_states(&prompts)?, &clustering)?
             }
         };
-        let rewards = settings
-            .rewards
-            .iter()
-            .map(|axis| axis.reward.build::<B>(device, resolve))
-            .collect::<mopo_eval::Result<Vec<_>>>()?;
+        let specs = settings.rewards.iter().map(|axis| &axis.reward);
+        let rewards = RewardSpec::build_all::<B>(specs, device, resolve)?;
         let generation = GenerationConfig {
             max_new_tokens: settings.max_new_tokens,
             temperature: settings.temperature,

@@ -2,13 +2,16 @@
 
 use mopo_core::Objectives;
 use mopo_data::Tokenizer;
-use mopo_eval::reward::{ClassifierShape, RewardTokenizer};
+use mopo_eval::reward::RewardTokenizer;
 use mopo_hub::readable_bytes;
+use mopo_lm::{ClassifierShape, DecoderShape, LoraConfig};
 
-use super::config::{RewardModel, RewardTrainConfig, TrainingConfig};
+use super::config::{DecoderModel, RewardModel, RewardTrainConfig, TrainingConfig};
 use crate::config::ranges::{self, Checked, MAX_BATCH, MAX_STEPS, MAX_TOKENS};
-use crate::config::{BYTES_TRAINED, TokenizerConfig, check_head, count_of_parameters};
-use crate::models::{model_dir, tokenizer_file};
+use crate::config::{
+    BYTES_FROZEN, BYTES_TRAINED, TokenizerConfig, check_head, count_of_parameters,
+};
+use crate::models::{decoder_dir, model_dir, tokenizer_file, tokenizer_of};
 use crate::{Error, Result};
 
 /// Larger than any model, and small enough that products of sizes do not overflow.
@@ -55,8 +58,8 @@ impl RewardTrainConfig {
             tokenizer.check().or_else(fail)?;
         }
         match (&self.model, &self.tokenizer) {
-            (RewardModel::Hub(_), Some(_)) => {
-                return fail("`model.hub` has its own tokenizer; remove `[tokenizer]`".into());
+            (RewardModel::Hub(_) | RewardModel::Decoder(_), Some(_)) => {
+                return fail("the model has its own tokenizer; remove `[tokenizer]`".into());
             }
             (RewardModel::Gpt2(_) | RewardModel::Distilbert(_), None) => {
                 return fail(
@@ -66,6 +69,22 @@ impl RewardTrainConfig {
                 );
             }
             _ => {}
+        }
+        match (&self.model, &self.lora) {
+            (RewardModel::Decoder(_), Some(lora)) => lora.check()?,
+            (RewardModel::Decoder(_), None) => {
+                return fail(
+                    "`[model.decoder]` is trained with an adapter: add `[lora]`, as a run has it"
+                        .into(),
+                );
+            }
+            (_, Some(_)) => {
+                return fail(
+                    "all weights of this model are trained: remove `[lora]`, or use `[model.decoder]`"
+                        .into(),
+                );
+            }
+            (_, None) => {}
         }
         self.model.check().or_else(fail)?;
         ranges::count("input.max_length", self.input.max_length, 3..=MAX_TOKENS).or_else(fail)?;
@@ -119,6 +138,9 @@ impl RewardTrainConfig {
             )?;
             return Ok(());
         }
+        if let (RewardModel::Decoder(model), Some(lora)) = (&self.model, &self.lora) {
+            return self.check_decoder(model, lora, memory);
+        }
         let vocabulary = match &self.tokenizer {
             Some(TokenizerConfig::File(file)) => {
                 Tokenizer::load(tokenizer_file(file)?)?.vocab_size()
@@ -142,17 +164,53 @@ impl RewardTrainConfig {
     }
 }
 
+impl RewardTrainConfig {
+    /// Checks a language model's files, the adapter that is to fit it, and its size.
+    fn check_decoder(
+        &self,
+        model: &DecoderModel,
+        lora: &LoraConfig,
+        memory: Option<u64>,
+    ) -> Result<()> {
+        let fail = |message: String| Err(Error::Config { origin: self.name.clone(), message });
+        let dir = decoder_dir(&model.hub)?;
+        let shape = DecoderShape::read(&dir)?;
+        lora.check_fits(&shape)?;
+        let (max_length, positions) = (self.input.max_length, shape.max_position_embeddings);
+        if max_length > positions {
+            return fail(format!(
+                "`input.max_length` is {max_length}, but {} has {positions} positions: lower it",
+                dir.display()
+            ));
+        }
+        Tokenizer::load(tokenizer_of(dir))?.check_fits(shape.vocab_size)?;
+        // At the end the adapter is merged into weights in f32.
+        let trained = BYTES_TRAINED * lora.num_params(&shape) as f64;
+        let bytes = trained + BYTES_FROZEN * shape.num_params as f64;
+        match memory {
+            Some(available) if bytes > available as f64 => fail(format!(
+                "`model.decoder.hub` has {} parameters: with the adapter merged into it they take about \
+                 {}, and {} of memory are available; use a smaller model, or a machine with more memory",
+                count_of_parameters(shape.num_params as f64),
+                readable_bytes(bytes as u64),
+                readable_bytes(available)
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl RewardModel {
     fn check(&self) -> Checked {
         let (kind, width, heads) = match self {
             Self::Gpt2(s) => ("gpt2", ("n_embd", s.n_embd), ("n_head", s.n_head)),
             Self::Distilbert(s) => ("distilbert", ("dim", s.dim), ("n_heads", s.n_heads)),
-            Self::Hub(_) => return Ok(()),
+            Self::Hub(_) | Self::Decoder(_) => return Ok(()),
         };
         let (layers, inner) = match self {
             Self::Distilbert(s) => (("n_layers", s.n_layers), Some(("hidden_dim", s.hidden_dim))),
             Self::Gpt2(s) => (("n_layer", s.n_layer), None),
-            Self::Hub(_) => return Ok(()),
+            Self::Hub(_) | Self::Decoder(_) => return Ok(()),
         };
         let key = |name: &str| format!("model.{kind}.{name}");
         for (name, value) in [width, heads].into_iter().chain(inner) {
@@ -182,7 +240,7 @@ impl RewardModel {
         let (width, inner, layers) = match self {
             Self::Gpt2(s) => (s.n_embd, 4.0 * s.n_embd as f64, s.n_layer),
             Self::Distilbert(s) => (s.dim, s.hidden_dim as f64, s.n_layers),
-            Self::Hub(_) => return 0.0,
+            Self::Hub(_) | Self::Decoder(_) => return 0.0,
         };
         let (width, layers) = (width as f64, layers as f64);
         let embeddings = (vocabulary as f64 + positions as f64) * width;

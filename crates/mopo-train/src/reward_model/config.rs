@@ -4,18 +4,19 @@ use std::path::{Path, PathBuf};
 
 use mopo_eval::reward::TruncationSide;
 use mopo_hub::Presets;
+use mopo_lm::LoraConfig;
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
 use crate::config::{
-    CheckpointConfig, ConfigFile, PartError, RenamedKey, SourceConfig, TokenizerConfig, read_part,
-    read_text, read_with, renamed,
+    BaseFormat, CheckpointConfig, ConfigFile, PartError, RenamedKey, SourceConfig, TokenizerConfig,
+    read_part, read_text, read_with, renamed,
 };
 use crate::{Error, Result};
 
 /// Complete configurations.
 pub const REWARD_PRESETS: Presets = mopo_hub::presets!("../../configs/reward-":
-    "helpful", "harmless", "humor", "toxicity", "preference",
+    "helpful", "harmless", "humor", "toxicity", "preference", "helpful-lora", "harmless-lora",
 );
 
 /// Everything that determines what a training of a reward model computes.
@@ -38,6 +39,9 @@ pub struct RewardTrainConfig {
     pub tokenizer: Option<TokenizerConfig>,
     /// The model.
     pub model: RewardModel,
+    /// The adapter that is trained, with `score`, on the frozen weights of `[model.decoder]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
     /// The training loop.
     pub training: TrainingConfig,
     /// When checkpoints are written.
@@ -100,6 +104,10 @@ pub struct TextData {
 pub struct InputConfig {
     /// The template, with `{prompt}` and `{response}`; a labelled text is a response.
     pub text: String,
+    /// Removed from the start of a response that begins with it, so that answers with and without are
+    /// the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_prefix: Option<String>,
     /// Maximum length of a text in tokens, special ones included; a model with random weights has
     /// as many positions.
     pub max_length: usize,
@@ -115,8 +123,20 @@ pub enum RewardModel {
     Gpt2(Gpt2Shape),
     /// A DistilBERT classifier with random weights.
     Distilbert(DistilbertShape),
-    /// A classifier in the layout of Hugging Face, GPT-2 or DistilBERT, with its tokenizer.
+    /// A classifier in the layout of Hugging Face with its tokenizer, of which all weights are trained.
     Hub(PathBuf),
+    /// A language model with its tokenizer, on which an adapter and a linear layer are trained.
+    Decoder(DecoderModel),
+}
+
+/// A language model under a reward model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecoderModel {
+    /// As in a run's `[model]`: a model directory, a GGUF file or a model on Hugging Face.
+    pub hub: PathBuf,
+    /// Its format in memory.
+    pub base: BaseFormat,
 }
 
 /// GPT-2's shape; names as in its `config.json`.
@@ -183,12 +203,21 @@ impl RewardData {
 }
 
 impl RewardModel {
-    /// The name in `config.json`; empty for a directory, which has its own.
+    /// The directory or file of a model that is not made here.
+    pub(crate) fn dir(&self) -> Result<Option<PathBuf>> {
+        match self {
+            Self::Hub(model) => Ok(Some(crate::models::model_dir(model)?)),
+            Self::Decoder(model) => Ok(Some(crate::models::decoder_dir(&model.hub)?)),
+            Self::Gpt2(_) | Self::Distilbert(_) => Ok(None),
+        }
+    }
+
+    /// The name in `config.json`; empty for a model that has its own.
     pub(crate) fn architecture(&self) -> &'static str {
         match self {
             Self::Gpt2(_) => "gpt2",
             Self::Distilbert(_) => "distilbert",
-            Self::Hub(_) => "",
+            Self::Hub(_) | Self::Decoder(_) => "",
         }
     }
 }
@@ -207,6 +236,11 @@ impl ConfigFile for RewardTrainConfig {
     ];
     const OPTIONAL: &'static [&'static [&'static str]] = &[&[
         "tokenizer",
+        "input.response_prefix",
+        "lora",
+        "lora.rank_pattern",
+        "lora.alpha_pattern",
+        "lora.use_rslora",
         "data.pairs.objectives",
         "data.pairs.folders",
         "data.pairs.stem",
@@ -215,12 +249,13 @@ impl ConfigFile for RewardTrainConfig {
         "data.pairs.template",
         "data.pairs.tie_threshold",
         "data.pairs.pairs_per_prompt",
+        "data.pairs.max_pairs",
         "data.pairs.n_prompts",
     ]];
     const ALTERNATIVES: &'static [&'static [&'static str]] = &[
         &["data.pairs", "data.texts"],
         &["tokenizer.file", "tokenizer.vocab_size"],
-        &["model.gpt2", "model.distilbert", "model.hub"],
+        &["model.gpt2", "model.distilbert", "model.hub", "model.decoder"],
     ];
 
     fn read_parts(document: &DeTable<'_>) -> std::result::Result<(), PartError> {

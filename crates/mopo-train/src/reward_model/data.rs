@@ -151,7 +151,7 @@ pub(crate) fn prepare(
     progress.note(&format!("{n} examples: {}", counts.join(", ")));
     let [_, _, train] = &parts;
     match (&config.model, &config.tokenizer) {
-        (RewardModel::Hub(_), _) | (_, None) => {}
+        (RewardModel::Hub(_) | RewardModel::Decoder(_), _) | (_, None) => {}
         (_, Some(TokenizerConfig::Train(size))) => {
             let path = run.join("tokenizer.json");
             Tokenizer::train(train.all().into_iter(), *size)?.save(&path)?;

@@ -3,7 +3,7 @@
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData, activation};
-use mopo_eval::reward::TokenRow;
+use mopo_lm::TokenRow;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

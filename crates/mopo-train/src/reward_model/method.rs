@@ -1,8 +1,9 @@
 //! The training of a reward model in steps, with early stopping.
 
-use burn::module::AutodiffModule;
+use burn::module::{AutodiffModule, Module};
+use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{ElementConversion, Tensor};
-use mopo_eval::reward::{Classifier, TokenRow};
+use mopo_lm::{Classifier, TokenRow};
 use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 use mopo_report::{Metrics, Quantity};
 use serde::{Deserialize, Serialize};
@@ -52,9 +53,50 @@ pub(crate) struct Best {
     pub(crate) since: usize,
 }
 
+/// What is trained of a reward model, with what else its logits need.
+pub(crate) trait Scorer<B: FusedBackend>: Module<B> {
+    /// The part that stays as it is.
+    type Frozen;
+
+    /// Logits of texts, `[n_rows, n_labels]`.
+    fn logits(&self, frozen: &Self::Frozen, rows: &[TokenRow]) -> Tensor<B, 2>;
+}
+
+impl<B: FusedBackend> Scorer<B> for Classifier<B> {
+    type Frozen = ();
+
+    fn logits(&self, (): &(), rows: &[TokenRow]) -> Tensor<B, 2> {
+        self.forward(rows)
+    }
+}
+
+/// A [`Scorer`] that can be trained; its frozen part exists with gradients and without.
+pub(crate) trait TrainedScorer<B: FusedAutodiffBackend>:
+    AutodiffModule<B, InnerModule = Self::Inner> + Scorer<B>
+{
+    /// Without gradients.
+    type Inner: Scorer<B::InnerBackend>;
+}
+
+impl<B, M> TrainedScorer<B> for M
+where
+    B: FusedAutodiffBackend,
+    M: AutodiffModule<B> + Scorer<B>,
+    M::InnerModule: Scorer<B::InnerBackend>,
+{
+    type Inner = M::InnerModule;
+}
+
+/// The frozen part of a scorer with gradients, and without.
+pub(crate) type Frozen<B, M> = (
+    <M as Scorer<B>>::Frozen,
+    <<M as TrainedScorer<B>>::Inner as Scorer<<B as AutodiffBackend>::InnerBackend>>::Frozen,
+);
+
 /// The state of the training.
-pub(crate) struct RewardTraining<'a, B: FusedAutodiffBackend> {
-    trainer: Trainer<B, Classifier<B>>,
+pub(crate) struct RewardTraining<'a, B: FusedAutodiffBackend, M: TrainedScorer<B>> {
+    trainer: Trainer<B, M>,
+    frozen: Frozen<B, M>,
     train: &'a [Example],
     validation: &'a [Example],
     order: BatchOrder,
@@ -65,9 +107,10 @@ pub(crate) struct RewardTraining<'a, B: FusedAutodiffBackend> {
     device: B::Device,
 }
 
-impl<'a, B: FusedAutodiffBackend> RewardTraining<'a, B> {
+impl<'a, B: FusedAutodiffBackend, M: TrainedScorer<B>> RewardTraining<'a, B, M> {
     pub(crate) fn new(
-        model: Classifier<B>,
+        model: M,
+        frozen: Frozen<B, M>,
         train: &'a [Example],
         validation: &'a [Example],
         config: &'a TrainingConfig,
@@ -78,6 +121,7 @@ impl<'a, B: FusedAutodiffBackend> RewardTraining<'a, B> {
         let order = BatchOrder::new(lengths, config.batch_size, step_seed(seed, PHASE, 0));
         Self {
             trainer: Trainer::new(model),
+            frozen,
             train,
             validation,
             order,
@@ -89,7 +133,7 @@ impl<'a, B: FusedAutodiffBackend> RewardTraining<'a, B> {
     }
 
     /// The model that was best on the validation examples, with its evaluation.
-    pub(crate) fn into_best(self) -> Result<(Classifier<B::InnerBackend>, Best)> {
+    pub(crate) fn into_best(self) -> Result<(M::Inner, Best)> {
         let (best, bytes) = self.best.expect("the last step evaluates");
         let model = self.trainer.module().clone();
         let model = module_from_bytes::<B, _>(model, &bytes, &self.device)?;
@@ -99,7 +143,7 @@ impl<'a, B: FusedAutodiffBackend> RewardTraining<'a, B> {
     fn evaluate(&mut self, step: usize, metrics: &mut Metrics) -> Result<()> {
         let model = self.trainer.module().valid();
         let batch = self.config.batch_size;
-        let evaluation = evaluate(&model, self.validation, batch);
+        let evaluation = evaluate(&model, &self.frozen.1, self.validation, batch);
         metrics.set(Quantity::Loss.of("validation"), evaluation.loss);
         metrics.set(Quantity::Accuracy.of("validation"), evaluation.accuracy());
         match &mut self.best {
@@ -113,7 +157,7 @@ impl<'a, B: FusedAutodiffBackend> RewardTraining<'a, B> {
     }
 }
 
-impl<B: FusedAutodiffBackend> Method for RewardTraining<'_, B> {
+impl<B: FusedAutodiffBackend, M: TrainedScorer<B>> Method for RewardTraining<'_, B, M> {
     fn phase(&self) -> &'static str {
         PHASE
     }
@@ -130,7 +174,7 @@ impl<B: FusedAutodiffBackend> Method for RewardTraining<'_, B> {
             .map(|i| self.train[i].with_tokens_dropped(self.config.token_dropout, &mut rng))
             .collect();
         let n_tokens: usize = examples.iter().map(Example::n_tokens).sum();
-        let logits = self.trainer.module().forward(&rows(&examples));
+        let logits = self.trainer.module().logits(&self.frozen.0, &rows(&examples));
         let loss = mean_loss(&examples, logits);
         let loss_value = loss.clone().into_scalar().elem::<f64>();
         self.trainer.accumulate(loss);
@@ -208,14 +252,15 @@ fn values<B: FusedBackend>(logits: Tensor<B, 2>) -> Vec<Vec<f32>> {
 }
 
 /// Loss and accuracy over examples; not empty.
-pub(crate) fn evaluate<B: FusedBackend>(
-    model: &Classifier<B>,
+pub(crate) fn evaluate<B: FusedBackend, M: Scorer<B>>(
+    model: &M,
+    frozen: &M::Frozen,
     examples: &[Example],
     batch: usize,
 ) -> Evaluation {
     let (mut loss, mut right, mut decided) = (0.0, 0.0, 0);
     for chunk in examples.chunks(batch) {
-        let logits = model.forward(&rows(chunk));
+        let logits = model.logits(frozen, &rows(chunk));
         let mean: f64 = mean_loss(chunk, logits.clone()).into_scalar().elem();
         loss += mean * chunk.len() as f64;
         let (more_right, more_decided) = count_right(chunk, &values(logits));

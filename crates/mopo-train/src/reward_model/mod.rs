@@ -2,6 +2,7 @@
 //! texts of two kinds, with early stopping. The output is a Hugging Face model directory that
 //! [`mopo_eval::reward`] and transformers load.
 
+mod adapter;
 mod check;
 mod config;
 mod data;
@@ -11,7 +12,7 @@ mod run;
 mod save;
 
 pub use config::{
-    DistilbertShape, Gpt2Shape, InputConfig, PairData, REWARD_PRESETS, RewardData, RewardModel,
-    RewardTrainConfig, TextData, Ties, TrainingConfig, reward_preset_text,
+    DecoderModel, DistilbertShape, Gpt2Shape, InputConfig, PairData, REWARD_PRESETS, RewardData,
+    RewardModel, RewardTrainConfig, TextData, Ties, TrainingConfig, reward_preset_text,
 };
 pub use run::{MeasuredAccuracy, RewardResult, create_reward_run, open_reward_run, train_reward};

@@ -3,15 +3,18 @@
 use std::fmt;
 use std::path::Path;
 
-use burn::module::AutodiffModule;
+use burn::module::{AutodiffModule, Module};
+use mopo_data::Tokenizer;
 use mopo_eval::ScoreStatistics;
-use mopo_eval::reward::{
-    Classifier, DistilBertConfig, Gpt2Config, Label, ModelReward, ModelSettings, Pooling,
-    RewardTokenizer,
+use mopo_eval::reward::{Label, ModelReward, ModelSettings, RewardTokenizer};
+use mopo_lm::{
+    Classifier, ClassifierShape, DecoderClassifier, DistilBertConfig, Gpt2Config, LoadDtype,
+    Pooling,
 };
 use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 use serde::{Deserialize, Serialize};
 
+use super::adapter::ScoreAdapter;
 use super::config::{RewardModel, RewardTrainConfig};
 use super::data::{self, Texts};
 use super::examples::{Example, count_right};
@@ -20,6 +23,7 @@ use super::save::{PADDING, save_model};
 use crate::batches::step_seed;
 use crate::config::PhaseConfig;
 use crate::fit::Fit;
+use crate::models::tokenizer_of;
 use crate::result::RESULT;
 use crate::run_dir::RunKind;
 use crate::run_dir::record::DATA;
@@ -70,7 +74,7 @@ pub struct RewardResult {
     pub best_step: usize,
     /// Their accuracy on the validation examples by which they were chosen, which is optimistic.
     pub validation_accuracy: MeasuredAccuracy,
-    /// Their accuracy on the training examples.
+    /// Their accuracy on the training examples; of a language model, on as many as are held out.
     pub train_accuracy: MeasuredAccuracy,
     /// Their accuracy on the held-out examples.
     pub heldout_accuracy: MeasuredAccuracy,
@@ -149,33 +153,22 @@ pub fn train_reward<B: FusedAutodiffBackend>(
 ) -> Result<RewardResult> {
     let clock = std::time::Instant::now();
     let run = &run.begin_training(record, || config.to_toml())?;
-    let hub = match &config.model {
-        RewardModel::Hub(model) => {
-            let dir = crate::models::model_dir(model)?;
-            record.check_model(&dir)?;
-            Some((Classifier::<B>::load(&dir, device)?, dir))
-        }
-        _ => None,
-    };
+    let dir = config.model.dir()?;
+    if let Some(dir) = &dir {
+        record.check_model(dir)?;
+    }
     if record.hashes.is_empty() {
-        if let Some((model, dir)) = &hub {
+        if let Some(dir) = &dir {
             record.add_model(dir)?;
-            let input = &config.input;
-            let (max_tokens, part) = (input.max_length, input.truncation_side);
-            RewardTokenizer::load(dir, model.architecture(), max_tokens, part)?.save(run.path())?;
+            own_tokenizer(config, dir, run)?;
         }
         data::prepare(run, config, record, progress)?;
     }
     record.check(run, DATA, false)?;
 
+    let tokenizer = tokenizer(run, config)?;
     B::seed(device, step_seed(config.seed, "init", 0));
-    let (model, tokenizer) = match hub {
-        Some((model, _)) => {
-            let tokenizer = tokenizer(run, config)?;
-            (model, tokenizer)
-        }
-        None => fresh(run, config, device)?,
-    };
+    let model = initial::<B>(config, dir.as_deref(), &tokenizer, device)?;
     let needed = config.data.n_labels();
     if model.labels().len() != needed {
         return Err(Error::Config {
@@ -220,16 +213,53 @@ pub fn train_reward<B: FusedAutodiffBackend>(
 
     let loop_config = &config.training;
     let (fit_on, stop_on) = (&train.examples, &validation.examples);
-    let mut method = RewardTraining::new(model, fit_on, stop_on, loop_config, config.seed, device);
     let checkpoints = &config.checkpoints;
-    let steps =
-        Fit { run, record, phase: &phase(config), checkpoints }.run(&mut method, progress)?;
-    let (best_model, best) = method.into_best()?;
+    let mut fit = Fit { run, record, phase: &phase(config), checkpoints };
+    let (best_model, best, steps) = match (model, &config.lora) {
+        (Classifier::Decoder(model), Some(lora)) => {
+            let model = model.no_grad();
+            let adapter = ScoreAdapter::new(&model, lora, device);
+            let frozen = (model.clone(), model.valid());
+            let mut method = RewardTraining::new(
+                adapter,
+                frozen,
+                fit_on,
+                stop_on,
+                loop_config,
+                config.seed,
+                device,
+            );
+            let steps = fit.run(&mut method, progress)?;
+            let (adapter, best) = method.into_best()?;
+            (Classifier::Decoder(adapter.merged(&model.valid())?), best, steps)
+        }
+        (model, _) => {
+            let mut method = RewardTraining::new(
+                model,
+                ((), ()),
+                fit_on,
+                stop_on,
+                loop_config,
+                config.seed,
+                device,
+            );
+            let steps = fit.run(&mut method, progress)?;
+            let (model, best) = method.into_best()?;
+            (model, best, steps)
+        }
+    };
 
     let reward = ModelReward::new(&config.objective, best_model, tokenizer, settings)?;
-    let accuracy = |part: &Part, logits: &[Vec<f32>]| {
-        let (right, n) = count_right(&part.examples, logits);
+    let accuracy = |examples: &[Example], logits: &[Vec<f32>]| {
+        let (right, n) = count_right(examples, logits);
         MeasuredAccuracy::new(right, n)
+    };
+    // Of a language model's thousands of texts no more than needed are scored.
+    let measured = match &config.model {
+        RewardModel::Decoder(_) => {
+            &train.examples[..train.examples.len().min(heldout.examples.len())]
+        }
+        _ => &train.examples[..],
     };
     let label = config.data.label();
     let of_heldout = logits(&reward, &heldout.examples);
@@ -244,9 +274,9 @@ pub fn train_reward<B: FusedAutodiffBackend>(
         truncated,
         steps,
         best_step: best.step,
-        validation_accuracy: accuracy(&validation, &logits(&reward, &validation.examples)),
-        train_accuracy: accuracy(&train, &logits(&reward, &train.examples)),
-        heldout_accuracy: accuracy(&heldout, &of_heldout),
+        validation_accuracy: accuracy(&validation.examples, &logits(&reward, &validation.examples)),
+        train_accuracy: accuracy(measured, &logits(&reward, measured)),
+        heldout_accuracy: accuracy(&heldout.examples, &of_heldout),
         baseline,
         baseline_rule,
         scores,
@@ -280,21 +310,38 @@ fn tokenizer(run: &RunDir, config: &RewardTrainConfig) -> Result<RewardTokenizer
     Ok(RewardTokenizer::from_file(path, input.max_length, input.truncation_side)?)
 }
 
-/// A model with random weights and the run's tokenizer.
-fn fresh<B: FusedAutodiffBackend>(
-    run: &RunDir,
+/// The tokenizer of the model at `dir`, as the run's own.
+fn own_tokenizer(config: &RewardTrainConfig, dir: &Path, run: &RunDir) -> Result<()> {
+    match &config.model {
+        RewardModel::Decoder(_) => {
+            let tokenizer = Tokenizer::load(tokenizer_of(dir.into()))?;
+            Ok(tokenizer.save(run.join("tokenizer.json"))?)
+        }
+        _ => {
+            let RewardTrainConfig { input, .. } = config;
+            let architecture = ClassifierShape::read(dir)?.architecture;
+            let (max_length, side) = (input.max_length, input.truncation_side);
+            let tokenizer = RewardTokenizer::load(dir, architecture, max_length, side)?;
+            Ok(tokenizer.save(run.path())?)
+        }
+    }
+}
+
+/// The model before training: that at `dir`, a fresh `score` on it, or one with random weights.
+fn initial<B: FusedAutodiffBackend>(
     config: &RewardTrainConfig,
+    dir: Option<&Path>,
+    tokenizer: &RewardTokenizer,
     device: &B::Device,
-) -> Result<(Classifier<B>, RewardTokenizer)> {
-    let tokenizer = tokenizer(run, config)?;
+) -> Result<Classifier<B>> {
     let (vocab, positions) = (tokenizer.vocab_size(), config.input.max_length);
     let pad_token_id = PADDING.iter().find_map(|name| tokenizer.id(name));
     let labels = match &config.data.pairs {
         Some(_) => vec![config.objective.clone()],
         None => vec![format!("not_{}", config.objective), config.objective.clone()],
     };
-    let model = match &config.model {
-        RewardModel::Distilbert(s) => Classifier::DistilBert(
+    Ok(match (&config.model, dir) {
+        (RewardModel::Distilbert(s), _) => Classifier::DistilBert(
             DistilBertConfig {
                 max_position_embeddings: positions,
                 hidden_dim: s.hidden_dim,
@@ -304,7 +351,7 @@ fn fresh<B: FusedAutodiffBackend>(
             }
             .init(device),
         ),
-        RewardModel::Gpt2(s) => Classifier::Gpt2(
+        (RewardModel::Gpt2(s), _) => Classifier::Gpt2(
             Gpt2Config {
                 n_positions: positions,
                 pad_token_id,
@@ -313,9 +360,16 @@ fn fresh<B: FusedAutodiffBackend>(
             }
             .init(device),
         ),
-        RewardModel::Hub(_) => unreachable!("loaded by the caller"),
-    };
-    Ok((model, tokenizer))
+        (RewardModel::Hub(_), Some(dir)) => Classifier::load(dir, LoadDtype::F32, device)?,
+        (RewardModel::Decoder(model), Some(dir)) => {
+            let options = model.base.load_options();
+            let model = DecoderClassifier::fresh(dir, labels, options, device)?;
+            Classifier::Decoder(model.with_pad_token(pad_token_id))
+        }
+        (RewardModel::Hub(_) | RewardModel::Decoder(_), None) => {
+            unreachable!("such a model has a directory")
+        }
+    })
 }
 
 /// The settings for using the trained model.
@@ -326,12 +380,8 @@ fn settings<B: FusedBackend>(config: &RewardTrainConfig, model: &Classifier<B>) 
         pair: None,
         prompt_prefix: None,
         prompt_suffix: None,
-        response_prefix: None,
-        pooling: match model {
-            Classifier::Gpt2(_) => Pooling::LastToken,
-            Classifier::DistilBert(_) => Pooling::Cls,
-            Classifier::Bart(_) => Pooling::LastEos,
-        },
+        response_prefix: config.input.response_prefix.clone(),
+        pooling: Pooling::of(model.architecture())[0],
         label: Label::Index(config.data.label()),
         sign: 1,
         max_length: config.input.max_length,

@@ -42,7 +42,7 @@ fn values(which: usize, n: usize) -> Vec<f32> {
     (0..n).map(|i| 0.4 * ((i * 7 + which * 13) as f32 * 0.37).sin()).collect()
 }
 
-fn directory(dir: &Path) {
+pub(super) fn directory(dir: &Path) {
     std::fs::create_dir_all(dir).unwrap();
     let mut out = TensorWriter::default();
     for (i, (name, _, [rows, columns])) in MATRICES.into_iter().enumerate() {

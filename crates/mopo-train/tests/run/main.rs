@@ -13,6 +13,7 @@ mod prompt_states;
 mod quantised;
 mod resume;
 mod reward_config;
+mod reward_decoder;
 mod steps;
 mod text;
 

@@ -9,10 +9,16 @@ use mopo_train::{Progress, Silent, Unit};
 use super::{assert_same_artefacts, finished, go_on, message, metrics, new_run, tiny};
 
 /// Panics after `left` steps of a phase: a killed process, seen from inside.
-struct Cut {
+pub(super) struct Cut {
     phase: &'static str,
     left: usize,
     here: bool,
+}
+
+impl Cut {
+    pub(super) fn new(phase: &'static str, after: usize) -> Self {
+        Self { phase, left: after, here: false }
+    }
 }
 
 impl Progress for Cut {
@@ -28,7 +34,7 @@ impl Progress for Cut {
 }
 
 pub(super) fn cut(run: &Path, phase: &'static str, after: usize) {
-    let mut progress = Cut { phase, left: after, here: false };
+    let mut progress = Cut::new(phase, after);
     let cut = catch_unwind(AssertUnwindSafe(|| go_on(run, &mut progress)));
     assert!(cut.is_err(), "the run was not cut off in {phase}");
     assert!(!run.join("result.json").exists());

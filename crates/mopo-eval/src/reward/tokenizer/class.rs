@@ -40,6 +40,9 @@ pub(super) fn load(dir: &Path, architecture: &str, side: TruncationSide) -> Resu
     let mut inner = Tokenizer::from_bytes(bytes).map_err(file_error(&path))?;
     inner.add_tokens(settings.added_tokens(&in_file)?).map_err(file_error(&path))?;
     surround(&mut inner, &settings, from_json)?;
+    if settings.class == Class::Whole {
+        check_ends(&inner, &settings)?;
+    }
     inner.set_encode_special_tokens(settings.flag("split_special_tokens", false)?);
     Ok(inner)
 }
@@ -93,6 +96,27 @@ fn check_contradictions(json: &Value, settings: &Settings) -> Result<()> {
             let expected = format!(
                 "{WHOLE} says {there}, which the class of this tokenizer would ignore; set both to \
                  the same value"
+            );
+            return Err(settings.refused(key, &asked.into(), expected));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses settings for the ends of a text that contradict tokenizer.json, for a class that uses that file as it is.
+fn check_ends(inner: &Tokenizer, settings: &Settings) -> Result<()> {
+    let alone = inner.encode("", true).map_err(file_error(Path::new(WHOLE)))?;
+    for (key, role) in [("add_bos_token", "bos_token"), ("add_eos_token", "eos_token")] {
+        let (Some(asked), Some(token)) = (settings.optional_flag(key)?, settings.token(role)?)
+        else {
+            continue;
+        };
+        let there = alone.get_tokens().contains(&token.content);
+        if asked != there {
+            let expected = format!(
+                "{WHOLE} {} `{}`: set this to {there}, or change the post-processor there",
+                if there { "adds" } else { "does not add" },
+                token.content
             );
             return Err(settings.refused(key, &asked.into(), expected));
         }

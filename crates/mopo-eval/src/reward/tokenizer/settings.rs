@@ -25,7 +25,8 @@ pub(super) enum Class {
     Roberta,
     /// WordPiece with `[CLS]` and `[SEP]` around it; also DistilBERT's.
     Bert,
-    /// `tokenizer.json` as it is.
+    /// `tokenizer.json` as it is: the class without parts of its own, and those of decoders, whose parts the
+    /// file has.
     Whole,
 }
 
@@ -35,7 +36,11 @@ impl Class {
             "GPT2Tokenizer" => Self::Gpt2,
             "RobertaTokenizer" | "BartTokenizer" => Self::Roberta,
             "BertTokenizer" | "DistilBertTokenizer" => Self::Bert,
-            "PreTrainedTokenizer" | "TokenizersBackend" => Self::Whole,
+            "PreTrainedTokenizer"
+            | "TokenizersBackend"
+            | "LlamaTokenizer"
+            | "Qwen2Tokenizer"
+            | "GemmaTokenizer" => Self::Whole,
             _ => return None,
         })
     }
@@ -44,7 +49,8 @@ impl Class {
         match architecture {
             "distilbert" => Self::Bert,
             "bart" => Self::Roberta,
-            _ => Self::Gpt2,
+            "gpt2" => Self::Gpt2,
+            _ => Self::Whole,
         }
     }
 
@@ -104,7 +110,8 @@ impl Settings {
             this.class = name.as_str().and_then(Class::of_name).ok_or_else(|| {
                 let expected = "GPT2Tokenizer, BertTokenizer, DistilBertTokenizer, \
                                 RobertaTokenizer and BartTokenizer are built here; \
-                                PreTrainedTokenizerFast takes tokenizer.json as it is";
+                                PreTrainedTokenizerFast, LlamaTokenizer, Qwen2Tokenizer and \
+                                GemmaTokenizer take tokenizer.json as it is";
                 this.refused("tokenizer_class", name, expected)
             })?;
         }

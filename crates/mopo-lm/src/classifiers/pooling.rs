@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
-    /// GPT-2: the text's last token, whatever it is.
+    /// Decoders: the text's last token, whatever it is.
     LastToken,
-    /// GPT-2: the token before the first padding token; the last one if the text has none or begins
+    /// Decoders: the token before the first padding token; the last one if the text has none or begins
     /// with it. transformers' rule from 4.31 until `last_non_pad`.
     BeforeFirstPad,
-    /// GPT-2: the last token that is not the padding token. transformers' current rule.
+    /// Decoders: the last token that is not the padding token. transformers' current rule.
     LastNonPad,
-    /// GPT-2: the token whose index is the number of tokens other than padding, minus 1.
+    /// Decoders: the token whose index is the number of tokens other than padding, minus 1.
     /// transformers' rule up to 4.30.
     NonPadCount,
     /// DistilBERT: the first token.
@@ -23,21 +23,25 @@ pub enum Pooling {
 }
 
 impl Pooling {
-    pub(crate) fn name(self) -> String {
+    /// Its name in settings.
+    pub fn name(self) -> String {
         serde_json::to_value(self).ok().and_then(|v| v.as_str().map(str::to_owned)).expect("a name")
     }
 
     /// The rules for an architecture.
-    pub(crate) fn of(architecture: &str) -> &'static [Self] {
+    pub fn of(architecture: &str) -> &'static [Self] {
         match architecture {
-            "gpt2" => &[Self::LastToken, Self::BeforeFirstPad, Self::LastNonPad, Self::NonPadCount],
             "distilbert" => &[Self::Cls],
-            _ => &[Self::LastEos],
+            "bart" => &[Self::LastEos],
+            _ => &[Self::LastToken, Self::BeforeFirstPad, Self::LastNonPad, Self::NonPadCount],
         }
     }
 
-    /// The index into `ids`, which are not empty; the error says why there is none.
-    pub(crate) fn at(
+    /// The index into `ids`, which are not empty.
+    ///
+    /// # Errors
+    /// No token of the needed kind; the message completes "the text …".
+    pub fn at(
         self,
         ids: &[u32],
         pad: Option<u32>,

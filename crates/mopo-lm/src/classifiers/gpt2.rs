@@ -10,15 +10,18 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
-use mopo_hub::{TensorFiles, TensorWriter, WEIGHTS};
+use mopo_hub::{TensorWriter, WEIGHTS};
 use mopo_ops::{FusedBackend, Gelu, PackedRows};
 use serde_json::json;
 
-use super::config::{HubConfig, check_layers, label_keys};
-use super::layers::{
-    Activation, Attention, Batch, Dense, Norm, TokenRow, embed, linear, normal, pick, prefix,
-};
+use super::ClassifierShape;
+use super::labels::{check_layers, label_keys, labels, unnamed_labels};
+use super::rows::{Batch, TokenRow};
 use crate::Result;
+use crate::hub_config::{HubConfig, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH};
+use crate::layers::Norm;
+use crate::layers::dense::{Activation, Attention, Dense, embed, layer_norm, linear, normal, pick};
+use crate::weights::{LoadDtype::F32, Source};
 
 /// The shape of a GPT-2 classifier; names as in Hugging Face's `config.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,7 +76,7 @@ impl Gpt2Config {
             scale_attn_weights: true,
             scale_attn_by_inverse_layer_idx: false,
             pad_token_id: None,
-            labels: (0..n_labels).map(|i| format!("LABEL_{i}")).collect(),
+            labels: unnamed_labels(n_labels),
         }
     }
 
@@ -82,31 +85,41 @@ impl Gpt2Config {
     /// # Errors
     /// The file, and the key that is missing, out of range, or asks for an unsupported feature.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
-        Self::from_hub(&HubConfig::read(dir.as_ref())?)
+        Self::from_hub(&super::read_config(dir.as_ref())?)
     }
 
     pub(crate) fn from_hub(hub: &HubConfig) -> Result<Self> {
-        hub.check_architecture("gpt2")?;
-        hub.must_be("add_cross_attention", false, "cross-attention is not supported")?;
-        let n_embd = hub.size(&["n_embd", "hidden_size"])?;
-        let n_head = hub.size(&["n_head", "num_attention_heads"])?;
-        hub.check_heads("n_head", n_head, n_embd)?;
+        hub.check_model_type("gpt2")?;
+        hub.only("add_cross_attention", &[false.into()], "cross-attention is not supported")?;
+        let size = |keys: &[&'static str], most| hub.count(hub.first(keys), None, most);
+        let n_embd = size(&["n_embd", "hidden_size"], MAX_WIDTH)?;
+        let n_head = size(&["n_head", "num_attention_heads"], MAX_WIDTH)?;
+        hub.check_divides("n_head", n_head, n_embd)?;
+        let positions = hub.first(&["n_positions", "max_position_embeddings", "n_ctx"]);
         Ok(Self {
-            vocab_size: hub.size(&["vocab_size"])?,
-            n_positions: hub.size_or(&["n_positions", "max_position_embeddings", "n_ctx"], 1024)?,
+            vocab_size: hub.count("vocab_size", None, MAX_VOCABULARY)?,
+            n_positions: hub.count(positions, Some(1024), MAX_POSITIONS)?,
             n_embd,
-            n_layer: hub.size(&["n_layer", "num_hidden_layers"])?,
+            n_layer: size(&["n_layer", "num_hidden_layers"], MAX_LAYERS)?,
             n_head,
-            n_inner: hub.size_or(&["n_inner"], 4 * n_embd)?,
-            activation_function: hub.activation("activation_function", "gelu_new")?,
-            layer_norm_epsilon: hub.positive_or("layer_norm_epsilon", 1e-5)?,
-            initializer_range: hub.positive_or("initializer_range", 0.02)?,
-            scale_attn_weights: hub.flag_or("scale_attn_weights", true)?,
-            scale_attn_by_inverse_layer_idx: hub
-                .flag_or("scale_attn_by_inverse_layer_idx", false)?,
+            n_inner: hub.count("n_inner", Some(4 * n_embd), 4 * MAX_WIDTH)?,
+            activation_function: Activation::read(hub, "activation_function", "gelu_new")?,
+            layer_norm_epsilon: hub.number("layer_norm_epsilon", 1e-5)?,
+            initializer_range: hub.number("initializer_range", 0.02)?,
+            scale_attn_weights: hub.flag("scale_attn_weights", true)?,
+            scale_attn_by_inverse_layer_idx: hub.flag("scale_attn_by_inverse_layer_idx", false)?,
             pad_token_id: hub.token("pad_token_id")?,
-            labels: hub.labels(2)?,
+            labels: labels(hub, 2)?,
         })
+    }
+
+    pub(super) fn shape(&self) -> ClassifierShape {
+        ClassifierShape {
+            architecture: "gpt2",
+            labels: self.labels.clone(),
+            max_tokens: self.n_positions,
+            vocab_size: self.vocab_size,
+        }
     }
 
     fn to_hub(&self) -> serde_json::Value {
@@ -144,13 +157,14 @@ impl Gpt2Config {
     pub fn init<B: Backend>(&self, device: &B::Device) -> Gpt2<B> {
         let (d, deviation) = (self.n_embd, self.initializer_range);
         let small = deviation / (2.0 * self.n_layer as f64).sqrt();
+        let norm = || Norm::init(d, self.layer_norm_epsilon, device);
         let block = || Gpt2Block {
-            ln_1: Norm::init(d, device),
+            ln_1: norm(),
             attn: Attention {
                 out: Dense::init([d, d], small, device),
                 ..Attention::init(d, deviation, device)
             },
-            ln_2: Norm::init(d, device),
+            ln_2: norm(),
             c_fc: Dense::init([d, self.n_inner], deviation, device),
             c_proj: Dense::init([self.n_inner, d], small, device),
         };
@@ -158,7 +172,7 @@ impl Gpt2Config {
             wte: normal([self.vocab_size, d], deviation, device),
             wpe: normal([self.n_positions, d], deviation, device),
             blocks: (0..self.n_layer).map(|_| block()).collect(),
-            ln_f: Norm::init(d, device),
+            ln_f: norm(),
             score: normal([d, self.labels.len()], deviation, device),
             config: self.clone(),
         }
@@ -219,7 +233,7 @@ impl<B: FusedBackend> Gpt2<B> {
             };
             x = block.forward(x, at, rows, i, config);
         }
-        let x = self.ln_f.forward(x, config.layer_norm_epsilon);
+        let x = self.ln_f.forward(x);
         let no_bias = Tensor::zeros([config.labels.len()], &x.device());
         linear(None, x, self.score.val(), no_bias)
     }
@@ -243,10 +257,10 @@ impl<B: FusedBackend> Gpt2Block<B> {
         if config.scale_attn_by_inverse_layer_idx {
             scale /= (index + 1) as f64;
         }
-        let normed = self.ln_1.forward(x.clone(), config.layer_norm_epsilon);
+        let normed = self.ln_1.forward(x.clone());
         let (x, queries) = (pick(x, at), pick(normed.clone(), at));
         let x = self.attn.onto(x, queries, normed, rows, config.n_head, scale);
-        let normed = self.ln_2.forward(x.clone(), config.layer_norm_epsilon);
+        let normed = self.ln_2.forward(x.clone());
         let inner = config.activation_function.apply(self.c_fc.forward(normed));
         self.c_proj.onto(Some(x), inner)
     }
@@ -265,9 +279,10 @@ impl<B: Backend> Gpt2<B> {
     /// are not
     /// finite, by name.
     pub fn load(dir: impl AsRef<Path>, device: &B::Device) -> Result<Self> {
-        let config = Gpt2Config::from_dir(&dir)?;
-        let mut files = TensorFiles::open(dir.as_ref())?.finite_only();
-        check_layers(&files, dir.as_ref(), "n_layer", config.n_layer)?;
+        let hub = super::read_config(dir.as_ref())?;
+        let config = Gpt2Config::from_hub(&hub)?;
+        let mut files = Source::files(dir.as_ref())?;
+        check_layers(&files, &hub, "n_layer", config.n_layer)?;
         // Constants of older checkpoints, and the language model's output layer.
         files.ignore(|name| {
             name.ends_with(".attn.bias")
@@ -275,25 +290,25 @@ impl<B: Backend> Gpt2<B> {
                 || name == "lm_head.weight"
         });
         let (d, inner) = (config.n_embd, config.n_inner);
-        let p = prefix(&files, &["transformer.", ""], "wte.weight");
-        let wte = files.matrix(&format!("{p}wte.weight"), [config.vocab_size, d], false, device)?;
-        let wpe =
-            files.matrix(&format!("{p}wpe.weight"), [config.n_positions, d], false, device)?;
+        let p = files.prefix(&["transformer.", ""], "wte.weight");
+        let epsilon = config.layer_norm_epsilon;
+        let wte = files.matrix(&format!("{p}wte.weight"), [config.vocab_size, d], F32, device)?;
+        let wpe = files.matrix(&format!("{p}wpe.weight"), [config.n_positions, d], F32, device)?;
         let mut blocks = vec![];
         for i in 0..config.n_layer {
             let name = format!("{p}h.{i}");
             let [q, k, v] = read_qkv(&mut files, &format!("{name}.attn.c_attn"), d, device)?;
             let out = read_conv(&mut files, &format!("{name}.attn.c_proj"), [d, d], device)?;
             blocks.push(Gpt2Block {
-                ln_1: Norm::read(&mut files, &format!("{name}.ln_1"), d, device)?,
+                ln_1: layer_norm(&mut files, &format!("{name}.ln_1"), d, epsilon, device)?,
                 attn: Attention { q, k, v, out },
-                ln_2: Norm::read(&mut files, &format!("{name}.ln_2"), d, device)?,
+                ln_2: layer_norm(&mut files, &format!("{name}.ln_2"), d, epsilon, device)?,
                 c_fc: read_conv(&mut files, &format!("{name}.mlp.c_fc"), [d, inner], device)?,
                 c_proj: read_conv(&mut files, &format!("{name}.mlp.c_proj"), [inner, d], device)?,
             });
         }
-        let ln_f = Norm::read(&mut files, &format!("{p}ln_f"), d, device)?;
-        let score = files.transposed("score.weight", [d, config.labels.len()], false, device)?;
+        let ln_f = layer_norm(&mut files, &format!("{p}ln_f"), d, epsilon, device)?;
+        let score = files.transposed("score.weight", [d, config.labels.len()], device)?;
         files.finish()?;
         let (wte, wpe, score) =
             (Param::from_tensor(wte), Param::from_tensor(wpe), Param::from_tensor(score));
@@ -336,13 +351,13 @@ impl<B: Backend> Gpt2<B> {
 
 /// A layer that files store as `[inputs, outputs]` (transformers' `Conv1D`).
 fn read_conv<B: Backend>(
-    files: &mut TensorFiles,
+    files: &mut Source,
     name: &str,
     shape: [usize; 2],
     device: &B::Device,
 ) -> Result<Dense<B>> {
-    let weight = files.matrix(&format!("{name}.weight"), shape, false, device)?;
-    let bias = files.tensor(&format!("{name}.bias"), [shape[1]], device)?;
+    let weight = files.matrix(&format!("{name}.weight"), shape, F32, device)?;
+    let bias = files.vector(&format!("{name}.bias"), shape[1], device)?;
     Ok(Dense { weight: Param::from_tensor(weight), bias: Param::from_tensor(bias) })
 }
 
@@ -353,13 +368,13 @@ fn write_conv<B: Backend>(out: &mut TensorWriter, name: &str, layer: &Dense<B>) 
 
 /// Queries, keys and values from one matrix `[d, 3 · d]`.
 fn read_qkv<B: Backend>(
-    files: &mut TensorFiles,
+    files: &mut Source,
     name: &str,
     d: usize,
     device: &B::Device,
 ) -> Result<[Dense<B>; 3]> {
-    let weight = files.matrix::<B>(&format!("{name}.weight"), [d, 3 * d], false, device)?;
-    let bias = files.tensor::<B, 1>(&format!("{name}.bias"), [3 * d], device)?;
+    let weight = files.matrix::<B>(&format!("{name}.weight"), [d, 3 * d], F32, device)?;
+    let bias = files.vector::<B>(&format!("{name}.bias"), 3 * d, device)?;
     Ok([0, 1, 2].map(|i| Dense {
         weight: Param::from_tensor(weight.clone().narrow(1, i * d, d)),
         bias: Param::from_tensor(bias.clone().narrow(0, i * d, d)),

@@ -1,24 +1,18 @@
-//! The parts of classifiers: dense layers, LayerNorms, embeddings, an attention's linear layers,
-//! and batches of texts one after the other without padding.
+//! Linear layers, attention and embeddings of models whose every parameter is trained: the classifiers with
+//! blocks of their own.
 
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Distribution, Int, Tensor, activation};
-use mopo_hub::{TensorFiles, TensorWriter};
-use mopo_ops::{FusedBackend, Gelu, Heads, NormKind, NormParams, PackedRows, primitive, tensor};
+use mopo_hub::TensorWriter;
+use mopo_ops::{FusedBackend, Gelu, Heads, NormKind, PackedRows, primitive, tensor};
 
+use super::Norm;
 use crate::Result;
-
-/// A text as token ids, and the position at which the model's state is classified.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenRow {
-    /// At least one, each below the vocabulary's size.
-    pub ids: Vec<u32>,
-    /// An index into `ids`.
-    pub pool: usize,
-}
+use crate::hub_config::HubConfig;
+use crate::weights::Source;
 
 /// `x · W + b`.
 #[derive(Module, Debug)]
@@ -27,15 +21,6 @@ pub struct Dense<B: Backend> {
     pub weight: Param<Tensor<B, 2>>,
     /// `[outputs]`.
     pub bias: Param<Tensor<B, 1>>,
-}
-
-/// LayerNorm over the features of each token.
-#[derive(Module, Debug)]
-pub struct Norm<B: Backend> {
-    /// Scales, `[features]`.
-    pub gamma: Param<Tensor<B, 1>>,
-    /// Offsets, `[features]`.
-    pub beta: Param<Tensor<B, 1>>,
 }
 
 /// The linear layers of an attention, `[features, features]` each.
@@ -61,13 +46,16 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// The activation with this name in transformers.
-    pub(crate) fn from_hub(name: &str) -> Option<Self> {
-        match name {
-            "gelu" => Some(Self::Gelu(Gelu::Erf)),
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Some(Self::Gelu(Gelu::Tanh)),
-            "relu" => Some(Self::Relu),
-            _ => None,
+    /// Reads a key of `config.json`.
+    pub(crate) fn read(hub: &HubConfig, key: &'static str, default: &str) -> Result<Self> {
+        match hub.text(key)?.unwrap_or(default) {
+            "gelu" => Ok(Self::Gelu(Gelu::Erf)),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Self::Gelu(Gelu::Tanh)),
+            "relu" => Ok(Self::Relu),
+            other => {
+                let known = "gelu, gelu_new, gelu_pytorch_tanh, gelu_fast and relu are supported";
+                Err(hub.invalid(key, other.into(), known))
+            }
         }
     }
 
@@ -135,14 +123,13 @@ impl<B: Backend> Dense<B> {
 
     /// Reads `name.weight`, stored as `[outputs, inputs]`, and `name.bias`.
     pub(crate) fn read(
-        files: &mut TensorFiles,
+        files: &mut Source,
         name: &str,
         [inputs, outputs]: [usize; 2],
         device: &B::Device,
     ) -> Result<Self> {
-        let weight =
-            files.transposed(&format!("{name}.weight"), [inputs, outputs], false, device)?;
-        let bias = files.tensor(&format!("{name}.bias"), [outputs], device)?;
+        let weight = files.transposed(&format!("{name}.weight"), [inputs, outputs], device)?;
+        let bias = files.vector(&format!("{name}.bias"), outputs, device)?;
         Ok(Self { weight: Param::from_tensor(weight), bias: Param::from_tensor(bias) })
     }
 
@@ -165,43 +152,6 @@ impl<B: FusedBackend> Dense<B> {
     }
 }
 
-impl<B: Backend> Norm<B> {
-    /// Scales 1, offsets 0.
-    pub(crate) fn init(features: usize, device: &B::Device) -> Self {
-        Self {
-            gamma: Param::from_tensor(Tensor::ones([features], device)),
-            beta: Param::from_tensor(Tensor::zeros([features], device)),
-        }
-    }
-
-    /// Reads `name.weight` and `name.bias`.
-    pub(crate) fn read(
-        files: &mut TensorFiles,
-        name: &str,
-        features: usize,
-        device: &B::Device,
-    ) -> Result<Self> {
-        let gamma = files.tensor(&format!("{name}.weight"), [features], device)?;
-        let beta = files.tensor(&format!("{name}.bias"), [features], device)?;
-        Ok(Self { gamma: Param::from_tensor(gamma), beta: Param::from_tensor(beta) })
-    }
-
-    /// The counterpart of [`read`](Self::read).
-    pub(crate) fn write(&self, out: &mut TensorWriter, name: &str) {
-        out.tensor(&format!("{name}.weight"), self.gamma.val());
-        out.tensor(&format!("{name}.bias"), self.beta.val());
-    }
-}
-
-impl<B: FusedBackend> Norm<B> {
-    /// Normalises x, `[n, features]`; `epsilon` is added to the variance.
-    pub fn forward(&self, x: Tensor<B, 2>, epsilon: f64) -> Tensor<B, 2> {
-        let (gamma, beta) = (primitive(self.gamma.val()), primitive(self.beta.val()));
-        let norm = NormParams { kind: NormKind::Layer, gamma, beta: Some(beta), epsilon };
-        tensor(B::norm_op(primitive(x), &norm))
-    }
-}
-
 impl<B: Backend> Attention<B> {
     /// Like [`Dense::init`].
     pub(crate) fn init(features: usize, deviation: f64, device: &B::Device) -> Self {
@@ -211,7 +161,7 @@ impl<B: Backend> Attention<B> {
 
     /// Reads the four layers with these names.
     pub(crate) fn read(
-        files: &mut TensorFiles,
+        files: &mut Source,
         [q, k, v, out]: [String; 4],
         features: usize,
         device: &B::Device,
@@ -249,59 +199,13 @@ impl<B: FusedBackend> Attention<B> {
     }
 }
 
-/// Texts one after the other.
-pub(crate) struct Batch<B: Backend> {
-    /// `[n_tokens]`.
-    pub(crate) ids: Tensor<B, 1, Int>,
-    /// Position of each token in its text, from 0, `[n_tokens]`.
-    pub(crate) positions: Tensor<B, 1, Int>,
-    /// Tokens of each text.
-    pub(crate) lens: Vec<usize>,
-    /// Which tokens are classified, `[n_rows]`.
-    pub(crate) pooled: Tensor<B, 1, Int>,
-}
-
-impl<B: Backend> Batch<B> {
-    /// Panics if a text has no tokens, or is pooled at a position that it does not have: shape
-    /// contracts.
-    pub(crate) fn new(rows: &[TokenRow], device: &B::Device) -> Self {
-        let mut pooled = Vec::with_capacity(rows.len());
-        let mut start = 0;
-        for row in rows {
-            assert!(row.pool < row.ids.len(), "pooled at {} of {}", row.pool, row.ids.len());
-            pooled.push((start + row.pool) as i32);
-            start += row.ids.len();
-        }
-        let ids: Vec<i32> = rows.iter().flat_map(|row| &row.ids).map(|id| *id as i32).collect();
-        let positions: Vec<i32> = rows.iter().flat_map(|row| 0..row.ids.len() as i32).collect();
-        let ints = |values: &[i32]| Tensor::from_data(values, device);
-        Self {
-            ids: ints(&ids),
-            positions: ints(&positions),
-            lens: rows.iter().map(|row| row.ids.len()).collect(),
-            pooled: ints(&pooled),
-        }
-    }
-
-    /// Tokens see themselves and earlier ones.
-    pub(crate) fn causal(&self) -> Arc<PackedRows> {
-        Arc::new(PackedRows::new(self.lens.iter().map(|n| [*n, 0, 0])))
-    }
-
-    /// Queries only at the pooled tokens, one per text, which see all of it.
-    pub(crate) fn of_pooled(&self) -> Arc<PackedRows> {
-        Arc::new(PackedRows::across(self.lens.iter().map(|n| [1, *n])))
-    }
-
-    /// Tokens see all of their text.
-    pub(crate) fn bidirectional(&self) -> Arc<PackedRows> {
-        Arc::new(PackedRows::bidirectional(self.lens.iter().copied()))
-    }
-}
-
-/// The first of some prefixes with which there is a tensor of this name; the first of all if there
-/// is none, so that errors show the usual one.
-pub(crate) fn prefix(files: &TensorFiles, prefixes: &[&'static str], name: &str) -> &'static str {
-    let found = prefixes.iter().find(|prefix| files.contains(&format!("{prefix}{name}")));
-    found.or(prefixes.first()).expect("at least one prefix")
+/// Reads a LayerNorm: `name.weight` and `name.bias`.
+pub(crate) fn layer_norm<B: Backend>(
+    files: &mut Source,
+    name: &str,
+    features: usize,
+    epsilon: f64,
+    device: &B::Device,
+) -> Result<Norm<B>> {
+    Norm::read(files, name, features, (NormKind::Layer, epsilon), device)
 }

@@ -1,4 +1,12 @@
-//! A classifier of one of the supported architectures, and what they have in common.
+//! Sequence classifiers: one file for each architecture with blocks of its own, and one for all decoders.
+
+mod bart;
+mod decoder;
+mod distilbert;
+mod gpt2;
+mod labels;
+mod pooling;
+mod rows;
 
 use std::path::Path;
 
@@ -7,14 +15,21 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use mopo_ops::FusedBackend;
 
-use super::config::HubConfig;
-use super::{Bart, BartConfig, DistilBert, DistilBertConfig, Gpt2, Gpt2Config, TokenRow};
-use crate::Result;
+pub use bart::{Bart, BartBlock, BartConfig, BartCross, BartStack};
+pub use decoder::DecoderClassifier;
+pub use distilbert::{DistilBert, DistilBertBlock, DistilBertConfig};
+pub use gpt2::{Gpt2, Gpt2Block, Gpt2Config};
+pub use pooling::Pooling;
+pub use rows::TokenRow;
+
+use crate::decoder::{SerialFamily, serial_families};
+use crate::hub_config::HubConfig;
+use crate::{LoadDtype, Result};
 
 /// A classifier's properties according to `config.json`, known before its weights are read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassifierShape {
-    /// The name in `config.json`: `gpt2`, `distilbert`, `bart`.
+    /// The name in `config.json`: `gpt2`, `distilbert`, `bart`, or that of a decoder.
     pub architecture: &'static str,
     /// Names of the labels, in the order of the logits.
     pub labels: Vec<String>,
@@ -31,30 +46,32 @@ impl ClassifierShape {
     /// An unsupported architecture; a key that is missing, out of range, or asks for an unsupported
     /// feature.
     pub fn read(dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref();
-        let hub = HubConfig::read(dir)?;
-        let (architecture, labels, max_tokens, vocab_size) = match hub.model_type()? {
-            "gpt2" => {
-                let config = Gpt2Config::from_hub(&hub)?;
-                ("gpt2", config.labels, config.n_positions, config.vocab_size)
-            }
-            "distilbert" => {
-                let config = DistilBertConfig::from_hub(&hub)?;
-                let positions = config.max_position_embeddings;
-                ("distilbert", config.labels, positions, config.vocab_size)
-            }
-            "bart" => {
-                let config = BartConfig::from_hub(&hub)?;
-                ("bart", config.labels, config.max_position_embeddings, config.vocab_size)
-            }
-            other => return Err(unknown_architecture(&hub, other)),
-        };
-        Ok(Self { architecture, labels, max_tokens, vocab_size })
+        let hub = read_config(dir.as_ref())?;
+        match hub.model_type()? {
+            "gpt2" => Ok(Gpt2Config::from_hub(&hub)?.shape()),
+            "distilbert" => Ok(DistilBertConfig::from_hub(&hub)?.shape()),
+            "bart" => Ok(BartConfig::from_hub(&hub)?.shape()),
+            _ => decoder::shape(&hub, serial_family(&hub)?),
+        }
     }
 }
 
-fn unknown_architecture(hub: &HubConfig, found: &str) -> crate::Error {
-    hub.refused("model_type", found, "only classifiers of gpt2, distilbert and bart are supported")
+/// The `config.json` of a model directory.
+fn read_config(dir: &Path) -> Result<HubConfig> {
+    HubConfig::read(&dir.join("config.json"), "the config.json of a classifier")
+}
+
+/// The family of a decoder.
+fn serial_family(hub: &HubConfig) -> Result<SerialFamily> {
+    let name = hub.model_type()?;
+    serial_families().find(|(model_type, _)| *model_type == name).ok_or_else(|| {
+        let decoders: Vec<&str> = serial_families().map(|(name, _)| name).collect();
+        let expected = format!(
+            "only classifiers of gpt2, distilbert and bart, and of the decoders {}, are supported",
+            decoders.join(", ")
+        );
+        hub.invalid("model_type", format!("{name:?}"), &expected)
+    })
 }
 
 /// A sequence classifier. Every parameter is trainable.
@@ -67,58 +84,54 @@ pub enum Classifier<B: Backend> {
     DistilBert(DistilBert<B>),
     /// BART.
     Bart(Bart<B>),
+    /// A decoder of any serial family.
+    Decoder(DecoderClassifier<B>),
+}
+
+/// The same expression for a classifier of any architecture.
+macro_rules! any {
+    ($this:expr, $model:ident => $value:expr) => {
+        match $this {
+            Classifier::Gpt2($model) => $value,
+            Classifier::DistilBert($model) => $value,
+            Classifier::Bart($model) => $value,
+            Classifier::Decoder($model) => $value,
+        }
+    };
 }
 
 impl<B: Backend> Classifier<B> {
     /// Loads a classifier from a Hugging Face model directory: `config.json`, whose `model_type`
     /// determines the architecture, and `model.safetensors` or `pytorch_model.bin`, whole or in
-    /// shards. Weights become
-    /// F32.
+    /// shards. Weights become F32, but for the large matrices of decoders, for which `dtype` applies.
     ///
     /// # Errors
     /// An unsupported architecture; a key of the configuration; missing, unexpected or misshapen
-    /// tensors,
-    /// or ones that are not finite, by name; missing or truncated files.
-    pub fn load(dir: impl AsRef<Path>, device: &B::Device) -> Result<Self> {
+    /// tensors, or ones that are not finite, by name; missing or truncated files.
+    pub fn load(dir: impl AsRef<Path>, dtype: LoadDtype, device: &B::Device) -> Result<Self> {
         let dir = dir.as_ref();
-        let config = HubConfig::read(dir)?;
-        match config.model_type()? {
+        let hub = read_config(dir)?;
+        match hub.model_type()? {
             "gpt2" => Ok(Self::Gpt2(Gpt2::load(dir, device)?)),
             "distilbert" => Ok(Self::DistilBert(DistilBert::load(dir, device)?)),
             "bart" => Ok(Self::Bart(Bart::load(dir, device)?)),
-            other => Err(unknown_architecture(&config, other)),
+            _ => Ok(Self::Decoder(DecoderClassifier::load(dir, dtype, device)?)),
         }
     }
 
-    /// Its properties, known without its weights.
+    /// Its properties.
     pub fn shape(&self) -> ClassifierShape {
-        ClassifierShape {
-            architecture: self.architecture(),
-            labels: self.labels().to_vec(),
-            max_tokens: self.max_tokens(),
-            vocab_size: self.vocab_size(),
-        }
-    }
-
-    /// Writes `config.json` and `model.safetensors` to `dir` in the form of transformers.
-    ///
-    /// # Errors
-    /// The file that cannot be written.
-    pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
         match self {
-            Self::Gpt2(model) => model.save(dir),
-            Self::DistilBert(model) => model.save(dir),
-            Self::Bart(model) => model.save(dir),
+            Self::Gpt2(model) => model.config().shape(),
+            Self::DistilBert(model) => model.config().shape(),
+            Self::Bart(model) => model.config().shape(),
+            Self::Decoder(model) => model.shape().clone(),
         }
     }
 
-    /// The name in `config.json`: `gpt2`, `distilbert`, `bart`.
+    /// The name in `config.json`: `gpt2`, `distilbert`, `bart`, or that of a decoder.
     pub fn architecture(&self) -> &'static str {
-        match self {
-            Self::Gpt2(_) => "gpt2",
-            Self::DistilBert(_) => "distilbert",
-            Self::Bart(_) => "bart",
-        }
+        self.shape().architecture
     }
 
     /// Names of the labels, in the order of the logits.
@@ -127,24 +140,7 @@ impl<B: Backend> Classifier<B> {
             Self::Gpt2(model) => &model.config().labels,
             Self::DistilBert(model) => &model.config().labels,
             Self::Bart(model) => &model.config().labels,
-        }
-    }
-
-    /// Size of the vocabulary.
-    pub fn vocab_size(&self) -> usize {
-        match self {
-            Self::Gpt2(model) => model.config().vocab_size,
-            Self::DistilBert(model) => model.config().vocab_size,
-            Self::Bart(model) => model.config().vocab_size,
-        }
-    }
-
-    /// Maximum length of a text, in tokens.
-    pub fn max_tokens(&self) -> usize {
-        match self {
-            Self::Gpt2(model) => model.config().n_positions,
-            Self::DistilBert(model) => model.config().max_position_embeddings,
-            Self::Bart(model) => model.config().max_position_embeddings,
+            Self::Decoder(model) => &model.shape().labels,
         }
     }
 
@@ -154,6 +150,7 @@ impl<B: Backend> Classifier<B> {
             Self::Gpt2(model) => model.config().pad_token_id,
             Self::DistilBert(model) => model.config().pad_token_id,
             Self::Bart(model) => model.config().pad_token_id,
+            Self::Decoder(model) => model.pad_token(),
         }
     }
 
@@ -171,16 +168,16 @@ impl<B: Backend> Classifier<B> {
     /// No tokens, too many of them, or an id beyond the vocabulary; the message completes "the text
     /// …".
     pub fn check(&self, ids: &[u32]) -> std::result::Result<(), String> {
-        let (n, vocab) = (ids.len(), self.vocab_size());
+        let ClassifierShape { vocab_size: vocab, max_tokens, .. } = self.shape();
+        let n = ids.len();
         if n == 0 {
             let what = "has no tokens, and a model needs at least one: leave such texts out, or put a \
                         token of the model's into its `text`, as in \"<|endoftext|>{response}\"";
             return Err(what.into());
         }
-        if n > self.max_tokens() {
+        if n > max_tokens {
             return Err(format!(
-                "has {n} tokens, but the model has {} positions; truncate it",
-                self.max_tokens()
+                "has {n} tokens, but the model has {max_tokens} positions; truncate it"
             ));
         }
         match ids.iter().find(|id| **id as usize >= vocab) {
@@ -196,10 +193,14 @@ impl<B: Backend> Classifier<B> {
 impl<B: FusedBackend> Classifier<B> {
     /// Logits of texts, `[n_rows, n_labels]`. Panics where [`check`](Self::check) would refuse.
     pub fn forward(&self, rows: &[TokenRow]) -> Tensor<B, 2> {
-        match self {
-            Self::Gpt2(model) => model.forward(rows),
-            Self::DistilBert(model) => model.forward(rows),
-            Self::Bart(model) => model.forward(rows),
-        }
+        any!(self, model => model.forward(rows))
+    }
+
+    /// Writes `config.json` and `model.safetensors` to `dir` in the form of transformers.
+    ///
+    /// # Errors
+    /// The file that cannot be written.
+    pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
+        any!(self, model => model.save(dir))
     }
 }

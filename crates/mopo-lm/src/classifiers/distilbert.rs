@@ -10,15 +10,18 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, activation};
-use mopo_hub::{TensorFiles, TensorWriter, WEIGHTS};
+use mopo_hub::{TensorWriter, WEIGHTS};
 use mopo_ops::{FusedBackend, Gelu, PackedRows};
 use serde_json::json;
 
-use super::config::{HubConfig, check_layers, label_keys};
-use super::layers::{
-    Activation, Attention, Batch, Dense, Norm, TokenRow, embed, normal, pick, prefix,
-};
+use super::ClassifierShape;
+use super::labels::{check_layers, label_keys, labels, unnamed_labels};
+use super::rows::{Batch, TokenRow};
 use crate::Result;
+use crate::hub_config::{HubConfig, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH};
+use crate::layers::Norm;
+use crate::layers::dense::{self, Activation, Attention, Dense, embed, normal, pick};
+use crate::weights::{LoadDtype::F32, Source};
 
 /// Added to the variance in LayerNorm: fixed in this architecture.
 const EPSILON: f64 = 1e-12;
@@ -67,7 +70,7 @@ impl DistilBertConfig {
             activation: Activation::Gelu(Gelu::Erf),
             initializer_range: 0.02,
             pad_token_id: Some(0),
-            labels: (0..n_labels).map(|i| format!("LABEL_{i}")).collect(),
+            labels: unnamed_labels(n_labels),
         }
     }
 
@@ -76,27 +79,38 @@ impl DistilBertConfig {
     /// # Errors
     /// The file, and the key that is missing, out of range, or asks for an unsupported feature.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
-        Self::from_hub(&HubConfig::read(dir.as_ref())?)
+        Self::from_hub(&super::read_config(dir.as_ref())?)
     }
 
     pub(crate) fn from_hub(hub: &HubConfig) -> Result<Self> {
-        hub.check_architecture("distilbert")?;
-        let dim = hub.size(&["dim", "hidden_size"])?;
-        let n_heads = hub.size(&["n_heads", "num_attention_heads"])?;
-        hub.check_heads("n_heads", n_heads, dim)?;
+        hub.check_model_type("distilbert")?;
+        let size = |keys: &[&'static str], most| hub.count(hub.first(keys), None, most);
+        let dim = size(&["dim", "hidden_size"], MAX_WIDTH)?;
+        let n_heads = size(&["n_heads", "num_attention_heads"], MAX_WIDTH)?;
+        hub.check_divides("n_heads", n_heads, dim)?;
+        let positions = hub.count("max_position_embeddings", Some(512), MAX_POSITIONS)?;
         // `sinusoidal_pos_embds` says how the table was made; the file has the table either way.
         Ok(Self {
-            vocab_size: hub.size(&["vocab_size"])?,
-            max_position_embeddings: hub.size_or(&["max_position_embeddings"], 512)?,
+            vocab_size: hub.count("vocab_size", None, MAX_VOCABULARY)?,
+            max_position_embeddings: positions,
             dim,
-            n_layers: hub.size(&["n_layers", "num_hidden_layers"])?,
+            n_layers: size(&["n_layers", "num_hidden_layers"], MAX_LAYERS)?,
             n_heads,
-            hidden_dim: hub.size_or(&["hidden_dim"], 4 * dim)?,
-            activation: hub.activation("activation", "gelu")?,
-            initializer_range: hub.positive_or("initializer_range", 0.02)?,
+            hidden_dim: hub.count("hidden_dim", Some(4 * dim), 4 * MAX_WIDTH)?,
+            activation: Activation::read(hub, "activation", "gelu")?,
+            initializer_range: hub.number("initializer_range", 0.02)?,
             pad_token_id: hub.token("pad_token_id")?,
-            labels: hub.labels(2)?,
+            labels: labels(hub, 2)?,
         })
+    }
+
+    pub(super) fn shape(&self) -> ClassifierShape {
+        ClassifierShape {
+            architecture: "distilbert",
+            labels: self.labels.clone(),
+            max_tokens: self.max_position_embeddings,
+            vocab_size: self.vocab_size,
+        }
     }
 
     fn to_hub(&self) -> serde_json::Value {
@@ -130,15 +144,15 @@ impl DistilBertConfig {
         let (d, deviation) = (self.dim, self.initializer_range);
         let block = || DistilBertBlock {
             attention: Attention::init(d, deviation, device),
-            sa_layer_norm: Norm::init(d, device),
+            sa_layer_norm: Norm::init(d, EPSILON, device),
             lin1: Dense::init([d, self.hidden_dim], deviation, device),
             lin2: Dense::init([self.hidden_dim, d], deviation, device),
-            output_layer_norm: Norm::init(d, device),
+            output_layer_norm: Norm::init(d, EPSILON, device),
         };
         DistilBert {
             word_embeddings: normal([self.vocab_size, d], deviation, device),
             position_embeddings: normal([self.max_position_embeddings, d], deviation, device),
-            layer_norm: Norm::init(d, device),
+            layer_norm: Norm::init(d, EPSILON, device),
             layers: (0..self.n_layers).map(|_| block()).collect(),
             pre_classifier: Dense::init([d, d], deviation, device),
             classifier: Dense::init([d, self.labels.len()], deviation, device),
@@ -191,7 +205,7 @@ impl<B: FusedBackend> DistilBert<B> {
         let (whole, of_pooled) = (batch.bidirectional(), batch.of_pooled());
         let x = embed(&self.word_embeddings, batch.ids)
             + embed(&self.position_embeddings, batch.positions);
-        let mut x = self.layer_norm.forward(x, EPSILON);
+        let mut x = self.layer_norm.forward(x);
         let last = self.layers.len() - 1;
         for (i, layer) in self.layers.iter().enumerate() {
             let (at, rows) = match i == last {
@@ -216,9 +230,9 @@ impl<B: FusedBackend> DistilBertBlock<B> {
     ) -> Tensor<B, 2> {
         let queries = pick(x.clone(), at);
         let x = self.attention.onto(queries.clone(), queries, x, rows, config.n_heads, 1.0);
-        let x = self.sa_layer_norm.forward(x, EPSILON);
+        let x = self.sa_layer_norm.forward(x);
         let inner = config.activation.apply(self.lin1.forward(x.clone()));
-        self.output_layer_norm.forward(self.lin2.onto(Some(x), inner), EPSILON)
+        self.output_layer_norm.forward(self.lin2.onto(Some(x), inner))
     }
 }
 
@@ -240,28 +254,30 @@ impl<B: Backend> DistilBert<B> {
     /// that are not
     /// finite, by name.
     pub fn load(dir: impl AsRef<Path>, device: &B::Device) -> Result<Self> {
-        let config = DistilBertConfig::from_dir(&dir)?;
-        let mut files = TensorFiles::open(dir.as_ref())?.finite_only();
-        check_layers(&files, dir.as_ref(), "n_layers", config.n_layers)?;
+        let hub = super::read_config(dir.as_ref())?;
+        let config = DistilBertConfig::from_hub(&hub)?;
+        let mut files = Source::files(dir.as_ref())?;
+        check_layers(&files, &hub, "n_layers", config.n_layers)?;
         // A constant of older checkpoints, and the language model's output layers.
         files
             .ignore(|name| name.ends_with("embeddings.position_ids") || name.starts_with("vocab_"));
         let (d, hidden, n_labels) = (config.dim, config.hidden_dim, config.labels.len());
-        let p = prefix(&files, &["distilbert.", ""], "embeddings.word_embeddings.weight");
-        let table = |files: &mut TensorFiles, name: &str, rows| {
+        let p = files.prefix(&["distilbert.", ""], "embeddings.word_embeddings.weight");
+        let table = |files: &mut Source, name: &str, rows| {
             let table =
-                files.matrix(&format!("{p}embeddings.{name}.weight"), [rows, d], false, device);
+                files.matrix(&format!("{p}embeddings.{name}.weight"), [rows, d], F32, device);
             table.map(Param::from_tensor)
         };
         let word_embeddings = table(&mut files, "word_embeddings", config.vocab_size)?;
         let position_embeddings =
             table(&mut files, "position_embeddings", config.max_position_embeddings)?;
-        let layer_norm = Norm::read(&mut files, &format!("{p}embeddings.LayerNorm"), d, device)?;
+        let layer_norm =
+            dense::layer_norm(&mut files, &format!("{p}embeddings.LayerNorm"), d, EPSILON, device)?;
         let mut layers = vec![];
         for i in 0..config.n_layers {
             let name = format!("{p}transformer.layer.{i}");
-            let norm = |files: &mut TensorFiles, norm: &str| {
-                Norm::read(files, &format!("{name}.{norm}"), d, device)
+            let norm = |files: &mut Source, norm: &str| {
+                dense::layer_norm(files, &format!("{name}.{norm}"), d, EPSILON, device)
             };
             layers.push(DistilBertBlock {
                 attention: Attention::read(&mut files, attention_names(&name), d, device)?,

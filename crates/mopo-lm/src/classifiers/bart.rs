@@ -12,13 +12,18 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
-use mopo_hub::{TensorFiles, TensorWriter, WEIGHTS};
+use mopo_hub::{TensorWriter, WEIGHTS};
 use mopo_ops::{FusedBackend, Gelu, PackedRows};
 use serde_json::json;
 
-use super::config::{HubConfig, check_layers, label_keys};
-use super::layers::{Activation, Attention, Batch, Dense, Norm, TokenRow, embed, normal, prefix};
+use super::ClassifierShape;
+use super::labels::{check_layers, label_keys, labels, unnamed_labels};
+use super::rows::{Batch, TokenRow};
 use crate::Result;
+use crate::hub_config::{HubConfig, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH};
+use crate::layers::Norm;
+use crate::layers::dense::{Activation, Attention, Dense, embed, layer_norm, normal};
+use crate::weights::{LoadDtype::F32, Source};
 
 /// Added to the variance in LayerNorm: fixed in this architecture.
 const EPSILON: f64 = 1e-5;
@@ -78,7 +83,7 @@ impl BartConfig {
             decoder_start_token_id: 2,
             eos_token_id: 2,
             pad_token_id: Some(1),
-            labels: (0..n_labels).map(|i| format!("LABEL_{i}")).collect(),
+            labels: unnamed_labels(n_labels),
         }
     }
 
@@ -87,50 +92,55 @@ impl BartConfig {
     /// # Errors
     /// The file, and the key that is missing, out of range, or asks for an unsupported feature.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
-        Self::from_hub(&HubConfig::read(dir.as_ref())?)
+        Self::from_hub(&super::read_config(dir.as_ref())?)
     }
 
     pub(crate) fn from_hub(hub: &HubConfig) -> Result<Self> {
-        hub.check_architecture("bart")?;
-        hub.must_be("tie_word_embeddings", true, "separate embeddings are not supported")?;
-        hub.must_be("normalize_before", false, "LayerNorm before a block is not supported")?;
-        hub.must_be("normalize_embedding", true, "embeddings without LayerNorm are not supported")?;
-        hub.must_be(
-            "add_final_layer_norm",
-            false,
-            "a LayerNorm after all blocks is not supported",
-        )?;
-        hub.must_be("static_position_embeddings", false, "fixed positions are not supported")?;
-        let offset = hub.size_or(&["extra_pos_embeddings"], OFFSET)?;
-        if offset != OFFSET {
-            return Err(hub.refused("extra_pos_embeddings", offset, "it is 2 in every BART"));
+        hub.check_model_type("bart")?;
+        for (key, value, why) in [
+            ("tie_word_embeddings", true, "separate embeddings are not supported"),
+            ("normalize_before", false, "LayerNorm before a block is not supported"),
+            ("normalize_embedding", true, "embeddings without LayerNorm are not supported"),
+            ("add_final_layer_norm", false, "a LayerNorm after all blocks is not supported"),
+            ("static_position_embeddings", false, "fixed positions are not supported"),
+        ] {
+            hub.only(key, &[value.into()], why)?;
         }
-        let d_model = hub.size(&["d_model", "hidden_size"])?;
-        let sides = |key: &str| -> Result<[usize; 2]> {
-            Ok([hub.size(&[&format!("encoder_{key}")])?, hub.size(&[&format!("decoder_{key}")])?])
+        hub.only("extra_pos_embeddings", &[OFFSET.into()], "it is 2 in every BART")?;
+        let d_model = hub.count(hub.first(&["d_model", "hidden_size"]), None, MAX_WIDTH)?;
+        let sides = |[encoder, decoder]: [&'static str; 2], most| -> Result<[usize; 2]> {
+            Ok([hub.count(encoder, None, most)?, hub.count(decoder, None, most)?])
         };
-        let attention_heads = sides("attention_heads")?;
-        for (key, heads) in
-            ["encoder_attention_heads", "decoder_attention_heads"].into_iter().zip(attention_heads)
-        {
-            hub.check_heads(key, heads, d_model)?;
+        const HEADS: [&str; 2] = ["encoder_attention_heads", "decoder_attention_heads"];
+        let attention_heads = sides(HEADS, MAX_WIDTH)?;
+        for (key, heads) in HEADS.into_iter().zip(attention_heads) {
+            hub.check_divides(key, heads, d_model)?;
         }
-        let eos_token_id = hub.token("eos_token_id")?.unwrap_or(2);
+        let positions = hub.count("max_position_embeddings", Some(1024), MAX_POSITIONS)?;
         Ok(Self {
-            vocab_size: hub.size(&["vocab_size"])?,
-            max_position_embeddings: hub.size_or(&["max_position_embeddings"], 1024)?,
+            vocab_size: hub.count("vocab_size", None, MAX_VOCABULARY)?,
+            max_position_embeddings: positions,
             d_model,
-            layers: sides("layers")?,
+            layers: sides(["encoder_layers", "decoder_layers"], MAX_LAYERS)?,
             attention_heads,
-            ffn_dim: sides("ffn_dim")?,
-            activation_function: hub.activation("activation_function", "gelu")?,
-            scale_embedding: hub.flag_or("scale_embedding", false)?,
-            init_std: hub.positive_or("init_std", 0.02)?,
+            ffn_dim: sides(["encoder_ffn_dim", "decoder_ffn_dim"], MAX_WIDTH)?,
+            activation_function: Activation::read(hub, "activation_function", "gelu")?,
+            scale_embedding: hub.flag("scale_embedding", false)?,
+            init_std: hub.number("init_std", 0.02)?,
             decoder_start_token_id: hub.token("decoder_start_token_id")?.unwrap_or(2),
-            eos_token_id,
+            eos_token_id: hub.token("eos_token_id")?.unwrap_or(2),
             pad_token_id: hub.token("pad_token_id")?.or(Some(1)),
-            labels: hub.labels(3)?,
+            labels: labels(hub, 3)?,
         })
+    }
+
+    pub(super) fn shape(&self) -> ClassifierShape {
+        ClassifierShape {
+            architecture: "bart",
+            labels: self.labels.clone(),
+            max_tokens: self.max_position_embeddings,
+            vocab_size: self.vocab_size,
+        }
     }
 
     fn to_hub(&self) -> serde_json::Value {
@@ -170,18 +180,18 @@ impl BartConfig {
         let (d, std) = (self.d_model, self.init_std);
         let block = |side: usize| BartBlock {
             self_attn: Attention::init(d, std, device),
-            self_attn_layer_norm: Norm::init(d, device),
+            self_attn_layer_norm: Norm::init(d, EPSILON, device),
             cross: (side == DECODER).then(|| BartCross {
                 encoder_attn: Attention::init(d, std, device),
-                encoder_attn_layer_norm: Norm::init(d, device),
+                encoder_attn_layer_norm: Norm::init(d, EPSILON, device),
             }),
             fc1: Dense::init([d, self.ffn_dim[side]], std, device),
             fc2: Dense::init([self.ffn_dim[side], d], std, device),
-            final_layer_norm: Norm::init(d, device),
+            final_layer_norm: Norm::init(d, EPSILON, device),
         };
         let stack = |side: usize| BartStack {
             embed_positions: normal([self.max_position_embeddings + OFFSET, d], std, device),
-            layernorm_embedding: Norm::init(d, device),
+            layernorm_embedding: Norm::init(d, EPSILON, device),
             layers: (0..self.layers[side]).map(|_| block(side)).collect(),
         };
         Bart {
@@ -306,7 +316,7 @@ impl<B: FusedBackend> Bart<B> {
             false => x,
         };
         let x = x + embed(&stack.embed_positions, positions.add_scalar(OFFSET as i32));
-        let mut x = stack.layernorm_embedding.forward(x, EPSILON);
+        let mut x = stack.layernorm_embedding.forward(x);
         for layer in &stack.layers {
             x = layer.forward(x, sees, self.config.activation_function);
         }
@@ -317,14 +327,14 @@ impl<B: FusedBackend> Bart<B> {
 impl<B: FusedBackend> BartBlock<B> {
     fn forward(&self, x: Tensor<B, 2>, sees: &Sees<B>, activation: Activation) -> Tensor<B, 2> {
         let x = self.self_attn.onto(x.clone(), x.clone(), x, &sees.own, sees.heads, 1.0);
-        let mut x = self.self_attn_layer_norm.forward(x, EPSILON);
+        let mut x = self.self_attn_layer_norm.forward(x);
         if let (Some(cross), Some((states, rows))) = (&self.cross, &sees.encoder) {
             let keys = states.clone();
             let y = cross.encoder_attn.onto(x.clone(), x, keys, rows, sees.heads, 1.0);
-            x = cross.encoder_attn_layer_norm.forward(y, EPSILON);
+            x = cross.encoder_attn_layer_norm.forward(y);
         }
         let inner = activation.apply(self.fc1.forward(x.clone()));
-        self.final_layer_norm.forward(self.fc2.onto(Some(x), inner), EPSILON)
+        self.final_layer_norm.forward(self.fc2.onto(Some(x), inner))
     }
 }
 
@@ -346,17 +356,18 @@ impl<B: Backend> Bart<B> {
     /// are not
     /// finite, by name.
     pub fn load(dir: impl AsRef<Path>, device: &B::Device) -> Result<Self> {
-        let config = BartConfig::from_dir(&dir)?;
-        let mut files = TensorFiles::open(dir.as_ref())?.finite_only();
-        check_layers(&files, dir.as_ref(), "encoder_layers", config.layers[0])?;
-        check_layers(&files, dir.as_ref(), "decoder_layers", config.layers[1])?;
-        let p = prefix(&files, &["model.", ""], "encoder.embed_positions.weight");
+        let hub = super::read_config(dir.as_ref())?;
+        let config = BartConfig::from_hub(&hub)?;
+        let mut files = Source::files(dir.as_ref())?;
+        check_layers(&files, &hub, "encoder_layers", config.layers[0])?;
+        check_layers(&files, &hub, "decoder_layers", config.layers[1])?;
+        let p = files.prefix(&["model.", ""], "encoder.embed_positions.weight");
         // The shared embedding, under any of its names in files.
         let names = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"]
             .map(|name| format!("{p}{name}.weight"));
         let name = names.iter().find(|name| files.contains(name)).unwrap_or(&names[0]);
         let shape = [config.vocab_size, config.d_model];
-        let shared = Param::from_tensor(files.matrix(name, shape, false, device)?);
+        let shared = Param::from_tensor(files.matrix(name, shape, F32, device)?);
         // Copies of it, and the language model's output layer.
         files.ignore(|name| {
             names.iter().any(|copy| copy == name)
@@ -413,7 +424,7 @@ impl<B: Backend> Bart<B> {
 }
 
 fn read_stack<B: Backend>(
-    files: &mut TensorFiles,
+    files: &mut Source,
     prefix: &str,
     config: &BartConfig,
     side: usize,
@@ -422,17 +433,19 @@ fn read_stack<B: Backend>(
     let (d, ffn) = (config.d_model, config.ffn_dim[side]);
     let stack = format!("{prefix}{}", SIDES[side]);
     let shape = [config.max_position_embeddings + OFFSET, d];
-    let positions =
-        files.matrix(&format!("{stack}.embed_positions.weight"), shape, false, device)?;
+    let positions = files.matrix(&format!("{stack}.embed_positions.weight"), shape, F32, device)?;
     let layernorm_embedding =
-        Norm::read(files, &format!("{stack}.layernorm_embedding"), d, device)?;
+        layer_norm(files, &format!("{stack}.layernorm_embedding"), d, EPSILON, device)?;
     let mut layers = vec![];
     for i in 0..config.layers[side] {
         let name = format!("{stack}.layers.{i}");
         let mut attention = |attention: &str| -> Result<_> {
             let names = attention_names(&format!("{name}.{attention}"));
             let norm = format!("{name}.{attention}_layer_norm");
-            Ok((Attention::read(files, names, d, device)?, Norm::read(files, &norm, d, device)?))
+            Ok((
+                Attention::read(files, names, d, device)?,
+                layer_norm(files, &norm, d, EPSILON, device)?,
+            ))
         };
         let (self_attn, self_attn_layer_norm) = attention("self_attn")?;
         let cross = match side {
@@ -448,7 +461,13 @@ fn read_stack<B: Backend>(
             cross,
             fc1: Dense::read(files, &format!("{name}.fc1"), [d, ffn], device)?,
             fc2: Dense::read(files, &format!("{name}.fc2"), [ffn, d], device)?,
-            final_layer_norm: Norm::read(files, &format!("{name}.final_layer_norm"), d, device)?,
+            final_layer_norm: layer_norm(
+                files,
+                &format!("{name}.final_layer_norm"),
+                d,
+                EPSILON,
+                device,
+            )?,
         });
     }
     Ok(BartStack { embed_positions: Param::from_tensor(positions), layernorm_embedding, layers })
