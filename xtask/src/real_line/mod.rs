@@ -2,6 +2,8 @@
 //!
 //! Every stage is a run of `mopo`. This module knows their order, which are done, and how long each took.
 
+mod independent;
+mod pretrained;
 mod record;
 
 use std::fs;
@@ -15,10 +17,15 @@ use serde_json::Value;
 use crate::args::absolute;
 use crate::cargo::{code, root, status};
 use crate::program;
+use pretrained::Budget;
 use record::{Done, LineRecord};
 
 const REWARDS: &str = include_str!("rewards.toml");
 const RUN: &str = include_str!("run.toml");
+const RUN_ON_MODEL: &str = include_str!("run-model.toml");
+/// The reward that labels nothing.
+const TOXICITY: &str = "xtask/rewards/toxicity.py";
+const INDEPENDENT: &str = "harmless_toxicity";
 const OBJECTIVES: [&str; 2] = ["helpful", "harmless"];
 
 /// What `--smoke` changes, for reward models and for the run.
@@ -41,6 +48,10 @@ const SMOKE_RUN: &[&str] = &[
 /// on the responses (SFT), trains MOPO's two policies, lets them answer held-out prompts, scores the answers, and
 /// draws the front.
 ///
+/// With --model all of it is done on a pretrained model: the reward models are an adapter and a linear layer on it, SFT and
+/// the policies are adapters. With 135M parameters that takes less than two hours on two cores; --quick takes less than
+/// twenty minutes.
+///
 /// A pipeline that was interrupted continues where it was when it is called again. docs/results/real-line.md has
 /// what came out of one, and how long it took.
 #[derive(Debug, clap::Args)]
@@ -60,6 +71,16 @@ pub(crate) struct Options {
     /// Use this mopo program instead of building one
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     mopo: Option<PathBuf>,
+    /// Pretrained model, instead of a small one with random weights: a directory, a GGUF file or a name on
+    /// Hugging Face
+    #[arg(long, value_name = "DIR|FILE|ORG/NAME")]
+    model: Option<String>,
+    /// Less of everything, to look at it (with --model)
+    #[arg(long, requires = "model", conflicts_with = "smoke")]
+    quick: bool,
+    /// Python with numpy, h5py and the package toxic-comment-classifier: its scores of the answers are shown as well
+    #[arg(long, value_name = "FILE")]
+    toxicity_python: Option<PathBuf>,
     /// Run a few steps of each stage to see whether they work; the figures mean nothing
     #[arg(long)]
     smoke: bool,
@@ -95,6 +116,13 @@ pub(crate) fn run(mut options: Options) -> Result<ExitCode> {
              get it)",
             folder.display()
         );
+    }
+    // A path is one wherever `mopo` runs.
+    if let Some(model) = &mut options.model
+        && let Ok(path) = absolute(model)
+        && path.exists()
+    {
+        *model = path.display().to_string();
     }
     let mut record = LineRecord::open(&options.out.join("line.json"), &options.asked())?;
     let mopo = match &options.mopo {
@@ -141,6 +169,11 @@ pub(crate) fn run(mut options: Options) -> Result<ExitCode> {
         record.add(Done { stage: stage.name, what, seconds, resumed })?;
     }
     println!("\n{}", record.table());
+    if options.toxicity_python.is_some() {
+        let table = independent::table(&options.out.join("toxicity.jsonl"), INDEPENDENT)?;
+        write(&options.out.join("toxicity.md"), &table)?;
+        println!("{table}");
+    }
     println!("the page: {}", options.out.join("report/index.html").display());
     Ok(ExitCode::SUCCESS)
 }
@@ -152,11 +185,28 @@ impl Options {
             "data": self.data.display().to_string(),
             "seed": self.seed,
             "smoke": self.smoke,
+            "model": self.model,
+            "quick": self.quick,
+            "toxicity": self.toxicity_python.is_some(),
         })
     }
 
     fn n_stages(&self) -> usize {
-        OBJECTIVES.len() + 5
+        OBJECTIVES.len() + 5 + usize::from(self.toxicity_python.is_some())
+    }
+
+    /// What the stages on a pretrained model take.
+    fn budget(&self) -> &'static Budget {
+        match (self.smoke, self.quick) {
+            (true, _) => &pretrained::SMOKE,
+            (false, true) => &pretrained::QUICK,
+            (false, false) => &pretrained::WHOLE,
+        }
+    }
+
+    /// `--set` for each of these.
+    fn sets(sets: &[&str]) -> Vec<String> {
+        sets.iter().flat_map(|set| ["--set".to_owned(), (*set).to_owned()]).collect()
     }
 
     /// The `index`-th run of `mopo`, with the files that it reads written.
@@ -169,10 +219,19 @@ impl Options {
         if let Some(objective) = OBJECTIVES.get(index) {
             let output = path("rewards").join(objective);
             let out = text(&output);
-            let mut train = args(&["reward", "train", objective, "--data", &data, "--out", &out]);
+            let preset = match &self.model {
+                None => (*objective).to_owned(),
+                Some(_) => format!("{objective}-lora"),
+            };
+            let mut train = args(&["reward", "train", &preset, "--data", &data, "--out", &out]);
             train.extend(args(&["--seed", &seed, "--device", device]));
-            if self.smoke {
-                train.extend(SMOKE_REWARD.iter().flat_map(|set| args(&["--set", set])));
+            match &self.model {
+                Some(model) => {
+                    train.extend(Self::sets(&[&format!("model.decoder.hub={model}")]));
+                    train.extend(Self::sets(self.budget().reward));
+                }
+                None if self.smoke => train.extend(Self::sets(SMOKE_REWARD)),
+                None => {}
             }
             let resume = args(&["reward", "train", "--resume", &out, "--device", device]);
             return Ok(Stage {
@@ -190,18 +249,17 @@ impl Options {
             0 => Stage {
                 name: "pairs".into(),
                 what: "both halves as one set",
-                args: args(&[
-                    "prepare",
-                    "hh-small",
-                    "--set",
-                    "data.stem=test",
-                    "--data",
-                    &data,
-                    "--out",
-                    &text(&pairs),
-                    "--seed",
-                    &seed,
-                ]),
+                args: {
+                    let out = text(&pairs);
+                    let mut prepare =
+                        args(&["prepare", "hh-small", "--data", &data, "--out", &out]);
+                    prepare.extend(args(&["--seed", &seed]));
+                    prepare.extend(Self::sets(&["data.stem=test"]));
+                    if self.model.is_some() {
+                        prepare.extend(Self::sets(self.budget().pairs));
+                    }
+                    prepare
+                },
                 resume: None,
                 part: None,
                 last: pairs.clone(),
@@ -236,8 +294,10 @@ impl Options {
                 let mut train = args(&["train", "--config", &text(&config), "--data"]);
                 train.extend([text(&labelled)]);
                 train.extend(args(&["--out", &out, "--device", device]));
-                if self.smoke {
-                    train.extend(SMOKE_RUN.iter().flat_map(|set| args(&["--set", set])));
+                match &self.model {
+                    Some(_) => train.extend(Self::sets(self.budget().run)),
+                    None if self.smoke => train.extend(Self::sets(SMOKE_RUN)),
+                    None => {}
                 }
                 Stage {
                     name: "train".into(),
@@ -258,7 +318,7 @@ impl Options {
                 last: run.join("pareto/report.json"),
                 output: run.join("pareto"),
             },
-            _ => {
+            4 => {
                 let report = path("report");
                 Stage {
                     name: "report".into(),
@@ -270,14 +330,49 @@ impl Options {
                     output: report,
                 }
             }
+            _ => {
+                let (texts, scored) = (path("answers.jsonl"), path("toxicity.jsonl"));
+                independent::write_texts(&run.join("pareto/samples.jsonl"), &texts)?;
+                let reward = path("toxicity.toml");
+                let python = self.toxicity_python.as_ref().context("asked for it")?;
+                let command = [text(python), text(&root().join(TOXICITY))];
+                let command = serde_json::to_string(&command)?;
+                write(
+                    &reward,
+                    &format!("kind = \"program\"\nname = \"{INDEPENDENT}\"\ncommand = {command}\n"),
+                )?;
+                Stage {
+                    name: "toxicity".into(),
+                    what: "the answers scored by a model that labelled nothing",
+                    args: args(&[
+                        "score",
+                        &text(&texts),
+                        "--reward",
+                        &text(&reward),
+                        "--out",
+                        &text(&scored),
+                        "--device",
+                        device,
+                    ]),
+                    resume: None,
+                    part: None,
+                    last: scored.clone(),
+                    output: scored,
+                }
+            }
         })
     }
 
     /// A configuration with the folder of the reward models in it.
     fn with_models(&self, text: &str) -> String {
-        let models = self.out.join("rewards").display().to_string();
         // Into a quoted string of TOML.
-        text.replace("MODELS", &models.replace('\\', "\\\\").replace('"', "\\\""))
+        let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+        let models = self.out.join("rewards").display().to_string();
+        let text = text.replace("MODELS", &quoted(&models));
+        match &self.model {
+            Some(model) => text.replace("\"MODEL\"", &format!("\"{}\"", quoted(model))),
+            None => text,
+        }
     }
 
     /// The run's configuration: seed, models, and reference points from the statistics of the labels.
@@ -286,7 +381,8 @@ impl Options {
         let json =
             fs::read_to_string(labels).with_context(|| format!("reading {}", labels.display()))?;
         let record: Value = serde_json::from_str(&json).with_context(wrong)?;
-        let mut text = self.with_models(RUN).replace("SEED", &self.seed.to_string());
+        let template = if self.model.is_some() { RUN_ON_MODEL } else { RUN };
+        let mut text = self.with_models(template).replace("SEED", &self.seed.to_string());
         for (k, objective) in OBJECTIVES.iter().enumerate() {
             let found = &record["objectives"][k];
             ensure!(found["name"] == *objective, wrong());
