@@ -15,7 +15,7 @@ use mopo_hub::gguf::GgufFile;
 use mopo_hub::{WEIGHTS, WeightDtype};
 use mopo_ops::FusedBackend;
 
-use crate::families::{gemma, llama, qwen};
+use crate::families::{gemma, llama, qwen, starcoder};
 use crate::gguf::{self, gguf_file};
 use crate::hub_config::HubConfig;
 use crate::layers::{KvCache, NewTokens, OutputLayer, Projection};
@@ -37,7 +37,7 @@ enum Family {
 }
 
 /// Every family: its `model_type` in `config.json`, and how that file is read.
-const FAMILIES: [(&str, Family); 7] = [
+const FAMILIES: [(&str, Family); 8] = [
     ("phi", Family::Phi),
     ("llama", Family::Serial(llama::llama)),
     ("mistral", Family::Serial(llama::mistral)),
@@ -45,6 +45,7 @@ const FAMILIES: [(&str, Family); 7] = [
     ("qwen3", Family::Serial(qwen::qwen_3)),
     ("gemma2", Family::Serial(gemma::gemma_2)),
     ("gemma3_text", Family::Serial(gemma::gemma_3)),
+    ("starcoder2", Family::Serial(starcoder::starcoder_2)),
 ];
 
 /// The sizes of a decoder that others need to know.

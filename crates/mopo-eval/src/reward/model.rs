@@ -231,16 +231,24 @@ impl<B: FusedBackend> ModelReward<B> {
             return self.computed(rows);
         }
         // Since a text's logits are the same in every batch, another reward may have computed them.
-        let mut kept = self.loaded.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let new: Vec<TokenRow> =
-            rows.iter().filter(|row| !kept.contains_key(*row)).cloned().collect();
+        let kept = || self.loaded.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logits: Vec<Option<Vec<f32>>> = {
+            let kept = kept();
+            rows.iter().map(|row| kept.get(row).cloned()).collect()
+        };
+        let missing = || rows.iter().zip(&logits).filter(|(_, logits)| logits.is_none());
+        let new: Vec<TokenRow> = missing().map(|(row, _)| row.clone()).collect();
+        let computed = self.computed(&new);
+        let mut kept = kept();
         if kept.len() + new.len() > MAX_KEPT {
             kept.clear();
-            return self.computed(rows);
         }
-        let logits = self.computed(&new);
-        kept.extend(new.into_iter().zip(logits));
-        rows.iter().map(|row| kept[row].clone()).collect()
+        kept.extend(new.into_iter().zip(computed.iter().cloned()));
+        let mut computed = computed.into_iter();
+        for logits in logits.iter_mut().filter(|logits| logits.is_none()) {
+            *logits = computed.next();
+        }
+        logits.into_iter().map(|logits| logits.expect("kept or computed")).collect()
     }
 
     fn computed(&self, rows: &[TokenRow]) -> Vec<Vec<f32>> {

@@ -27,13 +27,14 @@ const INITIALIZER_RANGE: f64 = 0.02;
 const SCORE: &str = "score.weight";
 
 /// The names of the classes in transformers.
-const CLASSES: [(&str, &str); 6] = [
+const CLASSES: [(&str, &str); 7] = [
     ("llama", "LlamaForSequenceClassification"),
     ("mistral", "MistralForSequenceClassification"),
     ("qwen2", "Qwen2ForSequenceClassification"),
     ("qwen3", "Qwen3ForSequenceClassification"),
     ("gemma2", "Gemma2ForSequenceClassification"),
     ("gemma3_text", "Gemma3TextForSequenceClassification"),
+    ("starcoder2", "Starcoder2ForSequenceClassification"),
 ];
 
 /// A classifier on a decoder. Linear layers may be quantised; then they are constants.

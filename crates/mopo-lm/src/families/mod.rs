@@ -3,3 +3,4 @@
 pub(crate) mod gemma;
 pub(crate) mod llama;
 pub(crate) mod qwen;
+pub(crate) mod starcoder;

@@ -25,7 +25,7 @@ use serde::Deserialize;
 type B = TestBackend;
 
 /// Of phi, and of the other families.
-const MODELS: [&str; 12] = [
+const MODELS: [&str; 13] = [
     "half",
     "shards",
     "brain",
@@ -38,6 +38,7 @@ const MODELS: [&str; 12] = [
     "qwen3",
     "gemma2",
     "gemma3",
+    "starcoder2",
 ];
 
 /// transformers' results for a model, or for a model with an adapter.
@@ -124,7 +125,7 @@ fn cases() -> Vec<Case> {
             });
         }
     }
-    assert_eq!(cases.len(), 24);
+    assert_eq!(cases.len(), 26);
     cases
 }
 

@@ -128,6 +128,12 @@ FAMILIES = {
                 dict(rope_parameters={FULL: LOCAL_ROPE, SLIDING: LOCAL_ROPE}),
                 dict(rope_parameters={FULL: rope("default", 5000.0), SLIDING: LOCAL_ROPE}),
                 dict(rope_parameters={FULL: GLOBAL_ROPE, SLIDING: rope("linear", 100.0, factor=2.0)})]),
+    "starcoder2": dict(
+        config=dict(model_type="starcoder2", vocab_size=97, hidden_size=24, intermediate_size=40,
+                    num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                    rope_parameters=rope("default", 10000.0), sliding_window=5, norm_epsilon=1e-3),
+        values=dict(embedding=0.1, gain=1.6),
+        unlike=[dict(sliding_window=None), dict(sliding_window=6), dict(norm_epsilon=1e-6)]),
 }
 
 ALL_LINEAR = dict(r=4, lora_alpha=8, target_modules="all-linear")
@@ -173,6 +179,11 @@ CLASSIFIERS = {
                     query_pre_attn_scalar=5, layer_types=[SLIDING, FULL],
                     rope_parameters={FULL: GLOBAL_ROPE, SLIDING: LOCAL_ROPE}, sliding_window=5, pad_token_id=0),
         values=GEMMA, labels=["dull", "funny"]),
+    "starcoder2": dict(
+        config=dict(model_type="starcoder2", vocab_size=83, hidden_size=24, intermediate_size=32,
+                    num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                    rope_parameters=rope("default", 10000.0), sliding_window=5, pad_token_id=4),
+        labels=["clean", "secure"]),
 }
 
 
