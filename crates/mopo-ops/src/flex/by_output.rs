@@ -24,6 +24,17 @@ pub(super) trait ByOutput: Sync {
     /// Writes the weights of an output, one for each input.
     fn read(&self, output: usize, line: &mut [f32]);
 
+    /// Lines, one after the other, in the order in which [`products`](Self::products) reads them.
+    fn packed(&self, lines: Vec<f32>) -> Vec<f32> {
+        lines
+    }
+
+    /// The products of outputs from `first` on with each of `m` [`packed`](Self::packed) lines:
+    /// `[outputs, m]`.
+    fn products(&self, first: usize, packed: &[f32], m: usize, sums: &mut [f32]) {
+        skinny::dots(self, first, packed, m, sums);
+    }
+
     /// The weights of an output, in `buffer` unless they are f32 already.
     fn line<'a>(&'a self, output: usize, buffer: &'a mut [f32]) -> &'a [f32] {
         self.read(output, buffer);
@@ -48,7 +59,7 @@ pub(super) fn weight_matmul(
         return new(out, [m, n]);
     }
     if m <= LINES && !transpose {
-        skinny::by_output(&mut out, add, &skinny::gathered(x, 1.0), weight);
+        skinny::by_output(&mut out, add, skinny::gathered(x, 1.0), weight);
         return new(out, [m, n]);
     }
     let size = (TILE / inputs.max(1)).next_multiple_of(64).min(outputs);

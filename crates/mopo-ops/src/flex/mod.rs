@@ -6,6 +6,8 @@
 
 mod adam;
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod blocks;
 mod by_output;
 mod cached;
 mod elementwise;

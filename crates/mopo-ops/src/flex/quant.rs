@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use mopo_hub::gguf::{TensorType, dequantise_row};
 
+#[cfg(target_arch = "x86_64")]
+use super::blocks::BlockMatrix;
 use super::by_output::{self, ByOutput};
-use super::{Kernel, T, new, values, vectorised};
+use super::{Kernel, T, new, skinny, values, vectorised};
 use crate::QuantisedMatrix;
 use crate::quant::{BLOCK, GROUP, INT8_ZERO, NF4, dynamic_map};
 
@@ -60,9 +62,35 @@ impl<'a> Reader<'a> {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl Reader<'_> {
+    /// The blocks, if there are kernels for products with them.
+    fn blocks(&self) -> Option<BlockMatrix<'_>> {
+        let Kind::Blocks { kind, bytes } = self.kind else { return None };
+        let blocks = BlockMatrix { kind, bytes, inputs: self.shape[0] };
+        blocks.has_kernels().then_some(blocks)
+    }
+}
+
 impl ByOutput for Reader<'_> {
     fn shape(&self) -> [usize; 2] {
         self.shape
+    }
+
+    fn packed(&self, lines: Vec<f32>) -> Vec<f32> {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(blocks) = self.blocks() {
+            return blocks.packed(&lines);
+        }
+        lines
+    }
+
+    fn products(&self, first: usize, packed: &[f32], m: usize, sums: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(blocks) = self.blocks() {
+            return blocks.products(first, packed, m, sums);
+        }
+        skinny::dots(self, first, packed, m, sums);
     }
 
     fn read(&self, output: usize, line: &mut [f32]) {

@@ -29,7 +29,7 @@ pub(super) fn multiply(
     let lines = gathered(a, alpha);
     let transposed = b.transpose();
     if transposed.has_rows() {
-        by_output(out, add, &lines, &Columns(transposed));
+        by_output(out, add, lines, &Columns(transposed));
     } else if b.has_rows() {
         // `[n, m]` in pieces of columns, then transposed: pieces of one line are not contiguous in `out`.
         let mut sums = vec![0f32; n * m];
@@ -62,20 +62,32 @@ pub(super) fn gathered(a: MatRef<'_>, alpha: f32) -> Vec<f32> {
 }
 
 /// `out = (out if add else 0) + lines · W`, with at least one line.
-pub(super) fn by_output(out: &mut [f32], add: bool, lines: &[f32], weight: &impl ByOutput) {
-    let [inputs, outputs] = weight.shape();
+pub(super) fn by_output(out: &mut [f32], add: bool, lines: Vec<f32>, weight: &impl ByOutput) {
+    let [_, outputs] = weight.shape();
     let m = out.len() / outputs;
+    let packed = weight.packed(lines);
     // `[outputs, m]`, then transposed.
     let mut sums = vec![0f32; outputs * m];
     let piece = outputs.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(8);
     sums.par_chunks_mut(piece * m).enumerate().for_each(|(i, sums)| {
-        let mut buffer = vec![0f32; inputs];
-        for (j, sums) in sums.chunks_exact_mut(m).enumerate() {
-            let column = weight.line(i * piece + j, &mut buffer);
-            vectorised(Dots { column, lines, sums });
-        }
+        weight.products(i * piece, &packed, m, sums);
     });
     transpose(out, add, &sums, m);
+}
+
+/// [`ByOutput::products`] of one output after the other.
+pub(super) fn dots(
+    weight: &(impl ByOutput + ?Sized),
+    first: usize,
+    lines: &[f32],
+    m: usize,
+    sums: &mut [f32],
+) {
+    let mut buffer = vec![0f32; weight.shape()[0]];
+    for (output, sums) in (first..).zip(sums.chunks_exact_mut(m)) {
+        let column = weight.line(output, &mut buffer);
+        vectorised(Dots { column, lines, sums });
+    }
 }
 
 /// `out = (out if add else 0) + sumsᵀ`, out of `m` lines.

@@ -2,6 +2,7 @@
 //! gradients through the same numbers in f32.
 
 use burn::tensor::Int;
+use mopo_hub::gguf::TensorType;
 
 use super::*;
 use crate::{
@@ -110,6 +111,82 @@ fn log_probabilities_under_a_quantised_output_layer() {
         });
         for (found, expected) in found.iter().zip(&expected) {
             assert_close(found, expected, 1e-5);
+        }
+    }
+}
+
+/// A matrix of random blocks, in each of which the F16 at `halves` are scales.
+fn blocks(kind: TensorType, halves: &[usize], [outputs, inputs]: [usize; 2]) -> QuantisedMatrix<B> {
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let n_bytes = kind.row_bytes(inputs).unwrap() * outputs;
+    let mut bytes: Vec<u8> = (0..n_bytes).map(|_| rng.random()).collect();
+    for block in bytes.chunks_mut(kind.block_bytes()) {
+        for at in halves {
+            // Of any sign; some are below the normal numbers.
+            let exponent = rng.random_range(0..15u16);
+            let half = rng.random::<u16>() & 0x83ff | exponent << 10;
+            block[*at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+    }
+    QuantisedData::from_blocks(kind, [inputs, outputs], &bytes).to_device(&Default::default())
+}
+
+/// Types, and where their blocks have scales and minima.
+const BLOCKS: [(TensorType, &[usize]); 10] = [
+    (TensorType::Q4_0, &[0]),
+    (TensorType::Q4_1, &[0, 2]),
+    (TensorType::Q5_0, &[0]),
+    (TensorType::Q5_1, &[0, 2]),
+    (TensorType::Q8_0, &[0]),
+    (TensorType::Q2K, &[80, 82]),
+    (TensorType::Q3K, &[108]),
+    (TensorType::Q4K, &[0, 2]),
+    (TensorType::Q5K, &[0, 2]),
+    (TensorType::Q6K, &[208]),
+];
+
+#[test]
+fn products_with_blocks_equal_sums_of_decoded_numbers() {
+    for (kind, halves) in BLOCKS {
+        for [outputs, n_blocks] in [[1, 1], [67, 3], [300, 2]] {
+            let inputs = n_blocks * kind.block_len();
+            let matrix = blocks(kind, halves, [outputs, inputs]);
+            let weights = host::<B>(B::dequantise(&matrix, 0..outputs));
+            for m in [1, 2, 3, 7, 8, 9, 31, 100] {
+                let x = random::<B, 2>([m, inputs], 3);
+                let add = random::<B, 2>([m, outputs], 4);
+                let init = Init::add(Some(float(add.clone())));
+                let matrix = Matrix::Quantised(matrix.clone());
+                let found = host::<B>(B::weight_matmul(init, float(x.clone()), &matrix, false));
+                let (x, add) = (values(x), values(add));
+                for (i, found) in found.into_iter().enumerate() {
+                    let line = &x[i / outputs * inputs..][..inputs];
+                    let weights = &weights[i % outputs * inputs..][..inputs];
+                    let terms = line.iter().zip(weights).map(|(x, w)| f64::from(*x) * f64::from(*w));
+                    let (sum, size) = terms.fold((f64::from(add[i]), 1e-3), |(sum, size), term| {
+                        (sum + term, size + term.abs())
+                    });
+                    let error = (f64::from(found) - sum).abs();
+                    assert!(error < 1e-6 * size, "{kind}, {m} lines: {found} instead of {sum}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_line_times_blocks_has_the_same_bits_among_others() {
+    for (kind, halves) in BLOCKS {
+        let (outputs, inputs) = (75, 512);
+        let matrix = Matrix::Quantised(blocks(kind, halves, [outputs, inputs]));
+        let x = random::<B, 2>([8, inputs], 3);
+        let product = |lines: std::ops::Range<usize>| {
+            let x = x.clone().slice([lines, 0..inputs]);
+            host::<B>(B::weight_matmul(Init::zero(), float(x), &matrix, false))
+        };
+        let all = product(0..8);
+        for m in 1..8 {
+            assert_eq!(product(8 - m..8), all[(8 - m) * outputs..], "{kind}, {m} lines");
         }
     }
 }
