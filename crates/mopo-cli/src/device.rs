@@ -55,9 +55,9 @@ impl fmt::Display for Device {
 }
 
 /// Work that runs on the chosen backend.
-pub(crate) trait Job {
+pub(crate) trait Job: Send {
     /// The result.
-    type Output;
+    type Output: Send;
     /// Runs it. Training wraps `B` in `Autodiff` itself.
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<Self::Output>;
 }
@@ -70,7 +70,9 @@ pub(crate) fn dispatch<J: Job>(device: Device, job: J) -> Result<J::Output> {
     check(device)?;
     match device {
         #[cfg(feature = "flex")]
-        Device::Flex => job.run::<burn::backend::Flex>(Default::default()),
+        // On a thread of the pool: kernels hand it work hundreds of times per token, and a thread
+        // outside would sleep and be woken each time.
+        Device::Flex => rayon::scope(|_| job.run::<burn::backend::Flex>(Default::default())),
         #[cfg(feature = "ndarray")]
         Device::NdArray => job.run::<burn::backend::NdArray>(Default::default()),
         #[cfg(feature = "cuda")]

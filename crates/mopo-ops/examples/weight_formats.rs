@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use burn::backend::Flex;
 use burn::tensor::{DType, Distribution, Tensor};
+use mopo_hub::gguf::TensorType;
 use mopo_ops::{FusedBackend, Init, Matrix, QuantFormat, QuantisedData};
 
 /// Rows of the other factor: generation with one and with eight rows, a short and a long batch.
@@ -40,13 +41,20 @@ fn main() {
         println!("{format:?}: {bytes:.4} bytes per weight, quantised in {:.0} ms", 1e3 * seconds);
         Matrix::Quantised(matrix)
     };
-    let weights = [
+    // Numbers do not matter to the time, as long as none is infinite.
+    let blocks = |kind: TensorType| {
+        let bytes = vec![0x2c; kind.row_bytes(inputs).expect("whole blocks") * outputs];
+        let matrix = QuantisedData::from_blocks(kind, [inputs, outputs], &bytes);
+        (kind.name(), Matrix::Quantised(matrix.to_device::<Flex>(&device)))
+    };
+    let mut weights = vec![
         ("f32", dense(stored.clone())),
         ("bf16", dense(stored.clone().cast(DType::BF16))),
         ("nf4", quantised(QuantFormat::Nf4 { double_quant: false })),
         ("nf4-double", quantised(QuantFormat::Nf4 { double_quant: true })),
         ("int8", quantised(QuantFormat::Int8)),
     ];
+    weights.extend(TensorType::all().skip(3).map(blocks));
     println!("[lines, {inputs}] · [{inputs}, {outputs}], {} threads", rayon::current_num_threads());
     println!("{:>10} {:>6} {:>10} {:>10}", "weight", "lines", "x · W", "g · Wᵀ");
     for m in LINES {

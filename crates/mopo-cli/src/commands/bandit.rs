@@ -104,7 +104,7 @@ struct ExperimentJob<'a, E> {
     bars: &'a mut Bars,
 }
 
-impl<E: Experiment> Job for ExperimentJob<'_, E> {
+impl<E: Experiment + Sync> Job for ExperimentJob<'_, E> {
     type Output = Findings;
 
     fn run<B: Backend>(self, device: B::Device) -> Result<Findings> {
@@ -121,7 +121,7 @@ impl<E: Experiment> Job for ExperimentJob<'_, E> {
     }
 }
 
-fn run_one<E: Experiment>(experiment: &E, common: &BanditCommon) -> Result<()> {
+fn run_one<E: Experiment + Sync>(experiment: &E, common: &BanditCommon) -> Result<()> {
     check(common.device)?;
     let out = common.out.clone().unwrap_or_else(|| PathBuf::from("runs/bandit").join(E::NAME));
     // Fail early if the folder cannot be written.

@@ -1,6 +1,6 @@
 //! Products with a weight that is read output by output. A weight that is not f32 is converted tile
 //! by tile for the product, or, for a few lines, one output at a time, which stays in the L1
-//! cache.
+//! cache; the blocks of a file, for a few lines, in registers (`blocks`).
 
 use burn::tensor::TensorMetadata;
 use half::bf16;

@@ -58,6 +58,9 @@ pub(super) fn multiply(
 /// The lines of `alpha · a`, one after the other.
 pub(super) fn gathered(a: MatRef<'_>, alpha: f32) -> Vec<f32> {
     let (m, k) = (a.rows(), a.columns());
+    if a.has_rows() {
+        return (0..m).flat_map(|i| a.row(i)).map(|x| alpha * x).collect();
+    }
     (0..m).flat_map(|i| (0..k).map(move |j| (i, j))).map(|(i, j)| alpha * a[(i, j)]).collect()
 }
 
@@ -66,12 +69,18 @@ pub(super) fn by_output(out: &mut [f32], add: bool, lines: Vec<f32>, weight: &im
     let [_, outputs] = weight.shape();
     let m = out.len() / outputs;
     let packed = weight.packed(lines);
+    let piece = outputs.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(8);
+    let fill = |sums: &mut [f32]| {
+        sums.par_chunks_mut(piece * m).enumerate().for_each(|(i, sums)| {
+            weight.products(i * piece, &packed, m, sums);
+        });
+    };
+    if m == 1 && !add {
+        return fill(out);
+    }
     // `[outputs, m]`, then transposed.
     let mut sums = vec![0f32; outputs * m];
-    let piece = outputs.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(8);
-    sums.par_chunks_mut(piece * m).enumerate().for_each(|(i, sums)| {
-        weight.products(i * piece, &packed, m, sums);
-    });
+    fill(&mut sums);
     transpose(out, add, &sums, m);
 }
 

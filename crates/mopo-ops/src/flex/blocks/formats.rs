@@ -18,12 +18,7 @@ pub(super) trait Format<const BYTES: usize, const SCALES: usize> {
     fn scales(simd: Vectors, block: &[u8; BYTES]) -> Self::Scales;
 
     /// Group `j`.
-    fn group(
-        simd: Vectors,
-        block: &[u8; BYTES],
-        scales: &Self::Scales,
-        j: usize,
-    ) -> Group<SCALES>;
+    fn group(simd: Vectors, block: &[u8; BYTES], scales: &Self::Scales, j: usize) -> Group<SCALES>;
 }
 
 /// `N` bytes from `at` on.
@@ -263,10 +258,8 @@ impl Format<176, 1> for Q5K {
         let four = half_bytes(simd, part(block, 48 + j / 2 * 32), j);
         let bit = set(simd, 1 << j);
         let fifth = simd.avx2._mm256_and_si256(cast(part::<32>(block, 16)), bit);
-        let fifth = simd.avx2._mm256_and_si256(
-            simd.avx2._mm256_cmpeq_epi8(fifth, bit),
-            set(simd, 16),
-        );
+        let fifth =
+            simd.avx2._mm256_and_si256(simd.avx2._mm256_cmpeq_epi8(fifth, bit), set(simd, 16));
         let [scale, minimum] = eight_pair(simd, scales, j);
         one(signed(simd, simd.avx2._mm256_or_si256(four, fifth)), scale, Some(minimum))
     }

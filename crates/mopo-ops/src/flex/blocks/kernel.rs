@@ -104,11 +104,11 @@ impl Pass<'_> {
     }
 
     fn of<F: Format<BYTES, SCALES>, const BYTES: usize, const SCALES: usize, const R: usize>(self) {
-        let simd = Instructions::try_new().expect("AVX2 and F16C");
+        let instructions = Instructions::try_new().expect("AVX2 and F16C");
         let v3 = V3::try_new().expect("a part of these");
-        let simd_vectors = Vectors { v3, _f16c: simd };
-        simd.vectorize(Lines::<F, BYTES, SCALES, R> {
-            simd: simd_vectors,
+        let simd = Vectors { v3, _f16c: instructions };
+        instructions.vectorize(Lines::<F, BYTES, SCALES, R> {
+            simd,
             pass: self,
             format: PhantomData,
         });
@@ -164,16 +164,21 @@ fn add<const SCALES: usize, const R: usize>(
     for (line, total) in lines.iter().zip(totals) {
         let [a, b, c, d, sums]: [f32x8; 5] = cast(*line);
         let first = simd.mul_add_f32x8(codes[1], b, simd.mul_f32x8(codes[0], a));
-        if SCALES == 1 {
-            let both = simd.mul_add_f32x8(codes[3], d, simd.mul_add_f32x8(codes[2], c, first));
-            *total = simd.mul_add_f32x8(scales[0], both, *total);
+        let scaled = if SCALES == 1 {
+            let all = simd.mul_add_f32x8(codes[3], d, simd.mul_add_f32x8(codes[2], c, first));
+            match minimum {
+                None => {
+                    *total = simd.mul_add_f32x8(scales[0], all, *total);
+                    continue;
+                }
+                Some(minimum) => simd.mul_add_f32x8(scales[0], all, simd.mul_f32x8(minimum, sums)),
+            }
         } else {
+            debug_assert!(minimum.is_none(), "no type has both");
             let second = simd.mul_add_f32x8(codes[3], d, simd.mul_f32x8(codes[2], c));
-            *total = simd.mul_add_f32x8(scales[0], first, *total);
-            *total = simd.mul_add_f32x8(scales[1], second, *total);
-        }
-        if let Some(minimum) = minimum {
-            *total = simd.mul_add_f32x8(minimum, sums, *total);
-        }
+            simd.mul_add_f32x8(scales[0], first, simd.mul_f32x8(scales[1], second))
+        };
+        // One addition, not two that wait for each other.
+        *total = simd.add_f32x8(*total, scaled);
     }
 }
