@@ -1,12 +1,13 @@
 """Greedy generation of transformers with its cache, on the prompts of `mopo bench generate`.
 
-    python generate.py MODEL_DIR PAIRS.jsonl [--batch 1 --new-tokens 64 --max-len 512 --repeats 4 --threads 2]
+    python generate.py MODEL_DIR|FILE.gguf PAIRS.jsonl [--batch 1 --new-tokens 64 --max-len 512 --repeats 4 --threads 2]
 
 Prints one JSON line with the median time after the first call and the new token ids. A row ends at the
 last id of the vocabulary, which occurs in no text, so that no row ends early; `mopo bench generate`
-does the same. Rows are padded on the left. Needs torch and transformers.
+does the same. Rows are padded on the left. A GGUF file is read as f32. Needs torch and transformers, and
+gguf for such a file.
 """
-import argparse, json, resource, statistics, time
+import argparse, json, os, resource, statistics, time
 import torch, transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -17,8 +18,12 @@ for name, value in {"batch": 1, "new-tokens": 64, "max-len": 512, "repeats": 4, 
     p.add_argument(f"--{name}", type=int, default=value)
 a = p.parse_args()
 torch.set_num_threads(a.threads)
-tok = AutoTokenizer.from_pretrained(a.model)
-model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32, attn_implementation="sdpa").eval()
+folder, file = os.path.split(a.model)
+source = dict(pretrained_model_name_or_path=a.model)
+if file.endswith(".gguf"):
+    source = dict(pretrained_model_name_or_path=folder or ".", gguf_file=file)
+tok = AutoTokenizer.from_pretrained(**source)
+model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, attn_implementation="sdpa").eval()
 
 rows = [json.loads(line) for line in open(a.pairs, encoding="utf-8")]
 rows = [r for r in rows

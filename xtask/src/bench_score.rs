@@ -14,7 +14,7 @@ use crate::bench_train::report::{number, shown};
 use crate::bench_train::write_whole;
 use crate::cargo::{root, status, target_directory};
 use crate::machine::{date_and_commit, ensure_committed, machine, median};
-use crate::measured::measured_line;
+use crate::measured::{Participant, take_turns, values};
 use crate::program;
 
 const SCORE: &str = "xtask/peers/score.py";
@@ -58,14 +58,6 @@ pub(crate) struct Options {
     out: Option<PathBuf>,
 }
 
-/// What is measured.
-struct Participant {
-    name: &'static str,
-    /// Without this machine's paths.
-    shown: String,
-    command: Box<dyn Fn() -> Command>,
-}
-
 /// `cargo xtask bench score …`.
 pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
     if options.out.is_some() {
@@ -88,31 +80,10 @@ pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
 
     let before = machine();
     println!("{before}");
-    let mut runs: Vec<Value> = vec![];
     let record = folder.join("runs.jsonl");
-    for round in 1..=options.rounds {
-        for participant in &all {
-            eprint!("round {round} of {}: {:<24} ", options.rounds, participant.name);
-            let log = folder.join(format!("{}.log", participant.name));
-            let mut run = json!({ "participant": participant.name, "round": round });
-            match measured_line(&mut (participant.command)(), &log) {
-                Ok(line) => {
-                    eprintln!(
-                        "{} texts/s",
-                        number(line["texts_per_second"].as_f64().unwrap_or(0.0))
-                    );
-                    run["line"] = line;
-                }
-                Err(why) => {
-                    eprintln!("FAILED: {why}");
-                    run["failed"] = why.into();
-                }
-            }
-            runs.push(run);
-            let lines: String = runs.iter().map(|run| format!("{run}\n")).collect();
-            write_whole(&record, &lines)?;
-        }
-    }
+    let runs = take_turns(&all, options.rounds, &folder, &record, |line| {
+        format!("{} texts/s", number(line["texts_per_second"].as_f64().unwrap_or(0.0)))
+    })?;
     let context = About { command: shown(args), when, versions, machine: [before, machine()] };
     let page = page(options, &context, &all, &runs);
     println!("\n{page}");
@@ -245,12 +216,6 @@ fn participants(
         });
     }
     all
-}
-
-/// A figure of each of a participant's runs.
-fn values(runs: &[Value], name: &str, key: &str) -> Vec<f64> {
-    let of = runs.iter().filter(|run| run["participant"] == name);
-    of.filter_map(|run| run["line"][key].as_f64()).collect()
 }
 
 /// The largest difference between two participants' scores, relative to the largest score.

@@ -1,14 +1,67 @@
-//! One run of a process that measures something and prints it as a JSON line, ours or a peer's.
+//! Processes that measure something and print it as a JSON line, ours and peers', which take turns.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::bench_train::write_whole;
+
+/// What is measured.
+pub(crate) struct Participant {
+    pub(crate) name: &'static str,
+    /// Without this machine's paths.
+    pub(crate) shown: String,
+    pub(crate) command: Box<dyn Fn() -> Command>,
+}
+
+/// Runs all in turns. Each run has its participant's name, the round, and the line, or why it failed;
+/// `record` has those so far, `folder` what failed runs printed.
+pub(crate) fn take_turns(
+    all: &[Participant],
+    rounds: usize,
+    folder: &Path,
+    record: &Path,
+    headline: impl Fn(&Value) -> String,
+) -> Result<Vec<Value>> {
+    let mut runs: Vec<Value> = vec![];
+    for round in 1..=rounds {
+        for participant in all {
+            eprint!("round {round} of {rounds}: {:<24} ", participant.name);
+            let log = folder.join(format!("{}.log", participant.name));
+            let mut run = json!({ "participant": participant.name, "round": round });
+            match measured_line(&mut (participant.command)(), &log) {
+                Ok(line) => {
+                    eprintln!("{}", headline(&line));
+                    run["line"] = line;
+                }
+                Err(why) => {
+                    eprintln!("FAILED: {why}");
+                    run["failed"] = why.into();
+                }
+            }
+            runs.push(run);
+            let lines: String = runs.iter().map(|run| format!("{run}\n")).collect();
+            write_whole(record, &lines)?;
+        }
+    }
+    Ok(runs)
+}
+
+/// A figure of each of a participant's runs.
+pub(crate) fn values(runs: &[Value], name: &str, key: &str) -> Vec<f64> {
+    let of = runs.iter().filter(|run| run["participant"] == name);
+    of.filter_map(|run| run["line"][key].as_f64()).collect()
+}
 
 /// The last line of a process that is a JSON object; in words, why there is none, and that all of its
 /// output is in `log`.
-pub(crate) fn measured_line(command: &mut Command, log: &Path) -> Result<Value, String> {
+pub(crate) fn measured_line(
+    command: &mut Command,
+    log: &Path,
+) -> std::result::Result<Value, String> {
     let out = command.stdin(Stdio::null()).output().map_err(|e| {
         format!("{} cannot be started: {e}", command.get_program().to_string_lossy())
     })?;
