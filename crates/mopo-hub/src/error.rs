@@ -168,6 +168,14 @@ pub enum Error {
         /// Why, and what to do.
         reason: String,
     },
+    /// A type of tensors that cannot be written.
+    #[error("GGUF files cannot be written in `{name}`; choose {}", known.join(", "))]
+    UnwritableType {
+        /// The type asked for.
+        name: String,
+        /// Those that can be.
+        known: Vec<&'static str>,
+    },
     /// A model that is neither a directory nor a name.
     #[error("cannot use model `{given}`: {reason}")]
     NotAModel {

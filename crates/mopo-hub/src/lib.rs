@@ -34,4 +34,4 @@ pub use memory::{available_memory, check_memory, readable_bytes};
 pub use presets::Presets;
 pub use progress::{Progress, Silent, Unit};
 #[cfg(feature = "tensors")]
-pub use tensors::{TensorFiles, TensorWriter, WEIGHTS, WeightDtype, find_files};
+pub use tensors::{NamedTensor, TensorFiles, TensorWriter, WEIGHTS, WeightDtype, find_files};

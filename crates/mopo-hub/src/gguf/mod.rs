@@ -30,11 +30,18 @@ mod read;
 mod tensor_type;
 mod write;
 
+use std::path::Path;
+
 pub use blocks::{dequantise_row, quantise_row};
 pub use metadata::{Array, FromValue, Metadata, Value};
 pub use read::{GgufFile, TensorInfo};
 pub use tensor_type::TensorType;
 pub use write::GgufWriter;
+
+/// Whether a path has the extension of a GGUF file, by which programs know them.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
 
 const MAGIC: [u8; 4] = *b"GGUF";
 /// The version that is written. It differs from version 2 only in that it allows big endian.

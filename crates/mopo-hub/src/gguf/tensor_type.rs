@@ -1,6 +1,9 @@
 //! The types of tensors: ids and names of ggml, sizes of blocks.
 
 use std::fmt;
+use std::str::FromStr;
+
+use crate::Error;
 
 /// How the values of a tensor are stored: in blocks, each within one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -119,7 +122,7 @@ impl TensorType {
     /// Whether [`quantise_row`](super::quantise_row) can write it. All types can be read.
     pub fn can_quantise(self) -> bool {
         use TensorType::*;
-        matches!(self, F32 | F16 | Bf16 | Q8_0 | Q4_0 | Q4K)
+        matches!(self, F32 | F16 | Bf16 | Q8_0 | Q5_0 | Q4_0 | Q4K)
     }
 
     fn row(self) -> (Self, u32, &'static str, usize, usize) {
@@ -133,6 +136,19 @@ impl fmt::Display for TensorType {
     }
 }
 
+/// ggml's name, in upper or lower case, of a type that can be written.
+impl FromStr for TensorType {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let known = Self::all().find(|one| one.name().eq_ignore_ascii_case(name));
+        known.filter(|one| one.can_quantise()).ok_or_else(|| Error::UnwritableType {
+            name: name.into(),
+            known: Self::all().filter(|one| one.can_quantise()).map(Self::name).collect(),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,6 +159,9 @@ mod tests {
             assert_eq!(tensor_type.row().0, tensor_type);
             assert_eq!(TensorType::from_id(tensor_type.id()), Ok(tensor_type));
         }
+        assert_eq!("q4_k".parse::<TensorType>().unwrap(), TensorType::Q4K);
+        let error = "Q6_K".parse::<TensorType>().unwrap_err().to_string();
+        assert!(error.contains("`Q6_K`") && error.contains("Q8_0"), "{error}");
         assert_eq!(TensorType::from_id(23).unwrap_err(), "IQ4_XS (23)");
         assert_eq!(TensorType::from_id(4).unwrap_err(), "4");
         assert_eq!(TensorType::Q4K.row_bytes(512), Some(288));

@@ -14,7 +14,7 @@ use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 
 pub use read::TensorFiles;
-pub use write::TensorWriter;
+pub use write::{NamedTensor, TensorWriter};
 
 use crate::{Error, Result, read_json};
 

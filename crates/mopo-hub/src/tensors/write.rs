@@ -20,6 +20,16 @@ pub struct TensorWriter {
     finite_only: bool,
 }
 
+/// A tensor whose values are made when they are needed.
+pub struct NamedTensor {
+    /// Its name in Hugging Face's layout.
+    pub name: String,
+    /// Its dimensions; the last one changes fastest.
+    pub shape: Vec<usize>,
+    /// Its values as f32.
+    pub values: Box<dyn Fn() -> Vec<f32>>,
+}
+
 /// A tensor that is converted to bytes when it is written.
 struct Pending {
     dtype: Dtype,
@@ -68,6 +78,17 @@ impl TensorWriter {
     /// Adds an `[inputs, outputs]` matrix as `[outputs, inputs]`.
     pub fn transposed<B: Backend>(&mut self, name: &str, tensor: Tensor<B, 2>) {
         self.tensor(name, tensor.transpose());
+    }
+
+    /// The tensors in the order in which they were added, for a file of another format. For a writer
+    /// that keeps each tensor's type.
+    pub fn into_tensors(self) -> impl Iterator<Item = NamedTensor> {
+        assert!(self.dtype.is_none(), "the values would be converted");
+        self.tensors.into_iter().map(|(name, Pending { shape, data, .. })| {
+            let data = move || data().expect("not converted").convert::<f32>();
+            let values = move || data().into_vec().expect("f32");
+            NamedTensor { name, shape, values: Box::new(values) }
+        })
     }
 
     /// Writes the file, atomically.

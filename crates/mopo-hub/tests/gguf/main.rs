@@ -60,6 +60,7 @@ fn quantisers_give_the_blocks_of_the_references() {
         ("f16", TensorType::F16),
         ("bf16", TensorType::Bf16),
         ("q4_0", TensorType::Q4_0),
+        ("q5_0", TensorType::Q5_0),
         ("q8_0", TensorType::Q8_0),
         ("q4_k.quantised", TensorType::Q4K),
     ] {
@@ -221,6 +222,7 @@ fn values_that_a_type_cannot_store_are_named() {
         (TensorType::Bf16, 3e38, f32::MAX),
         (TensorType::Q8_0, 127.0 * 65_504.0, -127.0 * 65_530.0),
         (TensorType::Q4_0, 8.0 * 65_504.0, 8.0 * 65_530.0),
+        (TensorType::Q5_0, 16.0 * 65_504.0, 16.0 * 65_530.0),
         (TensorType::Q4K, 6e7, 1e8),
     ] {
         write(tensor_type, largest).unwrap();
@@ -246,7 +248,10 @@ fn shapes_and_types_that_cannot_be_written_are_refused_with_a_choice() {
         writer.write(&path)
     };
     for (error, words) in [
-        (message(write("a", &[2, 576], TensorType::Q4K)), "choose F32, F16, BF16, Q4_0, Q8_0"),
+        (
+            message(write("a", &[2, 576], TensorType::Q4K)),
+            "choose F32, F16, BF16, Q4_0, Q5_0, Q8_0",
+        ),
         (message(write("a", &[2, 30], TensorType::Q4_0)), "choose F32, F16, BF16"),
         (message(write("a", &[2, 32], TensorType::Q5_1)), "Q5_1 can only be read; choose"),
         (message(write("other", &[2, 32], TensorType::F32)), "another tensor has this name"),

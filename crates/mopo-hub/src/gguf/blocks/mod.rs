@@ -65,6 +65,7 @@ pub fn quantise_row(tensor_type: TensorType, values: &[f32], blocks: &mut [u8]) 
         TensorType::F16 => float::to_f16(values, blocks),
         TensorType::Bf16 => float::to_bf16(values, blocks),
         TensorType::Q4_0 => each_into(values, blocks, q4::quantise_0),
+        TensorType::Q5_0 => each_into(values, blocks, q5::quantise_0),
         TensorType::Q8_0 => each_into(values, blocks, q8::quantise),
         TensorType::Q4K => each_into(values, blocks, q4_k::quantise),
         _ => panic!("there is no quantiser for {tensor_type}"),
@@ -96,6 +97,11 @@ fn each_into<const BYTES: usize, const VALUES: usize>(
 #[inline(always)]
 fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32_const()
+}
+
+/// The value of largest magnitude; of several the first.
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0_f32, |max, x| if x.abs() > max.abs() { *x } else { max })
 }
 
 /// `1 / scale`, or 0 for a block that is stored as zeros.

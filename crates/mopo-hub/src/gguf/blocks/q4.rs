@@ -10,7 +10,7 @@
 
 use half::f16;
 
-use super::{half_at, inverse};
+use super::{half_at, inverse, largest};
 
 #[inline(always)]
 pub(super) fn dequantise_0(block: &[u8; 18], out: &mut [f32; 32]) {
@@ -34,9 +34,7 @@ pub(super) fn dequantise_1(block: &[u8; 20], out: &mut [f32; 32]) {
 
 /// The value of largest magnitude becomes q = 0, so the scale has the opposite sign.
 pub(super) fn quantise_0(values: &[f32; 32], block: &mut [u8; 18]) {
-    // The first one, if several are equal.
-    let largest = values.iter().fold(0.0_f32, |max, x| if x.abs() > max.abs() { *x } else { max });
-    let d = largest / -8.0;
+    let d = largest(values) / -8.0;
     let per_unit = inverse(d);
     let code = |x: f32| ((x * per_unit + 8.5) as u8).min(15);
     block[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());

@@ -9,7 +9,9 @@
 //!
 //! The value is d · (q − 16) in Q5_0, d · q + m in Q5_1.
 
-use super::half_at;
+use half::f16;
+
+use super::{half_at, inverse, largest};
 
 #[inline(always)]
 pub(super) fn dequantise_0(block: &[u8; 22], out: &mut [f32; 32]) {
@@ -32,5 +34,19 @@ fn codes(bits: &[u8], out: &mut [f32; 32], value: impl Fn(f32) -> f32) {
     for (i, ((low, high), byte)) in low.iter_mut().zip(high).zip(&bits[4..]).enumerate() {
         *low = code(byte & 15, i);
         *high = code(byte >> 4, i + 16);
+    }
+}
+
+/// The value of largest magnitude becomes q = 0, so the scale has the opposite sign.
+pub(super) fn quantise_0(values: &[f32; 32], block: &mut [u8; 22]) {
+    let d = largest(values) / -16.0;
+    let per_unit = inverse(d);
+    let code = |x: f32| ((x * per_unit + 16.5) as u8).min(31);
+    block[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+    let fifth =
+        values.iter().enumerate().fold(0, |bits, (i, x)| bits | u32::from(code(*x) >> 4) << i);
+    block[2..6].copy_from_slice(&fifth.to_le_bytes());
+    for (i, byte) in block[6..].iter_mut().enumerate() {
+        *byte = code(values[i]) & 15 | code(values[i + 16]) << 4;
     }
 }
