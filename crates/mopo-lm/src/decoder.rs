@@ -12,7 +12,7 @@ use burn::record::{BinBytesRecorder, FullPrecisionSettings, Recorder, RecorderEr
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
 use mopo_hub::gguf::GgufFile;
-use mopo_hub::{WEIGHTS, WeightDtype};
+use mopo_hub::{TensorWriter, WEIGHTS, WeightDtype};
 use mopo_ops::FusedBackend;
 
 use crate::families::{gemma, llama, qwen, starcoder};
@@ -178,8 +178,11 @@ pub trait Decoder<B: FusedBackend>: Module<B> {
     /// Its `config.json`, but for the data type.
     fn hub_config(&self) -> serde_json::Value;
 
-    /// Writes the tensors under transformers' names, with `lm_head` as the output layer if it is given,
-    /// all in one data type or each in its own.
+    /// Adds the tensors under transformers' names, with `lm_head` as the output layer if it is given.
+    fn list_weights(&self, lm_head: Option<&OutputLayer<B>>, out: &mut TensorWriter);
+
+    /// Writes the tensors of [`list_weights`](Self::list_weights) in safetensors, all in one data type or each
+    /// in its own.
     ///
     /// # Errors
     /// A file cannot be written.
@@ -188,7 +191,11 @@ pub trait Decoder<B: FusedBackend>: Module<B> {
         lm_head: Option<&OutputLayer<B>>,
         dtype: Option<WeightDtype>,
         file: &Path,
-    ) -> Result<()>;
+    ) -> Result<()> {
+        let mut out = TensorWriter::with_dtype(dtype).finite_only();
+        self.list_weights(lm_head, &mut out);
+        Ok(out.write(file)?)
+    }
 
     /// Writes `config.json` and `model.safetensors` to `dir`, which is created if needed, in the layout
     /// of transformers. Each tensor keeps its data type, so nothing is lost; quantised weights become
@@ -402,13 +409,8 @@ impl<B: FusedBackend> Decoder<B> for CausalLm<B> {
         either!(&self.architecture, model => model.hub_config())
     }
 
-    fn write_weights(
-        &self,
-        lm_head: Option<&OutputLayer<B>>,
-        dtype: Option<WeightDtype>,
-        file: &Path,
-    ) -> Result<()> {
-        either!(&self.architecture, model => model.write_weights(lm_head, dtype, file))
+    fn list_weights(&self, lm_head: Option<&OutputLayer<B>>, out: &mut TensorWriter) {
+        either!(&self.architecture, model => model.list_weights(lm_head, out))
     }
 
     fn default_adapter(&self) -> Option<&LoraAdapter<B>> {

@@ -44,8 +44,10 @@ pub use classifiers::{
 pub use decoder::{Architecture, CausalLm, Decoder, DecoderShape, LinearShape};
 pub use error::{Error, Result};
 pub use export::export_hub;
-pub use generate::{Decoding, GenerationConfig, HubGeneration, generate, generate_with_row_ids};
-pub use gguf::{GGUF_WEIGHTS, gguf_file};
+pub use generate::{
+    Decoding, GenerationConfig, HubGeneration, generate, generate_streaming, generate_with_row_ids,
+};
+pub use gguf::{GGUF_WEIGHTS, export_gguf, gguf_file};
 pub use heads::PolicyHeads;
 pub use layers::dense::{Activation, Attention, Dense};
 pub use layers::{KvCache, NewTokens, Norm, OutputLayer, Projection, Weight};

@@ -10,6 +10,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::ops::ControlFlow;
+
 use burn::tensor::{Tensor, activation};
 use mopo_ops::FusedBackend;
 use serde::{Deserialize, Serialize};
@@ -118,6 +120,28 @@ pub fn generate<B: FusedBackend>(
     generate_with_row_ids(base, params, head, prompts, &row_ids, end_of_text, config, device)
 }
 
+/// [`generate`] for one prompt, calling `on_token` with the response so far after each of its tokens; a
+/// [`Break`](ControlFlow::Break) ends it there.
+///
+/// # Errors
+/// Those of [`generate`].
+#[allow(clippy::too_many_arguments)]
+pub fn generate_streaming<B: FusedBackend>(
+    base: &impl Decoder<B>,
+    params: Option<&PolicyParams<B>>,
+    head: impl Into<Decoding>,
+    prompt: &[u32],
+    end_of_text: u32,
+    config: &GenerationConfig,
+    device: &B::Device,
+    on_token: &mut dyn FnMut(&[u32]) -> ControlFlow<()>,
+) -> Result<Vec<u32>> {
+    let (prompts, row_ids) = ([prompt.to_vec()], [hash(prompt)]);
+    let rows = Rows { prompts: &prompts, row_ids: &row_ids, end_of_text };
+    let mut responses = run(base, params, &head.into(), &rows, config, device, on_token)?;
+    Ok(responses.pop().expect("one for each prompt"))
+}
+
 /// [`generate`] with a number per row that selects its random stream, for example its index in the
 /// data set: several responses to one prompt then differ.
 ///
@@ -135,8 +159,30 @@ pub fn generate_with_row_ids<B: FusedBackend>(
     device: &B::Device,
 ) -> Result<Vec<Vec<u32>>> {
     assert_eq!(prompts.len(), row_ids.len(), "one row id for each prompt");
+    let rows = Rows { prompts, row_ids, end_of_text };
+    let go_on = &mut |_: &[u32]| ControlFlow::Continue(());
+    run(base, params, &head.into(), &rows, config, device, go_on)
+}
+
+/// What is continued.
+struct Rows<'a> {
+    prompts: &'a [Vec<u32>],
+    row_ids: &'a [u64],
+    end_of_text: u32,
+}
+
+/// Continues all rows; `on_token` gets a row's response after each of its tokens, and may end it.
+fn run<B: FusedBackend>(
+    base: &impl Decoder<B>,
+    params: Option<&PolicyParams<B>>,
+    decoding: &Decoding,
+    rows: &Rows<'_>,
+    config: &GenerationConfig,
+    device: &B::Device,
+    on_token: &mut dyn FnMut(&[u32]) -> ControlFlow<()>,
+) -> Result<Vec<Vec<u32>>> {
+    let Rows { prompts, row_ids, end_of_text } = *rows;
     config.check()?;
-    let decoding = head.into();
     let head = &decoding.head;
     decoding.check(params.map_or(0, |params| params.n_policies()))?;
     let shape = base.shape();
@@ -156,7 +202,7 @@ pub fn generate_with_row_ids<B: FusedBackend>(
     let mut done = vec![false; rows];
     let n_new = config.max_new_tokens;
     let mut stream = Stream::new(base, adapter, prompts, n_new, device);
-    let mut exact = ExactMixture::new(base, params, &decoding, prompts, n_new, device);
+    let mut exact = ExactMixture::new(base, params, decoding, prompts, n_new, device);
 
     // The first step sees the whole prompts, later ones the tokens just sampled.
     let n_tokens = config.n_tokens.unwrap_or(usize::MAX);
@@ -180,6 +226,7 @@ pub fn generate_with_row_ids<B: FusedBackend>(
                 done[row] = token == end_of_text || config.stop.contains(&token);
                 if !done[row] {
                     responses[row].push(token);
+                    done[row] = on_token(&responses[row]).is_break();
                 }
             }
             // Finished rows keep running; their input does not matter.

@@ -7,13 +7,13 @@ use crate::hub_config::HubConfig;
 use crate::{Error, Result};
 
 /// An architecture of llama.cpp, its `model_type` and its class in transformers.
-struct Architecture {
-    name: &'static str,
-    model_type: &'static str,
+pub(super) struct Architecture {
+    pub(super) name: &'static str,
+    pub(super) model_type: &'static str,
     class: &'static str,
 }
 
-const ARCHITECTURES: [Architecture; 5] = [
+pub(super) const ARCHITECTURES: [Architecture; 5] = [
     Architecture { name: "llama", model_type: "llama", class: "LlamaForCausalLM" },
     Architecture { name: "qwen2", model_type: "qwen2", class: "Qwen2ForCausalLM" },
     Architecture { name: "qwen3", model_type: "qwen3", class: "Qwen3ForCausalLM" },
@@ -34,7 +34,10 @@ const COUNTS: [(&str, &str); 7] = [
 
 /// Gemma 3's local blocks, of which a file says nothing.
 const GEMMA_LOCAL_BASE: f64 = 10_000.0;
-const GEMMA_PATTERN: usize = 6;
+pub(super) const GEMMA_PATTERN: usize = 6;
+/// Blocks of the largest model, which alone scales queries by its width per head instead of the
+/// head's size.
+pub(super) const GEMMA_LARGEST: u64 = 62;
 
 /// The configuration of the model in a file.
 ///
@@ -143,10 +146,9 @@ fn gemma(keys: &Keys<'_>, json: &mut Map<String, Value>, head_dim: Option<u64>) 
             json.insert(ours.into(), cap.into());
         }
     }
-    // The largest model alone scales queries by its width per head instead of the head's size.
     let of = |key: &str| json.get(key).and_then(Value::as_u64);
     let scalar = match of("num_hidden_layers") {
-        Some(62) => {
+        Some(GEMMA_LARGEST) => {
             of("hidden_size").zip(of("num_attention_heads")).and_then(|(d, n)| d.checked_div(n))
         }
         _ => head_dim,
@@ -157,26 +159,31 @@ fn gemma(keys: &Keys<'_>, json: &mut Map<String, Value>, head_dim: Option<u64>) 
     Ok(())
 }
 
-/// Files have the factor of each frequency of Llama 3's scaling, not its settings; these are the published
-/// ones, if they give the same factors.
+/// Files have the factor of each frequency of Llama 3's scaling, not its settings: these are the published
+/// ones, with the original context (a power of two) that gives the same factors.
 fn llama_3(file: &GgufFile, factors: &[f32], theta: f64, dim: f64) -> Result<Value> {
     const KEY: &str = "rope_freqs.weight";
+    const PUBLISHED: u32 = 8192;
     let factor = f64::from(factors.iter().copied().fold(1.0, f32::max));
-    let (low, high, context) = (1.0, 4.0, 8192.0);
-    let fits = factors.iter().enumerate().all(|(j, found)| {
-        let length = std::f64::consts::TAU * theta.powf(2.0 * j as f64 / dim);
-        let smooth = ((context / length - low) / (high - low)).clamp(0.0, 1.0);
-        let expected = 1.0 / ((1.0 - smooth) / factor + smooth);
-        (f64::from(*found) - expected).abs() <= 1e-4 * expected
-    });
-    if !fits || factors.len() as f64 != dim / 2.0 {
+    let (low, high) = (1.0, 4.0);
+    let fits = |context: &u32| {
+        factors.len() as f64 == dim / 2.0
+            && factors.iter().enumerate().all(|(j, found)| {
+                let length = std::f64::consts::TAU * theta.powf(2.0 * j as f64 / dim);
+                let smooth = ((f64::from(*context) / length - low) / (high - low)).clamp(0.0, 1.0);
+                let expected = 1.0 / ((1.0 - smooth) / factor + smooth);
+                (f64::from(*found) - expected).abs() <= 1e-4 * expected
+            })
+    };
+    let others = (4..24).map(|power| 1 << power);
+    let Some(context) = [PUBLISHED].into_iter().chain(others).find(fits) else {
         let expected = "its factors are not those of Llama 3's scaling with the published settings; take \
                         the model's Hugging Face directory";
         return Err(invalid(file, KEY, format!("{} factors", factors.len()), expected.into()));
-    }
+    };
     Ok(json!({
         "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
-        "original_max_position_embeddings": 8192,
+        "original_max_position_embeddings": context,
     }))
 }
 

@@ -13,4 +13,4 @@ pub use cache::{KvCache, NewTokens};
 pub use norm::Norm;
 pub use output::OutputLayer;
 pub use projection::{Projection, Weight};
-pub(crate) use rotary::{Rotary, RotaryKeys};
+pub(crate) use rotary::{Rotary, RotaryKeys, Scaling};

@@ -16,6 +16,30 @@ pub(crate) struct Rotary {
     frequencies: Vec<f32>,
     /// Cosines and sines are multiplied with it (YaRN).
     factor: f32,
+    /// The base of the frequencies before scaling.
+    theta: f64,
+    scaling: Scaling,
+}
+
+/// How frequencies are scaled for longer contexts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Scaling {
+    /// Not at all.
+    None,
+    /// All are divided by this factor.
+    Linear(f64),
+    /// Llama 3's bands.
+    Llama3,
+    /// YaRN.
+    Yarn {
+        factor: f64,
+        /// Positions of the original model.
+        context: f64,
+        fast: f64,
+        slow: f64,
+        /// Whether the ends of the ramp are rounded, and the temperature is that of the factor.
+        is_plain: bool,
+    },
 }
 
 /// Where a model's settings stand.
@@ -90,7 +114,29 @@ impl Rotary {
     fn plain(theta: f64, rotated: usize) -> Self {
         // In f32, as transformers computes them.
         let power = |j: usize| (theta as f32).powf((2 * j) as f32 / rotated as f32);
-        Self { frequencies: (0..rotated / 2).map(|j| 1.0 / power(j)).collect(), factor: 1.0 }
+        let frequencies = (0..rotated / 2).map(|j| 1.0 / power(j)).collect();
+        Self { frequencies, factor: 1.0, theta, scaling: Scaling::None }
+    }
+
+    /// The base of the frequencies before scaling.
+    pub(crate) fn theta(&self) -> f64 {
+        self.theta
+    }
+
+    /// How the frequencies are scaled.
+    pub(crate) fn scaling(&self) -> Scaling {
+        self.scaling
+    }
+
+    /// Features of a head that are rotated.
+    pub(crate) fn rotated(&self) -> usize {
+        2 * self.frequencies.len()
+    }
+
+    /// What each frequency was divided by.
+    pub(crate) fn divisors(&self) -> Vec<f32> {
+        let plain = Self::plain(self.theta, self.rotated()).frequencies;
+        plain.iter().zip(&self.frequencies).map(|(plain, scaled)| plain / scaled).collect()
     }
 
     /// Cosines and sines at positions `[n]`, each `[n, half]`.
@@ -141,8 +187,9 @@ impl Settings<'_> {
         match kind {
             Some("default") => {}
             Some("linear") => {
-                let factor = self.required("factor")? as f32;
-                rotary.frequencies.iter_mut().for_each(|w| *w /= factor);
+                let factor = self.required("factor")?;
+                rotary.frequencies.iter_mut().for_each(|w| *w /= factor as f32);
+                rotary.scaling = Scaling::Linear(factor);
             }
             Some("llama3") => self.llama_3(&mut rotary)?,
             Some("yarn") => self.yarn(&mut rotary, theta, rotated, max_positions)?,
@@ -164,6 +211,7 @@ impl Settings<'_> {
             let expected = format!("it must be below `high_freq_factor` ({high})");
             return Err(self.config.invalid("low_freq_factor", low.to_string(), &expected));
         }
+        rotary.scaling = Scaling::Llama3;
         for w in &mut rotary.frequencies {
             let length = TAU / f64::from(*w);
             *w = if length < context / high {
@@ -218,6 +266,8 @@ impl Settings<'_> {
             *w = (kept / factor * ramp + kept * (1.0 - ramp)) as f32;
         }
         rotary.factor = of_attention as f32;
+        let is_plain = whole && (of_attention - scale(1.0)).abs() < 1e-6;
+        rotary.scaling = Scaling::Yarn { factor, context, fast, slow, is_plain };
         Ok(())
     }
 }

@@ -10,7 +10,6 @@ mod config;
 mod tests;
 mod weights;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
@@ -18,17 +17,17 @@ use burn::nn::{Embedding, LayerNorm, LayerNormConfig};
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Distribution, FloatDType, Int, Tensor, TensorData};
-use mopo_hub::WeightDtype;
+use mopo_hub::{TensorWriter, WeightDtype};
 use mopo_ops::{
     BlockContext, BlockParams, FusedBackend, LINEARS, NormKind, NormParams, PackedRows,
     block_with_store, primitive, tensor,
 };
 
+use crate::PackedInputs;
 use crate::decoder::{Decoder, DecoderShape};
 use crate::layers::projection::linear_params;
 use crate::layers::{KvCache, NewTokens, OutputLayer, Projection, Weight};
 use crate::lora::LoraAdapter;
-use crate::{PackedInputs, Result};
 
 pub use config::PhiConfig;
 pub use weights::load_phi;
@@ -234,13 +233,8 @@ impl<B: FusedBackend> Decoder<B> for Phi<B> {
         self.config.to_hub()
     }
 
-    fn write_weights(
-        &self,
-        lm_head: Option<&OutputLayer<B>>,
-        dtype: Option<WeightDtype>,
-        file: &Path,
-    ) -> Result<()> {
-        weights::write_phi(self, lm_head.unwrap_or(&self.lm_head), dtype, file)
+    fn list_weights(&self, lm_head: Option<&OutputLayer<B>>, out: &mut TensorWriter) {
+        weights::list(self, lm_head.unwrap_or(&self.lm_head), out)
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use burn::module::Param;
 use burn::nn::Embedding;
 use burn::tensor::backend::Backend;
-use mopo_hub::{TensorWriter, WeightDtype};
+use mopo_hub::TensorWriter;
 
 use super::{Phi, PhiAttention, PhiConfig, PhiLayer, PhiMlp, PhiRotary};
 use crate::Result;
@@ -77,22 +77,15 @@ pub fn load_phi<B: Backend>(
     })
 }
 
-/// The tensors of a model with this output layer, in one data type or each in its own.
-pub(crate) fn write_phi<B: Backend>(
-    phi: &Phi<B>,
-    lm_head: &OutputLayer<B>,
-    dtype: Option<WeightDtype>,
-    file: &Path,
-) -> Result<()> {
-    let mut out = TensorWriter::with_dtype(dtype).finite_only();
+/// The tensors of a model with this output layer.
+pub(super) fn list<B: Backend>(phi: &Phi<B>, lm_head: &OutputLayer<B>, out: &mut TensorWriter) {
     out.tensor("model.embed_tokens.weight", phi.embed_tokens.weight.val());
     for (i, layer) in phi.layers.iter().enumerate() {
         for (linear, shape) in layer.linears().into_iter().zip(&phi.config.shape().linears) {
-            write_projection(&mut out, &format!("model.layers.{i}.{}", shape.path), linear);
+            write_projection(out, &format!("model.layers.{i}.{}", shape.path), linear);
         }
-        write_norm(&mut out, &format!("model.layers.{i}.input_layernorm"), &layer.input_layernorm);
+        write_norm(out, &format!("model.layers.{i}.input_layernorm"), &layer.input_layernorm);
     }
-    write_norm(&mut out, "model.final_layernorm", &phi.final_layernorm);
-    lm_head.write(&mut out, "lm_head");
-    Ok(out.write(file)?)
+    write_norm(out, "model.final_layernorm", &phi.final_layernorm);
+    lm_head.write(out, "lm_head");
 }

@@ -7,23 +7,22 @@
 mod config;
 mod weights;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
-use mopo_hub::WeightDtype;
+use mopo_hub::{TensorWriter, WeightDtype};
 use mopo_ops::{
     AttentionParams, FeedForwardParams, FusedBackend, Heads, PackedRows, SublayerContext,
     attention_with_store, primitive, tensor,
 };
 
+use crate::PackedInputs;
 use crate::decoder::{Decoder, DecoderShape};
 use crate::layers::projection::linear_params;
 use crate::layers::{KvCache, NewTokens, Norm, OutputLayer, Projection, Weight};
 use crate::lora::LoraAdapter;
-use crate::{PackedInputs, Result};
 
 pub(crate) use config::{Defaults, LayerKind, Names, SerialConfig};
 
@@ -145,13 +144,15 @@ impl<B: FusedBackend> Decoder<B> for SerialDecoder<B> {
         json.into()
     }
 
-    fn write_weights(
-        &self,
-        lm_head: Option<&OutputLayer<B>>,
-        dtype: Option<WeightDtype>,
-        file: &Path,
-    ) -> Result<()> {
-        weights::write(self, lm_head, dtype, file)
+    fn list_weights(&self, lm_head: Option<&OutputLayer<B>>, out: &mut TensorWriter) {
+        weights::list(self, lm_head, out)
+    }
+}
+
+impl<B: Backend> SerialDecoder<B> {
+    /// What it is made of.
+    pub(crate) fn config(&self) -> &SerialConfig {
+        &self.config
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::backend::Backend;
-use mopo_hub::{TensorWriter, WeightDtype};
+use mopo_hub::TensorWriter;
 
 use super::{SerialConfig, SerialDecoder, SerialLayer};
 use crate::Result;
@@ -131,19 +131,16 @@ impl Norms<'_> {
     }
 }
 
-/// The tensors of a model, with another output layer if one is given; in one data type or each in its own.
-pub(super) fn write<B: Backend>(
+/// The tensors of a model, with another output layer if one is given.
+pub(super) fn list<B: Backend>(
     model: &SerialDecoder<B>,
     lm_head: Option<&OutputLayer<B>>,
-    dtype: Option<WeightDtype>,
-    file: &Path,
-) -> Result<()> {
-    let mut out = TensorWriter::with_dtype(dtype).finite_only();
-    model.write(&mut out);
+    out: &mut TensorWriter,
+) {
+    model.write(out);
     if let Some(output) = lm_head.or(model.output.as_ref()) {
-        output.write(&mut out, OUTPUT);
+        output.write(out, OUTPUT);
     }
-    Ok(out.write(file)?)
 }
 
 impl<B: Backend> SerialDecoder<B> {

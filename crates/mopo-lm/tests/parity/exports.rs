@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{B, Case, cases, values};
 
 /// Another head than the base model's.
-fn heads(model: &CausalLm<B>) -> PolicyHeads<B> {
+pub(crate) fn heads(model: &CausalLm<B>) -> PolicyHeads<B> {
     let mut heads = PolicyHeads::from_base(&model.lm_head(), 2);
     let last = &mut heads.heads[1];
     last.weight = Weight::Dense(Param::from_tensor(last.weight.dense().mul_scalar(-0.5)));

@@ -7,6 +7,7 @@
 
 mod classifiers;
 mod exports;
+mod gguf;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,8 +16,8 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use mopo_lm::{
     CausalLm, Decoder, GenerationConfig, HeadChoice, LoadOptions, LoraAdapter, LoraConfig,
-    PackedBatch, PolicyHeads, PolicyParams, generate, load_adapter, sequence_log_probs,
-    token_log_probs,
+    OutputLayer, PackedBatch, PolicyHeads, PolicyParams, generate, load_adapter,
+    sequence_log_probs, token_log_probs,
 };
 use mopo_testkit::TestBackend;
 use safetensors::SafeTensors;
@@ -80,17 +81,26 @@ impl Case {
 
     /// Logits at all positions of the rows, computed together.
     fn logits_together(&self, rows: &[Vec<u32>]) -> Vec<Vec<f32>> {
-        let unread = [0];
-        let pairs: Vec<_> =
-            rows.iter().map(|row| ([row.as_slice(), &unread, &[]], [true, false])).collect();
-        let batch = PackedBatch::pack(&pairs).unwrap();
-        let inputs = batch.inputs(&Default::default());
-        let hidden = self.model.hidden_states_packed(&inputs, self.adapter());
-        let all = values(self.model.lm_head().logits(hidden));
-        let vocab = self.model.shape().vocab_size;
-        let rows = batch.rows.rows().iter();
-        rows.map(|row| all[row.start * vocab..(row.start + row.prompt) * vocab].to_vec()).collect()
+        logits_of(&self.model, self.adapter(), &self.model.lm_head(), rows)
     }
+}
+
+/// Logits at all positions of the rows, computed together.
+fn logits_of(
+    model: &CausalLm<B>,
+    adapter: Option<&LoraAdapter<B>>,
+    lm_head: &OutputLayer<B>,
+    rows: &[Vec<u32>],
+) -> Vec<Vec<f32>> {
+    let unread = [0];
+    let pairs: Vec<_> =
+        rows.iter().map(|row| ([row.as_slice(), &unread, &[]], [true, false])).collect();
+    let batch = PackedBatch::pack(&pairs).unwrap();
+    let inputs = batch.inputs(&Default::default());
+    let all = values(lm_head.logits(model.hidden_states_packed(&inputs, adapter)));
+    let vocab = model.shape().vocab_size;
+    let rows = batch.rows.rows().iter();
+    rows.map(|row| all[row.start * vocab..(row.start + row.prompt) * vocab].to_vec()).collect()
 }
 
 fn fixtures() -> PathBuf {

@@ -6,7 +6,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 use burn::nn::LayerNorm;
-use mopo_hub::WEIGHTS;
+use mopo_hub::{WEIGHTS, WeightDtype};
 
 use super::*;
 use crate::fixtures::{self, values};
