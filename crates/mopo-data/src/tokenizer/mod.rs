@@ -9,19 +9,20 @@ mod settings;
 use std::path::Path;
 use std::sync::Arc;
 
+use mopo_hub::gguf::is_gguf;
 use serde_json::{Value, json};
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer as HfTokenizer};
 
-use gguf::{FromGguf, is_gguf};
+use gguf::FromGguf;
 use library::{guarded, parse_tokenizer};
 use own_template::OwnTemplate;
 pub use settings::TokenizerSettings;
 
 use crate::template::{Piece, chatml_pieces, messages_of};
-use crate::{ChatTemplate, Error, Result, sha256_hex, write_atomically};
+use crate::{ChatTemplate, Error, Message, Result, sha256_hex, write_atomically};
 
 /// The token that ends a response in tokenizers trained here (and in GPT-2's).
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -349,6 +350,28 @@ impl Tokenizer {
         Ok(([beginning.as_slice(), kept].concat(), skip > 0))
     }
 
+    /// The ids that ask for an answer to a conversation: in the model's own chat template if the tokenizer has that
+    /// form, else in `template`.
+    ///
+    /// # Errors
+    /// [`Error::ChatTemplate`] or [`Error::Tokenizer`] if the template cannot express the messages, or the library
+    /// refuses the text.
+    pub fn encode_conversation(
+        &self,
+        messages: &[Message],
+        template: ChatTemplate,
+    ) -> Result<Vec<u32>> {
+        if self.form == PromptForm::Model {
+            return Ok(self.encode_messages(messages, usize::MAX)?.0);
+        }
+        let prompt = template.prompt(messages).map_err(|why| Error::Tokenizer {
+            what: format!("the conversation in the chat template `{}`", template.name()),
+            why,
+            remedy: "change or remove that message",
+        })?;
+        Ok(self.encode_prompt(&prompt, usize::MAX)?.0)
+    }
+
     /// The ids of pieces; a text that comes first is encoded by `first`.
     fn encode_pieces(&self, pieces: &[Piece<'_>], first: &HfTokenizer) -> Result<Vec<u32>> {
         let added = self.inner.get_added_tokens_decoder();
@@ -384,9 +407,14 @@ impl Tokenizer {
     /// What the tokenizer puts before a text, except for [`PromptForm::Text`], and for
     /// [`PromptForm::Model`], whose template writes it.
     fn beginning(&self) -> Result<Vec<u32>> {
-        if matches!(self.form, PromptForm::Text | PromptForm::Model) {
-            return Ok(vec![]);
+        match self.form {
+            PromptForm::Text | PromptForm::Model => Ok(vec![]),
+            PromptForm::Raw | PromptForm::Template(_) => self.first_tokens(),
         }
+    }
+
+    /// What the tokenizer puts before a text.
+    fn first_tokens(&self) -> Result<Vec<u32>> {
         match self.settings.flag("add_bos_token")? {
             Some(false) => return Ok(vec![]),
             Some(true) => {

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use mopo_hub::gguf::is_gguf;
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
-use super::gguf::{self, is_gguf};
+use super::gguf;
 use crate::{ChatTemplate, Error, Result};
 
 const FILE: &str = "tokenizer_config.json";

@@ -2,13 +2,15 @@
 
 use std::collections::HashSet;
 
+use mopo_hub::gguf::Value as Item;
 use serde_json::{Value, json};
 use tokenizers::models::bpe::Vocab;
 
+use super::write::{Stored, Tokens, inexpressible, parts as parts_of};
 use super::{Parts, TOKENS, TokenType, Vocabulary};
 use crate::Result;
 
-const PRE: &str = "tokenizer.ggml.pre";
+pub(super) const PRE: &str = "tokenizer.ggml.pre";
 const MERGES: &str = "tokenizer.ggml.merges";
 
 /// GPT-2's expression.
@@ -16,6 +18,8 @@ const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]
 /// Llama 3's and Qwen's, which differ in how many digits are together. The contractions are written
 /// out as in llama.cpp, since case-insensitive expressions also find `ſ`.
 const CONTRACTIONS: &str = "'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]";
+/// The same in the files of transformers.
+const FOLDED: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 const WORDS: &str = r"[^\r\n\p{L}\p{N}]?\p{L}+";
 const REST: &str = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
@@ -141,4 +145,57 @@ fn merges(vocabulary: &Vocabulary<'_>, ids: &Vocab) -> Result<Vec<(u32, u32)>> {
         }
     }
     Ok(merges)
+}
+
+/// The keys of this kind for a `tokenizer.json`.
+///
+/// # Errors
+/// Names what no `tokenizer.ggml.pre` stands for.
+pub(super) fn write(stored: &Stored, tokens: &Tokens) -> Result<Vec<(&'static str, Item)>> {
+    let pre_tokenizer = &stored.pre_tokenizer;
+    let found: Vec<Value> = pieces(pre_tokenizer);
+    let ignores = stored.model.ignore_merges;
+    let splitting = KNOWN.into_iter().find(|(splitting, _)| {
+        pieces(&splitting.pre_tokenizer()) == found && (*splitting == Splitting::Llama3) == ignores
+    });
+    let Some((splitting, names)) = splitting else {
+        let merges = if ignores { " and `ignore_merges`" } else { "" };
+        return Err(inexpressible(format!(
+            "no `{PRE}` stands for its `pre_tokenizer` {pre_tokenizer}{merges}"
+        )));
+    };
+    for part in parts_of(&stored.normalizer, "normalizers") {
+        if part["type"] != "NFC" || splitting != Splitting::Qwen2 {
+            return Err(inexpressible(format!("its `normalizer` is {}", stored.normalizer)));
+        }
+    }
+    let mut merges = Vec::with_capacity(stored.model.merges.len());
+    for merge in &stored.model.merges {
+        let Some((a, b)) = merge.pair() else { continue };
+        // In a line a space separates the two tokens.
+        if a.contains(' ') || b.contains(' ') || !tokens.ids.contains_key(&format!("{a}{b}")) {
+            return Err(inexpressible(format!("its merge of `{a}` and `{b}` gives no token")));
+        }
+        merges.push(format!("{a} {b}"));
+    }
+    Ok(vec![(PRE, names[0].into()), (MERGES, merges.into())])
+}
+
+/// The parts of a pre-tokenizer, each only with what changes words.
+fn pieces(pre_tokenizer: &Value) -> Vec<Value> {
+    let piece = |part: &Value| {
+        let mut part = part.clone();
+        if let Some(map) = part.as_object_mut() {
+            map.remove("trim_offsets");
+            if map["type"] == "ByteLevel" {
+                map.entry("use_regex").or_insert(true.into());
+            }
+        }
+        // What Qwen and Llama 3 write another way.
+        if let Some(Value::String(regex)) = part.pointer_mut("/pattern/Regex") {
+            *regex = regex.replace(FOLDED, CONTRACTIONS);
+        }
+        part
+    };
+    parts_of(pre_tokenizer, "pretokenizers").into_iter().map(piece).collect()
 }

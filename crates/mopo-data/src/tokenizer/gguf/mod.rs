@@ -4,6 +4,7 @@
 mod byte_level;
 mod file;
 mod sentencepiece;
+mod write;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -49,9 +50,12 @@ const MOST_BYTES: usize = 1024;
 const REMEDY: &str = "download the file again, convert the model again with a current llama.cpp, or \
                       use its `tokenizer.json`";
 
-/// Whether a path names a GGUF file.
-pub(crate) fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+/// The type of tokens that no text has.
+const UNUSED: i64 = 5;
+
+/// The name of a row of the embedding that has no token.
+fn fill_name(id: usize) -> String {
+    format!("[PAD{id}]")
 }
 
 /// What a file contains of a tokenizer.
@@ -121,6 +125,8 @@ struct Vocabulary<'a> {
     kind: Kind,
     tokens: Vec<Cow<'a, str>>,
     types: Vec<TokenType>,
+    /// Tokens in the file's list, with those that only fill the model's rows.
+    n_listed: usize,
     /// Whether texts begin with the token of the role `bos_token`.
     add_bos: bool,
 }
@@ -152,8 +158,10 @@ impl<'a> Vocabulary<'a> {
             true => Cow::Owned(format!("[EMPTY_{id}]")),
             false => Cow::Borrowed(text.as_str()),
         };
-        let tokens: Vec<Cow<'_, str>> = texts.iter().enumerate().map(name).collect();
-        let types = match metadata.find::<Vec<i64>>(TYPES)? {
+        let mut tokens: Vec<Cow<'_, str>> = texts.iter().enumerate().map(name).collect();
+        let n_listed = tokens.len();
+        let numbers = metadata.find::<Vec<i64>>(TYPES)?;
+        let mut types: Vec<TokenType> = match &numbers {
             None if kind == Kind::ByteLevel => vec![TokenType::Normal; tokens.len()],
             None => return Err(refused(TYPES, "is missing".into())),
             Some(types) => {
@@ -168,6 +176,14 @@ impl<'a> Vocabulary<'a> {
                 types.iter().enumerate().map(read).collect::<Result<_>>()?
             }
         };
+        // What fills the rows of a model that has more of them than tokens is no token.
+        let fills = |id: usize| {
+            let is_unused = numbers.as_ref().is_some_and(|numbers| numbers[id] == UNUSED);
+            is_unused && texts[id] == fill_name(id)
+        };
+        let n_tokens = (0..n_listed).rev().find(|id| !fills(*id)).map_or(0, |id| id + 1);
+        tokens.truncate(n_tokens);
+        types.truncate(n_tokens);
         let mut ids = Vocab::with_capacity(tokens.len());
         for (id, token) in (0..).zip(&tokens) {
             if let Some(first) = ids.insert(token.to_string(), id) {
@@ -175,7 +191,7 @@ impl<'a> Vocabulary<'a> {
                 return Err(refused(TOKENS, why));
             }
         }
-        let mut this = Self { path, metadata, kind, tokens, types, add_bos: false };
+        let mut this = Self { path, metadata, kind, tokens, types, n_listed, add_bos: false };
         // A text must not be able to begin or end a sequence, whatever type its token has.
         for key in [BOS, EOS].into_iter().chain(ENDS) {
             if let Some(id) = this.id(key)? {
@@ -200,12 +216,13 @@ impl<'a> Vocabulary<'a> {
         }
     }
 
-    /// The id that a key gives, which must be that of a token.
+    /// The id that a key gives, which must be that of a token; `None` also for a row without one.
     fn id(&self, key: &str) -> Result<Option<u32>> {
         let Some(id) = self.metadata.find::<u32>(key)? else { return Ok(None) };
-        match self.tokens.len() {
-            n if (id as usize) < n => Ok(Some(id)),
-            n => Err(self.refused(key, format!("is {id}, but there are {n} tokens"))),
+        match id as usize {
+            n if n < self.tokens.len() => Ok(Some(id)),
+            n if n < self.n_listed => Ok(None),
+            _ => Err(self.refused(key, format!("is {id}, but there are {} tokens", self.n_listed))),
         }
     }
 

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{ChatTemplate, JinjaTemplate, Message, PromptForm, Tokenizer};
 
-type Keys = BTreeMap<String, Item>;
+pub(super) type Keys = BTreeMap<String, Item>;
 
 fn strings(texts: &[&str]) -> Item {
     texts.iter().map(|text| text.to_string()).collect::<Vec<_>>().into()
@@ -20,7 +20,10 @@ fn keys(pairs: impl IntoIterator<Item = (&'static str, Item)>) -> Keys {
     pairs.into_iter().map(|(key, value)| (format!("tokenizer.{key}"), value)).collect()
 }
 
-fn with(mut keys: Keys, changes: impl IntoIterator<Item = (&'static str, Item)>) -> Keys {
+pub(super) fn with(
+    mut keys: Keys,
+    changes: impl IntoIterator<Item = (&'static str, Item)>,
+) -> Keys {
     keys.extend(self::keys(changes));
     keys
 }
@@ -34,7 +37,7 @@ fn write(keys: &Keys) -> (TempDir, std::path::PathBuf) {
     (dir, path)
 }
 
-fn load(keys: &Keys) -> Result<Tokenizer> {
+pub(super) fn load(keys: &Keys) -> Result<Tokenizer> {
     Tokenizer::load(write(keys).1)
 }
 
@@ -51,7 +54,7 @@ fn bytes() -> Vec<String> {
 }
 
 /// Bytes, some words, and the control tokens of ChatML, as in SmolLM2.
-fn byte_level(pre: &str) -> Keys {
+pub(super) fn byte_level(pre: &str) -> Keys {
     let mut tokens: Vec<String> =
         ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(Into::into).into();
     tokens.extend(bytes());
@@ -75,7 +78,7 @@ fn byte_level(pre: &str) -> Keys {
 }
 
 /// Control tokens, bytes, characters and words by score, as in Gemma.
-fn sentencepiece() -> Keys {
+pub(super) fn sentencepiece() -> Keys {
     let mut tokens: Vec<String> =
         ["<pad>", "<eos>", "<bos>", "<unk>", "\n\n", "<b>"].map(Into::into).into();
     tokens.extend((0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>")));
