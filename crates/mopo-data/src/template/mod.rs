@@ -6,6 +6,7 @@ mod turns;
 use serde::{Deserialize, Serialize};
 
 pub use turns::cut_at_turn;
+use turns::settled;
 pub(crate) use turns::{Piece, chatml_pieces, messages_of, split_dialogue};
 
 /// One turn of a dialogue.
@@ -227,6 +228,14 @@ impl ChatTemplate {
         match self {
             Self::Dialogue => cut_at_turn(text),
             Self::Chatml | Self::Plain => text,
+        }
+    }
+
+    /// The part of an unfinished text that is in its [`answer`](Self::answer), whatever follows it.
+    pub fn settled(self, text: &str) -> &str {
+        match (self, self.answer(text)) {
+            (Self::Dialogue, answer) if answer.len() == text.len() => settled(text),
+            (_, answer) => answer,
         }
     }
 }

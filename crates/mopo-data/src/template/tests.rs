@@ -169,3 +169,18 @@ fn jinja_and_templates_belong_together() {
     }
     assert_eq!(ChatTemplate::from_jinja("{{ messages }}"), None);
 }
+
+#[test]
+fn what_is_shown_of_an_unfinished_answer_stays_in_it() {
+    let whole = " Boil water.\n\nHumans drink it.\n \n\nAssist yourself.\n\nHuman: And then?";
+    let answer = ChatTemplate::Dialogue.answer(whole);
+    assert!(answer.ends_with("yourself."));
+    let mut shown = 0;
+    for (end, _) in whole.char_indices() {
+        let settled = ChatTemplate::Dialogue.settled(&whole[..end]);
+        assert!(answer.starts_with(settled) && settled.len() >= shown, "{settled:?}");
+        shown = settled.len();
+    }
+    assert_eq!(ChatTemplate::Dialogue.settled(whole), answer);
+    assert_eq!(ChatTemplate::Chatml.settled("a\n\nHuman: "), "a\n\nHuman: ");
+}

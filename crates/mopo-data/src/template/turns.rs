@@ -23,6 +23,14 @@ pub fn cut_at_turn(response: &str) -> &str {
     response
 }
 
+/// The part of an unfinished response that [`cut_at_turn`] keeps, whatever follows it.
+pub(super) fn settled(response: &str) -> &str {
+    let start = response.rfind('\n').map_or(0, |at| at + 1);
+    let (before, line) = response.split_at(start);
+    let may_be_turn = before.ends_with("\n\n") && ROLES.iter().any(|role| role.starts_with(line));
+    if may_be_turn { before.trim_end() } else { response.trim_end() }
+}
+
 /// Prompt and response of a dialogue in HH-RLHF's template: the prompt ends with, and includes, the
 /// last turn's `Assistant:`.
 pub(crate) fn split_dialogue(dialogue: &str) -> Option<(&str, &str)> {
