@@ -22,7 +22,7 @@ use own_template::OwnTemplate;
 pub use settings::TokenizerSettings;
 
 use crate::template::{Piece, chatml_pieces, messages_of};
-use crate::{ChatTemplate, Error, Message, Result, sha256_hex, write_atomically};
+use crate::{ChatTemplate, Error, Result, sha256_hex, write_atomically};
 
 /// The token that ends a response in tokenizers trained here (and in GPT-2's).
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -348,28 +348,6 @@ impl Tokenizer {
         let skip = (beginning.len() + ids.len()).saturating_sub(most);
         let kept = &ids[skip.min(ids.len())..];
         Ok(([beginning.as_slice(), kept].concat(), skip > 0))
-    }
-
-    /// The ids that ask for an answer to a conversation: in the model's own chat template if the tokenizer has that
-    /// form, else in `template`.
-    ///
-    /// # Errors
-    /// [`Error::ChatTemplate`] or [`Error::Tokenizer`] if the template cannot express the messages, or the library
-    /// refuses the text.
-    pub fn encode_conversation(
-        &self,
-        messages: &[Message],
-        template: ChatTemplate,
-    ) -> Result<Vec<u32>> {
-        if self.form == PromptForm::Model {
-            return Ok(self.encode_messages(messages, usize::MAX)?.0);
-        }
-        let prompt = template.prompt(messages).map_err(|why| Error::Tokenizer {
-            what: format!("the conversation in the chat template `{}`", template.name()),
-            why,
-            remedy: "change or remove that message",
-        })?;
-        Ok(self.encode_prompt(&prompt, usize::MAX)?.0)
     }
 
     /// The ids of pieces; a text that comes first is encoded by `first`.

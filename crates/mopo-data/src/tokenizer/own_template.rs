@@ -11,7 +11,7 @@ use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, Tokenizer as HfTokenize
 
 use super::{PromptForm, Tokenizer, TokenizerSettings, refused};
 use crate::template::{Piece, messages_of};
-use crate::{JinjaTemplate, Message, PairTokens, PreferenceRecord, Result};
+use crate::{ChatTemplate, Error, JinjaTemplate, Message, PairTokens, PreferenceRecord, Result};
 
 /// The time of templates that write today's date: a run must not depend on the day it is resumed.
 const TIME: &str = "2024-07-26T12:00:00";
@@ -231,6 +231,28 @@ impl Tokenizer {
         };
         let (first, second) = (response(&record.first)?, response(&record.second)?);
         Ok((PairTokens { prompt, first, second }, was_cut))
+    }
+
+    /// The ids that ask for an answer to a conversation: in the model's own chat template if the tokenizer has that
+    /// form, else in `template`.
+    ///
+    /// # Errors
+    /// [`Error::ChatTemplate`] or [`Error::Tokenizer`] if the template cannot express the messages, or the library
+    /// refuses the text.
+    pub fn encode_conversation(
+        &self,
+        messages: &[Message],
+        template: ChatTemplate,
+    ) -> Result<Vec<u32>> {
+        if self.form == PromptForm::Model {
+            return Ok(self.encode_messages(messages, usize::MAX)?.0);
+        }
+        let prompt = template.prompt(messages).map_err(|why| Error::Tokenizer {
+            what: format!("the conversation in the chat template `{}`", template.name()),
+            why,
+            remedy: "change or remove that message",
+        })?;
+        Ok(self.encode_prompt(&prompt, usize::MAX)?.0)
     }
 
     /// The prompt that asks for an answer to messages, in the model's own template.
