@@ -48,6 +48,19 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
+    /// A conversation that leaves no room for an answer.
+    #[error(
+        "the conversation has {n_prompt} tokens, and an answer of up to {n_new} more would exceed the model's \
+         context of {max}; begin a new one, or lower `max_new_tokens`"
+    )]
+    ConversationTooLong {
+        /// Tokens of the conversation.
+        n_prompt: usize,
+        /// `max_new_tokens`.
+        n_new: usize,
+        /// `max_position_embeddings`.
+        max: usize,
+    },
     /// Training produced a value that is not finite.
     #[error(
         "{phase} step {step}: {what} is {value}; this step was discarded. {state} Remedies: a \

@@ -1,6 +1,8 @@
 //! Exporting policies: one as a plain Hugging Face directory, or all of them in MOPO's own layout
 //! (docs/formats.md). An export is written next to its place and exchanged with an existing one in
-//! one call: it is whole or absent.
+//! one call: it is whole or absent. One policy may also become a GGUF file.
+
+mod gguf;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,14 +11,16 @@ use burn::module::Module;
 use mopo_data::{ChatTemplate, PromptForm, Tokenizer};
 use mopo_hub::{DirWriter, check_output_dir, write_json};
 use mopo_lm::{
-    CausalLm, Decoder, DecoderShape, HubGeneration, LoadOptions, PolicyMeta, PolicyParams,
-    WeightDtype, export_hub, load_policy, merge, read_policy_meta, save_adapter, save_policy,
+    CausalLm, Decoder, DecoderShape, HubGeneration, LoadOptions, OutputLayer, PolicyMeta,
+    PolicyParams, WeightDtype, export_hub, load_policy, merge, read_policy_meta, save_adapter,
+    save_policy,
 };
 use mopo_ops::FusedBackend;
 
 use crate::sample::WITHOUT_POLICY;
 use crate::tokens::{generation, load_run_tokenizer, load_tokenizer};
 use crate::{Error, Result, RunConfig, RunDir};
+pub use gguf::check_gguf_place;
 
 /// Everything that an export may contain, and so all that replacing one may remove.
 const OWN_FILES: [&str; 7] = [
@@ -143,34 +147,19 @@ impl ExportSource {
             let message = "the export would replace its own source; choose another directory";
             return Err(refused(out, message));
         }
-        let (tokenizer, template) = self.tokenizer()?;
-        let shape = DecoderShape::read(&self.base)?;
-        tokenizer.check_fits(shape.vocab_size)?;
-        let base = CausalLm::<B>::load(&self.base, self.load_options(), device)?.no_grad();
-        let (params, meta) = load_policy::<B>(&self.policy, &base, device)?;
-        let dtype = dtype.unwrap_or_else(|| base.weight_dtype());
-        let generation = generation(&tokenizer, self.generation()?);
+        let loaded = self.load::<B>(device)?;
+        let dtype = dtype.unwrap_or_else(|| loaded.base.weight_dtype());
+        let generation = generation(&loaded.tokenizer, self.generation()?);
 
         let writer = DirWriter::new(out)?;
         let dir = writer.path();
         let write = || -> Result<()> {
-            match choice {
-                ExportChoice::All => write_all(&base, &params, &meta, dtype, &generation, dir)?,
-                ExportChoice::Sft => {
-                    let whole = match base.own_adapter() {
-                        None => base.clone(),
-                        Some((adapter, _)) => merge(&base, adapter)?,
-                    };
-                    export_hub(&whole, None, dtype, &generation, dir)?;
-                }
-                ExportChoice::Policy(index) => {
-                    let merged = merge(&base, &params.adapter)?;
-                    export_hub(&merged, Some(params.heads.get(index)?), dtype, &generation, dir)?;
-                }
+            match loaded.whole(choice)? {
+                None => write_all(&loaded, dtype, &generation, dir)?,
+                Some((model, lm_head)) => export_hub(&model, lm_head, dtype, &generation, dir)?,
             }
-            tokenizer.save(dir.join("tokenizer.json"))?;
-            let settings = tokenizer_config(&tokenizer, template, &shape);
-            Ok(write_json(&dir.join("tokenizer_config.json"), &settings)?)
+            loaded.tokenizer.save(dir.join("tokenizer.json"))?;
+            Ok(write_json(&dir.join("tokenizer_config.json"), &loaded.tokenizer_config())?)
         };
         // Errors name the place that was asked for, and not the hidden directory.
         write().map_err(|error| match error {
@@ -181,6 +170,16 @@ impl ExportSource {
         check_export_place(out, force)?;
         writer.place()?;
         Ok(dtype)
+    }
+
+    /// Reads everything that an export may need.
+    fn load<B: FusedBackend>(&self, device: &B::Device) -> Result<Loaded<B>> {
+        let (tokenizer, template) = self.tokenizer()?;
+        let shape = DecoderShape::read(&self.base)?;
+        tokenizer.check_fits(shape.vocab_size)?;
+        let base = CausalLm::<B>::load(&self.base, self.load_options(), device)?.no_grad();
+        let (params, meta) = load_policy::<B>(&self.policy, &base, device)?;
+        Ok(Loaded { tokenizer, template, shape, base, params, meta })
     }
 
     /// The format of the base during the training of the policies.
@@ -213,36 +212,62 @@ impl ExportSource {
     }
 }
 
+/// The parts of a source.
+struct Loaded<B: FusedBackend> {
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    shape: DecoderShape,
+    base: CausalLm<B>,
+    params: PolicyParams<B>,
+    meta: PolicyMeta,
+}
+
+impl<B: FusedBackend> Loaded<B> {
+    /// One policy or the SFT model without an adapter, and its output layer if that is not the model's own; `None`
+    /// for all policies.
+    fn whole(
+        &self,
+        choice: ExportChoice,
+    ) -> Result<Option<(CausalLm<B>, Option<&OutputLayer<B>>)>> {
+        let Self { base, params, .. } = self;
+        Ok(match choice {
+            ExportChoice::All => None,
+            ExportChoice::Sft => Some(match base.own_adapter() {
+                None => (base.clone(), None),
+                Some((adapter, _)) => (merge(base, adapter)?, None),
+            }),
+            ExportChoice::Policy(index) => {
+                Some((merge(base, &params.adapter)?, Some(params.heads.get(index)?)))
+            }
+        })
+    }
+
+    /// `tokenizer_config.json`, which transformers' `AutoTokenizer` needs.
+    fn tokenizer_config(&self) -> serde_json::Value {
+        let mut json = self.tokenizer.settings();
+        json["model_max_length"] = self.shape.max_position_embeddings.into();
+        // A run that encoded control tokens as text must not be read as if it had the tokens.
+        if let Some(template) = self.template.filter(|one| one.control_tokens().is_empty()) {
+            json["chat_template"] = template.jinja().into();
+        }
+        json
+    }
+}
+
 /// Base, adapter and heads.
 fn write_all<B: FusedBackend>(
-    base: &CausalLm<B>,
-    params: &PolicyParams<B>,
-    meta: &PolicyMeta,
+    loaded: &Loaded<B>,
     dtype: WeightDtype,
     generation: &HubGeneration,
     dir: &Path,
 ) -> Result<()> {
+    let Loaded { base, params, meta, shape, .. } = loaded;
     export_hub(base, None, dtype, generation, dir.join("base"))?;
     if let Some((adapter, lora)) = base.own_adapter() {
-        save_adapter(adapter, &base.shape(), lora, dir.join("base"))?;
+        save_adapter(adapter, shape, lora, dir.join("base"))?;
     }
-    save_policy(params, &base.shape(), &meta.lora, &meta.objectives, dir.join("policy"))?;
+    save_policy(params, shape, &meta.lora, &meta.objectives, dir.join("policy"))?;
     Ok(generation.write(dir)?)
-}
-
-/// `tokenizer_config.json`, which transformers' `AutoTokenizer` needs.
-fn tokenizer_config(
-    tokenizer: &Tokenizer,
-    template: Option<ChatTemplate>,
-    shape: &DecoderShape,
-) -> serde_json::Value {
-    let mut json = tokenizer.settings();
-    json["model_max_length"] = shape.max_position_embeddings.into();
-    // A run that encoded control tokens as text must not be read as if it had the tokens.
-    if let Some(template) = template.filter(|template| template.control_tokens().is_empty()) {
-        json["chat_template"] = template.jinja().into();
-    }
-    json
 }
 
 /// Refuses to overwrite anything at `out` but an export, and that only with `force`.

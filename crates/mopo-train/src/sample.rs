@@ -1,6 +1,8 @@
 //! Text generation with policies of a finished run, exported policies, or a plain model from
 //! Hugging Face.
 
+mod chat;
+
 use std::path::Path;
 
 use burn::module::Module;
@@ -14,6 +16,7 @@ use mopo_ops::FusedBackend;
 use crate::config::BaseFormat;
 use crate::tokens::{load_run_tokenizer, load_tokenizer};
 use crate::{Error, Progress, Result, RunConfig, RunDir, load_base};
+pub use chat::Reply;
 
 /// Number of prompts per batch.
 const BATCH: usize = 32;
@@ -199,6 +202,34 @@ impl<B: FusedBackend> Sampler<B> {
         })
     }
 
+    /// The weights of a mixture from those that a person named: one for each policy in their order, or by names of
+    /// policies, the others 0.
+    ///
+    /// # Errors
+    /// Names with and without; an unknown name, or one given twice.
+    pub fn weights(&self, given: &[(Option<String>, f32)]) -> Result<Vec<f32>> {
+        let wrong = |message: String| Error::Config { origin: "--weights".into(), message };
+        if given.iter().all(|(name, _)| name.is_none()) {
+            return Ok(given.iter().map(|(_, weight)| *weight).collect());
+        }
+        let mut weights = vec![None; self.names.len()];
+        for (name, weight) in given {
+            let Some(name) = name else {
+                return Err(wrong("give names to all weights or to none".into()));
+            };
+            let index = self.names.iter().position(|known| known == name).ok_or_else(|| {
+                wrong(format!(
+                    "unknown policy `{name}`; the policies are {}",
+                    self.names.join(", ")
+                ))
+            })?;
+            if weights[index].replace(*weight).is_some() {
+                return Err(wrong(format!("policy `{name}` has two weights")));
+            }
+        }
+        Ok(weights.into_iter().map(Option::unwrap_or_default).collect())
+    }
+
     /// The prompt for what a person typed, in the template that the model was trained with. The
     /// model's own is applied later, to tokens.
     ///
@@ -222,9 +253,14 @@ impl<B: FusedBackend> Sampler<B> {
         overrides: &SamplingOverrides,
         prompts: &[String],
     ) -> Result<GenerationConfig> {
+        let longest = self.prompt_tokens(prompts)?.iter().map(Vec::len).max().unwrap_or(0);
+        self.settings(overrides, longest)
+    }
+
+    /// The same for prompts of at most `longest` tokens.
+    fn settings(&self, overrides: &SamplingOverrides, longest: usize) -> Result<GenerationConfig> {
         let mut defaults = self.defaults.clone();
         defaults.max_new_tokens = overrides.max_new_tokens.or(defaults.max_new_tokens);
-        let longest = self.prompt_tokens(prompts)?.iter().map(Vec::len).max().unwrap_or(0);
         let config = defaults.config(longest)?;
         Ok(GenerationConfig {
             temperature: overrides.temperature.unwrap_or(config.temperature),
@@ -258,11 +294,8 @@ impl<B: FusedBackend> Sampler<B> {
         // cache has room for its longest prompt. Responses do not depend on the batch.
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_by_key(|&i| (tokens[i].len(), i));
-        let params = self.params.as_ref().filter(|_| decoding.head != HeadChoice::Base);
-        let known = self.tokenizer.vocab_size();
-        let mut generation = generation.clone();
-        generation.n_tokens = Some(generation.n_tokens.map_or(known, |n| n.min(known)));
-        generation.stop.extend(self.tokenizer.stops());
+        let params = self.params_of(&decoding);
+        let generation = self.bounded(generation.clone());
         let end = self.tokenizer.end_of_text();
         let mut responses = vec![String::new(); prompts.len()];
         for batch in order.chunks(BATCH) {
@@ -276,6 +309,19 @@ impl<B: FusedBackend> Sampler<B> {
             progress.advance(1, "");
         }
         Ok(responses)
+    }
+
+    /// The parameters that a choice needs.
+    fn params_of(&self, decoding: &Decoding) -> Option<&PolicyParams<B>> {
+        self.params.as_ref().filter(|_| decoding.head != HeadChoice::Base)
+    }
+
+    /// The settings with the tokenizer's limits: its ids, and its tokens that end a response.
+    fn bounded(&self, mut generation: GenerationConfig) -> GenerationConfig {
+        let known = self.tokenizer.vocab_size();
+        generation.n_tokens = Some(generation.n_tokens.map_or(known, |n| n.min(known)));
+        generation.stop.extend(self.tokenizer.stops());
+        generation
     }
 
     /// The policies' own hidden state of each prompt, `[n_prompts][hidden_size]`: the states after
