@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         Command::Score(args) => commands::score::run(args),
         Command::Report(args) => commands::report::run(args),
         Command::Generate(args) => commands::generate::run(args),
+        Command::Chat(args) => commands::chat::run(args),
         Command::Export(args) => commands::export::run(args),
         Command::Prepare(args) => commands::prepare::run(args),
         Command::Label(args) => commands::label::run(args),

@@ -35,12 +35,17 @@ pub(crate) fn write_err(text: Arguments<'_>) {
     let _ = io::stderr().lock().write_fmt(text);
 }
 
+/// Shows what was written so far, where the end of a line is not near. An error is kept for [`finish`].
+pub(crate) fn flush() {
+    keep(io::stdout().lock().flush());
+}
+
 /// Flushes standard output, at the end of a command.
 ///
 /// # Errors
 /// The first reason for which something was not written. A reader that closed its end wanted no more.
 pub(crate) fn finish() -> io::Result<()> {
-    keep(io::stdout().lock().flush());
+    flush();
     FAILED.lock().ok().and_then(|mut failed| failed.take()).map_or(Ok(()), Err)
 }
 

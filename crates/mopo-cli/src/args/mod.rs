@@ -5,6 +5,7 @@
 
 mod bandit;
 mod bench;
+mod generate;
 mod label;
 mod numbers;
 mod report;
@@ -15,13 +16,14 @@ mod score;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use mopo_core::divergence::Divergence;
+use mopo_hub::gguf::TensorType;
 use mopo_lm::WeightDtype;
 
 use crate::device::Device;
 
 pub(crate) use bandit::*;
 pub(crate) use bench::*;
+pub(crate) use generate::*;
 pub(crate) use label::*;
 pub(crate) use report::*;
 pub(crate) use reward::*;
@@ -48,7 +50,9 @@ pub(crate) enum Command {
     Report(ReportArgs),
     /// Answer prompts with a policy of a run, an exported model or a Hugging Face model
     Generate(GenerateArgs),
-    /// Export one policy for transformers, or all policies in MOPO's own layout
+    /// Chat with a policy of a run, a mixture of policies, an exported model, a Hugging Face model or a GGUF file
+    Chat(ChatArgs),
+    /// Export one policy for transformers or llama.cpp, or all policies in MOPO's own layout
     Export(ExportArgs),
     /// Read a data source, summarise it, and write a prepared data set
     Prepare(PrepareArgs),
@@ -127,56 +131,6 @@ pub(crate) struct ParetoArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct GenerateArgs {
-    /// Run directory, a directory written by `mopo export`, a model directory of Hugging Face, or a GGUF file
-    #[arg(required_unless_present = "model")]
-    pub(crate) run: Option<PathBuf>,
-    /// The same, or org/name or org/name@revision on Hugging Face
-    #[arg(long, value_name = "NAME|DIR", conflicts_with = "run")]
-    pub(crate) model: Option<PathBuf>,
-    /// Branch, tag or commit of --model on Hugging Face
-    #[arg(long, requires = "model")]
-    pub(crate) revision: Option<String>,
-    /// Prompt (may be repeated). With a run or a chat model, a plain question is formatted with its
-    /// chat template
-    #[arg(long, required = true)]
-    pub(crate) prompt: Vec<String>,
-    /// Policy of an objective, or `sft` for the SFT model
-    #[arg(long, conflicts_with = "weights")]
-    pub(crate) policy: Option<String>,
-    /// Preference weights of a mixture of all policies, e.g. 0.5,0.3,0.2
-    #[arg(long, value_delimiter = ',')]
-    pub(crate) weights: Option<Vec<f32>>,
-    /// Divergence of the mixture: reverse_kl, forward_kl, jensen_shannon, alpha:A (0 < A < 1) or
-    /// jeffreys; all but reverse_kl also run the base model [default: reverse_kl]
-    #[arg(
-        long,
-        requires = "weights",
-        conflicts_with = "policy",
-        value_parser = crate::commands::generate::mixable
-    )]
-    pub(crate) divergence: Option<Divergence>,
-    /// Maximum number of new tokens
-    #[arg(long, value_name = "N", value_parser = numbers::count, allow_negative_numbers = true)]
-    pub(crate) max_new_tokens: Option<usize>,
-    /// Sampling temperature (0: greedy)
-    #[arg(long, value_parser = numbers::temperature, allow_negative_numbers = true)]
-    pub(crate) temperature: Option<f64>,
-    /// Sample from the K most likely tokens (0: all tokens)
-    #[arg(long, value_name = "K", value_parser = numbers::whole, allow_negative_numbers = true)]
-    pub(crate) top_k: Option<usize>,
-    /// Sample from the smallest set of tokens with this total probability
-    #[arg(long, value_name = "P", value_parser = numbers::top_p, allow_negative_numbers = true)]
-    pub(crate) top_p: Option<f64>,
-    /// Random seed
-    #[arg(long, default_value_t = 0, value_parser = numbers::seed, allow_negative_numbers = true)]
-    pub(crate) seed: u64,
-    /// flex (the CPU), ndarray, cuda or cuda:N
-    #[arg(long, default_value = "flex")]
-    pub(crate) device: Device,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
     /// Run directory, its policy/, or a directory written by `mopo export --all`
     #[arg(required_unless_present = "model")]
@@ -187,20 +141,24 @@ pub(crate) struct ExportArgs {
     /// Branch, tag or commit of --model on Hugging Face
     #[arg(long, requires = "model")]
     pub(crate) revision: Option<String>,
-    /// Export one policy for transformers: its objective, its index from 0, or `sft`
+    /// Export one policy for transformers or llama.cpp: its objective, its index from 0, or `sft`
     #[arg(long, value_name = "NAME|INDEX", conflicts_with = "all")]
     pub(crate) policy: Option<String>,
     /// Export all policies with their base, in MOPO's own layout [the default without --policy]
     #[arg(long)]
     pub(crate) all: bool,
-    /// Output directory
-    #[arg(long, value_name = "DIR")]
+    /// Output directory, or with --gguf the file
+    #[arg(long, value_name = "DIR|FILE")]
     pub(crate) out: PathBuf,
+    /// Write one policy as a GGUF file for llama.cpp, with its matrices in F32, F16, BF16, Q8_0, Q5_0, Q4_0 or
+    /// Q4_K
+    #[arg(long, value_name = "TYPE", requires = "policy", conflicts_with = "dtype")]
+    pub(crate) gguf: Option<TensorType>,
     /// Data type of the weights: f32, bf16 or f16; with --all only the base is converted [default:
     /// the base model's]
     #[arg(long)]
     pub(crate) dtype: Option<WeightDtype>,
-    /// Replace an existing export at --out
+    /// Replace an existing export at --out, or a GGUF file
     #[arg(long)]
     pub(crate) force: bool,
     /// flex (the CPU), ndarray, cuda or cuda:N

@@ -4,9 +4,9 @@ use anyhow::Result;
 use mopo_core::divergence::Divergence;
 use mopo_lm::Decoding;
 use mopo_ops::FusedBackend;
-use mopo_train::{Sampler, SamplingOverrides, Silent};
+use mopo_train::{Sampler, Silent};
 
-use crate::args::GenerateArgs;
+use crate::args::{DecodingArgs, GenerateArgs, ModelArgs, Weights};
 use crate::device::{self, Job, dispatch};
 use crate::output::outln;
 
@@ -22,41 +22,52 @@ impl Job for Generate {
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
         let args = self.0;
-        let dir = super::models::given(&args.run, &args.model, &args.revision)?;
-        let sampler = Sampler::<B>::open(&dir, &device)?;
-        let ignored = sampler.ignored_settings();
-        if !ignored.is_empty() {
-            tracing::warn!(
-                "{}: {} is not supported and ignored; responses may differ from the publisher's",
-                dir.join("generation_config.json").display(),
-                ignored.join(", ")
-            );
-        }
-        if sampler.has_unknown_template() {
-            tracing::warn!(
-                "{}: the chat template of its tokenizer is not supported, so prompts are used as they \
-                 are; write them in the model's own form",
-                dir.display()
-            );
-        }
-        let head = sampler.head(args.policy.as_deref(), args.weights.as_deref())?;
+        let sampler = open::<B>(&args.model, &device)?;
+        let decoding = decoding(&sampler, &args.decoding)?;
         let prompts =
             args.prompt.iter().map(|typed| sampler.prompt(typed)).collect::<Result<Vec<_>, _>>()?;
-        let overrides = SamplingOverrides {
-            max_new_tokens: args.max_new_tokens,
-            temperature: args.temperature,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            seed: args.seed,
-        };
-        let generation = sampler.generation(&overrides, &prompts)?;
-        let decoding = Decoding { head, divergence: args.divergence.unwrap_or_default() };
+        let generation = sampler.generation(&args.sampling.overrides(), &prompts)?;
         let responses = sampler.answer(&decoding, &prompts, &generation, &mut Silent)?;
         for (prompt, response) in args.prompt.iter().zip(responses) {
             outln!("{}\n→{response}\n", prompt.trim());
         }
         Ok(())
     }
+}
+
+/// Opens a model, with warnings about what of it is ignored.
+pub(super) fn open<B: FusedBackend>(args: &ModelArgs, device: &B::Device) -> Result<Sampler<B>> {
+    let dir = super::models::given(&args.run, &args.model, &args.revision)?;
+    let sampler = Sampler::<B>::open(&dir, device)?;
+    let ignored = sampler.ignored_settings();
+    if !ignored.is_empty() {
+        tracing::warn!(
+            "{}: {} is not supported and ignored; responses may differ from the publisher's",
+            dir.join("generation_config.json").display(),
+            ignored.join(", ")
+        );
+    }
+    if sampler.has_unknown_template() {
+        tracing::warn!(
+            "{}: the chat template of its tokenizer is not supported, so prompts are used as they \
+             are; write them in the model's own form",
+            dir.display()
+        );
+    }
+    Ok(sampler)
+}
+
+/// The distribution that the flags ask for.
+pub(super) fn decoding<B: FusedBackend>(
+    sampler: &Sampler<B>,
+    args: &DecodingArgs,
+) -> Result<Decoding> {
+    let weights = match &args.weights {
+        Some(Weights(given)) => Some(sampler.weights(given)?),
+        None => None,
+    };
+    let head = sampler.head(args.policy.as_deref(), weights.as_deref())?;
+    Ok(Decoding { head, divergence: args.divergence.unwrap_or_default() })
 }
 
 /// Parses `--divergence`, so that bad values fail before a model is loaded.
@@ -83,11 +94,11 @@ mod tests {
 
     #[test]
     fn the_divergence_of_a_mixture_is_read() {
-        assert_eq!(parse(&["--weights", "0.5,0.5"]).unwrap().divergence, None);
+        assert_eq!(parse(&["--weights", "0.5,0.5"]).unwrap().decoding.divergence, None);
         for divergence in Divergence::ALL.into_iter().filter(Divergence::has_barrier) {
             let name = divergence.to_string();
             let args = parse(&["--weights", "0.5,0.5", "--divergence", &name]).unwrap();
-            assert_eq!(args.divergence, Some(divergence));
+            assert_eq!(args.decoding.divergence, Some(divergence));
         }
     }
 
@@ -110,7 +121,7 @@ mod tests {
             }
         }
         assert!(Cli::try_parse_from(["mopo", "pareto", "run", "--n-prompts", "0"]).is_err());
-        assert_eq!(parse(&["--temperature", "0"]).unwrap().temperature, Some(0.0));
+        assert_eq!(parse(&["--temperature", "0"]).unwrap().sampling.temperature, Some(0.0));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub(crate) mod bandit;
 pub(crate) mod bench;
+pub(crate) mod chat;
 pub(crate) mod config;
 pub(crate) mod export;
 pub(crate) mod generate;

@@ -1,6 +1,7 @@
 //! The program as a process: started, killed, and given wrong input.
 
 mod bandit;
+mod chat;
 mod common;
 mod dpo;
 mod export;

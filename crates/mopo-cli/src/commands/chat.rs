@@ -1,0 +1,142 @@
+//! `mopo chat`: a conversation on a terminal, or with lines from a pipe.
+
+use std::io::{self, BufRead, IsTerminal};
+use std::ops::ControlFlow;
+
+use anyhow::{Context, Result, bail};
+use mopo_data::Message;
+use mopo_lm::Decoding;
+use mopo_ops::FusedBackend;
+use mopo_train::{Sampler, SamplingOverrides};
+
+use super::generate;
+use crate::args::{ChatArgs, DecodingArgs, Weights};
+use crate::device::{self, Job, dispatch};
+use crate::output::{errln, flush, out, outln, write_err};
+
+const COMMANDS: &str = "/reset, /system TEXT, /policy NAME, /weights W, /help, /exit";
+
+pub(crate) fn run(args: ChatArgs) -> Result<()> {
+    device::check(args.device)?;
+    dispatch(args.device, Chat(args))
+}
+
+struct Chat(ChatArgs);
+
+impl Job for Chat {
+    type Output = ();
+
+    fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
+        let args = self.0;
+        let sampler = generate::open::<B>(&args.model, &device)?;
+        let mut chat = Conversation {
+            decoding: generate::decoding(&sampler, &args.decoding)?,
+            sampler,
+            flags: args.decoding,
+            overrides: args.sampling.overrides(),
+            system: args.system,
+            messages: vec![],
+        };
+        let is_terminal = io::stdin().is_terminal();
+        if is_terminal {
+            errln!("{COMMANDS}; Ctrl-D ends");
+        }
+        let mut lines = io::stdin().lock().lines();
+        loop {
+            if is_terminal {
+                write_err(format_args!("> "));
+            }
+            let Some(line) = lines.next() else { return Ok(()) };
+            let line = line.context("cannot read standard input")?;
+            match chat.take(line.trim()) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => return Ok(()),
+                // A person can try again; a script would go on with another conversation than it has.
+                Err(e) if is_terminal => errln!("error: {e:#}"),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+/// A conversation and how it is answered.
+struct Conversation<B: FusedBackend> {
+    sampler: Sampler<B>,
+    decoding: Decoding,
+    flags: DecodingArgs,
+    overrides: SamplingOverrides,
+    system: Option<String>,
+    /// Without the system message.
+    messages: Vec<Message>,
+}
+
+impl<B: FusedBackend> Conversation<B> {
+    /// Takes a line: a command, a message, or nothing. A [`Break`](ControlFlow::Break) ends the chat.
+    fn take(&mut self, line: &str) -> Result<ControlFlow<()>> {
+        let Some(command) = line.strip_prefix('/') else {
+            if !line.is_empty() {
+                self.say(line)?;
+            }
+            return Ok(ControlFlow::Continue(()));
+        };
+        let (name, value) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+        match (name, value.trim()) {
+            ("exit" | "quit", "") => return Ok(ControlFlow::Break(())),
+            ("reset", "") => self.messages.clear(),
+            ("help", "") => errln!("{COMMANDS}"),
+            ("system", text) => {
+                self.system = Some(text.to_owned()).filter(|text| !text.is_empty());
+                self.messages.clear();
+            }
+            ("policy", policy) if !policy.is_empty() => {
+                self.choose(Some(policy.to_owned()), None)?;
+            }
+            ("weights", weights) if !weights.is_empty() => {
+                let weights = weights.parse::<Weights>().map_err(anyhow::Error::msg)?;
+                self.choose(None, Some(weights))?;
+            }
+            _ => bail!("unknown command `{line}`; there are {COMMANDS}"),
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Answers with another policy or mixture from now on.
+    fn choose(&mut self, policy: Option<String>, weights: Option<Weights>) -> Result<()> {
+        let flags = DecodingArgs { policy, weights, divergence: self.flags.divergence };
+        let decoding = generate::decoding(&self.sampler, &flags)?;
+        decoding.check(self.sampler.policies().len())?;
+        self.decoding = decoding;
+        Ok(())
+    }
+
+    /// Answers a message and keeps both, or neither if there is no answer.
+    fn say(&mut self, text: &str) -> Result<()> {
+        let message = |role: &str, text: &str| Message { role: role.into(), content: text.into() };
+        let system = self.system.iter().map(|text| message("system", text));
+        let asked = message("user", text);
+        let all: Vec<Message> =
+            system.chain(self.messages.iter().cloned()).chain([asked.clone()]).collect();
+        let show = &mut |piece: &str| {
+            out!("{piece}");
+            flush();
+            ControlFlow::Continue(())
+        };
+        let reply = self.sampler.reply(&self.decoding, &all, &self.overrides, show);
+        let reply = reply.map_err(|error| match error {
+            e @ mopo_train::Error::ConversationTooLong { .. } => {
+                anyhow::anyhow!("{e} (/reset, --max-new-tokens)")
+            }
+            e => e.into(),
+        })?;
+        outln!("");
+        if reply.is_cut {
+            errln!("[cut at the maximum number of new tokens; --max-new-tokens sets it]");
+        }
+        match reply.text.is_empty() {
+            // Templates do not take an empty message.
+            true => errln!("[an empty answer; the message is forgotten]"),
+            false => self.messages.extend([asked, message("assistant", &reply.text)]),
+        }
+        Ok(())
+    }
+}
