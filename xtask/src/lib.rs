@@ -17,6 +17,7 @@ mod licences;
 mod machine;
 mod matrix;
 mod measured;
+mod models;
 mod program;
 mod real_line;
 mod tidy;
@@ -56,6 +57,7 @@ fn run(command: Command) -> Result<ExitCode> {
             BenchCommand::Score(options) => bench_score::run(&options, &words()),
         },
         Command::RealLine(options) => real_line::run(options),
+        Command::Models(options) => models::run(&options),
         Command::Matrix { backends } => matrix::run(&backends),
         Command::Tidy => tidy::run(),
         Command::Deny => deny::run(),

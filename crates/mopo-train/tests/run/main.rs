@@ -6,6 +6,7 @@ mod dpo;
 mod export;
 mod families;
 mod fits;
+mod gguf;
 mod guard;
 mod hub;
 mod named_keys;
