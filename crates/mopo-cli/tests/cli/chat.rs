@@ -35,7 +35,9 @@ fn answers_follow_from_the_whole_conversation() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     // Longer than the others', so that there is something to say.
-    succeed(tiny(&run).args(["--set", "sft.steps=60", "--set", "data.max_prompt_tokens=100"]));
+    let more =
+        ["sft.steps=60", "data.max_prompt_tokens=100", "model.scratch.max_position_embeddings=256"];
+    succeed(tiny(&run).args(more.iter().flat_map(|set| ["--set", set])));
 
     let first = answer(&run, "What is tea?", &[]);
     assert!(!first.is_empty());
