@@ -9,12 +9,14 @@
 
 #[cfg(feature = "backend")]
 mod hub;
+mod real;
 mod skip;
 
 #[cfg(feature = "backend")]
 use burn::backend::Autodiff;
 #[cfg(feature = "backend")]
 pub use hub::{HubRequest, LoopbackHub};
+pub use real::{REAL_MODELS, real_models};
 pub use skip::{Extent, note_skipped};
 
 /// The backend of the tests: flex, or the one whose feature is on (`cargo xtask matrix`).

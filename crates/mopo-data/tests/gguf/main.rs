@@ -1,6 +1,8 @@
-//! Tokenizers of real GGUF files against llama.cpp. `MOPO_GGUF` names a model's file, and
-//! `MOPO_LLAMA_PYTHON` a Python with the packages of requirements.txt.
+//! Tokenizers of real GGUF files against llama.cpp: of the models that `cargo xtask models` fetches, or of the file
+//! that `MOPO_GGUF` names. `MOPO_LLAMA_PYTHON` names a Python with the packages of requirements.txt, and
+//! `MOPO_TEXTS` text files, separated as in `PATH`, whose lines are encoded too.
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,6 +10,7 @@ use std::time::Instant;
 
 use mopo_core::Objectives;
 use mopo_data::{JinjaTemplate, Message, PromptForm, ReadOptions, Tokenizer, collect, read_hh_dir};
+use mopo_hub::gguf::GgufWriter;
 
 /// Digits, white space, punctuation, scripts, and texts that look like tokens.
 const ODD: [&str; 40] = [
@@ -72,17 +75,49 @@ fn texts() -> Vec<String> {
         let columns = ["input_text", "candidate_0", "candidate_1"];
         texts.extend(columns.iter().filter_map(|column| row[column].as_str()).map(String::from));
     }
+    for file in std::env::split_paths(&std::env::var_os("MOPO_TEXTS").unwrap_or_default()) {
+        let text =
+            std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        texts.extend(text.lines().map(String::from));
+        texts.push(text);
+    }
     texts
 }
 
 #[test]
 fn ids_are_those_of_llama_cpp() {
-    let Some(model) = std::env::var_os("MOPO_GGUF") else {
-        mopo_testkit::skip!("name a model's file in MOPO_GGUF");
+    let models = match std::env::var_os("MOPO_GGUF") {
+        Some(model) => vec![model.into()],
+        None => mopo_testkit::real_models(),
     };
+    if models.is_empty() {
+        mopo_testkit::skip!("fetch models with `cargo xtask models`, or name one in MOPO_GGUF");
+    }
+    for model in &models {
+        let ids = encode(model);
+        let Some(python) = std::env::var_os("MOPO_LLAMA_PYTHON") else {
+            mopo_testkit::skip_rest!(
+                "name a Python with tests/gguf/requirements.txt in MOPO_LLAMA_PYTHON"
+            );
+        };
+        compare(&python, model, &ids);
+    }
+}
+
+/// A text, whether names of control tokens in it are those tokens, and its ids.
+type Encoded = (String, bool, Vec<u32>);
+
+/// Encodes all texts, as they are and as prompts in the model's template, with its tokenizer and with what its
+/// metadata becomes when it is written again.
+fn encode(model: &Path) -> Vec<Encoded> {
     let begin = Instant::now();
-    let tokenizer = Tokenizer::load(&model).unwrap();
-    println!("{} ids, loaded in {:.2?}", tokenizer.vocab_size(), begin.elapsed());
+    let tokenizer = Tokenizer::load(model).unwrap();
+    println!(
+        "{}: {} ids, loaded in {:.2?}",
+        model.display(),
+        tokenizer.vocab_size(),
+        begin.elapsed()
+    );
     let mut texts = texts();
     let begin = Instant::now();
     let mut ids: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text).unwrap()).collect();
@@ -104,21 +139,38 @@ fn ids_are_those_of_llama_cpp() {
         println!("{} prompts in the model's template", texts.len() - n_texts);
     }
 
-    let Some(python) = std::env::var_os("MOPO_LLAMA_PYTHON") else {
-        mopo_testkit::skip_rest!(
-            "name a Python with tests/gguf/requirements.txt in MOPO_LLAMA_PYTHON"
-        );
-    };
+    let again = written(&tokenizer);
+    for (text, ids) in texts.iter().zip(&ids).take(n_texts) {
+        assert_eq!(again.encode(text).unwrap(), *ids, "written again: {text:?}");
+    }
+    let encoded = texts.into_iter().zip(ids).enumerate();
+    encoded.map(|(i, (text, ids))| (text, i >= n_texts, ids)).collect()
+}
+
+/// The tokenizer from the metadata that it becomes.
+fn written(tokenizer: &Tokenizer) -> Tokenizer {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokenizer.gguf");
+    let mut writer = GgufWriter::default();
+    for (key, value) in tokenizer.gguf_metadata(tokenizer.vocab_size(), None).unwrap() {
+        writer.value(&key, value);
+    }
+    writer.write(&path).unwrap();
+    Tokenizer::load(&path).unwrap()
+}
+
+/// Compares with llama.cpp.
+fn compare(python: &OsStr, model: &Path, encoded: &[Encoded]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gguf/reference.py");
     let mut child = Command::new(python)
-        .args([script.as_os_str(), &model])
+        .args([script.as_os_str(), model.as_os_str()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("the program that MOPO_LLAMA_PYTHON names");
     let mut input = child.stdin.take().unwrap();
-    let line = |(i, text)| format!("{}\n", serde_json::json!([text, i >= n_texts]));
-    let lines: String = texts.iter().enumerate().map(line).collect();
+    let line = |(text, special, _): &Encoded| format!("{}\n", serde_json::json!([text, special]));
+    let lines: String = encoded.iter().map(line).collect();
     // The script answers before it has read everything.
     let writer = std::thread::spawn(move || input.write_all(lines.as_bytes()));
     let output = child.wait_with_output().unwrap();
@@ -127,11 +179,12 @@ fn ids_are_those_of_llama_cpp() {
     let answers = String::from_utf8(output.stdout).unwrap();
     let expected: Vec<Vec<u32>> =
         answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(expected.len(), texts.len());
-    let differing: Vec<usize> = (0..texts.len()).filter(|i| ids[*i] != expected[*i]).collect();
-    for i in differing.iter().take(20) {
-        println!("{:?}: {:?}, not {:?}", texts[*i], ids[*i], expected[*i]);
+    assert_eq!(expected.len(), encoded.len());
+    let differing = encoded.iter().zip(&expected).filter(|((.., ids), expected)| ids != *expected);
+    let differing: Vec<_> = differing.collect();
+    for ((text, _, ids), expected) in differing.iter().take(20) {
+        println!("{text:?}: {ids:?}, not {expected:?}");
     }
-    println!("{} of {} differ", differing.len(), texts.len());
+    println!("{}: {} of {} differ", model.display(), differing.len(), encoded.len());
     assert!(differing.is_empty());
 }
