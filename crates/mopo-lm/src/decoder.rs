@@ -20,7 +20,7 @@ use crate::gguf::{self, gguf_file};
 use crate::hub_config::HubConfig;
 use crate::layers::{KvCache, NewTokens, OutputLayer, Projection};
 use crate::lora::{LoraAdapter, LoraConfig};
-use crate::peft::{self, load_adapter, save_adapter};
+use crate::peft::{has_adapter, load_adapter, save_adapter};
 use crate::phi::Phi;
 use crate::serial::{SerialConfig, SerialDecoder};
 use crate::{LoadOptions, PackedInputs, PhiConfig, Result, load_phi};
@@ -293,7 +293,7 @@ impl<B: Backend> CausalLm<B> {
             }
         };
         let this = Self::from(architecture);
-        match dir.join(peft::CONFIG).exists() {
+        match has_adapter(dir) {
             false => Ok(this),
             true => {
                 let (adapter, lora) = load_adapter(dir, &shape, device)?;

@@ -54,7 +54,7 @@ pub use layers::{KvCache, NewTokens, Norm, OutputLayer, Projection, Weight};
 pub use lora::{LoraAdapter, LoraConfig, LoraLayer, LoraPair, TargetModules};
 pub use merge::merge;
 pub use packed::{PackedBatch, PackedInputs, PackedResponse, sequence_log_probs, token_log_probs};
-pub use peft::{load_adapter, save_adapter};
+pub use peft::{has_adapter, load_adapter, save_adapter};
 pub use phi::{Phi, PhiAttention, PhiConfig, PhiLayer, PhiMlp, PhiRotary, load_phi};
 pub use policy::{HeadChoice, PolicyParams};
 pub use quantised::QuantisedWeight;

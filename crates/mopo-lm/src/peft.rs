@@ -64,6 +64,11 @@ const NEUTRAL: [&str; 26] = [
 /// base.
 const CHANGES_BASE: [&str; 5] = ["pissa", "olora", "loftq", "corda", "lora_ga"];
 
+/// Whether a model directory has an adapter beside its weights.
+pub fn has_adapter(dir: &Path) -> bool {
+    dir.join(CONFIG).exists()
+}
+
 /// Loads an adapter for a model of this shape, written by PEFT or [`save_adapter`]; the
 /// parameters are trainable. Dropout is the file's.
 ///

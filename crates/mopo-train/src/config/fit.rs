@@ -44,6 +44,14 @@ impl RunConfig {
                         dir.join("config.json").display()
                     ),
                 };
+                if self.sft.steps > 0 && mopo_lm::has_adapter(&dir) {
+                    return fail(format!(
+                        "{} has an adapter of its own beside its weights, and SFT would go on without \
+                         it: set `sft.steps = 0` to train the policies from it, or merge it into the \
+                         weights first (`mopo export`, or PEFT's `merge_and_unload`)",
+                        dir.display()
+                    ));
+                }
                 (DecoderShape::read(dir)?, limit)
             }
         };

@@ -170,6 +170,9 @@ fn policies_start_as_the_sft_model_with_its_adapter() {
     let (_again, again) = finished_with(&again);
     let policy = std::fs::read(again.join("policy/adapter_model.safetensors")).unwrap();
     assert!(policy == read("policy").unwrap());
+    let dropped = on(&model, &["sft.steps=2"]);
+    let error = dropped.check_files(&|_| unreachable!("no rewards"), None).unwrap_err().to_string();
+    assert!(error.contains("an adapter of its own") && error.contains("sft.steps = 0"), "{error}");
     let other = on(&model, &["sft.steps=0", "training.steps=1", "lora.rank=3"]);
     let out = tempfile::tempdir().unwrap();
     let run = out.path().join("run");
