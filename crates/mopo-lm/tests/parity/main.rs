@@ -8,6 +8,7 @@
 mod classifiers;
 mod exports;
 mod gguf;
+mod real;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
