@@ -212,6 +212,9 @@ impl ExportSource {
     }
 }
 
+/// A model without an adapter, and its output layer if that is not the model's own.
+type Whole<'a, B> = (CausalLm<B>, Option<&'a OutputLayer<B>>);
+
 /// The parts of a source.
 struct Loaded<B: FusedBackend> {
     tokenizer: Tokenizer,
@@ -223,12 +226,8 @@ struct Loaded<B: FusedBackend> {
 }
 
 impl<B: FusedBackend> Loaded<B> {
-    /// One policy or the SFT model without an adapter, and its output layer if that is not the model's own; `None`
-    /// for all policies.
-    fn whole(
-        &self,
-        choice: ExportChoice,
-    ) -> Result<Option<(CausalLm<B>, Option<&OutputLayer<B>>)>> {
+    /// One policy or the SFT model; `None` for all policies.
+    fn whole(&self, choice: ExportChoice) -> Result<Option<Whole<'_, B>>> {
         let Self { base, params, .. } = self;
         Ok(match choice {
             ExportChoice::All => None,

@@ -126,7 +126,7 @@ fn encode(model: &Path) -> Vec<Encoded> {
     let n_texts = texts.len();
     if tokenizer.form() == PromptForm::Model {
         // Prompts of one message, whose control tokens are the template's.
-        let template = JinjaTemplate::load(&model, None).unwrap().unwrap();
+        let template = JinjaTemplate::load(model, None).unwrap().unwrap();
         for i in 0..n_texts {
             let text = texts[i].clone();
             if text.trim().is_empty() || text.contains("<|") || text.contains("\n\nAssistant:") {

@@ -144,10 +144,10 @@ fn check_biases(config: &SerialConfig, model_type: &str) -> Result<()> {
 /// What only Gemma has: windows, two rotary embeddings, the scale of queries.
 fn gemma(config: &SerialConfig, keys: &mut Keys) -> Result<()> {
     let is_local = |i: usize| !(i + 1).is_multiple_of(GEMMA_PATTERN);
-    let layers = config.layers.iter().enumerate();
-    if layers.clone().any(|(i, layer)| layer.window.is_some() != is_local(i)) {
-        let kinds: Vec<&str> =
-            layers.map(|(_, l)| l.window.map_or("full", |_| "sliding")).collect();
+    let windows: Vec<bool> = config.layers.iter().map(|layer| layer.window.is_some()).collect();
+    if windows.iter().enumerate().any(|(i, has_window)| *has_window != is_local(i)) {
+        let kinds = windows.iter().map(|has_window| if *has_window { "sliding" } else { "full" });
+        let kinds: Vec<&str> = kinds.collect();
         let why = "llama.cpp takes every sixth block as global and the others as local";
         return Err(refused("layer_types", kinds.join(", "), why));
     }

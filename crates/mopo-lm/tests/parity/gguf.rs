@@ -11,9 +11,12 @@ use serde_json::{Value, json};
 use crate::exports::heads;
 use crate::{B, Case, cases, fixtures, logits_of};
 
+/// Keys of a `config.json` with other values.
+type Changes = &'static [(&'static str, Value)];
+
 /// Fixtures that llama.cpp has no architecture for, the keys of `config.json` that say why, and values with which
 /// it has one.
-const CHANGES: [(&str, &str, &[(&str, Value)]); 4] = [
+const CHANGES: [(&str, &str, Changes); 4] = [
     ("mistral", "sliding_window", &[("sliding_window", Value::Null)]),
     (
         "qwen2",
