@@ -14,7 +14,7 @@ use crate::bench_train::report::{number, shown};
 use crate::bench_train::write_whole;
 use crate::cargo::{root, target_directory};
 use crate::machine::{date_and_commit, ensure_committed, machine, median};
-use crate::measured::{Participant, take_turns, values};
+use crate::measured::{Participant, command_table, run_block, take_turns, values};
 use crate::program;
 
 const TRANSFORMERS: &str = "xtask/peers/generate.py";
@@ -238,19 +238,9 @@ fn page(options: &Options, context: &About, all: &[Participant], runs: &[Value])
             equal_tokens(runs, p.name).map_or("–".into(), |n| n.to_string())
         );
     }
-    out += "\n| name | command |\n|---|---|\n";
-    for p in all {
-        out += &format!("| {} | `{}` |\n", p.name, p.shown);
-    }
-    out += "\nEvery run, in the order in which they ran; ids left out:\n\n```json\n";
-    for run in runs {
-        let mut run = run.clone();
-        if let Some(line) = run["line"].as_object_mut() {
-            line.remove("ids");
-        }
-        out += &format!("{run}\n");
-    }
-    out + "```\n"
+    out += &format!("\n{}", command_table(all));
+    out += "\nEvery run, in the order in which they ran; ids left out:\n\n";
+    out + &run_block(runs, "ids")
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::bench_train::report::{number, shown};
 use crate::bench_train::write_whole;
 use crate::cargo::{root, status, target_directory};
 use crate::machine::{date_and_commit, ensure_committed, machine, median};
-use crate::measured::{Participant, take_turns, values};
+use crate::measured::{Participant, command_table, run_block, take_turns, values};
 use crate::program;
 
 const SCORE: &str = "xtask/peers/score.py";
@@ -297,19 +297,9 @@ fn page(options: &Options, context: &About, all: &[Participant], runs: &[Value])
     }
     out += "\n`--sort` goes by length, so that little is padded. Ours always does, and pads nothing. The \
             last column is the largest difference from our scores, relative to the largest score.\n";
-    out += "\n## Commands\n\n| name | command |\n|---|---|\n";
-    for p in all {
-        out += &format!("| {} | `{}` |\n", p.name, p.shown);
-    }
-    out += "\n## Every run\n\nOne line each, in the order in which they ran; scores left out.\n\n```json\n";
-    for run in runs {
-        let mut run = run.clone();
-        if let Some(line) = run["line"].as_object_mut() {
-            line.remove("scores");
-        }
-        out += &format!("{run}\n");
-    }
-    out + "```\n"
+    out += &format!("\n## Commands\n\n{}", command_table(all));
+    out += "\n## Every run\n\nOne line each, in the order in which they ran; scores left out.\n\n";
+    out + &run_block(runs, "scores")
 }
 
 #[cfg(test)]

@@ -79,6 +79,25 @@ pub(crate) fn measured_line(
     })
 }
 
+/// A table of the participants and the commands that they ran.
+pub(crate) fn command_table(all: &[Participant]) -> String {
+    let rows = all.iter().map(|p| format!("| {} | `{}` |\n", p.name, p.shown));
+    format!("| name | command |\n|---|---|\n{}", rows.collect::<String>())
+}
+
+/// Every run as a line of JSON in a block of code, without what would fill it.
+pub(crate) fn run_block(runs: &[Value], left_out: &str) -> String {
+    let mut lines = String::new();
+    for run in runs {
+        let mut run = run.clone();
+        if let Some(line) = run["line"].as_object_mut() {
+            line.remove(left_out);
+        }
+        lines += &format!("{run}\n");
+    }
+    format!("```json\n{lines}```\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
