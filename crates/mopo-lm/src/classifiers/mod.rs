@@ -162,13 +162,27 @@ impl<B: Backend> Classifier<B> {
         }
     }
 
+    /// Size of the vocabulary, and maximum length of a text: for every text, so without a copy of the labels.
+    fn limits(&self) -> [usize; 2] {
+        match self {
+            Self::Gpt2(model) => [model.config().vocab_size, model.config().n_positions],
+            Self::DistilBert(model) => {
+                [model.config().vocab_size, model.config().max_position_embeddings]
+            }
+            Self::Bart(model) => {
+                [model.config().vocab_size, model.config().max_position_embeddings]
+            }
+            Self::Decoder(model) => [model.shape().vocab_size, model.shape().max_tokens],
+        }
+    }
+
     /// Whether [`forward`](Self::forward) accepts a text.
     ///
     /// # Errors
     /// No tokens, too many of them, or an id beyond the vocabulary; the message completes "the text
     /// …".
     pub fn check(&self, ids: &[u32]) -> std::result::Result<(), String> {
-        let ClassifierShape { vocab_size: vocab, max_tokens, .. } = self.shape();
+        let [vocab, max_tokens] = self.limits();
         let n = ids.len();
         if n == 0 {
             let what = "has no tokens, and a model needs at least one: leave such texts out, or put a \
