@@ -238,9 +238,13 @@ pub(crate) fn check_head(name: &str, seed: u64) -> std::result::Result<(), Strin
     if name.is_empty() || !name.chars().all(plain) {
         return Err(format!("`name` is `{name}`; use letters, digits, `-`, `_`, `.`"));
     }
-    // TOML's integers are signed: a larger seed could not be recorded.
+    check_seed("seed", seed)
+}
+
+/// TOML's integers are signed: a larger seed could not be recorded.
+fn check_seed(key: &str, seed: u64) -> std::result::Result<(), String> {
     if seed > i64::MAX as u64 {
-        return Err(format!("`seed` is {seed}; it must be below 2^63"));
+        return Err(format!("`{key}` is {seed}; it must be below 2^63"));
     }
     Ok(())
 }

@@ -315,7 +315,8 @@ pub(crate) fn prepare(
     }
     config.evaluation.check_recorded_scores(&set)?;
     let n_pairs = set.records.len();
-    let (train, heldout) = split_by_prompt(set.records, config.data.heldout_fraction, config.seed);
+    let split_seed = config.data.split_seed.unwrap_or(config.seed);
+    let (train, heldout) = split_by_prompt(set.records, config.data.heldout_fraction, split_seed);
     if train.is_empty() || heldout.is_empty() {
         return Err(Error::Config {
             origin: "`data.heldout_fraction`".into(),

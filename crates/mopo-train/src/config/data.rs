@@ -25,6 +25,7 @@ pub(super) const OPTIONAL: &[&str] = &[
     "data.pairs_per_prompt",
     "data.max_pairs",
     "data.n_prompts",
+    "data.split_seed",
 ];
 
 /// The source of the pairs, and their maximum lengths.
@@ -36,6 +37,10 @@ pub struct DataConfig {
     pub source: SourceConfig,
     /// Fraction of the prompts that is held out, in (0, 1).
     pub heldout_fraction: f64,
+    /// Seed of the split into training and held-out prompts; by default the run's. Runs that differ in their seed
+    /// have the same held-out prompts with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_seed: Option<u64>,
     /// Maximum number of tokens of a prompt; longer ones are cut from the left.
     pub max_prompt_tokens: usize,
     /// Maximum number of tokens of a response, end of text included; longer ones are cut from the
@@ -62,7 +67,7 @@ impl ConfigFile for Section {
 
 /// Reads the keys that `[data]` shares with other configurations.
 pub(super) fn read_source(document: &DeTable<'_>) -> std::result::Result<(), PartError> {
-    let own = &["heldout_fraction", "max_prompt_tokens", "max_response_tokens"];
+    let own = &["heldout_fraction", "split_seed", "max_prompt_tokens", "max_response_tokens"];
     read_part::<SourceConfig>(document, &["data"], own)
 }
 
@@ -109,6 +114,9 @@ impl DataConfig {
     /// Checks ranges, and that each key belongs to the source.
     pub(crate) fn check(&self) -> Checked {
         ranges::fraction("data.heldout_fraction", self.heldout_fraction)?;
+        if let Some(seed) = self.split_seed {
+            super::check_seed("data.split_seed", seed)?;
+        }
         ranges::count("data.max_prompt_tokens", self.max_prompt_tokens, 1..=MAX_TOKENS)?;
         ranges::count("data.max_response_tokens", self.max_response_tokens, 2..=MAX_TOKENS)?;
         self.source.check()
