@@ -115,6 +115,42 @@ impl PackedBatch {
         Ok(batch)
     }
 
+    /// Rows of texts, with the index of each text's last token. Where a text and the next begin with the same tokens,
+    /// as the two of a pair do, these are there once.
+    ///
+    /// # Errors
+    /// A text has no tokens; `index` is its position.
+    pub(crate) fn texts(texts: &[&[u32]]) -> Result<(Self, Vec<i32>)> {
+        if let Some(index) = texts.iter().position(|text| text.is_empty()) {
+            return Err(Error::EmptyPrompt { index });
+        }
+        let mut batch = Self::pack(&[])?;
+        let (mut lengths, mut ends) = (vec![], vec![]);
+        let mut rest = texts;
+        while let [text, others @ ..] = rest {
+            let next = others.first().copied().unwrap_or_default();
+            let same = text.iter().zip(next).take_while(|(a, b)| a == b).count();
+            // Both end in tokens of their own.
+            let shared = same.min(text.len() - 1).min(next.len().saturating_sub(1));
+            if shared == 0 {
+                batch.push(text, 0);
+                lengths.push([text.len(), 0, 0]);
+                ends.push(batch.ids.len() as i32 - 1);
+                rest = others;
+                continue;
+            }
+            batch.push(&text[..shared], 0);
+            for text in [text, next] {
+                batch.push(&text[shared..], shared);
+                ends.push(batch.ids.len() as i32 - 1);
+            }
+            lengths.push([shared, text.len() - shared, next.len() - shared]);
+            rest = &others[1..];
+        }
+        batch.rows = PackedRows::new(lengths);
+        Ok((batch, ends))
+    }
+
     fn push(&mut self, ids: &[u32], first_position: usize) {
         self.ids.extend(ids.iter().map(|id| *id as i32));
         self.positions.extend((first_position..first_position + ids.len()).map(|p| p as i32));

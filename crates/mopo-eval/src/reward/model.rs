@@ -189,7 +189,7 @@ impl<B: Backend> ModelReward<B> {
         self.cut_tokens(prompt, response).map(|(row, _)| row)
     }
 
-    /// The same, and whether the text was truncated.
+    /// The same, and how many tokens were cut off.
     ///
     /// # Errors
     /// Those of [`tokens`](Self::tokens).
@@ -197,7 +197,7 @@ impl<B: Backend> ModelReward<B> {
         &self,
         prompt: &str,
         response: &str,
-    ) -> std::result::Result<(TokenRow, bool), String> {
+    ) -> std::result::Result<(TokenRow, usize), String> {
         let settings = &self.settings;
         let prompt = settings
             .prompt_prefix
@@ -313,7 +313,7 @@ impl<B: FusedBackend> Reward for ModelReward<B> {
             items.par_iter().map(|(prompt, response)| self.cut_tokens(prompt, response)).collect();
         let rows = rows.into_iter().enumerate().map(|(i, row)| row.map_err(|why| refused(i, why)));
         let (rows, cut): (Vec<_>, Vec<_>) = rows.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-        self.cut.fetch_add(cut.into_iter().filter(|cut| *cut).count(), Ordering::Relaxed);
+        self.cut.fetch_add(cut.into_iter().filter(|cut| *cut > 0).count(), Ordering::Relaxed);
         let scores = self.logits(&rows).into_iter().enumerate().map(|(i, logits)| {
             let score = f32::from(self.settings.sign) * logits[self.label];
             match score.is_finite() {

@@ -136,27 +136,41 @@ impl<B: FusedBackend> DecoderClassifier<B> {
         Ok(Self { decoder, score, shape, pad_token_id: hub.token("pad_token_id")? })
     }
 
-    /// Logits of texts, `[n_rows, n_labels]`. Panics for an id beyond the vocabulary, and for a text
-    /// without tokens or longer than the model's positions: see
+    /// Logits of texts, `[n_rows, n_labels]`; each depends only on its row. Panics for an id beyond the vocabulary, and
+    /// for a text without tokens or longer than the model's positions: see
     /// [`Classifier::check`](super::Classifier::check).
     pub fn forward(&self, rows: &[TokenRow]) -> Tensor<B, 2> {
-        self.forward_with(None, self.score.val(), rows)
+        let texts: Vec<Vec<u32>> = rows.iter().map(|row| seen(row).to_vec()).collect();
+        let batch = PackedBatch::prompts(&texts).expect("texts with tokens");
+        let ends = batch.rows.rows().iter().map(|row| (row.start + row.prompt) as i32 - 1);
+        let ends = ends.collect();
+        self.classified(&batch, ends, None, self.score.val())
     }
 
-    /// The same with an adapter and another `score`, `[hidden_size, n_labels]`.
+    /// The same with an adapter and another `score`, `[hidden_size, n_labels]`. Tokens that a text and the next both
+    /// begin with, such as the prompt of a pair's responses, are computed once; so a row's logits depend on the
+    /// others, by rounding.
     pub fn forward_with(
         &self,
-        adapter: Option<&LoraAdapter<B>>,
+        adapter: &LoraAdapter<B>,
         score: Tensor<B, 2>,
         rows: &[TokenRow],
     ) -> Tensor<B, 2> {
-        // The classified token does not see what follows it.
-        let texts: Vec<Vec<u32>> = rows.iter().map(|row| row.ids[..=row.pool].to_vec()).collect();
-        let batch = PackedBatch::prompts(&texts).expect("texts with tokens");
+        let texts: Vec<&[u32]> = rows.iter().map(seen).collect();
+        let (batch, ends) = PackedBatch::texts(&texts).expect("texts with tokens");
+        self.classified(&batch, ends, Some(adapter), score)
+    }
+
+    /// Logits at these tokens of a batch.
+    fn classified(
+        &self,
+        batch: &PackedBatch,
+        ends: Vec<i32>,
+        adapter: Option<&LoraAdapter<B>>,
+        score: Tensor<B, 2>,
+    ) -> Tensor<B, 2> {
         let device = score.device();
         let hidden = self.decoder.hidden_states_packed(&batch.inputs(&device), adapter);
-        let ends = batch.rows.rows().iter().map(|row| (row.start + row.prompt) as i32 - 1);
-        let ends: Vec<i32> = ends.collect();
         let ends = Tensor::<B, 1, Int>::from_data(ends.as_slice(), &device);
         let no_bias = Tensor::zeros([score.dims()[1]], &device);
         linear(None, hidden.select(0, ends), score, no_bias)
@@ -200,4 +214,9 @@ impl<B: FusedBackend> DecoderClassifier<B> {
         }
         Ok(mopo_hub::write_json(&dir.join("config.json"), &config)?)
     }
+}
+
+/// The part of a text on which its logits depend: the classified token does not see what follows it.
+fn seen(row: &TokenRow) -> &[u32] {
+    &row.ids[..=row.pool]
 }

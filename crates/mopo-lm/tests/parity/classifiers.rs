@@ -106,11 +106,17 @@ fn a_fresh_score_on_a_decoder_takes_an_adapter() {
         let rows =
             [TokenRow { ids: vec![3, 5, 8], pool: 2 }, TokenRow { ids: vec![9, 4, 7, 1], pool: 1 }];
         let score = fresh.score.val();
-        let adapted = values(fresh.forward_with(Some(&adapter), score.clone(), &rows));
+        let adapted = values(fresh.forward_with(&adapter, score.clone(), &rows));
         let merged = fresh.merged(&adapter, score).unwrap();
         relative(name, &values(merged.forward(&rows)), &adapted);
         assert_eq!(adapted.len(), 2 * labels.len());
         assert!(adapted != values(fresh.forward(&rows)), "{name}: the adapter changes nothing");
+        // Neighbours that share a beginning, are one another's beginning, or are equal.
+        let texts =
+            [&[3, 5, 8][..], &[3, 5, 8, 2], &[3, 5, 8, 2], &[3, 5, 1, 6], &[4], &[4, 4], &[7]];
+        let rows_of_pairs = texts.map(|ids| TokenRow { ids: ids.to_vec(), pool: ids.len() - 1 });
+        let of_pairs = values(fresh.forward_with(&adapter, merged.score.val(), &rows_of_pairs));
+        relative(name, &of_pairs, &values(merged.forward(&rows_of_pairs)));
         // What follows the classified token is not seen.
         let short = [rows[0].clone(), TokenRow { ids: vec![9, 4], pool: 1 }];
         assert_eq!(values(fresh.forward(&short)), values(fresh.forward(&rows)));

@@ -33,6 +33,6 @@ impl<B: FusedBackend> Scorer<B> for ScoreAdapter<B> {
     type Frozen = DecoderClassifier<B>;
 
     fn logits(&self, frozen: &DecoderClassifier<B>, rows: &[TokenRow]) -> Tensor<B, 2> {
-        frozen.forward_with(Some(&self.adapter), self.score.val(), rows)
+        frozen.forward_with(&self.adapter, self.score.val(), rows)
     }
 }

@@ -1,6 +1,8 @@
 //! Training examples of a reward model, as token ids: compared pairs of texts, or texts of two
 //! kinds.
 
+use std::cmp::Ordering;
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData, activation};
 use mopo_lm::TokenRow;
@@ -69,6 +71,29 @@ fn thinned(row: &TokenRow, p: f64, rng: &mut ChaCha8Rng) -> TokenRow {
         }
     }
     new
+}
+
+/// Of two texts with one prompt, whose beginnings have lost so many tokens, cuts the one that lost fewer to where the
+/// other begins, so that the rest of the prompt is the same in both. Texts that would lose their response stay as they
+/// are.
+pub(crate) fn cut_alike(
+    first: &mut TokenRow,
+    second: &mut TokenRow,
+    first_cut: usize,
+    second_cut: usize,
+) {
+    let (longer, other, excess) = match first_cut.cmp(&second_cut) {
+        Ordering::Less => (first, &*second, second_cut - first_cut),
+        Ordering::Equal => return,
+        Ordering::Greater => (second, &*first, first_cut - second_cut),
+    };
+    // A token that the tokenizer puts before every text.
+    let kept = usize::from(longer.ids[0] == other.ids[0]);
+    let from = kept + excess;
+    if longer.ids.get(from) == other.ids.get(kept) && from < longer.pool {
+        longer.ids.drain(kept..from);
+        longer.pool -= excess;
+    }
 }
 
 /// An independent stream for each step.
@@ -156,6 +181,29 @@ mod tests {
     use super::*;
     use burn::tensor::ElementConversion;
     use mopo_testkit::TestBackend;
+
+    #[test]
+    fn texts_of_a_pair_are_cut_alike() {
+        // The prompt is 1 to 9, of which the tokenizer's limit of 6 left 7 to 9 and 5 to 9.
+        let (long, short) = (row([7, 8, 9, 20, 21, 22], 5), row([5, 6, 7, 8, 9, 30], 5));
+        let cut = row([7, 8, 9, 30], 3);
+        let (mut first, mut second) = (long.clone(), short.clone());
+        cut_alike(&mut first, &mut second, 6, 4);
+        assert_eq!((&first, &second), (&long, &cut));
+        cut_alike(&mut second, &mut first, 6, 6);
+        assert_eq!((&first, &second), (&long, &cut));
+        let (mut first, mut second) = (short.clone(), long.clone());
+        cut_alike(&mut first, &mut second, 4, 6);
+        assert_eq!((first, second), (cut, long));
+        // The first token is one of the tokenizer's.
+        let (mut first, mut second) = (row([0, 8, 9, 20], 3), row([0, 6, 7, 8, 9, 30], 5));
+        cut_alike(&mut first, &mut second, 4, 2);
+        assert_eq!(second, row([0, 8, 9, 30], 3));
+        // Nothing is left of the prompt in one of them.
+        let (mut first, mut second) = (row([20, 21, 22], 2), row([8, 9, 30], 2));
+        cut_alike(&mut first, &mut second, 12, 7);
+        assert_eq!(second, row([8, 9, 30], 2));
+    }
 
     fn row(ids: impl IntoIterator<Item = u32>, pool: usize) -> TokenRow {
         TokenRow { ids: ids.into_iter().collect(), pool }

@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::module::{AutodiffModule, Module};
 use mopo_data::Tokenizer;
 use mopo_eval::ScoreStatistics;
-use mopo_eval::reward::{Label, ModelReward, ModelSettings, RewardTokenizer};
+use mopo_eval::reward::{Label, ModelReward, ModelSettings, RewardTokenizer, TruncationSide};
 use mopo_lm::{
     Classifier, ClassifierShape, DecoderClassifier, DistilBertConfig, Gpt2Config, LoadDtype,
     Pooling,
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::adapter::ScoreAdapter;
 use super::config::{RewardModel, RewardTrainConfig};
 use super::data::{self, Texts};
-use super::examples::{Example, count_right};
+use super::examples::{Example, count_right, cut_alike};
 use super::method::RewardTraining;
 use super::save::{PADDING, save_model};
 use crate::batches::step_seed;
@@ -74,7 +74,7 @@ pub struct RewardResult {
     pub best_step: usize,
     /// Their accuracy on the validation examples by which they were chosen, which is optimistic.
     pub validation_accuracy: MeasuredAccuracy,
-    /// Their accuracy on the training examples; of a language model, on as many as are held out.
+    /// Their accuracy on the training examples; of a language model, on as many as validate it.
     pub train_accuracy: MeasuredAccuracy,
     /// Their accuracy on the held-out examples.
     pub heldout_accuracy: MeasuredAccuracy,
@@ -186,7 +186,9 @@ pub fn train_reward<B: FusedAutodiffBackend>(
         ModelReward::new(&config.objective, model.valid(), tokenizer.clone(), settings.clone())?;
     let [heldout, validation, train] = data::PARTS.map(|part| {
         let path = run.join(&format!("data/{part}.jsonl"));
-        examples(&reward, Texts::read(&path, config)?)
+        // Held-out texts are cut as `mopo score` cuts them.
+        let alike = part != "heldout" && matches!(config.model, RewardModel::Decoder(_));
+        examples(&reward, Texts::read(&path, config)?, alike)
     });
     let (heldout, validation, train) = (heldout?, validation?, train?);
     let truncated = heldout.truncated + validation.truncated + train.truncated;
@@ -254,10 +256,10 @@ pub fn train_reward<B: FusedAutodiffBackend>(
         let (right, n) = count_right(examples, logits);
         MeasuredAccuracy::new(right, n)
     };
-    // Of a language model's thousands of texts no more than needed are scored.
+    // Scoring thousands of texts with a language model would take as long as the training.
     let measured = match &config.model {
         RewardModel::Decoder(_) => {
-            &train.examples[..train.examples.len().min(heldout.examples.len())]
+            &train.examples[..train.examples.len().min(validation.examples.len())]
         }
         _ => &train.examples[..],
     };
@@ -400,19 +402,23 @@ struct Part {
     unreadable: usize,
 }
 
-fn examples<B: FusedBackend>(reward: &ModelReward<B>, texts: Texts) -> Result<Part> {
+/// The examples of some texts; with `alike` both texts of a pair begin at the same token of their prompt.
+fn examples<B: FusedBackend>(reward: &ModelReward<B>, texts: Texts, alike: bool) -> Result<Part> {
     let mut part = Part { examples: vec![], longer: vec![], truncated: 0, unreadable: 0 };
     match texts {
         Texts::Pairs(records) => {
             for r in records {
                 let read = |response| reward.cut_tokens(&r.prompt, response);
-                let (Ok((first, first_cut)), Ok((second, second_cut))) =
+                let (Ok((mut first, first_cut)), Ok((mut second, second_cut))) =
                     (read(&r.first), read(&r.second))
                 else {
                     part.unreadable += 1;
                     continue;
                 };
-                part.truncated += usize::from(first_cut) + usize::from(second_cut);
+                part.truncated += usize::from(first_cut > 0) + usize::from(second_cut > 0);
+                if alike && reward.settings().truncation_side == TruncationSide::Left {
+                    cut_alike(&mut first, &mut second, first_cut, second_cut);
+                }
                 let lengths = [&r.first, &r.second].map(|text| text.chars().count());
                 part.longer.push(match lengths[0].cmp(&lengths[1]) {
                     std::cmp::Ordering::Less => 0.0,
@@ -432,7 +438,7 @@ fn examples<B: FusedBackend>(reward: &ModelReward<B>, texts: Texts) -> Result<Pa
                     part.unreadable += 1;
                     continue;
                 };
-                part.truncated += usize::from(cut);
+                part.truncated += usize::from(cut > 0);
                 part.examples.push(Example::Text { row, label: usize::from(t.label) });
             }
         }

@@ -122,12 +122,11 @@ impl RewardTokenizer {
         Ok(Self { inner, dir, max_tokens, direction })
     }
 
-    /// The ids of a text, or of two, with the special tokens around them, and whether
-    /// something was cut off.
+    /// The ids of a text, or of two, with the special tokens around them, and how many tokens were cut off.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if the library refuses the text.
-    pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<(Vec<u32>, bool)> {
+    pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<(Vec<u32>, usize)> {
         let refused = file_error(&self.dir);
         let one = |text: &str| self.inner.encode_fast(text, false).map_err(&refused);
         // An empty second text means none, as in transformers.
@@ -145,7 +144,7 @@ impl RewardTokenizer {
             stride: 0,
         };
         let (text, pair) = truncate_encodings(text, pair, &params).map_err(&refused)?;
-        let cut = before > n(&text) + pair.as_ref().map_or(0, n);
+        let cut = before - n(&text) - pair.as_ref().map_or(0, n);
         let whole = self.inner.post_process(text, pair, true).map_err(&refused)?;
         Ok((whole.get_ids().to_vec(), cut))
     }
