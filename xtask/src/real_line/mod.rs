@@ -7,6 +7,7 @@ mod pretrained;
 mod record;
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Instant, SystemTime};
@@ -81,6 +82,13 @@ pub(crate) struct Options {
     /// Python with numpy, h5py and the package toxic-comment-classifier: its scores of the answers are shown as well
     #[arg(long, value_name = "FILE")]
     toxicity_python: Option<PathBuf>,
+    /// Use the reward models and labels of this pipeline (its --out) and its held-out prompts: what is left, SFT and
+    /// MOPO, is repeated with another --seed
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
+    labels_of: Option<PathBuf>,
+    /// The seed of that pipeline.
+    #[arg(skip)]
+    labels_seed: Option<u64>,
     /// Run a few steps of each stage to see whether they work; the figures mean nothing
     #[arg(long)]
     smoke: bool,
@@ -124,13 +132,17 @@ pub(crate) fn run(mut options: Options) -> Result<ExitCode> {
     {
         *model = path.display().to_string();
     }
+    if let Some(labels_of) = &options.labels_of {
+        options.labels_seed =
+            Some(record::labels_seed(&labels_of.join("line.json"), &options.asked())?);
+    }
     let mut record = LineRecord::open(&options.out.join("line.json"), &options.asked())?;
     let mopo = match &options.mopo {
         Some(mopo) => mopo.clone(),
         None => program::build(Some(&options.device))?,
     };
 
-    for index in 0..options.n_stages() {
+    for index in options.stages() {
         // Created when its turn comes: later stages use what earlier ones found.
         let stage = options.stage(index)?;
         if record.is_done(&stage.name) && stage.last.exists() {
@@ -188,11 +200,15 @@ impl Options {
             "model": self.model,
             "quick": self.quick,
             "toxicity": self.toxicity_python.is_some(),
+            "labels_of": self.labels_of.as_ref().map(|of| of.display().to_string()),
         })
     }
 
-    fn n_stages(&self) -> usize {
-        OBJECTIVES.len() + 5 + usize::from(self.toxicity_python.is_some())
+    /// The stages' numbers: those that end with the labels are left out where another pipeline has them.
+    fn stages(&self) -> Range<usize> {
+        let labelling = OBJECTIVES.len() + 2;
+        let from = if self.labels_of.is_some() { labelling } else { 0 };
+        from..labelling + 3 + usize::from(self.toxicity_python.is_some())
     }
 
     /// What the stages on a pretrained model take.
@@ -244,7 +260,8 @@ impl Options {
                 output,
             });
         }
-        let (pairs, labelled, run) = (path("pairs.jsonl"), path("labelled.jsonl"), path("run"));
+        let labelled = self.labels_of.as_ref().unwrap_or(&self.out).join("labelled.jsonl");
+        let (pairs, run) = (path("pairs.jsonl"), path("run"));
         Ok(match index - OBJECTIVES.len() {
             0 => Stage {
                 name: "pairs".into(),
@@ -367,7 +384,8 @@ impl Options {
     fn with_models(&self, text: &str) -> String {
         // Into a quoted string of TOML.
         let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
-        let models = self.out.join("rewards").display().to_string();
+        let models = self.labels_of.as_ref().unwrap_or(&self.out).join("rewards");
+        let models = models.display().to_string();
         let text = text.replace("MODELS", &quoted(&models));
         match &self.model {
             Some(model) => text.replace("\"MODEL\"", &format!("\"{}\"", quoted(model))),
@@ -382,7 +400,11 @@ impl Options {
             fs::read_to_string(labels).with_context(|| format!("reading {}", labels.display()))?;
         let record: Value = serde_json::from_str(&json).with_context(wrong)?;
         let template = if self.model.is_some() { RUN_ON_MODEL } else { RUN };
-        let mut text = self.with_models(template).replace("SEED", &self.seed.to_string());
+        // First the longer word.
+        let mut text = self
+            .with_models(template)
+            .replace("SPLIT_SEED", &self.labels_seed.unwrap_or(self.seed).to_string())
+            .replace("SEED", &self.seed.to_string());
         for (k, objective) in OBJECTIVES.iter().enumerate() {
             let found = &record["objectives"][k];
             ensure!(found["name"] == *objective, wrong());

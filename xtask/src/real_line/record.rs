@@ -19,6 +19,36 @@ pub(super) struct Done {
     pub(super) resumed: bool,
 }
 
+/// The seed of the pipeline whose record is at `path`, for another that uses its labels.
+///
+/// # Errors
+/// No record there; one that was asked for other data, another model or size; one that has not labelled yet.
+pub(super) fn labels_seed(path: &Path, asked: &Value) -> Result<u64> {
+    let wrong = || format!("{} is damaged; pass another --labels-of", path.display());
+    let text = fs::read_to_string(path).with_context(|| {
+        format!("reading {}; --labels-of is the --out of another pipeline", path.display())
+    })?;
+    let other: Value = serde_json::from_str(&text).with_context(wrong)?;
+    for key in ["data", "model", "smoke", "quick"] {
+        ensure!(
+            other["asked"][key] == asked[key],
+            "{} was asked for {key} = {}, this one for {}: --labels-of is a pipeline with the same flags",
+            path.display(),
+            other["asked"][key],
+            asked[key]
+        );
+    }
+    let of = &other["asked"]["labels_of"];
+    ensure!(of.is_null(), "{} uses the labels of {of}: pass that as --labels-of", path.display());
+    let stages = other["stages"].as_array().with_context(wrong)?;
+    ensure!(
+        stages.iter().any(|stage| stage["stage"] == "label"),
+        "{} has not labelled its pairs yet; let it go on first",
+        path.display()
+    );
+    other["asked"]["seed"].as_u64().with_context(wrong)
+}
+
 /// The record of a pipeline, written after each stage.
 pub(super) struct LineRecord {
     path: PathBuf,
@@ -129,6 +159,10 @@ mod tests {
         again.add(done("label", 10.0, false)).unwrap();
         assert_eq!(again.done.len(), 2);
 
+        assert_eq!(labels_seed(&path, &json!({ "seed": 2 })).unwrap(), 1);
+        let error =
+            labels_seed(&path, &json!({ "seed": 2, "quick": true })).unwrap_err().to_string();
+        assert!(error.contains("quick = null, this one for true"), "{error}");
         let error = LineRecord::open(&path, &json!({ "seed": 2 })).err().unwrap().to_string();
         assert!(error.contains("another pipeline") && error.contains("--out"), "{error}");
         fs::write(&path, "{").unwrap();
