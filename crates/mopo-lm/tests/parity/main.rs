@@ -8,6 +8,7 @@
 mod classifiers;
 mod exports;
 mod gguf;
+mod quantised;
 mod real;
 
 use std::collections::BTreeMap;
