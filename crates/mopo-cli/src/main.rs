@@ -19,6 +19,18 @@ use crate::output::errln;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Keeps what was freed for the next tensors: to give pages back and clear new ones took a tenth of a training step and
+/// more. MIMALLOC_PURGE_DELAY overrides it.
+#[allow(unsafe_code)]
+fn keep_freed_memory() {
+    /// `mi_option_purge_delay` in mimalloc.h, to which the crate gives no name.
+    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+    /// No purging.
+    const NEVER: std::ffi::c_long = -1;
+    // SAFETY: it must not be called by two threads at once; there is only one yet.
+    unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, NEVER) }
+}
+
 /// An error with its causes, without those that the message already contains.
 fn message(error: &anyhow::Error) -> String {
     let mut causes = error.chain().map(ToString::to_string);
@@ -32,6 +44,7 @@ fn message(error: &anyhow::Error) -> String {
 }
 
 fn main() -> ExitCode {
+    keep_freed_memory();
     let filter = tracing_subscriber::EnvFilter::try_from_env("MOPO_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt()
