@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench_generate, bench_score, bench_train, models, real_line};
+use crate::{bench_dpo, bench_generate, bench_score, bench_train, models, real_line};
 
 /// The project's own commands.
 #[derive(Debug, Parser)]
@@ -80,6 +80,8 @@ pub(crate) enum BenchCommand {
     },
     /// Time the training step and generation; with --peers, compare with TRL, PyTorch and transformers
     Train(Box<bench_train::Options>),
+    /// Time a step of DPO on a published model; with --python, compare with TRL
+    Dpo(Box<bench_dpo::Options>),
     /// Time the generation from a GGUF file; compare with llama.cpp and transformers
     Generate(Box<bench_generate::Options>),
     /// Time the scoring of texts by a reward model; with --python, compare with transformers

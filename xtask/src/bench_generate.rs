@@ -13,8 +13,10 @@ use crate::bench_train::python::Python;
 use crate::bench_train::report::{number, shown};
 use crate::bench_train::write_whole;
 use crate::cargo::{root, target_directory};
-use crate::machine::{date_and_commit, ensure_committed, machine, median};
-use crate::measured::{Participant, command_table, run_block, take_turns, values};
+use crate::machine::{date_and_commit, ensure_committed, machine};
+use crate::measured::{
+    About, Participant, command_table, debug_note, median_of, range, run_block, take_turns, values,
+};
 use crate::program;
 
 const TRANSFORMERS: &str = "xtask/peers/generate.py";
@@ -92,7 +94,8 @@ pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
     let runs = take_turns(&all, options.rounds, &folder, &record, |line| {
         format!("{} tokens/s", number(line["tokens_per_second"].as_f64().unwrap_or(0.0)))
     })?;
-    let context = About { command: shown(args), when, machine: [before, machine()] };
+    let command = format!("cargo xtask bench generate {}", shown(args));
+    let context = About { command, when, machine: [before, machine()] };
     let page = page(options, &context, &all, &runs);
     println!("\n{page}");
     eprintln!("every run: {}", record.display());
@@ -186,33 +189,16 @@ fn equal_tokens(runs: &[Value], name: &str) -> Option<usize> {
     Some(theirs.iter().zip(ours).take_while(|(a, b)| a == b).count())
 }
 
-/// What the page says besides the figures.
-struct About {
-    command: String,
-    /// The day and the commit.
-    when: String,
-    /// Before and after.
-    machine: [String; 2],
-}
-
 fn page(options: &Options, context: &About, all: &[Participant], runs: &[Value]) -> String {
-    let rate = |name: &str| {
-        let values = values(runs, name, "tokens_per_second");
-        (!values.is_empty()).then(|| median(values))
-    };
+    let rate = |name: &str| median_of(runs, name, "tokens_per_second");
     let file = options.model.file_name().unwrap_or_default().to_string_lossy();
-    let [before, after] = &context.machine;
-    let mut out =
-        format!("## {file}\n\n```\ncargo xtask bench generate {}\n```\n\n", context.command);
-    out += &format!("{}.\n\n- Before: {before}.\n- After: {after}.\n", context.when);
+    let mut out = context.head(&file);
     out += &format!(
         "- {} threads each; {} rounds, medians over them; in a round {} calls, of which the first is \
          left out of the median. A call is a prompt and {} new tokens, greedy.\n",
         options.threads, options.rounds, options.repeats, options.new_tokens
     );
-    if runs.iter().any(|run| run["line"]["profile"] == "debug") {
-        out += "- **Ours is a debug build here: its times mean little.**\n";
-    }
+    out += debug_note(runs);
     if let (Some(theirs), Some(ours)) = (rate("llama.cpp-1"), rate("mopo-1")) {
         let ratio = number(ours / theirs);
         out += &format!("\n**{ratio} times llama.cpp's tokens per second**.\n");
@@ -221,19 +207,13 @@ fn page(options: &Options, context: &About, all: &[Participant], runs: &[Value])
             |---|--:|--:|--:|--:|--:|\n";
     for p in all {
         let all_of = |key: &str| values(runs, p.name, key);
-        let of = |key: &str| {
-            let values = all_of(key);
-            if values.is_empty() { "–".into() } else { number(median(values)) }
-        };
-        let rates = all_of("tokens_per_second");
-        let [least, most] = [f64::min, f64::max].map(|f| rates.iter().copied().reduce(f));
-        let range = least.zip(most).map(|(a, b)| format!("{} … {}", number(a), number(b)));
+        let of = |key: &str| median_of(runs, p.name, key).map_or("–".into(), number);
         out += &format!(
             "| {} | {} | {} | {} | {} | {} |\n",
             p.name,
             all_of("batch").first().map_or("–".into(), |rows| format!("{rows:.0}")),
             of("tokens_per_second"),
-            range.unwrap_or("–".into()),
+            range(runs, p.name, "tokens_per_second"),
             of("peak_rss_mib"),
             equal_tokens(runs, p.name).map_or("–".into(), |n| n.to_string())
         );

@@ -5,6 +5,7 @@
 //! --workspace`, and `.cargo/rustdoc` lists the skipped tests after them.
 
 mod args;
+mod bench_dpo;
 mod bench_generate;
 mod bench_pareto;
 mod bench_score;
@@ -53,6 +54,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(Bench { what: Some(what), .. }) => match what {
             BenchCommand::Pareto { python } => bench_pareto::run(python),
             BenchCommand::Train(options) => bench_train::run(options.checked()?, &words()),
+            BenchCommand::Dpo(options) => bench_dpo::run(&options, &words()),
             BenchCommand::Generate(options) => bench_generate::run(&options, &words()),
             BenchCommand::Score(options) => bench_score::run(&options, &words()),
         },

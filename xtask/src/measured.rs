@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use crate::bench_train::report::number;
 use crate::bench_train::write_whole;
+use crate::machine::median;
 
 /// What is measured.
 pub(crate) struct Participant {
@@ -54,6 +56,47 @@ pub(crate) fn take_turns(
 pub(crate) fn values(runs: &[Value], name: &str, key: &str) -> Vec<f64> {
     let of = runs.iter().filter(|run| run["participant"] == name);
     of.filter_map(|run| run["line"][key].as_f64()).collect()
+}
+
+/// The median of a figure over a participant's runs, if any has it.
+pub(crate) fn median_of(runs: &[Value], name: &str, key: &str) -> Option<f64> {
+    let values = values(runs, name, key);
+    (!values.is_empty()).then(|| median(values))
+}
+
+/// The least and the largest value of a figure, as a cell of a table.
+pub(crate) fn range(runs: &[Value], name: &str, key: &str) -> String {
+    let values = values(runs, name, key);
+    let [least, most] = [f64::min, f64::max].map(|f| values.iter().copied().reduce(f));
+    let range = least.zip(most).map(|(a, b)| format!("{} … {}", number(a), number(b)));
+    range.unwrap_or("–".into())
+}
+
+/// What a page says besides the figures.
+pub(crate) struct About {
+    pub(crate) command: String,
+    /// The day and the commit.
+    pub(crate) when: String,
+    /// Before and after.
+    pub(crate) machine: [String; 2],
+}
+
+impl About {
+    /// The beginning of a part of a page; a list of what else there is to know can follow.
+    pub(crate) fn head(&self, title: &str) -> String {
+        let Self { command, when, machine: [before, after] } = self;
+        format!(
+            "## {title}\n\n```\n{command}\n```\n\n{when}.\n\n- Before: {before}.\n- After: {after}.\n"
+        )
+    }
+}
+
+/// A point of that list where it applies.
+pub(crate) fn debug_note(runs: &[Value]) -> &'static str {
+    match runs.iter().any(|run| run["line"]["profile"] == "debug") {
+        true => "- **Ours is a debug build here: its times mean little.**\n",
+        false => "",
+    }
 }
 
 /// The last line of a process that is a JSON object; in words, why there is none, and that all of its
