@@ -6,11 +6,12 @@ Prints one JSON line with the median time of the steps after the first. A GGUF f
 way in which transformers reads it. Pairs that have --max-len tokens or more are left out, as `mopo bench train` does.
 Needs torch, transformers, peft, trl and datasets, and gguf for such a file.
 """
-import argparse, json, os, resource, statistics, tempfile, time
+import argparse, json, resource, statistics, tempfile, time
 import torch, transformers, trl
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from model_source import model_source
 
 p = argparse.ArgumentParser()
 p.add_argument("model")
@@ -19,14 +20,13 @@ for name, value in {"batch": 8, "steps": 6, "max-len": 512, "threads": 2}.items(
     p.add_argument(f"--{name}", type=int, default=value)
 a = p.parse_args()
 torch.set_num_threads(a.threads)
-folder, file = os.path.split(a.model)
-source = dict(pretrained_model_name_or_path=a.model)
-if file.endswith(".gguf"):
-    source = dict(pretrained_model_name_or_path=folder or ".", gguf_file=file)
+source = model_source(a.model)
 tok = AutoTokenizer.from_pretrained(**source)
 if tok.pad_token is None:
     tok.pad_token = tok.eos_token
 model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+# What was read from blocks is f32 now, but the trainer refuses a model that says it is quantised.
+model.is_quantized = False
 
 rows = (json.loads(line) for line in open(a.pairs, encoding="utf-8"))
 fits = lambda row: all(len(tok(row["prompt"] + row[k]).input_ids) < a.max_len for k in ("chosen", "rejected"))

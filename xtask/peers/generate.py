@@ -7,9 +7,10 @@ last id of the vocabulary, which occurs in no text, so that no row ends early; `
 does the same. Rows are padded on the left. A GGUF file is read as f32. Needs torch and transformers, and
 gguf for such a file.
 """
-import argparse, json, os, resource, statistics, time
+import argparse, json, resource, statistics, time
 import torch, transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from model_source import model_source
 
 p = argparse.ArgumentParser()
 p.add_argument("model")
@@ -18,10 +19,7 @@ for name, value in {"batch": 1, "new-tokens": 64, "max-len": 512, "repeats": 4, 
     p.add_argument(f"--{name}", type=int, default=value)
 a = p.parse_args()
 torch.set_num_threads(a.threads)
-folder, file = os.path.split(a.model)
-source = dict(pretrained_model_name_or_path=a.model)
-if file.endswith(".gguf"):
-    source = dict(pretrained_model_name_or_path=folder or ".", gguf_file=file)
+source = model_source(a.model)
 tok = AutoTokenizer.from_pretrained(**source)
 model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, attn_implementation="sdpa").eval()
 

@@ -98,6 +98,16 @@ pub(crate) fn absolute(text: &str) -> Result<PathBuf, String> {
     std::path::absolute(text).map_err(|e| e.to_string())
 }
 
+/// For tests: `cargo xtask bench WHAT ARGS`.
+#[cfg(test)]
+pub(crate) fn bench(what: &str, args: &[&str]) -> Result<BenchCommand, String> {
+    let words = [&["cargo xtask", "bench", what], args].concat();
+    match Cli::try_parse_from(words).map_err(|e| e.to_string())?.command {
+        Command::Bench(Bench { what: Some(what), .. }) => Ok(what),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

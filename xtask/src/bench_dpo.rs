@@ -180,16 +180,14 @@ fn page(
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
     use serde_json::json;
 
     use super::*;
-    use crate::args::{Bench, BenchCommand, Cli, Command as Xtask};
+    use crate::args::{BenchCommand, bench};
 
     fn parse(args: &[&str]) -> Result<Options, String> {
-        let words = ["cargo xtask", "bench", "dpo"].iter().chain(args);
-        match Cli::try_parse_from(words).map_err(|e| e.to_string())?.command {
-            Xtask::Bench(Bench { what: Some(BenchCommand::Dpo(options)), .. }) => Ok(*options),
+        match bench("dpo", args)? {
+            BenchCommand::Dpo(options) => Ok(*options),
             other => panic!("{other:?}"),
         }
     }

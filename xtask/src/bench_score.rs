@@ -304,15 +304,12 @@ fn page(options: &Options, context: &About, all: &[Participant], runs: &[Value])
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-    use crate::args::{Bench, BenchCommand, Cli, Command as Xtask};
+    use crate::args::{BenchCommand, bench};
 
     fn parse(args: &[&str]) -> Result<Options, String> {
-        let words = ["cargo xtask", "bench", "score"].iter().chain(args);
-        match Cli::try_parse_from(words).map_err(|e| e.to_string())?.command {
-            Xtask::Bench(Bench { what: Some(BenchCommand::Score(options)), .. }) => Ok(options),
+        match bench("score", args)? {
+            BenchCommand::Score(options) => Ok(options),
             other => panic!("{other:?}"),
         }
     }

@@ -173,17 +173,12 @@ pub(crate) fn write_whole(path: &Path, text: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-    use crate::args::{Bench, BenchCommand, Cli, Command};
+    use crate::args::{BenchCommand, bench};
 
     fn parse(args: &[&str]) -> Result<Options, String> {
-        let words = ["cargo xtask", "bench", "train"].iter().chain(args);
-        match Cli::try_parse_from(words).map_err(|e| e.to_string())?.command {
-            Command::Bench(Bench { what: Some(BenchCommand::Train(options)), .. }) => {
-                options.checked().map_err(|e| format!("{e:#}"))
-            }
+        match bench("train", args)? {
+            BenchCommand::Train(options) => options.checked().map_err(|e| format!("{e:#}")),
             other => panic!("{other:?}"),
         }
     }
