@@ -44,9 +44,18 @@ pub(super) fn table(scored: &Path, reward: &str) -> Result<String> {
         let mean = scores.iter().sum::<f64>() / n;
         let square = scores.iter().map(|x| (x - mean).powi(2)).sum::<f64>();
         let error = (square / (n - 1.0).max(1.0) / n).sqrt();
+        let policy = shown(&policy);
         table += &format!("| {policy} | {mean:.3} ± {error:.3} | {n} |\n");
     }
     Ok(table)
+}
+
+/// A policy of samples.jsonl as a page calls it.
+fn shown(policy: &str) -> &str {
+    match policy {
+        "warm-start" => "SFT model",
+        policy => policy.strip_prefix("head-").unwrap_or(policy),
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<Value>> {
@@ -68,10 +77,11 @@ mod tests {
         let line = |policy: &str, score: f64| {
             format!("{}\n", json!({"policy": policy, "scores": {"calm": score}}))
         };
-        write(&scored, &(line("b", 1.0) + &line("a", 5.0) + &line("b", 3.0))).unwrap();
+        let lines = [line("head-b", 1.0), line("warm-start", 5.0), line("head-b", 3.0)];
+        write(&scored, &lines.concat()).unwrap();
         let table = table(&scored, "calm").unwrap();
         assert!(
-            table.ends_with("| b | 2.000 ± 1.000 | 2 |\n| a | 5.000 ± 0.000 | 1 |\n"),
+            table.ends_with("| b | 2.000 ± 1.000 | 2 |\n| SFT model | 5.000 ± 0.000 | 1 |\n"),
             "{table}"
         );
         write(&scored, "{}\n").unwrap();

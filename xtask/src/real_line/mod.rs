@@ -316,12 +316,17 @@ impl Options {
                     None if self.smoke => train.extend(Self::sets(SMOKE_RUN)),
                     None => {}
                 }
+                // What SFT writes last; the weights below an adapter are there from the start.
+                let sft = match &self.model {
+                    Some(_) => "warm_start/adapter_model.safetensors",
+                    None => "warm_start/config.json",
+                };
                 Stage {
                     name: "train".into(),
                     what: "tokenizer, SFT, MOPO with two policies",
                     args: train,
                     resume: Some(args(&["train", "--resume", &out, "--device", device])),
-                    part: Some(("SFT", run.join("warm_start/config.json"))),
+                    part: Some(("SFT", run.join(sft))),
                     last: run.join("result.json"),
                     output: run,
                 }
