@@ -193,15 +193,18 @@ pub(crate) fn run(mut options: Options) -> Result<ExitCode> {
 impl Options {
     /// What must not change between calls. The device may.
     fn asked(&self) -> Value {
-        serde_json::json!({
+        let mut asked = serde_json::json!({
             "data": self.data.display().to_string(),
             "seed": self.seed,
             "smoke": self.smoke,
             "model": self.model,
             "quick": self.quick,
             "toxicity": self.toxicity_python.is_some(),
-            "labels_of": self.labels_of.as_ref().map(|of| of.display().to_string()),
-        })
+        });
+        if let Some(of) = &self.labels_of {
+            asked["labels_of"] = of.display().to_string().into();
+        }
+        asked
     }
 
     /// The stages' numbers: those that end with the labels are left out where another pipeline has them.
