@@ -75,7 +75,9 @@ fn texts() -> Vec<String> {
         let columns = ["input_text", "candidate_0", "candidate_1"];
         texts.extend(columns.iter().filter_map(|column| row[column].as_str()).map(String::from));
     }
-    for file in std::env::split_paths(&std::env::var_os("MOPO_TEXTS").unwrap_or_default()) {
+    let more = std::env::var_os("MOPO_TEXTS").unwrap_or_default();
+    // Of no value one empty path is made.
+    for file in std::env::split_paths(&more).filter(|file| !file.as_os_str().is_empty()) {
         let text =
             std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         texts.extend(text.lines().map(String::from));
