@@ -22,6 +22,15 @@ pub(crate) fn heads(model: &CausalLm<B>) -> PolicyHeads<B> {
     heads
 }
 
+/// Two policies on a model: its adapter or a fresh one, and the heads.
+pub(crate) fn policies(case: &Case) -> (PolicyParams<B>, LoraConfig) {
+    let (adapter, lora) = case.lora.clone().unwrap_or_else(|| {
+        let lora = LoraConfig { rank: 2, ..Default::default() };
+        (lora.init(&case.model.shape(), &Default::default()), lora)
+    });
+    (PolicyParams { adapter, heads: heads(&case.model) }, lora)
+}
+
 /// Writes logits.json: the logits under these parameters, and where the models are.
 fn write_logits(
     dir: &Path,
@@ -51,11 +60,7 @@ fn write_logits(
 /// Writes a model, with its adapter or a fresh one, as `base/` and `policy/`, and its second policy
 /// as the plain model `hub/`, with greedy.json: that policy's continuations of the prompts.
 fn export(case: &Case, dir: &Path) {
-    let (adapter, lora) = case.lora.clone().unwrap_or_else(|| {
-        let lora = LoraConfig { rank: 2, ..Default::default() };
-        (lora.init(&case.model.shape(), &Default::default()), lora)
-    });
-    let params = PolicyParams { adapter, heads: heads(&case.model) };
+    let (params, lora) = policies(case);
     let names = ["one", "two"].map(str::to_owned);
     case.model.save(dir.join("base")).unwrap();
     save_policy(&params, &case.model.shape(), &lora, &names, dir.join("policy")).unwrap();

@@ -8,13 +8,13 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use mopo_lm::{
     CausalLm, Decoder, GenerationConfig, HeadChoice, HubGeneration, LoadOptions, LoraAdapter,
-    LoraConfig, PackedBatch, PolicyParams, WeightDtype, export_hub, generate, load_adapter,
-    load_policy, merge, save_policy, sequence_log_probs,
+    PackedBatch, WeightDtype, export_hub, generate, load_adapter, load_policy, merge, save_policy,
+    sequence_log_probs,
 };
 use mopo_ops::{FusedBackend, QuantFormat};
 use mopo_testkit::TestAutodiffBackend;
 
-use crate::exports::heads;
+use crate::exports::policies;
 use crate::{B, cases, fixtures, logits_of, relative};
 
 type Ad = TestAutodiffBackend;
@@ -63,11 +63,7 @@ fn a_quantised_base_is_its_weights_written_out() {
             assert!(error > 1e-9 && error < most, "{name}: {error}");
 
             // A policy's second head continues as the plain model that is written of it.
-            let (adapter, lora) = case.lora.clone().unwrap_or_else(|| {
-                let lora = LoraConfig { rank: 2, ..Default::default() };
-                (lora.init(&base.shape(), &device), lora)
-            });
-            let params = PolicyParams { adapter, heads: heads(&base) };
+            let (params, lora) = policies(&case);
             let (policy, names) = (dir.path().join(part), ["one", "two"].map(str::to_owned));
             save_policy(&params, &base.shape(), &lora, &names, &policy).unwrap();
             let (params, _) = load_policy(&policy, &base, &device).unwrap();
