@@ -11,7 +11,7 @@ import torch, transformers, trl
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from model_source import model_source
+from inputs import fitting_rows, model_source
 
 p = argparse.ArgumentParser()
 p.add_argument("model")
@@ -28,10 +28,7 @@ model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
 # What was read from blocks is f32 now, but the trainer refuses a model that says it is quantised.
 model.is_quantized = False
 
-rows = (json.loads(line) for line in open(a.pairs, encoding="utf-8"))
-fits = lambda row: all(len(tok(row["prompt"] + row[k]).input_ids) < a.max_len for k in ("chosen", "rejected"))
-rows = [row for row in rows if fits(row)][: a.steps * a.batch]
-assert len(rows) == a.steps * a.batch, f"{a.pairs} has {len(rows)} pairs that fit, of {a.steps * a.batch}"
+rows = fitting_rows(a.pairs, tok, a.max_len, a.steps * a.batch)
 
 seconds = []
 

@@ -10,7 +10,7 @@ gguf for such a file.
 import argparse, json, resource, statistics, time
 import torch, transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from model_source import model_source
+from inputs import fitting_rows, model_source
 
 p = argparse.ArgumentParser()
 p.add_argument("model")
@@ -23,11 +23,7 @@ source = model_source(a.model)
 tok = AutoTokenizer.from_pretrained(**source)
 model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, attn_implementation="sdpa").eval()
 
-rows = [json.loads(line) for line in open(a.pairs, encoding="utf-8")]
-rows = [r for r in rows
-        if max(len(tok(r["prompt"] + r[k]).input_ids) for k in ("chosen", "rejected")) < a.max_len]
-prompts = [tok(r["prompt"]).input_ids for r in rows[:a.batch]]
-assert len(prompts) == a.batch, f"{a.pairs} has {len(prompts)} prompts that fit"
+prompts = [tok(r["prompt"]).input_ids for r in fitting_rows(a.pairs, tok, a.max_len, a.batch)]
 end = model.config.vocab_size - 1
 width = max(map(len, prompts))
 ids = torch.full((a.batch, width), end)

@@ -2,7 +2,7 @@
 //! measurement is a process of its own, and they take turns.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
@@ -11,11 +11,10 @@ use serde_json::Value;
 use crate::args::{absolute, positive};
 use crate::bench_train::python::Python;
 use crate::bench_train::report::{number, shown};
-use crate::bench_train::write_whole;
 use crate::cargo::{root, target_directory};
 use crate::machine::{date_and_commit, ensure_committed, machine};
 use crate::measured::{
-    About, Participant, command_table, debug_note, median_of, range, run_block, take_turns,
+    About, Participant, append, command_table, debug_note, median_of, range, run_block, take_turns,
 };
 use crate::program;
 
@@ -65,11 +64,7 @@ pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
     }
     let when = date_and_commit();
     let python = options.python.clone().map(Python::at).transpose()?;
-    let mopo = match &options.mopo {
-        Some(path) => path.clone(),
-        None => program::build(None)?,
-    };
-    ensure!(mopo.is_file(), "--mopo {}: no such file", mopo.display());
+    let mopo = program::given(options.mopo.as_deref(), None)?;
     let folder = target_directory()?.join("dpo-bench");
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let versions = python.as_ref().map(|python| python.versions.clone());
@@ -87,20 +82,13 @@ pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
     println!("\n{page}");
     eprintln!("every run: {}", record.display());
     if let Some(out) = &options.out {
-        let earlier = fs::read_to_string(out)
-            .unwrap_or_else(|_| "# A step of DPO on a published model\n".into());
-        write_whole(out, &format!("{earlier}\n{page}"))?;
-        eprintln!("wrote {}", out.display());
+        append(out, "A step of DPO on a published model", &page)?;
     }
     let lost = all.iter().any(|p| median_of(&runs, p.name, "seconds_per_step").is_none());
     Ok(if lost { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn participants(
-    options: &Options,
-    mopo: &std::path::Path,
-    python: Option<Python>,
-) -> Vec<Participant> {
+fn participants(options: &Options, mopo: &Path, python: Option<Python>) -> Vec<Participant> {
     let Options { model, pairs, steps, batch, max_len, threads, .. } = options;
     let sizes = format!("--steps {steps} --batch {batch} --max-len {max_len} --threads {threads}");
     let words: Vec<String> = sizes.split_whitespace().map(str::to_owned).collect();
@@ -216,7 +204,7 @@ mod tests {
         };
         let runs = [run("trl", 40.0, 5000.0), run("mopo", 8.0, 500.0)];
         let options = parse(&["--model", "m.gguf", "--pairs", "p"]).unwrap();
-        let all = participants(&options, std::path::Path::new("mopo"), None);
+        let all = participants(&options, Path::new("mopo"), None);
         assert_eq!(all.len(), 2);
         let about = About {
             command: "bench".into(),

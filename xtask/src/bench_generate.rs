@@ -15,7 +15,8 @@ use crate::bench_train::write_whole;
 use crate::cargo::{root, target_directory};
 use crate::machine::{date_and_commit, ensure_committed, machine};
 use crate::measured::{
-    About, Participant, command_table, debug_note, median_of, range, run_block, take_turns, values,
+    About, Participant, append, command_table, debug_note, median_of, range, run_block, take_turns,
+    values,
 };
 use crate::program;
 
@@ -81,11 +82,7 @@ pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
     let folder = target_directory()?.join("generate-bench");
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let pairs = pairs(options, &folder)?;
-    let mopo = match &options.mopo {
-        Some(path) => path.clone(),
-        None => program::build(None)?,
-    };
-    ensure!(mopo.is_file(), "--mopo {}: no such file", mopo.display());
+    let mopo = program::given(options.mopo.as_deref(), None)?;
     let all = participants(options, &mopo, &pairs);
 
     let before = machine();
@@ -100,10 +97,7 @@ pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
     println!("\n{page}");
     eprintln!("every run: {}", record.display());
     if let Some(out) = &options.out {
-        let earlier =
-            fs::read_to_string(out).unwrap_or_else(|_| "# Generation from GGUF files\n".into());
-        write_whole(out, &format!("{earlier}\n{page}"))?;
-        eprintln!("wrote {}", out.display());
+        append(out, "Generation from GGUF files", &page)?;
     }
     let lost = all.iter().any(|p| values(&runs, p.name, "tokens_per_second").is_empty());
     Ok(if lost { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -14,7 +14,9 @@ use crate::bench_train::report::{number, shown};
 use crate::bench_train::write_whole;
 use crate::cargo::{root, status, target_directory};
 use crate::machine::{date_and_commit, ensure_committed, machine, median};
-use crate::measured::{Participant, command_table, run_block, take_turns, values};
+use crate::measured::{
+    Participant, command_table, debug_note, median_of, run_block, take_turns, values,
+};
 use crate::program;
 
 const SCORE: &str = "xtask/peers/score.py";
@@ -70,11 +72,7 @@ pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
     let python = options.python.clone().map(Python::at).transpose()?;
     let model = model(options, python.as_ref(), &folder)?;
     let texts = texts(options, python.as_ref(), &folder)?;
-    let mopo = match &options.mopo {
-        Some(path) => path.clone(),
-        None => program::build(None)?,
-    };
-    ensure!(mopo.is_file(), "--mopo {}: no such file", mopo.display());
+    let mopo = program::given(options.mopo.as_deref(), None)?;
     let versions = python.as_ref().map(|python| python.versions.clone());
     let all = participants(options, python, &mopo, &model, &texts);
 
@@ -243,10 +241,7 @@ struct About {
 
 fn page(options: &Options, context: &About, all: &[Participant], runs: &[Value]) -> String {
     let [before, after] = &context.machine;
-    let rate = |name: &str| {
-        let values = values(runs, name, "texts_per_second");
-        (!values.is_empty()).then(|| median(values))
-    };
+    let rate = |name: &str| median_of(runs, name, "texts_per_second");
     let peers = all.iter().filter(|p| p.name != "mopo");
     let best =
         peers.filter_map(|p| Some((p.name, rate(p.name)?))).max_by(|(_, a), (_, b)| a.total_cmp(b));
@@ -266,10 +261,8 @@ fn page(options: &Options, context: &About, all: &[Participant], runs: &[Value])
     let first = runs.iter().find(|run| run["participant"] == "mopo").map(|run| &run["line"]);
     if let Some(line) = first {
         out += &format!("- {} texts, {} tokens.\n", line["texts"], line["tokens"]);
-        if line["profile"] == "debug" {
-            out += "- **Ours is a debug build here: its times mean little.**\n";
-        }
     }
+    out += debug_note(runs);
     if let (Some((name, theirs)), Some(ours)) = (best, rate("mopo")) {
         out += &format!(
             "\n**{} times the texts per second of {name}**, the fastest of the others (demanded: at \

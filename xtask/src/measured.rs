@@ -91,6 +91,14 @@ impl About {
     }
 }
 
+/// Adds a part to a page, which is begun with its title if it does not exist.
+pub(crate) fn append(out: &Path, title: &str, part: &str) -> Result<()> {
+    let earlier = fs::read_to_string(out).unwrap_or_else(|_| format!("# {title}\n"));
+    write_whole(out, &format!("{earlier}\n{part}"))?;
+    eprintln!("wrote {}", out.display());
+    Ok(())
+}
+
 /// A point of that list where it applies.
 pub(crate) fn debug_note(runs: &[Value]) -> &'static str {
     match runs.iter().any(|run| run["line"]["profile"] == "debug") {

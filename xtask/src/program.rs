@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufReader, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -52,6 +52,13 @@ const LOG_EVERY: Duration = Duration::from_secs(30);
 pub(crate) fn run(name: &str, args: &[String]) -> Result<ExitCode> {
     let mopo = build(device(args))?;
     Ok(code(status(Command::new(mopo).arg(name).args(args))?))
+}
+
+/// The program that a flag names, or else the one that [`build`] builds.
+pub(crate) fn given(mopo: Option<&Path>, device: Option<&str>) -> Result<PathBuf> {
+    let Some(mopo) = mopo else { return build(device) };
+    ensure!(mopo.is_file(), "--mopo {}: no such file", mopo.display());
+    Ok(mopo.into())
 }
 
 /// The program in release mode with the feature that the device needs, and where it is.

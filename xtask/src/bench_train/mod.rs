@@ -110,13 +110,7 @@ pub(crate) fn run(options: Options, args: &[String]) -> Result<ExitCode> {
         false => None,
     };
     let (model, pairs) = python::inputs(&options, python.as_ref(), &folder)?;
-    let mopo = match &options.mopo {
-        Some(path) => {
-            ensure!(path.is_file(), "--mopo {}: no such file", path.display());
-            path.clone()
-        }
-        None => program::build(Some(&options.device))?,
-    };
+    let mopo = program::given(options.mopo.as_deref(), Some(&options.device))?;
     let all = participants(&options, python.as_ref(), &mopo, &model, &pairs)?;
 
     let started = machine();

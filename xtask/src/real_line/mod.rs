@@ -207,6 +207,11 @@ impl Options {
         asked
     }
 
+    /// The pipeline whose reward models and labels are used.
+    fn labels_in(&self) -> &Path {
+        self.labels_of.as_ref().unwrap_or(&self.out)
+    }
+
     /// The stages' numbers: those that end with the labels are left out where another pipeline has them.
     fn stages(&self) -> Range<usize> {
         let labelling = OBJECTIVES.len() + 2;
@@ -263,7 +268,7 @@ impl Options {
                 output,
             });
         }
-        let labelled = self.labels_of.as_ref().unwrap_or(&self.out).join("labelled.jsonl");
+        let labelled = self.labels_in().join("labelled.jsonl");
         let (pairs, run) = (path("pairs.jsonl"), path("run"));
         Ok(match index - OBJECTIVES.len() {
             0 => Stage {
@@ -392,8 +397,7 @@ impl Options {
     fn with_models(&self, text: &str) -> String {
         // Into a quoted string of TOML.
         let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
-        let models = self.labels_of.as_ref().unwrap_or(&self.out).join("rewards");
-        let models = models.display().to_string();
+        let models = self.labels_in().join("rewards").display().to_string();
         let text = text.replace("MODELS", &quoted(&models));
         match &self.model {
             Some(model) => text.replace("\"MODEL\"", &format!("\"{}\"", quoted(model))),
