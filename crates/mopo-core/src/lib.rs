@@ -5,13 +5,13 @@
 mod ball;
 pub mod bandit;
 pub mod divergence;
-pub mod dpo;
 pub mod dual;
 mod error;
 mod log_space;
 mod lower_bound;
 pub mod mopo;
 mod objective;
+pub mod pairwise;
 
 pub use mopo_pareto as pareto;
 
@@ -20,8 +20,8 @@ pub use dual::{CopSolution, DualState, DualStep, TabularProblem};
 pub use error::{Error, Result};
 pub use lower_bound::{LowerBound, lower_bound};
 pub use mopo::{
-    BatchStatistics, DualMethod, IndicatorEstimator, MopoConfig, ResponseLabels, ThresholdRule,
-    ThresholdStatistic, WeightNormalization,
+    BatchStatistics, DualMethod, Extraction, IndicatorEstimator, MopoConfig, ResponseLabels,
+    ThresholdRule, ThresholdStatistic, WeightNormalization,
 };
 pub use objective::Objectives;
 

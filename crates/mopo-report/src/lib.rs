@@ -20,6 +20,7 @@ mod report;
 mod results;
 mod statistics;
 mod table;
+mod tensorboard;
 
 pub use bootstrap::{Estimate, HypervolumeDifference, Interval};
 pub use compare::{Combined, RecordedRun, ScoredAxis, combine};
@@ -34,3 +35,4 @@ pub use statistics::{
     select_statistics, write_statistics,
 };
 pub use table::Table;
+pub use tensorboard::EventWriter;

@@ -74,10 +74,16 @@ quantities! {
     Accuracy = "accuracy",
     /// Chosen minus rejected reward.
     Margin = "margin",
-    /// β log(π/π_ref) of preferred responses.
+    /// Implicit reward of preferred responses, for DPO β log(π/π_ref).
     ChosenReward = "chosen_reward",
-    /// β log(π/π_ref) of the others.
+    /// Implicit reward of the others.
     RejectedReward = "rejected_reward",
+    /// log π of preferred responses, summed over tokens.
+    ChosenLogProb = "chosen_log_prob",
+    /// log π of the others.
+    RejectedLogProb = "rejected_log_prob",
+    /// Share of the responses whose reward had its exponent cut off.
+    ClampedResponses = "clamped_responses",
 }
 
 impl Quantity {

@@ -13,23 +13,29 @@ mod read;
 mod renamed;
 mod source;
 mod suggest;
+pub(crate) mod text_form;
 mod training;
 
 use std::path::Path;
 
-use mopo_core::{MopoConfig, Objectives};
+use mopo_core::Objectives;
 use mopo_lm::LoraConfig;
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
-pub use crate::methods::{DpoConfig, MethodConfig};
+pub use crate::methods::Margins;
+use crate::methods::Sections;
+pub use crate::methods::{
+    DpoConfig, FDpoConfig, IpoConfig, MethodConfig, ModpoConfig, MopoConfig, SimpoConfig,
+};
+pub use crate::pairwise::Combination;
 pub use data::DataConfig;
 pub use evaluation::{EvaluationConfig, GivenStatistics, RewardAxis, ZScoreSource};
 pub(crate) use fit::{BYTES_FROZEN, BYTES_TRAINED, count_of_parameters};
 pub use model::{BaseFormat, ModelConfig, ModelSource, PhiShape, TokenizerConfig};
 pub use presets::{PRESETS, SOURCES, config_text, preset_text};
 pub use read::read_text;
-pub(crate) use read::{ConfigFile, PartError, read_part, read_with};
+pub(crate) use read::{ConfigFile, PartError, override_with, read_part, read_with};
 pub(crate) use renamed::{RenamedKey, renamed};
 pub use source::{DataSource, ObjectiveFolder, SourceConfig};
 pub use training::{CheckpointConfig, PhaseConfig};
@@ -44,7 +50,8 @@ pub struct RunConfig {
     pub name: String,
     /// Seed of everything random.
     pub seed: u64,
-    /// One policy for each of these objectives, its primary objective. DPO has only one.
+    /// The policies' names. MOPO trains one for each of these objectives, its primary objective; others train
+    /// only one.
     pub policies: Vec<String>,
     /// The source of the pairs.
     pub data: DataConfig,
@@ -56,12 +63,9 @@ pub struct RunConfig {
     pub sft: PhaseConfig,
     /// LoRA adapters on the frozen base.
     pub lora: LoraConfig,
-    /// MOPO. A run trains one method: exactly one of `[mopo]` and `[dpo]` is present.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mopo: Option<MopoConfig>,
-    /// DPO with one objective.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dpo: Option<DpoConfig>,
+    /// The method: `[method]` and the section of its kind.
+    #[serde(flatten)]
+    pub method: MethodConfig,
     /// The training loop of the method.
     pub training: PhaseConfig,
     /// When checkpoints are written.
@@ -70,45 +74,76 @@ pub struct RunConfig {
     pub evaluation: EvaluationConfig,
 }
 
+/// The keys of a run's configuration besides `[method]` and its section.
+const KEYS: &[&str] = &[
+    "name",
+    "seed",
+    "policies",
+    "data",
+    "tokenizer",
+    "model",
+    "sft",
+    "lora",
+    "training",
+    "checkpoints",
+    "evaluation",
+];
+
 impl ConfigFile for RunConfig {
-    const RENAMED: &'static [RenamedKey] = &[
-        renamed("", "warm_start", "sft"),
-        renamed("sft", "batch_pairs", "batch_size"),
-        renamed("sft", "accumulation", "gradient_accumulation_steps"),
-        renamed("sft", "rise_steps", "warmup_steps"),
-        renamed("sft", "gradient_clip", "max_grad_norm"),
-        renamed("training", "batch_pairs", "batch_size"),
-        renamed("training", "accumulation", "gradient_accumulation_steps"),
-        renamed("training", "rise_steps", "warmup_steps"),
-        renamed("training", "gradient_clip", "max_grad_norm"),
-        renamed("tokenizer", "train", "vocab_size"),
-        renamed("lora", "targets", "target_modules"),
-        renamed("mopo", "statistic", "threshold_statistic"),
-        renamed("mopo", "estimator", "indicator_estimator"),
-        renamed("mopo", "normaliser", "weight_normalization"),
-        renamed("checkpoints", "every", "save_steps"),
-        renamed("checkpoints", "keep", "save_total_limit"),
-        renamed("evaluation.rewards.statistics", "deviation", "std"),
-    ];
-    const OPTIONAL: &'static [&'static [&'static str]] = &[
-        data::OPTIONAL,
-        &[
+    fn renamed() -> Vec<RenamedKey> {
+        let own = [
+            renamed("", "warm_start", "sft"),
+            renamed("sft", "batch_pairs", "batch_size"),
+            renamed("sft", "accumulation", "gradient_accumulation_steps"),
+            renamed("sft", "rise_steps", "warmup_steps"),
+            renamed("sft", "gradient_clip", "max_grad_norm"),
+            renamed("training", "batch_pairs", "batch_size"),
+            renamed("training", "accumulation", "gradient_accumulation_steps"),
+            renamed("training", "rise_steps", "warmup_steps"),
+            renamed("training", "gradient_clip", "max_grad_norm"),
+            renamed("tokenizer", "train", "vocab_size"),
+            renamed("lora", "targets", "target_modules"),
+            renamed("checkpoints", "every", "save_steps"),
+            renamed("checkpoints", "keep", "save_total_limit"),
+            renamed("evaluation.rewards.statistics", "deviation", "std"),
+        ];
+        [&own[..], &MethodConfig::renamed()].concat()
+    }
+
+    fn optional() -> Vec<&'static str> {
+        let own = [
             "sft.lora",
             "training.lora",
             "lora.rank_pattern",
             "lora.alpha_pattern",
             "lora.use_rslora",
-        ],
-    ];
-    const ALTERNATIVES: &'static [&'static [&'static str]] = &[
-        &["model.hub", "model.scratch"],
-        &["tokenizer.file", "tokenizer.vocab_size"],
-        &["mopo.ball.radius", "mopo.ball.confidence"],
-    ];
+        ];
+        [data::OPTIONAL, &own, &MethodConfig::optional()].concat()
+    }
+
+    fn open() -> Vec<&'static str> {
+        MethodConfig::open()
+    }
+
+    fn alternatives() -> Vec<&'static [&'static str]> {
+        let own: [&[&str]; 2] =
+            [&["model.hub", "model.scratch"], &["tokenizer.file", "tokenizer.vocab_size"]];
+        [&own[..], &MethodConfig::alternatives()].concat()
+    }
 
     fn read_parts(document: &DeTable<'_>) -> std::result::Result<(), PartError> {
-        data::read_source(document)
+        data::read_source(document)?;
+        read_part::<Sections>(document, &[], KEYS)
     }
+}
+
+/// Parts of a configuration that others replace.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Replaced<'a> {
+    /// Another base model and tokenizer than the configured ones, whose limits and files are then ignored.
+    pub model: Option<&'a Path>,
+    /// Another method: the section that `mopo config` prints of it. A method with one policy names it.
+    pub method: Option<&'a str>,
 }
 
 impl RunConfig {
@@ -154,22 +189,35 @@ impl RunConfig {
     /// # Errors
     /// Those of [`parse`](Self::parse), and an override of a key that does not exist.
     pub fn parse_with(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
-        Self::parse_with_model(text, origin, overrides, None)
+        Self::parse_replaced(text, origin, overrides, Replaced::default())
     }
 
-    /// The same for a run with another base model and tokenizer than the configured ones, whose
-    /// limits and files are then ignored.
+    /// The same with whole parts replaced before the overrides.
     ///
     /// # Errors
-    /// Those of [`parse_with`](Self::parse_with).
-    pub fn parse_with_model(
+    /// Those of [`parse_with`](Self::parse_with), and an unknown method.
+    pub fn parse_replaced(
         text: &str,
         origin: &str,
         overrides: &[String],
-        model: Option<&Path>,
+        parts: Replaced<'_>,
     ) -> Result<Self> {
-        let mut config: RunConfig = read_with(text, origin, overrides)?;
-        if let Some(model) = model {
+        let mut config: RunConfig = match parts.method {
+            None => read_with(text, origin, overrides)?,
+            Some(kind) => {
+                let mut config: RunConfig = read_with(text, origin, &[])?;
+                config.method = MethodConfig::preset(kind)?;
+                let mut config = override_with(config, origin, overrides)?;
+                let is_given = overrides
+                    .iter()
+                    .any(|set| set.split('=').next().is_some_and(|key| key.trim() == "policies"));
+                if let Some(policies) = config.method.policies().filter(|_| !is_given) {
+                    config.policies = policies;
+                }
+                config
+            }
+        };
+        if let Some(model) = parts.model {
             config.tokenizer = TokenizerConfig::File(model.into());
             config.model.source = ModelSource::Hub(model.into());
         }
@@ -190,7 +238,7 @@ impl RunConfig {
         Objectives::new(self.policies.iter().cloned())
             .map(drop)
             .or_else(|e| fail(format!("`policies`: {e}")))?;
-        self.method()?.check(&self.policies)?;
+        self.method.check(&self.policies)?;
         self.lora.check()?;
         self.data.check().or_else(fail)?;
         self.tokenizer.check().or_else(fail)?;
@@ -215,14 +263,6 @@ impl RunConfig {
         self.training.check("training").or_else(fail)?;
         self.checkpoints.check().or_else(fail)?;
         self.evaluation.check(self.policies.len()).or_else(fail)
-    }
-
-    /// The method whose section is present.
-    ///
-    /// # Errors
-    /// There is none, or more than one.
-    pub fn method(&self) -> Result<MethodConfig<'_>> {
-        MethodConfig::of(self)
     }
 
     /// The configuration in the form that the run records.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::methods::MethodConfig;
+
 /// Errors between a configuration and a finished run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -65,7 +67,7 @@ pub enum Error {
     #[error(
         "{phase} step {step}: {what} is {value}; this step was discarded. {state} Remedies: a \
          smaller learning rate, gradient clipping{}",
-        remedy(phase)
+        MethodConfig::remedy(phase)
     )]
     NonFinite {
         /// Phase of the run.
@@ -119,15 +121,6 @@ impl Error {
             other => other.to_string(),
         };
         Error::Config { origin: origin.into(), message }
-    }
-}
-
-/// A remedy that depends on the method.
-fn remedy(phase: &str) -> &'static str {
-    match phase {
-        "mopo" => ", a larger `mopo.tau`",
-        "dpo" => ", a smaller `dpo.beta`",
-        _ => "",
     }
 }
 

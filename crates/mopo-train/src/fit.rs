@@ -1,11 +1,11 @@
 //! The training loop of every method: steps, metrics, checkpoints, resuming.
 
-use mopo_report::{Metrics, MetricsRow, Quantity};
+use mopo_report::{EventWriter, Metrics, MetricsRow, Quantity};
 
 use crate::checkpoint::{self, Checkpoint, Parts};
 use crate::config::{CheckpointConfig, PhaseConfig};
 use crate::metrics_file::{Keep, MetricsFile};
-use crate::run_dir::Stopped;
+use crate::run_dir::{Stopped, TENSORBOARD};
 use crate::{Error, Progress, Result, RunDir, RunRecord, Unit};
 
 /// Something that learns in steps and whose whole state can be saved as bytes.
@@ -66,6 +66,7 @@ impl Fit<'_> {
         for warning in warnings {
             progress.note(&warning);
         }
+        let mut events = self.events(name, done, progress);
         progress.begin(name, done as u64, total as u64, Unit::Steps);
         let mut last = String::new();
         while done < total && !method.finished() {
@@ -82,7 +83,12 @@ impl Fit<'_> {
                 return Err(self.stopped(name, done, what.into(), f64::NAN));
             }
             last = method.headline(&metrics);
-            file.append(&MetricsRow { phase: name.into(), step: done, metrics })?;
+            let row = MetricsRow { phase: name.into(), step: done, metrics };
+            file.append(&row)?;
+            if let Some(Err(e)) = events.as_mut().map(|events| events.append(&row)) {
+                progress.note(&format!("warning: no more TensorBoard events are written: {e}"));
+                events = None;
+            }
             done = next;
             if is_saved {
                 file.sync()?;
@@ -103,6 +109,19 @@ impl Fit<'_> {
         let limit = self.checkpoints.save_total_limit;
         checkpoint::remove_old(self.run, self.record, name, limit)?;
         Ok(done)
+    }
+
+    /// TensorBoard's events of a phase, where the run has a folder for them.
+    fn events(&self, phase: &str, step: usize, progress: &mut dyn Progress) -> Option<EventWriter> {
+        let dir = self.run.join(TENSORBOARD);
+        if !dir.is_dir() {
+            return None;
+        }
+        EventWriter::create(&dir.join(phase), step)
+            .inspect_err(|e| {
+                progress.note(&format!("warning: no TensorBoard events: {}: {e}", dir.display()));
+            })
+            .ok()
     }
 
     /// Records the failed step, since a resumed run would only fail there again.

@@ -15,6 +15,8 @@ pub struct Pairs {
     /// Indicators of the two responses of each pair, `[n_objectives]` each: the first response's, and
     /// the second's (1 − I).
     pub labels: Vec<[Vec<Option<f32>>; 2]>,
+    /// Recorded scores of the two responses of each pair, `[n_objectives]` each, if there are any.
+    pub scores: Vec<Option<[Vec<f32>; 2]>>,
 }
 
 impl Pairs {
@@ -35,7 +37,16 @@ impl Pairs {
                 })
                 .collect(),
         };
-        Self { tokens, labels }
+        let scores = |r: &PreferenceRecord| {
+            r.scores.as_ref().map(|scores| [scores.first.clone(), scores.second.clone()])
+        };
+        Self { tokens, labels, scores: records.iter().map(scores).collect() }
+    }
+
+    /// Without recorded scores.
+    pub fn without_scores(tokens: Vec<PairTokens>, labels: Vec<[Vec<Option<f32>>; 2]>) -> Self {
+        let scores = vec![None; tokens.len()];
+        Self { tokens, labels, scores }
     }
 
     /// Number of pairs.
@@ -46,6 +57,11 @@ impl Pairs {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
+    }
+
+    /// Indicators of each pair, `[n_pairs][n_objectives]`: those of the first responses.
+    pub(crate) fn rows(&self) -> Vec<&[Option<f32>]> {
+        self.labels.iter().map(|labels| labels[0].as_slice()).collect()
     }
 
     /// Number of tokens of each pair's packed row.

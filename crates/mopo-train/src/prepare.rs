@@ -308,11 +308,6 @@ pub(crate) fn prepare(
         progress.note(note);
     }
     let objectives = set.header.objectives.clone();
-    for name in &config.policies {
-        objectives
-            .index_of(name)
-            .map_err(|e| Error::Config { origin: "`policies`".into(), message: e.to_string() })?;
-    }
     config.evaluation.check_recorded_scores(&set)?;
     let n_pairs = set.records.len();
     let split_seed = config.data.split_seed.unwrap_or(config.seed);
@@ -329,18 +324,17 @@ pub(crate) fn prepare(
             ),
         });
     }
-    for (k, name) in objectives.names().iter().enumerate() {
-        if config.policies.contains(name)
-            && !train.iter().any(|r| r.indicators[k].is_some_and(|i| i != 0.5))
-        {
-            return Err(Error::Config {
-                origin: "`policies`".into(),
-                message: format!(
-                    "`{name}` has no decided training pair, so its policy has nothing to learn: \
-                     remove it, or provide labels"
-                ),
-            });
-        }
+    let rows: Vec<&[Option<f32>]> = train.iter().map(|r| r.indicators.as_slice()).collect();
+    config.method.check_labels(&config.policies, &objectives, &rows)?;
+    if config.method.needs_scores() && train.iter().any(|r| r.scores.is_none()) {
+        let n = train.iter().filter(|r| r.scores.is_none()).count();
+        return Err(Error::Config {
+            origin: format!("`[{}]`", config.method.kind()),
+            message: format!(
+                "it uses recorded scores, but {n} of {} training pairs have none: score them with `mopo label`",
+                train.len()
+            ),
+        });
     }
 
     // Policies learn the template of the prompts, whatever made them.

@@ -15,7 +15,7 @@ pub(super) const WHOLE: Budget = Budget {
         "input.max_length=192",
         "training.steps=100",
     ],
-    pairs: &["data.max_pairs=700"],
+    pairs: &["data.max_pairs=1200"],
     run: &[],
 };
 

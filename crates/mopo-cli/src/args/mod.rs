@@ -76,6 +76,10 @@ pub(crate) struct TrainArgs {
     /// A complete configuration file instead of a preset
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Train with this method instead of the configuration's, with the section that `mopo config NAME` prints;
+    /// --set changes its keys
+    #[arg(long, value_name = "NAME")]
+    pub(crate) method: Option<String>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
     /// Base model with its tokenizer, instead of the configuration's: a directory, or org/name or
@@ -96,7 +100,9 @@ pub(crate) struct TrainArgs {
     #[arg(
         long,
         value_name = "DIR",
-        conflicts_with_all = ["preset", "config", "set", "data", "out", "model", "seed", "strict"]
+        conflicts_with_all = [
+            "preset", "config", "method", "set", "data", "out", "model", "seed", "strict"
+        ]
     )]
     pub(crate) resume: Option<PathBuf>,
 }

@@ -38,6 +38,9 @@ fn train(args: RewardTrainArgs) -> Result<()> {
         return Ok(());
     }
     let run = run.locked()?;
+    if args.run.tensorboard {
+        run.want_tensorboard()?;
+    }
     let job = Train { run: run.clone(), config, record };
     let result = dispatch(args.run.device, job)
         .map_err(|e| after_failure(e, run, args.resume.is_none(), "mopo reward train"))?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 use burn::backend::Autodiff;
 use mopo_ops::FusedBackend;
-use mopo_train::config::{preset_text, read_text};
+use mopo_train::config::{Replaced, preset_text, read_text};
 use mopo_train::{LogProbCache, RunConfig, RunDir, RunRecord, RunResult, check_data_path};
 
 use crate::args::{RunArgs, TrainArgs};
@@ -32,6 +32,9 @@ pub(crate) fn run(args: TrainArgs) -> Result<()> {
     }
     // Held until a failure has been handled.
     let run = run.locked()?;
+    if args.run.tensorboard {
+        run.want_tensorboard()?;
+    }
     let cache = cache(&args, &path);
     let job = Train { run: run.clone(), config, record, cache };
     let result = dispatch(args.run.device, job)
@@ -73,7 +76,10 @@ fn start(args: &TrainArgs) -> Result<(RunDir, RunConfig, RunRecord)> {
     };
     // Check the whole configuration before anything is downloaded.
     let given = args.model.as_deref();
-    let read = |model| RunConfig::parse_with_model(&text, &origin, &args.run.overrides(), model);
+    let read = |model| {
+        let parts = Replaced { model, method: args.method.as_deref() };
+        RunConfig::parse_replaced(&text, &origin, &args.run.overrides(), parts)
+    };
     let mut config = read(given)?;
     check_data_path(&config, args.run.data.as_ref())?;
     if let Some(model) = given {

@@ -12,11 +12,12 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::Comparisons;
+use crate::lower_bound::solve as worst_mean;
 use crate::mopo::{
-    IndicatorEstimator, MopoConfig, PolicyDual, Prompts, ResponseLabels, cloning_loss,
+    Extraction, IndicatorEstimator, MopoConfig, PolicyDual, Prompts, ResponseLabels, cloning_loss,
     importance_weights,
 };
-use crate::{DualMethod, DualState, Error, Result};
+use crate::{DualMethod, DualState, Error, Result, ThresholdRule};
 
 /// The data of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,6 +184,9 @@ fn check(data: &[Comparisons], runs: &[Run], config: &LearnerConfig) -> Result<(
                 exactly with TabularProblem or ResponseGroups",
             );
         }
+        if run.mopo.extraction == Extraction::Pairwise {
+            return invalid("extraction", "pairwise".into(), "tables are learned by cloning");
+        }
         if config.batch == Batch::All && run.mopo.indicator_estimator == IndicatorEstimator::Pair {
             return invalid(
                 "indicator_estimator",
@@ -240,7 +244,7 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
         let first = &data[runs[0].data];
         let (n_actions, k) = (first.n_actions(), first.n_objectives());
         let n_cells = first.n_contexts() * n_actions;
-        Self {
+        let mut learner = Self {
             data,
             runs,
             config,
@@ -258,7 +262,32 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
             log_reference: vec![-(n_actions as f32).ln(); runs.len() * n_cells],
             log_behaviour: data.iter().map(|d| log_behaviour(d, config.batch)).collect(),
             rngs: runs.iter().map(|r| ChaCha8Rng::seed_from_u64(r.seed)).collect(),
+        };
+        let uniform = vec![1.0 / n_actions as f64; n_cells];
+        for r in 0..runs.len() {
+            learner.follow(r, &uniform);
         }
+        learner
+    }
+
+    /// Thresholds at a reference, π(y|x) per cell, for a run that asks for them.
+    fn follow(&mut self, r: usize, reference: &[f64]) {
+        let run = self.runs[r];
+        if run.mopo.thresholds != ThresholdRule::Reference {
+            return;
+        }
+        let data = &self.data[run.data];
+        let shares = data.context_shares();
+        let mass: Vec<f64> = reference
+            .iter()
+            .enumerate()
+            .map(|(cell, p)| p * shares[cell / self.n_actions])
+            .collect();
+        let level = |(k, epsilon): (usize, &f64)| {
+            Some(worst_mean(&mass, &data.preference()[k], *epsilon).value)
+        };
+        let levels: Vec<Option<f64>> = self.radius[r].iter().enumerate().map(level).collect();
+        self.duals[r].follow(&run.mopo, &levels);
     }
 
     fn run(mut self, tell: &mut dyn FnMut()) -> Vec<Learned> {
@@ -360,8 +389,10 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
             for (reference, log_p) in self.log_reference[own].iter_mut().zip(policy) {
                 *reference = *log_p as f32;
             }
-            references[r].push(policy.iter().map(|l| l.exp()).collect());
+            let policy: Vec<f64> = policy.iter().map(|l| l.exp()).collect();
             self.duals[r].refresh(&self.runs[r].mopo);
+            self.follow(r, &policy);
+            references[r].push(policy);
         }
     }
 

@@ -5,7 +5,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 
 use super::learner::{Adam, by_context, fall, host};
 use super::{Comparison, Comparisons, LearnerConfig};
-use crate::dpo::dpo_loss;
+use crate::pairwise::dpo_loss;
 
 /// Trains one table policy per objective of `data` with [`dpo_loss`] on all pairs at once, with a
 /// uniform reference. Returns π(y|x) per cell for each of them.

@@ -212,6 +212,21 @@ impl ResponseGroups {
         out
     }
 
+    /// q̲_k of the reference itself (w = 1), per objective; `None`: no label. With radius 0 the plain mean.
+    ///
+    /// # Panics
+    /// If there is not one radius per objective.
+    pub fn reference_levels(&self, radius: &[f64]) -> Vec<Option<f64>> {
+        assert_eq!(radius.len(), self.n_objectives, "one radius per objective");
+        let ones = vec![0.0; self.mass.len()];
+        let level = |j: usize| {
+            let view = self.view(&ones, j);
+            worst_mean(&view.mass, &view.gain, radius[j]).value
+        };
+        let labelled = |j: usize| (0..self.mass.len()).any(|g| !self.label(g, j).is_nan());
+        (0..self.n_objectives).map(|j| labelled(j).then(|| level(j))).collect()
+    }
+
     fn label(&self, group: usize, objective: usize) -> f64 {
         self.labels[group * self.n_objectives + objective]
     }

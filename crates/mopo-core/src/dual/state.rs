@@ -127,6 +127,16 @@ impl DualState {
         self.interval_count.fill(0);
     }
 
+    /// Sets the thresholds from the statistics of a reference, one per objective: β times each. An objective
+    /// without one keeps its threshold.
+    pub fn follow(&mut self, config: &MopoConfig, levels: &[Option<f64>]) {
+        for k in self.secondary() {
+            if let Some(level) = levels[k] {
+                self.thresholds[k] = config.relaxation * level;
+            }
+        }
+    }
+
     /// χ_k.
     pub fn chi(&self, objective_idx: usize) -> f64 {
         self.log_chi[objective_idx].exp()

@@ -33,6 +33,9 @@ pub enum ThresholdRule {
     Adaptive,
     /// b_k keeps its initial value.
     Fixed,
+    /// b_k ← β · the constraint's own statistic at the reference (w = 1), on all pairs, at the start and at
+    /// every refresh: the reference meets it strictly if β < 1, so that λ stays bounded.
+    Reference,
 }
 
 /// Over which responses the weights w have mean 1.
@@ -44,6 +47,19 @@ pub enum WeightNormalization {
     /// The responses of each prompt, as in the closed form: π(·|x) is a distribution for every x.
     /// It needs several responses per prompt in the batch; two give only two-way choices.
     Prompt,
+}
+
+/// How a policy is made of the closed form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Extraction {
+    /// Cloning of responses weighted by a w (Algorithm 1): the published form.
+    #[default]
+    Cloning,
+    /// Regression of log-ratio differences within pairs on differences of scores
+    /// ([`crate::mopo::contrastive_loss`]). It learns from the response that lost too, and single comparisons do
+    /// it no harm. Constraints are estimated on the policy's own choices ([`crate::mopo::choice_statistics`]).
+    Pairwise,
 }
 
 /// How the multipliers λ are found.
@@ -92,6 +108,13 @@ pub struct MopoConfig {
     pub weight_normalization: WeightNormalization,
     /// Whether multipliers are updated batch by batch or solved for.
     pub dual: DualMethod,
+    /// How a policy is made of the closed form; cloning where a configuration does not say it.
+    #[serde(default)]
+    pub extraction: Extraction,
+    /// Weight of the contrastive loss beside cloning ([`crate::mopo::contrastive_loss`]); 0, also where a
+    /// configuration does not say it: none. Both have the closed form as their minimiser.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub contrast_weight: f64,
     /// Initial b_k; 0.5 requires as much as the behaviour policy has.
     pub initial_threshold: f64,
     /// Responses with a smaller share of a policy's weight are excluded from the backward pass. 0
@@ -117,6 +140,8 @@ impl Default for MopoConfig {
             thresholds: ThresholdRule::Adaptive,
             weight_normalization: WeightNormalization::Batch,
             dual: DualMethod::Joint,
+            extraction: Extraction::Cloning,
+            contrast_weight: 0.0,
             initial_threshold: 0.5,
             prune_below: 1e-5,
         }
@@ -179,6 +204,28 @@ impl MopoConfig {
                     .into(),
             });
         }
+        not_negative("mopo.contrast_weight", self.contrast_weight)?;
+        if self.extraction == Extraction::Pairwise && self.contrast_weight > 0.0 {
+            return Err(Error::InvalidParameter {
+                field: "mopo.contrast_weight",
+                value: format!("{} with mopo.extraction = \"pairwise\"", self.contrast_weight),
+                expected:
+                    "there the contrastive loss is the only one: leave it out, or use extraction = \
+                           \"cloning\""
+                        .into(),
+            });
+        }
+        if self.extraction == Extraction::Pairwise
+            && self.weight_normalization == WeightNormalization::Prompt
+        {
+            return Err(Error::InvalidParameter {
+                field: "mopo.weight_normalization",
+                value: "\"prompt\" with mopo.extraction = \"pairwise\"".into(),
+                expected:
+                    "pairwise extraction has no normaliser: use weight_normalization = \"batch\""
+                        .into(),
+            });
+        }
         require(
             "mopo.prune_below",
             self.prune_below,
@@ -186,6 +233,11 @@ impl MopoConfig {
             "must lie in [0, 0.1)",
         )
     }
+}
+
+/// A key that is left out of files.
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 fn require(field: &'static str, value: f64, ok: bool, expected: &str) -> Result<()> {

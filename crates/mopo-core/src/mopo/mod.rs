@@ -6,14 +6,16 @@
 //! others are its secondaries. The state that lives from batch to batch is in [`crate::dual`].
 
 mod config;
+mod contrast;
 mod labels;
 mod loss;
 mod weights;
 
 pub use config::{
-    DualMethod, IndicatorEstimator, MopoConfig, ThresholdRule, ThresholdStatistic,
+    DualMethod, Extraction, IndicatorEstimator, MopoConfig, ThresholdRule, ThresholdStatistic,
     WeightNormalization,
 };
+pub use contrast::{choice_levels, choice_statistics, contrast_targets, contrastive_loss};
 pub use labels::{Prompts, ResponseLabels};
 pub use loss::{cloning_loss, needed_responses};
 pub use weights::{BatchStatistics, PolicyDual, importance_weights};

@@ -57,28 +57,45 @@ pub fn importance_weights<B: Backend>(
     log_ratio: Tensor<B, 2>,
     ratio_clip: f64,
 ) -> (Tensor<B, 2>, Vec<BatchStatistics>) {
-    let [batches, n, k] = labels.indicators.dims();
+    let [_, n, _] = labels.indicators.dims();
     let p = policies.len();
     assert_eq!(log_ratio.dims(), [p, n], "one log-ratio per policy and response");
+    let coefficients = table(policies, &log_ratio.device(), &|q, j| {
+        (if j == q.dual.primary { 1.0 } else { q.dual.lambda[j] }) / q.tau
+    });
+    let score = (labels.indicators.clone() * coefficients).sum_dim(2).reshape([p, n]); // s_i/τ
+    tilted_statistics(policies, labels, score, log_ratio.clamp(-ratio_clip, ratio_clip))
+}
+
+/// One number per policy and objective, `[n_policies, 1, n_objectives]`.
+fn table<B: Backend>(
+    policies: &[PolicyDual<'_>],
+    device: &B::Device,
+    of: &dyn Fn(&PolicyDual<'_>, usize) -> f64,
+) -> Tensor<B, 3> {
+    let (p, k) = (policies.len(), policies[0].radius.len());
+    let values: Vec<f32> = policies.iter().flat_map(|q| (0..k).map(|j| of(q, j) as f32)).collect();
+    Tensor::from_data(TensorData::new(values, [p, 1, k]), device)
+}
+
+/// [`importance_weights`] for weights w ∝ exp(score) relative to a ∝ exp(log_ratio), both
+/// `[n_policies, n_responses]`.
+pub(super) fn tilted_statistics<B: Backend>(
+    policies: &[PolicyDual<'_>],
+    labels: &ResponseLabels<B>,
+    score: Tensor<B, 2>,
+    log_ratio: Tensor<B, 2>,
+) -> (Tensor<B, 2>, Vec<BatchStatistics>) {
+    let [batches, n, k] = labels.indicators.dims();
+    let p = policies.len();
     assert!(batches == 1 || batches == p, "one batch for all policies or one for each");
     for policy in policies {
         assert_eq!(policy.dual.lambda.len(), k, "one multiplier per objective");
         assert_eq!(policy.radius.len(), k, "one radius per objective");
     }
     let device = log_ratio.device();
-    // One number per policy and objective.
-    let table = |of: &dyn Fn(&PolicyDual<'_>, usize) -> f64| {
-        let values: Vec<f32> =
-            policies.iter().flat_map(|q| (0..k).map(|j| of(q, j) as f32)).collect();
-        Tensor::<B, 2>::from_data(TensorData::new(values, [p, k]), &device).reshape([p, 1, k])
-    };
     let indicators = labels.indicators.clone();
-    let coefficients =
-        table(&|q, j| (if j == q.dual.primary { 1.0 } else { q.dual.lambda[j] }) / q.tau);
-    let score = (indicators.clone() * coefficients).sum_dim(2).reshape([p, n]); // s_i/τ
-
-    let clipped = log_ratio.clamp(-ratio_clip, ratio_clip);
-    let log_a = clipped.clone() - log_sum_exp(clipped);
+    let log_a = log_ratio.clone() - log_sum_exp(log_ratio);
     let tilted = score + log_a.clone();
     let log_aw = match &labels.prompts {
         Prompts::Ignored => tilted.clone() - log_sum_exp(tilted),
@@ -106,8 +123,8 @@ pub fn importance_weights<B: Backend>(
     if policies.iter().any(|q| q.radius.iter().any(|&r| r > 0.0)) {
         // q̲ = −χ log Σ a exp(−w q/χ) − χ ε; the summands are ≤ a, so no overflow, and the
         // smallest exponent is taken out against underflow of all of them.
-        let chi = table(&|q, j| q.dual.log_chi[j].exp());
-        let epsilon = table(&|q, j| q.radius[j]);
+        let chi = table(policies, &device, &|q, j| q.dual.log_chi[j].exp());
+        let epsilon = table(policies, &device, &|q, j| q.radius[j]);
         let unlabelled = labels.present.clone().mul_scalar(-1.0).add_scalar(1.0);
         let floor = (wq.clone() + unlabelled.mul_scalar(f32::MAX / 4.0)).min_dim(1); // [p, 1, k]
         let shrunk = a * ((floor.clone() - wq.clone()) / chi.clone()).clamp_max(0.0).exp();

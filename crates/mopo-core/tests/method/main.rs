@@ -6,6 +6,7 @@ mod exact_cop;
 mod exact_data;
 mod learned;
 mod lower_bound;
+mod pairwise;
 mod weights;
 
 use burn::tensor::{Tensor, TensorData};

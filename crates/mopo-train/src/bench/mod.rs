@@ -8,8 +8,8 @@ use std::time::Instant;
 use burn::module::AutodiffModule;
 use burn::tensor::backend::Backend;
 use burn::tensor::{ElementConversion, Tensor};
-use mopo_core::dpo::dpo_loss;
 use mopo_core::mopo::cloning_loss;
+use mopo_core::pairwise::dpo_loss;
 use mopo_core::{MopoConfig, Objectives};
 use mopo_data::PairTokens;
 use mopo_lm::{
@@ -21,10 +21,10 @@ use mopo_report::Quantity;
 use self::work::{PassWork, Sizes};
 use crate::batches::step_seed;
 use crate::config::PhaseConfig;
-use crate::log_probs::{LogProbs, all_log_probs, batch_log_probs};
-use crate::methods::dpo;
+use crate::log_probs::{LogProbs, all_log_probs, batch_log_probs, to_tensor};
 use crate::methods::mopo::{Mopo, Setup};
 use crate::optim::Trainer;
+use crate::pairwise::pair_log_probs;
 use crate::{Error, Pairs, Result, Silent};
 
 /// Adam's learning rate in every measured step, the MOPO paper's.
@@ -251,13 +251,12 @@ impl<B: FusedAutodiffBackend> Step for AdapterStep<'_, B> {
                 cloning_loss(weights, log_probs)
             }
             Some(reference) => {
-                let log_ratio = dpo::log_ratios(
-                    base,
-                    adapter,
-                    &base.lm_head(),
-                    &batch,
-                    reference.iter().copied(),
-                );
+                let reference: Vec<f32> = [0, 1]
+                    .into_iter()
+                    .flat_map(|r| reference.iter().map(move |of| of[r]))
+                    .collect();
+                let log_ratio = pair_log_probs(base, adapter, &base.lm_head(), &batch)
+                    - to_tensor(&reference, device);
                 let (first, second) =
                     (log_ratio.clone().narrow(0, 0, n), log_ratio.narrow(0, n, n));
                 let mass = Tensor::full([n], 1.0 / n as f64, device);
@@ -403,7 +402,7 @@ mod tests {
             })
             .collect();
         let labels = tokens.iter().map(two_objectives).collect();
-        Pairs { tokens, labels }
+        Pairs::without_scores(tokens, labels)
     }
 
     fn steps(base: &CausalLm<B>, method: BenchMethod) -> Vec<StepMeasurement> {

@@ -56,9 +56,17 @@ struct Section {
 }
 
 impl ConfigFile for Section {
-    const RENAMED: &'static [RenamedKey] = &[];
-    const OPTIONAL: &'static [&'static [&'static str]] = &[OPTIONAL];
-    const ALTERNATIVES: &'static [&'static [&'static str]] = &[];
+    fn renamed() -> Vec<RenamedKey> {
+        Vec::new()
+    }
+
+    fn optional() -> Vec<&'static str> {
+        OPTIONAL.to_vec()
+    }
+
+    fn alternatives() -> Vec<&'static [&'static str]> {
+        Vec::new()
+    }
 
     fn read_parts(document: &DeTable<'_>) -> std::result::Result<(), PartError> {
         read_source(document)

@@ -2,6 +2,7 @@
 
 use mopo_hub::Presets;
 
+use crate::methods::MethodConfig;
 use crate::{Error, Result};
 
 /// Complete configurations.
@@ -23,7 +24,12 @@ pub fn preset_text(name: &str) -> Result<&'static str> {
         return Ok(text);
     }
     let presets = PRESETS.listed();
-    let message = if SOURCES.text(name).is_some() {
+    let message = if method_text(name).is_some() {
+        format!(
+            "it is a method, not a full configuration (presets: {presets}); give one of them, or your own with \
+             --config, and --method {name}"
+        )
+    } else if SOURCES.text(name).is_some() {
         format!(
             "it is a data source, not a full configuration (presets: {presets}); replace the \
              [data] section of a configuration by the output of `mopo config {name}`, and pass the \
@@ -32,17 +38,65 @@ pub fn preset_text(name: &str) -> Result<&'static str> {
     } else {
         format!(
             "unknown preset; the presets are: {presets}. For your own file use --config FILE. Data \
-             sources for `mopo prepare` and `mopo config`: {}",
-            SOURCES.listed()
+             sources for `mopo prepare` and `mopo config`: {}. Methods for --method and `mopo config`: {}",
+            SOURCES.listed(),
+            MethodConfig::KINDS.join(", ")
         )
     };
     Err(Error::Config { origin: format!("preset `{name}`"), message })
 }
 
-/// The text of a preset or of a source's `[data]` section.
+/// The section of a method; its name may be written with hyphens.
+fn method_text(name: &str) -> Option<&'static str> {
+    let name = name.replace('-', "_");
+    MethodConfig::TEXTS.iter().find_map(|(kind, text)| (*kind == name).then_some(*text))
+}
+
+impl MethodConfig {
+    /// A method with the section that [`config_text`] has of it.
+    ///
+    /// # Errors
+    /// An unknown name; the error lists the known ones.
+    pub fn preset(name: &str) -> Result<Self> {
+        let text = method_text(name).ok_or_else(|| Error::Config {
+            origin: format!("method `{name}`"),
+            message: format!("unknown method; the methods are: {}", Self::KINDS.join(", ")),
+        })?;
+        toml::from_str(text).map_err(|e| Error::Config {
+            origin: format!("method `{name}`"),
+            message: e.to_string(),
+        })
+    }
+}
+
+/// The text of a preset, of a source's `[data]` section, or of a method's section.
 ///
 /// # Errors
 /// Those of [`preset_text`].
 pub fn config_text(name: &str) -> Result<&'static str> {
-    SOURCES.text(name).map_or_else(|| preset_text(name), Ok)
+    match SOURCES.text(name).or_else(|| method_text(name)) {
+        Some(text) => Ok(text),
+        None => preset_text(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_methods_section_is_whole_and_names_its_policy() {
+        for kind in MethodConfig::KINDS {
+            let method = MethodConfig::preset(kind).unwrap();
+            assert_eq!(method.kind(), *kind);
+            let policies = method.policies().unwrap_or_else(|| vec!["helpful".into()]);
+            method.check(&policies).unwrap();
+            // Printed by `mopo config`, also with hyphens.
+            assert!(config_text(&kind.replace('_', "-")).unwrap().contains(&format!("[{kind}]")));
+        }
+        let error = MethodConfig::preset("dqo").unwrap_err().to_string();
+        assert!(error.contains("mopo, dpo"), "{error}");
+        let error = preset_text("ipo").unwrap_err().to_string();
+        assert!(error.contains("--method ipo"), "{error}");
+    }
 }

@@ -16,11 +16,18 @@ use crate::{Error, Result};
 /// A configuration that can be read from a file.
 pub(crate) trait ConfigFile: Serialize + DeserializeOwned {
     /// Keys that had another name in earlier versions.
-    const RENAMED: &'static [RenamedKey];
+    fn renamed() -> Vec<RenamedKey>;
+
     /// Paths of optional keys, which `--set` may add.
-    const OPTIONAL: &'static [&'static [&'static str]];
+    fn optional() -> Vec<&'static str>;
+
+    /// Paths of tables whose keys are names, which `--set` may add.
+    fn open() -> Vec<&'static str> {
+        Vec::new()
+    }
+
     /// Paths of which exactly one is present: `--set` of one replaces the other.
-    const ALTERNATIVES: &'static [&'static [&'static str]];
+    fn alternatives() -> Vec<&'static [&'static str]>;
 
     /// Reads the flattened parts of the document separately ([`read_part`]).
     ///
@@ -88,30 +95,45 @@ pub(crate) fn read_with<T: ConfigFile>(
         fail(with_suggestion(&e.to_string(), known))
     };
     let mut document = DeTable::parse(text).map_err(|e| wrong((e, &[])))?;
-    let mut old = rename_keys(document.get_mut(), T::RENAMED).map_err(fail)?;
+    let mut old = rename_keys(document.get_mut(), &T::renamed()).map_err(fail)?;
     T::read_parts(document.get_ref()).map_err(wrong)?;
     let config = T::deserialize(Deserializer::from(document)).map_err(|e| wrong((e, &[])))?;
-    let config = match overrides {
-        [] => config,
-        _ => {
-            let table = toml::Table::try_from(&config).map_err(|e| fail(e.to_string()))?;
-            overridden::<T>(table, origin, overrides, &mut old)?
-        }
-    };
+    let config = overridden(config, origin, overrides, &mut old)?;
+    renamed::warn(origin, &old);
+    Ok(config)
+}
+
+/// A configuration with overrides `key.path=value`.
+///
+/// # Errors
+/// Errors in an override, by key.
+pub(crate) fn override_with<T: ConfigFile>(
+    config: T,
+    origin: &str,
+    overrides: &[String],
+) -> Result<T> {
+    let mut old = Vec::new();
+    let config = overridden(config, origin, overrides, &mut old)?;
     renamed::warn(origin, &old);
     Ok(config)
 }
 
 /// A configuration with some of its keys replaced.
 fn overridden<T: ConfigFile>(
-    table: toml::Table,
+    config: T,
     origin: &str,
     overrides: &[String],
     old: &mut Vec<RenamedKey>,
 ) -> Result<T> {
+    if overrides.is_empty() {
+        return Ok(config);
+    }
+    let table = toml::Table::try_from(&config)
+        .map_err(|e| Error::Config { origin: origin.into(), message: e.to_string() })?;
+    let renamed = T::renamed();
     let mut assignments: Vec<Assignment> = Vec::new();
     for text in overrides {
-        let assignment = Assignment::parse(text, T::RENAMED)?;
+        let assignment = Assignment::parse(text, &renamed)?;
         // One key under two names would be ambiguous.
         if let Some(other) =
             assignments.iter().find(|a| a.keys == assignment.keys && a.old != assignment.old)
@@ -156,7 +178,7 @@ struct Assignment<'a> {
 }
 
 impl<'a> Assignment<'a> {
-    fn parse(text: &'a str, renamed: &'static [RenamedKey]) -> Result<Self> {
+    fn parse(text: &'a str, renamed: &[RenamedKey]) -> Result<Self> {
         let fail = |message: String| Error::Config { origin: format!("--set {text}"), message };
         let syntax = || fail("write it as key.path=value, e.g. mopo.tau=0.1".into());
         let (path, value) = text.split_once('=').ok_or_else(syntax)?;
@@ -198,7 +220,8 @@ impl<'a> Assignment<'a> {
 
     fn apply<T: ConfigFile>(&self, table: &mut toml::Table) -> Result<()> {
         let path = self.keys.join(".");
-        let known = paths(table, T::OPTIONAL.iter().chain(T::ALTERNATIVES).copied().flatten());
+        let (optional, alternatives) = (T::optional(), T::alternatives());
+        let known = paths(table, optional.iter().chain(alternatives.iter().copied().flatten()));
         let fail = |message: String| Error::Config {
             origin: format!("--set {}", self.text),
             message: format!("{message}{}", did_you_mean(&path, known.iter().map(String::as_str))),
@@ -233,13 +256,14 @@ impl<'a> Assignment<'a> {
             *slot = like(slot, self.value.clone());
             return Ok(());
         }
-        match T::ALTERNATIVES.iter().find(|choice| choice.contains(&path.as_str())) {
+        match alternatives.iter().find(|choice| choice.contains(&path.as_str())) {
             Some(choice) => {
                 for other in *choice {
                     here.remove(other.rsplit('.').next().unwrap_or_default());
                 }
             }
-            None if T::OPTIONAL.iter().any(|keys| keys.contains(&path.as_str())) => {}
+            None if optional.contains(&path.as_str()) => {}
+            None if T::open().contains(&sections.join(".").as_str()) => {}
             None => {
                 let beside = here.keys().cloned().collect::<Vec<_>>().join(", ");
                 return Err(fail(format!("unknown key `{path}`; keys there: {beside}")));

@@ -33,7 +33,7 @@ pub(crate) const fn renamed(
 /// A key occurs under both names.
 pub(super) fn rename_keys(
     document: &mut DeTable<'_>,
-    keys: &'static [RenamedKey],
+    keys: &[RenamedKey],
 ) -> Result<Vec<RenamedKey>, String> {
     let mut found = Vec::new();
     for key in keys {

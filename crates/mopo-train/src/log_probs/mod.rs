@@ -199,7 +199,7 @@ mod tests {
                 second: ids(1 + i * 3 % 29),
             })
             .collect();
-        Pairs { tokens, labels: vec![[vec![], vec![]]; n] }
+        Pairs::without_scores(tokens, vec![[vec![], vec![]]; n])
     }
 
     fn base() -> CausalLm<TestBackend> {
@@ -230,10 +230,10 @@ mod tests {
         let whole = run(&all, None);
         // A single one, some in threes, and every second one.
         for part in [vec![7], vec![59, 3, 21], (0..60).step_by(2).collect::<Vec<_>>()] {
-            let some = Pairs {
-                tokens: part.iter().map(|&i| all.tokens[i].clone()).collect(),
-                labels: vec![[vec![], vec![]]; part.len()],
-            };
+            let some = Pairs::without_scores(
+                part.iter().map(|&i| all.tokens[i].clone()).collect(),
+                vec![[vec![], vec![]]; part.len()],
+            );
             let expected: LogProbs = part.iter().map(|&i| whole[i]).collect();
             assert_eq!(bits(&run(&some, None)), bits(&expected), "{part:?}");
         }
@@ -241,10 +241,10 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let cache = LogProbCache::new(tmp.path());
         let context = Context { format: 1, ..Context::default() };
-        let half = Pairs {
-            tokens: all.tokens.iter().step_by(2).cloned().collect(),
-            labels: vec![[vec![], vec![]]; 30],
-        };
+        let half = Pairs::without_scores(
+            all.tokens.iter().step_by(2).cloned().collect(),
+            vec![[vec![], vec![]]; 30],
+        );
         run(&half, Some((&cache, &context)));
         let open = cache.open(&context);
         let found = all.tokens.iter().filter(|pair| open.get(pair).is_some()).count();

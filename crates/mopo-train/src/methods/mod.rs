@@ -1,27 +1,36 @@
-//! The methods, one file each, and the list of them. They share nothing but the traits here and
-//! `Method` of `fit.rs`, and never import each other.
+//! The methods, one file each, and the list of them. They share nothing but the traits here, `Method` of `fit.rs`
+//! and frames such as [`crate::pairwise`], and never import each other.
 //!
-//! A new method is a file here with its section of the configuration, its row in `methods!`, and the
-//! section's field in `RunConfig`.
+//! A new method is a file here, with its section of the configuration, its test and its page, and its row
+//! in `methods!`.
 
-pub(crate) mod dpo;
-pub(crate) mod mopo;
+use std::collections::BTreeMap;
 
-use mopo_core::{IndicatorEstimator, MopoConfig};
+use mopo_core::{IndicatorEstimator, Objectives};
 use mopo_lm::{CausalLm, PolicyParams};
 use mopo_ops::FusedAutodiffBackend;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
-pub use dpo::DpoConfig;
-
-use crate::config::PhaseConfig;
+use crate::config::{PhaseConfig, RenamedKey};
 use crate::fit::Method;
 use crate::log_probs::LogProbs;
-use crate::{Error, Progress, Result, RunConfig, RunData};
+use crate::{OtherPolicy, Progress, Result, RunData};
 
 /// A method's section of a run's configuration.
-pub(crate) trait MethodSection {
-    /// The phase in which it is trained: its name in files.
-    const PHASE: &'static str;
+pub(crate) trait MethodSection: Serialize + DeserializeOwned {
+    /// A complete section to start from, with comments: what `mopo config` prints.
+    const TEXT: &'static str;
+    /// Keys that had another name in earlier versions.
+    const RENAMED: &'static [RenamedKey] = &[];
+    /// Paths of optional keys.
+    const OPTIONAL: &'static [&'static str] = &[];
+    /// Paths of which exactly one is present.
+    const ALTERNATIVES: &'static [&'static [&'static str]] = &[];
+    /// Paths of tables whose keys are names, such as objectives.
+    const OPEN: &'static [&'static str] = &[];
+    /// What may help where a step is not finite, besides what helps every method: `, a larger …`.
+    const REMEDY: &'static str = "";
 
     /// Checks the section, and that it fits the run's policies.
     ///
@@ -29,8 +38,45 @@ pub(crate) trait MethodSection {
     /// Names the key and what would be accepted.
     fn check_section(&self, policies: &[String]) -> Result<()>;
 
+    /// The policies' names, if they follow from the section.
+    fn policies(&self) -> Option<Vec<String>> {
+        None
+    }
+
+    /// Checks before any work that the training pairs have what the method needs. `rows`: their indicators,
+    /// `[n_pairs][n_objectives]`.
+    ///
+    /// # Errors
+    /// Names what is missing.
+    fn check_labels(
+        &self,
+        policies: &[String],
+        objectives: &Objectives,
+        rows: &[&[Option<f32>]],
+    ) -> Result<()>;
+
+    /// Whether every training pair needs recorded scores.
+    fn needs_scores(&self) -> bool {
+        false
+    }
+
+    /// Policies of other runs whose log-probs of the training pairs are needed.
+    fn other_policies(&self) -> Vec<OtherPolicy> {
+        Vec::new()
+    }
+
     /// What a response's indicator means.
-    fn estimator(&self) -> IndicatorEstimator;
+    fn estimator(&self) -> IndicatorEstimator {
+        IndicatorEstimator::Pair
+    }
+
+    /// Primary objective of each policy, if the others are constraints.
+    ///
+    /// # Errors
+    /// A policy that is not named after an objective.
+    fn primaries(&self, _policies: &[String], _objectives: &Objectives) -> Result<Vec<usize>> {
+        Ok(Vec::new())
+    }
 
     /// Steps between two refreshes of a reference that lags behind, if it has one.
     fn reference_lag(&self) -> Option<usize> {
@@ -43,7 +89,7 @@ pub(crate) trait MethodSection {
     /// Those of steps and of `fit`.
     fn train<B: FusedAutodiffBackend>(
         &self,
-        task: Task<'_, B>,
+        context: TrainContext<'_, B>,
         fit: &mut RunSteps<'_>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>>;
@@ -52,84 +98,232 @@ pub(crate) trait MethodSection {
 /// Runs the steps of a method, from the newest checkpoint on.
 pub(crate) type RunSteps<'a> = dyn FnMut(&mut dyn Method, &mut dyn Progress) -> Result<usize> + 'a;
 
-/// What a method is trained with.
-pub(crate) struct Task<'a, B: FusedAutodiffBackend> {
+/// All that a method is trained with.
+pub(crate) struct TrainContext<'a, B: FusedAutodiffBackend> {
     /// Frozen, with gradients flowing through it.
     pub(crate) base: &'a CausalLm<B>,
     /// Policies that equal the base.
     pub(crate) params: PolicyParams<B>,
     pub(crate) phase: &'a PhaseConfig,
-    /// Primary objective of each policy.
-    pub(crate) primaries: &'a [usize],
+    /// The policies' names.
+    pub(crate) policies: &'a [String],
     pub(crate) data: &'a RunData,
     /// log π_0 of every training pair.
     pub(crate) initial_log_probs: &'a LogProbs,
+    /// log π of every training pair under the policies of other runs, by their names.
+    pub(crate) others: &'a BTreeMap<String, LogProbs>,
     pub(crate) seed: u64,
     pub(crate) device: &'a B::Device,
 }
 
+/// `[method]`: which of the methods' sections is used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MethodTable {
+    kind: String,
+}
+
 /// Defines [`MethodConfig`] and what depends on the list of methods.
 macro_rules! methods {
-    ($($(#[$doc:meta])* $method:ident: $section:ident, $config:ident;)+) => {
-        /// The method that a run trains: its section.
-        #[derive(Debug, Clone, Copy, PartialEq)]
-        pub enum MethodConfig<'a> {
-            $($(#[$doc])* $method(&'a $config),)+
+    ($($(#[$doc:meta])* $module:ident: $variant:ident($config:ident);)+) => {
+        $(pub(crate) mod $module;)+
+        $(pub use $module::$config;)+
+
+        /// The method that a run trains: `[method]` with its `kind`, and the section of that name.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(try_from = "Sections", into = "Sections")]
+        pub enum MethodConfig {
+            $($(#[$doc])* $variant($config),)+
         }
 
-        impl<'a> MethodConfig<'a> {
-            /// The method whose section is there.
-            pub(crate) fn of(config: &'a RunConfig) -> Result<Self> {
-                const SECTIONS: &[&str] = &[$(concat!("`[", stringify!($section), "]`")),+];
-                let all = [$(config.$section.as_ref().map(Self::$method)),+];
-                let mut there = all.into_iter().zip(SECTIONS).filter_map(|(of, name)| Some((of?, name)));
-                let message = match (there.next(), there.next()) {
-                    (Some((method, _)), None) => return Ok(method),
-                    (Some((_, a)), Some((_, b))) => format!(
-                        "both {a} and {b} are present, but a run trains one method: remove one section"
-                    ),
-                    (None, _) => format!("no method: add a section {}", SECTIONS.join(" or ")),
-                };
-                Err(Error::Config { origin: config.name.clone(), message })
+        /// The sections as they are in a file.
+        #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(crate) struct Sections {
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            method: Option<MethodTable>,
+            $(#[serde(default, skip_serializing_if = "Option::is_none")]
+            $module: Option<$config>,)+
+        }
+
+        impl TryFrom<Sections> for MethodConfig {
+            type Error = String;
+
+            fn try_from(sections: Sections) -> std::result::Result<Self, String> {
+                let found = [$(sections.$module.map(Self::$variant)),+];
+                chosen(sections.method, found.into_iter().flatten().collect())
+            }
+        }
+
+        impl From<MethodConfig> for Sections {
+            fn from(method: MethodConfig) -> Self {
+                let kind = MethodTable { kind: method.kind().into() };
+                let mut sections = Self { method: Some(kind), ..Self::default() };
+                match method {
+                    $(MethodConfig::$variant(section) => sections.$module = Some(section),)+
+                }
+                sections
+            }
+        }
+
+        impl MethodConfig {
+            /// The methods' names, which are those of their sections and of their phases in files.
+            pub const KINDS: &'static [&'static str] = &[$(stringify!($module)),+];
+
+            /// Each method's name, and a complete section to start from.
+            pub const TEXTS: &'static [(&'static str, &'static str)] =
+                &[$((stringify!($module), <$config as MethodSection>::TEXT)),+];
+
+            /// Former names, optional keys and alternatives of all sections.
+            pub(crate) fn renamed() -> Vec<RenamedKey> {
+                [$(<$config as MethodSection>::RENAMED),+].concat()
             }
 
-            /// The phase in which it is trained.
-            pub(crate) fn phase(self) -> &'static str {
-                match self { $(Self::$method(_) => <$config as MethodSection>::PHASE,)+ }
+            pub(crate) fn optional() -> Vec<&'static str> {
+                [$(<$config as MethodSection>::OPTIONAL),+].concat()
+            }
+
+            pub(crate) fn open() -> Vec<&'static str> {
+                [$(<$config as MethodSection>::OPEN),+].concat()
+            }
+
+            pub(crate) fn alternatives() -> Vec<&'static [&'static str]> {
+                [$(<$config as MethodSection>::ALTERNATIVES),+].concat()
+            }
+
+            /// What may help where a step of the phase is not finite.
+            pub(crate) fn remedy(phase: &str) -> &'static str {
+                match phase {
+                    $(stringify!($module) => <$config as MethodSection>::REMEDY,)+
+                    _ => "",
+                }
+            }
+
+            /// Its name.
+            pub fn kind(&self) -> &'static str {
+                match self { $(Self::$variant(_) => stringify!($module),)+ }
             }
 
             /// Checks the section, and that it fits the run's policies.
-            pub(crate) fn check(self, policies: &[String]) -> Result<()> {
-                match self { $(Self::$method(section) => section.check_section(policies),)+ }
+            pub(crate) fn check(&self, policies: &[String]) -> Result<()> {
+                match self { $(Self::$variant(section) => section.check_section(policies),)+ }
+            }
+
+            /// The policies' names, if they follow from the section.
+            pub(crate) fn policies(&self) -> Option<Vec<String>> {
+                match self { $(Self::$variant(section) => section.policies(),)+ }
+            }
+
+            /// Checks that the training pairs have what the method needs.
+            pub(crate) fn check_labels(
+                &self,
+                policies: &[String],
+                objectives: &Objectives,
+                rows: &[&[Option<f32>]],
+            ) -> Result<()> {
+                match self {
+                    $(Self::$variant(section) => section.check_labels(policies, objectives, rows),)+
+                }
+            }
+
+            /// Whether every training pair needs recorded scores.
+            pub(crate) fn needs_scores(&self) -> bool {
+                match self { $(Self::$variant(section) => section.needs_scores(),)+ }
+            }
+
+            /// Policies of other runs that are needed.
+            pub(crate) fn other_policies(&self) -> Vec<OtherPolicy> {
+                match self { $(Self::$variant(section) => section.other_policies(),)+ }
             }
 
             /// What a response's indicator means.
-            pub fn estimator(self) -> IndicatorEstimator {
-                match self { $(Self::$method(section) => section.estimator(),)+ }
+            pub fn estimator(&self) -> IndicatorEstimator {
+                match self { $(Self::$variant(section) => section.estimator(),)+ }
+            }
+
+            /// Primary objective of each policy, if the others are constraints.
+            pub(crate) fn primaries(
+                &self,
+                policies: &[String],
+                objectives: &Objectives,
+            ) -> Result<Vec<usize>> {
+                match self { $(Self::$variant(section) => section.primaries(policies, objectives),)+ }
             }
 
             /// Steps between two refreshes of a reference that lags behind, if it has one.
-            pub(crate) fn reference_lag(self) -> Option<usize> {
-                match self { $(Self::$method(section) => section.reference_lag(),)+ }
+            pub(crate) fn reference_lag(&self) -> Option<usize> {
+                match self { $(Self::$variant(section) => section.reference_lag(),)+ }
             }
 
             /// Trains the policies to the end.
             pub(crate) fn train<B: FusedAutodiffBackend>(
-                self,
-                task: Task<'_, B>,
+                &self,
+                context: TrainContext<'_, B>,
                 fit: &mut RunSteps<'_>,
                 progress: &mut dyn Progress,
             ) -> Result<PolicyParams<B::InnerBackend>> {
-                match self { $(Self::$method(section) => section.train(task, fit, progress),)+ }
+                match self { $(Self::$variant(section) => section.train(context, fit, progress),)+ }
             }
         }
     };
 }
 
-// A row: the name, its section in `RunConfig`, and the section's type.
+// A row: the name of the method, of its file, section and phase; the name in code, and the section's type.
 methods! {
-    /// `[mopo]`.
-    Mopo: mopo, MopoConfig;
-    /// `[dpo]`.
-    Dpo: dpo, DpoConfig;
+    /// Multi-objective preference optimisation.
+    mopo: Mopo(MopoConfig);
+    /// Direct preference optimisation.
+    dpo: Dpo(DpoConfig);
+    /// Identity preference optimisation.
+    ipo: Ipo(IpoConfig);
+    /// DPO under an f-divergence.
+    f_dpo: FDpo(FDpoConfig);
+    /// Simple preference optimisation, without a reference.
+    simpo: Simpo(SimpoConfig);
+    /// Multi-objective DPO: margins for one vector of preference weights.
+    modpo: Modpo(ModpoConfig);
+}
+
+pub use modpo::Margins;
+
+/// The one method that is configured. Configurations of earlier versions have its section only.
+fn chosen(
+    table: Option<MethodTable>,
+    mut found: Vec<MethodConfig>,
+) -> std::result::Result<MethodConfig, String> {
+    let named =
+        |kinds: &[&str]| kinds.iter().map(|k| format!("\"{k}\"")).collect::<Vec<_>>().join(", ");
+    let kind = table.map(|table| table.kind);
+    if let Some(kind) = &kind
+        && !MethodConfig::KINDS.contains(&kind.as_str())
+    {
+        return Err(format!(
+            "`method.kind` is \"{kind}\"; the methods are {}",
+            named(MethodConfig::KINDS)
+        ));
+    }
+    if let [a, b, ..] = &found[..] {
+        return Err(format!(
+            "both `[{}]` and `[{}]` are present, but a run trains one method: remove one section",
+            a.kind(),
+            b.kind()
+        ));
+    }
+    match (found.pop(), kind) {
+        (Some(method), Some(kind)) if method.kind() != kind => Err(format!(
+            "`method.kind` is \"{kind}\", but the section there is `[{}]`: `mopo config {kind}` prints a section \
+             `[{kind}]` to start from",
+            method.kind()
+        )),
+        (Some(method), _) => Ok(method),
+        (None, Some(kind)) => Err(format!(
+            "`method.kind` is \"{kind}\", but there is no section `[{kind}]`: `mopo config {kind}` prints one to \
+             start from"
+        )),
+        (None, None) => Err(format!(
+            "no method: add `[method]` with its `kind` ({}) and the section of that name; `mopo config mopo` prints \
+             both to start from",
+            named(MethodConfig::KINDS)
+        )),
+    }
 }

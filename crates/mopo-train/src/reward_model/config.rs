@@ -223,40 +223,48 @@ impl RewardModel {
 }
 
 impl ConfigFile for RewardTrainConfig {
-    const RENAMED: &'static [RenamedKey] = &[
-        renamed("input", "max_tokens", "max_length"),
-        renamed("tokenizer", "train", "vocab_size"),
-        renamed("training", "batch", "batch_size"),
-        renamed("training", "rise_steps", "warmup_steps"),
-        renamed("training", "gradient_clip", "max_grad_norm"),
-        renamed("training", "evaluate_every", "eval_steps"),
-        renamed("training", "patience", "early_stopping_patience"),
-        renamed("checkpoints", "every", "save_steps"),
-        renamed("checkpoints", "keep", "save_total_limit"),
-    ];
-    const OPTIONAL: &'static [&'static [&'static str]] = &[&[
-        "tokenizer",
-        "input.response_prefix",
-        "lora",
-        "lora.rank_pattern",
-        "lora.alpha_pattern",
-        "lora.use_rslora",
-        "data.pairs.objectives",
-        "data.pairs.folders",
-        "data.pairs.stem",
-        "data.pairs.split",
-        "data.pairs.post_characters",
-        "data.pairs.template",
-        "data.pairs.tie_threshold",
-        "data.pairs.pairs_per_prompt",
-        "data.pairs.max_pairs",
-        "data.pairs.n_prompts",
-    ]];
-    const ALTERNATIVES: &'static [&'static [&'static str]] = &[
-        &["data.pairs", "data.texts"],
-        &["tokenizer.file", "tokenizer.vocab_size"],
-        &["model.gpt2", "model.distilbert", "model.hub", "model.decoder"],
-    ];
+    fn renamed() -> Vec<RenamedKey> {
+        vec![
+            renamed("input", "max_tokens", "max_length"),
+            renamed("tokenizer", "train", "vocab_size"),
+            renamed("training", "batch", "batch_size"),
+            renamed("training", "rise_steps", "warmup_steps"),
+            renamed("training", "gradient_clip", "max_grad_norm"),
+            renamed("training", "evaluate_every", "eval_steps"),
+            renamed("training", "patience", "early_stopping_patience"),
+            renamed("checkpoints", "every", "save_steps"),
+            renamed("checkpoints", "keep", "save_total_limit"),
+        ]
+    }
+
+    fn optional() -> Vec<&'static str> {
+        vec![
+            "tokenizer",
+            "input.response_prefix",
+            "lora",
+            "lora.rank_pattern",
+            "lora.alpha_pattern",
+            "lora.use_rslora",
+            "data.pairs.objectives",
+            "data.pairs.folders",
+            "data.pairs.stem",
+            "data.pairs.split",
+            "data.pairs.post_characters",
+            "data.pairs.template",
+            "data.pairs.tie_threshold",
+            "data.pairs.pairs_per_prompt",
+            "data.pairs.max_pairs",
+            "data.pairs.n_prompts",
+        ]
+    }
+
+    fn alternatives() -> Vec<&'static [&'static str]> {
+        vec![
+            &["data.pairs", "data.texts"],
+            &["tokenizer.file", "tokenizer.vocab_size"],
+            &["model.gpt2", "model.distilbert", "model.hub", "model.decoder"],
+        ]
+    }
 
     fn read_parts(document: &DeTable<'_>) -> std::result::Result<(), PartError> {
         read_part::<SourceConfig>(document, &["data", "pairs"], &["ties"])

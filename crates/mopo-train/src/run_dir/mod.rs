@@ -11,6 +11,7 @@
 //! metrics.jsonl          one line per step
 //! policy/                adapter and heads, when training is done
 //! result.json            held-out accuracies, when training is done
+//! tensorboard/<phase>/   event files, if they are wanted
 //! .lock                  while a process trains it
 //! ```
 
@@ -35,6 +36,9 @@ use crate::config::ConfigFile;
 use crate::fit::check_not_stopped;
 use crate::result::RESULT;
 use crate::{Error, Result, RunConfig, checkpoint, tokens};
+
+/// The folder of TensorBoard's event files, one below it per phase. They are written if it exists.
+pub(crate) const TENSORBOARD: &str = "tensorboard";
 
 /// The configuration's file. A directory with this file is a run.
 const CONFIG: &str = "config.toml";
@@ -93,6 +97,15 @@ impl RunDir {
         // Last, since a directory with a configuration is a run.
         run.write(CONFIG, record.config.as_deref().unwrap_or_default().as_bytes())?;
         Ok(run)
+    }
+
+    /// Makes the folder that TensorBoard's events are written to.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn want_tensorboard(&self) -> Result<()> {
+        let dir = self.path.join(TENSORBOARD);
+        fs::create_dir_all(&dir).map_err(Error::io("making", &dir))
     }
 
     /// Whether a directory is a run, if perhaps a damaged one.

@@ -157,7 +157,7 @@ fn keep_file<B: FusedBackend>(file: &Path, base: &CausalLm<B>, dir: &Path) -> Re
 
 /// Whether anything was computed with the base model.
 fn has_successors(run: &RunDir, config: &RunConfig) -> Result<bool> {
-    let phase = config.method()?.phase();
+    let phase = config.method.kind();
     Ok(run.join(INITIAL).exists() || checkpoint::newest_until(run, phase, usize::MAX).is_some())
 }
 

@@ -50,7 +50,7 @@ impl RunData {
                 heldout_prompts.push(r.prompt.clone());
             }
         }
-        let estimator = config.method()?.estimator();
+        let estimator = config.method.estimator();
         Ok(Self {
             objectives: train.header.objectives.clone(),
             train: Pairs::new(&train.records, train_tokens, estimator),

@@ -2,29 +2,30 @@
 
 mod base;
 mod data;
+mod others;
 
 use std::path::PathBuf;
 
 use burn::module::AutodiffModule;
-use mopo_core::Objectives;
 use mopo_lm::{Decoder, PolicyParams, load_policy, save_policy};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::MetricsLog;
 
 pub use base::load_base;
 pub use data::RunData;
+pub(crate) use others::OtherPolicy;
 
 use crate::batches::step_seed;
 use crate::cache::LogProbCache;
 use crate::config::ModelSource;
 use crate::fit::{Fit, Method};
 use crate::log_probs::{self, all_log_probs, frozen_log_probs};
-use crate::methods::Task;
+use crate::methods::TrainContext;
 use crate::metrics_file::METRICS;
 use crate::models::model_dir;
 use crate::result::{RESULT, RunResult, accuracies, constraints, log_ratio};
 use crate::run_dir::record::{INITIAL, POLICY};
-use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord, prepare};
+use crate::{Progress, Result, RunConfig, RunDir, RunRecord, prepare};
 
 /// Runs the remaining phases of a run: data, SFT, the method, held-out accuracy. Nobody else may
 /// write to it
@@ -35,7 +36,7 @@ use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord, prepare};
 ///
 /// # Errors
 /// Whatever prevents the next step; the run can be resumed after every error but
-/// [`Error::NonFinite`].
+/// [`crate::Error::NonFinite`].
 pub fn train<B: FusedAutodiffBackend>(
     run: &RunDir,
     config: &RunConfig,
@@ -51,6 +52,7 @@ pub fn train<B: FusedAutodiffBackend>(
         if let ModelSource::Hub(model) = &config.model.source {
             record.add_model(&model_dir(model)?)?;
         }
+        others::check(&config.method.other_policies())?;
         prepare::prepare(run, config, record, progress)?;
     }
     let data = RunData::load(run, config, record)?;
@@ -95,22 +97,25 @@ pub fn train<B: FusedAutodiffBackend>(
     }
     let initial = log_probs::read(&path, data.train.len())?;
 
-    let primaries = primaries(config, &data.objectives)?;
-    let names: Vec<String> =
-        primaries.iter().map(|&p| data.objectives.name(p).to_string()).collect();
+    let others = config.method.other_policies();
+    let others = others::log_probs(&others, run, record, &frozen, &data, device, progress)?;
+
+    let names = &config.policies;
+    let primaries = config.method.primaries(names, &data.objectives)?;
     let dir = run.join(POLICY);
     let is_done = dir.join("policy.json").exists();
     if !is_done {
         let base = base.with_gradient_checkpointing(config.training.gradient_checkpointing);
         B::seed(device, step_seed(config.seed, "adapter", 0));
         let phase = &config.training;
-        let task = Task {
+        let context = TrainContext {
             base: &base,
-            params: PolicyParams::init(&base, &config.lora, primaries.len(), device),
+            params: PolicyParams::init(&base, &config.lora, names.len(), device),
             phase,
-            primaries: &primaries,
+            policies: names,
             data: &data,
             initial_log_probs: &initial,
+            others: &others,
             seed: config.seed,
             device,
         };
@@ -118,9 +123,9 @@ pub fn train<B: FusedAutodiffBackend>(
             let checkpoints = &config.checkpoints;
             Fit { run, record: &mut *record, phase, checkpoints }.run(method, progress)
         };
-        let trained = config.method()?.train(task, &mut fit, progress)?;
+        let trained = config.method.train(context, &mut fit, progress)?;
         run.check_there()?;
-        save_policy(&trained, &base.shape(), &config.lora, &names, &dir)?;
+        save_policy(&trained, &base.shape(), &config.lora, names, &dir)?;
     }
     if !is_done || !record.has(POLICY) {
         record.add_folder(run, POLICY)?;
@@ -132,20 +137,20 @@ pub fn train<B: FusedAutodiffBackend>(
     let before = frozen_log_probs(&frozen, &data.heldout, cache, name, device, progress)?;
     let after = all_log_probs(&frozen, Some(&params), &data.heldout, name, device, progress)?;
     let k = data.objectives.len();
-    let lag = config.method()?.reference_lag().unwrap_or(usize::MAX);
+    let lag = config.method.reference_lag().unwrap_or(usize::MAX);
     let last_steps = lag.min(config.training.steps).clamp(1, 100);
     let log = read_log(run, progress);
-    // Only MOPO has constraints.
+    // Methods without them have no primary objectives.
     let (constraints, n_rows) = constraints(&log.rows, &data.objectives, &primaries, last_steps);
     let result = RunResult {
         objectives: data.objectives.names().to_vec(),
         sft: accuracies(&data.heldout_labels, |i| before[i], k),
         policies: names
-            .into_iter()
+            .iter()
             .zip(&after)
             .map(|(name, policy)| {
                 let log_ratio = |i| log_ratio(policy, &before, i);
-                (name, accuracies(&data.heldout_labels, log_ratio, k))
+                (name.clone(), accuracies(&data.heldout_labels, log_ratio, k))
             })
             .collect(),
         // Fewer if rows are missing from the log.
@@ -175,19 +180,6 @@ fn read_log(run: &RunDir, progress: &mut dyn Progress) -> MetricsLog {
         ));
     }
     log
-}
-
-/// The primary objectives of the run's policies, as indices.
-fn primaries(config: &RunConfig, objectives: &Objectives) -> Result<Vec<usize>> {
-    config
-        .policies
-        .iter()
-        .map(|name| {
-            objectives
-                .index_of(name)
-                .map_err(|e| Error::Config { origin: "`policies`".into(), message: e.to_string() })
-        })
-        .collect()
 }
 
 /// Checks what a configuration needs from the command line before a run directory is made.

@@ -1,7 +1,7 @@
 //! Configurations: presets, missing and misspelt keys, ranges, overrides.
 
 use mopo_train::RunConfig;
-use mopo_train::config::{PRESETS, preset_text};
+use mopo_train::config::{PRESETS, Replaced, preset_text};
 
 fn demo_with(set: &str) -> String {
     RunConfig::parse_with(preset_text("demo").unwrap(), "demo", &[set.to_string()])
@@ -77,6 +77,7 @@ fn values_out_of_range_name_their_key() {
         ("mopo.reference_lag=0", "mopo.reference_lag"),
         ("mopo.ball={ radius = -1.0 }", "ball.radius"),
         ("mopo.indicator_estimator=both", "mopo.indicator_estimator=both"),
+        ("mopo.contrast_weight=-1", "mopo.contrast_weight"),
         ("dpo.beta=0.1", "dpo"),
         ("checkpoints.save_steps=0", "checkpoints.save_steps"),
         ("checkpoints.save_total_limit=0", "checkpoints.save_total_limit"),
@@ -101,7 +102,7 @@ fn overrides_of_keys_that_do_not_exist_list_those_that_do() {
     // An integer where a float belongs, a bare word where a string does.
     let set = ["mopo.tau=1", "mopo.indicator_estimator=pair"].map(String::from);
     let config = RunConfig::parse_with(preset_text("demo").unwrap(), "demo", &set).unwrap();
-    let mopo = config.mopo.unwrap();
+    let mopo = super::mopo(&config.method);
     assert_eq!(mopo.tau, 1.0);
     assert_eq!(mopo.indicator_estimator, mopo_core::IndicatorEstimator::Pair);
 }
@@ -114,8 +115,18 @@ fn a_run_trains_exactly_one_method() {
         text[start..start + text[start..].find("\n\n").unwrap()].to_string()
     };
     let refuse = |text: &str| RunConfig::parse(text, "mine.toml").unwrap_err().to_string();
-    let e = refuse(&dpo.replace(&section(dpo, "dpo"), ""));
-    assert!(e.contains("mine.toml") && e.contains("[mopo]") && e.contains("[dpo]"), "{e}");
+    let (table, own) = (section(dpo, "method"), section(dpo, "dpo"));
+    let e = refuse(&dpo.replace(&own, ""));
+    assert!(e.contains("mine.toml") && e.contains("no section `[dpo]`"), "{e}");
+    let e = refuse(&dpo.replace(&own, "").replace(&table, ""));
+    assert!(e.contains("[method]") && e.contains("\"mopo\", \"dpo\""), "{e}");
+    for (kind, expected) in [("ipo", "section there is `[dpo]`"), ("dqo", "the methods are")] {
+        let e = refuse(&dpo.replace("kind = \"dpo\"", &format!("kind = \"{kind}\"")));
+        assert!(e.contains(expected) && e.contains(&format!("\"{kind}\"")), "{e}");
+    }
+    // Files of earlier versions have only the section.
+    let old = RunConfig::parse(&dpo.replace(&table, ""), "mine.toml").unwrap();
+    assert_eq!(old, RunConfig::preset("demo-dpo").unwrap());
     let e = refuse(&format!("{dpo}\n{}\n", section(mopo, "mopo")));
     assert!(e.contains("both") && e.contains("one method"), "{e}");
     // Each key of the section is required.
@@ -123,6 +134,41 @@ fn a_run_trains_exactly_one_method() {
         let key = line.split(' ').next().unwrap();
         let e = refuse(&dpo.replace(&format!("{line}\n"), ""));
         assert!(e.contains(key) && e.contains("missing"), "{key}: {e}");
+    }
+}
+
+#[test]
+fn another_method_can_replace_the_configured_one() {
+    let text = preset_text("demo").unwrap();
+    let replaced = |method, set: &[&str]| {
+        let set: Vec<String> = set.iter().map(ToString::to_string).collect();
+        let parts = Replaced { method: Some(method), model: None };
+        RunConfig::parse_replaced(text, "demo", &set, parts)
+    };
+    let config = replaced("ipo", &["ipo.beta=0.5", "training.steps=3"]).unwrap();
+    assert_eq!((config.method.kind(), config.training.steps), ("ipo", 3));
+    assert_eq!(config.policies, ["helpful"]);
+    // One key instead of its alternative; the policy gets its name.
+    let both = "dpo.combination={agreement=[\"helpful\",\"humor\"]}";
+    assert_eq!(replaced("dpo", &[both]).unwrap().policies, ["agreement"]);
+    let named = replaced("dpo", &[both, "policies=[\"kind\"]"]).unwrap();
+    assert_eq!(named.policies, ["kind"]);
+    // A section of the former method is there no more.
+    for (method, set, expected) in [
+        ("ipo", &["mopo.tau=1"][..], "[ipo]"),
+        ("dqo", &[], "the methods are"),
+        ("f-dpo", &["f_dpo.divergence=chi_squared"], "forward_kl"),
+        ("f_dpo", &["f_dpo.divergence=alpha:2"], "between 0 and 1"),
+        ("f_dpo", &["f_dpo.divergence=kl"], "f_dpo.divergence=kl"),
+        ("simpo", &["simpo.margin=-1"], "simpo.margin"),
+        ("ipo", &["ipo.beta=0"], "ipo.beta"),
+        ("modpo", &["modpo.preference_weights={helpful=0.01,humor=0.99}"], "at least 0.05"),
+        ("modpo", &["modpo.preference_weights.humor=0.5"], "sum 1"),
+        ("modpo", &["modpo.margins={runs={humor=\"runs/a\"}}"], "no run for `harmless`"),
+        ("dpo", &["dpo.combination={weighted_loss={helpful=0.5,humor=0.6}}"], "sum 1"),
+    ] {
+        let e = replaced(method, set).unwrap_err().to_string();
+        assert!(e.contains(expected), "{method} {set:?}: {e}");
     }
 }
 

@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 
 use mopo_train::{RunConfig, Silent};
 
-use super::resume::cut;
 use super::{
-    assert_same_artefacts, distance, finished_with, go_on, message, metrics, new_run,
-    policy_values, tiny_preset,
+    Notes, assert_resumable, distance, finished_with, go_on, message, metric, new_run,
+    policy_values, tiny_method, tiny_preset,
 };
 
 fn dpo(more: &[&str]) -> RunConfig {
@@ -18,10 +17,8 @@ fn dpo(more: &[&str]) -> RunConfig {
     tiny_preset("demo-dpo", &[&fast[..], more].concat())
 }
 
-/// The rows of the method, and one metric of them.
 fn of(run: &Path, key: &str) -> Vec<f64> {
-    let rows = metrics(run).into_iter().filter(|row| row["phase"] == "dpo");
-    rows.map(|row| row[key].as_f64().unwrap()).collect()
+    metric(run, "dpo", key)
 }
 
 #[test]
@@ -46,14 +43,7 @@ fn a_dpo_run_that_is_cut_off_ends_bit_for_bit_the_same() {
     // With dropout and two passes per step: nothing random may depend on the interruption.
     let more =
         ["lora.dropout=0.1", "training.gradient_accumulation_steps=2", "dpo.train_head=true"];
-    let (_tmp, whole) = finished_with(&dpo(&more));
-    let tmp = tempfile::tempdir().unwrap();
-    let run = tmp.path().join("run");
-    new_run(&run, &dpo(&more));
-    cut(&run, "dpo", 3);
-    cut(&run, "dpo", 4);
-    go_on(&run, &mut Silent).unwrap();
-    assert_same_artefacts(&whole, &run);
+    assert_resumable(&dpo(&more));
 }
 
 #[test]
@@ -86,13 +76,18 @@ fn relabelled(change: impl Fn(usize, Option<f32>) -> Option<f32>) -> (tempfile::
 }
 
 fn run_on(data: &Path, run: &Path, more: &[&str]) -> mopo_train::Result<mopo_train::RunResult> {
-    new_run(run, &dpo(&[&["data.source=prepared"], more].concat()));
+    start_on(data, run, &dpo(&[&["data.source=prepared"], more].concat()));
+    go_on(run, &mut Silent)
+}
+
+/// A new run on a prepared set.
+fn start_on(data: &Path, run: &Path, config: &RunConfig) {
+    new_run(run, config);
     let record = run.join("run.json");
     let mut value: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(&record).unwrap()).unwrap();
     value["data"] = data.to_str().unwrap().into();
     fs::write(&record, value.to_string()).unwrap();
-    go_on(run, &mut Silent)
 }
 
 #[test]
@@ -146,6 +141,104 @@ fn smoothed_labels_are_soft_labels() {
         assert!((soft[step] - smooth[step]).abs() < 1e-5, "{soft:?} and {smooth:?}");
     }
     assert!((hard[3] - smooth[3]).abs() > 1e-4, "smoothing changed nothing");
+}
+
+#[test]
+fn log_probs_of_both_responses_are_reported_and_rewards_follow_from_them() {
+    let (_tmp, run) = finished_with(&dpo(&["training.batch_size=10000"]));
+    let [chosen, rejected] = ["chosen", "rejected"].map(|which| {
+        let log_prob = of(&run, &format!("helpful/{which}_log_prob"));
+        let reward = of(&run, &format!("helpful/{which}_reward"));
+        // The reference is the first step's policy.
+        for (log_prob_i, reward) in log_prob.iter().zip(reward) {
+            let expected = 0.1 * (log_prob_i - log_prob[0]);
+            assert!((reward - expected).abs() < 1e-3, "{which}: {reward} and {expected}");
+        }
+        log_prob
+    });
+    assert!(chosen.iter().chain(&rejected).all(|l| *l < 0.0));
+}
+
+#[test]
+fn a_robust_loss_corrects_for_the_noise_it_is_told_of() {
+    let whole = ["training.batch_size=10000", "training.steps=4", "dpo.label_smoothing=0.2"];
+    let robust = [&whole[..], &["dpo.robust=true"]].concat();
+    // Labels that are smoothed by as much: the correction undoes it.
+    let (tmp, data) = relabelled(|_, label| label.map(|l| 0.8 * l + 0.2 * (1.0 - l)));
+    let run = tmp.path().join("run");
+    run_on(&data, &run, &robust).unwrap();
+    let (tmp2, data) = relabelled(|_, label| label);
+    let plain = tmp2.path().join("plain");
+    run_on(&data, &plain, &whole[..2]).unwrap();
+    let (robust, plain) = (of(&run, "loss"), of(&plain, "loss"));
+    for step in 0..4 {
+        assert!((robust[step] - plain[step]).abs() < 1e-5, "{robust:?} and {plain:?}");
+    }
+}
+
+#[test]
+fn several_objectives_make_one_preference() {
+    let all = tiny_method("dpo", &[]);
+    let n_train = {
+        let (_tmp, run) = finished_with(&RunConfig { ..all.clone() });
+        fs::read_to_string(run.join("data/train.jsonl")).unwrap().lines().count() - 1
+    };
+    let tmp = tempfile::tempdir().unwrap();
+    let train = |name: &str, combination: &str| {
+        let run = tmp.path().join(name);
+        let set = format!("dpo.combination={combination}");
+        new_run(&run, &tiny_method("dpo", &[&set]));
+        let mut notes = Notes::default();
+        let result = go_on(&run, &mut notes).unwrap();
+        let note = notes.0.into_iter().find(|note| note.starts_with("DPO: ")).unwrap();
+        (run, result, note)
+    };
+    let used = |note: &str| note.split(' ').nth(1).unwrap().parse::<usize>().unwrap();
+    let (_, result, note) = train("agree", r#"{agreement=["helpful","humor"]}"#);
+    assert_eq!(result.policies[0].0, "agreement");
+    assert!(note.contains("agree") && (1..n_train).contains(&used(&note)), "{note}");
+    assert!(note.contains(&format!("of {n_train} pairs")), "{note}");
+
+    // All weight on one objective is that objective.
+    let (one, ..) = train("one", "{weighted_loss={helpful=1.0,humor=0.0}}");
+    let (_tmp, helpful) = finished_with(&all);
+    assert_eq!(metric(&one, "dpo", "loss"), metric(&helpful, "dpo", "loss"));
+    // Half of each: pairs on which they disagree are ties, whose loss is ln 2 at first and stays near it.
+    let (half, ..) = train("half", "{weighted_labels={helpful=0.5,humor=0.5}}");
+    let decided = metric(&half, "dpo", "decided_pairs")[0];
+    assert!(decided < metric(&helpful, "dpo", "decided_pairs")[0], "{decided}");
+    // The weighted loss's first gradient is another one: hard labels ignore how strong a majority is.
+    let hard = train("hard", "{weighted_labels={helpful=0.7,humor=0.3}}").0;
+    let soft = train("soft", "{weighted_loss={helpful=0.7,humor=0.3}}").0;
+    let [hard, soft] = [hard, soft].map(|run| metric(&run, "dpo", "gradient_norm")[0]);
+    assert!(soft < hard, "{soft} and {hard}");
+}
+
+#[test]
+fn objectives_that_never_agree_are_refused_before_any_work() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (mut set, _) =
+        mopo_train::prepare_records(&tiny_preset("demo", &[]).data.source, None, 0, true).unwrap();
+    for record in &mut set.records {
+        record.indicators[2] = record.indicators[0].map(|label| 1.0 - label);
+    }
+    let data = tmp.path().join("pairs.jsonl");
+    set.write(&data).unwrap();
+    for (combination, expected) in [
+        (r#"{agreement=["helpful","humor"]}"#, "helpful, humor agree"),
+        (r#"{agreement=["helpful","kind"]}"#, "kind"),
+    ] {
+        let config = tiny_method(
+            "dpo",
+            &["data.source=prepared", &format!("dpo.combination={combination}")],
+        );
+        let run = tmp.path().join("run");
+        start_on(&data, &run, &config);
+        let (_, e) = message(go_on(&run, &mut Silent));
+        assert!(e.contains(expected) && e.contains("dpo"), "{e}");
+        assert!(!run.join("warm_start").exists());
+        let _ = fs::remove_dir_all(&run);
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! positions, sizes beyond any memory.
 
 use mopo_eval::reward::local_directory;
+use mopo_train::config::Replaced;
 
 use super::*;
 
@@ -85,7 +86,8 @@ fn a_models_own_positions_count() {
     let with_model = |more: &[&str]| {
         let set: Vec<String> =
             TINY.iter().chain(&["sft.steps=0"]).chain(more).map(|s| s.to_string()).collect();
-        RunConfig::parse_with_model(preset_text("demo").unwrap(), "demo", &set, Some(&model))
+        let parts = Replaced { model: Some(&model), method: None };
+        RunConfig::parse_replaced(preset_text("demo").unwrap(), "demo", &set, parts)
     };
     // The shape that the model replaces is ignored: too few positions and nonsense do not matter.
     for shape in ["max_position_embeddings=3", "num_attention_heads=7", "hidden_size=100000000"] {

@@ -4,17 +4,22 @@ mod cache;
 mod config;
 mod dpo;
 mod export;
+mod extraction;
+mod f_dpo;
 mod families;
 mod fits;
 mod gguf;
 mod guard;
 mod hub;
+mod ipo;
+mod modpo;
 mod named_keys;
 mod prompt_states;
 mod quantised;
 mod resume;
 mod reward_config;
 mod reward_decoder;
+mod simpo;
 mod steps;
 mod text;
 
@@ -22,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use mopo_testkit::TestAutodiffBackend;
-use mopo_train::config::preset_text;
+use mopo_train::config::{MethodConfig, MopoConfig, Replaced, preset_text};
 use mopo_train::{
     Error, LogProbCache, Progress, Result, RunConfig, RunDir, RunRecord, Silent, train,
 };
@@ -63,6 +68,51 @@ fn tiny(more: &[&str]) -> RunConfig {
 fn tiny_preset(name: &str, more: &[&str]) -> RunConfig {
     let set: Vec<String> = TINY.iter().chain(more).map(|s| s.to_string()).collect();
     RunConfig::parse_with(preset_text(name).unwrap(), name, &set).unwrap()
+}
+
+/// The tiny demo with another method: all pairs in each of eight steps, large enough that something moves.
+fn tiny_method(kind: &str, more: &[&str]) -> RunConfig {
+    let fast = ["training.batch_size=10000", "training.learning_rate=2e-3"];
+    let set: Vec<String> = TINY.iter().chain(&fast).chain(more).map(|s| s.to_string()).collect();
+    let parts = Replaced { method: Some(kind), model: None };
+    RunConfig::parse_replaced(preset_text("demo").unwrap(), "demo", &set, parts).unwrap()
+}
+
+/// A metric of a phase, step by step.
+fn metric(run: &Path, phase: &str, key: &str) -> Vec<f64> {
+    let rows = metrics(run).into_iter().filter(|row| row["phase"] == phase);
+    rows.map(|row| row[key].as_f64().unwrap_or_else(|| panic!("no {key}"))).collect()
+}
+
+/// Asserts that two series of numbers agree but for the order in which they were summed: each method draws its own
+/// order of pairs.
+fn assert_close(a: &[f64], b: &[f64]) {
+    assert_eq!(a.len(), b.len());
+    assert!(
+        a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5 * (1.0 + b.abs())),
+        "{a:?} and {b:?}"
+    );
+}
+
+/// A run that is cut off twice ends at the same bits.
+fn assert_resumable(config: &RunConfig) {
+    let phase = config.method.kind();
+    let (_tmp, whole) = finished_with(config);
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    new_run(&run, config);
+    resume::cut(&run, phase, 3);
+    resume::cut(&run, phase, 4);
+    go_on(&run, &mut Silent).unwrap();
+    assert_same_artefacts(&whole, &run);
+}
+
+/// MOPO's section.
+fn mopo(method: &MethodConfig) -> &MopoConfig {
+    match method {
+        MethodConfig::Mopo(mopo) => mopo,
+        other => panic!("not MOPO but {}", other.kind()),
+    }
 }
 
 fn new_run(path: &Path, config: &RunConfig) {

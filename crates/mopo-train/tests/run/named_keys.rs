@@ -26,6 +26,7 @@ fn an_unknown_key_is_named_with_its_line_wherever_it_is() {
         "model.scratch",
         "sft",
         "lora",
+        "method",
         "mopo",
         "mopo.ball",
         "training",
@@ -53,9 +54,9 @@ fn two_keys_that_exclude_each_other_are_both_named() {
     }
     let text = preset_text("demo").unwrap();
     let set = |set: &str| RunConfig::parse_with(text, "demo", &[set.into()]).unwrap();
-    let mopo = set("mopo.ball.radius=0.2").mopo.unwrap();
-    assert_eq!(mopo.ball, mopo_core::Ball::Radius(0.2));
-    assert_eq!(set("mopo.ball={radius=0.2}").mopo.unwrap(), mopo);
+    let method = set("mopo.ball.radius=0.2").method;
+    assert_eq!(mopo(&method).ball, mopo_core::Ball::Radius(0.2));
+    assert_eq!(set("mopo.ball={radius=0.2}").method, method);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mopo_data::{ChatTemplate, PromptForm, Tokenizer};
 use mopo_lm::{HeadChoice, HubGeneration};
 use mopo_testkit::TestBackend;
-use mopo_train::config::{DataConfig, TokenizerConfig};
+use mopo_train::config::{DataConfig, MethodConfig, TokenizerConfig};
 use mopo_train::{
     RunConfig, RunData, RunDir, RunRecord, Sampler, SamplingOverrides, Silent, load_run_tokenizer,
 };
@@ -57,7 +57,8 @@ fn trained(dir: &Path, template: &str, rows: &[Value], tokenizer: &Path) -> Path
         tokenizer: TokenizerConfig::File(tokenizer.into()),
         ..preset
     };
-    config.dpo.as_mut().unwrap().objective = "preference".into();
+    let MethodConfig::Dpo(dpo) = &mut config.method else { panic!("it is DPO") };
+    dpo.objective = Some("preference".into());
     config.check().unwrap();
     let mut record = RunRecord::new("test".into(), config.seed, Some(&data), true).unwrap();
     let run = dir.join("run");

@@ -59,7 +59,7 @@ impl Job for Train {
         let tokens =
             rows::read(&args.input.pairs, &tokenizer, args.input.max_len, args.steps * args.batch)?;
         let labels = tokens.iter().map(two_objectives).collect();
-        let pairs = Pairs { tokens, labels };
+        let pairs = Pairs::without_scores(tokens, labels);
         let (method, name, variant) = match args.method {
             StepMethod::Dpo => {
                 let (reference, variant) = match args.reference {

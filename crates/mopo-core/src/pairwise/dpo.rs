@@ -3,6 +3,8 @@
 
 use burn::tensor::{Tensor, activation::log_sigmoid, backend::Backend};
 
+use super::labelled_loss;
+
 /// −Σ_i m_i \[I_i log σ(β h_i) + (1 − I_i) log σ(−β h_i)\] with
 /// h_i = log(π/π_ref)(first) − log(π/π_ref)(second): the loss of equation 7 of the paper, with soft
 /// labels as in conservative DPO (Mitchell, 2023). Shape `[1]`.
@@ -19,9 +21,7 @@ pub fn dpo_loss<B: Backend, const D: usize>(
     beta: f64,
 ) -> Tensor<B, 1> {
     let margin = (first - second).mul_scalar(beta);
-    let won = log_sigmoid(margin.clone()) * indicators.clone();
-    let lost = log_sigmoid(margin.neg()) * (indicators.mul_scalar(-1.0).add_scalar(1.0));
-    ((won + lost) * mass).sum().neg()
+    labelled_loss(margin, indicators, mass, |won| log_sigmoid(won).neg())
 }
 
 #[cfg(test)]

@@ -4,25 +4,27 @@
 //! The trained part is one LoRA adapter and one head per policy; the loss is the sum over the
 //! policies. The lagged reference is a snapshot of that part, never a second model.
 
+mod cloning;
+mod contrast;
+
 use burn::module::AutodiffModule;
-use burn::tensor::ElementConversion;
-use burn::tensor::{Tensor, TensorData};
+pub use mopo_core::MopoConfig;
 use mopo_core::dual::{DualProblem, ExactDual, ResponseGroups};
-use mopo_core::mopo::{PolicyDual, cloning_loss, importance_weights, needed_responses};
+use mopo_core::mopo::{PolicyDual, choice_levels};
 use mopo_core::{
-    DualMethod, DualState, IndicatorEstimator, MopoConfig, Objectives, ResponseLabels,
-    WeightNormalization,
+    BatchStatistics, DualMethod, DualState, Extraction, IndicatorEstimator, Objectives,
+    ThresholdRule,
 };
-use mopo_lm::{CausalLm, Decoder, PolicyParams, sequence_log_probs};
+use mopo_lm::{CausalLm, PolicyParams};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
 
-use super::{MethodSection, RunSteps, Task};
+use super::{MethodSection, RunSteps, TrainContext};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
-use crate::config::PhaseConfig;
+use crate::config::{PhaseConfig, RenamedKey, renamed};
 use crate::fit::Method;
-use crate::log_probs::{LogProbs, WindowLogProbs, all_log_probs, batch_log_probs, to_tensor};
+use crate::log_probs::{LogProbs, WindowLogProbs, all_log_probs, batch_log_probs};
 use crate::optim::{Trainer, module_from_bytes, module_to_bytes};
 use crate::{Error, Pairs, Progress, Result, Silent};
 
@@ -31,14 +33,85 @@ pub(crate) const PHASE: &str = "mopo";
 const WINDOW: &str = "reference_log_probs.bin";
 
 impl MethodSection for MopoConfig {
-    const PHASE: &'static str = PHASE;
+    const TEXT: &'static str = r#"[method]
+kind = "mopo"
+
+[mopo]
+# τ, weight of the KL term.
+tau = 0.08
+# KL ball of the lower bound: { radius = 0.15 }, or { confidence = 0.95 } for a radius from the number of labels.
+ball = { radius = 0.15 }
+# β and t₀ of adaptive thresholds: relaxation, and steps between two refreshes of the reference.
+relaxation = 0.9995
+reference_lag = 500
+lambda_lr = 0.05
+chi_lr = 0.5
+lambda_max = 10.0
+initial_lambda = 0.0
+initial_chi = 1.0
+# Limit of |log(π_ref/π_0)| of a response.
+ratio_clip = 5.0
+# plain or lower_bound: what adaptive thresholds follow.
+threshold_statistic = "plain"
+# action or pair: whether equal responses to a prompt share their mean indicator.
+indicator_estimator = "action"
+# batch or prompt: over what the weights are normalised.
+weight_normalization = "batch"
+# joint or exact: multipliers from batch to batch, or solved for at every refresh.
+dual = "joint"
+# cloning (as published) or pairwise: how a policy is made of the closed form.
+extraction = "cloning"
+# adaptive (as published), reference or fixed.
+thresholds = "adaptive"
+initial_threshold = 0.5
+# Responses with a smaller share of a policy's weight are left out of the backward pass.
+prune_below = 1e-5
+"#;
+    const RENAMED: &'static [RenamedKey] = &[
+        renamed("mopo", "statistic", "threshold_statistic"),
+        renamed("mopo", "estimator", "indicator_estimator"),
+        renamed("mopo", "normaliser", "weight_normalization"),
+    ];
+    const OPTIONAL: &'static [&'static str] = &["mopo.extraction", "mopo.contrast_weight"];
+    const ALTERNATIVES: &'static [&'static [&'static str]] =
+        &[&["mopo.ball.radius", "mopo.ball.confidence"]];
+    const REMEDY: &'static str = ", a larger `mopo.tau`";
 
     fn check_section(&self, _: &[String]) -> Result<()> {
         Ok(self.check()?)
     }
 
+    fn check_labels(
+        &self,
+        policies: &[String],
+        objectives: &Objectives,
+        rows: &[&[Option<f32>]],
+    ) -> Result<()> {
+        for (name, k) in policies.iter().zip(self.primaries(policies, objectives)?) {
+            if !rows.iter().any(|row| row[k].is_some_and(|i| i != 0.5)) {
+                return Err(Error::Config {
+                    origin: "`policies`".into(),
+                    message: format!(
+                        "`{name}` has no decided training pair, so its policy has nothing to learn: \
+                         remove it, or provide labels"
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
     fn estimator(&self) -> IndicatorEstimator {
         self.indicator_estimator
+    }
+
+    fn primaries(&self, policies: &[String], objectives: &Objectives) -> Result<Vec<usize>> {
+        let primary = |name: &String| {
+            objectives
+                .index_of(name)
+                .map_err(|e| Error::Config { origin: "`policies`".into(), message: e.to_string() })
+        };
+        policies.iter().map(primary).collect()
     }
 
     fn reference_lag(&self) -> Option<usize> {
@@ -47,20 +120,21 @@ impl MethodSection for MopoConfig {
 
     fn train<B: FusedAutodiffBackend>(
         &self,
-        task: Task<'_, B>,
+        context: TrainContext<'_, B>,
         fit: &mut RunSteps<'_>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
+        let objectives = &context.data.objectives;
         let setup = Setup {
             config: self,
-            phase: task.phase,
-            objectives: &task.data.objectives,
-            primaries: task.primaries,
-            pairs: &task.data.train,
-            initial_log_probs: task.initial_log_probs,
-            seed: task.seed,
+            phase: context.phase,
+            objectives,
+            primaries: &self.primaries(context.policies, objectives)?,
+            pairs: &context.data.train,
+            initial_log_probs: context.initial_log_probs,
+            seed: context.seed,
         };
-        let mut method = Mopo::new(task.base, task.params, setup, task.device);
+        let mut method = Mopo::new(context.base, context.params, setup, context.device);
         fit(&mut method, progress)?;
         Ok(method.trainer.module().valid())
     }
@@ -110,10 +184,15 @@ pub(crate) struct Step {
     pub(crate) needed: Vec<Vec<bool>>,
 }
 
-/// One policy's view of a batch.
-struct PolicyBatch<B: FusedAutodiffBackend> {
-    weights: Tensor<B, 1>,
-    needed: Vec<bool>,
+/// What the passes of a step came to, policy by policy.
+struct Passes {
+    losses: Vec<f64>,
+    /// KL from the initial policy, on the batch.
+    kls: Vec<f64>,
+    /// Which responses took part, `[n_policies][n_responses]`.
+    needed: Vec<Vec<bool>>,
+    /// Tokens of the packed rows of all pairs.
+    n_tokens: usize,
 }
 
 impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
@@ -188,75 +267,77 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
         Ok(out)
     }
 
-    /// Solves the dual of every policy on all pairs, under the current reference.
-    fn solve_exactly(&mut self) -> Result<()> {
-        let (config, pairs) = (self.setup.config, self.setup.pairs);
-        let initial = self.setup.initial_log_probs;
-        let log_probs = match &self.reference {
-            None => None,
-            Some(reference) => Some(all_log_probs(
-                &self.base_inner,
-                Some(reference),
-                pairs,
-                "exact dual",
-                &self.device,
-                &mut Silent,
-            )?),
-        };
-        // All steps of this window need the same ones.
-        if let Some(log_probs) = &log_probs {
-            for i in 0..pairs.len() {
-                self.reference_log_probs.insert(i, log_probs.iter().map(|of| of[i]).collect());
-            }
+    /// log π_ref of all pairs, one list per policy; `None`: the reference is the initial policy. All steps of the
+    /// window need the same ones, so they are kept.
+    fn reference_on_all(&mut self) -> Result<Option<Vec<LogProbs>>> {
+        let Some(reference) = &self.reference else { return Ok(None) };
+        let pairs = self.setup.pairs;
+        let log_probs = all_log_probs(
+            &self.base_inner,
+            Some(reference),
+            pairs,
+            "reference",
+            &self.device,
+            &mut Silent,
+        )?;
+        for i in 0..pairs.len() {
+            self.reference_log_probs.insert(i, log_probs.iter().map(|of| of[i]).collect());
         }
-        self.exact.clear();
-        for (h, dual) in self.duals.iter_mut().enumerate() {
-            let responses = pairs.labels.iter().enumerate().flat_map(|(i, labels)| {
-                let reference = log_probs.as_ref().map_or(initial[i], |of| of[h][i]);
-                [0, 1].map(|r| (labels[r].as_slice(), reference[r] - initial[i][r]))
-            });
-            let solved = ResponseGroups::new(responses, config.ratio_clip)?.solve(&DualProblem {
-                primary: dual.primary,
-                tau: config.tau,
-                thresholds: &dual.thresholds,
-                radius: &self.radius,
-                lambda_max: config.lambda_max,
-            });
-            dual.set_exact(config, &solved);
-            if !solved.is_solved() {
-                tracing::warn!(
-                    "the exact dual of policy `{}` is off by {:.1e} after {} iterations",
-                    self.setup.objectives.name(dual.primary),
-                    solved.kkt.stationarity,
-                    solved.iterations
-                );
-            }
-            self.exact.push(solved);
-        }
-        Ok(())
+        Ok(Some(log_probs))
     }
 
-    /// Labels of the step's responses, and which of them share a prompt if w is normalised by prompt.
-    fn labels(
-        &self,
-        rows: &[Vec<Option<f32>>],
-        micro: &[Vec<usize>],
-    ) -> ResponseLabels<B::InnerBackend> {
-        let labels = ResponseLabels::from_rows(rows, &self.device);
-        if self.setup.config.weight_normalization == WeightNormalization::Batch {
-            return labels;
+    /// What a window begins with, if it needs all pairs: thresholds at the reference, and the exact dual.
+    fn begin_window(&mut self) -> Result<()> {
+        let (config, pairs) = (self.setup.config, self.setup.pairs);
+        let is_reference = config.thresholds == ThresholdRule::Reference;
+        let is_exact = config.dual == DualMethod::Exact;
+        if !is_reference && !is_exact {
+            return Ok(());
         }
-        let mut known: Vec<&[u32]> = Vec::new();
-        let mut prompts = Vec::with_capacity(rows.len());
-        for &i in micro.iter().flatten() {
-            let prompt = self.setup.pairs.tokens[i].prompt.as_slice();
-            let at = known.iter().position(|p| *p == prompt).unwrap_or_else(|| {
-                known.push(prompt);
-                known.len() - 1
-            });
-            prompts.extend([at, at]);
+        let log_probs = self.reference_on_all()?;
+        let initial = self.setup.initial_log_probs;
+        self.exact.clear();
+        for (h, dual) in self.duals.iter_mut().enumerate() {
+            let ratios: Vec<[f32; 2]> = (0..pairs.len())
+                .map(|i| {
+                    let reference = log_probs.as_ref().map_or(initial[i], |of| of[h][i]);
+                    [0, 1].map(|r| reference[r] - initial[i][r])
+                })
+                .collect();
+            let responses = || {
+                let both = pairs.labels.iter().zip(&ratios);
+                both.flat_map(|(labels, ratio)| [0, 1].map(|r| (labels[r].as_slice(), ratio[r])))
+            };
+            if is_reference {
+                let levels = match config.extraction {
+                    Extraction::Cloning => ResponseGroups::new(responses(), config.ratio_clip)?
+                        .reference_levels(&self.radius),
+                    Extraction::Pairwise => choice_levels(&pairs.labels, &ratios, &self.radius),
+                };
+                dual.follow(config, &levels);
+            }
+            if is_exact {
+                let solved =
+                    ResponseGroups::new(responses(), config.ratio_clip)?.solve(&DualProblem {
+                        primary: dual.primary,
+                        tau: config.tau,
+                        thresholds: &dual.thresholds,
+                        radius: &self.radius,
+                        lambda_max: config.lambda_max,
+                    });
+                dual.set_exact(config, &solved);
+                if !solved.is_solved() {
+                    tracing::warn!(
+                        "the exact dual of policy `{}` is off by {:.1e} after {} iterations",
+                        self.setup.objectives.name(dual.primary),
+                        solved.kkt.stationarity,
+                        solved.iterations
+                    );
+                }
+                self.exact.push(solved);
+            }
         }
-        labels.with_prompts(&prompts, &self.device)
+        Ok(())
     }
 }
 
@@ -281,9 +362,8 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
                 dual.refresh(config);
             }
         }
-        let exact = config.dual == DualMethod::Exact;
-        if exact && (refresh || step == 0) {
-            self.solve_exactly()?;
+        if refresh || step == 0 {
+            self.begin_window()?;
         }
 
         let rows: Vec<Vec<Option<f32>>> = micro
@@ -291,27 +371,29 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             .flatten()
             .flat_map(|&i| self.setup.pairs.labels[i].iter().cloned())
             .collect();
+        let Passes { losses, kls, needed, n_tokens } = match config.extraction {
+            Extraction::Cloning => self.clone_responses(micro, &rows, &mut metrics)?,
+            Extraction::Pairwise => self.fit_contrasts(micro, &rows, &mut metrics)?,
+        };
+        let norm = self.trainer.step(learning_rate, phase.max_grad_norm);
 
-        // Weights and multipliers, over the whole step's batch and all policies at once.
-        let labels = self.labels(&rows, micro);
-        let log_ratios = self.log_ratios(micro)?.concat();
-        let n_policies = self.duals.len();
-        let weighed: Vec<PolicyDual<'_>> = self
-            .duals
-            .iter()
-            .map(|dual| PolicyDual { tau: config.tau, dual, radius: &self.radius })
-            .collect();
-        let (weights, statistics) = importance_weights(
-            &weighed,
-            &labels,
-            Tensor::<B::InnerBackend, 2>::from_data(
-                TensorData::new(log_ratios, [n_policies, rows.len()]),
-                &self.device,
-            ),
-            config.ratio_clip,
-        );
-        let host: Vec<f64> = weights.to_data().iter().collect();
-        let mut policies: Vec<PolicyBatch<B>> = Vec::with_capacity(n_policies);
+        for (h, dual) in self.duals.iter().enumerate() {
+            let name = self.setup.objectives.name(dual.primary);
+            metrics.set(Quantity::Loss.of(name), losses[h]);
+            metrics.set(Quantity::KlInitial.of(name), kls[h]);
+        }
+        let by_any = |i: &usize| needed.iter().any(|of| of[*i]);
+        let n_needed = (0..rows.len()).filter(by_any).count();
+        metrics.set(Quantity::Loss, losses.iter().sum());
+        metrics.set(Quantity::GradientNorm, norm);
+        metrics.set(Quantity::NeededTerms, n_needed as f64 / rows.len() as f64);
+        metrics.set(Quantity::TokensPerSecond, n_tokens as f64 / clock.elapsed().as_secs_f64());
+        Ok(Step { metrics, needed })
+    }
+
+    /// Reports the state of the multipliers and the statistics of the batch, and moves the multipliers.
+    fn move_duals(&mut self, statistics: &[BatchStatistics], metrics: &mut Metrics) {
+        let config = self.setup.config;
         for (h, statistics) in statistics.iter().enumerate() {
             let dual = &mut self.duals[h];
             let name = self.setup.objectives.name(dual.primary);
@@ -329,7 +411,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             }
             // The exact dual describes the whole data set, and is constant until the next refresh.
             let (slack, saturated) = match self.exact.get(h) {
-                Some(solved) if exact => {
+                Some(solved) if config.dual == DualMethod::Exact => {
                     metrics.set(Quantity::KktResidual.of(name), solved.kkt.stationarity);
                     (solved.slack.clone(), solved.saturated.clone())
                 }
@@ -348,82 +430,13 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             }
             metrics.set(Quantity::EffectiveSampleSize.of(name), statistics.effective_sample_size);
             metrics.set(Quantity::RatioSampleSize.of(name), statistics.ratio_sample_size);
-            let own = &host[h * rows.len()..(h + 1) * rows.len()];
-            policies.push(PolicyBatch {
-                needed: needed_responses(own, config.prune_below),
-                weights: Tensor::from_inner(weights.clone().narrow(0, h, 1).squeeze_dim(0)),
-            });
         }
+    }
 
-        // Cloning: forward and backward passes of the responses that any policy needs.
-        let (mut losses, mut kls) = (vec![0.0; policies.len()], vec![0.0; policies.len()]);
-        let (mut n_tokens, mut n_needed, mut start) = (0, 0, 0);
-        for indices in micro {
-            let wanted =
-                |i: usize, in_pair: usize, p: &PolicyBatch<B>| p.needed[start + 2 * i + in_pair];
-            let keep: Vec<[bool; 2]> = (0..indices.len())
-                .map(|i| [0, 1].map(|in_pair| policies.iter().any(|p| wanted(i, in_pair, p))))
-                .collect();
-            n_tokens +=
-                indices.iter().map(|&i| self.setup.pairs.tokens[i].packed_len()).sum::<usize>();
-            let batch = self.setup.pairs.pack(indices, &keep)?;
-            n_needed += batch.responses.len();
-            if batch.responses.is_empty() {
-                start += 2 * indices.len();
-                continue;
-            }
-            let inputs = batch.inputs::<B>(&self.device);
-            let params = self.trainer.module();
-            let hidden = self.base.hidden_states_packed(&inputs, Some(&params.adapter));
-            let mut total = None;
-            for (h, policy) in policies.iter().enumerate() {
-                let responses: Vec<usize> = (0..batch.responses.len())
-                    .filter(|&r| {
-                        wanted(batch.responses[r].pair, batch.responses[r].in_pair, policy)
-                    })
-                    .collect();
-                if responses.is_empty() {
-                    continue;
-                }
-                let head = &params.heads.heads[h];
-                let log_probs = sequence_log_probs(hidden.clone(), head, &batch, &responses);
-                let (mut at, mut initial) = (Vec::new(), Vec::new());
-                for &r in &responses {
-                    let response = &batch.responses[r];
-                    at.push((start + 2 * response.pair + response.in_pair) as i32);
-                    initial.push(
-                        self.setup.initial_log_probs[indices[response.pair]][response.in_pair],
-                    );
-                }
-                let at = Tensor::<B, 1, burn::tensor::Int>::from_data(at.as_slice(), &self.device);
-                let weights = policy.weights.clone().select(0, at);
-                let log_ratio = log_probs.clone().detach() - to_tensor::<B>(&initial, &self.device);
-                kls[h] += (weights.clone() * log_ratio).sum().into_scalar().elem::<f64>();
-                let loss = cloning_loss(weights, log_probs);
-                losses[h] += loss.clone().into_scalar().elem::<f64>();
-                total = Some(match total {
-                    None => loss,
-                    Some(sum) => sum + loss,
-                });
-            }
-            if let Some(total) = total {
-                self.trainer.accumulate(total);
-            }
-            start += 2 * indices.len();
-        }
-        let norm = self.trainer.step(learning_rate, phase.max_grad_norm);
-
-        for (h, dual) in self.duals.iter().enumerate() {
-            let name = self.setup.objectives.name(dual.primary);
-            metrics.set(Quantity::Loss.of(name), losses[h]);
-            metrics.set(Quantity::KlInitial.of(name), kls[h]);
-        }
-        metrics.set(Quantity::Loss, losses.iter().sum());
-        metrics.set(Quantity::GradientNorm, norm);
-        metrics.set(Quantity::NeededTerms, n_needed as f64 / rows.len() as f64);
-        metrics.set(Quantity::TokensPerSecond, n_tokens as f64 / clock.elapsed().as_secs_f64());
-        let needed = policies.into_iter().map(|policy| policy.needed).collect();
-        Ok(Step { metrics, needed })
+    /// The policies' arguments of the batch's statistics.
+    fn policy_duals(&self) -> Vec<PolicyDual<'_>> {
+        let tau = self.setup.config.tau;
+        self.duals.iter().map(|dual| PolicyDual { tau, dual, radius: &self.radius }).collect()
     }
 }
 

@@ -1,0 +1,112 @@
+//! f-DPO: DPO under another divergence than reverse KL (Wang et al., 2023; docs/methods/f-dpo.md).
+
+use burn::tensor::{Tensor, backend::Backend};
+use mopo_core::Objectives;
+use mopo_core::divergence::Divergence;
+use mopo_core::pairwise::{check_reward_divergence, dpo_loss, f_reward, is_clamped};
+use mopo_lm::PolicyParams;
+use mopo_ops::FusedAutodiffBackend;
+use serde::{Deserialize, Serialize};
+
+use super::{MethodSection, RunSteps, TrainContext};
+use crate::config::{ranges, text_form};
+use crate::pairwise::{Combination, PairLoss, PairTarget, PairTraining, PairValues};
+use crate::{Error, Progress, Result};
+
+/// DPO with the reward β f'(π/π_ref) ([`mopo_core::pairwise::f_reward`]).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FDpoConfig {
+    /// The objective whose labels are learned; `policies` must name only it. Exactly one of this and
+    /// `combination` is present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objective: Option<String>,
+    /// A preference made of several objectives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub combination: Option<Combination>,
+    /// The divergence by name: one with a barrier.
+    #[serde(with = "text_form")]
+    pub divergence: Divergence,
+    /// β > 0, strength of the divergence.
+    pub beta: f64,
+    /// Whether the output layer is trained with the adapter; if false, it stays the base's.
+    pub train_head: bool,
+}
+
+impl FDpoConfig {
+    fn target(&self) -> PairTarget<'_> {
+        PairTarget {
+            section: "f_dpo",
+            objective: self.objective.as_deref(),
+            combination: self.combination.as_ref(),
+        }
+    }
+}
+
+impl MethodSection for FDpoConfig {
+    const TEXT: &'static str = r#"[method]
+kind = "f_dpo"
+
+[f_dpo]
+# Or a combination of several, as for DPO.
+objective = "helpful"
+# reverse_kl (DPO), forward_kl, jensen_shannon, alpha:a with 0 < a < 1, or jeffreys.
+divergence = "jensen_shannon"
+beta = 0.1
+# The output layer stays the base's: only the adapter is trained.
+train_head = false
+"#;
+    const ALTERNATIVES: &'static [&'static [&'static str]] =
+        &[&["f_dpo.objective", "f_dpo.combination"]];
+    const REMEDY: &'static str = ", a smaller `f_dpo.beta`";
+
+    fn check_section(&self, policies: &[String]) -> Result<()> {
+        ranges::positive("f_dpo.beta", self.beta)
+            .map_err(|message| Error::Config { origin: "`[f_dpo]`".into(), message })?;
+        check_reward_divergence("f_dpo.divergence", self.divergence)?;
+        self.target().check(policies)
+    }
+
+    fn policies(&self) -> Option<Vec<String>> {
+        self.target().policies()
+    }
+
+    fn check_labels(
+        &self,
+        _: &[String],
+        objectives: &Objectives,
+        rows: &[&[Option<f32>]],
+    ) -> Result<()> {
+        self.target().labels(objectives, rows).map(drop)
+    }
+
+    fn train<B: FusedAutodiffBackend>(
+        &self,
+        context: TrainContext<'_, B>,
+        fit: &mut RunSteps<'_>,
+        progress: &mut dyn Progress,
+    ) -> Result<PolicyParams<B::InnerBackend>> {
+        let target = self.target();
+        let training =
+            PairTraining { phase: "f_dpo", name: "f-DPO", target, train_head: self.train_head };
+        training.run(self.clone(), context, fit, progress)
+    }
+}
+
+impl PairLoss for FDpoConfig {
+    fn loss<B: Backend>(&self, pairs: PairValues<B>) -> Tensor<B, 1> {
+        let PairValues { first, second, indicators, mass } = pairs;
+        let reward = |value| f_reward(value, self.divergence);
+        dpo_loss(reward(first), reward(second), indicators, mass, self.beta)
+    }
+
+    /// Zero at Δ = 0, as for DPO.
+    fn reward(&self, value: f64) -> f64 {
+        let derivative = |value| self.divergence.derivative_at_log(value);
+        self.beta * (derivative(value) - derivative(0.0))
+    }
+
+    fn is_clamped(&self, value: f64) -> Option<bool> {
+        Some(is_clamped(value, self.divergence))
+    }
+}

@@ -1,0 +1,182 @@
+//! A step by cloning: responses weighted by the closed form (Algorithm 1 of the paper; docs/math.md, sections 4
+//! and 6).
+
+use burn::tensor::{ElementConversion, Tensor, TensorData};
+use mopo_core::mopo::{
+    cloning_loss, contrast_targets, contrastive_loss, importance_weights, needed_responses,
+};
+use mopo_core::{ResponseLabels, WeightNormalization};
+use mopo_lm::{Decoder, sequence_log_probs};
+use mopo_ops::FusedAutodiffBackend;
+use mopo_report::Metrics;
+
+use super::{Mopo, Passes};
+use crate::Result;
+use crate::log_probs::to_tensor;
+
+/// One policy's view of a batch.
+struct PolicyBatch<B: FusedAutodiffBackend> {
+    weights: Tensor<B, 1>,
+    needed: Vec<bool>,
+}
+
+impl<B: FusedAutodiffBackend> Mopo<'_, B> {
+    /// Labels of the step's responses, and which of them share a prompt if w is normalised by prompt.
+    fn labels(
+        &self,
+        rows: &[Vec<Option<f32>>],
+        micro: &[Vec<usize>],
+    ) -> ResponseLabels<B::InnerBackend> {
+        let labels = ResponseLabels::from_rows(rows, &self.device);
+        if self.setup.config.weight_normalization == WeightNormalization::Batch {
+            return labels;
+        }
+        let mut known: Vec<&[u32]> = Vec::new();
+        let mut prompts = Vec::with_capacity(rows.len());
+        for &i in micro.iter().flatten() {
+            let prompt = self.setup.pairs.tokens[i].prompt.as_slice();
+            let at = known.iter().position(|p| *p == prompt).unwrap_or_else(|| {
+                known.push(prompt);
+                known.len() - 1
+            });
+            prompts.extend([at, at]);
+        }
+        labels.with_prompts(&prompts, &self.device)
+    }
+
+    /// Weighs the batch, moves the multipliers, and accumulates the gradients of the cloning loss.
+    pub(super) fn clone_responses(
+        &mut self,
+        micro: &[Vec<usize>],
+        rows: &[Vec<Option<f32>>],
+        metrics: &mut Metrics,
+    ) -> Result<Passes> {
+        let config = self.setup.config;
+        // Weights and multipliers, over the whole step's batch and all policies at once.
+        let labels = self.labels(rows, micro);
+        let drift = self.log_ratios(micro)?;
+        let n_policies = self.duals.len();
+        // Of the multipliers before they move, like the weights.
+        let contrast = (config.contrast_weight > 0.0).then(|| {
+            let duals = self.policy_duals();
+            duals.iter().map(|policy| contrast_targets(rows, policy)).collect::<Vec<_>>()
+        });
+        let (weights, statistics) = importance_weights(
+            &self.policy_duals(),
+            &labels,
+            Tensor::<B::InnerBackend, 2>::from_data(
+                TensorData::new(drift.concat(), [n_policies, rows.len()]),
+                &self.device,
+            ),
+            config.ratio_clip,
+        );
+        let host: Vec<f64> = weights.to_data().iter().collect();
+        self.move_duals(&statistics, metrics);
+        let policies: Vec<PolicyBatch<B>> = (0..n_policies)
+            .map(|h| PolicyBatch {
+                needed: match contrast {
+                    // A contrast needs both responses of its pair.
+                    Some(_) => vec![true; rows.len()],
+                    None => needed_responses(
+                        &host[h * rows.len()..(h + 1) * rows.len()],
+                        config.prune_below,
+                    ),
+                },
+                weights: Tensor::from_inner(weights.clone().narrow(0, h, 1).squeeze_dim(0)),
+            })
+            .collect();
+
+        // Forward and backward passes of the responses that any policy needs.
+        let (mut losses, mut kls) = (vec![0.0; n_policies], vec![0.0; n_policies]);
+        let (mut n_tokens, mut start) = (0, 0);
+        for indices in micro {
+            let wanted =
+                |i: usize, in_pair: usize, p: &PolicyBatch<B>| p.needed[start + 2 * i + in_pair];
+            let keep: Vec<[bool; 2]> = (0..indices.len())
+                .map(|i| [0, 1].map(|in_pair| policies.iter().any(|p| wanted(i, in_pair, p))))
+                .collect();
+            n_tokens +=
+                indices.iter().map(|&i| self.setup.pairs.tokens[i].packed_len()).sum::<usize>();
+            let batch = self.setup.pairs.pack(indices, &keep)?;
+            if batch.responses.is_empty() {
+                start += 2 * indices.len();
+                continue;
+            }
+            let inputs = batch.inputs::<B>(&self.device);
+            let params = self.trainer.module();
+            let hidden = self.base.hidden_states_packed(&inputs, Some(&params.adapter));
+            let mut total = None;
+            for (h, policy) in policies.iter().enumerate() {
+                let responses: Vec<usize> = (0..batch.responses.len())
+                    .filter(|&r| {
+                        wanted(batch.responses[r].pair, batch.responses[r].in_pair, policy)
+                    })
+                    .collect();
+                if responses.is_empty() {
+                    continue;
+                }
+                let head = &params.heads.heads[h];
+                let log_probs = sequence_log_probs(hidden.clone(), head, &batch, &responses);
+                let (mut at, mut initial) = (Vec::new(), Vec::new());
+                for &r in &responses {
+                    let response = &batch.responses[r];
+                    at.push((start + 2 * response.pair + response.in_pair) as i32);
+                    initial.push(
+                        self.setup.initial_log_probs[indices[response.pair]][response.in_pair],
+                    );
+                }
+                let at_host = at;
+                let at =
+                    Tensor::<B, 1, burn::tensor::Int>::from_data(at_host.as_slice(), &self.device);
+                let weights = policy.weights.clone().select(0, at);
+                let log_ratio = log_probs.clone().detach() - to_tensor::<B>(&initial, &self.device);
+                kls[h] += (weights.clone() * log_ratio).sum().into_scalar().elem::<f64>();
+                let mut loss = cloning_loss(weights, log_probs.clone());
+                if let Some(targets) = &contrast {
+                    let n = indices.len();
+                    let reference: Vec<f32> = at_host
+                        .iter()
+                        .zip(&initial)
+                        .map(|(&at, initial)| initial + drift[h][at as usize])
+                        .collect();
+                    let log_ratio = log_probs - to_tensor(&reference, &self.device);
+                    // Where the responses of each pair are.
+                    let of = |in_pair: i32| {
+                        let places: Vec<i32> = (0..n as i32)
+                            .map(|i| {
+                                let wanted = start as i32 + 2 * i + in_pair;
+                                at_host.iter().position(|at| *at == wanted).expect("all are needed")
+                                    as i32
+                            })
+                            .collect();
+                        Tensor::<B, 1, burn::tensor::Int>::from_data(
+                            places.as_slice(),
+                            &self.device,
+                        )
+                    };
+                    let targets: Vec<f32> =
+                        (0..n).map(|i| targets[h][start / 2 + i] as f32).collect();
+                    let mass = 2.0 * config.contrast_weight / rows.len() as f64;
+                    loss = loss
+                        + contrastive_loss(
+                            log_ratio.clone().select(0, of(0)),
+                            log_ratio.select(0, of(1)),
+                            to_tensor(&targets, &self.device),
+                            Tensor::full([n], mass, &self.device),
+                        );
+                }
+                losses[h] += loss.clone().into_scalar().elem::<f64>();
+                total = Some(match total {
+                    None => loss,
+                    Some(sum) => sum + loss,
+                });
+            }
+            if let Some(total) = total {
+                self.trainer.accumulate(total);
+            }
+            start += 2 * indices.len();
+        }
+        let needed = policies.into_iter().map(|policy| policy.needed).collect();
+        Ok(Passes { losses, kls, needed, n_tokens })
+    }
+}

@@ -1,0 +1,80 @@
+//! Implicit rewards of a step's pairs, for the metrics.
+
+use mopo_report::{Metrics, Quantity};
+
+/// Sums of implicit rewards over the decided pairs of a step.
+#[derive(Default)]
+pub(super) struct Rewards {
+    chosen: f64,
+    rejected: f64,
+    right: f64,
+    n: usize,
+}
+
+impl Rewards {
+    /// Adds a pair with the rewards of its responses; ties are ignored.
+    pub(super) fn add(&mut self, indicator: f32, first: f64, second: f64) {
+        if indicator == 0.5 {
+            return;
+        }
+        let (chosen, rejected) = if indicator > 0.5 { (first, second) } else { (second, first) };
+        self.chosen += chosen;
+        self.rejected += rejected;
+        self.right += match chosen.total_cmp(&rejected) {
+            std::cmp::Ordering::Greater => 1.0,
+            std::cmp::Ordering::Equal => 0.5,
+            std::cmp::Ordering::Less => 0.0,
+        };
+        self.n += 1;
+    }
+
+    /// Number of decided pairs.
+    pub(super) fn len(&self) -> usize {
+        self.n
+    }
+
+    /// Means under the policy's name; none if no pair was decided.
+    pub(super) fn report(&self, policy: &str, metrics: &mut Metrics) {
+        if self.n == 0 {
+            return;
+        }
+        let n = self.n as f64;
+        for (quantity, value) in [
+            (Quantity::Accuracy, self.right / n),
+            (Quantity::Margin, (self.chosen - self.rejected) / n),
+            (Quantity::ChosenReward, self.chosen / n),
+            (Quantity::RejectedReward, self.rejected / n),
+        ] {
+            metrics.set(quantity.of(policy), value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rewards_are_those_of_the_preferred_response_and_ties_say_nothing() {
+        let mut rewards = Rewards::default();
+        rewards.add(1.0, 0.3, 0.1); // first preferred and ahead
+        rewards.add(0.0, 0.4, -0.2); // second preferred and behind
+        rewards.add(0.9, 0.2, 0.2); // neither is ahead
+        rewards.add(0.5, 9.0, -9.0); // a tie
+        assert_eq!(rewards.len(), 3);
+        let mut metrics = Metrics::default();
+        rewards.report("helpful", &mut metrics);
+        for (name, expected) in [
+            (Quantity::Accuracy, 0.5),
+            (Quantity::ChosenReward, 0.1 * (3.0 - 2.0 + 2.0) / 3.0),
+            (Quantity::RejectedReward, 0.1 * (1.0 + 4.0 + 2.0) / 3.0),
+            (Quantity::Margin, 0.1 * (2.0 - 6.0) / 3.0),
+        ] {
+            let found = metrics.get(name.of("helpful")).unwrap();
+            assert!((found - expected).abs() < 1e-12, "{name:?}: {found} and {expected}");
+        }
+        let mut none = Metrics::default();
+        Rewards::default().report("helpful", &mut none);
+        assert!(none.is_empty());
+    }
+}

@@ -1,0 +1,89 @@
+//! Policies of other finished runs that a method reads: log-probs of this run's training pairs under them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use mopo_lm::{CausalLm, load_policy};
+use mopo_ops::FusedBackend;
+
+use super::data::RunData;
+use crate::log_probs::{self, LogProbs, all_log_probs};
+use crate::run_dir::record::{BASE, POLICY};
+use crate::{Error, Progress, Result, RunDir, RunRecord};
+
+/// The folder of a run with what was computed under other runs' policies.
+const OTHERS: &str = "other_log_probs/";
+
+/// A policy of another run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OtherPolicy {
+    /// What this run calls it: a file is named after it.
+    pub(crate) name: String,
+    /// The configuration's key that names the run, for errors.
+    pub(crate) key: String,
+    /// The run's directory.
+    pub(crate) run: PathBuf,
+}
+
+/// Checks before any work that the runs are finished.
+///
+/// # Errors
+/// Names the key and the run.
+pub(super) fn check(others: &[OtherPolicy]) -> Result<()> {
+    others.iter().try_for_each(|other| opened(other).map(drop))
+}
+
+fn opened(other: &OtherPolicy) -> Result<(RunDir, RunRecord)> {
+    let fail =
+        |e: Error| Error::Config { origin: format!("`{}`", other.key), message: e.to_string() };
+    let (run, _, record) = RunDir::open(&other.run).map_err(fail)?;
+    run.check_finished().map_err(fail)?;
+    run.check_policies(&record).map_err(fail)?;
+    Ok((run, record))
+}
+
+/// log π of this run's training pairs under each of the policies, by their names. Computed once, and then read from
+/// the run's own files.
+pub(super) fn log_probs<B: FusedBackend>(
+    others: &[OtherPolicy],
+    run: &RunDir,
+    record: &mut RunRecord,
+    base: &CausalLm<B>,
+    data: &RunData,
+    device: &B::Device,
+    progress: &mut dyn Progress,
+) -> Result<BTreeMap<String, LogProbs>> {
+    let mut found = BTreeMap::new();
+    for other in others {
+        let name = format!("{OTHERS}{}.safetensors", other.name);
+        let path = run.join(&name);
+        if !path.exists() {
+            let (theirs, their_record) = opened(other)?;
+            if their_record.folder_sha256(BASE) != record.folder_sha256(BASE) {
+                return Err(Error::Config {
+                    origin: format!("`{}`", other.key),
+                    message: format!(
+                        "{} was trained on another base model than this run, so its log-ratios are to another \
+                         reference: train both on one base, for example with --model {} --set sft.steps=0",
+                        other.run.display(),
+                        theirs.join(BASE).display()
+                    ),
+                });
+            }
+            let (params, _) = load_policy(theirs.join(POLICY), base, device)?;
+            let phase = format!("policy of {}", other.run.display());
+            let mut all =
+                all_log_probs(base, Some(&params), &data.train, &phase, device, progress)?;
+            run.check_there()?;
+            let folder = run.join(OTHERS);
+            std::fs::create_dir_all(&folder).map_err(Error::io("making", &folder))?;
+            log_probs::write(&path, &all.swap_remove(0))?;
+        }
+        if !record.has(&name) {
+            record.add_file(run, &name)?;
+            run.write_record(record)?;
+        }
+        found.insert(other.name.clone(), log_probs::read(&path, data.train.len())?);
+    }
+    Ok(found)
+}

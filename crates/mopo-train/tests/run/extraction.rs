@@ -1,0 +1,104 @@
+//! MOPO with pairwise extraction, and thresholds at the reference.
+
+use super::{assert_resumable, finished_with, metric, tiny, tiny_method};
+
+#[test]
+fn one_objective_without_constraints_is_ipo() {
+    let whole = ["training.batch_size=10000", "training.learning_rate=2e-3", "training.steps=5"];
+    let (_a, mopo) = finished_with(&tiny(
+        &[
+            &whole[..],
+            &[
+                "policies=[\"helpful\"]",
+                "mopo.extraction=pairwise",
+                "mopo.indicator_estimator=pair",
+                "mopo.reference_lag=100",
+                "mopo.thresholds=fixed",
+                "mopo.initial_threshold=0",
+                "mopo.tau=0.5",
+            ],
+        ]
+        .concat(),
+    ));
+    let set = [&whole[..], &["ipo.beta=0.5", "ipo.train_head=true"]].concat();
+    let (_b, ipo) = finished_with(&tiny_method("ipo", &set));
+    let norms = [metric(&mopo, "mopo", "gradient_norm"), metric(&ipo, "ipo", "gradient_norm")];
+    for (a, b) in norms[0].iter().zip(&norms[1]) {
+        assert!((a - b).abs() < 1e-3 * b, "{norms:?}");
+    }
+}
+
+#[test]
+fn each_policy_moves_to_its_own_objective_and_constraints_follow_its_choices() {
+    let (_tmp, run) = finished_with(&tiny(&[
+        "training.batch_size=10000",
+        "training.learning_rate=2e-3",
+        "training.steps=12",
+        "mopo.extraction=pairwise",
+        "mopo.reference_lag=6",
+        "mopo.thresholds=fixed",
+        "mopo.initial_threshold=0.9",
+    ]));
+    let of = |key: &str| metric(&run, "mopo", key);
+    for policy in ["helpful", "harmless", "humor"] {
+        let loss = of(&format!("{policy}/loss"));
+        assert!(loss[5] < loss[0], "{policy}: {loss:?}");
+    }
+    // The initial policy chooses by halves, whatever the labels.
+    let plain = of("helpful/plain/harmless");
+    assert!((plain[0] - 0.5).abs() < 1e-5, "{plain:?}");
+    // Far out of reach: λ grows, and pulls the choice towards the other objective.
+    let lambda = of("helpful/lambda/harmless");
+    assert!(lambda[11] > lambda[1] && plain[11] > plain[0], "{lambda:?} {plain:?}");
+    assert!(of("needed_terms").iter().all(|share| *share == 1.0));
+    assert!(of("helpful/kl_initial")[11] > 0.0);
+}
+
+#[test]
+fn runs_of_either_kind_that_are_cut_off_end_bit_for_bit_the_same() {
+    for more in [
+        &["mopo.extraction=pairwise"][..],
+        &["mopo.extraction=pairwise", "mopo.thresholds=reference", "mopo.dual=exact"],
+        &["mopo.thresholds=reference"],
+    ] {
+        assert_resumable(&tiny(&[more, &["training.gradient_accumulation_steps=2"]].concat()));
+    }
+}
+
+#[test]
+fn thresholds_at_the_reference_can_be_met_and_move_with_it() {
+    for extraction in ["cloning", "pairwise"] {
+        let (_tmp, run) = finished_with(&tiny(&[
+            &format!("mopo.extraction={extraction}"),
+            "mopo.thresholds=reference",
+            "mopo.relaxation=0.9",
+            "mopo.ball={radius=0.0}",
+            "training.learning_rate=2e-3",
+        ]));
+        let threshold = metric(&run, "mopo", "helpful/threshold/harmless");
+        // The initial policy has half of all comparisons.
+        assert!((threshold[0] - 0.45).abs() < 1e-6, "{extraction}: {threshold:?}");
+        let windows = [&threshold[..3], &threshold[3..6], &threshold[6..]];
+        assert!(windows.iter().all(|w| w.iter().all(|b| b == &w[0])), "{threshold:?}");
+        assert!(windows[1][0] != windows[0][0] && windows[2][0] != windows[1][0]);
+    }
+}
+
+#[test]
+fn a_contrast_beside_cloning_raises_the_margins_and_resumes() {
+    let own = |weight: f64| {
+        let (_tmp, run) = finished_with(&tiny(&[
+            "training.batch_size=10000",
+            "training.learning_rate=2e-3",
+            "mopo.reference_lag=100",
+            &format!("mopo.contrast_weight={weight}"),
+        ]));
+        (metric(&run, "mopo", "helpful/loss"), metric(&run, "mopo", "needed_terms")[0])
+    };
+    let ((plain, _), (both, needed)) = (own(0.0), own(0.5));
+    // (t/τ)² of every decided pair, which a step of cloning alone does not have.
+    assert!(both[0] > plain[0] + 0.5, "{} and {}", both[0], plain[0]);
+    assert_eq!(needed, 1.0);
+    assert!(both[7] - both[0] < plain[7] - plain[0], "{both:?} {plain:?}");
+    assert_resumable(&tiny(&["mopo.contrast_weight=0.5"]));
+}
