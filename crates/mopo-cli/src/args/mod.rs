@@ -213,7 +213,7 @@ pub(crate) struct PrepareArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
     /// Preset: demo, demo-dpo, hh-small, paper-hh or paper-tldr; or a data source (see `mopo prepare
-    /// --help`), to print its [data] section
-    #[arg(value_name = "PRESET|SOURCE", default_value = "demo")]
+    /// --help`), to print its [data] section; or a method (mopo, dpo, ipo, …), to print its section
+    #[arg(value_name = "PRESET|SOURCE|METHOD", default_value = "demo")]
     pub(crate) name: String,
 }
