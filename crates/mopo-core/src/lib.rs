@@ -7,6 +7,7 @@ pub mod bandit;
 pub mod divergence;
 pub mod dual;
 mod error;
+pub mod importance;
 mod log_space;
 mod lower_bound;
 pub mod mopo;

@@ -7,7 +7,7 @@ use mopo_core::Objectives;
 use mopo_report::{MetricKey, Metrics, MetricsRow, Quantity};
 use serde::{Deserialize, Serialize};
 
-use crate::log_probs::LogProbs;
+use crate::heldout::HeldoutEstimate;
 
 /// The result's file; a run that has it is finished.
 pub(crate) const RESULT: &str = "result.json";
@@ -36,6 +36,9 @@ pub struct Constraint {
     pub lambda: f64,
     /// Share of those steps with λ at its cap and the constraint violated.
     pub saturated: f64,
+    /// The same objective's mean under the policy on held-out pairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heldout: Option<HeldoutEstimate>,
 }
 
 /// The result of a run.
@@ -79,11 +82,6 @@ pub(crate) fn accuracies(
         .collect()
 }
 
-/// log(π/π_0) of both responses of pair `i`.
-pub(crate) fn log_ratio(policy: &LogProbs, initial: &LogProbs, i: usize) -> [f32; 2] {
-    [policy[i][0] - initial[i][0], policy[i][1] - initial[i][1]]
-}
-
 /// Means over the last rows of MOPO, at most `last_steps`, and their number.
 pub(crate) fn constraints(
     rows: &[MetricsRow],
@@ -118,6 +116,7 @@ pub(crate) fn constraints(
                     slack,
                     lambda,
                     saturated: of(Quantity::LambdaSaturated).unwrap_or(0.0),
+                    heldout: None,
                 });
             }
         }
@@ -149,18 +148,32 @@ impl fmt::Display for RunResult {
         if self.constraints.is_empty() {
             return Ok(());
         }
-        writeln!(f, "constraints, means over the last {} steps", self.last_steps)?;
+        writeln!(
+            f,
+            "constraints on held-out pairs (95 % interval), and slack on the last {} training batches",
+            self.last_steps
+        )?;
         for c in &self.constraints {
-            let verdict = match (c.slack >= 0.0, c.saturated > 0.5) {
-                (true, _) => "kept",
-                (false, true) => "VIOLATED, λ at its cap: not attainable at this τ",
-                (false, false) => "VIOLATED",
-            };
-            writeln!(
-                f,
-                "  {:<10} asks {:<10} ≥ {:.3}: slack {:+.3}, λ {:.2}  {verdict}",
-                c.policy, c.objective, c.threshold, c.slack, c.lambda
-            )?;
+            write!(f, "  {:<10} asks {:<10} ≥ {:.3}: ", c.policy, c.objective, c.threshold)?;
+            match &c.heldout {
+                None => write!(f, "no held-out labels")?,
+                Some(found) => {
+                    let [low, high] = found.interval;
+                    write!(f, "{:.3} ({low:.3} to {high:.3})  ", found.mean)?;
+                    match found.pareto_k {
+                        _ if found.is_trusted() => write!(f, "{}", found.verdict(c.threshold))?,
+                        Some(k) => write!(f, "undecided: ratios not to be trusted, k̂ {k:.1}")?,
+                        None => write!(f, "undecided: too few pairs")?,
+                    }
+                    if !found.is_trusted() {
+                        let [low, high] = found.choice_interval;
+                        write!(f, "; its choices {:.3} ({low:.3} to {high:.3})", found.choice)?;
+                    }
+                }
+            }
+            let cap =
+                if c.saturated > 0.5 { ", at its cap: not attainable at this τ" } else { "" };
+            writeln!(f, "; slack {:+.3}, λ {:.2}{cap}", c.slack, c.lambda)?;
         }
         Ok(())
     }

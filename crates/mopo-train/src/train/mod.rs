@@ -19,11 +19,12 @@ use crate::batches::step_seed;
 use crate::cache::LogProbCache;
 use crate::config::ModelSource;
 use crate::fit::{Fit, Method};
+use crate::heldout::{HeldoutEstimate, log_ratio};
 use crate::log_probs::{self, all_log_probs, frozen_log_probs};
 use crate::methods::TrainContext;
 use crate::metrics_file::METRICS;
 use crate::models::model_dir;
-use crate::result::{RESULT, RunResult, accuracies, constraints, log_ratio};
+use crate::result::{RESULT, RunResult, accuracies, constraints};
 use crate::run_dir::record::{INITIAL, POLICY};
 use crate::{Progress, Result, RunConfig, RunDir, RunRecord, prepare};
 
@@ -141,7 +142,16 @@ pub fn train<B: FusedAutodiffBackend>(
     let last_steps = lag.min(config.training.steps).clamp(1, 100);
     let log = read_log(run, progress);
     // Methods without them have no primary objectives.
-    let (constraints, n_rows) = constraints(&log.rows, &data.objectives, &primaries, last_steps);
+    let (mut constraints, n_rows) =
+        constraints(&log.rows, &data.objectives, &primaries, last_steps);
+    for constraint in &mut constraints {
+        let h = names.iter().position(|name| *name == constraint.policy);
+        let k = data.objectives.index_of(&constraint.objective)?;
+        constraint.heldout = h.and_then(|h| {
+            let labels = data.heldout_labels.iter().map(|row| row[k]);
+            HeldoutEstimate::of(labels, |i| log_ratio(&after[h], &before, i), config.seed)
+        });
+    }
     let result = RunResult {
         objectives: data.objectives.names().to_vec(),
         sft: accuracies(&data.heldout_labels, |i| before[i], k),
