@@ -2,16 +2,12 @@
 //! docs/methods/dpo.md). The baseline of every comparison.
 
 use burn::tensor::{Tensor, backend::Backend};
-use mopo_core::Objectives;
 use mopo_core::pairwise::{denoised, dpo_loss, smoothed};
-use mopo_lm::PolicyParams;
-use mopo_ops::FusedAutodiffBackend;
 use serde::{Deserialize, Serialize};
 
-use super::{MethodSection, RunSteps, TrainContext};
 use crate::config::ranges;
-use crate::pairwise::{Combination, PairLoss, PairTarget, PairTraining, PairValues};
-use crate::{Error, Progress, Result};
+use crate::pairwise::{Combination, PairLoss, PairSection, PairTarget, PairTraining, PairValues};
+use crate::{Error, Result};
 
 /// DPO against the frozen base ([`mopo_core::pairwise::dpo_loss`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,17 +52,9 @@ impl DpoConfig {
         }
         Ok(())
     }
-
-    fn target(&self) -> PairTarget<'_> {
-        PairTarget {
-            section: "dpo",
-            objective: self.objective.as_deref(),
-            combination: self.combination.as_ref(),
-        }
-    }
 }
 
-impl MethodSection for DpoConfig {
+impl PairSection for DpoConfig {
     const TEXT: &'static str = r#"[method]
 kind = "dpo"
 
@@ -87,34 +75,17 @@ train_head = false
         &[&["dpo.objective", "dpo.combination"]];
     const REMEDY: &'static str = ", a smaller `dpo.beta`";
 
-    fn check_section(&self, policies: &[String]) -> Result<()> {
-        self.check()?;
-        self.target().check(policies)
+    fn check_loss(&self) -> Result<()> {
+        self.check()
     }
 
-    fn policies(&self) -> Option<Vec<String>> {
-        self.target().policies()
-    }
-
-    fn check_labels(
-        &self,
-        _: &[String],
-        objectives: &Objectives,
-        rows: &[&[Option<f32>]],
-    ) -> Result<()> {
-        self.target().labels(objectives, rows).map(drop)
-    }
-
-    fn train<B: FusedAutodiffBackend>(
-        &self,
-        context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
-        progress: &mut dyn Progress,
-    ) -> Result<PolicyParams<B::InnerBackend>> {
-        let target = self.target();
-        let training =
-            PairTraining { phase: "dpo", name: "DPO", target, train_head: self.train_head };
-        training.run(self.clone(), context, fit, progress)
+    fn training(&self) -> PairTraining<'_> {
+        let target = PairTarget {
+            section: "dpo",
+            objective: self.objective.as_deref(),
+            combination: self.combination.as_ref(),
+        };
+        PairTraining { phase: "dpo", name: "DPO", target, train_head: self.train_head }
     }
 }
 

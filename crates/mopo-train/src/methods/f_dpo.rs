@@ -1,17 +1,13 @@
 //! f-DPO: DPO under another divergence than reverse KL (Wang et al., 2023; docs/methods/f-dpo.md).
 
 use burn::tensor::{Tensor, backend::Backend};
-use mopo_core::Objectives;
 use mopo_core::divergence::Divergence;
 use mopo_core::pairwise::{check_reward_divergence, dpo_loss, f_reward, is_clamped};
-use mopo_lm::PolicyParams;
-use mopo_ops::FusedAutodiffBackend;
 use serde::{Deserialize, Serialize};
 
-use super::{MethodSection, RunSteps, TrainContext};
 use crate::config::{ranges, text_form};
-use crate::pairwise::{Combination, PairLoss, PairTarget, PairTraining, PairValues};
-use crate::{Error, Progress, Result};
+use crate::pairwise::{Combination, PairLoss, PairSection, PairTarget, PairTraining, PairValues};
+use crate::{Error, Result};
 
 /// DPO with the reward β f'(π/π_ref) ([`mopo_core::pairwise::f_reward`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,17 +29,7 @@ pub struct FDpoConfig {
     pub train_head: bool,
 }
 
-impl FDpoConfig {
-    fn target(&self) -> PairTarget<'_> {
-        PairTarget {
-            section: "f_dpo",
-            objective: self.objective.as_deref(),
-            combination: self.combination.as_ref(),
-        }
-    }
-}
-
-impl MethodSection for FDpoConfig {
+impl PairSection for FDpoConfig {
     const TEXT: &'static str = r#"[method]
 kind = "f_dpo"
 
@@ -60,36 +46,19 @@ train_head = false
         &[&["f_dpo.objective", "f_dpo.combination"]];
     const REMEDY: &'static str = ", a smaller `f_dpo.beta`";
 
-    fn check_section(&self, policies: &[String]) -> Result<()> {
+    fn check_loss(&self) -> Result<()> {
         ranges::positive("f_dpo.beta", self.beta)
             .map_err(|message| Error::Config { origin: "`[f_dpo]`".into(), message })?;
-        check_reward_divergence("f_dpo.divergence", self.divergence)?;
-        self.target().check(policies)
+        Ok(check_reward_divergence("f_dpo.divergence", self.divergence)?)
     }
 
-    fn policies(&self) -> Option<Vec<String>> {
-        self.target().policies()
-    }
-
-    fn check_labels(
-        &self,
-        _: &[String],
-        objectives: &Objectives,
-        rows: &[&[Option<f32>]],
-    ) -> Result<()> {
-        self.target().labels(objectives, rows).map(drop)
-    }
-
-    fn train<B: FusedAutodiffBackend>(
-        &self,
-        context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
-        progress: &mut dyn Progress,
-    ) -> Result<PolicyParams<B::InnerBackend>> {
-        let target = self.target();
-        let training =
-            PairTraining { phase: "f_dpo", name: "f-DPO", target, train_head: self.train_head };
-        training.run(self.clone(), context, fit, progress)
+    fn training(&self) -> PairTraining<'_> {
+        let target = PairTarget {
+            section: "f_dpo",
+            objective: self.objective.as_deref(),
+            combination: self.combination.as_ref(),
+        };
+        PairTraining { phase: "f_dpo", name: "f-DPO", target, train_head: self.train_head }
     }
 }
 

@@ -2,16 +2,12 @@
 //! docs/methods/ipo.md).
 
 use burn::tensor::{Tensor, backend::Backend};
-use mopo_core::Objectives;
 use mopo_core::pairwise::ipo_loss;
-use mopo_lm::PolicyParams;
-use mopo_ops::FusedAutodiffBackend;
 use serde::{Deserialize, Serialize};
 
-use super::{MethodSection, RunSteps, TrainContext};
 use crate::config::ranges;
-use crate::pairwise::{Combination, PairLoss, PairTarget, PairTraining, PairValues};
-use crate::{Error, Progress, Result};
+use crate::pairwise::{Combination, PairLoss, PairSection, PairTarget, PairTraining, PairValues};
+use crate::{Error, Result};
 
 /// IPO against the frozen base ([`mopo_core::pairwise::ipo_loss`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,17 +28,7 @@ pub struct IpoConfig {
     pub train_head: bool,
 }
 
-impl IpoConfig {
-    fn target(&self) -> PairTarget<'_> {
-        PairTarget {
-            section: "ipo",
-            objective: self.objective.as_deref(),
-            combination: self.combination.as_ref(),
-        }
-    }
-}
-
-impl MethodSection for IpoConfig {
+impl PairSection for IpoConfig {
     const TEXT: &'static str = r#"[method]
 kind = "ipo"
 
@@ -60,35 +46,18 @@ train_head = false
         &[&["ipo.objective", "ipo.combination"]];
     const REMEDY: &'static str = ", a larger `ipo.beta`";
 
-    fn check_section(&self, policies: &[String]) -> Result<()> {
+    fn check_loss(&self) -> Result<()> {
         ranges::positive("ipo.beta", self.beta)
-            .map_err(|message| Error::Config { origin: "`[ipo]`".into(), message })?;
-        self.target().check(policies)
+            .map_err(|message| Error::Config { origin: "`[ipo]`".into(), message })
     }
 
-    fn policies(&self) -> Option<Vec<String>> {
-        self.target().policies()
-    }
-
-    fn check_labels(
-        &self,
-        _: &[String],
-        objectives: &Objectives,
-        rows: &[&[Option<f32>]],
-    ) -> Result<()> {
-        self.target().labels(objectives, rows).map(drop)
-    }
-
-    fn train<B: FusedAutodiffBackend>(
-        &self,
-        context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
-        progress: &mut dyn Progress,
-    ) -> Result<PolicyParams<B::InnerBackend>> {
-        let target = self.target();
-        let training =
-            PairTraining { phase: "ipo", name: "IPO", target, train_head: self.train_head };
-        training.run(self.clone(), context, fit, progress)
+    fn training(&self) -> PairTraining<'_> {
+        let target = PairTarget {
+            section: "ipo",
+            objective: self.objective.as_deref(),
+            combination: self.combination.as_ref(),
+        };
+        PairTraining { phase: "ipo", name: "IPO", target, train_head: self.train_head }
     }
 }
 

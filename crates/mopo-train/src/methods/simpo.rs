@@ -2,16 +2,12 @@
 //! docs/methods/simpo.md).
 
 use burn::tensor::{Tensor, backend::Backend};
-use mopo_core::Objectives;
 use mopo_core::pairwise::simpo_loss;
-use mopo_lm::PolicyParams;
-use mopo_ops::FusedAutodiffBackend;
 use serde::{Deserialize, Serialize};
 
-use super::{MethodSection, RunSteps, TrainContext};
 use crate::config::ranges;
-use crate::pairwise::{Combination, PairLoss, PairTarget, PairTraining, PairValues};
-use crate::{Error, Progress, Result};
+use crate::pairwise::{Combination, PairLoss, PairSection, PairTarget, PairTraining, PairValues};
+use crate::{Error, Result};
 
 /// SimPO ([`mopo_core::pairwise::simpo_loss`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,17 +28,7 @@ pub struct SimpoConfig {
     pub train_head: bool,
 }
 
-impl SimpoConfig {
-    fn target(&self) -> PairTarget<'_> {
-        PairTarget {
-            section: "simpo",
-            objective: self.objective.as_deref(),
-            combination: self.combination.as_ref(),
-        }
-    }
-}
-
-impl MethodSection for SimpoConfig {
+impl PairSection for SimpoConfig {
     const TEXT: &'static str = r#"[method]
 kind = "simpo"
 
@@ -59,36 +45,19 @@ train_head = false
         &[&["simpo.objective", "simpo.combination"]];
     const REMEDY: &'static str = ", a smaller `simpo.beta`";
 
-    fn check_section(&self, policies: &[String]) -> Result<()> {
+    fn check_loss(&self) -> Result<()> {
         ranges::positive("simpo.beta", self.beta)
             .and_then(|()| ranges::not_negative("simpo.margin", self.margin))
-            .map_err(|message| Error::Config { origin: "`[simpo]`".into(), message })?;
-        self.target().check(policies)
+            .map_err(|message| Error::Config { origin: "`[simpo]`".into(), message })
     }
 
-    fn policies(&self) -> Option<Vec<String>> {
-        self.target().policies()
-    }
-
-    fn check_labels(
-        &self,
-        _: &[String],
-        objectives: &Objectives,
-        rows: &[&[Option<f32>]],
-    ) -> Result<()> {
-        self.target().labels(objectives, rows).map(drop)
-    }
-
-    fn train<B: FusedAutodiffBackend>(
-        &self,
-        context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
-        progress: &mut dyn Progress,
-    ) -> Result<PolicyParams<B::InnerBackend>> {
-        let target = self.target();
-        let training =
-            PairTraining { phase: "simpo", name: "SimPO", target, train_head: self.train_head };
-        training.run(self.clone(), context, fit, progress)
+    fn training(&self) -> PairTraining<'_> {
+        let target = PairTarget {
+            section: "simpo",
+            objective: self.objective.as_deref(),
+            combination: self.combination.as_ref(),
+        };
+        PairTraining { phase: "simpo", name: "SimPO", target, train_head: self.train_head }
     }
 }
 

@@ -6,6 +6,7 @@
 //! training.
 
 mod rewards;
+mod section;
 mod target;
 
 use burn::module::{AutodiffModule, Module};
@@ -18,6 +19,7 @@ use mopo_lm::{
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
 
+pub(crate) use section::PairSection;
 pub use target::Combination;
 pub(crate) use target::{PairTarget, check_simplex};
 
