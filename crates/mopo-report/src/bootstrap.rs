@@ -90,7 +90,7 @@ fn weighted_mean(scores: &[Vec<f32>], times: &[f64]) -> Vec<f64> {
 ///
 /// # Panics
 /// If `values` is empty.
-pub(crate) fn percentile_interval(mut values: Vec<f64>, confidence: f64) -> Interval {
+pub fn percentile_interval(mut values: Vec<f64>, confidence: f64) -> Interval {
     values.sort_by(f64::total_cmp);
     let at = |share: f64| {
         let position = share * (values.len() - 1) as f64;

@@ -22,7 +22,7 @@ mod statistics;
 mod table;
 mod tensorboard;
 
-pub use bootstrap::{Estimate, HypervolumeDifference, Interval};
+pub use bootstrap::{Estimate, HypervolumeDifference, Interval, percentile_interval};
 pub use compare::{Combined, RecordedRun, ScoredAxis, combine};
 pub use error::{Difference, Error, Result};
 pub use evaluation::{Clusters, Evaluation, PolicyGroup, PolicySamples, PolicySet, SetRef};

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use mopo_core::importance::{MAX_SHAPE, SmoothedWeights};
+use mopo_report::{Interval, percentile_interval};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,8 @@ use crate::log_probs::LogProbs;
 
 /// Resamples of a bootstrap.
 const N_RESAMPLES: usize = 1000;
+/// Level of the intervals.
+const CONFIDENCE: f64 = 0.95;
 
 /// E_π\[I_k\] of a policy on held-out pairs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,14 +22,14 @@ pub struct HeldoutEstimate {
     /// Mean indicator of the responses under ratios π/π_0, self-normalised and Pareto-smoothed.
     pub mean: f64,
     /// Percentile interval (95 %) of the bootstrap over pairs.
-    pub interval: [f64; 2],
+    pub interval: Interval,
     /// k̂ of the ratios: above 0.7 the estimate cannot be trusted. `None`: too few pairs for it.
     pub pareto_k: Option<f64>,
     /// The same mean with the policy's own choice between the two responses of each pair as weights, which is
     /// bounded, and close to the mean only for policies that have not moved far.
     pub choice: f64,
     /// Its interval.
-    pub choice_interval: [f64; 2],
+    pub choice_interval: Interval,
     /// Number of pairs with a label.
     pub n: usize,
 }
@@ -93,7 +96,8 @@ impl HeldoutEstimate {
             }
         }
         let [mean, choice] = means(&mut (0..n));
-        let [interval, choice_interval] = resampled.map(percentiles);
+        let [interval, choice_interval] =
+            resampled.map(|values| percentile_interval(values, CONFIDENCE));
         let pareto_k = Some(shape).filter(|k| k.is_finite());
         Some(Self { mean, interval, pareto_k, choice, choice_interval, n })
     }
@@ -105,19 +109,15 @@ impl HeldoutEstimate {
 
     /// What it says of a threshold.
     pub fn verdict(&self, threshold: f64) -> Verdict {
-        match self.interval {
-            _ if !self.is_trusted() => Verdict::Undecided,
-            [low, _] if low >= threshold => Verdict::Kept,
-            [_, high] if high < threshold => Verdict::Violated,
-            _ => Verdict::Undecided,
+        let Interval { low, high } = self.interval;
+        if self.is_trusted() && low >= threshold {
+            Verdict::Kept
+        } else if self.is_trusted() && high < threshold {
+            Verdict::Violated
+        } else {
+            Verdict::Undecided
         }
     }
-}
-
-/// The 2.5 % and 97.5 % points.
-fn percentiles(mut values: Vec<f64>) -> [f64; 2] {
-    values.sort_by(f64::total_cmp);
-    [0.025, 0.975].map(|p| values[(p * (values.len() - 1) as f64).round() as usize])
 }
 
 impl fmt::Display for Verdict {
@@ -150,7 +150,7 @@ mod tests {
         let found = estimate(200, |_| [0.0; 2]);
         assert!((found.mean - 0.5).abs() < 1e-12 && (found.choice - 0.5).abs() < 1e-12);
         assert!(found.is_trusted());
-        assert_eq!(found.interval, [found.mean; 2]);
+        assert_eq!(found.interval, Interval { low: found.mean, high: found.mean });
         assert_eq!(found.verdict(0.5), Verdict::Kept);
     }
 
@@ -159,7 +159,7 @@ mod tests {
         // Odds of 3 for the first response, which is preferred in three of four pairs: 0.625.
         let found = estimate(400, |_| [3f32.ln(), 0.0]);
         assert!((found.mean - 0.625).abs() < 1e-6 && (found.choice - 0.625).abs() < 1e-6);
-        let [low, high] = found.interval;
+        let Interval { low, high } = found.interval;
         assert!(0.59 < low && low < 0.625 && 0.625 < high && high < 0.66, "{low} {high}");
         for (threshold, verdict) in
             [(0.55, Verdict::Kept), (0.62, Verdict::Undecided), (0.7, Verdict::Violated)]

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use mopo_core::Objectives;
-use mopo_report::{MetricKey, Metrics, MetricsRow, Quantity};
+use mopo_report::{Interval, MetricKey, Metrics, MetricsRow, Quantity};
 use serde::{Deserialize, Serialize};
 
 use crate::heldout::HeldoutEstimate;
@@ -158,7 +158,7 @@ impl fmt::Display for RunResult {
             match &c.heldout {
                 None => write!(f, "no held-out labels")?,
                 Some(found) => {
-                    let [low, high] = found.interval;
+                    let Interval { low, high } = found.interval;
                     write!(f, "{:.3} ({low:.3} to {high:.3})  ", found.mean)?;
                     match found.pareto_k {
                         _ if found.is_trusted() => write!(f, "{}", found.verdict(c.threshold))?,
@@ -166,7 +166,7 @@ impl fmt::Display for RunResult {
                         None => write!(f, "undecided: too few pairs")?,
                     }
                     if !found.is_trusted() {
-                        let [low, high] = found.choice_interval;
+                        let Interval { low, high } = found.choice_interval;
                         write!(f, "; its choices {:.3} ({low:.3} to {high:.3})", found.choice)?;
                     }
                 }

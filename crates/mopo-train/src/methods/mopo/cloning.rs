@@ -1,7 +1,7 @@
 //! A step by cloning: responses weighted by the closed form (Algorithm 1 of the paper; docs/math.md, sections 4
 //! and 6).
 
-use burn::tensor::{ElementConversion, Tensor, TensorData};
+use burn::tensor::{ElementConversion, Int, Tensor, TensorData};
 use mopo_core::mopo::{
     cloning_loss, contrast_targets, contrastive_loss, importance_weights, needed_responses,
 };
@@ -18,6 +18,10 @@ use crate::log_probs::to_tensor;
 struct PolicyBatch<B: FusedAutodiffBackend> {
     weights: Tensor<B, 1>,
     needed: Vec<bool>,
+}
+
+fn int_tensor<B: FusedAutodiffBackend>(values: &[i32], device: &B::Device) -> Tensor<B, 1, Int> {
+    Tensor::from_data(values, device)
 }
 
 impl<B: FusedAutodiffBackend> Mopo<'_, B> {
@@ -125,34 +129,22 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
                         self.setup.initial_log_probs[indices[response.pair]][response.in_pair],
                     );
                 }
-                let at_host = at;
-                let at =
-                    Tensor::<B, 1, burn::tensor::Int>::from_data(at_host.as_slice(), &self.device);
-                let weights = policy.weights.clone().select(0, at);
+                let weights = policy.weights.clone().select(0, int_tensor(&at, &self.device));
                 let log_ratio = log_probs.clone().detach() - to_tensor::<B>(&initial, &self.device);
                 kls[h] += (weights.clone() * log_ratio).sum().into_scalar().elem::<f64>();
                 let mut loss = cloning_loss(weights, log_probs.clone());
                 if let Some(targets) = &contrast {
                     let n = indices.len();
-                    let reference: Vec<f32> = at_host
+                    let reference: Vec<f32> = at
                         .iter()
                         .zip(&initial)
                         .map(|(&at, initial)| initial + drift[h][at as usize])
                         .collect();
                     let log_ratio = log_probs - to_tensor(&reference, &self.device);
-                    // Where the responses of each pair are.
-                    let of = |in_pair: i32| {
-                        let places: Vec<i32> = (0..n as i32)
-                            .map(|i| {
-                                let wanted = start as i32 + 2 * i + in_pair;
-                                at_host.iter().position(|at| *at == wanted).expect("all are needed")
-                                    as i32
-                            })
-                            .collect();
-                        Tensor::<B, 1, burn::tensor::Int>::from_data(
-                            places.as_slice(),
-                            &self.device,
-                        )
+                    // All responses are needed, so they are where the batch has them.
+                    let of = |in_pair: usize| {
+                        let at = batch.responses_at(in_pair).into_iter().map(|r| r as i32);
+                        int_tensor::<B>(&at.collect::<Vec<_>>(), &self.device)
                     };
                     let targets: Vec<f32> =
                         (0..n).map(|i| targets[h][start / 2 + i] as f32).collect();
