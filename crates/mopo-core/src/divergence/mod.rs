@@ -13,6 +13,7 @@ mod mix;
 mod omega;
 mod optimum;
 mod solve;
+mod worst_case;
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, Result};
 pub use mix::mix;
 pub use optimum::optimal_policy;
+pub use worst_case::worst_case;
 
 /// D_f(p ‖ q) = Σ_i q_i f(p_i/q_i) for a convex f with f(1) = 0.
 ///
