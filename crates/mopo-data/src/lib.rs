@@ -58,7 +58,7 @@ pub use source::{ReadOptions, Sink, SourceRead, collect};
 pub use split::{Split, split_by_prompt, unit_interval};
 pub use stream::{Lines, MAX_ROW_BYTES};
 pub use summary::{LengthStats, ObjectiveCounts, Summary, SummaryBuilder, n_words};
-pub use template::{ChatTemplate, Message, cut_at_turn};
+pub use template::{ChatTemplate, Message, cut_at_turn, note_messages, with_note};
 pub use tokenizer::{END_OF_TEXT, PromptForm, Tokenizer, TokenizerSettings};
 
 /// Files that are written whole or not at all.

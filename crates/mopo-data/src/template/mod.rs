@@ -1,10 +1,12 @@
 //! Chat templates: how messages become a prompt, how a response follows it, where an answer ends,
 //! and which template a prompt has. All templates are defined here.
 
+mod note;
 mod turns;
 
 use serde::{Deserialize, Serialize};
 
+pub use note::{note_messages, with_note};
 pub use turns::cut_at_turn;
 use turns::settled;
 pub(crate) use turns::{Piece, chatml_pieces, messages_of, split_dialogue};
