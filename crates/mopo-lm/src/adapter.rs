@@ -1,8 +1,8 @@
-//! A policy's files: the adapter as PEFT writes it, the heads (`heads.safetensors`), and
-//! `policy.json`, written last, which describes them. Neither the base model nor the state of a
-//! training run.
+//! A policy's files: the adapter as PEFT writes it (or one for each policy, in `adapters/NAME/`), the
+//! heads (`heads.safetensors`), and `policy.json`, written last, which describes them. Neither the
+//! base model nor the state of a training run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::backend::Backend;
 use mopo_hub::{TensorFiles, TensorWriter};
@@ -12,12 +12,14 @@ use serde::{Deserialize, Serialize};
 use crate::peft;
 use crate::weights::Source;
 use crate::{
-    Decoder, DecoderShape, Error, LoadDtype, LoraConfig, OutputLayer, PolicyHeads, PolicyParams,
-    Result,
+    Decoder, DecoderShape, Error, LoadDtype, LoraConfig, Mixing, OutputLayer, PolicyHeads,
+    PolicyParams, Result,
 };
 
 const META: &str = "policy.json";
 const HEADS: &str = "heads.safetensors";
+/// The folder of the adapters of policies that do not share one.
+const ADAPTERS: &str = "adapters";
 
 /// `policy.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,12 +27,36 @@ const HEADS: &str = "heads.safetensors";
 pub struct PolicyMeta {
     /// Version of the layout; 1.
     pub format: u32,
-    /// The adapter's size.
+    /// The adapter's size; the first one's, if there are several.
     pub lora: LoraConfig,
+    /// The sizes of the policies' adapters, if each has its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<LoraConfig>,
+    /// How the policies make another one for preference weights.
+    #[serde(default, skip_serializing_if = "Mixing::is_default")]
+    pub mixing: Mixing,
     /// One objective for each head, in the heads' order.
     pub objectives: Vec<String>,
     /// The base model that it belongs to.
     pub base: BaseShape,
+}
+
+impl PolicyMeta {
+    /// The size of each adapter.
+    pub fn loras(&self) -> &[LoraConfig] {
+        match &self.adapters[..] {
+            [] => std::slice::from_ref(&self.lora),
+            several => several,
+        }
+    }
+
+    /// The directory of each adapter.
+    fn adapter_dirs(&self, dir: &Path) -> Vec<PathBuf> {
+        match &self.adapters[..] {
+            [] => vec![dir.to_path_buf()],
+            _ => self.objectives.iter().map(|name| dir.join(ADAPTERS).join(name)).collect(),
+        }
+    }
 }
 
 /// What a policy's tensors imply about its base model.
@@ -61,26 +87,39 @@ pub fn read_policy_meta(dir: impl AsRef<Path>) -> Result<PolicyMeta> {
                 expected: "this version reads format 1; use the version that wrote it".into(),
             });
         }
-        meta.lora.check()
+        if ![0, meta.objectives.len()].contains(&meta.adapters.len()) {
+            return Err(Error::InvalidParameter {
+                field: "adapters",
+                value: format!("for {} policies", meta.adapters.len()),
+                expected: format!("there are {}", meta.objectives.len()),
+            });
+        }
+        // Names of folders.
+        mopo_core::Objectives::new(meta.objectives.iter().cloned()).map_err(|e| {
+            let (value, expected) = (format!("{:?}", meta.objectives), e.to_string());
+            Error::InvalidParameter { field: "objectives", value, expected }
+        })?;
+        meta.loras().iter().try_for_each(LoraConfig::check)
     };
     check().map_err(|e| Error::InFile { path, source: Box::new(e) })?;
     Ok(meta)
 }
 
-/// Writes a policy to `dir`, which is created if needed; `objectives` names the heads. Each file is
-/// written atomically, and `policy.json` is absent while they are being replaced.
+/// Writes a policy to `dir`, which is created if needed; `objectives` names the heads, `loras` has the size of each
+/// adapter. Each file is written atomically, and `policy.json` is absent while they are being replaced.
 ///
 /// # Errors
-/// `objectives` is empty or does not have one name per head; `lora` does not match the adapter; a
+/// `objectives` is empty or does not have one name per head; `loras` does not match the adapters; a
 /// file cannot be written.
 pub fn save_policy<B: Backend>(
     params: &PolicyParams<B>,
     model: &DecoderShape,
-    lora: &LoraConfig,
+    loras: &[LoraConfig],
     objectives: &[String],
+    mixing: Mixing,
     dir: impl AsRef<Path>,
 ) -> Result<()> {
-    lora.check()?;
+    loras.iter().try_for_each(LoraConfig::check)?;
     let Some(head) = params.heads.heads.first().filter(|_| objectives.len() == params.n_policies())
     else {
         return Err(Error::InvalidParameter {
@@ -92,8 +131,23 @@ pub fn save_policy<B: Backend>(
             ),
         });
     };
+    if loras.len() != params.adapters.len() {
+        return Err(Error::InvalidParameter {
+            field: "lora",
+            value: format!("for {} adapters", loras.len()),
+            expected: format!("there are {}", params.adapters.len()),
+        });
+    }
     let [hidden_size, vocab_size] = head.weight.shape();
-    let num_hidden_layers = params.adapter.layers.len();
+    let num_hidden_layers = params.adapters[0].layers.len();
+    let meta = PolicyMeta {
+        format: 1,
+        lora: loras[0].clone(),
+        adapters: if loras.len() > 1 { loras.to_vec() } else { vec![] },
+        mixing,
+        objectives: objectives.to_vec(),
+        base: BaseShape { num_hidden_layers, hidden_size, vocab_size },
+    };
     let dir = dir.as_ref();
     mopo_hub::create_dir(dir)?;
     let meta_path = dir.join(META);
@@ -103,19 +157,14 @@ pub fn save_policy<B: Backend>(
         return Err(mopo_hub::Error::Io { action: "replace", path: meta_path, source }.into());
     }
 
-    peft::save_adapter(&params.adapter, model, lora, dir)?;
+    for ((adapter, lora), dir) in params.adapters.iter().zip(loras).zip(meta.adapter_dirs(dir)) {
+        peft::save_adapter(adapter, model, lora, dir)?;
+    }
     let mut out = TensorWriter::default().finite_only();
     for (k, head) in params.heads.heads.iter().enumerate() {
         head.write(&mut out, &format!("heads.{k}"));
     }
     out.write(&dir.join(HEADS))?;
-
-    let meta = PolicyMeta {
-        format: 1,
-        lora: lora.clone(),
-        objectives: objectives.to_vec(),
-        base: BaseShape { num_hidden_layers, hidden_size, vocab_size },
-    };
     Ok(mopo_hub::write_json(&meta_path, &meta)?)
 }
 
@@ -148,11 +197,18 @@ pub fn load_policy<B: FusedBackend>(
         }
     }
 
-    // The adapter's own file is authoritative; `policy.json` is used only if it is missing.
-    if dir.join(peft::CONFIG).exists() {
-        meta.lora = peft::read_config(dir)?;
+    // An adapter's own file is authoritative; `policy.json` is used only if it is missing.
+    let (mut loras, mut adapters) = (meta.loras().to_vec(), vec![]);
+    for (dir, lora) in meta.adapter_dirs(dir).iter().zip(&mut loras) {
+        if peft::has_adapter(dir) {
+            *lora = peft::read_config(dir)?;
+        }
+        adapters.push(peft::read_tensors(dir, lora, &shape, device)?);
     }
-    let adapter = peft::read_tensors(dir, &meta.lora, &shape, device)?;
+    meta.lora = loras[0].clone();
+    if !meta.adapters.is_empty() {
+        meta.adapters = loras;
+    }
     let path = dir.join(HEADS);
     let mut source = Source::Files(TensorFiles::open(&path)?);
     let shape = [shape.hidden_size, shape.vocab_size];
@@ -171,7 +227,7 @@ pub fn load_policy<B: FusedBackend>(
         })
         .collect::<Result<_>>()?;
     source.finish()?;
-    Ok((PolicyParams { adapter, heads: PolicyHeads { heads } }, meta))
+    Ok((PolicyParams { adapters, heads: PolicyHeads { heads } }, meta))
 }
 
 #[cfg(test)]
@@ -189,17 +245,55 @@ mod tests {
         (0..n).map(|k| format!("objective-{k}")).collect()
     }
 
+    fn save(
+        params: &PolicyParams<B>,
+        base: &crate::Phi<B>,
+        lora: &LoraConfig,
+        n: usize,
+        dir: &Path,
+    ) -> Result<()> {
+        let loras = vec![lora.clone(); params.adapters.len()];
+        save_policy(params, &base.shape(), &loras, &names(n), Mixing::default(), dir)
+    }
+
+    #[test]
+    fn policies_with_adapters_of_their_own_load_bit_equal() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = fixtures::base::<B>(1);
+        let mut params = fixtures::policies(&base, 2, 2);
+        params.adapters.push(fixtures::policies(&base, 1, 5).adapters.remove(0));
+        let loras = [fixtures::lora(), fixtures::lora()];
+        let shape = base.shape();
+        save_policy(&params, &shape, &loras, &names(2), Mixing::Parameters, dir.path()).unwrap();
+        let (loaded, meta) = load_policy::<B>(dir.path(), &base, &Default::default()).unwrap();
+        let ranks: Vec<usize> = meta.loras().iter().map(|lora| lora.rank).collect();
+        assert_eq!((meta.mixing, &ranks[..]), (Mixing::Parameters, &[4, 4][..]));
+        for (k, a) in params.adapters.iter().enumerate() {
+            let b = loaded.adapter(k);
+            for linear in 0..6 {
+                let of = |x: &crate::LoraAdapter<B>| values(x.pair(1, linear).unwrap().b.val());
+                assert_eq!(of(a), of(b));
+            }
+            // Each as PEFT reads it.
+            let place = dir.path().join(ADAPTERS).join(format!("objective-{k}"));
+            crate::load_adapter::<B>(&place, &shape, &Default::default()).unwrap();
+        }
+        let one =
+            save_policy(&params, &shape, &loras[..1], &names(2), Mixing::default(), dir.path());
+        assert!(one.unwrap_err().to_string().contains("there are 2"));
+    }
+
     #[test]
     fn a_saved_policy_loads_bit_equal() {
         let dir = tempfile::tempdir().unwrap();
         let base = fixtures::base::<B>(1);
         let params = fixtures::policies(&base, 2, 2);
         // Twice: the second call overwrites the first.
-        save_policy(&params, &base.shape(), &fixtures::lora(), &names(2), dir.path()).unwrap();
-        save_policy(&params, &base.shape(), &fixtures::lora(), &names(2), dir.path()).unwrap();
+        save(&params, &base, &fixtures::lora(), 2, dir.path()).unwrap();
+        save(&params, &base, &fixtures::lora(), 2, dir.path()).unwrap();
         let (loaded, meta) = load_policy::<B>(dir.path(), &base, &Default::default()).unwrap();
         assert_eq!((meta.lora.rank, meta.objectives), (4, names(2)));
-        for (a, b) in params.adapter.layers.iter().zip(&loaded.adapter.layers) {
+        for (a, b) in params.adapters[0].layers.iter().zip(&loaded.adapters[0].layers) {
             for (a, b) in a.pairs.iter().flatten().zip(b.pairs.iter().flatten()) {
                 assert_eq!(a.scale, b.scale);
                 assert_eq!(values(a.a.val()), values(b.a.val()));
@@ -224,7 +318,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let base = fixtures::base::<B>(1);
         let params = fixtures::policies(&base, 1, 2);
-        save_policy(&params, &base.shape(), &fixtures::lora(), &names(1), dir.path()).unwrap();
+        save(&params, &base, &fixtures::lora(), 1, dir.path()).unwrap();
         let bytes = std::fs::read(dir.path().join(ADAPTER)).unwrap();
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let shape = |name: &str| tensors.tensor(name).unwrap().shape().to_vec();
@@ -241,7 +335,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let base = fixtures::base::<B>(1);
         let params = fixtures::policies(&base, 1, 2);
-        save_policy(&params, &base.shape(), &fixtures::lora(), &names(1), dir.path()).unwrap();
+        save(&params, &base, &fixtures::lora(), 1, dir.path()).unwrap();
         let peft = dir.path().join(PEFT);
         let whole: serde_json::Value = mopo_hub::read_json(&peft, "").unwrap();
         let load = |key: &str, value: serde_json::Value| {
@@ -250,7 +344,7 @@ mod tests {
             mopo_hub::write_json(&peft, &json).unwrap();
             load_policy::<B>(dir.path(), &base, &Default::default())
         };
-        let scale = |params: &PolicyParams<B>| params.adapter.pair(1, 2).unwrap().scale;
+        let scale = |params: &PolicyParams<B>| params.adapter(0).pair(1, 2).unwrap().scale;
         // alpha / r, and alpha / √r.
         for (key, value, expected) in [
             ("lora_alpha", 24.0.into(), 24.0 / 4.0),
@@ -281,17 +375,16 @@ mod tests {
         };
         let error = message(load_policy(dir.path(), &base, &device));
         assert!(error.contains("policy.json"), "{error}");
-        let error = save_policy(&params, &base.shape(), &fixtures::lora(), &names(1), dir.path())
-            .unwrap_err();
+        let error = save(&params, &base, &fixtures::lora(), 1, dir.path()).unwrap_err();
         assert!(error.to_string().contains("there are 2 heads"), "{error}");
         let fewer =
             LoraConfig { target_modules: TargetModules::names(["fc1"]), ..fixtures::lora() };
-        let error = save_policy(&params, &base.shape(), &fewer, &names(2), dir.path()).unwrap_err();
+        let error = save(&params, &base, &fewer, 2, dir.path()).unwrap_err();
         assert!(error.to_string().contains("lora.target_modules"), "{error}");
         // An interrupted save leaves no description, so nothing loads.
         assert!(message(load_policy(dir.path(), &base, &device)).contains("policy.json"));
 
-        save_policy(&params, &base.shape(), &fixtures::lora(), &names(2), dir.path()).unwrap();
+        save(&params, &base, &fixtures::lora(), 2, dir.path()).unwrap();
         let other = {
             let _guard = fixtures::BACKEND_RANDOM.lock();
             crate::PhiConfig { vocab_size: 41, ..fixtures::tiny() }.init::<B>(&device)

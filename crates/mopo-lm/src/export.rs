@@ -55,7 +55,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let base = fixtures::base::<B>(1);
         let params = fixtures::policies(&base, 2, 2);
-        let merged = merge(&base, &params.adapter).unwrap();
+        let merged = merge(&base, params.adapter(0)).unwrap();
         let head = &params.heads.heads[1];
         let generation = HubGeneration { eos_token_id: vec![39], ..Default::default() };
         for (dtype, digits) in [(WeightDtype::F32, 0.0), (WeightDtype::Bf16, 4e-3)] {

@@ -10,7 +10,7 @@ use mopo_ops::FusedBackend;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::{LoraConfig, Phi, PhiConfig, PolicyParams};
+use crate::{AdapterSharing, LoraConfig, Phi, PhiConfig, PolicyParams};
 
 /// Locked by tests that seed the backend and depend on what it draws.
 pub(crate) static BACKEND_RANDOM: Mutex<()> = Mutex::new(());
@@ -44,7 +44,7 @@ pub(crate) fn policies<B: FusedBackend>(base: &Phi<B>, n: usize, seed: u64) -> P
 pub(crate) fn fresh_policies<B: FusedBackend>(base: &Phi<B>, n: usize) -> PolicyParams<B> {
     let _guard = BACKEND_RANDOM.lock();
     B::seed(&Default::default(), 0);
-    PolicyParams::init(base, &lora(), n, &Default::default())
+    PolicyParams::init(base, &lora(), n, AdapterSharing::Shared, &Default::default())
 }
 
 /// Rank 4, no dropout.

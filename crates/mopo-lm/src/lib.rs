@@ -56,7 +56,7 @@ pub use merge::merge;
 pub use packed::{PackedBatch, PackedInputs, PackedResponse, sequence_log_probs, token_log_probs};
 pub use peft::{has_adapter, load_adapter, save_adapter};
 pub use phi::{Phi, PhiAttention, PhiConfig, PhiLayer, PhiMlp, PhiRotary, load_phi};
-pub use policy::{HeadChoice, PolicyParams};
+pub use policy::{AdapterSharing, HeadChoice, Mixing, PolicyParams};
 pub use quantised::QuantisedWeight;
 pub use serial::{SerialDecoder, SerialLayer};
 pub use weights::{LoadDtype, LoadOptions};

@@ -237,13 +237,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let base = fixtures::base::<B>(1);
         let params = fixtures::policies(&base, 1, 2);
-        save_adapter(&params.adapter, &base.shape(), &fixtures::lora(), dir.path()).unwrap();
+        save_adapter(params.adapter(0), &base.shape(), &fixtures::lora(), dir.path()).unwrap();
         let (loaded, lora) =
             load_adapter::<B>(dir.path(), &base.shape(), &Default::default()).unwrap();
         let target_modules =
             TargetModules::names(["dense", "fc1", "fc2", "k_proj", "q_proj", "v_proj"]);
         assert_eq!(lora, LoraConfig { target_modules, ..fixtures::lora() });
-        for (a, b) in params.adapter.layers.iter().zip(&loaded.layers) {
+        for (a, b) in params.adapters[0].layers.iter().zip(&loaded.layers) {
             for (a, b) in a.pairs.iter().flatten().zip(b.pairs.iter().flatten()) {
                 let all = |pair: &crate::LoraPair<B>| {
                     let [a, b] = [&pair.a, &pair.b].map(|x| fixtures::values(x.val()));
@@ -259,7 +259,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let base = fixtures::base::<B>(1);
         let params = fixtures::policies(&base, 1, 2);
-        save_adapter(&params.adapter, &base.shape(), &fixtures::lora(), dir.path()).unwrap();
+        save_adapter(params.adapter(0), &base.shape(), &fixtures::lora(), dir.path()).unwrap();
         let path = dir.path().join(CONFIG);
         let whole: serde_json::Value = mopo_hub::read_json(&path, "").unwrap();
         let load_with = |changes: serde_json::Value| {

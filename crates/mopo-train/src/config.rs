@@ -19,16 +19,19 @@ mod training;
 use std::path::Path;
 
 use mopo_core::Objectives;
-use mopo_lm::LoraConfig;
+use mopo_lm::{AdapterSharing, LoraConfig};
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
-pub use crate::methods::Margins;
+pub use crate::conditioned::TargetMap;
 use crate::methods::Sections;
 pub use crate::methods::{
-    DpoConfig, FDpoConfig, IpoConfig, MethodConfig, ModpoConfig, MopoConfig, SimpoConfig,
+    DpaConfig, DpoConfig, FDpoConfig, IpoConfig, MethodConfig, ModpoConfig, MopoConfig,
+    MultiObjectiveDecodingConfig, RewardedSoupsConfig, RicConfig, SimpoConfig,
 };
+pub use crate::methods::{Margins, TargetRange};
 pub use crate::pairwise::Combination;
+pub use crate::runs::PolicyRuns;
 pub use data::DataConfig;
 pub use evaluation::{EvaluationConfig, GivenStatistics, RewardAxis, ZScoreSource};
 pub(crate) use fit::{BYTES_FROZEN, BYTES_TRAINED, count_of_parameters};
@@ -53,6 +56,9 @@ pub struct RunConfig {
     /// The policies' names. MOPO trains one for each of these objectives, its primary objective; others train
     /// only one.
     pub policies: Vec<String>,
+    /// Whether they share an adapter, or each has its own. Optional (`shared`).
+    #[serde(default, skip_serializing_if = "is_shared")]
+    pub adapters: AdapterSharing,
     /// The source of the pairs.
     pub data: DataConfig,
     /// The tokenizer.
@@ -74,11 +80,16 @@ pub struct RunConfig {
     pub evaluation: EvaluationConfig,
 }
 
+fn is_shared(sharing: &AdapterSharing) -> bool {
+    *sharing == AdapterSharing::Shared
+}
+
 /// The keys of a run's configuration besides `[method]` and its section.
 const KEYS: &[&str] = &[
     "name",
     "seed",
     "policies",
+    "adapters",
     "data",
     "tokenizer",
     "model",
@@ -112,6 +123,8 @@ impl ConfigFile for RunConfig {
 
     fn optional() -> Vec<&'static str> {
         let own = [
+            "adapters",
+            "evaluation.worst_case",
             "sft.lora",
             "training.lora",
             "lora.rank_pattern",

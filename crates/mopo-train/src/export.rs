@@ -17,6 +17,7 @@ use mopo_lm::{
 };
 use mopo_ops::FusedBackend;
 
+use crate::conditioned::Conditioning;
 use crate::sample::WITHOUT_POLICY;
 use crate::tokens::{generation, load_run_tokenizer, load_tokenizer};
 use crate::{Error, Result, RunConfig, RunDir};
@@ -150,12 +151,13 @@ impl ExportSource {
         let loaded = self.load::<B>(device)?;
         let dtype = dtype.unwrap_or_else(|| loaded.base.weight_dtype());
         let generation = generation(&loaded.tokenizer, self.generation()?);
+        let conditioning = Conditioning::read(&self.policy)?;
 
         let writer = DirWriter::new(out)?;
         let dir = writer.path();
         let write = || -> Result<()> {
             match loaded.whole(choice)? {
-                None => write_all(&loaded, dtype, &generation, dir)?,
+                None => write_all(&loaded, dtype, &generation, conditioning.as_ref(), dir)?,
                 Some((model, lm_head)) => export_hub(&model, lm_head, dtype, &generation, dir)?,
             }
             loaded.tokenizer.save(dir.join("tokenizer.json"))?;
@@ -236,7 +238,7 @@ impl<B: FusedBackend> Loaded<B> {
                 Some((adapter, _)) => (merge(base, adapter)?, None),
             }),
             ExportChoice::Policy(index) => {
-                Some((merge(base, &params.adapter)?, Some(params.heads.get(index)?)))
+                Some((merge(base, params.adapter(index))?, Some(params.heads.get(index)?)))
             }
         })
     }
@@ -258,6 +260,7 @@ fn write_all<B: FusedBackend>(
     loaded: &Loaded<B>,
     dtype: WeightDtype,
     generation: &HubGeneration,
+    conditioning: Option<&Conditioning>,
     dir: &Path,
 ) -> Result<()> {
     let Loaded { base, params, meta, shape, .. } = loaded;
@@ -265,7 +268,10 @@ fn write_all<B: FusedBackend>(
     if let Some((adapter, lora)) = base.own_adapter() {
         save_adapter(adapter, shape, lora, dir.join("base"))?;
     }
-    save_policy(params, shape, &meta.lora, &meta.objectives, dir.join("policy"))?;
+    save_policy(params, shape, meta.loras(), &meta.objectives, meta.mixing, dir.join("policy"))?;
+    if let Some(conditioning) = conditioning {
+        conditioning.write(&dir.join("policy"))?;
+    }
     Ok(generation.write(dir)?)
 }
 

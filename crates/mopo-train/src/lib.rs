@@ -9,6 +9,7 @@ mod batches;
 pub mod bench;
 mod cache;
 mod checkpoint;
+mod conditioned;
 pub mod config;
 mod error;
 pub mod evaluate;
@@ -27,8 +28,10 @@ mod prepare;
 mod result;
 pub mod reward_model;
 mod run_dir;
+mod runs;
 mod sample;
 mod sft;
+mod single;
 mod tokens;
 mod train;
 

@@ -3,16 +3,19 @@
 
 mod chat;
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use burn::module::Module;
-use mopo_data::{ChatTemplate, PromptForm, Tokenizer};
+use mopo_core::divergence::Divergence;
+use mopo_data::{ChatTemplate, PromptForm, Tokenizer, with_note};
 use mopo_lm::{
-    CausalLm, Decoder, Decoding, GenerationConfig, HeadChoice, HubGeneration, PackedBatch,
+    CausalLm, Decoder, Decoding, GenerationConfig, HeadChoice, HubGeneration, Mixing, PackedBatch,
     PolicyParams, generate, load_policy,
 };
 use mopo_ops::FusedBackend;
 
+use crate::conditioned::Conditioning;
 use crate::config::BaseFormat;
 use crate::tokens::{load_run_tokenizer, load_tokenizer};
 use crate::{Error, Progress, Result, RunConfig, RunDir, load_base};
@@ -23,6 +26,8 @@ const BATCH: usize = 32;
 
 /// Names of the model without a policy; the second is an earlier one.
 pub(crate) const WITHOUT_POLICY: [&str; 2] = ["sft", "warm-start"];
+/// The name of the mixture with the worst weights.
+pub(crate) const WORST_CASE: &str = "worst-case";
 
 /// A model with its policies, or without any, ready for generation.
 #[derive(Debug)]
@@ -35,6 +40,12 @@ pub struct Sampler<B: FusedBackend> {
     defaults: HubGeneration,
     max_prompt_tokens: Option<usize>,
     names: Vec<String>,
+    /// How policies make another one for preference weights.
+    mixing: Mixing,
+    /// What prompts say, if there is one policy for all weights.
+    conditioning: Option<Conditioning>,
+    /// What they say instead, whatever the policy.
+    note: Option<String>,
     device: B::Device,
 }
 
@@ -51,6 +62,15 @@ pub struct SamplingOverrides {
     pub top_p: Option<f64>,
     /// Seed of sampling.
     pub seed: u64,
+}
+
+/// What a choice of policy comes to.
+struct Resolved<'a, B: FusedBackend> {
+    /// The parameters that it needs, and the choice among them.
+    params: Option<Cow<'a, PolicyParams<B>>>,
+    decoding: Decoding,
+    /// What is added to prompts.
+    note: Option<String>,
 }
 
 impl<B: FusedBackend> Sampler<B> {
@@ -145,13 +165,20 @@ impl<B: FusedBackend> Sampler<B> {
             defaults: HubGeneration::default(),
             max_prompt_tokens: None,
             names: vec![],
+            mixing: Mixing::default(),
+            conditioning: None,
+            note: None,
             device: device.clone(),
         })
     }
 
     fn with_policies(mut self, dir: &Path) -> Result<Self> {
         let (params, meta) = load_policy(dir.join("policy"), &self.base, &self.device)?;
-        (self.params, self.names) = (Some(params), meta.objectives);
+        (self.params, self.names, self.mixing) = (Some(params), meta.objectives, meta.mixing);
+        self.conditioning = Conditioning::read(&dir.join("policy"))?;
+        if let Some(conditioning) = &self.conditioning {
+            self.names = conditioning.objectives().to_vec();
+        }
         Ok(self)
     }
 
@@ -192,14 +219,37 @@ impl<B: FusedBackend> Sampler<B> {
         if is_base {
             return Ok(HeadChoice::Base);
         }
-        self.names.iter().position(|known| known == name).map(HeadChoice::Policy).ok_or_else(|| {
+        let known = self.names.iter().position(|known| known == name).map(HeadChoice::Policy);
+        known.or((name == WORST_CASE).then_some(HeadChoice::WorstCase)).ok_or_else(|| {
             wrong(format!(
-                "unknown policy `{name}`; the policies are {}, and `{}` is the model without a \
-                 policy",
+                "unknown policy `{name}`; the policies are {}, `{}` is the model without a policy, and \
+                 `{WORST_CASE}` the mixture of all with the weights that are worst for it",
                 self.names.join(", "),
                 WITHOUT_POLICY.join("` or `")
             ))
         })
+    }
+
+    /// The distribution of a choice: mixed as the policies were saved to be, or with another divergence.
+    ///
+    /// # Errors
+    /// A divergence where parameters are averaged.
+    pub fn decoding(&self, head: HeadChoice, divergence: Option<Divergence>) -> Result<Decoding> {
+        let is_mixture = matches!(head, HeadChoice::Mixture(_));
+        let divergence = match (self.mixing, divergence) {
+            (Mixing::Parameters, Some(_)) if is_mixture => {
+                return Err(Error::Config {
+                    origin: "--divergence".into(),
+                    message: "these policies are mixed by averaging their parameters, which has no divergence; \
+                              leave it out"
+                        .into(),
+                });
+            }
+            (_, Some(divergence)) => divergence,
+            (Mixing::Logits(divergence), None) if is_mixture => divergence,
+            _ => Divergence::default(),
+        };
+        Ok(Decoding { head, divergence })
     }
 
     /// The weights of a mixture from those that a person named: one for each policy in their order, or by names of
@@ -287,14 +337,20 @@ impl<B: FusedBackend> Sampler<B> {
         generation: &GenerationConfig,
         progress: &mut dyn Progress,
     ) -> Result<Vec<String>> {
-        let decoding = head.into();
-        let tokens = self.prompt_tokens(prompts)?;
+        let Resolved { params, decoding, note } = self.resolved(head.into())?;
+        let params = params.as_deref();
+        let tokens = match note {
+            None => self.prompt_tokens(prompts)?,
+            Some(note) => {
+                let noted: Vec<_> = prompts.iter().map(|prompt| with_note(prompt, &note)).collect();
+                self.prompt_tokens(&noted)?
+            }
+        };
         self.check_lengths(&tokens, generation.max_new_tokens)?;
         // Prompts of similar length together: a batch runs until its longest response ends, and its
         // cache has room for its longest prompt. Responses do not depend on the batch.
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_by_key(|&i| (tokens[i].len(), i));
-        let params = self.params_of(&decoding);
         let generation = self.bounded(generation.clone());
         let end = self.tokenizer.end_of_text();
         let mut responses = vec![String::new(); prompts.len()];
@@ -311,9 +367,68 @@ impl<B: FusedBackend> Sampler<B> {
         Ok(responses)
     }
 
-    /// The parameters that a choice needs.
-    fn params_of(&self, decoding: &Decoding) -> Option<&PolicyParams<B>> {
-        self.params.as_ref().filter(|_| decoding.head != HeadChoice::Base)
+    /// What a choice comes to.
+    fn resolved(&self, decoding: Decoding) -> Result<Resolved<'_, B>> {
+        Ok(match (&decoding.head, &self.params) {
+            (HeadChoice::Base, _) | (_, None) => Resolved { params: None, decoding, note: None },
+            (head, Some(params)) if self.conditioning.is_some() => Resolved {
+                note: Some(self.note_of(head)?),
+                params: Some(Cow::Borrowed(params)),
+                decoding: HeadChoice::Policy(0).into(),
+            },
+            (HeadChoice::Mixture(weights), Some(params)) if self.mixing == Mixing::Parameters => {
+                Resolved {
+                    params: Some(Cow::Owned(params.interpolated(weights)?)),
+                    decoding: HeadChoice::Policy(0).into(),
+                    note: None,
+                }
+            }
+            (_, Some(params)) => {
+                Resolved { params: Some(Cow::Borrowed(params)), decoding, note: None }
+            }
+        })
+    }
+
+    /// What the prompts of a policy for all weights say for a choice.
+    fn note_of(&self, head: &HeadChoice) -> Result<String> {
+        let conditioning = self.conditioning.as_ref().expect("the caller has looked");
+        head.check(self.names.len())?;
+        Ok(match (&self.note, head) {
+            (Some(note), _) => note.clone(),
+            (None, HeadChoice::Policy(k)) => conditioning.corner(*k),
+            (None, HeadChoice::Mixture(weights)) => conditioning.note(weights),
+            (None, HeadChoice::Base | HeadChoice::WorstCase) => {
+                return Err(Error::Config {
+                    origin: "--policy".into(),
+                    message: format!(
+                        "this run has one policy that is told its aim, so there is no `{WORST_CASE}` of several: give an \
+                         objective, --weights or --targets"
+                    ),
+                });
+            }
+        })
+    }
+
+    /// A sampler whose policy is told to reach these scores, in standard deviations from the mean of its training set:
+    /// one for each objective, by name.
+    ///
+    /// # Errors
+    /// A policy whose prompts do not say scores, names that are unknown or missing, scores outside the range that is
+    /// asked for in training.
+    pub fn aimed_at(mut self, targets: &[(String, f64)]) -> Result<Self> {
+        let Some(conditioning) = &self.conditioning else {
+            return Err(Error::Config {
+                origin: "--targets".into(),
+                message: "only a policy trained with the method `ric` is told scores; give --policy or --weights".into(),
+            });
+        };
+        self.note = Some(conditioning.targets(targets)?);
+        Ok(self)
+    }
+
+    /// Whether there is one policy for all weights, which is told in its prompts what to aim at.
+    pub fn is_conditioned(&self) -> bool {
+        self.conditioning.is_some()
     }
 
     /// The settings with the tokenizer's limits: its ids, and its tokens that end a response.
@@ -327,19 +442,24 @@ impl<B: FusedBackend> Sampler<B> {
     /// The policies' own hidden state of each prompt, `[n_prompts][hidden_size]`: the states after
     /// the
     /// last LayerNorm, averaged over the prompt's tokens, with the adapter that all policies
-    /// share (without policies, the base's). Prompts longer than the run's limit are cut from the
+    /// share (without policies, the base's; if each has its own, the mean of theirs). Prompts longer than the run's limit are cut from the
     /// left.
     ///
     /// # Errors
     /// A prompt without tokens.
     pub fn prompt_states(&self, prompts: &[String]) -> Result<Vec<Vec<f32>>> {
         let tokens = self.prompt_tokens(prompts)?;
-        let adapter = self.params.as_ref().map(|params| &params.adapter);
+        let adapters: Vec<_> = match &self.params {
+            Some(params) => params.adapters.iter().map(Some).collect(),
+            None => vec![None],
+        };
         let mut states = Vec::with_capacity(prompts.len());
         for batch in tokens.chunks(BATCH) {
             let packed = PackedBatch::prompts(batch)?;
             let inputs = packed.inputs::<B>(&self.device);
-            let hidden = self.base.hidden_states_packed(&inputs, adapter);
+            let of = |adapter: &Option<&_>| self.base.hidden_states_packed(&inputs, *adapter);
+            let sum = adapters.iter().map(of).reduce(|a, b| a + b).expect("at least the base");
+            let hidden = sum.div_scalar(adapters.len() as f64);
             let mut start = 0;
             for ids in batch {
                 let own = hidden.clone().narrow(0, start, ids.len());

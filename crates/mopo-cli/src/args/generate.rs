@@ -20,6 +20,10 @@ pub(crate) struct GenerateArgs {
     pub(crate) prompt: Vec<String>,
     #[command(flatten)]
     pub(crate) decoding: DecodingArgs,
+    /// Scores to aim at, of a policy trained with `ric`: one for each objective, in standard deviations from the mean of
+    /// its training set, e.g. helpful=1.5,harmless=0
+    #[arg(long, value_name = "SCORES", conflicts_with_all = ["policy", "weights"])]
+    pub(crate) targets: Option<Targets>,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     /// flex (the CPU), ndarray, cuda or cuda:N
@@ -136,5 +140,23 @@ impl FromStr for Weights {
             Ok((name, number))
         };
         text.split(',').map(weight).collect::<Result<_, String>>().map(Self)
+    }
+}
+
+/// Scores by objective.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Targets(pub(crate) Vec<(String, f64)>);
+
+impl FromStr for Targets {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let target = |part: &str| {
+            let (name, number) = part.split_once('=')?;
+            Some((name.trim().to_owned(), number.trim().parse().ok()?))
+        };
+        let wrong = |part| format!("`{part}` is not a score; write helpful=1.5,harmless=0");
+        let targets = text.split(',').map(|part| target(part).ok_or_else(|| wrong(part)));
+        targets.collect::<Result<_, String>>().map(Self)
     }
 }

@@ -6,7 +6,7 @@ use mopo_lm::Decoding;
 use mopo_ops::FusedBackend;
 use mopo_train::{Sampler, Silent};
 
-use crate::args::{DecodingArgs, GenerateArgs, ModelArgs, Weights};
+use crate::args::{DecodingArgs, GenerateArgs, ModelArgs, Targets, Weights};
 use crate::device::{self, Job, dispatch};
 use crate::output::outln;
 
@@ -22,7 +22,10 @@ impl Job for Generate {
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
         let args = self.0;
-        let sampler = open::<B>(&args.model, &device)?;
+        let mut sampler = open::<B>(&args.model, &device)?;
+        if let Some(Targets(targets)) = &args.targets {
+            sampler = sampler.aimed_at(targets)?;
+        }
         let decoding = decoding(&sampler, &args.decoding)?;
         let prompts =
             args.prompt.iter().map(|typed| sampler.prompt(typed)).collect::<Result<Vec<_>, _>>()?;
@@ -67,7 +70,7 @@ pub(super) fn decoding<B: FusedBackend>(
         None => None,
     };
     let head = sampler.head(args.policy.as_deref(), weights.as_deref())?;
-    Ok(Decoding { head, divergence: args.divergence.unwrap_or_default() })
+    Ok(sampler.decoding(head, args.divergence)?)
 }
 
 /// Parses `--divergence`, so that bad values fail before a model is loaded.

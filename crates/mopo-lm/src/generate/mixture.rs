@@ -1,16 +1,16 @@
-//! Mixtures of heads under any divergence with a barrier.
+//! Mixtures of policies under any divergence with a barrier, and the robust one.
 //!
-//! Under reverse KL the reference cancels, and the logits of the mixture are an average. Under the
-//! others it does not: the base model then runs as well, without the adapter and with its own
-//! cache, and the heads are mixed on the host, token by token.
+//! Under reverse KL the reference cancels, and the logits of a mixture with fixed weights are an average. Under
+//! the others it does not: the base model then runs as well, without an adapter and with its own
+//! cache. These, and the mixture under the worst weights, are made on the host, token by token.
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use mopo_core::divergence::{Divergence, mix};
+use mopo_core::divergence::{Divergence, mix, worst_case};
 use mopo_ops::FusedBackend;
 
 use super::finite;
-use super::stream::{StepTokens, Stream};
+use super::stream::{PolicyStates, StepTokens, Stream};
 use crate::{Decoder, Error, HeadChoice, OutputLayer, PolicyParams, Result};
 
 /// Which distribution the next token is drawn from: a head, and for a mixture also the divergence
@@ -61,7 +61,14 @@ impl Decoding {
                     other => self.failed(&other),
                 })
             }
-            HeadChoice::Base | HeadChoice::Policy(_) => Ok(()),
+            HeadChoice::WorstCase if self.divergence != Divergence::ReverseKl => {
+                Err(Error::InvalidParameter {
+                    field: "divergence",
+                    value: self.divergence.to_string(),
+                    expected: "the worst case over weights is defined for reverse_kl only".into(),
+                })
+            }
+            HeadChoice::Base | HeadChoice::Policy(_) | HeadChoice::WorstCase => Ok(()),
         }
     }
 
@@ -74,19 +81,17 @@ impl Decoding {
     }
 }
 
-/// The heads with a nonzero weight, and the base.
-pub(super) struct ExactMixture<'a, B: FusedBackend, M> {
+/// A mixture that is made on the host.
+pub(super) struct HostMixture<'a, B: FusedBackend, M> {
     decoding: &'a Decoding,
-    heads: Vec<&'a OutputLayer<B>>,
-    /// Weights of `heads`, with sum 1.
-    weights: Vec<f64>,
-    base: &'a M,
-    reference: Stream<'a, B, M>,
+    heads: &'a [OutputLayer<B>],
+    /// Where weights are given: those above 0, with sum 1, and the base.
+    fixed: Option<(Vec<f64>, &'a M, Stream<'a, B, M>)>,
 }
 
-impl<'a, B: FusedBackend, M: Decoder<B>> ExactMixture<'a, B, M> {
-    /// `None` where the usual logits give the same without a second forward pass: no mixture,
-    /// reverse KL, or a single head. The decoding must have been checked.
+impl<'a, B: FusedBackend, M: Decoder<B>> HostMixture<'a, B, M> {
+    /// `None` where the usual logits are the same: no mixture, reverse KL with given weights, or a single policy. The
+    /// decoding must have been checked.
     pub(super) fn new(
         base: &'a M,
         params: Option<&'a PolicyParams<B>>,
@@ -95,36 +100,45 @@ impl<'a, B: FusedBackend, M: Decoder<B>> ExactMixture<'a, B, M> {
         max_new_tokens: usize,
         device: &B::Device,
     ) -> Option<Self> {
+        let heads = &params?.heads.heads[..];
+        if decoding.head == HeadChoice::WorstCase {
+            return Some(Self { decoding, heads, fixed: None });
+        }
         let HeadChoice::Mixture(weights) = &decoding.head else { return None };
-        let used = params?.heads.heads.iter().zip(weights).filter(|(_, weight)| **weight > 0.0);
-        let (heads, weights): (Vec<_>, Vec<f64>) =
-            used.map(|(head, weight)| (head, f64::from(*weight))).unzip();
-        if decoding.divergence == Divergence::ReverseKl || heads.len() == 1 {
+        let weights: Vec<f64> = weights
+            .iter()
+            .filter(|weight| **weight > 0.0)
+            .map(|weight| f64::from(*weight))
+            .collect();
+        if decoding.divergence == Divergence::ReverseKl || weights.len() == 1 {
             return None;
         }
         let sum: f64 = weights.iter().sum();
         let weights = weights.iter().map(|weight| weight / sum).collect();
         let reference = Stream::new(base, None, prompts, max_new_tokens, device);
-        Some(Self { decoding, heads, weights, base, reference })
+        Some(Self { decoding, heads, fixed: Some((weights, base, reference)) })
     }
 
-    /// Log-probabilities of the next token, `[rows * vocab]`, from the policies' hidden states
-    /// `[rows, hidden_size]`; zeros for rows that are `done`.
+    /// Log-probabilities of the next token, up to a constant, `[rows * vocab]`, from the hidden states of the policies
+    /// with a weight; zeros for rows that are `done`.
     ///
     /// # Errors
     /// Logits that are not finite, `n_new` tokens after the prompts.
     pub(super) fn step(
         &mut self,
         tokens: StepTokens<'_>,
-        hidden: &Tensor<B, 2>,
+        states: &[PolicyStates<B>],
         done: &[bool],
         n_new: usize,
     ) -> Result<Vec<f32>> {
-        let reference = host(self.base.lm_head().logits(self.reference.step(tokens)));
+        let reference = self
+            .fixed
+            .as_mut()
+            .map(|(_, base, stream)| host(base.lm_head().logits(stream.step(tokens))));
         let heads: Vec<Vec<f32>> =
-            self.heads.iter().map(|head| host(head.logits(hidden.clone()))).collect();
-        let vocab = reference.len() / done.len();
-        let mut mixed = Vec::with_capacity(reference.len());
+            states.iter().map(|(k, hidden)| host(self.heads[*k].logits(hidden.clone()))).collect();
+        let vocab = heads[0].len() / done.len();
+        let mut mixed = Vec::with_capacity(heads[0].len());
         for (row, done) in done.iter().enumerate() {
             let of = |logits: &[f32]| log_softmax(&logits[row * vocab..][..vocab]);
             if *done {
@@ -132,14 +146,23 @@ impl<'a, B: FusedBackend, M: Decoder<B>> ExactMixture<'a, B, M> {
                 continue;
             }
             // NaN in one head makes the mixture NaN, so it is reported as such.
-            for logits in heads.iter().chain([&reference]) {
+            for logits in heads.iter().chain(&reference) {
                 finite(&logits[row * vocab..][..vocab], n_new)?;
             }
             let policies: Vec<Vec<f64>> = heads.iter().map(|logits| of(logits)).collect();
             let policies: Vec<&[f64]> = policies.iter().map(Vec::as_slice).collect();
-            let log_policy =
-                mix(self.decoding.divergence, &policies, &of(&reference), &self.weights)
-                    .map_err(|error| self.decoding.failed(&error))?;
+            let log_policy = match self.fixed.as_ref().zip(reference.as_ref()) {
+                Some(((weights, ..), reference)) => {
+                    mix(self.decoding.divergence, &policies, &of(reference), weights)
+                        .map_err(|error| self.decoding.failed(&error))?
+                }
+                None => {
+                    let weights = worst_case(&policies);
+                    let used = || policies.iter().zip(&weights).filter(|(_, w)| **w > 0.0);
+                    let mean = |y: usize| used().map(|(log, w)| w * log[y]).sum::<f64>();
+                    (0..vocab).map(mean).collect()
+                }
+            };
             mixed.extend(log_policy.into_iter().map(|log| log as f32));
         }
         Ok(mixed)

@@ -1,6 +1,6 @@
 //! Mixtures under each divergence against `mopo_core::divergence::mix` on the model without a cache.
 
-use mopo_core::divergence::{Divergence, mix};
+use mopo_core::divergence::{Divergence, mix, worst_case};
 use mopo_testkit::TestBackend;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -50,6 +50,23 @@ fn last_hidden(base: &Phi<B>, adapter: Option<&LoraAdapter<B>>, ids: &[u32]) -> 
     base.hidden_states_packed(&inputs, adapter).narrow(0, ids.len() - 1, 1)
 }
 
+/// The policies' log-probabilities of the token after `ids`.
+fn log_policies(base: &Phi<B>, params: &PolicyParams<B>, ids: &[u32]) -> Vec<Vec<f64>> {
+    let of = |(k, head): (usize, &crate::OutputLayer<B>)| {
+        log_softmax(&values(head.logits(last_hidden(base, Some(params.adapter(k)), ids))))
+    };
+    params.heads.heads.iter().enumerate().map(of).collect()
+}
+
+/// Policies with adapters of their own.
+fn apart(base: &Phi<B>) -> PolicyParams<B> {
+    let mut params = fixtures::policies(base, 3, 2);
+    for seed in [7, 8] {
+        params.adapters.extend(fixtures::policies(base, 1, seed).adapters);
+    }
+    params
+}
+
 /// The mixture's log-probabilities by its definition.
 fn defined(
     base: &Phi<B>,
@@ -58,10 +75,7 @@ fn defined(
     weights: &[f32],
     ids: &[u32],
 ) -> Vec<f64> {
-    let hidden = last_hidden(base, Some(&params.adapter), ids);
-    let heads = params.heads.heads.iter();
-    let policies: Vec<Vec<f64>> =
-        heads.map(|head| log_softmax(&values(head.logits(hidden.clone())))).collect();
+    let policies = log_policies(base, params, ids);
     let policies: Vec<&[f64]> = policies.iter().map(Vec::as_slice).collect();
     let reference = log_softmax(&values(base.lm_head.logits(last_hidden(base, None, ids))));
     let sum: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
@@ -74,9 +88,10 @@ fn first_step(base: &Phi<B>, params: &PolicyParams<B>, decoding: &Decoding) -> V
     let prompts = prompts();
     let device = Default::default();
     let tokens = StepTokens::Prompts(&prompts);
-    let hidden = Stream::new(base, Some(&params.adapter), &prompts, 1, &device).step(tokens);
-    let mut exact = ExactMixture::new(base, Some(params), decoding, &prompts, 1, &device).unwrap();
-    let mixed = exact.step(tokens, &hidden, &vec![false; prompts.len()], 0).unwrap();
+    let states =
+        Streams::new(base, Some(params), &decoding.head, &prompts, 1, &device).step(tokens);
+    let mut mixture = HostMixture::new(base, Some(params), decoding, &prompts, 1, &device).unwrap();
+    let mixed = mixture.step(tokens, &states, &vec![false; prompts.len()], 0).unwrap();
     mixed.chunks(40).map(<[f32]>::to_vec).collect()
 }
 
@@ -95,7 +110,7 @@ fn a_step_is_the_exact_mixture_with_the_base_without_adapter_as_reference() {
     // The mixture changes if the reference has the adapter, so the test would notice.
     let ids = &prompts()[0];
     let with =
-        log_softmax(&values(base.lm_head.logits(last_hidden(&base, Some(&params.adapter), ids))));
+        log_softmax(&values(base.lm_head.logits(last_hidden(&base, Some(params.adapter(0)), ids))));
     let without = log_softmax(&values(base.lm_head.logits(last_hidden(&base, None, ids))));
     assert!(with.iter().zip(&without).any(|(a, b)| (a - b).abs() > 1e-2));
 }
@@ -103,22 +118,56 @@ fn a_step_is_the_exact_mixture_with_the_base_without_adapter_as_reference() {
 #[test]
 fn greedy_with_both_caches_equals_greedy_without() {
     let base = fixtures::base::<B>(1);
-    let params = fixtures::policies(&base, 3, 2);
-    for divergence in divergences() {
-        let found = run(&base, &params, decoding(divergence, &WEIGHTS), &config(0.0, 10));
-        for (prompt, found) in prompts().iter().zip(found) {
-            let mut ids = prompt.clone();
-            for _ in 0..10 {
-                let logs = defined(&base, &params, divergence, &WEIGHTS, &ids);
-                let best = (0..logs.len()).max_by(|a, b| logs[*a].total_cmp(&logs[*b])).unwrap();
-                if best as u32 == END {
-                    break;
-                }
-                ids.push(best as u32);
+    for params in [fixtures::policies(&base, 3, 2), apart(&base)] {
+        for divergence in divergences() {
+            let found = run(&base, &params, decoding(divergence, &WEIGHTS), &config(0.0, 10));
+            for (prompt, found) in prompts().iter().zip(found) {
+                let expected =
+                    greedy(prompt, |ids| defined(&base, &params, divergence, &WEIGHTS, ids));
+                assert_eq!(found, expected, "{divergence}");
             }
-            assert_eq!(found, ids[prompt.len()..], "{divergence}");
         }
     }
+}
+
+/// The most likely tokens after a prompt, without a cache.
+fn greedy(prompt: &[u32], logs: impl Fn(&[u32]) -> Vec<f64>) -> Vec<u32> {
+    let mut ids = prompt.to_vec();
+    for _ in 0..10 {
+        let logs = logs(&ids);
+        let best = (0..logs.len()).max_by(|a, b| logs[*a].total_cmp(&logs[*b])).unwrap();
+        if best as u32 == END {
+            break;
+        }
+        ids.push(best as u32);
+    }
+    ids.split_off(prompt.len())
+}
+
+#[test]
+fn the_worst_case_is_the_mixture_with_the_worst_weights_of_each_token() {
+    let base = fixtures::base::<B>(1);
+    for params in [fixtures::policies(&base, 3, 2), apart(&base)] {
+        let found = run(&base, &params, HeadChoice::WorstCase, &config(0.0, 10));
+        for (prompt, found) in prompts().iter().zip(found) {
+            let expected = greedy(prompt, |ids| {
+                let policies = log_policies(&base, &params, ids);
+                let of: Vec<&[f64]> = policies.iter().map(Vec::as_slice).collect();
+                let weights = worst_case(&of);
+                let mean = |y: usize| of.iter().zip(&weights).map(|(log, w)| w * log[y]).sum();
+                (0..of[0].len()).map(mean).collect()
+            });
+            assert_eq!(found, expected);
+        }
+    }
+    let policies = apart(&base);
+    let worst = Decoding { head: HeadChoice::WorstCase, divergence: Divergence::ForwardKl };
+    let device = Default::default();
+    let wrong = generate(&base, Some(&policies), worst, &[vec![1]], END, &config(0.0, 2), &device);
+    assert!(wrong.unwrap_err().to_string().contains("reverse_kl only"));
+    let plain =
+        generate(&base, None, HeadChoice::WorstCase, &[vec![1]], END, &config(0.0, 2), &device);
+    assert!(plain.is_err());
 }
 
 #[test]
@@ -140,7 +189,7 @@ fn equal_heads_mix_to_themselves_and_a_vertex_is_its_policy() {
     // Logits, not only samples.
     let forward = decoding(Divergence::ForwardKl, &WEIGHTS);
     for (prompt, found) in prompts().iter().zip(first_step(&base, &equal, &forward)) {
-        let hidden = last_hidden(&base, Some(&params.adapter), prompt);
+        let hidden = last_hidden(&base, Some(params.adapter(0)), prompt);
         let head = log_softmax(&values(params.heads.heads[2].logits(hidden)));
         let head: Vec<f32> = head.iter().map(|log| *log as f32).collect();
         assert_close(&found, &head, 2e-5);
@@ -152,7 +201,7 @@ fn only_another_divergence_runs_the_base_beside_the_policies() {
     let base = fixtures::base::<B>(1);
     let params = fixtures::policies(&base, 3, 2);
     let needed = |decoding: Decoding| {
-        ExactMixture::new(&base, Some(&params), &decoding, &prompts(), 1, &Default::default())
+        HostMixture::new(&base, Some(&params), &decoding, &prompts(), 1, &Default::default())
             .is_some()
     };
     assert!(needed(decoding(Divergence::Jeffreys, &WEIGHTS)));

@@ -16,12 +16,12 @@ use burn::tensor::{Tensor, activation};
 use mopo_ops::FusedBackend;
 use serde::{Deserialize, Serialize};
 
-use crate::{Decoder, DecoderShape, Error, HeadChoice, OutputLayer, PolicyParams, Result};
+use crate::{AdapterSharing, Decoder, DecoderShape, Error, HeadChoice, PolicyParams, Result};
 pub use hub::HubGeneration;
 pub use mixture::Decoding;
-use mixture::{ExactMixture, host};
+use mixture::{HostMixture, host};
 use sampling::RowSampler;
-use stream::{StepTokens, Stream};
+use stream::{PolicyStates, StepTokens, Streams};
 
 /// Fed to rows that have no response yet: any token that every model has. The result is not used.
 const PAD: u32 = 0;
@@ -100,7 +100,7 @@ impl GenerationConfig {
 ///
 /// `head`: a [`HeadChoice`], or a [`Decoding`] for a mixture under another divergence than reverse
 /// KL, which also runs the base model: twice the forward passes, and some milliseconds per token
-/// for a large vocabulary.
+/// for a large vocabulary. Where policies have adapters of their own, each that takes part runs too.
 ///
 /// # Errors
 /// An invalid configuration or head; no `params` where the head needs them; a prompt that is empty,
@@ -192,27 +192,29 @@ fn run<B: FusedBackend>(
     }
 
     let rows = prompts.len();
-    let adapter = match head {
-        HeadChoice::Base => None,
-        _ => params.map(|params| &params.adapter),
+    let n_streams = match params.map(PolicyParams::sharing) {
+        Some(AdapterSharing::PerPolicy) => {
+            head.policies(params.map_or(0, PolicyParams::n_policies)).len()
+        }
+        _ => 1,
     };
-    check_cache(&shape, prompts, config.max_new_tokens)?;
+    check_cache(&shape, prompts, config.max_new_tokens, n_streams.max(1))?;
     let mut samplers: Vec<_> = row_ids.iter().map(|id| RowSampler::new(config, *id)).collect();
     let mut responses = vec![vec![]; rows];
     let mut done = vec![false; rows];
     let n_new = config.max_new_tokens;
-    let mut stream = Stream::new(base, adapter, prompts, n_new, device);
-    let mut exact = ExactMixture::new(base, params, decoding, prompts, n_new, device);
+    let mut streams = Streams::new(base, params, head, prompts, n_new, device);
+    let mut mixture = HostMixture::new(base, params, decoding, prompts, n_new, device);
 
     // The first step sees the whole prompts, later ones the tokens just sampled.
     let n_tokens = config.n_tokens.unwrap_or(usize::MAX);
     let mut next: Vec<u32> = vec![];
     for step in 0..n_new {
         let tokens = if step == 0 { StepTokens::Prompts(prompts) } else { StepTokens::Next(&next) };
-        let hidden = stream.step(tokens);
-        let logits = match &mut exact {
-            Some(exact) => exact.step(tokens, &hidden, &done, step)?,
-            None => host(next_token_logits(base, params, head, hidden)),
+        let states = streams.step(tokens);
+        let logits = match &mut mixture {
+            Some(mixture) => mixture.step(tokens, &states, &done, step)?,
+            None => host(next_token_logits(base, params, head, states)),
         };
         let vocab = logits.len() / rows;
 
@@ -248,11 +250,16 @@ fn finite(logits: &[f32], n_new: usize) -> Result<()> {
 }
 
 /// Checks that keys and values of all rows fit into memory, for each stream of tokens.
-fn check_cache(shape: &DecoderShape, prompts: &[Vec<u32>], n_new: usize) -> Result<()> {
+fn check_cache(
+    shape: &DecoderShape,
+    prompts: &[Vec<u32>],
+    n_new: usize,
+    n_streams: usize,
+) -> Result<()> {
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let sizes =
-        [2, 4, shape.num_hidden_layers, shape.key_value_width, prompts.len(), longest + n_new];
-    let n_bytes = sizes.into_iter().fold(1_u64, |n, size| n.saturating_mul(size as u64));
+    let of_row = [2, 4, shape.num_hidden_layers, shape.key_value_width, longest + n_new];
+    let sizes = of_row.into_iter().chain([prompts.len(), n_streams]);
+    let n_bytes = sizes.fold(1_u64, |n, size| n.saturating_mul(size as u64));
     let what = || format!("the cache of {} prompts with {n_new} new tokens", prompts.len());
     Ok(mopo_hub::check_memory(n_bytes, what, "lower `max_new_tokens`, or give fewer prompts")?)
 }
@@ -263,18 +270,21 @@ fn next_token_logits<B: FusedBackend>(
     base: &impl Decoder<B>,
     params: Option<&PolicyParams<B>>,
     head: &HeadChoice,
-    hidden: Tensor<B, 2>,
+    states: Vec<PolicyStates<B>>,
 ) -> Tensor<B, 2> {
     let heads = params.map_or(&[][..], |params| &params.heads.heads);
+    let mut states = states.into_iter();
     match head {
-        HeadChoice::Base => base.lm_head().logits(hidden),
-        HeadChoice::Policy(index) => heads[*index].logits(hidden),
         HeadChoice::Mixture(weights) => {
-            let part = |(head, weight): (&OutputLayer<B>, &f32)| {
-                activation::log_softmax(head.logits(hidden.clone()), 1).mul_scalar(*weight)
+            let part = |(k, hidden): PolicyStates<B>| {
+                activation::log_softmax(heads[k].logits(hidden), 1).mul_scalar(weights[k])
             };
-            let used = heads.iter().zip(weights).filter(|(_, weight)| **weight > 0.0);
-            used.map(part).reduce(|a, b| a + b).expect("checked weights")
+            states.map(part).reduce(|a, b| a + b).expect("checked weights")
+        }
+        HeadChoice::Base => base.lm_head().logits(states.next().expect("the base's").1),
+        HeadChoice::Policy(_) | HeadChoice::WorstCase => {
+            let (k, hidden) = states.next().expect("that policy's");
+            heads[k].logits(hidden)
         }
     }
 }

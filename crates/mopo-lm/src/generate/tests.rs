@@ -35,10 +35,16 @@ fn next(base: &Phi<B>, params: &PolicyParams<B>, head: &HeadChoice, ids: &[u32])
     // A dummy response token turns the last of `ids` into a predictor.
     let pair = ([ids, &[0], &[]], [true, false]);
     let inputs = PackedBatch::pack(&[pair]).unwrap().inputs::<B>(&Default::default());
-    let adapter = (*head != HeadChoice::Base).then_some(&params.adapter);
-    let hidden = base.hidden_states_packed(&inputs, adapter);
-    let last = hidden.narrow(0, ids.len() - 1, 1);
-    values(activation::log_softmax(next_token_logits(base, Some(params), head, last), 1))
+    let last = |adapter| base.hidden_states_packed(&inputs, adapter).narrow(0, ids.len() - 1, 1);
+    let states = match head {
+        HeadChoice::Base => vec![(0, last(None))],
+        _ => head
+            .policies(params.n_policies())
+            .into_iter()
+            .map(|k| (k, last(Some(params.adapter(k)))))
+            .collect(),
+    };
+    values(activation::log_softmax(next_token_logits(base, Some(params), head, states), 1))
 }
 
 fn greedy_without_cache(
@@ -292,7 +298,7 @@ fn logits_that_are_not_finite_are_an_error_whatever_the_head_and_the_temperature
 #[test]
 fn a_cache_for_which_there_is_no_memory_is_an_error() {
     let base = fixtures::base::<B>(4);
-    let error = check_cache(&base.shape(), &[vec![1]], 1 << 45).unwrap_err().to_string();
+    let error = check_cache(&base.shape(), &[vec![1]], 1 << 45, 1).unwrap_err().to_string();
     assert!(error.contains("1 prompts") && error.contains("max_new_tokens"), "{error}");
-    check_cache(&base.shape(), &[vec![1]], 30).unwrap();
+    check_cache(&base.shape(), &[vec![1]], 30, 2).unwrap();
 }

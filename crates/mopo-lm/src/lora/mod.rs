@@ -1,6 +1,7 @@
 //! Low-rank adapters: their configuration and parameters. Decoders add them to their layers; `peft` and
 //! `adapter` read and write their files.
 
+mod interpolate;
 mod targets;
 
 use burn::module::{Module, Param};
@@ -266,7 +267,7 @@ mod tests {
         let base = fixtures::base::<TestBackend>(1);
         let params = fixtures::fresh_policies(&base, 2);
         let plain = values(base.hidden_states_packed(&inputs(), None));
-        let adapted = values(base.hidden_states_packed(&inputs(), Some(&params.adapter)));
+        let adapted = values(base.hidden_states_packed(&inputs(), Some(params.adapter(0))));
         assert_eq!(plain, adapted);
         for head in &params.heads.heads {
             assert_eq!(values(head.weight.dense()), values(base.lm_head.weight.dense()));
@@ -276,10 +277,10 @@ mod tests {
             };
             assert_ne!(id(head), id(&base.lm_head));
         }
-        let a = values(params.adapter.pair(0, 0).unwrap().a.val());
+        let a = values(params.adapter(0).pair(0, 0).unwrap().a.val());
         let bound = 1.0 / (24f32).sqrt();
         assert!(a.iter().all(|a| a.abs() <= bound) && a.iter().any(|a| a.abs() > bound / 2.0));
-        assert_eq!(params.adapter.num_params(), fixtures::lora().num_params(&base.shape()));
+        assert_eq!(params.adapter(0).num_params(), fixtures::lora().num_params(&base.shape()));
     }
 
     #[test]
@@ -297,7 +298,7 @@ mod tests {
         let params = fixtures::fresh_policies(&base, 1);
         assert!(params.heads.heads[0].weight.dense().is_require_grad());
         assert!(params.heads.heads[0].bias.as_ref().unwrap().val().is_require_grad());
-        assert!(params.adapter.pair(0, 4).unwrap().a.val().is_require_grad());
+        assert!(params.adapter(0).pair(0, 4).unwrap().a.val().is_require_grad());
     }
 
     #[test]

@@ -43,7 +43,7 @@ fn slices<'a>(pairs: &'a [Owned], keep: &[[bool; 2]]) -> Vec<Pair<'a>> {
 fn packed(base: &Phi<B>, params: &PolicyParams<B>, k: usize, pairs: &[Pair<'_>]) -> Vec<f32> {
     let batch = PackedBatch::pack(pairs).unwrap();
     let inputs = batch.inputs::<B>(&Default::default());
-    let hidden = base.hidden_states_packed(&inputs, Some(&params.adapter));
+    let hidden = base.hidden_states_packed(&inputs, Some(params.adapter(0)));
     let responses: Vec<usize> = (0..batch.responses.len()).collect();
     values(sequence_log_probs(hidden, params.heads.get(k).unwrap(), &batch, &responses))
 }
@@ -60,7 +60,7 @@ fn separate(
     let n = row.len();
     let pair = ([&row[..], &[0], &[]], [true, false]);
     let inputs = PackedBatch::pack(&[pair]).unwrap().inputs::<B>(&Default::default());
-    let hidden = base.hidden_states_packed(&inputs, Some(&params.adapter));
+    let hidden = base.hidden_states_packed(&inputs, Some(params.adapter(0)));
     let logits = params.heads.get(k).unwrap().logits(hidden);
     let vocab = logits.dims()[1];
     let log_probs = values(activation::log_softmax(logits, 1));
@@ -169,7 +169,7 @@ fn gradients_reach_adapter_and_head_and_nothing_else() {
     let responses: Vec<usize> = (0..6).collect();
     let loss = |params: &PolicyParams<Ad>| {
         let inputs = batch.inputs::<Ad>(&Default::default());
-        let hidden = base.hidden_states_packed(&inputs, Some(&params.adapter));
+        let hidden = base.hidden_states_packed(&inputs, Some(params.adapter(0)));
         sequence_log_probs(hidden, &params.heads.heads[0], &batch, &responses).mean()
     };
     let grads = loss(&params).backward();
@@ -183,7 +183,7 @@ fn gradients_reach_adapter_and_head_and_nothing_else() {
     let step = 2e-2;
     for layer in 0..2 {
         for linear in 0..6 {
-            let pair = params.adapter.pair(layer, linear).unwrap();
+            let pair = params.adapter(0).pair(layer, linear).unwrap();
             for param in [&pair.a, &pair.b] {
                 let grad = grads.get::<B, 2>(param.id).unwrap();
                 // Along the gradient itself, by central differences.
@@ -191,11 +191,11 @@ fn gradients_reach_adapter_and_head_and_nothing_else() {
                 let direction = grad / norm;
                 let at = |size: f32| {
                     let mut moved = inner.clone();
-                    let pair = moved.adapter.layers[layer].pairs[linear].as_mut().unwrap();
+                    let pair = moved.adapters[0].layers[layer].pairs[linear].as_mut().unwrap();
                     let which = if param.id == pair.a.id { &mut pair.a } else { &mut pair.b };
                     *which = which.clone().map(|t| t + direction.clone() * size);
                     let inputs = batch.inputs::<B>(&Default::default());
-                    let hidden = inner_base.hidden_states_packed(&inputs, Some(&moved.adapter));
+                    let hidden = inner_base.hidden_states_packed(&inputs, Some(moved.adapter(0)));
                     let head = &moved.heads.heads[0];
                     values(sequence_log_probs(hidden, head, &batch, &responses).mean())[0]
                 };

@@ -126,12 +126,12 @@ fn gradient_checkpointing_changes_no_gradient() {
     let batch = PackedBatch::pack(&[pair, pair]).unwrap();
     let inputs = batch.inputs::<Ad>(&Default::default());
     let gradients = |base: &Phi<Ad>| {
-        let hidden = base.hidden_states_packed(&inputs, Some(&params.adapter));
+        let hidden = base.hidden_states_packed(&inputs, Some(params.adapter(0)));
         let head = &params.heads.heads[0];
         let loss = crate::sequence_log_probs(hidden, head, &batch, &[0, 1, 2, 3]).sum();
         let grads = loss.backward();
         let of = |linear| {
-            let pair = params.adapter.pair(0, linear).unwrap();
+            let pair = params.adapter(0).pair(0, linear).unwrap();
             [&pair.a, &pair.b].map(|p| values(p.val().grad(&grads).unwrap())).concat()
         };
         [0, 1, 2, 3, 4, 5].map(of).concat()

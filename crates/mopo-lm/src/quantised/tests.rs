@@ -33,7 +33,7 @@ fn batch() -> PackedBatch {
 fn log_probs<Bk: FusedBackend>(base: &Phi<Bk>, params: Option<&PolicyParams<Bk>>) -> Tensor<Bk, 1> {
     let batch = batch();
     let inputs = batch.inputs::<Bk>(&Default::default());
-    let hidden = base.hidden_states_packed(&inputs, params.map(|p| &p.adapter));
+    let hidden = base.hidden_states_packed(&inputs, params.map(|p| p.adapter(0)));
     let head = params.map_or(&base.lm_head, |p| &p.heads.heads[0]);
     let responses: Vec<usize> = (0..batch.responses.len()).collect();
     token_log_probs(hidden, head, &batch, &responses)
@@ -116,7 +116,7 @@ fn gradients_reach_the_adapter_and_none_the_base() {
             let grads = GradientsParams::from_grads(grads, &params);
             // The whole adapter, both factors of every update, in the first layer too: gradients
             // pass through the quantised layers above.
-            for layer in &params.adapter.layers {
+            for layer in &params.adapters[0].layers {
                 for pair in layer.pairs.iter().flatten() {
                     for id in [pair.a.id, pair.b.id] {
                         let grad = values(grads.get::<B, 2>(id).expect("a gradient"));

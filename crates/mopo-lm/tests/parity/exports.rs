@@ -6,8 +6,8 @@ use std::process::Command;
 use burn::module::Param;
 use mopo_lm::{
     CausalLm, Decoder, GenerationConfig, HeadChoice, HubGeneration, LoadOptions, LoraConfig,
-    OutputLayer, PolicyHeads, PolicyParams, Weight, WeightDtype, export_hub, generate, load_policy,
-    merge, save_policy,
+    Mixing, OutputLayer, PolicyHeads, PolicyParams, Weight, WeightDtype, export_hub, generate,
+    load_policy, merge, save_policy,
 };
 use serde_json::json;
 
@@ -28,7 +28,7 @@ pub(crate) fn policies(case: &Case) -> (PolicyParams<B>, LoraConfig) {
         let lora = LoraConfig { rank: 2, ..Default::default() };
         (lora.init(&case.model.shape(), &Default::default()), lora)
     });
-    (PolicyParams { adapter, heads: heads(&case.model) }, lora)
+    (PolicyParams { adapters: vec![adapter], heads: heads(&case.model) }, lora)
 }
 
 /// Writes logits.json: the logits under these parameters, and where the models are.
@@ -48,7 +48,7 @@ fn write_logits(
         logits.chunks_exact(vocab).map(<[f32]>::to_vec).collect()
     };
     let policies: Vec<_> =
-        params.heads.heads.iter().map(|head| lines(head, Some(&params.adapter))).collect();
+        params.heads.heads.iter().map(|head| lines(head, Some(params.adapter(0)))).collect();
     let told = json!({
         "base": base, "policy": policy, "ids": ids,
         "base_logits": lines(&model.lm_head(), None), "policy_logits": policies,
@@ -63,10 +63,11 @@ fn export(case: &Case, dir: &Path) {
     let (params, lora) = policies(case);
     let names = ["one", "two"].map(str::to_owned);
     case.model.save(dir.join("base")).unwrap();
-    save_policy(&params, &case.model.shape(), &lora, &names, dir.join("policy")).unwrap();
+    let (shape, loras) = (case.model.shape(), std::slice::from_ref(&lora));
+    save_policy(&params, &shape, loras, &names, Mixing::default(), dir.join("policy")).unwrap();
     write_logits(dir, Path::new("base"), Path::new("policy"), &case.model, &params);
 
-    let merged = merge(&case.model, &params.adapter).unwrap();
+    let merged = merge(&case.model, params.adapter(0)).unwrap();
     let end = case.told.end;
     let generation = HubGeneration { eos_token_id: vec![end], ..Default::default() };
     let head = params.heads.get(1).unwrap();

@@ -201,7 +201,7 @@ fn greedy_continuations_are_equal_with_and_without_the_cache() {
     for case in cases() {
         let (told, name) = (&case.told, &case.name);
         let params = case.adapter().map(|adapter| PolicyParams {
-            adapter: adapter.clone(),
+            adapters: vec![adapter.clone()],
             heads: PolicyHeads::from_base(&case.model.lm_head(), 1),
         });
         let head = if params.is_some() { HeadChoice::Policy(0) } else { HeadChoice::Base };

@@ -8,8 +8,8 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use mopo_lm::{
     CausalLm, Decoder, GenerationConfig, HeadChoice, HubGeneration, LoadOptions, LoraAdapter,
-    PackedBatch, WeightDtype, export_hub, generate, load_adapter, load_policy, merge, save_policy,
-    sequence_log_probs,
+    Mixing, PackedBatch, WeightDtype, export_hub, generate, load_adapter, load_policy, merge,
+    save_policy, sequence_log_probs,
 };
 use mopo_ops::{FusedBackend, QuantFormat};
 use mopo_testkit::TestAutodiffBackend;
@@ -65,16 +65,17 @@ fn a_quantised_base_is_its_weights_written_out() {
             // A policy's second head continues as the plain model that is written of it.
             let (params, lora) = policies(&case);
             let (policy, names) = (dir.path().join(part), ["one", "two"].map(str::to_owned));
-            save_policy(&params, &base.shape(), &lora, &names, &policy).unwrap();
+            let loras = std::slice::from_ref(&lora);
+            save_policy(&params, &base.shape(), loras, &names, Mixing::default(), &policy).unwrap();
             let (params, _) = load_policy(&policy, &base, &device).unwrap();
             let hub = dir.path().join("hub");
-            let merged = merge(&plain, &params.adapter).unwrap();
+            let merged = merge(&plain, params.adapter(0)).unwrap();
             let head = params.heads.get(1).unwrap();
             let end = HubGeneration::default();
             export_hub(&merged, Some(head), WeightDtype::F32, &end, &hub).unwrap();
             let hub = CausalLm::<B>::load(&hub, LoadOptions::f32(), &device).unwrap();
             let rows = &case.told.sequences;
-            let of_policy = logits_of(&base, Some(&params.adapter), head, rows).concat();
+            let of_policy = logits_of(&base, Some(params.adapter(0)), head, rows).concat();
             relative(&name, &of_policy, &logits_of(&hub, None, &hub.lm_head(), rows).concat());
             let config =
                 GenerationConfig { temperature: 0.0, max_new_tokens: 16, ..Default::default() };

@@ -13,7 +13,8 @@ use mopo_core::pairwise::dpo_loss;
 use mopo_core::{MopoConfig, Objectives};
 use mopo_data::PairTokens;
 use mopo_lm::{
-    CausalLm, Decoder, LoraAdapter, LoraConfig, PackedBatch, PolicyParams, sequence_log_probs,
+    AdapterSharing, CausalLm, Decoder, LoraAdapter, LoraConfig, PackedBatch, PolicyParams,
+    sequence_log_probs,
 };
 use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 use mopo_report::Quantity;
@@ -318,7 +319,7 @@ fn bench_mopo<B: FusedAutodiffBackend>(
         initial_log_probs: &initial_log_probs,
         seed: bench.seed,
     };
-    let params = PolicyParams::init(base, sizes.lora, 2, device);
+    let params = PolicyParams::init(base, sizes.lora, 2, AdapterSharing::Shared, device);
     let mut method = Mopo::new(base, params, setup, device);
     let first = match window {
         BenchWindow::First => 0,

@@ -37,6 +37,9 @@ pub struct EvaluationConfig {
     pub top_p: f64,
     /// Steps of the simplex grid of preference weights for mixtures; 0 or 1: no mixtures.
     pub mixture_steps: usize,
+    /// Whether the mixture with the weights that are worst for it, token by token, is evaluated too. Optional (no).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub worst_case: bool,
     /// The rewards, one per axis of the front.
     pub rewards: Vec<RewardAxis>,
 }

@@ -89,7 +89,8 @@ mod tests {
         for kind in MethodConfig::KINDS {
             let method = MethodConfig::preset(kind).unwrap();
             assert_eq!(method.kind(), *kind);
-            let policies = method.policies().unwrap_or_else(|| vec!["helpful".into()]);
+            let policies =
+                method.policies().unwrap_or_else(|| vec!["helpful".into(), "harmless".into()]);
             method.check(&policies).unwrap();
             // Printed by `mopo config`, also with hyphens.
             assert!(config_text(&kind.replace('_', "-")).unwrap().contains(&format!("[{kind}]")));

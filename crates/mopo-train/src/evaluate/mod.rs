@@ -158,12 +158,17 @@ impl EvaluationPlan {
             ..Default::default()
         };
 
-        let chosen = evaluated_policies(sampler.policies(), settings.mixture_steps);
+        let chosen = evaluated_policies(
+            sampler.policies(),
+            settings.mixture_steps,
+            settings.worst_case && !sampler.is_conditioned(),
+        );
         let n_batches = chosen.len() * Sampler::<B>::batches(prompts.len());
         progress.begin("generate", 0, n_batches as u64, Unit::Steps);
         let mut policies = Vec::with_capacity(chosen.len());
         for policy in chosen {
-            let responses = sampler.answer(&policy.head, &prompts, &generation, progress)?;
+            let decoding = sampler.decoding(policy.head, None)?;
+            let responses = sampler.answer(decoding, &prompts, &generation, progress)?;
             policies.push(PolicySamples {
                 run: None,
                 scores: score_all(&rewards, &prompts, &responses)?,

@@ -3,6 +3,8 @@
 use mopo_lm::HeadChoice;
 use mopo_report::PolicyGroup;
 
+use crate::sample::WORST_CASE;
+
 /// One policy of the comparison.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EvaluatedPolicy {
@@ -16,9 +18,13 @@ pub struct EvaluatedPolicy {
     pub head: HeadChoice,
 }
 
-/// The SFT model, the heads of `names`, and mixtures of them on the [`simplex_grid`] with `steps`
-/// steps.
-pub fn evaluated_policies(names: &[String], steps: usize) -> Vec<EvaluatedPolicy> {
+/// The SFT model, the heads of `names`, mixtures of them on the [`simplex_grid`] with `steps`
+/// steps, and if asked for, the mixture with the worst weights.
+pub fn evaluated_policies(
+    names: &[String],
+    steps: usize,
+    worst_case: bool,
+) -> Vec<EvaluatedPolicy> {
     let mut out = vec![EvaluatedPolicy {
         id: "warm-start".into(),
         label: "warm start".into(),
@@ -44,6 +50,14 @@ pub fn evaluated_policies(names: &[String], steps: usize) -> Vec<EvaluatedPolicy
             label: format!("mix {text}"),
             group: PolicyGroup::Mixture,
             head: HeadChoice::Mixture(weights),
+        });
+    }
+    if worst_case && names.len() > 1 {
+        out.push(EvaluatedPolicy {
+            id: WORST_CASE.into(),
+            label: "worst case".into(),
+            group: PolicyGroup::Mixture,
+            head: HeadChoice::WorstCase,
         });
     }
     out
@@ -79,11 +93,16 @@ mod tests {
         assert_eq!(simplex_grid(3, 3).len(), 10);
         assert!(simplex_grid(3, 3).iter().all(|w| w.iter().sum::<usize>() == 3));
         let names: Vec<String> = ["a", "b", "c"].map(String::from).to_vec();
-        let of = |steps| evaluated_policies(&names, steps);
+        let of = |steps| evaluated_policies(&names, steps, false);
         assert_eq!(of(3).len(), 1 + 3 + 7);
         assert_eq!(of(0).len(), 1 + 3);
         assert_eq!(of(1).len(), 1 + 3);
-        assert!(evaluated_policies(&[], 3).len() == 1);
+        assert!(evaluated_policies(&[], 3, false).len() == 1);
+        let robust = evaluated_policies(&names, 3, true);
+        assert_eq!(robust.len(), of(3).len() + 1);
+        assert_eq!(robust.last().unwrap().head, HeadChoice::WorstCase);
+        // One policy is its own worst case.
+        assert_eq!(evaluated_policies(&names[..1], 3, true).len(), 2);
         let mut ids: Vec<String> = of(7).into_iter().map(|policy| policy.id).collect();
         ids.sort();
         ids.dedup();

@@ -6,7 +6,9 @@ mod initial;
 mod window;
 
 use burn::tensor::{Tensor, backend::Backend};
-use mopo_lm::{CausalLm, Decoder, OutputLayer, PolicyParams, sequence_log_probs, token_log_probs};
+use mopo_lm::{
+    CausalLm, Decoder, LoraAdapter, OutputLayer, PolicyParams, sequence_log_probs, token_log_probs,
+};
 use mopo_ops::FusedBackend;
 
 pub(crate) use initial::{read, write};
@@ -29,21 +31,21 @@ pub(crate) fn batch_log_probs<B: FusedBackend>(
 ) -> Result<Vec<LogProbs>> {
     let batch = pairs.pack(indices, &vec![[true, true]; indices.len()])?;
     let inputs = batch.inputs::<B>(device);
-    let adapter = params.map(|p| &p.adapter);
-    let hidden = base.hidden_states_packed(&inputs, adapter);
     let responses: Vec<usize> = (0..batch.responses.len()).collect();
-    let heads = heads(base, params);
-    let mut out = Vec::with_capacity(heads.len());
-    for head in heads {
-        let values: Vec<f32> = sequence_log_probs(hidden.clone(), &head, &batch, &responses)
-            .into_data()
-            .iter()
-            .collect();
-        let mut rows = vec![[0.0; 2]; indices.len()];
-        for (response, value) in batch.responses.iter().zip(values) {
-            rows[response.pair][response.in_pair] = value;
+    let mut out = Vec::new();
+    for (adapter, heads) in passes(base, params) {
+        let hidden = base.hidden_states_packed(&inputs, adapter);
+        for head in heads {
+            let values: Vec<f32> = sequence_log_probs(hidden.clone(), &head, &batch, &responses)
+                .into_data()
+                .iter()
+                .collect();
+            let mut rows = vec![[0.0; 2]; indices.len()];
+            for (response, value) in batch.responses.iter().zip(values) {
+                rows[response.pair][response.in_pair] = value;
+            }
+            out.push(rows);
         }
-        out.push(rows);
     }
     Ok(out)
 }
@@ -128,15 +130,18 @@ fn for_each_pair<B: FusedBackend>(
     let lengths = pairs.row_lengths();
     let mut order = wanted.to_vec();
     order.sort_by_key(|&i| (lengths[i], i));
-    let heads = heads(base, params);
+    let passes = passes(base, params);
     progress.begin(phase, 0, order.len().div_ceil(REPORT) as u64, Unit::Steps);
     for some in order.chunks(REPORT) {
         for &i in some {
             let batch = pairs.pack(&[i], &[[true, true]])?;
             let inputs = batch.inputs::<B>(device);
-            let hidden = base.hidden_states_packed(&inputs, params.map(|p| &p.adapter));
-            for (h, head) in heads.iter().enumerate() {
-                let tokens = token_log_probs(hidden.clone(), head, &batch, &[0, 1]);
+            let with_heads = passes.iter().flat_map(|(adapter, heads)| {
+                let hidden = base.hidden_states_packed(&inputs, *adapter);
+                heads.iter().map(move |head| (hidden.clone(), head))
+            });
+            for (h, (hidden, head)) in with_heads.enumerate() {
+                let tokens = token_log_probs(hidden, head, &batch, &[0, 1]);
                 let tokens: Vec<f64> = tokens.into_data().iter().collect();
                 let (first, second) = tokens.split_at(batch.responses[0].targets.len());
                 let sums = [first, second].map(|tokens| tokens.iter().sum::<f64>() as f32);
@@ -158,13 +163,18 @@ fn for_each_pair<B: FusedBackend>(
     Ok(())
 }
 
-fn heads<B: FusedBackend>(
+/// The forward passes that all policies need: each adapter, with the heads that take its hidden states. In the
+/// policies' order.
+fn passes<'a, B: FusedBackend>(
     base: &CausalLm<B>,
-    params: Option<&PolicyParams<B>>,
-) -> Vec<OutputLayer<B>> {
+    params: Option<&'a PolicyParams<B>>,
+) -> Vec<(Option<&'a LoraAdapter<B>>, Vec<OutputLayer<B>>)> {
     match params {
-        Some(p) => p.heads.heads.clone(),
-        None => vec![base.lm_head()],
+        Some(params) => params
+            .by_adapter()
+            .map(|(adapter, policies)| (Some(adapter), params.heads.heads[policies].to_vec()))
+            .collect(),
+        None => vec![(None, vec![base.lm_head()])],
     }
 }
 

@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 
 use mopo_core::{IndicatorEstimator, Objectives};
-use mopo_lm::{CausalLm, PolicyParams};
+use mopo_lm::{CausalLm, Mixing, PolicyParams};
 use mopo_ops::FusedAutodiffBackend;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::conditioned::Conditioning;
 use crate::config::{PhaseConfig, RenamedKey};
 use crate::fit::Method;
 use crate::log_probs::LogProbs;
@@ -65,6 +66,29 @@ pub(crate) trait MethodSection: Serialize + DeserializeOwned {
         Vec::new()
     }
 
+    /// Policies of other runs that this run's start as, one for each of its own. None: they start as the base.
+    fn starts_from(&self) -> Vec<OtherPolicy> {
+        Vec::new()
+    }
+
+    /// How the policies make another one for preference weights.
+    fn mixing(&self) -> Mixing {
+        Mixing::default()
+    }
+
+    /// Whether prompts are told what to aim at: there is one policy for all weights, and `policies` are the objectives.
+    fn changes_prompts(&self) -> bool {
+        false
+    }
+
+    /// What the prompts are told, if they are.
+    ///
+    /// # Errors
+    /// Training pairs that do not say.
+    fn conditioning(&self, _policies: &[String], _data: &RunData) -> Result<Option<Conditioning>> {
+        Ok(None)
+    }
+
     /// What a response's indicator means.
     fn estimator(&self) -> IndicatorEstimator {
         IndicatorEstimator::Pair
@@ -102,7 +126,7 @@ pub(crate) type RunSteps<'a> = dyn FnMut(&mut dyn Method, &mut dyn Progress) -> 
 pub(crate) struct TrainContext<'a, B: FusedAutodiffBackend> {
     /// Frozen, with gradients flowing through it.
     pub(crate) base: &'a CausalLm<B>,
-    /// Policies that equal the base.
+    /// Policies that equal the base, or those that the method starts from.
     pub(crate) params: PolicyParams<B>,
     pub(crate) phase: &'a PhaseConfig,
     /// The policies' names.
@@ -236,6 +260,30 @@ macro_rules! methods {
                 match self { $(Self::$variant(section) => section.other_policies(),)+ }
             }
 
+            /// Policies of other runs that this run's start as.
+            pub(crate) fn starts_from(&self) -> Vec<OtherPolicy> {
+                match self { $(Self::$variant(section) => section.starts_from(),)+ }
+            }
+
+            /// How the policies make another one for preference weights.
+            pub(crate) fn mixing(&self) -> Mixing {
+                match self { $(Self::$variant(section) => section.mixing(),)+ }
+            }
+
+            /// Whether prompts are told what to aim at.
+            pub(crate) fn changes_prompts(&self) -> bool {
+                match self { $(Self::$variant(section) => section.changes_prompts(),)+ }
+            }
+
+            /// What the prompts are told, if they are.
+            pub(crate) fn conditioning(
+                &self,
+                policies: &[String],
+                data: &RunData,
+            ) -> Result<Option<Conditioning>> {
+                match self { $(Self::$variant(section) => section.conditioning(policies, data),)+ }
+            }
+
             /// What a response's indicator means.
             pub fn estimator(&self) -> IndicatorEstimator {
                 match self { $(Self::$variant(section) => section.estimator(),)+ }
@@ -282,9 +330,18 @@ methods! {
     simpo: Simpo(SimpoConfig);
     /// Multi-objective DPO: margins for one vector of preference weights.
     modpo: Modpo(ModpoConfig);
+    /// Rewarded Soups: means of the parameters of other runs' policies.
+    rewarded_soups: RewardedSoups(RewardedSoupsConfig);
+    /// Multi-objective decoding: other runs' policies mixed token by token.
+    multi_objective_decoding: MultiObjectiveDecoding(MultiObjectiveDecodingConfig);
+    /// Rewards in Context: scores in the prompt.
+    ric: Ric(RicConfig);
+    /// Directional preference alignment: a direction in the prompt.
+    dpa: Dpa(DpaConfig);
 }
 
 pub use modpo::Margins;
+pub use ric::TargetRange;
 
 /// The one method that is configured. Configurations of earlier versions have its section only.
 fn chosen(

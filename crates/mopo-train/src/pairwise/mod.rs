@@ -9,12 +9,10 @@ mod rewards;
 mod section;
 mod target;
 
-use burn::module::{AutodiffModule, Module};
 use burn::tensor::backend::Backend;
 use burn::tensor::{ElementConversion, Tensor};
 use mopo_lm::{
-    CausalLm, Decoder, LoraAdapter, OutputLayer, PackedBatch, PolicyHeads, PolicyParams,
-    sequence_log_probs,
+    CausalLm, Decoder, LoraAdapter, OutputLayer, PackedBatch, PolicyParams, sequence_log_probs,
 };
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
@@ -30,6 +28,7 @@ use crate::fit::Method;
 use crate::log_probs::{LogProbs, to_tensor};
 use crate::methods::{RunSteps, TrainContext};
 use crate::optim::Trainer;
+use crate::single::SinglePolicy;
 use crate::{Pairs, Progress, Result};
 use rewards::Rewards;
 
@@ -110,8 +109,6 @@ impl PairTraining<'_> {
         let (pairs, objectives) = (&context.data.train, &context.data.objectives);
         let labels = self.target.labels(objectives, &pairs.rows())?;
         progress.note(&format!("{}: {}", self.name, labels.note));
-        let PolicyParams { adapter, heads } = context.params;
-        let head = heads.heads.into_iter().next().filter(|_| self.train_head);
         let used: Vec<(usize, f32)> = labels
             .indicators
             .into_iter()
@@ -124,7 +121,7 @@ impl PairTraining<'_> {
             name: self.phase,
             policy: &context.policies[0],
             base: context.base,
-            trainer: Trainer::new(PairwiseParams { adapter, head }),
+            trainer: Trainer::new(SinglePolicy::new(context.params, self.train_head)),
             order: BatchOrder::new(
                 used.iter().map(|(i, _)| lengths[*i]).collect(),
                 context.phase.batch_size,
@@ -138,16 +135,8 @@ impl PairTraining<'_> {
             device: context.device.clone(),
         };
         fit(&mut method, progress)?;
-        Ok(method.params())
+        Ok(method.trainer.module().policy(method.base))
     }
-}
-
-/// The parameters that are trained.
-#[derive(Module, Debug)]
-struct PairwiseParams<B: Backend> {
-    adapter: LoraAdapter<B>,
-    /// `None`: the base's own output layer, frozen.
-    head: Option<OutputLayer<B>>,
 }
 
 /// The state of a training.
@@ -159,7 +148,7 @@ struct PairwiseMethod<'a, B: FusedAutodiffBackend, L> {
     policy: &'a str,
     /// The frozen base, on the backend with gradients.
     base: &'a CausalLm<B>,
-    trainer: Trainer<B, PairwiseParams<B>>,
+    trainer: Trainer<B, SinglePolicy<B>>,
     /// Pairs with a label, and the label.
     used: Vec<(usize, f32)>,
     /// Batches of indices into `used`.
@@ -173,16 +162,6 @@ struct PairwiseMethod<'a, B: FusedAutodiffBackend, L> {
 }
 
 impl<B: FusedAutodiffBackend, L: PairLoss> PairwiseMethod<'_, B, L> {
-    /// Adapter and head as one policy; the head is the base's if it was not trained.
-    fn params(&self) -> PolicyParams<B::InnerBackend> {
-        let PairwiseParams { adapter, head } = self.trainer.module().valid();
-        let heads = match head {
-            Some(head) => PolicyHeads { heads: vec![head] },
-            None => PolicyHeads::from_base(&self.base.lm_head().valid(), 1),
-        };
-        PolicyParams { adapter, heads }
-    }
-
     /// What is subtracted from log π, and divided by, for the responses of pair `i`.
     fn scale(&self, i: usize) -> [(f32, f32); 2] {
         let tokens = &self.pairs.tokens[i];
@@ -242,7 +221,7 @@ impl<B: FusedAutodiffBackend, L: PairLoss> Method for PairwiseMethod<'_, B, L> {
             let batch = self.pairs.pack(&indices, &vec![[true, true]; n])?;
             n_tokens += batch.n_tokens();
             let params = self.trainer.module();
-            let head = params.head.clone().unwrap_or_else(|| self.base.lm_head());
+            let head = params.head(self.base);
             let found = pair_log_probs(self.base, &params.adapter, &head, &batch);
             let scale: Vec<[(f32, f32); 2]> = indices.iter().map(|&i| self.scale(i)).collect();
             let of = |pick: fn(&(f32, f32)) -> f32| {

@@ -159,13 +159,17 @@ impl RunRecord {
 
     /// Records the files of a folder of the run.
     pub(crate) fn add_folder(&mut self, run: &RunDir, folder: &str) -> Result<()> {
-        let dir = run.join(folder);
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(&dir).map_err(Error::io("reading", &dir))? {
-            let entry = entry.map_err(Error::io("reading", &dir))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if entry.path().is_file() && !name.starts_with('.') {
-                found.push(format!("{folder}{name}"));
+        let (mut folders, mut found) = (vec![folder.to_string()], Vec::new());
+        while let Some(below) = folders.pop() {
+            let dir = run.join(&below);
+            for entry in std::fs::read_dir(&dir).map_err(Error::io("reading", &dir))? {
+                let entry = entry.map_err(Error::io("reading", &dir))?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                match entry.path() {
+                    _ if name.starts_with('.') => {}
+                    path if path.is_dir() => folders.push(format!("{below}{name}/")),
+                    _ => found.push(format!("{below}{name}")),
+                }
             }
         }
         self.hashes.retain(|name, _| !name.starts_with(folder));

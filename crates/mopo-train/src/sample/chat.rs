@@ -2,11 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use mopo_data::{ChatTemplate, Message, PromptForm};
+use mopo_data::{ChatTemplate, Message, PromptForm, note_messages};
 use mopo_lm::{Decoder, Decoding, generate_streaming};
 use mopo_ops::FusedBackend;
 
-use super::{Sampler, SamplingOverrides};
+use super::{Resolved, Sampler, SamplingOverrides};
 use crate::{Error, Result};
 
 /// An answer in a conversation.
@@ -39,7 +39,12 @@ impl<B: FusedBackend> Sampler<B> {
         let decoding = head.into();
         let template = self.template.unwrap_or(ChatTemplate::Dialogue);
         let is_ours = self.tokenizer.form() != PromptForm::Model;
-        let prompt = self.tokenizer.encode_conversation(messages, template)?;
+        let Resolved { params, decoding, note } = self.resolved(decoding)?;
+        let mut messages = messages.to_vec();
+        if let Some(note) = note {
+            note_messages(&mut messages, &note);
+        }
+        let prompt = self.tokenizer.encode_conversation(&messages, template)?;
         let config = self.bounded(self.settings(overrides, prompt.len())?);
         let (n_prompt, n_new) = (prompt.len(), config.max_new_tokens);
         let max = self.base.shape().max_position_embeddings;
@@ -62,7 +67,7 @@ impl<B: FusedBackend> Sampler<B> {
         };
         let ids = generate_streaming(
             &self.base,
-            self.params_of(&decoding),
+            params.as_deref(),
             decoding,
             &prompt,
             self.tokenizer.end_of_text(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mopo_core::Objectives;
-use mopo_data::{LengthLimits, PreparedSet, Tokenizer, tokenize};
+use mopo_data::{LengthLimits, PreferenceRecord, PreparedSet, Tokenizer, tokenize};
 
 use crate::run_dir::record::DATA;
 use crate::{Pairs, Result, RunConfig, RunDir, RunRecord, load_tokenizer};
@@ -23,6 +23,12 @@ pub struct RunData {
     pub heldout_labels: Vec<Vec<Option<f32>>>,
     /// Held-out prompts, each once, in order.
     pub heldout_prompts: Vec<String>,
+    /// The training pairs' texts, for a method that changes prompts; else empty.
+    pub(crate) train_records: Vec<PreferenceRecord>,
+    /// The held-out pairs' texts, likewise.
+    pub(crate) heldout_records: Vec<PreferenceRecord>,
+    /// Prompts are cut to this number of tokens.
+    pub(crate) max_prompt_tokens: usize,
     /// Messages about how many prompts and responses were cut.
     pub truncation: String,
 }
@@ -51,6 +57,7 @@ impl RunData {
             }
         }
         let estimator = config.method.estimator();
+        let keep = config.method.changes_prompts();
         Ok(Self {
             objectives: train.header.objectives.clone(),
             train: Pairs::new(&train.records, train_tokens, estimator),
@@ -59,6 +66,22 @@ impl RunData {
             heldout_prompts,
             truncation: truncation.to_string(),
             tokenizer,
+            max_prompt_tokens: limits.max_prompt,
+            train_records: if keep { train.records } else { vec![] },
+            heldout_records: if keep { heldout.records } else { vec![] },
         })
+    }
+
+    /// The held-out pairs with a note in their prompts.
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
+    pub(crate) fn heldout_with(&self, note: &str) -> Result<Pairs> {
+        let mut pairs = self.heldout.clone();
+        for (tokens, record) in pairs.tokens.iter_mut().zip(&self.heldout_records) {
+            let noted = record.with_note(note);
+            tokens.prompt = self.tokenizer.encode_prompt_of(&noted, self.max_prompt_tokens)?.0;
+        }
+        Ok(pairs)
     }
 }

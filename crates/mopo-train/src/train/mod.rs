@@ -28,6 +28,9 @@ use crate::result::{RESULT, RunResult, accuracies, constraints};
 use crate::run_dir::record::{INITIAL, POLICY};
 use crate::{Progress, Result, RunConfig, RunDir, RunRecord, prepare};
 
+/// The name of the head of a policy for all weights.
+const CONDITIONED: &str = "conditioned";
+
 /// Runs the remaining phases of a run: data, SFT, the method, held-out accuracy. Nobody else may
 /// write to it
 /// meanwhile: if the caller does not hold the run's lock, it is taken.
@@ -54,6 +57,7 @@ pub fn train<B: FusedAutodiffBackend>(
             record.add_model(&model_dir(model)?)?;
         }
         others::check(&config.method.other_policies())?;
+        others::check(&config.method.starts_from())?;
         prepare::prepare(run, config, record, progress)?;
     }
     let data = RunData::load(run, config, record)?;
@@ -102,16 +106,28 @@ pub fn train<B: FusedAutodiffBackend>(
     let others = others::log_probs(&others, run, record, &frozen, &data, device, progress)?;
 
     let names = &config.policies;
+    let conditioning = config.method.conditioning(names, &data)?;
     let primaries = config.method.primaries(names, &data.objectives)?;
     let dir = run.join(POLICY);
     let is_done = dir.join("policy.json").exists();
     if !is_done {
         let base = base.with_gradient_checkpointing(config.training.gradient_checkpointing);
-        B::seed(device, step_seed(config.seed, "adapter", 0));
+        let starts = config.method.starts_from();
+        let (params, loras) = match &starts[..] {
+            [] => {
+                B::seed(device, step_seed(config.seed, "adapter", 0));
+                let sharing = config.adapters;
+                let n = if conditioning.is_some() { 1 } else { names.len() };
+                let params = PolicyParams::init(&base, &config.lora, n, sharing, device);
+                let loras = vec![config.lora.clone(); params.adapters.len()];
+                (params, loras)
+            }
+            starts => others::policies(starts, names, record, &base, device)?,
+        };
         let phase = &config.training;
         let context = TrainContext {
             base: &base,
-            params: PolicyParams::init(&base, &config.lora, names.len(), device),
+            params,
             phase,
             policies: names,
             data: &data,
@@ -126,7 +142,15 @@ pub fn train<B: FusedAutodiffBackend>(
         };
         let trained = config.method.train(context, &mut fit, progress)?;
         run.check_there()?;
-        save_policy(&trained, &base.shape(), &config.lora, names, &dir)?;
+        // `policy.json` comes last: it says that the policy is complete.
+        let heads = match &conditioning {
+            Some(conditioning) => {
+                conditioning.write(&dir)?;
+                vec![CONDITIONED.to_string()]
+            }
+            None => names.clone(),
+        };
+        save_policy(&trained, &base.shape(), &loras, &heads, config.method.mixing(), &dir)?;
     }
     if !is_done || !record.has(POLICY) {
         record.add_folder(run, POLICY)?;
@@ -136,7 +160,18 @@ pub fn train<B: FusedAutodiffBackend>(
 
     let name = "held-out accuracy";
     let before = frozen_log_probs(&frozen, &data.heldout, cache, name, device, progress)?;
-    let after = all_log_probs(&frozen, Some(&params), &data.heldout, name, device, progress)?;
+    let after = match &conditioning {
+        None => all_log_probs(&frozen, Some(&params), &data.heldout, name, device, progress)?,
+        // Each objective's policy is the one that is told to aim at it alone.
+        Some(conditioning) => {
+            let mut of = |k: usize| -> Result<_> {
+                let told = data.heldout_with(&conditioning.corner(k))?;
+                let mut all = all_log_probs(&frozen, Some(&params), &told, name, device, progress)?;
+                Ok(all.swap_remove(0))
+            };
+            (0..names.len()).map(&mut of).collect::<Result<_>>()?
+        }
+    };
     let k = data.objectives.len();
     let lag = config.method.reference_lag().unwrap_or(usize::MAX);
     let last_steps = lag.min(config.training.steps).clamp(1, 100);
@@ -175,6 +210,10 @@ pub fn train<B: FusedAutodiffBackend>(
 /// The log as far as it can be read; only the final state of the constraints is taken from it.
 fn read_log(run: &RunDir, progress: &mut dyn Progress) -> MetricsLog {
     let path = run.join(METRICS);
+    if !path.exists() {
+        // Nothing was trained here.
+        return MetricsLog::default();
+    }
     let log = match MetricsLog::read(&path) {
         Ok(log) => log,
         Err(e) => {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use mopo_lm::{CausalLm, load_policy};
+use mopo_lm::{CausalLm, LoraConfig, PolicyHeads, PolicyParams, load_policy};
 use mopo_ops::FusedBackend;
 
 use super::data::RunData;
+use crate::conditioned::Conditioning;
 use crate::log_probs::{self, LogProbs, all_log_probs};
 use crate::run_dir::record::{BASE, POLICY};
 use crate::{Error, Progress, Result, RunDir, RunRecord};
@@ -39,7 +40,66 @@ fn opened(other: &OtherPolicy) -> Result<(RunDir, RunRecord)> {
     let (run, _, record) = RunDir::open(&other.run).map_err(fail)?;
     run.check_finished().map_err(fail)?;
     run.check_policies(&record).map_err(fail)?;
+    if Conditioning::read(&run.join(POLICY)).map_err(fail)?.is_some() {
+        return Err(Error::Config {
+            origin: format!("`{}`", other.key),
+            message: format!(
+                "the policy of {} is conditioned by its prompts, so it is not one policy that can be taken over: \
+                 choose a run of another method",
+                other.run.display()
+            ),
+        });
+    }
     Ok((run, record))
+}
+
+/// The run, if it was trained on the base of this one.
+fn opened_on_base(other: &OtherPolicy, record: &RunRecord) -> Result<RunDir> {
+    let (theirs, their_record) = opened(other)?;
+    if their_record.folder_sha256(BASE) == record.folder_sha256(BASE) {
+        return Ok(theirs);
+    }
+    Err(Error::Config {
+        origin: format!("`{}`", other.key),
+        message: format!(
+            "{} was trained on another base model than this run, so its policies belong to another reference: train \
+             both on one base, for example with --model {} --set sft.steps=0",
+            other.run.display(),
+            theirs.join(BASE).display()
+        ),
+    })
+}
+
+/// The policies themselves, each with its adapter, and the sizes of the adapters. Of a run with several policies, that
+/// with the name in `names`.
+pub(super) fn policies<B: FusedBackend>(
+    others: &[OtherPolicy],
+    names: &[String],
+    record: &RunRecord,
+    base: &CausalLm<B>,
+    device: &B::Device,
+) -> Result<(PolicyParams<B>, Vec<LoraConfig>)> {
+    let (mut adapters, mut heads, mut loras) = (vec![], vec![], vec![]);
+    for (other, name) in others.iter().zip(names) {
+        let theirs = opened_on_base(other, record)?;
+        let (params, meta) = load_policy(theirs.join(POLICY), base, device)?;
+        let k = match &meta.objectives[..] {
+            [_] => 0,
+            several => several.iter().position(|policy| policy == name).ok_or_else(|| Error::Config {
+                origin: format!("`{}`", other.key),
+                message: format!(
+                    "{} has the policies {}, and none is called `{name}`: name it by one of them, or choose \
+                     another run",
+                    other.run.display(),
+                    several.join(", ")
+                ),
+            })?,
+        };
+        loras.push(meta.loras()[params.adapter_index(k)].clone());
+        adapters.push(params.adapter(k).clone());
+        heads.push(params.heads.heads[k].clone());
+    }
+    Ok((PolicyParams { adapters, heads: PolicyHeads { heads } }, loras))
 }
 
 /// log π of this run's training pairs under each of the policies, by their names. Computed once, and then read from
@@ -58,18 +118,7 @@ pub(super) fn log_probs<B: FusedBackend>(
         let name = format!("{OTHERS}{}.safetensors", other.name);
         let path = run.join(&name);
         if !path.exists() {
-            let (theirs, their_record) = opened(other)?;
-            if their_record.folder_sha256(BASE) != record.folder_sha256(BASE) {
-                return Err(Error::Config {
-                    origin: format!("`{}`", other.key),
-                    message: format!(
-                        "{} was trained on another base model than this run, so its log-ratios are to another \
-                         reference: train both on one base, for example with --model {} --set sft.steps=0",
-                        other.run.display(),
-                        theirs.join(BASE).display()
-                    ),
-                });
-            }
+            let theirs = opened_on_base(other, record)?;
             let (params, _) = load_policy(theirs.join(POLICY), base, device)?;
             let phase = format!("policy of {}", other.run.display());
             let mut all =

@@ -12,8 +12,8 @@ use mopo_data::{ChatTemplate, Tokenizer};
 use mopo_hub::TensorWriter;
 use mopo_hub::gguf::{GgufFile, TensorType};
 use mopo_lm::{
-    CausalLm, Decoder, DecoderShape, GenerationConfig, HeadChoice, LoadOptions, LoraConfig,
-    PackedBatch, PolicyParams, Weight, generate, save_policy,
+    AdapterSharing, CausalLm, Decoder, DecoderShape, GenerationConfig, HeadChoice, LoadOptions,
+    LoraConfig, Mixing, PackedBatch, PolicyParams, Weight, generate, save_policy,
 };
 use mopo_testkit::TestBackend as B;
 use mopo_train::{ExportChoice, ExportSource, Sampler, check_gguf_place};
@@ -206,8 +206,9 @@ fn policies(
     let device = Default::default();
     let base = CausalLm::<B>::load(&dir.join("base"), LoadOptions::f32(), &device).unwrap();
     let lora = LoraConfig { rank: 2, ..Default::default() };
-    let mut params = PolicyParams::init(&base, &lora, 1, &device);
-    for pair in params.adapter.layers.iter_mut().flat_map(|layer| layer.pairs.iter_mut().flatten())
+    let mut params = PolicyParams::init(&base, &lora, 1, AdapterSharing::Shared, &device);
+    for pair in
+        params.adapters[0].layers.iter_mut().flat_map(|layer| layer.pairs.iter_mut().flatten())
     {
         let like = pair.b.val();
         pair.b = Param::from_tensor(like.random_like(Distribution::Uniform(-0.05, 0.05)));
@@ -216,7 +217,8 @@ fn policies(
     let weight = head.weight.dense();
     let moved = weight.random_like(Distribution::Uniform(-0.02, 0.02)) + weight;
     head.weight = Weight::Dense(Param::from_tensor(moved));
-    save_policy(&params, &base.shape(), &lora, &["kind".into()], dir.join("policy")).unwrap();
+    let (shape, names) = (base.shape(), ["kind".into()]);
+    save_policy(&params, &shape, &[lora], &names, Mixing::default(), dir.join("policy")).unwrap();
     tokenizer.save(dir.join("tokenizer.json")).unwrap();
     mopo_hub::write_json(&dir.join("tokenizer_config.json"), &tokenizer.settings()).unwrap();
     (base, params)

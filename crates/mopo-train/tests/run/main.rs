@@ -1,6 +1,7 @@
 //! Whole runs of a tiny model: configuration, interruptions and resuming, the numbers of a step.
 
 mod cache;
+mod conditioned;
 mod config;
 mod dpo;
 mod export;
@@ -12,6 +13,7 @@ mod gguf;
 mod guard;
 mod hub;
 mod ipo;
+mod mixed;
 mod modpo;
 mod named_keys;
 mod prompt_states;
@@ -199,9 +201,7 @@ fn metrics(run: &Path) -> Vec<serde_json::Map<String, serde_json::Value>> {
 /// Asserts that two runs left the same artefacts.
 fn assert_same_artefacts(a: &Path, b: &Path) {
     let mut files = vec![PathBuf::from("warm_start/model.safetensors")];
-    for entry in std::fs::read_dir(a.join("policy")).unwrap() {
-        files.push(Path::new("policy").join(entry.unwrap().file_name()));
-    }
+    files.extend(policy_files(a).iter().map(|file| file.strip_prefix(a).unwrap().to_path_buf()));
     assert!(files.iter().filter(|f| f.extension().is_some_and(|e| e == "safetensors")).count() > 1);
     for file in files {
         let read = |run: &Path| std::fs::read(run.join(&file)).unwrap();
@@ -210,14 +210,23 @@ fn assert_same_artefacts(a: &Path, b: &Path) {
     assert_eq!(metrics(a), metrics(b));
 }
 
+/// All files of a run's policy, in order.
+fn policy_files(run: &Path) -> Vec<PathBuf> {
+    let (mut folders, mut files) = (vec![run.join("policy")], vec![]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    files
+}
+
 /// Every number of the policy's tensors, by file and name.
 fn policy_values(run: &Path) -> Vec<f32> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(run.join("policy"))
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
-        .collect();
-    files.sort();
+    let is_tensors = |p: &PathBuf| p.extension().is_some_and(|e| e == "safetensors");
+    let files: Vec<PathBuf> = policy_files(run).into_iter().filter(is_tensors).collect();
     let mut out = Vec::new();
     for file in files {
         let bytes = std::fs::read(file).unwrap();

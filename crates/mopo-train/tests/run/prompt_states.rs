@@ -28,7 +28,7 @@ fn a_prompts_state_is_the_mean_over_its_tokens_with_the_policies_adapter_whateve
         let ids = ids[ids.len().saturating_sub(24)..].to_vec();
         let n = ids.len();
         let inputs = PackedBatch::prompts(&[ids]).unwrap().inputs::<TestBackend>(&device);
-        let hidden = base.hidden_states_packed(&inputs, Some(&params.adapter));
+        let hidden = base.hidden_states_packed(&inputs, Some(params.adapter(0)));
         let hidden = hidden.into_data().to_vec::<f32>().unwrap();
         let mean = |d: usize| (0..n).map(|t| hidden[t * 16 + d]).sum::<f32>() / n as f32;
         for (d, &found) in states[i].iter().enumerate() {

@@ -96,75 +96,79 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         for indices in micro {
             let wanted =
                 |i: usize, in_pair: usize, p: &PolicyBatch<B>| p.needed[start + 2 * i + in_pair];
-            let keep: Vec<[bool; 2]> = (0..indices.len())
-                .map(|i| [0, 1].map(|in_pair| policies.iter().any(|p| wanted(i, in_pair, p))))
-                .collect();
-            n_tokens +=
-                indices.iter().map(|&i| self.setup.pairs.tokens[i].packed_len()).sum::<usize>();
-            let batch = self.setup.pairs.pack(indices, &keep)?;
-            if batch.responses.is_empty() {
-                start += 2 * indices.len();
-                continue;
-            }
-            let inputs = batch.inputs::<B>(&self.device);
-            let params = self.trainer.module();
-            let hidden = self.base.hidden_states_packed(&inputs, Some(&params.adapter));
-            let mut total = None;
-            for (h, policy) in policies.iter().enumerate() {
-                let responses: Vec<usize> = (0..batch.responses.len())
-                    .filter(|&r| {
-                        wanted(batch.responses[r].pair, batch.responses[r].in_pair, policy)
-                    })
+            // A clone shares the parameters.
+            let params = self.trainer.module().clone();
+            for (adapter, served) in params.by_adapter() {
+                let of = &policies[served.clone()];
+                let keep: Vec<[bool; 2]> = (0..indices.len())
+                    .map(|i| [0, 1].map(|in_pair| of.iter().any(|p| wanted(i, in_pair, p))))
                     .collect();
-                if responses.is_empty() {
+                n_tokens +=
+                    indices.iter().map(|&i| self.setup.pairs.tokens[i].packed_len()).sum::<usize>();
+                let batch = self.setup.pairs.pack(indices, &keep)?;
+                if batch.responses.is_empty() {
                     continue;
                 }
-                let head = &params.heads.heads[h];
-                let log_probs = sequence_log_probs(hidden.clone(), head, &batch, &responses);
-                let (mut at, mut initial) = (Vec::new(), Vec::new());
-                for &r in &responses {
-                    let response = &batch.responses[r];
-                    at.push((start + 2 * response.pair + response.in_pair) as i32);
-                    initial.push(
-                        self.setup.initial_log_probs[indices[response.pair]][response.in_pair],
-                    );
-                }
-                let weights = policy.weights.clone().select(0, int_tensor(&at, &self.device));
-                let log_ratio = log_probs.clone().detach() - to_tensor::<B>(&initial, &self.device);
-                kls[h] += (weights.clone() * log_ratio).sum().into_scalar().elem::<f64>();
-                let mut loss = cloning_loss(weights, log_probs.clone());
-                if let Some(targets) = &contrast {
-                    let n = indices.len();
-                    let reference: Vec<f32> = at
-                        .iter()
-                        .zip(&initial)
-                        .map(|(&at, initial)| initial + drift[h][at as usize])
+                let inputs = batch.inputs::<B>(&self.device);
+                let hidden = self.base.hidden_states_packed(&inputs, Some(adapter));
+                let mut total = None;
+                for (h, policy) in served.zip(of) {
+                    let responses: Vec<usize> = (0..batch.responses.len())
+                        .filter(|&r| {
+                            wanted(batch.responses[r].pair, batch.responses[r].in_pair, policy)
+                        })
                         .collect();
-                    let log_ratio = log_probs - to_tensor(&reference, &self.device);
-                    // All responses are needed, so they are where the batch has them.
-                    let of = |in_pair: usize| {
-                        let at = batch.responses_at(in_pair).into_iter().map(|r| r as i32);
-                        int_tensor::<B>(&at.collect::<Vec<_>>(), &self.device)
-                    };
-                    let targets: Vec<f32> =
-                        (0..n).map(|i| targets[h][start / 2 + i] as f32).collect();
-                    let mass = 2.0 * config.contrast_weight / rows.len() as f64;
-                    loss = loss
-                        + contrastive_loss(
-                            log_ratio.clone().select(0, of(0)),
-                            log_ratio.select(0, of(1)),
-                            to_tensor(&targets, &self.device),
-                            Tensor::full([n], mass, &self.device),
+                    if responses.is_empty() {
+                        continue;
+                    }
+                    let head = &params.heads.heads[h];
+                    let log_probs = sequence_log_probs(hidden.clone(), head, &batch, &responses);
+                    let (mut at, mut initial) = (Vec::new(), Vec::new());
+                    for &r in &responses {
+                        let response = &batch.responses[r];
+                        at.push((start + 2 * response.pair + response.in_pair) as i32);
+                        initial.push(
+                            self.setup.initial_log_probs[indices[response.pair]][response.in_pair],
                         );
+                    }
+                    let weights = policy.weights.clone().select(0, int_tensor(&at, &self.device));
+                    let log_ratio =
+                        log_probs.clone().detach() - to_tensor::<B>(&initial, &self.device);
+                    kls[h] += (weights.clone() * log_ratio).sum().into_scalar().elem::<f64>();
+                    let mut loss = cloning_loss(weights, log_probs.clone());
+                    if let Some(targets) = &contrast {
+                        let n = indices.len();
+                        let reference: Vec<f32> = at
+                            .iter()
+                            .zip(&initial)
+                            .map(|(&at, initial)| initial + drift[h][at as usize])
+                            .collect();
+                        let log_ratio = log_probs - to_tensor(&reference, &self.device);
+                        // All responses are needed, so they are where the batch has them.
+                        let of = |in_pair: usize| {
+                            let at = batch.responses_at(in_pair).into_iter().map(|r| r as i32);
+                            int_tensor::<B>(&at.collect::<Vec<_>>(), &self.device)
+                        };
+                        let targets: Vec<f32> =
+                            (0..n).map(|i| targets[h][start / 2 + i] as f32).collect();
+                        let mass = 2.0 * config.contrast_weight / rows.len() as f64;
+                        loss = loss
+                            + contrastive_loss(
+                                log_ratio.clone().select(0, of(0)),
+                                log_ratio.select(0, of(1)),
+                                to_tensor(&targets, &self.device),
+                                Tensor::full([n], mass, &self.device),
+                            );
+                    }
+                    losses[h] += loss.clone().into_scalar().elem::<f64>();
+                    total = Some(match total {
+                        None => loss,
+                        Some(sum) => sum + loss,
+                    });
                 }
-                losses[h] += loss.clone().into_scalar().elem::<f64>();
-                total = Some(match total {
-                    None => loss,
-                    Some(sum) => sum + loss,
-                });
-            }
-            if let Some(total) = total {
-                self.trainer.accumulate(total);
+                if let Some(total) = total {
+                    self.trainer.accumulate(total);
+                }
             }
             start += 2 * indices.len();
         }

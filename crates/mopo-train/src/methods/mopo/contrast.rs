@@ -33,43 +33,48 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         for indices in micro {
             let n = indices.len();
             let batch = self.setup.pairs.pack(indices, &vec![[true, true]; n])?;
-            n_tokens += batch.n_tokens();
-            let params = self.trainer.module();
             let inputs = batch.inputs::<B>(&self.device);
-            let hidden = self.base.hidden_states_packed(&inputs, Some(&params.adapter));
             let order = [batch.responses_at(0), batch.responses_at(1)].concat();
             let mass = Tensor::full([n], 2.0 / n_rows as f64, &self.device);
-            let mut total: Option<Tensor<B, 1>> = None;
-            for (h, head) in params.heads.heads.iter().enumerate() {
-                let log_probs = sequence_log_probs(hidden.clone(), head, &batch, &order);
-                let of_pair = |i: usize, in_pair: usize| start + 2 * i + in_pair;
-                let each = || [0, 1].into_iter().flat_map(|r| (0..n).map(move |i| (i, r)));
-                let reference: Vec<f32> = each()
-                    .map(|(i, r)| {
-                        self.setup.initial_log_probs[indices[i]][r] + drift[h][of_pair(i, r)]
-                    })
-                    .collect();
-                let log_ratio = log_probs - to_tensor(&reference, &self.device);
-                let wanted: Vec<f32> = (0..n).map(|i| targets[h][start / 2 + i] as f32).collect();
-                let loss = contrastive_loss(
-                    log_ratio.clone().narrow(0, 0, n),
-                    log_ratio.clone().narrow(0, n, n),
-                    to_tensor(&wanted, &self.device),
-                    mass.clone(),
-                );
-                losses[h] += loss.clone().into_scalar().elem::<f64>();
-                let found: Vec<f32> = log_ratio.detach().into_data().iter().collect();
-                for ((i, r), value) in each().zip(found) {
-                    let at = of_pair(i, r);
-                    moved[h * n_rows + at] = value + drift[h][at];
+            // A clone shares the parameters.
+            let params = self.trainer.module().clone();
+            for (adapter, served) in params.by_adapter() {
+                n_tokens += batch.n_tokens();
+                let hidden = self.base.hidden_states_packed(&inputs, Some(adapter));
+                let mut total: Option<Tensor<B, 1>> = None;
+                for h in served {
+                    let head = &params.heads.heads[h];
+                    let log_probs = sequence_log_probs(hidden.clone(), head, &batch, &order);
+                    let of_pair = |i: usize, in_pair: usize| start + 2 * i + in_pair;
+                    let each = || [0, 1].into_iter().flat_map(|r| (0..n).map(move |i| (i, r)));
+                    let reference: Vec<f32> = each()
+                        .map(|(i, r)| {
+                            self.setup.initial_log_probs[indices[i]][r] + drift[h][of_pair(i, r)]
+                        })
+                        .collect();
+                    let log_ratio = log_probs - to_tensor(&reference, &self.device);
+                    let wanted: Vec<f32> =
+                        (0..n).map(|i| targets[h][start / 2 + i] as f32).collect();
+                    let loss = contrastive_loss(
+                        log_ratio.clone().narrow(0, 0, n),
+                        log_ratio.clone().narrow(0, n, n),
+                        to_tensor(&wanted, &self.device),
+                        mass.clone(),
+                    );
+                    losses[h] += loss.clone().into_scalar().elem::<f64>();
+                    let found: Vec<f32> = log_ratio.detach().into_data().iter().collect();
+                    for ((i, r), value) in each().zip(found) {
+                        let at = of_pair(i, r);
+                        moved[h * n_rows + at] = value + drift[h][at];
+                    }
+                    total = Some(match total {
+                        None => loss,
+                        Some(sum) => sum + loss,
+                    });
                 }
-                total = Some(match total {
-                    None => loss,
-                    Some(sum) => sum + loss,
-                });
-            }
-            if let Some(total) = total {
-                self.trainer.accumulate(total);
+                if let Some(total) = total {
+                    self.trainer.accumulate(total);
+                }
             }
             start += 2 * n;
         }
