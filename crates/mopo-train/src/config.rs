@@ -16,7 +16,7 @@ mod suggest;
 pub(crate) mod text_form;
 mod training;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mopo_core::Objectives;
 use mopo_lm::{AdapterSharing, LoraConfig};
@@ -43,7 +43,8 @@ pub(crate) use renamed::{RenamedKey, renamed};
 pub use source::{DataSource, ObjectiveFolder, SourceConfig};
 pub use training::{CheckpointConfig, PhaseConfig};
 
-use crate::{Error, Result};
+use crate::run_dir::record::BASE;
+use crate::{Error, Result, RunDir};
 
 /// Everything that determines what a run computes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -153,7 +154,8 @@ impl ConfigFile for RunConfig {
 /// Parts of a configuration that others replace.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Replaced<'a> {
-    /// Another base model and tokenizer than the configured ones, whose limits and files are then ignored.
+    /// Another base model and tokenizer than the configured ones, whose limits and files are then ignored. Of a run, or
+    /// its `warm_start/`, it is the SFT model with the run's tokenizer.
     pub model: Option<&'a Path>,
     /// Another method: the section that `mopo config` prints of it. A method with one policy names it.
     pub method: Option<&'a str>,
@@ -231,8 +233,9 @@ impl RunConfig {
             }
         };
         if let Some(model) = parts.model {
-            config.tokenizer = TokenizerConfig::File(model.into());
-            config.model.source = ModelSource::Hub(model.into());
+            let (model, tokenizer) = model_and_tokenizer(model);
+            config.tokenizer = TokenizerConfig::File(tokenizer);
+            config.model.source = ModelSource::Hub(model);
         }
         config.check().map_err(|e| e.in_config(origin))?;
         Ok(config)
@@ -282,6 +285,17 @@ impl RunConfig {
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string_pretty(self)
             .map_err(|e| Error::Config { origin: self.name.clone(), message: e.to_string() })
+    }
+}
+
+/// Where a model's weights and its tokenizer are: of a run, its SFT model and its own tokenizer.
+fn model_and_tokenizer(model: &Path) -> (PathBuf, PathBuf) {
+    if RunDir::is_run(model) {
+        return (model.join(BASE), model.into());
+    }
+    match model.parent().filter(|run| model.ends_with(BASE) && RunDir::is_run(run)) {
+        Some(run) => (model.into(), run.into()),
+        None => (model.into(), model.into()),
     }
 }
 

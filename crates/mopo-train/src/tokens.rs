@@ -71,13 +71,14 @@ pub(crate) fn new_tokenizer<'a>(
     let tokenizer = match &config.tokenizer {
         TokenizerConfig::Train(vocab_size) => Tokenizer::train(texts, *vocab_size)?,
         TokenizerConfig::File(file) => {
+            // What ends a response stands beside the tokenizer, or else beside the weights.
+            let place = locate(file, None, &mut Silent)?.0;
             let declared = match &config.model.source {
+                _ if place.join(FILES[2]).exists() => HubGeneration::declared(place)?,
                 ModelSource::Hub(model) => HubGeneration::declared(model_dir(model)?)?,
                 // A model used only for its tokenizer.
-                ModelSource::Scratch(_) => match locate(file, None, &mut Silent)?.0 {
-                    place if place.is_dir() => HubGeneration::declared(place)?,
-                    _ => HubGeneration::default(),
-                },
+                ModelSource::Scratch(_) if place.is_dir() => HubGeneration::declared(place)?,
+                ModelSource::Scratch(_) => HubGeneration::default(),
             };
             Tokenizer::load_for_model(tokenizer_file(file)?, &declared.eos_token_id)?
         }

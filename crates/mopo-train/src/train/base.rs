@@ -107,9 +107,10 @@ fn train_adapter<B: FusedAutodiffBackend>(
     let dir = run.join(BASE);
     if !dir.join("config.json").exists() {
         let base = initial::<B>(config, &data.tokenizer, device)?.valid();
+        let base = base.without_adapter();
         match source_file(config)? {
             Some(file) => keep_file(&file, &base, &dir)?,
-            None => base.without_adapter().save(&dir)?,
+            None => base.save(&dir)?,
         }
     }
     // In the format that the policies are trained on.
@@ -145,12 +146,16 @@ fn source_file(config: &RunConfig) -> Result<Option<PathBuf>> {
     })
 }
 
-/// Copies a GGUF file that is not trained, so that its blocks stay as they are.
+/// Copies a GGUF file that is not trained, so that its blocks stay as they are, and the model's own adapter if it has
+/// one.
 fn keep_file<B: FusedBackend>(file: &Path, base: &CausalLm<B>, dir: &Path) -> Result<()> {
     mopo_hub::create_dir(dir)?;
     mopo_hub::write_atomically_with(&dir.join(mopo_lm::GGUF_WEIGHTS), |out| {
         std::io::copy(&mut std::fs::File::open(file)?, out).map(|_| ())
     })?;
+    if let Some((adapter, lora)) = base.own_adapter() {
+        save_adapter(adapter, &base.shape(), lora, dir)?;
+    }
     // Written last: it says that the model is complete.
     Ok(mopo_hub::write_json(&dir.join("config.json"), &base.hub_config())?)
 }

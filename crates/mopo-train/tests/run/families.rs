@@ -187,3 +187,39 @@ fn only_sft_has_the_choice() {
     let error = config.check_files(&|_| unreachable!("no rewards"), None).unwrap_err().to_string();
     assert!(error.contains("training.lora"), "{error}");
 }
+
+#[test]
+fn the_sft_model_of_a_run_is_the_base_of_another() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (dir, file) = (tmp.path().join("llama"), tmp.path().join("llama.gguf"));
+    directory(&dir);
+    gguf(&file);
+    for (model, lora) in [(None, false), (Some(&dir), true), (Some(&file), true)] {
+        let mut config = tiny(&["training.steps=1"]);
+        config.sft.lora = lora;
+        if let Some(model) = model {
+            config.model.source = ModelSource::Hub(model.into());
+        }
+        let (_first, first) = finished_with(&config);
+        // Of the run itself, or of its folder: all of the model, adapter and tokenizer included.
+        for given in [first.clone(), first.join("warm_start")] {
+            let set: Vec<String> = TINY
+                .iter()
+                .chain(&["sft.steps=0", "training.steps=1", "model.base=checkpoint"])
+                .map(|s| s.to_string())
+                .collect();
+            let parts = Replaced { model: Some(&given), method: None };
+            let text = preset_text("demo").unwrap();
+            let config = RunConfig::parse_replaced(text, "demo", &set, parts).unwrap();
+            let (_second, second) = finished_with(&config);
+            let read = |run: &Path, name: &str| std::fs::read(run.join(name)).unwrap();
+            for entry in std::fs::read_dir(first.join("warm_start")).unwrap() {
+                let name = format!("warm_start/{}", entry.unwrap().file_name().to_str().unwrap());
+                assert!(read(&first, &name) == read(&second, &name), "{name} of {model:?}");
+            }
+            for name in ["tokenizer.json", "data/heldout.jsonl", "initial_log_probs.safetensors"] {
+                assert!(read(&first, name) == read(&second, name), "{name} of {model:?}");
+            }
+        }
+    }
+}
