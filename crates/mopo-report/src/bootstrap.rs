@@ -74,7 +74,7 @@ pub(crate) fn resampled(
     Ok(out)
 }
 
-fn weighted_mean(scores: &[Vec<f32>], times: &[f64]) -> Vec<f64> {
+pub(crate) fn weighted_mean(scores: &[Vec<f32>], times: &[f64]) -> Vec<f64> {
     let mut sum = vec![0.0; scores.first().map_or(0, Vec::len)];
     for (row, &t) in scores.iter().zip(times) {
         for (s, &v) in sum.iter_mut().zip(row) {

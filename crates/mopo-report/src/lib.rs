@@ -19,6 +19,7 @@ mod quality;
 mod report;
 mod results;
 mod statistics;
+mod study;
 mod table;
 mod tensorboard;
 
@@ -33,6 +34,10 @@ pub use results::{Comparison, ComparisonOptions, ResultsDir, compare, read_metri
 pub use statistics::{
     FirstPass, ObjectiveStatistics, ScoreStatistics, SecondPass, read_statistics,
     select_statistics, write_statistics,
+};
+pub use study::{
+    Against, Cost, MethodResult, Study, StudyFiles, StudyMethod, StudyOptions, StudyPoint,
+    StudyReport, StudyRun, StudyTry, write_study,
 };
 pub use table::Table;
 pub use tensorboard::EventWriter;

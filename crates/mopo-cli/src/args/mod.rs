@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Pareto(ParetoArgs),
     /// Write one page with the results of `mopo pareto`, for one run or several
     Report(ReportArgs),
+    /// Compare methods, each with several seeds, on one page: what `cargo xtask study` ends with
+    Study(StudyArgs),
     /// Answer prompts with a policy of a run, an exported model or a Hugging Face model
     Generate(GenerateArgs),
     /// Chat with a policy of a run, a mixture of policies, an exported model, a Hugging Face model or a GGUF file

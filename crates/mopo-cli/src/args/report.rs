@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use mopo_eval::PromptEmbedding;
 
+use super::numbers;
+
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
     /// Runs evaluated by `mopo pareto`, or the directories it wrote
@@ -25,6 +27,18 @@ pub(crate) struct ReportArgs {
     /// Maximum number of prompts shown with all responses
     #[arg(long, value_name = "N", default_value_t = 24)]
     pub(crate) examples: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StudyArgs {
+    /// The study: a JSON file with methods, their runs and the directories that `mopo pareto` wrote, relative to the file
+    pub(crate) study: PathBuf,
+    /// Output directory [default: that of the file]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Resamples of the bootstrap
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = numbers::count)]
+    pub(crate) resamples: usize,
 }
 
 /// Flags of `mopo pareto` that runs to be compared should share.

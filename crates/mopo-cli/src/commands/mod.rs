@@ -13,4 +13,5 @@ pub(crate) mod prepare;
 pub(crate) mod report;
 pub(crate) mod reward;
 pub(crate) mod score;
+pub(crate) mod study;
 pub(crate) mod train;

@@ -8,6 +8,8 @@ mod tables;
 mod tests;
 mod words;
 
+pub(crate) use page::STYLE;
+
 use std::path::{Path, PathBuf};
 
 use mopo_hub::write_atomically;

@@ -15,7 +15,8 @@ use super::{ReportExtras, RunExtras, examples, tables, words};
 use crate::plot::{self, Figure, short};
 use crate::{Error, Evaluation, FrontReport, PolicySet, Result};
 
-const STYLE: &str = include_str!("page.css");
+/// The style of every page.
+pub(crate) const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
 /// The whole page.
