@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench_dpo, bench_generate, bench_score, bench_train, models, real_line};
+use crate::{bench_dpo, bench_generate, bench_score, bench_train, models, real_line, study};
 
 /// The project's own commands.
 #[derive(Debug, Parser)]
@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Run the full pipeline on HH-RLHF: reward models, labels, SFT, MOPO, front, page
     RealLine(real_line::Options),
+    /// Train every method at one budget, and compare their fronts
+    Study(study::Options),
     /// Fetch two published models for the tests that compare with llama.cpp and transformers
     Models(models::Options),
     /// Run the tests on every backend, and report what was skipped and why

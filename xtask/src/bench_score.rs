@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::args::{absolute, positive};
 use crate::bench_train::python::{Python, REQUIREMENTS, WRITE_PAIRS};
 use crate::bench_train::report::{number, shown};
-use crate::bench_train::write_whole;
 use crate::cargo::{root, status, target_directory};
+use crate::files::write_whole;
 use crate::machine::{date_and_commit, ensure_committed, machine, median};
 use crate::measured::{
     Participant, command_table, debug_note, median_of, run_block, take_turns, values,

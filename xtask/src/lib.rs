@@ -14,6 +14,7 @@ mod cargo;
 mod ci;
 mod deny;
 mod dependencies;
+mod files;
 mod licences;
 mod machine;
 mod matrix;
@@ -21,6 +22,7 @@ mod measured;
 mod models;
 mod program;
 mod real_line;
+mod study;
 mod tidy;
 
 use std::process::ExitCode;
@@ -59,6 +61,9 @@ fn run(command: Command) -> Result<ExitCode> {
             BenchCommand::Score(options) => bench_score::run(&options, &words()),
         },
         Command::RealLine(options) => real_line::run(options),
+        Command::Study(options) => {
+            study::run(&options, &std::env::args().skip(2).collect::<Vec<_>>())
+        }
         Command::Models(options) => models::run(&options),
         Command::Matrix { backends } => matrix::run(&backends),
         Command::Tidy => tidy::run(),

@@ -9,9 +9,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::bench_train::write_whole;
 use crate::cargo::root;
 use crate::dependencies::{Dependency, cargo_home, dependencies};
+use crate::files::write_whole;
 
 /// The notice.
 pub(crate) const NOTICE: &str = "THIRD_PARTY.md";

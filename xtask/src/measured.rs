@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::bench_train::report::number;
-use crate::bench_train::write_whole;
+use crate::files::write_whole;
 use crate::machine::median;
 
 /// What is measured.

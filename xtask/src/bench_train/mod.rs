@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::args::{absolute, positive};
 use crate::cargo::target_directory;
+use crate::files::write_whole;
 use crate::machine::{date_and_commit, ensure_committed, machine};
 use crate::program;
 use participants::{Outcome, Run, participants};
@@ -156,13 +157,6 @@ pub(crate) fn run(options: Options, args: &[String]) -> Result<ExitCode> {
     // What is left to look at is in the tables; a participant that never ran is a failure.
     let lost = all.iter().any(|p| !runs.iter().any(|r| r.name == p.name && r.line().is_some()));
     Ok(if lost { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// Writes a file whole or not at all.
-pub(crate) fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let part = path.with_extension("part");
-    fs::write(&part, text).with_context(|| part.display().to_string())?;
-    fs::rename(&part, path).with_context(|| path.display().to_string())
 }
 
 #[cfg(test)]

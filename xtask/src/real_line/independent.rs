@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::write;
+use crate::files::write_whole;
 
 /// The answers of a finished run's policies as `mopo score` reads them.
 pub(super) fn write_texts(samples: &Path, texts: &Path) -> Result<()> {
@@ -20,7 +20,7 @@ pub(super) fn write_texts(samples: &Path, texts: &Path) -> Result<()> {
         });
         lines += &format!("{text}\n");
     }
-    write(texts, &lines)
+    write_whole(texts, &lines)
 }
 
 /// The mean score of each policy with its standard error, in the order of the file, as lines of a table.
@@ -78,13 +78,13 @@ mod tests {
             format!("{}\n", json!({"policy": policy, "scores": {"calm": score}}))
         };
         let lines = [line("head-b", 1.0), line("warm-start", 5.0), line("head-b", 3.0)];
-        write(&scored, &lines.concat()).unwrap();
+        write_whole(&scored, &lines.concat()).unwrap();
         let table = table(&scored, "calm").unwrap();
         assert!(
             table.ends_with("| b | 2.000 ± 1.000 | 2 |\n| SFT model | 5.000 ± 0.000 | 1 |\n"),
             "{table}"
         );
-        write(&scored, "{}\n").unwrap();
+        write_whole(&scored, "{}\n").unwrap();
         assert!(super::table(&scored, "calm").is_err());
         fs::remove_dir_all(&folder).unwrap();
     }

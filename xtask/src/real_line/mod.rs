@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::args::absolute;
 use crate::cargo::{code, root, status};
+use crate::files::write_whole;
 use crate::program;
 use pretrained::Budget;
 use record::{Done, LineRecord};
@@ -183,7 +184,7 @@ pub(crate) fn run(mut options: Options) -> Result<ExitCode> {
     println!("\n{}", record.table());
     if options.toxicity_python.is_some() {
         let table = independent::table(&options.out.join("toxicity.jsonl"), INDEPENDENT)?;
-        write(&options.out.join("toxicity.md"), &table)?;
+        write_whole(&options.out.join("toxicity.md"), &table)?;
         println!("{table}");
     }
     println!("the page: {}", options.out.join("report/index.html").display());
@@ -292,7 +293,7 @@ impl Options {
             },
             1 => {
                 let rewards = path("rewards.toml");
-                write(&rewards, &self.with_models(REWARDS))?;
+                write_whole(&rewards, &self.with_models(REWARDS))?;
                 Stage {
                     name: "label".into(),
                     what: "both responses of every pair scored by both models",
@@ -314,7 +315,7 @@ impl Options {
             }
             2 => {
                 let config = path("run.toml");
-                write(&config, &self.run_config(&beside(&labelled))?)?;
+                write_whole(&config, &self.run_config(&beside(&labelled))?)?;
                 let out = text(&run);
                 let mut train = args(&["train", "--config", &text(&config), "--data"]);
                 train.extend([text(&labelled)]);
@@ -367,7 +368,7 @@ impl Options {
                 let python = self.toxicity_python.as_ref().context("asked for it")?;
                 let command = [text(python), text(&root().join(TOXICITY))];
                 let command = serde_json::to_string(&command)?;
-                write(
+                write_whole(
                     &reward,
                     &format!("kind = \"program\"\nname = \"{INDEPENDENT}\"\ncommand = {command}\n"),
                 )?;
@@ -443,15 +444,6 @@ fn beside(set: &Path) -> PathBuf {
     set.with_file_name(name)
 }
 
-/// Writes a file so that it is whole or absent.
-fn write(path: &Path, text: &str) -> Result<()> {
-    let folder = path.parent().context("a file has a folder")?;
-    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-    let part = path.with_extension("part");
-    fs::write(&part, text).with_context(|| format!("writing {}", part.display()))?;
-    fs::rename(&part, path).with_context(|| format!("writing {}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -489,7 +481,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("mopo-real-line-{}", std::process::id()));
         let options = parse(&["--data", "hh", "--out", folder.to_str().unwrap()]).unwrap();
         let labels = folder.join("labelled.jsonl.labels.json");
-        write(
+        write_whole(
             &labels,
             r#"{"objectives": [
                 {"name": "helpful", "scores": {"mean": 0.5, "standard_deviation": 1.0}},
@@ -503,7 +495,7 @@ mod tests {
         for left in ["SEED", "MODELS", "REF_POINT"] {
             assert!(!text.contains(left), "{left}");
         }
-        write(&labels, r#"{"objectives": []}"#).unwrap();
+        write_whole(&labels, r#"{"objectives": []}"#).unwrap();
         let error = format!("{:#}", options.run_config(&labels).unwrap_err());
         assert!(error.contains("labels.json is not what"), "{error}");
         fs::remove_dir_all(&folder).unwrap();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::files::write_whole;
 use crate::machine::{date_and_commit, machine};
 
 /// A stage that has ended well.
@@ -96,7 +97,7 @@ impl LineRecord {
         self.done.push(done);
         let mut whole = self.head.clone();
         whole["stages"] = self.done.iter().map(Done::to_json).collect();
-        super::write(&self.path, &format!("{whole:#}\n"))
+        write_whole(&self.path, &format!("{whole:#}\n"))
     }
 
     /// The stages with their times, in Markdown.

@@ -1,0 +1,658 @@
+//! Every method at one budget: `cargo xtask study`. Each run is one of `mopo`; this module knows which there are, in
+//! which order, and which hyper-parameters were best on validation prompts.
+
+mod plan;
+mod work;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::args::absolute;
+use crate::files::write_whole;
+use crate::machine::{date_and_commit, ensure_committed, machine};
+use crate::{cargo, program};
+use plan::{Filled, Method, Part, Plan, folder, same_budget};
+use work::{Program, beside, cost, prompts, write_prompts};
+
+/// As a preset: the configuration and the labels of a directory of `cargo xtask real-line`.
+const REAL_LINE: &str = "real-line";
+
+/// The studies of this project.
+const STUDIES: [(&str, &str); 2] =
+    [("demo", include_str!("demo.toml")), ("smollm2", include_str!("smollm2.toml"))];
+
+/// Trains every method of a study from one SFT model, on the same pairs, for as many steps and with the same adapters;
+/// chooses the hyper-parameters of each on validation prompts, by the same number of tries; lets all policies answer test
+/// prompts; and compares the fronts, with intervals over seeds and prompts.
+///
+/// A study that was interrupted goes on where it was when it is called again. With --shard its methods are divided among
+/// several machines that share the directory, or whose directories are put together; a last call without it writes the page.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// demo, smollm2, or a TOML file
+    #[arg(value_name = "STUDY")]
+    study: String,
+    /// Input data, where the study's configuration needs some; of smollm2, the directory of a finished `cargo xtask
+    /// real-line --model`
+    #[arg(long, value_name = "PATH", value_parser = absolute)]
+    data: Option<PathBuf>,
+    /// Pretrained model that SFT starts from, instead of the configuration's
+    #[arg(long, value_name = "NAME|DIR|FILE", value_parser = absolute)]
+    model: Option<PathBuf>,
+    /// Output directory [default: runs/study-NAME]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
+    out: Option<PathBuf>,
+    /// Less of everything, to look at it
+    #[arg(long)]
+    quick: bool,
+    /// Only these methods, by name, and those whose runs they need
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only part i of n of the methods, e.g. 1/3
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    shard: Option<(usize, usize)>,
+    /// Runs at the same time; each gets its share of the cores
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: u16,
+    /// Device: flex (the CPU), ndarray, cuda or cuda:N
+    #[arg(long, value_name = "NAME", default_value = "flex")]
+    device: String,
+    /// Use this mopo program instead of building one
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
+    mopo: Option<PathBuf>,
+    /// Also write the page for docs/results, with its figure beside it
+    #[arg(long, value_name = "FILE", value_parser = absolute, conflicts_with = "shard")]
+    page: Option<PathBuf>,
+}
+
+fn shard(text: &str) -> Result<(usize, usize), String> {
+    let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    match parts {
+        Some((i, n)) if (1..=n).contains(&i) => Ok((i, n)),
+        _ => Err("write the part and the number of parts, e.g. 1/3".into()),
+    }
+}
+
+/// A study at work.
+struct Study {
+    plan: Plan,
+    program: Program,
+    out: PathBuf,
+    data: Option<PathBuf>,
+    model: Option<PathBuf>,
+    device: String,
+    jobs: usize,
+}
+
+/// Which prompts a run is evaluated on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Split {
+    Validation,
+    Test,
+}
+
+impl Split {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Validation => "validation",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// `cargo xtask study`.
+pub(crate) fn run(options: &Options, words: &[String]) -> Result<ExitCode> {
+    if options.page.is_some() {
+        ensure_committed()?;
+    }
+    let known = STUDIES.iter().find(|(name, _)| *name == options.study);
+    let (name, text) = match known {
+        Some((name, text)) => ((*name).to_string(), (*text).to_string()),
+        None => {
+            let path = Path::new(&options.study);
+            let text = fs::read_to_string(path).with_context(|| {
+                let names: Vec<&str> = STUDIES.iter().map(|(name, _)| *name).collect();
+                format!("{} is neither a study ({}) nor a file", options.study, names.join(", "))
+            })?;
+            (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), text)
+        }
+    };
+    let mut plan = Plan::parse(&text, &options.study)?;
+    if options.quick {
+        plan = plan.quickly();
+    }
+    if plan.preset == REAL_LINE {
+        let line = options
+            .data
+            .as_ref()
+            .context("--data: name the directory of a finished `cargo xtask real-line --model`")?;
+        for name in ["run.toml", "labelled.jsonl"] {
+            ensure!(
+                line.join(name).is_file(),
+                "--data {}: there is no {name}, so it is not the directory of a finished `cargo xtask real-line --model`",
+                line.display()
+            );
+        }
+    }
+    let kind = if options.quick { "-quick" } else { "" };
+    let out = options.out.clone();
+    let out = out.unwrap_or_else(|| cargo::root().join(format!("runs/study-{name}{kind}")));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = usize::from(options.jobs);
+    let study = Study {
+        program: Program {
+            mopo: program::given(options.mopo.as_deref(), Some(&options.device))?,
+            threads: (jobs > 1).then_some((cores / jobs).max(1)),
+        },
+        plan,
+        out,
+        data: options.data.clone(),
+        model: options.model.clone(),
+        device: options.device.clone(),
+        jobs,
+    };
+    let all: Vec<&Method> = study.plan.methods.iter().collect();
+    for name in &options.only {
+        ensure!(
+            all.iter().any(|method| method.name == *name),
+            "--only {name}: the methods are {}",
+            all.iter().map(|method| &*method.name).collect::<Vec<_>>().join(", ")
+        );
+    }
+    let wanted = |i: usize, method: &Method| {
+        let in_shard = options.shard.is_none_or(|(part, n)| i % n == part - 1);
+        in_shard && (options.only.is_empty() || options.only.contains(&method.name))
+    };
+    let mut chosen: Vec<&Method> = vec![];
+    for (i, method) in all.iter().enumerate() {
+        if wanted(i, method) {
+            for needed in method.depends_on() {
+                let needed = study.plan.method(needed).context("checked with the plan")?;
+                if !chosen.iter().any(|known| known.name == needed.name) {
+                    chosen.push(needed);
+                }
+            }
+            if !chosen.iter().any(|known| known.name == method.name) {
+                chosen.push(method);
+            }
+        }
+    }
+    study.check_same()?;
+    let command = format!("cargo xtask study {}", words.join(" "));
+    let mut results = vec![];
+    for method in chosen {
+        results.push(study.method(method)?);
+    }
+    if let Some((part, n)) = options.shard {
+        println!("part {part} of {n} is done; when all are, call it without --shard for the page");
+        return Ok(ExitCode::SUCCESS);
+    }
+    study.compare(&results, &command, options)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Study {
+    /// Refuses a directory with the runs of another study, and writes down what this one is.
+    fn check_same(&self) -> Result<()> {
+        let path = self.out.join("asked.json");
+        let size = &self.plan.size;
+        let shown = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let asked = json!({
+            "title": self.plan.title,
+            "preset": self.plan.preset,
+            "sft": size.sft,
+            "set": size.set,
+            "data": shown(&self.data),
+            "model": shown(&self.model),
+            "test_prompts": size.test_prompts,
+            "validation_prompts": size.validation_prompts,
+        });
+        if let Ok(text) = fs::read_to_string(&path) {
+            let found: Value = serde_json::from_str(&text)
+                .with_context(|| format!("{} is damaged", path.display()))?;
+            ensure!(
+                found == asked,
+                "{} has the runs of another study ({found}); this one is {asked}: pass another --out",
+                self.out.display()
+            );
+        }
+        write_whole(&path, &format!("{asked}\n"))
+    }
+
+    /// The SFT model of a seed, and the prompts of both splits beside it.
+    fn base(&self, seed: u64) -> Result<PathBuf> {
+        let base = self.out.join(format!("seed-{seed}/base"));
+        if !base.join("result.json").exists() {
+            eprintln!("== seed {seed}: SFT");
+        }
+        let first = &self.plan.objectives[0];
+        let mut args = self.common(seed);
+        args.extend(["--method".into(), "dpo".into()]);
+        if let Some(model) = &self.model {
+            args.extend(["--model".into(), model.display().to_string()]);
+        }
+        let own = ["training.steps=0".to_string(), format!("dpo.objective={first}")];
+        args.extend(sets(own.iter().chain(&self.plan.size.sft)));
+        self.program.train(&args, &base)?;
+        let found = prompts(&base.join("data/heldout.jsonl"))?;
+        let size = &self.plan.size;
+        for (split, at, most) in
+            [(Split::Validation, 0, size.validation_prompts), (Split::Test, 1, size.test_prompts)]
+        {
+            // In turns, so that both are alike.
+            let some: Vec<&String> = found.iter().skip(at).step_by(2).take(most).collect();
+            ensure!(!some.is_empty(), "seed {seed} has too few held-out prompts");
+            write_prompts(&self.prompts(seed, split), &some)?;
+        }
+        Ok(base)
+    }
+
+    fn prompts(&self, seed: u64, split: Split) -> PathBuf {
+        self.out.join(format!("seed-{seed}/{}.jsonl", split.name()))
+    }
+
+    /// Arguments of every run.
+    fn common(&self, seed: u64) -> Vec<String> {
+        let mut args = match (&self.data, &*self.plan.preset) {
+            (Some(line), REAL_LINE) => {
+                let [config, data] = ["run.toml", "labelled.jsonl"]
+                    .map(|name| line.join(name).display().to_string());
+                vec!["--config".into(), config, "--data".into(), data]
+            }
+            (data, preset) => {
+                let mut args = match Path::new(preset).extension() {
+                    Some(_) => vec!["--config".to_string(), preset.to_owned()],
+                    None => vec![preset.to_owned()],
+                };
+                if let Some(data) = data {
+                    args.extend(["--data".into(), data.display().to_string()]);
+                }
+                args
+            }
+        };
+        let cache = self.out.join("cache").display().to_string();
+        args.extend(["--seed".into(), seed.to_string(), "--device".into(), self.device.clone()]);
+        args.extend(["--cache".into(), cache]);
+        args.extend(sets(&self.plan.size.set));
+        args
+    }
+
+    /// The directory of a run.
+    fn place(&self, method: &Method, seed: u64, attempt: usize, part: &Part) -> PathBuf {
+        let name = format!("try-{}-{}", attempt + 1, folder(&part.label));
+        self.out.join(format!("seed-{seed}/{}/{name}", folder(&method.name)))
+    }
+
+    /// Trains a run and evaluates it on a split; returns the directory of its results.
+    fn one(
+        &self,
+        method: &Method,
+        seed: u64,
+        attempt: usize,
+        part: &Part,
+        split: Split,
+    ) -> Result<PathBuf> {
+        let run = self.place(method, seed, attempt, part);
+        let results = beside(&run, split.name());
+        if results.join("report.json").exists() {
+            return Ok(results);
+        }
+        let base = self.out.join(format!("seed-{seed}/base"));
+        let runs = |name: &str| self.runs_of(name, seed);
+        let filled = Filled { objectives: &self.plan.objectives, part, runs: &runs };
+        let tries = method.tried(self.plan.size.n_tries);
+        let own = method.set.iter().chain(&tries[attempt]);
+        let own = own.map(|set| filled.fill(set)).collect::<Result<Vec<_>>>()?;
+        let mut args = self.common(seed);
+        args.extend(["--method".into(), method.kind.clone()]);
+        args.extend(["--model".into(), base.display().to_string()]);
+        args.extend(sets(std::iter::once(&"sft.steps=0".to_string()).chain(&own)));
+        let shown = run.strip_prefix(&self.out).unwrap_or(&run).display();
+        eprintln!("== {} of {shown}: {}", split.name(), own.join(" "));
+        self.program.train(&args, &run)?;
+        let part_results = beside(&run, &format!("{}.part", split.name()));
+        let text = |path: &Path| path.display().to_string();
+        let count = match split {
+            Split::Validation => self.plan.size.validation_prompts,
+            Split::Test => self.plan.size.test_prompts,
+        };
+        let args: Vec<String> = [
+            "pareto",
+            &text(&run),
+            "--prompts",
+            &text(&self.prompts(seed, split)),
+            "--n-prompts",
+            &count.to_string(),
+            "--mixture-steps",
+            &self.plan.size.weight_steps.to_string(),
+            "--seed",
+            &seed.to_string(),
+            "--device",
+            &self.device,
+            "--out",
+            &text(&part_results),
+        ]
+        .map(String::from)
+        .to_vec();
+        self.program.run(&args, &beside(&run, "log"))?;
+        fs::rename(&part_results, &results)
+            .with_context(|| format!("writing {}", results.display()))?;
+        Ok(results)
+    }
+
+    /// The finished runs of a method before, by label.
+    fn runs_of(&self, name: &str, seed: u64) -> Result<BTreeMap<String, String>> {
+        let method = self.plan.method(name).context("checked with the plan")?;
+        let attempt = self.chosen(method)?.with_context(|| format!("`{name}` is not done"))?;
+        let of = |part: &Part| {
+            let run = self.place(method, seed, attempt, part);
+            (part.label.clone(), run.display().to_string())
+        };
+        Ok(self.plan.parts(method).iter().map(of).collect())
+    }
+
+    fn choice(&self, method: &Method) -> PathBuf {
+        let first = self.plan.size.seeds[0];
+        self.out.join(format!("seed-{first}/{}/tries.json", folder(&method.name)))
+    }
+
+    /// The try that was best on validation prompts, if that is known.
+    fn chosen(&self, method: &Method) -> Result<Option<usize>> {
+        let path = self.choice(method);
+        let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
+        let tries: Value = serde_json::from_str(&text)
+            .with_context(|| format!("{} is damaged", path.display()))?;
+        let tries = tries.as_array().with_context(|| format!("{} is damaged", path.display()))?;
+        Ok(tries.iter().position(|one| one["chosen"] == true))
+    }
+
+    /// Trains and evaluates a method; returns it as the study's file has it.
+    fn method(&self, method: &Method) -> Result<Value> {
+        let size = &self.plan.size;
+        let parts = self.plan.parts(method);
+        let tries = method.tried(size.n_tries);
+        let first = size.seeds[0];
+        self.base(first)?;
+        if self.chosen(method)?.is_none() {
+            self.choose(method, &parts, &tries)?;
+        }
+        let attempt = self.chosen(method)?.context("just written")?;
+        for seed in &size.seeds {
+            self.base(*seed)?;
+        }
+        let jobs: Vec<(u64, &Part)> =
+            size.seeds.iter().flat_map(|seed| parts.iter().map(|part| (*seed, part))).collect();
+        let results = self.side_by_side(&jobs, |(seed, part)| {
+            self.one(method, *seed, attempt, part, Split::Test)
+        })?;
+        let runs = jobs.iter().zip(&results).map(|((seed, part), results)| {
+            let run = self.place(method, *seed, attempt, part);
+            let cost = if method.tries.is_empty() { Value::Null } else { cost(&run)? };
+            Ok(json!({
+                "seed": seed,
+                "label": part.label,
+                "results": results.display().to_string(),
+                "cost": cost,
+            }))
+        });
+        let runs = runs.collect::<Result<Vec<_>>>()?;
+        let mut known: Value = match method.tries.is_empty() {
+            true => json!([]),
+            false => serde_json::from_str(&fs::read_to_string(self.choice(method))?)?,
+        };
+        if tries.len() == 1 {
+            // Nothing was compared.
+            known = json!([]);
+        }
+        Ok(json!({ "name": method.name, "tries": known, "runs": runs }))
+    }
+
+    /// Trains every try with the first seed, and writes down which has the largest hypervolume on validation prompts.
+    fn choose(&self, method: &Method, parts: &[Part], tries: &[Vec<String>]) -> Result<()> {
+        let first = self.plan.size.seeds[0];
+        let settings = |one: &Vec<String>| match one.is_empty() {
+            true => "as given".to_string(),
+            false => one.join(" "),
+        };
+        let volumes = match tries.len() {
+            1 => vec![None],
+            _ => {
+                let jobs: Vec<(usize, &Part)> = (0..tries.len())
+                    .flat_map(|attempt| parts.iter().map(move |part| (attempt, part)))
+                    .collect();
+                let results = self.side_by_side(&jobs, |(attempt, part)| {
+                    self.one(method, first, *attempt, part, Split::Validation)
+                })?;
+                let place = self.choice(method).with_file_name("validation");
+                let compared: Vec<Value> = (0..tries.len())
+                    .map(|attempt| {
+                        let runs: Vec<Value> = jobs
+                            .iter()
+                            .zip(&results)
+                            .filter(|((of, _), _)| *of == attempt)
+                            .map(|((_, part), results)| {
+                                json!({
+                                    "seed": first,
+                                    "label": part.label,
+                                    "results": results.display().to_string(),
+                                    "cost": null,
+                                })
+                            })
+                            .collect();
+                        json!({ "name": format!("try {}", attempt + 1), "runs": runs })
+                    })
+                    .collect();
+                let volumes = self.volumes(&place, &method.name, "try 1", compared)?;
+                volumes.into_iter().map(Some).collect()
+            }
+        };
+        let best = (0..volumes.len())
+            .rev()
+            .max_by(|a, b| volumes[*a].unwrap_or(0.0).total_cmp(&volumes[*b].unwrap_or(0.0)));
+        let record: Vec<Value> = tries
+            .iter()
+            .zip(&volumes)
+            .enumerate()
+            .map(|(i, (one, volume))| {
+                json!({
+                    "settings": settings(one),
+                    "hypervolume": volume.unwrap_or(0.0),
+                    "chosen": Some(i) == best,
+                })
+            })
+            .collect();
+        write_whole(&self.choice(method), &format!("{:#}\n", Value::from(record)))
+    }
+
+    /// Hypervolumes of methods, in their order, by `mopo study`.
+    fn volumes(
+        &self,
+        place: &Path,
+        title: &str,
+        reference: &str,
+        methods: Vec<Value>,
+    ) -> Result<Vec<f64>> {
+        let study = json!({ "title": title, "reference": reference, "methods": methods });
+        let file = beside(place, "json");
+        write_whole(&file, &format!("{study:#}\n"))?;
+        let args: Vec<String> = [
+            "study",
+            &file.display().to_string(),
+            "--resamples",
+            "1",
+            "--out",
+            &place.display().to_string(),
+        ]
+        .map(String::from)
+        .to_vec();
+        self.program.run(&args, &beside(place, "log"))?;
+        let found: Value = serde_json::from_str(&fs::read_to_string(place.join("results.json"))?)?;
+        let methods =
+            found["report"]["methods"].as_array().context("no methods in results.json")?;
+        // The first is the SFT model.
+        let volume = |method: &Value| method["hypervolume"]["value"].as_f64();
+        methods.iter().skip(1).map(volume).collect::<Option<_>>().context("no hypervolume")
+    }
+
+    /// Runs jobs, as many at a time as asked for; results in their order. The first failure ends it, once what runs has
+    /// ended.
+    fn side_by_side<J: Sync>(
+        &self,
+        jobs: &[J],
+        work: impl Fn(&J) -> Result<PathBuf> + Sync,
+    ) -> Result<Vec<PathBuf>> {
+        let next = AtomicUsize::new(0);
+        let done: Mutex<Vec<Option<Result<PathBuf>>>> =
+            Mutex::new(jobs.iter().map(|_| None).collect());
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs.min(jobs.len()) {
+                scope.spawn(|| {
+                    loop {
+                        let at = next.fetch_add(1, Ordering::SeqCst);
+                        let Some(job) = jobs.get(at) else { break };
+                        let result = work(job);
+                        if result.is_err() {
+                            next.store(jobs.len(), Ordering::SeqCst);
+                        }
+                        done.lock().expect("no thread panics with it")[at] = Some(result);
+                    }
+                });
+            }
+        });
+        let done = done.into_inner().map_err(|_| anyhow!("a thread panicked"))?;
+        let mut results = vec![];
+        for result in done {
+            match result {
+                Some(result) => results.push(result?),
+                // After a failure, which is among the others.
+                None => continue,
+            }
+        }
+        ensure!(results.len() == jobs.len(), "not all runs were done");
+        Ok(results)
+    }
+
+    /// Checks budgets, and writes the page of all methods.
+    fn compare(&self, methods: &[Value], command: &str, options: &Options) -> Result<()> {
+        self.check_budgets(methods)?;
+        let names: Vec<&str> =
+            methods.iter().filter_map(|method| method["name"].as_str()).collect();
+        let reference = match names.contains(&self.plan.reference.as_str()) {
+            true => self.plan.reference.as_str(),
+            false => names.first().context("no method")?,
+        };
+        let study = json!({
+            "title": self.plan.title,
+            "about": self.about(command)?,
+            "reference": reference,
+            "methods": methods,
+        });
+        let file = self.out.join("study.json");
+        write_whole(&file, &format!("{study:#}\n"))?;
+        let place = self.out.join("report");
+        let args = ["study", &file.display().to_string(), "--out", &place.display().to_string()];
+        self.program.run(&args.map(String::from), &self.out.join("study.log"))?;
+        println!("the page: {}", place.join("index.html").display());
+        if let Some(page) = &options.page {
+            let figure = page.with_extension("png");
+            let name = figure.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let text = fs::read_to_string(place.join("study.md"))?.replace("fronts.png", &name);
+            write_whole(page, &text)?;
+            if place.join("fronts.png").exists() {
+                fs::copy(place.join("fronts.png"), &figure)?;
+            }
+            println!("the page for the documents: {}", page.display());
+        }
+        Ok(())
+    }
+
+    /// That all runs that were trained had the same budget and, with one seed, the same SFT model.
+    fn check_budgets(&self, methods: &[Value]) -> Result<()> {
+        let mut first: Option<(String, toml::Table)> = None;
+        let mut bases: BTreeMap<u64, (String, Value)> = BTreeMap::new();
+        for method in methods {
+            let name = method["name"].as_str().unwrap_or_default();
+            let own = self.plan.method(name).context("a method of the plan")?;
+            let Some(attempt) = self.chosen(own)? else { bail!("`{name}` is not done") };
+            for seed in &self.plan.size.seeds {
+                for part in self.plan.parts(own) {
+                    let run = self.place(own, *seed, attempt, &part);
+                    let shown = format!("{name} {} (seed {seed})", part.label);
+                    let record = run.join("run.json");
+                    let record: Value = serde_json::from_str(
+                        &fs::read_to_string(&record)
+                            .with_context(|| format!("reading {}", record.display()))?,
+                    )?;
+                    let hashes = record["hashes"].as_object().context("no hashes in run.json")?;
+                    let base: Value = hashes
+                        .iter()
+                        .filter(|(file, _)| file.starts_with("warm_start/"))
+                        .map(|(file, hash)| json!([file, hash]))
+                        .collect();
+                    let (of, known) =
+                        bases.entry(*seed).or_insert_with(|| (shown.clone(), base.clone()));
+                    ensure!(*known == base, "{shown} has another SFT model than {of}");
+                    let config = (shown, plan::config(&run)?);
+                    match &first {
+                        None => first = Some(config),
+                        Some(first) => same_budget(first, &config)?,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the page says above its tables.
+    fn about(&self, command: &str) -> Result<Vec<String>> {
+        let first = self.plan.size.seeds[0];
+        let config = plan::config(&self.out.join(format!("seed-{first}/base")))?;
+        let of = |section: &str, key: &str| {
+            let value = config.get(section).and_then(|section| section.get(key));
+            value.map_or("?".to_string(), ToString::to_string)
+        };
+        let some = &self.plan.methods.iter().find(|method| !method.tries.is_empty());
+        let trained = match some {
+            Some(method) => {
+                let attempt = self.chosen(method)?.unwrap_or(0);
+                let part = &self.plan.parts(method)[0];
+                plan::config(&self.place(method, first, attempt, part)).unwrap_or_default()
+            }
+            None => toml::Table::new(),
+        };
+        let training = |key: &str| {
+            let value = trained.get("training").and_then(|section| section.get(key));
+            value.map_or("?".to_string(), ToString::to_string)
+        };
+        Ok(vec![
+            format!("    {command}"),
+            format!("{}; {}.", date_and_commit(), machine()),
+            format!(
+                "Every trained run starts from the SFT model of its seed ({} steps), and has {} steps of {} × {} pairs of \
+                 the same training set, a LoRA adapter of rank {} with alpha {}, Adam, and a linear schedule; this is checked \
+                 before the page is written. Hyper-parameters are chosen with the first seed on {} prompts that are neither in \
+                 training nor in this page's test, {} tries each.",
+                of("sft", "steps"),
+                training("steps"),
+                training("batch_size"),
+                training("gradient_accumulation_steps"),
+                of("lora", "rank"),
+                of("lora", "alpha"),
+                self.plan.size.validation_prompts,
+                self.plan.size.n_tries,
+            ),
+        ])
+    }
+}
+
+/// `--set` for each of these.
+fn sets<'a>(all: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+    all.into_iter().flat_map(|set| ["--set".to_owned(), set.clone()]).collect()
+}

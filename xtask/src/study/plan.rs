@@ -1,0 +1,405 @@
+//! What a study compares: a TOML file, and the runs that it comes to.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+/// A study.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Plan {
+    pub(super) title: String,
+    /// The configuration of all runs: a preset of `mopo train`, a file, or `real-line`: that of the pipeline in the
+    /// directory of the data.
+    pub(super) preset: String,
+    pub(super) objectives: Vec<String>,
+    /// The method that others are compared with.
+    pub(super) reference: String,
+    #[serde(flatten)]
+    pub(super) size: Size,
+    /// Less of everything, to look at it.
+    pub(super) quick: Size,
+    pub(super) methods: Vec<Method>,
+}
+
+/// How much is done.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Size {
+    pub(super) seeds: Vec<u64>,
+    /// Hyper-parameters of each method that are tried, from the first of its list.
+    pub(super) n_tries: usize,
+    /// Steps of the simplex grid of preference weights.
+    pub(super) weight_steps: usize,
+    pub(super) validation_prompts: usize,
+    pub(super) test_prompts: usize,
+    /// Overrides of the SFT model's training.
+    pub(super) sft: Vec<String>,
+    /// Overrides of every run.
+    pub(super) set: Vec<String>,
+}
+
+/// A method of a study.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Method {
+    pub(super) name: String,
+    /// `method.kind`.
+    pub(super) kind: String,
+    #[serde(default)]
+    pub(super) runs: RunsPer,
+    /// Overrides, with the names in braces replaced ([`Filled`]).
+    #[serde(default)]
+    pub(super) set: Vec<String>,
+    /// Hyper-parameters: overrides of which one list is chosen on validation prompts. None: nothing is trained.
+    #[serde(default)]
+    pub(super) tries: Vec<Vec<String>>,
+}
+
+/// How many runs a front takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RunsPer {
+    /// One, with all policies.
+    #[default]
+    Front,
+    /// One for each objective.
+    Objective,
+    /// One for each vector of preference weights of the grid.
+    Weights,
+}
+
+/// One of a method's runs, before its hyper-parameters and seed.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Part {
+    /// What tells it from the others: an objective or weights; may be empty.
+    pub(super) label: String,
+    /// Preference weights by objective.
+    weights: Vec<f64>,
+}
+
+impl Plan {
+    /// Parses and checks; `origin` is its name in errors.
+    pub(super) fn parse(text: &str, origin: &str) -> Result<Self> {
+        let plan: Self = toml::from_str(text).with_context(|| format!("reading {origin}"))?;
+        plan.check().with_context(|| format!("checking {origin}"))?;
+        Ok(plan)
+    }
+
+    /// The same with less of everything.
+    pub(super) fn quickly(self) -> Self {
+        Self { size: self.quick.clone(), ..self }
+    }
+
+    fn check(&self) -> Result<()> {
+        ensure!(self.objectives.len() > 1, "`objectives` needs at least two");
+        ensure!(!self.methods.is_empty(), "`methods` is empty");
+        for size in [&self.size, &self.quick] {
+            ensure!(!size.seeds.is_empty(), "`seeds` is empty");
+            ensure!(size.n_tries > 0, "`n_tries` must be at least 1");
+            ensure!(size.weight_steps > 0, "`weight_steps` must be at least 1");
+        }
+        let n_tries = self.size.n_tries.max(self.quick.n_tries);
+        for (i, method) in self.methods.iter().enumerate() {
+            let name = &method.name;
+            let plain = |c: char| c.is_alphanumeric() || "-_ ().,+αβ".contains(c);
+            ensure!(
+                !name.is_empty() && name.chars().all(plain),
+                "`{name}` is no name for a method"
+            );
+            ensure!(
+                !self.methods[..i].iter().any(|other| folder(&other.name) == folder(name)),
+                "two methods are called `{name}`"
+            );
+            // All get as many tries, or the comparison is of the care that each got.
+            ensure!(
+                method.tries.is_empty() || method.tries.len() >= n_tries,
+                "`{name}` has {} tries, but `n_tries` is {n_tries}: every method is tried as often",
+                method.tries.len()
+            );
+            for other in method.depends_on() {
+                let known = self.methods[..i].iter().any(|method| method.name == other);
+                ensure!(known, "`{name}` needs the runs of `{other}`, which must come before it");
+            }
+        }
+        ensure!(
+            self.methods.iter().any(|method| method.name == self.reference),
+            "`reference` is `{}`, which is no method",
+            self.reference
+        );
+        Ok(())
+    }
+
+    pub(super) fn method(&self, name: &str) -> Option<&Method> {
+        self.methods.iter().find(|method| method.name == name)
+    }
+
+    /// The runs of a method's front.
+    pub(super) fn parts(&self, method: &Method) -> Vec<Part> {
+        let n = self.objectives.len();
+        let corner = |k: usize| (0..n).map(|i| f64::from(u8::from(i == k))).collect();
+        match method.runs {
+            RunsPer::Front => vec![Part { label: String::new(), weights: vec![1.0 / n as f64; n] }],
+            RunsPer::Objective => (self.objectives.iter().enumerate())
+                .map(|(k, name)| Part { label: name.clone(), weights: corner(k) })
+                .collect(),
+            RunsPer::Weights => {
+                let steps = self.size.weight_steps;
+                let weights = |counts: Vec<usize>| -> Vec<f64> {
+                    counts.into_iter().map(|count| count as f64 / steps as f64).collect()
+                };
+                let part = |weights: Vec<f64>| {
+                    let texts: Vec<String> = weights.iter().map(|w| format!("{w:.2}")).collect();
+                    Part { label: texts.join("/"), weights }
+                };
+                grid(n, steps).into_iter().map(weights).map(part).collect()
+            }
+        }
+    }
+}
+
+impl Method {
+    /// The tries of a study of this size; one without overrides where nothing is trained.
+    pub(super) fn tried(&self, n_tries: usize) -> Vec<Vec<String>> {
+        match self.tries.is_empty() {
+            true => vec![vec![]],
+            false => self.tries.iter().take(n_tries).cloned().collect(),
+        }
+    }
+
+    /// Methods whose runs it takes over.
+    pub(super) fn depends_on(&self) -> Vec<&str> {
+        let after = |set: &'_ str| -> Vec<(usize, usize)> {
+            set.match_indices("{runs:")
+                .filter_map(|(at, mark)| {
+                    let start = at + mark.len();
+                    Some((start, start + set[start..].find('}')?))
+                })
+                .collect()
+        };
+        let of = |set: &'_ String| -> Vec<(usize, usize)> { after(set) };
+        self.set
+            .iter()
+            .flat_map(|set| of(set).into_iter().map(|(start, end)| &set[start..end]))
+            .collect()
+    }
+}
+
+/// What the names in braces of an override stand for.
+pub(super) struct Filled<'a> {
+    pub(super) objectives: &'a [String],
+    pub(super) part: &'a Part,
+    /// The runs of methods before, by method and label.
+    pub(super) runs: &'a dyn Fn(&str) -> Result<BTreeMap<String, String>>,
+}
+
+impl Filled<'_> {
+    /// `{objective}`: the part's; `{largest}`: the objective with the largest weight; `{objectives}`: all, as an array;
+    /// `{weights}`: preference weights by objective; `{runs:METHOD}`: the directories of that method's runs by label.
+    pub(super) fn fill(&self, set: &str) -> Result<String> {
+        let mut text = set.to_owned();
+        while let Some(start) = text.find("{runs:") {
+            let end = start + text[start..].find('}').context("`{runs:` without a `}`")?;
+            let method = &text[start + "{runs:".len()..end];
+            let runs = (self.runs)(method)?;
+            let listed: Vec<String> =
+                runs.iter().map(|(label, run)| format!("{label} = {}", quoted(run))).collect();
+            text.replace_range(start..=end, &format!("{{ {} }}", listed.join(", ")));
+        }
+        let weights = &self.part.weights;
+        let by_name = self.objectives.iter().zip(weights);
+        let listed: Vec<String> = by_name.map(|(name, w)| format!("{name} = {w:?}")).collect();
+        // The first of several maxima.
+        let largest = (0..weights.len())
+            .rev()
+            .max_by(|a, b| weights[*a].total_cmp(&weights[*b]))
+            .map_or("", |k| &self.objectives[k]);
+        let names: Vec<String> = self.objectives.iter().map(|name| quoted(name)).collect();
+        for (name, value) in [
+            ("{objective}", self.part.label.clone()),
+            ("{largest}", largest.to_owned()),
+            ("{objectives}", format!("[{}]", names.join(", "))),
+            ("{weights}", format!("{{ {} }}", listed.join(", "))),
+        ] {
+            text = text.replace(name, &value);
+        }
+        Ok(text)
+    }
+}
+
+/// A string of TOML.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// A name as that of a folder.
+pub(super) fn folder(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let text: String = name.chars().map(plain).collect();
+    let parts: Vec<&str> = text.split('-').filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() { "all".into() } else { parts.join("-") }
+}
+
+/// All ways to divide `steps` into `n` parts.
+fn grid(n: usize, steps: usize) -> Vec<Vec<usize>> {
+    if n == 1 {
+        return vec![vec![steps]];
+    }
+    let mut all = vec![];
+    for first in (0..=steps).rev() {
+        all.extend(grid(n - 1, steps - first).into_iter().map(|rest| [vec![first], rest].concat()));
+    }
+    all
+}
+
+/// Checks that a run's configuration has the budget of the first one: what they are trained on, how long and how much
+/// of the model.
+///
+/// # Errors
+/// Names what differs.
+pub(super) fn same_budget(
+    first: &(String, toml::Table),
+    other: &(String, toml::Table),
+) -> Result<()> {
+    const KEYS: [&[&str]; 8] = [
+        &["lora"],
+        &["data"],
+        &["training", "steps"],
+        &["training", "batch_size"],
+        &["training", "gradient_accumulation_steps"],
+        &["training", "warmup_steps"],
+        &["training", "max_grad_norm"],
+        &["evaluation"],
+    ];
+    for path in KEYS {
+        let of = |table: &toml::Table| {
+            let mut value = toml::Value::Table(table.clone());
+            for key in path {
+                value = value.get(key).cloned().unwrap_or(toml::Value::Boolean(false));
+            }
+            value
+        };
+        let (a, b) = (of(&first.1), of(&other.1));
+        if a != b {
+            bail!(
+                "the budgets differ: `{}` of {} is {a}, and of {} {b}; leave it out of the overrides of single methods",
+                path.join("."),
+                first.0,
+                other.0
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A run's configuration.
+pub(super) fn config(run: &Path) -> Result<toml::Table> {
+    let path = run.join("config.toml");
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    text.parse().with_context(|| format!("{} is damaged", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+title = "t"
+preset = "demo"
+objectives = ["a", "b"]
+reference = "MOPO"
+seeds = [0, 1]
+n_tries = 2
+weight_steps = 2
+validation_prompts = 10
+test_prompts = 20
+sft = []
+set = []
+[quick]
+seeds = [0]
+n_tries = 1
+weight_steps = 1
+validation_prompts = 4
+test_prompts = 4
+sft = []
+set = ["training.steps=3"]
+[[methods]]
+name = "DPO"
+kind = "dpo"
+runs = "objective"
+set = ["dpo.objective={objective}"]
+tries = [["dpo.beta=0.1"], ["dpo.beta=0.3"]]
+[[methods]]
+name = "Soups"
+kind = "rewarded_soups"
+set = ["rewarded_soups.runs={runs:DPO}"]
+[[methods]]
+name = "MOPO"
+kind = "mopo"
+runs = "weights"
+set = ["x={weights}", "y={objectives}", "z={largest}"]
+tries = [[], ["mopo.tau=0.1"]]
+"#;
+
+    #[test]
+    fn overrides_are_filled_for_each_run() {
+        let plan = Plan::parse(TEXT, "test").unwrap();
+        let runs = |name: &str| -> Result<BTreeMap<String, String>> {
+            assert_eq!(name, "DPO");
+            Ok(BTreeMap::from([("a".into(), "runs/1".into()), ("b".into(), "runs/2".into())]))
+        };
+        let filled = |method: usize, part: usize| -> Vec<String> {
+            let method = &plan.methods[method];
+            let filled = Filled {
+                objectives: &plan.objectives,
+                part: &plan.parts(method)[part],
+                runs: &runs,
+            };
+            method.set.iter().map(|set| filled.fill(set).unwrap()).collect()
+        };
+        assert_eq!(filled(0, 1), ["dpo.objective=b"]);
+        assert_eq!(filled(1, 0), ["rewarded_soups.runs={ a = \"runs/1\", b = \"runs/2\" }"]);
+        assert_eq!(filled(2, 1), ["x={ a = 0.5, b = 0.5 }", "y=[\"a\", \"b\"]", "z=a"]);
+        let labels = |plan: &Plan| -> Vec<String> {
+            plan.parts(&plan.methods[2]).into_iter().map(|part| part.label).collect()
+        };
+        assert_eq!(labels(&plan), ["1.00/0.00", "0.50/0.50", "0.00/1.00"]);
+        assert_eq!(plan.methods[1].depends_on(), ["DPO"]);
+        assert_eq!(plan.methods[1].tried(2), [Vec::<String>::new()]);
+        let quick = plan.quickly();
+        assert_eq!(labels(&quick), ["1.00/0.00", "0.00/1.00"]);
+        assert_eq!(quick.methods[0].tried(quick.size.n_tries).len(), 1);
+    }
+
+    #[test]
+    fn what_is_not_fair_or_not_there_is_refused() {
+        for (from, to, words) in [
+            ("[[], [\"mopo.tau=0.1\"]]", "[[]]", "every method is tried as often"),
+            ("{runs:DPO}", "{runs:IPO}", "must come before"),
+            ("reference = \"MOPO\"", "reference = \"x\"", "no method"),
+            ("name = \"MOPO\"", "name = \"dpo\"", "two methods"),
+            ("[\"a\", \"b\"]", "[\"a\"]", "at least two"),
+            ("kind = \"mopo\"", "kinds = \"mopo\"", "kinds"),
+        ] {
+            assert!(TEXT.contains(from), "{from}");
+            let error = format!("{:#}", Plan::parse(&TEXT.replace(from, to), "test").unwrap_err());
+            assert!(error.contains(words), "{words}: {error}");
+        }
+        let table = |text: &str| ("x".to_string(), text.parse::<toml::Table>().unwrap());
+        let first = table("[lora]\nrank = 4\n[training]\nsteps = 3\nlearning_rate = 1.0");
+        same_budget(&first, &table("[lora]\nrank = 4\n[training]\nsteps = 3\nlearning_rate = 2.0"))
+            .unwrap();
+        let error = same_budget(&first, &table("[lora]\nrank = 4\n[training]\nsteps = 4"));
+        assert!(error.unwrap_err().to_string().contains("`training.steps` of x is 3"));
+    }
+
+    #[test]
+    fn the_studies_here_are_sound() {
+        for (name, text) in super::super::STUDIES {
+            let plan = Plan::parse(text, name).unwrap();
+            assert!(plan.methods.iter().all(|method| !plan.parts(method).is_empty()));
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Single runs of a study: trained, resumed or found finished, and what they took.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::plan;
+use crate::cargo::root;
+use crate::files::write_whole;
+
+/// How runs are started.
+#[derive(Debug, Clone)]
+pub(super) struct Program {
+    pub(super) mopo: PathBuf,
+    /// Threads of each run; `None`: as many as it takes.
+    pub(super) threads: Option<usize>,
+}
+
+impl Program {
+    /// Runs a command to its end, its output in `log`; returns its peak of resident memory in bytes, where that can be
+    /// read.
+    pub(super) fn run(&self, args: &[String], log: &Path) -> Result<Option<u64>> {
+        let folder = log.parent().context("a log has a folder")?;
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        let out = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("opening {}", log.display()))?;
+        let mut command = Command::new(&self.mopo);
+        command.args(args).current_dir(root()).stdin(Stdio::null());
+        command.stdout(out.try_clone()?).stderr(out);
+        if let Some(threads) = self.threads {
+            command.env("RAYON_NUM_THREADS", threads.to_string());
+        }
+        let mut child =
+            command.spawn().with_context(|| format!("starting {}", self.mopo.display()))?;
+        let status = format!("/proc/{}/status", child.id());
+        let mut peak = None;
+        let ended = loop {
+            peak = peak_memory(&status).or(peak);
+            match child.try_wait()? {
+                Some(ended) => break ended,
+                None => sleep(Duration::from_millis(200)),
+            }
+        };
+        ensure!(
+            ended.success(),
+            "`mopo {}` failed ({ended}): its output is in {}",
+            args.join(" "),
+            log.display()
+        );
+        Ok(peak)
+    }
+
+    /// Trains a run unless it is finished; one that was interrupted is resumed.
+    pub(super) fn train(&self, args: &[String], run: &Path) -> Result<()> {
+        if run.join("result.json").exists() {
+            return Ok(());
+        }
+        let out = run.display().to_string();
+        let begun = run.join("run.json").exists();
+        let whole: Vec<String> = match begun {
+            true => ["train", "--resume", &out].map(String::from).to_vec(),
+            false => {
+                if run.exists() {
+                    // It ended before there was anything to resume.
+                    fs::remove_dir_all(run).with_context(|| format!("removing {out}"))?;
+                }
+                let begin = std::iter::once("train".to_string()).chain(args.iter().cloned());
+                begin.chain(["--out".to_string(), out.clone()]).collect()
+            }
+        };
+        let clock = Instant::now();
+        let memory = self.run(&whole, &beside(run, "log"))?;
+        let cost = json!({ "seconds": clock.elapsed().as_secs_f64(), "memory": memory });
+        write_whole(&beside(run, "cost.json"), &format!("{cost}\n"))
+    }
+}
+
+fn peak_memory(status: &str) -> Option<u64> {
+    let text = fs::read_to_string(status).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
+/// The file beside a folder with its name and this ending.
+pub(super) fn beside(folder: &Path, ending: &str) -> PathBuf {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    folder.with_file_name(format!("{name}.{ending}"))
+}
+
+/// What training took, as the study's file has it; `Null` if that is not known.
+pub(super) fn cost(run: &Path) -> Result<Value> {
+    let Ok(text) = fs::read_to_string(beside(run, "cost.json")) else { return Ok(Value::Null) };
+    let measured: Value = serde_json::from_str(&text).context("a damaged cost.json")?;
+    let training = plan::config(run)?;
+    let of = |key: &str| {
+        let value = training.get("training").and_then(|training| training.get(key));
+        value.and_then(toml::Value::as_integer).unwrap_or(0)
+    };
+    let pairs = of("steps") * of("batch_size") * of("gradient_accumulation_steps");
+    Ok(json!({ "seconds": measured["seconds"], "memory": measured["memory"], "pairs": pairs }))
+}
+
+/// The distinct prompts of a prepared set, in order.
+pub(super) fn prompts(set: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(set).with_context(|| format!("reading {}", set.display()))?;
+    let mut found: Vec<String> = vec![];
+    // After its header.
+    for line in text.lines().skip(1) {
+        let row: Value =
+            serde_json::from_str(line).with_context(|| format!("{} is damaged", set.display()))?;
+        let prompt = row["prompt"].as_str().context("a pair without a prompt")?;
+        if !found.iter().any(|known| known == prompt) {
+            found.push(prompt.into());
+        }
+    }
+    Ok(found)
+}
+
+/// Prompts in the form that `mopo pareto --prompts` reads.
+pub(super) fn write_prompts(path: &Path, prompts: &[&String]) -> Result<()> {
+    let lines: Vec<String> = prompts
+        .iter()
+        .enumerate()
+        .map(|(i, prompt)| {
+            json!({ "id": format!("study:{i}"), "source": "study", "prompt": prompt }).to_string()
+        })
+        .collect();
+    write_whole(path, &(lines.join("\n") + "\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prompts_of_a_set_are_written_once_each() {
+        let dir = std::env::temp_dir().join(format!("mopo-study-prompts-{}", std::process::id()));
+        let set = dir.join("set.jsonl");
+        let row = |prompt: &str| json!({ "prompt": prompt, "first": "x" }).to_string();
+        let text = [r#"{"format":"x"}"#.to_string(), row("a"), row("b"), row("a")].join("\n");
+        write_whole(&set, &text).unwrap();
+        let found = prompts(&set).unwrap();
+        assert_eq!(found, ["a", "b"]);
+        write_prompts(&dir.join("out.jsonl"), &found.iter().skip(1).collect::<Vec<_>>()).unwrap();
+        let text = fs::read_to_string(dir.join("out.jsonl")).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        assert!(text.contains("\"prompt\":\"b\""));
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_command_that_fails_is_named_with_its_log() {
+        let dir = std::env::temp_dir().join(format!("mopo-study-work-{}", std::process::id()));
+        let program = Program { mopo: "sh".into(), threads: Some(1) };
+        let log = dir.join("log");
+        let said = |script: &str| ["-c".to_string(), script.to_string()].to_vec();
+        program.run(&said("echo $RAYON_NUM_THREADS"), &log).unwrap();
+        assert_eq!(fs::read_to_string(&log).unwrap(), "1\n");
+        let error = program.run(&said("exit 3"), &log).unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.contains("log"), "{error}");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
