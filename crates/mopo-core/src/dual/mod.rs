@@ -9,6 +9,7 @@ mod tabular;
 
 pub use data::{DualProblem, ExactDual, ResponseGroups};
 pub use newton::KktResidual;
+pub(crate) use newton::cholesky_solve;
 pub use state::{DualState, DualStep};
 pub use tabular::{Context, CopSolution, TabularProblem, log_weights};
 
