@@ -23,11 +23,11 @@ use mopo_lm::LoraConfig;
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
-pub use crate::methods::Margins;
 use crate::methods::Sections;
 pub use crate::methods::{
-    DpoConfig, FDpoConfig, IpoConfig, MethodConfig, ModpoConfig, MopoConfig, SimpoConfig,
+    CanConfig, DpoConfig, FDpoConfig, IpoConfig, MethodConfig, ModpoConfig, MopoConfig, SimpoConfig,
 };
+pub use crate::methods::{CanLabels, Margins};
 pub use crate::pairwise::Combination;
 pub use data::DataConfig;
 pub use evaluation::{EvaluationConfig, GivenStatistics, RewardAxis, ZScoreSource};

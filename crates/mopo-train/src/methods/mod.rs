@@ -282,8 +282,11 @@ methods! {
     simpo: Simpo(SimpoConfig);
     /// Multi-objective DPO: margins for one vector of preference weights.
     modpo: Modpo(ModpoConfig);
+    /// One objective under constraints, whose multipliers are solved for once.
+    can: Can(CanConfig);
 }
 
+pub use can::CanLabels;
 pub use modpo::Margins;
 
 /// The one method that is configured. Configurations of earlier versions have its section only.

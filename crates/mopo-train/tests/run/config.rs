@@ -166,6 +166,13 @@ fn another_method_can_replace_the_configured_one() {
         ("modpo", &["modpo.preference_weights.humor=0.5"], "sum 1"),
         ("modpo", &["modpo.margins={runs={humor=\"runs/a\"}}"], "no run for `harmless`"),
         ("dpo", &["dpo.combination={weighted_loss={helpful=0.5,humor=0.6}}"], "sum 1"),
+        ("can", &["can.beta=0"], "can.beta"),
+        ("can", &["can.lambda_max=-1"], "can.lambda_max"),
+        ("can", &["can.thresholds={}"], "`can.thresholds` is empty"),
+        ("can", &["can.thresholds={helpful=0.1}"], "which is `can.objective`"),
+        ("can", &["can.thresholds={humor=nan}"], "can.thresholds.humor"),
+        ("can", &["can.labels=hard"], "can.labels"),
+        ("can", &["policies=[\"humor\"]"], "policies = [\"helpful\"]"),
     ] {
         let e = replaced(method, set).unwrap_err().to_string();
         assert!(e.contains(expected), "{method} {set:?}: {e}");

@@ -1,6 +1,7 @@
 //! Whole runs of a tiny model: configuration, interruptions and resuming, the numbers of a step.
 
 mod cache;
+mod can;
 mod config;
 mod dpo;
 mod export;
