@@ -84,6 +84,8 @@ quantities! {
     RejectedLogProb = "rejected_log_prob",
     /// Share of the responses whose reward had its exponent cut off.
     ClampedResponses = "clamped_responses",
+    /// Number of the stage, from 0, of a method that trains on one objective after the other.
+    Stage = "stage",
 }
 
 impl Quantity {

@@ -25,7 +25,8 @@ use toml::de::DeTable;
 
 use crate::methods::Sections;
 pub use crate::methods::{
-    CanConfig, DpoConfig, FDpoConfig, IpoConfig, MethodConfig, ModpoConfig, MopoConfig, SimpoConfig,
+    CanConfig, DpoConfig, FDpoConfig, IpoConfig, MethodConfig, ModpoConfig, MopoConfig, SacpoConfig,
+    SimpoConfig,
 };
 pub use crate::methods::{CanLabels, Margins};
 pub use crate::pairwise::Combination;

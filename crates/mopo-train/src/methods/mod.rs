@@ -284,6 +284,8 @@ methods! {
     modpo: Modpo(ModpoConfig);
     /// One objective under constraints, whose multipliers are solved for once.
     can: Can(CanConfig);
+    /// One objective after the other, each against the policy of the one before.
+    sacpo: Sacpo(SacpoConfig);
 }
 
 pub use can::CanLabels;

@@ -173,6 +173,13 @@ fn another_method_can_replace_the_configured_one() {
         ("can", &["can.thresholds={humor=nan}"], "can.thresholds.humor"),
         ("can", &["can.labels=hard"], "can.labels"),
         ("can", &["policies=[\"humor\"]"], "policies = [\"helpful\"]"),
+        ("sacpo", &["sacpo.order=[\"helpful\",\"helpful\"]"], "duplicate name `helpful`"),
+        ("sacpo", &["sacpo.order=[]"], "it is empty"),
+        ("sacpo", &["sacpo.betas=[0.1]"], "`sacpo.betas` has 1 numbers"),
+        ("sacpo", &["sacpo.betas=[0.1,0]"], "`sacpo.betas` is 0"),
+        ("sacpo", &["sacpo.shares=[1,2,3]"], "`sacpo.shares` has 3 numbers"),
+        ("sacpo", &["sacpo.shares=[1,-1]"], "`sacpo.shares` is -1"),
+        ("sacpo", &["policies=[\"a\",\"b\"]"], "policies = [\"stepwise\"]"),
     ] {
         let e = replaced(method, set).unwrap_err().to_string();
         assert!(e.contains(expected), "{method} {set:?}: {e}");

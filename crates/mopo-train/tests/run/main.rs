@@ -20,6 +20,7 @@ mod quantised;
 mod resume;
 mod reward_config;
 mod reward_decoder;
+mod sacpo;
 mod simpo;
 mod steps;
 mod text;
