@@ -25,8 +25,8 @@ use toml::de::DeTable;
 
 use crate::methods::Sections;
 pub use crate::methods::{
-    CanConfig, DpoConfig, FDpoConfig, IpoConfig, MethodConfig, ModpoConfig, MopoConfig, SacpoConfig,
-    SimpoConfig,
+    CanConfig, DpoConfig, FDpoConfig, IpoConfig, MethodConfig, ModpoConfig, MopoConfig, RacoConfig,
+    SacpoConfig, SimpoConfig,
 };
 pub use crate::methods::{CanLabels, Margins};
 pub use crate::pairwise::Combination;

@@ -286,6 +286,8 @@ methods! {
     can: Can(CanConfig);
     /// One objective after the other, each against the policy of the one before.
     sacpo: Sacpo(SacpoConfig);
+    /// Several objectives by clipped conflict-averse gradient descent.
+    raco: Raco(RacoConfig);
 }
 
 pub use can::CanLabels;

@@ -180,6 +180,10 @@ fn another_method_can_replace_the_configured_one() {
         ("sacpo", &["sacpo.shares=[1,2,3]"], "`sacpo.shares` has 3 numbers"),
         ("sacpo", &["sacpo.shares=[1,-1]"], "`sacpo.shares` is -1"),
         ("sacpo", &["policies=[\"a\",\"b\"]"], "policies = [\"stepwise\"]"),
+        ("raco", &["raco.correction=1"], "[0, 1)"),
+        ("raco", &["raco.preference_weights.humor=0.5"], "sum 1"),
+        ("raco", &["raco.beta=0"], "raco.beta"),
+        ("raco", &["policies=[\"a\",\"b\"]"], "policies = [\"weighted\"]"),
     ] {
         let e = replaced(method, set).unwrap_err().to_string();
         assert!(e.contains(expected), "{method} {set:?}: {e}");

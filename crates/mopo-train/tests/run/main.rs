@@ -17,6 +17,7 @@ mod modpo;
 mod named_keys;
 mod prompt_states;
 mod quantised;
+mod raco;
 mod resume;
 mod reward_config;
 mod reward_decoder;
