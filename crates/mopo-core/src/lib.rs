@@ -4,6 +4,7 @@
 
 mod ball;
 pub mod bandit;
+pub mod conflict;
 pub mod divergence;
 pub mod dual;
 mod error;

@@ -84,6 +84,14 @@ quantities! {
     RejectedLogProb = "rejected_log_prob",
     /// Share of the responses whose reward had its exponent cut off.
     ClampedResponses = "clamped_responses",
+    /// Number of the stage, from 0, of a method that trains on one objective after the other.
+    Stage = "stage",
+    /// Cosine of an objective's gradient and the weighted sum of all of them; negative: they conflict.
+    GradientCosine = "gradient_cosine",
+    /// The objective's part in the correction of conflicting gradients, before clipping.
+    CorrectionWeight = "correction_weight",
+    /// The objective's factor in the step's gradient.
+    GradientFactor = "gradient_factor",
 }
 
 impl Quantity {

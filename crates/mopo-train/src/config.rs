@@ -26,10 +26,11 @@ use toml::de::DeTable;
 pub use crate::conditioned::TargetMap;
 use crate::methods::Sections;
 pub use crate::methods::{
-    DpaConfig, DpoConfig, FDpoConfig, IpoConfig, MethodConfig, ModpoConfig, MopoConfig,
-    MultiObjectiveDecodingConfig, RewardedSoupsConfig, RicConfig, SimpoConfig,
+    CanConfig, DpaConfig, DpoConfig, FDpoConfig, IpoConfig, MethodConfig, ModpoConfig, MopoConfig,
+    MultiObjectiveDecodingConfig, RacoConfig, RewardedSoupsConfig, RicConfig, SacpoConfig,
+    SimpoConfig,
 };
-pub use crate::methods::{Margins, TargetRange};
+pub use crate::methods::{CanLabels, Margins, TargetRange};
 pub use crate::pairwise::Combination;
 pub use crate::runs::PolicyRuns;
 pub use data::DataConfig;

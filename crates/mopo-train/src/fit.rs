@@ -14,6 +14,10 @@ pub(crate) trait Method {
     fn phase(&self) -> &'static str;
     /// One optimiser step. Everything random in it depends only on the seed and `step`.
     fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics>;
+    /// Learning rate of a step: that of the phase's schedule.
+    fn learning_rate(&self, phase: &PhaseConfig, step: usize) -> f64 {
+        phase.learning_rate_at(step)
+    }
     /// Whether the phase ends before its last step: early stopping. Depends only on the state that
     /// [`save`](Self::save) keeps.
     fn finished(&self) -> bool {
@@ -70,7 +74,7 @@ impl Fit<'_> {
         progress.begin(name, done as u64, total as u64, Unit::Steps);
         let mut last = String::new();
         while done < total && !method.finished() {
-            let learning_rate = self.phase.learning_rate_at(done);
+            let learning_rate = method.learning_rate(self.phase, done);
             let mut metrics = method.step(done, learning_rate)?;
             metrics.set(Quantity::LearningRate, learning_rate);
             if let Some((key, value)) = metrics.iter().find(|(_, value)| !value.is_finite()) {

@@ -72,6 +72,12 @@ impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
         self.module.as_ref().expect("put back after every step")
     }
 
+    /// Forgets the moments and the number of steps: the module is trained on as if it were a new one.
+    pub(crate) fn reset(&mut self) {
+        self.optimizer = OptimizerAdaptor::from(Adam);
+        self.accumulator = GradientsAccumulator::new();
+    }
+
     /// Adds the gradients of one pass.
     pub(crate) fn accumulate(&mut self, loss: Tensor<B, 1>) {
         let module = self.module.as_ref().expect("put back after every step");
@@ -82,7 +88,17 @@ impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
     /// Applies the accumulated gradients. Returns their norm before clipping; if it is not finite,
     /// the module is unchanged.
     pub(crate) fn step(&mut self, learning_rate: f64, clip: f64) -> f64 {
-        let mut gradients = self.accumulator.grads();
+        let gradients = self.accumulator.grads();
+        self.apply(gradients, learning_rate, clip)
+    }
+
+    /// The same with these gradients.
+    pub(crate) fn apply(
+        &mut self,
+        mut gradients: GradientsParams,
+        learning_rate: f64,
+        clip: f64,
+    ) -> f64 {
         let module = self.module.take().expect("put back after every step");
         let mut square = SquaredNorm { gradients: &gradients, sum: 0.0 };
         module.visit(&mut square);
@@ -178,6 +194,98 @@ pub(crate) fn unreadable(e: burn::record::RecorderError) -> Error {
     }
 }
 
+/// Accumulated gradients of several losses of one module, apart: a copy of its parameters for each.
+pub(crate) struct SeparateGradients<M> {
+    accumulators: Vec<GradientsAccumulator<M>>,
+}
+
+impl<M> SeparateGradients<M> {
+    pub(crate) fn new(n_losses: usize) -> Self {
+        Self { accumulators: (0..n_losses).map(|_| GradientsAccumulator::new()).collect() }
+    }
+
+    /// Adds the gradients of one pass to those of loss `k`.
+    pub(crate) fn accumulate<B>(&mut self, k: usize, module: &M, loss: Tensor<B, 1>)
+    where
+        B: FusedAutodiffBackend,
+        M: AutodiffModule<B>,
+    {
+        let gradients = GradientsParams::from_grads(loss.backward(), module);
+        self.accumulators[k].accumulate(module, gradients);
+    }
+
+    /// The gradients, one for each loss; those of a loss without a pass are empty.
+    pub(crate) fn finish(mut self) -> Vec<GradientsParams> {
+        self.accumulators.iter_mut().map(GradientsAccumulator::grads).collect()
+    }
+}
+
+/// ⟨g_i, g_j⟩ over all parameters of a module, summed in f64. Empty gradients are 0.
+pub(crate) fn gram<B: FusedAutodiffBackend, M: AutodiffModule<B>>(
+    module: &M,
+    gradients: &[GradientsParams],
+) -> Vec<Vec<f64>> {
+    let n = gradients.len();
+    let mut gram = Gram { gradients, products: vec![vec![0.0; n]; n] };
+    module.visit(&mut gram);
+    gram.products
+}
+
+/// Σ_k c_k g_k. Gradients with a factor of 0 are left out.
+pub(crate) fn combined<B: FusedAutodiffBackend, M: AutodiffModule<B>>(
+    module: &M,
+    gradients: &[GradientsParams],
+    factors: &[f64],
+) -> GradientsParams {
+    let mut sum = Combined { gradients, factors, sum: GradientsParams::new() };
+    module.visit(&mut sum);
+    sum.sum
+}
+
+struct Gram<'a> {
+    gradients: &'a [GradientsParams],
+    products: Vec<Vec<f64>>,
+}
+
+impl<B: FusedAutodiffBackend> ModuleVisitor<B> for Gram<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        let values = |gradients: &GradientsParams| {
+            let found = gradients.get::<B::InnerBackend, D>(param.id)?;
+            Some(found.into_data().iter::<f32>().collect::<Vec<f32>>())
+        };
+        let all: Vec<Option<Vec<f32>>> = self.gradients.iter().map(values).collect();
+        for (i, a) in all.iter().enumerate() {
+            for (j, b) in all.iter().enumerate().skip(i) {
+                let (Some(a), Some(b)) = (a, b) else { continue };
+                let product: f64 =
+                    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                self.products[i][j] += product;
+                if i != j {
+                    self.products[j][i] += product;
+                }
+            }
+        }
+    }
+}
+
+struct Combined<'a> {
+    gradients: &'a [GradientsParams],
+    factors: &'a [f64],
+    sum: GradientsParams,
+}
+
+impl<B: FusedAutodiffBackend> ModuleVisitor<B> for Combined<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        let used = self.gradients.iter().zip(self.factors).filter(|(_, factor)| **factor != 0.0);
+        let terms = used.filter_map(|(gradients, factor)| {
+            Some(gradients.get::<B::InnerBackend, D>(param.id)?.mul_scalar(*factor))
+        });
+        if let Some(sum) = terms.reduce(|a, b| a + b) {
+            self.sum.register::<B::InnerBackend, D>(param.id, sum);
+        }
+    }
+}
+
 struct Decay {
     factor: f64,
 }
@@ -249,7 +357,7 @@ impl<B: FusedAutodiffBackend> ModuleVisitor<B> for Scale<'_> {
 #[cfg(test)]
 mod tests {
     use burn::nn::{Linear, LinearConfig};
-    use mopo_testkit::TestAutodiffBackend as B;
+    use mopo_testkit::{TestAutodiffBackend as B, TestBackend};
 
     use super::*;
 
@@ -278,5 +386,29 @@ mod tests {
         let mut steep = trainer();
         assert!(!step(&mut steep, 1e39, 1e-3).is_finite());
         assert_eq!(steep.non_finite(), None);
+    }
+
+    #[test]
+    fn gradients_kept_apart_have_their_products_and_add_up() {
+        let trainer = trainer();
+        let module = trainer.module();
+        let loss = |x: [f32; 3]| {
+            let x = Tensor::<B, 1>::from_floats(x, &Default::default());
+            module.forward(x.unsqueeze::<2>()).sum()
+        };
+        let mut apart = SeparateGradients::new(3);
+        apart.accumulate(0, module, loss([1.0, 2.0, 0.0]));
+        apart.accumulate(0, module, loss([0.0, 0.0, 3.0]));
+        apart.accumulate(1, module, loss([-1.0, 0.0, 1.0]));
+        let gradients = apart.finish();
+        // The gradients of the weight are the inputs, once for each of two outputs, and those of the bias are
+        // the numbers of passes.
+        let found = gram(module, &gradients);
+        let expected = [[36.0, 8.0, 0.0], [8.0, 6.0, 0.0], [0.0; 3]];
+        assert_eq!(found, expected.map(Vec::from));
+        let sum = combined(module, &gradients, &[0.5, 2.0, 7.0]);
+        let of = |param: &Param<Tensor<B, 2>>| sum.get::<TestBackend, 2>(param.id).unwrap();
+        let weight: Vec<f32> = of(&module.weight).into_data().iter().collect();
+        assert_eq!(weight, [-1.5, -1.5, 1.0, 1.0, 3.5, 3.5]);
     }
 }

@@ -1,14 +1,17 @@
 //! The multipliers λ and χ: updated during training ([`DualState`], Algorithm 1), or solved for
-//! exactly, on a table of probabilities ([`TabularProblem`]) or on a data set ([`ResponseGroups`]).
+//! exactly, on a table of probabilities ([`TabularProblem`]) or on a data set ([`ResponseGroups`], [`ScoredPrompts`]).
 
 mod data;
 mod equilibrium;
 mod newton;
+mod one_shot;
 mod state;
 mod tabular;
 
 pub use data::{DualProblem, ExactDual, ResponseGroups};
 pub use newton::KktResidual;
+pub(crate) use newton::cholesky_solve;
+pub use one_shot::{OneShotDual, OneShotProblem, ScoredPrompts};
 pub use state::{DualState, DualStep};
 pub use tabular::{Context, CopSolution, TabularProblem, log_weights};
 

@@ -235,7 +235,7 @@ fn newton_step(local: &Local, free: &[usize]) -> Vec<f64> {
 }
 
 /// Solves A x = b for a symmetric positive definite A; `None` if it is not.
-fn cholesky_solve(mut a: Vec<Vec<f64>>, b: &[f64]) -> Option<Vec<f64>> {
+pub(crate) fn cholesky_solve(mut a: Vec<Vec<f64>>, b: &[f64]) -> Option<Vec<f64>> {
     let n = b.len();
     for j in 0..n {
         for k in 0..j {

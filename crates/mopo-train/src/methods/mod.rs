@@ -338,8 +338,15 @@ methods! {
     ric: Ric(RicConfig);
     /// Directional preference alignment: a direction in the prompt.
     dpa: Dpa(DpaConfig);
+    /// One objective under constraints, whose multipliers are solved for once.
+    can: Can(CanConfig);
+    /// One objective after the other, each against the policy of the one before.
+    sacpo: Sacpo(SacpoConfig);
+    /// Several objectives by clipped conflict-averse gradient descent.
+    raco: Raco(RacoConfig);
 }
 
+pub use can::CanLabels;
 pub use modpo::Margins;
 pub use ric::TargetRange;
 

@@ -5,18 +5,20 @@
 //! the base with the adapter off: there is no second model, and its log-probs are computed before
 //! training.
 
+mod pass;
 mod rewards;
 mod section;
 mod target;
 
-use burn::tensor::backend::Backend;
-use burn::tensor::{ElementConversion, Tensor};
-use mopo_lm::{
-    CausalLm, Decoder, LoraAdapter, OutputLayer, PackedBatch, PolicyParams, sequence_log_probs,
-};
-use mopo_ops::FusedAutodiffBackend;
-use mopo_report::{Metrics, Quantity};
+use std::borrow::Cow;
 
+use burn::tensor::{Tensor, backend::Backend};
+use mopo_core::pairwise::dpo_loss;
+use mopo_lm::PolicyParams;
+use mopo_ops::FusedAutodiffBackend;
+use mopo_report::{MetricKey, Metrics, Quantity};
+
+pub(crate) use pass::{PairPass, PairSums, pair_log_probs};
 pub(crate) use section::PairSection;
 pub use target::Combination;
 pub(crate) use target::{PairTarget, check_simplex};
@@ -25,12 +27,11 @@ use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
 use crate::fit::Method;
-use crate::log_probs::{LogProbs, to_tensor};
+use crate::log_probs::LogProbs;
 use crate::methods::{RunSteps, TrainContext};
 use crate::optim::Trainer;
 use crate::single::SinglePolicy;
-use crate::{Pairs, Progress, Result};
-use rewards::Rewards;
+use crate::{Progress, Result};
 
 /// A loss on pairs.
 ///
@@ -81,6 +82,23 @@ pub(crate) struct PairValues<B: Backend> {
     pub(crate) mass: Tensor<B, 1>,
 }
 
+/// DPO's loss of labels as they are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DpoLoss {
+    pub(crate) beta: f64,
+}
+
+impl PairLoss for DpoLoss {
+    fn loss<B: Backend>(&self, pairs: PairValues<B>) -> Tensor<B, 1> {
+        let PairValues { first, second, indicators, mass } = pairs;
+        dpo_loss(first, second, indicators, mass, self.beta)
+    }
+
+    fn reward(&self, value: f64) -> f64 {
+        self.beta * value
+    }
+}
+
 /// What a method on pairs needs besides its loss.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PairTraining<'a> {
@@ -109,93 +127,121 @@ impl PairTraining<'_> {
         let (pairs, objectives) = (&context.data.train, &context.data.objectives);
         let labels = self.target.labels(objectives, &pairs.rows())?;
         progress.note(&format!("{}: {}", self.name, labels.note));
-        let used: Vec<(usize, f32)> = labels
-            .indicators
-            .into_iter()
-            .enumerate()
-            .filter_map(|(i, label)| Some((i, label?)))
-            .collect();
-        let lengths = pairs.row_lengths();
-        let mut method = PairwiseMethod {
-            loss,
-            name: self.phase,
-            policy: &context.policies[0],
-            base: context.base,
-            trainer: Trainer::new(SinglePolicy::new(context.params, self.train_head)),
-            order: BatchOrder::new(
-                used.iter().map(|(i, _)| lengths[*i]).collect(),
-                context.phase.batch_size,
-                step_seed(context.seed, self.phase, 0),
-            ),
-            used,
-            phase: context.phase,
-            pairs,
-            reference_log_probs: context.initial_log_probs,
-            seed: context.seed,
-            device: context.device.clone(),
-        };
+        let labels = PairPart { loss, labels: &labels.indicators, objective: None, first_step: 0 };
+        let mut method = PairwiseMethod::new(self.phase, labels, self.train_head, context);
         fit(&mut method, progress)?;
-        Ok(method.trainer.module().policy(method.base))
+        Ok(method.params())
     }
 }
 
+/// A loss, and the pairs that it is of.
+pub(crate) struct PairPart<'a, L> {
+    pub(crate) loss: L,
+    /// The label of each training pair; `None`: it is left out.
+    pub(crate) labels: &'a [Option<f32>],
+    /// The objective that metrics are named after besides the policy.
+    pub(crate) objective: Option<&'a str>,
+    /// The step that meets the first batch.
+    pub(crate) first_step: usize,
+}
+
 /// The state of a training.
-struct PairwiseMethod<'a, B: FusedAutodiffBackend, L> {
-    loss: L,
+pub(crate) struct PairwiseMethod<'a, B: FusedAutodiffBackend, L> {
     /// The phase's name.
     name: &'static str,
     /// The policy's name.
     policy: &'a str,
-    /// The frozen base, on the backend with gradients.
-    base: &'a CausalLm<B>,
+    phase: &'a PhaseConfig,
+    seed: u64,
+    /// Set in every row.
+    pub(crate) constants: Metrics,
     trainer: Trainer<B, SinglePolicy<B>>,
+    pass: PairPass<'a, B>,
+    loss: L,
+    objective: Option<String>,
     /// Pairs with a label, and the label.
     used: Vec<(usize, f32)>,
     /// Batches of indices into `used`.
     order: BatchOrder,
-    phase: &'a PhaseConfig,
-    pairs: &'a Pairs,
-    /// log π_ref of every pair.
-    reference_log_probs: &'a LogProbs,
-    seed: u64,
-    device: B::Device,
+    first_step: usize,
 }
 
-impl<B: FusedAutodiffBackend, L: PairLoss> PairwiseMethod<'_, B, L> {
-    /// What is subtracted from log π, and divided by, for the responses of pair `i`.
-    fn scale(&self, i: usize) -> [(f32, f32); 2] {
-        let tokens = &self.pairs.tokens[i];
-        let reference = match self.loss.has_reference() {
-            true => self.reference_log_probs[i],
-            false => [0.0; 2],
-        };
-        let lengths = match self.loss.is_per_token() {
-            true => [tokens.first.len() as f32, tokens.second.len() as f32],
-            false => [1.0; 2],
-        };
-        let shift = self.loss.shift(i);
-        [0, 1].map(|r| (reference[r] + shift[r], lengths[r]))
+impl<'a, B: FusedAutodiffBackend, L: PairLoss> PairwiseMethod<'a, B, L> {
+    /// Against the frozen base.
+    pub(crate) fn new(
+        name: &'static str,
+        part: PairPart<'_, L>,
+        train_head: bool,
+        context: TrainContext<'a, B>,
+    ) -> Self {
+        let pass = PairPass::new(&context);
+        let (phase, seed) = (context.phase, context.seed);
+        let (used, order) = batches(name, part.labels, &pass, phase, seed);
+        Self {
+            name,
+            policy: &context.policies[0],
+            phase,
+            seed,
+            constants: Metrics::default(),
+            trainer: Trainer::new(SinglePolicy::new(context.params, train_head)),
+            pass,
+            loss: part.loss,
+            objective: part.objective.map(str::to_string),
+            used,
+            order,
+            first_step: part.first_step,
+        }
+    }
+
+    /// Goes on with another loss and other pairs, against another reference (log π_ref of every pair), and with
+    /// a new optimiser.
+    pub(crate) fn go_on(&mut self, part: PairPart<'_, L>, reference: LogProbs) {
+        self.pass.reference = Cow::Owned(reference);
+        (self.used, self.order) =
+            batches(self.name, part.labels, &self.pass, self.phase, self.seed);
+        self.loss = part.loss;
+        self.objective = part.objective.map(str::to_string);
+        self.first_step = part.first_step;
+        self.trainer.reset();
+    }
+
+    /// The policy, with the base's head if none was trained.
+    pub(crate) fn params(&self) -> PolicyParams<B::InnerBackend> {
+        self.trainer.module().policy(self.pass.base)
+    }
+
+    /// log π of every pair under the current policy.
+    pub(crate) fn log_probs(&self) -> Result<LogProbs> {
+        self.pass.log_probs(self.trainer.module(), self.name)
+    }
+
+    /// log π_ref of every pair.
+    pub(crate) fn reference(&self) -> &LogProbs {
+        &self.pass.reference
+    }
+
+    fn key(&self, quantity: Quantity) -> MetricKey {
+        match &self.objective {
+            Some(objective) => quantity.between(self.policy, objective),
+            None => quantity.of(self.policy),
+        }
     }
 }
 
-/// Sums of log π over the decided pairs of a step.
-#[derive(Default)]
-struct LogProbSums {
-    chosen: f64,
-    rejected: f64,
-}
-
-/// log π of every response of a batch of whole pairs, `[2 n_pairs]`: all first responses, then all second
-/// ones.
-pub(crate) fn pair_log_probs<B: FusedAutodiffBackend>(
-    base: &CausalLm<B>,
-    adapter: &LoraAdapter<B>,
-    head: &OutputLayer<B>,
-    batch: &PackedBatch,
-) -> Tensor<B, 1> {
-    let hidden = base.hidden_states_packed(&batch.inputs::<B>(&adapter.device()), Some(adapter));
-    let responses = [batch.responses_at(0), batch.responses_at(1)].concat();
-    sequence_log_probs(hidden, head, batch, &responses)
+/// The pairs with a label, and batches of them.
+fn batches<B: FusedAutodiffBackend>(
+    name: &str,
+    labels: &[Option<f32>],
+    pass: &PairPass<'_, B>,
+    phase: &PhaseConfig,
+    seed: u64,
+) -> (Vec<(usize, f32)>, BatchOrder) {
+    let used: Vec<(usize, f32)> =
+        labels.iter().enumerate().filter_map(|(i, label)| Some((i, (*label)?))).collect();
+    let lengths = pass.pairs.row_lengths();
+    let lengths = used.iter().map(|(i, _)| lengths[*i]).collect();
+    let order = BatchOrder::new(lengths, phase.batch_size, step_seed(seed, name, 0));
+    (used, order)
 }
 
 impl<B: FusedAutodiffBackend, L: PairLoss> Method for PairwiseMethod<'_, B, L> {
@@ -206,76 +252,36 @@ impl<B: FusedAutodiffBackend, L: PairLoss> Method for PairwiseMethod<'_, B, L> {
     fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
         let clock = std::time::Instant::now();
         let n_micro = self.phase.gradient_accumulation_steps;
-        B::seed(&self.device, step_seed(self.seed, self.name, step));
-        let micro: Vec<Vec<(usize, f32)>> = (0..n_micro)
-            .map(|j| self.order.batch(step * n_micro + j))
+        B::seed(&self.pass.device, step_seed(self.seed, self.name, step));
+        let first = (step - self.first_step) * n_micro;
+        let micro: Vec<Vec<(usize, f32)>> = (first..first + n_micro)
+            .map(|j| self.order.batch(j))
             .map(|batch| batch.into_iter().map(|at| self.used[at]).collect())
             .collect();
-        let n_pairs = micro.iter().map(Vec::len).sum::<usize>();
+        let mass = 1.0 / micro.iter().map(Vec::len).sum::<usize>() as f64;
 
-        let (mut loss_sum, mut n_tokens, mut n_clamped) = (0.0, 0, None);
-        let (mut rewards, mut log_probs) = (Rewards::default(), LogProbSums::default());
+        let mut sums = PairSums::default();
         for pairs in &micro {
-            let n = pairs.len();
-            let indices: Vec<usize> = pairs.iter().map(|(i, _)| *i).collect();
-            let batch = self.pairs.pack(&indices, &vec![[true, true]; n])?;
-            n_tokens += batch.n_tokens();
             let params = self.trainer.module();
-            let head = params.head(self.base);
-            let found = pair_log_probs(self.base, &params.adapter, &head, &batch);
-            let scale: Vec<[(f32, f32); 2]> = indices.iter().map(|&i| self.scale(i)).collect();
-            let of = |pick: fn(&(f32, f32)) -> f32| {
-                let all = [0, 1].into_iter().flat_map(|r| scale.iter().map(move |s| pick(&s[r])));
-                to_tensor::<B>(&all.collect::<Vec<f32>>(), &self.device)
-            };
-            let values = (found.clone() - of(|s| s.0)) / of(|s| s.1);
-            let indicators: Vec<f32> =
-                pairs.iter().map(|(_, label)| self.loss.indicator(*label)).collect();
-            let loss = self.loss.loss(PairValues {
-                first: values.clone().narrow(0, 0, n),
-                second: values.clone().narrow(0, n, n),
-                indicators: to_tensor(&indicators, &self.device),
-                mass: Tensor::full([n], 1.0 / n_pairs as f64, &self.device),
-            });
-            loss_sum += loss.clone().into_scalar().elem::<f64>();
-            let host =
-                |tensor: Tensor<B, 1>| tensor.detach().into_data().iter().collect::<Vec<f64>>();
-            let (values, found) = (host(values), host(found));
-            for (j, (_, label)) in pairs.iter().enumerate() {
-                rewards.add(*label, self.loss.reward(values[j]), self.loss.reward(values[n + j]));
-                if *label != 0.5 {
-                    let (chosen, rejected) = if *label > 0.5 { (j, n + j) } else { (n + j, j) };
-                    log_probs.chosen += found[chosen];
-                    log_probs.rejected += found[rejected];
-                }
-            }
-            for clamped in values.iter().filter_map(|value| self.loss.is_clamped(*value)) {
-                *n_clamped.get_or_insert(0) += usize::from(clamped);
-            }
+            let loss = self.pass.loss(&self.loss, params, pairs, mass, &mut sums)?;
             self.trainer.accumulate(loss);
         }
         let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm);
-        let mut metrics = Metrics::from([
-            (Quantity::Loss, loss_sum),
+        let mut metrics = self.constants.clone();
+        for (quantity, value) in [
+            (Quantity::Loss, sums.loss),
             (Quantity::GradientNorm, norm),
-            (Quantity::DecidedPairs, rewards.len() as f64 / n_pairs as f64),
-            (Quantity::TokensPerSecond, n_tokens as f64 / clock.elapsed().as_secs_f64()),
-        ]);
-        rewards.report(self.policy, &mut metrics);
-        if rewards.len() > 0 {
-            let n = rewards.len() as f64;
-            metrics.set(Quantity::ChosenLogProb.of(self.policy), log_probs.chosen / n);
-            metrics.set(Quantity::RejectedLogProb.of(self.policy), log_probs.rejected / n);
+            (Quantity::DecidedPairs, sums.decided()),
+            (Quantity::TokensPerSecond, sums.n_tokens as f64 / clock.elapsed().as_secs_f64()),
+        ] {
+            metrics.set(quantity, value);
         }
-        if let Some(n_clamped) = n_clamped {
-            let share = n_clamped as f64 / (2 * n_pairs) as f64;
-            metrics.set(Quantity::ClampedResponses.of(self.policy), share);
-        }
+        sums.report(|quantity| self.key(quantity), &mut metrics);
         Ok(metrics)
     }
 
     fn headline(&self, m: &Metrics) -> String {
-        let of = |quantity: Quantity| m.get(quantity.of(self.policy));
+        let of = |quantity: Quantity| m.get(self.key(quantity));
         let all = |quantity: Quantity| m.get(quantity).unwrap_or(f64::NAN);
         format!(
             "loss {:.4}  accuracy {}  margin {}  |grad| {:.1}  {:.0} tokens/s",
@@ -299,6 +305,6 @@ impl<B: FusedAutodiffBackend, L: PairLoss> Method for PairwiseMethod<'_, B, L> {
     }
 
     fn load(&mut self, c: &Checkpoint) -> Result<()> {
-        self.trainer.restore(c.part("policy.bin")?, c.part("optimizer.bin")?, &self.device)
+        self.trainer.restore(c.part("policy.bin")?, c.part("optimizer.bin")?, &self.pass.device)
     }
 }

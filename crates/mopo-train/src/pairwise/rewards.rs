@@ -1,6 +1,6 @@
 //! Implicit rewards of a step's pairs, for the metrics.
 
-use mopo_report::{Metrics, Quantity};
+use mopo_report::{MetricKey, Metrics, Quantity};
 
 /// Sums of implicit rewards over the decided pairs of a step.
 #[derive(Default)]
@@ -33,8 +33,8 @@ impl Rewards {
         self.n
     }
 
-    /// Means under the policy's name; none if no pair was decided.
-    pub(super) fn report(&self, policy: &str, metrics: &mut Metrics) {
+    /// Means under the keys that `key` makes; none if no pair was decided.
+    pub(super) fn report(&self, key: impl Fn(Quantity) -> MetricKey, metrics: &mut Metrics) {
         if self.n == 0 {
             return;
         }
@@ -45,7 +45,7 @@ impl Rewards {
             (Quantity::ChosenReward, self.chosen / n),
             (Quantity::RejectedReward, self.rejected / n),
         ] {
-            metrics.set(quantity.of(policy), value);
+            metrics.set(key(quantity), value);
         }
     }
 }
@@ -63,7 +63,7 @@ mod tests {
         rewards.add(0.5, 9.0, -9.0); // a tie
         assert_eq!(rewards.len(), 3);
         let mut metrics = Metrics::default();
-        rewards.report("helpful", &mut metrics);
+        rewards.report(|quantity| quantity.of("helpful"), &mut metrics);
         for (name, expected) in [
             (Quantity::Accuracy, 0.5),
             (Quantity::ChosenReward, 0.1 * (3.0 - 2.0 + 2.0) / 3.0),
@@ -74,7 +74,7 @@ mod tests {
             assert!((found - expected).abs() < 1e-12, "{name:?}: {found} and {expected}");
         }
         let mut none = Metrics::default();
-        Rewards::default().report("helpful", &mut none);
+        Rewards::default().report(|quantity| quantity.of("helpful"), &mut none);
         assert!(none.is_empty());
     }
 }

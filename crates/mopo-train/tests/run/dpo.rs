@@ -81,7 +81,7 @@ fn run_on(data: &Path, run: &Path, more: &[&str]) -> mopo_train::Result<mopo_tra
 }
 
 /// A new run on a prepared set.
-fn start_on(data: &Path, run: &Path, config: &RunConfig) {
+pub(super) fn start_on(data: &Path, run: &Path, config: &RunConfig) {
     new_run(run, config);
     let record = run.join("run.json");
     let mut value: serde_json::Value =

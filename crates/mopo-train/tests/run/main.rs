@@ -1,6 +1,7 @@
 //! Whole runs of a tiny model: configuration, interruptions and resuming, the numbers of a step.
 
 mod cache;
+mod can;
 mod conditioned;
 mod config;
 mod dpo;
@@ -18,9 +19,11 @@ mod modpo;
 mod named_keys;
 mod prompt_states;
 mod quantised;
+mod raco;
 mod resume;
 mod reward_config;
 mod reward_decoder;
+mod sacpo;
 mod simpo;
 mod steps;
 mod text;

@@ -1,0 +1,294 @@
+//! RACO: a DPO loss for each objective, whose gradients are combined so that none is forgotten where they conflict
+//! (Chen et al., 2026; docs/methods/raco.md).
+
+use std::collections::BTreeMap;
+
+use mopo_core::Objectives;
+use mopo_core::conflict::{ConflictAverse, MAX_OBJECTIVES, conflict_averse};
+use mopo_lm::PolicyParams;
+use mopo_ops::FusedAutodiffBackend;
+use mopo_report::{Metrics, Quantity};
+use serde::{Deserialize, Serialize};
+
+use super::{MethodSection, RunSteps, TrainContext};
+use crate::batches::{BatchOrder, step_seed};
+use crate::checkpoint::{Checkpoint, Parts};
+use crate::config::{PhaseConfig, ranges};
+use crate::fit::Method;
+use crate::optim::{SeparateGradients, Trainer, combined, gram};
+use crate::pairwise::{DpoLoss, PairPass, PairSums, PairTarget, check_simplex};
+use crate::single::SinglePolicy;
+use crate::{Error, Progress, Result};
+
+const PHASE: &str = "raco";
+/// The name of the policy, unless the configuration has another one.
+const POLICY: &str = "weighted";
+
+/// DPO on several objectives by clipped conflict-averse gradient descent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RacoConfig {
+    /// α by objective, on the simplex.
+    pub preference_weights: BTreeMap<String, f64>,
+    /// c in [0, 1): how far the step may be from the weighted gradient, relative to its norm.
+    pub correction: f64,
+    /// Whether an objective's part in the correction is at most its preference weight.
+    pub clip: bool,
+    /// β > 0, strength of the KL term.
+    pub beta: f64,
+    /// Whether the output layer is trained with the adapter; if false, it stays the base's.
+    pub train_head: bool,
+}
+
+impl RacoConfig {
+    fn error(message: String) -> Error {
+        Error::Config { origin: "`[raco]`".into(), message }
+    }
+
+    fn target(name: &str) -> PairTarget<'_> {
+        PairTarget { section: "raco", objective: Some(name), combination: None }
+    }
+
+    /// The objectives with a weight, and the weight.
+    fn used(&self) -> impl Iterator<Item = (&str, f64)> {
+        let weights = self.preference_weights.iter().map(|(name, w)| (name.as_str(), *w));
+        weights.filter(|(_, weight)| *weight > 0.0)
+    }
+}
+
+impl MethodSection for RacoConfig {
+    const TEXT: &'static str = r#"[method]
+kind = "raco"
+
+[raco]
+preference_weights = { helpful = 0.5, harmless = 0.5 }
+# c in [0, 1): how far a step may be from the weighted gradient. 0: DPO's weighted loss.
+correction = 0.4
+# An objective's part in the correction is at most its preference weight, as published. false: CAGrad.
+clip = true
+beta = 0.1
+# The output layer stays the base's: only the adapter is trained.
+train_head = false
+"#;
+    const OPEN: &'static [&'static str] = &["raco.preference_weights"];
+    const REMEDY: &'static str = ", a smaller `raco.beta`";
+
+    fn check_section(&self, policies: &[String]) -> Result<()> {
+        ranges::positive("raco.beta", self.beta).map_err(Self::error)?;
+        if !(0.0..1.0).contains(&self.correction) {
+            return Err(Self::error(format!(
+                "`raco.correction` is {}; it must lie in [0, 1): from 1 on a step may go against the weighted \
+                 gradient",
+                self.correction
+            )));
+        }
+        check_simplex(&self.preference_weights)
+            .map_err(|message| Self::error(format!("`raco.preference_weights`: {message}")))?;
+        let n = self.used().count();
+        if n > MAX_OBJECTIVES {
+            return Err(Self::error(format!(
+                "`raco.preference_weights` has {n} objectives with a weight; at most {MAX_OBJECTIVES} are supported"
+            )));
+        }
+        match policies {
+            [_] => Ok(()),
+            _ => Err(Self::error(format!(
+                "`policies` is {policies:?}, but raco trains one policy: give it one name, such as policies = \
+                 [\"{POLICY}\"]"
+            ))),
+        }
+    }
+
+    fn policies(&self) -> Option<Vec<String>> {
+        Some(vec![POLICY.into()])
+    }
+
+    fn check_labels(
+        &self,
+        _: &[String],
+        objectives: &Objectives,
+        rows: &[&[Option<f32>]],
+    ) -> Result<()> {
+        self.used().try_for_each(|(name, _)| Self::target(name).labels(objectives, rows).map(drop))
+    }
+
+    fn train<B: FusedAutodiffBackend>(
+        &self,
+        context: TrainContext<'_, B>,
+        fit: &mut RunSteps<'_>,
+        progress: &mut dyn Progress,
+    ) -> Result<PolicyParams<B::InnerBackend>> {
+        let pairs = &context.data.train;
+        let mut losses = Vec::new();
+        for (name, weight) in self.used() {
+            let labels = Self::target(name).labels(&context.data.objectives, &pairs.rows())?;
+            progress.note(&format!("RACO: {}", labels.note));
+            losses.push(Objective { name, weight, labels: labels.indicators });
+        }
+        let is_labelled = |&i: &usize| losses.iter().any(|of| of.labels[i].is_some());
+        let used: Vec<usize> = (0..pairs.len()).filter(is_labelled).collect();
+        let lengths = pairs.row_lengths();
+        let mut method = Raco {
+            config: self,
+            losses,
+            policy: &context.policies[0],
+            phase: context.phase,
+            seed: context.seed,
+            order: BatchOrder::new(
+                used.iter().map(|i| lengths[*i]).collect(),
+                context.phase.batch_size,
+                step_seed(context.seed, PHASE, 0),
+            ),
+            used,
+            pass: PairPass::new(&context),
+            trainer: Trainer::new(SinglePolicy::new(context.params, self.train_head)),
+        };
+        fit(&mut method, progress)?;
+        Ok(method.trainer.module().policy(method.pass.base))
+    }
+}
+
+/// An objective with a weight.
+struct Objective<'a> {
+    name: &'a str,
+    weight: f64,
+    /// The label of each training pair.
+    labels: Vec<Option<f32>>,
+}
+
+/// The state of a training.
+struct Raco<'a, B: FusedAutodiffBackend> {
+    config: &'a RacoConfig,
+    losses: Vec<Objective<'a>>,
+    policy: &'a str,
+    phase: &'a PhaseConfig,
+    seed: u64,
+    /// Pairs with a label of any of the objectives.
+    used: Vec<usize>,
+    /// Batches of indices into `used`.
+    order: BatchOrder,
+    pass: PairPass<'a, B>,
+    trainer: Trainer<B, SinglePolicy<B>>,
+}
+
+impl<B: FusedAutodiffBackend> Raco<'_, B> {
+    /// The step's pairs with a label of objective `k`, for each pass.
+    fn labelled(&self, micro: &[Vec<usize>], k: usize) -> Vec<Vec<(usize, f32)>> {
+        let labels = &self.losses[k].labels;
+        let of = |pairs: &Vec<usize>| {
+            pairs.iter().filter_map(|&i| Some((i, labels[i]?))).collect::<Vec<_>>()
+        };
+        micro.iter().map(of).collect()
+    }
+
+    fn report(&self, present: &[Part], found: &ConflictAverse, products: &[Vec<f64>]) -> Metrics {
+        let mut metrics = Metrics::default();
+        let weights: Vec<f64> = present.iter().map(|part| self.losses[part.k].weight).collect();
+        let dot = |row: &[f64]| row.iter().zip(&weights).map(|(h, w)| h * w).sum::<f64>();
+        let along: Vec<f64> = products.iter().map(|row| dot(row)).collect();
+        let length = dot(&along).max(0.0).sqrt();
+        for (i, Part { k, sums }) in present.iter().enumerate() {
+            let name = self.losses[*k].name;
+            let key = |quantity: Quantity| quantity.between(self.policy, name);
+            metrics.set(key(Quantity::Loss), sums.loss);
+            metrics.set(key(Quantity::DecidedPairs), sums.decided());
+            metrics.set(key(Quantity::CorrectionWeight), found.mixture[i]);
+            metrics.set(key(Quantity::GradientFactor), found.factors[i]);
+            let lengths = length * products[i][i].sqrt();
+            // A gradient of 0 has no direction.
+            if lengths > 0.0 {
+                metrics.set(key(Quantity::GradientCosine), along[i] / lengths);
+            }
+            sums.report(key, &mut metrics);
+        }
+        metrics
+    }
+}
+
+/// What a step found of objective `k`.
+struct Part {
+    k: usize,
+    sums: PairSums,
+}
+
+impl<B: FusedAutodiffBackend> Method for Raco<'_, B> {
+    fn phase(&self) -> &'static str {
+        PHASE
+    }
+
+    fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
+        let clock = std::time::Instant::now();
+        let n_micro = self.phase.gradient_accumulation_steps;
+        let micro: Vec<Vec<usize>> = (step * n_micro..(step + 1) * n_micro)
+            .map(|j| self.order.batch(j))
+            .map(|batch| batch.into_iter().map(|at| self.used[at]).collect())
+            .collect();
+        let loss = DpoLoss { beta: self.config.beta };
+        let mut gradients = SeparateGradients::new(self.losses.len());
+        // Objectives of which the step has a label.
+        let mut present = Vec::new();
+        for k in 0..self.losses.len() {
+            let passes = self.labelled(&micro, k);
+            let n_pairs: usize = passes.iter().map(Vec::len).sum();
+            let mut sums = PairSums::default();
+            for (j, pairs) in passes.iter().enumerate().filter(|(_, pairs)| !pairs.is_empty()) {
+                // The same dropout for every objective, so that their gradients are of one function.
+                B::seed(&self.pass.device, step_seed(self.seed, PHASE, step * n_micro + j));
+                let (params, mass) = (self.trainer.module(), 1.0 / n_pairs as f64);
+                let loss = self.pass.loss(&loss, params, pairs, mass, &mut sums)?;
+                gradients.accumulate(k, params, loss);
+            }
+            if n_pairs > 0 {
+                present.push(Part { k, sums });
+            }
+        }
+        let mut all: Vec<_> = gradients.finish().into_iter().map(Some).collect();
+        let gradients: Vec<_> = present.iter().filter_map(|part| all[part.k].take()).collect();
+        let weights: Vec<f64> = present.iter().map(|part| self.losses[part.k].weight).collect();
+        let products = gram::<B, _>(self.trainer.module(), &gradients);
+        let RacoConfig { correction, clip, .. } = self.config;
+        let found = conflict_averse(&products, &weights, *correction, *clip);
+        let sum = combined::<B, _>(self.trainer.module(), &gradients, &found.factors);
+        let norm = self.trainer.apply(sum, learning_rate, self.phase.max_grad_norm);
+
+        let mut metrics = self.report(&present, &found, &products);
+        let n_tokens: usize = present.iter().map(|part| part.sums.n_tokens).sum();
+        let losses = present.iter().zip(&weights).map(|(part, weight)| weight * part.sums.loss);
+        metrics.set(Quantity::Loss, losses.sum());
+        metrics.set(Quantity::GradientNorm, norm);
+        let rate = n_tokens as f64 / clock.elapsed().as_secs_f64();
+        metrics.set(Quantity::TokensPerSecond, rate);
+        Ok(metrics)
+    }
+
+    fn headline(&self, m: &Metrics) -> String {
+        let all = |quantity: Quantity| m.get(quantity).unwrap_or(f64::NAN);
+        let of = |objective: &Objective<'_>| {
+            let accuracy = m.get(Quantity::Accuracy.between(self.policy, objective.name));
+            let accuracy = accuracy.map_or("–".into(), |x| format!("{:.0} %", 100.0 * x));
+            format!("{} {accuracy}", objective.name)
+        };
+        format!(
+            "loss {:.4}  accuracy {}  |grad| {:.1}  {:.0} tokens/s",
+            all(Quantity::Loss),
+            self.losses.iter().map(of).collect::<Vec<_>>().join(", "),
+            all(Quantity::GradientNorm),
+            all(Quantity::TokensPerSecond),
+        )
+    }
+
+    fn non_finite(&self) -> Option<&'static str> {
+        self.trainer.non_finite()
+    }
+
+    fn save(&self) -> Result<Parts> {
+        Ok(Parts::from([
+            ("policy.bin".into(), self.trainer.module_bytes()?),
+            ("optimizer.bin".into(), self.trainer.optimizer_bytes()?),
+        ]))
+    }
+
+    fn load(&mut self, c: &Checkpoint) -> Result<()> {
+        self.trainer.restore(c.part("policy.bin")?, c.part("optimizer.bin")?, &self.pass.device)
+    }
+}

@@ -1,0 +1,268 @@
+//! SACPO: DPO on one objective after the other, each against the policy that the one before left behind (Wachi
+//! et al., 2024; docs/methods/sacpo.md).
+
+use std::ops::Range;
+
+use mopo_core::Objectives;
+use mopo_lm::PolicyParams;
+use mopo_ops::FusedAutodiffBackend;
+use mopo_report::{Metrics, Quantity};
+use serde::{Deserialize, Serialize};
+
+use super::{MethodSection, RunSteps, TrainContext};
+use crate::checkpoint::{Checkpoint, Parts};
+use crate::config::{PhaseConfig, ranges};
+use crate::fit::Method;
+use crate::log_probs::LogProbs;
+use crate::pairwise::{DpoLoss, PairPart, PairTarget, PairwiseMethod};
+use crate::{Error, Progress, Result};
+
+const PHASE: &str = "sacpo";
+/// The part of a checkpoint with the reference's log-probs; the first stage's are the run's own.
+const REFERENCE: &str = "reference_log_probs.bin";
+/// The name of the policy, unless the configuration has another one.
+const POLICY: &str = "stepwise";
+
+/// DPO in stages.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SacpoConfig {
+    /// The objectives, in the order in which they are trained.
+    pub order: Vec<String>,
+    /// β > 0 of each stage, strength of its KL term to the policy of the stage before.
+    pub betas: Vec<f64>,
+    /// The stages' shares of the steps, in any unit. If absent, they are equal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<Vec<f64>>,
+    /// Whether the output layer is trained with the adapter; if false, it stays the base's.
+    pub train_head: bool,
+}
+
+impl SacpoConfig {
+    fn error(message: String) -> Error {
+        Error::Config { origin: "`[sacpo]`".into(), message }
+    }
+
+    fn target(name: &str) -> PairTarget<'_> {
+        PairTarget { section: "sacpo", objective: Some(name), combination: None }
+    }
+
+    /// The steps of each stage, of `total`.
+    fn stages(&self, total: usize) -> Vec<Range<usize>> {
+        let equal = vec![1.0; self.order.len()];
+        let shares = self.shares.as_ref().unwrap_or(&equal);
+        let sum: f64 = shares.iter().sum();
+        let (mut before, mut start) = (0.0, 0);
+        let mut stages = Vec::with_capacity(shares.len());
+        for share in shares {
+            before += share;
+            let end = ((total as f64 * (before / sum)).round() as usize).min(total);
+            stages.push(start..end);
+            start = end;
+        }
+        // Whatever was rounded.
+        if let Some(last) = stages.last_mut() {
+            last.end = total;
+        }
+        stages
+    }
+}
+
+impl MethodSection for SacpoConfig {
+    const TEXT: &'static str = r#"[method]
+kind = "sacpo"
+
+[sacpo]
+# Objectives one after the other; the reference of each is the policy that the one before left behind.
+order = ["helpful", "harmless"]
+# Strength of each stage's KL term.
+betas = [0.1, 0.1]
+# Shares of training.steps, in any unit; equal if absent.
+# shares = [1, 1]
+# The output layer stays the base's: only the adapter is trained.
+train_head = false
+"#;
+    const OPTIONAL: &'static [&'static str] = &["sacpo.shares"];
+    const REMEDY: &'static str = ", smaller `sacpo.betas`";
+
+    fn check_section(&self, policies: &[String]) -> Result<()> {
+        let n = self.order.len();
+        Objectives::new(self.order.iter().cloned())
+            .map_err(|e| Self::error(format!("`sacpo.order`: {e}")))?;
+        let numbers = [("betas", Some(&self.betas)), ("shares", self.shares.as_ref())];
+        for (key, values) in numbers.into_iter().filter_map(|(key, v)| Some((key, v?))) {
+            if values.len() != n {
+                return Err(Self::error(format!(
+                    "`sacpo.{key}` has {} numbers, but `sacpo.order` has {n} objectives: write one for each",
+                    values.len()
+                )));
+            }
+            for value in values {
+                ranges::positive(&format!("sacpo.{key}"), *value).map_err(Self::error)?;
+            }
+        }
+        match policies {
+            [_] => Ok(()),
+            _ => Err(Self::error(format!(
+                "`policies` is {policies:?}, but sacpo trains one policy: give it one name, such as policies = \
+                 [\"{POLICY}\"]"
+            ))),
+        }
+    }
+
+    fn policies(&self) -> Option<Vec<String>> {
+        Some(vec![POLICY.into()])
+    }
+
+    fn check_labels(
+        &self,
+        _: &[String],
+        objectives: &Objectives,
+        rows: &[&[Option<f32>]],
+    ) -> Result<()> {
+        self.order.iter().try_for_each(|name| Self::target(name).labels(objectives, rows).map(drop))
+    }
+
+    fn train<B: FusedAutodiffBackend>(
+        &self,
+        context: TrainContext<'_, B>,
+        fit: &mut RunSteps<'_>,
+        progress: &mut dyn Progress,
+    ) -> Result<PolicyParams<B::InnerBackend>> {
+        let (objectives, rows) = (&context.data.objectives, context.data.train.rows());
+        let steps = self.stages(context.phase.steps);
+        let mut stages = Vec::new();
+        for ((name, &beta), steps) in self.order.iter().zip(&self.betas).zip(steps) {
+            let labels = Self::target(name).labels(objectives, &rows)?;
+            let Range { start, end } = steps;
+            progress.note(&format!("SACPO, steps {start} to {end}: {}", labels.note));
+            stages.push(Stage { objective: name, beta, labels: labels.indicators, steps });
+        }
+        let first = stages[0].part();
+        let method = PairwiseMethod::new(PHASE, first, self.train_head, context);
+        let mut method = Sacpo { stages, current: 0, method };
+        fit(&mut method, progress)?;
+        Ok(method.method.params())
+    }
+}
+
+/// One objective's turn.
+struct Stage<'a> {
+    objective: &'a str,
+    beta: f64,
+    labels: Vec<Option<f32>>,
+    steps: Range<usize>,
+}
+
+impl Stage<'_> {
+    fn part(&self) -> PairPart<'_, DpoLoss> {
+        PairPart {
+            loss: DpoLoss { beta: self.beta },
+            labels: &self.labels,
+            objective: Some(self.objective),
+            first_step: self.steps.start,
+        }
+    }
+}
+
+/// The state of a training.
+struct Sacpo<'a, B: FusedAutodiffBackend> {
+    stages: Vec<Stage<'a>>,
+    /// Index of the stage that `method` is in.
+    current: usize,
+    method: PairwiseMethod<'a, B, DpoLoss>,
+}
+
+impl<B: FusedAutodiffBackend> Sacpo<'_, B> {
+    /// The stage of a step.
+    fn stage_of(&self, step: usize) -> usize {
+        self.stages.iter().position(|stage| stage.steps.contains(&step)).unwrap_or(0)
+    }
+
+    fn enter(&mut self, stage: usize, reference: LogProbs) {
+        self.current = stage;
+        self.method.go_on(self.stages[stage].part(), reference);
+    }
+}
+
+impl<B: FusedAutodiffBackend> Method for Sacpo<'_, B> {
+    fn phase(&self) -> &'static str {
+        PHASE
+    }
+
+    fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
+        let stage = self.stage_of(step);
+        if stage != self.current {
+            let reference = self.method.log_probs()?;
+            self.enter(stage, reference);
+        }
+        let mut metrics = self.method.step(step, learning_rate)?;
+        metrics.set(Quantity::Stage, stage as f64);
+        Ok(metrics)
+    }
+
+    /// Each stage has the whole schedule, as a run of its own would.
+    fn learning_rate(&self, phase: &PhaseConfig, step: usize) -> f64 {
+        let steps = &self.stages[self.stage_of(step)].steps;
+        let phase = PhaseConfig { steps: steps.len(), ..phase.clone() };
+        phase.learning_rate_at(step - steps.start)
+    }
+
+    fn headline(&self, metrics: &Metrics) -> String {
+        format!("{}: {}", self.stages[self.current].objective, self.method.headline(metrics))
+    }
+
+    fn non_finite(&self) -> Option<&'static str> {
+        self.method.non_finite()
+    }
+
+    fn save(&self) -> Result<Parts> {
+        let mut parts = self.method.save()?;
+        if self.current > 0 {
+            let values = self.method.reference().iter().flatten();
+            parts.insert(REFERENCE.into(), values.flat_map(|x| x.to_le_bytes()).collect());
+        }
+        Ok(parts)
+    }
+
+    fn load(&mut self, c: &Checkpoint) -> Result<()> {
+        // A stage is entered with its first step, not after the last one before it.
+        let stage = self.stage_of(c.step.saturating_sub(1));
+        if stage > 0 {
+            let (values, rest) = c.part(REFERENCE)?.as_chunks::<4>();
+            let values: Vec<f32> = values.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            let (rows, odd) = values.as_chunks::<2>();
+            if rows.len() != self.method.reference().len() || !odd.is_empty() || !rest.is_empty() {
+                return Err(Error::corrupt(
+                    &c.path.join(REFERENCE),
+                    "it does not have two numbers for each training pair; delete this checkpoint to use the \
+                     previous one",
+                ));
+            }
+            self.enter(stage, rows.to_vec());
+        }
+        self.method.load(c)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stages(shares: Option<&[f64]>, n: usize, total: usize) -> Vec<Range<usize>> {
+        let order = (0..n).map(|i| format!("o{i}")).collect();
+        let shares = shares.map(<[f64]>::to_vec);
+        SacpoConfig { order, betas: vec![0.1; n], shares, train_head: false }.stages(total)
+    }
+
+    #[test]
+    fn stages_cover_all_steps_in_order_and_in_proportion() {
+        assert_eq!(stages(None, 2, 9), [0..5, 5..9]);
+        assert_eq!(stages(Some(&[1.0, 3.0]), 2, 8), [0..2, 2..8]);
+        assert_eq!(stages(Some(&[0.1, 0.2, 0.7]), 3, 10), [0..1, 1..3, 3..10]);
+        // Fewer steps than stages: some have none.
+        assert_eq!(stages(None, 3, 1), [0..0, 0..1, 1..1]);
+        assert_eq!(stages(None, 2, 0), [0..0, 0..0]);
+        assert_eq!(stages(Some(&[5.0]), 1, 7), [0..7]);
+    }
+}

@@ -1,0 +1,160 @@
+//! One differentiated pass over pairs, and what it tells about them.
+
+use std::borrow::Cow;
+
+use burn::module::AutodiffModule;
+use burn::tensor::{ElementConversion, Tensor};
+use mopo_lm::{CausalLm, Decoder, LoraAdapter, OutputLayer, PackedBatch, sequence_log_probs};
+use mopo_ops::FusedAutodiffBackend;
+use mopo_report::{MetricKey, Metrics, Quantity};
+
+use super::rewards::Rewards;
+use super::{PairLoss, PairValues};
+use crate::log_probs::{LogProbs, all_log_probs, to_tensor};
+use crate::methods::TrainContext;
+use crate::single::SinglePolicy;
+use crate::{Pairs, Result, Silent};
+
+/// log π of every response of a batch of whole pairs, `[2 n_pairs]`: all first responses, then all second
+/// ones.
+pub(crate) fn pair_log_probs<B: FusedAutodiffBackend>(
+    base: &CausalLm<B>,
+    adapter: &LoraAdapter<B>,
+    head: &OutputLayer<B>,
+    batch: &PackedBatch,
+) -> Tensor<B, 1> {
+    let hidden = base.hidden_states_packed(&batch.inputs::<B>(&adapter.device()), Some(adapter));
+    let responses = [batch.responses_at(0), batch.responses_at(1)].concat();
+    sequence_log_probs(hidden, head, batch, &responses)
+}
+
+/// What passes over pairs are made with, besides the parameters.
+pub(crate) struct PairPass<'a, B: FusedAutodiffBackend> {
+    /// The frozen base, on the backend with gradients.
+    pub(crate) base: &'a CausalLm<B>,
+    pub(crate) pairs: &'a Pairs,
+    /// log π_ref of every pair.
+    pub(crate) reference: Cow<'a, LogProbs>,
+    pub(crate) device: B::Device,
+}
+
+impl<'a, B: FusedAutodiffBackend> PairPass<'a, B> {
+    /// Against the frozen base.
+    pub(crate) fn new(context: &TrainContext<'a, B>) -> Self {
+        Self {
+            base: context.base,
+            pairs: &context.data.train,
+            reference: Cow::Borrowed(context.initial_log_probs),
+            device: context.device.clone(),
+        }
+    }
+
+    /// The loss of pairs with these labels, each with the mass `mass`. What is known of them is added to `sums`.
+    pub(crate) fn loss(
+        &self,
+        loss: &impl PairLoss,
+        params: &SinglePolicy<B>,
+        pairs: &[(usize, f32)],
+        mass: f64,
+        sums: &mut PairSums,
+    ) -> Result<Tensor<B, 1>> {
+        let n = pairs.len();
+        let indices: Vec<usize> = pairs.iter().map(|(i, _)| *i).collect();
+        let batch = self.pairs.pack(&indices, &vec![[true, true]; n])?;
+        let head = params.head(self.base);
+        let found = pair_log_probs(self.base, &params.adapter, &head, &batch);
+        let scale: Vec<[(f32, f32); 2]> = indices.iter().map(|&i| self.scale(loss, i)).collect();
+        let of = |pick: fn(&(f32, f32)) -> f32| {
+            let all = [0, 1].into_iter().flat_map(|r| scale.iter().map(move |s| pick(&s[r])));
+            to_tensor::<B>(&all.collect::<Vec<f32>>(), &self.device)
+        };
+        let values = (found.clone() - of(|s| s.0)) / of(|s| s.1);
+        let indicators: Vec<f32> = pairs.iter().map(|(_, label)| loss.indicator(*label)).collect();
+        let total = loss.loss(PairValues {
+            first: values.clone().narrow(0, 0, n),
+            second: values.clone().narrow(0, n, n),
+            indicators: to_tensor(&indicators, &self.device),
+            mass: Tensor::full([n], mass, &self.device),
+        });
+        sums.loss += total.clone().into_scalar().elem::<f64>();
+        sums.n_tokens += batch.n_tokens();
+        let host = |tensor: Tensor<B, 1>| tensor.detach().into_data().iter().collect::<Vec<f64>>();
+        sums.add(loss, pairs, &host(values), &host(found));
+        Ok(total)
+    }
+
+    /// What is subtracted from log π, and divided by, for the responses of pair `i`.
+    fn scale(&self, loss: &impl PairLoss, i: usize) -> [(f32, f32); 2] {
+        let tokens = &self.pairs.tokens[i];
+        let reference = match loss.has_reference() {
+            true => self.reference[i],
+            false => [0.0; 2],
+        };
+        let lengths = match loss.is_per_token() {
+            true => [tokens.first.len() as f32, tokens.second.len() as f32],
+            false => [1.0; 2],
+        };
+        let shift = loss.shift(i);
+        [0, 1].map(|r| (reference[r] + shift[r], lengths[r]))
+    }
+
+    /// log π of every pair under the current policy, without dropout.
+    pub(crate) fn log_probs(&self, params: &SinglePolicy<B>, name: &str) -> Result<LogProbs> {
+        let (base, policy) = (self.base.valid(), params.policy(self.base));
+        let (pairs, device) = (self.pairs, &self.device);
+        let mut all = all_log_probs(&base, Some(&policy), pairs, name, device, &mut Silent)?;
+        Ok(all.swap_remove(0))
+    }
+}
+
+/// Sums over the pairs of a step.
+#[derive(Default)]
+pub(crate) struct PairSums {
+    /// The loss, and tokens of the passes.
+    pub(crate) loss: f64,
+    pub(crate) n_tokens: usize,
+    n_pairs: usize,
+    /// `None` if the loss never cuts anything off.
+    n_clamped: Option<usize>,
+    rewards: Rewards,
+    /// log π over the decided pairs.
+    chosen: f64,
+    rejected: f64,
+}
+
+impl PairSums {
+    fn add(&mut self, loss: &impl PairLoss, pairs: &[(usize, f32)], values: &[f64], found: &[f64]) {
+        let n = pairs.len();
+        self.n_pairs += n;
+        for (j, (_, label)) in pairs.iter().enumerate() {
+            self.rewards.add(*label, loss.reward(values[j]), loss.reward(values[n + j]));
+            if *label != 0.5 {
+                let (chosen, rejected) = if *label > 0.5 { (j, n + j) } else { (n + j, j) };
+                self.chosen += found[chosen];
+                self.rejected += found[rejected];
+            }
+        }
+        for clamped in values.iter().filter_map(|value| loss.is_clamped(*value)) {
+            *self.n_clamped.get_or_insert(0) += usize::from(clamped);
+        }
+    }
+
+    /// Share of the pairs that are decided.
+    pub(crate) fn decided(&self) -> f64 {
+        self.rewards.len() as f64 / self.n_pairs as f64
+    }
+
+    /// Means over the decided pairs, under the keys that `key` makes; none if no pair was decided.
+    pub(crate) fn report(&self, key: impl Fn(Quantity) -> MetricKey, metrics: &mut Metrics) {
+        self.rewards.report(&key, metrics);
+        if self.rewards.len() > 0 {
+            let n = self.rewards.len() as f64;
+            metrics.set(key(Quantity::ChosenLogProb), self.chosen / n);
+            metrics.set(key(Quantity::RejectedLogProb), self.rejected / n);
+        }
+        if let Some(n_clamped) = self.n_clamped {
+            let share = n_clamped as f64 / (2 * self.n_pairs) as f64;
+            metrics.set(key(Quantity::ClampedResponses), share);
+        }
+    }
+}
