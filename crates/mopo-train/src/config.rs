@@ -23,11 +23,12 @@ use mopo_lm::LoraConfig;
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
-pub use crate::methods::Margins;
 use crate::methods::Sections;
 pub use crate::methods::{
-    DpoConfig, FDpoConfig, IpoConfig, MethodConfig, ModpoConfig, MopoConfig, SimpoConfig,
+    DpoConfig, FDpoConfig, GrpoConfig, IpoConfig, MethodConfig, ModpoConfig, MopoConfig, PpoConfig,
+    SimpoConfig,
 };
+pub use crate::methods::{LengthNormalization, Margins};
 pub use crate::pairwise::Combination;
 pub use data::DataConfig;
 pub use evaluation::{EvaluationConfig, GivenStatistics, RewardAxis, ZScoreSource};
@@ -263,6 +264,18 @@ impl RunConfig {
         self.training.check("training").or_else(fail)?;
         self.checkpoints.check().or_else(fail)?;
         self.evaluation.check(self.policies.len()).or_else(fail)
+    }
+
+    /// Checks that the run has the rewards that its method needs during training. A finished run may be evaluated
+    /// with others, so this is no part of [`check`](Self::check).
+    ///
+    /// # Errors
+    /// Names the method's key and the reward that is missing.
+    pub fn check_rewards(&self) -> Result<()> {
+        match self.method.rollouts() {
+            Some(settings) => settings.target.check_rewards(&self.evaluation),
+            None => Ok(()),
+        }
     }
 
     /// The configuration in the form that the run records.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{PhaseConfig, RenamedKey};
 use crate::fit::Method;
 use crate::log_probs::LogProbs;
+use crate::rollouts::{RolloutInputs, RolloutSettings};
 use crate::{OtherPolicy, Progress, Result, RunData};
 
 /// A method's section of a run's configuration.
@@ -65,6 +66,11 @@ pub(crate) trait MethodSection: Serialize + DeserializeOwned {
         Vec::new()
     }
 
+    /// How answers of the policy itself are sampled and scored, if it learns from them.
+    fn rollouts(&self) -> Option<RolloutSettings<'_>> {
+        None
+    }
+
     /// What a response's indicator means.
     fn estimator(&self) -> IndicatorEstimator {
         IndicatorEstimator::Pair
@@ -112,6 +118,8 @@ pub(crate) struct TrainContext<'a, B: FusedAutodiffBackend> {
     pub(crate) initial_log_probs: &'a LogProbs,
     /// log π of every training pair under the policies of other runs, by their names.
     pub(crate) others: &'a BTreeMap<String, LogProbs>,
+    /// Rewards, for methods that have [`rollouts`](MethodSection::rollouts).
+    pub(crate) rollouts: Option<&'a RolloutInputs>,
     pub(crate) seed: u64,
     pub(crate) device: &'a B::Device,
 }
@@ -236,6 +244,11 @@ macro_rules! methods {
                 match self { $(Self::$variant(section) => section.other_policies(),)+ }
             }
 
+            /// How answers of the policy itself are sampled and scored, if it learns from them.
+            pub(crate) fn rollouts(&self) -> Option<RolloutSettings<'_>> {
+                match self { $(Self::$variant(section) => section.rollouts(),)+ }
+            }
+
             /// What a response's indicator means.
             pub fn estimator(&self) -> IndicatorEstimator {
                 match self { $(Self::$variant(section) => section.estimator(),)+ }
@@ -282,8 +295,13 @@ methods! {
     simpo: Simpo(SimpoConfig);
     /// Multi-objective DPO: margins for one vector of preference weights.
     modpo: Modpo(ModpoConfig);
+    /// Proximal policy optimisation on the policy's own answers.
+    ppo: Ppo(PpoConfig);
+    /// Group-relative policy optimisation on them.
+    grpo: Grpo(GrpoConfig);
 }
 
+pub use grpo::LengthNormalization;
 pub use modpo::Margins;
 
 /// The one method that is configured. Configurations of earlier versions have its section only.
@@ -325,5 +343,16 @@ fn chosen(
              both to start from",
             named(MethodConfig::KINDS)
         )),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A section of the text that `mopo config` prints.
+    pub(crate) fn section<T: DeserializeOwned>(kind: &str, text: &str) -> T {
+        let mut table: toml::Table = text.parse().unwrap();
+        table.remove(kind).unwrap().try_into().unwrap()
     }
 }

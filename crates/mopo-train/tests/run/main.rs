@@ -14,6 +14,7 @@ mod hub;
 mod ipo;
 mod modpo;
 mod named_keys;
+mod on_policy;
 mod prompt_states;
 mod quantised;
 mod resume;
