@@ -27,7 +27,10 @@ fn finished(method: &str, more: &[&str]) -> (tempfile::TempDir, PathBuf) {
     finished_with(&config(method, more))
 }
 
-/// A reward that every answer of several lengths differs by.
+/// GRPO on one of them.
+const ONE: &str = "grpo.preference_weights={helpful=1.0}";
+
+/// Opposite rewards that see every difference of length.
 const LENGTH: &str = "evaluation.rewards=[\
     {name=\"helpful\", ref_point=0.0, reward={kind=\"length\", unit=\"characters\"}},\
     {name=\"harmless\", ref_point=0.0, reward={kind=\"length\", unit=\"characters\", prefer=\"shorter\"}}]";
@@ -87,19 +90,23 @@ fn weighted(more: &[&str]) -> mopo_train::Result<RunConfig> {
 
 #[test]
 fn scores_rise_on_a_reward_that_is_easy() {
+    let fast = ["training.steps=120", "training.learning_rate=1e-2", LENGTH];
     for (method, more, policy) in [
-        ("ppo", &["ppo.kl_coef=0.01", "training.batch_size=36"][..], "helpful"),
+        (
+            "ppo",
+            &["ppo.kl_coef=0.01", "ppo.train_head=true", "training.batch_size=36"][..],
+            "helpful",
+        ),
         (
             "grpo",
-            &["grpo.preference_weights={helpful=1.0}", "grpo.beta=0.001", "training.batch_size=8"],
+            &[ONE, "grpo.beta=0.001", "grpo.train_head=true", "training.batch_size=8"],
             "weighted",
         ),
     ] {
-        let fast = ["training.steps=60", "training.learning_rate=2e-2", LENGTH];
         let (_tmp, run) = finished(method, &[&fast[..], more].concat());
         let scores = metric(&run, method, &format!("{policy}/score"));
         let mean = |scores: &[f64]| scores.iter().sum::<f64>() / scores.len() as f64;
-        let (first, last) = (mean(&scores[..8]), mean(&scores[52..]));
+        let (first, last) = (mean(&scores[..8]), mean(&scores[112..]));
         assert!(last > first + 0.5, "{method}: {first} and {last}");
     }
 }
@@ -109,7 +116,7 @@ fn runs_that_are_cut_off_within_a_rollout_end_bit_for_bit_the_same() {
     // Cuts after 3 and 4 more steps, and checkpoints every second step: within rollouts of four and of six steps.
     let passes = "training.gradient_accumulation_steps=2";
     assert_resumable(&config("ppo", &["ppo.epochs=3", "ppo.minibatches=2", passes, LENGTH]));
-    let more = ["grpo.epochs=4", "grpo.group_size=3", "training.batch_size=2"];
+    let more = ["grpo.epochs=4", "grpo.group_size=3", "training.batch_size=2", ONE, LENGTH];
     assert_resumable(&config("grpo", &more));
 }
 
@@ -117,13 +124,14 @@ fn runs_that_are_cut_off_within_a_rollout_end_bit_for_bit_the_same() {
 fn the_forms_of_length_normalization_agree_on_answers_of_one_token() {
     let one = |form: &str| {
         let form = format!("grpo.length_normalization={form}");
-        let (_tmp, run) = finished("grpo", &["grpo.max_new_tokens=1", &form, LENGTH]);
+        let (_tmp, run) =
+            finished("grpo", &["grpo.max_new_tokens=1", "grpo.epochs=4", &form, ONE, LENGTH]);
         metric(&run, "grpo", "loss")
     };
     super::assert_close(&one("token"), &one("answer"));
     let more = |form: &str| {
         let form = format!("grpo.length_normalization={form}");
-        let (_tmp, run) = finished("grpo", &["grpo.epochs=4", &form, LENGTH]);
+        let (_tmp, run) = finished("grpo", &["grpo.epochs=4", &form, ONE, LENGTH]);
         metric(&run, "grpo", "loss")
     };
     assert_ne!(more("token"), more("answer"));
@@ -131,7 +139,7 @@ fn the_forms_of_length_normalization_agree_on_answers_of_one_token() {
 
 #[test]
 fn a_groups_advantages_have_sum_zero_and_the_kl_begins_at_zero() {
-    let (_tmp, run) = finished("grpo", &["grpo.length_normalization=answer", LENGTH]);
+    let (_tmp, run) = finished("grpo", &["grpo.length_normalization=answer", ONE, LENGTH]);
     let of = |key: &str| metric(&run, "grpo", key);
     let (loss, kl) = (of("weighted/policy_loss"), of("weighted/kl_penalty"));
     // On policy and per answer, the surrogate is minus the mean advantage.
