@@ -14,6 +14,7 @@ mod lower_bound;
 pub mod mopo;
 mod objective;
 pub mod pairwise;
+pub mod policy_gradient;
 
 pub use mopo_pareto as pareto;
 

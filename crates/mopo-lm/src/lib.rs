@@ -45,7 +45,8 @@ pub use decoder::{Architecture, CausalLm, Decoder, DecoderShape, LinearShape};
 pub use error::{Error, Result};
 pub use export::export_hub;
 pub use generate::{
-    Decoding, GenerationConfig, HubGeneration, generate, generate_streaming, generate_with_row_ids,
+    Decoding, GenerationConfig, HubGeneration, Sampled, generate, generate_streaming,
+    generate_with_ends, generate_with_row_ids,
 };
 pub use gguf::{GGUF_WEIGHTS, export_gguf, gguf_file};
 pub use heads::PolicyHeads;
@@ -53,7 +54,10 @@ pub use layers::dense::{Activation, Attention, Dense};
 pub use layers::{KvCache, NewTokens, Norm, OutputLayer, Projection, Weight};
 pub use lora::{LoraAdapter, LoraConfig, LoraLayer, LoraPair, TargetModules};
 pub use merge::merge;
-pub use packed::{PackedBatch, PackedInputs, PackedResponse, sequence_log_probs, token_log_probs};
+pub use packed::{
+    PackedBatch, PackedInputs, PackedResponse, response_states, sequence_log_probs,
+    token_log_probs, token_log_probs_at,
+};
 pub use peft::{has_adapter, load_adapter, save_adapter};
 pub use phi::{Phi, PhiAttention, PhiConfig, PhiLayer, PhiMlp, PhiRotary, load_phi};
 pub use policy::{AdapterSharing, HeadChoice, Mixing, PolicyParams};

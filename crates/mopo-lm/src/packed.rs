@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
-use mopo_ops::{FusedBackend, PackedRows, primitive, tensor};
+use mopo_ops::{FusedBackend, OutputParams, PackedRows, primitive, tensor};
 
 use crate::{Error, OutputLayer, Result};
 
@@ -187,19 +187,64 @@ pub fn token_log_probs<B: FusedBackend>(
     batch: &PackedBatch,
     responses: &[usize],
 ) -> Tensor<B, 1> {
+    let states = response_states(hidden, batch, responses);
+    log_probs_of(states, head.params(), batch, responses)
+}
+
+/// [`token_log_probs`] under the distribution that sampling at `temperature` > 0 draws from, the softmax of the
+/// logits divided by it, over the whole vocabulary.
+pub fn token_log_probs_at<B: FusedBackend>(
+    hidden: Tensor<B, 2>,
+    head: &OutputLayer<B>,
+    batch: &PackedBatch,
+    responses: &[usize],
+    temperature: f64,
+) -> Tensor<B, 1> {
+    let states = response_states(hidden, batch, responses);
+    if temperature == 1.0 {
+        return log_probs_of(states, head.params(), batch, responses);
+    }
+    let states = states.div_scalar(temperature);
+    log_probs_of(states, head.params_at(temperature), batch, responses)
+}
+
+/// The hidden states that predict the tokens of the chosen responses, one response after the other:
+/// `[n_positions, hidden_size]`, differentiable. Arguments as for [`token_log_probs`].
+pub fn response_states<B: FusedBackend>(
+    hidden: Tensor<B, 2>,
+    batch: &PackedBatch,
+    responses: &[usize],
+) -> Tensor<B, 2> {
     assert_eq!(hidden.dims()[0], batch.n_tokens(), "hidden states of another batch");
     assert!(
         !responses.is_empty(),
         "no responses: a batch without kept responses has no log-probabilities"
     );
-    let device = hidden.device();
-    let join = |f: fn(&PackedResponse) -> &Vec<i32>| -> Tensor<B, 1, Int> {
-        let all: Vec<i32> =
-            responses.iter().flat_map(|i| f(&batch.responses[*i]).iter().copied()).collect();
-        Tensor::from_data(all.as_slice(), &device)
-    };
-    let predictors = B::select_rows_op(primitive(hidden), join(|t| &t.predictors).into_primitive());
-    tensor(B::linear_log_prob(predictors, head.params(), join(|t| &t.targets).into_primitive()))
+    let at = join::<B>(batch, responses, |response| &response.predictors, &hidden.device());
+    tensor(B::select_rows_op(primitive(hidden), at.into_primitive()))
+}
+
+/// Log-probabilities of the responses' tokens, given the states that predict them.
+fn log_probs_of<B: FusedBackend>(
+    states: Tensor<B, 2>,
+    layer: OutputParams<B>,
+    batch: &PackedBatch,
+    responses: &[usize],
+) -> Tensor<B, 1> {
+    let targets = join::<B>(batch, responses, |response| &response.targets, &states.device());
+    tensor(B::linear_log_prob(primitive(states), layer, targets.into_primitive()))
+}
+
+/// A list of each of the responses, one after the other.
+fn join<B: Backend>(
+    batch: &PackedBatch,
+    responses: &[usize],
+    of: fn(&PackedResponse) -> &Vec<i32>,
+    device: &B::Device,
+) -> Tensor<B, 1, Int> {
+    let all: Vec<i32> =
+        responses.iter().flat_map(|i| of(&batch.responses[*i]).iter().copied()).collect();
+    Tensor::from_data(all.as_slice(), device)
 }
 
 /// Log-probability of each chosen response given its prompt, summed over its tokens:

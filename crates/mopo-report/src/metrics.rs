@@ -92,6 +92,24 @@ quantities! {
     CorrectionWeight = "correction_weight",
     /// The objective's factor in the step's gradient.
     GradientFactor = "gradient_factor",
+    /// z-score of the policy's own answers: weighted, or on one objective.
+    Score = "score",
+    /// Weight of the KL in the reward.
+    KlCoefficient = "kl_coefficient",
+    /// The clipped surrogate, negated.
+    PolicyLoss = "policy_loss",
+    /// The loss of the value head.
+    ValueLoss = "value_loss",
+    /// The KL term of the loss, before its weight.
+    KlPenalty = "kl_penalty",
+    /// Share of the tokens whose ratio is cut off.
+    ClipFraction = "clip_fraction",
+    /// Entropy per token, estimated on the policy's own answers.
+    Entropy = "entropy",
+    /// Tokens of the policy's own answers.
+    AnswerLength = "answer_length",
+    /// Share of the policy's own answers that the limit of tokens cut off.
+    UnfinishedAnswers = "unfinished_answers",
 }
 
 impl Quantity {

@@ -26,11 +26,11 @@ use toml::de::DeTable;
 pub use crate::conditioned::TargetMap;
 use crate::methods::Sections;
 pub use crate::methods::{
-    CanConfig, DpaConfig, DpoConfig, FDpoConfig, IpoConfig, MethodConfig, ModpoConfig, MopoConfig,
-    MultiObjectiveDecodingConfig, RacoConfig, RewardedSoupsConfig, RicConfig, SacpoConfig,
-    SimpoConfig,
+    CanConfig, DpaConfig, DpoConfig, FDpoConfig, GrpoConfig, IpoConfig, MethodConfig, ModpoConfig,
+    MopoConfig, MultiObjectiveDecodingConfig, PpoConfig, RacoConfig, RewardedSoupsConfig,
+    RicConfig, SacpoConfig, SimpoConfig,
 };
-pub use crate::methods::{CanLabels, Margins, TargetRange};
+pub use crate::methods::{CanLabels, LengthNormalization, Margins, TargetRange};
 pub use crate::pairwise::Combination;
 pub use crate::runs::PolicyRuns;
 pub use data::DataConfig;
@@ -280,6 +280,18 @@ impl RunConfig {
         self.training.check("training").or_else(fail)?;
         self.checkpoints.check().or_else(fail)?;
         self.evaluation.check(self.policies.len()).or_else(fail)
+    }
+
+    /// Checks that the run has the rewards that its method needs during training. A finished run may be evaluated
+    /// with others, so this is no part of [`check`](Self::check).
+    ///
+    /// # Errors
+    /// Names the method's key and the reward that is missing.
+    pub fn check_rewards(&self) -> Result<()> {
+        match self.method.rollouts() {
+            Some(settings) => settings.target.check_rewards(&self.evaluation),
+            None => Ok(()),
+        }
     }
 
     /// The configuration in the form that the run records.

@@ -96,20 +96,25 @@ impl Pairs {
         lengths.iter().take(batch_size).sum()
     }
 
-    /// Refuses prompts that leave no room for the answers of the evaluation, which would fail at
-    /// the end.
+    /// Refuses prompts that leave no room for answers of up to `max_new_tokens`, the value of `key`, which would fail
+    /// later.
     ///
     /// # Errors
     /// Names the longest.
-    pub(crate) fn check_answers(&self, positions: usize, max_new_tokens: usize) -> Result<()> {
+    pub(crate) fn check_answers(
+        &self,
+        positions: usize,
+        what: &str,
+        (key, max_new_tokens): (&str, usize),
+    ) -> Result<()> {
         let longest = self.tokens.iter().map(|t| t.prompt.len()).max().unwrap_or(0);
         if longest.saturating_add(max_new_tokens) <= positions {
             return Ok(());
         }
         Err(Error::Config {
-            origin: "`evaluation.max_new_tokens`".into(),
+            origin: format!("`{key}`"),
             message: format!(
-                "held-out prompts have up to {longest} tokens, and {max_new_tokens} new ones would \
+                "{what} prompts have up to {longest} tokens, and {max_new_tokens} new ones would \
                  exceed the model's {positions} positions: lower it, or `data.max_prompt_tokens`"
             ),
         })

@@ -1,6 +1,7 @@
 //! Text generation with policies of a finished run, exported policies, or a plain model from
 //! Hugging Face.
 
+mod answerer;
 mod chat;
 
 use std::borrow::Cow;
@@ -11,7 +12,7 @@ use mopo_core::divergence::Divergence;
 use mopo_data::{ChatTemplate, PromptForm, Tokenizer, with_note};
 use mopo_lm::{
     CausalLm, Decoder, Decoding, GenerationConfig, HeadChoice, HubGeneration, Mixing, PackedBatch,
-    PolicyParams, generate, load_policy,
+    PolicyParams, load_policy,
 };
 use mopo_ops::FusedBackend;
 
@@ -19,6 +20,8 @@ use crate::conditioned::Conditioning;
 use crate::config::BaseFormat;
 use crate::tokens::{load_run_tokenizer, load_tokenizer};
 use crate::{Error, Progress, Result, RunConfig, RunDir, load_base};
+pub(crate) use answerer::Answerer;
+use answerer::bounded;
 pub use chat::Reply;
 
 /// Number of prompts per batch.
@@ -347,24 +350,15 @@ impl<B: FusedBackend> Sampler<B> {
             }
         };
         self.check_lengths(&tokens, generation.max_new_tokens)?;
-        // Prompts of similar length together: a batch runs until its longest response ends, and its
-        // cache has room for its longest prompt. Responses do not depend on the batch.
-        let mut order: Vec<usize> = (0..tokens.len()).collect();
-        order.sort_by_key(|&i| (tokens[i].len(), i));
-        let generation = self.bounded(generation.clone());
-        let end = self.tokenizer.end_of_text();
-        let mut responses = vec![String::new(); prompts.len()];
-        for batch in order.chunks(BATCH) {
-            let rows: Vec<Vec<u32>> = batch.iter().map(|&i| tokens[i].clone()).collect();
-            let device = &self.device;
-            let out = generate(&self.base, params, &decoding, &rows, end, &generation, device)?;
-            for (&i, ids) in batch.iter().zip(out) {
-                let text = self.tokenizer.decode(&ids)?;
-                responses[i] = self.template.map_or(&*text, |t| t.answer(&text)).to_string();
-            }
-            progress.advance(1, "");
-        }
-        Ok(responses)
+        let answerer = Answerer {
+            base: &self.base,
+            params,
+            tokenizer: &self.tokenizer,
+            template: self.template,
+            device: &self.device,
+        };
+        let answers = answerer.answer(&decoding, &tokens, None, generation, progress)?;
+        Ok(answers.into_iter().map(|answer| answer.text).collect())
     }
 
     /// What a choice comes to.
@@ -432,11 +426,8 @@ impl<B: FusedBackend> Sampler<B> {
     }
 
     /// The settings with the tokenizer's limits: its ids, and its tokens that end a response.
-    fn bounded(&self, mut generation: GenerationConfig) -> GenerationConfig {
-        let known = self.tokenizer.vocab_size();
-        generation.n_tokens = Some(generation.n_tokens.map_or(known, |n| n.min(known)));
-        generation.stop.extend(self.tokenizer.stops());
-        generation
+    fn bounded(&self, generation: GenerationConfig) -> GenerationConfig {
+        bounded(&self.tokenizer, generation)
     }
 
     /// The policies' own hidden state of each prompt, `[n_prompts][hidden_size]`: the states after
@@ -491,7 +482,7 @@ impl<B: FusedBackend> Sampler<B> {
 
     /// Number of batches of [`answer`](Self::answer) for this many prompts.
     pub fn batches(n_prompts: usize) -> usize {
-        n_prompts.div_ceil(BATCH)
+        Answerer::<B>::batches(n_prompts)
     }
 }
 

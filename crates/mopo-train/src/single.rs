@@ -10,7 +10,7 @@ use mopo_ops::FusedAutodiffBackend;
 pub(crate) struct SinglePolicy<B: Backend> {
     pub(crate) adapter: LoraAdapter<B>,
     /// `None`: the base's own output layer, frozen.
-    own_head: Option<OutputLayer<B>>,
+    pub(crate) own_head: Option<OutputLayer<B>>,
 }
 
 impl<B: FusedAutodiffBackend> SinglePolicy<B> {

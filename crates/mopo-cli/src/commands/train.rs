@@ -82,6 +82,7 @@ fn start(args: &TrainArgs) -> Result<(RunDir, RunConfig, RunRecord)> {
     };
     let mut config = read(given)?;
     check_data_path(&config, args.run.data.as_ref())?;
+    config.check_rewards()?;
     if let Some(model) = given {
         let replaced = ["model.hub", "model.scratch", "tokenizer"];
         let is_replaced = |set: &&String| {

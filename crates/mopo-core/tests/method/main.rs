@@ -7,6 +7,7 @@ mod exact_data;
 mod learned;
 mod lower_bound;
 mod pairwise;
+mod policy_gradient;
 mod weights;
 
 use burn::tensor::{Tensor, TensorData};

@@ -116,8 +116,8 @@ pub fn generate<B: FusedBackend>(
     config: &GenerationConfig,
     device: &B::Device,
 ) -> Result<Vec<Vec<u32>>> {
-    let row_ids: Vec<u64> = prompts.iter().map(|prompt| hash(prompt)).collect();
-    generate_with_row_ids(base, params, head, prompts, &row_ids, end_of_text, config, device)
+    let all = generate_with_ends(base, params, head, prompts, None, end_of_text, config, device)?;
+    Ok(all.into_iter().map(|response| response.ids).collect())
 }
 
 /// [`generate`] for one prompt, calling `on_token` with the response so far after each of its tokens; a
@@ -139,7 +139,7 @@ pub fn generate_streaming<B: FusedBackend>(
     let (prompts, row_ids) = ([prompt.to_vec()], [hash(prompt)]);
     let rows = Rows { prompts: &prompts, row_ids: &row_ids, end_of_text };
     let mut responses = run(base, params, &head.into(), &rows, config, device, on_token)?;
-    Ok(responses.pop().expect("one for each prompt"))
+    Ok(responses.pop().expect("one for each prompt").ids)
 }
 
 /// [`generate`] with a number per row that selects its random stream, for example its index in the
@@ -158,6 +158,52 @@ pub fn generate_with_row_ids<B: FusedBackend>(
     config: &GenerationConfig,
     device: &B::Device,
 ) -> Result<Vec<Vec<u32>>> {
+    let row_ids = Some(row_ids);
+    let all =
+        generate_with_ends(base, params, head, prompts, row_ids, end_of_text, config, device)?;
+    Ok(all.into_iter().map(|response| response.ids).collect())
+}
+
+/// A response as it was sampled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sampled {
+    /// Its tokens without the one that ended it.
+    pub ids: Vec<u32>,
+    /// The token that ended it: the end of text or a stop token; `None` if the limit of tokens did.
+    pub end: Option<u32>,
+}
+
+impl Sampled {
+    /// All tokens that were drawn, the end included: what the policy is accountable for. Never empty.
+    pub fn drawn(&self) -> Vec<u32> {
+        self.ids.iter().copied().chain(self.end).collect()
+    }
+}
+
+/// [`generate`] with the tokens that ended the responses. `row_ids`: as for [`generate_with_row_ids`], or `None` for
+/// [`generate`]'s own.
+///
+/// # Errors
+/// Those of [`generate`]. Panics if there is not one number per prompt.
+#[allow(clippy::too_many_arguments)]
+pub fn generate_with_ends<B: FusedBackend>(
+    base: &impl Decoder<B>,
+    params: Option<&PolicyParams<B>>,
+    head: impl Into<Decoding>,
+    prompts: &[Vec<u32>],
+    row_ids: Option<&[u64]>,
+    end_of_text: u32,
+    config: &GenerationConfig,
+    device: &B::Device,
+) -> Result<Vec<Sampled>> {
+    let own: Vec<u64>;
+    let row_ids = match row_ids {
+        Some(row_ids) => row_ids,
+        None => {
+            own = prompts.iter().map(|prompt| hash(prompt)).collect();
+            &own
+        }
+    };
     assert_eq!(prompts.len(), row_ids.len(), "one row id for each prompt");
     let rows = Rows { prompts, row_ids, end_of_text };
     let go_on = &mut |_: &[u32]| ControlFlow::Continue(());
@@ -180,7 +226,7 @@ fn run<B: FusedBackend>(
     config: &GenerationConfig,
     device: &B::Device,
     on_token: &mut dyn FnMut(&[u32]) -> ControlFlow<()>,
-) -> Result<Vec<Vec<u32>>> {
+) -> Result<Vec<Sampled>> {
     let Rows { prompts, row_ids, end_of_text } = *rows;
     config.check()?;
     let head = &decoding.head;
@@ -200,7 +246,7 @@ fn run<B: FusedBackend>(
     };
     check_cache(&shape, prompts, config.max_new_tokens, n_streams.max(1))?;
     let mut samplers: Vec<_> = row_ids.iter().map(|id| RowSampler::new(config, *id)).collect();
-    let mut responses = vec![vec![]; rows];
+    let mut responses = vec![Sampled { ids: vec![], end: None }; rows];
     let mut done = vec![false; rows];
     let n_new = config.max_new_tokens;
     let mut streams = Streams::new(base, params, head, prompts, n_new, device);
@@ -225,14 +271,17 @@ fn run<B: FusedBackend>(
                 let logits = &logits[..n_tokens.min(vocab)];
                 finite(logits, step)?;
                 let token = samplers[row].sample(logits);
-                done[row] = token == end_of_text || config.stop.contains(&token);
-                if !done[row] {
-                    responses[row].push(token);
-                    done[row] = on_token(&responses[row]).is_break();
+                let response = &mut responses[row];
+                if token == end_of_text || config.stop.contains(&token) {
+                    response.end = Some(token);
+                    done[row] = true;
+                } else {
+                    response.ids.push(token);
+                    done[row] = on_token(&response.ids).is_break();
                 }
             }
             // Finished rows keep running; their input does not matter.
-            next.push(responses[row].last().copied().unwrap_or(PAD));
+            next.push(responses[row].ids.last().copied().unwrap_or(PAD));
         }
         if done.iter().all(|done| *done) {
             break;

@@ -302,3 +302,50 @@ fn a_cache_for_which_there_is_no_memory_is_an_error() {
     assert!(error.contains("1 prompts") && error.contains("max_new_tokens"), "{error}");
     check_cache(&base.shape(), &[vec![1]], 30, 2).unwrap();
 }
+
+#[test]
+fn the_token_that_ended_a_response_is_known() {
+    let base = fixtures::base::<B>(4);
+    let params = fixtures::policies(&base, 1, 5);
+    let (device, prompts) = (Default::default(), prompts());
+    // Half of all tokens end a response.
+    let config = GenerationConfig { stop: (0..20).collect(), ..config(1.0, 3) };
+    let head = HeadChoice::Policy(0);
+    let params = Some(&params);
+    let mut kinds = [0, 0, 0];
+    for row in 0..20 {
+        let row_ids: Vec<u64> = (0..4).map(|i| 4 * row + i).collect();
+        let ids = Some(&row_ids[..]);
+        let found =
+            generate_with_ends(&base, params, head.clone(), &prompts, ids, END, &config, &device)
+                .unwrap();
+        let plain = generate_with_row_ids(
+            &base,
+            params,
+            head.clone(),
+            &prompts,
+            &row_ids,
+            END,
+            &config,
+            &device,
+        )
+        .unwrap();
+        for (response, ids) in found.iter().zip(&plain) {
+            assert_eq!(response.ids, *ids);
+            assert!(!response.ids.iter().any(|id| *id < 20 || *id == END));
+            let drawn = response.drawn();
+            match response.end {
+                Some(end) => {
+                    assert!(end < 20 || end == END);
+                    assert_eq!((drawn.len(), drawn.last()), (ids.len() + 1, Some(&end)));
+                    kinds[usize::from(ids.is_empty())] += 1;
+                }
+                None => {
+                    assert_eq!((drawn.len(), &drawn), (3, ids));
+                    kinds[2] += 1;
+                }
+            }
+        }
+    }
+    assert!(kinds.iter().all(|n| *n > 0), "{kinds:?}");
+}

@@ -58,6 +58,17 @@ impl<B: Backend> OutputLayer<B> {
             soft_cap: self.soft_cap,
         }
     }
+
+    /// The layer whose logits are those of this one divided by `temperature`, for hidden states that are divided
+    /// by it too.
+    pub(crate) fn params_at(&self, temperature: f64) -> OutputParams<B> {
+        OutputParams {
+            weight: self.weight.matrix(),
+            bias: self.bias.as_ref().map(|bias| primitive(bias.val().div_scalar(temperature))),
+            // cap tanh(z/cap)/T = (cap/T) tanh((z/T)/(cap/T)).
+            soft_cap: self.soft_cap.map(|cap| (f64::from(cap) / temperature) as f32),
+        }
+    }
 }
 
 impl<B: FusedBackend> OutputLayer<B> {

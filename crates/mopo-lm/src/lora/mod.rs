@@ -234,6 +234,11 @@ impl<B: Backend> LoraAdapter<B> {
         pairs.next().expect("an adapter has at least one update").a.device()
     }
 
+    /// The same adapter without dropout.
+    pub fn without_dropout(self) -> Self {
+        Self { dropout: DropoutConfig::new(0.0).init(), ..self }
+    }
+
     /// What the input of A, of shape `shape`, is multiplied with during training: 0, or 1 / (1 −
     /// dropout). `None` without dropout.
     pub(crate) fn dropout_mask(

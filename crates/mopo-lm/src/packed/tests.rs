@@ -243,3 +243,34 @@ fn prompts_without_responses_have_the_same_states() {
     let e = PackedBatch::prompts(&[vec![1], vec![]]).unwrap_err();
     assert!(matches!(e, Error::EmptyPrompt { index: 1 }), "{e}");
 }
+
+#[test]
+fn log_probs_at_a_temperature_are_those_that_sampling_draws_from() {
+    let device = Default::default();
+    let base: Phi<B> = fixtures::base(4);
+    let params = fixtures::policies(&base, 1, 6);
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    let pairs = random_pairs(2, &mut rng);
+    let batch = PackedBatch::pack(&slices(&pairs, &[[true, true]; 2])).unwrap();
+    let hidden = base.hidden_states_packed(&batch.inputs::<B>(&device), Some(&params.adapter));
+    let all = [0, 1, 2, 3];
+    for soft_cap in [None, Some(0.7)] {
+        let mut head = params.heads.heads[0].clone();
+        head.soft_cap = soft_cap;
+        let states = response_states(hidden.clone(), &batch, &all);
+        let targets: Vec<i32> =
+            batch.responses.iter().flat_map(|response| response.targets.clone()).collect();
+        for temperature in [1.0, 0.5, 1.7] {
+            let found =
+                values(token_log_probs_at(hidden.clone(), &head, &batch, &all, temperature));
+            let logits = head.logits(states.clone()).div_scalar(temperature);
+            let vocab = logits.dims()[1];
+            let whole = values(activation::log_softmax(logits, 1));
+            let expected: Vec<f32> =
+                targets.iter().enumerate().map(|(i, id)| whole[i * vocab + *id as usize]).collect();
+            assert_close(&found, &expected, 1e-5);
+        }
+        let plain = values(token_log_probs(hidden.clone(), &head, &batch, &all));
+        assert_eq!(values(token_log_probs_at(hidden.clone(), &head, &batch, &all, 1.0)), plain);
+    }
+}

@@ -189,7 +189,8 @@ fn spread(mut wanted: Vec<(f64, usize)>, top: f64, step: f64) -> Vec<(f64, (f64,
 }
 
 /// The quantities that are drawn, with the headings of their panels.
-const DRAWN: [(Quantity, &str); 5] = [
+const DRAWN: [(Quantity, &str); 6] = [
+    (Quantity::Score, "Mean z-score of the policy's own answers"),
     (Quantity::Loss, "Loss"),
     (Quantity::Lambda, "Multiplier λ of each constraint"),
     (Quantity::Slack, "Slack of each constraint (met above 0)"),
@@ -197,7 +198,7 @@ const DRAWN: [(Quantity, &str); 5] = [
     (Quantity::Accuracy, "Accuracy"),
 ];
 
-/// Panels from the rows of `metrics.jsonl`: one per phase and quantity (loss, λ, slack, χ, accuracy),
+/// Panels from the rows of `metrics.jsonl`: one per phase and quantity (score, loss, λ, slack, χ, accuracy),
 /// with a line for each policy and objective. Other quantities are omitted, and so are those that are
 /// always 0.
 pub fn curves_from_metrics(rows: &[MetricsRow]) -> Vec<Curves> {

@@ -57,13 +57,17 @@ impl RunConfig {
         };
         self.lora.check_fits(&model).map_err(Error::from)?;
         self.check_positions(model.max_position_embeddings, &limit).or_else(fail)?;
-        let new = self.evaluation.max_new_tokens;
-        if new >= model.max_position_embeddings {
-            return fail(format!(
-                "`evaluation.max_new_tokens` is {new}, which leaves no room for a prompt: {limit} \
-                 {}",
-                model.max_position_embeddings
-            ));
+        let rollouts = self.method.rollouts();
+        let rollouts =
+            rollouts.map(|rollouts| (rollouts.max_new_tokens_key(), rollouts.max_new_tokens));
+        let evaluation = ("evaluation.max_new_tokens".to_string(), self.evaluation.max_new_tokens);
+        for (key, new) in std::iter::once(evaluation).chain(rollouts) {
+            if new >= model.max_position_embeddings {
+                return fail(format!(
+                    "`{key}` is {new}, which leaves no room for a prompt: {limit} {}",
+                    model.max_position_embeddings
+                ));
+            }
         }
         if self.training.lora {
             return fail(
@@ -79,6 +83,7 @@ impl RunConfig {
                 self.training.prompt_weight
             ));
         }
+        self.check_rewards()?;
         self.check_evaluation(resolve)?;
         match memory {
             Some(memory) => self.check_memory(&model, memory).or_else(fail),

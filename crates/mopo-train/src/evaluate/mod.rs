@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use crate::result::RESULT;
 use crate::{Error, Progress, Result, RunConfig, RunData, RunDir, RunRecord, Sampler, Unit};
 use prompts::GivenPrompts;
-use statistics::KnownStatistics;
+pub(crate) use statistics::KnownStatistics;
 
 /// Settings of an evaluation besides the run's own configuration.
 #[derive(Debug, Clone, Default)]

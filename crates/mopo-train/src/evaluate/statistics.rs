@@ -11,14 +11,14 @@ use crate::{Error, Result, RunDir};
 
 /// One per objective; `None` if they will come from the SFT model's scores.
 #[derive(Debug)]
-pub(super) struct KnownStatistics(Vec<Option<ObjectiveStatistics>>);
+pub(crate) struct KnownStatistics(Vec<Option<ObjectiveStatistics>>);
 
 impl KnownStatistics {
     /// The statistics known before generation. A file applies to all objectives.
     ///
     /// # Errors
     /// An invalid file; `z_scores = "labels"` with data that has no scores for an axis.
-    pub(super) fn new(
+    pub(crate) fn new(
         file: Option<&Path>,
         settings: &EvaluationConfig,
         objectives: &[String],
@@ -48,6 +48,11 @@ impl KnownStatistics {
             }
         }
         Ok(Self(known))
+    }
+
+    /// One per axis.
+    pub(crate) fn into_inner(self) -> Vec<Option<ObjectiveStatistics>> {
+        self.0
     }
 
     /// All statistics; missing ones from the scores of the SFT model, which `whose` describes.

@@ -16,6 +16,7 @@ use crate::conditioned::Conditioning;
 use crate::config::{PhaseConfig, RenamedKey};
 use crate::fit::Method;
 use crate::log_probs::LogProbs;
+use crate::rollouts::{RolloutInputs, RolloutSettings};
 use crate::{OtherPolicy, Progress, Result, RunData};
 
 /// A method's section of a run's configuration.
@@ -89,6 +90,11 @@ pub(crate) trait MethodSection: Serialize + DeserializeOwned {
         Ok(None)
     }
 
+    /// How answers of the policy itself are sampled and scored, if it learns from them.
+    fn rollouts(&self) -> Option<RolloutSettings<'_>> {
+        None
+    }
+
     /// What a response's indicator means.
     fn estimator(&self) -> IndicatorEstimator {
         IndicatorEstimator::Pair
@@ -136,6 +142,8 @@ pub(crate) struct TrainContext<'a, B: FusedAutodiffBackend> {
     pub(crate) initial_log_probs: &'a LogProbs,
     /// log π of every training pair under the policies of other runs, by their names.
     pub(crate) others: &'a BTreeMap<String, LogProbs>,
+    /// Rewards, for methods that have [`rollouts`](MethodSection::rollouts).
+    pub(crate) rollouts: Option<&'a RolloutInputs>,
     pub(crate) seed: u64,
     pub(crate) device: &'a B::Device,
 }
@@ -284,6 +292,11 @@ macro_rules! methods {
                 match self { $(Self::$variant(section) => section.conditioning(policies, data),)+ }
             }
 
+            /// How answers of the policy itself are sampled and scored, if it learns from them.
+            pub(crate) fn rollouts(&self) -> Option<RolloutSettings<'_>> {
+                match self { $(Self::$variant(section) => section.rollouts(),)+ }
+            }
+
             /// What a response's indicator means.
             pub fn estimator(&self) -> IndicatorEstimator {
                 match self { $(Self::$variant(section) => section.estimator(),)+ }
@@ -344,9 +357,14 @@ methods! {
     sacpo: Sacpo(SacpoConfig);
     /// Several objectives by clipped conflict-averse gradient descent.
     raco: Raco(RacoConfig);
+    /// Proximal policy optimisation on the policy's own answers.
+    ppo: Ppo(PpoConfig);
+    /// Group-relative policy optimisation on them.
+    grpo: Grpo(GrpoConfig);
 }
 
 pub use can::CanLabels;
+pub use grpo::LengthNormalization;
 pub use modpo::Margins;
 pub use ric::TargetRange;
 
@@ -389,5 +407,16 @@ fn chosen(
              both to start from",
             named(MethodConfig::KINDS)
         )),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A section of the text that `mopo config` prints.
+    pub(crate) fn section<T: DeserializeOwned>(kind: &str, text: &str) -> T {
+        let mut table: toml::Table = text.parse().unwrap();
+        table.remove(kind).unwrap().try_into().unwrap()
     }
 }

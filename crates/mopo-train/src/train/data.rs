@@ -17,6 +17,8 @@ pub struct RunData {
     pub tokenizer: Tokenizer,
     /// Training pairs.
     pub train: Pairs,
+    /// Training prompts, each once, in order.
+    pub train_prompts: Vec<TrainPrompt>,
     /// Held-out pairs.
     pub heldout: Pairs,
     /// Indicators of the held-out pairs as labelled.
@@ -33,7 +35,21 @@ pub struct RunData {
     pub truncation: String,
 }
 
+/// A prompt of the training pairs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrainPrompt {
+    /// Its text.
+    pub text: String,
+    /// The first training pair that has it.
+    pub pair: usize,
+}
+
 impl RunData {
+    /// The tokens of a training prompt, by its index.
+    pub(crate) fn prompt_tokens(&self, prompt: usize) -> &[u32] {
+        &self.train.tokens[self.train_prompts[prompt].pair].prompt
+    }
+
     /// Reads and tokenises a run's data.
     ///
     /// # Errors
@@ -56,11 +72,19 @@ impl RunData {
                 heldout_prompts.push(r.prompt.clone());
             }
         }
+        let mut train_prompts = Vec::new();
+        let mut seen = BTreeSet::new();
+        for (pair, r) in train.records.iter().enumerate() {
+            if seen.insert(&r.prompt) {
+                train_prompts.push(TrainPrompt { text: r.prompt.clone(), pair });
+            }
+        }
         let estimator = config.method.estimator();
         let keep = config.method.changes_prompts();
         Ok(Self {
             objectives: train.header.objectives.clone(),
             train: Pairs::new(&train.records, train_tokens, estimator),
+            train_prompts,
             heldout: Pairs::new(&heldout.records, heldout_tokens, estimator),
             heldout_labels: heldout.records.iter().map(|r| r.indicators.clone()).collect(),
             heldout_prompts,

@@ -12,7 +12,7 @@ use mopo_ops::FusedAutodiffBackend;
 use mopo_report::MetricsLog;
 
 pub use base::load_base;
-pub use data::RunData;
+pub use data::{RunData, TrainPrompt};
 pub(crate) use others::OtherPolicy;
 
 use crate::batches::step_seed;
@@ -25,6 +25,7 @@ use crate::methods::TrainContext;
 use crate::metrics_file::METRICS;
 use crate::models::model_dir;
 use crate::result::{RESULT, RunResult, accuracies, constraints};
+use crate::rollouts::RolloutInputs;
 use crate::run_dir::record::{INITIAL, POLICY};
 use crate::{Progress, Result, RunConfig, RunDir, RunRecord, prepare};
 
@@ -50,6 +51,7 @@ pub fn train<B: FusedAutodiffBackend>(
     progress: &mut dyn Progress,
 ) -> Result<RunResult> {
     let clock = std::time::Instant::now();
+    config.check_rewards()?;
     let run = &run.begin_training(record, || config.to_toml())?;
     let is_new = record.hashes.is_empty();
     if is_new {
@@ -73,12 +75,25 @@ pub fn train<B: FusedAutodiffBackend>(
     let positions = shape.max_position_embeddings;
     data.train.check_positions(positions, "training")?;
     data.heldout.check_positions(positions, "held-out")?;
-    data.heldout.check_answers(positions, config.evaluation.max_new_tokens)?;
+    let limit = ("evaluation.max_new_tokens", config.evaluation.max_new_tokens);
+    data.heldout.check_answers(positions, "held-out", limit)?;
+    let rollouts = config.method.rollouts();
+    if let Some(rollouts) = &rollouts {
+        let limit = (&*rollouts.max_new_tokens_key(), rollouts.max_new_tokens);
+        data.train.check_answers(positions, "training", limit)?;
+    }
     if is_new {
         // On other devices than a CPU this machine's memory is not the one that matters.
         let memory = mopo_hub::available_memory().filter(|_| !record.device.starts_with("cuda"));
         for (section, phase) in [("sft", &config.sft), ("training", &config.training)] {
-            let n_tokens = data.train.longest_batch(phase.batch_size);
+            let n_tokens = match &rollouts {
+                Some(rollouts) if section == "training" => {
+                    let prompts = 0..data.train_prompts.len();
+                    let lengths = prompts.map(|i| data.prompt_tokens(i).len()).collect();
+                    rollouts.longest_batch(lengths, phase.batch_size)
+                }
+                _ => data.train.longest_batch(phase.batch_size),
+            };
             phase.check_batches(section, &shape, n_tokens, memory.unwrap_or(u64::MAX))?;
         }
     }
@@ -111,6 +126,12 @@ pub fn train<B: FusedAutodiffBackend>(
     let dir = run.join(POLICY);
     let is_done = dir.join("policy.json").exists();
     if !is_done {
+        let rollouts = match &rollouts {
+            Some(settings) => Some(RolloutInputs::load(
+                settings, run, config, record, &frozen, &data, device, progress,
+            )?),
+            None => None,
+        };
         let base = base.with_gradient_checkpointing(config.training.gradient_checkpointing);
         let starts = config.method.starts_from();
         let (params, loras) = match &starts[..] {
@@ -133,6 +154,7 @@ pub fn train<B: FusedAutodiffBackend>(
             data: &data,
             initial_log_probs: &initial,
             others: &others,
+            rollouts: rollouts.as_ref(),
             seed: config.seed,
             device,
         };

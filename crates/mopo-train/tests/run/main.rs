@@ -17,6 +17,7 @@ mod ipo;
 mod mixed;
 mod modpo;
 mod named_keys;
+mod on_policy;
 mod prompt_states;
 mod quantised;
 mod raco;
