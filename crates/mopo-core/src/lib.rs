@@ -7,12 +7,14 @@ pub mod bandit;
 pub mod divergence;
 pub mod dual;
 mod error;
+pub mod hypervolume;
 pub mod importance;
 mod log_space;
 mod lower_bound;
 pub mod mopo;
 mod objective;
 pub mod pairwise;
+mod random;
 
 pub use mopo_pareto as pareto;
 

@@ -84,6 +84,12 @@ quantities! {
     RejectedLogProb = "rejected_log_prob",
     /// Share of the responses whose reward had its exponent cut off.
     ClampedResponses = "clamped_responses",
+    /// Mean reward of a policy for an objective, estimated on the batch.
+    MeanReward = "mean_reward",
+    /// Hypervolume of the policies' mean rewards.
+    Hypervolume = "hypervolume",
+    /// 1 where a policy has no share of its own in the hypervolume, else 0.
+    Dominated = "dominated",
 }
 
 impl Quantity {

@@ -26,7 +26,7 @@ use toml::de::DeTable;
 pub use crate::methods::Margins;
 use crate::methods::Sections;
 pub use crate::methods::{
-    DpoConfig, FDpoConfig, IpoConfig, MethodConfig, ModpoConfig, MopoConfig, SimpoConfig,
+    DpoConfig, FDpoConfig, HamConfig, IpoConfig, MethodConfig, ModpoConfig, MopoConfig, SimpoConfig,
 };
 pub use crate::pairwise::Combination;
 pub use data::DataConfig;

@@ -282,6 +282,8 @@ methods! {
     simpo: Simpo(SimpoConfig);
     /// Multi-objective DPO: margins for one vector of preference weights.
     modpo: Modpo(ModpoConfig);
+    /// Policies that together maximise the hypervolume of their mean rewards.
+    ham: Ham(HamConfig);
 }
 
 pub use modpo::Margins;

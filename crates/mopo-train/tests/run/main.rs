@@ -10,6 +10,7 @@ mod families;
 mod fits;
 mod gguf;
 mod guard;
+mod ham;
 mod hub;
 mod ipo;
 mod modpo;
