@@ -99,8 +99,8 @@ impl RatioMeans {
 
 /// Where each policy goes: the hypervolume's gradient, and for a policy without one, which would stay where it is for
 /// ever, another direction (ours). At or below the corner in some objectives, it is these, alike; else the policy is
-/// dominated or a copy, and it is the preference weights `own` of the policy: what maximises their mean is on the
-/// front, and differs from policy to policy, so that copies part. These directions are `weight` times as long as the
+/// dominated, and it is the preference weights `own` of the policy: what maximises their mean is on the front, and
+/// differs from policy to policy. Policies that are equal all go their own ways, also the one that has the gradient. These directions are `weight` times as long as the
 /// gradients are on average (in sums of absolute values; 1 if there is none).
 ///
 /// * `points`: `[n_policies][n_objectives]`, those of `volume`.
@@ -120,7 +120,8 @@ pub fn ascent(
     let alive: Vec<f64> = sizes.iter().copied().filter(|size| *size > 0.0).collect();
     let mean = if alive.is_empty() { 1.0 } else { alive.iter().sum::<f64>() / alive.len() as f64 };
     let direction = |k: usize| -> Vec<f64> {
-        if sizes[k] > 0.0 {
+        let is_copy = points.iter().enumerate().any(|(i, of)| i != k && *of == points[k]);
+        if sizes[k] > 0.0 && !is_copy {
             return volume.gradient[k].clone();
         }
         let is_short: Vec<bool> = points[k].iter().zip(corner).map(|(y, z)| y <= z).collect();
@@ -193,7 +194,7 @@ mod tests {
         let own = vec![vec![1.0, 0.0], vec![0.0, 1.0], vec![0.5, 0.5]];
         // The first has (1, 1), of size 2.
         let found = ascent(&points, &corner, &volume, &own, 0.5);
-        assert_eq!(found, [[1.0, 1.0], [0.0, 1.0], [0.0, 1.0]]);
+        assert_eq!(found, [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]);
         let below = vec![vec![-1.0, -1.0]];
         let volume = volume_gradient(&below, &corner, 0, 0);
         assert_eq!(ascent(&below, &corner, &volume, &own[..1], 1.0), [[0.5, 0.5]]);
