@@ -8,6 +8,7 @@ pub mod conflict;
 pub mod divergence;
 pub mod dual;
 mod error;
+pub mod hypervolume;
 pub mod importance;
 mod log_space;
 mod lower_bound;
@@ -15,6 +16,7 @@ pub mod mopo;
 mod objective;
 pub mod pairwise;
 pub mod policy_gradient;
+mod random;
 
 pub use mopo_pareto as pareto;
 

@@ -110,6 +110,12 @@ quantities! {
     AnswerLength = "answer_length",
     /// Share of the policy's own answers that the limit of tokens cut off.
     UnfinishedAnswers = "unfinished_answers",
+    /// Mean reward of a policy for an objective, estimated on the batch.
+    MeanReward = "mean_reward",
+    /// Hypervolume of the policies' mean rewards.
+    Hypervolume = "hypervolume",
+    /// 1 where a policy has no share of its own in the hypervolume, else 0.
+    Dominated = "dominated",
 }
 
 impl Quantity {

@@ -26,9 +26,9 @@ use toml::de::DeTable;
 pub use crate::conditioned::TargetMap;
 use crate::methods::Sections;
 pub use crate::methods::{
-    CanConfig, DpaConfig, DpoConfig, FDpoConfig, GrpoConfig, IpoConfig, MethodConfig, ModpoConfig,
-    MopoConfig, MultiObjectiveDecodingConfig, PpoConfig, RacoConfig, RewardedSoupsConfig,
-    RicConfig, SacpoConfig, SimpoConfig,
+    CanConfig, DpaConfig, DpoConfig, FDpoConfig, GrpoConfig, HamConfig, IpoConfig, MethodConfig,
+    ModpoConfig, MopoConfig, MultiObjectiveDecodingConfig, PpoConfig, RacoConfig,
+    RewardedSoupsConfig, RicConfig, SacpoConfig, SimpoConfig,
 };
 pub use crate::methods::{CanLabels, LengthNormalization, Margins, TargetRange};
 pub use crate::pairwise::Combination;

@@ -25,6 +25,8 @@ pub(crate) enum Experiment {
     Constraints(ConstraintsArgs),
     /// Adaptive thresholds over β and the lag of the reference (Figure 6)
     Sensitivity(SensitivityArgs),
+    /// Every method that has a form on a table, and rules for thresholds, against the exact front
+    Methods(MethodsArgs),
     /// Initial thresholds against a known front (A.3, Figures 2 and 9)
     Initialisation(InitialisationArgs),
 }
@@ -134,6 +136,43 @@ pub(crate) struct InitialisationArgs {
     /// Number of random threshold pairs
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = at_most::<1_000_000>)]
     pub(crate) vectors: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MethodsArgs {
+    #[command(flatten)]
+    pub(crate) common: BanditCommon,
+    /// Draws of each toy's data
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub(crate) seeds: u64,
+    /// Weight of MOPO's KL term; the strengths of other methods are matched to it
+    #[arg(long, default_value_t = 0.08, allow_negative_numbers = true, value_parser = positive)]
+    pub(crate) tau: f64,
+    /// Number of triplets (x, y, y') of each toy
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = at_most::<1_000_000>)]
+    pub(crate) n_pairs: usize,
+    /// Labels: 0/1 drawn from the Bradley–Terry probability, or the probability itself
+    #[arg(long, value_enum, default_value_t = LabelKind::Sampled)]
+    pub(crate) labels: LabelKind,
+    /// Preference weights of a front, and thresholds per sweep
+    #[arg(long, value_name = "N", default_value_t = 11, value_parser = clap::value_parser!(u16).range(2..=1_000))]
+    pub(crate) points: u16,
+    /// Optimiser steps of everything that is trained
+    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = count)]
+    pub(crate) steps: usize,
+    /// Optimiser steps of the comparison of thresholds, with a refresh of the reference every 100
+    #[arg(long, value_name = "N", default_value_t = 6_000, value_parser = count)]
+    pub(crate) threshold_steps: usize,
+    /// Values of τ of the comparison of thresholds
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        allow_negative_numbers = true,
+        value_parser = positive,
+        default_value = "0.02,0.08,0.2,0.5"
+    )]
+    pub(crate) threshold_taus: Vec<f64>,
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use burn::backend::Autodiff;
 use burn::tensor::backend::Backend;
 use mopo_core::bandit::experiments::{
-    ConstraintSettings, FrontSettings, InitialisationSettings, SensitivitySettings,
+    ConstraintSettings, FrontSettings, InitialisationSettings, MethodSettings, SensitivitySettings,
     StructureSettings,
 };
 use mopo_core::bandit::{Labels, LearnerConfig};
@@ -17,7 +17,7 @@ use mopo_train::{Progress, Unit};
 
 use crate::args::{
     BanditArgs, BanditCommon, ConstraintsArgs, Experiment as Chosen, InitialisationArgs, LabelKind,
-    SensitivityArgs, StructuresArgs, ToyArgs,
+    MethodsArgs, SensitivityArgs, StructuresArgs, ToyArgs,
 };
 use crate::device::{Job, check, dispatch};
 use crate::output::outln;
@@ -28,6 +28,7 @@ pub(crate) fn run(args: BanditArgs) -> Result<()> {
         Chosen::Constraints(args) => run_one(&constraints(&args), &args.common),
         Chosen::Sensitivity(args) => run_one(&sensitivity(&args), &args.common),
         Chosen::Initialisation(args) => run_one(&initialisation(&args), &args.common),
+        Chosen::Methods(args) => run_one(&methods(&args), &args.common),
         Chosen::Structures(args) => run_one(&structures(&args), &args.common),
         Chosen::Fronts(args) => {
             let settings = toy(&args.toy, args.common.seed);
@@ -85,13 +86,31 @@ fn structures(args: &StructuresArgs) -> StructureSettings {
     }
 }
 
+fn methods(args: &MethodsArgs) -> MethodSettings {
+    MethodSettings {
+        tau: args.tau,
+        n_pairs: args.n_pairs,
+        labels: labels(args.labels),
+        n_points: usize::from(args.points),
+        seeds: (0..args.seeds).map(|i| args.common.seed.wrapping_add(i)).collect(),
+        steps: args.steps,
+        threshold_steps: args.threshold_steps,
+        threshold_taus: args.threshold_taus.clone(),
+        ..MethodSettings::default()
+    }
+}
+
+fn labels(kind: LabelKind) -> Labels {
+    match kind {
+        LabelKind::Probability => Labels::Probability,
+        LabelKind::Sampled => Labels::Sampled,
+    }
+}
+
 fn toy(args: &ToyArgs, seed: u64) -> FrontSettings {
     FrontSettings {
         n_pairs: args.n_pairs,
-        labels: match args.labels {
-            LabelKind::Probability => Labels::Probability,
-            LabelKind::Sampled => Labels::Sampled,
-        },
+        labels: labels(args.labels),
         n_thresholds: usize::from(args.thresholds),
         steps: args.steps,
         seed,

@@ -5,13 +5,28 @@ use std::fs;
 use crate::common::{fail, mopo, succeed};
 
 /// Each experiment with settings that take a moment.
-const SMALL: [&[&str]; 6] = [
+const SMALL: [&[&str]; 7] = [
     &["structures", "--steps", "30", "--seeds", "1", "--taus", "0.2,1"],
     &["fronts", "--steps", "20", "--thresholds", "3", "--n-pairs", "200"],
     &["tau", "--steps", "20", "--thresholds", "3", "--n-pairs", "200", "--taus", "0.1,0.5"],
     &["constraints", "--repetitions", "3", "--responses", "100,1000"],
     &["sensitivity", "--steps", "40", "--relaxations", "0.9,1", "--lags", "20"],
     &["initialisation", "--steps", "40", "--lattice", "10", "--vectors", "20"],
+    &[
+        "methods",
+        "--steps",
+        "4",
+        "--points",
+        "3",
+        "--seeds",
+        "2",
+        "--n-pairs",
+        "200",
+        "--threshold-steps",
+        "4",
+        "--threshold-taus",
+        "0.2",
+    ],
 ];
 
 #[test]
@@ -63,6 +78,8 @@ fn flags_that_make_no_sense_are_named_before_anything_runs() {
         (&["sensitivity", "--lags", "0"], &["--lags", "above 0"]),
         (&["initialisation", "--grid", "1"], &["--grid", "above 1"]),
         (&["initialisation", "--vectors", "0"], &["--vectors", "above 0"]),
+        (&["methods", "--points", "1"], &["--points", "2..=1000"]),
+        (&["methods", "--threshold-taus", "0"], &["--threshold-taus", "above 0"]),
         (&["front"], &["front", "fronts"]),
     ] {
         let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,7 @@
 //! Pairwise comparisons over a table of contexts and actions.
 
+use std::collections::BTreeMap;
+
 use crate::dual::{Context, TabularProblem};
 use crate::{Error, Result};
 
@@ -35,10 +37,8 @@ impl Comparisons {
     /// pessimistic.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] without pairs, or for a pair that is out of range or has a wrong
-    /// number of
+    /// [`Error::InvalidParameter`] without pairs, or for a pair that is out of range or has a wrong number of
     /// indicators; [`Error::InvalidIndicator`].
-    /// indicators, or compares an action with itself; [`Error::InvalidIndicator`].
     pub fn new(
         n_contexts: usize,
         n_actions: usize,
@@ -148,5 +148,78 @@ impl Comparisons {
             })
             .collect();
         TabularProblem { contexts, primary, tau, thresholds }
+    }
+}
+
+/// The comparisons of a data set, those of the same two cells as one: a loss that is linear in labels needs only
+/// their number and mean label. Comparisons of an action with itself teach nothing and are left out.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MergedPairs {
+    /// The cells of each merged pair.
+    pub(crate) cells: Vec<[usize; 2]>,
+    /// Of each comparison: its merged pair, and whether that has its cells the other way round.
+    places: Vec<Option<(usize, bool)>>,
+}
+
+impl MergedPairs {
+    pub(crate) fn new(data: &Comparisons) -> Self {
+        let mut known: BTreeMap<[usize; 2], usize> = BTreeMap::new();
+        let cells = |p: &Comparison| [p.first, p.second].map(|y| p.context * data.n_actions + y);
+        for [a, b] in data.pairs.iter().map(cells).filter(|[a, b]| a != b) {
+            known.insert([a.min(b), a.max(b)], 0);
+        }
+        for (place, at) in known.values_mut().enumerate() {
+            *at = place;
+        }
+        let place = |[a, b]: [usize; 2]| known.get(&[a.min(b), a.max(b)]).map(|at| (*at, a > b));
+        Self {
+            places: data.pairs.iter().map(|p| place(cells(p))).collect(),
+            cells: known.into_keys().collect(),
+        }
+    }
+
+    /// Number of labels and their mean per merged pair, 0 and ½ where there are none. `labels`: one per comparison;
+    /// `None` leaves it out.
+    pub(crate) fn merge(&self, labels: impl Iterator<Item = Option<f64>>) -> (Vec<f64>, Vec<f64>) {
+        let (mut counts, mut sums) = (vec![0.0; self.cells.len()], vec![0.0; self.cells.len()]);
+        for (place, label) in self.places.iter().zip(labels) {
+            if let (Some((at, turned)), Some(label)) = (place, label) {
+                counts[*at] += 1.0;
+                sums[*at] += if *turned { 1.0 - label } else { label };
+            }
+        }
+        let mean = |(sum, n): (&f64, &f64)| if *n > 0.0 { sum / n } else { 0.5 };
+        let means = sums.iter().zip(&counts).map(mean).collect();
+        (counts, means)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comparisons_of_two_cells_merge_either_way_round() {
+        let pair = |context, first, second, label| Comparison {
+            context,
+            first,
+            second,
+            indicators: vec![label],
+        };
+        let pairs = vec![
+            pair(0, 0, 1, 1.0),
+            pair(0, 1, 0, 1.0),
+            pair(0, 1, 0, 0.5),
+            pair(1, 0, 1, 0.0),
+            pair(1, 2, 2, 1.0),
+        ];
+        let data = Comparisons::new(2, 3, 1, pairs, 0.0).unwrap();
+        let merged = MergedPairs::new(&data);
+        assert_eq!(merged.cells, [[0, 1], [3, 4]]);
+        let labels = || data.pairs().iter().map(|p| Some(f64::from(p.indicators[0])));
+        assert_eq!(merged.merge(labels()), (vec![3.0, 1.0], vec![0.5, 0.0]));
+        let decided = labels().map(|l| l.filter(|l| *l != 0.5));
+        assert_eq!(merged.merge(decided).0, [2.0, 1.0]);
+        assert_eq!(merged.merge([None; 5].into_iter()), (vec![0.0; 2], vec![0.5; 2]));
     }
 }

@@ -2,6 +2,8 @@
 //! [`cloning_loss`] and [`DualState`] like a language model's heads: one row of every tensor is one
 //! run.
 
+mod contrast;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
@@ -14,8 +16,8 @@ use rand_chacha::ChaCha8Rng;
 use super::Comparisons;
 use crate::lower_bound::solve as worst_mean;
 use crate::mopo::{
-    Extraction, IndicatorEstimator, MopoConfig, PolicyDual, Prompts, ResponseLabels, cloning_loss,
-    importance_weights,
+    BatchStatistics, Extraction, IndicatorEstimator, MopoConfig, PolicyDual, Prompts,
+    ResponseLabels, cloning_loss, importance_weights,
 };
 use crate::{DualMethod, DualState, Error, Result, ThresholdRule};
 
@@ -85,6 +87,9 @@ pub struct Learned {
 /// so r = π_ref/μ̂ corrects for actions that are compared more often than others. A cell in no pair
 /// occurs once in every step, with the preference that [`Comparisons::new`] was given for it.
 ///
+/// With pairwise extraction the steps are those of the regression on pairs, whose labels are always their own, with
+/// multipliers on the policy's exact means; an action in no pair keeps its share of the reference then.
+///
 /// # Errors
 /// [`Error::InvalidParameter`] if data sets differ in shape, a run's data set does not exist, or
 /// `Batch::All` is used with the `pair` estimator; and those of [`MopoConfig::check`].
@@ -97,8 +102,11 @@ pub fn learn<B: AutodiffBackend>(
 ) -> Result<Vec<Learned>> {
     check(data, runs, config)?;
     // All runs of a tensor need the same number of responses: group them by the number of
-    // unobserved cells.
-    let gaps = |run: &Run| data[run.data].counts().iter().filter(|c| **c == 0).count();
+    // unobserved cells. Pairwise extraction has other steps.
+    let gaps = |run: &Run| {
+        let unobserved = data[run.data].counts().iter().filter(|c| **c == 0).count();
+        (run.mopo.extraction == Extraction::Pairwise, unobserved)
+    };
     let mut order: Vec<usize> = (0..runs.len()).collect();
     order.sort_by_key(|&r| gaps(&runs[r]));
     let groups: Vec<Vec<&Run>> = order
@@ -126,7 +134,11 @@ pub fn learn<B: AutodiffBackend>(
                             let _ = tell.send(());
                         };
                         let learner = Learner::<B>::new(data, group, config, device);
-                        done.push((g, learner.run(&mut step)));
+                        let learned = match group[0].mopo.extraction {
+                            Extraction::Cloning => learner.run(&mut step),
+                            Extraction::Pairwise => learner.run_pairwise(&mut step),
+                        };
+                        done.push((g, learned));
                     }
                 })
             })
@@ -184,10 +196,11 @@ fn check(data: &[Comparisons], runs: &[Run], config: &LearnerConfig) -> Result<(
                 exactly with TabularProblem or ResponseGroups",
             );
         }
-        if run.mopo.extraction == Extraction::Pairwise {
-            return invalid("extraction", "pairwise".into(), "tables are learned by cloning");
-        }
-        if config.batch == Batch::All && run.mopo.indicator_estimator == IndicatorEstimator::Pair {
+        let clones = run.mopo.extraction == Extraction::Cloning;
+        if clones
+            && config.batch == Batch::All
+            && run.mopo.indicator_estimator == IndicatorEstimator::Pair
+        {
             return invalid(
                 "indicator_estimator",
                 "pair".into(),
@@ -272,22 +285,21 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
 
     /// Thresholds at a reference, π(y|x) per cell, for a run that asks for them.
     fn follow(&mut self, r: usize, reference: &[f64]) {
-        let run = self.runs[r];
-        if run.mopo.thresholds != ThresholdRule::Reference {
-            return;
+        let mopo = &self.runs[r].mopo;
+        if mopo.thresholds == ThresholdRule::Reference {
+            let levels = self.levels(r, reference, &self.radius[r]);
+            self.duals[r].follow(mopo, &levels);
         }
-        let data = &self.data[run.data];
+    }
+
+    /// The worst mean of each p̂_k around a policy, π(y|x) per cell, on the run's data.
+    fn levels(&self, r: usize, policy: &[f64], radius: &[f64]) -> Vec<Option<f64>> {
+        let data = &self.data[self.runs[r].data];
         let shares = data.context_shares();
-        let mass: Vec<f64> = reference
-            .iter()
-            .enumerate()
-            .map(|(cell, p)| p * shares[cell / self.n_actions])
-            .collect();
-        let level = |(k, epsilon): (usize, &f64)| {
-            Some(worst_mean(&mass, &data.preference()[k], *epsilon).value)
-        };
-        let levels: Vec<Option<f64>> = self.radius[r].iter().enumerate().map(level).collect();
-        self.duals[r].follow(&run.mopo, &levels);
+        let cells = policy.iter().enumerate();
+        let mass: Vec<f64> = cells.map(|(cell, p)| p * shares[cell / self.n_actions]).collect();
+        let level = |(q, epsilon): (&Vec<f64>, &f64)| Some(worst_mean(&mass, q, *epsilon).value);
+        data.preference().iter().zip(radius).map(level).collect()
     }
 
     fn run(mut self, tell: &mut dyn FnMut()) -> Vec<Learned> {
@@ -342,12 +354,7 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
             );
             let fall = fall(step, self.config.steps);
             for (r, statistics) in statistics.iter().enumerate() {
-                let mopo = &self.runs[r].mopo;
-                let slowed = MopoConfig { lambda_lr: mopo.lambda_lr * fall, ..mopo.clone() };
-                self.duals[r].step(&slowed, statistics);
-                for (most, l) in largest[r].iter_mut().zip(&self.duals[r].lambda) {
-                    *most = most.max(*l);
-                }
+                self.move_dual(r, statistics, fall, &mut largest[r]);
             }
             let leaf = Tensor::<B, 2>::from_inner(logits.clone()).require_grad();
             let log_probs = by_context(leaf.clone(), a).gather(1, cells);
@@ -357,10 +364,19 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
             logits = adam.step(logits, gradient, self.config.learning_rate * fall);
             tell();
         }
-        let policies = host(by_context(logits, a).exp());
+        self.learned(logits, largest, references)
+    }
+
+    fn learned(
+        self,
+        logits: Tensor<B::InnerBackend, 2>,
+        largest: Vec<Vec<f64>>,
+        references: Vec<Vec<Vec<f64>>>,
+    ) -> Vec<Learned> {
+        let policies = host(by_context(logits, self.n_actions).exp());
         let last = self.duals.into_iter().zip(largest).zip(references);
         policies
-            .chunks(c)
+            .chunks(self.n_cells)
             .zip(last)
             .map(|(policy, ((dual, largest_lambda), references))| Learned {
                 policy: policy.to_vec(),
@@ -369,6 +385,16 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
                 references,
             })
             .collect()
+    }
+
+    /// One step of a run's multipliers, λ's slowed by `fall`.
+    fn move_dual(&mut self, r: usize, statistics: &BatchStatistics, fall: f64, most: &mut [f64]) {
+        let mopo = &self.runs[r].mopo;
+        let slowed = MopoConfig { lambda_lr: mopo.lambda_lr * fall, ..mopo.clone() };
+        self.duals[r].step(&slowed, statistics);
+        for (most, l) in most.iter_mut().zip(&self.duals[r].lambda) {
+            *most = most.max(*l);
+        }
     }
 
     /// The reference of runs whose lag has passed becomes their policy.

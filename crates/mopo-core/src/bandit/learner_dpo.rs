@@ -1,14 +1,92 @@
-//! Softmax policies over tables trained with [`dpo_loss`], one per objective.
+//! Softmax tables trained with losses on pairs: DPO and its relatives.
 
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::learner::{Adam, by_context, fall, host};
-use super::{Comparison, Comparisons, LearnerConfig};
-use crate::pairwise::dpo_loss;
+use super::{Comparisons, LearnerConfig};
+use crate::divergence::Divergence;
+use crate::pairwise::{dpo_loss, f_reward};
 
-/// Trains one table policy per objective of `data` with [`dpo_loss`] on all pairs at once, with a
-/// uniform reference. Returns π(y|x) per cell for each of them.
+/// A table to train on pairs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairPolicy {
+    /// I of each pair: the probability that its first cell is preferred.
+    pub indicators: Vec<f32>,
+    /// Weight of each pair; 0 excludes it. Normalised.
+    pub mass: Vec<f32>,
+    /// Factor of the rewards: β, for MODPO β/α_0.
+    pub scale: f64,
+    /// What is subtracted from the reward of each cell before the factor: zeros, or MODPO's margins over β. Empty:
+    /// zeros.
+    pub shift: Vec<f32>,
+}
+
+/// Trains tables side by side with [`dpo_loss`] of [`f_reward`] on all pairs at once, with a uniform reference.
+/// Returns π(y|x) per cell for each of them.
+///
+/// * `n_cells`: contexts times actions; `n_actions` cells in turn are a context.
+/// * `pairs`: the cells of each pair.
+///
+/// # Panics
+/// If a policy does not fit the pairs or cells, or [`f_reward`] refuses the divergence.
+pub fn learn_pairs<B: AutodiffBackend>(
+    [n_cells, n_actions]: [usize; 2],
+    pairs: &[[usize; 2]],
+    policies: &[PairPolicy],
+    divergence: Divergence,
+    config: &LearnerConfig,
+    device: &B::Device,
+    progress: &mut dyn FnMut(usize),
+) -> Vec<Vec<f64>> {
+    let (p, n) = (policies.len(), pairs.len());
+    for policy in policies {
+        assert!(policy.indicators.len() == n && policy.mass.len() == n, "one entry per pair");
+        assert!(policy.shift.is_empty() || policy.shift.len() == n_cells, "one entry per cell");
+    }
+    let table = |values: Vec<f32>, width: usize| {
+        Tensor::<B, 2>::from_data(TensorData::new(values, [p, width]), device)
+    };
+    let cells = |r: usize| {
+        let row: Vec<i32> = pairs.iter().map(|cells| cells[r] as i32).collect();
+        Tensor::<B, 2, Int>::from_data(TensorData::new(row.repeat(p), [p, n]), device)
+    };
+    let (first, second) = (cells(0), cells(1));
+    let indicators = table(policies.iter().flat_map(|q| q.indicators.clone()).collect(), n);
+    let share = |q: &PairPolicy| {
+        let total: f32 = q.mass.iter().sum::<f32>().max(f32::MIN_POSITIVE);
+        q.mass.iter().map(|x| x / total).collect::<Vec<f32>>()
+    };
+    let mass = table(policies.iter().flat_map(share).collect(), n);
+    // β goes into the margin, so that one loss serves all rows: h is scaled per row.
+    let scale = table(policies.iter().map(|q| q.scale as f32).collect(), 1);
+    let shift = |q: &PairPolicy| match q.shift.is_empty() {
+        true => vec![0.0; n_cells],
+        false => q.shift.clone(),
+    };
+    let shift = table(policies.iter().flat_map(shift).collect(), n_cells);
+    let mut adam = Adam::<B::InnerBackend>::new([p, n_cells], device);
+    let mut logits = Tensor::<B::InnerBackend, 2>::zeros([p, n_cells], device);
+    for step in 0..config.steps {
+        let leaf = Tensor::<B, 2>::from_inner(logits.clone()).require_grad();
+        let log_ratio = by_context(leaf.clone(), n_actions).add_scalar((n_actions as f64).ln());
+        let rewards = (f_reward(log_ratio, divergence) - shift.clone()) * scale.clone();
+        let loss = dpo_loss(
+            rewards.clone().gather(1, first.clone()),
+            rewards.gather(1, second.clone()),
+            indicators.clone(),
+            mass.clone(),
+            1.0,
+        );
+        let gradients = loss.backward();
+        let gradient = leaf.grad(&gradients).expect("the logits are in the loss");
+        logits = adam.step(logits, gradient, config.learning_rate * fall(step, config.steps));
+        progress(step + 1);
+    }
+    host(by_context(logits, n_actions).exp()).chunks(n_cells).map(<[f64]>::to_vec).collect()
+}
+
+/// Trains one table per objective of `data` with DPO on all pairs ([`learn_pairs`]).
 ///
 /// * `mass`: weight of each pair per objective; 0 excludes it. Normalised.
 /// * `beta`: β per objective.
@@ -23,43 +101,21 @@ pub fn learn_dpo<B: AutodiffBackend>(
     device: &B::Device,
     progress: &mut dyn FnMut(usize),
 ) -> Vec<Vec<f64>> {
-    let (p, n) = (data.n_objectives(), data.pairs().len());
-    assert!(mass.len() == p && beta.len() == p && mass.iter().all(|m| m.len() == n));
-    let (a, c) = (data.n_actions(), data.n_contexts() * data.n_actions());
-    let inner =
-        |values: Vec<f32>| Tensor::<B, 2>::from_data(TensorData::new(values, [p, n]), device);
-    let cells = |of: &dyn Fn(&Comparison) -> usize| {
-        let row: Vec<i32> = data.pairs().iter().map(|q| (q.context * a + of(q)) as i32).collect();
-        Tensor::<B, 2, Int>::from_data(TensorData::new(row.repeat(p), [p, n]), device)
+    let (p, a) = (data.n_objectives(), data.n_actions());
+    assert!(mass.len() == p && beta.len() == p, "one entry per objective");
+    let policy = |k: usize| PairPolicy {
+        indicators: data.pairs().iter().map(|q| q.indicators[k]).collect(),
+        mass: mass[k].clone(),
+        scale: beta[k],
+        shift: Vec::new(),
     };
-    let (first, second) = (cells(&|q| q.first), cells(&|q| q.second));
-    let indicators =
-        inner((0..p).flat_map(|k| data.pairs().iter().map(move |q| q.indicators[k])).collect());
-    let share = |m: &Vec<f32>| {
-        let total: f32 = m.iter().sum::<f32>().max(f32::MIN_POSITIVE);
-        m.iter().map(|x| x / total).collect::<Vec<f32>>()
-    };
-    let mass = inner(mass.iter().flat_map(share).collect());
-    // β goes into the margin, so that one loss serves all rows: h is scaled per row.
-    let scale: Vec<f32> = beta.iter().map(|b| *b as f32).collect();
-    let scale = Tensor::<B, 2>::from_data(TensorData::new(scale, [p, 1]), device);
-    let mut adam = Adam::<B::InnerBackend>::new([p, c], device);
-    let mut logits = Tensor::<B::InnerBackend, 2>::zeros([p, c], device);
-    for step in 0..config.steps {
-        let leaf = Tensor::<B, 2>::from_inner(logits.clone()).require_grad();
-        // The uniform reference is the same constant in both, and cancels.
-        let scores = by_context(leaf.clone(), a) * scale.clone();
-        let loss = dpo_loss(
-            scores.clone().gather(1, first.clone()),
-            scores.gather(1, second.clone()),
-            indicators.clone(),
-            mass.clone(),
-            1.0,
-        );
-        let gradients = loss.backward();
-        let gradient = leaf.grad(&gradients).expect("the logits are in the loss");
-        logits = adam.step(logits, gradient, config.learning_rate * fall(step, config.steps));
-        progress(step + 1);
-    }
-    host(by_context(logits, a).exp()).chunks(c).map(<[f64]>::to_vec).collect()
+    let policies: Vec<PairPolicy> = (0..p).map(policy).collect();
+    let cell = |context: usize, y: usize| context * a + y;
+    let pairs: Vec<[usize; 2]> = data
+        .pairs()
+        .iter()
+        .map(|q| [cell(q.context, q.first), cell(q.context, q.second)])
+        .collect();
+    let shape = [data.n_contexts() * a, a];
+    learn_pairs::<B>(shape, &pairs, &policies, Divergence::ReverseKl, config, device, progress)
 }

@@ -16,7 +16,7 @@ mod toy;
 pub use comparisons::{Comparison, Comparisons};
 pub use initialisation::{KnownFront, StartCheck, insertion_index};
 pub use learner::{Batch, Learned, LearnerConfig, Run, learn};
-pub use learner_dpo::learn_dpo;
+pub use learner_dpo::{PairPolicy, learn_dpo, learn_pairs};
 pub use structure::Structure;
 pub use toy::{Labels, ToySet};
 

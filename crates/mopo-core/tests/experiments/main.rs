@@ -2,6 +2,7 @@
 
 mod constraints;
 mod initialisation;
+mod methods;
 mod sensitivity;
 
 fn device() -> <mopo_testkit::TestBackend as burn::tensor::backend::BackendTypes>::Device {

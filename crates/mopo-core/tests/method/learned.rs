@@ -1,5 +1,6 @@
 //! What the experiments claim, for fewer settings: learned policies equal the exact ones.
 
+use mopo_core::Ball;
 use mopo_core::bandit::experiments::{
     FrontMethod, FrontSettings, StructureSettings, fronts, shares, structures,
 };
@@ -7,7 +8,7 @@ use mopo_core::bandit::{
     Batch, Comparison, Comparisons, Labels, LearnerConfig, Run, Structure, ToySet, learn,
 };
 use mopo_core::dual::{DualProblem, ResponseGroups, log_weights};
-use mopo_core::mopo::{IndicatorEstimator, MopoConfig};
+use mopo_core::mopo::{Extraction, IndicatorEstimator, MopoConfig, ThresholdRule};
 use mopo_testkit::TestAutodiffBackend as AD;
 
 use super::device;
@@ -193,4 +194,37 @@ fn comparisons_and_runs_that_do_not_fit_are_refused() {
         MopoConfig { indicator_estimator: IndicatorEstimator::Pair, ..MopoConfig::default() };
     assert!(refuse(Run { mopo: pairs, ..run.clone() }, &all).contains("estimator"));
     assert!(refuse(run, &LearnerConfig { batch: Batch::Pairs(0), ..config }).contains("pair"));
+}
+
+/// Single comparisons, drawn one by one, give the least-squares scores; an action in no pair keeps its share.
+#[test]
+fn pairwise_extraction_learns_the_scores_of_drawn_pairs() {
+    let data = [Structure::Partial, Structure::Unobserved].map(Structure::comparisons);
+    let run = |data| Run {
+        data,
+        primary: 0,
+        thresholds: vec![0.0, 0.0],
+        mopo: MopoConfig {
+            tau: 0.5,
+            extraction: Extraction::Pairwise,
+            ball: Ball::Radius(0.0),
+            thresholds: ThresholdRule::Fixed,
+            reference_lag: usize::MAX,
+            ..MopoConfig::default()
+        },
+        seed: 3,
+    };
+    let config = LearnerConfig { steps: 3_000, batch: Batch::Pairs(12), learning_rate: 0.015 };
+    let learned = learn::<AD>(&data, &[run(0), run(1)], &config, &device(), &mut |_| {}).unwrap();
+    // a and b are ½/τ = 1 ahead of c, the one that each is compared with.
+    let e = std::f64::consts::E;
+    let partial = [e, e, 1.0].map(|w| w / (2.0 * e + 1.0));
+    for (found, expected) in learned[0].policy.iter().zip(partial) {
+        assert!((found - expected).abs() < 0.02, "{:?}", learned[0].policy);
+    }
+    assert!(
+        learned[1].policy.iter().all(|p| (p - 1.0 / 3.0).abs() < 0.02),
+        "{:?}",
+        learned[1].policy
+    );
 }

@@ -4,6 +4,7 @@
 mod constraints;
 mod fronts;
 mod initialisation;
+mod methods;
 mod sensitivity;
 mod structures;
 

@@ -361,6 +361,8 @@ methods! {
     ppo: Ppo(PpoConfig);
     /// Group-relative policy optimisation on them.
     grpo: Grpo(GrpoConfig);
+    /// Policies that together maximise the hypervolume of their mean rewards.
+    ham: Ham(HamConfig);
 }
 
 pub use can::CanLabels;

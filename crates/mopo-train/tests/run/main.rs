@@ -12,6 +12,7 @@ mod families;
 mod fits;
 mod gguf;
 mod guard;
+mod ham;
 mod hub;
 mod ipo;
 mod mixed;

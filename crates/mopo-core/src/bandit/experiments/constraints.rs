@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::bandit::toy::{preference_to_uniform, sigmoid};
 use crate::bandit::{Comparison, Comparisons};
 use crate::dual::{Context, DualProblem, ResponseGroups, TabularProblem, log_weights};
+use crate::random::normal;
 use crate::{Ball, Error, Result};
 
 /// Settings of [`constraints`].
@@ -329,12 +330,6 @@ fn solve(
         sums.primary += value(0);
     }
     Ok(())
-}
-
-/// By the Box–Muller method.
-pub(super) fn normal(rng: &mut ChaCha8Rng) -> f64 {
-    let (u, v): (f64, f64) = (rng.random(), rng.random());
-    (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }
 
 fn max(a: f64, b: &f64) -> f64 {

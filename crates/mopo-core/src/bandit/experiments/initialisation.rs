@@ -7,7 +7,6 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::constraints::normal;
 use crate::bandit::{
     Batch, Comparison, Comparisons, KnownFront, Learned, LearnerConfig, Run, StartCheck, ToySet,
     learn,
@@ -15,6 +14,7 @@ use crate::bandit::{
 };
 use crate::dual::Context;
 use crate::mopo::{MopoConfig, ThresholdRule};
+use crate::random::normal;
 use crate::{Ball, CopSolution, Error, Result, TabularProblem};
 
 /// Settings of [`initialisation`].
