@@ -18,7 +18,7 @@ use crate::args::absolute;
 use crate::files::write_whole;
 use crate::machine::{date_and_commit, ensure_committed, machine};
 use crate::{cargo, program};
-use plan::{Filled, Method, Part, Plan, folder, same_budget};
+use plan::{Budget, Filled, Method, Part, Plan, folder};
 use work::{Program, beside, cost, prompts, write_prompts};
 
 /// As a preset: the configuration and the labels of a directory of `cargo xtask real-line`.
@@ -394,7 +394,7 @@ impl Study {
         })?;
         let runs = jobs.iter().zip(&results).map(|((seed, part), results)| {
             let run = self.place(method, *seed, attempt, part);
-            let cost = if method.tries.is_empty() { Value::Null } else { cost(&run)? };
+            let cost = if method.tries.is_empty() { Value::Null } else { cost(&run, method)? };
             Ok(json!({
                 "seed": seed,
                 "label": part.label,
@@ -575,7 +575,7 @@ impl Study {
 
     /// That all runs that were trained had the same budget and, with one seed, the same SFT model.
     fn check_budgets(&self, methods: &[Value]) -> Result<()> {
-        let mut first: Option<(String, toml::Table)> = None;
+        let mut first: Option<Budget> = None;
         let mut bases: BTreeMap<u64, (String, Value)> = BTreeMap::new();
         for method in methods {
             let name = method["name"].as_str().unwrap_or_default();
@@ -599,10 +599,14 @@ impl Study {
                     let (of, known) =
                         bases.entry(*seed).or_insert_with(|| (shown.clone(), base.clone()));
                     ensure!(*known == base, "{shown} has another SFT model than {of}");
-                    let config = (shown, plan::config(&run)?);
+                    if own.tries.is_empty() {
+                        // Nothing is trained.
+                        continue;
+                    }
+                    let budget = Budget::of(shown, plan::config(&run)?, own);
                     match &first {
-                        None => first = Some(config),
-                        Some(first) => same_budget(first, &config)?,
+                        None => first = Some(budget),
+                        Some(first) => first.same(&budget)?,
                     }
                 }
             }

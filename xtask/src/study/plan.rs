@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
 /// A study.
@@ -52,9 +52,16 @@ pub(super) struct Method {
     /// Overrides, with the names in braces replaced ([`Filled`]).
     #[serde(default)]
     pub(super) set: Vec<String>,
+    /// Responses to each of `training.batch_size` pairs or prompts: two of a pair.
+    #[serde(default = "two")]
+    pub(super) responses: i64,
     /// Hyper-parameters: overrides of which one list is chosen on validation prompts. None: nothing is trained.
     #[serde(default)]
     pub(super) tries: Vec<Vec<String>>,
+}
+
+fn two() -> i64 {
+    2
 }
 
 /// How many runs a front takes.
@@ -196,7 +203,8 @@ pub(super) struct Filled<'a> {
 
 impl Filled<'_> {
     /// `{objective}`: the part's; `{largest}`: the objective with the largest weight; `{objectives}`: all, as an array;
-    /// `{weights}`: preference weights by objective; `{runs:METHOD}`: the directories of that method's runs by label.
+    /// `{weights}`: preference weights by objective; `{others:VALUE}`: a value for each objective but the part's;
+    /// `{runs:METHOD}`: the directories of that method's runs by label.
     pub(super) fn fill(&self, set: &str) -> Result<String> {
         let mut text = set.to_owned();
         while let Some(start) = text.find("{runs:") {
@@ -205,6 +213,13 @@ impl Filled<'_> {
             let runs = (self.runs)(method)?;
             let listed: Vec<String> =
                 runs.iter().map(|(label, run)| format!("{label} = {}", quoted(run))).collect();
+            text.replace_range(start..=end, &format!("{{ {} }}", listed.join(", ")));
+        }
+        while let Some(start) = text.find("{others:") {
+            let end = start + text[start..].find('}').context("`{others:` without a `}`")?;
+            let value = &text[start + "{others:".len()..end];
+            let others = self.objectives.iter().filter(|name| **name != self.part.label);
+            let listed: Vec<String> = others.map(|name| format!("{name} = {value}")).collect();
             text.replace_range(start..=end, &format!("{{ {} }}", listed.join(", ")));
         }
         let weights = &self.part.weights;
@@ -253,44 +268,66 @@ fn grid(n: usize, steps: usize) -> Vec<Vec<usize>> {
     all
 }
 
-/// Checks that a run's configuration has the budget of the first one: what they are trained on, how long and how much
-/// of the model.
-///
-/// # Errors
-/// Names what differs.
-pub(super) fn same_budget(
-    first: &(String, toml::Table),
-    other: &(String, toml::Table),
-) -> Result<()> {
-    const KEYS: [&[&str]; 8] = [
-        &["lora"],
-        &["data"],
-        &["training", "steps"],
-        &["training", "batch_size"],
-        &["training", "gradient_accumulation_steps"],
-        &["training", "warmup_steps"],
-        &["training", "max_grad_norm"],
-        &["evaluation"],
-    ];
-    for path in KEYS {
-        let of = |table: &toml::Table| {
-            let mut value = toml::Value::Table(table.clone());
-            for key in path {
-                value = value.get(key).cloned().unwrap_or(toml::Value::Boolean(false));
-            }
-            value
-        };
-        let (a, b) = (of(&first.1), of(&other.1));
-        if a != b {
-            bail!(
-                "the budgets differ: `{}` of {} is {a}, and of {} {b}; leave it out of the overrides of single methods",
-                path.join("."),
-                first.0,
-                other.0
-            );
-        }
+/// Responses in all batches of a run.
+pub(super) fn responses(config: &toml::Table, method: &Method) -> i64 {
+    let of = |key: &str| {
+        let value = config.get("training").and_then(|training| training.get(key));
+        value.and_then(toml::Value::as_integer).unwrap_or(0)
+    };
+    of("steps") * of("batch_size") * of("gradient_accumulation_steps") * method.responses
+}
+
+/// What a run is trained with.
+pub(super) struct Budget {
+    /// The run, for errors.
+    name: String,
+    config: toml::Table,
+    responses: i64,
+}
+
+impl Budget {
+    pub(super) fn of(name: String, config: toml::Table, method: &Method) -> Self {
+        let responses = responses(&config, method);
+        Self { name, config, responses }
     }
-    Ok(())
+
+    /// Checks that another run has the same: data, adapter, steps, responses, and what it is evaluated with.
+    ///
+    /// # Errors
+    /// Names what differs.
+    pub(super) fn same(&self, other: &Self) -> Result<()> {
+        const KEYS: [&[&str]; 6] = [
+            &["lora"],
+            &["data"],
+            &["training", "steps"],
+            &["training", "warmup_steps"],
+            &["training", "max_grad_norm"],
+            &["evaluation"],
+        ];
+        let differ = |what: &str, a: &dyn std::fmt::Display, b: &dyn std::fmt::Display| {
+            anyhow!(
+                "the budgets differ: {what} of {} is {a}, and of {} {b}; change the overrides of single methods",
+                self.name,
+                other.name
+            )
+        };
+        for path in KEYS {
+            let of = |table: &toml::Table| {
+                let mut value = toml::Value::Table(table.clone());
+                for key in path {
+                    value = value.get(key).cloned().unwrap_or(toml::Value::Boolean(false));
+                }
+                value
+            };
+            let (a, b) = (of(&self.config), of(&other.config));
+            ensure!(a == b, differ(&format!("`{}`", path.join(".")), &a, &b));
+        }
+        ensure!(
+            self.responses == other.responses,
+            differ("the number of responses in all batches", &self.responses, &other.responses)
+        );
+        Ok(())
+    }
 }
 
 /// A run's configuration.
@@ -329,7 +366,7 @@ set = ["training.steps=3"]
 name = "DPO"
 kind = "dpo"
 runs = "objective"
-set = ["dpo.objective={objective}"]
+set = ["dpo.objective={objective}", "t={others:0.5}"]
 tries = [["dpo.beta=0.1"], ["dpo.beta=0.3"]]
 [[methods]]
 name = "Soups"
@@ -359,7 +396,7 @@ tries = [[], ["mopo.tau=0.1"]]
             };
             method.set.iter().map(|set| filled.fill(set).unwrap()).collect()
         };
-        assert_eq!(filled(0, 1), ["dpo.objective=b"]);
+        assert_eq!(filled(0, 1), ["dpo.objective=b", "t={ a = 0.5 }"]);
         assert_eq!(filled(1, 0), ["rewarded_soups.runs={ a = \"runs/1\", b = \"runs/2\" }"]);
         assert_eq!(filled(2, 1), ["x={ a = 0.5, b = 0.5 }", "y=[\"a\", \"b\"]", "z=a"]);
         let labels = |plan: &Plan| -> Vec<String> {
@@ -387,12 +424,25 @@ tries = [[], ["mopo.tau=0.1"]]
             let error = format!("{:#}", Plan::parse(&TEXT.replace(from, to), "test").unwrap_err());
             assert!(error.contains(words), "{words}: {error}");
         }
-        let table = |text: &str| ("x".to_string(), text.parse::<toml::Table>().unwrap());
-        let first = table("[lora]\nrank = 4\n[training]\nsteps = 3\nlearning_rate = 1.0");
-        same_budget(&first, &table("[lora]\nrank = 4\n[training]\nsteps = 3\nlearning_rate = 2.0"))
-            .unwrap();
-        let error = same_budget(&first, &table("[lora]\nrank = 4\n[training]\nsteps = 4"));
-        assert!(error.unwrap_err().to_string().contains("`training.steps` of x is 3"));
+        let method = |responses| Method {
+            responses,
+            ..Plan::parse(TEXT, "test").unwrap().methods[0].clone()
+        };
+        let budget = |training: &str, responses| {
+            let text = format!(
+                "[lora]\nrank = 4\n[training]\ngradient_accumulation_steps = 1\n{training}"
+            );
+            Budget::of("x".into(), text.parse().unwrap(), &method(responses))
+        };
+        let first = budget("steps = 3\nbatch_size = 16\nlearning_rate = 1.0", 2);
+        first.same(&budget("steps = 3\nbatch_size = 4\nlearning_rate = 2.0", 8)).unwrap();
+        for (other, words) in [
+            (budget("steps = 4\nbatch_size = 12", 2), "`training.steps` of x is 3"),
+            (budget("steps = 3\nbatch_size = 16", 8), "responses in all batches of x is 96"),
+        ] {
+            let error = first.same(&other).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::plan;
+use super::plan::{self, Method};
 use crate::cargo::root;
 use crate::files::write_whole;
 
@@ -96,16 +96,15 @@ pub(super) fn beside(folder: &Path, ending: &str) -> PathBuf {
 }
 
 /// What training took, as the study's file has it; `Null` if that is not known.
-pub(super) fn cost(run: &Path) -> Result<Value> {
+pub(super) fn cost(run: &Path, method: &Method) -> Result<Value> {
     let Ok(text) = fs::read_to_string(beside(run, "cost.json")) else { return Ok(Value::Null) };
     let measured: Value = serde_json::from_str(&text).context("a damaged cost.json")?;
-    let training = plan::config(run)?;
-    let of = |key: &str| {
-        let value = training.get("training").and_then(|training| training.get(key));
-        value.and_then(toml::Value::as_integer).unwrap_or(0)
-    };
-    let pairs = of("steps") * of("batch_size") * of("gradient_accumulation_steps");
-    Ok(json!({ "seconds": measured["seconds"], "memory": measured["memory"], "pairs": pairs }))
+    let responses = plan::responses(&plan::config(run)?, method);
+    Ok(json!({
+        "seconds": measured["seconds"],
+        "memory": measured["memory"],
+        "responses": responses,
+    }))
 }
 
 /// The distinct prompts of a prepared set, in order.

@@ -89,8 +89,8 @@ pub struct StudyRun {
 pub struct Cost {
     /// Wall-clock seconds of the whole command.
     pub seconds: f64,
-    /// Pairs (or, on its own answers, prompts) in all batches.
-    pub pairs: u64,
+    /// Responses in all batches.
+    pub responses: u64,
     /// Peak resident memory in bytes, if it was measured.
     pub memory: Option<u64>,
 }

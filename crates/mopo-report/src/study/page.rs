@@ -149,16 +149,16 @@ fn costs(study: &Study, report: &StudyReport) -> Section {
             method.name.clone(),
             format!("{:.0}", method.runs.len() as f64 / n_seeds),
             format!("{:.0}", sum(|cost| cost.seconds)),
-            format!("{:.0}", sum(|cost| cost.pairs as f64)),
+            format!("{:.0}", sum(|cost| cost.responses as f64)),
             memory.map_or("–".into(), |bytes| format!("{:.2}", bytes as f64 / 1_073_741_824.0)),
         ])
     };
     Section {
         heading: "Cost",
-        note: "Of one seed: training runs of the method's front, seconds of the commands and pairs in their batches, \
+        note: "Of one seed: training runs of the method's front, seconds of the commands and responses in their batches, \
                summed; the peak of memory of a run. Runs that a method only takes over are counted where they were trained."
             .into(),
-        header: ["method", "runs", "seconds", "pairs", "memory, GiB"].map(String::from).to_vec(),
+        header: ["method", "runs", "seconds", "responses", "memory, GiB"].map(String::from).to_vec(),
         rows: study.methods.iter().filter_map(row).collect(),
     }
 }

@@ -29,7 +29,7 @@ fn evaluate(dir: &Path, seed: u64, policies: &[(&str, [f32; 2])]) {
 }
 
 fn run(seed: u64, label: &str, results: &str) -> StudyRun {
-    let cost = Some(Cost { seconds: 10.0, pairs: 80, memory: Some(1 << 30) });
+    let cost = Some(Cost { seconds: 10.0, responses: 80, memory: Some(1 << 30) });
     StudyRun { seed, label: label.into(), results: format!("{results}-{seed}").into(), cost }
 }
 
@@ -119,7 +119,7 @@ fn the_page_and_its_markdown_have_every_table() {
     {
         assert!(text.contains(words) && page.contains(words), "{words}");
     }
-    // Two runs of 80 pairs and 10 seconds for each seed.
+    // Two runs of 80 responses and 10 seconds for each seed.
     assert!(text.contains("| rival | 2 | 20 | 160 | 1.00 |"), "{text}");
     assert!(text.contains("| rival | x=2 |") && text.contains("| chosen |"));
     assert!(files.figures.iter().all(|path| path.exists()) && page.contains("<svg"));
