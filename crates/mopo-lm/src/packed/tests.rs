@@ -252,7 +252,7 @@ fn log_probs_at_a_temperature_are_those_that_sampling_draws_from() {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     let pairs = random_pairs(2, &mut rng);
     let batch = PackedBatch::pack(&slices(&pairs, &[[true, true]; 2])).unwrap();
-    let hidden = base.hidden_states_packed(&batch.inputs::<B>(&device), Some(&params.adapter));
+    let hidden = base.hidden_states_packed(&batch.inputs::<B>(&device), Some(params.adapter(0)));
     let all = [0, 1, 2, 3];
     for soft_cap in [None, Some(0.7)] {
         let mut head = params.heads.heads[0].clone();
