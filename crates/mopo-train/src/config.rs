@@ -306,7 +306,9 @@ fn model_and_tokenizer(model: &Path) -> (PathBuf, PathBuf) {
     if RunDir::is_run(model) {
         return (model.join(BASE), model.into());
     }
-    match model.parent().filter(|run| model.ends_with(BASE) && RunDir::is_run(run)) {
+    let has_own = model.join("tokenizer.json").exists();
+    let of_run = |run: &&Path| !has_own && model.ends_with(BASE) && RunDir::is_run(run);
+    match model.parent().filter(of_run) {
         Some(run) => (model.into(), run.into()),
         None => (model.into(), model.into()),
     }

@@ -1,3 +1,5 @@
+//! Studies of made-up evaluations.
+
 use super::*;
 use crate::{
     Clusters, Evaluation, FrontConfig, FrontReport, PolicySamples, ReportExtras, write_report,

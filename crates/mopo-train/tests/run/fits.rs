@@ -82,13 +82,14 @@ fn model() -> (tempfile::TempDir, PathBuf) {
 
 #[test]
 fn a_models_own_positions_count() {
-    let (_tmp, model) = model();
-    let with_model = |more: &[&str]| {
+    let (tmp, model) = model();
+    let on = |model: &Path, more: &[&str]| {
         let set: Vec<String> =
             TINY.iter().chain(&["sft.steps=0"]).chain(more).map(|s| s.to_string()).collect();
-        let parts = Replaced { model: Some(&model), method: None };
+        let parts = Replaced { model: Some(model), method: None };
         RunConfig::parse_replaced(preset_text("demo").unwrap(), "demo", &set, parts)
     };
+    let with_model = |more: &[&str]| on(&model, more);
     // The shape that the model replaces is ignored: too few positions and nonsense do not matter.
     for shape in ["max_position_embeddings=3", "num_attention_heads=7", "hidden_size=100000000"] {
         let config = with_model(&[&format!("model.scratch.{shape}")]).unwrap();
@@ -99,8 +100,12 @@ fn a_models_own_positions_count() {
     assert!(e.contains("49 positions") && e.contains("config.json is 48"), "{e}");
     let config = with_model(&["evaluation.max_new_tokens=48"]).unwrap();
     assert!(refused(&config, None).contains("evaluation.max_new_tokens"));
+    // In a run its tokenizer serves, elsewhere the model needs one of its own.
     std::fs::remove_file(model.join("tokenizer.json")).unwrap();
-    let e = refused(&with_model(&[]).unwrap(), None);
+    with_model(&[]).unwrap().check_files(&local_directory, ROOMY).unwrap();
+    let alone = tmp.path().join("alone");
+    copy(&model, &alone);
+    let e = refused(&on(&alone, &[]).unwrap(), None);
     assert!(e.contains("tokenizer.json"), "{e}");
 }
 
