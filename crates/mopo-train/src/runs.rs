@@ -37,7 +37,9 @@ impl PolicyRuns {
             let message = "name at least two runs: a mixture has several policies";
             return fail(format!("`{section}.runs`"), message.into());
         }
-        if policies != self.names() {
+        let mut sorted = policies.to_vec();
+        sorted.sort();
+        if sorted != self.names() {
             let message = format!(
                 "they are {policies:?}, but the policies of this run are those of `{section}.runs`: write policies = {:?}",
                 self.names()

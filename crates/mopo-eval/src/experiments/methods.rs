@@ -207,8 +207,11 @@ fn groups(rows: &[ThresholdRow]) -> Vec<Vec<&ThresholdRow>> {
     groups
 }
 
-/// What is drawn: method, name, style and colour, by panel. The exact front is in each.
-const PANELS: [(&str, &[(&str, &str, LineStyle, usize)]); 3] = [
+/// A line of a panel: the method, its name there, style and colour.
+type PanelLine = (&'static str, &'static str, LineStyle, usize);
+
+/// What is drawn, by panel. The exact front is in each.
+const PANELS: [(&str, &[PanelLine]); 3] = [
     (
         "MOPO",
         &[

@@ -163,12 +163,14 @@ fn for_each_pair<B: FusedBackend>(
     Ok(())
 }
 
-/// The forward passes that all policies need: each adapter, with the heads that take its hidden states. In the
-/// policies' order.
+/// An adapter, and the heads that take its hidden states.
+type Pass<'a, B> = (Option<&'a LoraAdapter<B>>, Vec<OutputLayer<B>>);
+
+/// The forward passes that all policies need, in the policies' order.
 fn passes<'a, B: FusedBackend>(
     base: &CausalLm<B>,
     params: Option<&'a PolicyParams<B>>,
-) -> Vec<(Option<&'a LoraAdapter<B>>, Vec<OutputLayer<B>>)> {
+) -> Vec<Pass<'a, B>> {
     match params {
         Some(params) => params
             .by_adapter()

@@ -295,7 +295,7 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> Method for RolloutMethod<'_, B, L>
         let clipped = sums.n_clipped as f64 / n_tokens as f64;
         metrics.set(Quantity::ClipFraction.of(self.policy), clipped);
         self.report(&answers, &mut metrics);
-        self.rollout = ((step + 1) % served != 0).then_some(answers);
+        self.rollout = (!(step + 1).is_multiple_of(served)).then_some(answers);
         Ok(metrics)
     }
 

@@ -70,8 +70,8 @@ fn opened_on_base(other: &OtherPolicy, record: &RunRecord) -> Result<RunDir> {
     })
 }
 
-/// The policies themselves, each with its adapter, and the sizes of the adapters. Of a run with several policies, that
-/// with the name in `names`.
+/// The policies themselves in the order of their `names`, each with its adapter, and the sizes of the adapters. Of a
+/// run with several policies, the one of that name.
 pub(super) fn policies<B: FusedBackend>(
     others: &[OtherPolicy],
     names: &[String],
@@ -80,7 +80,9 @@ pub(super) fn policies<B: FusedBackend>(
     device: &B::Device,
 ) -> Result<(PolicyParams<B>, Vec<LoraConfig>)> {
     let (mut adapters, mut heads, mut loras) = (vec![], vec![], vec![]);
-    for (other, name) in others.iter().zip(names) {
+    for name in names {
+        let other =
+            others.iter().find(|other| other.name == *name).expect("checked with the section");
         let theirs = opened_on_base(other, record)?;
         let (params, meta) = load_policy(theirs.join(POLICY), base, device)?;
         let k = match &meta.objectives[..] {

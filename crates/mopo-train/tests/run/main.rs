@@ -15,6 +15,7 @@ mod guard;
 mod ham;
 mod hub;
 mod ipo;
+mod many;
 mod mixed;
 mod modpo;
 mod named_keys;
