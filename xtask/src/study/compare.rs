@@ -113,22 +113,28 @@ impl Study {
             let value = trained.get("training").and_then(|section| section.get(key));
             value.map_or("?".to_string(), ToString::to_string)
         };
+        let tries = match self.plan.size.n_tries {
+            1 => "Hyper-parameters are the first of each method's list; none were compared."
+                .to_string(),
+            n => format!(
+                "Hyper-parameters are chosen with the first seed on {} prompts that are neither in training nor in this \
+                 page's test, {n} tries each.",
+                self.plan.size.validation_prompts
+            ),
+        };
         Ok(vec![
             format!("    {command}"),
             format!("{}; {}.", date_and_commit(), machine()),
             format!(
                 "Every trained run starts from the SFT model of its seed ({} steps), and has {} steps of {} × {} pairs of \
                  the same training set, a LoRA adapter of rank {} with alpha {}, Adam, and a linear schedule; this is checked \
-                 before the page is written. Hyper-parameters are chosen with the first seed on {} prompts that are neither in \
-                 training nor in this page's test, {} tries each.",
+                 before the page is written. {tries}",
                 of("sft", "steps"),
                 training("steps"),
                 training("batch_size"),
                 training("gradient_accumulation_steps"),
                 of("lora", "rank"),
                 of("lora", "alpha"),
-                self.plan.size.validation_prompts,
-                self.plan.size.n_tries,
             ),
         ])
     }

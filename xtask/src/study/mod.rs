@@ -186,7 +186,7 @@ pub(crate) fn run(options: &Options, words: &[String]) -> Result<ExitCode> {
         }
     }
     study.check_same()?;
-    let command = format!("cargo xtask study {}", words.join(" "));
+    let command = format!("cargo xtask study {}", portable(words).join(" "));
     let mut results = vec![];
     for method in chosen {
         results.push(study.method(method)?);
@@ -539,6 +539,20 @@ impl Study {
         ensure!(results.len() == jobs.len(), "not all runs were done");
         Ok(results)
     }
+}
+
+/// The words of a command that would be the same on another machine: where the program and the output are is left out.
+fn portable(words: &[String]) -> Vec<String> {
+    let mut kept = vec![];
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--mopo" | "--out" | "--page" => drop(words.next()),
+            word if ["--mopo=", "--out=", "--page="].iter().any(|flag| word.starts_with(flag)) => {}
+            word => kept.push(word.to_owned()),
+        }
+    }
+    kept
 }
 
 /// `--set` for each of these.

@@ -90,10 +90,13 @@ fn hypervolumes(study: &Study, report: &StudyReport) -> Section {
         heading: "Fronts",
         note: format!(
             "Hypervolume of all policies of a method (larger is better), IGD+ to the front of all methods in standard \
-             deviations (smaller is better), and how far {reference} is ahead. Means over {} seeds; {} intervals of \
+             deviations (smaller is better), and how far {reference} is ahead. Means over {}; {} intervals of \
              {} resamples of seeds and, within each, of its {} prompts, the same for all methods. The last column: \
              whether the lower end of the interval of the difference is at least −1 % of the other's hypervolume.",
-            report.seeds.len(),
+            match report.seeds.len() {
+                1 => "one seed".to_string(),
+                n => format!("{n} seeds"),
+            },
             percent(report.confidence),
             report.n_resamples,
             report.n_prompts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
