@@ -223,13 +223,20 @@ impl<B: FusedBackend> Sampler<B> {
             return Ok(HeadChoice::Base);
         }
         let known = self.names.iter().position(|known| known == name).map(HeadChoice::Policy);
-        known.or((name == WORST_CASE).then_some(HeadChoice::WorstCase)).ok_or_else(|| {
-            wrong(format!(
-                "unknown policy `{name}`; the policies are {}, `{}` is the model without a policy, and \
-                 `{WORST_CASE}` the mixture of all with the weights that are worst for it",
+        // One policy is its own worst case.
+        let has_worst = self.names.len() > 1 && self.conditioning.is_none();
+        let worst = (has_worst && name == WORST_CASE).then_some(HeadChoice::WorstCase);
+        known.or(worst).ok_or_else(|| {
+            let mut choices = format!(
+                "the policies are {}, and `{}` is the model without a policy",
                 self.names.join(", "),
                 WITHOUT_POLICY.join("` or `")
-            ))
+            );
+            if has_worst {
+                choices +=
+                    &format!("; `{WORST_CASE}` mixes all with the weights that are worst for it");
+            }
+            wrong(format!("unknown policy `{name}`; {choices}"))
         })
     }
 
