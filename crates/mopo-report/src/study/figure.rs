@@ -53,10 +53,10 @@ pub(super) fn figure(study: &Study, report: &StudyReport) -> Result<Option<Figur
     }
     let n_mixtures = report.points.iter().filter(|p| p.group == PolicyGroup::Mixture).count();
     let caption = format!(
-        "Mean z-scores of every policy over {} seeds, {n_mixtures} of {} being mixtures. The line is the region that \
+        "Mean z-scores of every policy ({} policies, {n_mixtures} of them mixtures; seeds: {}). The line is the region that \
          the policies of {} dominate.",
-        report.seeds.len(),
         report.points.len(),
+        report.seeds.len(),
         study.reference
     );
     let columns = panels.len().min(2);
