@@ -15,4 +15,5 @@ mod prepare;
 mod report;
 mod reward;
 mod score;
+mod study;
 mod wrong_input;
