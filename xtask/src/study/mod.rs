@@ -90,6 +90,7 @@ struct Study {
     model: Option<PathBuf>,
     device: String,
     jobs: usize,
+    cores: usize,
 }
 
 /// Which prompts a run is evaluated on.
@@ -150,8 +151,9 @@ pub(crate) fn run(options: &Options, words: &[String]) -> Result<ExitCode> {
     let study = Study {
         program: Program {
             mopo: program::given(options.mopo.as_deref(), Some(&options.device))?,
-            threads: (jobs > 1).then_some((cores / jobs).max(1)),
+            threads: None,
         },
+        cores,
         plan,
         out,
         data: options.data.clone(),
@@ -294,6 +296,7 @@ impl Study {
     /// Trains a run and evaluates it on a split; returns the directory of its results.
     fn one(
         &self,
+        program: &Program,
         method: &Method,
         seed: u64,
         attempt: usize,
@@ -317,7 +320,7 @@ impl Study {
         args.extend(sets(std::iter::once(&"sft.steps=0".to_string()).chain(&own)));
         let shown = run.strip_prefix(&self.out).unwrap_or(&run).display();
         eprintln!("== {} of {shown}: {}", split.name(), own.join(" "));
-        self.program.train(&args, &run)?;
+        program.train(&args, &run)?;
         let part_results = beside(&run, &format!("{}.part", split.name()));
         let text = |path: &Path| path.display().to_string();
         let count = match split {
@@ -342,7 +345,7 @@ impl Study {
         ]
         .map(String::from)
         .to_vec();
-        self.program.run(&args, &beside(&run, "log"))?;
+        program.run(&args, &beside(&run, "log"))?;
         fs::rename(&part_results, &results)
             .with_context(|| format!("writing {}", results.display()))?;
         Ok(results)
@@ -390,8 +393,8 @@ impl Study {
         }
         let jobs: Vec<(u64, &Part)> =
             size.seeds.iter().flat_map(|seed| parts.iter().map(|part| (*seed, part))).collect();
-        let results = self.side_by_side(&jobs, |(seed, part)| {
-            self.one(method, *seed, attempt, part, Split::Test)
+        let results = self.side_by_side(&jobs, |program, (seed, part)| {
+            self.one(program, method, *seed, attempt, part, Split::Test)
         })?;
         let runs = jobs.iter().zip(&results).map(|((seed, part), results)| {
             let run = self.place(method, *seed, attempt, part);
@@ -428,8 +431,8 @@ impl Study {
                 let jobs: Vec<(usize, &Part)> = (0..tries.len())
                     .flat_map(|attempt| parts.iter().map(move |part| (attempt, part)))
                     .collect();
-                let results = self.side_by_side(&jobs, |(attempt, part)| {
-                    self.one(method, first, *attempt, part, Split::Validation)
+                let results = self.side_by_side(&jobs, |program, (attempt, part)| {
+                    self.one(program, method, first, *attempt, part, Split::Validation)
                 })?;
                 let place = self.choice(method).with_file_name("validation");
                 let compared: Vec<Value> = (0..tries.len())
@@ -507,18 +510,21 @@ impl Study {
     fn side_by_side<J: Sync>(
         &self,
         jobs: &[J],
-        work: impl Fn(&J) -> Result<PathBuf> + Sync,
+        work: impl Fn(&Program, &J) -> Result<PathBuf> + Sync,
     ) -> Result<Vec<PathBuf>> {
+        let at_once = self.jobs.min(jobs.len());
+        let threads = (at_once > 1).then_some((self.cores / at_once).max(1));
+        let program = &Program { threads, ..self.program.clone() };
         let next = AtomicUsize::new(0);
         let done: Mutex<Vec<Option<Result<PathBuf>>>> =
             Mutex::new(jobs.iter().map(|_| None).collect());
         std::thread::scope(|scope| {
-            for _ in 0..self.jobs.min(jobs.len()) {
+            for _ in 0..at_once {
                 scope.spawn(|| {
                     loop {
                         let at = next.fetch_add(1, Ordering::SeqCst);
                         let Some(job) = jobs.get(at) else { break };
-                        let result = work(job);
+                        let result = work(program, job);
                         if result.is_err() {
                             next.store(jobs.len(), Ordering::SeqCst);
                         }
