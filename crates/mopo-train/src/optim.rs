@@ -10,7 +10,12 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{ElementConversion, Tensor};
 use mopo_ops::{AdamFactors, FusedAutodiffBackend, FusedBackend, primitive, tensor};
 
+use crate::checkpoint::{Checkpoint, Parts};
 use crate::{Error, Result};
+
+/// Parts of a checkpoint.
+const POLICY: &str = "policy.bin";
+const OPTIMIZER: &str = "optimizer.bin";
 
 type Bytes = BinBytesRecorder<FullPrecisionSettings>;
 
@@ -136,6 +141,19 @@ impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
 
     pub(crate) fn optimizer_bytes(&self) -> Result<Vec<u8>> {
         Recorder::<B>::record(&Bytes::default(), self.optimizer.to_record(), ()).map_err(unreadable)
+    }
+
+    /// Module and optimiser as parts of a checkpoint.
+    pub(crate) fn parts(&self) -> Result<Parts> {
+        Ok(Parts::from([
+            (POLICY.into(), self.module_bytes()?),
+            (OPTIMIZER.into(), self.optimizer_bytes()?),
+        ]))
+    }
+
+    /// Restores module and optimiser from a checkpoint with [`parts`](Self::parts).
+    pub(crate) fn restore_parts(&mut self, c: &Checkpoint, device: &B::Device) -> Result<()> {
+        self.restore(c.part(POLICY)?, c.part(OPTIMIZER)?, device)
     }
 
     /// Restores module and optimiser; parameter ids come from the record, so they match the

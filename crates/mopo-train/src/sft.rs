@@ -145,13 +145,7 @@ impl<B: FusedAutodiffBackend> Method for Sft<'_, B> {
     }
 
     fn headline(&self, m: &Metrics) -> String {
-        let of = |quantity: Quantity| m.get(quantity).unwrap_or(f64::NAN);
-        format!(
-            "loss {:.3} per token  |grad| {:.2}  {:.0} tokens/s",
-            of(Quantity::Loss),
-            of(Quantity::GradientNorm),
-            of(Quantity::TokensPerSecond)
-        )
+        headline(m)
     }
 
     fn non_finite(&self) -> Option<&'static str> {
@@ -188,6 +182,17 @@ impl<B: FusedAutodiffBackend> Method for Sft<'_, B> {
             }
         }
     }
+}
+
+/// A step of supervised training in a line.
+pub(crate) fn headline(m: &Metrics) -> String {
+    let of = |quantity: Quantity| m.get(quantity).unwrap_or(f64::NAN);
+    format!(
+        "loss {:.3} per token  |grad| {:.2}  {:.0} tokens/s",
+        of(Quantity::Loss),
+        of(Quantity::GradientNorm),
+        of(Quantity::TokensPerSecond)
+    )
 }
 
 /// Adds one sequence per row: the prompt's own tokens, each predicted from the one before.

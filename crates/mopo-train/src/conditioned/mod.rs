@@ -154,6 +154,14 @@ pub(crate) fn check_objectives(section: &str, policies: &[String]) -> Result<()>
     })
 }
 
+/// Checks that the data has these objectives.
+///
+/// # Errors
+/// Names the one that it lacks, and those that it has.
+pub(crate) fn check_known(policies: &[String], objectives: &Objectives) -> Result<()> {
+    policies.iter().try_for_each(|name| Ok(objectives.index_of(name).map(drop)?))
+}
+
 /// `<rm1_score> 0.5 <rm2_score> -1.2`, as RiC's authors write it.
 pub(crate) fn score_note(scores: &[f64]) -> String {
     // Not "-0.0".

@@ -13,7 +13,7 @@ use crate::fit::Method;
 use crate::methods::{RunSteps, TrainContext};
 use crate::optim::Trainer;
 use crate::single::SinglePolicy;
-use crate::{Progress, Result, RunData};
+use crate::{Progress, Result, RunData, sft};
 
 /// One training row: a response of a pair, 0 or 1, and what its prompt is told.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,13 +135,7 @@ impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Method for Condi
     }
 
     fn headline(&self, m: &Metrics) -> String {
-        let of = |quantity: Quantity| m.get(quantity).unwrap_or(f64::NAN);
-        format!(
-            "loss {:.3} per token  |grad| {:.2}  {:.0} tokens/s",
-            of(Quantity::Loss),
-            of(Quantity::GradientNorm),
-            of(Quantity::TokensPerSecond)
-        )
+        sft::headline(m)
     }
 
     fn non_finite(&self) -> Option<&'static str> {
@@ -149,13 +143,10 @@ impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Method for Condi
     }
 
     fn save(&self) -> Result<Parts> {
-        Ok(Parts::from([
-            ("policy.bin".into(), self.trainer.module_bytes()?),
-            ("optimizer.bin".into(), self.trainer.optimizer_bytes()?),
-        ]))
+        self.trainer.parts()
     }
 
     fn load(&mut self, c: &Checkpoint) -> Result<()> {
-        self.trainer.restore(c.part("policy.bin")?, c.part("optimizer.bin")?, &self.device)
+        self.trainer.restore_parts(c, &self.device)
     }
 }

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::{MethodSection, RunSteps, TrainContext};
 use crate::batches::step_seed;
 use crate::conditioned::{
-    Aim, ConditionedTraining, Conditioning, ScoreStatistics, Told, check_objectives, direction_note,
+    Aim, ConditionedTraining, Conditioning, ScoreStatistics, Told, check_known, check_objectives,
+    direction_note,
 };
 use crate::{Progress, Result, RunData};
 
@@ -41,7 +42,7 @@ train_head = false
         objectives: &Objectives,
         _: &[&[Option<f32>]],
     ) -> Result<()> {
-        policies.iter().try_for_each(|name| Ok(objectives.index_of(name).map(drop)?))
+        check_known(policies, objectives)
     }
 
     fn needs_scores(&self) -> bool {

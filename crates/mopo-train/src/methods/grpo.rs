@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::backend::Backend;
-use mopo_core::Objectives;
 use mopo_core::policy_gradient::{clipped_surrogate, group_normalized, k3_penalty};
 use mopo_lm::PolicyParams;
 use mopo_ops::FusedAutodiffBackend;
@@ -117,10 +116,6 @@ train_head = false
 
     fn policies(&self) -> Option<Vec<String>> {
         self.settings().target.policies()
-    }
-
-    fn check_labels(&self, _: &[String], _: &Objectives, _: &[&[Option<f32>]]) -> Result<()> {
-        Ok(())
     }
 
     fn rollouts(&self) -> Option<RolloutSettings<'_>> {

@@ -365,14 +365,11 @@ impl<B: FusedAutodiffBackend> Method for Ham<'_, B> {
     }
 
     fn save(&self) -> Result<Parts> {
-        Ok(Parts::from([
-            ("policy.bin".into(), self.trainer.module_bytes()?),
-            ("optimizer.bin".into(), self.trainer.optimizer_bytes()?),
-        ]))
+        self.trainer.parts()
     }
 
     fn load(&mut self, c: &Checkpoint) -> Result<()> {
-        self.trainer.restore(c.part("policy.bin")?, c.part("optimizer.bin")?, &self.device)
+        self.trainer.restore_parts(c, &self.device)
     }
 }
 

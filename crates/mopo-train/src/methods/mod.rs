@@ -45,17 +45,19 @@ pub(crate) trait MethodSection: Serialize + DeserializeOwned {
         None
     }
 
-    /// Checks before any work that the training pairs have what the method needs. `rows`: their indicators,
-    /// `[n_pairs][n_objectives]`.
+    /// Checks before any work that the training pairs have what the method needs; by default it needs no labels. `rows`:
+    /// their indicators, `[n_pairs][n_objectives]`.
     ///
     /// # Errors
     /// Names what is missing.
     fn check_labels(
         &self,
-        policies: &[String],
-        objectives: &Objectives,
-        rows: &[&[Option<f32>]],
-    ) -> Result<()>;
+        _policies: &[String],
+        _objectives: &Objectives,
+        _rows: &[&[Option<f32>]],
+    ) -> Result<()> {
+        Ok(())
+    }
 
     /// Whether every training pair needs recorded scores.
     fn needs_scores(&self) -> bool {

@@ -2,7 +2,6 @@
 //! al., 2024, arXiv 2406.18853; docs/math.md, section 6; docs/methods/multi-objective-decoding.md).
 
 use burn::module::AutodiffModule;
-use mopo_core::Objectives;
 use mopo_core::divergence::Divergence;
 use mopo_lm::{Mixing, PolicyParams};
 use mopo_ops::FusedAutodiffBackend;
@@ -47,10 +46,6 @@ divergence = "reverse_kl"
 
     fn policies(&self) -> Option<Vec<String>> {
         Some(self.runs.names())
-    }
-
-    fn check_labels(&self, _: &[String], _: &Objectives, _: &[&[Option<f32>]]) -> Result<()> {
-        Ok(())
     }
 
     fn starts_from(&self) -> Vec<OtherPolicy> {

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::backend::Backend;
-use mopo_core::Objectives;
 use mopo_core::policy_gradient::{
     AdaptiveKl, clipped_surrogate, clipped_value_loss, gae, token_rewards, whiten,
 };
@@ -124,10 +123,6 @@ train_head = false
 
     fn policies(&self) -> Option<Vec<String>> {
         self.settings().target.policies()
-    }
-
-    fn check_labels(&self, _: &[String], _: &Objectives, _: &[&[Option<f32>]]) -> Result<()> {
-        Ok(())
     }
 
     fn rollouts(&self) -> Option<RolloutSettings<'_>> {

@@ -282,13 +282,10 @@ impl<B: FusedAutodiffBackend> Method for Raco<'_, B> {
     }
 
     fn save(&self) -> Result<Parts> {
-        Ok(Parts::from([
-            ("policy.bin".into(), self.trainer.module_bytes()?),
-            ("optimizer.bin".into(), self.trainer.optimizer_bytes()?),
-        ]))
+        self.trainer.parts()
     }
 
     fn load(&mut self, c: &Checkpoint) -> Result<()> {
-        self.trainer.restore(c.part("policy.bin")?, c.part("optimizer.bin")?, &self.pass.device)
+        self.trainer.restore_parts(c, &self.pass.device)
     }
 }

@@ -2,7 +2,6 @@
 //! 2023, arXiv 2306.04488; docs/methods/rewarded-soups.md).
 
 use burn::module::AutodiffModule;
-use mopo_core::Objectives;
 use mopo_lm::{Mixing, PolicyParams};
 use mopo_ops::FusedAutodiffBackend;
 use serde::{Deserialize, Serialize};
@@ -35,10 +34,6 @@ runs = { helpful = "runs/dpo-helpful", harmless = "runs/dpo-harmless" }
 
     fn policies(&self) -> Option<Vec<String>> {
         Some(self.runs.names())
-    }
-
-    fn check_labels(&self, _: &[String], _: &Objectives, _: &[&[Option<f32>]]) -> Result<()> {
-        Ok(())
     }
 
     fn starts_from(&self) -> Vec<OtherPolicy> {

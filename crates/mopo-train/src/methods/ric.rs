@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{MethodSection, RunSteps, TrainContext};
 use crate::conditioned::{
-    Aim, ConditionedTraining, Conditioning, ScoreStatistics, TargetMap, Told, check_objectives,
-    normal_extremes, score_note,
+    Aim, ConditionedTraining, Conditioning, ScoreStatistics, TargetMap, Told, check_known,
+    check_objectives, normal_extremes, score_note,
 };
 use crate::{Progress, Result, RunData};
 
@@ -68,7 +68,7 @@ train_head = false
         objectives: &Objectives,
         _: &[&[Option<f32>]],
     ) -> Result<()> {
-        policies.iter().try_for_each(|name| Ok(objectives.index_of(name).map(drop)?))
+        check_known(policies, objectives)
     }
 
     fn needs_scores(&self) -> bool {

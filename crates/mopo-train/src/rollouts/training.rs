@@ -319,15 +319,13 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> Method for RolloutMethod<'_, B, L>
         let saved = SavedRollout { state: self.loss.state(), answers: self.rollout.clone() };
         let saved = serde_json::to_vec(&saved)
             .map_err(|e| Error::corrupt(ROLLOUT.as_ref(), e.to_string()))?;
-        Ok(Parts::from([
-            ("policy.bin".into(), self.trainer.module_bytes()?),
-            ("optimizer.bin".into(), self.trainer.optimizer_bytes()?),
-            (ROLLOUT.into(), saved),
-        ]))
+        let mut parts = self.trainer.parts()?;
+        parts.insert(ROLLOUT.into(), saved);
+        Ok(parts)
     }
 
     fn load(&mut self, c: &Checkpoint) -> Result<()> {
-        self.trainer.restore(c.part("policy.bin")?, c.part("optimizer.bin")?, &self.device)?;
+        self.trainer.restore_parts(c, &self.device)?;
         let SavedRollout { state, answers } = serde_json::from_slice(c.part(ROLLOUT)?)
             .map_err(|e| Error::corrupt(&c.path.join(ROLLOUT), e.to_string()))?;
         self.loss.restore(state);

@@ -471,11 +471,8 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
     }
 
     fn save(&self) -> Result<Parts> {
-        let mut parts = Parts::from([
-            ("policy.bin".into(), self.trainer.module_bytes()?),
-            ("optimizer.bin".into(), self.trainer.optimizer_bytes()?),
-            ("duals.json".into(), to_json(&self.duals, "duals.json")?),
-        ]);
+        let mut parts = self.trainer.parts()?;
+        parts.insert("duals.json".into(), to_json(&self.duals, "duals.json")?);
         if !self.exact.is_empty() {
             parts.insert("exact.json".into(), to_json(&self.exact, "exact.json")?);
         }
@@ -487,7 +484,7 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
     }
 
     fn load(&mut self, c: &Checkpoint) -> Result<()> {
-        self.trainer.restore(c.part("policy.bin")?, c.part("optimizer.bin")?, &self.device)?;
+        self.trainer.restore_parts(c, &self.device)?;
         self.duals = from_json(c, "duals.json")?;
         self.exact = match c.parts.contains_key("exact.json") {
             true => from_json(c, "exact.json")?,
