@@ -106,6 +106,8 @@ quantities! {
     ClipFraction = "clip_fraction",
     /// Entropy per token, estimated on the policy's own answers.
     Entropy = "entropy",
+    /// Share of the policy's own answers that are learnt.
+    KeptAnswers = "kept_answers",
     /// Tokens of the policy's own answers.
     AnswerLength = "answer_length",
     /// Share of the policy's own answers that the limit of tokens cut off.

@@ -23,7 +23,7 @@ use mopo_lm::{AdapterSharing, LoraConfig};
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
-pub use crate::conditioned::TargetMap;
+pub use crate::conditioned::{OnlineRounds, TargetMap};
 use crate::methods::Sections;
 pub use crate::methods::{
     CanConfig, DpaConfig, DpoConfig, FDpoConfig, GrpoConfig, HamConfig, IpoConfig, MethodConfig,
@@ -288,7 +288,7 @@ impl RunConfig {
     /// # Errors
     /// Names the method's key and the reward that is missing.
     pub fn check_rewards(&self) -> Result<()> {
-        match self.method.rollouts() {
+        match self.method.rollouts(&self.policies) {
             Some(settings) => settings.target.check_rewards(&self.evaluation),
             None => Ok(()),
         }

@@ -1,6 +1,7 @@
 //! Policies that are told in the prompt what to aim at: one policy for all preference weights. A method says what the
 //! prompt of a response was told in training; here are the notes, the steps, and what a run keeps of it.
 
+mod online;
 mod scores;
 mod training;
 
@@ -9,8 +10,10 @@ use std::path::Path;
 use mopo_core::Objectives;
 use serde::{Deserialize, Serialize};
 
+pub use online::OnlineRounds;
+pub(crate) use online::{Online, Round, Rule, statistics_of, training_quantile};
 pub use scores::TargetMap;
-pub(crate) use scores::{ScoreStatistics, normal_extremes};
+pub(crate) use scores::{ScoreStatistics, direction, normal_extremes};
 pub(crate) use training::{ConditionedTraining, Told};
 
 use crate::{Error, Result};

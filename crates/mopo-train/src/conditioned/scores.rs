@@ -53,17 +53,29 @@ impl ScoreStatistics {
 /// authors, whose draws are not known. The median of such a maximum is 4.03.
 pub(crate) fn normal_extremes(n: usize) -> Vec<[f64; 2]> {
     let mut rng = ChaCha8Rng::seed_from_u64(SEED);
-    let mut normal = || {
-        // Box and Muller; 1 − u is never 0.
-        let (u, v): (f64, f64) = (rng.random(), rng.random());
-        (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
-    };
-    let extremes = |_| {
+    let mut extremes = |_| {
         (0..DRAWS)
-            .map(|_| normal())
+            .map(|_| normal(&mut rng))
             .fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], z| [low.min(z), high.max(z)])
     };
-    (0..n).map(extremes).collect()
+    (0..n).map(&mut extremes).collect()
+}
+
+/// A standard normal draw.
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    // Box and Muller; 1 − u is never 0.
+    let (u, v): (f64, f64) = (rng.random(), rng.random());
+    (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+}
+
+/// Uniform on the unit vectors without negative entries.
+pub(crate) fn direction(n: usize, rng: &mut ChaCha8Rng) -> Vec<f64> {
+    let all: Vec<f64> = (0..n).map(|_| normal(rng).abs()).collect();
+    let norm = all.iter().map(|x| x * x).sum::<f64>().sqrt();
+    match norm > 0.0 {
+        true => all.into_iter().map(|x| x / norm).collect(),
+        false => vec![(n as f64).sqrt().recip(); n],
+    }
 }
 
 /// How preference weights become the scores to ask for (RiC's appendix).
@@ -139,5 +151,20 @@ mod tests {
         assert!(e.contains("`b` do not differ"), "{e}");
         pairs.scores = vec![None];
         assert!(ScoreStatistics::of(&pairs, 0, "a").is_err());
+    }
+
+    #[test]
+    fn directions_are_unit_vectors_without_a_preferred_axis() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let all: Vec<_> = (0..4000).map(|_| direction(3, &mut rng)).collect();
+        for v in &all {
+            assert!(v.iter().all(|x| *x >= 0.0));
+            assert!((v.iter().map(|x| x * x).sum::<f64>() - 1.0).abs() < 1e-9);
+        }
+        for k in 0..3 {
+            // E|x| on the sphere in three dimensions is 1/2.
+            let mean = all.iter().map(|v| v[k]).sum::<f64>() / all.len() as f64;
+            assert!((mean - 0.5).abs() < 0.02, "{mean}");
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! Supervised steps on responses whose prompts were told something.
 
+use burn::module::AutodiffModule;
 use burn::tensor::ElementConversion;
-use mopo_data::Tokenizer;
 use mopo_lm::{CausalLm, Decoder, PackedBatch, PolicyParams, sequence_log_probs};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
 
+use super::online::{Kept, Online};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
@@ -24,16 +25,18 @@ pub(crate) struct Told {
 
 /// Training of one policy on rows that a method makes of the pairs: two of each pair in every epoch, so that the
 /// budget is that of methods on pairs.
-pub(crate) struct ConditionedTraining<R> {
+pub(crate) struct ConditionedTraining<'a, R> {
     /// The method's phase.
     pub(crate) phase: &'static str,
     /// Whether the output layer is trained with the adapter.
     pub(crate) train_head: bool,
     /// The rows of a pair, by its index among the training pairs, in a step.
     pub(crate) rows: R,
+    /// Rounds on its own answers, at the end.
+    pub(crate) online: Option<Online<'a>>,
 }
 
-impl<R: Fn(usize, usize) -> [Told; 2]> ConditionedTraining<R> {
+impl<R: Fn(usize, usize) -> [Told; 2]> ConditionedTraining<'_, R> {
     /// Trains the policy to the end. The run's data must have its records.
     ///
     /// # Errors
@@ -51,6 +54,8 @@ impl<R: Fn(usize, usize) -> [Told; 2]> ConditionedTraining<R> {
         );
         let mut method = Conditioned {
             rows: self.rows,
+            online: self.online,
+            frozen: context.base.valid(),
             name: self.phase,
             base: context.base,
             trainer: Trainer::new(SinglePolicy::new(context.params, self.train_head)),
@@ -68,8 +73,11 @@ impl<R: Fn(usize, usize) -> [Told; 2]> ConditionedTraining<R> {
 /// The state of a training.
 struct Conditioned<'a, B: FusedAutodiffBackend, R> {
     rows: R,
+    online: Option<Online<'a>>,
     name: &'static str,
     base: &'a CausalLm<B>,
+    /// The same without gradients.
+    frozen: CausalLm<B::InnerBackend>,
     trainer: Trainer<B, SinglePolicy<B>>,
     order: BatchOrder,
     phase: &'a PhaseConfig,
@@ -79,17 +87,24 @@ struct Conditioned<'a, B: FusedAutodiffBackend, R> {
 }
 
 impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Conditioned<'_, B, R> {
-    /// The rows of some pairs, packed; prompts are cut at the left to the limit, which keeps what they are told.
-    fn pack(&self, pairs: &[usize], step: usize) -> Result<PackedBatch> {
-        let tokenizer: &Tokenizer = &self.data.tokenizer;
+    /// The rows of some pairs, or as many of its own answers, packed; prompts are cut at the left to the limit, which
+    /// keeps what they are told.
+    fn pack(&self, pairs: &[usize], step: usize, own: Option<usize>) -> Result<PackedBatch> {
         let mut rows: Vec<(Vec<u32>, &[u32])> = Vec::with_capacity(2 * pairs.len());
-        for &i in pairs {
-            let tokens = &self.data.train.tokens[i];
-            for Told { response, note } in (self.rows)(i, step) {
-                let record = self.data.train_records[i].with_note(&note);
-                let (prompt, _) =
-                    tokenizer.encode_prompt_of(&record, self.data.max_prompt_tokens)?;
-                rows.push((prompt, if response == 0 { &tokens.first } else { &tokens.second }));
+        match (own, &self.online) {
+            (Some(batch), Some(online)) => {
+                for Kept { prompt, note, ids } in online.rows(step, batch, 2 * pairs.len()) {
+                    rows.push((self.data.prompt_with(*prompt, note)?, ids));
+                }
+            }
+            _ => {
+                for &i in pairs {
+                    let tokens = &self.data.train.tokens[i];
+                    for Told { response, note } in (self.rows)(i, step) {
+                        let response = if response == 0 { &tokens.first } else { &tokens.second };
+                        rows.push((self.data.pair_prompt_with(i, &note)?, response));
+                    }
+                }
             }
         }
         let parts: Vec<_> = rows
@@ -109,10 +124,19 @@ impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Method for Condi
         let clock = std::time::Instant::now();
         let n_micro = self.phase.gradient_accumulation_steps;
         B::seed(&self.device, step_seed(self.seed, self.name, step));
+        let mut metrics = Metrics::default();
+        let (trainer, base, data) = (&self.trainer, self.base, self.data);
+        let is_own = match &mut self.online {
+            None => false,
+            Some(online) => {
+                let policy = || trainer.module().policy(base);
+                online.begin(step, &self.frozen, policy, data, &self.device, &mut metrics)?
+            }
+        };
         let (mut loss_sum, mut n_tokens) = (0.0, 0);
         for j in 0..n_micro {
             let pairs = self.order.batch(step * n_micro + j);
-            let batch = self.pack(&pairs, step)?;
+            let batch = self.pack(&pairs, step, is_own.then_some(j))?;
             n_tokens += batch.n_tokens();
             let params = self.trainer.module();
             let head = params.head(self.base);
@@ -127,11 +151,10 @@ impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Method for Condi
             self.trainer.accumulate(loss);
         }
         let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm);
-        Ok(Metrics::from([
-            (Quantity::Loss, loss_sum),
-            (Quantity::GradientNorm, norm),
-            (Quantity::TokensPerSecond, n_tokens as f64 / clock.elapsed().as_secs_f64()),
-        ]))
+        metrics.set(Quantity::Loss, loss_sum);
+        metrics.set(Quantity::GradientNorm, norm);
+        metrics.set(Quantity::TokensPerSecond, n_tokens as f64 / clock.elapsed().as_secs_f64());
+        Ok(metrics)
     }
 
     fn headline(&self, m: &Metrics) -> String {
@@ -143,10 +166,17 @@ impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Method for Condi
     }
 
     fn save(&self) -> Result<Parts> {
-        self.trainer.parts()
+        let mut parts = self.trainer.parts()?;
+        if let Some(online) = &self.online {
+            online.save(&mut parts)?;
+        }
+        Ok(parts)
     }
 
     fn load(&mut self, c: &Checkpoint) -> Result<()> {
+        if let Some(online) = &mut self.online {
+            online.load(c)?;
+        }
         self.trainer.restore_parts(c, &self.device)
     }
 }

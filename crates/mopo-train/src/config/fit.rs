@@ -57,7 +57,7 @@ impl RunConfig {
         };
         self.lora.check_fits(&model).map_err(Error::from)?;
         self.check_positions(model.max_position_embeddings, &limit).or_else(fail)?;
-        let rollouts = self.method.rollouts();
+        let rollouts = self.method.rollouts(&self.policies);
         let rollouts =
             rollouts.map(|rollouts| (rollouts.max_new_tokens_key(), rollouts.max_new_tokens));
         let evaluation = ("evaluation.max_new_tokens".to_string(), self.evaluation.max_new_tokens);

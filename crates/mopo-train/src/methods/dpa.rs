@@ -4,16 +4,17 @@
 use mopo_core::Objectives;
 use mopo_lm::PolicyParams;
 use mopo_ops::FusedAutodiffBackend;
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{MethodSection, RunSteps, TrainContext};
 use crate::batches::step_seed;
 use crate::conditioned::{
-    Aim, ConditionedTraining, Conditioning, ScoreStatistics, Told, check_known, check_objectives,
-    direction_note,
+    Aim, ConditionedTraining, Conditioning, Online, OnlineRounds, Round, Rule, Told, check_known,
+    check_objectives, direction, direction_note, statistics_of,
 };
+use crate::rollouts::RolloutSettings;
 use crate::{Progress, Result, RunData};
 
 /// DPA on the recorded responses: the best of each pair along directions that are drawn anew in every step.
@@ -22,6 +23,9 @@ use crate::{Progress, Result, RunData};
 pub struct DpaConfig {
     /// Whether the output layer is trained with the adapter; if false, it stays the base's.
     pub train_head: bool,
+    /// Rounds on its own answers, at the end of training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub online: Option<OnlineRounds>,
 }
 
 impl MethodSection for DpaConfig {
@@ -30,10 +34,21 @@ kind = "dpa"
 
 [dpa]
 train_head = false
+# Rounds on its own answers, scored by the [[evaluation.rewards]] named like the policies: the best of `answers` to each
+# prompt along its direction is learnt. None without the section.
+# [dpa.online]
+# rounds = 2
+# share = 0.2
+# prompts = 128
+# answers = 4
+# temperature = 1.0
+# max_new_tokens = 72
 "#;
+    const OPTIONAL: &'static [&'static str] = &["dpa.online"];
 
     fn check_section(&self, policies: &[String]) -> Result<()> {
-        check_objectives("dpa", policies)
+        check_objectives("dpa", policies)?;
+        self.online.as_ref().map_or(Ok(()), |online| online.check("dpa"))
     }
 
     fn check_labels(
@@ -47,6 +62,10 @@ train_head = false
 
     fn needs_scores(&self) -> bool {
         true
+    }
+
+    fn rollouts<'a>(&'a self, policies: &'a [String]) -> Option<RolloutSettings<'a>> {
+        Some(self.online.as_ref()?.rollouts("dpa", policies))
     }
 
     fn changes_prompts(&self) -> bool {
@@ -63,11 +82,8 @@ train_head = false
         fit: &mut RunSteps<'_>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
-        let of = |name: &String| {
-            let k = context.data.objectives.index_of(name)?;
-            Ok((k, ScoreStatistics::of(&context.data.train, k, name)?))
-        };
-        let statistics = context.policies.iter().map(of).collect::<Result<Vec<_>>>()?;
+        let data = context.data;
+        let statistics = statistics_of(context.policies, &data.objectives, data)?;
         let (scores, seed) = (&context.data.train.scores, context.seed);
         let rows = |pair: usize, step: usize| {
             let of = scores[pair].as_ref().expect("every pair has scores");
@@ -78,22 +94,19 @@ train_head = false
             rng.set_stream(pair as u64);
             [0, 1].map(|_| told(&z, &direction(statistics.len(), &mut rng)))
         };
-        let training = ConditionedTraining { phase: "dpa", train_head: self.train_head, rows };
+        let online = self.online.as_ref().zip(context.rollouts).map(|(settings, inputs)| Online {
+            settings,
+            rule: Rule::Direction,
+            statistics: statistics.iter().map(|(_, of)| *of).collect(),
+            names: context.policies,
+            inputs,
+            n_steps: context.phase.steps,
+            seed,
+            state: Round::default(),
+        });
+        let train_head = self.train_head;
+        let training = ConditionedTraining { phase: "dpa", train_head, rows, online };
         training.run(context, fit, progress)
-    }
-}
-
-/// Uniform on the unit vectors without negative entries.
-fn direction(n: usize, rng: &mut ChaCha8Rng) -> Vec<f64> {
-    let mut normal = || {
-        let (u, v): (f64, f64) = (rng.random(), rng.random());
-        ((-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()).abs()
-    };
-    let all: Vec<f64> = (0..n).map(|_| normal()).collect();
-    let norm = all.iter().map(|x| x * x).sum::<f64>().sqrt();
-    match norm > 0.0 {
-        true => all.into_iter().map(|x| x / norm).collect(),
-        false => vec![(n as f64).sqrt().recip(); n],
     }
 }
 
@@ -116,20 +129,5 @@ mod tests {
         }
         assert_eq!(told(&z, &[0.6, 0.8]).note, "<rm1_weight> 0.60 <rm2_weight> 0.80");
         assert_eq!(told(&[vec![1.0], vec![1.0]], &[1.0]).response, 0);
-    }
-
-    #[test]
-    fn directions_are_unit_vectors_without_a_preferred_axis() {
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let all: Vec<_> = (0..4000).map(|_| direction(3, &mut rng)).collect();
-        for v in &all {
-            assert!(v.iter().all(|x| *x >= 0.0));
-            assert!((v.iter().map(|x| x * x).sum::<f64>() - 1.0).abs() < 1e-9);
-        }
-        for k in 0..3 {
-            // E|x| on the sphere in three dimensions is 1/2.
-            let mean = all.iter().map(|v| v[k]).sum::<f64>() / all.len() as f64;
-            assert!((mean - 0.5).abs() < 0.02, "{mean}");
-        }
     }
 }

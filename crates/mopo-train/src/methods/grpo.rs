@@ -62,6 +62,7 @@ impl GrpoConfig {
                 section: "grpo",
                 objective: None,
                 preference_weights: Some(&self.preference_weights),
+                objectives: &[],
             },
             temperature: self.rollout_temperature,
             max_new_tokens: self.max_new_tokens,
@@ -69,6 +70,7 @@ impl GrpoConfig {
             epochs: self.epochs,
             minibatches: self.minibatches,
             train_head: self.train_head,
+            has_z_scores: true,
         }
     }
 }
@@ -118,7 +120,7 @@ train_head = false
         self.settings().target.policies()
     }
 
-    fn rollouts(&self) -> Option<RolloutSettings<'_>> {
+    fn rollouts<'a>(&'a self, _: &'a [String]) -> Option<RolloutSettings<'a>> {
         Some(self.settings())
     }
 

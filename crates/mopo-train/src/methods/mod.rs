@@ -93,7 +93,7 @@ pub(crate) trait MethodSection: Serialize + DeserializeOwned {
     }
 
     /// How answers of the policy itself are sampled and scored, if it learns from them.
-    fn rollouts(&self) -> Option<RolloutSettings<'_>> {
+    fn rollouts<'a>(&'a self, _policies: &'a [String]) -> Option<RolloutSettings<'a>> {
         None
     }
 
@@ -295,8 +295,11 @@ macro_rules! methods {
             }
 
             /// How answers of the policy itself are sampled and scored, if it learns from them.
-            pub(crate) fn rollouts(&self) -> Option<RolloutSettings<'_>> {
-                match self { $(Self::$variant(section) => section.rollouts(),)+ }
+            pub(crate) fn rollouts<'a>(
+                &'a self,
+                policies: &'a [String],
+            ) -> Option<RolloutSettings<'a>> {
+                match self { $(Self::$variant(section) => section.rollouts(policies),)+ }
             }
 
             /// What a response's indicator means.

@@ -65,6 +65,7 @@ impl PpoConfig {
                 section: "ppo",
                 objective: self.objective.as_deref(),
                 preference_weights: self.preference_weights.as_ref(),
+                objectives: &[],
             },
             temperature: self.rollout_temperature,
             max_new_tokens: self.max_new_tokens,
@@ -72,6 +73,7 @@ impl PpoConfig {
             epochs: self.epochs,
             minibatches: self.minibatches,
             train_head: self.train_head,
+            has_z_scores: true,
         }
     }
 }
@@ -125,7 +127,7 @@ train_head = false
         self.settings().target.policies()
     }
 
-    fn rollouts(&self) -> Option<RolloutSettings<'_>> {
+    fn rollouts<'a>(&'a self, _: &'a [String]) -> Option<RolloutSettings<'a>> {
         Some(self.settings())
     }
 

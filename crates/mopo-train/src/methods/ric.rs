@@ -8,12 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{MethodSection, RunSteps, TrainContext};
 use crate::conditioned::{
-    Aim, ConditionedTraining, Conditioning, ScoreStatistics, TargetMap, Told, check_known,
-    check_objectives, normal_extremes, score_note,
+    Aim, ConditionedTraining, Conditioning, Online, OnlineRounds, Round, Rule, ScoreStatistics,
+    TargetMap, Told, check_known, check_objectives, normal_extremes, score_note, statistics_of,
+    training_quantile,
 };
-use crate::{Progress, Result, RunData};
+use crate::rollouts::RolloutSettings;
+use crate::{Error, Progress, Result, RunData};
 
-/// RiC without online rounds.
+/// RiC.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RicConfig {
@@ -23,6 +25,16 @@ pub struct RicConfig {
     pub target_range: TargetRange,
     /// Whether the output layer is trained with the adapter; if false, it stays the base's.
     pub train_head: bool,
+    /// The quantile of the training set's scores that an own answer must reach on any objective to be learnt.
+    #[serde(default = "published_quantile")]
+    pub quantile: f64,
+    /// Rounds on its own answers, at the end of training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub online: Option<OnlineRounds>,
+}
+
+fn published_quantile() -> f64 {
+    0.7
 }
 
 /// The lowest and the highest score to ask for.
@@ -36,13 +48,20 @@ pub enum TargetRange {
 }
 
 impl RicConfig {
-    /// Statistics of the policies' objectives, and their indices in the data.
-    fn statistics(policies: &[String], data: &RunData) -> Result<Vec<(usize, ScoreStatistics)>> {
-        let of = |name: &String| {
-            let k = data.objectives.index_of(name)?;
-            Ok((k, ScoreStatistics::of(&data.train, k, name)?))
-        };
-        policies.iter().map(of).collect()
+    /// The lowest and the highest score to ask for, of each objective.
+    fn range(&self, statistics: &[(usize, ScoreStatistics)], data: &RunData) -> Vec<[f64; 2]> {
+        match self.target_range {
+            TargetRange::Normal => normal_extremes(statistics.len()),
+            TargetRange::Observed => {
+                let extremes = |(k, of): &(usize, ScoreStatistics)| {
+                    let all = data.train.scores.iter().flatten().flatten().map(|s| of.z(s[*k]));
+                    all.fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], z| {
+                        [low.min(z), high.max(z)]
+                    })
+                };
+                statistics.iter().map(extremes).collect()
+            }
+        }
     }
 }
 
@@ -56,10 +75,28 @@ targets = "linf"
 # normal (about ±4 standard deviations, as published) or observed (the extremes of the training set's scores).
 target_range = "normal"
 train_head = false
+# Rounds on its own answers, scored by the [[evaluation.rewards]] named like the policies; of these only answers that
+# reach a quantile of the training set's scores on any objective are learnt. None without the section.
+# quantile = 0.7
+# [ric.online]
+# rounds = 2
+# share = 0.2
+# prompts = 256
+# answers = 1
+# temperature = 1.0
+# max_new_tokens = 72
 "#;
+    const OPTIONAL: &'static [&'static str] = &["ric.quantile", "ric.online"];
 
     fn check_section(&self, policies: &[String]) -> Result<()> {
-        check_objectives("ric", policies)
+        check_objectives("ric", policies)?;
+        if !(0.0..1.0).contains(&self.quantile) {
+            return Err(Error::Config {
+                origin: "`ric.quantile`".into(),
+                message: format!("it is {}; it must lie in [0, 1)", self.quantile),
+            });
+        }
+        self.online.as_ref().map_or(Ok(()), |online| online.check("ric"))
     }
 
     fn check_labels(
@@ -75,24 +112,17 @@ train_head = false
         true
     }
 
+    fn rollouts<'a>(&'a self, policies: &'a [String]) -> Option<RolloutSettings<'a>> {
+        Some(self.online.as_ref()?.rollouts("ric", policies))
+    }
+
     fn changes_prompts(&self) -> bool {
         true
     }
 
     fn conditioning(&self, policies: &[String], data: &RunData) -> Result<Option<Conditioning>> {
-        let statistics = Self::statistics(policies, data)?;
-        let range = match self.target_range {
-            TargetRange::Normal => normal_extremes(policies.len()),
-            TargetRange::Observed => {
-                let extremes = |(k, of): &(usize, ScoreStatistics)| {
-                    let all = data.train.scores.iter().flatten().flatten().map(|s| of.z(s[*k]));
-                    all.fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], z| {
-                        [low.min(z), high.max(z)]
-                    })
-                };
-                statistics.iter().map(extremes).collect()
-            }
-        };
+        let statistics = statistics_of(policies, &data.objectives, data)?;
+        let range = self.range(&statistics, data);
         let statistics = statistics.into_iter().map(|(_, of)| of).collect();
         let aim = Aim::Scores { statistics, range, map: self.targets };
         Ok(Some(Conditioning::new(policies, aim)))
@@ -104,7 +134,8 @@ train_head = false
         fit: &mut RunSteps<'_>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
-        let statistics = Self::statistics(context.policies, context.data)?;
+        let data = context.data;
+        let statistics = statistics_of(context.policies, &data.objectives, data)?;
         for (name, (_, of)) in context.policies.iter().zip(&statistics) {
             progress.note(&format!(
                 "ric: scores of `{name}` have mean {:.4} and standard deviation {:.4}",
@@ -119,7 +150,24 @@ train_head = false
                 Told { response, note: score_note(&z) }
             })
         };
-        let training = ConditionedTraining { phase: "ric", train_head: self.train_head, rows };
+        let online = self.online.as_ref().zip(context.rollouts).map(|(settings, inputs)| Online {
+            settings,
+            rule: Rule::Scores {
+                range: self.range(&statistics, data),
+                map: self.targets,
+                thresholds: (statistics.iter())
+                    .map(|(k, of)| training_quantile(data, *k, of, self.quantile))
+                    .collect(),
+            },
+            statistics: statistics.iter().map(|(_, of)| *of).collect(),
+            names: context.policies,
+            inputs,
+            n_steps: context.phase.steps,
+            seed: context.seed,
+            state: Round::default(),
+        });
+        let train_head = self.train_head;
+        let training = ConditionedTraining { phase: "ric", train_head, rows, online };
         training.run(context, fit, progress)
     }
 }

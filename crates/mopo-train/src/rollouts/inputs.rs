@@ -93,7 +93,10 @@ impl RolloutInputs {
                 let answerer =
                     Answerer { base, params: None, tokenizer: &data.tokenizer, template, device };
                 let measure = Measure { settings, config, data, rewards: &rewards };
-                let statistics = measure.statistics(&axes, run, &answerer, progress)?;
+                let statistics = match settings.has_z_scores {
+                    true => measure.statistics(&axes, run, &answerer, progress)?,
+                    false => vec![],
+                };
                 run.check_there()?;
                 let found = TrainingRewards { rewards: specs, statistics };
                 run.write_json(REWARDS, &found)?;

@@ -19,6 +19,8 @@ pub(crate) struct RewardTarget<'a> {
     pub(crate) section: &'static str,
     pub(crate) objective: Option<&'a str>,
     pub(crate) preference_weights: Option<&'a BTreeMap<String, f64>>,
+    /// The objectives of a policy for all weights, instead of both.
+    pub(crate) objectives: &'a [String],
 }
 
 impl<'a> RewardTarget<'a> {
@@ -64,7 +66,7 @@ impl<'a> RewardTarget<'a> {
         match (self.objective, self.preference_weights) {
             (Some(objective), _) => vec![(objective, 1.0)],
             (None, Some(weights)) => weights.iter().map(|(name, w)| (name.as_str(), *w)).collect(),
-            (None, None) => Vec::new(),
+            (None, None) => self.objectives.iter().map(|name| (name.as_str(), 0.0)).collect(),
         }
     }
 
@@ -76,9 +78,13 @@ impl<'a> RewardTarget<'a> {
         let known: Vec<&str> = evaluation.rewards.iter().map(|axis| axis.name.as_str()).collect();
         for (name, _) in self.weights() {
             if !known.contains(&name) {
-                let key = if self.objective.is_some() { "objective" } else { "preference_weights" };
+                let origin = match (self.objective, self.preference_weights) {
+                    (Some(_), _) => format!("`{}.objective`", self.section),
+                    (None, Some(_)) => format!("`{}.preference_weights`", self.section),
+                    (None, None) => "`policies`".into(),
+                };
                 return Err(Error::Config {
-                    origin: format!("`{}.{key}`", self.section),
+                    origin,
                     message: format!(
                         "answers are scored by `{name}` during training, but no `[[evaluation.rewards]]` has that \
                          name (there are {}): add one, or use another name",
@@ -112,6 +118,8 @@ pub(crate) struct RolloutSettings<'a> {
     pub(crate) minibatches: usize,
     /// Whether the output layer is trained with the adapter.
     pub(crate) train_head: bool,
+    /// Whether scores become z-scores of the reference's answers, or as the evaluation has them.
+    pub(crate) has_z_scores: bool,
 }
 
 impl RolloutSettings<'_> {
@@ -169,6 +177,7 @@ mod tests {
             section: "ppo",
             objective,
             preference_weights,
+            objectives: &[],
         };
         let policies = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         target(Some("a"), None).check(&policies(&["a"])).unwrap();
@@ -190,13 +199,19 @@ mod tests {
     #[test]
     fn a_pass_has_each_prompt_once_for_two_answers() {
         let settings = RolloutSettings {
-            target: RewardTarget { section: "grpo", objective: None, preference_weights: None },
+            target: RewardTarget {
+                section: "grpo",
+                objective: None,
+                preference_weights: None,
+                objectives: &[],
+            },
             temperature: 1.0,
             max_new_tokens: 10,
             group_size: 3,
             epochs: 1,
             minibatches: 1,
             train_head: false,
+            has_z_scores: true,
         };
         assert_eq!(settings.longest_batch(vec![5, 7, 1], 2), 2 * 7 + 2 * 5 + 2 * 3 * 10);
     }

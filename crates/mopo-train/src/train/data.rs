@@ -96,6 +96,23 @@ impl RunData {
         })
     }
 
+    /// The tokens of a training prompt with a note, cut at the left.
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
+    pub(crate) fn prompt_with(&self, prompt: usize, note: &str) -> Result<Vec<u32>> {
+        self.pair_prompt_with(self.train_prompts[prompt].pair, note)
+    }
+
+    /// The tokens of a training pair's prompt with a note, cut at the left.
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
+    pub(crate) fn pair_prompt_with(&self, pair: usize, note: &str) -> Result<Vec<u32>> {
+        let noted = self.train_records[pair].with_note(note);
+        Ok(self.tokenizer.encode_prompt_of(&noted, self.max_prompt_tokens)?.0)
+    }
+
     /// The held-out pairs with a note in their prompts.
     ///
     /// # Errors

@@ -77,7 +77,7 @@ pub fn train<B: FusedAutodiffBackend>(
     data.heldout.check_positions(positions, "held-out")?;
     let limit = ("evaluation.max_new_tokens", config.evaluation.max_new_tokens);
     data.heldout.check_answers(positions, "held-out", limit)?;
-    let rollouts = config.method.rollouts();
+    let rollouts = config.method.rollouts(&config.policies);
     if let Some(rollouts) = &rollouts {
         let limit = (&*rollouts.max_new_tokens_key(), rollouts.max_new_tokens);
         data.train.check_answers(positions, "training", limit)?;

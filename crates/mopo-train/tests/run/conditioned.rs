@@ -139,3 +139,54 @@ fn what_conditioned_prompts_cannot_do_is_refused() {
     assert!(e.contains("kind"), "{e}");
     assert!(RunDir::open(&run).is_ok());
 }
+
+/// Rounds whose rewards differ by answer, unlike the demo's on an untrained model.
+fn online(method: &str, answers: usize) -> RunConfig {
+    let axis = |name: &str, target: usize| {
+        format!(
+            "{{name={name:?},ref_point=-100.0,reward={{kind=\"length\",unit=\"characters\",target={target}}}}}"
+        )
+    };
+    let rewards = format!("evaluation.rewards=[{},{}]", axis("helpful", 5), axis("harmless", 40));
+    let rounds = format!(
+        "{method}.online={{rounds=2,share=0.5,prompts=6,answers={answers},temperature=1.0,max_new_tokens=8}}"
+    );
+    let policies = "policies=[\"helpful\", \"harmless\"]";
+    tiny_method(method, &["training.batch_size=4", policies, &rewards, &rounds])
+}
+
+#[test]
+fn online_rounds_learn_from_own_answers_and_resume() {
+    for (method, answers) in [("ric", 1), ("dpa", 3)] {
+        let config = online(method, answers);
+        assert_resumable(&config);
+        let (_tmp, run) = finished_with(&config);
+        let rows: Vec<_> =
+            super::metrics(&run).into_iter().filter(|row| row["phase"] == method).collect();
+        // Eight steps, the last four in two rounds: answers are drawn at the first step of each.
+        let sampled: Vec<bool> = rows.iter().map(|row| row.contains_key("kept_answers")).collect();
+        assert_eq!(sampled, [false, false, false, false, true, false, true, false], "{method}");
+        assert!(rows[4]["helpful/score"].as_f64().unwrap().is_finite());
+        if method == "dpa" {
+            let kept = rows[4]["kept_answers"].as_f64().unwrap();
+            assert!((kept - 1.0 / 3.0).abs() < 1e-9, "the best of three: {kept}");
+        }
+    }
+}
+
+#[test]
+fn online_rounds_need_a_reward_for_each_objective() {
+    let set =
+        "ric.online={rounds=0,share=0.5,prompts=6,answers=1,temperature=1.0,max_new_tokens=8}";
+    let parse = |set: &str| {
+        let parts = Replaced { method: Some("ric"), model: None };
+        let text = preset_text("demo").unwrap();
+        RunConfig::parse_replaced(text, "demo", &[set.into()], parts)
+    };
+    let e = parse(set).unwrap_err().to_string();
+    assert!(e.contains("ric.online.rounds"), "{e}");
+    let mut config = parse(&set.replace("rounds=0", "rounds=1")).unwrap();
+    config.evaluation.rewards.retain(|axis| axis.name != "humor");
+    let e = config.check_rewards().unwrap_err().to_string();
+    assert!(e.contains("`policies`") && e.contains("humor"), "{e}");
+}
