@@ -15,4 +15,5 @@ mod prepare;
 mod report;
 mod reward;
 mod score;
+mod win_rate;
 mod wrong_input;
