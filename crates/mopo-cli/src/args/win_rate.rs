@@ -9,7 +9,7 @@ use super::numbers;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 With --judge every pair of answers is also shown to a language model, in both orders: a policy wins only if both
-verdicts agree. Verdicts are kept in judge-cache.jsonl of --out, so the same command goes on where it was:
+verdicts agree. Verdicts are kept in judge-cache.jsonl of --out, and an interrupted command resumes from them:
 
     mopo win-rate runs/demo --judge http://127.0.0.1:8000/v1 --judge-model qwen3-32b \\
         --judge-criterion \"Which answer is more helpful?\"

@@ -1,7 +1,7 @@
 //! A language model as a judge of pairs of answers, behind an OpenAI-compatible chat endpoint.
 //!
-//! Each pair is shown in both orders ([`Judge::compare`]); answers are kept in an [`AnswerCache`], so that an interrupted
-//! comparison goes on where it was. Judges favour positions and lengths, and often themselves: Zheng et al., *Judging
+//! Each pair is shown in both orders ([`Judge::compare`]); answers are kept in an [`AnswerCache`], from which an interrupted
+//! comparison resumes. Judges favour positions and lengths, and often themselves: Zheng et al., *Judging
 //! LLM-as-a-Judge with MT-Bench and Chatbot Arena*, 2023.
 
 mod cache;
@@ -151,7 +151,8 @@ impl Judge {
     }
 
     /// Judges all pairs in both orders, prompt by prompt, so that a limited number of requests covers the same prompts for
-    /// every pair. Pairs of equal texts are not asked.
+    /// every pair. Pairs of equal texts are not asked; those beyond the first prompt that is not fully judged are missing
+    /// too, since an unfinished comparison would otherwise have more than its share of ties.
     ///
     /// # Errors
     /// [`Error::Judge`] if the endpoint refuses or still fails after all attempts; [`Error::Io`] for the cache. All answers
@@ -197,6 +198,13 @@ impl Judge {
                 pair.push(judgement(questions));
             }
         }
+        let is_missing = |i: &usize| judgements.iter().any(|pair| pair[*i] == Judgement::Missing);
+        let n_whole = (0..n_prompts).find(is_missing).unwrap_or(n_prompts);
+        for judgement in judgements.iter_mut().flat_map(|pair| &mut pair[n_whole..]) {
+            if *judgement == Judgement::Same {
+                *judgement = Judgement::Missing;
+            }
+        }
         Ok(Judged { judgements, n_requests, n_cached })
     }
 
@@ -227,10 +235,11 @@ impl Judge {
                         let i = shared.next.fetch_add(1, Ordering::Relaxed);
                         let Some(Open { question, .. }) = open.get(i) else { break };
                         let Some(answer) = self.ask(question, shared).transpose() else { break };
-                        // Nobody listens if the cache could not be written.
-                        if send.send((i, answer)).is_err() {
-                            break;
+                        // At once: another request would come before the receiver knows.
+                        if answer.is_err() {
+                            shared.stop.store(true, Ordering::Relaxed);
                         }
+                        send.send((i, answer)).expect("answers are received until all have come");
                     }
                 });
             }
@@ -264,7 +273,7 @@ impl Judge {
         let text = prompt.fill(question);
         let failed = |message: String| Error::Judge {
             url: self.client.url().into(),
-            message: format!("{message}. Answers so far are kept; the same command goes on"),
+            message: format!("{message}. Answers so far are kept; repeat the command to resume"),
         };
         let most = max_requests.unwrap_or(usize::MAX);
         let mut pause = *pause;
@@ -281,6 +290,8 @@ impl Judge {
                 Reply::Later(why, _) if attempt >= *n_attempts => {
                     return Err(failed(format!("{why} (after {attempt} attempts)")));
                 }
+                // Nothing to wait for.
+                Reply::Later(..) if shared.n_requests.load(Ordering::Relaxed) >= most => break,
                 Reply::Later(_, wait) => {
                     let until = Instant::now() + wait.unwrap_or(pause).max(pause);
                     pause = (pause * 2).min(MAX_PAUSE);

@@ -214,16 +214,18 @@ fn requests_are_limited_prompt_by_prompt() {
     let dir = tempfile::tempdir().unwrap();
     let cache = dir.path().join("cache");
     let limited = |n| JudgeSettings { max_requests: Some(n), ..settings(&chat) };
-    // One of the four is spent on the refusal: one pair is known, and half of another.
+    // One of the four is spent on the refusal: one pair is known, and half of another. The equal texts of the last prompt
+    // do not count before the others are known.
     let judged = compare(limited(4), &cache).unwrap();
     let found = only(&judged);
     assert_eq!((judged.n_requests, chat.take_requests().len()), (4, 4));
-    assert_eq!((found.n_missing, found.win_rate.unwrap().n()), (2, 2));
+    assert_eq!((found.n_missing, found.n_same, found.win_rate.unwrap().n()), (3, 0, 1));
     assert_eq!(judged.judgements[0][1], Judgement::Missing);
     let judged = compare(limited(0), &cache).unwrap();
-    assert_eq!((judged.n_cached, judged.n_requests, only(&judged).n_missing), (3, 0, 2));
+    assert_eq!((judged.n_cached, judged.n_requests, only(&judged).n_missing), (3, 0, 3));
     let judged = compare(limited(3), &cache).unwrap();
-    assert_eq!((judged.n_requests, only(&judged).n_missing), (3, 0));
+    let found = only(&judged);
+    assert_eq!((judged.n_requests, found.n_missing, found.n_same), (3, 0, 1));
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub enum Verdict {
 pub enum Judgement {
     /// Both are the same text: a tie without asking.
     Same,
-    /// The judge has not been asked in both orders.
+    /// The judge has not been asked in both orders yet, or not about the prompts before it.
     Missing,
     /// The judge has seen both orders.
     Asked {
@@ -60,7 +60,7 @@ pub struct JudgedWinRate {
     pub n_same: usize,
     /// Number of pairs for which an answer could not be read, in either order.
     pub n_unreadable: usize,
-    /// Number of pairs that the judge has not seen in both orders.
+    /// Number of pairs that are not judged yet.
     pub n_missing: usize,
     /// Position bias: of the pairs that were asked and read in both orders, the share in which the first shown won both
     /// times; `None` without such pairs.

@@ -104,8 +104,8 @@ impl WinRateReport {
         let pairs = |n| if n == 1 { "pair" } else { "pairs" };
         if missing > 0 {
             self.notes.push(format!(
-                "Not judged: {missing} {} of answers, since the number of requests was limited. The same command goes on \
-                 with them.",
+                "Not judged: {missing} {} of answers, since the number of requests was limited. Repeat the command to \
+                 continue.",
                 pairs(missing)
             ));
         }
