@@ -61,6 +61,7 @@ fn main() -> ExitCode {
         Command::Score(args) => commands::score::run(args),
         Command::Report(args) => commands::report::run(args),
         Command::Study(args) => commands::study::run(&args),
+        Command::WinRate(args) => commands::win_rate::run(args),
         Command::Generate(args) => commands::generate::run(args),
         Command::Chat(args) => commands::chat::run(args),
         Command::Export(args) => commands::export::run(args),

@@ -129,6 +129,14 @@ pub enum Error {
         /// What went wrong, and the remedy.
         message: String,
     },
+    /// A judge that does not answer.
+    #[error("the judge at {url}: {message}")]
+    Judge {
+        /// The address of its requests.
+        url: String,
+        /// What went wrong, and the remedy.
+        message: String,
+    },
     /// A reward model that does not exist.
     #[error("there is no model at `{model}`: {remedy}")]
     NoModel {

@@ -6,7 +6,7 @@
 //! each
 //! policy's responses; [`cluster_prompts`] or [`cluster_embedded`] groups the prompts; an
 //! [`Evaluation`] has it all, and `mopo-report` evaluates it; its types of scores and
-//! statistics are re-exported here.
+//! statistics are re-exported here. A [`judge`] compares the responses of pairs of policies.
 //!
 //! Tensors are used only in [`reward`] and [`experiments`], generic over burn's backend; rewards
 //! that are functions of the text
@@ -17,6 +17,7 @@
 mod cluster;
 mod error;
 pub mod experiments;
+pub mod judge;
 pub mod label;
 pub mod reward;
 pub mod score;

@@ -283,12 +283,7 @@ pub fn combine(runs: Vec<RecordedRun>) -> Result<Combined> {
             ));
         }
         let mut policies = run.evaluation.policies;
-        for samples in &mut policies {
-            samples.responses =
-                order.iter().map(|&i| std::mem::take(&mut samples.responses[i])).collect();
-            samples.scores =
-                order.iter().map(|&i| std::mem::take(&mut samples.scores[i])).collect();
-        }
+        policies.iter_mut().for_each(|samples| samples.reorder(&order));
         evaluation.policies.extend(labelled(policies, &run.name));
     }
     if several && first.rewards.is_none() {
@@ -298,7 +293,11 @@ pub fn combine(runs: Vec<RecordedRun>) -> Result<Combined> {
     Ok(Combined { evaluation, config: first.config, rewards: first.rewards, notes })
 }
 
-fn labelled(policies: Vec<PolicySamples>, run: &str) -> impl Iterator<Item = PolicySamples> + '_ {
+/// The policies with the name of their run.
+pub(crate) fn labelled(
+    policies: Vec<PolicySamples>,
+    run: &str,
+) -> impl Iterator<Item = PolicySamples> + '_ {
     policies.into_iter().map(move |samples| PolicySamples {
         run: Some(run.to_owned()),
         label: format!("{run}: {}", samples.label),
@@ -307,6 +306,16 @@ fn labelled(policies: Vec<PolicySamples>, run: &str) -> impl Iterator<Item = Pol
 }
 
 fn comparable(a: &RecordedRun, b: &RecordedRun) -> Result<()> {
+    same_rewards(a, b)?;
+    let (mine, theirs) = (&a.config.ref_point, &b.config.ref_point);
+    if mine != theirs {
+        return Err(differ(a, b, Difference::RefPoint(mine.clone(), theirs.clone())));
+    }
+    Ok(())
+}
+
+/// Checks that both runs have the same objectives, scored by the same rewards.
+pub(crate) fn same_rewards(a: &RecordedRun, b: &RecordedRun) -> Result<()> {
     let (names, others) = (&a.evaluation.objectives, &b.evaluation.objectives);
     if names != others {
         return Err(differ(a, b, Difference::Objectives(names.clone(), others.clone())));
@@ -318,10 +327,6 @@ fn comparable(a: &RecordedRun, b: &RecordedRun) -> Result<()> {
             return Err(differ(a, b, Difference::Reward { name, a: mine, b: theirs }));
         }
     }
-    let (mine, theirs) = (&a.config.ref_point, &b.config.ref_point);
-    if mine != theirs {
-        return Err(differ(a, b, Difference::RefPoint(mine.clone(), theirs.clone())));
-    }
     Ok(())
 }
 
@@ -331,7 +336,7 @@ fn differ(a: &RecordedRun, b: &RecordedRun, difference: Difference) -> Error {
 }
 
 /// The index in `b` of each prompt of `a`.
-fn same_prompts(a: &RecordedRun, b: &RecordedRun) -> Result<Vec<usize>> {
+pub(crate) fn same_prompts(a: &RecordedRun, b: &RecordedRun) -> Result<Vec<usize>> {
     let (mine, theirs) = (&a.evaluation.prompts, &b.evaluation.prompts);
     let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (i, prompt) in theirs.iter().enumerate().rev() {

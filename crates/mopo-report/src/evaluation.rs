@@ -65,6 +65,14 @@ pub struct PolicySamples {
     pub scores: Vec<Vec<f32>>,
 }
 
+impl PolicySamples {
+    /// Takes the answers in another order of the prompts: `order` has each index once.
+    pub(crate) fn reorder(&mut self, order: &[usize]) {
+        self.responses = order.iter().map(|&i| std::mem::take(&mut self.responses[i])).collect();
+        self.scores = order.iter().map(|&i| std::mem::take(&mut self.scores[i])).collect();
+    }
+}
+
 /// Which cluster each prompt is in. Clusters are ordered by size, the largest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clusters {

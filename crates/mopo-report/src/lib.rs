@@ -5,7 +5,8 @@
 //! of policy sets with their uncertainty; [`write_report`] writes the figures, the tables and one
 //! self-contained page. [`RecordedRun::read`] reads such a result back, and [`combine`] combines
 //! several
-//! for a comparison. [`plot`] draws other charts too.
+//! for a comparison. [`Matchups`] compares pairs of policies prompt by prompt. [`plot`] draws other charts
+//! too.
 #![doc = include_str!("../README.md")]
 
 mod bootstrap;
@@ -22,6 +23,7 @@ mod statistics;
 mod study;
 mod table;
 mod tensorboard;
+mod win_rate;
 
 pub use bootstrap::{Estimate, HypervolumeDifference, Interval, percentile_interval};
 pub use compare::{Combined, RecordedRun, ScoredAxis, combine};
@@ -41,3 +43,7 @@ pub use study::{
 };
 pub use table::Table;
 pub use tensorboard::EventWriter;
+pub use win_rate::{
+    JudgeRecord, JudgedWinRate, Judgement, Matchups, Outcome, PolicyWinRates, RewardWinRate,
+    Verdict, WinRate, WinRateFiles, WinRateReport, wilson_interval, write_win_rates,
+};

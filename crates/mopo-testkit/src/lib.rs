@@ -1,6 +1,7 @@
 //! What the tests of every crate share, above all the backend.
 //!
-//! [`LoopbackHub`] replaces Hugging Face, which tests cannot reach. [`skip!`] reports that a test
+//! [`LoopbackHub`] replaces Hugging Face, which tests cannot reach, and [`LoopbackChat`] a language model behind a chat
+//! endpoint. [`skip!`] reports that a test
 //! cannot
 //! run; it needs no burn, and is all there is without the feature `backend`.
 //!
@@ -8,12 +9,16 @@
 #![cfg_attr(feature = "backend", doc = include_str!("../README.md"))]
 
 #[cfg(feature = "backend")]
+mod chat;
+#[cfg(feature = "backend")]
 mod hub;
 mod real;
 mod skip;
 
 #[cfg(feature = "backend")]
 use burn::backend::Autodiff;
+#[cfg(feature = "backend")]
+pub use chat::{ChatReply, ChatRequest, LoopbackChat};
 #[cfg(feature = "backend")]
 pub use hub::{HubRequest, LoopbackHub};
 pub use real::{REAL_MODELS, real_models};

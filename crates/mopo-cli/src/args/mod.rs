@@ -12,6 +12,7 @@ mod report;
 mod reward;
 mod run;
 mod score;
+mod win_rate;
 
 use std::path::PathBuf;
 
@@ -29,6 +30,7 @@ pub(crate) use report::*;
 pub(crate) use reward::*;
 pub(crate) use run::*;
 pub(crate) use score::*;
+pub(crate) use win_rate::*;
 
 /// Align language models to several human objectives at once.
 #[derive(Debug, Parser)]
@@ -50,6 +52,8 @@ pub(crate) enum Command {
     Report(ReportArgs),
     /// Compare methods, each with several seeds, on one page: what `cargo xtask study` ends with
     Study(StudyArgs),
+    /// Count how often the answers of one policy beat another's, by rewards and by a judge
+    WinRate(WinRateArgs),
     /// Answer prompts with a policy of a run, an exported model or a Hugging Face model
     Generate(GenerateArgs),
     /// Chat with a policy of a run, a mixture of policies, an exported model, a Hugging Face model or a GGUF file

@@ -12,6 +12,10 @@ pub(super) fn positive(text: &str) -> Result<f64, String> {
     number(text, |x| x.is_finite() && x > 0.0, "it must be a number above 0")
 }
 
+pub(super) fn margin(text: &str) -> Result<f64, String> {
+    number(text, |x| x.is_finite() && x >= 0.0, "it must be a number of at least 0")
+}
+
 pub(super) fn temperature(text: &str) -> Result<f64, String> {
     number(text, |x| (0.0..=100.0).contains(&x), "it must lie in [0, 100], where 0 is greedy")
 }

@@ -15,3 +15,4 @@ pub(crate) mod reward;
 pub(crate) mod score;
 pub(crate) mod study;
 pub(crate) mod train;
+pub(crate) mod win_rate;

@@ -16,4 +16,5 @@ mod report;
 mod reward;
 mod score;
 mod study;
+mod win_rate;
 mod wrong_input;
