@@ -1,12 +1,13 @@
 //! What the tests of every crate share, above all the backend.
 //!
-//! [`LoopbackHub`] replaces Hugging Face, which tests cannot reach. [`skip!`] reports that a test
-//! cannot
-//! run; it needs no burn, and is all there is without the feature `backend`.
+//! [`LoopbackHub`] replaces Hugging Face, which tests cannot reach; [`LoopbackEndpoint`] answers posted texts.
+//! [`skip!`] reports that a test cannot run. These two need no burn, and are all there is without the feature
+//! `backend`.
 //!
 //! This and the program's `device.rs` are the only places outside `mopo-ops` that name a backend.
 #![cfg_attr(feature = "backend", doc = include_str!("../README.md"))]
 
+mod endpoint;
 #[cfg(feature = "backend")]
 mod hub;
 mod real;
@@ -14,6 +15,7 @@ mod skip;
 
 #[cfg(feature = "backend")]
 use burn::backend::Autodiff;
+pub use endpoint::{EndpointReply, LoopbackEndpoint, PostedRequest};
 #[cfg(feature = "backend")]
 pub use hub::{HubRequest, LoopbackHub};
 pub use real::{REAL_MODELS, real_models};
