@@ -137,6 +137,14 @@ pub enum Error {
         /// What went wrong, and the remedy.
         message: String,
     },
+    /// An error in a part of a reward.
+    #[error("`{place}`: {source}")]
+    Within {
+        /// The key of the part.
+        place: String,
+        /// The error.
+        source: Box<Error>,
+    },
     /// A reward model that does not exist.
     #[error("there is no model at `{model}`: {remedy}")]
     NoModel {

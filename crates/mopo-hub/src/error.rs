@@ -176,6 +176,20 @@ pub enum Error {
         /// Those that can be.
         known: Vec<&'static str>,
     },
+    /// An endpoint without a usable answer.
+    #[error("the endpoint {url}: {problem}; expected {expected}{}", beginning(body.as_deref()))]
+    Endpoint {
+        /// Its address.
+        url: String,
+        /// The status of its last answer; `None` if there was none.
+        status: Option<u16>,
+        /// What is wrong with the answer, or why there is none.
+        problem: String,
+        /// What it should have been.
+        expected: String,
+        /// The beginning of the answer's body.
+        body: Option<String>,
+    },
     /// A model that is neither a directory nor a name.
     #[error("cannot use model `{given}`: {reason}")]
     NotAModel {
@@ -355,6 +369,24 @@ impl Error {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }
+    }
+}
+
+/// What an answer begins with, at the end of a message.
+fn beginning(body: Option<&str>) -> String {
+    match body {
+        None => String::new(),
+        Some("") => ", but the answer is empty".into(),
+        Some(body) => {
+            let mut shown = String::new();
+            for c in body.chars() {
+                match c.is_control() {
+                    true => shown.extend(c.escape_debug()),
+                    false => shown.push(c),
+                }
+            }
+            format!(", but the answer begins with `{shown}`")
+        }
     }
 }
 

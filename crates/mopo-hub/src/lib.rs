@@ -4,14 +4,16 @@
 //! [`TensorFiles`] reads the tensors of `model.safetensors` or `pytorch_model.bin`, whole or in
 //! shards, one by one by name; [`TensorWriter`] writes a `model.safetensors`; `gguf` reads and
 //! writes GGUF files. The crates of the models know what the tensors mean. [`locate`] turns a
-//! model's name into a directory and downloads what the cache lacks. Without the features
-//! `tensors`, `gguf` and `download` (on by default) the crate only reads and writes files
-//! ([`write_atomically`], [`DirWriter`], JSON, hashes) and reports progress ([`Progress`]), with
-//! neither burn nor network.
+//! model's name into a directory and downloads what the cache lacks. [`Endpoint`] posts JSON to an
+//! address. Without the features `tensors`, `gguf`, `download` and `endpoint` (on by default) the
+//! crate only reads and writes files ([`write_atomically`], [`DirWriter`], JSON, hashes) and reports
+//! progress ([`Progress`]), with neither burn nor network.
 #![cfg_attr(feature = "tensors", doc = include_str!("../README.md"))]
 
 #[cfg(feature = "download")]
 mod download;
+#[cfg(feature = "endpoint")]
+mod endpoint;
 mod error;
 mod files;
 #[cfg(feature = "gguf")]
@@ -24,6 +26,8 @@ mod tensors;
 
 #[cfg(feature = "download")]
 pub use download::{Hub, ModelName, Snapshot, locate};
+#[cfg(feature = "endpoint")]
+pub use endpoint::{Endpoint, FailedRequest};
 pub use error::{Error, Result};
 pub use files::{
     DirWriter, check_output_dir, check_output_file, create_dir, file_sha256, fnv1a, hex, read,

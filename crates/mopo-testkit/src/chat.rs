@@ -1,8 +1,6 @@
 //! A chat endpoint on the loopback device whose model is a function of the request.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use crate::{EndpointReply, LoopbackEndpoint, PostedRequest};
 
 /// A client's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,31 +41,21 @@ impl ChatReply {
     }
 }
 
-type Model = dyn Fn(&ChatRequest) -> ChatReply + Send + Sync;
-
 /// A server that runs until the process ends, on a free port of its own.
 #[derive(Clone)]
 pub struct LoopbackChat {
     url: String,
-    model: Arc<Model>,
-    requests: Arc<Mutex<Vec<ChatRequest>>>,
+    endpoint: LoopbackEndpoint,
 }
 
 impl LoopbackChat {
     /// Starts the server.
     pub fn start(model: impl Fn(&ChatRequest) -> ChatReply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let url = format!("http://{}/v1", listener.local_addr().expect("bound"));
-        let chat = Self { url, model: Arc::new(model), requests: Arc::default() };
-        let server = chat.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let server = server.clone();
-                // A client that disconnects is not an error of the server.
-                std::thread::spawn(move || server.answer(stream).unwrap_or_default());
-            }
+        let endpoint = LoopbackEndpoint::start(move |_, request| {
+            let ChatReply { status, headers, body } = model(&ChatRequest::of(request));
+            EndpointReply { status, headers, body: body.into() }
         });
-        chat
+        Self { url: format!("{}/v1", endpoint.address()), endpoint }
     }
 
     /// The address below which `chat/completions` is.
@@ -77,38 +65,16 @@ impl LoopbackChat {
 
     /// The requests since the last call, in order.
     pub fn take_requests(&self) -> Vec<ChatRequest> {
-        std::mem::take(&mut *self.requests.lock().expect("no test panics in here"))
-    }
-
-    fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
-        let request = read_request(&stream)?;
-        self.requests.lock().expect("no test panics in here").push(request.clone());
-        let ChatReply { status, headers, body } = (self.model)(&request);
-        let mut head = format!("HTTP/1.1 {status} Status\r\nConnection: close\r\n");
-        head.extend(headers.iter().map(|header| format!("{header}\r\n")));
-        head += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
-        stream.write_all(head.as_bytes())
+        self.endpoint.take_requests().iter().map(ChatRequest::of).collect()
     }
 }
 
-fn read_request(stream: &TcpStream) -> std::io::Result<ChatRequest> {
-    let mut reader = BufReader::new(stream);
-    let mut line = || {
-        let mut line = String::new();
-        reader.read_line(&mut line).map(|_| line.trim_end().to_owned())
-    };
-    let path = line()?.split(' ').nth(1).unwrap_or_default().to_owned();
-    let (mut authorization, mut n_bytes) = (None, 0);
-    loop {
-        let line = line()?;
-        let Some((name, value)) = line.split_once(": ") else { break };
-        match name.to_lowercase().as_str() {
-            "authorization" => authorization = Some(value.to_owned()),
-            "content-length" => n_bytes = value.parse().unwrap_or(0),
-            _ => {}
+impl ChatRequest {
+    fn of(request: &PostedRequest) -> Self {
+        Self {
+            path: request.target.split(' ').nth(1).unwrap_or_default().to_owned(),
+            authorization: request.headers.get("authorization").cloned(),
+            body: request.body.clone(),
         }
     }
-    let mut body = String::new();
-    reader.take(n_bytes).read_to_string(&mut body)?;
-    Ok(ChatRequest { path, authorization, body })
 }

@@ -1,15 +1,15 @@
 //! What the tests of every crate share, above all the backend.
 //!
 //! [`LoopbackHub`] replaces Hugging Face, which tests cannot reach, and [`LoopbackChat`] a language model behind a chat
-//! endpoint. [`skip!`] reports that a test
-//! cannot
-//! run; it needs no burn, and is all there is without the feature `backend`.
+//! endpoint; [`LoopbackEndpoint`] answers posted texts. [`skip!`] reports that a test cannot run. The last two need no
+//! burn, and are all there is without the feature `backend`.
 //!
 //! This and the program's `device.rs` are the only places outside `mopo-ops` that name a backend.
 #![cfg_attr(feature = "backend", doc = include_str!("../README.md"))]
 
 #[cfg(feature = "backend")]
 mod chat;
+mod endpoint;
 #[cfg(feature = "backend")]
 mod hub;
 mod real;
@@ -19,6 +19,7 @@ mod skip;
 use burn::backend::Autodiff;
 #[cfg(feature = "backend")]
 pub use chat::{ChatReply, ChatRequest, LoopbackChat};
+pub use endpoint::{EndpointReply, LoopbackEndpoint, PostedRequest};
 #[cfg(feature = "backend")]
 pub use hub::{HubRequest, LoopbackHub};
 pub use real::{REAL_MODELS, real_models};

@@ -17,7 +17,8 @@ The rewards file has one entry per objective:
     tie_threshold = 2.0          # hard labels; or temperature = 1.0 for soft ones
     reward = { kind = \"length\", prefer = \"shorter\" }
 
-docs/labels.md describes the kinds of reward and the output.")]
+Kinds of reward: model, length, word_list, regex, program, http, ensemble, length_corrected, demo.
+docs/reward-models.md describes their keys, docs/labels.md the output.")]
 pub(crate) struct LabelArgs {
     /// Prepared data set to label (see `mopo prepare`)
     #[arg(

@@ -19,7 +19,9 @@ kept. A reward file describes one reward:
     max_length = 1024
     truncation_side = \"right\"
 
-docs/reward-models.md describes every key and the presets.")]
+Other kinds: length, word_list, regex; program and http (what a program or an endpoint computes);
+ensemble and length_corrected (of other rewards). docs/reward-models.md describes every key and the
+presets.")]
 pub(crate) struct ScoreArgs {
     /// Texts as JSON Lines
     pub(crate) texts: PathBuf,

@@ -29,11 +29,10 @@ fn check_place(args: &ScoreArgs, specs: &[RewardSpec]) -> Result<()> {
     inputs.push(args.texts.clone());
     for spec in specs {
         // A model's files, not its whole directory, in which scores do no harm.
-        if let RewardSpec::Model(spec) = spec
-            && let Some(entries) = spec.path.as_ref().and_then(|dir| std::fs::read_dir(dir).ok())
-        {
-            inputs
-                .extend(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()));
+        for model in spec.models() {
+            let entries = model.path.as_ref().and_then(|dir| std::fs::read_dir(dir).ok());
+            let paths = entries.into_iter().flatten().flatten().map(|entry| entry.path());
+            inputs.extend(paths.filter(|path| path.is_file()));
         }
     }
     let inputs = || inputs.iter().map(PathBuf::as_path);
@@ -60,7 +59,10 @@ fn specs(args: &ScoreArgs) -> Result<Vec<RewardSpec>> {
         }
         (Some(model), [RewardSpec::Model(spec)]) => spec.path = Some(model.clone()),
         (Some(model), [_]) => {
-            bail!("--model {model}: the reward of --reward is a function, which has no model")
+            bail!(
+                "--model {model}: the reward of --reward is not a model; one that consists of models names \
+                 them in its file"
+            )
         }
         (Some(model), several) => bail!(
             "--model {model} applies to one reward, but there are {}; set `path` in each reward's file",

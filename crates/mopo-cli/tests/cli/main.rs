@@ -4,6 +4,7 @@ mod bandit;
 mod chat;
 mod common;
 mod dpo;
+mod endpoint;
 mod export;
 mod guard;
 mod hub;

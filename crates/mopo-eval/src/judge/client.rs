@@ -2,24 +2,18 @@
 
 use std::time::Duration;
 
+use mopo_hub::{Endpoint, FailedRequest};
 use serde::Deserialize;
 use serde_json::json;
-use ureq::Agent;
 
-/// How long a server may take to accept a connection.
-const CONNECT: Duration = Duration::from_secs(30);
-/// How long it may take for a whole answer, which begins when the model is done.
+/// How long a whole answer may take, which begins when the model is done.
 const ANSWER: Duration = Duration::from_secs(600);
-/// Maximum size of an answer.
-const MAX_ANSWER: u64 = 16 << 20;
 /// The longest wait that a server may ask for.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// An endpoint.
 pub(super) struct Client {
-    agent: Agent,
-    url: String,
-    token: Option<String>,
+    endpoint: Endpoint,
 }
 
 /// What came of a request.
@@ -35,27 +29,26 @@ pub(super) enum Reply {
 
 impl Client {
     /// Posts to `chat/completions` below `url`, or to `url` if it ends so.
-    pub(super) fn new(url: &str, token: Option<String>) -> Self {
-        let agent = Agent::config_builder()
-            .user_agent(concat!("mopo/", env!("CARGO_PKG_VERSION")))
-            // The body of an error says what is wrong.
-            .http_status_as_error(false)
-            // Neither token nor texts go to another server.
-            .max_redirects(0)
-            .timeout_connect(Some(CONNECT))
-            .timeout_global(Some(ANSWER))
-            .build();
+    ///
+    /// # Errors
+    /// What is wrong with the address or the token.
+    pub(super) fn new(url: &str, token: Option<&str>) -> Result<Self, &'static str> {
         let url = url.trim_end_matches('/');
         let url = match url.ends_with("/chat/completions") {
             true => url.to_owned(),
             false => format!("{url}/chat/completions"),
         };
-        Self { agent: agent.into(), url, token }
+        // Who asks counts attempts, so it repeats them itself.
+        let mut endpoint = Endpoint::new(&url, ANSWER, 0)?;
+        if let Some(token) = token {
+            endpoint = endpoint.with_token(None, token)?;
+        }
+        Ok(Self { endpoint })
     }
 
     /// The address of requests.
     pub(super) fn url(&self) -> &str {
-        &self.url
+        self.endpoint.url()
     }
 
     /// One request: `text` as the only message, at temperature 0.
@@ -66,47 +59,19 @@ impl Client {
             "temperature": 0,
             "max_tokens": max_tokens,
         });
-        let mut request = self.agent.post(&self.url).content_type("application/json");
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
+        match self.endpoint.once(&body.to_string()) {
+            Ok(text) => answer(&text),
+            Err(FailedRequest { problem, body, may_pass, wait, .. }) => {
+                let why = match body.as_deref().filter(|body| !body.trim().is_empty()) {
+                    Some(body) => format!("{problem}: {}", complaint(body)),
+                    None => problem,
+                };
+                match may_pass {
+                    true => Reply::Later(why, wait.map(|wait| wait.min(MAX_WAIT))),
+                    false => Reply::Refused(why),
+                }
+            }
         }
-        let mut response = match request.send(body.to_string()) {
-            Ok(response) => response,
-            Err(error) => return failed(&error),
-        };
-        let status = response.status();
-        let header =
-            |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let wait = header("retry-after").and_then(|seconds| seconds.trim().parse().ok());
-        let wait = wait.map(|seconds| Duration::from_secs(seconds).min(MAX_WAIT));
-        let location = header("location").map(short);
-        let text = match response.body_mut().with_config().limit(MAX_ANSWER).read_to_string() {
-            Ok(text) => text,
-            Err(error) => return failed(&error),
-        };
-        if status.is_success() {
-            return answer(&text);
-        }
-        if status.is_redirection() {
-            let target = location.unwrap_or_else(|| "elsewhere".into());
-            return Reply::Refused(format!("it redirects to {target}; give the address itself"));
-        }
-        let why = format!("{status}: {}", complaint(&text));
-        match status.as_u16() {
-            429 | 500.. => Reply::Later(why, wait),
-            _ => Reply::Refused(why),
-        }
-    }
-}
-
-fn failed(error: &ureq::Error) -> Reply {
-    match error {
-        ureq::Error::Io(_)
-        | ureq::Error::Timeout(_)
-        | ureq::Error::HostNotFound
-        | ureq::Error::ConnectionFailed
-        | ureq::Error::Protocol(_) => Reply::Later(error.to_string(), None),
-        _ => Reply::Refused(error.to_string()),
     }
 }
 
@@ -167,7 +132,7 @@ mod tests {
     #[test]
     fn the_address_may_be_that_of_the_interface_or_of_its_chat() {
         for url in ["http://x/v1", "http://x/v1/", "http://x/v1/chat/completions"] {
-            assert_eq!(Client::new(url, None).url(), "http://x/v1/chat/completions");
+            assert_eq!(Client::new(url, None).unwrap().url(), "http://x/v1/chat/completions");
         }
     }
 

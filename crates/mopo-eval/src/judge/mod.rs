@@ -136,7 +136,10 @@ impl Judge {
                 return Err(Error::invalid(name, n, "it must be at least 1"));
             }
         }
-        let client = Client::new(url, token.clone());
+        let client = Client::new(url, token.as_deref()).map_err(|problem| Error::Judge {
+            url: url.clone(),
+            message: format!("its address or token {problem}"),
+        })?;
         Ok(Self { settings, client })
     }
 

@@ -191,7 +191,7 @@ fn refusals_are_not_repeated() {
                 headers: vec!["Location: http://elsewhere/".into()],
                 ..ChatReply::fails(307, "moved")
             },
-            "redirects to http://elsewhere/",
+            "a redirect to http://elsewhere/",
         ),
     ] {
         let chat = LoopbackChat::start(move |_| reply.clone());

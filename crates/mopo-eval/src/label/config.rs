@@ -187,10 +187,20 @@ impl LabelConfig {
         Ok(Objectives::new(self.objectives.iter().map(|objective| objective.name.as_str()))?)
     }
 
+    /// The same objectives, with the [identity](RewardSpec::identity) of their rewards.
+    pub(super) fn identity(&self) -> Self {
+        let mut config = self.clone();
+        for objective in &mut config.objectives {
+            objective.reward = objective.reward.identity();
+        }
+        config
+    }
+
     /// SHA-256 of the objectives, their rules and rewards. `contents` are hashes of the files that
-    /// rewards read (word lists, models), so that a changed file makes another labelling.
+    /// rewards read (word lists, models), so that a changed file makes another labelling. How an
+    /// endpoint is asked makes no difference.
     pub fn hash(&self, contents: &[String]) -> String {
-        let json = serde_json::to_string(&(&self.objectives, contents))
+        let json = serde_json::to_string(&(&self.identity().objectives, contents))
             .expect("plain structs of strings and numbers are always JSON");
         sha256_hex(json.as_bytes())
     }

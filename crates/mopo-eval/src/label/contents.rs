@@ -1,37 +1,17 @@
-//! Hashes of the files that rewards read: a changed file makes another labelling.
-
-use std::path::Path;
+//! Hashes of what rewards read: a changed file makes another labelling.
 
 use super::config::LabelConfig;
+use crate::Result;
 use crate::reward::Resolver;
-use crate::{Result, RewardSpec};
 
 impl LabelConfig {
-    /// A hash per objective over the files of its reward: word lists, a model's files, a program's;
-    /// empty for
-    /// none.
+    /// A hash per objective over what its reward reads ([`RewardSpec::fingerprint`]); empty for none.
     ///
     /// # Errors
-    /// The file that cannot be read; those of [`ModelSpec::fingerprint`].
+    /// Those of [`RewardSpec::fingerprint`].
     ///
-    /// [`ModelSpec::fingerprint`]: crate::reward::ModelSpec::fingerprint
+    /// [`RewardSpec::fingerprint`]: crate::RewardSpec::fingerprint
     pub fn contents(&self, resolve: Resolver<'_>) -> Result<Vec<String>> {
-        self.objectives
-            .iter()
-            .map(|objective| match &objective.reward {
-                RewardSpec::WordList { file: Some(file), .. } => Ok(mopo_hub::file_sha256(file)?),
-                RewardSpec::Model(spec) => spec.fingerprint(resolve),
-                // The files among its words, such as a script.
-                RewardSpec::Program { command, .. } => {
-                    let files = command.iter().map(Path::new).filter(|path| path.is_file());
-                    let hashes = files.map(|path| Ok(mopo_hub::file_sha256(path)?));
-                    Ok(hashes.collect::<Result<Vec<_>>>()?.join(" "))
-                }
-                RewardSpec::WordList { file: None, .. }
-                | RewardSpec::Demo { .. }
-                | RewardSpec::Length { .. }
-                | RewardSpec::Regex { .. } => Ok(String::new()),
-            })
-            .collect()
+        self.objectives.iter().map(|objective| objective.reward.fingerprint(resolve)).collect()
     }
 }

@@ -12,8 +12,9 @@ use super::report::LabelRecord;
 use super::shard::{ShardFile, ShardIndex, write_shard};
 use crate::{Error, Result, Reward, output_folder};
 
-/// What determines every bit of a labelled set, besides the pairs themselves.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+/// What determines every bit of a labelled set, besides the pairs themselves. Two are equal whatever how
+/// their endpoints are asked, so that an interrupted labelling may go on with a longer timeout.
+#[derive(Serialize, Deserialize, Clone, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Labelling {
     /// Objectives, rewards, rules.
@@ -24,6 +25,15 @@ pub struct Labelling {
     pub input_sha256: String,
     /// SHA-256 of rewards and rules ([`LabelConfig::hash`]).
     pub rewards_sha256: String,
+}
+
+impl PartialEq for Labelling {
+    fn eq(&self, other: &Self) -> bool {
+        self.keep == other.keep
+            && self.input_sha256 == other.input_sha256
+            && self.rewards_sha256 == other.rewards_sha256
+            && self.config.identity() == other.config.identity()
+    }
 }
 
 /// A labelling of a set's rows, or of one shard of them, with its files.

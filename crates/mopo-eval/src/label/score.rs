@@ -18,7 +18,7 @@ pub const BATCH_PAIRS: usize = 8;
 /// # Errors
 /// [`Error::Score`] names reward, record and response for what cannot be scored: a score that is
 /// NaN or
-/// infinite, or an error of the reward.
+/// infinite, or an error of the reward. A program or endpoint that cannot be used is an error of its own.
 pub fn score_pairs(
     rewards: &[Box<dyn Reward>],
     records: &[PreferenceRecord],
@@ -57,6 +57,18 @@ fn reason(error: Error) -> String {
     }
 }
 
+/// Whether an error would be that of any text: a program that ended, an endpoint that is not there.
+fn is_of_all(error: &Error) -> bool {
+    match error {
+        Error::Program { .. } => true,
+        // These statuses may be about what was sent.
+        Error::Hub(mopo_hub::Error::Endpoint { status, .. }) => {
+            !matches!(status, Some(400 | 413 | 422))
+        }
+        _ => false,
+    }
+}
+
 fn score_batch(reward: &dyn Reward, records: &[PreferenceRecord]) -> Result<Vec<[f32; 2]>> {
     let items: Vec<(&str, &str)> = records
         .iter()
@@ -70,6 +82,8 @@ fn score_batch(reward: &dyn Reward, records: &[PreferenceRecord]) -> Result<Vec<
     };
     let scores = match reward.score_batch(&items) {
         Ok(scores) => scores,
+        // Not a matter of one text.
+        Err(error) if is_of_all(&error) => return Err(error),
         Err(error) => {
             // The error of a batch does not say which text it was.
             for (i, (prompt, response)) in items.iter().enumerate() {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mopo_core::Objectives;
 use mopo_data::{Indicator, PreferenceRecord, PreparedSet, PreparedWriter, Scores, StagedSet};
-use mopo_testkit::TestBackend;
+use mopo_testkit::{EndpointReply, LoopbackEndpoint, TestBackend};
 
 use super::*;
 use crate::reward::local_directory;
@@ -369,5 +369,62 @@ fn shards_that_do_not_belong_together_are_refused() {
         let paths: Vec<PathBuf> = files.iter().map(|name| path(name)).collect();
         let error = merge(&paths).err().unwrap().to_string();
         assert!(error.contains(expected), "{files:?}: {error}");
+    }
+}
+
+/// A labelling by one endpoint.
+fn by_endpoint(set: &PreparedSet, keys: &str) -> Labelling {
+    let config = LabelConfig::parse(&format!(
+        "[[objectives]]\nname = 'long'\ntie_threshold = 1\nreward = {{ kind = 'http', retries = 0, {keys} }}"
+    ))
+    .unwrap();
+    let rewards_sha256 = config.hash(&config.contents(&local_directory).unwrap());
+    Labelling { config, keep: false, input_sha256: set.hash(), rewards_sha256 }
+}
+
+#[test]
+fn a_labelling_goes_on_with_a_longer_timeout_but_not_with_another_endpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = set(3);
+    let job = |keys: &str| LabelJob {
+        labelling: by_endpoint(&set, keys),
+        shard: None,
+        out: dir.path().join("out.jsonl"),
+    };
+    let staged = staged(&set);
+    let begun = job("url = 'http://localhost:1/'");
+    drop(begun.open(&staged).unwrap());
+    let same = job("url = 'http://localhost:1/', timeout = 300, batch_size = 2, token_env = 'T'");
+    assert_eq!(same, begun);
+    drop(same.open(&staged).unwrap());
+    for other in ["url = 'http://localhost:2/'", "url = 'http://localhost:1/', name = 'n'"] {
+        assert_ne!(job(other), begun);
+        let said = job(other).open(&staged).err().unwrap().to_string();
+        assert!(said.contains("another labelling"), "{said}");
+    }
+}
+
+#[test]
+fn an_endpoint_is_at_fault_unless_it_refuses_a_text() {
+    let set = set(20);
+    let build = |server: &LoopbackEndpoint| {
+        let config = by_endpoint(&set, &format!("url = '{}'", server.url())).config;
+        config.build::<TestBackend>(&Default::default(), &local_directory).unwrap()
+    };
+    let server = LoopbackEndpoint::start(|_, _| EndpointReply::new(500, "no memory"));
+    let said = score_pairs(&build(&server), &set.records).unwrap_err().to_string();
+    assert!(said.starts_with(&format!("the endpoint {}: status 500", server.url())), "{said}");
+    assert_eq!(server.take_requests().len(), 1);
+
+    let server = LoopbackEndpoint::start(|_, request| match request.body.contains("prompt 11") {
+        true => EndpointReply::new(422, "too long"),
+        false => {
+            let n = request.body.matches("prompt ").count();
+            EndpointReply::new(200, format!("{{\"scores\": {:?}}}", vec![1; n]))
+        }
+    });
+    let said = score_pairs(&build(&server), &set.records).unwrap_err().to_string();
+    for part in ["`r:11`", "first response", "status 422", "`too long`", server.url()] {
+        assert!(said.contains(part), "{part}: {said}");
     }
 }

@@ -21,6 +21,16 @@ pub enum LengthUnit {
     Words,
 }
 
+impl LengthUnit {
+    /// The length of a text.
+    pub fn count(self, text: &str) -> usize {
+        match self {
+            Self::Characters => text.chars().count(),
+            Self::Words => mopo_data::n_words(text),
+        }
+    }
+}
+
 /// Which lengths are better.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum LengthPreference {
@@ -65,10 +75,7 @@ impl Reward for Length {
     }
 
     fn score(&self, _prompt: &str, response: &str) -> Result<f32> {
-        let length = match self.unit {
-            LengthUnit::Characters => response.chars().count(),
-            LengthUnit::Words => mopo_data::n_words(response),
-        } as f32;
+        let length = self.unit.count(response) as f32;
         Ok(match self.preference {
             LengthPreference::Longer => length,
             LengthPreference::Shorter => -length,

@@ -1,7 +1,10 @@
 //! Rewards: what scores a response.
 
+mod ensemble;
 mod fingerprint;
 mod function;
+mod http;
+mod length_corrected;
 mod model;
 mod program;
 mod settings;
@@ -9,6 +12,9 @@ mod spec;
 mod template;
 mod tokenizer;
 
+pub use ensemble::{Combination, Combine, Ensemble, EnsembleSpec, MemberSpec, MemberStatistics};
+pub use http::{HttpReward, HttpSpec};
+pub use length_corrected::{LengthCorrected, LengthCorrectedSpec};
 pub use model::{ModelReward, Resolver, local_directory};
 pub use program::Program;
 pub use settings::{Label, MODEL_PRESETS, ModelSettings, ModelSpec, SETTINGS_FILE};
@@ -110,6 +116,27 @@ pub fn score_all(
         }
     }
     Ok(scores)
+}
+
+/// The scores of a reward that is part of another: one for each item, all finite.
+fn checked_scores(reward: &dyn Reward, items: &[(&str, &str)]) -> Result<Vec<f32>> {
+    let scores = reward.score_batch(items)?;
+    if scores.len() != items.len() {
+        return Err(Error::Length {
+            field: format!("scores of reward `{}`", reward.name()),
+            found: scores.len(),
+            expected: items.len(),
+            reason: "one score per response",
+        });
+    }
+    match scores.iter().position(|score| !score.is_finite()) {
+        None => Ok(scores),
+        Some(index) => Err(Error::Text {
+            reward: reward.name().to_owned(),
+            index,
+            why: format!("got the score {}, which is not a finite number", scores[index]),
+        }),
+    }
 }
 
 #[cfg(test)]

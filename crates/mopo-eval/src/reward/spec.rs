@@ -8,7 +8,8 @@ use mopo_ops::FusedBackend;
 
 use super::model::LoadedModels;
 use super::{
-    DemoReward, Length, LengthPreference, LengthUnit, MODEL_PRESETS, ModelReward, ModelSpec,
+    DemoReward, Ensemble, EnsembleSpec, HttpReward, HttpSpec, Length, LengthCorrected,
+    LengthCorrectedSpec, LengthPreference, LengthUnit, MODEL_PRESETS, ModelReward, ModelSpec,
     Pattern, Program, Resolver, Reward, WordList,
 };
 use crate::{Error, Result};
@@ -92,8 +93,14 @@ pub enum RewardSpec {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
     },
+    /// What an HTTP endpoint computes, see [`HttpReward`].
+    Http(Box<HttpSpec>),
     /// A classifier's logit, see [`ModelReward`].
     Model(Box<ModelSpec>),
+    /// Several rewards as one, see [`Ensemble`].
+    Ensemble(EnsembleSpec),
+    /// A reward minus a price for length, see [`LengthCorrected`].
+    LengthCorrected(Box<LengthCorrectedSpec>),
 }
 
 impl RewardSpec {
@@ -118,26 +125,91 @@ impl RewardSpec {
         toml::from_str(text).map_err(|e| wrong(e.to_string().trim_end().into()))
     }
 
-    /// Checks as far as possible without reading files.
+    /// The rewards that this one consists of, by their key.
+    pub(super) fn parts(&self) -> Vec<(String, &Self)> {
+        match self {
+            Self::Ensemble(spec) => {
+                let members = spec.rewards.iter().enumerate();
+                members.map(|(i, member)| (format!("rewards[{i}]"), &member.reward)).collect()
+            }
+            Self::LengthCorrected(spec) => vec![("reward".into(), &spec.reward)],
+            _ => vec![],
+        }
+    }
+
+    /// Whether it is an ensemble, or has one.
+    pub(super) fn has_ensemble(&self) -> bool {
+        matches!(self, Self::Ensemble(_))
+            || self.parts().iter().any(|(_, part)| part.has_ensemble())
+    }
+
+    /// The models that it reads: its own, or those of the rewards that it consists of.
+    pub fn models(&self) -> Vec<&ModelSpec> {
+        match self {
+            Self::Model(spec) => vec![spec.as_ref()],
+            _ => self.parts().into_iter().flat_map(|(_, part)| part.models()).collect(),
+        }
+    }
+
+    /// The same reward, with default values for what affects no score: how an endpoint is asked.
+    pub fn identity(&self) -> Self {
+        match self {
+            Self::Http(spec) => Self::Http(Box::new(spec.identity())),
+            Self::Ensemble(spec) => {
+                let mut spec = spec.clone();
+                for member in &mut spec.rewards {
+                    member.reward = member.reward.identity();
+                }
+                Self::Ensemble(spec)
+            }
+            Self::LengthCorrected(spec) => Self::LengthCorrected(Box::new(LengthCorrectedSpec {
+                reward: spec.reward.identity(),
+                ..(**spec).clone()
+            })),
+            _ => self.clone(),
+        }
+    }
+
+    /// Checks a reward of parts except for them.
+    fn check_whole(&self) -> Result<()> {
+        match self {
+            Self::Ensemble(spec) => spec.check(),
+            Self::LengthCorrected(spec) => spec.price().map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks a reward of parts, and its parts by `check`.
+    fn check_parts(&self, check: impl Fn(&Self) -> Result<()>) -> Result<()> {
+        self.check_whole()?;
+        self.parts().into_iter().try_for_each(|(place, part)| within(place, check(part)))
+    }
+
+    /// Checks as far as possible without reading files or the environment.
     ///
     /// # Errors
     /// Those of [`build`](Self::build).
     pub fn check(&self) -> Result<()> {
         match self {
             Self::Model(spec) => spec.check(),
+            Self::Http(spec) => spec.check(),
+            Self::Ensemble(_) | Self::LengthCorrected(_) => self.check_parts(Self::check),
             Self::WordList { words, file: Some(_), .. } if words.is_empty() => Ok(()),
             _ => self.build_function().map(drop),
         }
     }
 
-    /// Checks also the files that it names: a word list, a model's configuration and tokenizer. A
-    /// model's weights are not read.
+    /// Checks also the files that it names, and the environment variables: a word list, a model's configuration
+    /// and tokenizer, an endpoint's token. A model's weights are not read, and an endpoint is not asked.
     ///
     /// # Errors
     /// Those of [`build`](Self::build).
     pub fn check_files(&self, resolve: Resolver<'_>) -> Result<()> {
         match self {
             Self::Model(spec) => spec.check_files(resolve),
+            Self::Ensemble(_) | Self::LengthCorrected(_) => {
+                self.check_parts(|part| part.check_files(resolve))
+            }
             _ => self.build_function().map(drop),
         }
     }
@@ -148,17 +220,14 @@ impl RewardSpec {
     /// # Errors
     /// [`Error::InvalidParameter`] names the field that is out of range, contradicts another or
     /// does
-    /// not fit the model; [`Error::Io`] if a word list cannot be read; those of
-    /// [`ModelReward::load`].
+    /// not fit the model; [`Error::Within`] with the part of a reward that consists of several;
+    /// [`Error::Io`] if a word list cannot be read; those of [`ModelReward::load`].
     pub fn build<B: FusedBackend>(
         &self,
         device: &B::Device,
         resolve: Resolver<'_>,
     ) -> Result<Box<dyn Reward>> {
-        match self {
-            Self::Model(spec) => Ok(Box::new(ModelReward::<B>::load(spec, resolve, device)?)),
-            _ => self.build_function(),
-        }
+        self.build_shared(device, resolve, &mut LoadedModels::<B>::default())
     }
 
     /// Builds several rewards, in order. Those that differ only in the label, its sign and the template
@@ -171,26 +240,29 @@ impl RewardSpec {
         device: &B::Device,
         resolve: Resolver<'_>,
     ) -> Result<Vec<Box<dyn Reward>>> {
-        let mut models = LoadedModels::default();
-        let build = |spec: &Self| -> Result<Box<dyn Reward>> {
-            match spec {
-                Self::Model(spec) => {
-                    let reward = ModelReward::<B>::load_shared(spec, resolve, device, &mut models)?;
-                    Ok(Box::new(reward))
-                }
-                _ => spec.build_function(),
-            }
-        };
-        specs.into_iter().map(build).collect()
+        let mut models = LoadedModels::<B>::default();
+        specs.into_iter().map(|spec| spec.build_shared(device, resolve, &mut models)).collect()
+    }
+
+    fn build_shared<B: FusedBackend>(
+        &self,
+        device: &B::Device,
+        resolve: Resolver<'_>,
+        models: &mut LoadedModels<B>,
+    ) -> Result<Box<dyn Reward>> {
+        self.build_by(&mut |spec| {
+            Ok(Box::new(ModelReward::<B>::load_shared(spec, resolve, device, models)?))
+        })
     }
 
     /// Whether two rewards read the same model.
     pub fn shares_model(&self, other: &Self) -> bool {
-        let path = |spec: &Self| match spec {
-            Self::Model(spec) => spec.with_preset().ok().and_then(|spec| spec.path),
-            _ => None,
+        let paths = |spec: &Self| -> Vec<String> {
+            let whole = spec.models().into_iter().filter_map(|spec| spec.with_preset().ok());
+            whole.filter_map(|spec| spec.path).collect()
         };
-        path(self).is_some_and(|own| path(other).is_some_and(|other| own == other))
+        let others = paths(other);
+        paths(self).iter().any(|path| others.contains(path))
     }
 
     /// Builds the reward if it is a function of the text, without backend and device.
@@ -198,6 +270,15 @@ impl RewardSpec {
     /// # Errors
     /// Those of [`build`](Self::build); [`Error::InvalidParameter`] for a model.
     pub fn build_function(&self) -> Result<Box<dyn Reward>> {
+        self.build_by(&mut |_| {
+            let expected = "a model needs a device; only functions of the text are supported here";
+            Err(Error::invalid("kind", "model", expected))
+        })
+    }
+
+    /// Builds the reward, its models by `model`.
+    fn build_by(&self, model: &mut BuildModel<'_>) -> Result<Box<dyn Reward>> {
+        self.check_whole()?;
         let named = |name: &Option<String>, default: &str| {
             name.clone().unwrap_or_else(|| default.to_owned())
         };
@@ -236,13 +317,35 @@ impl RewardSpec {
             Self::Program { command, name } => {
                 Box::new(Program::new(named(name, "program"), command.clone())?)
             }
-            Self::Model(_) => {
-                let expected =
-                    "a model needs a device; only functions of the text are supported here";
-                return Err(Error::invalid("kind", "model", expected));
+            Self::Http(spec) => Box::new(HttpReward::new(spec)?),
+            Self::Model(spec) => model(spec)?,
+            Self::Ensemble(spec) => {
+                let members = spec.rewards.iter().enumerate().map(|(i, member)| {
+                    let reward = within(format!("rewards[{i}]"), member.reward.build_by(model))?;
+                    Ok((reward, member.statistics.clone()))
+                });
+                let members = members.collect::<Result<_>>()?;
+                Box::new(Ensemble::new(
+                    named(&spec.name, "ensemble"),
+                    members,
+                    spec.combination()?,
+                )?)
+            }
+            Self::LengthCorrected(spec) => {
+                let reward = within("reward".into(), spec.reward.build_by(model))?;
+                let (name, price) = (spec.name.clone(), spec.price()?);
+                Box::new(LengthCorrected::new(name, reward, price, spec.from)?)
             }
         })
     }
+}
+
+/// How a model is built.
+type BuildModel<'a> = dyn FnMut(&ModelSpec) -> Result<Box<dyn Reward>> + 'a;
+
+/// An error with the key of the part that it is in.
+fn within<T>(place: String, result: Result<T>) -> Result<T> {
+    result.map_err(|source| Error::Within { place, source: Box::new(source) })
 }
 
 #[cfg(test)]
@@ -263,6 +366,16 @@ mod tests {
             ("kind = 'word_list'\nwords = ['please']", "word_list"),
             ("kind = 'regex'\npattern = '[0-9]+'\navoid = true\nname = 'numbers'", "numbers"),
             ("kind = 'program'\ncommand = ['python', 'score.py']\nname = 'own'", "own"),
+            ("kind = 'http'\nurl = 'http://localhost:1/'", "http"),
+            ("kind = 'http'\nurl = 'https://a.b/c'\nname = 'd'\nbatch_size = 2\nretries = 0", "d"),
+            (
+                "kind = 'ensemble'\ncombine = 'mean'\nrewards = [{ kind = 'length' }, { kind = 'length' }]",
+                "ensemble",
+            ),
+            (
+                "kind = 'length_corrected'\nper_word = 0.5\nreward = { kind = 'regex', pattern = 'a' }",
+                "regex",
+            ),
         ] {
             let spec = parse(text).unwrap();
             assert_eq!(spec.build_function().unwrap().name(), name);
@@ -298,6 +411,47 @@ mod tests {
         assert!(e.contains("max_lenght"), "{e}");
         let e = parse("kind = 'model'\npath = 'x'\npooling = 'mean'").unwrap_err().to_string();
         assert!(e.contains("mean") && e.contains("last_token"), "{e}");
+    }
+
+    #[test]
+    fn what_affects_no_score_is_not_part_of_a_rewards_identity() {
+        let within = |reward: &str| {
+            let text = format!(
+                "kind = 'ensemble'\ncombine = 'mean'\nrewards = [{{ kind = 'length' }}, \
+                 {{ kind = 'length_corrected', per_word = 1, reward = {{ {reward} }} }}]"
+            );
+            parse(&text).unwrap()
+        };
+        let plain = "kind = 'http', url = 'http://localhost:1/', name = 'a'";
+        let asked = format!("{plain}, timeout = 5, retries = 9, batch_size = 1, token_env = 'T'");
+        let (one, other) = (within(plain), within(&asked));
+        assert_ne!(one, other);
+        assert_eq!(one.identity(), other.identity());
+        for (from, to) in [("localhost", "elsewhere"), ("'a'", "'b'"), (", name = 'a'", "")] {
+            assert_ne!(one.identity(), within(&plain.replace(from, to)).identity(), "{to}");
+        }
+        let words = parse("kind = 'word_list'\nwords = ['a']\navoid = true").unwrap();
+        assert_eq!(words.identity(), words);
+    }
+
+    #[test]
+    fn models_are_found_and_shared_inside_other_rewards() {
+        let model = |path: &str| format!("{{ kind = 'model', path = '{path}' }}");
+        let ensemble = |a: &str, b: &str| {
+            let text = format!("kind = 'ensemble'\ncombine = 'mean'\nrewards = [{a}, {b}]");
+            parse(&text).unwrap()
+        };
+        let one = ensemble(&model("x"), "{ kind = 'length' }");
+        let two = ensemble(
+            &model("y"),
+            &format!("{{ kind = 'length_corrected', per_word = 1, reward = {} }}", model("x")),
+        );
+        let none = ensemble("{ kind = 'length' }", "{ kind = 'length' }");
+        assert_eq!((one.models().len(), two.models().len(), none.models().len()), (1, 2, 0));
+        assert!(one.shares_model(&two) && !none.shares_model(&two) && !none.shares_model(&none));
+        assert!(two.shares_model(&parse("kind = 'model'\npath = 'y'").unwrap()));
+        let e = two.build_function().err().unwrap().to_string();
+        assert!(e.contains("`rewards[0]`") && e.contains("needs a device"), "{e}");
     }
 
     #[test]

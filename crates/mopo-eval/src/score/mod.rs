@@ -50,7 +50,8 @@ pub struct ScoredReward {
     pub name: String,
     /// Its specification.
     pub reward: RewardSpec,
-    /// SHA-256 of a model's files and settings.
+    /// SHA-256 of what the reward reads, such as a model's files and settings
+    /// ([`RewardSpec::fingerprint`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     /// Statistics of all its scores.
@@ -61,7 +62,7 @@ pub struct ScoredReward {
     pub notes: Vec<String>,
 }
 
-/// Scores all `texts` with each reward, one model in memory at a time, and returns a record of each
+/// Scores all `texts` with each reward, the models of one reward in memory at a time, and returns a record of each
 /// reward with
 /// its scores, which are kept in unnamed files in `folder`.
 ///
@@ -76,10 +77,10 @@ pub fn score_texts<B: FusedBackend>(
     progress: &mut dyn Progress,
 ) -> Result<(Vec<ScoredReward>, Vec<ScoreColumn>)> {
     let (mut scored, mut columns) = (Vec::<ScoredReward>::new(), vec![]);
-    let is_model = |spec: &RewardSpec| matches!(spec, RewardSpec::Model(_));
+    let has_model = |spec: &RewardSpec| !spec.models().is_empty();
     // Functions share one pass over the texts, and so do the labels of one model.
     let together = |one: &RewardSpec, next: &RewardSpec| {
-        (!is_model(one) && !is_model(next)) || one.shares_model(next)
+        (!has_model(one) && !has_model(next)) || one.shares_model(next)
     };
     for specs in specs.chunk_by(together) {
         let rewards = RewardSpec::build_all::<B>(specs, device, resolve)?;
@@ -97,10 +98,7 @@ pub fn score_texts<B: FusedBackend>(
         let found = texts.score(&all, folder, &mut |n| progress.advance(n as u64, ""))?;
         progress.end("");
         for ((spec, reward), (column, seconds)) in specs.iter().zip(&rewards).zip(found) {
-            let sha256 = match spec {
-                RewardSpec::Model(spec) => Some(spec.fingerprint(resolve)?),
-                _ => None,
-            };
+            let sha256 = Some(spec.fingerprint(resolve)?).filter(|sha256| !sha256.is_empty());
             scored.push(ScoredReward {
                 sha256,
                 scores: column.statistics()?,

@@ -75,8 +75,11 @@ impl RolloutInputs {
             true => {
                 record.check(run, &[REWARDS], false)?;
                 let known: TrainingRewards = run.read_json(REWARDS)?;
-                if let Some(i) = (0..specs.len()).find(|&i| known.rewards.get(i) != Some(&specs[i]))
-                {
+                let same = |i: usize| {
+                    let known = known.rewards.get(i).map(RewardSpec::identity);
+                    known == Some(specs[i].identity())
+                };
+                if let Some(i) = (0..specs.len()).find(|&i| !same(i)) {
                     return Err(Error::Config {
                         origin: "`evaluation.rewards`".into(),
                         message: format!(
