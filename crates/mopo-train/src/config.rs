@@ -24,12 +24,9 @@ use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
 pub use crate::conditioned::{OnlineRounds, TargetMap};
+pub use crate::methods::MethodConfig;
 use crate::methods::Sections;
-pub use crate::methods::{
-    CanConfig, DpaConfig, DpoConfig, FDpoConfig, GrpoConfig, HamConfig, IpoConfig, MethodConfig,
-    ModpoConfig, MopoConfig, MultiObjectiveDecodingConfig, PpoConfig, RacoConfig,
-    RewardedSoupsConfig, RicConfig, SacpoConfig, SimpoConfig,
-};
+pub use crate::methods::sections::*;
 pub use crate::methods::{CanLabels, LengthNormalization, Margins, TargetRange};
 pub use crate::pairwise::Combination;
 pub use crate::runs::PolicyRuns;

@@ -161,7 +161,12 @@ struct MethodTable {
 macro_rules! methods {
     ($($(#[$doc:meta])* $module:ident: $variant:ident($config:ident);)+) => {
         $(pub(crate) mod $module;)+
-        $(pub use $module::$config;)+
+        $(use $module::$config;)+
+
+        /// The methods' sections.
+        pub(crate) mod sections {
+            $(pub use super::$module::$config;)+
+        }
 
         /// The method that a run trains: `[method]` with its `kind`, and the section of that name.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
