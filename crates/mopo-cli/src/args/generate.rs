@@ -71,7 +71,8 @@ pub(crate) struct ModelArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DecodingArgs {
-    /// Policy of an objective, or `sft` for the SFT model
+    /// Policy of an objective, `sft` for the SFT model, or `worst-case`: the mixture with the weights that are worst for it,
+    /// token by token
     #[arg(long, conflicts_with = "weights")]
     pub(crate) policy: Option<String>,
     /// Preference weights of a mixture of all policies in their order, e.g. 0.5,0.3,0.2, or by name, e.g.
