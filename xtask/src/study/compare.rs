@@ -95,7 +95,7 @@ impl Study {
     /// What the page says above its tables.
     fn about(&self, command: &str) -> Result<Vec<String>> {
         let first = self.plan.size.seeds[0];
-        let config = plan::config(&self.out.join(format!("seed-{first}/base")))?;
+        let config = plan::config(&self.base(first))?;
         let of = |section: &str, key: &str| {
             let value = config.get(section).and_then(|section| section.get(key));
             value.map_or("?".to_string(), ToString::to_string)

@@ -229,12 +229,21 @@ impl Study {
         write_whole(&path, &format!("{asked}\n"))
     }
 
-    /// The SFT model of a seed, and the prompts of both splits beside it.
-    fn base(&self, seed: u64) -> Result<PathBuf> {
-        let base = self.out.join(format!("seed-{seed}/base"));
-        if !base.join("result.json").exists() {
-            eprintln!("== seed {seed}: SFT");
+    /// Where the SFT model of a seed is.
+    fn base(&self, seed: u64) -> PathBuf {
+        self.out.join(format!("seed-{seed}/base"))
+    }
+
+    /// Trains the SFT model of a seed, and writes the prompts of both splits beside it, unless they are there.
+    fn begin(&self, seed: u64) -> Result<()> {
+        let base = self.base(seed);
+        let splits = [Split::Validation, Split::Test];
+        if base.join("result.json").exists()
+            && splits.iter().all(|split| self.prompts(seed, *split).exists())
+        {
+            return Ok(());
         }
+        eprintln!("== seed {seed}: SFT");
         let first = &self.plan.objectives[0];
         let mut args = self.common(seed);
         args.extend(["--method".into(), "dpo".into()]);
@@ -254,7 +263,7 @@ impl Study {
             ensure!(!some.is_empty(), "seed {seed} has too few held-out prompts");
             write_prompts(&self.prompts(seed, split), &some)?;
         }
-        Ok(base)
+        Ok(())
     }
 
     fn prompts(&self, seed: u64, split: Split) -> PathBuf {
@@ -308,7 +317,7 @@ impl Study {
         if results.join("report.json").exists() {
             return Ok(results);
         }
-        let base = self.out.join(format!("seed-{seed}/base"));
+        let base = self.base(seed);
         let runs = |name: &str| self.runs_of(name, seed);
         let filled = Filled { objectives: &self.plan.objectives, part, runs: &runs };
         let tries = method.tried(self.plan.size.n_tries);
@@ -383,13 +392,13 @@ impl Study {
         let parts = self.plan.parts(method);
         let tries = method.tried(size.n_tries);
         let first = size.seeds[0];
-        self.base(first)?;
+        self.begin(first)?;
         if self.chosen(method)?.is_none() {
             self.choose(method, &parts, &tries)?;
         }
         let attempt = self.chosen(method)?.context("just written")?;
         for seed in &size.seeds {
-            self.base(*seed)?;
+            self.begin(*seed)?;
         }
         let jobs: Vec<(u64, &Part)> =
             size.seeds.iter().flat_map(|seed| parts.iter().map(|part| (*seed, part))).collect();

@@ -11,7 +11,7 @@ use mopo_core::Objectives;
 use serde::{Deserialize, Serialize};
 
 pub use online::OnlineRounds;
-pub(crate) use online::{Online, Round, Rule, statistics_of, training_quantile};
+pub(crate) use online::{Online, Rule, statistics_of, training_quantile};
 pub use scores::TargetMap;
 pub(crate) use scores::{ScoreStatistics, direction, normal_extremes};
 pub(crate) use training::{ConditionedTraining, Told};

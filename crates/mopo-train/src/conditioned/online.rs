@@ -3,7 +3,7 @@
 use mopo_core::Objectives;
 use mopo_eval::reward::score_all;
 use mopo_lm::{CausalLm, Decoding, GenerationConfig, HeadChoice, PolicyParams};
-use mopo_ops::FusedBackend;
+use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 use mopo_report::{Metrics, Quantity};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -13,6 +13,7 @@ use super::{ScoreStatistics, TargetMap, direction, direction_note, score_note};
 use crate::batches::step_seed;
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::ranges::{self, MAX_COUNT, MAX_TOKENS};
+use crate::methods::TrainContext;
 use crate::rollouts::{RewardTarget, RolloutInputs, RolloutSettings};
 use crate::sample::Answerer;
 use crate::{Error, Result, RunData, Silent};
@@ -93,20 +94,20 @@ pub(crate) enum Rule {
 
 /// What rounds are made with.
 pub(crate) struct Online<'a> {
-    pub(crate) settings: &'a OnlineRounds,
-    pub(crate) rule: Rule,
+    settings: &'a OnlineRounds,
+    rule: Rule,
     /// Of the training set's scores, by objective.
-    pub(crate) statistics: Vec<ScoreStatistics>,
-    pub(crate) names: &'a [String],
-    pub(crate) inputs: &'a RolloutInputs,
-    pub(crate) n_steps: usize,
-    pub(crate) seed: u64,
-    pub(crate) state: Round,
+    statistics: Vec<ScoreStatistics>,
+    names: &'a [String],
+    inputs: &'a RolloutInputs,
+    n_steps: usize,
+    seed: u64,
+    state: Round,
 }
 
 /// The answers in use.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Round {
+struct Round {
     number: Option<usize>,
     kept: Vec<Kept>,
 }
@@ -121,7 +122,27 @@ pub(crate) struct Kept {
     pub(crate) ids: Vec<u32>,
 }
 
-impl Online<'_> {
+impl<'a> Online<'a> {
+    /// Rounds before their first answer; `None` without a section. `statistics`: of the policies' objectives, with their
+    /// indices in the data.
+    pub(crate) fn new<B: FusedAutodiffBackend>(
+        settings: Option<&'a OnlineRounds>,
+        rule: impl FnOnce() -> Rule,
+        statistics: &[(usize, ScoreStatistics)],
+        context: &TrainContext<'a, B>,
+    ) -> Option<Self> {
+        settings.zip(context.rollouts).map(|(settings, inputs)| Self {
+            settings,
+            rule: rule(),
+            statistics: statistics.iter().map(|(_, of)| *of).collect(),
+            names: context.policies,
+            inputs,
+            n_steps: context.phase.steps,
+            seed: context.seed,
+            state: Round::default(),
+        })
+    }
+
     /// The round of a step; `None` before the first.
     fn round(&self, step: usize) -> Option<usize> {
         let n_online = (self.settings.share * self.n_steps as f64).round() as usize;

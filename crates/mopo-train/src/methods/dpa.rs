@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{MethodSection, RunSteps, TrainContext};
 use crate::batches::step_seed;
 use crate::conditioned::{
-    Aim, ConditionedTraining, Conditioning, Online, OnlineRounds, Round, Rule, Told, check_known,
+    Aim, ConditionedTraining, Conditioning, Online, OnlineRounds, Rule, Told, check_known,
     check_objectives, direction, direction_note, statistics_of,
 };
 use crate::rollouts::RolloutSettings;
@@ -94,16 +94,7 @@ train_head = false
             rng.set_stream(pair as u64);
             [0, 1].map(|_| told(&z, &direction(statistics.len(), &mut rng)))
         };
-        let online = self.online.as_ref().zip(context.rollouts).map(|(settings, inputs)| Online {
-            settings,
-            rule: Rule::Direction,
-            statistics: statistics.iter().map(|(_, of)| *of).collect(),
-            names: context.policies,
-            inputs,
-            n_steps: context.phase.steps,
-            seed,
-            state: Round::default(),
-        });
+        let online = Online::new(self.online.as_ref(), || Rule::Direction, &statistics, &context);
         let train_head = self.train_head;
         let training = ConditionedTraining { phase: "dpa", train_head, rows, online };
         training.run(context, fit, progress)

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{MethodSection, RunSteps, TrainContext};
 use crate::conditioned::{
-    Aim, ConditionedTraining, Conditioning, Online, OnlineRounds, Round, Rule, ScoreStatistics,
-    TargetMap, Told, check_known, check_objectives, normal_extremes, score_note, statistics_of,
+    Aim, ConditionedTraining, Conditioning, Online, OnlineRounds, Rule, ScoreStatistics, TargetMap,
+    Told, check_known, check_objectives, normal_extremes, score_note, statistics_of,
     training_quantile,
 };
 use crate::rollouts::RolloutSettings;
@@ -150,22 +150,14 @@ train_head = false
                 Told { response, note: score_note(&z) }
             })
         };
-        let online = self.online.as_ref().zip(context.rollouts).map(|(settings, inputs)| Online {
-            settings,
-            rule: Rule::Scores {
-                range: self.range(&statistics, data),
-                map: self.targets,
-                thresholds: (statistics.iter())
-                    .map(|(k, of)| training_quantile(data, *k, of, self.quantile))
-                    .collect(),
-            },
-            statistics: statistics.iter().map(|(_, of)| *of).collect(),
-            names: context.policies,
-            inputs,
-            n_steps: context.phase.steps,
-            seed: context.seed,
-            state: Round::default(),
-        });
+        let rule = || Rule::Scores {
+            range: self.range(&statistics, data),
+            map: self.targets,
+            thresholds: (statistics.iter())
+                .map(|(k, of)| training_quantile(data, *k, of, self.quantile))
+                .collect(),
+        };
+        let online = Online::new(self.online.as_ref(), rule, &statistics, &context);
         let train_head = self.train_head;
         let training = ConditionedTraining { phase: "ric", train_head, rows, online };
         training.run(context, fit, progress)
