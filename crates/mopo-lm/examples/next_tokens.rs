@@ -6,7 +6,7 @@ use std::io::BufRead;
 use std::path::Path;
 
 use burn::tensor::activation::log_softmax;
-use mopo_lm::{CausalLm, Decoder, KvCache, LoadOptions};
+use mopo_lm::{CausalLm, Decoder, KvCache, LoadOptions, NewTokens};
 use mopo_testkit::TestBackend;
 
 fn main() {
@@ -18,9 +18,11 @@ fn main() {
     eprintln!("loaded in {:.2} s", clock.elapsed().as_secs_f64());
     for line in std::io::stdin().lock().lines() {
         let ids: Vec<u32> = serde_json::from_str(&line.unwrap()).unwrap();
-        let mut cache = KvCache::new(&model.shape(), 1, ids.len() + 64, &device);
+        let (mut cache, mut row) =
+            KvCache::for_sequences(&model.shape(), [ids.len() + 64], &device);
         let clock = std::time::Instant::now();
-        let hidden = model.prefill(&[ids], None, &mut cache);
+        let new = NewTokens::of_prompts([(&ids[..], &mut row[0])], &device);
+        let hidden = model.next_states(&new, None, &mut cache);
         let logits = model.lm_head().logits(hidden);
         eprintln!("prefill {:.3} s", clock.elapsed().as_secs_f64());
         let first: Vec<f32> = log_softmax(logits.clone(), 1).into_data().iter().collect();
@@ -30,7 +32,8 @@ fn main() {
         for _ in 0..64 {
             let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
             greedy.push(best as u32);
-            let hidden = model.step(&[best as u32], None, &mut cache);
+            let new = NewTokens::of_answers([(&[best as u32][..], &mut row[0])], &device);
+            let hidden = model.next_states(&new, None, &mut cache);
             logits = model.lm_head().logits(hidden).into_data().iter().collect();
         }
         eprintln!("{:.1} tokens/s", 64.0 / clock.elapsed().as_secs_f64());

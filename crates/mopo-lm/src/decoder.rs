@@ -136,33 +136,18 @@ pub trait Decoder<B: FusedBackend>: Module<B> {
     /// The norm before the output layer.
     fn final_norm(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2>;
 
-    /// Fills an empty cache with the prompts, none of them empty. Returns the states that predict
-    /// their next tokens, `[rows, hidden_size]`. No gradients.
-    fn prefill(
+    /// Adds new tokens to a cache. Returns the states after the final norm of each sequence's last token, which predict
+    /// the next ones, `[n_sequences, hidden_size]`. No gradients.
+    fn next_states(
         &self,
-        prompts: &[Vec<u32>],
+        new: &NewTokens<B>,
         adapter: Option<&LoraAdapter<B>>,
         cache: &mut KvCache<B>,
     ) -> Tensor<B, 2> {
-        let new = cache.prompts(prompts);
-        let ends = new.rows.rows().iter().map(|row| (row.start + row.prompt) as i32 - 1);
-        let ends: Vec<i32> = ends.collect();
-        let hidden = self.advance(&new, adapter, cache);
+        let hidden = self.advance(new, adapter, cache);
+        let ends: Vec<i32> = new.ends().into_iter().map(|end| end as i32).collect();
         let ends = Tensor::<B, 1, Int>::from_data(ends.as_slice(), &hidden.device());
         self.final_norm(hidden.select(0, ends))
-    }
-
-    /// Adds one token per row to a filled cache. Returns the states that predict the next ones,
-    /// `[rows, hidden_size]`. No gradients.
-    fn step(
-        &self,
-        tokens: &[u32],
-        adapter: Option<&LoraAdapter<B>>,
-        cache: &mut KvCache<B>,
-    ) -> Tensor<B, 2> {
-        let new = cache.next(tokens);
-        let hidden = self.advance(&new, adapter, cache);
-        self.final_norm(hidden)
     }
 
     /// The adapter that applies where none is given, if the model has one of its own.

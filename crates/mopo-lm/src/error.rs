@@ -118,6 +118,18 @@ pub enum Error {
         /// `max_position_embeddings`.
         max: usize,
     },
+    /// A request for which the whole cache is too small.
+    #[error(
+        "{n_tokens} tokens in {n_lanes} passes need more than the cache, which has room for {cache_tokens}; shorten the prompt, lower `max_new_tokens`, or give the cache more bytes"
+    )]
+    CacheTooSmall {
+        /// Tokens of the prompt and new ones.
+        n_tokens: usize,
+        /// Passes over the model for each token.
+        n_lanes: usize,
+        /// Tokens of the cache in one pass.
+        cache_tokens: usize,
+    },
     /// Logits that are not finite.
     #[error(
         "after {n_new} new tokens the model's logits are not finite ({value} for token {token}): its weights are damaged, or training diverged; generate with an earlier checkpoint or another model"

@@ -30,14 +30,32 @@ pub(crate) fn tiny() -> PhiConfig {
 
 /// A frozen tiny model in which every parameter, biases included, affects the output.
 pub(crate) fn base<B: Backend>(seed: u64) -> Phi<B> {
+    base_with(tiny(), seed)
+}
+
+/// The same with another configuration.
+pub(crate) fn base_with<B: Backend>(config: PhiConfig, seed: u64) -> Phi<B> {
     let _guard = BACKEND_RANDOM.lock();
     B::seed(&Default::default(), seed);
-    filled(tiny().init(&Default::default()), seed, 0.25).freeze()
+    filled(config.init(&Default::default()), seed, 0.25).freeze()
 }
 
 /// Policies on [`base`] with random adapter and heads, without dropout.
 pub(crate) fn policies<B: FusedBackend>(base: &Phi<B>, n: usize, seed: u64) -> PolicyParams<B> {
     filled(fresh_policies(base, n), seed, 0.2)
+}
+
+/// The same with an adapter for each.
+pub(crate) fn policies_apart<B: FusedBackend>(
+    base: &Phi<B>,
+    n: usize,
+    seed: u64,
+) -> PolicyParams<B> {
+    let mut params = policies(base, n, seed);
+    for i in 1..n as u64 {
+        params.adapters.extend(policies(base, 1, seed + 4 + i).adapters);
+    }
+    params
 }
 
 /// Policies before any training.

@@ -8,6 +8,7 @@
 mod adapter;
 mod classifiers;
 mod decoder;
+mod engine;
 mod error;
 mod export;
 mod families;
@@ -42,16 +43,19 @@ pub use classifiers::{
     Pooling, TokenRow,
 };
 pub use decoder::{Architecture, CausalLm, Decoder, DecoderShape, LinearShape};
+pub use engine::{Engine, EngineConfig, EngineStats, Event, Request, RequestId, TokenLogProbs};
 pub use error::{Error, Result};
 pub use export::export_hub;
 pub use generate::{
     Decoding, GenerationConfig, HubGeneration, Sampled, generate, generate_streaming,
-    generate_with_ends, generate_with_row_ids,
+    generate_with_ends, generate_with_row_ids, prompt_row_id,
 };
 pub use gguf::{GGUF_WEIGHTS, export_gguf, gguf_file};
 pub use heads::PolicyHeads;
 pub use layers::dense::{Activation, Attention, Dense};
-pub use layers::{KvCache, NewTokens, Norm, OutputLayer, Projection, Weight};
+pub use layers::{
+    BLOCK_TOKENS, KvCache, NewTokens, Norm, OutputLayer, Projection, Sequence, Weight,
+};
 pub use lora::{LoraAdapter, LoraConfig, LoraLayer, LoraPair, TargetModules};
 pub use merge::merge;
 pub use packed::{

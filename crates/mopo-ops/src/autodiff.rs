@@ -209,6 +209,8 @@ pub(crate) fn trainable<B: FusedBackend, C: CheckpointStrategy>(
 }
 
 impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
+    const FEW_LINES: Option<usize> = B::FEW_LINES;
+
     fn parallel_block(
         x: FloatTensor<Self>,
         params: BlockParams<Self>,

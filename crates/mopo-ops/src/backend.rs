@@ -16,7 +16,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use crate::block::{self, BlockContext, BlockParams};
 use crate::{
     AttentionParams, FeedForwardParams, Heads, Matrix, NormParams, OutputParams, PackedRows,
-    QuantisedMatrix, SublayerContext, generic, sublayer,
+    PagedRow, QuantisedMatrix, SublayerContext, generic, sublayer,
 };
 
 /// What a product is added to: nothing, a tensor of its shape, a bias, or both.
@@ -78,12 +78,16 @@ impl AdamFactors {
     }
 }
 
-/// Keys or values of past tokens: `[rows, capacity, features]`, filled from the left.
+/// Keys or values of past tokens, in blocks: `[n_blocks, tokens of a block, features]`.
 pub type KvStore<B> = FloatTensor<B>;
 
 /// A backend that runs transformers. Unless noted otherwise, tensors are `[n_tokens, features]` and
 /// f32.
 pub trait FusedBackend: Backend {
+    /// Products of up to this many lines are computed by one kernel, those of more by another; what a line gives does
+    /// not depend on the number of lines within either, bit for bit. `None` where nothing is known of that.
+    const FEW_LINES: Option<usize> = None;
+
     /// `init + alpha · a · b` of matrices, with `a` or `b` transposed on request.
     fn gemm(
         init: Init<Self>,
@@ -259,26 +263,26 @@ pub trait FusedBackend: Backend {
         generic::attention::backward::<Self>(q, k, v, grad, rows, heads)
     }
 
-    /// Writes token `i` of `new` `[n, features]` to position `at[i] = (row, position)` of a store
-    /// `[rows, capacity, features]`.
+    /// Writes the first tokens of `new` `[n, features]` to a store: token `i` to `at[i] = (block, place in it)`.
     fn kv_write(
         store: KvStore<Self>,
         new: FloatTensor<Self>,
         at: &[(usize, usize)],
     ) -> KvStore<Self> {
-        generic::attention::kv_write::<Self>(store, new, at)
+        generic::paged::write::<Self>(store, new, at)
     }
 
-    /// Attention of one query per row, `[rows, heads · dim]`, over the first `lens[row]` positions of
-    /// its stores.
-    fn attention_cached(
+    /// Attention of new tokens `q`, `[n, heads · dim]`, to the blocks of their sequences in `keys` and `values`, the new
+    /// tokens' own keys and values included. The rows' queries are one after the other; tokens after the last
+    /// row's get zeros. On burn-flex a query's result depends on nothing but its own sequence, bit for bit.
+    fn attention_paged(
         q: FloatTensor<Self>,
         keys: &KvStore<Self>,
         values: &KvStore<Self>,
-        lens: &[usize],
+        rows: &[PagedRow],
         heads: &Heads,
     ) -> FloatTensor<Self> {
-        generic::attention::cached::<Self>(q, keys, values, lens, heads)
+        generic::paged::attention::<Self>(q, keys, values, rows, heads)
     }
 
     /// Log-probability, in nats, of token `targets[i]` under the softmax of the logits of

@@ -12,7 +12,7 @@ use burn::tensor::ops::FloatTensor;
 
 use crate::linear::{linear, linear_backward};
 use crate::sublayer::attend_with_store;
-use crate::{FusedBackend, Heads, KvStore, LinearParams, PackedRows};
+use crate::{FusedBackend, Heads, KvStore, LinearParams, PackedRows, PagedRow};
 
 /// Number of linear layers of a block, in this order: queries, keys, values, attention output, and
 /// the two of the feed-forward.
@@ -124,27 +124,24 @@ pub(crate) fn forward<B: FusedBackend>(
     (y, saved)
 }
 
-/// The block at new tokens `x` of sequences whose past is in the stores `keys` and `values`, to
-/// which the new tokens are written at `at[i] = (row, position)`. Without `lens` the tokens are the
-/// beginnings of all rows of `context.rows`; with it there is one token per row, and `lens` are the
-/// lengths of the past, the new token included. No gradients.
+/// The block at new tokens `x` of sequences whose past is in the stores `keys` and `values`, to which the new tokens
+/// are written. Tokens after the last row's are computed, but seen by none. No gradients.
 pub fn block_with_store<B: FusedBackend>(
     x: FloatTensor<B>,
     params: &BlockParams<B>,
     context: &BlockContext<B>,
-    [keys, values]: [KvStore<B>; 2],
-    at: &[(usize, usize)],
-    lens: Option<&[usize]>,
+    stores: [KvStore<B>; 2],
+    rows: &[PagedRow],
 ) -> (FloatTensor<B>, [KvStore<B>; 2]) {
-    let BlockContext { rows, cos, sin, n_heads, epsilon, .. } = context;
+    let BlockContext { cos, sin, n_heads, epsilon, .. } = context;
     let n_heads = *n_heads;
     let normed =
         B::layer_norm_forward(x.clone(), params.gamma.clone(), params.beta.clone(), *epsilon);
     let project = |i: usize| linear::<B>(normed.clone(), &params.linears[i], None).0;
     let rope = |y| B::rotary(y, cos.clone(), sin.clone(), n_heads, false);
     let (q, k, v) = (rope(project(Q)), rope(project(K)), project(V));
-    let (stores, heads) = ([keys, values], Heads::new(n_heads));
-    let (attention, stores) = attend_with_store::<B>([q, k, v], stores, at, lens, rows, &heads);
+    let heads = Heads::new(n_heads);
+    let (attention, stores) = attend_with_store::<B>([q, k, v], stores, rows, &heads);
     let pre_activation = project(FC1);
     let y = linear::<B>(attention, &params.linears[DENSE], Some(x)).0;
     (feed::<B>(pre_activation, params, y), stores)

@@ -16,6 +16,7 @@ mod linear;
 mod matrix;
 mod nodes;
 mod output;
+mod paged;
 mod quant;
 mod rows;
 mod sublayer;
@@ -33,6 +34,7 @@ pub use heads::Heads;
 pub use linear::{LinearParams, LoraParams};
 pub use matrix::{Matrix, primitive, tensor};
 pub use output::OutputParams;
+pub use paged::PagedRow;
 pub use quant::{
     NF4 as NF4_VALUES, QuantError, QuantFormat, QuantLayout, QuantisedData, QuantisedMatrix,
 };

@@ -46,7 +46,10 @@ pub use pairs::Pairs;
 pub use prepare::{prepare_prompts, prepare_records, prepare_staged};
 pub use result::{Accuracy, Constraint, RunResult};
 pub use run_dir::{DirLock, RunDir, RunRecord, Stopped};
-pub use sample::{Reply, Sampler, SamplingOverrides};
+pub use sample::{
+    Accepted, LikelyToken, Prompt, Question, Reply, Sampler, SamplingOverrides, Session,
+    StopScanner, TextEvent, TokenText,
+};
 pub use tokens::{generation, load_run_tokenizer, load_tokenizer};
 pub(crate) use train::OtherPolicy;
 pub use train::{RunData, TrainPrompt, check_data_path, load_base, train};

@@ -3,6 +3,8 @@
 
 mod answerer;
 mod chat;
+mod session;
+mod stops;
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -23,6 +25,8 @@ use crate::{Error, Progress, Result, RunConfig, RunDir, load_base};
 pub(crate) use answerer::Answerer;
 use answerer::bounded;
 pub use chat::Reply;
+pub use session::{Accepted, LikelyToken, Prompt, Question, Session, TextEvent, TokenText};
+pub use stops::StopScanner;
 
 /// Number of prompts per batch.
 const BATCH: usize = 32;
@@ -63,6 +67,14 @@ pub struct SamplingOverrides {
     pub top_k: Option<usize>,
     /// Sample from the smallest set of tokens with this total probability.
     pub top_p: Option<f64>,
+    /// Sample only from tokens at least this probable, relative to the most likely one; 0 means all.
+    pub min_p: Option<f64>,
+    /// Penalty of tokens that prompt or answer have; 1 means none.
+    pub repetition_penalty: Option<f64>,
+    /// Penalty of tokens that the answer has; 0 means none.
+    pub presence_penalty: Option<f64>,
+    /// The same for each time that it has them.
+    pub frequency_penalty: Option<f64>,
     /// Seed of sampling.
     pub seed: u64,
 }
@@ -326,6 +338,10 @@ impl<B: FusedBackend> Sampler<B> {
             temperature: overrides.temperature.unwrap_or(config.temperature),
             top_k: overrides.top_k.unwrap_or(config.top_k),
             top_p: overrides.top_p.unwrap_or(config.top_p),
+            min_p: overrides.min_p.unwrap_or(config.min_p),
+            repetition_penalty: overrides.repetition_penalty.unwrap_or(config.repetition_penalty),
+            presence_penalty: overrides.presence_penalty.unwrap_or(config.presence_penalty),
+            frequency_penalty: overrides.frequency_penalty.unwrap_or(config.frequency_penalty),
             seed: overrides.seed,
             ..config
         })
@@ -366,6 +382,17 @@ impl<B: FusedBackend> Sampler<B> {
         };
         let answers = answerer.answer(&decoding, &tokens, None, generation, progress)?;
         Ok(answers.into_iter().map(|answer| answer.text).collect())
+    }
+
+    /// The weights with which parameters are averaged for a choice, if they are.
+    fn averaged_weights(&self, decoding: &Decoding) -> Option<Vec<f32>> {
+        let averages = self.mixing == Mixing::Parameters && self.conditioning.is_none();
+        match &decoding.head {
+            HeadChoice::Mixture(weights) if averages && self.params.is_some() => {
+                Some(weights.clone())
+            }
+            _ => None,
+        }
     }
 
     /// What a choice comes to.
@@ -485,11 +512,6 @@ impl<B: FusedBackend> Sampler<B> {
     fn prompt_tokens(&self, prompts: &[String]) -> Result<Vec<Vec<u32>>> {
         let most = self.max_prompt_tokens.unwrap_or(usize::MAX);
         prompts.iter().map(|prompt| Ok(self.tokenizer.encode_prompt(prompt, most)?.0)).collect()
-    }
-
-    /// Number of batches of [`answer`](Self::answer) for this many prompts.
-    pub fn batches(n_prompts: usize) -> usize {
-        Answerer::<B>::batches(n_prompts)
     }
 }
 

@@ -104,6 +104,18 @@ pub(crate) struct SamplingArgs {
     /// Sample from the smallest set of tokens with this total probability
     #[arg(long, value_name = "P", value_parser = numbers::top_p, allow_negative_numbers = true)]
     pub(crate) top_p: Option<f64>,
+    /// Sample only from tokens at least this probable, relative to the most likely one
+    #[arg(long, value_name = "P", value_parser = numbers::min_p, allow_negative_numbers = true)]
+    pub(crate) min_p: Option<f64>,
+    /// Divide (if negative, multiply) the logits of tokens of the prompt and the answer (1: no penalty)
+    #[arg(long, value_name = "X", value_parser = numbers::above_0, allow_negative_numbers = true)]
+    pub(crate) repetition_penalty: Option<f64>,
+    /// Subtract this from the logits of tokens that the answer has
+    #[arg(long, value_name = "X", value_parser = numbers::finite, allow_negative_numbers = true)]
+    pub(crate) presence_penalty: Option<f64>,
+    /// The same for each time that the answer has them
+    #[arg(long, value_name = "X", value_parser = numbers::finite, allow_negative_numbers = true)]
+    pub(crate) frequency_penalty: Option<f64>,
     /// Random seed
     #[arg(long, default_value_t = 0, value_parser = numbers::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
@@ -117,6 +129,10 @@ impl SamplingArgs {
             temperature: self.temperature,
             top_k: self.top_k,
             top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
             seed: self.seed,
         }
     }

@@ -24,6 +24,18 @@ pub(super) fn top_p(text: &str) -> Result<f64, String> {
     number(text, |x| x > 0.0 && x <= 1.0, "it must lie in (0, 1]")
 }
 
+pub(super) fn min_p(text: &str) -> Result<f64, String> {
+    number(text, |x| (0.0..=1.0).contains(&x), "it must lie in [0, 1]")
+}
+
+pub(super) fn above_0(text: &str) -> Result<f64, String> {
+    number(text, |x| x > 0.0 && x.is_finite(), "it must be finite and above 0")
+}
+
+pub(super) fn finite(text: &str) -> Result<f64, String> {
+    number(text, f64::is_finite, "it must be finite")
+}
+
 pub(super) fn fraction(text: &str) -> Result<f64, String> {
     number(text, |x| (0.0..1.0).contains(&x), "it must lie in [0, 1)")
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use mopo_data::Message;
 use mopo_lm::Decoding;
 use mopo_ops::FusedBackend;
-use mopo_train::{Sampler, SamplingOverrides};
+use mopo_train::{Sampler, SamplingOverrides, Session};
 
 use super::generate;
 use crate::args::{ChatArgs, DecodingArgs, Weights};
@@ -31,7 +31,8 @@ impl Job for Chat {
         let sampler = generate::open::<B>(&args.model, &device)?;
         let mut chat = Conversation {
             decoding: generate::decoding(&sampler, &args.decoding)?,
-            sampler,
+            session: sampler.session(sampler.limits(1))?,
+            sampler: &sampler,
             flags: args.decoding,
             overrides: args.sampling.overrides(),
             system: args.system,
@@ -60,8 +61,10 @@ impl Job for Chat {
 }
 
 /// A conversation and how it is answered.
-struct Conversation<B: FusedBackend> {
-    sampler: Sampler<B>,
+struct Conversation<'a, B: FusedBackend> {
+    sampler: &'a Sampler<B>,
+    /// What it read of the conversation stays for the next answer.
+    session: Session<'a, B>,
     decoding: Decoding,
     flags: DecodingArgs,
     overrides: SamplingOverrides,
@@ -70,7 +73,7 @@ struct Conversation<B: FusedBackend> {
     messages: Vec<Message>,
 }
 
-impl<B: FusedBackend> Conversation<B> {
+impl<B: FusedBackend> Conversation<'_, B> {
     /// Takes a line: a command, a message, or nothing. A [`Break`](ControlFlow::Break) ends the chat.
     fn take(&mut self, line: &str) -> Result<ControlFlow<()>> {
         let Some(command) = line.strip_prefix('/') else {
@@ -103,7 +106,7 @@ impl<B: FusedBackend> Conversation<B> {
     /// Answers with another policy or mixture from now on.
     fn choose(&mut self, policy: Option<String>, weights: Option<Weights>) -> Result<()> {
         let flags = DecodingArgs { policy, weights, divergence: self.flags.divergence };
-        let decoding = generate::decoding(&self.sampler, &flags)?;
+        let decoding = generate::decoding(self.sampler, &flags)?;
         decoding.check(self.sampler.policies().len())?;
         self.decoding = decoding;
         Ok(())
@@ -121,7 +124,7 @@ impl<B: FusedBackend> Conversation<B> {
             flush();
             ControlFlow::Continue(())
         };
-        let reply = self.sampler.reply(&self.decoding, &all, &self.overrides, show);
+        let reply = self.session.reply(&self.decoding, &all, &self.overrides, show);
         let reply = reply.map_err(|error| match error {
             e @ mopo_train::Error::ConversationTooLong { .. } => {
                 anyhow::anyhow!("{e} (/reset, --max-new-tokens)")

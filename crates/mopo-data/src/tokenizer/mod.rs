@@ -1,6 +1,7 @@
 //! From text to token ids and back: byte-level BPE, trained here, or any tokenizer from a
 //! `tokenizer.json` or a GGUF file.
 
+mod bytes;
 mod gguf;
 mod library;
 mod own_template;

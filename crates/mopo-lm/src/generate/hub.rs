@@ -46,6 +46,12 @@ pub struct HubGeneration {
     /// Used only for sampling.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
+    /// Used only for sampling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f64>,
+    /// Used for greedy decoding, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f64>,
     /// The file's other keys.
     #[serde(flatten)]
     pub others: BTreeMap<String, Value>,
@@ -69,7 +75,7 @@ const HARMLESS: [&str; 12] = [
 
 /// Values that leave an unsupported feature off. Null, false and empty values leave any feature off
 /// too.
-const NEUTRAL: [(&str, f64); 16] = [
+const NEUTRAL: [(&str, f64); 14] = [
     ("diversity_penalty", 0.0),
     ("encoder_no_repeat_ngram_size", 0.0),
     ("encoder_repetition_penalty", 1.0),
@@ -79,12 +85,10 @@ const NEUTRAL: [(&str, f64); 16] = [
     ("length_penalty", 1.0),
     ("min_length", 0.0),
     ("min_new_tokens", 0.0),
-    ("min_p", 0.0),
     ("no_repeat_ngram_size", 0.0),
     ("num_beam_groups", 1.0),
     ("num_beams", 1.0),
     ("num_return_sequences", 1.0),
-    ("repetition_penalty", 1.0),
     ("typical_p", 1.0),
 ];
 
@@ -183,7 +187,9 @@ impl HubGeneration {
             config.temperature = self.temperature.unwrap_or(1.0);
             config.top_k = self.top_k.unwrap_or(DEFAULT_TOP_K);
             config.top_p = self.top_p.unwrap_or(1.0);
+            config.min_p = self.min_p.unwrap_or(0.0);
         }
+        config.repetition_penalty = self.repetition_penalty.unwrap_or(1.0);
         config.max_new_tokens = match (self.max_new_tokens, self.max_length) {
             (Some(n), _) => n,
             (None, Some(n)) if n > longest_prompt => n - longest_prompt,
@@ -257,7 +263,7 @@ mod tests {
         let file = read(
             r#"{"_from_model_config": true, "eos_token_id": [7, 9], "bos_token_id": 1,
                 "do_sample": true, "temperature": 0.7, "top_p": 0.9, "max_length": 30,
-                "num_beams": 1, "repetition_penalty": 1.2, "no_repeat_ngram_size": 0,
+                "num_beams": 1, "repetition_penalty": 1.2, "min_p": 0.1, "no_repeat_ngram_size": 0,
                 "bad_words_ids": null, "forced_eos_token_id": 3, "transformers_version": "5.23.0"}"#,
         )
         .unwrap()
@@ -265,7 +271,8 @@ mod tests {
         let config = file.config(10).unwrap();
         assert_eq!((config.temperature, config.top_k, config.top_p), (0.7, 50, 0.9));
         assert_eq!((config.max_new_tokens, config.stop), (20, vec![7, 9]));
-        assert_eq!(file.ignored(), ["forced_eos_token_id: 3", "repetition_penalty: 1.2"]);
+        assert_eq!((config.repetition_penalty, config.min_p), (1.2, 0.1));
+        assert_eq!(file.ignored(), ["forced_eos_token_id: 3"]);
         let error = file.config(30).unwrap_err().to_string();
         assert!(error.contains("`max_length` is 30") && error.contains("30 tokens"), "{error}");
 
@@ -274,9 +281,10 @@ mod tests {
         assert_eq!(HubGeneration::read(dir.path()).unwrap(), Some(file));
 
         // Without `do_sample`, settings of sampling are not used.
-        let greedy = read(r#"{"temperature": 0.7, "top_k": 3, "eos_token_id": 5}"#);
+        let greedy = read(r#"{"temperature": 0.7, "top_k": 3, "min_p": 0.1, "eos_token_id": 5}"#);
         let greedy = greedy.unwrap().unwrap().config(1).unwrap();
-        assert_eq!((greedy.temperature, greedy.top_k, greedy.stop), (0.0, 0, vec![5]));
+        assert_eq!((greedy.temperature, greedy.top_k, greedy.min_p), (0.0, 0, 0.0));
+        assert_eq!(greedy.stop, [5]);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Mixtures under each divergence against `mopo_core::divergence::mix` on the model without a cache.
 
+use burn::tensor::Tensor;
 use mopo_core::divergence::{Divergence, mix, worst_case};
 use mopo_testkit::TestBackend;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::mixture::log_softmax;
 use super::*;
 use crate::fixtures::{self, END, assert_close, tokens, values};
 use crate::{LoraAdapter, PackedBatch, Phi};
@@ -58,15 +58,6 @@ fn log_policies(base: &Phi<B>, params: &PolicyParams<B>, ids: &[u32]) -> Vec<Vec
     params.heads.heads.iter().enumerate().map(of).collect()
 }
 
-/// Policies with adapters of their own.
-fn apart(base: &Phi<B>) -> PolicyParams<B> {
-    let mut params = fixtures::policies(base, 3, 2);
-    for seed in [7, 8] {
-        params.adapters.extend(fixtures::policies(base, 1, seed).adapters);
-    }
-    params
-}
-
 /// The mixture's log-probabilities by its definition.
 fn defined(
     base: &Phi<B>,
@@ -83,23 +74,46 @@ fn defined(
     mix(divergence, &policies, &reference, &weights).unwrap()
 }
 
-/// One step of generation itself, for prompts without a cache yet.
+/// Log-probabilities of the first token after each prompt, as generation has them.
 fn first_step(base: &Phi<B>, params: &PolicyParams<B>, decoding: &Decoding) -> Vec<Vec<f32>> {
-    let prompts = prompts();
     let device = Default::default();
-    let tokens = StepTokens::Prompts(&prompts);
-    let states =
-        Streams::new(base, Some(params), &decoding.head, &prompts, 1, &device).step(tokens);
-    let mut mixture = HostMixture::new(base, Some(params), decoding, &prompts, 1, &device).unwrap();
-    let mixed = mixture.step(tokens, &states, &vec![false; prompts.len()], 0).unwrap();
-    mixed.chunks(40).map(<[f32]>::to_vec).collect()
+    let mut engine = Engine::new(base, Some(params), EngineConfig::default(), &device).unwrap();
+    let mut all = HashMap::new();
+    for (i, prompt) in prompts().into_iter().enumerate() {
+        let request = Request {
+            prompt,
+            decoding: decoding.clone(),
+            policies: None,
+            generation: GenerationConfig { log_probs: Some(40), ..config(1.0, 1) },
+            end_of_text: 4000,
+            row_id: 0,
+        };
+        all.insert(engine.submit(request).unwrap(), i);
+    }
+    let mut found = vec![vec![]; all.len()];
+    while !engine.is_idle() {
+        for event in engine.step() {
+            if let Event::Token { id, log_probs, .. } = event {
+                let mut of = log_probs.unwrap().top;
+                of.sort_by_key(|(token, _)| *token);
+                found[all[&id]] = of.into_iter().map(|(_, log_prob)| log_prob).collect();
+            }
+        }
+    }
+    found
+}
+
+fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let total: f64 = logits.iter().map(|logit| (f64::from(*logit) - max).exp()).sum();
+    logits.iter().map(|logit| f64::from(*logit) - max - total.ln()).collect()
 }
 
 #[test]
 fn a_step_is_the_exact_mixture_with_the_base_without_adapter_as_reference() {
     let base = fixtures::base::<B>(1);
     let params = fixtures::policies(&base, 3, 2);
-    for divergence in divergences().filter(|d| *d != Divergence::ReverseKl) {
+    for divergence in divergences() {
         let found = first_step(&base, &params, &decoding(divergence, &WEIGHTS));
         for (prompt, found) in prompts().iter().zip(found) {
             let expected = defined(&base, &params, divergence, &WEIGHTS, prompt);
@@ -118,7 +132,7 @@ fn a_step_is_the_exact_mixture_with_the_base_without_adapter_as_reference() {
 #[test]
 fn greedy_with_both_caches_equals_greedy_without() {
     let base = fixtures::base::<B>(1);
-    for params in [fixtures::policies(&base, 3, 2), apart(&base)] {
+    for params in [fixtures::policies(&base, 3, 2), fixtures::policies_apart(&base, 3, 2)] {
         for divergence in divergences() {
             let found = run(&base, &params, decoding(divergence, &WEIGHTS), &config(0.0, 10));
             for (prompt, found) in prompts().iter().zip(found) {
@@ -147,7 +161,7 @@ fn greedy(prompt: &[u32], logs: impl Fn(&[u32]) -> Vec<f64>) -> Vec<u32> {
 #[test]
 fn the_worst_case_is_the_mixture_with_the_worst_weights_of_each_token() {
     let base = fixtures::base::<B>(1);
-    for params in [fixtures::policies(&base, 3, 2), apart(&base)] {
+    for params in [fixtures::policies(&base, 3, 2), fixtures::policies_apart(&base, 3, 2)] {
         let found = run(&base, &params, HeadChoice::WorstCase, &config(0.0, 10));
         for (prompt, found) in prompts().iter().zip(found) {
             let expected = greedy(prompt, |ids| {
@@ -160,7 +174,7 @@ fn the_worst_case_is_the_mixture_with_the_worst_weights_of_each_token() {
             assert_eq!(found, expected);
         }
     }
-    let policies = apart(&base);
+    let policies = fixtures::policies_apart(&base, 3, 2);
     let worst = Decoding { head: HeadChoice::WorstCase, divergence: Divergence::ForwardKl };
     let device = Default::default();
     let wrong = generate(&base, Some(&policies), worst, &[vec![1]], END, &config(0.0, 2), &device);
@@ -200,15 +214,28 @@ fn equal_heads_mix_to_themselves_and_a_vertex_is_its_policy() {
 fn only_another_divergence_runs_the_base_beside_the_policies() {
     let base = fixtures::base::<B>(1);
     let params = fixtures::policies(&base, 3, 2);
+    // One block of the cache for each pass over the model.
     let needed = |decoding: Decoding| {
-        HostMixture::new(&base, Some(&params), &decoding, &prompts(), 1, &Default::default())
-            .is_some()
+        let device = Default::default();
+        let mut engine =
+            Engine::new(&base, Some(&params), EngineConfig::default(), &device).unwrap();
+        let request = Request {
+            prompt: vec![1, 2],
+            decoding,
+            policies: None,
+            generation: config(0.0, 5),
+            end_of_text: END,
+            row_id: 0,
+        };
+        engine.submit(request).unwrap();
+        engine.step();
+        engine.stats().blocks_in_use
     };
-    assert!(needed(decoding(Divergence::Jeffreys, &WEIGHTS)));
-    assert!(!needed(decoding(Divergence::ReverseKl, &WEIGHTS)));
-    assert!(!needed(decoding(Divergence::Jeffreys, &[0.0, 0.0, 1.0])));
+    assert_eq!(needed(decoding(Divergence::Jeffreys, &WEIGHTS)), 2);
+    assert_eq!(needed(decoding(Divergence::ReverseKl, &WEIGHTS)), 1);
+    assert_eq!(needed(decoding(Divergence::Jeffreys, &[0.0, 0.0, 1.0])), 1);
     let head = HeadChoice::Policy(1);
-    assert!(!needed(Decoding { head: head.clone(), divergence: Divergence::Jeffreys }));
+    assert_eq!(needed(Decoding { head: head.clone(), divergence: Divergence::Jeffreys }), 1);
     // A single head is reverse KL, as before.
     let mixture = HeadChoice::Mixture(WEIGHTS.to_vec());
     assert_eq!(Decoding::from(&mixture), decoding(Divergence::ReverseKl, &WEIGHTS));

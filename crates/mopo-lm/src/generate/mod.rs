@@ -1,30 +1,23 @@
-//! Sampling responses: one batch without padding, a key-value cache, one random stream per row.
-//! Works on token ids; stop words and text belong to the caller.
+//! Sampling responses to a batch of prompts, each with its own random stream. Works on token ids; stop words and
+//! text belong to the caller.
 
+mod decoding;
 mod hub;
-mod mixture;
 #[cfg(test)]
 mod mixture_tests;
-mod sampling;
-mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use burn::tensor::{Tensor, activation};
 use mopo_ops::FusedBackend;
 use serde::{Deserialize, Serialize};
 
-use crate::{AdapterSharing, Decoder, DecoderShape, Error, HeadChoice, PolicyParams, Result};
+use crate::engine::{Engine, EngineConfig, Event, Request, check_prompt};
+use crate::{AdapterSharing, Decoder, Error, HeadChoice, PolicyParams, Result};
+pub use decoding::Decoding;
 pub use hub::HubGeneration;
-pub use mixture::Decoding;
-use mixture::{HostMixture, host};
-use sampling::RowSampler;
-use stream::{PolicyStates, StepTokens, Streams};
-
-/// Fed to rows that have no response yet: any token that every model has. The result is not used.
-const PAD: u32 = 0;
 
 /// How to sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +40,31 @@ pub struct GenerationConfig {
     pub stop: Vec<u32>,
     /// Seeds the random streams of all rows. Default 0.
     pub seed: u64,
+    /// Only tokens at least this probable, relative to the most likely one, in [0, 1]. Default 0: all.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub min_p: f64,
+    /// Logits of tokens of the prompt and of the response so far are divided by it if they are positive, and multiplied
+    /// otherwise, as in transformers; above 0. Default 1: no penalty.
+    #[serde(skip_serializing_if = "is_one")]
+    pub repetition_penalty: f64,
+    /// Subtracted from the logits of tokens that the response has. Default 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub presence_penalty: f64,
+    /// Subtracted from the logits of tokens for each time that the response has them. Default 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub frequency_penalty: f64,
+    /// Report each token's log-probability, and those of so many of the most likely ones. Default: neither.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_probs: Option<usize>,
+}
+
+// Settings that earlier versions did not have are left out of records where they change nothing.
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
+}
+
+fn is_one(x: &f64) -> bool {
+    *x == 1.0
 }
 
 impl Default for GenerationConfig {
@@ -59,6 +77,11 @@ impl Default for GenerationConfig {
             n_tokens: None,
             stop: vec![],
             seed: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            log_probs: None,
         }
     }
 }
@@ -85,6 +108,22 @@ impl GenerationConfig {
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return refuse("generation.top_p", self.top_p, "it must lie in (0, 1]");
+        }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            return refuse("generation.min_p", self.min_p, "it must lie in [0, 1]");
+        }
+        let penalty = self.repetition_penalty;
+        if !(penalty > 0.0 && penalty.is_finite()) {
+            let expected = "it must be finite and above 0, where 1 is no penalty";
+            return refuse("generation.repetition_penalty", penalty, expected);
+        }
+        for (field, penalty) in [
+            ("generation.presence_penalty", self.presence_penalty),
+            ("generation.frequency_penalty", self.frequency_penalty),
+        ] {
+            if !penalty.is_finite() {
+                return refuse(field, penalty, "it must be finite");
+            }
         }
         if self.n_tokens == Some(0) {
             return refuse("generation.n_tokens", 0.0, "it must be at least 1");
@@ -116,7 +155,9 @@ pub fn generate<B: FusedBackend>(
     config: &GenerationConfig,
     device: &B::Device,
 ) -> Result<Vec<Vec<u32>>> {
-    let all = generate_with_ends(base, params, head, prompts, None, end_of_text, config, device)?;
+    let none = &mut || ();
+    let all =
+        generate_with_ends(base, params, head, prompts, None, end_of_text, config, device, none)?;
     Ok(all.into_iter().map(|response| response.ids).collect())
 }
 
@@ -136,9 +177,10 @@ pub fn generate_streaming<B: FusedBackend>(
     device: &B::Device,
     on_token: &mut dyn FnMut(&[u32]) -> ControlFlow<()>,
 ) -> Result<Vec<u32>> {
-    let (prompts, row_ids) = ([prompt.to_vec()], [hash(prompt)]);
+    let (prompts, row_ids) = ([prompt.to_vec()], [prompt_row_id(prompt)]);
     let rows = Rows { prompts: &prompts, row_ids: &row_ids, end_of_text };
-    let mut responses = run(base, params, &head.into(), &rows, config, device, on_token)?;
+    let mut responses =
+        run(base, params, &head.into(), &rows, config, device, on_token, &mut || ())?;
     Ok(responses.pop().expect("one for each prompt").ids)
 }
 
@@ -158,9 +200,18 @@ pub fn generate_with_row_ids<B: FusedBackend>(
     config: &GenerationConfig,
     device: &B::Device,
 ) -> Result<Vec<Vec<u32>>> {
-    let row_ids = Some(row_ids);
-    let all =
-        generate_with_ends(base, params, head, prompts, row_ids, end_of_text, config, device)?;
+    let (row_ids, none) = (Some(row_ids), &mut || ());
+    let all = generate_with_ends(
+        base,
+        params,
+        head,
+        prompts,
+        row_ids,
+        end_of_text,
+        config,
+        device,
+        none,
+    )?;
     Ok(all.into_iter().map(|response| response.ids).collect())
 }
 
@@ -181,7 +232,7 @@ impl Sampled {
 }
 
 /// [`generate`] with the tokens that ended the responses. `row_ids`: as for [`generate_with_row_ids`], or `None` for
-/// [`generate`]'s own.
+/// [`generate`]'s own. `on_end` is called after each response.
 ///
 /// # Errors
 /// Those of [`generate`]. Panics if there is not one number per prompt.
@@ -195,19 +246,20 @@ pub fn generate_with_ends<B: FusedBackend>(
     end_of_text: u32,
     config: &GenerationConfig,
     device: &B::Device,
+    on_end: &mut dyn FnMut(),
 ) -> Result<Vec<Sampled>> {
     let own: Vec<u64>;
     let row_ids = match row_ids {
         Some(row_ids) => row_ids,
         None => {
-            own = prompts.iter().map(|prompt| hash(prompt)).collect();
+            own = prompts.iter().map(|prompt| prompt_row_id(prompt)).collect();
             &own
         }
     };
     assert_eq!(prompts.len(), row_ids.len(), "one row id for each prompt");
     let rows = Rows { prompts, row_ids, end_of_text };
     let go_on = &mut |_: &[u32]| ControlFlow::Continue(());
-    run(base, params, &head.into(), &rows, config, device, go_on)
+    run(base, params, &head.into(), &rows, config, device, go_on, on_end)
 }
 
 /// What is continued.
@@ -218,6 +270,7 @@ struct Rows<'a> {
 }
 
 /// Continues all rows; `on_token` gets a row's response after each of its tokens, and may end it.
+#[allow(clippy::too_many_arguments)]
 fn run<B: FusedBackend>(
     base: &impl Decoder<B>,
     params: Option<&PolicyParams<B>>,
@@ -226,140 +279,64 @@ fn run<B: FusedBackend>(
     config: &GenerationConfig,
     device: &B::Device,
     on_token: &mut dyn FnMut(&[u32]) -> ControlFlow<()>,
+    on_end: &mut dyn FnMut(),
 ) -> Result<Vec<Sampled>> {
     let Rows { prompts, row_ids, end_of_text } = *rows;
     config.check()?;
-    let head = &decoding.head;
-    decoding.check(params.map_or(0, |params| params.n_policies()))?;
+    decoding.check(params.map_or(0, PolicyParams::n_policies))?;
     let shape = base.shape();
-    check_prompts(&shape, prompts, config)?;
+    for (index, prompt) in prompts.iter().enumerate() {
+        check_prompt(&shape, index, prompt, config.max_new_tokens)?;
+    }
     if prompts.is_empty() {
         return Ok(vec![]);
     }
-
-    let rows = prompts.len();
-    let n_streams = match params.map(PolicyParams::sharing) {
-        Some(AdapterSharing::PerPolicy) => {
-            head.policies(params.map_or(0, PolicyParams::n_policies)).len()
+    let n_lanes = match params {
+        Some(params) if params.sharing() == AdapterSharing::PerPolicy => {
+            decoding.head.policies(params.n_policies()).len()
         }
         _ => 1,
     };
-    check_cache(&shape, prompts, config.max_new_tokens, n_streams.max(1))?;
-    let mut samplers: Vec<_> = row_ids.iter().map(|id| RowSampler::new(config, *id)).collect();
-    let mut responses = vec![Sampled { ids: vec![], end: None }; rows];
-    let mut done = vec![false; rows];
-    let n_new = config.max_new_tokens;
-    let mut streams = Streams::new(base, params, head, prompts, n_new, device);
-    let mut mixture = HostMixture::new(base, params, decoding, prompts, n_new, device);
-
-    // The first step sees the whole prompts, later ones the tokens just sampled.
-    let n_tokens = config.n_tokens.unwrap_or(usize::MAX);
-    let mut next: Vec<u32> = vec![];
-    for step in 0..n_new {
-        let tokens = if step == 0 { StepTokens::Prompts(prompts) } else { StepTokens::Next(&next) };
-        let states = streams.step(tokens);
-        let logits = match &mut mixture {
-            Some(mixture) => mixture.step(tokens, &states, &done, step)?,
-            None => host(next_token_logits(base, params, head, states)),
+    // Beside the policies' the base's, for any divergence but reverse KL.
+    let n_lanes = n_lanes + usize::from(matches!(decoding.head, HeadChoice::Mixture(_)));
+    let limits = EngineConfig::for_prompts(&shape, prompts, config.max_new_tokens, n_lanes);
+    let mut engine = Engine::new(base, params, limits, device)?;
+    let mut rows = HashMap::new();
+    for (row, (prompt, row_id)) in prompts.iter().zip(row_ids).enumerate() {
+        let request = Request {
+            prompt: prompt.clone(),
+            decoding: decoding.clone(),
+            policies: None,
+            generation: config.clone(),
+            end_of_text,
+            row_id: *row_id,
         };
-        let vocab = logits.len() / rows;
-
-        next.clear();
-        for (row, logits) in logits.chunks_exact(vocab).enumerate() {
-            if !done[row] {
-                // Ids beyond the tokenizer's are never chosen, whatever their logits.
-                let logits = &logits[..n_tokens.min(vocab)];
-                finite(logits, step)?;
-                let token = samplers[row].sample(logits);
-                let response = &mut responses[row];
-                if token == end_of_text || config.stop.contains(&token) {
-                    response.end = Some(token);
-                    done[row] = true;
-                } else {
+        rows.insert(engine.submit(request)?, row);
+    }
+    let mut responses = vec![Sampled { ids: vec![], end: None }; prompts.len()];
+    while !engine.is_idle() {
+        for event in engine.step() {
+            match event {
+                Event::Token { id, token, .. } => {
+                    let response = &mut responses[rows[&id]];
                     response.ids.push(token);
-                    done[row] = on_token(&response.ids).is_break();
+                    if on_token(&response.ids).is_break() {
+                        engine.cancel(id);
+                    }
                 }
+                Event::End { id, end } => {
+                    responses[rows[&id]].end = end;
+                    on_end();
+                }
+                Event::Failed { error, .. } => return Err(error),
+                Event::PromptRead { .. } => {}
             }
-            // Finished rows keep running; their input does not matter.
-            next.push(responses[row].ids.last().copied().unwrap_or(PAD));
-        }
-        if done.iter().all(|done| *done) {
-            break;
         }
     }
     Ok(responses)
 }
 
-/// Refuses logits that are not finite, `n_new` tokens after the prompt.
-fn finite(logits: &[f32], n_new: usize) -> Result<()> {
-    match logits.iter().position(|logit| !logit.is_finite()) {
-        None => Ok(()),
-        Some(token) => Err(Error::LogitsNotFinite { n_new, token, value: logits[token] }),
-    }
-}
-
-/// Checks that keys and values of all rows fit into memory, for each stream of tokens.
-fn check_cache(
-    shape: &DecoderShape,
-    prompts: &[Vec<u32>],
-    n_new: usize,
-    n_streams: usize,
-) -> Result<()> {
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let of_row = [2, 4, shape.num_hidden_layers, shape.key_value_width, longest + n_new];
-    let sizes = of_row.into_iter().chain([prompts.len(), n_streams]);
-    let n_bytes = sizes.fold(1_u64, |n, size| n.saturating_mul(size as u64));
-    let what = || format!("the cache of {} prompts with {n_new} new tokens", prompts.len());
-    Ok(mopo_hub::check_memory(n_bytes, what, "lower `max_new_tokens`, or give fewer prompts")?)
-}
-
-/// Logits of the next token, or for a mixture (under reverse KL) unnormalised log-probabilities:
-/// `[rows, vocab]`.
-fn next_token_logits<B: FusedBackend>(
-    base: &impl Decoder<B>,
-    params: Option<&PolicyParams<B>>,
-    head: &HeadChoice,
-    states: Vec<PolicyStates<B>>,
-) -> Tensor<B, 2> {
-    let heads = params.map_or(&[][..], |params| &params.heads.heads);
-    let mut states = states.into_iter();
-    match head {
-        HeadChoice::Mixture(weights) => {
-            let part = |(k, hidden): PolicyStates<B>| {
-                activation::log_softmax(heads[k].logits(hidden), 1).mul_scalar(weights[k])
-            };
-            states.map(part).reduce(|a, b| a + b).expect("checked weights")
-        }
-        HeadChoice::Base => base.lm_head().logits(states.next().expect("the base's").1),
-        HeadChoice::Policy(_) | HeadChoice::WorstCase => {
-            let (k, hidden) = states.next().expect("that policy's");
-            heads[k].logits(hidden)
-        }
-    }
-}
-
-fn check_prompts(
-    shape: &DecoderShape,
-    prompts: &[Vec<u32>],
-    config: &GenerationConfig,
-) -> Result<()> {
-    let (max, vocab_size) = (shape.max_position_embeddings, shape.vocab_size);
-    for (index, prompt) in prompts.iter().enumerate() {
-        if prompt.is_empty() {
-            return Err(Error::EmptyPrompt { index });
-        }
-        let (n_prompt, n_new) = (prompt.len(), config.max_new_tokens);
-        if n_prompt + n_new > max {
-            return Err(Error::TooLong { index, n_prompt, n_new, max });
-        }
-        if let Some(token) = prompt.iter().copied().find(|id| *id as usize >= vocab_size) {
-            return Err(Error::TokenOutOfRange { index, token, vocab_size });
-        }
-    }
-    Ok(())
-}
-
-/// The number of a prompt's random stream.
-fn hash(prompt: &[u32]) -> u64 {
+/// The row id that [`generate`] gives a prompt.
+pub fn prompt_row_id(prompt: &[u32]) -> u64 {
     mopo_hub::fnv1a(prompt.iter().flat_map(|id| id.to_le_bytes()))
 }

@@ -9,7 +9,8 @@ mod output;
 pub(crate) mod projection;
 mod rotary;
 
-pub use cache::{KvCache, NewTokens};
+pub use cache::{BLOCK_TOKENS, KvCache, NewTokens, Sequence};
+pub(crate) use cache::{block_bytes, blocks_for};
 pub use norm::Norm;
 pub use output::OutputLayer;
 pub use projection::{Projection, Weight};

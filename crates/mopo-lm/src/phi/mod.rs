@@ -213,10 +213,9 @@ impl<B: FusedBackend> Decoder<B> for Phi<B> {
         let context = self.context(new.rows.clone(), new.positions.clone(), adapter);
         let mut x = primitive(self.embed(new.ids.clone()));
         for i in 0..self.layers.len() {
-            let params = self.block(i, adapter, new.at.len());
+            let params = self.block(i, adapter, new.n_tokens);
             x = cache.with_layer(i, |stores| {
-                let lens = new.lens.as_deref();
-                block_with_store::<B>(x, &params, &context, stores, &new.at, lens)
+                block_with_store::<B>(x, &params, &context, stores, &new.paged)
             });
         }
         tensor(x)

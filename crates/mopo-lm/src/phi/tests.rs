@@ -106,14 +106,17 @@ fn a_cache_filled_in_pieces_changes_nothing() {
     let whole = values(phi.hidden_states_packed(&row(&ids), None));
     let device = Default::default();
     // Together with another row, so that rows of unequal length share a cache.
-    let mut cache = KvCache::new(&phi.shape(), 2, 9, &device);
-    let prompts = [ids[..3].to_vec(), vec![9, 9, 9, 9, 9]];
-    let mut found = values(phi.prefill(&prompts, None, &mut cache).narrow(0, 0, 1));
-    assert_eq!(cache.lens(), [3, 5]);
+    let (mut cache, mut rows) = KvCache::for_sequences(&phi.shape(), [7, 20], &device);
+    let prompts = [&ids[..3], &[9; 16][..]];
+    let new = NewTokens::of_prompts(prompts.into_iter().zip(&mut rows), &device);
+    let mut found = values(phi.next_states(&new, None, &mut cache).narrow(0, 0, 1));
+    assert_eq!([rows[0].len, rows[1].len], [3, 16]);
     for id in &ids[3..] {
-        found.extend(values(phi.step(&[*id, 7], None, &mut cache).narrow(0, 0, 1)));
+        let next = [&[*id][..], &[7]];
+        let new = NewTokens::of_answers(next.into_iter().zip(&mut rows), &device);
+        found.extend(values(phi.next_states(&new, None, &mut cache).narrow(0, 0, 1)));
     }
-    assert_eq!(cache.lens(), [7, 9]);
+    assert_eq!([rows[0].len, rows[1].len], [7, 20]);
     assert_close(&found, &whole[2 * 24..], 1e-5);
 }
 

@@ -119,14 +119,13 @@ impl<B: FusedBackend> Decoder<B> for SerialDecoder<B> {
         adapter: Option<&LoraAdapter<B>>,
         cache: &mut KvCache<B>,
     ) -> Tensor<B, 2> {
-        let n = new.rows.n_tokens();
+        let n = new.n_tokens;
         let contexts = self.contexts(&new.rows, &new.positions);
         let mut x = primitive(self.embed(new.ids.clone()));
         for (i, context) in contexts.iter().enumerate() {
             let layer = BlockParams { layer: &self.layers[i], i, adapter, n };
-            let lens = new.lens.as_deref();
             x = cache.with_layer(i, |stores| {
-                attention_with_store::<B>(x, &layer.attention(), context, stores, &new.at, lens)
+                attention_with_store::<B>(x, &layer.attention(), context, stores, &new.paged)
             });
             x = B::feed_forward_layer(x, &layer.feed_forward(&self.config), false);
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use burn::tensor::activation::log_softmax;
-use mopo_lm::{CausalLm, Decoder, KvCache, LoadOptions};
+use mopo_lm::{CausalLm, Decoder, KvCache, LoadOptions, NewTokens};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -33,14 +33,17 @@ fn kl(p: &[f32], q: &[f32]) -> f64 {
 /// Continues a prompt with these tokens, which must be the most likely ones, or nearly tied with them.
 fn follow(model: &CausalLm<B>, prompt: &[u32], tokens: &[u32]) {
     let n = prompt.len() + tokens.len();
-    let mut cache = KvCache::new(&model.shape(), 1, n, &Default::default());
-    let mut hidden = model.prefill(&[prompt.to_vec()], None, &mut cache);
+    let device = Default::default();
+    let (mut cache, mut row) = KvCache::for_sequences(&model.shape(), [n], &device);
+    let new = NewTokens::of_prompts([(prompt, &mut row[0])], &device);
+    let mut hidden = model.next_states(&new, None, &mut cache);
     for (i, token) in tokens.iter().enumerate() {
         let logits = values(model.lm_head().logits(hidden));
         let best = largest(&logits);
         let behind = logits[best as usize] - logits[*token as usize];
         assert!(behind <= TIE, "token {i}: {best} instead of {token}, by {behind:e}");
-        hidden = model.step(&[*token], None, &mut cache);
+        let new = NewTokens::of_answers([(&[*token][..], &mut row[0])], &device);
+        hidden = model.next_states(&new, None, &mut cache);
     }
 }
 
@@ -70,8 +73,11 @@ fn published_models_predict_what_transformers_predicts() {
         assert_eq!(told.prompts.len(), 50);
         let mut largest_kl = 0.0_f64;
         for (i, prompt) in told.prompts.iter().enumerate() {
-            let mut cache = KvCache::new(&model.shape(), 1, prompt.len(), &Default::default());
-            let hidden = model.prefill(std::slice::from_ref(prompt), None, &mut cache);
+            let device = Default::default();
+            let (mut cache, mut row) =
+                KvCache::for_sequences(&model.shape(), [prompt.len()], &device);
+            let new = NewTokens::of_prompts([(&prompt[..], &mut row[0])], &device);
+            let hidden = model.next_states(&new, None, &mut cache);
             let found = values(log_softmax(model.lm_head().logits(hidden), 1));
             let expected = tensors.tensor(&i.to_string()).unwrap();
             let (numbers, _) = expected.data().as_chunks();

@@ -9,12 +9,12 @@ mod attention;
 #[cfg(target_arch = "x86_64")]
 mod blocks;
 mod by_output;
-mod cached;
 mod elementwise;
 mod gemm;
 mod log_prob;
 mod math;
 mod norm;
+mod paged;
 mod product;
 mod quant;
 mod rms_norm;
@@ -35,7 +35,7 @@ use by_output::Half;
 use quant::Reader;
 
 use crate::{
-    AdamFactors, FusedBackend, Heads, Init, KvStore, Matrix, OutputParams, PackedRows,
+    AdamFactors, FusedBackend, Heads, Init, KvStore, Matrix, OutputParams, PackedRows, PagedRow,
     QuantisedMatrix, generic,
 };
 
@@ -95,6 +95,8 @@ fn indices(x: T) -> Vec<usize> {
 const GRAIN: usize = 16 * 1024;
 
 impl FusedBackend for Flex {
+    const FEW_LINES: Option<usize> = Some(skinny::LINES);
+
     fn gemm(init: Init<Self>, alpha: f64, a: T, turn_a: bool, b: T, turn_b: bool) -> T {
         if is_f32(&[&a, &b]) {
             gemm::gemm(init, alpha, a, turn_a, b, turn_b)
@@ -273,23 +275,23 @@ impl FusedBackend for Flex {
 
     fn kv_write(store: KvStore<Self>, new: T, at: &[(usize, usize)]) -> KvStore<Self> {
         if is_f32(&[&store, &new]) {
-            cached::write(store, new, at)
+            paged::write(store, new, at)
         } else {
-            generic::attention::kv_write::<Self>(store, new, at)
+            generic::paged::write::<Self>(store, new, at)
         }
     }
 
-    fn attention_cached(
+    fn attention_paged(
         q: T,
         keys: &KvStore<Self>,
         values: &KvStore<Self>,
-        lens: &[usize],
+        rows: &[PagedRow],
         heads: &Heads,
     ) -> T {
         if is_f32(&[&q, keys, values]) {
-            cached::attention(q, keys, values, lens, heads)
+            paged::attention(q, keys, values, rows, heads)
         } else {
-            generic::attention::cached::<Self>(q, keys, values, lens, heads)
+            generic::paged::attention::<Self>(q, keys, values, rows, heads)
         }
     }
 

@@ -1,5 +1,6 @@
-//! Products of a few lines with a large matrix, as in generation. They are limited by reading the
-//! matrix, which is read once, in the order of memory.
+//! Products of a few lines with a matrix, as in generation. They are limited by reading the matrix, which is read once,
+//! in the order of memory. A line's product does not depend on how many lines there are, bit for bit: an answer then
+//! does not depend on who else is answered.
 
 use rayon::prelude::*;
 
@@ -8,13 +9,23 @@ use super::math::LANES;
 use super::view::MatRef;
 use super::{Kernel, vectorised};
 
-/// Maximum number of lines per pass over the matrix.
-pub(super) const LINES: usize = 8;
-/// Smaller matrices are not worth the special case.
+/// Maximum number of lines.
+pub(super) const LINES: usize = 16;
+/// The same where `a` is transposed: the products of training's gradients, for which bits are not kept.
+pub(super) const TRANSPOSED_LINES: usize = 8;
+/// A smaller matrix takes one thread, and is not worth the special case for a transposed `a`.
 const LARGE: usize = 16 * 1024;
 
-/// `out = (out if add else 0) + alpha · a · b` if `a` has at most [`LINES`] lines and `b` is large;
-/// otherwise does nothing and returns false.
+/// Calls `f` with the index and the numbers of each piece, on all threads unless there is one piece.
+fn pieces(sums: &mut [f32], size: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    if sums.len() <= size {
+        return f(0, sums);
+    }
+    sums.par_chunks_mut(size).enumerate().for_each(|(i, sums)| f(i, sums));
+}
+
+/// `out = (out if add else 0) + alpha · a · b` if `a` has at most [`LINES`] lines; otherwise does nothing and
+/// returns false.
 pub(super) fn multiply(
     out: &mut [f32],
     add: bool,
@@ -23,7 +34,8 @@ pub(super) fn multiply(
     alpha: f32,
 ) -> bool {
     let (m, k, n) = (a.rows(), a.columns(), b.columns());
-    if m == 0 || m > LINES || k * n < LARGE {
+    let few = if a.has_rows() { m <= LINES } else { m <= TRANSPOSED_LINES && k * n >= LARGE };
+    if m == 0 || !few {
         return false;
     }
     let lines = gathered(a, alpha);
@@ -33,8 +45,11 @@ pub(super) fn multiply(
     } else if b.has_rows() {
         // `[n, m]` in pieces of columns, then transposed: pieces of one line are not contiguous in `out`.
         let mut sums = vec![0f32; n * m];
-        let piece = n.div_ceil(2 * rayon::current_num_threads()).next_multiple_of(64).min(512);
-        sums.par_chunks_mut(piece * m).enumerate().for_each(|(i, sums)| {
+        let piece = match k * n < LARGE {
+            true => n,
+            false => n.div_ceil(2 * rayon::current_num_threads()).next_multiple_of(64).min(512),
+        };
+        pieces(&mut sums, piece * m, |i, sums| {
             let columns = sums.len() / m;
             // Lines one after the other while summing.
             let mut wide = vec![0f32; sums.len()];
@@ -66,14 +81,15 @@ pub(super) fn gathered(a: MatRef<'_>, alpha: f32) -> Vec<f32> {
 
 /// `out = (out if add else 0) + lines · W`, with at least one line.
 pub(super) fn by_output(out: &mut [f32], add: bool, lines: Vec<f32>, weight: &impl ByOutput) {
-    let [_, outputs] = weight.shape();
+    let [inputs, outputs] = weight.shape();
     let m = out.len() / outputs;
     let packed = weight.packed(lines);
-    let piece = outputs.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(8);
+    let piece = match inputs * outputs < LARGE {
+        true => outputs,
+        false => outputs.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(8),
+    };
     let fill = |sums: &mut [f32]| {
-        sums.par_chunks_mut(piece * m).enumerate().for_each(|(i, sums)| {
-            weight.products(i * piece, &packed, m, sums);
-        });
+        pieces(sums, piece * m, |i, sums| weight.products(i * piece, &packed, m, sums));
     };
     if m == 1 && !add {
         return fill(out);

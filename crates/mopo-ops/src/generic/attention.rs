@@ -1,12 +1,12 @@
-//! Attention of packed rows, and over a store of past keys and values, in burn's own operations.
+//! Attention of packed rows in burn's own operations.
 
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Shape, Slice, TensorData, TensorMetadata};
 
-use crate::{FusedBackend, Heads, KeyRun, KvStore, PackedRow, PackedRows};
+use crate::{FusedBackend, Heads, KeyRun, PackedRow, PackedRows};
 
 /// Added to a masked score: its softmax is then exactly 0.
-const MASKED: f32 = -1.0e9;
+pub(super) const MASKED: f32 = -1.0e9;
 
 fn slice_tokens<B: FusedBackend>(x: &FloatTensor<B>, start: usize, len: usize) -> FloatTensor<B> {
     B::float_slice(x.clone(), &[Slice::from(start..start + len), Slice::full()])
@@ -46,7 +46,11 @@ fn sum_groups<B: FusedBackend>(x: FloatTensor<B>, heads: &Heads) -> FloatTensor<
 }
 
 /// Scores of a row's queries and keys, scaled, `[…, queries, dim]` and `[…, keys, dim]`, with their soft cap.
-fn scores<B: FusedBackend>(q: FloatTensor<B>, k: FloatTensor<B>, heads: &Heads) -> FloatTensor<B> {
+pub(super) fn scores<B: FusedBackend>(
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    heads: &Heads,
+) -> FloatTensor<B> {
     let n = q.shape().num_dims();
     let scale = heads.scale(q.shape()[n - 1]);
     let scores = B::float_matmul(q, B::float_swap_dims(k, n - 2, n - 1));
@@ -143,62 +147,4 @@ pub(crate) fn backward<B: FusedBackend>(
         }
     }
     parts.map(|parts| B::float_cat(parts, 0))
-}
-
-pub(crate) fn kv_write<B: FusedBackend>(
-    mut store: KvStore<B>,
-    new: FloatTensor<B>,
-    at: &[(usize, usize)],
-) -> KvStore<B> {
-    let d = new.shape()[1];
-    // Consecutive tokens are written in one go.
-    let mut start = 0;
-    while start < at.len() {
-        let (row, position) = at[start];
-        let mut end = start + 1;
-        while end < at.len() && at[end] == (row, position + end - start) {
-            end += 1;
-        }
-        let tokens = B::float_slice(new.clone(), &[Slice::from(start..end), Slice::full()]);
-        let tokens = B::float_reshape(tokens, Shape::new([1, end - start, d]));
-        let to = [
-            Slice::from(row..row + 1),
-            Slice::from(position..position + end - start),
-            Slice::full(),
-        ];
-        store = B::float_slice_assign(store, &to, tokens);
-        start = end;
-    }
-    store
-}
-
-pub(crate) fn cached<B: FusedBackend>(
-    q: FloatTensor<B>,
-    keys: &KvStore<B>,
-    values: &KvStore<B>,
-    lens: &[usize],
-    heads: &Heads,
-) -> FloatTensor<B> {
-    let (rows, width) = (q.shape()[0], q.shape()[1]);
-    let dim = heads.dim(width);
-    let device = B::float_device(&q);
-    let longest = lens.iter().copied().max().unwrap_or(0);
-    // [rows, keys' heads, longest, dim]
-    let filled = |store: &KvStore<B>| {
-        let part = [Slice::full(), Slice::from(0..longest), Slice::full()];
-        let part = B::float_slice(store.clone(), &part);
-        let part = B::float_reshape(part, Shape::new([rows, longest, heads.keys, dim]));
-        B::float_swap_dims(part, 1, 2)
-    };
-    let window = heads.window.unwrap_or(usize::MAX);
-    let mask: Vec<f32> = lens
-        .iter()
-        .flat_map(|&n| (0..longest).map(move |j| (n, j)))
-        .map(|(n, j)| if j < n && n - j <= window { 0.0 } else { MASKED })
-        .collect();
-    let mask = TensorData::new(mask, [rows, 1, 1, longest]).convert_dtype(q.dtype());
-    let q = B::float_reshape(q, Shape::new([rows, heads.keys, heads.group(), dim]));
-    let scores = scores::<B>(q, filled(keys), heads);
-    let weights = B::softmax(B::float_add(scores, B::float_from_data(mask, &device)), 3);
-    B::float_reshape(B::float_matmul(weights, filled(values)), Shape::new([rows, width]))
 }

@@ -7,5 +7,6 @@ pub(crate) mod elementwise;
 pub(crate) mod linear;
 pub(crate) mod log_prob;
 pub(crate) mod norm;
+pub(crate) mod paged;
 pub(crate) mod quant;
 pub(crate) mod select;

@@ -9,7 +9,7 @@ use super::{
     onto, put_linear, through_norm, through_post_norm, wanted_linear,
 };
 use crate::linear::{linear, linear_backward};
-use crate::{FusedBackend, Heads, KvStore, PackedRows};
+use crate::{FusedBackend, Heads, KvStore, PagedRow};
 
 const Q: usize = 0;
 const K: usize = 1;
@@ -105,38 +105,31 @@ fn output<B: FusedBackend>(
 }
 
 /// The sub-layer at new tokens `x` of sequences whose past is in the stores `keys` and `values`, to which the new
-/// tokens are written at `at[i] = (row, position)`. Without `lens` the tokens are the beginnings of all rows of
-/// `context.rows`; with it there is one token per row, and `lens` are the lengths of the past, the new token included.
-/// No gradients.
+/// tokens are written. Tokens after the last row's are computed, but seen by none. No gradients.
 pub fn attention_with_store<B: FusedBackend>(
     x: FloatTensor<B>,
     params: &AttentionParams<B>,
     context: &SublayerContext<B>,
-    [keys, values]: [KvStore<B>; 2],
-    at: &[(usize, usize)],
-    lens: Option<&[usize]>,
+    stores: [KvStore<B>; 2],
+    rows: &[PagedRow],
 ) -> (FloatTensor<B>, [KvStore<B>; 2]) {
-    let (_, [q, k, v], _) = project::<B>(x.clone(), params, context);
-    let (attention, stores) =
-        attend_with_store::<B>([q, k, v], [keys, values], at, lens, &context.rows, &context.heads);
+    let (_, qkv, _) = project::<B>(x.clone(), params, context);
+    let (attention, stores) = attend_with_store::<B>(qkv, stores, rows, &context.heads);
     (output::<B>(x, attention, params).0, stores)
 }
 
-/// Writes keys and values to their stores, and attends: within `rows`, or with `lens` to the stores.
+/// Writes keys and values of new tokens to their stores, and attends to them.
 pub(crate) fn attend_with_store<B: FusedBackend>(
     [q, k, v]: [FloatTensor<B>; 3],
     [keys, values]: [KvStore<B>; 2],
-    at: &[(usize, usize)],
-    lens: Option<&[usize]>,
-    rows: &PackedRows,
+    rows: &[PagedRow],
     heads: &Heads,
 ) -> (FloatTensor<B>, [KvStore<B>; 2]) {
-    let keys = B::kv_write(keys, k.clone(), at);
-    let values = B::kv_write(values, v.clone(), at);
-    let attention = match lens {
-        None => B::packed_attention(q, k, v, rows, heads),
-        Some(lens) => B::attention_cached(q, &keys, &values, lens, heads),
-    };
+    let size = keys.shape()[1];
+    let at: Vec<_> = rows.iter().flat_map(|row| row.new_places(size)).collect();
+    let keys = B::kv_write(keys, k, &at);
+    let values = B::kv_write(values, v, &at);
+    let attention = B::attention_paged(q, &keys, &values, rows, heads);
     (attention, [keys, values])
 }
 

@@ -1,7 +1,7 @@
 //! Each kernel against the generic body; each gradient against burn's own of the generic body.
 
 use super::*;
-use crate::{FusedBackend, Heads, Init, Matrix, PackedRows, generic};
+use crate::{FusedBackend, Heads, Init, Matrix, PackedRows, PagedRow, generic};
 
 #[test]
 fn products_equal_the_generic_body() {
@@ -318,53 +318,107 @@ fn a_token_sees_only_the_prompt_and_its_own_response() {
     assert_eq!(rows.n_scores(), 9 * 10 / 2 + 6 * 4 + 6 * 7 / 2);
 }
 
-#[test]
-fn a_store_gives_the_attention_of_the_last_token() {
-    for heads in heads() {
-        of_last_tokens(&heads);
+/// Three sequences in blocks of 4 tokens that lie anywhere, and a store of each tensor's tokens.
+struct Paged {
+    rows: PackedRows,
+    blocks: [Vec<u32>; 3],
+}
+
+const PAGED_LENS: [usize; 3] = [7, 33, 1];
+
+impl Paged {
+    fn new() -> Self {
+        let rows = PackedRows::new(PAGED_LENS.map(|n| [n, 0, 0]));
+        let blocks = [vec![13, 0], (1..12).rev().filter(|i| *i != 5).collect(), vec![5]];
+        Self { rows, blocks }
+    }
+
+    /// The rows when the last `queries` tokens of each are new, as far as there are any.
+    fn paged(&self, queries: usize) -> Vec<PagedRow> {
+        let all = PAGED_LENS.into_iter().zip(&self.blocks);
+        all.map(|(len, blocks)| PagedRow { queries: queries.min(len), len, blocks: blocks.clone() })
+            .collect()
+    }
+
+    fn store(&self, x: &Tensor<B, 2>) -> crate::KvStore<B> {
+        let empty = Tensor::<B, 3>::full([14, 4, x.dims()[1]], 9.0, &Default::default());
+        let at: Vec<_> = self.paged(usize::MAX).iter().flat_map(|row| row.new_places(4)).collect();
+        let by_kernel = B::kv_write(float(empty.clone()), float(x.clone()), &at);
+        let generic = generic::paged::write::<B>(float(empty), float(x.clone()), &at);
+        assert_eq!(host::<B>(by_kernel.clone()), host::<B>(generic));
+        by_kernel
     }
 }
 
-fn of_last_tokens(heads: &Heads) {
-    let capacity = 40;
-    let lens = [7, 33, 1];
-    let (d, key_d) = (heads.queries * 8, heads.keys * 8);
-    let rows = PackedRows::new(lens.map(|n| [n, 0, 0]));
-    let n = rows.n_tokens();
-    let tensors = [(d, 1), (key_d, 2), (key_d, 3)];
-    let [q, k, v] = tensors.map(|(d, seed)| random::<B, 2>([n, d], seed));
-    let whole =
-        B::packed_attention(float(q.clone()), float(k.clone()), float(v.clone()), &rows, heads);
-    let whole = host::<B>(whole);
-    let at: Vec<(usize, usize)> =
-        (0..3).flat_map(|row| (0..lens[row]).map(move |position| (row, position))).collect();
-    let store = |x: &Tensor<B, 2>| {
-        let empty = Tensor::<B, 3>::zeros([3, capacity, key_d], &Default::default());
-        // First all tokens of each row but the last, then the last.
-        let mut store = float(empty);
-        for last in [false, true] {
-            let (which, to): (Vec<i32>, Vec<_>) = at
-                .iter()
-                .enumerate()
-                .filter(|(_, (row, position))| (position + 1 == lens[*row]) == last)
-                .map(|(i, at)| (i as i32, *at))
-                .unzip();
-            let which = Tensor::<B, 1, Int>::from_data(which.as_slice(), &Default::default());
-            store = B::kv_write(store, float(x.clone().select(0, which)), &to);
+#[test]
+fn attention_to_blocks_is_that_within_the_sequence() {
+    let paged = Paged::new();
+    for heads in heads() {
+        let (d, key_d) = (heads.queries * 8, heads.keys * 8);
+        let n = paged.rows.n_tokens();
+        let tensors = [(d, 1), (key_d, 2), (key_d, 3)];
+        let [q, k, v] = tensors.map(|(d, seed)| random::<B, 2>([n, d], seed));
+        let [fq, fk, fv] = [&q, &k, &v].map(|x| float(x.clone()));
+        let whole = host::<B>(B::packed_attention(fq, fk, fv, &paged.rows, &heads));
+        let (keys, stored) = (paged.store(&k), paged.store(&v));
+        let mut all = vec![];
+        // One query each, some, and all of them.
+        for queries in [1, 3, 33] {
+            let rows = paged.paged(queries);
+            let which = paged.rows.rows().iter().zip(&rows).flat_map(|(row, paged)| {
+                let end = row.start + row.len();
+                end - paged.queries..end
+            });
+            let which: Vec<usize> = which.collect();
+            let expected: Vec<f32> =
+                which.iter().flat_map(|i| whole[i * d..(i + 1) * d].to_vec()).collect();
+            // Two more tokens, of no row.
+            let ids: Vec<i32> = which.iter().map(|i| *i as i32).chain([0, 0]).collect();
+            let ids = Tensor::<B, 1, Int>::from_data(ids.as_slice(), &Default::default());
+            let queries = || float(q.clone().select(0, ids.clone()));
+            let expected = [expected, vec![0.0; 2 * d]].concat();
+            let found = host::<B>(B::attention_paged(queries(), &keys, &stored, &rows, &heads));
+            assert_close(&found, &expected, 3e-6);
+            let generic = generic::paged::attention::<B>(queries(), &keys, &stored, &rows, &heads);
+            assert_close(&host::<B>(generic), &expected, 3e-6);
+            all.push((which, found));
         }
-        store
-    };
-    let (keys, stored) = (store(&k), store(&v));
-    let last: Vec<usize> = rows.rows().iter().map(|row| row.start + row.len() - 1).collect();
-    let ids: Vec<i32> = last.iter().map(|i| *i as i32).collect();
-    let ids = Tensor::<B, 1, Int>::from_data(ids.as_slice(), &Default::default());
-    let queries = q.select(0, ids);
-    let expected: Vec<f32> = last.iter().flat_map(|i| whole[i * d..(i + 1) * d].to_vec()).collect();
-    let queries = || float(queries.clone());
-    let found = host::<B>(B::attention_cached(queries(), &keys, &stored, &lens, heads));
-    assert_close(&found, &expected, 3e-6);
-    let found = generic::attention::cached::<B>(queries(), &keys, &stored, &lens, heads);
-    assert_close(&host::<B>(found), &expected, 3e-6);
+        // The same bits, whatever else is asked.
+        let (of_all, whole) = &all[2];
+        for (which, found) in &all[..2] {
+            for (i, at) in which.iter().enumerate() {
+                let place = of_all.iter().position(|other| other == at).unwrap();
+                assert_eq!(found[i * d..(i + 1) * d], whole[place * d..(place + 1) * d]);
+            }
+        }
+    }
+}
+
+/// Generation relies on it: a token's products must not depend on what else is in the batch.
+#[test]
+fn a_lines_product_has_the_same_bits_whatever_the_number_of_lines() {
+    for [k, n] in [[24, 16], [576, 16], [16, 576], [200, 130], [130, 1000]] {
+        let x = random::<B, 2>([40, k], 1);
+        let by_rows = random::<B, 2>([k, n], 2);
+        let by_columns = random::<B, 2>([n, k], 3).transpose();
+        for weight in [by_rows, by_columns] {
+            let weight = Matrix::Dense(float(weight));
+            let of = |from: usize, m: usize| {
+                let x = float(x.clone().narrow(0, from, m));
+                let init = Init { add: None, bias: None };
+                host::<B>(B::weight_matmul(init, x, &weight, false))
+            };
+            let single: Vec<Vec<f32>> = (0..40).map(|i| of(i, 1)).collect();
+            for m in [2, 3, 8, 9, 15, 16] {
+                assert_eq!(of(5, m), single[5..5 + m].concat(), "{m} lines of {k}, {n}");
+            }
+            // Many lines go through another kernel, whose bits do not depend on the number either.
+            let all = of(0, 40);
+            for (from, m) in [(0, 17), (3, 17), (1, 33)] {
+                assert_eq!(of(from, m), all[from * n..(from + m) * n], "{m} lines of {k}, {n}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -7,8 +7,8 @@ use super::*;
 use crate::sublayer::{attention_forward, feed_forward_forward};
 use crate::{
     Activation, AttentionParams, FeedForwardParams, FusedBackend, Gelu, Heads, LinearParams,
-    LoraParams, Matrix, NormKind, NormParams, QuantFormat, QuantisedData, SublayerContext,
-    attention_with_store,
+    LoraParams, Matrix, NormKind, NormParams, PagedRow, QuantFormat, QuantisedData,
+    SublayerContext, attention_with_store,
 };
 
 const D: usize = 24;
@@ -332,11 +332,20 @@ fn generation_with_a_store_equals_whole_rows() {
         };
         let places: Vec<(usize, usize)> =
             (0..3).flat_map(|row| (0..lens[row]).map(move |p| (row, p))).collect();
-        let of = |last: bool| -> (Vec<i32>, Vec<(usize, usize)>) {
+        let of = |last: bool| -> Vec<i32> {
             let all = places.iter().enumerate();
             all.filter(|(_, (row, p))| (p + 1 == lens[*row]) == last)
-                .map(|(i, at)| (i as i32, *at))
-                .unzip()
+                .map(|(i, _)| i as i32)
+                .collect()
+        };
+        // One block of 20 tokens each.
+        let paged = |last: bool| -> Vec<PagedRow> {
+            let row = |i: usize| PagedRow {
+                queries: if last { 1 } else { lens[i] - 1 },
+                len: if last { lens[i] } else { lens[i] - 1 },
+                blocks: vec![i as u32],
+            };
+            (0..3).map(row).collect()
         };
         let store =
             || float(Tensor::<B, 3>::zeros([3, 20, family.heads.keys * DIM], &Default::default()));
@@ -346,26 +355,16 @@ fn generation_with_a_store_equals_whole_rows() {
             rows: Arc::new(rows),
             ..context.clone()
         };
-        let ((first, at), (last, end)) = (of(false), of(true));
+        let (first, last) = (of(false), of(true));
         let shorter = PackedRows::new(lens.map(|n| [n - 1, 0, 0]));
         let input = part(float(x.clone()), &first);
-        let (_, stores) = attention_with_store::<B>(
-            input,
-            &params,
-            &sub(&first, shorter),
-            [store(), store()],
-            &at,
-            None,
-        );
-        let one = PackedRows::new([[1, 0, 0]; 3]);
-        let (y, _) = attention_with_store::<B>(
-            part(float(x), &last),
-            &params,
-            &sub(&last, one),
-            stores,
-            &end,
-            Some(&lens),
-        );
+        let context_of_first = sub(&first, shorter);
+        let stores = [store(), store()];
+        let (_, stores) =
+            attention_with_store::<B>(input, &params, &context_of_first, stores, &paged(false));
+        let one = sub(&last, PackedRows::new([[1, 0, 0]; 3]));
+        let input = part(float(x), &last);
+        let (y, _) = attention_with_store::<B>(input, &params, &one, stores, &paged(true));
         let expected: Vec<f32> = last
             .iter()
             .flat_map(|i| whole[*i as usize * D..(*i as usize + 1) * D].to_vec())

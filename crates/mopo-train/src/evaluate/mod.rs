@@ -163,8 +163,8 @@ impl EvaluationPlan {
             settings.mixture_steps,
             settings.worst_case && !sampler.is_conditioned(),
         );
-        let n_batches = chosen.len() * Sampler::<B>::batches(prompts.len());
-        progress.begin("generate", 0, n_batches as u64, Unit::Steps);
+        let n_answers = chosen.len() * prompts.len();
+        progress.begin("generate", 0, n_answers as u64, Unit::Steps);
         let mut policies = Vec::with_capacity(chosen.len());
         for policy in chosen {
             let decoding = sampler.decoding(policy.head, None)?;

@@ -188,7 +188,7 @@ impl Measure<'_> {
             ..GenerationConfig::default()
         };
         let head = Decoding::from(HeadChoice::Base);
-        progress.begin("reference scores", 0, Answerer::<B>::batches(n) as u64, Unit::Steps);
+        progress.begin("reference scores", 0, n as u64, Unit::Steps);
         let answers = answerer.answer(&head, &tokens, None, &generation, progress)?;
         progress.end("");
         let answers: Vec<String> = answers.into_iter().map(|answer| answer.text).collect();

@@ -6,7 +6,6 @@ use mopo_lm::{
 };
 use mopo_ops::FusedBackend;
 
-use super::BATCH;
 use crate::{Progress, Result};
 
 /// What generates.
@@ -30,12 +29,7 @@ pub(crate) struct AnswerText {
 }
 
 impl<B: FusedBackend> Answerer<'_, B> {
-    /// Number of batches for this many prompts, each of which advances the progress.
-    pub(crate) fn batches(n_prompts: usize) -> usize {
-        n_prompts.div_ceil(BATCH)
-    }
-
-    /// One answer per prompt, in order; `row_ids` as for [`generate_with_ends`]. Ids without a token are never
+    /// One answer per prompt, in order, each of which advances the progress; `row_ids` as for [`generate_with_ends`]. Ids without a token are never
     /// chosen; an answer ends at the model's own end tokens and those of `generation`.
     ///
     /// # Errors
@@ -48,36 +42,25 @@ impl<B: FusedBackend> Answerer<'_, B> {
         generation: &GenerationConfig,
         progress: &mut dyn Progress,
     ) -> Result<Vec<AnswerText>> {
-        // Prompts of similar length together: a batch runs until its longest response ends, and its
-        // cache has room for its longest prompt. Responses do not depend on the batch.
-        let mut order: Vec<usize> = (0..prompts.len()).collect();
-        order.sort_by_key(|&i| (prompts[i].len(), i));
         let params = self.params.filter(|_| decoding.head != HeadChoice::Base);
         let generation = bounded(self.tokenizer, generation.clone());
-        let (end, device) = (self.tokenizer.end_of_text(), self.device);
-        let mut answers: Vec<Option<AnswerText>> = vec![None; prompts.len()];
-        for batch in order.chunks(BATCH) {
-            let rows: Vec<Vec<u32>> = batch.iter().map(|&i| prompts[i].clone()).collect();
-            let ids: Option<Vec<u64>> =
-                row_ids.map(|row_ids| batch.iter().map(|&i| row_ids[i]).collect());
-            let out = generate_with_ends(
-                self.base,
-                params,
-                decoding,
-                &rows,
-                ids.as_deref(),
-                end,
-                &generation,
-                device,
-            )?;
-            for (&i, sampled) in batch.iter().zip(out) {
-                let text = self.tokenizer.decode(&sampled.ids)?;
-                let text = self.template.map_or(&*text, |t| t.answer(&text)).to_string();
-                answers[i] = Some(AnswerText { sampled, text });
-            }
-            progress.advance(1, "");
-        }
-        Ok(answers.into_iter().map(|answer| answer.expect("in one of the batches")).collect())
+        let sampled = generate_with_ends(
+            self.base,
+            params,
+            decoding,
+            prompts,
+            row_ids,
+            self.tokenizer.end_of_text(),
+            &generation,
+            self.device,
+            &mut || progress.advance(1, ""),
+        )?;
+        let text_of = |sampled: Sampled| {
+            let text = self.tokenizer.decode(&sampled.ids)?;
+            let text = self.template.map_or(&*text, |t| t.answer(&text)).to_string();
+            Ok(AnswerText { sampled, text })
+        };
+        sampled.into_iter().map(text_of).collect()
     }
 }
 

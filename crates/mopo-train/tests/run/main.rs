@@ -27,6 +27,7 @@ mod resume;
 mod reward_config;
 mod reward_decoder;
 mod sacpo;
+mod session;
 mod simpo;
 mod steps;
 mod text;
