@@ -18,6 +18,9 @@ pub(crate) struct GenerateArgs {
     /// chat template
     #[arg(long, required = true)]
     pub(crate) prompt: Vec<String>,
+    /// A system message before each prompt
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
     #[command(flatten)]
     pub(crate) decoding: DecodingArgs,
     /// Scores to aim at, of a policy trained with `ric`: one for each objective, in standard deviations from the mean of

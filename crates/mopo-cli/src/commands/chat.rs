@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead, IsTerminal};
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use mopo_data::Message;
@@ -37,10 +39,12 @@ impl Job for Chat {
             overrides: args.sampling.overrides(),
             system: args.system,
             messages: vec![],
+            answering: Arc::default(),
         };
         let is_terminal = io::stdin().is_terminal();
         if is_terminal {
-            errln!("{COMMANDS}; Ctrl-D ends");
+            errln!("{COMMANDS}; Ctrl-C ends an answer, Ctrl-D the chat");
+            interrupts(&chat.answering).context("cannot receive Ctrl-C")?;
         }
         let mut lines = io::stdin().lock().lines();
         loop {
@@ -71,6 +75,19 @@ struct Conversation<'a, B: FusedBackend> {
     system: Option<String>,
     /// Without the system message.
     messages: Vec<Message>,
+    /// Set while an answer is made; Ctrl-C clears it.
+    answering: Arc<AtomicBool>,
+}
+
+/// Makes Ctrl-C end the answer that is made, or the program if there is none.
+fn interrupts(answering: &Arc<AtomicBool>) -> Result<(), ctrlc::Error> {
+    let answering = answering.clone();
+    ctrlc::set_handler(move || {
+        if !answering.swap(false, Ordering::Relaxed) {
+            // The shell's code for this signal.
+            std::process::exit(130);
+        }
+    })
 }
 
 impl<B: FusedBackend> Conversation<'_, B> {
@@ -119,12 +136,18 @@ impl<B: FusedBackend> Conversation<'_, B> {
         let asked = message("user", text);
         let all: Vec<Message> =
             system.chain(self.messages.iter().cloned()).chain([asked.clone()]).collect();
+        let answering = self.answering.clone();
+        answering.store(true, Ordering::Relaxed);
         let show = &mut |piece: &str| {
             out!("{piece}");
             flush();
-            ControlFlow::Continue(())
+            match answering.load(Ordering::Relaxed) {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
         };
         let reply = self.session.reply(&self.decoding, &all, &self.overrides, show);
+        let is_interrupted = !self.answering.swap(false, Ordering::Relaxed);
         let reply = reply.map_err(|error| match error {
             e @ mopo_train::Error::ConversationTooLong { .. } => {
                 anyhow::anyhow!("{e} (/reset, --max-new-tokens)")
@@ -132,6 +155,9 @@ impl<B: FusedBackend> Conversation<'_, B> {
             e => e.into(),
         })?;
         outln!("");
+        if is_interrupted {
+            errln!("[interrupted]");
+        }
         if reply.is_cut {
             errln!("[cut at the maximum number of new tokens; --max-new-tokens sets it]");
         }

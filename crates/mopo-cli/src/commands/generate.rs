@@ -1,7 +1,10 @@
 //! `mopo generate`: answers prompts with a policy of a run, a mixture of all, or a plain model.
 
+use std::ops::ControlFlow;
+
 use anyhow::Result;
 use mopo_core::divergence::Divergence;
+use mopo_data::Message;
 use mopo_lm::Decoding;
 use mopo_ops::FusedBackend;
 use mopo_train::{Sampler, Silent};
@@ -27,6 +30,9 @@ impl Job for Generate {
             sampler = sampler.aimed_at(targets)?;
         }
         let decoding = decoding(&sampler, &args.decoding)?;
+        if let Some(system) = &args.system {
+            return with_system(&sampler, system, &args, decoding);
+        }
         let prompts =
             args.prompt.iter().map(|typed| sampler.prompt(typed)).collect::<Result<Vec<_>, _>>()?;
         let generation = sampler.generation(&args.sampling.overrides(), &prompts)?;
@@ -36,6 +42,25 @@ impl Job for Generate {
         }
         Ok(())
     }
+}
+
+/// Answers each prompt as the first message of a conversation with a system message.
+fn with_system<B: FusedBackend>(
+    sampler: &Sampler<B>,
+    system: &str,
+    args: &GenerateArgs,
+    decoding: Decoding,
+) -> Result<()> {
+    let mut session = sampler.session(sampler.limits(1))?;
+    let message = |role: &str, text: &str| Message { role: role.into(), content: text.into() };
+    for prompt in &args.prompt {
+        let messages = [message("system", system), message("user", prompt)];
+        let overrides = args.sampling.overrides();
+        let go_on = &mut |_: &str| ControlFlow::Continue(());
+        let reply = session.reply(&decoding, &messages, &overrides, go_on)?;
+        outln!("{}\n→ {}\n", prompt.trim(), reply.text);
+    }
+    Ok(())
 }
 
 /// Opens a model, with warnings about what of it is ignored.
@@ -110,6 +135,9 @@ mod tests {
         for (flag, values) in [
             ("--temperature", &["-1", "nan", "inf", "1e30"][..]),
             ("--top-p", &["0", "-1", "7", "nan"]),
+            ("--min-p", &["-1", "1.1", "nan"]),
+            ("--repetition-penalty", &["0", "-1", "inf"]),
+            ("--presence-penalty", &["nan", "inf", "x"]),
             ("--seed", &["-1", "x", "1.5", "9223372036854775808"]),
             ("--top-k", &["-1", "x"]),
             ("--max-new-tokens", &["0", "-1", "1e3"]),

@@ -53,6 +53,9 @@ fn answers_follow_from_the_whole_conversation() {
     // A system message comes before the first turn; the input may end anywhere.
     let after = |system: &str| answer(&run, &format!("{system}\n\nHuman: Tea?\n\nAssistant:"), &[]);
     let (brief, rude) = (after("Be brief."), after("Be rude."));
+    for (system, expected) in [("Be brief.", &brief), ("Be rude.", &rude)] {
+        assert_eq!(&answer(&run, "Tea?", &["--system", system]), expected);
+    }
     let lines = "Tea?\n/system Be rude.\nTea?";
     assert_eq!(said(&run, &["--system", "Be brief."], lines), format!("{brief}\n{rude}\n"));
 
