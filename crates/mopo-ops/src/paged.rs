@@ -10,7 +10,7 @@
 /// use mopo_ops::PagedRow;
 ///
 /// // A sequence of 5 tokens, 2 of them new, in blocks 7 and 2 of four tokens each.
-/// let row = PagedRow { queries: 2, len: 5, blocks: vec![7, 2] };
+/// let row = PagedRow { queries: 2, len: 5, blocks: vec![7, 2], is_prompt: true };
 /// assert_eq!((row.seen(0), row.seen(1)), (4, 5));
 /// assert_eq!(row.place(4, 4), (2, 0)); // the last token is the first of block 2
 /// ```
@@ -22,6 +22,9 @@ pub struct PagedRow {
     pub len: usize,
     /// The blocks of the sequence, in order; at least as many as its length needs.
     pub blocks: Vec<u32>,
+    /// Whether the new tokens are a part of a prompt: they are then computed by a kernel for many queries. A query's
+    /// bits do not depend on how a prompt is cut into parts, but may differ by rounding from those of an answer's token.
+    pub is_prompt: bool,
 }
 
 impl PagedRow {

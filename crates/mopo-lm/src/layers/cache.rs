@@ -106,7 +106,7 @@ impl<B: FusedBackend> NewTokens<B> {
         parts: impl IntoIterator<Item = (&'a [u32], &'a mut Sequence)>,
         device: &B::Device,
     ) -> Self {
-        Self::new(parts, B::FEW_LINES.map_or(0, |few| few + 1), device)
+        Self::new(parts, true, device)
     }
 
     /// Tokens that follow prompts, at most [`FusedBackend::FEW_LINES`] in all. Sequences grow by them.
@@ -117,7 +117,7 @@ impl<B: FusedBackend> NewTokens<B> {
         parts: impl IntoIterator<Item = (&'a [u32], &'a mut Sequence)>,
         device: &B::Device,
     ) -> Self {
-        let this = Self::new(parts, 0, device);
+        let this = Self::new(parts, false, device);
         assert!(
             B::FEW_LINES.is_none_or(|few| this.n_tokens <= few),
             "{} tokens in one pass",
@@ -128,7 +128,7 @@ impl<B: FusedBackend> NewTokens<B> {
 
     fn new<'a>(
         parts: impl IntoIterator<Item = (&'a [u32], &'a mut Sequence)>,
-        at_least: usize,
+        is_prompt: bool,
         device: &B::Device,
     ) -> Self {
         let (mut ids, mut positions, mut paged) = (vec![], vec![], vec![]);
@@ -139,9 +139,10 @@ impl<B: FusedBackend> NewTokens<B> {
             ids.extend(tokens.iter().map(|id| id.cast_signed()));
             positions.extend((sequence.len..len).map(|position| position as i32));
             let blocks = sequence.blocks[..used].to_vec();
-            paged.push(PagedRow { queries: tokens.len(), len, blocks });
+            paged.push(PagedRow { queries: tokens.len(), len, blocks, is_prompt });
             sequence.len = len;
         }
+        let at_least = B::FEW_LINES.filter(|_| is_prompt).map_or(0, |few| few + 1);
         let n_tokens = ids.len().max(at_least);
         ids.resize(n_tokens, 0);
         positions.resize(n_tokens, 0);

@@ -79,14 +79,16 @@ impl<'a> Head<'a> {
     }
 }
 
-struct Scores<'a> {
-    scores: &'a mut [f32],
-    keys: usize,
+/// Scores of queries, which become weights.
+pub(super) struct Scores<'a> {
+    /// `[queries, keys]`, not yet scaled.
+    pub(super) scores: &'a mut [f32],
+    pub(super) keys: usize,
     /// Keys that the first query sees; each further query sees one more.
-    seen: usize,
-    scale: f32,
-    window: usize,
-    soft_cap: Option<f32>,
+    pub(super) seen: usize,
+    pub(super) scale: f32,
+    pub(super) window: usize,
+    pub(super) soft_cap: Option<f32>,
 }
 
 impl Kernel for Scores<'_> {

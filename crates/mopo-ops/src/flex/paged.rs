@@ -1,10 +1,16 @@
-//! The store of past keys and values, and attention to it, for generation: written in place, read once. A query is
-//! computed by itself, so that its result does not depend on what else is in the batch.
+//! The store of past keys and values, and attention to it, for generation: written in place. A query's result does not
+//! depend on what else is in the batch: an answer's token is computed by itself, and those of a prompt in tiles that
+//! meet keys in whole blocks of a fixed size, as products that do not depend on the number of their lines.
+
+use std::cell::RefCell;
 
 use burn::tensor::TensorMetadata;
 use rayon::prelude::*;
 
+use super::attention::Scores;
 use super::math::{exp, largest, sum, tanh};
+use super::product::{Threads, multiply};
+use super::view::{MatMut, MatRef};
 use super::{Kernel, T, contiguous, new, values, vectorised};
 use crate::{Heads, PagedRow};
 
@@ -94,31 +100,170 @@ fn runs(row: &PagedRow, from: usize, to: usize, size: usize) -> Vec<(usize, usiz
     runs
 }
 
+/// Queries of a prompt per tile, and keys that they meet at a time.
+const TILE: usize = 32;
+const KEYS: usize = 64;
+
+thread_local! {
+    /// Queries, keys or values, weights and results of a tile.
+    static SCRATCH: RefCell<[Vec<f32>; 4]> = const { RefCell::new([const { vec![] }; 4]) };
+}
+
+/// Some queries of a prompt's part and one head of keys, with all heads of queries that share it.
+struct Tile<'a> {
+    row: &'a PagedRow,
+    /// Index of the first query in the row, and how many there are.
+    first: usize,
+    n: usize,
+    /// Index of the first query in the batch.
+    token: usize,
+    head: usize,
+}
+
+/// Keys and values of all blocks, each `[tokens, width]`.
+struct Stores<'a> {
+    keys: &'a [f32],
+    values: &'a [f32],
+    size: usize,
+    width: usize,
+}
+
+impl Stores<'_> {
+    /// One head of positions `from..to` of a row, `[KEYS, dim]`, zeros after them.
+    fn copy(
+        &self,
+        store: &[f32],
+        row: &PagedRow,
+        [from, to]: [usize; 2],
+        head: usize,
+        out: &mut [f32],
+    ) {
+        let dim = out.len() / KEYS;
+        for (position, line) in (from..to).zip(out.chunks_exact_mut(dim)) {
+            let (block, place) = row.place(position, self.size);
+            let start = (block * self.size + place) * self.width + head * dim;
+            line.copy_from_slice(&store[start..start + dim]);
+        }
+        out[(to - from) * dim..].fill(0.0);
+    }
+}
+
+impl Tile<'_> {
+    /// Computes the tile; `q` are all queries. Writes `[group][n][dim]` to `out`.
+    fn run(&self, q: &[f32], stores: &Stores<'_>, dim: usize, heads: &Heads, out: &mut Vec<f32>) {
+        let (group, n) = (heads.group(), self.n);
+        // One line is not multiplied by the same kernel as several.
+        let lines = (group * n).max(2);
+        let (seen, window) = (self.row.seen(self.first), heads.window.unwrap_or(usize::MAX));
+        let end = seen + n - 1;
+        // The first block that any query sees; the others are in whole blocks from there.
+        let begin = (seen - seen.min(window)) / KEYS * KEYS;
+        let columns = (end - begin).next_multiple_of(KEYS);
+        SCRATCH.with_borrow_mut(|[queries, block, weights, result]| {
+            queries.clear();
+            for head in self.head * group..(self.head + 1) * group {
+                for token in self.token..self.token + n {
+                    let start = (token * heads.queries + head) * dim;
+                    queries.extend_from_slice(&q[start..start + dim]);
+                }
+            }
+            queries.resize(lines * dim, 0.0);
+            block.resize(KEYS * dim, 0.0);
+            weights.clear();
+            weights.resize(lines * columns, 0.0);
+            result.clear();
+            result.resize(lines * dim, 0.0);
+            let queries = MatRef::by_rows(queries, lines, dim, dim);
+            let blocks = || (begin..end).step_by(KEYS).map(|from| [from, (from + KEYS).min(end)]);
+            for part in blocks() {
+                stores.copy(stores.keys, self.row, part, self.head, block);
+                let keys = MatRef::by_rows(block, KEYS, dim, dim).transpose();
+                let to = MatMut::by_rows(weights, lines, columns);
+                let at = part[0] - begin;
+                let to = to.take_columns(at..at + KEYS);
+                multiply(to, false, queries, keys, 1.0, Threads::One);
+            }
+            for lines in weights.chunks_exact_mut(n * columns).take(group) {
+                vectorised(Scores {
+                    scores: lines,
+                    keys: columns,
+                    seen: seen - begin,
+                    scale: heads.scale(dim),
+                    window,
+                    soft_cap: heads.soft_cap,
+                });
+            }
+            for part in blocks() {
+                stores.copy(stores.values, self.row, part, self.head, block);
+                let at = part[0] - begin;
+                let weights = MatRef::by_rows(weights, lines, columns, columns);
+                let weights = weights.take_columns(at..at + KEYS);
+                let values = MatRef::by_rows(block, KEYS, dim, dim);
+                let to = MatMut::by_rows(result, lines, dim);
+                multiply(to, true, weights, values, 1.0, Threads::One);
+            }
+            out.extend_from_slice(&result[..group * n * dim]);
+        });
+    }
+}
+
 pub(super) fn attention(q: T, keys: &T, stored: &T, rows: &[PagedRow], heads: &Heads) -> T {
     let [_, size, width] = keys.shape().dims();
     let [n, q_width] = q.shape().dims();
     let dim = heads.dim(q_width);
     let (q, keys, stored) = (contiguous(q), contiguous(keys.clone()), contiguous(stored.clone()));
-    let queries: Vec<_> = rows
-        .iter()
-        .flat_map(|row| {
-            (0..row.queries).map(|query| {
-                let seen = row.seen(query);
-                let from = seen - seen.min(heads.window.unwrap_or(usize::MAX));
-                (seen - from, runs(row, from, seen, size))
-            })
+    let (q, stores) =
+        (values(&q), Stores { keys: values(&keys), values: values(&stored), size, width });
+    let used: usize = rows.iter().map(|row| row.queries).sum();
+    assert!(used <= n, "{used} queries in {n} tokens");
+    let mut out = vec![0f32; n * q_width];
+
+    let (mut singles, mut tiles, mut token) = (vec![], vec![], 0);
+    for row in rows {
+        for first in (0..row.queries).step_by(TILE).filter(|_| row.is_prompt) {
+            let n = TILE.min(row.queries - first);
+            let of = |head| Tile { row, first, n, token: token + first, head };
+            tiles.extend((0..heads.keys).map(of));
+        }
+        for query in (0..row.queries).filter(|_| !row.is_prompt) {
+            let seen = row.seen(query);
+            let from = seen - seen.min(heads.window.unwrap_or(usize::MAX));
+            singles.push((token + query, seen - from, runs(row, from, seen, size)));
+        }
+        token += row.queries;
+    }
+
+    // [tile][group][n][dim]
+    let found: Vec<Vec<f32>> = tiles
+        .par_iter()
+        .map(|tile| {
+            let mut found = Vec::with_capacity(heads.group() * tile.n * dim);
+            tile.run(q, &stores, dim, heads, &mut found);
+            found
         })
         .collect();
-    assert!(queries.len() <= n, "{} queries in {n} tokens", queries.len());
-    let mut out = vec![0f32; n * q_width];
-    let used = &mut out[..queries.len() * q_width];
-    used.par_chunks_mut(dim).enumerate().with_min_len(4).for_each(|(i, out)| {
-        let (token, head) = (i / heads.queries, i % heads.queries / heads.group());
-        let (seen, runs) = &queries[token];
+    for (tile, found) in tiles.iter().zip(found) {
+        for (i, line) in found.chunks_exact(dim).enumerate() {
+            let (head, token) = (tile.head * heads.group() + i / tile.n, tile.token + i % tile.n);
+            let start = (token * heads.queries + head) * dim;
+            out[start..start + dim].copy_from_slice(line);
+        }
+    }
+
+    let mut lines: Vec<(usize, &mut [f32])> = vec![];
+    let mut places = singles.iter().map(|(token, ..)| *token).peekable();
+    for (token, line) in out.chunks_exact_mut(q_width).enumerate() {
+        if places.next_if_eq(&token).is_some() {
+            lines.extend(line.chunks_exact_mut(dim).enumerate());
+        }
+    }
+    lines.into_par_iter().enumerate().with_min_len(4).for_each(|(i, (head, out))| {
+        let (token, seen, runs) = &singles[i / heads.queries];
+        let of_keys = head / heads.group() * dim;
         vectorised(Query {
-            query: &values(&q)[i * dim..(i + 1) * dim],
-            keys: &values(&keys)[head * dim..],
-            values: &values(&stored)[head * dim..],
+            query: &q[token * q_width + head * dim..][..dim],
+            keys: &stores.keys[of_keys..],
+            values: &stores.values[of_keys..],
             runs,
             width,
             heads,

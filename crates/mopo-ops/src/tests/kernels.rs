@@ -324,25 +324,32 @@ struct Paged {
     blocks: [Vec<u32>; 3],
 }
 
-const PAGED_LENS: [usize; 3] = [7, 33, 1];
+const PAGED_LENS: [usize; 3] = [7, 133, 1];
 
 impl Paged {
     fn new() -> Self {
         let rows = PackedRows::new(PAGED_LENS.map(|n| [n, 0, 0]));
-        let blocks = [vec![13, 0], (1..12).rev().filter(|i| *i != 5).collect(), vec![5]];
+        let blocks =
+            [vec![13, 0], (1..37).rev().filter(|i| *i != 5 && *i != 13).collect(), vec![5]];
         Self { rows, blocks }
     }
 
     /// The rows when the last `queries` tokens of each are new, as far as there are any.
-    fn paged(&self, queries: usize) -> Vec<PagedRow> {
+    fn paged(&self, queries: usize, is_prompt: bool) -> Vec<PagedRow> {
         let all = PAGED_LENS.into_iter().zip(&self.blocks);
-        all.map(|(len, blocks)| PagedRow { queries: queries.min(len), len, blocks: blocks.clone() })
-            .collect()
+        all.map(|(len, blocks)| PagedRow {
+            queries: queries.min(len),
+            len,
+            blocks: blocks.clone(),
+            is_prompt,
+        })
+        .collect()
     }
 
     fn store(&self, x: &Tensor<B, 2>) -> crate::KvStore<B> {
-        let empty = Tensor::<B, 3>::full([14, 4, x.dims()[1]], 9.0, &Default::default());
-        let at: Vec<_> = self.paged(usize::MAX).iter().flat_map(|row| row.new_places(4)).collect();
+        let empty = Tensor::<B, 3>::full([37, 4, x.dims()[1]], 9.0, &Default::default());
+        let at: Vec<_> =
+            self.paged(usize::MAX, true).iter().flat_map(|row| row.new_places(4)).collect();
         let by_kernel = B::kv_write(float(empty.clone()), float(x.clone()), &at);
         let generic = generic::paged::write::<B>(float(empty), float(x.clone()), &at);
         assert_eq!(host::<B>(by_kernel.clone()), host::<B>(generic));
@@ -361,34 +368,37 @@ fn attention_to_blocks_is_that_within_the_sequence() {
         let [fq, fk, fv] = [&q, &k, &v].map(|x| float(x.clone()));
         let whole = host::<B>(B::packed_attention(fq, fk, fv, &paged.rows, &heads));
         let (keys, stored) = (paged.store(&k), paged.store(&v));
-        let mut all = vec![];
-        // One query each, some, and all of them.
-        for queries in [1, 3, 33] {
-            let rows = paged.paged(queries);
-            let which = paged.rows.rows().iter().zip(&rows).flat_map(|(row, paged)| {
-                let end = row.start + row.len();
-                end - paged.queries..end
-            });
-            let which: Vec<usize> = which.collect();
-            let expected: Vec<f32> =
-                which.iter().flat_map(|i| whole[i * d..(i + 1) * d].to_vec()).collect();
-            // Two more tokens, of no row.
-            let ids: Vec<i32> = which.iter().map(|i| *i as i32).chain([0, 0]).collect();
-            let ids = Tensor::<B, 1, Int>::from_data(ids.as_slice(), &Default::default());
-            let queries = || float(q.clone().select(0, ids.clone()));
-            let expected = [expected, vec![0.0; 2 * d]].concat();
-            let found = host::<B>(B::attention_paged(queries(), &keys, &stored, &rows, &heads));
-            assert_close(&found, &expected, 3e-6);
-            let generic = generic::paged::attention::<B>(queries(), &keys, &stored, &rows, &heads);
-            assert_close(&host::<B>(generic), &expected, 3e-6);
-            all.push((which, found));
-        }
-        // The same bits, whatever else is asked.
-        let (of_all, whole) = &all[2];
-        for (which, found) in &all[..2] {
-            for (i, at) in which.iter().enumerate() {
-                let place = of_all.iter().position(|other| other == at).unwrap();
-                assert_eq!(found[i * d..(i + 1) * d], whole[place * d..(place + 1) * d]);
+        for is_prompt in [true, false] {
+            let mut all: Vec<(Vec<usize>, Vec<f32>)> = vec![];
+            // One query each, some, and all of them.
+            for queries in [1, 3, 40, 133] {
+                let rows = paged.paged(queries, is_prompt);
+                let which = paged.rows.rows().iter().zip(&rows).flat_map(|(row, paged)| {
+                    let end = row.start + row.len();
+                    end - paged.queries..end
+                });
+                let which: Vec<usize> = which.collect();
+                let expected: Vec<f32> =
+                    which.iter().flat_map(|i| whole[i * d..(i + 1) * d].to_vec()).collect();
+                // Two more tokens, of no row.
+                let ids: Vec<i32> = which.iter().map(|i| *i as i32).chain([0, 0]).collect();
+                let ids = Tensor::<B, 1, Int>::from_data(ids.as_slice(), &Default::default());
+                let queries = || float(q.clone().select(0, ids.clone()));
+                let expected = [expected, vec![0.0; 2 * d]].concat();
+                let found = host::<B>(B::attention_paged(queries(), &keys, &stored, &rows, &heads));
+                assert_close(&found, &expected, 3e-6);
+                let generic =
+                    generic::paged::attention::<B>(queries(), &keys, &stored, &rows, &heads);
+                assert_close(&host::<B>(generic), &expected, 3e-6);
+                all.push((which, found));
+            }
+            // The same bits, whatever else is asked.
+            let (of_all, whole) = &all[3];
+            for (which, found) in &all[..3] {
+                for (i, at) in which.iter().enumerate() {
+                    let place = of_all.iter().position(|other| other == at).unwrap();
+                    assert_eq!(found[i * d..(i + 1) * d], whole[place * d..(place + 1) * d]);
+                }
             }
         }
     }

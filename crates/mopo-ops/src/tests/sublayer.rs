@@ -344,6 +344,7 @@ fn generation_with_a_store_equals_whole_rows() {
                 queries: if last { 1 } else { lens[i] - 1 },
                 len: if last { lens[i] } else { lens[i] - 1 },
                 blocks: vec![i as u32],
+                is_prompt: !last,
             };
             (0..3).map(row).collect()
         };
