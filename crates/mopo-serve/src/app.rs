@@ -279,3 +279,65 @@ async fn body(app: &App, request: Request) -> Result<Bytes, ApiError> {
     }
     Ok(body.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::answer;
+    use crate::engine::ModelInfo;
+    use crate::fields::Fields;
+
+    fn app() -> App {
+        let metrics = Arc::new(Metrics::default());
+        let (engine, _) = crate::host::pair(1, 1, Arc::clone(&metrics));
+        let info = ModelInfo { policies: vec!["a".into()], ..ModelInfo::default() };
+        App {
+            engine,
+            models: Models { name: "run".into(), info },
+            options: ServeOptions::default(),
+            metrics,
+            scorer: None,
+            front: None,
+            scoring: Semaphore::new(1),
+            started: 0,
+            ids: AtomicU64::new(0),
+            seeds: AtomicU64::new(0),
+        }
+    }
+
+    #[test]
+    fn the_description_has_the_fields_that_are_taken() {
+        let spec: Value = serde_json::from_str(OPENAPI).unwrap();
+        assert_eq!(spec["info"]["version"], env!("CARGO_PKG_VERSION"));
+        let described = |name: &str| -> BTreeSet<String> {
+            let properties = &spec["components"]["schemas"][name]["properties"];
+            properties.as_object().unwrap().keys().cloned().collect()
+        };
+        let taken = |fields: &Fields| -> BTreeSet<String> {
+            fields.known().into_iter().map(str::to_owned).collect()
+        };
+        let app = app();
+        let mut chat =
+            Fields::parse(br#"{"messages": [{"role": "user", "content": "x"}]}"#).unwrap();
+        answer::parse(&app, Kind::Chat, &mut chat).unwrap();
+        assert_eq!(taken(&chat), described("ChatRequest"));
+        let mut completion = Fields::parse(br#"{"prompt": "x"}"#).unwrap();
+        answer::parse(&app, Kind::Completion, &mut completion).unwrap();
+        assert_eq!(taken(&completion), described("CompletionRequest"));
+        let mut score =
+            Fields::parse(br#"{"input": [{"prompt": "x", "response": "y"}]}"#).unwrap();
+        scores::parse(&app, &mut score).unwrap();
+        assert_eq!(taken(&score), described("ScoreRequest"));
+    }
+
+    #[test]
+    fn the_description_has_every_route() {
+        let spec: Value = serde_json::from_str(OPENAPI).unwrap();
+        let described: BTreeSet<&str> =
+            spec["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        let routes: BTreeSet<&str> = guard::ROUTES.into_iter().collect();
+        assert_eq!(described, routes);
+    }
+}

@@ -202,8 +202,6 @@ impl Refusal {
 /// Figures of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EngineStats {
-    /// Requests in the batch.
-    pub running: usize,
     /// Bytes of keys and values in use, if it has a cache of bounded size.
     pub cache_bytes: Option<u64>,
     /// That bound.

@@ -12,9 +12,12 @@ use crate::error::{Error, Result};
 
 /// Where the front of a run is. It is read when it is asked for, so a new evaluation shows at once.
 #[derive(Debug, Clone)]
-pub struct FrontSource {
-    run: PathBuf,
-    policies: Vec<String>,
+pub struct FrontSource(Source);
+
+#[derive(Debug, Clone)]
+enum Source {
+    Run { path: PathBuf, policies: Vec<String> },
+    Fixed(Front),
 }
 
 /// The front of a run.
@@ -81,7 +84,13 @@ struct Settings {
 impl FrontSource {
     /// The front of the run in a directory, whose policies have these objectives; `None` for anything but a run.
     pub fn of(run: &Path, policies: &[String]) -> Option<Self> {
-        RunDir::is_run(run).then(|| Self { run: run.into(), policies: policies.to_vec() })
+        let of_run = || Source::Run { path: run.into(), policies: policies.to_vec() };
+        RunDir::is_run(run).then(|| Self(of_run()))
+    }
+
+    /// A front that does not change.
+    pub fn fixed(front: Front) -> Self {
+        Self(Source::Fixed(front))
     }
 
     /// Reads it; `None` if the run has not been evaluated.
@@ -89,14 +98,18 @@ impl FrontSource {
     /// # Errors
     /// A file that is damaged.
     pub fn read(&self) -> Result<Option<Front>> {
-        let Ok(found) = ResultsDir::find(&self.run) else { return Ok(None) };
+        let (run, policies) = match &self.0 {
+            Source::Run { path, policies } => (path, policies),
+            Source::Fixed(front) => return Ok(Some(front.clone())),
+        };
+        let Ok(found) = ResultsDir::find(run) else { return Ok(None) };
         let path = found.results.join("report.json");
         let wrong = |message: String| Error::File { path: path.clone(), message };
         let text = std::fs::read(&path).map_err(|e| wrong(e.to_string()))?;
         let Report { front, record } = serde_json::from_slice(&text).map_err(|e| {
             wrong(format!("it is not a report of `mopo pareto` ({e}); evaluate the run again"))
         })?;
-        let warning = check_up_to_date(&self.run, &record).err().map(|e| e.to_string());
+        let warning = check_up_to_date(run, &record).err().map(|e| e.to_string());
         let recorded = Evaluated::deserialize(record).unwrap_or_default();
         let steps = recorded.configuration.evaluation.mixture_steps.filter(|steps| *steps > 0);
         let point = |point: &mopo_report::PolicyPoint| Point {
@@ -106,14 +119,14 @@ impl FrontSource {
                 PolicyGroup::Head => "head",
                 PolicyGroup::Mixture => "mixture",
             },
-            weights: weights(&point.policy, &self.policies, steps),
+            weights: weights(&point.policy, policies, steps),
             means: point.means.clone(),
             standard_errors: point.standard_errors.clone(),
             non_dominated: point.non_dominated,
         };
         Ok(Some(Front {
             axes: front.objectives,
-            policies: self.policies.clone(),
+            policies: policies.clone(),
             n_prompts: front.n_prompts,
             steps,
             points: front.points.iter().map(point).collect(),

@@ -19,22 +19,24 @@ use crate::error::ApiError;
 /// Routes for which no key is needed: they say nothing about the model.
 const PUBLIC: [&str; 4] = ["/", "/assets/{name}", "/health", "/openapi.json"];
 
-/// All routes by name, so that the metrics have no others.
+/// All routes.
+pub(crate) const ROUTES: [&str; 12] = [
+    "/",
+    "/assets/{name}",
+    "/health",
+    "/metrics",
+    "/openapi.json",
+    "/api/info",
+    "/api/front",
+    "/v1/models",
+    "/v1/models/{model}",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/scores",
+];
+
+/// The route of a request by name, so that the metrics have no others.
 fn route(request: &Request) -> &'static str {
-    const ROUTES: [&str; 12] = [
-        "/",
-        "/assets/{name}",
-        "/health",
-        "/metrics",
-        "/openapi.json",
-        "/api/info",
-        "/api/front",
-        "/v1/models",
-        "/v1/models/{model}",
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/scores",
-    ];
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     ROUTES.into_iter().find(|route| Some(*route) == matched).unwrap_or("other")
 }
@@ -66,7 +68,12 @@ pub(crate) async fn around(State(app): State<Arc<App>>, request: Request, next: 
     let (seconds, status) = (clock.elapsed().as_secs_f64(), response.status().as_u16());
     app.metrics.answered(route, status);
     app.metrics.request_time.observe(seconds);
-    tracing::info!("{method} {path:?} {status} {:.0} ms", seconds * 1e3);
+    let ms = seconds * 1e3;
+    // What browsers and monitors fetch all the time says little.
+    match PUBLIC.contains(&route) || route == "/metrics" {
+        true => tracing::debug!("{method} {path:?} {status} {ms:.0} ms"),
+        false => tracing::info!("{method} {path:?} {status} {ms:.0} ms"),
+    }
     response
 }
 

@@ -186,6 +186,7 @@ impl Host {
             self.drop_unwanted(engine);
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 self.admit(engine);
+                self.metrics.running.store(self.running.len(), Ordering::Relaxed);
                 if !engine.is_idle() {
                     let mut sink = Sink {
                         running: &mut self.running,
@@ -199,6 +200,7 @@ impl Host {
             match outcome {
                 Ok(stats) => {
                     self.metrics.engine(&stats);
+                    self.metrics.running.store(self.running.len(), Ordering::Relaxed);
                     if engine.is_idle() && !self.running.is_empty() {
                         self.fail("the engine lost this request; try again");
                     }

@@ -59,6 +59,8 @@ pub(crate) struct Metrics {
     requests: Mutex<BTreeMap<(&'static str, u16), u64>>,
     /// Requests for an answer that the engine has not taken on yet.
     pub(crate) waiting: Arc<AtomicUsize>,
+    /// Requests in the engine's batch.
+    pub(crate) running: AtomicUsize,
     engine: Mutex<EngineStats>,
     pub(crate) prompt_tokens: Counter,
     pub(crate) cached_tokens: Counter,
@@ -78,6 +80,7 @@ impl Default for Metrics {
             started: Instant::now(),
             requests: Mutex::default(),
             waiting: Arc::default(),
+            running: AtomicUsize::new(0),
             engine: Mutex::default(),
             prompt_tokens: Counter::default(),
             cached_tokens: Counter::default(),
@@ -104,11 +107,6 @@ impl Metrics {
         *locked(&self.engine) = *stats;
     }
 
-    /// Requests in the engine's batch.
-    pub(crate) fn running(&self) -> usize {
-        locked(&self.engine).running
-    }
-
     /// Everything in Prometheus' text format.
     pub(crate) fn text(&self) -> String {
         let mut out = Text(String::new());
@@ -119,7 +117,8 @@ impl Metrics {
         let engine = *locked(&self.engine);
         let waiting = self.waiting.load(Ordering::Relaxed);
         out.gauge("mopo_requests_waiting", "Answers that wait for the engine", waiting as f64);
-        out.gauge("mopo_requests_running", "Answers in the engine's batch", engine.running as f64);
+        let running = self.running.load(Ordering::Relaxed);
+        out.gauge("mopo_requests_running", "Answers in the engine's batch", running as f64);
         for (name, help, counter) in [
             ("mopo_prompt_tokens_total", "Tokens of prompts", &self.prompt_tokens),
             ("mopo_cached_tokens_total", "Tokens of prompts found in the cache", &self.cached_tokens),

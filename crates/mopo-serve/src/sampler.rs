@@ -137,7 +137,9 @@ impl<B: FusedBackend> SamplerEngine<B> {
             true => EndReason::Length,
             false => EndReason::Stop,
         };
-        let completion_tokens = self.tokenizer.encode(&whole)?.len();
+        // Its own tokens may have been others.
+        let most = overrides.max_new_tokens.unwrap_or(usize::MAX);
+        let completion_tokens = self.tokenizer.encode(&whole)?.len().min(most);
         Ok(Some(TextEvent::End { reason, completion_tokens }))
     }
 }
@@ -193,7 +195,7 @@ impl<B: FusedBackend> TextEngine for SamplerEngine<B> {
     }
 
     fn stats(&self) -> EngineStats {
-        EngineStats { running: usize::from(self.next.is_some()), ..EngineStats::default() }
+        EngineStats::default()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -154,7 +154,7 @@ async fn accept(listener: TcpListener, app: Arc<App>, stop: &Stop, patience: Dur
     }
     drop(listener);
     app.engine.close();
-    tracing::info!("shutting down: {} answers are still being written", app.metrics.running());
+    tracing::info!("shutting down: {} answers are still being written", app.metrics.running.load(Ordering::Relaxed));
     if tokio::time::timeout(patience, graceful.shutdown()).await.is_err() {
         tracing::warn!("some answers took longer than {} s and were cut off", patience.as_secs_f64());
     }

@@ -75,9 +75,8 @@ function showTabs() {
   };
   settings.list.forEach((setting, i) => {
     const tab = button("", "", () => (settings.selected = i));
-    tab.role = "tab";
     tab.dataset.letter = LETTERS[i];
-    tab.setAttribute("aria-selected", i === settings.selected);
+    tab.setAttribute("aria-pressed", i === settings.selected);
     tab.setAttribute("aria-label", `Setting ${LETTERS[i]}: ${settings.label(setting)}`);
     const letter = document.createElement("span");
     letter.className = "letter";
@@ -85,12 +84,12 @@ function showTabs() {
     tab.append(letter);
   });
   if (settings.names.length > 0 && settings.list.length < LETTERS.length) {
-    button("+ Compare", "Add a setting to compare", () => settings.add()).id = "add";
+    button("Compare", "Add a setting to compare", () => settings.add()).id = "add";
   }
   if (settings.list.length > 1) {
-    button("− Remove", `Remove setting ${LETTERS[settings.selected]}`, () => settings.remove()).id = "remove";
+    button("Remove", `Remove setting ${LETTERS[settings.selected]}`, () => settings.remove()).id = "remove";
   }
-  if (hadFocus) place.querySelector("[aria-selected=true]").focus();
+  if (hadFocus) place.querySelector("[aria-pressed=true]").focus();
 }
 
 function buildSliders() {
@@ -118,15 +117,15 @@ function buildSliders() {
 
 async function loadFront() {
   if (!info.has_front) return;
+  $("front").hidden = false;
+  $("front").open = matchMedia("(min-width: 60rem)").matches;
   try {
     front = await read("/api/front");
   } catch (error) {
     // A run that has not been evaluated has none.
-    $("front").hidden = false;
     $("front-note").textContent = error.message;
     return;
   }
-  $("front").hidden = false;
   const last = front.axes.length - 1;
   settings.axes = settings.axes.map((axis) => Math.min(axis, last));
   if (last > 0 && settings.axes[0] === settings.axes[1]) settings.axes = [0, 1];
@@ -241,7 +240,8 @@ $("login-form").addEventListener("submit", (event) => {
   event.preventDefault();
   setKey($("key-input").value.trim());
   $("key-input").value = "";
-  start();
+  if (info) $("login").close();
+  else start();
 });
 $("key").addEventListener("click", () => login(""));
 start();

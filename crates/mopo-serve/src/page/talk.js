@@ -93,9 +93,9 @@ export class Talk {
     const list = make(card, "ul", "scores");
     try {
       const scored = await post("/v1/scores", { input: [{ messages, response }] });
-      for (const [name, score] of Object.entries(scored.data[0].scores)) {
+      for (const name of scored.rewards) {
         const item = make(list, "li", "", `${name} `);
-        make(item, "b", "", score.toFixed(2));
+        make(item, "b", "", scored.data[0].scores[name].toFixed(2));
       }
     } catch (error) {
       make(list, "li", "error", `no scores: ${error.message}`);
