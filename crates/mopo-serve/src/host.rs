@@ -200,13 +200,13 @@ impl Host {
             match outcome {
                 Ok(stats) => {
                     self.metrics.engine(&stats);
-                    self.metrics.running.store(self.running.len(), Ordering::Relaxed);
                     if engine.is_idle() && !self.running.is_empty() {
                         self.fail("the engine lost this request; try again");
                     }
                 }
                 Err(_) => self.recover(engine)?,
             }
+            self.metrics.running.store(self.running.len(), Ordering::Relaxed);
         }
     }
 
@@ -293,7 +293,12 @@ impl Host {
         tracing::error!("the engine panicked; {} requests are lost", self.running.len());
         self.metrics.panics.add(1);
         self.fail("the engine failed on this batch of requests; try again");
-        catch_unwind(AssertUnwindSafe(|| engine.reset())).map_err(|_| Error::Engine)
+        let reset = catch_unwind(AssertUnwindSafe(|| {
+            engine.reset();
+            engine.stats()
+        }));
+        self.metrics.engine(&reset.map_err(|_| Error::Engine)?);
+        Ok(())
     }
 
     /// Tells every running request that it has failed.

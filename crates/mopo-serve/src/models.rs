@@ -52,12 +52,14 @@ impl Models {
         let normalize = fields.bool("normalize_weights")?.unwrap_or(false);
         let divergence = fields.string("divergence")?;
         let suffix = model.strip_prefix(&*self.name).ok_or_else(|| self.unknown(&model))?;
-        let head = match (suffix.split_at_checked(1), given) {
+        let mark = suffix.chars().next();
+        let rest = suffix.get(1..).unwrap_or_default();
+        let head = match (mark, given) {
             (None, None) => self.default(),
             (None, Some(weights)) => {
                 self.mixture("preference_weights", &numbers(weights)?, normalize)?
             }
-            (Some((":" | "@", _)), Some(_)) => {
+            (Some(':' | '@'), Some(_)) => {
                 return Err(ApiError::invalid(
                     "preference_weights",
                     format!(
@@ -67,10 +69,8 @@ impl Models {
                     ),
                 ));
             }
-            (Some((":", head)), None) => self.head(head).ok_or_else(|| self.unknown(&model))?,
-            (Some(("@", weights)), None) => {
-                self.mixture("model", &parsed(weights)?, normalize)?
-            }
+            (Some(':'), None) => self.head(rest).ok_or_else(|| self.unknown(&model))?,
+            (Some('@'), None) => self.mixture("model", &parsed(rest)?, normalize)?,
             (Some(_), _) => return Err(self.unknown(&model)),
         };
         let divergence = match divergence {

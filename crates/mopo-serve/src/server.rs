@@ -24,6 +24,8 @@ use crate::scorer::TextScorer;
 
 /// How long a client may take to send the head of a request, also between two on one connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long clients may take to read the end of an answer that was cut off.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// After an error of the system, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -90,10 +92,10 @@ pub fn serve(
     let address = listener.local_addr().map_err(io("the address of the socket"))?;
 
     let metrics = Arc::new(Metrics::default());
-    let (handle, host) = host::pair(options.queue, options.max_prompt_tokens, Arc::clone(&metrics));
+    let (engine_handle, host) = host::pair(options.queue, options.max_prompt_tokens, Arc::clone(&metrics));
     let patience = options.shutdown_timeout;
     let app = Arc::new(App {
-        engine: handle.clone(),
+        engine: engine_handle,
         models: Models { name: options.name.clone(), info: engine.model() },
         metrics,
         scorer: extras.scorer,
@@ -106,19 +108,15 @@ pub fn serve(
     });
     on_ready(address);
     let http = {
-        let (stop, handle) = (stop.clone(), handle.clone());
-        runtime.spawn(async move {
-            accept(listener, app, &stop, patience).await;
-            handle.stop();
-        })
+        let stop = stop.clone();
+        runtime.spawn(async move { accept(listener, app, &stop, patience).await })
     };
     let outcome = host.run(engine);
+    // Already so, unless the engine cannot go on.
     stop.stop();
-    if outcome.is_err() {
-        // There is nobody to answer any more.
-        http.abort();
-    }
-    runtime.shutdown_timeout(Duration::from_millis(200));
+    let _ = runtime.block_on(http);
+    // A reward that still computes is not waited for.
+    runtime.shutdown_background();
     outcome
 }
 
@@ -155,9 +153,14 @@ async fn accept(listener: TcpListener, app: Arc<App>, stop: &Stop, patience: Dur
     drop(listener);
     app.engine.close();
     tracing::info!("shutting down: {} answers are still being written", app.metrics.running.load(Ordering::Relaxed));
-    if tokio::time::timeout(patience, graceful.shutdown()).await.is_err() {
+    let mut ended = std::pin::pin!(graceful.shutdown());
+    if tokio::time::timeout(patience, &mut ended).await.is_err() {
         tracing::warn!("some answers took longer than {} s and were cut off", patience.as_secs_f64());
+        app.engine.stop();
+        // They are told so.
+        let _ = tokio::time::timeout(FAREWELL, ended).await;
     }
+    app.engine.stop();
 }
 
 /// Stops at the first SIGTERM or SIGINT, and ends the process at the second.

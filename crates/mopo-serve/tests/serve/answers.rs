@@ -231,7 +231,7 @@ fn many_clients_at_once_get_their_own_answers() {
             let address = served.address;
             std::thread::spawn(move || {
                 for k in 0..10 {
-                    let question = format!("question {i} {k} with some more words to make it longer");
+                    let question = format!("question {i} {k} with some more words");
                     let stream = (i + k) % 2 == 0;
                     let reply = ask(address, &question, &format!(r#", "stream": {stream}"#));
                     let text: String = match stream {

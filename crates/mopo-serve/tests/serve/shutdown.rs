@@ -52,7 +52,9 @@ fn answers_that_take_too_long_are_cut_off() {
     let began = Instant::now();
     served.end().unwrap();
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
-    drop(stream);
+    let (events, done) = read(stream).unwrap().events_and_end();
+    assert!(!done && events.len() > 1);
+    assert_eq!(events.last().unwrap()["error"]["code"], "shutting_down");
 }
 
 #[test]
