@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench_dpo, bench_generate, bench_score, bench_serve, bench_train, models, real_line, study};
+use crate::{
+    bench_dpo, bench_generate, bench_score, bench_serve, bench_train, models, real_line, study,
+};
 
 /// The project's own commands.
 #[derive(Debug, Parser)]

@@ -81,7 +81,9 @@ impl App {
     pub(crate) async fn score(&self, items: Vec<ScoreItem>) -> Result<Vec<Vec<f32>>, ApiError> {
         let Some(scorer) = self.scorer.clone() else {
             let message = "this model has no rewards: only a run has some";
-            return Err(ApiError::new(StatusCode::BAD_REQUEST, message).code("unsupported_parameter"));
+            return Err(
+                ApiError::new(StatusCode::BAD_REQUEST, message).code("unsupported_parameter")
+            );
         };
         let n = items.len() as u64;
         let wait = tokio::time::timeout(self.options.queue_timeout, self.scoring.acquire());
@@ -127,7 +129,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 
 async fn not_found(method: Method, uri: Uri) -> ApiError {
     let path = crate::fields::shortened(uri.path());
-    let message = format!("there is nothing at {method} {path}; GET /openapi.json lists what there is");
+    let message =
+        format!("there is nothing at {method} {path}; GET /openapi.json lists what there is");
     ApiError::new(StatusCode::NOT_FOUND, message).code("not_found")
 }
 
@@ -326,8 +329,7 @@ mod tests {
         let mut completion = Fields::parse(br#"{"prompt": "x"}"#).unwrap();
         answer::parse(&app, Kind::Completion, &mut completion).unwrap();
         assert_eq!(taken(&completion), described("CompletionRequest"));
-        let mut score =
-            Fields::parse(br#"{"input": [{"prompt": "x", "response": "y"}]}"#).unwrap();
+        let mut score = Fields::parse(br#"{"input": [{"prompt": "x", "response": "y"}]}"#).unwrap();
         scores::parse(&app, &mut score).unwrap();
         assert_eq!(taken(&score), described("ScoreRequest"));
     }

@@ -36,8 +36,11 @@ pub(crate) fn prompt(fields: &mut Fields) -> Result<(Prompt, LogProbs), ApiError
     if messages.is_empty() {
         return Err(ApiError::invalid("messages", "'messages' must not be empty"));
     }
-    let messages =
-        messages.into_iter().enumerate().map(|(i, value)| message(i, value)).collect::<Result<_, _>>()?;
+    let messages = messages
+        .into_iter()
+        .enumerate()
+        .map(|(i, value)| message(i, value))
+        .collect::<Result<_, _>>()?;
     let wanted = fields.bool("logprobs")?.unwrap_or(false);
     let top = fields.count("top_logprobs", 0..=20)?;
     let log_probs = match (wanted, top) {
@@ -78,11 +81,17 @@ pub(crate) fn message(i: usize, value: Value) -> Result<Message, ApiError> {
     };
     let content = match fields.take("content") {
         Some(Value::String(text)) => text,
-        Some(Value::Array(parts)) => {
-            parts.into_iter().enumerate().map(|(k, part)| text_part(&place, k, part)).collect::<Result<_, _>>()?
-        }
+        Some(Value::Array(parts)) => parts
+            .into_iter()
+            .enumerate()
+            .map(|(k, part)| text_part(&place, k, part))
+            .collect::<Result<_, _>>()?,
         Some(other) => {
-            return Err(wrong_type(&fields.place("content"), "a string or an array of parts", &other));
+            return Err(wrong_type(
+                &fields.place("content"),
+                "a string or an array of parts",
+                &other,
+            ));
         }
         None => return Err(missing("content")),
     };
@@ -114,7 +123,12 @@ fn text_part(place: &str, k: usize, part: Value) -> Result<String, ApiError> {
 }
 
 /// A choice of a whole answer.
-pub(crate) fn choice(index: usize, text: &str, tokens: Option<&[TokenLogProb]>, end: EndReason) -> Value {
+pub(crate) fn choice(
+    index: usize,
+    text: &str,
+    tokens: Option<&[TokenLogProb]>,
+    end: EndReason,
+) -> Value {
     json!({
         "index": index,
         "message": { "role": "assistant", "content": text, "refusal": null },
@@ -124,7 +138,12 @@ pub(crate) fn choice(index: usize, text: &str, tokens: Option<&[TokenLogProb]>, 
 }
 
 /// A choice of a chunk.
-pub(crate) fn delta(index: usize, delta: Value, tokens: Option<&[TokenLogProb]>, end: Option<EndReason>) -> Value {
+pub(crate) fn delta(
+    index: usize,
+    delta: Value,
+    tokens: Option<&[TokenLogProb]>,
+    end: Option<EndReason>,
+) -> Value {
     json!({
         "index": index,
         "delta": delta,
@@ -141,9 +160,7 @@ pub(crate) fn finish_reason(end: EndReason) -> &'static str {
 }
 
 fn log_probs(tokens: &[TokenLogProb]) -> Value {
-    let of = |token: &Token| {
-        json!({ "token": token.text, "logprob": finite(token.log_prob), "bytes": token.bytes })
-    };
+    let of = |token: &Token| json!({ "token": token.text, "logprob": finite(token.log_prob), "bytes": token.bytes });
     let content = tokens.iter().map(|token| {
         let mut one = of(&token.chosen);
         one["top_logprobs"] = token.top.iter().map(of).collect();
@@ -179,7 +196,8 @@ mod tests {
             ], "logprobs": true, "top_logprobs": 3, "tools": [], "response_format": {"type": "text"}}"#,
         )
         .unwrap();
-        let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+        let message =
+            |role: &str, content: &str| Message { role: role.into(), content: content.into() };
         let expected = vec![
             message("system", "Be brief."),
             message("user", "Hello you"),
@@ -196,11 +214,31 @@ mod tests {
             (r#"{"messages": []}"#, "messages", "invalid_value"),
             (r#"{"messages": "hi"}"#, "messages", "invalid_type"),
             (r#"{"messages": ["hi"]}"#, "messages[0]", "invalid_type"),
-            (r#"{"messages": [{"content": "x"}]}"#, "messages[0].role", "missing_required_parameter"),
-            (r#"{"messages": [{"role": "user"}]}"#, "messages[0].content", "missing_required_parameter"),
-            (r#"{"messages": [{"role": "user", "content": 3}]}"#, "messages[0].content", "invalid_type"),
-            (r#"{"messages": [{"role": "tool", "content": "x"}]}"#, "messages[0].role", "invalid_value"),
-            (r#"{"messages": [{"role": "user", "content": "x", "foo": 1}]}"#, "messages[0].foo", "unknown_parameter"),
+            (
+                r#"{"messages": [{"content": "x"}]}"#,
+                "messages[0].role",
+                "missing_required_parameter",
+            ),
+            (
+                r#"{"messages": [{"role": "user"}]}"#,
+                "messages[0].content",
+                "missing_required_parameter",
+            ),
+            (
+                r#"{"messages": [{"role": "user", "content": 3}]}"#,
+                "messages[0].content",
+                "invalid_type",
+            ),
+            (
+                r#"{"messages": [{"role": "tool", "content": "x"}]}"#,
+                "messages[0].role",
+                "invalid_value",
+            ),
+            (
+                r#"{"messages": [{"role": "user", "content": "x", "foo": 1}]}"#,
+                "messages[0].foo",
+                "unknown_parameter",
+            ),
             (
                 r#"{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}"#,
                 "messages[0].content[0].type",

@@ -97,9 +97,13 @@ mod tests {
 
     #[test]
     fn log_probabilities_have_the_places_of_their_tokens() {
-        let token = |text: &str, log_prob| Token { text: text.into(), bytes: text.into(), log_prob };
+        let token =
+            |text: &str, log_prob| Token { text: text.into(), bytes: text.into(), log_prob };
         let tokens = [
-            TokenLogProb { chosen: token("é", -0.5), top: vec![token("é", -0.5), token("e", f32::NEG_INFINITY)] },
+            TokenLogProb {
+                chosen: token("é", -0.5),
+                top: vec![token("é", -0.5), token("e", f32::NEG_INFINITY)],
+            },
             TokenLogProb { chosen: token("t", -1.0), top: vec![] },
         ];
         let found = choice(0, "ét", 3, Some(&tokens), Some(EndReason::Length));

@@ -35,7 +35,16 @@ impl Feed {
     ) -> Self {
         let started = Instant::now();
         let (is_running, last_text) = (false, None);
-        Self { answers, metrics, left: n, started, queue_timeout, request_timeout, is_running, last_text }
+        Self {
+            answers,
+            metrics,
+            left: n,
+            started,
+            queue_timeout,
+            request_timeout,
+            is_running,
+            last_text,
+        }
     }
 
     /// The next event with the index of its answer; `None` after the end of all. Nothing is lost if this is dropped while

@@ -138,7 +138,9 @@ impl Fields {
         let (low, high, place) = (range.start(), range.end(), self.place(name));
         Err(ApiError::invalid(
             place.clone(),
-            format!("invalid value of '{place}': {value} is outside of the range from {low} to {high}"),
+            format!(
+                "invalid value of '{place}': {value} is outside of the range from {low} to {high}"
+            ),
         ))
     }
 
@@ -223,7 +225,8 @@ pub(crate) fn shortened(name: &str) -> String {
 
 /// 400 for a value of another type.
 pub(crate) fn wrong_type(place: &str, expected: &str, found: &Value) -> ApiError {
-    let message = format!("invalid type of '{place}': expected {expected}, but got {}", kind(found));
+    let message =
+        format!("invalid type of '{place}': expected {expected}, but got {}", kind(found));
     ApiError::invalid(place, message).code("invalid_type")
 }
 

@@ -169,7 +169,14 @@ mod tests {
         assert_eq!(two, [2.0 / 3.0, 1.0 / 3.0, 0.0]);
         let rounded = weights("mixture-0.50-0.25-0.25", &policies, None).unwrap();
         assert_eq!(rounded, [0.5, 0.25, 0.25]);
-        for id in ["warm-start", "worst-case", "head-d", "mixture-0.50-0.50", "mixture-x-y-z", "mixture-0-0-0"] {
+        for id in [
+            "warm-start",
+            "worst-case",
+            "head-d",
+            "mixture-0.50-0.50",
+            "mixture-x-y-z",
+            "mixture-0-0-0",
+        ] {
             assert_eq!(weights(id, &policies, Some(3)), None, "{id}");
         }
     }

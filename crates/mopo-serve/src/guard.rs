@@ -84,7 +84,8 @@ fn refused(app: &App, route: &str, headers: &HeaderMap) -> Option<ApiError> {
         // loopback must not be.
         let is_local = !app.options.host.is_loopback() || host_is_local(headers);
         let error = || {
-            let message = "the Host header names another host; this server answers to localhost only";
+            let message =
+                "the Host header names another host; this server answers to localhost only";
             ApiError::new(StatusCode::FORBIDDEN, message).code("invalid_host")
         };
         return (!is_local).then(error);
@@ -144,10 +145,19 @@ mod tests {
             headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
             host_is_local(&headers)
         };
-        for host in ["localhost", "LocalHost:8000", "127.0.0.1:80", "127.8.9.1", "[::1]:8000", "[::1]"] {
+        for host in
+            ["localhost", "LocalHost:8000", "127.0.0.1:80", "127.8.9.1", "[::1]:8000", "[::1]"]
+        {
             assert!(of(host), "{host}");
         }
-        for host in ["evil.example", "localhost.evil.example:80", "10.0.0.1", "[::2]:1", "127.0.0.1.nip.io", ""] {
+        for host in [
+            "evil.example",
+            "localhost.evil.example:80",
+            "10.0.0.1",
+            "[::2]:1",
+            "127.0.0.1.nip.io",
+            "",
+        ] {
             assert!(!of(host), "{host}");
         }
         assert!(host_is_local(&HeaderMap::new()));

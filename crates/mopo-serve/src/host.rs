@@ -117,7 +117,10 @@ pub(crate) fn pair(
 
 impl EngineHandle {
     /// Queues all `requests`, or none.
-    pub(crate) fn submit(&self, requests: Vec<TextRequest>) -> std::result::Result<Answers, ApiError> {
+    pub(crate) fn submit(
+        &self,
+        requests: Vec<TextRequest>,
+    ) -> std::result::Result<Answers, ApiError> {
         let n = requests.len();
         let room = |waiting: usize| (waiting + n <= self.queue).then_some(waiting + n);
         if self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, room).is_err() {

@@ -27,8 +27,8 @@ mod server;
 mod stops;
 
 pub use engine::{
-    Admitted, EndReason, EngineStats, EventSink, ModelInfo, Prompt, Refusal, RefusalKind, TextEngine,
-    TextEvent, TextRequest, Token, TokenLogProb,
+    Admitted, EndReason, EngineStats, EventSink, ModelInfo, Prompt, Refusal, RefusalKind,
+    TextEngine, TextEvent, TextRequest, Token, TokenLogProb,
 };
 pub use error::{Error, Result};
 pub use front::{Front, FrontSource, Point};

@@ -121,7 +121,11 @@ impl Metrics {
         out.gauge("mopo_requests_running", "Answers in the engine's batch", running as f64);
         for (name, help, counter) in [
             ("mopo_prompt_tokens_total", "Tokens of prompts", &self.prompt_tokens),
-            ("mopo_cached_tokens_total", "Tokens of prompts found in the cache", &self.cached_tokens),
+            (
+                "mopo_cached_tokens_total",
+                "Tokens of prompts found in the cache",
+                &self.cached_tokens,
+            ),
             ("mopo_completion_tokens_total", "Tokens of complete answers", &self.completion_tokens),
             ("mopo_cancelled_total", "Answers whose client left", &self.cancelled),
             ("mopo_scored_total", "Texts scored by rewards", &self.scored),

@@ -191,7 +191,10 @@ fn parsed(text: &str) -> Result<Vec<(String, f64)>, ApiError> {
     };
     let wrong = |part: &str| {
         let part = shortened(part);
-        ApiError::invalid("model", format!("`{part}` is not a weight; write helpful=0.6,harmless=0.4"))
+        ApiError::invalid(
+            "model",
+            format!("`{part}` is not a weight; write helpful=0.6,harmless=0.4"),
+        )
     };
     text.split(',').map(|part| weight(part).ok_or_else(|| wrong(part))).collect()
 }
@@ -238,7 +241,9 @@ mod tests {
         assert_eq!(of(r#"{"model": "run@harmless=0.4, helpful = 0.6"}"#), mixed);
         assert_eq!(of(r#"{"preference_weights": {"helpful": 0.6, "harmless": 0.4}}"#), mixed);
         assert_eq!(
-            of(r#"{"preference_weights": {"helpful": 3, "harmless": 2}, "normalize_weights": true}"#),
+            of(
+                r#"{"preference_weights": {"helpful": 3, "harmless": 2}, "normalize_weights": true}"#
+            ),
             mixed
         );
         // Corners are the heads themselves.
@@ -246,7 +251,10 @@ mod tests {
         assert_eq!(of(r#"{"preference_weights": {"helpful": 0.9995}}"#), HeadChoice::Policy(0));
         let forward = r#"{"model": "run@helpful=0.5,harmless=0.5", "divergence": "forward_kl"}"#;
         assert_eq!(choose(forward).unwrap().divergence.unwrap().to_string(), "forward_kl");
-        assert_eq!(models().names(), ["run", "run:helpful", "run:harmless", "run:sft", "run:worst-case"]);
+        assert_eq!(
+            models().names(),
+            ["run", "run:helpful", "run:harmless", "run:sft", "run:worst-case"]
+        );
     }
 
     #[test]
@@ -263,17 +271,72 @@ mod tests {
             (r#"{"model": 3}"#, 400, "model", "expected a string"),
             (r#"{"preference_weights": {}}"#, 400, "preference_weights", "sum"),
             (r#"{"preference_weights": [1, 0]}"#, 400, "preference_weights", "expected an object"),
-            (r#"{"preference_weights": {"helpful": "1"}}"#, 400, "preference_weights.helpful", "number"),
-            (r#"{"preference_weights": {"helpful": -1, "harmless": 2}}"#, 400, "preference_weights", "at least 0"),
-            (r#"{"preference_weights": {"helpful": 0.6}}"#, 400, "preference_weights", "normalize_weights"),
-            (r#"{"preference_weights": {"honest": 1}}"#, 400, "preference_weights", "helpful, harmless"),
-            (r#"{"preference_weights": {"helpful": 0}, "normalize_weights": true}"#, 400, "preference_weights", "above 0"),
-            (r#"{"preference_weights": {"helpful": 1e308, "harmless": 1e308}, "normalize_weights": true}"#, 400, "preference_weights", "sum"),
-            (r#"{"model": "run:helpful", "preference_weights": {"helpful": 1}}"#, 400, "preference_weights", "says already"),
-            (r#"{"model": "run@helpful=1", "preference_weights": {"helpful": 1}}"#, 400, "preference_weights", "says already"),
-            (r#"{"model": "run:helpful", "divergence": "forward_kl"}"#, 400, "divergence", "mixture"),
-            (r#"{"model": "run@helpful=0.5,harmless=0.5", "divergence": "chi_squared"}"#, 400, "divergence", "barrier"),
-            (r#"{"model": "run@helpful=0.5,harmless=0.5", "divergence": "x"}"#, 400, "divergence", "reverse_kl"),
+            (
+                r#"{"preference_weights": {"helpful": "1"}}"#,
+                400,
+                "preference_weights.helpful",
+                "number",
+            ),
+            (
+                r#"{"preference_weights": {"helpful": -1, "harmless": 2}}"#,
+                400,
+                "preference_weights",
+                "at least 0",
+            ),
+            (
+                r#"{"preference_weights": {"helpful": 0.6}}"#,
+                400,
+                "preference_weights",
+                "normalize_weights",
+            ),
+            (
+                r#"{"preference_weights": {"honest": 1}}"#,
+                400,
+                "preference_weights",
+                "helpful, harmless",
+            ),
+            (
+                r#"{"preference_weights": {"helpful": 0}, "normalize_weights": true}"#,
+                400,
+                "preference_weights",
+                "above 0",
+            ),
+            (
+                r#"{"preference_weights": {"helpful": 1e308, "harmless": 1e308}, "normalize_weights": true}"#,
+                400,
+                "preference_weights",
+                "sum",
+            ),
+            (
+                r#"{"model": "run:helpful", "preference_weights": {"helpful": 1}}"#,
+                400,
+                "preference_weights",
+                "says already",
+            ),
+            (
+                r#"{"model": "run@helpful=1", "preference_weights": {"helpful": 1}}"#,
+                400,
+                "preference_weights",
+                "says already",
+            ),
+            (
+                r#"{"model": "run:helpful", "divergence": "forward_kl"}"#,
+                400,
+                "divergence",
+                "mixture",
+            ),
+            (
+                r#"{"model": "run@helpful=0.5,harmless=0.5", "divergence": "chi_squared"}"#,
+                400,
+                "divergence",
+                "barrier",
+            ),
+            (
+                r#"{"model": "run@helpful=0.5,harmless=0.5", "divergence": "x"}"#,
+                400,
+                "divergence",
+                "reverse_kl",
+            ),
         ] {
             let e = choose(body).expect_err(body);
             assert_eq!((e.status.as_u16(), e.param.as_deref()), (status, Some(param)), "{body}");

@@ -59,20 +59,25 @@ mod tests {
 
     #[test]
     fn the_page_needs_nothing_from_elsewhere_and_has_nothing_inline() {
-        let texts = ASSETS.iter().map(|(name, _, text)| (*name, *text)).chain([("index.html", INDEX)]);
+        let texts =
+            ASSETS.iter().map(|(name, _, text)| (*name, *text)).chain([("index.html", INDEX)]);
         for (name, text) in texts {
             let foreign = text.match_indices("://").filter(|(at, _)| {
                 !text[..*at].ends_with("http") || !text[at + 3..].starts_with("www.w3.org/")
             });
             assert_eq!(foreign.count(), 0, "{name} names another host");
-            for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
+            for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("]
+            {
                 assert!(!text.contains(word), "{name} has `{word}`: text could become markup");
             }
         }
         for word in ["<style", " style=", " onclick", "javascript:"] {
             assert!(!INDEX.contains(word), "the page has `{word}`, which its policy forbids");
         }
-        assert_eq!(INDEX.matches("<script").count(), INDEX.matches("<script type=\"module\" src=").count());
+        assert_eq!(
+            INDEX.matches("<script").count(),
+            INDEX.matches("<script type=\"module\" src=").count()
+        );
         for (name, _, _) in ASSETS.iter().filter(|(name, _, _)| !name.ends_with(".js")) {
             assert!(INDEX.contains(&format!("/assets/{name}")), "{name} is not used");
         }

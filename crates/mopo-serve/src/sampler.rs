@@ -5,9 +5,7 @@ use std::path::Path;
 
 use mopo_data::{ChatTemplate, PromptForm, Tokenizer};
 use mopo_ops::FusedBackend;
-use mopo_train::{
-    RunDir, Sampler, SamplingOverrides, Silent, load_run_tokenizer, load_tokenizer,
-};
+use mopo_train::{RunDir, Sampler, SamplingOverrides, Silent, load_run_tokenizer, load_tokenizer};
 
 use crate::engine::{
     Admitted, EndReason, EngineStats, EventSink, ModelInfo, Prompt, Refusal, RefusalKind,

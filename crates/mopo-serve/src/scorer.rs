@@ -121,7 +121,9 @@ mod tests {
             rewards: vec![Box::new(Echo)],
             template: ChatTemplate::Dialogue,
         };
-        let asked = |content: &str| Prompt::Chat(vec![Message { role: "user".into(), content: content.into() }]);
+        let asked = |content: &str| {
+            Prompt::Chat(vec![Message { role: "user".into(), content: content.into() }])
+        };
         let item = |prompt, response: &str| ScoreItem { prompt, response: response.into() };
         let found = scorer.score(&[
             item(asked("Tea?"), "Yes."),

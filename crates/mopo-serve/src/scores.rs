@@ -40,7 +40,8 @@ pub(crate) fn parse(app: &App, fields: &mut Fields) -> Result<(String, Vec<Score
     // Whatever the head: rewards belong to the run.
     let model = app.models.choose(fields)?.model;
     let Some(input) = fields.array("input")? else {
-        let message = "'input' is missing: an array of objects with 'prompt' or 'messages', and 'response'";
+        let message =
+            "'input' is missing: an array of objects with 'prompt' or 'messages', and 'response'";
         return Err(ApiError::invalid("input", message).code("missing_required_parameter"));
     };
     if input.is_empty() || input.len() > MAX_ITEMS {
@@ -73,7 +74,8 @@ fn item(i: usize, value: Value) -> Result<ScoreItem, ApiError> {
         }
         (Some(_), Some(_)) => {
             let place = fields.place("prompt");
-            let message = format!("'{place}' and '{}' exclude each other", fields.place("messages"));
+            let message =
+                format!("'{place}' and '{}' exclude each other", fields.place("messages"));
             return Err(ApiError::invalid(place, message));
         }
         (None, None) => return Err(missing("prompt", ", and so is 'messages'")),

@@ -92,7 +92,8 @@ pub fn serve(
     let address = listener.local_addr().map_err(io("the address of the socket"))?;
 
     let metrics = Arc::new(Metrics::default());
-    let (engine_handle, host) = host::pair(options.queue, options.max_prompt_tokens, Arc::clone(&metrics));
+    let (engine_handle, host) =
+        host::pair(options.queue, options.max_prompt_tokens, Arc::clone(&metrics));
     let patience = options.shutdown_timeout;
     let app = Arc::new(App {
         engine: engine_handle,
@@ -152,10 +153,16 @@ async fn accept(listener: TcpListener, app: Arc<App>, stop: &Stop, patience: Dur
     }
     drop(listener);
     app.engine.close();
-    tracing::info!("shutting down: {} answers are still being written", app.metrics.running.load(Ordering::Relaxed));
+    tracing::info!(
+        "shutting down: {} answers are still being written",
+        app.metrics.running.load(Ordering::Relaxed)
+    );
     let mut ended = std::pin::pin!(graceful.shutdown());
     if tokio::time::timeout(patience, &mut ended).await.is_err() {
-        tracing::warn!("some answers took longer than {} s and were cut off", patience.as_secs_f64());
+        tracing::warn!(
+            "some answers took longer than {} s and were cut off",
+            patience.as_secs_f64()
+        );
         app.engine.stop();
         // They are told so.
         let _ = tokio::time::timeout(FAREWELL, ended).await;

@@ -37,7 +37,12 @@ fn connect(address: &str) -> Result<TcpStream> {
 }
 
 /// Status, value of Retry-After, and what follows the head.
-fn send(address: &str, method: &str, path: &str, body: &str) -> Result<(u16, u64, BufReader<TcpStream>)> {
+fn send(
+    address: &str,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<(u16, u64, BufReader<TcpStream>)> {
     let mut stream = connect(address)?;
     // HTTP/1.0: the end of the answer is the end of the connection, without chunks.
     let head = format!(
@@ -145,7 +150,10 @@ mod tests {
         assert_eq!(ask(&once(busy), &json!({})).unwrap(), Outcome::Busy(7));
         for (reply, words) in [
             ("HTTP/1.1 200 OK\r\n\r\ndata: {\"choices\":[]}\n\n", "without [DONE]"),
-            ("HTTP/1.1 200 OK\r\n\r\ndata: {\"error\":{\"message\":\"x\"}}\n\n", "error in the stream"),
+            (
+                "HTTP/1.1 200 OK\r\n\r\ndata: {\"error\":{\"message\":\"x\"}}\n\n",
+                "error in the stream",
+            ),
             ("HTTP/1.1 500 No\r\n\r\noops", "status 500: oops"),
         ] {
             let e = ask(&once(reply), &json!({})).unwrap_err().to_string();

@@ -104,7 +104,10 @@ fn questions(file: Option<&Path>) -> Result<Vec<String>> {
     let prompt = |(i, line): (usize, &str)| -> Result<String> {
         let place = || format!("{}, line {}", file.display(), i + 1);
         let line: Value = serde_json::from_str(line).with_context(place)?;
-        Ok(line["prompt"].as_str().with_context(|| format!("{}: no text `prompt`", place()))?.to_owned())
+        Ok(line["prompt"]
+            .as_str()
+            .with_context(|| format!("{}: no text `prompt`", place()))?
+            .to_owned())
     };
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let questions = lines.map(prompt).collect::<Result<Vec<_>>>()?;
@@ -127,12 +130,14 @@ impl Server {
         command.args(["--queue-timeout", "600", "--request-timeout", "800"]);
         command.args(["--max-new-tokens", &options.new_tokens.to_string()]);
         command.env("MOPO_LOG", "warn").env_remove("MOPO_API_KEY");
-        let mut process = command.stdout(Stdio::piped()).stderr(errors).spawn().context("mopo serve")?;
+        let mut process =
+            command.stdout(Stdio::piped()).stderr(errors).spawn().context("mopo serve")?;
         let mut line = String::new();
         let out = process.stdout.take().context("no pipe from the server")?;
         BufReader::new(out).read_line(&mut line)?;
         let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
-        let address = address.with_context(|| format!("the server does not start: see {}", log.display()));
+        let address =
+            address.with_context(|| format!("the server does not start: see {}", log.display()));
         match address {
             Ok(address) => Ok(Self { process, address: address.to_owned() }),
             Err(e) => {
@@ -328,7 +333,8 @@ mod tests {
 
     #[test]
     fn wrong_and_lost_answers_are_counted() {
-        let timed = |text: &str| Timed { text: text.into(), first: 0.1, between: vec![0.2], whole: 0.3 };
+        let timed =
+            |text: &str| Timed { text: text.into(), first: 0.1, between: vec![0.2], whole: 0.3 };
         let mut load = Load { seconds: 2.0, ..Load::default() };
         load.take(Ok(Outcome::Answered(timed("a"))), "a");
         load.take(Ok(Outcome::Answered(timed("b"))), "a");
@@ -337,9 +343,15 @@ mod tests {
         assert_eq!((load.wrong, load.failures.len(), load.busy), (1, 1, 1));
         let Ok(BenchCommand::Serve(options)) = bench("serve", &["--model", "/m"]) else { panic!() };
         assert_eq!((options.clients, options.seconds), (64, 600));
-        let about = About { command: "c".into(), when: "w".into(), machine: ["a".into(), "b".into()] };
+        let about =
+            About { command: "c".into(), when: "w".into(), machine: ["a".into(), "b".into()] };
         let page = page(&about, &options, &[timed("a")], &load, [Some(1.0), None], "0");
-        for line in ["| answers | 2 |", "| of them other than alone | 1 |", "| between texts | 200 | 200 | 200 |", "| pieces of text per second | 2.00 |"] {
+        for line in [
+            "| answers | 2 |",
+            "| of them other than alone | 1 |",
+            "| between texts | 200 | 200 | 200 |",
+            "| pieces of text per second | 2.00 |",
+        ] {
             assert!(page.contains(line), "{page}");
         }
     }

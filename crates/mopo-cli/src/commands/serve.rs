@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use mopo_ops::FusedBackend;
-use mopo_serve::{Extras, FrontSource, RunScorer, SamplerEngine, ServeOptions, Stop, TextScorer, serve};
+use mopo_serve::{
+    Extras, FrontSource, RunScorer, SamplerEngine, ServeOptions, Stop, TextScorer, serve,
+};
 
 use super::generate;
 use super::models::resolve;
@@ -90,12 +92,16 @@ mod tests {
             (options.queue_timeout, options.request_timeout, options.shutdown_timeout),
             (library.queue_timeout, library.request_timeout, library.shutdown_timeout)
         );
-        assert_eq!((options.queue, options.max_connections), (library.queue, library.max_connections));
+        assert_eq!(
+            (options.queue, options.max_connections),
+            (library.queue, library.max_connections)
+        );
     }
 
     #[test]
     fn flags_are_read_and_wrong_ones_named() {
-        let args = parse(&["--host", "localhost", "--queue-timeout", "0.5", "--name", "x"]).unwrap();
+        let args =
+            parse(&["--host", "localhost", "--queue-timeout", "0.5", "--name", "x"]).unwrap();
         let options = args.options("run".into());
         assert_eq!((&*options.name, options.queue_timeout), ("x", Duration::from_millis(500)));
         for (flag, values) in [

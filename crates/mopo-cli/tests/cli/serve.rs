@@ -21,8 +21,7 @@ impl Server {
         let mut command = mopo(&["serve"]);
         command.arg(run).args(["--port", "0"]).args(more);
         command.env_remove("MOPO_API_KEY").env_remove("MOPO_LOG");
-        let mut process =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
@@ -169,7 +168,11 @@ fn a_run_is_served_as_the_other_commands_answer() {
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let (found, text) = server.send("POST", "/v1/chat/completions", &body.to_string());
         let error: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((found, error["error"]["code"].as_str()), (status, Some(code)), "{more}: {text}");
+        assert_eq!(
+            (found, error["error"]["code"].as_str()),
+            (status, Some(code)),
+            "{more}: {text}"
+        );
     }
 
     server.signal("-TERM");
@@ -206,7 +209,11 @@ fn a_plain_model_is_served_and_a_second_signal_ends_at_once() {
     succeed(&mut tiny(&run));
     let model = dir.path().join("plain");
     std::fs::create_dir(&model).unwrap();
-    for (from, name) in [("warm_start", "config.json"), ("warm_start", "model.safetensors"), (".", "tokenizer.json")] {
+    for (from, name) in [
+        ("warm_start", "config.json"),
+        ("warm_start", "model.safetensors"),
+        (".", "tokenizer.json"),
+    ] {
         std::fs::copy(run.join(from).join(name), model.join(name)).unwrap();
     }
     let mut server = Server::start(&model, &["--name", "other", "--max-new-tokens", "9"]);
@@ -251,5 +258,8 @@ fn what_must_not_start_is_refused_before_a_model_is_loaded() {
     // With a key in the environment it would.
     let mut command = mopo(&["serve", "nowhere", "--host", "0.0.0.0"]);
     let said = fail(command.env("MOPO_API_KEY", "secret"));
-    assert!(said.contains("nowhere") && !said.contains("--host") && !said.contains("secret"), "{said}");
+    assert!(
+        said.contains("nowhere") && !said.contains("--host") && !said.contains("secret"),
+        "{said}"
+    );
 }

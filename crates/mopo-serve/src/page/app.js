@@ -110,6 +110,8 @@ function buildSliders() {
   });
   if (settings.names.length === 3) triangle = new Triangle($("triangle-place"), settings.names, setWeights);
   const n = settings.names.length;
+  // One policy has all the weight.
+  $("sliders").hidden = n < 2;
   $("sft-row").hidden = n === 0;
   $("choose-title").textContent = n === 0 ? "Settings" : "Trade-off";
   $("settings").hidden = n === 0;

@@ -48,7 +48,7 @@ export class Talk {
     const turn = { question, answers: [] };
     const article = make(this.place, "article", "turn");
     make(article, "p", "question", question);
-    const columns = make(article, "div", "answers");
+    const columns = make(article, "div", settings.list.length === 4 ? "answers four" : "answers");
     const jobs = settings.list.map((setting, i) => {
       const messages = this.messages(i, question);
       const answer = { text: "" };
@@ -56,7 +56,7 @@ export class Talk {
       return this.answer(columns, i, setting, settings, messages, answer, running.signal);
     });
     this.turns.push(turn);
-    article.scrollIntoView({ block: "nearest" });
+    article.scrollIntoView({ block: "start" });
     await Promise.all(jobs);
     if (this.running === running) this.running = null;
   }

@@ -27,7 +27,8 @@ fn a_chat_answer_has_openais_shape() {
     assert_eq!(json["model"], "run:harmless");
     assert!(json["id"].as_str().unwrap().starts_with("chatcmpl-"));
     let message = json!({ "role": "assistant", "content": "policy 1 heard: hello there #0", "refusal": null });
-    let choice = json!({ "index": 0, "message": message, "logprobs": null, "finish_reason": "stop" });
+    let choice =
+        json!({ "index": 0, "message": message, "logprobs": null, "finish_reason": "stop" });
     assert_eq!(json["choices"], json!([choice]));
     let usage = json!({
         "prompt_tokens": 2, "completion_tokens": 6, "total_tokens": 8,
@@ -46,10 +47,12 @@ fn streams_have_the_same_text_and_usage_as_whole_answers() {
         r#", "stop": "heard: this", "n": 2"#,
     ] {
         let whole = ask(served.address, "this and that", more).json();
-        let streamed = format!(r#"{more}, "stream": true, "stream_options": {{"include_usage": true}}"#);
+        let streamed =
+            format!(r#"{more}, "stream": true, "stream_options": {{"include_usage": true}}"#);
         let events = ask(served.address, "this and that", &streamed).events();
         let n = whole["choices"].as_array().unwrap().len();
-        let (mut texts, mut ends, mut roles) = (vec![String::new(); n], vec![Value::Null; n], vec![0; n]);
+        let (mut texts, mut ends, mut roles) =
+            (vec![String::new(); n], vec![Value::Null; n], vec![0; n]);
         let (last, chunks) = events.split_last().unwrap();
         for event in chunks {
             assert_eq!(event["object"], "chat.completion.chunk");
@@ -65,7 +68,10 @@ fn streams_have_the_same_text_and_usage_as_whole_answers() {
         assert_eq!((&last["choices"], &last["usage"]), (&json!([]), &whole["usage"]), "{more}");
         for i in 0..n {
             let choice = &whole["choices"][i];
-            assert_eq!((&json!(texts[i]), &ends[i]), (&choice["message"]["content"], &choice["finish_reason"]));
+            assert_eq!(
+                (&json!(texts[i]), &ends[i]),
+                (&choice["message"]["content"], &choice["finish_reason"])
+            );
             assert_eq!(roles[i], 1);
         }
     }
@@ -122,9 +128,8 @@ fn completions_answer_every_prompt_n_times() {
     assert_eq!(json["object"], "text_completion");
     let texts: Vec<&str> =
         json["choices"].as_array().unwrap().iter().map(|c| c["text"].as_str().unwrap()).collect();
-    let expected: Vec<String> = ["one #0", "one #1", "two #0", "two #1"]
-        .map(|end| format!("policy 2 heard: {end}"))
-        .into();
+    let expected: Vec<String> =
+        ["one #0", "one #1", "two #0", "two #1"].map(|end| format!("policy 2 heard: {end}")).into();
     assert_eq!(texts, expected);
     assert_eq!(json["usage"]["prompt_tokens"], 2, "each prompt counts once");
     let body = r#"{"prompt": ["one", "two"], "stream": true}"#;
@@ -139,7 +144,8 @@ fn completions_answer_every_prompt_n_times() {
 #[test]
 fn the_best_of_several_are_chosen_by_the_rewards() {
     let served = Served::start(|_| {});
-    let json = ask(served.address, "hi", r#", "model": "run:helpful", "best_of": 4, "n": 2"#).json();
+    let json =
+        ask(served.address, "hi", r#", "model": "run:helpful", "best_of": 4, "n": 2"#).json();
     let texts: Vec<&str> = json["choices"]
         .as_array()
         .unwrap()
@@ -166,7 +172,10 @@ fn texts_are_scored() {
         {"messages": [{"role": "user", "content": "hi"}], "response": "x #2"}]}"#;
     let json = post(served.address, "/v1/scores", body).json();
     assert_eq!(json["rewards"], json!(["helpful", "harmless"]));
-    assert_eq!(json["data"][0], json!({ "object": "score", "index": 0, "scores": { "helpful": -1.0, "harmless": 3.0 } }));
+    assert_eq!(
+        json["data"][0],
+        json!({ "object": "score", "index": 0, "scores": { "helpful": -1.0, "harmless": 3.0 } })
+    );
     assert_eq!(json["data"][1]["scores"]["helpful"], 2.0);
     for (body, param) in [
         ("{}", "input"),
@@ -175,13 +184,17 @@ fn texts_are_scored() {
         (r#"{"input": [{"prompt": "a"}]}"#, "input[0].response"),
         (r#"{"input": [{"response": "a"}]}"#, "input[0].prompt"),
         (r#"{"input": [{"prompt": "a", "messages": [], "response": "b"}]}"#, "input[0].prompt"),
-        (r#"{"input": [{"messages": [{"role": "user"}], "response": "b"}]}"#, "input[0].messages[0].content"),
+        (
+            r#"{"input": [{"messages": [{"role": "user"}], "response": "b"}]}"#,
+            "input[0].messages[0].content",
+        ),
         (r#"{"input": [{"prompt": "a", "response": "b", "scale": 1}]}"#, "input[0].scale"),
     ] {
         let reply = post(served.address, "/v1/scores", body);
         assert_eq!((reply.status, reply.error().2.as_deref()), (400, Some(param)), "{body}");
     }
-    let failing = post(served.address, "/v1/scores", r#"{"input": [{"prompt": "a", "response": "cannot"}]}"#);
+    let failing =
+        post(served.address, "/v1/scores", r#"{"input": [{"prompt": "a", "response": "cannot"}]}"#);
     assert_eq!(failing.status, 500);
     let panicking = r#"{"input": [{"prompt": "a", "response": "scorer panic"}]}"#;
     assert_eq!(post(served.address, "/v1/scores", panicking).status, 500);
@@ -194,7 +207,10 @@ fn models_are_listed_and_found_by_name() {
     let json = get(served.address, "/v1/models").json();
     let ids: Vec<&str> =
         json["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["run", "run:helpful", "run:harmless", "run:humor", "run:sft", "run:worst-case"]);
+    assert_eq!(
+        ids,
+        ["run", "run:helpful", "run:harmless", "run:humor", "run:sft", "run:worst-case"]
+    );
     assert_eq!(keys(&json["data"][0]), ["created", "id", "object", "owned_by"]);
     assert_eq!(get(served.address, "/v1/models/run:sft").json()["id"], "run:sft");
     assert_eq!(get(served.address, "/v1/models/run@helpful=1").status, 200);
@@ -238,9 +254,14 @@ fn many_clients_at_once_get_their_own_answers() {
                         true => reply
                             .events()
                             .iter()
-                            .filter_map(|e| e["choices"][0]["delta"]["content"].as_str().map(str::to_owned))
+                            .filter_map(|e| {
+                                e["choices"][0]["delta"]["content"].as_str().map(str::to_owned)
+                            })
                             .collect(),
-                        false => reply.json()["choices"][0]["message"]["content"].as_str().unwrap().into(),
+                        false => reply.json()["choices"][0]["message"]["content"]
+                            .as_str()
+                            .unwrap()
+                            .into(),
                     };
                     assert_eq!(text, format!("policy 0 heard: {question} #0"));
                 }

@@ -83,7 +83,9 @@ pub(crate) fn send(address: SocketAddr, bytes: &[u8]) -> Reply {
     let mut stream = connect(address);
     // A server that refuses may close before it has read everything.
     let _ = stream.write_all(bytes);
-    read(stream).unwrap_or_else(|e| panic!("{e} after {:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(300)])))
+    read(stream).unwrap_or_else(|e| {
+        panic!("{e} after {:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(300)]))
+    })
 }
 
 pub(crate) fn get(address: SocketAddr, path: &str) -> Reply {

@@ -27,7 +27,9 @@ pub(crate) fn script(python: &OsString, name: &str, args: &[&str]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name);
     // Proxies and other people's keys are not for this server.
     let mut command = Command::new(python);
-    for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "OPENAI_API_KEY", "OPENAI_BASE_URL"] {
+    for name in
+        ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "OPENAI_API_KEY", "OPENAI_BASE_URL"]
+    {
         command.env_remove(name);
     }
     let output = command.arg(script).args(args).env("NO_PROXY", "*").output().unwrap();
@@ -43,7 +45,8 @@ fn the_openai_package_works() {
         Err(why) => mopo_testkit::skip!("{why}"),
     };
     let served = Served::start(|options| options.api_key = Some("secret".into()));
-    let said = script(&python, "openai_client.py", &[&format!("http://{}/v1", served.address), "secret"]);
+    let said =
+        script(&python, "openai_client.py", &[&format!("http://{}/v1", served.address), "secret"]);
     assert!(said.contains("all checks passed"), "{said}");
 }
 
@@ -54,13 +57,15 @@ fn litellm_works() {
         Err(why) => mopo_testkit::skip!("{why}"),
     };
     let served = Served::start(|options| options.api_key = Some("secret".into()));
-    let said = script(&python, "litellm_client.py", &[&format!("http://{}/v1", served.address), "secret"]);
+    let said =
+        script(&python, "litellm_client.py", &[&format!("http://{}/v1", served.address), "secret"]);
     assert!(said.contains("all checks passed"), "{said}");
 }
 
 #[test]
 fn curl_works() {
-    let curl = |args: &[&str]| Command::new("curl").args(["-sS", "--noproxy", "*"]).args(args).output();
+    let curl =
+        |args: &[&str]| Command::new("curl").args(["-sS", "--noproxy", "*"]).args(args).output();
     if curl(&["--version"]).is_err() {
         mopo_testkit::skip!("no program curl");
     }
@@ -76,7 +81,8 @@ fn curl_works() {
     std::fs::write(&file, crate::client::chat(&"x ".repeat(2_000_000), "")).unwrap();
     let data = format!("@{}", file.display());
     let output =
-        curl(&["-H", "Content-Type: application/json", "-d", &data, "-w", "\n%{http_code}", &url]).unwrap();
+        curl(&["-H", "Content-Type: application/json", "-d", &data, "-w", "\n%{http_code}", &url])
+            .unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.contains("request_too_large") && said.ends_with("\n413"), "{said}");
 }

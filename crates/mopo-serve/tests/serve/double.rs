@@ -9,8 +9,8 @@ use std::time::Duration;
 use mopo_lm::HeadChoice;
 use mopo_serve::{
     Admitted, EndReason, EngineStats, EventSink, Extras, Front, FrontSource, ModelInfo, Point,
-    Prompt, Refusal, RefusalKind, ScoreItem, ServeOptions, Stop, StopScanner, TextEngine, TextEvent,
-    TextRequest, TextScorer, Token, TokenLogProb, serve,
+    Prompt, Refusal, RefusalKind, ScoreItem, ServeOptions, Stop, StopScanner, TextEngine,
+    TextEvent, TextRequest, TextScorer, Token, TokenLogProb, serve,
 };
 
 /// What the model of the double never takes: more words.
@@ -97,8 +97,13 @@ impl TextEngine for Double {
         let prompt_tokens = text.split_whitespace().count();
         let n_new = request.max_new_tokens.unwrap_or(DEFAULT_TOKENS);
         if prompt_tokens + n_new > CONTEXT {
-            let message = format!("{prompt_tokens} and {n_new} tokens exceed the context of {CONTEXT}");
-            return Err(Refusal { kind: RefusalKind::TooLong, message, param: Some("messages".into()) });
+            let message =
+                format!("{prompt_tokens} and {n_new} tokens exceed the context of {CONTEXT}");
+            return Err(Refusal {
+                kind: RefusalKind::TooLong,
+                message,
+                param: Some("messages".into()),
+            });
         }
         if request.min_p > 0.0 {
             let message = "'min_p' is not supported".into();
@@ -154,7 +159,10 @@ impl TextEngine for Double {
     }
 
     fn stats(&self) -> EngineStats {
-        EngineStats { cache_bytes: Some(self.rows.len() as u64 * 1024), cache_limit_bytes: Some(8192) }
+        EngineStats {
+            cache_bytes: Some(self.rows.len() as u64 * 1024),
+            cache_limit_bytes: Some(8192),
+        }
     }
 }
 

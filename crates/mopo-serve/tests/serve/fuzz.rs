@@ -18,16 +18,52 @@ const THREADS: usize = 4;
 
 /// Every field that any endpoint knows, and some that none does.
 const FIELDS: [&str; 38] = [
-    "model", "messages", "prompt", "input", "preference_weights", "normalize_weights", "divergence", "stream",
-    "stream_options", "n", "best_of", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p",
-    "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "stop", "logprobs", "top_logprobs",
-    "logit_bias", "user", "tools", "tool_choice", "response_format", "echo", "suffix", "metadata", "audio", "modalities",
-    "functions", "", "\u{0}", "__proto__",
+    "model",
+    "messages",
+    "prompt",
+    "input",
+    "preference_weights",
+    "normalize_weights",
+    "divergence",
+    "stream",
+    "stream_options",
+    "n",
+    "best_of",
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "stop",
+    "logprobs",
+    "top_logprobs",
+    "logit_bias",
+    "user",
+    "tools",
+    "tool_choice",
+    "response_format",
+    "echo",
+    "suffix",
+    "metadata",
+    "audio",
+    "modalities",
+    "functions",
+    "",
+    "\u{0}",
+    "__proto__",
 ];
 
 fn text(rng: &mut impl Rng) -> String {
     let n = *[0, 1, 3, 20, 300].choose(rng).unwrap();
-    let chars = ['a', ' ', '\n', '"', '\\', '\0', 'é', '\u{fffd}', '😀', '<', '{', '\u{202e}', '=', '@', ':', ','];
+    let chars = [
+        'a', ' ', '\n', '"', '\\', '\0', 'é', '\u{fffd}', '😀', '<', '{', '\u{202e}', '=', '@',
+        ':', ',',
+    ];
     (0..n).map(|_| *chars.choose(rng).unwrap()).collect()
 }
 
@@ -41,8 +77,14 @@ fn value(rng: &mut impl Rng, depth: usize) -> Value {
         5 => json!(rng.random_range(-1.5..1.5)),
         6 => json!(*[1e308, -1e308, 1e-320, 0.1].choose(rng).unwrap()),
         7 | 8 => json!(text(rng)),
-        9 => json!(*["run", "run:helpful", "run:sft", "run@helpful=1", "run@helpful=nan", "run@", "gpt-4"].choose(rng).unwrap()),
-        10 => json!([{ "role": *["user", "system", "assistant", "tool"].choose(rng).unwrap(), "content": text(rng) }]),
+        9 => json!(
+            *["run", "run:helpful", "run:sft", "run@helpful=1", "run@helpful=nan", "run@", "gpt-4"]
+                .choose(rng)
+                .unwrap()
+        ),
+        10 => {
+            json!([{ "role": *["user", "system", "assistant", "tool"].choose(rng).unwrap(), "content": text(rng) }])
+        }
         11 => json!({ "helpful": rng.random_range(0.0..1.0), "harmless": 0.5 }),
         12 => {
             let n = rng.random_range(0..4);
@@ -89,9 +131,24 @@ fn body(rng: &mut impl Rng, path: &str) -> Vec<u8> {
 }
 
 fn bytes(rng: &mut impl Rng) -> Vec<u8> {
-    let paths = ["/v1/chat/completions", "/v1/completions", "/v1/scores", "/v1/models", "/v1/models/run", "/", "/metrics", "/health", "/api/info", "/x"];
+    let paths = [
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/scores",
+        "/v1/models",
+        "/v1/models/run",
+        "/",
+        "/metrics",
+        "/health",
+        "/api/info",
+        "/x",
+    ];
     let path = *paths[..if rng.random_bool(0.8) { 3 } else { paths.len() }].choose(rng).unwrap();
-    let method = if rng.random_bool(0.9) { "POST" } else { *["GET", "PUT", "HEAD", "OPTIONS", "PATCH"].choose(rng).unwrap() };
+    let method = if rng.random_bool(0.9) {
+        "POST"
+    } else {
+        *["GET", "PUT", "HEAD", "OPTIONS", "PATCH"].choose(rng).unwrap()
+    };
     let body = body(rng, path);
     let kind = if rng.random_bool(0.95) { "application/json" } else { "text/plain" };
     let mut headers = vec![("Content-Type", kind)];
@@ -110,7 +167,12 @@ fn run(address: SocketAddr, seed: u64, n: usize) -> [usize; 2] {
     let mut counts = [0; 2];
     for k in 0..n {
         let bytes = bytes(&mut rng);
-        let what = || format!("seed {seed}, request {k}: {}", String::from_utf8_lossy(&bytes[..bytes.len().min(600)]));
+        let what = || {
+            format!(
+                "seed {seed}, request {k}: {}",
+                String::from_utf8_lossy(&bytes[..bytes.len().min(600)])
+            )
+        };
         let is_head = bytes.starts_with(b"HEAD");
         let began = Instant::now();
         let mut stream = connect(address);
@@ -127,9 +189,17 @@ fn run(address: SocketAddr, seed: u64, n: usize) -> [usize; 2] {
         match reply.status {
             200 => {
                 counts[0] += 1;
-                if reply.headers.get("content-type").is_some_and(|kind| kind.contains("event-stream")) {
+                if reply
+                    .headers
+                    .get("content-type")
+                    .is_some_and(|kind| kind.contains("event-stream"))
+                {
                     reply.events();
-                } else if reply.headers.get("content-type").is_some_and(|kind| kind == "application/json") {
+                } else if reply
+                    .headers
+                    .get("content-type")
+                    .is_some_and(|kind| kind == "application/json")
+                {
                     reply.json();
                 }
             }
@@ -145,7 +215,8 @@ fn run(address: SocketAddr, seed: u64, n: usize) -> [usize; 2] {
 
 #[test]
 fn random_requests_get_well_formed_answers() {
-    let n = std::env::var("MOPO_FUZZ_REQUESTS").ok().and_then(|n| n.parse().ok()).unwrap_or(REQUESTS);
+    let n =
+        std::env::var("MOPO_FUZZ_REQUESTS").ok().and_then(|n| n.parse().ok()).unwrap_or(REQUESTS);
     let served = Served::start(|options| options.queue = 100_000);
     let address = served.address;
     let threads: Vec<_> = (0..THREADS)

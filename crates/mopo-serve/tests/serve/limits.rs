@@ -29,12 +29,21 @@ fn wrong_requests_are_refused_in_openais_shape() {
         ("", 400, None, "invalid_json"),
         ("{", 400, None, "invalid_json"),
         ("[]", 400, None, "invalid_json"),
-        (r#"{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}"#, 400, None, "invalid_json"),
+        (
+            r#"{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}"#,
+            400,
+            None,
+            "invalid_json",
+        ),
         ("{}", 400, Some("messages"), "missing_required_parameter"),
     ] {
         let reply = post(served.address, path, body);
         let (_, kind, found, found_code) = reply.error();
-        assert_eq!((reply.status, found.as_deref(), found_code.as_deref()), (status, param, Some(code)), "{body}");
+        assert_eq!(
+            (reply.status, found.as_deref(), found_code.as_deref()),
+            (status, param, Some(code)),
+            "{body}"
+        );
         assert_eq!(kind, "invalid_request_error");
     }
     for (more, status, param, code) in [
@@ -55,7 +64,12 @@ fn wrong_requests_are_refused_in_openais_shape() {
         (r#", "seed": 1e30"#, 400, "seed", "invalid_value"),
         (r#", "stream": 1"#, 400, "stream", "invalid_type"),
         (r#", "stream_options": {}"#, 400, "stream_options", "invalid_value"),
-        (r#", "stream": true, "stream_options": {"x": 1}"#, 400, "stream_options.x", "unknown_parameter"),
+        (
+            r#", "stream": true, "stream_options": {"x": 1}"#,
+            400,
+            "stream_options.x",
+            "unknown_parameter",
+        ),
         (r#", "min_p": 0.5"#, 400, "min_p", "unsupported_parameter"),
         (r#", "min_p": 0.5, "stream": true"#, 400, "min_p", "unsupported_parameter"),
         (r#", "tools": [{}]"#, 400, "tools", "unsupported_parameter"),
@@ -89,8 +103,20 @@ fn paths_methods_and_types_that_are_not_there_are_named() {
         ("GET", "/v1/chat/completions", &[], 405, "method_not_allowed"),
         ("DELETE", "/v1/models/run", &[], 405, "method_not_allowed"),
         ("POST", "/v1/chat/completions", &[], 415, "unsupported_media_type"),
-        ("POST", "/v1/chat/completions", &[("Content-Type", "text/plain")], 415, "unsupported_media_type"),
-        ("POST", "/v1/chat/completions", &[("Content-Type", "application/json; charset=utf-8")], 200, ""),
+        (
+            "POST",
+            "/v1/chat/completions",
+            &[("Content-Type", "text/plain")],
+            415,
+            "unsupported_media_type",
+        ),
+        (
+            "POST",
+            "/v1/chat/completions",
+            &[("Content-Type", "application/json; charset=utf-8")],
+            200,
+            "",
+        ),
     ] {
         let body = if method == "POST" { body.as_bytes() } else { b"" };
         let reply = send(served.address, &request(method, path, headers, body));
@@ -123,7 +149,10 @@ fn prompts_and_answers_are_bounded() {
     });
     let reply = ask(served.address, "one two three four five six", "");
     assert_eq!((reply.status, reply.error().3.as_deref()), (400, Some("context_length_exceeded")));
-    assert_eq!(ask(served.address, "hi", r#", "max_tokens": 8"#).error().2.as_deref(), Some("max_tokens"));
+    assert_eq!(
+        ask(served.address, "hi", r#", "max_tokens": 8"#).error().2.as_deref(),
+        Some("max_tokens")
+    );
     assert_eq!(ask(served.address, "one two three four five", r#", "max_tokens": 7"#).status, 200);
     let many = format!("[{}\"x\"]", "\"x\",".repeat(16));
     let reply = post(served.address, "/v1/completions", &format!(r#"{{"prompt": {many}}}"#));
@@ -136,7 +165,9 @@ fn a_full_queue_refuses_with_the_time_to_come_back() {
     let open = |question: &str| {
         let mut stream = connect(served.address);
         let body = chat(question, r#", "max_tokens": 900"#);
-        stream.write_all(&request("POST", "/v1/chat/completions", &[JSON], body.as_bytes())).unwrap();
+        stream
+            .write_all(&request("POST", "/v1/chat/completions", &[JSON], body.as_bytes()))
+            .unwrap();
         stream
     };
     // The engine takes 8; the rest waits.
@@ -150,7 +181,10 @@ fn a_full_queue_refuses_with_the_time_to_come_back() {
     wait_for(&served, "mopo_requests_waiting 2");
     let reply = ask(served.address, "hi", "");
     let (_, kind, _, code) = reply.error();
-    assert_eq!((reply.status, &*kind, code.as_deref()), (429, "rate_limit_error", Some("queue_full")));
+    assert_eq!(
+        (reply.status, &*kind, code.as_deref()),
+        (429, "rate_limit_error", Some("queue_full"))
+    );
     assert!(reply.headers["retry-after"].parse::<u64>().unwrap() > 0);
     // A client that leaves the queue makes room within a second, and so does one that is being answered.
     drop(streams.pop());
@@ -166,7 +200,9 @@ fn a_client_that_leaves_is_forgotten_within_a_second() {
     for stream in [false, true] {
         let body = chat("slow long", &format!(r#", "max_tokens": 900, "stream": {stream}"#));
         let mut connection = connect(served.address);
-        connection.write_all(&request("POST", "/v1/chat/completions", &[JSON], body.as_bytes())).unwrap();
+        connection
+            .write_all(&request("POST", "/v1/chat/completions", &[JSON], body.as_bytes()))
+            .unwrap();
         wait_for(&served, "mopo_requests_running 1");
         if stream {
             // It has begun to read.
@@ -201,7 +237,9 @@ fn requests_that_take_too_long_end_with_the_reason() {
         .map(|_| {
             let mut stream = connect(served.address);
             let body = chat("slow long", more);
-            stream.write_all(&request("POST", "/v1/chat/completions", &[JSON], body.as_bytes())).unwrap();
+            stream
+                .write_all(&request("POST", "/v1/chat/completions", &[JSON], body.as_bytes()))
+                .unwrap();
             stream
         })
         .collect();
@@ -218,12 +256,21 @@ fn without_the_key_nothing_is_answered() {
     let with = |path: &str, value: &str| {
         send(served.address, &request("GET", path, &[("Authorization", value)], b""))
     };
-    for path in ["/v1/models", "/metrics", "/api/info", "/api/front", "/nothing", "/v1/chat/completions"] {
+    for path in
+        ["/v1/models", "/metrics", "/api/info", "/api/front", "/nothing", "/v1/chat/completions"]
+    {
         let reply = get(served.address, path);
         assert_eq!((reply.status, &*reply.error().1), (401, "authentication_error"), "{path}");
         assert_eq!(reply.headers["www-authenticate"], "Bearer");
     }
-    for value in ["Bearer open", "Bearer open-sesame2", "Basic open-sesame", "open-sesame", "Bearer", "Bearer \u{e9}"] {
+    for value in [
+        "Bearer open",
+        "Bearer open-sesame2",
+        "Basic open-sesame",
+        "open-sesame",
+        "Bearer",
+        "Bearer \u{e9}",
+    ] {
         assert_eq!(with("/v1/models", value).status, 401, "{value}");
     }
     for value in ["Bearer open-sesame", "bearer  open-sesame"] {
@@ -240,10 +287,14 @@ fn without_the_key_nothing_is_answered() {
 #[test]
 fn without_a_key_only_this_machines_names_are_answered() {
     let served = Served::start(|_| {});
-    let reply = send(served.address, &request("GET", "/v1/models", &[("Host", "evil.example")], b""));
+    let reply =
+        send(served.address, &request("GET", "/v1/models", &[("Host", "evil.example")], b""));
     assert_eq!((reply.status, reply.error().3.as_deref()), (403, Some("invalid_host")));
     let host = served.address.to_string();
-    assert_eq!(send(served.address, &request("GET", "/v1/models", &[("Host", &host)], b"")).status, 200);
+    assert_eq!(
+        send(served.address, &request("GET", "/v1/models", &[("Host", &host)], b"")).status,
+        200
+    );
 }
 
 #[test]
@@ -259,7 +310,9 @@ fn a_panic_costs_the_batch_and_nothing_else() {
     let (events, done) = {
         let mut stream = connect(served.address);
         let body = chat("slow long", r#", "max_tokens": 900, "stream": true"#);
-        stream.write_all(&request("POST", "/v1/chat/completions", &[JSON], body.as_bytes())).unwrap();
+        stream
+            .write_all(&request("POST", "/v1/chat/completions", &[JSON], body.as_bytes()))
+            .unwrap();
         wait_for(&served, "mopo_requests_running 1");
         // Its neighbour in the batch panics after it has begun.
         std::thread::sleep(Duration::from_millis(100));
@@ -280,11 +333,18 @@ fn clients_that_send_nothing_or_nonsense_do_no_harm() {
     let half: Vec<_> = (0..16)
         .map(|_| {
             let mut stream = connect(served.address);
-            stream.write_all(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Le").unwrap();
+            stream
+                .write_all(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Le")
+                .unwrap();
             stream
         })
         .collect();
-    for bytes in [&b"\0\0\0\0"[..], b"HELO there\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00"] {
+    for bytes in [
+        &b"\0\0\0\0"[..],
+        b"HELO there\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+    ] {
         let mut stream = connect(served.address);
         stream.write_all(bytes).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();

@@ -25,7 +25,11 @@ fn people_can_slide_ask_compare_and_stop() {
     let Some(browser) = chromium() else {
         mopo_testkit::skip!("no program chromium; MOPO_CHROMIUM names one elsewhere");
     };
-    let which = Command::new("which").arg(&browser).output().map(|output| output.stdout).unwrap_or_default();
+    let which = Command::new("which")
+        .arg(&browser)
+        .output()
+        .map(|output| output.stdout)
+        .unwrap_or_default();
     let found = String::from_utf8_lossy(&which).trim().to_owned();
     let browser = if Path::new(&browser).is_absolute() { browser } else { found };
     let open = Served::start(|_| {});

@@ -24,7 +24,9 @@ fn wait_until_running(served: &Served, n: usize) {
 #[test]
 fn running_requests_are_answered_and_waiting_ones_refused() {
     let served = Served::start(|_| {});
-    let slow = |i: usize| open(&served, "slow long", &format!(r#", "max_tokens": 25, "stream": {}"#, i % 2 == 0));
+    let slow = |i: usize| {
+        open(&served, "slow long", &format!(r#", "max_tokens": 25, "stream": {}"#, i % 2 == 0))
+    };
     let running: Vec<_> = (0..8).map(slow).collect();
     wait_until_running(&served, 8);
     let waiting = open(&served, "hi", "");
@@ -75,8 +77,14 @@ fn a_taken_port_and_an_engine_beyond_repair_are_errors() {
     let port = first.address.port();
     let options = mopo_serve::ServeOptions { port, ..Default::default() };
     let stop = mopo_serve::Stop::default();
-    let second =
-        mopo_serve::serve(&mut Double::default(), Default::default(), options, &stop, false, |_| ());
+    let second = mopo_serve::serve(
+        &mut Double::default(),
+        Default::default(),
+        options,
+        &stop,
+        false,
+        |_| (),
+    );
     let message = second.unwrap_err().to_string();
     assert!(message.contains("cannot listen") && message.contains("--port"), "{message}");
 
