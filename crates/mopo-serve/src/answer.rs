@@ -148,7 +148,7 @@ async fn whole(
     for (i, one) in finished.iter().enumerate() {
         usage.completion += one.completion_tokens;
         // Each prompt once.
-        if i % job.best_of == 0 {
+        if i.is_multiple_of(job.best_of) {
             usage.prompt += one.admitted.prompt_tokens;
             usage.cached += one.admitted.cached_tokens;
         }
@@ -319,7 +319,7 @@ impl Stream {
         let kind = self.head.kind;
         let choice = match event {
             TextEvent::Started(admitted) => {
-                if index % self.n == 0 {
+                if index.is_multiple_of(self.n) {
                     self.usage.prompt += admitted.prompt_tokens;
                     self.usage.cached += admitted.cached_tokens;
                 }

@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::engine::{EventSink, Refusal, TextEngine, TextEvent, TextRequest};
 use crate::error::{ApiError, Error, Result};
 use crate::metrics::Metrics;
+
+/// How long the pool's other work waits at most for an idle engine.
+const POOL_PAUSE: Duration = Duration::from_millis(10);
 
 /// Whether the place of a ticket in the queue has been given back.
 const WAITING: u8 = 0;
@@ -216,7 +219,7 @@ impl Host {
     /// Takes all commands, and waits for one if there is nothing else to do. False: the end.
     fn take_commands(&mut self, idle: bool) -> bool {
         let mut next = match idle {
-            true => self.commands.recv().map_err(|_| TryRecvError::Disconnected),
+            true => self.wait_for_command().ok_or(TryRecvError::Disconnected),
             false => self.commands.try_recv(),
         };
         loop {
@@ -226,6 +229,23 @@ impl Host {
                 Err(TryRecvError::Empty) => return true,
             }
             next = self.commands.try_recv();
+        }
+    }
+
+    /// The next command; `None`: there is nobody left to send one. On a thread of rayon's pool, where kernels want the
+    /// engine to be, others' work for the pool is done meanwhile: it may be the only thread.
+    fn wait_for_command(&self) -> Option<Command> {
+        loop {
+            let patience = match rayon::yield_now() {
+                None => return self.commands.recv().ok(),
+                Some(rayon::Yield::Executed) => Duration::ZERO,
+                Some(rayon::Yield::Idle) => POOL_PAUSE,
+            };
+            match self.commands.recv_timeout(patience) {
+                Ok(command) => return Some(command),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
         }
     }
 

@@ -1,11 +1,13 @@
 //! Answers of every endpoint, whole and streamed.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use mopo_serve::{Extras, ServeOptions, Stop, serve};
 use serde_json::{Value, json};
 
 use crate::client::{ask, chat, connect, get, post, request, send};
-use crate::double::{HOSTILE, Served};
+use crate::double::{Double, HOSTILE, Served};
 
 fn keys(value: &Value) -> Vec<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
@@ -159,7 +161,7 @@ fn the_best_of_several_are_chosen_by_the_rewards() {
     let reply = ask(served.address, "hi", r#", "best_of": 2, "stream": true"#);
     assert_eq!((reply.status, reply.error().2.as_deref()), (400, Some("best_of")));
 
-    let plain = Served::start_with(|_| {}, || Box::new(crate::double::Double::default()), false);
+    let plain = Served::start_with(|_| {}, || Box::new(Double::default()), false);
     let reply = ask(plain.address, "hi", r#", "best_of": 2"#);
     assert_eq!((reply.status, reply.error().3.as_deref()), (400, Some("unsupported_parameter")));
 }
@@ -199,6 +201,32 @@ fn texts_are_scored() {
     let panicking = r#"{"input": [{"prompt": "a", "response": "scorer panic"}]}"#;
     assert_eq!(post(served.address, "/v1/scores", panicking).status, 500);
     assert_eq!(post(served.address, "/v1/scores", body).status, 200, "and it goes on");
+}
+
+#[test]
+fn an_idle_engine_does_not_keep_the_only_thread_of_a_pool_from_the_rewards() {
+    let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap());
+    let scorer = Arc::new(crate::double::OnPool(Arc::clone(&pool)));
+    let (stop, ready) = (Stop::default(), std::sync::mpsc::channel());
+    let server = {
+        let stop = stop.clone();
+        std::thread::spawn(move || {
+            let extras = Extras { scorer: Some(scorer), front: None };
+            let options = ServeOptions { port: 0, name: "run".into(), ..ServeOptions::default() };
+            pool.install(|| {
+                let on_ready = |address| ready.0.send(address).unwrap();
+                serve(&mut Double::default(), extras, options, &stop, false, on_ready)
+            })
+        })
+    };
+    let address = ready.1.recv().unwrap();
+    let body = r#"{"input": [{"prompt": "hi", "response": "abc"}]}"#;
+    for _ in 0..3 {
+        assert_eq!(post(address, "/v1/scores", body).status, 200);
+        assert_eq!(ask(address, "hi", "").status, 200);
+    }
+    stop.stop();
+    server.join().unwrap().unwrap();
 }
 
 #[test]

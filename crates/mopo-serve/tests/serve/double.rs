@@ -193,6 +193,19 @@ impl TextScorer for Letters {
     }
 }
 
+/// Scores on a pool of threads, as rewards that are models do.
+pub(crate) struct OnPool(pub(crate) Arc<rayon::ThreadPool>);
+
+impl TextScorer for OnPool {
+    fn names(&self) -> Vec<String> {
+        Letters.names()
+    }
+
+    fn score(&self, items: &[ScoreItem]) -> Result<Vec<Vec<f32>>, Refusal> {
+        self.0.install(|| Letters.score(items))
+    }
+}
+
 /// A front whose grid has two steps.
 fn front() -> Front {
     let policies = ["helpful", "harmless", "humor"].map(str::to_owned).to_vec();
