@@ -108,7 +108,10 @@ function buildSliders() {
     row.append(label, output, slider);
     $("sliders").append(row);
   });
-  if (settings.names.length === 3) triangle = new Triangle($("triangle-place"), settings.names, setWeights);
+  if (settings.names.length === 3) {
+    triangle = new Triangle($("triangle-place"), settings.names, setWeights);
+    $("weights").classList.add("with-triangle");
+  }
   const n = settings.names.length;
   // One policy has all the weight.
   $("sliders").hidden = n < 2;

@@ -13,15 +13,15 @@ function draw(parent, name, attributes, text) {
   return element;
 }
 
-function mark(svg, x, y, index, isCurrent) {
+function mark(svg, x, y, index, isCurrent, size = 1) {
   const group = draw(svg, "g", { "data-letter": LETTERS[index], class: "chosen" });
-  draw(group, "circle", { cx: x, cy: y, r: isCurrent ? 9 : 7, class: "mark" });
-  draw(group, "text", { x, y: y + 4, "text-anchor": "middle", class: "mark-text" }, LETTERS[index]);
+  draw(group, "circle", { cx: x, cy: y, r: (isCurrent ? 9 : 7) * size, class: "mark" });
+  draw(group, "text", { x, y: y + 4 * size, "text-anchor": "middle", class: "mark-text" }, LETTERS[index]);
   return group;
 }
 
 const WIDTH = 340;
-const HEIGHT = 250;
+const HEIGHT = 240;
 const MARGIN = { left: 46, right: 16, top: 12, bottom: 40 };
 
 // Round numbers between two values.
@@ -104,8 +104,8 @@ export class Triangle {
         draw(this.svg, "line", { x1, y1, x2, y2, class: "grid" });
       }
     }
-    [[110, 14, "middle"], [4, 190, "start"], [216, 190, "end"]].forEach(([x, y, anchor], i) => {
-      draw(this.svg, "text", { x, y, "text-anchor": anchor }, names[i].length > 16 ? `${names[i].slice(0, 15)}…` : names[i]);
+    [[110, 15, "middle"], [2, 193, "start"], [218, 193, "end"]].forEach(([x, y, anchor], i) => {
+      draw(this.svg, "text", { x, y, "text-anchor": anchor }, names[i].length > 12 ? `${names[i].slice(0, 11)}…` : names[i]);
     });
     this.marks = draw(this.svg, "g", {});
     this.weights = [1 / 3, 1 / 3, 1 / 3];
@@ -140,7 +140,7 @@ export class Triangle {
     settings.list.forEach((setting, i) => {
       if (setting.sft) return;
       const [x, y] = place(setting.weights);
-      mark(this.marks, x, y, i, i === settings.selected);
+      mark(this.marks, x, y, i, i === settings.selected, 1.4);
     });
     const text = settings.label({ ...settings.current, sft: false });
     this.svg.setAttribute("aria-label", `Weights of ${this.names.join(", ")}`);

@@ -32,7 +32,7 @@ export function percent(weight) {
 }
 
 // Corners of the triangle: the first at the top, then left and right.
-export const CORNERS = [[110, 22], [22, 172], [198, 172]];
+export const CORNERS = [[110, 26], [22, 172], [198, 172]];
 
 export function place(weights) {
   return [0, 1].map((axis) => CORNERS.reduce((sum, corner, i) => sum + corner[axis] * weights[i], 0));

@@ -174,7 +174,7 @@ def main() -> None:
         for scheme in ["light", "dark"]:
             for width in [360, 1280]:
                 page = ready(fresh(url + "#s=0.5,0.5,0&s=0,0,1", viewport={"width": width, "height": 740}, color_scheme=scheme))
-                ask(page, "a question with averyveryveryveryveryveryveryveryveryveryveryverylongword in it")
+                ask(page, "a question with averyveryveryveryveryveryveryveryveryveryveryverylargeword in it")
                 expect(page.locator(".scores")).to_have_count(2)
                 assert page.evaluate("() => document.documentElement.scrollWidth") <= width
                 for button in page.locator("button:visible").all():

@@ -25,7 +25,11 @@ fn wait_until_running(served: &Served, n: usize) {
 fn running_requests_are_answered_and_waiting_ones_refused() {
     let served = Served::start(|_| {});
     let slow = |i: usize| {
-        open(&served, "slow long", &format!(r#", "max_tokens": 25, "stream": {}"#, i % 2 == 0))
+        open(
+            &served,
+            "slow long",
+            &format!(r#", "max_tokens": 25, "stream": {}"#, i.is_multiple_of(2)),
+        )
     };
     let running: Vec<_> = (0..8).map(slow).collect();
     wait_until_running(&served, 8);
@@ -37,7 +41,7 @@ fn running_requests_are_answered_and_waiting_ones_refused() {
     for (i, stream) in running.into_iter().enumerate() {
         let reply = read(stream).unwrap();
         assert_eq!(reply.status, 200);
-        match i % 2 == 0 {
+        match i.is_multiple_of(2) {
             true => assert!(reply.events().len() > 25),
             false => assert_eq!(reply.json()["choices"][0]["finish_reason"], "length"),
         }
