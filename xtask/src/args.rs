@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench_dpo, bench_generate, bench_score, bench_train, models, real_line, study};
+use crate::{
+    bench_dpo, bench_generate, bench_score, bench_serve, bench_train, models, real_line, study,
+};
 
 /// The project's own commands.
 #[derive(Debug, Parser)]
@@ -88,6 +90,8 @@ pub(crate) enum BenchCommand {
     Generate(Box<bench_generate::Options>),
     /// Time the scoring of texts by a reward model; with --python, compare with transformers
     Score(bench_score::Options),
+    /// Let many clients ask `mopo serve` at once: latencies, memory, and whether each answer is the right one
+    Serve(bench_serve::Options),
 }
 
 /// A whole number above 0.

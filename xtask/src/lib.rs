@@ -9,6 +9,7 @@ mod bench_dpo;
 mod bench_generate;
 mod bench_pareto;
 mod bench_score;
+mod bench_serve;
 mod bench_train;
 mod cargo;
 mod ci;
@@ -59,6 +60,7 @@ fn run(command: Command) -> Result<ExitCode> {
             BenchCommand::Dpo(options) => bench_dpo::run(&options, &words()),
             BenchCommand::Generate(options) => bench_generate::run(&options, &words()),
             BenchCommand::Score(options) => bench_score::run(&options, &words()),
+            BenchCommand::Serve(options) => bench_serve::run(&options, &words()),
         },
         Command::RealLine(options) => real_line::run(options),
         Command::Study(options) => {

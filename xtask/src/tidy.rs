@@ -27,6 +27,19 @@ const EDGES: &[(&str, &[&str])] = &[
         &["mopo-core", "mopo-data", "mopo-eval", "mopo-hub", "mopo-lm", "mopo-ops", "mopo-report"],
     ),
     (
+        "mopo-serve",
+        &[
+            "mopo-core",
+            "mopo-data",
+            "mopo-eval",
+            "mopo-hub",
+            "mopo-lm",
+            "mopo-ops",
+            "mopo-report",
+            "mopo-train",
+        ],
+    ),
+    (
         "mopo-cli",
         &[
             "mopo-core",
@@ -36,6 +49,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "mopo-lm",
             "mopo-ops",
             "mopo-report",
+            "mopo-serve",
             "mopo-train",
         ],
     ),

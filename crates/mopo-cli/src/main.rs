@@ -45,8 +45,12 @@ fn message(error: &anyhow::Error) -> String {
 
 fn main() -> ExitCode {
     keep_freed_memory();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MOPO_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let command = Cli::parse().command;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MOPO_LOG").unwrap_or_else(|_| {
+        // A server's log has a line for each request.
+        let is_server = matches!(command, Command::Serve(_));
+        tracing_subscriber::EnvFilter::new(if is_server { "warn,mopo_serve=info" } else { "warn" })
+    });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -55,7 +59,7 @@ fn main() -> ExitCode {
         .log_internal_errors(false)
         .with_target(false)
         .init();
-    let result = match Cli::parse().command {
+    let result = match command {
         Command::Train(args) => commands::train::run(args),
         Command::Pareto(args) => commands::pareto::run(args),
         Command::Score(args) => commands::score::run(args),
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Command::WinRate(args) => commands::win_rate::run(args),
         Command::Generate(args) => commands::generate::run(args),
         Command::Chat(args) => commands::chat::run(args),
+        Command::Serve(args) => commands::serve::run(args),
         Command::Export(args) => commands::export::run(args),
         Command::Prepare(args) => commands::prepare::run(args),
         Command::Label(args) => commands::label::run(args),

@@ -12,6 +12,7 @@ mod report;
 mod reward;
 mod run;
 mod score;
+mod serve;
 mod win_rate;
 
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ pub(crate) use report::*;
 pub(crate) use reward::*;
 pub(crate) use run::*;
 pub(crate) use score::*;
+pub(crate) use serve::*;
 pub(crate) use win_rate::*;
 
 /// Align language models to several human objectives at once.
@@ -58,6 +60,8 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Chat with a policy of a run, a mixture of policies, an exported model, a Hugging Face model or a GGUF file
     Chat(ChatArgs),
+    /// Serve a run or a model over HTTP: OpenAI's endpoints with preference weights, and a page with sliders
+    Serve(ServeArgs),
     /// Export one policy for transformers or llama.cpp, or all policies in MOPO's own layout
     Export(ExportArgs),
     /// Read a data source, summarise it, and write a prepared data set

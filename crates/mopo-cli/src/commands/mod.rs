@@ -13,6 +13,7 @@ pub(crate) mod prepare;
 pub(crate) mod report;
 pub(crate) mod reward;
 pub(crate) mod score;
+pub(crate) mod serve;
 pub(crate) mod study;
 pub(crate) mod train;
 pub(crate) mod win_rate;

@@ -16,6 +16,7 @@ mod prepare;
 mod report;
 mod reward;
 mod score;
+mod serve;
 mod study;
 mod win_rate;
 mod wrong_input;

@@ -1,0 +1,39 @@
+//! An HTTP server for a run or a model: OpenAI's endpoints with preference weights, and a page with sliders.
+//!
+//! [`serve`] drives a [`TextEngine`] on the calling thread, and HTTP beside it. [`SamplerEngine`] is the engine of this
+//! workspace's models.
+#![doc = include_str!("../README.md")]
+
+mod answer;
+mod app;
+mod chat;
+mod completions;
+mod engine;
+mod error;
+mod feed;
+mod fields;
+mod front;
+mod guard;
+mod host;
+mod metrics;
+mod models;
+mod options;
+mod page;
+mod request;
+mod sampler;
+mod scorer;
+mod scores;
+mod server;
+mod stops;
+
+pub use engine::{
+    Admitted, EndReason, EngineStats, EventSink, ModelInfo, Prompt, Refusal, RefusalKind,
+    TextEngine, TextEvent, TextRequest, Token, TokenLogProb,
+};
+pub use error::{Error, Result};
+pub use front::{Front, FrontSource, Point};
+pub use options::ServeOptions;
+pub use sampler::SamplerEngine;
+pub use scorer::{RunScorer, ScoreItem, TextScorer};
+pub use server::{Extras, Stop, serve};
+pub use stops::StopScanner;
