@@ -150,7 +150,7 @@ async fn whole(
         // Each prompt once.
         if i.is_multiple_of(job.best_of) {
             usage.prompt += one.admitted.prompt_tokens;
-            usage.cached += one.admitted.cached_tokens;
+            usage.cached += one.cached_tokens;
         }
     }
     let mut choices = Vec::with_capacity(job.prompts.len() * job.n);
@@ -321,7 +321,6 @@ impl Stream {
             TextEvent::Started(admitted) => {
                 if index.is_multiple_of(self.n) {
                     self.usage.prompt += admitted.prompt_tokens;
-                    self.usage.cached += admitted.cached_tokens;
                 }
                 match kind {
                     Kind::Chat => {
@@ -343,8 +342,11 @@ impl Stream {
                     Kind::Completion => completions::choice(index, &text, offset, tokens, None),
                 }
             }
-            TextEvent::End { reason, completion_tokens } => {
+            TextEvent::End { reason, completion_tokens, cached_tokens } => {
                 self.usage.completion += completion_tokens;
+                if index.is_multiple_of(self.n) {
+                    self.usage.cached += cached_tokens;
+                }
                 match kind {
                     Kind::Chat => chat::delta(index, json!({}), None, Some(reason)),
                     Kind::Completion => {

@@ -85,13 +85,13 @@ pub struct TextRequest {
     /// Sample from the smallest set of tokens with this total probability.
     pub top_p: Option<f64>,
     /// Only tokens with at least this fraction of the most likely token's probability.
-    pub min_p: f64,
+    pub min_p: Option<f64>,
     /// Divides the logits of tokens that occurred, prompt included; 1 is neutral.
-    pub repetition_penalty: f64,
+    pub repetition_penalty: Option<f64>,
     /// Subtracted from the logits of tokens that the answer already has.
-    pub presence_penalty: f64,
+    pub presence_penalty: Option<f64>,
     /// Subtracted as often as the answer already has a token.
-    pub frequency_penalty: f64,
+    pub frequency_penalty: Option<f64>,
     /// Seed of sampling.
     pub seed: u64,
     /// Index among the answers to one prompt: different ones have different random streams.
@@ -107,8 +107,6 @@ pub struct TextRequest {
 pub struct Admitted {
     /// Tokens of its prompt.
     pub prompt_tokens: usize,
-    /// How many of them were found in the cache.
-    pub cached_tokens: usize,
 }
 
 /// News of a request.
@@ -129,6 +127,8 @@ pub enum TextEvent {
         reason: EndReason,
         /// Tokens of the answer.
         completion_tokens: usize,
+        /// Tokens of the prompt that were in the cache already.
+        cached_tokens: usize,
     },
     /// There will be no answer.
     Failed(Refusal),

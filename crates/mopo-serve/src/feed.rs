@@ -110,6 +110,7 @@ pub(crate) struct Finished {
     pub(crate) admitted: Admitted,
     pub(crate) end: EndReason,
     pub(crate) completion_tokens: usize,
+    pub(crate) cached_tokens: usize,
 }
 
 /// Waits for all `n` answers.
@@ -120,9 +121,10 @@ pub(crate) async fn collect(feed: &mut Feed, n: usize) -> Result<Vec<Finished>, 
     let empty = Finished {
         text: String::new(),
         tokens: vec![],
-        admitted: Admitted { prompt_tokens: 0, cached_tokens: 0 },
+        admitted: Admitted { prompt_tokens: 0 },
         end: EndReason::Stop,
         completion_tokens: 0,
+        cached_tokens: 0,
     };
     let mut all = vec![empty; n];
     while let Some((index, event)) = feed.next().await? {
@@ -133,8 +135,9 @@ pub(crate) async fn collect(feed: &mut Feed, n: usize) -> Result<Vec<Finished>, 
                 one.text += &text;
                 one.tokens.extend(tokens);
             }
-            TextEvent::End { reason, completion_tokens } => {
+            TextEvent::End { reason, completion_tokens, cached_tokens } => {
                 (one.end, one.completion_tokens) = (reason, completion_tokens);
+                one.cached_tokens = cached_tokens;
             }
             TextEvent::Failed(_) => unreachable!("an error of the feed"),
         }

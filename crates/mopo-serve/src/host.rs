@@ -298,7 +298,6 @@ impl Host {
                 Ok(admitted) => {
                     self.metrics.queue_time.observe(since.elapsed().as_secs_f64());
                     self.metrics.prompt_tokens.add(admitted.prompt_tokens as u64);
-                    self.metrics.cached_tokens.add(admitted.cached_tokens as u64);
                     TextEvent::Started(admitted)
                 }
                 Err(refusal) => TextEvent::Failed(refusal),
@@ -344,8 +343,9 @@ impl EventSink for Sink<'_> {
     fn event(&mut self, id: u64, event: TextEvent) {
         let Some(running) = self.running.get(&id) else { return };
         let is_last = matches!(event, TextEvent::End { .. } | TextEvent::Failed(_));
-        if let TextEvent::End { completion_tokens, .. } = event {
+        if let TextEvent::End { completion_tokens, cached_tokens, .. } = event {
             self.metrics.completion_tokens.add(completion_tokens as u64);
+            self.metrics.cached_tokens.add(cached_tokens as u64);
         }
         let _ = running.events.send((running.index, event));
         if is_last {

@@ -1,6 +1,6 @@
 //! An HTTP server for a run or a model: OpenAI's endpoints with preference weights, and a page with sliders.
 //!
-//! [`serve`] drives a [`TextEngine`] on the calling thread, and HTTP beside it. [`SamplerEngine`] is the engine of this
+//! [`serve`] drives a [`TextEngine`] on the calling thread, and HTTP beside it. [`SessionEngine`] is the engine of this
 //! workspace's models.
 #![doc = include_str!("../README.md")]
 
@@ -20,11 +20,10 @@ mod models;
 mod options;
 mod page;
 mod request;
-mod sampler;
 mod scorer;
 mod scores;
 mod server;
-mod stops;
+mod session;
 
 pub use engine::{
     Admitted, EndReason, EngineStats, EventSink, ModelInfo, Prompt, Refusal, RefusalKind,
@@ -33,7 +32,6 @@ pub use engine::{
 pub use error::{Error, Result};
 pub use front::{Front, FrontSource, Point};
 pub use options::ServeOptions;
-pub use sampler::SamplerEngine;
 pub use scorer::{RunScorer, ScoreItem, TextScorer};
 pub use server::{Extras, Stop, serve};
-pub use stops::StopScanner;
+pub use session::SessionEngine;

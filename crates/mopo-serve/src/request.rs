@@ -102,7 +102,7 @@ impl Job {
             let message = "'top_p' must be above 0; 'temperature': 0 takes the most likely tokens";
             return Err(ApiError::invalid("top_p", message));
         }
-        let repetition_penalty = fields.number("repetition_penalty", 0.01..=10.0)?.unwrap_or(1.0);
+        let repetition_penalty = fields.number("repetition_penalty", 0.01..=10.0)?;
         let settings = TextRequest {
             prompt: Prompt::Chat(vec![]),
             head: HeadChoice::Base,
@@ -111,10 +111,10 @@ impl Job {
             temperature: fields.number("temperature", 0.0..=2.0)?,
             top_k: fields.count("top_k", 0..=1_000_000_000)?,
             top_p,
-            min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(0.0),
+            min_p: fields.number("min_p", 0.0..=1.0)?,
             repetition_penalty,
-            presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
-            frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
+            presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?,
+            frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?,
             seed: 0,
             sample: 0,
             stop: fields.strings("stop", MAX_STOPS)?,

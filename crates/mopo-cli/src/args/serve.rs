@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use clap::Args;
+use mopo_lm::EngineConfig;
 use mopo_serve::ServeOptions;
 use std::time::Duration;
 
@@ -51,6 +52,15 @@ pub(crate) struct ServeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct LimitArgs {
+    /// How many answers are generated at a time; the others wait
+    #[arg(long, value_name = "N", default_value_t = EngineConfig::default().max_rows, value_parser = numbers::count)]
+    pub(crate) max_rows: usize,
+    /// Memory for keys and values
+    #[arg(long, value_name = "BYTES", default_value_t = EngineConfig::default().cache_bytes, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) cache_bytes: u64,
+    /// How many tokens of prompts are read between two tokens of the answers
+    #[arg(long, value_name = "N", default_value_t = EngineConfig::default().prefill_tokens, value_parser = numbers::count)]
+    pub(crate) prefill_tokens: usize,
     /// Most bytes of a request's body
     #[arg(long, value_name = "N", default_value_t = ServeOptions::default().max_body_bytes, value_parser = numbers::count)]
     pub(crate) max_body_bytes: usize,
@@ -78,6 +88,17 @@ pub(crate) struct LimitArgs {
     /// How long running requests may take after SIGTERM
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) shutdown_timeout: Duration,
+}
+
+impl LimitArgs {
+    /// The limits of the engine.
+    pub(crate) fn engine(&self) -> EngineConfig {
+        EngineConfig {
+            max_rows: self.max_rows,
+            cache_bytes: self.cache_bytes,
+            prefill_tokens: self.prefill_tokens,
+        }
+    }
 }
 
 impl ServeArgs {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use mopo_ops::FusedBackend;
 use mopo_serve::{
-    Extras, FrontSource, RunScorer, SamplerEngine, ServeOptions, Stop, TextScorer, serve,
+    Extras, FrontSource, RunScorer, ServeOptions, SessionEngine, Stop, TextScorer, serve,
 };
 
 use super::generate;
@@ -56,7 +56,8 @@ impl Job for Serve {
         let front = FrontSource::of(&path, sampler.policies());
         let scorer = RunScorer::open::<B>(&path, &device, &resolve)?
             .map(|scorer| Arc::new(scorer) as Arc<dyn TextScorer>);
-        let mut engine = SamplerEngine::new(sampler, &path, options.max_new_tokens)?;
+        let limits = args.limits.engine();
+        let mut engine = SessionEngine::new(&sampler, limits, options.max_new_tokens)?;
         let (extras, model) = (Extras { scorer, front }, options.name.clone());
         serve(&mut engine, extras, options, &Stop::default(), true, |address| {
             outln!("serving {model} at http://{address}/ (Ctrl-C ends)");
@@ -71,6 +72,7 @@ mod tests {
     use std::time::Duration;
 
     use clap::Parser;
+    use mopo_lm::EngineConfig;
 
     use super::*;
     use crate::args::{Cli, Command};
@@ -88,6 +90,7 @@ mod tests {
         let options = parse(&[]).unwrap().options("run".into());
         let library = ServeOptions::default();
         assert_eq!((options.host, options.port), (library.host, library.port));
+        assert_eq!(parse(&[]).unwrap().limits.engine(), EngineConfig::default());
         assert_eq!(
             (options.queue_timeout, options.request_timeout, options.shutdown_timeout),
             (library.queue_timeout, library.request_timeout, library.shutdown_timeout)
@@ -108,6 +111,9 @@ mod tests {
             ("--host", &["example.org", "1.2.3"][..]),
             ("--port", &["65536", "x"]),
             ("--queue", &["0", "x"]),
+            ("--max-rows", &["0", "x"]),
+            ("--cache-bytes", &["0", "1GB"]),
+            ("--prefill-tokens", &["0", "x"]),
             ("--request-timeout", &["0", "nan", "x"]),
         ] {
             for value in values {

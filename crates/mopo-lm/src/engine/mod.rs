@@ -140,6 +140,8 @@ pub struct EngineStats {
     pub blocks: usize,
     /// Blocks that running requests use.
     pub blocks_in_use: usize,
+    /// Bytes of a block.
+    pub block_bytes: u64,
     /// Tokens of prompts that were computed, so far.
     pub prompt_tokens: u64,
     /// Tokens of prompts that were shared instead, so far.
@@ -296,6 +298,7 @@ impl<'a, B: FusedBackend, M: Decoder<B>> Engine<'a, B, M> {
             waiting: self.waiting.len(),
             blocks: self.blocks.total(),
             blocks_in_use: self.blocks.in_use(),
+            block_bytes: block_bytes(&self.shape),
             ..self.stats
         }
     }

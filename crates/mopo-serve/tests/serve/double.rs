@@ -9,9 +9,10 @@ use std::time::Duration;
 use mopo_lm::HeadChoice;
 use mopo_serve::{
     Admitted, EndReason, EngineStats, EventSink, Extras, Front, FrontSource, ModelInfo, Point,
-    Prompt, Refusal, RefusalKind, ScoreItem, ServeOptions, Stop, StopScanner, TextEngine,
-    TextEvent, TextRequest, TextScorer, Token, TokenLogProb, serve,
+    Prompt, Refusal, RefusalKind, ScoreItem, ServeOptions, Stop, TextEngine, TextEvent,
+    TextRequest, TextScorer, Token, TokenLogProb, serve,
 };
+use mopo_train::StopScanner;
 
 /// What the model of the double never takes: more words.
 pub(crate) const CONTEXT: usize = 1000;
@@ -105,14 +106,14 @@ impl TextEngine for Double {
                 param: Some("messages".into()),
             });
         }
-        if request.min_p > 0.0 {
+        if request.min_p.is_some_and(|p| p > 0.0) {
             let message = "'min_p' is not supported".into();
             let kind = RefusalKind::Unsupported;
             return Err(Refusal { kind, message, param: Some("min_p".into()) });
         }
         let (words, scanner) = (words(&request), StopScanner::new(request.stop.clone()));
         self.rows.insert(id, Row { request, words, next: 0, scanner });
-        Ok(Admitted { prompt_tokens, cached_tokens: prompt_tokens / 2 })
+        Ok(Admitted { prompt_tokens })
     }
 
     fn step(&mut self, sink: &mut dyn EventSink) {
@@ -139,7 +140,9 @@ impl TextEngine for Double {
                 let text = row.scanner.finish();
                 sink.event(*id, TextEvent::Piece { text, tokens: vec![] });
                 let reason = if is_cut { EndReason::Length } else { EndReason::Stop };
-                sink.event(*id, TextEvent::End { reason, completion_tokens: row.next });
+                let cached_tokens = asked(&row.request.prompt).split_whitespace().count() / 2;
+                let completion_tokens = row.next;
+                sink.event(*id, TextEvent::End { reason, completion_tokens, cached_tokens });
                 ended.push(*id);
             }
         }
