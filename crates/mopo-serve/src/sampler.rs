@@ -166,6 +166,14 @@ impl<B: FusedBackend> TextEngine for SamplerEngine<B> {
             let kind = RefusalKind::Unsupported;
             return Err(Refusal { kind, message, param: Some((*name).into()) });
         }
+        let is_text = matches!(request.prompt, Prompt::Text(_));
+        if is_text && self.tokenizer.form() == PromptForm::Model {
+            // It would be put into the template as a question.
+            let message = "a model with a chat template of its own answers conversations only, for now; use \
+                           /v1/chat/completions";
+            let (kind, param) = (RefusalKind::Unsupported, Some("prompt".into()));
+            return Err(Refusal { kind, message: message.into(), param });
+        }
         let prompt_tokens = self.prompt_tokens(&request.prompt)?;
         self.next = Some((id, request));
         Ok(Admitted { prompt_tokens, cached_tokens: 0 })

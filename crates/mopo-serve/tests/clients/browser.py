@@ -176,6 +176,7 @@ def main() -> None:
                 page = ready(fresh(url + "#s=0.5,0.5,0&s=0,0,1", viewport={"width": width, "height": 740}, color_scheme=scheme))
                 ask(page, "a question with averyveryveryveryveryveryveryveryveryveryveryverylargeword in it")
                 expect(page.locator(".scores")).to_have_count(2)
+                expect(page.locator("#stop")).to_be_hidden()
                 assert page.evaluate("() => document.documentElement.scrollWidth") <= width
                 for button in page.locator("button:visible").all():
                     box = button.bounding_box()
