@@ -144,7 +144,11 @@ impl Metrics {
             ("mopo_queue_seconds", "Time in the queue", &self.queue_time),
             ("mopo_first_token_seconds", "Time from request to first text", &self.first_token),
             ("mopo_inter_token_seconds", "Time between pieces of text", &self.between_tokens),
-            ("mopo_request_seconds", "Time of whole requests", &self.request_time),
+            (
+                "mopo_request_seconds",
+                "Time from request to the end of its answers",
+                &self.request_time,
+            ),
         ] {
             out.histogram(name, help, &locked(&histogram.0));
         }

@@ -234,6 +234,13 @@ fn requests_that_take_too_long_end_with_the_reason() {
     assert_eq!(events.last().unwrap()["error"]["code"], "timeout");
     wait_for(&served, "mopo_requests_running 0");
 
+    // A body that does not come.
+    let mut stream = connect(served.address);
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
+    stream.write_all(head.as_bytes()).unwrap();
+    let reply = read(stream).unwrap();
+    assert_eq!((reply.status, reply.error().3.as_deref()), (408, Some("timeout")));
+
     // Eight keep the engine busy; the ninth waits in vain.
     let busy: Vec<_> = (0..8)
         .map(|_| {
