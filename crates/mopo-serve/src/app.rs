@@ -262,10 +262,11 @@ async fn body(app: &App, request: Request) -> Result<Bytes, ApiError> {
         }
         Ok::<(), ApiError>(())
     };
-    match tokio::time::timeout(BODY_TIMEOUT, read).await {
+    let patience = BODY_TIMEOUT.min(app.options.request_timeout);
+    match tokio::time::timeout(patience, read).await {
         Ok(read) => read?,
         Err(_) => {
-            let message = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
+            let message = format!("the body did not arrive within {} s", patience.as_secs_f64());
             return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message).code("timeout"));
         }
     }

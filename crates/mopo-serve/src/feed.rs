@@ -25,6 +25,12 @@ pub(crate) struct Feed {
     last_text: Option<Instant>,
 }
 
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.metrics.request_time.observe(self.started.elapsed().as_secs_f64());
+    }
+}
+
 impl Feed {
     pub(crate) fn new(
         answers: Answers,

@@ -67,7 +67,6 @@ pub(crate) async fn around(State(app): State<Arc<App>>, request: Request, next: 
     }
     let (seconds, status) = (clock.elapsed().as_secs_f64(), response.status().as_u16());
     app.metrics.answered(route, status);
-    app.metrics.request_time.observe(seconds);
     let ms = seconds * 1e3;
     // What browsers and monitors fetch all the time says little.
     match PUBLIC.contains(&route) || route == "/metrics" {

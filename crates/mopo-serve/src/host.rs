@@ -189,8 +189,8 @@ impl Host {
             if !self.take_commands(idle) {
                 return Ok(());
             }
-            self.drop_unwanted(engine);
             let outcome = catch_unwind(AssertUnwindSafe(|| {
+                self.drop_unwanted(engine);
                 self.admit(engine);
                 self.metrics.running.store(self.running.len(), Ordering::Relaxed);
                 if !engine.is_idle() {
@@ -201,6 +201,8 @@ impl Host {
                     };
                     engine.step(&mut sink);
                 }
+                // Some that it ended without an event.
+                self.drop_unwanted(engine);
                 engine.stats()
             }));
             match outcome {

@@ -52,9 +52,9 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// All figures of a server.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    started: Instant,
+    started: Started,
     /// By route and status.
     requests: Mutex<BTreeMap<(&'static str, u16), u64>>,
     /// Requests for an answer that the engine has not taken on yet.
@@ -74,25 +74,13 @@ pub(crate) struct Metrics {
     pub(crate) request_time: Histogram,
 }
 
-impl Default for Metrics {
+/// When a server started.
+#[derive(Debug)]
+struct Started(Instant);
+
+impl Default for Started {
     fn default() -> Self {
-        Self {
-            started: Instant::now(),
-            requests: Mutex::default(),
-            waiting: Arc::default(),
-            running: AtomicUsize::new(0),
-            engine: Mutex::default(),
-            prompt_tokens: Counter::default(),
-            cached_tokens: Counter::default(),
-            completion_tokens: Counter::default(),
-            cancelled: Counter::default(),
-            panics: Counter::default(),
-            scored: Counter::default(),
-            queue_time: Histogram::default(),
-            first_token: Histogram::default(),
-            between_tokens: Histogram::default(),
-            request_time: Histogram::default(),
-        }
+        Self(Instant::now())
     }
 }
 
@@ -144,14 +132,18 @@ impl Metrics {
             ("mopo_queue_seconds", "Time in the queue", &self.queue_time),
             ("mopo_first_token_seconds", "Time from request to first text", &self.first_token),
             ("mopo_inter_token_seconds", "Time between pieces of text", &self.between_tokens),
-            ("mopo_request_seconds", "Time of whole requests", &self.request_time),
+            (
+                "mopo_request_seconds",
+                "Time from request to the end of its answers",
+                &self.request_time,
+            ),
         ] {
             out.histogram(name, help, &locked(&histogram.0));
         }
         if let Some(bytes) = resident_bytes() {
             out.gauge("process_resident_memory_bytes", "Memory of the process", bytes as f64);
         }
-        let uptime = self.started.elapsed().as_secs_f64();
+        let uptime = self.started.0.elapsed().as_secs_f64();
         out.gauge("mopo_uptime_seconds", "Time since the server started", uptime);
         out.0
     }

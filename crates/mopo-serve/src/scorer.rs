@@ -87,8 +87,12 @@ impl TextScorer for RunScorer {
             prompts.push(prompt?);
             responses.push(self.template.response(&item.response));
         }
-        score_all(&self.rewards, &prompts, &responses)
-            .map_err(|e| Refusal::internal(format!("the rewards cannot score this: {e}")))
+        score_all(&self.rewards, &prompts, &responses).map_err(|e| match e {
+            mopo_eval::Error::Text { index, .. } => {
+                Refusal::invalid(&format!("input[{index}]"), e.to_string())
+            }
+            e => Refusal::internal(format!("the rewards cannot score this: {e}")),
+        })
     }
 }
 
@@ -112,6 +116,10 @@ mod tests {
                 "echo"
             }
             fn score(&self, prompt: &str, response: &str) -> mopo_eval::Result<f32> {
+                if response == " Refuse." {
+                    let (reward, why) = ("echo".into(), "is not to its taste".into());
+                    return Err(mopo_eval::Error::Text { reward, index: 0, why });
+                }
                 let is_form = prompt == "\n\nHuman: Tea?\n\nAssistant:" && response == " Yes.";
                 Ok(f32::from(u8::from(is_form)))
             }
@@ -132,6 +140,8 @@ mod tests {
             item(Prompt::Text("Tea?".into()), "Yes."),
         ]);
         assert_eq!(found.unwrap(), [[1.0], [0.0], [1.0], [1.0]]);
+        let e = scorer.score(&[item(asked("Tea?"), "Yes."), item(asked("Tea?"), "Refuse.")]);
+        assert_eq!(e.unwrap_err().param.as_deref(), Some("input[1]"));
         let e = scorer.score(&[item(Prompt::Chat(vec![]), "Yes.")]).unwrap_err();
         assert_eq!(e.param.as_deref(), Some("messages"));
     }

@@ -127,7 +127,7 @@ async fn accept(listener: TcpListener, app: Arc<App>, stop: &Stop, patience: Dur
     let graceful = GracefulShutdown::new();
     let service = router(Arc::clone(&app));
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(64);
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(128);
     loop {
         let accepted = async {
             let place = Arc::clone(&connections).acquire_owned().await;

@@ -1,10 +1,22 @@
-//! The bytes behind a token's name.
+//! Text as it is: without a template, and the bytes behind a token's name.
 
 use tokenizers::DecoderWrapper;
 
 use super::Tokenizer;
+use crate::Result;
 
 impl Tokenizer {
+    /// The ids of a text that is continued as it is, whatever the form of prompts: the token that begins a text, if the
+    /// tokenizer adds one, and the text. Special tokens written in it are text.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`](crate::Error::Tokenizer) if the library refuses the text.
+    pub fn encode_continued(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.first_tokens()?;
+        ids.extend(self.encode(text)?);
+        Ok(ids)
+    }
+
     /// The bytes of a token, which may be a part of a character. Of a token that stands for no text, such as a
     /// control token, its name.
     pub fn token_bytes(&self, id: u32) -> Vec<u8> {

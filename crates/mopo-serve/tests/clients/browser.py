@@ -10,6 +10,44 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 HOSTILE = re.compile(r"<img src=x onerror=.*</script>.*alert\(1\)", re.S)
 
+CHECK_INTERPOLATION = """async () => {
+  const { interpolate, withOne, weightsAt, place } = await import("/assets/weights.js");
+  const near = (a, b) => Math.abs(a - b) < 1e-6;
+  const grid = (parts, steps) => parts === 1 ? [[steps]] : Array.from({ length: steps + 1 }, (_, i) => grid(parts - 1, steps - i).map((rest) => [i, ...rest])).flat();
+  for (const n of [1, 2, 3, 4, 5]) {
+    const slope = Array.from({ length: n }, (_, i) => Math.sin(3 * i + 1));
+    for (const steps of [1, 2, 3, 10]) {
+      const points = grid(n, steps).map((multiples) => {
+        const weights = multiples.map((m) => m / steps);
+        return { weights, means: [weights.reduce((sum, w, i) => sum + w * slope[i], 0)] };
+      });
+      for (let k = 0; k < 200; k++) {
+        let weights = Array.from({ length: n }, () => (k % 3 ? Math.random() : Math.floor(3 * Math.random())));
+        const sum = weights.reduce((a, b) => a + b, 0) || 1;
+        weights = weights.map((w) => w / sum);
+        if (weights.every((w) => w === 0)) weights[0] = 1;
+        const expected = weights.reduce((total, w, i) => total + w * slope[i], 0);
+        const found = interpolate(points, steps, weights)[0];
+        if (!near(found, expected)) return `${n} policies, ${steps} steps, ${weights}: ${found} for ${expected}`;
+      }
+      for (const point of points) {
+        if (!near(interpolate(points, null, point.weights)[0], point.means[0])) return `no grid: ${point.weights}`;
+      }
+    }
+    let weights = Array(n).fill(1 / n);
+    for (let k = 0; k < 200; k++) {
+      weights = withOne(weights, k % n, Math.floor(4 * Math.random()) / 3 - 0.1);
+      if (!near(weights.reduce((a, b) => a + b, 0), 1) || weights.some((w) => w < 0)) return `sliders: ${weights}`;
+    }
+  }
+  for (let k = 0; k < 200; k++) {
+    const [a, b] = [Math.random(), Math.random()];
+    const weights = [a * b, a * (1 - b), 1 - a];
+    if (!weightsAt(...place(weights)).every((w, i) => near(w, weights[i]))) return `triangle: ${weights}`;
+  }
+  return "fine";
+}"""
+
 
 def main() -> None:
     browser_path, url, locked, *pictures = sys.argv[1:]
@@ -44,8 +82,12 @@ def main() -> None:
             assert not page.problems, page.problems
             assert not page.foreign, page.foreign
 
-        # Slide: the others keep their proportions, and the point on the front moves along.
+        # Between the points of a grid means are interpolated: exactly, where they are linear in the weights. Without the
+        # grid, the points themselves have their own means.
         page = ready(fresh(url))
+        assert page.evaluate(CHECK_INTERPOLATION) == "fine"
+
+        # Slide: the others keep their proportions, and the point on the front moves along.
         point = page.locator(".chosen[data-means]")
         expect(page.locator("#weight-0")).to_have_text("33 %")
         slider = page.locator("#slider-0")
@@ -176,6 +218,7 @@ def main() -> None:
                 page = ready(fresh(url + "#s=0.5,0.5,0&s=0,0,1", viewport={"width": width, "height": 740}, color_scheme=scheme))
                 ask(page, "a question with averyveryveryveryveryveryveryveryveryveryveryverylargeword in it")
                 expect(page.locator(".scores")).to_have_count(2)
+                expect(page.locator("#stop")).to_be_hidden()
                 assert page.evaluate("() => document.documentElement.scrollWidth") <= width
                 for button in page.locator("button:visible").all():
                     box = button.bounding_box()

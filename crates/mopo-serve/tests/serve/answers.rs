@@ -303,6 +303,7 @@ fn many_clients_at_once_get_their_own_answers() {
         "mopo_requests_waiting 0",
         "mopo_requests_running 0",
         "mopo_first_token_seconds_count 640",
+        "mopo_request_seconds_count 640",
         "mopo_cancelled_total 0",
         "mopo_cache_limit_bytes 8192",
     ] {

@@ -28,7 +28,8 @@ struct Row {
 }
 
 /// Words in the last message steer it: `slow` (20 ms per word), `long` (words up to the limit of tokens), `panic` and
-/// `panic early` (in `step` and `submit`), `lose` (the request is forgotten), `hostile` (markup), `empty`. Anything else is
+/// `panic early` (in `step` and `submit`), `lose` (the request is forgotten), `whole` (a step that lasts until
+/// the client leaves), `hostile` (markup), `empty`. Anything else is
 /// answered with who answers and what was asked.
 #[derive(Default)]
 pub(crate) struct Double {
@@ -125,6 +126,17 @@ impl TextEngine for Double {
             self.rows.clear();
         }
         let mut ended = vec![];
+        let whole = |row: &Row| asked(&row.request.prompt).contains("whole");
+        if let Some((&id, _)) = self.rows.iter().find(|(_, row)| whole(row)) {
+            // A step as long as an answer.
+            for _ in 0..1000 {
+                std::thread::sleep(Duration::from_millis(5));
+                if sink.is_cancelled(id) {
+                    break;
+                }
+            }
+            self.rows.remove(&id);
+        }
         for (id, row) in &mut self.rows {
             let text = asked(&row.request.prompt);
             assert!(!text.contains("panic"), "asked to panic over {text}");

@@ -197,8 +197,10 @@ fn a_full_queue_refuses_with_the_time_to_come_back() {
 #[test]
 fn a_client_that_leaves_is_forgotten_within_a_second() {
     let served = Served::start(|_| {});
-    for stream in [false, true] {
-        let body = chat("slow long", &format!(r#", "max_tokens": 900, "stream": {stream}"#));
+    for (n, (question, stream)) in
+        [("slow long", false), ("slow long", true), ("whole", false)].into_iter().enumerate()
+    {
+        let body = chat(question, &format!(r#", "max_tokens": 900, "stream": {stream}"#));
         let mut connection = connect(served.address);
         connection
             .write_all(&request("POST", "/v1/chat/completions", &[JSON], body.as_bytes()))
@@ -213,7 +215,7 @@ fn a_client_that_leaves_is_forgotten_within_a_second() {
         drop(connection);
         wait_for(&served, "mopo_requests_running 0");
         assert!(left.elapsed() < Duration::from_secs(1), "{:?}", left.elapsed());
-        wait_for(&served, &format!("mopo_cancelled_total {}", 1 + u8::from(stream)));
+        wait_for(&served, &format!("mopo_cancelled_total {}", n + 1));
     }
 }
 
@@ -231,6 +233,13 @@ fn requests_that_take_too_long_end_with_the_reason() {
     assert!(!done);
     assert_eq!(events.last().unwrap()["error"]["code"], "timeout");
     wait_for(&served, "mopo_requests_running 0");
+
+    // A body that does not come.
+    let mut stream = connect(served.address);
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
+    stream.write_all(head.as_bytes()).unwrap();
+    let reply = read(stream).unwrap();
+    assert_eq!((reply.status, reply.error().3.as_deref()), (408, Some("timeout")));
 
     // Eight keep the engine busy; the ninth waits in vain.
     let busy: Vec<_> = (0..8)

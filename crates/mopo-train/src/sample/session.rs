@@ -265,7 +265,12 @@ impl<B: FusedBackend> Session<'_, B> {
             }
             Prompt::Text(text) => {
                 let text = note.map_or(text.clone(), |note| with_note(&text, &note));
-                (None, sampler.tokenizer.encode_prompt(&text, usize::MAX)?.0)
+                let ids = match sampler.tokenizer.form() {
+                    // It would become a question in the model's template.
+                    PromptForm::Model => sampler.tokenizer.encode_continued(&text)?,
+                    _ => sampler.tokenizer.encode_prompt(&text, usize::MAX)?.0,
+                };
+                (None, ids)
             }
         };
         let mut generation = sampler.bounded(sampler.settings(&overrides, prompt.len())?);

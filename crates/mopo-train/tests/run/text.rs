@@ -3,12 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use mopo_data::{ChatTemplate, PromptForm, Tokenizer};
+use mopo_data::{ChatTemplate, Message, PromptForm, Tokenizer};
 use mopo_lm::{HeadChoice, HubGeneration};
 use mopo_testkit::TestBackend;
 use mopo_train::config::{DataConfig, MethodConfig, TokenizerConfig};
 use mopo_train::{
-    RunConfig, RunData, RunDir, RunRecord, Sampler, SamplingOverrides, Silent, load_run_tokenizer,
+    Prompt, Question, RunConfig, RunData, RunDir, RunRecord, Sampler, SamplingOverrides, Silent,
+    load_run_tokenizer,
 };
 use serde_json::{Value, json};
 
@@ -209,5 +210,22 @@ fn a_models_own_template_is_used_in_training_and_generation() {
         let generation = sampler.generation(&overrides, &prompts).unwrap();
         let answers = sampler.answer(HeadChoice::Policy(0), &prompts, &generation, &mut Silent);
         assert_eq!(answers.unwrap().len(), 1);
+        // A text is continued as it is, a conversation in the template.
+        let mut session = sampler.session(sampler.limits(2)).unwrap();
+        let message = Message { role: "user".into(), content: "Tea?".into() };
+        for (prompt, ids) in [
+            (Prompt::Text("Tea?".into()), tokenizer.encode("Tea?").unwrap()),
+            (Prompt::Chat(vec![message]), tokenizer.encode_prompt("Tea?", 90).unwrap().0),
+        ] {
+            let question = Question {
+                prompt,
+                decoding: HeadChoice::Base.into(),
+                overrides,
+                stop: vec![],
+                sample: 0,
+                log_probs: None,
+            };
+            assert_eq!(session.ask(question).unwrap().prompt_tokens, ids.len());
+        }
     }
 }
