@@ -1,6 +1,7 @@
 //! Every method at one budget: `cargo xtask study`. Each run is one of `mopo`; this module knows which there are, in
 //! which order, and which hyper-parameters were best on validation prompts.
 
+mod changes;
 mod compare;
 mod plan;
 mod work;
@@ -35,6 +36,9 @@ const STUDIES: [(&str, &str); 2] =
 ///
 /// A study that was interrupted goes on where it was when it is called again. With --shard its methods are divided among
 /// several machines that share the directory, or whose directories are put together; a last call without it writes the page.
+///
+/// What is there is compared with what the study asks for now, run by run. One that was made otherwise is refused, or made
+/// again with --redo.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// demo, smollm2, or a TOML file
@@ -59,6 +63,9 @@ pub(crate) struct Options {
     /// Only part i of n of the methods, e.g. 1/3
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<(usize, usize)>,
+    /// Make runs again that were made with other settings than the study has now, and what depends on them
+    #[arg(long)]
+    redo: bool,
     /// Runs at the same time; each gets its share of the cores
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
@@ -91,6 +98,8 @@ struct Study {
     device: String,
     jobs: usize,
     cores: usize,
+    /// Whether runs that were made with other settings are made again.
+    redo: bool,
 }
 
 /// Which prompts a run is evaluated on.
@@ -160,6 +169,7 @@ pub(crate) fn run(options: &Options, words: &[String]) -> Result<ExitCode> {
         model: options.model.clone(),
         device: options.device.clone(),
         jobs,
+        redo: options.redo,
     };
     let all: Vec<&Method> = study.plan.methods.iter().collect();
     for name in &options.only {
@@ -237,6 +247,8 @@ impl Study {
     /// Trains the SFT model of a seed, and writes the prompts of both splits beside it, unless they are there.
     fn begin(&self, seed: u64) -> Result<()> {
         let base = self.base(seed);
+        let args = self.base_args(seed);
+        self.check_base(seed, &args)?;
         let splits = [Split::Validation, Split::Test];
         if base.join("result.json").exists()
             && splits.iter().all(|split| self.prompts(seed, *split).exists())
@@ -244,14 +256,6 @@ impl Study {
             return Ok(());
         }
         eprintln!("== seed {seed}: SFT");
-        let first = &self.plan.objectives[0];
-        let mut args = self.common(seed);
-        args.extend(["--method".into(), "dpo".into()]);
-        if let Some(model) = &self.model {
-            args.extend(["--model".into(), model.display().to_string()]);
-        }
-        let own = ["training.steps=0".to_string(), format!("dpo.objective={first}")];
-        args.extend(sets(own.iter().chain(&self.plan.size.sft)));
         self.program.train(&args, &base)?;
         let found = prompts(&base.join("data/heldout.jsonl"))?;
         let size = &self.plan.size;
@@ -264,6 +268,19 @@ impl Study {
             write_prompts(&self.prompts(seed, split), &some)?;
         }
         Ok(())
+    }
+
+    /// Arguments of the run with the SFT model of a seed.
+    fn base_args(&self, seed: u64) -> Vec<String> {
+        let first = &self.plan.objectives[0];
+        let mut args = self.common(seed);
+        args.extend(["--method".into(), "dpo".into()]);
+        if let Some(model) = &self.model {
+            args.extend(["--model".into(), model.display().to_string()]);
+        }
+        let own = ["training.steps=0".to_string(), format!("dpo.objective={first}")];
+        args.extend(sets(own.iter().chain(&self.plan.size.sft)));
+        args
     }
 
     fn prompts(&self, seed: u64, split: Split) -> PathBuf {
@@ -314,10 +331,32 @@ impl Study {
     ) -> Result<PathBuf> {
         let run = self.place(method, seed, attempt, part);
         let results = beside(&run, split.name());
-        if results.join("report.json").exists() {
+        let asked = self.evaluation_args(&run, seed, split);
+        if self.is_evaluated(&results, &asked)? {
             return Ok(results);
         }
-        let base = self.base(seed);
+        let args = self.run_args(method, seed, attempt, part)?;
+        let shown = run.strip_prefix(&self.out).unwrap_or(&run).display();
+        eprintln!("== {} of {shown}", split.name());
+        program.train(&args, &run)?;
+        let part_results = beside(&run, &format!("{}.part", split.name()));
+        let mut args = asked.clone();
+        args.extend(["--out".into(), part_results.display().to_string()]);
+        program.run(&args, &beside(&run, "log"))?;
+        self.record_evaluation(&results, &asked)?;
+        fs::rename(&part_results, &results)
+            .with_context(|| format!("writing {}", results.display()))?;
+        Ok(results)
+    }
+
+    /// Arguments of a run of a method.
+    fn run_args(
+        &self,
+        method: &Method,
+        seed: u64,
+        attempt: usize,
+        part: &Part,
+    ) -> Result<Vec<String>> {
         let runs = |name: &str| self.runs_of(name, seed);
         let filled = Filled { objectives: &self.plan.objectives, part, runs: &runs };
         let tries = method.tried(self.plan.size.n_tries);
@@ -325,39 +364,34 @@ impl Study {
         let own = own.map(|set| filled.fill(set)).collect::<Result<Vec<_>>>()?;
         let mut args = self.common(seed);
         args.extend(["--method".into(), method.kind.clone()]);
-        args.extend(["--model".into(), base.display().to_string()]);
+        args.extend(["--model".into(), self.base(seed).display().to_string()]);
         args.extend(sets(std::iter::once(&"sft.steps=0".to_string()).chain(&own)));
-        let shown = run.strip_prefix(&self.out).unwrap_or(&run).display();
-        eprintln!("== {} of {shown}: {}", split.name(), own.join(" "));
-        program.train(&args, &run)?;
-        let part_results = beside(&run, &format!("{}.part", split.name()));
-        let text = |path: &Path| path.display().to_string();
+        Ok(args)
+    }
+
+    /// Arguments of a run's evaluation, without the place of its results.
+    fn evaluation_args(&self, run: &Path, seed: u64, split: Split) -> Vec<String> {
+        let size = &self.plan.size;
         let count = match split {
-            Split::Validation => self.plan.size.validation_prompts,
-            Split::Test => self.plan.size.test_prompts,
+            Split::Validation => size.validation_prompts,
+            Split::Test => size.test_prompts,
         };
-        let args: Vec<String> = [
+        [
             "pareto",
-            &text(&run),
+            &run.display().to_string(),
             "--prompts",
-            &text(&self.prompts(seed, split)),
+            &self.prompts(seed, split).display().to_string(),
             "--n-prompts",
             &count.to_string(),
             "--mixture-steps",
-            &self.plan.size.weight_steps.to_string(),
+            &size.weight_steps.to_string(),
             "--seed",
             &seed.to_string(),
             "--device",
             &self.device,
-            "--out",
-            &text(&part_results),
         ]
         .map(String::from)
-        .to_vec();
-        program.run(&args, &beside(&run, "log"))?;
-        fs::rename(&part_results, &results)
-            .with_context(|| format!("writing {}", results.display()))?;
-        Ok(results)
+        .to_vec()
     }
 
     /// The finished runs of a method before, by label.
@@ -393,12 +427,16 @@ impl Study {
         let tries = method.tried(size.n_tries);
         let first = size.seeds[0];
         self.begin(first)?;
+        self.check_tries(method, &parts, &tries)?;
         if self.chosen(method)?.is_none() {
             self.choose(method, &parts, &tries)?;
         }
         let attempt = self.chosen(method)?.context("just written")?;
         for seed in &size.seeds {
             self.begin(*seed)?;
+            for part in &parts {
+                self.check_run(method, *seed, attempt, part)?;
+            }
         }
         let jobs: Vec<(u64, &Part)> =
             size.seeds.iter().flat_map(|seed| parts.iter().map(|part| (*seed, part))).collect();
@@ -430,10 +468,6 @@ impl Study {
     /// Trains every try with the first seed, and writes down which has the largest hypervolume on validation prompts.
     fn choose(&self, method: &Method, parts: &[Part], tries: &[Vec<String>]) -> Result<()> {
         let first = self.plan.size.seeds[0];
-        let settings = |one: &Vec<String>| match one.is_empty() {
-            true => "as given".to_string(),
-            false => one.join(" "),
-        };
         let volumes = match tries.len() {
             1 => vec![None],
             _ => {
@@ -568,6 +602,14 @@ fn portable(words: &[String]) -> Vec<String> {
         }
     }
     kept
+}
+
+/// A try, as `tries.json` has it.
+fn settings(overrides: &[String]) -> String {
+    match overrides.is_empty() {
+        true => "as given".into(),
+        false => overrides.join(" "),
+    }
 }
 
 /// `--set` for each of these.

@@ -42,11 +42,13 @@ impl Program {
             command.spawn().with_context(|| format!("starting {}", self.mopo.display()))?;
         let status = format!("/proc/{}/status", child.id());
         let mut peak = None;
+        let mut pause = Duration::from_millis(5);
         let ended = loop {
             peak = peak_memory(&status).or(peak);
+            pause = (2 * pause).min(Duration::from_millis(200));
             match child.try_wait()? {
                 Some(ended) => break ended,
-                None => sleep(Duration::from_millis(200)),
+                None => sleep(pause),
             }
         };
         ensure!(

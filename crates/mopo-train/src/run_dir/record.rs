@@ -42,6 +42,9 @@ pub struct RunRecord {
     /// begin, or begin again, in another process than the one that checked them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub model: BTreeMap<String, String>,
+    /// One SHA-256 over the policies of each other run that this one reads, by its directory.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub others: BTreeMap<String, String>,
     /// SHA-256 of each checkpoint's `state.json`, by the checkpoint's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub checkpoints: BTreeMap<String, String>,
@@ -90,6 +93,7 @@ impl RunRecord {
             strict,
             hashes: BTreeMap::new(),
             model: BTreeMap::new(),
+            others: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             config: None,
             stopped: None,

@@ -58,8 +58,10 @@ pub fn train<B: FusedAutodiffBackend>(
         if let ModelSource::Hub(model) = &config.model.source {
             record.add_model(&model_dir(model)?)?;
         }
-        others::check(&config.method.other_policies())?;
-        others::check(&config.method.starts_from())?;
+        for others in [config.method.other_policies(), config.method.starts_from()] {
+            others::check(&others)?;
+            others::record(&others, record)?;
+        }
         prepare::prepare(run, config, record, progress)?;
     }
     let data = RunData::load(run, config, record)?;
