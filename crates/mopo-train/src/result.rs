@@ -21,6 +21,37 @@ pub struct Accuracy {
     pub n: usize,
 }
 
+/// What a method's training took in tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunTokens {
+    /// Of the differentiated passes.
+    pub trained: u64,
+    /// That policies have generated.
+    pub generated: u64,
+    /// Of passes without gradients during training: under a lagged reference, or of own answers.
+    pub scored: u64,
+}
+
+impl RunTokens {
+    /// Sums over the rows of a phase; `None` if its rows do not say, or if there are not `n_steps` of them.
+    pub(crate) fn of(rows: &[MetricsRow], phase: &str, n_steps: usize) -> Option<Self> {
+        let rows: Vec<&Metrics> =
+            rows.iter().filter(|row| row.phase == phase).map(|row| &row.metrics).collect();
+        let is_told = |row: &&Metrics| row.get(Quantity::TrainedTokens).is_some();
+        if rows.len() != n_steps || !rows.iter().all(is_told) {
+            return None;
+        }
+        let sum = |quantity: Quantity| {
+            rows.iter().filter_map(|row| row.get(quantity)).sum::<f64>() as u64
+        };
+        Some(Self {
+            trained: sum(Quantity::TrainedTokens),
+            generated: sum(Quantity::GeneratedTokens),
+            scored: sum(Quantity::ScoredTokens),
+        })
+    }
+}
+
 /// One constraint of one policy at the end of training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Constraint {
@@ -51,6 +82,9 @@ pub struct RunResult {
     pub sft: Vec<Option<Accuracy>>,
     /// Each policy by name: how well does log(π/π_0) order them? `[n_objectives]`.
     pub policies: Vec<(String, Vec<Option<Accuracy>>)>,
+    /// Tokens of the method's training. Results of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<RunTokens>,
     /// Number of steps over which the constraints are averaged.
     pub last_steps: usize,
     /// The constraints.

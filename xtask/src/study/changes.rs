@@ -9,8 +9,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::plan::{Method, Part, folder};
+use super::runs::Run;
+use super::tries::settings;
 use super::work::beside;
-use super::{Split, Study, settings};
+use super::{Split, Study};
 use crate::cargo::root;
 use crate::files::write_whole;
 
@@ -52,30 +54,23 @@ impl Study {
         }
         for attempt in 0..tries.len() {
             for part in parts {
-                self.check_run(method, first, attempt, part)?;
+                self.check_run(Run { method, seed: first, attempt, part, more: None })?;
             }
         }
         Ok(())
     }
 
     /// Checks a run, if it was begun.
-    pub(super) fn check_run(
-        &self,
-        method: &Method,
-        seed: u64,
-        attempt: usize,
-        part: &Part,
-    ) -> Result<()> {
-        let run = self.place(method, seed, attempt, part);
+    pub(super) fn check_run(&self, of: Run<'_>) -> Result<()> {
+        let run = self.place(of);
         if !run.join("run.json").exists() {
             return Ok(());
         }
-        let args = self.run_args(method, seed, attempt, part)?;
-        match self.changed(&args, &run)? {
+        match self.changed(&self.run_args(of)?, &run)? {
             None => Ok(()),
             Some(why) => {
                 self.may_redo(&run, &why)?;
-                self.forget_run(method, seed, &run)
+                self.forget_run(of.method, of.seed, &run)
             }
         }
     }
@@ -162,7 +157,10 @@ impl Study {
         }
         let name = run.display().to_string();
         remove(run)?;
-        if seed == self.plan.size.seeds[0] {
+        // What only shows the influence of a parameter has no part in it.
+        let is_tried =
+            run.file_name().is_some_and(|name| name.to_string_lossy().starts_with("try-"));
+        if seed == self.plan.size.seeds[0] && is_tried {
             self.forget_choice(method)?;
         }
         for other in &self.plan.methods {

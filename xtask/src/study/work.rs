@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::plan::{self, Method};
+use super::budget;
+use super::plan::Method;
 use crate::cargo::root;
 use crate::files::write_whole;
 
@@ -101,11 +102,12 @@ pub(super) fn beside(folder: &Path, ending: &str) -> PathBuf {
 pub(super) fn cost(run: &Path, method: &Method) -> Result<Value> {
     let Ok(text) = fs::read_to_string(beside(run, "cost.json")) else { return Ok(Value::Null) };
     let measured: Value = serde_json::from_str(&text).context("a damaged cost.json")?;
-    let responses = plan::responses(&plan::config(run)?, method);
+    let responses = budget::responses(&budget::config(run)?, method);
     Ok(json!({
         "seconds": measured["seconds"],
         "memory": measured["memory"],
         "responses": responses,
+        "tokens": budget::tokens(run)?,
     }))
 }
 

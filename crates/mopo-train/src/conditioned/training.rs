@@ -153,7 +153,7 @@ impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Method for Condi
         let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm);
         metrics.set(Quantity::Loss, loss_sum);
         metrics.set(Quantity::GradientNorm, norm);
-        metrics.set(Quantity::TokensPerSecond, n_tokens as f64 / clock.elapsed().as_secs_f64());
+        metrics.set_trained_tokens(n_tokens, clock.elapsed());
         Ok(metrics)
     }
 

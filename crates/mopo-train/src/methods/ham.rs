@@ -334,8 +334,10 @@ impl<B: FusedAutodiffBackend> Method for Ham<'_, B> {
             (Quantity::Loss, self.config.beta * penalty - volume.value),
             (Quantity::Hypervolume, volume.value),
             (Quantity::GradientNorm, norm),
-            (Quantity::TokensPerSecond, n_tokens as f64 / clock.elapsed().as_secs_f64()),
         ]);
+        // Each adapter has a pass of its own.
+        let n_passes = self.trainer.module().adapters.len();
+        metrics.set_trained_tokens(n_passes * n_tokens, clock.elapsed());
         for (k, name) in self.policies.iter().enumerate() {
             let is_dominated = volume.gradient[k].iter().all(|g| *g == 0.0);
             metrics.set(Quantity::KlInitial.of(name), penalties[k]);

@@ -256,8 +256,7 @@ impl<B: FusedAutodiffBackend> Method for Raco<'_, B> {
         let losses = present.iter().zip(&weights).map(|(part, weight)| weight * part.sums.loss);
         metrics.set(Quantity::Loss, losses.sum());
         metrics.set(Quantity::GradientNorm, norm);
-        let rate = n_tokens as f64 / clock.elapsed().as_secs_f64();
-        metrics.set(Quantity::TokensPerSecond, rate);
+        metrics.set_trained_tokens(n_tokens, clock.elapsed());
         Ok(metrics)
     }
 

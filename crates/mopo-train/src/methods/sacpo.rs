@@ -192,11 +192,15 @@ impl<B: FusedAutodiffBackend> Method for Sacpo<'_, B> {
 
     fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
         let stage = self.stage_of(step);
-        if stage != self.current {
+        let is_new = stage != self.current;
+        if is_new {
             let reference = self.method.log_probs()?;
             self.enter(stage, reference);
         }
         let mut metrics = self.method.step(step, learning_rate)?;
+        if is_new {
+            metrics.set(Quantity::ScoredTokens, self.method.n_tokens() as f64);
+        }
         metrics.set(Quantity::Stage, stage as f64);
         Ok(metrics)
     }

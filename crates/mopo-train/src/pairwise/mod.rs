@@ -210,6 +210,11 @@ impl<'a, B: FusedAutodiffBackend, L: PairLoss> PairwiseMethod<'a, B, L> {
         self.trainer.module().policy(self.pass.base)
     }
 
+    /// Tokens of all training pairs.
+    pub(crate) fn n_tokens(&self) -> usize {
+        self.pass.pairs.row_lengths().iter().sum()
+    }
+
     /// log π of every pair under the current policy.
     pub(crate) fn log_probs(&self) -> Result<LogProbs> {
         self.pass.log_probs(self.trainer.module(), self.name)
@@ -272,10 +277,10 @@ impl<B: FusedAutodiffBackend, L: PairLoss> Method for PairwiseMethod<'_, B, L> {
             (Quantity::Loss, sums.loss),
             (Quantity::GradientNorm, norm),
             (Quantity::DecidedPairs, sums.decided()),
-            (Quantity::TokensPerSecond, sums.n_tokens as f64 / clock.elapsed().as_secs_f64()),
         ] {
             metrics.set(quantity, value);
         }
+        metrics.set_trained_tokens(sums.n_tokens, clock.elapsed());
         sums.report(|quantity| self.key(quantity), &mut metrics);
         Ok(metrics)
     }

@@ -130,8 +130,8 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> RolloutMethod<'_, B, L> {
         epochs * minibatches
     }
 
-    /// A rollout by its number, with advantages.
-    fn sample(&mut self, number: usize) -> Result<Vec<Answer>> {
+    /// A rollout by its number, with advantages, and how many tokens its log-probs took.
+    fn sample(&mut self, number: usize) -> Result<(Vec<Answer>, usize)> {
         let n_batches = self.sampler.settings.minibatches * self.phase.gradient_accumulation_steps;
         let prompts: Vec<usize> =
             (0..n_batches).flat_map(|i| self.order.batch(number * n_batches + i)).collect();
@@ -140,10 +140,10 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> RolloutMethod<'_, B, L> {
         let value = module.value.as_ref().map(|value| value.valid());
         let seed = step_seed(self.seed, &format!("{} rollout", self.name), number);
         let n_prompts = self.phase.batch_size;
-        let mut answers =
+        let (mut answers, n_scored) =
             self.sampler.sample(&params, value.as_ref(), &prompts, seed, n_prompts)?;
         self.loss.set_advantages(&mut answers);
-        Ok(answers)
+        Ok((answers, n_scored))
     }
 
     /// The passes of a step, as indices of answers: whole groups, in an order drawn anew for each epoch.
@@ -270,9 +270,12 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> Method for RolloutMethod<'_, B, L>
     fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
         let clock = Instant::now();
         let served = self.steps_per_rollout();
-        let answers = match self.rollout.take() {
-            Some(answers) => answers,
-            None => self.sample(step / served)?,
+        let (answers, n_scored) = match self.rollout.take() {
+            Some(answers) => (answers, None),
+            None => {
+                let (answers, n_scored) = self.sample(step / served)?;
+                (answers, Some(n_scored))
+            }
         };
         let passes = self.passes(step, answers.len());
         let of_step = || passes.iter().flatten().map(|&i| &answers[i]);
@@ -284,11 +287,14 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> Method for RolloutMethod<'_, B, L>
             self.pass(&pass, n_tokens, n_answers, &mut sums)?;
         }
         let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm);
-        let mut metrics = Metrics::from([
-            (Quantity::Loss, sums.loss),
-            (Quantity::GradientNorm, norm),
-            (Quantity::TokensPerSecond, sums.n_packed as f64 / clock.elapsed().as_secs_f64()),
-        ]);
+        let mut metrics =
+            Metrics::from([(Quantity::Loss, sums.loss), (Quantity::GradientNorm, norm)]);
+        metrics.set_trained_tokens(sums.n_packed, clock.elapsed());
+        if let Some(n_scored) = n_scored {
+            let n_generated: usize = answers.iter().map(|answer| answer.ids.len()).sum();
+            metrics.set(Quantity::GeneratedTokens, n_generated as f64);
+            metrics.set(Quantity::ScoredTokens, n_scored as f64);
+        }
         for (quantity, value) in sums.parts {
             metrics.set(quantity.of(self.policy), value);
         }

@@ -24,7 +24,7 @@ use crate::log_probs::{self, all_log_probs, frozen_log_probs};
 use crate::methods::TrainContext;
 use crate::metrics_file::METRICS;
 use crate::models::model_dir;
-use crate::result::{RESULT, RunResult, accuracies, constraints};
+use crate::result::{RESULT, RunResult, RunTokens, accuracies, constraints};
 use crate::rollouts::RolloutInputs;
 use crate::run_dir::record::{INITIAL, POLICY};
 use crate::{Progress, Result, RunConfig, RunDir, RunRecord, prepare};
@@ -222,6 +222,7 @@ pub fn train<B: FusedAutodiffBackend>(
                 (name.clone(), accuracies(&data.heldout_labels, log_ratio, k))
             })
             .collect(),
+        tokens: RunTokens::of(&log.rows, config.method.kind(), config.training.steps),
         // Fewer if rows are missing from the log.
         last_steps: if constraints.is_empty() { last_steps } else { n_rows },
         constraints,

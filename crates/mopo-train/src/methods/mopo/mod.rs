@@ -152,6 +152,8 @@ pub(crate) struct Mopo<'a, B: FusedAutodiffBackend> {
     reference: Option<PolicyParams<B::InnerBackend>>,
     /// Its log-probs of the pairs used since the refresh.
     reference_log_probs: WindowLogProbs,
+    /// Tokens of passes under it since the last step.
+    scored_tokens: usize,
     /// One per policy.
     duals: Vec<DualState>,
     /// With the exact dual: its latest solutions, one per policy.
@@ -209,6 +211,7 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
             trainer: Trainer::new(params),
             reference: None,
             reference_log_probs: WindowLogProbs::new(setup.primaries.len()),
+            scored_tokens: 0,
             duals: setup
                 .primaries
                 .iter()
@@ -244,6 +247,8 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
                 indices.iter().copied().filter(|&i| known.get(i).is_none()).collect();
             if !missing.is_empty() {
                 let pairs = self.setup.pairs;
+                self.scored_tokens +=
+                    missing.iter().map(|&i| pairs.tokens[i].packed_len()).sum::<usize>();
                 let heads = batch_log_probs(
                     &self.base_inner,
                     Some(reference),
@@ -280,6 +285,7 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
             &self.device,
             &mut Silent,
         )?;
+        self.scored_tokens += pairs.row_lengths().iter().sum::<usize>();
         for i in 0..pairs.len() {
             self.reference_log_probs.insert(i, log_probs.iter().map(|of| of[i]).collect());
         }
@@ -387,7 +393,13 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         metrics.set(Quantity::Loss, losses.iter().sum());
         metrics.set(Quantity::GradientNorm, norm);
         metrics.set(Quantity::NeededTerms, n_needed as f64 / rows.len() as f64);
-        metrics.set(Quantity::TokensPerSecond, n_tokens as f64 / clock.elapsed().as_secs_f64());
+        // Each adapter has a pass of its own.
+        let n_passes = self.trainer.module().adapters.len();
+        metrics.set_trained_tokens(n_passes * n_tokens, clock.elapsed());
+        let scored = std::mem::take(&mut self.scored_tokens);
+        if scored > 0 {
+            metrics.set(Quantity::ScoredTokens, scored as f64);
+        }
         Ok(Step { metrics, needed })
     }
 
