@@ -125,6 +125,12 @@ quantities! {
     Hypervolume = "hypervolume",
     /// 1 where a policy has no share of its own in the hypervolume, else 0.
     Dominated = "dominated",
+    /// Share of decided held-out pairs that log(π/π_0) orders like their labels.
+    EvalAccuracy = "eval_accuracy",
+    /// Mean score of a policy's answers to a few held-out prompts.
+    EvalScore = "eval_score",
+    /// Hypervolume of these means.
+    EvalHypervolume = "eval_hypervolume",
 }
 
 impl Quantity {

@@ -39,7 +39,7 @@ pub use read::read_text;
 pub(crate) use read::{ConfigFile, PartError, override_with, read_part, read_with};
 pub(crate) use renamed::{RenamedKey, renamed};
 pub use source::{DataSource, ObjectiveFolder, SourceConfig};
-pub use training::{CheckpointConfig, PhaseConfig};
+pub use training::{BEST_METRIC, CheckpointConfig, EVAL_PROMPTS, PhaseConfig};
 
 use crate::run_dir::record::BASE;
 use crate::{Error, Result, RunDir};
@@ -124,13 +124,11 @@ impl ConfigFile for RunConfig {
         let own = [
             "adapters",
             "evaluation.worst_case",
-            "sft.lora",
-            "training.lora",
             "lora.rank_pattern",
             "lora.alpha_pattern",
             "lora.use_rslora",
         ];
-        [data::OPTIONAL, &own, &MethodConfig::optional()].concat()
+        [data::OPTIONAL, training::OPTIONAL, &own, &MethodConfig::optional()].concat()
     }
 
     fn open() -> Vec<&'static str> {

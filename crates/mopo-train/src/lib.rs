@@ -44,7 +44,7 @@ pub use heldout::{HeldoutEstimate, Verdict};
 pub use mopo_hub::{Progress, Silent, Unit};
 pub use pairs::Pairs;
 pub use prepare::{prepare_prompts, prepare_records, prepare_staged};
-pub use result::{Accuracy, Constraint, RunResult, RunTokens};
+pub use result::{Accuracy, Best, Constraint, RunResult, RunTokens};
 pub use run_dir::{DirLock, RunDir, RunRecord, Stopped};
 pub use sample::{Reply, Sampler, SamplingOverrides};
 pub use tokens::{generation, load_run_tokenizer, load_tokenizer};

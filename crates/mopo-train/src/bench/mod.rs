@@ -305,9 +305,7 @@ fn bench_mopo<B: FusedAutodiffBackend>(
         learning_rate: LEARNING_RATE,
         warmup_steps: 0,
         max_grad_norm: 0.0,
-        prompt_weight: 0.0,
-        lora: false,
-        gradient_checkpointing: false,
+        ..PhaseConfig::default()
     };
     let initial_log_probs = initial(&base.valid(), pairs, device)?;
     let setup = Setup {

@@ -10,7 +10,7 @@ use super::online::{Kept, Online};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
-use crate::fit::Method;
+use crate::fit::{Method, PolicyMethod};
 use crate::methods::{RunSteps, TrainContext};
 use crate::optim::Trainer;
 use crate::single::SinglePolicy;
@@ -44,7 +44,7 @@ impl<R: Fn(usize, usize) -> [Told; 2]> ConditionedTraining<'_, R> {
     pub(crate) fn run<B: FusedAutodiffBackend>(
         self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         let order = BatchOrder::new(
@@ -112,6 +112,14 @@ impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Conditioned<'_, 
             .map(|(prompt, response)| ([prompt.as_slice(), *response, &[][..]], [true, false]))
             .collect();
         Ok(PackedBatch::pack(&parts)?)
+    }
+}
+
+impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> PolicyMethod<B>
+    for Conditioned<'_, B, R>
+{
+    fn policies(&self) -> PolicyParams<B::InnerBackend> {
+        self.trainer.module().policy(self.base)
     }
 }
 

@@ -15,7 +15,7 @@ use super::{MethodSection, RunSteps, TrainContext};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::{PhaseConfig, ranges};
-use crate::fit::Method;
+use crate::fit::{Method, PolicyMethod};
 use crate::log_probs::{LogProbs, batch_log_probs, to_tensor};
 use crate::optim::Trainer;
 use crate::{Error, Pairs, Progress, Result};
@@ -105,7 +105,7 @@ directions = 1000
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         let (pairs, objectives) = (&context.data.train, &context.data.objectives);
@@ -259,6 +259,12 @@ impl<B: FusedAutodiffBackend> Ham<'_, B> {
             }
         }
         Ok(out)
+    }
+}
+
+impl<B: FusedAutodiffBackend> PolicyMethod<B> for Ham<'_, B> {
+    fn policies(&self) -> PolicyParams<B::InnerBackend> {
+        self.trainer.module().valid()
     }
 }
 

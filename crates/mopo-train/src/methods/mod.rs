@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::conditioned::Conditioning;
 use crate::config::{PhaseConfig, RenamedKey};
-use crate::fit::Method;
+use crate::fit::PolicyMethod;
 use crate::log_probs::LogProbs;
 use crate::rollouts::{RolloutInputs, RolloutSettings};
 use crate::{OtherPolicy, Progress, Result, RunData};
@@ -122,13 +122,14 @@ pub(crate) trait MethodSection: Serialize + DeserializeOwned {
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>>;
 }
 
 /// Runs the steps of a method, from the newest checkpoint on.
-pub(crate) type RunSteps<'a> = dyn FnMut(&mut dyn Method, &mut dyn Progress) -> Result<usize> + 'a;
+pub(crate) type RunSteps<'a, B> =
+    dyn FnMut(&mut dyn PolicyMethod<B>, &mut dyn Progress) -> Result<usize> + 'a;
 
 /// All that a method is trained with.
 pub(crate) struct TrainContext<'a, B: FusedAutodiffBackend> {
@@ -330,7 +331,7 @@ macro_rules! methods {
             pub(crate) fn train<B: FusedAutodiffBackend>(
                 &self,
                 context: TrainContext<'_, B>,
-                fit: &mut RunSteps<'_>,
+                fit: &mut RunSteps<'_, B>,
                 progress: &mut dyn Progress,
             ) -> Result<PolicyParams<B::InnerBackend>> {
                 match self { $(Self::$variant(section) => section.train(context, fit, progress),)+ }

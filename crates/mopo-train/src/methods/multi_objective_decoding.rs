@@ -59,7 +59,7 @@ divergence = "reverse_kl"
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        _: &mut RunSteps<'_>,
+        _: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         progress.note(&self.runs.note());

@@ -14,7 +14,7 @@ use super::{MethodSection, RunSteps, TrainContext};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::{PhaseConfig, ranges};
-use crate::fit::Method;
+use crate::fit::{Method, PolicyMethod};
 use crate::optim::{SeparateGradients, Trainer, combined, gram};
 use crate::pairwise::{DpoLoss, PairPass, PairSums, PairTarget, check_simplex};
 use crate::single::SinglePolicy;
@@ -115,7 +115,7 @@ train_head = false
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         let pairs = &context.data.train;
@@ -209,6 +209,12 @@ impl<B: FusedAutodiffBackend> Raco<'_, B> {
 struct Part {
     k: usize,
     sums: PairSums,
+}
+
+impl<B: FusedAutodiffBackend> PolicyMethod<B> for Raco<'_, B> {
+    fn policies(&self) -> PolicyParams<B::InnerBackend> {
+        self.trainer.module().policy(self.pass.base)
+    }
 }
 
 impl<B: FusedAutodiffBackend> Method for Raco<'_, B> {

@@ -47,7 +47,7 @@ runs = { helpful = "runs/dpo-helpful", harmless = "runs/dpo-harmless" }
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        _: &mut RunSteps<'_>,
+        _: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         progress.note(&self.runs.note());

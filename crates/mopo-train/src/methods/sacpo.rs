@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{MethodSection, RunSteps, TrainContext};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::{PhaseConfig, ranges};
-use crate::fit::Method;
+use crate::fit::{Method, PolicyMethod};
 use crate::log_probs::LogProbs;
 use crate::pairwise::{DpoLoss, PairPart, PairTarget, PairwiseMethod};
 use crate::{Error, Progress, Result};
@@ -126,7 +126,7 @@ train_head = false
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         let (objectives, rows) = (&context.data.objectives, context.data.train.rows());
@@ -182,6 +182,12 @@ impl<B: FusedAutodiffBackend> Sacpo<'_, B> {
     fn enter(&mut self, stage: usize, reference: LogProbs) {
         self.current = stage;
         self.method.go_on(self.stages[stage].part(), reference);
+    }
+}
+
+impl<B: FusedAutodiffBackend> PolicyMethod<B> for Sacpo<'_, B> {
+    fn policies(&self) -> PolicyParams<B::InnerBackend> {
+        self.method.params()
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) use target::{PairTarget, check_simplex};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
-use crate::fit::Method;
+use crate::fit::{Method, PolicyMethod};
 use crate::log_probs::LogProbs;
 use crate::methods::{RunSteps, TrainContext};
 use crate::optim::Trainer;
@@ -121,7 +121,7 @@ impl PairTraining<'_> {
         self,
         loss: impl PairLoss,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         let (pairs, objectives) = (&context.data.train, &context.data.objectives);
@@ -247,6 +247,12 @@ fn batches<B: FusedAutodiffBackend>(
     let lengths = used.iter().map(|(i, _)| lengths[*i]).collect();
     let order = BatchOrder::new(lengths, phase.batch_size, step_seed(seed, name, 0));
     (used, order)
+}
+
+impl<B: FusedAutodiffBackend, L: PairLoss> PolicyMethod<B> for PairwiseMethod<'_, B, L> {
+    fn policies(&self) -> PolicyParams<B::InnerBackend> {
+        self.params()
+    }
 }
 
 impl<B: FusedAutodiffBackend, L: PairLoss> Method for PairwiseMethod<'_, B, L> {

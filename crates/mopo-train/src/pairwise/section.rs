@@ -58,7 +58,7 @@ impl<T: PairSection> MethodSection for T {
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         self.training().run(self.clone(), context, fit, progress)

@@ -19,7 +19,7 @@ use super::{Answer, LossPart, RolloutLoss, RolloutSettings, TokenValues};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
-use crate::fit::Method;
+use crate::fit::{Method, PolicyMethod};
 use crate::log_probs::to_tensor;
 use crate::methods::{RunSteps, TrainContext};
 use crate::optim::Trainer;
@@ -46,7 +46,7 @@ impl RolloutTraining<'_> {
         self,
         loss: impl RolloutLoss,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         let (data, base) = (context.data, context.base);
@@ -259,6 +259,12 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> RolloutMethod<'_, B, L> {
             metrics.set(quantity.of(policy), value);
         }
         self.loss.report(policy, metrics);
+    }
+}
+
+impl<B: FusedAutodiffBackend, L: RolloutLoss> PolicyMethod<B> for RolloutMethod<'_, B, L> {
+    fn policies(&self) -> PolicyParams<B::InnerBackend> {
+        self.trainer.module().policy.policy(self.base)
     }
 }
 

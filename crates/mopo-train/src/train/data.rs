@@ -25,6 +25,8 @@ pub struct RunData {
     pub heldout_labels: Vec<Vec<Option<f32>>>,
     /// Held-out prompts, each once, in order.
     pub heldout_prompts: Vec<String>,
+    /// The first held-out pair that has each of them.
+    pub(crate) heldout_prompt_pairs: Vec<usize>,
     /// The training pairs' texts, for a method that changes prompts; else empty.
     pub(crate) train_records: Vec<PreferenceRecord>,
     /// The held-out pairs' texts, likewise.
@@ -66,10 +68,12 @@ impl RunData {
         let (train_tokens, truncation) = tokenize(&train.records, &tokenizer, &limits)?;
         let (heldout_tokens, _) = tokenize(&heldout.records, &tokenizer, &limits)?;
         let mut heldout_prompts: Vec<String> = Vec::new();
+        let mut heldout_prompt_pairs = Vec::new();
         let mut seen = BTreeSet::new();
-        for r in &heldout.records {
+        for (pair, r) in heldout.records.iter().enumerate() {
             if seen.insert(&r.prompt) {
                 heldout_prompts.push(r.prompt.clone());
+                heldout_prompt_pairs.push(pair);
             }
         }
         let mut train_prompts = Vec::new();
@@ -88,6 +92,7 @@ impl RunData {
             heldout: Pairs::new(&heldout.records, heldout_tokens, estimator),
             heldout_labels: heldout.records.iter().map(|r| r.indicators.clone()).collect(),
             heldout_prompts,
+            heldout_prompt_pairs,
             truncation: truncation.to_string(),
             tokenizer,
             max_prompt_tokens: limits.max_prompt,
@@ -111,6 +116,25 @@ impl RunData {
     pub(crate) fn pair_prompt_with(&self, pair: usize, note: &str) -> Result<Vec<u32>> {
         let noted = self.train_records[pair].with_note(note);
         Ok(self.tokenizer.encode_prompt_of(&noted, self.max_prompt_tokens)?.0)
+    }
+
+    /// The tokens of a held-out prompt, by its index, with a note if there is one.
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
+    pub(crate) fn heldout_prompt_tokens(
+        &self,
+        prompt: usize,
+        note: Option<&str>,
+    ) -> Result<Vec<u32>> {
+        let pair = self.heldout_prompt_pairs[prompt];
+        match note {
+            None => Ok(self.heldout.tokens[pair].prompt.clone()),
+            Some(note) => {
+                let noted = self.heldout_records[pair].with_note(note);
+                Ok(self.tokenizer.encode_prompt_of(&noted, self.max_prompt_tokens)?.0)
+            }
+        }
     }
 
     /// The held-out pairs with a note in their prompts.

@@ -5,6 +5,7 @@ mod can;
 mod conditioned;
 mod config;
 mod dpo;
+mod evaluation;
 mod export;
 mod extraction;
 mod f_dpo;

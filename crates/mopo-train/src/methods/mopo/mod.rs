@@ -23,7 +23,7 @@ use super::{MethodSection, RunSteps, TrainContext};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::{PhaseConfig, RenamedKey, renamed};
-use crate::fit::Method;
+use crate::fit::{Method, PolicyMethod};
 use crate::log_probs::{LogProbs, WindowLogProbs, all_log_probs, batch_log_probs};
 use crate::optim::{Trainer, module_from_bytes, module_to_bytes};
 use crate::{Error, Pairs, Progress, Result, Silent};
@@ -121,7 +121,7 @@ prune_below = 1e-5
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         let objectives = &context.data.objectives;
@@ -449,6 +449,12 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
     fn policy_duals(&self) -> Vec<PolicyDual<'_>> {
         let tau = self.setup.config.tau;
         self.duals.iter().map(|dual| PolicyDual { tau, dual, radius: &self.radius }).collect()
+    }
+}
+
+impl<B: FusedAutodiffBackend> PolicyMethod<B> for Mopo<'_, B> {
+    fn policies(&self) -> PolicyParams<B::InnerBackend> {
+        self.trainer.module().valid()
     }
 }
 
