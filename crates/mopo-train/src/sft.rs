@@ -68,8 +68,7 @@ impl<'a, B: FusedAutodiffBackend> Sft<'a, B> {
         seed: u64,
         device: &B::Device,
     ) -> Self {
-        let order =
-            BatchOrder::new(pairs.row_lengths(), phase.batch_size, step_seed(seed, PHASE, 0));
+        let order = BatchOrder::of_pairs(pairs, None, phase.batch_size, step_seed(seed, PHASE, 0));
         Self { trained, pairs, order, phase, seed, device: device.clone() }
     }
 

@@ -47,8 +47,9 @@ impl<R: Fn(usize, usize) -> [Told; 2]> ConditionedTraining<'_, R> {
         fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
-        let order = BatchOrder::new(
-            context.data.train.row_lengths(),
+        let order = BatchOrder::of_pairs(
+            &context.data.train,
+            None,
             context.phase.batch_size,
             step_seed(context.seed, self.phase, 0),
         );
@@ -99,7 +100,7 @@ impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Conditioned<'_, 
             }
             _ => {
                 for &i in pairs {
-                    let tokens = &self.data.train.tokens[i];
+                    let tokens = self.data.train_tokens(i);
                     for Told { response, note } in (self.rows)(i, step) {
                         let response = if response == 0 { &tokens.first } else { &tokens.second };
                         rows.push((self.data.pair_prompt_with(i, &note)?, response));

@@ -119,8 +119,9 @@ directions = 1000
             own: own_weights(context.policies, objectives),
             base: context.base,
             trainer: Trainer::new(context.params),
-            order: BatchOrder::new(
-                pairs.row_lengths(),
+            order: BatchOrder::of_pairs(
+                pairs,
+                None,
                 context.phase.batch_size,
                 step_seed(context.seed, PHASE, 0),
             ),
@@ -400,7 +401,8 @@ mod tests {
     fn scores_become_z_scores_and_constant_ones_are_refused() {
         let objectives = Objectives::new(["a", "b"].map(String::from)).unwrap();
         let pairs = |b: f32| Pairs {
-            tokens: Vec::new(),
+            tokens: Vec::new().into(),
+            mixture: None,
             labels: Vec::new(),
             scores: vec![
                 Some([vec![1.0, b], vec![3.0, 0.0]]),

@@ -127,15 +127,15 @@ train_head = false
         }
         let is_labelled = |&i: &usize| losses.iter().any(|of| of.labels[i].is_some());
         let used: Vec<usize> = (0..pairs.len()).filter(is_labelled).collect();
-        let lengths = pairs.row_lengths();
         let mut method = Raco {
             config: self,
             losses,
             policy: &context.policies[0],
             phase: context.phase,
             seed: context.seed,
-            order: BatchOrder::new(
-                used.iter().map(|i| lengths[*i]).collect(),
+            order: BatchOrder::of_pairs(
+                pairs,
+                Some(&used),
                 context.phase.batch_size,
                 step_seed(context.seed, PHASE, 0),
             ),

@@ -243,9 +243,9 @@ fn batches<B: FusedAutodiffBackend>(
 ) -> (Vec<(usize, f32)>, BatchOrder) {
     let used: Vec<(usize, f32)> =
         labels.iter().enumerate().filter_map(|(i, label)| Some((i, (*label)?))).collect();
-    let lengths = pass.pairs.row_lengths();
-    let lengths = used.iter().map(|(i, _)| lengths[*i]).collect();
-    let order = BatchOrder::new(lengths, phase.batch_size, step_seed(seed, name, 0));
+    let rows: Vec<usize> = used.iter().map(|(i, _)| *i).collect();
+    let seed = step_seed(seed, name, 0);
+    let order = BatchOrder::of_pairs(pass.pairs, Some(&rows), phase.batch_size, seed);
     (used, order)
 }
 

@@ -85,13 +85,13 @@ impl<'a, B: FusedAutodiffBackend> PairPass<'a, B> {
 
     /// What is subtracted from log π, and divided by, for the responses of pair `i`.
     fn scale(&self, loss: &impl PairLoss, i: usize) -> [(f32, f32); 2] {
-        let tokens = &self.pairs.tokens[i];
+        let [_, first, second] = self.pairs.tokens.lengths(i);
         let reference = match loss.has_reference() {
             true => self.reference[i],
             false => [0.0; 2],
         };
         let lengths = match loss.is_per_token() {
-            true => [tokens.first.len() as f32, tokens.second.len() as f32],
+            true => [first as f32, second as f32],
             false => [1.0; 2],
         };
         let shift = loss.shift(i);

@@ -72,7 +72,7 @@ impl RolloutTraining<'_> {
                 device: context.device.clone(),
             },
             trainer: Trainer::new(params),
-            order: BatchOrder::new(lengths, context.phase.batch_size, order),
+            order: BatchOrder::of_prompts(data, lengths, context.phase.batch_size, order),
             phase: context.phase,
             rollout: None,
             seed: context.seed,

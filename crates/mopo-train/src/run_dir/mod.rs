@@ -342,7 +342,7 @@ impl RunDir {
             && data.iter().all(|name| {
                 let stem = name.strip_suffix(".jsonl");
                 stem.is_some_and(|s| ["train", "validation", "heldout"].contains(&s))
-                    || name == "summary.txt"
+                    || ["summary.txt", "mixture.json"].contains(&&**name)
             });
         if self.lock.is_none() || !is_unprepared || !is_known {
             return false;

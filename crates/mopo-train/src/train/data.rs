@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use mopo_core::Objectives;
-use mopo_data::{LengthLimits, PreferenceRecord, PreparedSet, Tokenizer, tokenize};
+use mopo_data::{LengthLimits, PairTokens, PreferenceRecord, PreparedSet, Tokenizer, tokenize};
 
+use crate::mixture::MixtureRecord;
 use crate::run_dir::record::DATA;
 use crate::{Pairs, Result, RunConfig, RunDir, RunRecord, load_tokenizer};
 
@@ -49,7 +50,12 @@ pub struct TrainPrompt {
 impl RunData {
     /// The tokens of a training prompt, by its index.
     pub(crate) fn prompt_tokens(&self, prompt: usize) -> &[u32] {
-        &self.train.tokens[self.train_prompts[prompt].pair].prompt
+        &self.train_tokens(self.train_prompts[prompt].pair).prompt
+    }
+
+    /// The tokens of a training pair, for methods that streamed data is refused for.
+    pub(crate) fn train_tokens(&self, pair: usize) -> &PairTokens {
+        &self.train.tokens.in_memory().expect("checked with the configuration")[pair]
     }
 
     /// Reads and tokenises a run's data.
@@ -59,13 +65,26 @@ impl RunData {
     pub fn load(run: &RunDir, config: &RunConfig, record: &RunRecord) -> Result<Self> {
         record.check(run, DATA, false)?;
         let tokenizer = load_tokenizer(run.path())?;
-        let train = PreparedSet::read(run.join("data/train.jsonl"))?;
         let heldout = PreparedSet::read(run.join("data/heldout.jsonl"))?;
         let limits = LengthLimits {
             max_prompt: config.data.max_prompt_tokens,
             max_response: config.data.max_response_tokens,
         };
-        let (train_tokens, truncation) = tokenize(&train.records, &tokenizer, &limits)?;
+        let estimator = config.method.estimator();
+        let keep = config.method.changes_prompts();
+        let train_path = run.join("data/train.jsonl");
+        let (mut pairs, truncation, train_records) = match config.data.streaming {
+            true => {
+                let (pairs, truncation) =
+                    Pairs::streamed(&train_path, &tokenizer, &limits, estimator)?;
+                (pairs, truncation, vec![])
+            }
+            false => {
+                let train = PreparedSet::read(&train_path)?;
+                let (tokens, truncation) = tokenize(&train.records, &tokenizer, &limits)?;
+                (Pairs::new(&train.records, tokens, estimator), truncation, train.records)
+            }
+        };
         let (heldout_tokens, _) = tokenize(&heldout.records, &tokenizer, &limits)?;
         let mut heldout_prompts: Vec<String> = Vec::new();
         let mut heldout_prompt_pairs = Vec::new();
@@ -78,16 +97,18 @@ impl RunData {
         }
         let mut train_prompts = Vec::new();
         let mut seen = BTreeSet::new();
-        for (pair, r) in train.records.iter().enumerate() {
+        // Streamed ones are for methods that do not ask for them.
+        for (pair, r) in train_records.iter().enumerate() {
             if seen.insert(&r.prompt) {
                 train_prompts.push(TrainPrompt { text: r.prompt.clone(), pair });
             }
         }
-        let estimator = config.method.estimator();
-        let keep = config.method.changes_prompts();
+        if let Some(mixture) = MixtureRecord::read(run)? {
+            pairs.mixture = Some(mixture.mixture(run, pairs.len())?);
+        }
         Ok(Self {
-            objectives: train.header.objectives.clone(),
-            train: Pairs::new(&train.records, train_tokens, estimator),
+            objectives: heldout.header.objectives.clone(),
+            train: pairs,
             train_prompts,
             heldout: Pairs::new(&heldout.records, heldout_tokens, estimator),
             heldout_labels: heldout.records.iter().map(|r| r.indicators.clone()).collect(),
@@ -96,7 +117,7 @@ impl RunData {
             truncation: truncation.to_string(),
             tokenizer,
             max_prompt_tokens: limits.max_prompt,
-            train_records: if keep { train.records } else { vec![] },
+            train_records: if keep { train_records } else { vec![] },
             heldout_records: if keep { heldout.records } else { vec![] },
         })
     }
@@ -129,7 +150,7 @@ impl RunData {
     ) -> Result<Vec<u32>> {
         let pair = self.heldout_prompt_pairs[prompt];
         match note {
-            None => Ok(self.heldout.tokens[pair].prompt.clone()),
+            None => Ok(self.heldout.tokens.get(pair)?.prompt.clone()),
             Some(note) => {
                 let noted = self.heldout_records[pair].with_note(note);
                 Ok(self.tokenizer.encode_prompt_of(&noted, self.max_prompt_tokens)?.0)
@@ -143,7 +164,8 @@ impl RunData {
     /// Those of the tokenizer.
     pub(crate) fn heldout_with(&self, note: &str) -> Result<Pairs> {
         let mut pairs = self.heldout.clone();
-        for (tokens, record) in pairs.tokens.iter_mut().zip(&self.heldout_records) {
+        let all = pairs.tokens.in_memory_mut().expect("held-out pairs are");
+        for (tokens, record) in all.iter_mut().zip(&self.heldout_records) {
             let noted = record.with_note(note);
             tokens.prompt = self.tokenizer.encode_prompt_of(&noted, self.max_prompt_tokens)?.0;
         }

@@ -29,6 +29,7 @@ mod reward_config;
 mod reward_decoder;
 mod sacpo;
 mod simpo;
+mod sources;
 mod steps;
 mod text;
 

@@ -218,8 +218,9 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
                 .map(|&p| DualState::new(setup.config, p, n_objectives))
                 .collect(),
             exact: Vec::new(),
-            order: BatchOrder::new(
-                setup.pairs.row_lengths(),
+            order: BatchOrder::of_pairs(
+                setup.pairs,
+                None,
                 setup.phase.batch_size,
                 step_seed(setup.seed, PHASE, 0),
             ),
@@ -248,7 +249,7 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
             if !missing.is_empty() {
                 let pairs = self.setup.pairs;
                 self.scored_tokens +=
-                    missing.iter().map(|&i| pairs.tokens[i].packed_len()).sum::<usize>();
+                    missing.iter().flat_map(|&i| pairs.tokens.lengths(i)).sum::<usize>();
                 let heads = batch_log_probs(
                     &self.base_inner,
                     Some(reference),
