@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use mopo_core::Objectives;
-use mopo_core::conflict::{ConflictAverse, MAX_OBJECTIVES, conflict_averse};
+use mopo_core::conflict::{ConflictAverse, conflict_averse};
 use mopo_lm::PolicyParams;
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
@@ -84,12 +84,6 @@ train_head = false
         }
         check_simplex(&self.preference_weights)
             .map_err(|message| Self::error(format!("`raco.preference_weights`: {message}")))?;
-        let n = self.used().count();
-        if n > MAX_OBJECTIVES {
-            return Err(Self::error(format!(
-                "`raco.preference_weights` has {n} objectives with a weight; at most {MAX_OBJECTIVES} are supported"
-            )));
-        }
         match policies {
             [_] => Ok(()),
             _ => Err(Self::error(format!(
