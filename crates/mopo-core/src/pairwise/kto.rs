@@ -51,7 +51,9 @@ mod tests {
         let t = |x: f32| Tensor::<B, 1>::from_data([x], &Default::default());
         let weights = KtoWeights { desirable: 1.5, undesirable: 0.5 };
         let of = |indicator: f32, kl: f64| -> f64 {
-            f64::from(kto_loss(t(0.8), t(-0.4), t(indicator), t(1.0), kl, 2.0, weights).into_scalar())
+            f64::from(
+                kto_loss(t(0.8), t(-0.4), t(indicator), t(1.0), kl, 2.0, weights).into_scalar(),
+            )
         };
         let s = |x: f64| 1.0 / (1.0 + (-x).exp());
         // β(Δ_w − z) and β(z − Δ_l).

@@ -352,6 +352,8 @@ methods! {
     f_dpo: FDpo(FDpoConfig);
     /// Simple preference optimisation, without a reference.
     simpo: Simpo(SimpoConfig);
+    /// Kahneman-Tversky optimisation: each response on its own.
+    kto: Kto(KtoConfig);
     /// Multi-objective DPO: margins for one vector of preference weights.
     modpo: Modpo(ModpoConfig);
     /// Rewarded Soups: means of the parameters of other runs' policies.

@@ -48,6 +48,11 @@ pub(crate) trait PairLoss {
         false
     }
 
+    /// Whether the loss needs an estimate of KL(π‖π_ref), which takes two more passes.
+    fn needs_kl(&self) -> bool {
+        false
+    }
+
     /// What is subtracted from the values of a pair, by its index among the training pairs.
     fn shift(&self, _pair: usize) -> [f32; 2] {
         [0.0; 2]
@@ -80,6 +85,8 @@ pub(crate) struct PairValues<B: Backend> {
     pub(crate) indicators: Tensor<B, 1>,
     /// Weight of each pair; over the step they have sum 1.
     pub(crate) mass: Tensor<B, 1>,
+    /// An estimate of KL(π‖π_ref), at least 0; 0 unless the loss [needs](PairLoss::needs_kl) it.
+    pub(crate) kl: f64,
 }
 
 /// DPO's loss of labels as they are.
@@ -90,7 +97,7 @@ pub(crate) struct DpoLoss {
 
 impl PairLoss for DpoLoss {
     fn loss<B: Backend>(&self, pairs: PairValues<B>) -> Tensor<B, 1> {
-        let PairValues { first, second, indicators, mass } = pairs;
+        let PairValues { first, second, indicators, mass, .. } = pairs;
         dpo_loss(first, second, indicators, mass, self.beta)
     }
 
@@ -287,6 +294,9 @@ impl<B: FusedAutodiffBackend, L: PairLoss> Method for PairwiseMethod<'_, B, L> {
             metrics.set(quantity, value);
         }
         metrics.set_trained_tokens(sums.n_tokens, clock.elapsed());
+        if sums.n_scored > 0 {
+            metrics.set(Quantity::ScoredTokens, sums.n_scored as f64);
+        }
         sums.report(|quantity| self.key(quantity), &mut metrics);
         Ok(metrics)
     }

@@ -16,6 +16,7 @@ mod guard;
 mod ham;
 mod hub;
 mod ipo;
+mod kto;
 mod many;
 mod mixed;
 mod modpo;
