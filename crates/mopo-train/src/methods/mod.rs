@@ -64,6 +64,11 @@ pub(crate) trait MethodSection: Serialize + DeserializeOwned {
         false
     }
 
+    /// Whether log π_0 of the training pairs is needed.
+    fn needs_initial_log_probs(&self) -> bool {
+        true
+    }
+
     /// Policies of other runs whose log-probs of the training pairs are needed.
     fn other_policies(&self) -> Vec<OtherPolicy> {
         Vec::new()
@@ -141,7 +146,8 @@ pub(crate) struct TrainContext<'a, B: FusedAutodiffBackend> {
     /// The policies' names.
     pub(crate) policies: &'a [String],
     pub(crate) data: &'a RunData,
-    /// log π_0 of every training pair.
+    /// log π_0 of every training pair; empty for a method that does not
+    /// [need](MethodSection::needs_initial_log_probs) it.
     pub(crate) initial_log_probs: &'a LogProbs,
     /// log π of every training pair under the policies of other runs, by their names.
     pub(crate) others: &'a BTreeMap<String, LogProbs>,
@@ -269,6 +275,11 @@ macro_rules! methods {
             /// Whether every training pair needs recorded scores.
             pub(crate) fn needs_scores(&self) -> bool {
                 match self { $(Self::$variant(section) => section.needs_scores(),)+ }
+            }
+
+            /// Whether log π_0 of the training pairs is needed.
+            pub(crate) fn needs_initial_log_probs(&self) -> bool {
+                match self { $(Self::$variant(section) => section.needs_initial_log_probs(),)+ }
             }
 
             /// Policies of other runs that are needed.

@@ -36,6 +36,10 @@ divergence = "reverse_kl"
     const OPTIONAL: &'static [&'static str] = &["multi_objective_decoding.divergence"];
     const OPEN: &'static [&'static str] = &["multi_objective_decoding.runs"];
 
+    fn needs_initial_log_probs(&self) -> bool {
+        false
+    }
+
     fn check_section(&self, policies: &[String]) -> Result<()> {
         self.divergence.check_mixable().map_err(|e| Error::Config {
             origin: "`multi_objective_decoding.divergence`".into(),

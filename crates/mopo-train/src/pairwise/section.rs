@@ -42,6 +42,10 @@ impl<T: PairSection> MethodSection for T {
         self.training().target.check(policies)
     }
 
+    fn needs_initial_log_probs(&self) -> bool {
+        self.has_reference()
+    }
+
     fn policies(&self) -> Option<Vec<String>> {
         self.training().target.policies()
     }

@@ -18,7 +18,7 @@ pub(crate) use others::OtherPolicy;
 use periodic::{Evaluated, Evaluator};
 
 use crate::batches::step_seed;
-use crate::cache::LogProbCache;
+use crate::cache::{Context, LogProbCache};
 use crate::conditioned::Conditioning;
 use crate::config::ModelSource;
 use crate::fit::{Fit, PolicyMethod};
@@ -110,19 +110,10 @@ pub fn train<B: FusedAutodiffBackend>(
     let context = base::context::<B>(config, record, device);
     let cache = cache.map(|cache| (cache, &context));
 
-    let path = run.join(INITIAL);
-    let is_done = path.exists();
-    if !is_done {
-        let name = "initial policy";
-        let all = frozen_log_probs(&frozen, &data.train, cache, name, device, progress)?;
-        run.check_there()?;
-        log_probs::write(&path, &all)?;
-    }
-    if !is_done || !record.has(INITIAL) {
-        record.add_file(run, INITIAL)?;
-        run.write_record(record)?;
-    }
-    let initial = log_probs::read(&path, data.train.len())?;
+    let initial = match config.method.needs_initial_log_probs() {
+        true => initial_log_probs(run, record, &frozen, &data, cache, device, progress)?,
+        false => LogProbs::new(),
+    };
 
     let name = "held-out accuracy";
     let before = frozen_log_probs(&frozen, &data.heldout, cache, name, device, progress)?;
@@ -246,6 +237,31 @@ pub fn train<B: FusedAutodiffBackend>(
     };
     run.write_json(RESULT, &result)?;
     Ok(result)
+}
+
+/// log π_0 of the training pairs: computed once, and then read from the run's own file.
+fn initial_log_probs<B: FusedBackend>(
+    run: &RunDir,
+    record: &mut RunRecord,
+    frozen: &CausalLm<B>,
+    data: &RunData,
+    cache: Option<(&LogProbCache, &Context)>,
+    device: &B::Device,
+    progress: &mut dyn Progress,
+) -> Result<LogProbs> {
+    let path = run.join(INITIAL);
+    let is_done = path.exists();
+    if !is_done {
+        let name = "initial policy";
+        let all = frozen_log_probs(frozen, &data.train, cache, name, device, progress)?;
+        run.check_there()?;
+        log_probs::write(&path, &all)?;
+    }
+    if !is_done || !record.has(INITIAL) {
+        record.add_file(run, INITIAL)?;
+        run.write_record(record)?;
+    }
+    log_probs::read(&path, data.train.len())
 }
 
 /// log π of the held-out pairs under each policy. Of a policy for all weights, each objective's is the one that is told to
