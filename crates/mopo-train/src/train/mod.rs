@@ -135,7 +135,7 @@ pub fn train<B: FusedAutodiffBackend>(
         };
         let base = base.with_gradient_checkpointing(config.training.gradient_checkpointing);
         let starts = config.method.starts_from();
-        let (params, loras) = match &starts[..] {
+        let (params, mut loras) = match &starts[..] {
             [] => {
                 B::seed(device, step_seed(config.seed, "adapter", 0));
                 let sharing = config.adapters;
@@ -171,6 +171,10 @@ pub fn train<B: FusedAutodiffBackend>(
         };
         let mut trained = config.method.train(context, &mut fit, progress)?;
         run.check_there()?;
+        // A method may have kept several policies of one adapter.
+        if starts.is_empty() {
+            loras = vec![config.lora.clone(); trained.adapters.len()];
+        }
         if let Some(evaluator) = evaluator {
             let (policies, best) = evaluator.end(trained)?;
             trained = policies;
