@@ -122,6 +122,33 @@ fn training_stops_early_and_ends_with_the_best_policies() {
 }
 
 #[test]
+fn tokens_are_counted_pass_by_pass() {
+    let of = |config: &mopo_train::RunConfig| {
+        let (_tmp, run) = finished_with(config);
+        let rows = metrics(&run).into_iter().filter(|row| row["phase"] != "warm_start");
+        let sum: f64 = rows.map(|row| row["trained_tokens"].as_f64().unwrap()).sum();
+        let tokens = result(&run).tokens.unwrap();
+        assert_eq!((tokens.trained, tokens.generated), (sum as u64, 0));
+        tokens
+    };
+    // All pairs in each step, whatever the method; from a refresh of the reference on also without gradients.
+    let all = "training.batch_size=10000";
+    let shared = of(&tiny(&[all]));
+    assert!(shared.trained == of(&tiny_method("dpo", &[])).trained && shared.scored > 0);
+    for (method, policies) in [("mopo", 3), ("ham", 2)] {
+        let names = [
+            "policies=[\"helpful\",\"harmless\",\"humor\"]",
+            "policies=[\"helpful\",\"harmless\"]",
+        ];
+        let own = ["adapters=per_policy", names[3 - policies as usize]];
+        assert_eq!(of(&tiny_method(method, &own)).trained, policies * shared.trained, "{method}");
+    }
+    // One pass for each objective; every pair has all labels here or is left out of it.
+    let raco = of(&tiny_method("raco", &["raco.preference_weights={helpful=1.0}"]));
+    assert!(raco.trained <= shared.trained && raco.trained > shared.trained / 2);
+}
+
+#[test]
 fn methods_that_sample_or_tell_prompts_are_evaluated_too() {
     for (kind, more) in
         [("ric", &[][..]), ("grpo", &["training.batch_size=2", "grpo.max_new_tokens=6", LENGTH])]

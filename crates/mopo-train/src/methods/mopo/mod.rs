@@ -193,7 +193,7 @@ struct Passes {
     kls: Vec<f64>,
     /// Which responses took part, `[n_policies][n_responses]`.
     needed: Vec<Vec<bool>>,
-    /// Tokens of the packed rows of all pairs.
+    /// Tokens of the packed rows of all pairs, for each adapter.
     n_tokens: usize,
 }
 
@@ -394,9 +394,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         metrics.set(Quantity::Loss, losses.iter().sum());
         metrics.set(Quantity::GradientNorm, norm);
         metrics.set(Quantity::NeededTerms, n_needed as f64 / rows.len() as f64);
-        // Each adapter has a pass of its own.
-        let n_passes = self.trainer.module().adapters.len();
-        metrics.set_trained_tokens(n_passes * n_tokens, clock.elapsed());
+        metrics.set_trained_tokens(n_tokens, clock.elapsed());
         let scored = std::mem::take(&mut self.scored_tokens);
         if scored > 0 {
             metrics.set(Quantity::ScoredTokens, scored as f64);
