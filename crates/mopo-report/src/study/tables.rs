@@ -155,7 +155,8 @@ pub(super) fn ahead(report: &StudyReport) -> Section {
     let percent = |estimate: &Estimate| {
         let whole = |share: f64| format!("{:.0}", 100.0 * share);
         match estimate.interval {
-            Some(i) if i.low < i.high => {
+            // Of one seed each share is 0 or 1.
+            Some(i) if i.low < i.high && report.seeds.len() > 1 => {
                 format!("{} ({}–{})", whole(estimate.value), whole(i.low), whole(i.high))
             }
             _ => whole(estimate.value),
@@ -169,7 +170,7 @@ pub(super) fn ahead(report: &StudyReport) -> Section {
         heading: "Any two methods",
         note: "How probable it is, in percent, that the method of the row has a larger hypervolume than that of the column, \
                for a seed and prompts like these: in each resample, the share of its seeds in which it is so. The mean over \
-               resamples, and the central interval of the shares; equal hypervolumes count half."
+               resamples, and with several seeds the central interval of the shares; equal hypervolumes count half."
             .into(),
         header: std::iter::once("method".to_string())
             .chain((1..=report.methods.len()).map(|m| m.to_string()))
