@@ -73,6 +73,31 @@ fn from(base: &Path, method: &str, out: &Path, more: &[&str]) -> std::process::C
 }
 
 #[test]
+fn data_that_has_changed_since_a_run_was_started_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pairs, run) = (dir.path().join("pairs.jsonl"), dir.path().join("run"));
+    let prepare = |seed: &str| {
+        let sets = ["--set", "data.n_prompts=40", "--seed", seed, "--out"];
+        succeed(mopo(&["prepare", "demo"]).args(sets).arg(&pairs));
+    };
+    let train = || {
+        let mut command = tiny(&run);
+        command.args(["--set", "training.steps=2", "--set", "data.source=prepared", "--data"]);
+        command.arg(&pairs);
+        command
+    };
+    prepare("0");
+    succeed(&mut train());
+    succeed(train().arg("--verify"));
+    prepare("1");
+    let said = fail(train().arg("--verify"));
+    assert!(said.contains("pairs.jsonl, which has changed since"), "{said}");
+    // The run has its own copy.
+    fs::remove_file(&pairs).unwrap();
+    succeed(train().arg("--verify"));
+}
+
+#[test]
 fn methods_are_compared_from_one_sft_model() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);

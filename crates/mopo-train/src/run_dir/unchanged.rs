@@ -122,6 +122,19 @@ impl RunDir {
             }
         }
         self.check_base(asked, &record)?;
+        for (input, sha256) in &record.inputs {
+            // What is no longer there is not needed any more.
+            let input = PathBuf::from(moved.now(input));
+            if input.is_file() && mopo_hub::file_sha256(&input)? != *sha256 {
+                return Err(Error::Run {
+                    path: self.path().into(),
+                    message: format!(
+                        "its data was read from {}, which has changed since",
+                        input.display()
+                    ),
+                });
+            }
+        }
         for (run, sha256) in &record.others {
             let run = PathBuf::from(moved.now(run));
             if Self::policy_sha256(&run)? != *sha256 {

@@ -63,6 +63,7 @@ pub fn train<B: FusedAutodiffBackend>(
         if let ModelSource::Hub(model) = &config.model.source {
             record.add_model(&model_dir(model)?)?;
         }
+        record.add_inputs(config)?;
         for others in [config.method.other_policies(), config.method.starts_from()] {
             others::check(&others)?;
             others::record(&others, record)?;
