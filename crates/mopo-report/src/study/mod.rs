@@ -159,7 +159,7 @@ impl StudyReport {
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] names the field: an unknown reference, methods that are not there or have the same name,
-    /// seeds that a method lacks; those of [`RecordedRun::read`] and [`combine`].
+    /// seeds that a method lacks; those of [`crate::RecordedRun::read`] and [`crate::combine`].
     pub fn new(
         study: &Study,
         root: &Path,
