@@ -4,8 +4,15 @@
 
 use crate::dual::cholesky_solve;
 
-/// More objectives than this are refused: the solution is searched for among all their subsets.
-pub const MAX_OBJECTIVES: usize = 12;
+/// Up to so many objectives the solution is searched for among all their subsets.
+const MAX_FACES: usize = 12;
+/// With more objectives: sections of the search for μ, and the steps in each at most.
+const MAX_SECTIONS: usize = 60;
+const MAX_STEPS: usize = 2000;
+/// The smallest μ, relative to the longest gradient.
+const SMALLEST: f64 = 1e-9;
+/// Relative to the slope: the gap at which steps end.
+const GAP: f64 = 1e-10;
 
 /// Relative to the mean squared norm of the gradients: added to their squared norms, so that linearly dependent
 /// ones can be solved for.
@@ -36,11 +43,12 @@ pub struct ConflictAverse {
 /// * `radius`: c in \[0, 1). With 0, d is g_0.
 /// * `clip`: whether p_k may not exceed α_k.
 ///
-/// The solution is exact up to rounding, by the stationary point of every face of the simplex, of which there
-/// are 2^K − 1.
+/// For K ≤ 12 the solution is exact up to rounding, by the stationary point of every face of the simplex, of which there
+/// are 2^K − 1. For more, pairwise Frank-Wolfe steps (Lacoste-Julien and Jaggi, 2015) find the face, and its
+/// stationary point is the solution where it is better.
 ///
 /// # Panics
-/// If the shapes do not agree, or K is 0 or above [`MAX_OBJECTIVES`].
+/// If the shapes do not agree, or K is 0.
 pub fn conflict_averse(
     gram: &[Vec<f64>],
     weights: &[f64],
@@ -48,7 +56,7 @@ pub fn conflict_averse(
     clip: bool,
 ) -> ConflictAverse {
     let k = weights.len();
-    assert!((1..=MAX_OBJECTIVES).contains(&k), "{k} objectives");
+    assert!(k > 0, "no objective");
     assert!(gram.len() == k && gram.iter().all(|row| row.len() == k), "a square matrix");
     let plain = ConflictAverse {
         mixture: weights.to_vec(),
@@ -61,7 +69,10 @@ pub fn conflict_averse(
         return plain;
     }
     let problem = Dual { gram, slope: times(gram, weights), reach };
-    let mixture = problem.minimum();
+    let mixture = match k <= MAX_FACES {
+        true => problem.minimum(),
+        false => problem.descend(),
+    };
     let clipped: Vec<f64> = match clip {
         true => mixture.iter().zip(weights).map(|(p, w)| p.min(*w)).collect(),
         false => mixture.clone(),
@@ -106,6 +117,76 @@ impl Dual<'_> {
         let all = corners.chain(faces).map(|p| (self.value(&p), p));
         let best = all.min_by(|a, b| a.0.total_cmp(&b.0));
         best.expect("a corner").1
+    }
+
+    /// The same for any K: f(p) is the minimum over μ > 0 of pᵀ b + s (pᵀ H p/μ + μ)/2, which is convex in p and μ together
+    /// and quadratic in p. μ is found by golden sections of its logarithm, and p by steps.
+    fn descend(&self) -> Vec<f64> {
+        let k = self.slope.len();
+        let largest = (0..k).map(|i| self.gram[i][i]).fold(0.0, f64::max).sqrt();
+        let mut p = vec![1.0 / k as f64; k];
+        let mut at = |log: f64| {
+            let mu = largest * log.exp();
+            self.settle(&mut p, mu);
+            let value = self.value(&p);
+            let linear: f64 = p.iter().zip(&self.slope).map(|(p, b)| p * b).sum();
+            let smooth = linear + 0.5 * self.reach * (square(self.gram, &p) / mu + mu);
+            (smooth, value, p.clone())
+        };
+        let share = 0.5 * (5f64.sqrt() - 1.0);
+        let (mut low, mut high) = (SMALLEST.ln(), 0.0);
+        let inner = |low: f64, high: f64| [high - share * (high - low), low + share * (high - low)];
+        let [mut left, mut right] = inner(low, high).map(&mut at);
+        let mut best = if left.1 < right.1 { left.clone() } else { right.clone() };
+        for _ in 0..MAX_SECTIONS {
+            if left.0 < right.0 {
+                high = inner(low, high)[1];
+                right = left;
+                left = at(inner(low, high)[0]);
+            } else {
+                low = inner(low, high)[0];
+                left = right;
+                right = at(inner(low, high)[1]);
+            }
+            for found in [&left, &right] {
+                if found.1 < best.1 {
+                    best.clone_from(found);
+                }
+            }
+        }
+        let p = best.2;
+        let face: Vec<usize> = (0..k).filter(|i| p[*i] > 1e-7).collect();
+        match self.stationary(&face) {
+            Some(exact) if face.len() > 1 && self.value(&exact) <= best.1 => exact,
+            _ => p,
+        }
+    }
+
+    /// Moves p to the minimum of pᵀ b + s pᵀ H p/(2 μ) on the simplex: pairwise Frank-Wolfe steps, each as long as is best.
+    fn settle(&self, p: &mut [f64], mu: f64) {
+        let k = p.len();
+        let mut product = times(self.gram, p);
+        let scale = self.slope.iter().fold(0.0_f64, |most, b| most.max(b.abs()));
+        for _ in 0..MAX_STEPS {
+            let slope: Vec<f64> =
+                (self.slope.iter().zip(&product)).map(|(b, hp)| b + self.reach / mu * hp).collect();
+            let by_slope = |a: &usize, b: &usize| slope[*a].total_cmp(&slope[*b]);
+            let to = (0..k).min_by(by_slope).expect("not empty");
+            let from = (0..k).filter(|i| p[*i] > 0.0).max_by(by_slope).expect("weights have sum 1");
+            let gap = slope[from] - slope[to];
+            if gap <= GAP * scale {
+                break;
+            }
+            let curvature = self.gram[to][to] + self.gram[from][from] - 2.0 * self.gram[to][from];
+            let best = gap * mu / (self.reach * curvature);
+            // Without curvature all of it.
+            let step = if best.is_finite() && best < p[from] { best } else { p[from] };
+            p[to] += step;
+            p[from] = if step == p[from] { 0.0 } else { p[from] - step };
+            for (j, product) in product.iter_mut().enumerate() {
+                *product += step * (self.gram[to][j] - self.gram[from][j]);
+            }
+        }
     }
 
     /// The point at which f is stationary inside a face, if there is one.
@@ -243,6 +324,40 @@ mod tests {
                     weights.iter().zip(other).map(|(w, x)| w + scale * x).collect();
                 assert!(slowest(&moved) <= at + 1e-9, "{i}");
             }
+        }
+    }
+
+    #[test]
+    fn steps_find_what_the_search_among_all_faces_finds() {
+        let mut draw = numbers(29);
+        for i in 0..200 {
+            // Also more gradients than dimensions.
+            let (k, dim) = (2 + i % 9, 2 + i % 7);
+            let h = gram(&gradients(k, dim, &mut draw));
+            let weights = simplex(k, &mut draw);
+            let reach = (0.1 + 0.2 * (i % 5) as f64) * square(&h, &weights).sqrt();
+            let problem = Dual { gram: &h, slope: times(&h, &weights), reach };
+            let (exact, found) = (problem.minimum(), problem.descend());
+            assert!((found.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+            assert!(found.iter().all(|p| *p >= 0.0), "{found:?}");
+            let (exact, found) = (problem.value(&exact), problem.value(&found));
+            assert!(found - exact < 1e-6 * (1.0 + exact.abs()), "{i}: {found} and {exact}");
+        }
+    }
+
+    #[test]
+    fn many_objectives_improve_by_the_duals_value() {
+        let mut draw = numbers(31);
+        for k in [13, 20, 40] {
+            let h = gram(&gradients(k, 2 * k, &mut draw));
+            let weights = simplex(k, &mut draw);
+            let found = conflict_averse(&h, &weights, 0.4, false);
+            let slowest = times(&h, &found.factors).into_iter().fold(f64::INFINITY, f64::min);
+            let dual = value(&h, &weights, 0.4, &found.mixture);
+            assert!(
+                (slowest - dual).abs() < 1e-6 * (1.0 + dual.abs()),
+                "{k}: {slowest} and {dual}"
+            );
         }
     }
 

@@ -42,7 +42,7 @@ pub use collate::{LengthLimits, PairTokens, TruncationReport, bucketed_batches, 
 pub use container::as_json;
 pub use error::{Error, Result};
 pub use files::PassedOver;
-pub use grouping::response_group_means;
+pub use grouping::{ResponseGroupMeans, response_group_means};
 pub use hh::{read_hh, read_hh_dir};
 pub use labelled::{LabelledRead, LabelledText, read_labelled};
 pub use prompts::{Prompt, PromptRead, PromptWriter, StagedPrompts, read_prompts};

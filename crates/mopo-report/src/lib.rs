@@ -38,8 +38,9 @@ pub use statistics::{
     select_statistics, write_statistics,
 };
 pub use study::{
-    Against, Cost, MethodResult, Study, StudyFiles, StudyMethod, StudyOptions, StudyPoint,
-    StudyReport, StudyRun, StudyTry, write_study,
+    Against, ClusterPrompts, Cost, CostTokens, MethodResult, SensitivityResult, Study,
+    StudyCluster, StudyFiles, StudyMethod, StudyOptions, StudyPoint, StudyReport, StudyRun,
+    StudySensitivity, StudyTry, StudyValue, write_study,
 };
 pub use table::Table;
 pub use tensorboard::EventWriter;

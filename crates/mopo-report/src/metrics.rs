@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -44,6 +45,12 @@ quantities! {
     LearningRate = "learning_rate",
     /// Tokens of the differentiated pass per second.
     TokensPerSecond = "tokens_per_second",
+    /// Tokens of the differentiated passes.
+    TrainedTokens = "trained_tokens",
+    /// Tokens that policies have generated for the step.
+    GeneratedTokens = "generated_tokens",
+    /// Tokens of passes without gradients: under a reference, or of own answers.
+    ScoredTokens = "scored_tokens",
     /// Share of the responses that any policy needed.
     NeededTerms = "needed_terms",
     /// Share of the pairs that the objective decides.
@@ -118,6 +125,12 @@ quantities! {
     Hypervolume = "hypervolume",
     /// 1 where a policy has no share of its own in the hypervolume, else 0.
     Dominated = "dominated",
+    /// Share of decided held-out pairs that log(π/π_0) orders like their labels.
+    EvalAccuracy = "eval_accuracy",
+    /// Mean score of a policy's answers to a few held-out prompts.
+    EvalScore = "eval_score",
+    /// Hypervolume of these means.
+    EvalHypervolume = "eval_hypervolume",
 }
 
 impl Quantity {
@@ -207,6 +220,12 @@ impl Metrics {
     /// Sets a value.
     pub fn set(&mut self, key: impl Into<MetricKey>, value: f64) {
         self.0.insert(key.into(), value);
+    }
+
+    /// Sets the number of tokens of a step's differentiated passes, and their rate.
+    pub fn set_trained_tokens(&mut self, n_tokens: usize, step: Duration) {
+        self.set(Quantity::TrainedTokens, n_tokens as f64);
+        self.set(Quantity::TokensPerSecond, n_tokens as f64 / step.as_secs_f64());
     }
 
     /// A value.

@@ -1,5 +1,8 @@
 //! Which pairs a step uses, and the seed of everything random in it.
 
+use crate::mixture::MixedRows;
+use crate::{Pairs, RunData};
+
 /// The seed of one step: the same in a resumed run, different for every step and phase.
 pub(crate) fn step_seed(seed: u64, phase: &str, step: usize) -> u64 {
     let parts = seed.to_le_bytes().into_iter().chain(phase.bytes());
@@ -13,6 +16,8 @@ pub(crate) fn step_seed(seed: u64, phase: &str, step: usize) -> u64 {
 /// Position of a step in the data: the batches of `(epoch, index)` in turn.
 pub(crate) struct BatchOrder {
     lengths: Vec<usize>,
+    /// Where rows are from, if sources are mixed by weight.
+    mixed: Option<MixedRows>,
     batch_size: usize,
     seed: u64,
     cached: Option<(u64, Vec<Vec<usize>>)>,
@@ -21,7 +26,37 @@ pub(crate) struct BatchOrder {
 impl BatchOrder {
     /// `lengths` are the lengths of the rows, for bucketing; not empty.
     pub(crate) fn new(lengths: Vec<usize>, batch_size: usize, seed: u64) -> Self {
-        Self { lengths, batch_size, seed, cached: None }
+        Self { lengths, mixed: None, batch_size, seed, cached: None }
+    }
+
+    /// Batches of places in `used`, a list of pairs; by default of all pairs. Sources are mixed by their weights.
+    pub(crate) fn of_pairs(
+        pairs: &Pairs,
+        used: Option<&[usize]>,
+        batch_size: usize,
+        seed: u64,
+    ) -> Self {
+        let lengths = pairs.row_lengths();
+        let Some(used) = used else {
+            let mixed = pairs.mixture.as_ref().map(|mixture| mixture.parts(0..pairs.len()));
+            return Self { mixed, ..Self::new(lengths, batch_size, seed) };
+        };
+        let mixed = pairs.mixture.as_ref().map(|mixture| mixture.parts(used.iter().copied()));
+        let lengths = used.iter().map(|&i| lengths[i]).collect();
+        Self { mixed, ..Self::new(lengths, batch_size, seed) }
+    }
+
+    /// Batches of training prompts with these lengths. Each is of the source of its first pair.
+    pub(crate) fn of_prompts(
+        data: &RunData,
+        lengths: Vec<usize>,
+        batch_size: usize,
+        seed: u64,
+    ) -> Self {
+        let mixture = data.train.mixture.as_ref();
+        let pairs = data.train_prompts.iter().map(|prompt| prompt.pair);
+        let mixed = mixture.map(|mixture| mixture.parts(pairs));
+        Self { mixed, ..Self::new(lengths, batch_size, seed) }
     }
 
     /// The rows of batch number `n`, counted from the start of training.
@@ -29,8 +64,19 @@ impl BatchOrder {
         let per_epoch = self.lengths.len().div_ceil(self.batch_size);
         let epoch = (n / per_epoch) as u64;
         if self.cached.as_ref().is_none_or(|(e, _)| *e != epoch) {
-            let batches =
-                mopo_data::bucketed_batches(&self.lengths, self.batch_size, self.seed, epoch);
+            let batches = match &self.mixed {
+                None => {
+                    mopo_data::bucketed_batches(&self.lengths, self.batch_size, self.seed, epoch)
+                }
+                Some(mixed) => {
+                    let rows = mixed.epoch(self.seed, epoch);
+                    let lengths: Vec<usize> = rows.iter().map(|&row| self.lengths[row]).collect();
+                    let mut batches =
+                        mopo_data::bucketed_batches(&lengths, self.batch_size, self.seed, epoch);
+                    batches.iter_mut().flatten().for_each(|at| *at = rows[*at]);
+                    batches
+                }
+            };
             self.cached = Some((epoch, batches));
         }
         let (_, batches) = self.cached.as_ref().expect("just filled");

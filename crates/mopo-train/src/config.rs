@@ -38,8 +38,8 @@ pub use presets::{PRESETS, SOURCES, config_text, preset_text};
 pub use read::read_text;
 pub(crate) use read::{ConfigFile, PartError, override_with, read_part, read_with};
 pub(crate) use renamed::{RenamedKey, renamed};
-pub use source::{DataSource, ObjectiveFolder, SourceConfig};
-pub use training::{CheckpointConfig, PhaseConfig};
+pub use source::{DataSource, MixedSource, ObjectiveFolder, SourceConfig};
+pub use training::{BEST_METRIC, CheckpointConfig, EVAL_PROMPTS, PhaseConfig};
 
 use crate::run_dir::record::BASE;
 use crate::{Error, Result, RunDir};
@@ -124,13 +124,11 @@ impl ConfigFile for RunConfig {
         let own = [
             "adapters",
             "evaluation.worst_case",
-            "sft.lora",
-            "training.lora",
             "lora.rank_pattern",
             "lora.alpha_pattern",
             "lora.use_rslora",
         ];
-        [data::OPTIONAL, &own, &MethodConfig::optional()].concat()
+        [data::OPTIONAL, training::OPTIONAL, &own, &MethodConfig::optional()].concat()
     }
 
     fn open() -> Vec<&'static str> {
@@ -256,6 +254,7 @@ impl RunConfig {
         self.lora.check()?;
         self.data.check().or_else(fail)?;
         self.tokenizer.check().or_else(fail)?;
+        self.check_streaming().or_else(fail)?;
         if let ModelSource::Scratch(shape) = &self.model.source {
             let model = shape.shape(1).map_err(|e| Error::Config {
                 origin: self.name.clone(),
@@ -277,6 +276,32 @@ impl RunConfig {
         self.training.check("training").or_else(fail)?;
         self.checkpoints.check().or_else(fail)?;
         self.evaluation.check(self.policies.len()).or_else(fail)
+    }
+
+    /// Refuses what needs all training texts in memory where they are to stay on disk.
+    fn check_streaming(&self) -> std::result::Result<(), String> {
+        if !self.data.streaming {
+            return Ok(());
+        }
+        let kind = self.method.kind();
+        let why = if matches!(self.tokenizer, TokenizerConfig::Train(_)) {
+            "`tokenizer.vocab_size` trains a tokenizer on all of them: give one with `tokenizer.file`".to_string()
+        } else if self.data.source.kind == DataSource::Demo {
+            "the demo world is generated there: choose another `data.source`".into()
+        } else if self.data.source.max_pairs.is_some() {
+            "`data.max_pairs` draws them there: remove it".into()
+        } else if self.method.changes_prompts() {
+            format!(
+                "the method `{kind}` writes into all prompts: choose another, or leave out `data.streaming`"
+            )
+        } else if self.method.rollouts(&self.policies).is_some() {
+            format!(
+                "the method `{kind}` answers all prompts: choose another, or leave out `data.streaming`"
+            )
+        } else {
+            return Ok(());
+        };
+        Err(format!("`data.streaming` leaves training texts on disk, but {why}"))
     }
 
     /// Checks that the run has the rewards that its method needs during training. A finished run may be evaluated

@@ -1,5 +1,7 @@
 //! The training loop of every method: steps, metrics, checkpoints, resuming.
 
+use mopo_lm::PolicyParams;
+use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{EventWriter, Metrics, MetricsRow, Quantity};
 
 use crate::checkpoint::{self, Checkpoint, Parts};
@@ -31,6 +33,12 @@ pub(crate) trait Method {
     fn save(&self) -> Result<Parts>;
     /// Restores the state.
     fn load(&mut self, checkpoint: &Checkpoint) -> Result<()>;
+}
+
+/// A method that trains policies, which can be evaluated between its steps.
+pub(crate) trait PolicyMethod<B: FusedAutodiffBackend>: Method {
+    /// The policies as they are now.
+    fn policies(&self) -> PolicyParams<B::InnerBackend>;
 }
 
 /// The environment of a phase.

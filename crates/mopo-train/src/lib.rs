@@ -19,6 +19,7 @@ mod heldout;
 mod log_probs;
 mod methods;
 mod metrics_file;
+mod mixture;
 mod models;
 mod optim;
 mod pair_sample;
@@ -33,6 +34,7 @@ mod runs;
 mod sample;
 mod sft;
 mod single;
+mod token_store;
 mod tokens;
 mod train;
 
@@ -44,12 +46,13 @@ pub use heldout::{HeldoutEstimate, Verdict};
 pub use mopo_hub::{Progress, Silent, Unit};
 pub use pairs::Pairs;
 pub use prepare::{prepare_prompts, prepare_records, prepare_staged};
-pub use result::{Accuracy, Constraint, RunResult};
+pub use result::{Accuracy, Best, Constraint, RunResult, RunTokens};
 pub use run_dir::{DirLock, RunDir, RunRecord, Stopped};
 pub use sample::{
     Accepted, LikelyToken, Prompt, Question, Reply, Sampler, SamplingOverrides, Session,
     StopScanner, TextEvent, TokenText,
 };
+pub use token_store::TokenStore;
 pub use tokens::{generation, load_run_tokenizer, load_tokenizer};
 pub(crate) use train::OtherPolicy;
 pub use train::{RunData, TrainPrompt, check_data_path, load_base, train};

@@ -1,22 +1,31 @@
 //! The training pairs in the form that the training loops use: tokens, and two rows of indicators
 //! per pair.
 
+use std::path::Path;
+
 use mopo_core::IndicatorEstimator;
-use mopo_data::{PairTokens, PreferenceRecord, response_group_means};
+use mopo_data::{
+    LengthLimits, PairTokens, PreferenceRecord, ResponseGroupMeans, Tokenizer, TruncationReport,
+    response_group_means,
+};
 use mopo_lm::PackedBatch;
 
+use crate::mixture::Mixture;
+use crate::token_store::TokenStore;
 use crate::{Error, Result};
 
 /// Tokenised pairs and the labels of their responses.
 #[derive(Debug, Clone)]
 pub struct Pairs {
     /// Prompt and responses as token ids.
-    pub tokens: Vec<PairTokens>,
+    pub tokens: TokenStore,
     /// Indicators of the two responses of each pair, `[n_objectives]` each: the first response's, and
     /// the second's (1 − I).
     pub labels: Vec<[Vec<Option<f32>>; 2]>,
     /// Recorded scores of the two responses of each pair, `[n_objectives]` each, if there are any.
     pub scores: Vec<Option<[Vec<f32>; 2]>>,
+    /// Where they are from, if sources are mixed by weight.
+    pub(crate) mixture: Option<Mixture>,
 }
 
 impl Pairs {
@@ -40,13 +49,50 @@ impl Pairs {
         let scores = |r: &PreferenceRecord| {
             r.scores.as_ref().map(|scores| [scores.first.clone(), scores.second.clone()])
         };
-        Self { tokens, labels, scores: records.iter().map(scores).collect() }
+        Self {
+            tokens: tokens.into(),
+            labels,
+            scores: records.iter().map(scores).collect(),
+            mixture: None,
+        }
+    }
+
+    /// From a prepared set that stays where it is; the same pairs as in memory.
+    ///
+    /// # Errors
+    /// Those of reading and of the tokenizer.
+    pub(crate) fn streamed(
+        path: &Path,
+        tokenizer: &Tokenizer,
+        limits: &LengthLimits,
+        estimator: IndicatorEstimator,
+    ) -> Result<(Self, TruncationReport)> {
+        let mut rows: Vec<Vec<Option<f32>>> = vec![];
+        let mut scores = vec![];
+        let mut groups = ResponseGroupMeans::default();
+        let (tokens, truncation) = TokenStore::open(path, tokenizer, limits, |record| {
+            match estimator {
+                IndicatorEstimator::Action => groups.push(record),
+                IndicatorEstimator::Pair => rows.push(record.indicators.clone()),
+            }
+            let of = record.scores.as_ref();
+            scores.push(of.map(|scores| [scores.first.clone(), scores.second.clone()]));
+        })?;
+        let labels = match estimator {
+            IndicatorEstimator::Action => groups.finish(),
+            IndicatorEstimator::Pair => {
+                let second =
+                    |row: &Vec<Option<f32>>| row.iter().map(|i| i.map(|i| 1.0 - i)).collect();
+                rows.into_iter().map(|row| [row.clone(), second(&row)]).collect()
+            }
+        };
+        Ok((Self { tokens, labels, scores, mixture: None }, truncation))
     }
 
     /// Without recorded scores.
     pub fn without_scores(tokens: Vec<PairTokens>, labels: Vec<[Vec<Option<f32>>; 2]>) -> Self {
         let scores = vec![None; tokens.len()];
-        Self { tokens, labels, scores }
+        Self { tokens: tokens.into(), labels, scores, mixture: None }
     }
 
     /// Number of pairs.
@@ -66,7 +112,7 @@ impl Pairs {
 
     /// Number of tokens of each pair's packed row.
     pub fn row_lengths(&self) -> Vec<usize> {
-        self.tokens.iter().map(PairTokens::packed_len).collect()
+        self.tokens.all_lengths().map(|parts| parts.iter().sum()).collect()
     }
 
     /// Refuses pairs that are longer than the model's positions, before training starts.
@@ -74,9 +120,9 @@ impl Pairs {
     /// # Errors
     /// Names the longest.
     pub(crate) fn check_positions(&self, positions: usize, what: &str) -> Result<()> {
-        let longest = |t: &PairTokens| t.prompt.len() + t.first.len().max(t.second.len());
-        let n = self.tokens.iter().filter(|t| longest(t) > positions).count();
-        let Some(most) = self.tokens.iter().map(longest).max().filter(|_| n > 0) else {
+        let longest = |[prompt, first, second]: [usize; 3]| prompt + first.max(second);
+        let n = self.tokens.all_lengths().filter(|parts| longest(*parts) > positions).count();
+        let Some(most) = self.tokens.all_lengths().map(longest).max().filter(|_| n > 0) else {
             return Ok(());
         };
         Err(Error::Config {
@@ -107,7 +153,7 @@ impl Pairs {
         what: &str,
         (key, max_new_tokens): (&str, usize),
     ) -> Result<()> {
-        let longest = self.tokens.iter().map(|t| t.prompt.len()).max().unwrap_or(0);
+        let longest = self.tokens.all_lengths().map(|[prompt, ..]| prompt).max().unwrap_or(0);
         if longest.saturating_add(max_new_tokens) <= positions {
             return Ok(());
         }
@@ -129,8 +175,9 @@ impl Pairs {
 
     /// Packs the pairs `indices`; `keep[i]` says which responses of the i-th one to include.
     pub(crate) fn pack(&self, indices: &[usize], keep: &[[bool; 2]]) -> Result<PackedBatch> {
+        let tokens = indices.iter().map(|&i| self.tokens.get(i)).collect::<Result<Vec<_>>>()?;
         let pairs: Vec<_> =
-            indices.iter().zip(keep).map(|(&i, &keep)| (self.tokens[i].parts(), keep)).collect();
+            tokens.iter().zip(keep).map(|(tokens, &keep)| (tokens.parts(), keep)).collect();
         Ok(PackedBatch::pack(&pairs)?)
     }
 }

@@ -1,5 +1,7 @@
 //! From a data source to the files of a run: split by prompt, tokenizer, summary, hashes.
 
+mod streamed;
+
 use std::path::Path;
 
 use mopo_core::Objectives;
@@ -16,11 +18,13 @@ use mopo_data::trl::{TRL_OBJECTIVES, read_trl};
 use mopo_data::ultrafeedback::{ULTRAFEEDBACK_OBJECTIVES, read_ultrafeedback};
 use mopo_data::{
     ChatTemplate, Header, LengthStats, PreferenceRecord, PreparedReader, PreparedSet,
-    PreparedWriter, Prompt, PromptRead, PromptWriter, ReadOptions, ReadReport, Selection, Sink,
-    SourceFile, SourceRead, Split, StagedSet, Summary, read_hh_dir, split_by_prompt,
+    PreparedWriter, Prompt, PromptRead, PromptWriter, ReadOptions, ReadReport, Scores, Selection,
+    Sink, SourceFile, SourceRead, Split, StagedSet, Summary, Tokenizer, read_hh_dir,
+    split_by_prompt, unit_interval,
 };
 
-use crate::config::{DataSource, SourceConfig};
+use crate::config::{DataSource, MixedSource, SourceConfig};
+use crate::mixture::{MIXTURE, MixedPart, MixtureRecord};
 use crate::pair_sample::PairSample;
 use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord, tokens};
 
@@ -117,6 +121,7 @@ struct Source<'a> {
 }
 
 /// Information besides the records.
+#[derive(Default)]
 struct Prepared {
     split: Option<Split>,
     sources: Vec<SourceFile>,
@@ -151,6 +156,9 @@ impl Source<'_> {
     fn read_all(&self, take: &mut Take<'_>) -> Result<Prepared> {
         let config = self.config;
         let mut about = Vec::new();
+        if !config.sources.is_empty() {
+            return self.read_mixed(take);
+        }
         // A prepared set has the objectives it was prepared with.
         if config.kind == DataSource::Prepared {
             let mut reader = PreparedReader::open(self.path()?)?;
@@ -191,6 +199,59 @@ impl Source<'_> {
             ));
         }
         Ok(Prepared { split: None, sources, notes, about })
+    }
+
+    /// Several prepared sets, one after the other, with the objectives of all: a pair has no label of those that its own
+    /// set lacks.
+    fn read_mixed(&self, take: &mut Take<'_>) -> Result<Prepared> {
+        let readers = self.config.sources.iter().map(|source| PreparedReader::open(&source.path));
+        let readers = readers.collect::<mopo_data::Result<Vec<_>>>()?;
+        let mut names: Vec<&str> = vec![];
+        for reader in &readers {
+            for name in reader.header().objectives.names() {
+                if !names.contains(&name.as_str()) {
+                    names.push(name);
+                }
+            }
+        }
+        let all = Objectives::new(names.iter().map(|name| (*name).to_string()))?;
+        let mut prepared = Prepared::default();
+        for (i, reader) in readers.into_iter().enumerate() {
+            let header = reader.header().clone();
+            let places = header.objectives.names().iter().map(|name| all.index_of(name));
+            let places = places.collect::<mopo_core::Result<Vec<_>>>()?;
+            let is_all = places.len() == all.len();
+            for record in reader {
+                let record = record?;
+                let mut indicators = vec![None; all.len()];
+                for (place, indicator) in places.iter().zip(&record.indicators) {
+                    indicators[*place] = *indicator;
+                }
+                let reordered = |scores: &[f32]| {
+                    let mut out = vec![0.0; all.len()];
+                    places.iter().zip(scores).for_each(|(place, score)| out[*place] = *score);
+                    out
+                };
+                // Scores are those of all objectives or none.
+                let scores = record.scores.filter(|_| is_all).map(|scores| Scores {
+                    first: reordered(&scores.first),
+                    second: reordered(&scores.second),
+                });
+                // Sets may have the same ids.
+                let id = format!("{}:{}", i + 1, record.id);
+                take(&all, PreferenceRecord { id, indicators, scores, ..record })?;
+            }
+            let MixedSource { path, weight } = &self.config.sources[i];
+            prepared.about.push(format!(
+                "source {}: {} pairs of {}, weight {weight}\n",
+                i + 1,
+                header.records,
+                path.display()
+            ));
+            prepared.sources.extend(header.sources);
+            prepared.notes.extend(header.notes);
+        }
+        Ok(prepared)
     }
 
     fn path(&self) -> Result<&Path> {
@@ -302,54 +363,36 @@ pub(crate) fn prepare(
     record: &mut RunRecord,
     progress: &mut dyn Progress,
 ) -> Result<()> {
+    if config.data.streaming {
+        return streamed::prepare(run, config, record, progress);
+    }
     let (set, notes) =
         prepare_records(&config.data.source, record.data.as_deref(), config.seed, record.strict)?;
     for note in &notes {
         progress.note(note);
     }
     let objectives = set.header.objectives.clone();
-    config.evaluation.check_recorded_scores(&set)?;
+    let recorded = set.records.iter().any(|record| record.scores.is_some());
+    config.evaluation.check_recorded_scores(&objectives, recorded)?;
     let n_pairs = set.records.len();
     let split_seed = config.data.split_seed.unwrap_or(config.seed);
-    let (train, heldout) = split_by_prompt(set.records, config.data.heldout_fraction, split_seed);
-    if train.is_empty() || heldout.is_empty() {
-        return Err(Error::Config {
-            origin: "`data.heldout_fraction`".into(),
-            message: format!(
-                "{} leaves {} training and {} held-out pairs of {n_pairs}; both must be above 0: \
-                 change it, or provide more data",
-                config.data.heldout_fraction,
-                train.len(),
-                heldout.len()
-            ),
-        });
+    let mut counts = vec![0; config.data.source.sources.len()];
+    for record in &set.records {
+        count_source(&mut counts, config, record, split_seed);
     }
+    let mixture = mixture(config, counts)?;
+    let (train, heldout) = split_by_prompt(set.records, config.data.heldout_fraction, split_seed);
+    check_parts(config, [train.len(), heldout.len()], n_pairs)?;
     let rows: Vec<&[Option<f32>]> = train.iter().map(|r| r.indicators.as_slice()).collect();
     config.method.check_labels(&config.policies, &objectives, &rows)?;
-    if config.method.needs_scores() && train.iter().any(|r| r.scores.is_none()) {
-        let n = train.iter().filter(|r| r.scores.is_none()).count();
-        return Err(Error::Config {
-            origin: format!("`[{}]`", config.method.kind()),
-            message: format!(
-                "it uses recorded scores, but {n} of {} training pairs have none: score them with `mopo label`",
-                train.len()
-            ),
-        });
-    }
+    let n_without = train.iter().filter(|r| r.scores.is_none()).count();
+    check_scores(config, n_without, train.len())?;
 
     // Policies learn the template of the prompts, whatever made them.
     let template = ChatTemplate::of_prompts(train.iter().map(|r| r.prompt.as_str()));
     let texts = train.iter().flat_map(|r| [r.prompt.as_str(), r.first.as_str(), r.second.as_str()]);
     let tokenizer = tokens::new_tokenizer(config, template, texts)?;
-    let missing = tokenizer.missing_control_tokens();
-    if !missing.is_empty() {
-        progress.note(&format!(
-            "note: the tokenizer has no token {}, which the chat template `{}` uses; it is split \
-             into several tokens",
-            missing.join(" and "),
-            template.name()
-        ));
-    }
+    note_control_tokens(&tokenizer, template, progress);
 
     let token_len = |text: &str| tokenizer.encode(text).map_or(0, |ids| ids.len());
     let mut summary = Summary::new(&objectives, &train, &token_len);
@@ -371,10 +414,102 @@ pub(crate) fn prepare(
     of(heldout, Split::Heldout)?.write(run.join("data/heldout.jsonl"))?;
     run.write("data/summary.txt", text.as_bytes())?;
     tokens::save(&tokenizer, run)?;
+    finish(run, record, mixture.as_ref())
+}
 
+/// Refuses a split that leaves a part empty.
+fn check_parts(config: &RunConfig, [train, heldout]: [usize; 2], n_pairs: usize) -> Result<()> {
+    if train > 0 && heldout > 0 {
+        return Ok(());
+    }
+    Err(Error::Config {
+        origin: "`data.heldout_fraction`".into(),
+        message: format!(
+            "{} leaves {train} training and {heldout} held-out pairs of {n_pairs}; both must be above 0: change it, or \
+             provide more data",
+            config.data.heldout_fraction,
+        ),
+    })
+}
+
+/// Refuses training pairs without the recorded scores that a method needs.
+fn check_scores(config: &RunConfig, n_without: usize, n: usize) -> Result<()> {
+    if !config.method.needs_scores() || n_without == 0 {
+        return Ok(());
+    }
+    Err(Error::Config {
+        origin: format!("`[{}]`", config.method.kind()),
+        message: format!(
+            "it uses recorded scores, but {n_without} of {n} training pairs have none: score them with `mopo label`"
+        ),
+    })
+}
+
+fn note_control_tokens(tokenizer: &Tokenizer, template: ChatTemplate, progress: &mut dyn Progress) {
+    let missing = tokenizer.missing_control_tokens();
+    if !missing.is_empty() {
+        progress.note(&format!(
+            "note: the tokenizer has no token {}, which the chat template `{}` uses; it is split \
+             into several tokens",
+            missing.join(" and "),
+            template.name()
+        ));
+    }
+}
+
+/// Writes what is left of a run's data, and records the hashes of all of it.
+fn finish(run: &RunDir, record: &mut RunRecord, mixture: Option<&MixtureRecord>) -> Result<()> {
+    if let Some(mixture) = mixture {
+        run.write_json(MIXTURE, mixture)?;
+    }
     // The record comes last: once it has hashes, the data is complete.
-    for name in ["data/train.jsonl", "data/heldout.jsonl"].into_iter().chain(tokens::FILES) {
+    let files = ["data/train.jsonl", "data/heldout.jsonl"].into_iter().chain(tokens::FILES);
+    for name in files.chain(mixture.is_some().then_some(MIXTURE)) {
         record.add_file(run, name)?;
     }
     run.write_record(record)
+}
+
+/// Counts a record for its source, if it is one of several and goes to training.
+fn count_source(
+    counts: &mut [usize],
+    config: &RunConfig,
+    record: &PreferenceRecord,
+    split_seed: u64,
+) {
+    if counts.is_empty() || unit_interval(split_seed, &record.prompt) < config.data.heldout_fraction
+    {
+        return;
+    }
+    // `read_mixed` begins ids with the number of the source.
+    let number = record.id.split_once(':').and_then(|(number, _)| number.parse::<usize>().ok());
+    counts[number.unwrap_or(1) - 1] += 1;
+}
+
+/// The record of the sources with so many training pairs, if several are mixed.
+///
+/// # Errors
+/// One has none.
+fn mixture(config: &RunConfig, train: Vec<usize>) -> Result<Option<MixtureRecord>> {
+    let sources = &config.data.source.sources;
+    if sources.is_empty() {
+        return Ok(None);
+    }
+    let parts: Vec<MixedPart> = (sources.iter().zip(train))
+        .map(|(MixedSource { path, weight }, train)| MixedPart {
+            path: path.display().to_string(),
+            weight: *weight,
+            train,
+        })
+        .collect();
+    match parts.iter().find(|part| part.train == 0) {
+        None => Ok(Some(MixtureRecord { sources: parts })),
+        Some(part) => Err(Error::Config {
+            origin: "`data.sources`".into(),
+            message: format!(
+                "{} has no training pair left, all of its prompts being held out: remove it, or provide more of it",
+                part.path
+            ),
+        }),
+    }
 }

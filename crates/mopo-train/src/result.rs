@@ -21,6 +21,56 @@ pub struct Accuracy {
     pub n: usize,
 }
 
+/// The best evaluation between steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
+    /// Number of finished steps.
+    pub step: usize,
+    /// What evaluations are compared by.
+    pub metric: String,
+    /// Its value; larger is better.
+    pub value: f64,
+}
+
+/// What a method's training took in tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunTokens {
+    /// Of the differentiated passes.
+    pub trained: u64,
+    /// That policies have generated.
+    pub generated: u64,
+    /// Of passes without gradients during training: under a lagged reference, or of own answers.
+    pub scored: u64,
+}
+
+impl RunTokens {
+    /// Sums over the rows of a phase; `None` if its rows do not say, or if there are not `n_steps` of them. With
+    /// `may_stop` there may be fewer.
+    pub(crate) fn of(
+        rows: &[MetricsRow],
+        phase: &str,
+        n_steps: usize,
+        may_stop: bool,
+    ) -> Option<Self> {
+        let rows: Vec<&Metrics> =
+            rows.iter().filter(|row| row.phase == phase).map(|row| &row.metrics).collect();
+        let is_told = |row: &&Metrics| row.get(Quantity::TrainedTokens).is_some();
+        let is_whole = rows.len() == n_steps || (may_stop && !rows.is_empty());
+        if !is_whole || !rows.iter().all(is_told) {
+            return None;
+        }
+        let sum = |quantity: Quantity| {
+            rows.iter().filter_map(|row| row.get(quantity)).sum::<f64>() as u64
+        };
+        Some(Self {
+            trained: sum(Quantity::TrainedTokens),
+            generated: sum(Quantity::GeneratedTokens),
+            scored: sum(Quantity::ScoredTokens),
+        })
+    }
+}
+
 /// One constraint of one policy at the end of training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Constraint {
@@ -51,6 +101,13 @@ pub struct RunResult {
     pub sft: Vec<Option<Accuracy>>,
     /// Each policy by name: how well does log(π/π_0) order them? `[n_objectives]`.
     pub policies: Vec<(String, Vec<Option<Accuracy>>)>,
+    /// Tokens of the method's training. Results of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<RunTokens>,
+    /// The best evaluation between steps, if there were any; with `training.load_best_model_at_end` the policies are those
+    /// of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
     /// Number of steps over which the constraints are averaged.
     pub last_steps: usize,
     /// The constraints.

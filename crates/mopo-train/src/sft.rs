@@ -68,8 +68,7 @@ impl<'a, B: FusedAutodiffBackend> Sft<'a, B> {
         seed: u64,
         device: &B::Device,
     ) -> Self {
-        let order =
-            BatchOrder::new(pairs.row_lengths(), phase.batch_size, step_seed(seed, PHASE, 0));
+        let order = BatchOrder::of_pairs(pairs, None, phase.batch_size, step_seed(seed, PHASE, 0));
         Self { trained, pairs, order, phase, seed, device: device.clone() }
     }
 
@@ -137,11 +136,10 @@ impl<B: FusedAutodiffBackend> Method for Sft<'_, B> {
             Trained::Model(trainer) => trainer.step(learning_rate, clip),
             Trained::Adapter { trainer, .. } => trainer.step(learning_rate, clip),
         };
-        Ok(Metrics::from([
-            (Quantity::Loss, loss_sum),
-            (Quantity::GradientNorm, norm),
-            (Quantity::TokensPerSecond, n_tokens as f64 / clock.elapsed().as_secs_f64()),
-        ]))
+        let mut metrics =
+            Metrics::from([(Quantity::Loss, loss_sum), (Quantity::GradientNorm, norm)]);
+        metrics.set_trained_tokens(n_tokens, clock.elapsed());
+        Ok(metrics)
     }
 
     fn headline(&self, m: &Metrics) -> String {

@@ -6,7 +6,9 @@ use std::fs;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::plan::{self, Budget};
+use super::budget::{self, Budget};
+use super::plan::Method;
+use super::runs::Run;
 use super::{Options, Study};
 use crate::files::write_whole;
 use crate::machine::{date_and_commit, machine};
@@ -16,19 +18,24 @@ impl Study {
     pub(super) fn compare(
         &self,
         methods: &[Value],
+        sensitivity: &[Value],
         command: &str,
         options: &Options,
     ) -> Result<()> {
-        self.check_budgets(methods)?;
+        let tokens = self.check_budgets(methods)?;
         let names: Vec<&str> =
             methods.iter().filter_map(|method| method["name"].as_str()).collect();
         let reference = match names.contains(&self.plan.reference.as_str()) {
             true => self.plan.reference.as_str(),
             false => names.first().context("no method")?,
         };
+        let mut about = self.about(command)?;
+        about.push(tokens);
         let study = json!({
             "title": self.plan.title,
-            "about": self.about(command)?,
+            "about": about,
+            "n_clusters": self.plan.size.n_clusters,
+            "sensitivity": sensitivity,
             "reference": reference,
             "methods": methods,
         });
@@ -39,21 +46,30 @@ impl Study {
         self.program.run(&args.map(String::from), &self.out.join("study.log"))?;
         println!("the page: {}", place.join("index.html").display());
         if let Some(page) = &options.page {
-            let figure = page.with_extension("png");
-            let name = figure.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let text = fs::read_to_string(place.join("study.md"))?.replace("fronts.png", &name);
-            write_whole(page, &text)?;
-            if place.join("fronts.png").exists() {
-                fs::copy(place.join("fronts.png"), &figure)?;
+            let stem = page.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let mut text = fs::read_to_string(place.join("study.md"))?;
+            for (name, ending) in
+                [("fronts", ""), ("clusters", "-clusters"), ("sensitivity", "-sensitivity")]
+            {
+                let (figure, own) = (format!("{name}.png"), format!("{stem}{ending}.png"));
+                if place.join(&figure).exists() {
+                    fs::copy(place.join(&figure), page.with_file_name(&own))?;
+                    text = text.replace(&format!("({figure})"), &format!("({own})"));
+                }
             }
+            write_whole(page, &text)?;
             println!("the page for the documents: {}", page.display());
         }
         Ok(())
     }
 
-    /// That all runs that were trained had the same budget and, with one seed, the same SFT model.
-    fn check_budgets(&self, methods: &[Value]) -> Result<()> {
+    /// That all runs that were trained had the same budget and, with one seed, the same SFT model. Returns what is to be
+    /// said of their tokens.
+    fn check_budgets(&self, methods: &[Value]) -> Result<String> {
         let mut first: Option<Budget> = None;
+        let mut usual: BTreeMap<u64, Budget> = BTreeMap::new();
+        let mut unusual: Vec<(&Method, u64, Budget)> = vec![];
+        let mut farthest: f64 = 0.0;
         let mut bases: BTreeMap<u64, (String, Value)> = BTreeMap::new();
         for method in methods {
             let name = method["name"].as_str().unwrap_or_default();
@@ -61,7 +77,13 @@ impl Study {
             let Some(attempt) = self.chosen(own)? else { bail!("`{name}` is not done") };
             for seed in &self.plan.size.seeds {
                 for part in self.plan.parts(own) {
-                    let run = self.place(own, *seed, attempt, &part);
+                    let run = self.place(Run {
+                        method: own,
+                        seed: *seed,
+                        attempt,
+                        part: &part,
+                        more: None,
+                    });
                     let shown = format!("{name} {} (seed {seed})", part.label);
                     let record = run.join("run.json");
                     let record: Value = serde_json::from_str(
@@ -81,21 +103,64 @@ impl Study {
                         // Nothing is trained.
                         continue;
                     }
-                    let budget = Budget::of(shown, plan::config(&run)?, own);
+                    let tokens = budget::tokens(&run)?["trained"].as_f64();
+                    let config = budget::config(&run)?;
+                    let this = || Budget::of(shown.clone(), config.clone(), tokens, own);
                     match &first {
-                        None => first = Some(budget),
-                        Some(first) => first.same(&budget)?,
+                        None => first = Some(this()),
+                        Some(first) => first.same(&this())?,
+                    }
+                    if !this().is_usual() {
+                        unusual.push((own, *seed, this()));
+                    } else if let Some(usual) = usual.get(seed) {
+                        let ratio = usual.token_ratio(&this())?.unwrap_or(1.0);
+                        farthest = farthest.max((ratio - 1.0).abs());
+                    } else {
+                        usual.insert(*seed, this());
                     }
                 }
             }
         }
-        Ok(())
+        let (Some(first), false) =
+            (usual.values().next().and_then(|run| run.tokens), usual.is_empty())
+        else {
+            return Ok("How many tokens they were trained on was not recorded.".into());
+        };
+        let mut said = format!(
+            "Each run was trained on {first:.0} tokens, within {:.1} % of each other for one seed, except:",
+            100.0 * farthest
+        );
+        // By method: the mean ratio, and why.
+        let mut others: Vec<(&Method, Vec<Option<f64>>)> = vec![];
+        for (method, seed, budget) in &unusual {
+            let ratio = match usual.get(seed) {
+                Some(usual) => usual.token_ratio(budget)?,
+                None => None,
+            };
+            match others.iter_mut().find(|(known, _)| known.name == method.name) {
+                Some((_, ratios)) => ratios.push(ratio),
+                None => others.push((method, vec![ratio])),
+            }
+        }
+        for (method, ratios) in &others {
+            let n = ratios.len() as f64;
+            let known: Option<f64> = ratios.iter().copied().sum();
+            let why = method.other_tokens.as_deref().unwrap_or("they were not recorded");
+            said.push_str(&match known {
+                Some(sum) => format!(" {}, {:.2} times as many ({why});", method.name, sum / n),
+                None => format!(" {}, of which they are not known;", method.name),
+            });
+        }
+        Ok(match others.is_empty() {
+            true => said.replace(", except:", "."),
+            false => said.trim_end_matches(';').to_string() + ".",
+        })
     }
 
     /// What the page says above its tables.
     fn about(&self, command: &str) -> Result<Vec<String>> {
         let first = self.plan.size.seeds[0];
-        let config = plan::config(&self.base(first))?;
+        let config = budget::config(&self.base(first))?;
         let of = |section: &str, key: &str| {
             let value = config.get(section).and_then(|section| section.get(key));
             value.map_or("?".to_string(), ToString::to_string)
@@ -105,7 +170,8 @@ impl Study {
             Some(method) => {
                 let attempt = self.chosen(method)?.unwrap_or(0);
                 let part = &self.plan.parts(method)[0];
-                plan::config(&self.place(method, first, attempt, part)).unwrap_or_default()
+                budget::config(&self.place(Run { method, seed: first, attempt, part, more: None }))
+                    .unwrap_or_default()
             }
             None => toml::Table::new(),
         };

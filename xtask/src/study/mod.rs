@@ -1,11 +1,15 @@
 //! Every method at one budget: `cargo xtask study`. Each run is one of `mopo`; this module knows which there are, in
 //! which order, and which hyper-parameters were best on validation prompts.
 
+mod budget;
+mod changes;
 mod compare;
 mod plan;
+mod runs;
+mod sensitivity;
+mod tries;
 mod work;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,8 +23,9 @@ use crate::args::absolute;
 use crate::files::write_whole;
 use crate::machine::ensure_committed;
 use crate::{cargo, program};
-use plan::{Filled, Method, Part, Plan, folder};
-use work::{Program, beside, cost, prompts, write_prompts};
+use plan::{Method, Plan};
+use runs::Run;
+use work::{Program, cost, prompts, write_prompts};
 
 /// As a preset: the configuration and the labels of a directory of `cargo xtask real-line`.
 const REAL_LINE: &str = "real-line";
@@ -35,6 +40,9 @@ const STUDIES: [(&str, &str); 2] =
 ///
 /// A study that was interrupted goes on where it was when it is called again. With --shard its methods are divided among
 /// several machines that share the directory, or whose directories are put together; a last call without it writes the page.
+///
+/// What is there is compared with what the study asks for now, run by run. One that was made otherwise is refused, or made
+/// again with --redo.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// demo, smollm2, or a TOML file
@@ -54,11 +62,14 @@ pub(crate) struct Options {
     #[arg(long)]
     quick: bool,
     /// Only these methods, by name, and those whose runs they need
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST")]
     only: Vec<String>,
     /// Only part i of n of the methods, e.g. 1/3
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<(usize, usize)>,
+    /// Make runs again that were made with other settings than the study has now, and what depends on them
+    #[arg(long)]
+    redo: bool,
     /// Runs at the same time; each gets its share of the cores
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
@@ -91,6 +102,8 @@ struct Study {
     device: String,
     jobs: usize,
     cores: usize,
+    /// Whether runs that were made with other settings are made again.
+    redo: bool,
 }
 
 /// Which prompts a run is evaluated on.
@@ -160,18 +173,20 @@ pub(crate) fn run(options: &Options, words: &[String]) -> Result<ExitCode> {
         model: options.model.clone(),
         device: options.device.clone(),
         jobs,
+        redo: options.redo,
     };
     let all: Vec<&Method> = study.plan.methods.iter().collect();
-    for name in &options.only {
-        ensure!(
-            all.iter().any(|method| method.name == *name),
-            "--only {name}: the methods are {}",
-            all.iter().map(|method| &*method.name).collect::<Vec<_>>().join(", ")
-        );
+    let mut only: Vec<&str> = vec![];
+    for list in &options.only {
+        let found = study.plan.listed(list).with_context(|| {
+            let names: Vec<_> = all.iter().map(|method| format!("`{}`", method.name)).collect();
+            format!("--only {list}: the methods are {}", names.join(", "))
+        })?;
+        only.extend(found);
     }
     let wanted = |i: usize, method: &Method| {
         let in_shard = options.shard.is_none_or(|(part, n)| i % n == part - 1);
-        in_shard && (options.only.is_empty() || options.only.contains(&method.name))
+        in_shard && (only.is_empty() || only.contains(&&*method.name))
     };
     let mut chosen: Vec<&Method> = vec![];
     for (i, method) in all.iter().enumerate() {
@@ -197,7 +212,8 @@ pub(crate) fn run(options: &Options, words: &[String]) -> Result<ExitCode> {
         println!("part {part} of {n} is done; when all are, call it without --shard for the page");
         return Ok(ExitCode::SUCCESS);
     }
-    study.compare(&results, &command, options)?;
+    let sensitivity = study.sensitivity(&results)?;
+    study.compare(&results, &sensitivity, &command, options)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -237,6 +253,8 @@ impl Study {
     /// Trains the SFT model of a seed, and writes the prompts of both splits beside it, unless they are there.
     fn begin(&self, seed: u64) -> Result<()> {
         let base = self.base(seed);
+        let args = self.base_args(seed);
+        self.check_base(seed, &args)?;
         let splits = [Split::Validation, Split::Test];
         if base.join("result.json").exists()
             && splits.iter().all(|split| self.prompts(seed, *split).exists())
@@ -244,14 +262,6 @@ impl Study {
             return Ok(());
         }
         eprintln!("== seed {seed}: SFT");
-        let first = &self.plan.objectives[0];
-        let mut args = self.common(seed);
-        args.extend(["--method".into(), "dpo".into()]);
-        if let Some(model) = &self.model {
-            args.extend(["--model".into(), model.display().to_string()]);
-        }
-        let own = ["training.steps=0".to_string(), format!("dpo.objective={first}")];
-        args.extend(sets(own.iter().chain(&self.plan.size.sft)));
         self.program.train(&args, &base)?;
         let found = prompts(&base.join("data/heldout.jsonl"))?;
         let size = &self.plan.size;
@@ -264,6 +274,19 @@ impl Study {
             write_prompts(&self.prompts(seed, split), &some)?;
         }
         Ok(())
+    }
+
+    /// Arguments of the run with the SFT model of a seed.
+    fn base_args(&self, seed: u64) -> Vec<String> {
+        let first = &self.plan.objectives[0];
+        let mut args = self.common(seed);
+        args.extend(["--method".into(), "dpo".into()]);
+        if let Some(model) = &self.model {
+            args.extend(["--model".into(), model.display().to_string()]);
+        }
+        let own = ["training.steps=0".to_string(), format!("dpo.objective={first}")];
+        args.extend(sets(own.iter().chain(&self.plan.size.sft)));
+        args
     }
 
     fn prompts(&self, seed: u64, split: Split) -> PathBuf {
@@ -296,96 +319,6 @@ impl Study {
         args
     }
 
-    /// The directory of a run.
-    fn place(&self, method: &Method, seed: u64, attempt: usize, part: &Part) -> PathBuf {
-        let name = format!("try-{}-{}", attempt + 1, folder(&part.label));
-        self.out.join(format!("seed-{seed}/{}/{name}", folder(&method.name)))
-    }
-
-    /// Trains a run and evaluates it on a split; returns the directory of its results.
-    fn one(
-        &self,
-        program: &Program,
-        method: &Method,
-        seed: u64,
-        attempt: usize,
-        part: &Part,
-        split: Split,
-    ) -> Result<PathBuf> {
-        let run = self.place(method, seed, attempt, part);
-        let results = beside(&run, split.name());
-        if results.join("report.json").exists() {
-            return Ok(results);
-        }
-        let base = self.base(seed);
-        let runs = |name: &str| self.runs_of(name, seed);
-        let filled = Filled { objectives: &self.plan.objectives, part, runs: &runs };
-        let tries = method.tried(self.plan.size.n_tries);
-        let own = method.set.iter().chain(&tries[attempt]);
-        let own = own.map(|set| filled.fill(set)).collect::<Result<Vec<_>>>()?;
-        let mut args = self.common(seed);
-        args.extend(["--method".into(), method.kind.clone()]);
-        args.extend(["--model".into(), base.display().to_string()]);
-        args.extend(sets(std::iter::once(&"sft.steps=0".to_string()).chain(&own)));
-        let shown = run.strip_prefix(&self.out).unwrap_or(&run).display();
-        eprintln!("== {} of {shown}: {}", split.name(), own.join(" "));
-        program.train(&args, &run)?;
-        let part_results = beside(&run, &format!("{}.part", split.name()));
-        let text = |path: &Path| path.display().to_string();
-        let count = match split {
-            Split::Validation => self.plan.size.validation_prompts,
-            Split::Test => self.plan.size.test_prompts,
-        };
-        let args: Vec<String> = [
-            "pareto",
-            &text(&run),
-            "--prompts",
-            &text(&self.prompts(seed, split)),
-            "--n-prompts",
-            &count.to_string(),
-            "--mixture-steps",
-            &self.plan.size.weight_steps.to_string(),
-            "--seed",
-            &seed.to_string(),
-            "--device",
-            &self.device,
-            "--out",
-            &text(&part_results),
-        ]
-        .map(String::from)
-        .to_vec();
-        program.run(&args, &beside(&run, "log"))?;
-        fs::rename(&part_results, &results)
-            .with_context(|| format!("writing {}", results.display()))?;
-        Ok(results)
-    }
-
-    /// The finished runs of a method before, by label.
-    fn runs_of(&self, name: &str, seed: u64) -> Result<BTreeMap<String, String>> {
-        let method = self.plan.method(name).context("checked with the plan")?;
-        let attempt = self.chosen(method)?.with_context(|| format!("`{name}` is not done"))?;
-        let of = |part: &Part| {
-            let run = self.place(method, seed, attempt, part);
-            (part.label.clone(), run.display().to_string())
-        };
-        Ok(self.plan.parts(method).iter().map(of).collect())
-    }
-
-    fn choice(&self, method: &Method) -> PathBuf {
-        let first = self.plan.size.seeds[0];
-        self.out.join(format!("seed-{first}/{}/tries.json", folder(&method.name)))
-    }
-
-    /// The try that was best on validation prompts, if that is known.
-    fn chosen(&self, method: &Method) -> Result<Option<usize>> {
-        let path = self.choice(method);
-        let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
-        let tries: Value = serde_json::from_str(&text)
-            .with_context(|| format!("{} is damaged", path.display()))?;
-        let tries = tries.as_array().with_context(|| format!("{} is damaged", path.display()))?;
-        Ok(tries.iter().position(|one| one["chosen"] == true))
-    }
-
     /// Trains and evaluates a method; returns it as the study's file has it.
     fn method(&self, method: &Method) -> Result<Value> {
         let size = &self.plan.size;
@@ -393,6 +326,7 @@ impl Study {
         let tries = method.tried(size.n_tries);
         let first = size.seeds[0];
         self.begin(first)?;
+        self.check_tries(method, &parts, &tries)?;
         if self.chosen(method)?.is_none() {
             self.choose(method, &parts, &tries)?;
         }
@@ -400,22 +334,12 @@ impl Study {
         for seed in &size.seeds {
             self.begin(*seed)?;
         }
-        let jobs: Vec<(u64, &Part)> =
-            size.seeds.iter().flat_map(|seed| parts.iter().map(|part| (*seed, part))).collect();
-        let results = self.side_by_side(&jobs, |program, (seed, part)| {
-            self.one(program, method, *seed, attempt, part, Split::Test)
-        })?;
-        let runs = jobs.iter().zip(&results).map(|((seed, part), results)| {
-            let run = self.place(method, *seed, attempt, part);
-            let cost = if method.tries.is_empty() { Value::Null } else { cost(&run, method)? };
-            Ok(json!({
-                "seed": seed,
-                "label": part.label,
-                "results": results.display().to_string(),
-                "cost": cost,
-            }))
-        });
-        let runs = runs.collect::<Result<Vec<_>>>()?;
+        let jobs: Vec<Run<'_>> = (size.seeds.iter())
+            .flat_map(|&seed| {
+                parts.iter().map(move |part| Run { method, seed, attempt, part, more: None })
+            })
+            .collect();
+        let runs = self.tested(&jobs)?;
         let mut known: Value = match method.tries.is_empty() {
             true => json!([]),
             false => serde_json::from_str(&fs::read_to_string(self.choice(method))?)?,
@@ -427,91 +351,27 @@ impl Study {
         Ok(json!({ "name": method.name, "tries": known, "runs": runs }))
     }
 
-    /// Trains every try with the first seed, and writes down which has the largest hypervolume on validation prompts.
-    fn choose(&self, method: &Method, parts: &[Part], tries: &[Vec<String>]) -> Result<()> {
-        let first = self.plan.size.seeds[0];
-        let settings = |one: &Vec<String>| match one.is_empty() {
-            true => "as given".to_string(),
-            false => one.join(" "),
+    /// Trains and tests runs; returns them as the study's file has them.
+    fn tested(&self, jobs: &[Run<'_>]) -> Result<Vec<Value>> {
+        for run in jobs {
+            self.check_run(*run)?;
+        }
+        let results =
+            self.side_by_side(jobs, |program, run| self.one(program, *run, Split::Test))?;
+        let as_listed = |(of, results): (&Run<'_>, &PathBuf)| {
+            let run = self.place(*of);
+            let cost = match of.method.tries.is_empty() {
+                true => Value::Null,
+                false => cost(&run, of.method)?,
+            };
+            Ok(json!({
+                "seed": of.seed,
+                "label": of.part.label,
+                "results": results.display().to_string(),
+                "cost": cost,
+            }))
         };
-        let volumes = match tries.len() {
-            1 => vec![None],
-            _ => {
-                let jobs: Vec<(usize, &Part)> = (0..tries.len())
-                    .flat_map(|attempt| parts.iter().map(move |part| (attempt, part)))
-                    .collect();
-                let results = self.side_by_side(&jobs, |program, (attempt, part)| {
-                    self.one(program, method, first, *attempt, part, Split::Validation)
-                })?;
-                let place = self.choice(method).with_file_name("validation");
-                let compared: Vec<Value> = (0..tries.len())
-                    .map(|attempt| {
-                        let runs: Vec<Value> = jobs
-                            .iter()
-                            .zip(&results)
-                            .filter(|((of, _), _)| *of == attempt)
-                            .map(|((_, part), results)| {
-                                json!({
-                                    "seed": first,
-                                    "label": part.label,
-                                    "results": results.display().to_string(),
-                                    "cost": null,
-                                })
-                            })
-                            .collect();
-                        json!({ "name": format!("try {}", attempt + 1), "runs": runs })
-                    })
-                    .collect();
-                let volumes = self.volumes(&place, &method.name, "try 1", compared)?;
-                volumes.into_iter().map(Some).collect()
-            }
-        };
-        let best = (0..volumes.len())
-            .rev()
-            .max_by(|a, b| volumes[*a].unwrap_or(0.0).total_cmp(&volumes[*b].unwrap_or(0.0)));
-        let record: Vec<Value> = tries
-            .iter()
-            .zip(&volumes)
-            .enumerate()
-            .map(|(i, (one, volume))| {
-                json!({
-                    "settings": settings(one),
-                    "hypervolume": volume.unwrap_or(0.0),
-                    "chosen": Some(i) == best,
-                })
-            })
-            .collect();
-        write_whole(&self.choice(method), &format!("{:#}\n", Value::from(record)))
-    }
-
-    /// Hypervolumes of methods, in their order, by `mopo study`.
-    fn volumes(
-        &self,
-        place: &Path,
-        title: &str,
-        reference: &str,
-        methods: Vec<Value>,
-    ) -> Result<Vec<f64>> {
-        let study = json!({ "title": title, "reference": reference, "methods": methods });
-        let file = beside(place, "json");
-        write_whole(&file, &format!("{study:#}\n"))?;
-        let args: Vec<String> = [
-            "study",
-            &file.display().to_string(),
-            "--resamples",
-            "1",
-            "--out",
-            &place.display().to_string(),
-        ]
-        .map(String::from)
-        .to_vec();
-        self.program.run(&args, &beside(place, "log"))?;
-        let found: Value = serde_json::from_str(&fs::read_to_string(place.join("results.json"))?)?;
-        let methods =
-            found["report"]["methods"].as_array().context("no methods in results.json")?;
-        // The first is the SFT model.
-        let volume = |method: &Value| method["hypervolume"]["value"].as_f64();
-        methods.iter().skip(1).map(volume).collect::<Option<_>>().context("no hypervolume")
+        jobs.iter().zip(&results).map(as_listed).collect()
     }
 
     /// Runs jobs, as many at a time as asked for; results in their order. The first failure ends it, once what runs has
@@ -564,6 +424,10 @@ fn portable(words: &[String]) -> Vec<String> {
         match word.as_str() {
             "--mopo" | "--out" | "--page" => drop(words.next()),
             word if ["--mopo=", "--out=", "--page="].iter().any(|flag| word.starts_with(flag)) => {}
+            // As a shell takes it.
+            word if word.contains(|c: char| c.is_whitespace() || "()\"'$&|;<>*?".contains(c)) => {
+                kept.push(format!("'{}'", word.replace('\'', "'\\''")));
+            }
             word => kept.push(word.to_owned()),
         }
     }

@@ -1,9 +1,8 @@
 //! What a study compares: a TOML file, and the runs that it comes to.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 /// A study.
@@ -22,6 +21,9 @@ pub(super) struct Plan {
     /// Less of everything, to look at it.
     pub(super) quick: Size,
     pub(super) methods: Vec<Method>,
+    /// Parameters whose influence is shown.
+    #[serde(default)]
+    pub(super) sensitivity: Vec<Parameter>,
 }
 
 /// How much is done.
@@ -34,10 +36,50 @@ pub(super) struct Size {
     pub(super) weight_steps: usize,
     pub(super) validation_prompts: usize,
     pub(super) test_prompts: usize,
+    /// Clusters of prompts that fronts are drawn for.
+    #[serde(default)]
+    pub(super) n_clusters: usize,
+    /// Seeds of the runs that show the influence of parameters; none: no such runs.
+    #[serde(default)]
+    pub(super) sensitivity_seeds: Vec<u64>,
+    /// How many of each parameter's values are tried, spread over its list; by default all.
+    pub(super) sensitivity_values: Option<usize>,
     /// Overrides of the SFT model's training.
     pub(super) sft: Vec<String>,
     /// Overrides of every run.
     pub(super) set: Vec<String>,
+}
+
+/// A parameter whose influence on a method's front is shown.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Parameter {
+    pub(super) method: String,
+    /// Its name on the page.
+    pub(super) name: String,
+    /// Its key in a run's configuration.
+    pub(super) key: String,
+    /// Ascending.
+    pub(super) values: Vec<toml::Value>,
+}
+
+impl Parameter {
+    /// The values of a study of this size.
+    pub(super) fn of(&self, size: &Size) -> Vec<&toml::Value> {
+        let n = self.values.len();
+        let kept = size.sensitivity_values.unwrap_or(n).clamp(1, n);
+        (0..kept).map(|i| &self.values[i * (n - 1) / (kept - 1).max(1)]).collect()
+    }
+
+    /// As numbers.
+    fn numbers(&self) -> Vec<f64> {
+        let number = |value: &toml::Value| match value {
+            toml::Value::Integer(n) => *n as f64,
+            toml::Value::Float(x) => *x,
+            _ => f64::NAN,
+        };
+        self.values.iter().map(number).collect()
+    }
 }
 
 /// A method of a study.
@@ -55,6 +97,8 @@ pub(super) struct Method {
     /// Responses to each of `training.batch_size` pairs or prompts: two of a pair.
     #[serde(default = "two")]
     pub(super) responses: i64,
+    /// Why its runs cannot be trained on as many tokens as those of the others, if so.
+    pub(super) other_tokens: Option<String>,
     /// Hyper-parameters: overrides of which one list is chosen on validation prompts. None: nothing is trained.
     #[serde(default)]
     pub(super) tries: Vec<Vec<String>>,
@@ -130,12 +174,44 @@ impl Plan {
                 ensure!(known, "`{name}` needs the runs of `{other}`, which must come before it");
             }
         }
+        for parameter in &self.sensitivity {
+            let Parameter { method, name, .. } = parameter;
+            let known = self.methods.iter().find(|known| known.name == *method);
+            ensure!(
+                known.is_some_and(|method| !method.tries.is_empty()),
+                "the sensitivity to `{name}` is that of `{method}`, which is no method that is trained"
+            );
+            let numbers = parameter.numbers();
+            ensure!(
+                numbers.len() > 1 && numbers.windows(2).all(|two| two[0] < two[1]),
+                "`values` of the sensitivity to `{name}` must be at least two numbers, ascending"
+            );
+        }
+        for size in [&self.size, &self.quick] {
+            let missing = size.sensitivity_seeds.iter().find(|seed| !size.seeds.contains(seed));
+            ensure!(missing.is_none(), "`sensitivity_seeds` has {missing:?}, which `seeds` lacks");
+        }
         ensure!(
             self.methods.iter().any(|method| method.name == self.reference),
             "`reference` is `{}`, which is no method",
             self.reference
         );
         Ok(())
+    }
+
+    /// The methods of a list with commas, which names may have too; `None` if something in it is no name.
+    pub(super) fn listed(&self, list: &str) -> Option<Vec<&str>> {
+        let list = list.trim();
+        if list.is_empty() {
+            return Some(vec![]);
+        }
+        let mut names: Vec<&str> = self.methods.iter().map(|method| &*method.name).collect();
+        names.sort_by_key(|name| std::cmp::Reverse(name.len()));
+        names.into_iter().find_map(|name| {
+            let rest = list.strip_prefix(name)?.trim_start();
+            let rest = if rest.is_empty() { rest } else { rest.strip_prefix(',')? };
+            Some([vec![name], self.listed(rest)?].concat())
+        })
     }
 
     pub(super) fn method(&self, name: &str) -> Option<&Method> {
@@ -268,76 +344,6 @@ fn grid(n: usize, steps: usize) -> Vec<Vec<usize>> {
     all
 }
 
-/// Responses in all batches of a run.
-pub(super) fn responses(config: &toml::Table, method: &Method) -> i64 {
-    let of = |key: &str| {
-        let value = config.get("training").and_then(|training| training.get(key));
-        value.and_then(toml::Value::as_integer).unwrap_or(0)
-    };
-    of("steps") * of("batch_size") * of("gradient_accumulation_steps") * method.responses
-}
-
-/// What a run is trained with.
-pub(super) struct Budget {
-    /// The run, for errors.
-    name: String,
-    config: toml::Table,
-    responses: i64,
-}
-
-impl Budget {
-    pub(super) fn of(name: String, config: toml::Table, method: &Method) -> Self {
-        let responses = responses(&config, method);
-        Self { name, config, responses }
-    }
-
-    /// Checks that another run has the same: data, adapter, steps, responses, and what it is evaluated with.
-    ///
-    /// # Errors
-    /// Names what differs.
-    pub(super) fn same(&self, other: &Self) -> Result<()> {
-        const KEYS: [&[&str]; 6] = [
-            &["lora"],
-            &["data"],
-            &["training", "steps"],
-            &["training", "warmup_steps"],
-            &["training", "max_grad_norm"],
-            &["evaluation"],
-        ];
-        let differ = |what: &str, a: &dyn std::fmt::Display, b: &dyn std::fmt::Display| {
-            anyhow!(
-                "the budgets differ: {what} of {} is {a}, and of {} {b}; change the overrides of single methods",
-                self.name,
-                other.name
-            )
-        };
-        for path in KEYS {
-            let of = |table: &toml::Table| {
-                let mut value = toml::Value::Table(table.clone());
-                for key in path {
-                    value = value.get(key).cloned().unwrap_or(toml::Value::Boolean(false));
-                }
-                value
-            };
-            let (a, b) = (of(&self.config), of(&other.config));
-            ensure!(a == b, differ(&format!("`{}`", path.join(".")), &a, &b));
-        }
-        ensure!(
-            self.responses == other.responses,
-            differ("the number of responses in all batches", &self.responses, &other.responses)
-        );
-        Ok(())
-    }
-}
-
-/// A run's configuration.
-pub(super) fn config(run: &Path) -> Result<toml::Table> {
-    let path = run.join("config.toml");
-    let text =
-        std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    text.parse().with_context(|| format!("{} is damaged", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -411,6 +417,21 @@ tries = [[], ["mopo.tau=0.1"]]
     }
 
     #[test]
+    fn lists_of_methods_may_have_names_with_commas() {
+        let text = TEXT.replace("name = \"Soups\"", "name = \"DPO, again\"");
+        let plan = Plan::parse(&text, "test").unwrap();
+        for (list, expected) in [
+            ("DPO", Some(vec!["DPO"])),
+            ("DPO, again,MOPO", Some(vec!["DPO, again", "MOPO"])),
+            ("DPO, MOPO , DPO, again", Some(vec!["DPO", "MOPO", "DPO, again"])),
+            ("DPO, once", None),
+            ("DPOMOPO", None),
+        ] {
+            assert_eq!(plan.listed(list), expected, "{list}");
+        }
+    }
+
+    #[test]
     fn what_is_not_fair_or_not_there_is_refused() {
         for (from, to, words) in [
             ("[[], [\"mopo.tau=0.1\"]]", "[[]]", "every method is tried as often"),
@@ -424,24 +445,35 @@ tries = [[], ["mopo.tau=0.1"]]
             let error = format!("{:#}", Plan::parse(&TEXT.replace(from, to), "test").unwrap_err());
             assert!(error.contains(words), "{words}: {error}");
         }
-        let method = |responses| Method {
-            responses,
-            ..Plan::parse(TEXT, "test").unwrap().methods[0].clone()
-        };
-        let budget = |training: &str, responses| {
-            let text = format!(
-                "[lora]\nrank = 4\n[training]\ngradient_accumulation_steps = 1\n{training}"
+    }
+
+    #[test]
+    fn the_values_of_a_parameter_are_numbers_spread_over_its_list() {
+        let with = |values: &str, seeds: &str| {
+            let parameter = format!(
+                "{TEXT}\n[[sensitivity]]\nmethod = \"MOPO\"\nname = \"τ\"\nkey = \"mopo.tau\"\nvalues = {values}\n"
             );
-            Budget::of("x".into(), text.parse().unwrap(), &method(responses))
+            Plan::parse(&parameter.replacen("sft = []", &format!("sft = []\n{seeds}"), 1), "test")
         };
-        let first = budget("steps = 3\nbatch_size = 16\nlearning_rate = 1.0", 2);
-        first.same(&budget("steps = 3\nbatch_size = 4\nlearning_rate = 2.0", 8)).unwrap();
-        for (other, words) in [
-            (budget("steps = 4\nbatch_size = 12", 2), "`training.steps` of x is 3"),
-            (budget("steps = 3\nbatch_size = 16", 8), "responses in all batches of x is 96"),
+        let plan = with("[1, 2.5, 3.5, 4, 5]", "sensitivity_seeds = [1]").unwrap();
+        let of = |n: Option<usize>| -> Vec<String> {
+            let size = Size { sensitivity_values: n, ..plan.size.clone() };
+            plan.sensitivity[0].of(&size).into_iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(of(None), ["1", "2.5", "3.5", "4", "5"]);
+        assert_eq!(
+            (of(Some(3)), of(Some(2))),
+            (vec!["1".into(), "3.5".into(), "5".into()], vec!["1".into(), "5".into()])
+        );
+        assert_eq!((of(Some(1)).len(), of(Some(9)).len()), (1, 5));
+        for (values, seeds, words) in [
+            ("[2, 1]", "", "ascending"),
+            ("[1]", "", "at least two"),
+            ("[1, \"x\"]", "", "numbers"),
+            ("[1, 2]", "sensitivity_seeds = [7]", "Some(7)"),
         ] {
-            let error = first.same(&other).unwrap_err().to_string();
-            assert!(error.contains(words), "{error}");
+            let error = format!("{:#}", with(values, seeds).unwrap_err());
+            assert!(error.contains(words), "{words}: {error}");
         }
     }
 

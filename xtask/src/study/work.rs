@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::plan::{self, Method};
+use super::budget;
+use super::plan::Method;
 use crate::cargo::root;
 use crate::files::write_whole;
 
@@ -42,11 +43,13 @@ impl Program {
             command.spawn().with_context(|| format!("starting {}", self.mopo.display()))?;
         let status = format!("/proc/{}/status", child.id());
         let mut peak = None;
+        let mut pause = Duration::from_millis(5);
         let ended = loop {
             peak = peak_memory(&status).or(peak);
+            pause = (2 * pause).min(Duration::from_millis(200));
             match child.try_wait()? {
                 Some(ended) => break ended,
-                None => sleep(Duration::from_millis(200)),
+                None => sleep(pause),
             }
         };
         ensure!(
@@ -99,11 +102,12 @@ pub(super) fn beside(folder: &Path, ending: &str) -> PathBuf {
 pub(super) fn cost(run: &Path, method: &Method) -> Result<Value> {
     let Ok(text) = fs::read_to_string(beside(run, "cost.json")) else { return Ok(Value::Null) };
     let measured: Value = serde_json::from_str(&text).context("a damaged cost.json")?;
-    let responses = plan::responses(&plan::config(run)?, method);
+    let responses = budget::responses(&budget::config(run)?, method);
     Ok(json!({
         "seconds": measured["seconds"],
         "memory": measured["memory"],
         "responses": responses,
+        "tokens": budget::tokens(run)?,
     }))
 }
 

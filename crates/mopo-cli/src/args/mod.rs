@@ -106,6 +106,9 @@ pub(crate) struct TrainArgs {
     /// Disable the log-prob cache
     #[arg(long)]
     pub(crate) no_cache: bool,
+    /// Train nothing: only check that the run at --out was started with these arguments, and say what differs
+    #[arg(long, requires = "out", conflicts_with = "resume")]
+    pub(crate) verify: bool,
     /// Resume a run from its latest checkpoint
     #[arg(
         long,

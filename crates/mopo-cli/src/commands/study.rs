@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use mopo_eval::{ClusterConfig, cluster_prompts};
 use mopo_report::{Study, StudyOptions, StudyReport, write_study};
 use mopo_train::DirLock;
 
@@ -21,7 +22,11 @@ pub(crate) fn run(args: &StudyArgs) -> Result<()> {
     let out = args.out.as_deref().unwrap_or(root);
     check_report_place(out)?;
     let options = StudyOptions { n_resamples: args.resamples, ..StudyOptions::default() };
-    let report = StudyReport::new(&study, root, &options)
+    let cluster = |prompts: &[String], n_clusters| {
+        let config = ClusterConfig { n_clusters, ..ClusterConfig::default() };
+        cluster_prompts(prompts, &config).map_err(|e| e.to_string())
+    };
+    let report = StudyReport::new(&study, root, &options, &cluster)
         .with_context(|| format!("comparing what {} names", path.display()))?;
     mopo_hub::create_dir(out)?;
     let lock = DirLock::acquire(out)?;

@@ -15,6 +15,9 @@ use crate::progress::Bars;
 
 pub(crate) fn run(args: TrainArgs) -> Result<()> {
     device::check(args.run.device)?;
+    if args.verify {
+        return verify(&args);
+    }
     let (run, config, record) = match &args.resume {
         Some(dir) => RunDir::open(dir)?,
         None => start(&args)?,
@@ -69,7 +72,28 @@ fn print_next(path: &Path) {
     outln!("next: cargo xtask pareto -- {0}   (or: mopo pareto {0})", path.display());
 }
 
+/// Checks that the run at `--out` is the one that these arguments start.
+fn verify(args: &TrainArgs) -> Result<()> {
+    let out = args.run.out.as_deref().unwrap_or(Path::new("."));
+    let config = asked(args)?;
+    let (run, _, _) = RunDir::open(out)?;
+    let (_, start) = new_record(&args.run, "runs", &config.name, config.seed)?;
+    run.check_asked(&config, &start)?;
+    outln!("{} was started with these arguments", out.display());
+    Ok(())
+}
+
 fn start(args: &TrainArgs) -> Result<(RunDir, RunConfig, RunRecord)> {
+    let mut config = asked(args)?;
+    config.fetch_models(&mut Bars::new())?;
+    config.check_files(&super::models::resolve, args.run.device.memory())?;
+    let (path, mut record) = new_record(&args.run, "runs", &config.name, config.seed)?;
+    let run = RunDir::create(&path, &config, &mut record)?;
+    Ok((run, config, record))
+}
+
+/// The configuration that the arguments make.
+fn asked(args: &TrainArgs) -> Result<RunConfig> {
     let (text, origin) = match &args.config {
         Some(path) => (read_text(path)?, path.display().to_string()),
         None => (preset_text(&args.preset)?.to_string(), format!("preset `{}`", args.preset)),
@@ -97,11 +121,7 @@ fn start(args: &TrainArgs) -> Result<(RunDir, RunConfig, RunRecord)> {
         let model = super::models::pinned(model, args.revision.as_deref())?;
         config = read(Some(&model))?;
     }
-    config.fetch_models(&mut Bars::new())?;
-    config.check_files(&super::models::resolve, args.run.device.memory())?;
-    let (path, mut record) = new_record(&args.run, "runs", &config.name, config.seed)?;
-    let run = RunDir::create(&path, &config, &mut record)?;
-    Ok((run, config, record))
+    Ok(config)
 }
 
 /// The directory of a new run, and its record.

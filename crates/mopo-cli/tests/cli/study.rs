@@ -7,6 +7,59 @@ use serde_json::json;
 
 use crate::common::{TINY, fail, mopo, succeed, tiny};
 
+/// Replaces the first hash of a name in a run's record.
+fn forge(run: &Path, name: &str) {
+    let path = run.join("run.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let at = text.find(&format!("\"{name}\": \"")).unwrap() + name.len() + 5;
+    fs::write(&path, format!("{}{}{}", &text[..at], "0".repeat(64), &text[at + 64..])).unwrap();
+}
+
+#[test]
+fn a_run_is_compared_with_what_its_command_would_start_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let study = dir.path().join("study");
+    fs::create_dir(&study).unwrap();
+    succeed(tiny(&study.join("base")).args(["--set", "training.steps=2"]));
+    let dpo = |study: &Path, objective: &str, beta: &str| {
+        let sets = [&format!("dpo.objective={objective}"), beta];
+        from(&study.join("base"), "dpo", &study.join(objective), &sets)
+    };
+    let helpful = |study: &Path, beta: &str| dpo(study, "helpful", beta);
+    let soup = |study: &Path| {
+        let run = |name: &str| format!("{name}={:?}", study.join(name).to_str().unwrap());
+        let runs = ["helpful", "harmless"].map(run).join(",");
+        let runs = format!("rewarded_soups.runs={{{runs}}}");
+        from(&study.join("base"), "rewarded_soups", &study.join("soup"), &[&runs])
+    };
+    for objective in ["helpful", "harmless"] {
+        succeed(&mut dpo(&study, objective, "dpo.beta=0.1"));
+    }
+    succeed(&mut soup(&study));
+    // Also where all of it was moved.
+    let moved = dir.path().join("moved");
+    fs::rename(&study, &moved).unwrap();
+    let said = succeed(helpful(&moved, "dpo.beta=0.1").arg("--verify"));
+    assert!(said.contains("was started with these arguments"), "{said}");
+    succeed(soup(&moved).arg("--verify"));
+    for (change, words) in [
+        (&["--set", "evaluation.n_clusters=3"][..], "`evaluation.n_clusters`"),
+        (&["--seed", "5"], "`seed` of the run is"),
+        (&["--strict"], "`--strict` of the run is false"),
+    ] {
+        let said = fail(helpful(&moved, "dpo.beta=0.1").arg("--verify").args(change));
+        assert!(said.contains(words), "{said}");
+    }
+    let said = fail(helpful(&moved, "dpo.beta=0.2").arg("--verify"));
+    assert!(said.contains("`dpo.beta` of the run is 0.1, and would now be 0.2"), "{said}");
+    // Another policy, and another SFT model, in the same place.
+    forge(&moved.join("helpful"), "policy/heads.safetensors");
+    assert!(fail(soup(&moved).arg("--verify")).contains("which is now another one"));
+    forge(&moved.join("base"), "warm_start/model.safetensors");
+    let said = fail(helpful(&moved, "dpo.beta=0.1").arg("--verify"));
+    assert!(said.contains("SFT model"), "{said}");
+}
+
 /// A run from the SFT model of `base`.
 fn from(base: &Path, method: &str, out: &Path, more: &[&str]) -> std::process::Command {
     let mut command = mopo(&["train", "demo", "--method", method, "--model"]);
@@ -17,6 +70,31 @@ fn from(base: &Path, method: &str, out: &Path, more: &[&str]) -> std::process::C
         command.args(["--set", set]);
     }
     command
+}
+
+#[test]
+fn data_that_has_changed_since_a_run_was_started_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pairs, run) = (dir.path().join("pairs.jsonl"), dir.path().join("run"));
+    let prepare = |seed: &str| {
+        let sets = ["--set", "data.n_prompts=40", "--seed", seed, "--out"];
+        succeed(mopo(&["prepare", "demo"]).args(sets).arg(&pairs));
+    };
+    let train = || {
+        let mut command = tiny(&run);
+        command.args(["--set", "training.steps=2", "--set", "data.source=prepared", "--data"]);
+        command.arg(&pairs);
+        command
+    };
+    prepare("0");
+    succeed(&mut train());
+    succeed(train().arg("--verify"));
+    prepare("1");
+    let said = fail(train().arg("--verify"));
+    assert!(said.contains("pairs.jsonl, which has changed since"), "{said}");
+    // The run has its own copy.
+    fs::remove_file(&pairs).unwrap();
+    succeed(train().arg("--verify"));
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! Losses on pairs of responses, for one preference: DPO and its relatives.
 //!
-//! All of them are functions of Δ(y) = log π(y|x) − log π_ref(y|x) of the two responses, and linear in the
-//! indicator I, the probability that the first response is preferred. So a weighted mean of several
+//! All of them are functions of Δ(y) = log π(y|x) − log π_ref(y|x) of the two responses (KTO's also of an estimate of the
+//! KL), and linear in the indicator I, the probability that the first response is preferred. So a weighted mean of several
 //! objectives' losses is the loss at their weighted mean indicator, and wrong labels are corrected for by
 //! another indicator: [`smoothed`], [`denoised`].
 
 mod dpo;
 mod f_dpo;
 mod ipo;
+mod kto;
 mod simpo;
 
 use burn::tensor::{Tensor, backend::Backend};
@@ -15,6 +16,7 @@ use burn::tensor::{Tensor, backend::Backend};
 pub use dpo::dpo_loss;
 pub use f_dpo::{MAX_EXPONENT, check_reward_divergence, f_reward, is_clamped};
 pub use ipo::ipo_loss;
+pub use kto::{KtoWeights, kto_loss};
 pub use simpo::simpo_loss;
 
 /// Σ_i m_i \[I_i ℓ(h_i) + (1 − I_i) ℓ(−h_i)\]. Shape `[1]`.

@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 
 import torch
 import trl
-from trl import DPOTrainer
+from trl import DPOTrainer, KTOTrainer
 from trl.experimental.cpo import CPOTrainer
 
 warnings.filterwarnings("ignore")
@@ -60,6 +60,29 @@ def dpo(mask, log_probs, reference, **settings):
     return DPOTrainer._compute_loss(trainer, lambda **_: outputs, inputs, False).item()
 
 
+def kto(mask, log_probs, reference, mismatched, beta, desirable, undesirable):
+    """The loss of TRL's KTO trainer; `mismatched`: log-probs of mismatched pairs under the policy and the reference."""
+    trainer = MagicMock()
+    trainer.accelerator.device = torch.device("cpu")
+    trainer.accelerator.gather_for_metrics = lambda tensor: tensor
+    trainer.aux_loss_enabled = False
+    trainer.precompute_ref_logps = trainer.calculate_KL = True
+    trainer.loss_type = "kto"
+    trainer.beta, trainer.desirable_weight, trainer.undesirable_weight = beta, desirable, undesirable
+    trainer._compute_kl_logps = lambda model, batch: mismatched[0]
+    inputs = {
+        "input_ids": torch.zeros_like(mask),
+        "attention_mask": torch.ones_like(mask),
+        "completion_mask": mask,
+        "label": torch.arange(2 * N) < N,
+        "ref_logps": reference,
+        "ref_KL_logps": mismatched[1],
+    }
+    nothing = torch.zeros_like(log_probs)
+    outputs = MagicMock(log_probs=log_probs, entropy=nothing, mean_logits=nothing, is_top1=nothing.bool())
+    return KTOTrainer._compute_loss(trainer, lambda **_: outputs, inputs, False).item()
+
+
 def simpo(log_probs, lengths, beta, margin):
     trainer = MagicMock()
     trainer.loss_type = "simpo"
@@ -75,6 +98,10 @@ def main():
     run = lambda **settings: dpo(mask, token_log_probs, reference, **settings)
     log_probs, lengths = token_log_probs.sum(1), mask[:, 1:].sum(1)
     as_list = lambda tensor: [round(x, 6) for x in tensor.tolist()]
+    # Log-ratios of mismatched pairs with a mean above 0, and below it.
+    torch.manual_seed(8)
+    ratios = 0.7 + torch.randn(2 * N)
+    mismatched = [(ratios - 20, torch.full((2 * N,), -20.0)), (-ratios - 20, torch.full((2 * N,), -20.0))]
     divergences = [
         ("forward_kl", {"divergence": "forward_kl"}),
         ("jensen_shannon", {"divergence": "js_divergence"}),
@@ -108,6 +135,17 @@ def main():
                 "f_dpo": [
                     {"divergence": name, "beta": 0.5, "loss": run(beta=0.5, **settings)}
                     for name, settings in divergences
+                ],
+                "kto": [
+                    {
+                        "beta": b,
+                        "desirable": d,
+                        "undesirable": u,
+                        "kl": max(0.0, round((own - ref).mean().item(), 6)),
+                        "loss": kto(mask, token_log_probs, reference, (own, ref), b, d, u),
+                    }
+                    for b, d, u in ((0.1, 1.0, 1.0), (0.7, 1.5, 0.5))
+                    for own, ref in mismatched
                 ],
                 "simpo": [
                     {"beta": b, "margin": m, "loss": simpo(log_probs, lengths, b, m)}

@@ -2,7 +2,9 @@
 
 use burn::tensor::Tensor;
 use mopo_core::divergence::Divergence;
-use mopo_core::pairwise::{denoised, dpo_loss, f_reward, ipo_loss, simpo_loss};
+use mopo_core::pairwise::{
+    KtoWeights, denoised, dpo_loss, f_reward, ipo_loss, kto_loss, simpo_loss,
+};
 use mopo_testkit::TestBackend as B;
 use serde::Deserialize;
 
@@ -16,6 +18,7 @@ struct Fixture {
     ipo_per_token: Vec<Case>,
     f_dpo: Vec<Case>,
     simpo: Vec<Case>,
+    kto: Vec<Case>,
 }
 
 /// Responses: log-probs of the policy and of a reference, numbers of tokens.
@@ -35,6 +38,12 @@ struct Case {
     margin: f64,
     #[serde(default)]
     divergence: Option<String>,
+    #[serde(default)]
+    kl: f64,
+    #[serde(default)]
+    desirable: f64,
+    #[serde(default)]
+    undesirable: f64,
     loss: f64,
 }
 
@@ -97,5 +106,9 @@ fn losses_are_those_of_trl_on_the_same_numbers() {
     let means = sides.map(|side| tensor(side.log_probs.iter().copied()) / side.tokens());
     check("simpo", &fixture.simpo, means, &|case, [a, b], labels, mass| {
         simpo_loss(a, b, labels, mass, case.beta, case.margin)
+    });
+    check("kto", &fixture.kto, ratios(), &|case, [a, b], labels, mass| {
+        let weights = KtoWeights { desirable: case.desirable, undesirable: case.undesirable };
+        kto_loss(a, b, labels, mass, case.kl, case.beta, weights)
     });
 }

@@ -88,9 +88,10 @@ impl ChatTemplate {
     }
 
     /// The template of most of these prompts.
-    pub fn of_prompts<'a>(prompts: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn of_prompts<T: AsRef<str>>(prompts: impl IntoIterator<Item = T>) -> Self {
         let (mut n, mut dialogue, mut chatml) = (0, 0, 0);
         for prompt in prompts {
+            let prompt = prompt.as_ref();
             n += 1;
             dialogue += usize::from(Self::Dialogue.is_form_of(prompt));
             chatml += usize::from(Self::Chatml.is_form_of(prompt));

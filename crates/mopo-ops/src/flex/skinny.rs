@@ -2,10 +2,10 @@
 //! in the order of memory. A line's product does not depend on how many lines there are, bit for bit: an answer then
 //! does not depend on who else is answered.
 
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::by_output::{ByOutput, Columns};
-use super::math::LANES;
 use super::view::MatRef;
 use super::{Kernel, vectorised};
 
@@ -111,7 +111,7 @@ pub(super) fn dots(
     let mut buffer = vec![0f32; weight.shape()[0]];
     for (output, sums) in (first..).zip(sums.chunks_exact_mut(m)) {
         let column = weight.line(output, &mut buffer);
-        vectorised(Dots { column, lines, sums });
+        pulp::Arch::new().dispatch(Dots { column, lines, sums });
     }
 }
 
@@ -131,25 +131,62 @@ struct Dots<'a> {
     sums: &'a mut [f32],
 }
 
-impl Kernel for Dots<'_> {
+impl WithSimd for Dots<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn run(self) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Dots { column, lines, sums } = self;
-        let (whole, rest) = column.as_chunks::<LANES>();
-        for (line, out) in lines.chunks_exact(column.len()).zip(sums) {
-            // Chunks of a constant size: an index that might be out of range prevents
-            // vectorisation.
-            let (line, line_rest) = line.as_chunks::<LANES>();
-            let mut lanes = [0f32; LANES];
-            for (a, b) in line.iter().zip(whole) {
-                for ((sum, a), b) in lanes.iter_mut().zip(a).zip(b) {
-                    *sum += a * b;
-                }
-            }
-            let rest: f32 = line_rest.iter().zip(rest).map(|(a, b)| a * b).sum();
-            *out = rest + lanes.iter().sum::<f32>();
+        let k = column.len();
+        // Four lines read the column once. A line's sums have the same order, alone or not.
+        let (fours, ones) = sums.split_at_mut(sums.len() / 4 * 4);
+        let (of_fours, of_ones) = lines.split_at(fours.len() * k);
+        for (lines, sums) in of_fours.chunks_exact(4 * k).zip(fours.chunks_exact_mut(4)) {
+            let (left, right) = lines.split_at(2 * k);
+            let ((a, b), (c, d)) = (left.split_at(k), right.split_at(k));
+            sums.copy_from_slice(&products(simd, column, [a, b, c, d]));
+        }
+        for (line, sum) in of_ones.chunks_exact(k).zip(ones) {
+            [*sum] = products(simd, column, [line]);
         }
     }
+}
+
+/// The products of some lines with a column. Loops over arrays, not iterators of closures, which would be compiled
+/// without vector instructions.
+#[inline(always)]
+fn products<S: Simd, const LINES: usize>(
+    simd: S,
+    column: &[f32],
+    lines: [&[f32]; LINES],
+) -> [f32; LINES] {
+    let (whole, rest) = S::as_simd_f32s(column);
+    let (pairs, last) = whole.as_chunks::<2>();
+    let mut of = [pairs; LINES];
+    for (of, line) in of.iter_mut().zip(lines) {
+        *of = &S::as_simd_f32s(line).0.as_chunks::<2>().0[..pairs.len()];
+    }
+    let mut totals = [[simd.splat_f32s(0.0); 2]; LINES];
+    for i in 0..pairs.len() {
+        let [b, d] = pairs[i];
+        for n in 0..LINES {
+            let ([a, c], [left, right]) = (of[n][i], totals[n]);
+            totals[n] = [simd.mul_add_f32s(a, b, left), simd.mul_add_f32s(c, d, right)];
+        }
+    }
+    let mut out = [0f32; LINES];
+    for n in 0..LINES {
+        let (own, own_rest) = S::as_simd_f32s(lines[n]);
+        let mut total = simd.add_f32s(totals[n][0], totals[n][1]);
+        if let ([b], Some(a)) = (last, own.last()) {
+            total = simd.mul_add_f32s(*a, *b, total);
+        }
+        out[n] = simd.reduce_sum_f32s(total);
+        for (a, b) in own_rest.iter().zip(rest) {
+            out[n] += a * b;
+        }
+    }
+    out
 }
 
 struct Axpy<'a> {

@@ -3,22 +3,29 @@
 //! A [`Study`] says which evaluations belong to which method and seed; [`StudyReport::new`] reads and judges them;
 //! [`write_study`] writes a page, its Markdown, and the figure.
 
+mod clusters;
 mod figure;
 mod page;
+mod pairs;
+mod spec;
+mod tables;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+pub use clusters::StudyCluster;
 pub use page::{StudyFiles, write_study};
+pub use spec::{
+    Cost, CostTokens, Study, StudyMethod, StudyRun, StudySensitivity, StudyTry, StudyValue,
+};
 
 use crate::bootstrap::weighted_mean;
 use crate::quality::{Judge, Quality};
 use crate::{
-    Error, Estimate, Interval, ObjectiveStatistics, PolicyGroup, RecordedRun, Result, combine,
+    Clusters, Error, Estimate, Interval, ObjectiveStatistics, PolicyGroup, Result,
     percentile_interval,
 };
 
@@ -27,73 +34,6 @@ pub(crate) const SFT: &str = "SFT";
 /// A rival may be this share of its hypervolume ahead: where the lower end of the interval is above, the reference
 /// method is called at or above it.
 const TOLERANCE: f64 = 0.01;
-
-/// What is compared, as a file has it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Study {
-    /// Title of the page.
-    pub title: String,
-    /// Paragraphs above the tables.
-    #[serde(default)]
-    pub about: Vec<String>,
-    /// The method that the others are compared with.
-    pub reference: String,
-    /// In the order of the tables; the SFT model, which every evaluation has, comes first by itself.
-    pub methods: Vec<StudyMethod>,
-}
-
-/// A method with its runs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StudyMethod {
-    /// Its name, unique.
-    pub name: String,
-    /// The hyper-parameters that were tried on validation prompts.
-    #[serde(default)]
-    pub tries: Vec<StudyTry>,
-    /// One or several for each seed, in the same order for all seeds; the union of their policies is the method's front.
-    pub runs: Vec<StudyRun>,
-}
-
-/// Hyper-parameters and what they came to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StudyTry {
-    /// As overrides of a configuration.
-    pub settings: String,
-    /// On the validation prompts.
-    pub hypervolume: f64,
-    /// Whether the runs are trained with them.
-    pub chosen: bool,
-}
-
-/// An evaluated run of a method.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StudyRun {
-    /// The seed of data, training and evaluation.
-    pub seed: u64,
-    /// What tells it from the method's other runs with that seed, such as its preference weights; may be empty.
-    #[serde(default)]
-    pub label: String,
-    /// The directory that `mopo pareto` wrote.
-    pub results: PathBuf,
-    /// What training took.
-    pub cost: Option<Cost>,
-}
-
-/// What the training of a run took.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Cost {
-    /// Wall-clock seconds of the whole command.
-    pub seconds: f64,
-    /// Responses in all batches.
-    pub responses: u64,
-    /// Peak resident memory in bytes, if it was measured.
-    pub memory: Option<u64>,
-}
 
 /// The bootstrap.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -112,6 +52,10 @@ impl Default for StudyOptions {
     }
 }
 
+/// Assigns prompts to at most so many clusters.
+pub type ClusterPrompts<'a> =
+    dyn Fn(&[String], usize) -> std::result::Result<Clusters, String> + 'a;
+
 /// The comparison.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StudyReport {
@@ -127,8 +71,27 @@ pub struct StudyReport {
     pub confidence: f64,
     /// The SFT model and every method.
     pub methods: Vec<MethodResult>,
+    /// For every two of the methods, in their order: how often the first is ahead.
+    pub ahead: Vec<Vec<Option<Estimate>>>,
     /// Every policy.
     pub points: Vec<StudyPoint>,
+    /// The same by cluster of prompts, the largest first; empty if none were asked for.
+    pub clusters: Vec<StudyCluster>,
+    /// One entry for each parameter of the study.
+    pub sensitivity: Vec<SensitivityResult>,
+}
+
+/// How a method's hypervolume depends on one parameter.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SensitivityResult {
+    /// The method.
+    pub method: String,
+    /// The parameter.
+    pub parameter: String,
+    /// Its seeds.
+    pub seeds: Vec<u64>,
+    /// Values, ascending, with the hypervolume at each.
+    pub points: Vec<(f64, Estimate)>,
 }
 
 /// A method's front. All values are means over seeds, their intervals over seeds and prompts.
@@ -177,6 +140,7 @@ struct Seed {
     keys: Vec<(usize, String, PolicyGroup)>,
     ref_point: Vec<f64>,
     statistics: Vec<ObjectiveStatistics>,
+    prompts: Vec<String>,
 }
 
 /// What one resample comes to, each the mean over seeds.
@@ -185,15 +149,23 @@ struct Draw {
     quality: Vec<Quality>,
     /// By policy and objective.
     z: Vec<Vec<Option<f64>>>,
+    /// For every two methods: the share of the drawn seeds in which the first has the larger hypervolume.
+    ahead: Vec<Vec<f64>>,
 }
 
 impl StudyReport {
-    /// Reads and judges all evaluations of a study; relative directories are below `root`.
+    /// Reads and judges all evaluations of a study; relative directories are below `root`. `cluster` groups the prompts
+    /// of all seeds together, if the study asks for clusters.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] names the field: an unknown reference, methods that are not there or have the same name,
-    /// seeds that a method lacks; those of [`RecordedRun::read`] and [`combine`].
-    pub fn new(study: &Study, root: &Path, options: &StudyOptions) -> Result<Self> {
+    /// seeds that a method lacks; those of [`crate::RecordedRun::read`] and [`crate::combine`].
+    pub fn new(
+        study: &Study,
+        root: &Path,
+        options: &StudyOptions,
+        cluster: &ClusterPrompts<'_>,
+    ) -> Result<Self> {
         let names = study.check()?;
         let seeds = study.seeds()?;
         let all =
@@ -249,7 +221,13 @@ impl StudyReport {
                 group: *group,
                 z: (0..n_objectives).map(|k| estimate(&|draw| draw.z[p][k])).collect(),
             };
+        let sensitivity = (study.sensitivity.iter())
+            .map(|one| SensitivityResult::new(study, one, root, options))
+            .collect::<Result<_>>()?;
         Ok(Self {
+            ahead: pairs::ahead(&draws, names.len(), options.confidence),
+            clusters: clusters::clusters(study, &all, names.len(), cluster)?,
+            sensitivity,
             objectives: all[0].objectives.clone(),
             n_prompts: all.iter().map(|seed| seed.scores[0].len()).collect(),
             n_resamples: draws.len(),
@@ -261,92 +239,49 @@ impl StudyReport {
     }
 }
 
-impl Study {
-    /// The names of the SFT model and all methods.
-    fn check(&self) -> Result<Vec<String>> {
-        if self.methods.is_empty() {
-            return Err(Error::invalid("methods", "empty", "name at least one method"));
+impl SensitivityResult {
+    fn new(
+        study: &Study,
+        asked: &StudySensitivity,
+        root: &Path,
+        options: &StudyOptions,
+    ) -> Result<Self> {
+        study.index(&asked.method)?;
+        let wrong = |value: String, expected: &str| {
+            Err(Error::invalid("sensitivity.values", value, expected))
+        };
+        if asked.values.is_empty() {
+            return wrong("empty".into(), "name at least one value");
         }
-        let mut names = vec![SFT.to_string()];
-        for method in &self.methods {
-            if names.contains(&method.name) || method.name.is_empty() {
-                let expected = format!("each method needs a name of its own, other than `{SFT}`");
-                return Err(Error::invalid("methods.name", &method.name, expected));
+        let mut methods: Vec<StudyMethod> = vec![];
+        for StudyValue { value, runs } in &asked.values {
+            if !value.is_finite() {
+                return wrong(value.to_string(), "give numbers");
             }
-            names.push(method.name.clone());
+            methods.push(StudyMethod {
+                name: value.to_string(),
+                tries: vec![],
+                runs: runs.clone(),
+            });
         }
-        self.index(&self.reference)?;
-        Ok(names)
-    }
-
-    fn index(&self, name: &str) -> Result<usize> {
-        self.methods.iter().position(|method| method.name == name).ok_or_else(|| {
-            let names: Vec<&str> = self.methods.iter().map(|method| &*method.name).collect();
-            Error::invalid("reference", name, format!("the methods are {}", names.join(", ")))
+        let alone = Study {
+            title: asked.parameter.clone(),
+            about: vec![],
+            reference: methods[0].name.clone(),
+            methods,
+            n_clusters: 0,
+            sensitivity: vec![],
+        };
+        let never = |_: &[String], _| Err("no clusters are asked for".to_string());
+        let report = StudyReport::new(&alone, root, options, &never)?;
+        // The first is the SFT model.
+        let volumes = report.methods.iter().skip(1).map(|method| method.hypervolume);
+        Ok(Self {
+            method: asked.method.clone(),
+            parameter: asked.parameter.clone(),
+            seeds: report.seeds.clone(),
+            points: asked.values.iter().map(|of| of.value).zip(volumes).collect(),
         })
-    }
-
-    /// The seeds, which all methods have.
-    fn seeds(&self) -> Result<Vec<u64>> {
-        let of = |method: &StudyMethod| {
-            let mut seeds: Vec<u64> = method.runs.iter().map(|run| run.seed).collect();
-            seeds.sort_unstable();
-            seeds.dedup();
-            seeds
-        };
-        let first = of(&self.methods[0]);
-        for method in &self.methods {
-            let found = of(method);
-            if found != first || found.is_empty() {
-                let value = format!("of `{}` with seeds {found:?}", method.name);
-                let expected =
-                    format!("`{}` has {first:?}, and all need the same", self.methods[0].name);
-                return Err(Error::invalid("runs", value, expected));
-            }
-        }
-        Ok(first)
-    }
-
-    /// All evaluations with a seed.
-    fn read(&self, seed: u64, root: &Path) -> Result<Seed> {
-        let mut recorded = Vec::new();
-        // The method and the label of each run, by its name in the comparison.
-        let mut known = BTreeMap::new();
-        for (m, method) in self.methods.iter().enumerate() {
-            for (i, run) in method.runs.iter().filter(|run| run.seed == seed).enumerate() {
-                let name = format!("{} {i}", method.name);
-                recorded.push(RecordedRun::read(&root.join(&run.results), &name)?);
-                known.insert(name, (1 + m, run.label.clone()));
-            }
-        }
-        let several = recorded.len() > 1;
-        if let ([only], false) = (&mut recorded[..], several) {
-            // Without another run nothing has its name.
-            let name = only.name.clone();
-            only.evaluation.policies.iter_mut().for_each(|policy| policy.run = Some(name.clone()));
-        }
-        let combined = combine(recorded)?;
-        let mut this = Seed {
-            objectives: combined.evaluation.objectives,
-            scores: vec![],
-            keys: vec![],
-            ref_point: combined.config.ref_point,
-            statistics: combined.config.statistics,
-        };
-        for policy in combined.evaluation.policies {
-            let (method, run_label) = &known[policy.run.as_deref().unwrap_or_default()];
-            let own = policy.label.rsplit(": ").next().unwrap_or_default();
-            let (method, label) = match policy.group {
-                // All start from one.
-                PolicyGroup::Sft if this.keys.iter().any(|(method, ..)| *method == 0) => continue,
-                PolicyGroup::Sft => (0, String::new()),
-                _ if run_label.is_empty() => (*method, own.to_string()),
-                _ => (*method, run_label.clone()),
-            };
-            this.keys.push((method, label, policy.group));
-            this.scores.push(policy.scores);
-        }
-        Ok(this)
     }
 }
 
@@ -378,6 +313,7 @@ impl Draw {
         Ok(Self {
             quality: (0..n_methods).map(quality).collect(),
             z: (0..n_policies).map(z).collect(),
+            ahead: pairs::shares(&each, n_methods),
         })
     }
 
@@ -398,7 +334,7 @@ impl Draw {
             .collect();
         let quality = Judge::new(&seed.ref_point, &seed.statistics).judge(&means, &sets)?;
         let z = |row: &Vec<f64>| row.iter().zip(&seed.statistics).map(|(v, s)| s.z(*v)).collect();
-        Ok(Self { quality, z: means.iter().map(z).collect() })
+        Ok(Self { quality, z: means.iter().map(z).collect(), ahead: vec![] })
     }
 }
 

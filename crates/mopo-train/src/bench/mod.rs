@@ -305,9 +305,7 @@ fn bench_mopo<B: FusedAutodiffBackend>(
         learning_rate: LEARNING_RATE,
         warmup_steps: 0,
         max_grad_norm: 0.0,
-        prompt_weight: 0.0,
-        lora: false,
-        gradient_checkpointing: false,
+        ..PhaseConfig::default()
     };
     let initial_log_probs = initial(&base.valid(), pairs, device)?;
     let setup = Setup {
@@ -428,7 +426,7 @@ mod tests {
     fn the_first_loss_of_cloning_is_the_mean_over_tokens() {
         let (base, pairs) = (base(), pairs());
         let all = initial(&base.valid(), &pairs, &Default::default()).unwrap();
-        let tokens = pairs.tokens[0].first.len() + pairs.tokens[1].first.len();
+        let tokens = pairs.tokens.lengths(0)[1] + pairs.tokens.lengths(1)[1];
         let mean = -f64::from(all[0][0] + all[1][0]) / tokens as f64;
         let steps = steps(&base, BenchMethod::Clone);
         assert!((steps[0].loss - mean).abs() < 1e-5, "{} and {mean}", steps[0].loss);
@@ -446,9 +444,9 @@ mod tests {
 
     #[test]
     fn the_shorter_response_is_preferred_by_the_second_objective() {
-        let rows = two_objectives(&pairs().tokens[0]); // 2 and 4 tokens
+        let rows = two_objectives(&pairs().tokens.get(0).unwrap()); // 2 and 4 tokens
         assert_eq!(rows, [vec![Some(1.0), Some(1.0)], vec![Some(0.0), Some(0.0)]]);
-        let rows = two_objectives(&pairs().tokens[2]); // 4 and 4
+        let rows = two_objectives(&pairs().tokens.get(2).unwrap()); // 4 and 4
         assert_eq!(rows, [vec![Some(1.0), Some(0.5)], vec![Some(0.0), Some(0.5)]]);
     }
 

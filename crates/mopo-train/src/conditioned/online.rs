@@ -239,6 +239,8 @@ impl<'a> Online<'a> {
             metrics.set(Quantity::Score.of(name), mean);
         }
         metrics.set(Quantity::KeptAnswers, kept.len() as f64 / z.len() as f64);
+        let n_generated: usize = answers.iter().map(|answer| answer.sampled.drawn().len()).sum();
+        metrics.set(Quantity::GeneratedTokens, n_generated as f64);
         Ok(kept
             .into_iter()
             .map(|(at, note)| Kept {

@@ -10,7 +10,7 @@ use super::online::{Kept, Online};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
-use crate::fit::Method;
+use crate::fit::{Method, PolicyMethod};
 use crate::methods::{RunSteps, TrainContext};
 use crate::optim::Trainer;
 use crate::single::SinglePolicy;
@@ -44,11 +44,12 @@ impl<R: Fn(usize, usize) -> [Told; 2]> ConditionedTraining<'_, R> {
     pub(crate) fn run<B: FusedAutodiffBackend>(
         self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
-        let order = BatchOrder::new(
-            context.data.train.row_lengths(),
+        let order = BatchOrder::of_pairs(
+            &context.data.train,
+            None,
             context.phase.batch_size,
             step_seed(context.seed, self.phase, 0),
         );
@@ -99,7 +100,7 @@ impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Conditioned<'_, 
             }
             _ => {
                 for &i in pairs {
-                    let tokens = &self.data.train.tokens[i];
+                    let tokens = self.data.train_tokens(i);
                     for Told { response, note } in (self.rows)(i, step) {
                         let response = if response == 0 { &tokens.first } else { &tokens.second };
                         rows.push((self.data.pair_prompt_with(i, &note)?, response));
@@ -112,6 +113,14 @@ impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Conditioned<'_, 
             .map(|(prompt, response)| ([prompt.as_slice(), *response, &[][..]], [true, false]))
             .collect();
         Ok(PackedBatch::pack(&parts)?)
+    }
+}
+
+impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> PolicyMethod<B>
+    for Conditioned<'_, B, R>
+{
+    fn policies(&self) -> PolicyParams<B::InnerBackend> {
+        self.trainer.module().policy(self.base)
     }
 }
 
@@ -153,7 +162,7 @@ impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Method for Condi
         let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm);
         metrics.set(Quantity::Loss, loss_sum);
         metrics.set(Quantity::GradientNorm, norm);
-        metrics.set(Quantity::TokensPerSecond, n_tokens as f64 / clock.elapsed().as_secs_f64());
+        metrics.set_trained_tokens(n_tokens, clock.elapsed());
         Ok(metrics)
     }
 

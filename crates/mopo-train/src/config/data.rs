@@ -25,7 +25,9 @@ pub(super) const OPTIONAL: &[&str] = &[
     "data.pairs_per_prompt",
     "data.max_pairs",
     "data.n_prompts",
+    "data.sources",
     "data.split_seed",
+    "data.streaming",
 ];
 
 /// The source of the pairs, and their maximum lengths.
@@ -41,6 +43,10 @@ pub struct DataConfig {
     /// have the same held-out prompts with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split_seed: Option<u64>,
+    /// Whether training pairs stay on disk, so that there may be more than memory holds; held-out ones are in memory.
+    /// Optional (false).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub streaming: bool,
     /// Maximum number of tokens of a prompt; longer ones are cut from the left.
     pub max_prompt_tokens: usize,
     /// Maximum number of tokens of a response, end of text included; longer ones are cut from the
@@ -75,7 +81,13 @@ impl ConfigFile for Section {
 
 /// Reads the keys that `[data]` shares with other configurations.
 pub(super) fn read_source(document: &DeTable<'_>) -> std::result::Result<(), PartError> {
-    let own = &["heldout_fraction", "split_seed", "max_prompt_tokens", "max_response_tokens"];
+    let own = &[
+        "heldout_fraction",
+        "split_seed",
+        "streaming",
+        "max_prompt_tokens",
+        "max_response_tokens",
+    ];
     read_part::<SourceConfig>(document, &["data"], own)
 }
 

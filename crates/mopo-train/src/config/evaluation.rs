@@ -1,7 +1,6 @@
 //! `[evaluation]`: the evaluation of a run by `mopo pareto`.
 
 use mopo_core::Objectives;
-use mopo_data::PreparedSet;
 use mopo_eval::{ObjectiveStatistics, PromptEmbedding};
 use mopo_lm::HubGeneration;
 use serde::{Deserialize, Serialize};
@@ -133,12 +132,15 @@ impl EvaluationConfig {
 impl EvaluationConfig {
     /// With `z_scores = "labels"`: checks that the data has recorded scores for every axis without
     /// `statistics`.
-    pub(crate) fn check_recorded_scores(&self, set: &PreparedSet) -> Result<()> {
+    pub(crate) fn check_recorded_scores(
+        &self,
+        objectives: &Objectives,
+        recorded: bool,
+    ) -> Result<()> {
         if self.z_scores != ZScoreSource::Labels {
             return Ok(());
         }
-        let names = set.header.objectives.names();
-        let recorded = set.records.iter().any(|record| record.scores.is_some());
+        let names = objectives.names();
         for axis in self.rewards.iter().filter(|axis| axis.statistics.is_none()) {
             let name = &axis.name;
             let problem = if !names.contains(name) {

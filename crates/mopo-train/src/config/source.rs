@@ -1,7 +1,7 @@
 //! The source of pairs and its keys, shared by `[data]` of a run and `[data.pairs]` of a reward
 //! model.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mopo_core::Objectives;
 use mopo_data::demo::N_PROMPTS;
@@ -49,6 +49,9 @@ pub struct SourceConfig {
     /// Maximum number of pairs in all, drawn by the seed, prompt by prompt; by default all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_pairs: Option<usize>,
+    /// Prepared sets that are mixed by weight (`prepared` only), instead of one that is given with `--data`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<MixedSource>,
     /// Number of prompts of the demo world (`demo` only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_prompts: Option<usize>,
@@ -84,6 +87,16 @@ pub enum DataSource {
     Prepared,
 }
 
+/// One of several prepared sets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MixedSource {
+    /// The file.
+    pub path: PathBuf,
+    /// Share of the training pairs' uses, relative to the other sources' weights; above 0.
+    pub weight: f64,
+}
+
 /// A folder and the objective that it labels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -113,8 +126,15 @@ impl SourceConfig {
             _ if self.max_pairs == Some(0) => {
                 return Err("`data.max_pairs` is 0; leave it out for all pairs".into());
             }
+            _ if !self.sources.is_empty() && self.kind != DataSource::Prepared => {
+                return Err(format!(
+                    "`data.sources` lists prepared sets, but `data.source` is \"{}\": write its pairs with `mopo prepare`, and \
+                     set data.source=prepared",
+                    self.kind.name()
+                ));
+            }
             // A prepared set keeps the keys of the source it was made from.
-            DataSource::Prepared => return Ok(()),
+            DataSource::Prepared => return self.check_sources(),
             _ => {}
         }
         self.check_keys()?;
@@ -141,6 +161,26 @@ impl SourceConfig {
                 .map_err(|e| format!("`data.objectives`: {e}"))?;
         }
         Ok(())
+    }
+
+    fn check_sources(&self) -> Checked {
+        for MixedSource { path, weight } in &self.sources {
+            if !(weight.is_finite() && *weight > 0.0) {
+                return Err(format!(
+                    "`data.sources`: `weight` of {} is {weight}; it must be a number above 0: leave the source out for none \
+                     of it",
+                    path.display()
+                ));
+            }
+        }
+        match self.max_pairs {
+            Some(_) if !self.sources.is_empty() => Err(
+                "`data.max_pairs` does not apply to `data.sources`, whose weights say how often each is used: remove it, or \
+                 write smaller sets with `mopo prepare`"
+                    .into(),
+            ),
+            _ => Ok(()),
+        }
     }
 
     fn check_keys(&self) -> Checked {
@@ -197,6 +237,11 @@ impl SourceConfig {
                  preset or source, e.g. `mopo train hh-small --data …`"
                     .into(),
             ),
+            (_, Some(_)) if !self.sources.is_empty() => fail(
+                "it has `data.sources`, and --data names another set: omit --data, or remove `data.sources`"
+                    .into(),
+            ),
+            (DataSource::Prepared, None) if !self.sources.is_empty() => Ok(()),
             (DataSource::Demo, None) | (_, Some(_)) => Ok(()),
             (DataSource::Hh, None) => fail(
                 "it reads HH-RLHF files: pass their folder, e.g. --data path/to/hh-rlhf (with \

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ranges::{self, Checked, MAX_BATCH, MAX_STEPS};
+use super::ranges::{self, Checked, MAX_BATCH, MAX_COUNT, MAX_STEPS};
 
 /// A training loop: Adam (0.9, 0.999), a linear schedule with warmup, clipping by global norm. Keys
 /// are named as in transformers and TRL.
@@ -34,6 +34,60 @@ pub struct PhaseConfig {
     /// configurations stay valid.
     #[serde(default)]
     pub gradient_checkpointing: bool,
+    /// Steps between two evaluations of the policies on held-out pairs; the last step has one too. Optional: by default
+    /// there are none. This and what follows belong to `[training]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_steps: Option<usize>,
+    /// Held-out prompts that each policy answers at an evaluation; 0: none. Optional ([`EVAL_PROMPTS`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_prompts: Option<usize>,
+    /// The metric of evaluations by which checkpoints are compared; larger is better. Optional ([`BEST_METRIC`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric_for_best_model: Option<String>,
+    /// Number of evaluations without a better value after which training stops. Optional: by default it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stopping_patience: Option<usize>,
+    /// Whether the run ends with the policies of its best evaluation instead of the last ones. Optional (false).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub load_best_model_at_end: bool,
+}
+
+/// Default of `training.eval_prompts`.
+pub const EVAL_PROMPTS: usize = 4;
+/// Default of `training.metric_for_best_model`.
+pub const BEST_METRIC: &str = "eval_accuracy";
+
+/// Optional keys, which `--set` may add.
+pub(super) const OPTIONAL: &[&str] = &[
+    "sft.lora",
+    "training.lora",
+    "training.eval_steps",
+    "training.eval_prompts",
+    "training.metric_for_best_model",
+    "training.early_stopping_patience",
+    "training.load_best_model_at_end",
+];
+
+impl Default for PhaseConfig {
+    /// No steps, and every optional key at its default.
+    fn default() -> Self {
+        Self {
+            steps: 0,
+            batch_size: 1,
+            gradient_accumulation_steps: 1,
+            learning_rate: 1e-4,
+            warmup_steps: 0,
+            max_grad_norm: 0.0,
+            prompt_weight: 0.0,
+            lora: false,
+            gradient_checkpointing: false,
+            eval_steps: None,
+            eval_prompts: None,
+            metric_for_best_model: None,
+            early_stopping_patience: None,
+            load_best_model_at_end: false,
+        }
+    }
 }
 
 /// How often checkpoints are written and how many are kept.
@@ -59,7 +113,46 @@ impl PhaseConfig {
         ranges::positive(&key("learning_rate"), self.learning_rate)?;
         ranges::count(&key("warmup_steps"), self.warmup_steps, 0..=MAX_STEPS)?;
         ranges::not_negative(&key("max_grad_norm"), self.max_grad_norm)?;
-        ranges::within(&key("prompt_weight"), self.prompt_weight, 0.0..=1.0)
+        ranges::within(&key("prompt_weight"), self.prompt_weight, 0.0..=1.0)?;
+        self.check_evaluation(section)
+    }
+
+    fn check_evaluation(&self, section: &str) -> Checked {
+        let key = |name: &str| format!("{section}.{name}");
+        let others = [
+            ("eval_prompts", self.eval_prompts.is_some()),
+            ("metric_for_best_model", self.metric_for_best_model.is_some()),
+            ("early_stopping_patience", self.early_stopping_patience.is_some()),
+            ("load_best_model_at_end", self.load_best_model_at_end),
+        ];
+        let given = others.iter().find(|(_, is_given)| *is_given).map(|(name, _)| *name);
+        if section != "training" {
+            return match given.or(self.eval_steps.map(|_| "eval_steps")) {
+                Some(name) => Err(format!(
+                    "`{}` belongs to `[training]`: only policies are evaluated between steps",
+                    key(name)
+                )),
+                None => Ok(()),
+            };
+        }
+        let Some(eval_steps) = self.eval_steps else {
+            return match given {
+                Some(name) => Err(format!(
+                    "`{}` needs evaluations: set {}, the number of steps between them",
+                    key(name),
+                    key("eval_steps")
+                )),
+                None => Ok(()),
+            };
+        };
+        ranges::count(&key("eval_steps"), eval_steps, 1..=MAX_STEPS)?;
+        if let Some(n) = self.eval_prompts {
+            ranges::count(&key("eval_prompts"), n, 0..=MAX_COUNT)?;
+        }
+        match self.early_stopping_patience {
+            Some(n) => ranges::count(&key("early_stopping_patience"), n, 1..=MAX_STEPS),
+            None => Ok(()),
+        }
     }
 
     /// Learning rate of step `step` (from 0): linear warmup, then linear decay to 0 at the end.

@@ -91,12 +91,16 @@ pub(crate) fn frozen_log_probs<B: FusedBackend>(
         return Ok(all.swap_remove(0));
     };
     let mut open = cache.open(context);
-    let found: Vec<Option<[f32; 2]>> = pairs.tokens.iter().map(|pair| open.get(pair)).collect();
+    let found = pairs.tokens.iter().map(|pair| Ok(open.get(&*pair?)));
+    let found = found.collect::<Result<Vec<Option<[f32; 2]>>>>()?;
     let missing: Vec<usize> = (0..found.len()).filter(|&i| found[i].is_none()).collect();
     let mut out: LogProbs = found.into_iter().map(Option::unwrap_or_default).collect();
     let done = for_each_pair(base, None, pairs, &missing, phase, device, progress, |i, _, row| {
         out[i] = row;
-        open.insert(&pairs.tokens[i], row);
+        // What cannot be read any more is only not cached.
+        if let Ok(tokens) = pairs.tokens.get(i) {
+            open.insert(&tokens, row);
+        }
     });
     // What was computed before an error is kept.
     open.flush();
@@ -243,7 +247,7 @@ mod tests {
         // A single one, some in threes, and every second one.
         for part in [vec![7], vec![59, 3, 21], (0..60).step_by(2).collect::<Vec<_>>()] {
             let some = Pairs::without_scores(
-                part.iter().map(|&i| all.tokens[i].clone()).collect(),
+                part.iter().map(|&i| all.tokens.get(i).unwrap().into_owned()).collect(),
                 vec![[vec![], vec![]]; part.len()],
             );
             let expected: LogProbs = part.iter().map(|&i| whole[i]).collect();
@@ -254,12 +258,13 @@ mod tests {
         let cache = LogProbCache::new(tmp.path());
         let context = Context { format: 1, ..Context::default() };
         let half = Pairs::without_scores(
-            all.tokens.iter().step_by(2).cloned().collect(),
+            all.tokens.iter().step_by(2).map(|pair| pair.unwrap().into_owned()).collect(),
             vec![[vec![], vec![]]; 30],
         );
         run(&half, Some((&cache, &context)));
         let open = cache.open(&context);
-        let found = all.tokens.iter().filter(|pair| open.get(pair).is_some()).count();
+        let tokens = all.tokens.iter().map(Result::unwrap);
+        let found = tokens.filter(|pair| open.get(pair).is_some()).count();
         assert_eq!(found, 30);
         assert_eq!(bits(&run(&all, Some((&cache, &context)))), bits(&whole));
     }

@@ -64,7 +64,7 @@ impl CanConfig {
     fn solve(&self, data: &RunData) -> Result<Solution> {
         let objectives = &data.objectives;
         let primary = Self::index(objectives, "objective", &self.objective)?;
-        let scored = ScoredPrompts::new(&by_prompt(&data.train))?;
+        let scored = ScoredPrompts::new(&by_prompt(&data.train)?)?;
         let means = scored.means();
         let mut thresholds = vec![None; objectives.len()];
         for (name, threshold) in &self.thresholds {
@@ -168,12 +168,15 @@ fn scores(pairs: &Pairs, i: usize) -> [&[f32]; 2] {
 }
 
 /// The scores of the responses to each prompt.
-fn by_prompt(pairs: &Pairs) -> Vec<Vec<&[f32]>> {
-    let mut groups: BTreeMap<&[u32], Vec<&[f32]>> = BTreeMap::new();
+///
+/// # Errors
+/// Tokens that can no longer be read.
+fn by_prompt(pairs: &Pairs) -> Result<Vec<Vec<&[f32]>>> {
+    let mut groups: BTreeMap<Vec<u32>, Vec<&[f32]>> = BTreeMap::new();
     for (i, tokens) in pairs.tokens.iter().enumerate() {
-        groups.entry(&tokens.prompt).or_default().extend(scores(pairs, i));
+        groups.entry(tokens?.prompt.clone()).or_default().extend(scores(pairs, i));
     }
-    groups.into_values().collect()
+    Ok(groups.into_values().collect())
 }
 
 impl MethodSection for CanConfig {
@@ -243,7 +246,7 @@ train_head = false
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         // Nothing of it changes in training, and a resumed run finds the same numbers.

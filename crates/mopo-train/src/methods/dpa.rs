@@ -46,6 +46,10 @@ train_head = false
 "#;
     const OPTIONAL: &'static [&'static str] = &["dpa.online"];
 
+    fn needs_initial_log_probs(&self) -> bool {
+        false
+    }
+
     fn check_section(&self, policies: &[String]) -> Result<()> {
         check_objectives("dpa", policies)?;
         self.online.as_ref().map_or(Ok(()), |online| online.check("dpa"))
@@ -79,7 +83,7 @@ train_head = false
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         let data = context.data;

@@ -100,7 +100,7 @@ impl PairLoss for DpoConfig {
     }
 
     fn loss<B: Backend>(&self, pairs: PairValues<B>) -> Tensor<B, 1> {
-        let PairValues { first, second, indicators, mass } = pairs;
+        let PairValues { first, second, indicators, mass, .. } = pairs;
         dpo_loss(first, second, indicators, mass, self.beta)
     }
 

@@ -64,7 +64,7 @@ train_head = false
 
 impl PairLoss for FDpoConfig {
     fn loss<B: Backend>(&self, pairs: PairValues<B>) -> Tensor<B, 1> {
-        let PairValues { first, second, indicators, mass } = pairs;
+        let PairValues { first, second, indicators, mass, .. } = pairs;
         let reward = |value| f_reward(value, self.divergence);
         dpo_loss(reward(first), reward(second), indicators, mass, self.beta)
     }

@@ -102,6 +102,10 @@ train_head = false
     const OPEN: &'static [&'static str] = &["grpo.preference_weights"];
     const REMEDY: &'static str = ", fewer `grpo.epochs`, a smaller `grpo.beta`";
 
+    fn needs_initial_log_probs(&self) -> bool {
+        false
+    }
+
     fn check_section(&self, policies: &[String]) -> Result<()> {
         let fail = |message| Error::Config { origin: "`[grpo]`".into(), message };
         if self.group_size < 2 {
@@ -127,7 +131,7 @@ train_head = false
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         RolloutTraining { phase: "grpo", settings: self.settings() }.run(

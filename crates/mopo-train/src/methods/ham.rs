@@ -15,7 +15,7 @@ use super::{MethodSection, RunSteps, TrainContext};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::{PhaseConfig, ranges};
-use crate::fit::Method;
+use crate::fit::{Method, PolicyMethod};
 use crate::log_probs::{LogProbs, batch_log_probs, to_tensor};
 use crate::optim::Trainer;
 use crate::{Error, Pairs, Progress, Result};
@@ -105,7 +105,7 @@ directions = 1000
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         let (pairs, objectives) = (&context.data.train, &context.data.objectives);
@@ -119,8 +119,9 @@ directions = 1000
             own: own_weights(context.policies, objectives),
             base: context.base,
             trainer: Trainer::new(context.params),
-            order: BatchOrder::new(
-                pairs.row_lengths(),
+            order: BatchOrder::of_pairs(
+                pairs,
+                None,
                 context.phase.batch_size,
                 step_seed(context.seed, PHASE, 0),
             ),
@@ -262,6 +263,12 @@ impl<B: FusedAutodiffBackend> Ham<'_, B> {
     }
 }
 
+impl<B: FusedAutodiffBackend> PolicyMethod<B> for Ham<'_, B> {
+    fn policies(&self) -> PolicyParams<B::InnerBackend> {
+        self.trainer.module().valid()
+    }
+}
+
 impl<B: FusedAutodiffBackend> Method for Ham<'_, B> {
     fn phase(&self) -> &'static str {
         PHASE
@@ -334,8 +341,10 @@ impl<B: FusedAutodiffBackend> Method for Ham<'_, B> {
             (Quantity::Loss, self.config.beta * penalty - volume.value),
             (Quantity::Hypervolume, volume.value),
             (Quantity::GradientNorm, norm),
-            (Quantity::TokensPerSecond, n_tokens as f64 / clock.elapsed().as_secs_f64()),
         ]);
+        // Each adapter has a pass of its own.
+        let n_passes = self.trainer.module().adapters.len();
+        metrics.set_trained_tokens(n_passes * n_tokens, clock.elapsed());
         for (k, name) in self.policies.iter().enumerate() {
             let is_dominated = volume.gradient[k].iter().all(|g| *g == 0.0);
             metrics.set(Quantity::KlInitial.of(name), penalties[k]);
@@ -392,7 +401,8 @@ mod tests {
     fn scores_become_z_scores_and_constant_ones_are_refused() {
         let objectives = Objectives::new(["a", "b"].map(String::from)).unwrap();
         let pairs = |b: f32| Pairs {
-            tokens: Vec::new(),
+            tokens: Vec::new().into(),
+            mixture: None,
             labels: Vec::new(),
             scores: vec![
                 Some([vec![1.0, b], vec![3.0, 0.0]]),

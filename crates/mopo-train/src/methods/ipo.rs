@@ -67,7 +67,7 @@ impl PairLoss for IpoConfig {
     }
 
     fn loss<B: Backend>(&self, pairs: PairValues<B>) -> Tensor<B, 1> {
-        let PairValues { first, second, indicators, mass } = pairs;
+        let PairValues { first, second, indicators, mass, .. } = pairs;
         ipo_loss(first, second, indicators, mass, self.beta)
     }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::conditioned::Conditioning;
 use crate::config::{PhaseConfig, RenamedKey};
-use crate::fit::Method;
+use crate::fit::PolicyMethod;
 use crate::log_probs::LogProbs;
 use crate::rollouts::{RolloutInputs, RolloutSettings};
 use crate::{OtherPolicy, Progress, Result, RunData};
@@ -62,6 +62,11 @@ pub(crate) trait MethodSection: Serialize + DeserializeOwned {
     /// Whether every training pair needs recorded scores.
     fn needs_scores(&self) -> bool {
         false
+    }
+
+    /// Whether log π_0 of the training pairs is needed.
+    fn needs_initial_log_probs(&self) -> bool {
+        true
     }
 
     /// Policies of other runs whose log-probs of the training pairs are needed.
@@ -122,13 +127,14 @@ pub(crate) trait MethodSection: Serialize + DeserializeOwned {
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>>;
 }
 
 /// Runs the steps of a method, from the newest checkpoint on.
-pub(crate) type RunSteps<'a> = dyn FnMut(&mut dyn Method, &mut dyn Progress) -> Result<usize> + 'a;
+pub(crate) type RunSteps<'a, B> =
+    dyn FnMut(&mut dyn PolicyMethod<B>, &mut dyn Progress) -> Result<usize> + 'a;
 
 /// All that a method is trained with.
 pub(crate) struct TrainContext<'a, B: FusedAutodiffBackend> {
@@ -140,7 +146,8 @@ pub(crate) struct TrainContext<'a, B: FusedAutodiffBackend> {
     /// The policies' names.
     pub(crate) policies: &'a [String],
     pub(crate) data: &'a RunData,
-    /// log π_0 of every training pair.
+    /// log π_0 of every training pair; empty for a method that does not
+    /// [need](MethodSection::needs_initial_log_probs) it.
     pub(crate) initial_log_probs: &'a LogProbs,
     /// log π of every training pair under the policies of other runs, by their names.
     pub(crate) others: &'a BTreeMap<String, LogProbs>,
@@ -270,6 +277,11 @@ macro_rules! methods {
                 match self { $(Self::$variant(section) => section.needs_scores(),)+ }
             }
 
+            /// Whether log π_0 of the training pairs is needed.
+            pub(crate) fn needs_initial_log_probs(&self) -> bool {
+                match self { $(Self::$variant(section) => section.needs_initial_log_probs(),)+ }
+            }
+
             /// Policies of other runs that are needed.
             pub(crate) fn other_policies(&self) -> Vec<OtherPolicy> {
                 match self { $(Self::$variant(section) => section.other_policies(),)+ }
@@ -330,7 +342,7 @@ macro_rules! methods {
             pub(crate) fn train<B: FusedAutodiffBackend>(
                 &self,
                 context: TrainContext<'_, B>,
-                fit: &mut RunSteps<'_>,
+                fit: &mut RunSteps<'_, B>,
                 progress: &mut dyn Progress,
             ) -> Result<PolicyParams<B::InnerBackend>> {
                 match self { $(Self::$variant(section) => section.train(context, fit, progress),)+ }
@@ -351,6 +363,8 @@ methods! {
     f_dpo: FDpo(FDpoConfig);
     /// Simple preference optimisation, without a reference.
     simpo: Simpo(SimpoConfig);
+    /// Kahneman-Tversky optimisation: each response on its own.
+    kto: Kto(KtoConfig);
     /// Multi-objective DPO: margins for one vector of preference weights.
     modpo: Modpo(ModpoConfig);
     /// Rewarded Soups: means of the parameters of other runs' policies.

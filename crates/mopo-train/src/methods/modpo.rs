@@ -141,7 +141,7 @@ train_head = false
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         let pairs = &context.data.train;
@@ -189,7 +189,7 @@ impl PairLoss for ModpoLoss {
     }
 
     fn loss<B: Backend>(&self, pairs: PairValues<B>) -> Tensor<B, 1> {
-        let PairValues { first, second, indicators, mass } = pairs;
+        let PairValues { first, second, indicators, mass, .. } = pairs;
         dpo_loss(first, second, indicators, mass, self.beta)
     }
 

@@ -36,6 +36,10 @@ divergence = "reverse_kl"
     const OPTIONAL: &'static [&'static str] = &["multi_objective_decoding.divergence"];
     const OPEN: &'static [&'static str] = &["multi_objective_decoding.runs"];
 
+    fn needs_initial_log_probs(&self) -> bool {
+        false
+    }
+
     fn check_section(&self, policies: &[String]) -> Result<()> {
         self.divergence.check_mixable().map_err(|e| Error::Config {
             origin: "`multi_objective_decoding.divergence`".into(),
@@ -59,7 +63,7 @@ divergence = "reverse_kl"
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        _: &mut RunSteps<'_>,
+        _: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         progress.note(&self.runs.note());

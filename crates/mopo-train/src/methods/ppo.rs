@@ -109,6 +109,10 @@ train_head = false
         &[&["ppo.objective", "ppo.preference_weights"]];
     const REMEDY: &'static str = ", fewer `ppo.epochs`";
 
+    fn needs_initial_log_probs(&self) -> bool {
+        false
+    }
+
     fn check_section(&self, policies: &[String]) -> Result<()> {
         let fail = |message| Error::Config { origin: "`[ppo]`".into(), message };
         ranges::not_negative("ppo.kl_coef", self.kl_coef)
@@ -134,7 +138,7 @@ train_head = false
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         let kl = AdaptiveKl {

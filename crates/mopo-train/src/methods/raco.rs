@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use mopo_core::Objectives;
-use mopo_core::conflict::{ConflictAverse, MAX_OBJECTIVES, conflict_averse};
+use mopo_core::conflict::{ConflictAverse, conflict_averse};
 use mopo_lm::PolicyParams;
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
@@ -14,7 +14,7 @@ use super::{MethodSection, RunSteps, TrainContext};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::{PhaseConfig, ranges};
-use crate::fit::Method;
+use crate::fit::{Method, PolicyMethod};
 use crate::optim::{SeparateGradients, Trainer, combined, gram};
 use crate::pairwise::{DpoLoss, PairPass, PairSums, PairTarget, check_simplex};
 use crate::single::SinglePolicy;
@@ -84,12 +84,6 @@ train_head = false
         }
         check_simplex(&self.preference_weights)
             .map_err(|message| Self::error(format!("`raco.preference_weights`: {message}")))?;
-        let n = self.used().count();
-        if n > MAX_OBJECTIVES {
-            return Err(Self::error(format!(
-                "`raco.preference_weights` has {n} objectives with a weight; at most {MAX_OBJECTIVES} are supported"
-            )));
-        }
         match policies {
             [_] => Ok(()),
             _ => Err(Self::error(format!(
@@ -115,7 +109,7 @@ train_head = false
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         let pairs = &context.data.train;
@@ -127,15 +121,15 @@ train_head = false
         }
         let is_labelled = |&i: &usize| losses.iter().any(|of| of.labels[i].is_some());
         let used: Vec<usize> = (0..pairs.len()).filter(is_labelled).collect();
-        let lengths = pairs.row_lengths();
         let mut method = Raco {
             config: self,
             losses,
             policy: &context.policies[0],
             phase: context.phase,
             seed: context.seed,
-            order: BatchOrder::new(
-                used.iter().map(|i| lengths[*i]).collect(),
+            order: BatchOrder::of_pairs(
+                pairs,
+                Some(&used),
                 context.phase.batch_size,
                 step_seed(context.seed, PHASE, 0),
             ),
@@ -211,6 +205,12 @@ struct Part {
     sums: PairSums,
 }
 
+impl<B: FusedAutodiffBackend> PolicyMethod<B> for Raco<'_, B> {
+    fn policies(&self) -> PolicyParams<B::InnerBackend> {
+        self.trainer.module().policy(self.pass.base)
+    }
+}
+
 impl<B: FusedAutodiffBackend> Method for Raco<'_, B> {
     fn phase(&self) -> &'static str {
         PHASE
@@ -256,8 +256,7 @@ impl<B: FusedAutodiffBackend> Method for Raco<'_, B> {
         let losses = present.iter().zip(&weights).map(|(part, weight)| weight * part.sums.loss);
         metrics.set(Quantity::Loss, losses.sum());
         metrics.set(Quantity::GradientNorm, norm);
-        let rate = n_tokens as f64 / clock.elapsed().as_secs_f64();
-        metrics.set(Quantity::TokensPerSecond, rate);
+        metrics.set_trained_tokens(n_tokens, clock.elapsed());
         Ok(metrics)
     }
 

@@ -28,6 +28,10 @@ runs = { helpful = "runs/dpo-helpful", harmless = "runs/dpo-harmless" }
 "#;
     const OPEN: &'static [&'static str] = &["rewarded_soups.runs"];
 
+    fn needs_initial_log_probs(&self) -> bool {
+        false
+    }
+
     fn check_section(&self, policies: &[String]) -> Result<()> {
         self.runs.check("rewarded_soups", policies)
     }
@@ -47,7 +51,7 @@ runs = { helpful = "runs/dpo-helpful", harmless = "runs/dpo-harmless" }
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        _: &mut RunSteps<'_>,
+        _: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         progress.note(&self.runs.note());

@@ -88,6 +88,10 @@ train_head = false
 "#;
     const OPTIONAL: &'static [&'static str] = &["ric.quantile", "ric.online"];
 
+    fn needs_initial_log_probs(&self) -> bool {
+        false
+    }
+
     fn check_section(&self, policies: &[String]) -> Result<()> {
         check_objectives("ric", policies)?;
         if !(0.0..1.0).contains(&self.quantile) {
@@ -131,7 +135,7 @@ train_head = false
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         let data = context.data;

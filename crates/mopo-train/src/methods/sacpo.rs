@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use mopo_core::Objectives;
-use mopo_lm::PolicyParams;
+use mopo_lm::{Mixing, PolicyHeads, PolicyParams};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
 use serde::{Deserialize, Serialize};
@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::{MethodSection, RunSteps, TrainContext};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::{PhaseConfig, ranges};
-use crate::fit::Method;
+use crate::fit::{Method, PolicyMethod};
 use crate::log_probs::LogProbs;
+use crate::optim::{module_from_bytes, module_to_bytes};
 use crate::pairwise::{DpoLoss, PairPart, PairTarget, PairwiseMethod};
 use crate::{Error, Progress, Result};
 
@@ -34,6 +35,10 @@ pub struct SacpoConfig {
     /// The stages' shares of the steps, in any unit. If absent, they are equal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shares: Option<Vec<f64>>,
+    /// Whether the run keeps the policy of every stage, named after its objective, and their weighted means of parameters
+    /// are the policies for preference weights (the paper's practical variant, P-SACPO). Optional (false).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub merge: bool,
     /// Whether the output layer is trained with the adapter; if false, it stays the base's.
     pub train_head: bool,
 }
@@ -79,10 +84,12 @@ order = ["helpful", "harmless"]
 betas = [0.1, 0.1]
 # Shares of training.steps, in any unit; equal if absent.
 # shares = [1, 1]
+# Keep the policy of every stage, and average their parameters by preference weights. `policies` is then as `order`.
+# merge = true
 # The output layer stays the base's: only the adapter is trained.
 train_head = false
 "#;
-    const OPTIONAL: &'static [&'static str] = &["sacpo.shares"];
+    const OPTIONAL: &'static [&'static str] = &["sacpo.shares", "sacpo.merge"];
     const REMEDY: &'static str = ", smaller `sacpo.betas`";
 
     fn check_section(&self, policies: &[String]) -> Result<()> {
@@ -101,6 +108,16 @@ train_head = false
                 ranges::positive(&format!("sacpo.{key}"), *value).map_err(Self::error)?;
             }
         }
+        if self.merge {
+            return match policies == self.order {
+                true => Ok(()),
+                false => Err(Self::error(format!(
+                    "`policies` is {policies:?}, but with `sacpo.merge` the run keeps one for each stage: write policies = \
+                     {:?}",
+                    self.order
+                ))),
+            };
+        }
         match policies {
             [_] => Ok(()),
             _ => Err(Self::error(format!(
@@ -111,7 +128,11 @@ train_head = false
     }
 
     fn policies(&self) -> Option<Vec<String>> {
-        Some(vec![POLICY.into()])
+        Some(if self.merge { self.order.clone() } else { vec![POLICY.into()] })
+    }
+
+    fn mixing(&self) -> Mixing {
+        if self.merge { Mixing::Parameters } else { Mixing::default() }
     }
 
     fn check_labels(
@@ -126,7 +147,7 @@ train_head = false
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         let (objectives, rows) = (&context.data.objectives, context.data.train.rows());
@@ -138,12 +159,18 @@ train_head = false
             progress.note(&format!("SACPO, steps {start} to {end}: {}", labels.note));
             stages.push(Stage { objective: name, beta, labels: labels.indicators, steps });
         }
-        let first = stages[0].part();
+        let (first, device) = (stages[0].part(), context.device);
         let method = PairwiseMethod::new(PHASE, first, self.train_head, context);
-        let mut method = Sacpo { stages, current: 0, method };
+        let kept = self.merge.then(Vec::new);
+        let mut method = Sacpo { stages, current: 0, method, kept, device: device.clone() };
         fit(&mut method, progress)?;
-        Ok(method.method.params())
+        Ok(method.policies())
     }
+}
+
+/// The part of a checkpoint with the policy that a stage ended with.
+fn kept_part(stage: usize) -> String {
+    format!("stage-{stage}.bin")
 }
 
 /// One objective's turn.
@@ -171,6 +198,9 @@ struct Sacpo<'a, B: FusedAutodiffBackend> {
     /// Index of the stage that `method` is in.
     current: usize,
     method: PairwiseMethod<'a, B, DpoLoss>,
+    /// The policies that the stages before ended with, if they are kept.
+    kept: Option<Vec<PolicyParams<B::InnerBackend>>>,
+    device: B::Device,
 }
 
 impl<B: FusedAutodiffBackend> Sacpo<'_, B> {
@@ -185,6 +215,22 @@ impl<B: FusedAutodiffBackend> Sacpo<'_, B> {
     }
 }
 
+impl<B: FusedAutodiffBackend> PolicyMethod<B> for Sacpo<'_, B> {
+    fn policies(&self) -> PolicyParams<B::InnerBackend> {
+        let now = self.method.params();
+        let Some(kept) = &self.kept else { return now };
+        // Those of stages to come are where this one is.
+        let of = |stage: usize| kept.get(stage).unwrap_or(&now);
+        let all = || (0..self.stages.len()).map(of);
+        PolicyParams {
+            adapters: all().map(|policy| policy.adapter(0).clone()).collect(),
+            heads: PolicyHeads {
+                heads: all().map(|policy| policy.heads.heads[0].clone()).collect(),
+            },
+        }
+    }
+}
+
 impl<B: FusedAutodiffBackend> Method for Sacpo<'_, B> {
     fn phase(&self) -> &'static str {
         PHASE
@@ -192,11 +238,18 @@ impl<B: FusedAutodiffBackend> Method for Sacpo<'_, B> {
 
     fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
         let stage = self.stage_of(step);
-        if stage != self.current {
+        let is_new = stage != self.current;
+        if is_new {
             let reference = self.method.log_probs()?;
+            if let Some(kept) = &mut self.kept {
+                kept.resize_with(stage, || self.method.params());
+            }
             self.enter(stage, reference);
         }
         let mut metrics = self.method.step(step, learning_rate)?;
+        if is_new {
+            metrics.set(Quantity::ScoredTokens, self.method.n_tokens() as f64);
+        }
         metrics.set(Quantity::Stage, stage as f64);
         Ok(metrics)
     }
@@ -222,6 +275,9 @@ impl<B: FusedAutodiffBackend> Method for Sacpo<'_, B> {
             let values = self.method.reference().iter().flatten();
             parts.insert(REFERENCE.into(), values.flat_map(|x| x.to_le_bytes()).collect());
         }
+        for (stage, policy) in self.kept.iter().flatten().enumerate() {
+            parts.insert(kept_part(stage), module_to_bytes::<B::InnerBackend, _>(policy)?);
+        }
         Ok(parts)
     }
 
@@ -241,6 +297,13 @@ impl<B: FusedAutodiffBackend> Method for Sacpo<'_, B> {
             }
             self.enter(stage, rows.to_vec());
         }
+        if self.kept.is_some() {
+            let read = |stage| {
+                let (like, bytes) = (self.method.params(), c.part(&kept_part(stage))?);
+                module_from_bytes::<B::InnerBackend, _>(like, bytes, &self.device)
+            };
+            self.kept = Some((0..stage).map(read).collect::<Result<_>>()?);
+        }
         self.method.load(c)
     }
 }
@@ -252,7 +315,8 @@ mod tests {
     fn stages(shares: Option<&[f64]>, n: usize, total: usize) -> Vec<Range<usize>> {
         let order = (0..n).map(|i| format!("o{i}")).collect();
         let shares = shares.map(<[f64]>::to_vec);
-        SacpoConfig { order, betas: vec![0.1; n], shares, train_head: false }.stages(total)
+        SacpoConfig { order, betas: vec![0.1; n], shares, merge: false, train_head: false }
+            .stages(total)
     }
 
     #[test]

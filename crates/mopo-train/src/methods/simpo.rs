@@ -71,7 +71,7 @@ impl PairLoss for SimpoConfig {
     }
 
     fn loss<B: Backend>(&self, pairs: PairValues<B>) -> Tensor<B, 1> {
-        let PairValues { first, second, indicators, mass } = pairs;
+        let PairValues { first, second, indicators, mass, .. } = pairs;
         simpo_loss(first, second, indicators, mass, self.beta, self.margin)
     }
 

@@ -26,7 +26,7 @@ pub(crate) use target::{PairTarget, check_simplex};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
-use crate::fit::Method;
+use crate::fit::{Method, PolicyMethod};
 use crate::log_probs::LogProbs;
 use crate::methods::{RunSteps, TrainContext};
 use crate::optim::Trainer;
@@ -45,6 +45,11 @@ pub(crate) trait PairLoss {
 
     /// Whether values are means over tokens, not sums.
     fn is_per_token(&self) -> bool {
+        false
+    }
+
+    /// Whether the loss needs an estimate of KL(π‖π_ref), which takes two more passes.
+    fn needs_kl(&self) -> bool {
         false
     }
 
@@ -80,6 +85,8 @@ pub(crate) struct PairValues<B: Backend> {
     pub(crate) indicators: Tensor<B, 1>,
     /// Weight of each pair; over the step they have sum 1.
     pub(crate) mass: Tensor<B, 1>,
+    /// An estimate of KL(π‖π_ref), at least 0; 0 unless the loss [needs](PairLoss::needs_kl) it.
+    pub(crate) kl: f64,
 }
 
 /// DPO's loss of labels as they are.
@@ -90,7 +97,7 @@ pub(crate) struct DpoLoss {
 
 impl PairLoss for DpoLoss {
     fn loss<B: Backend>(&self, pairs: PairValues<B>) -> Tensor<B, 1> {
-        let PairValues { first, second, indicators, mass } = pairs;
+        let PairValues { first, second, indicators, mass, .. } = pairs;
         dpo_loss(first, second, indicators, mass, self.beta)
     }
 
@@ -121,7 +128,7 @@ impl PairTraining<'_> {
         self,
         loss: impl PairLoss,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         let (pairs, objectives) = (&context.data.train, &context.data.objectives);
@@ -210,6 +217,11 @@ impl<'a, B: FusedAutodiffBackend, L: PairLoss> PairwiseMethod<'a, B, L> {
         self.trainer.module().policy(self.pass.base)
     }
 
+    /// Tokens of all training pairs.
+    pub(crate) fn n_tokens(&self) -> usize {
+        self.pass.pairs.row_lengths().iter().sum()
+    }
+
     /// log π of every pair under the current policy.
     pub(crate) fn log_probs(&self) -> Result<LogProbs> {
         self.pass.log_probs(self.trainer.module(), self.name)
@@ -238,10 +250,16 @@ fn batches<B: FusedAutodiffBackend>(
 ) -> (Vec<(usize, f32)>, BatchOrder) {
     let used: Vec<(usize, f32)> =
         labels.iter().enumerate().filter_map(|(i, label)| Some((i, (*label)?))).collect();
-    let lengths = pass.pairs.row_lengths();
-    let lengths = used.iter().map(|(i, _)| lengths[*i]).collect();
-    let order = BatchOrder::new(lengths, phase.batch_size, step_seed(seed, name, 0));
+    let rows: Vec<usize> = used.iter().map(|(i, _)| *i).collect();
+    let seed = step_seed(seed, name, 0);
+    let order = BatchOrder::of_pairs(pass.pairs, Some(&rows), phase.batch_size, seed);
     (used, order)
+}
+
+impl<B: FusedAutodiffBackend, L: PairLoss> PolicyMethod<B> for PairwiseMethod<'_, B, L> {
+    fn policies(&self) -> PolicyParams<B::InnerBackend> {
+        self.params()
+    }
 }
 
 impl<B: FusedAutodiffBackend, L: PairLoss> Method for PairwiseMethod<'_, B, L> {
@@ -272,9 +290,12 @@ impl<B: FusedAutodiffBackend, L: PairLoss> Method for PairwiseMethod<'_, B, L> {
             (Quantity::Loss, sums.loss),
             (Quantity::GradientNorm, norm),
             (Quantity::DecidedPairs, sums.decided()),
-            (Quantity::TokensPerSecond, sums.n_tokens as f64 / clock.elapsed().as_secs_f64()),
         ] {
             metrics.set(quantity, value);
+        }
+        metrics.set_trained_tokens(sums.n_tokens, clock.elapsed());
+        if sums.n_scored > 0 {
+            metrics.set(Quantity::ScoredTokens, sums.n_scored as f64);
         }
         sums.report(|quantity| self.key(quantity), &mut metrics);
         Ok(metrics)

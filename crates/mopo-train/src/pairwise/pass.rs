@@ -70,7 +70,12 @@ impl<'a, B: FusedAutodiffBackend> PairPass<'a, B> {
         };
         let values = (found.clone() - of(|s| s.0)) / of(|s| s.1);
         let indicators: Vec<f32> = pairs.iter().map(|(_, label)| loss.indicator(*label)).collect();
+        let kl = match loss.needs_kl() {
+            true => self.mismatched_kl(params, &indices, sums)?,
+            false => 0.0,
+        };
         let total = loss.loss(PairValues {
+            kl,
             first: values.clone().narrow(0, 0, n),
             second: values.clone().narrow(0, n, n),
             indicators: to_tensor(&indicators, &self.device),
@@ -83,15 +88,49 @@ impl<'a, B: FusedAutodiffBackend> PairPass<'a, B> {
         Ok(total)
     }
 
+    /// KL(π‖π_ref), estimated as the mean of log(π/π_ref) over responses with the prompt of the next pair of the batch,
+    /// and at least 0. Without dropout.
+    fn mismatched_kl(
+        &self,
+        params: &SinglePolicy<B>,
+        indices: &[usize],
+        sums: &mut PairSums,
+    ) -> Result<f64> {
+        let tokens =
+            indices.iter().map(|&i| self.pairs.tokens.get(i)).collect::<Result<Vec<_>>>()?;
+        let positions = self.base.shape().max_position_embeddings;
+        let rows: Vec<_> = (tokens.iter().enumerate())
+            .map(|(j, responses)| {
+                let prompt = &tokens[(j + 1) % tokens.len()].prompt;
+                let longest = responses.first.len().max(responses.second.len());
+                let room = positions.saturating_sub(longest).min(prompt.len());
+                let prompt = &prompt[prompt.len() - room..];
+                ([prompt, &responses.first[..], &responses.second[..]], [true, true])
+            })
+            .collect();
+        let batch = PackedBatch::pack(&rows)?;
+        let (base, policy) = (self.base.valid(), params.policy(self.base));
+        let inputs = batch.inputs::<B::InnerBackend>(&self.device);
+        let all: Vec<usize> = (0..batch.responses.len()).collect();
+        let own = base.hidden_states_packed(&inputs, Some(policy.adapter(0)));
+        let own = sequence_log_probs(own, &policy.heads.heads[0], &batch, &all);
+        let reference = base.hidden_states_packed(&inputs, None);
+        let reference = sequence_log_probs(reference, &base.lm_head(), &batch, &all);
+        let kl = (own - reference).mean().into_scalar().elem::<f64>().max(0.0);
+        sums.n_scored += 2 * batch.n_tokens();
+        sums.kls.push(kl);
+        Ok(kl)
+    }
+
     /// What is subtracted from log π, and divided by, for the responses of pair `i`.
     fn scale(&self, loss: &impl PairLoss, i: usize) -> [(f32, f32); 2] {
-        let tokens = &self.pairs.tokens[i];
+        let [_, first, second] = self.pairs.tokens.lengths(i);
         let reference = match loss.has_reference() {
             true => self.reference[i],
             false => [0.0; 2],
         };
         let lengths = match loss.is_per_token() {
-            true => [tokens.first.len() as f32, tokens.second.len() as f32],
+            true => [first as f32, second as f32],
             false => [1.0; 2],
         };
         let shift = loss.shift(i);
@@ -113,6 +152,10 @@ pub(crate) struct PairSums {
     /// The loss, and tokens of the passes.
     pub(crate) loss: f64,
     pub(crate) n_tokens: usize,
+    /// Tokens of passes without gradients.
+    pub(crate) n_scored: usize,
+    /// Estimates of KL(π‖π_ref), one for each batch; none for a loss without.
+    kls: Vec<f64>,
     n_pairs: usize,
     /// `None` if the loss never cuts anything off.
     n_clamped: Option<usize>,
@@ -151,6 +194,10 @@ impl PairSums {
             let n = self.rewards.len() as f64;
             metrics.set(key(Quantity::ChosenLogProb), self.chosen / n);
             metrics.set(key(Quantity::RejectedLogProb), self.rejected / n);
+        }
+        if !self.kls.is_empty() {
+            let mean = self.kls.iter().sum::<f64>() / self.kls.len() as f64;
+            metrics.set(key(Quantity::KlInitial), mean);
         }
         if let Some(n_clamped) = self.n_clamped {
             let share = n_clamped as f64 / (2 * self.n_pairs) as f64;

@@ -42,6 +42,10 @@ impl<T: PairSection> MethodSection for T {
         self.training().target.check(policies)
     }
 
+    fn needs_initial_log_probs(&self) -> bool {
+        self.has_reference()
+    }
+
     fn policies(&self) -> Option<Vec<String>> {
         self.training().target.policies()
     }
@@ -58,7 +62,7 @@ impl<T: PairSection> MethodSection for T {
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         self.training().run(self.clone(), context, fit, progress)

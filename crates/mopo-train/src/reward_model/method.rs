@@ -180,11 +180,9 @@ impl<B: FusedAutodiffBackend, M: TrainedScorer<B>> Method for RewardTraining<'_,
         self.trainer.accumulate(loss);
         let norm = self.trainer.step(learning_rate, self.config.max_grad_norm);
         self.trainer.decay(learning_rate * self.config.weight_decay);
-        let mut metrics = Metrics::from([
-            (Quantity::Loss, loss_value),
-            (Quantity::GradientNorm, norm),
-            (Quantity::TokensPerSecond, n_tokens as f64 / clock.elapsed().as_secs_f64()),
-        ]);
+        let mut metrics =
+            Metrics::from([(Quantity::Loss, loss_value), (Quantity::GradientNorm, norm)]);
+        metrics.set_trained_tokens(n_tokens, clock.elapsed());
         if (step + 1).is_multiple_of(self.config.eval_steps) || step + 1 == self.config.steps {
             self.evaluate(step, &mut metrics)?;
         }

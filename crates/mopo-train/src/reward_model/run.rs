@@ -298,9 +298,7 @@ fn phase(config: &RewardTrainConfig) -> PhaseConfig {
         learning_rate: t.learning_rate,
         warmup_steps: t.warmup_steps,
         max_grad_norm: t.max_grad_norm,
-        prompt_weight: 0.0,
-        lora: false,
-        gradient_checkpointing: false,
+        ..PhaseConfig::default()
     }
 }
 

@@ -26,6 +26,7 @@ pub(super) struct RolloutSampler<'a, B: FusedBackend> {
 
 impl<B: FusedBackend> RolloutSampler<'_, B> {
     /// Answers to these training prompts, `group_size` to each, one group after the other; without advantages yet.
+    /// Also returns the tokens of the passes for their log-probs.
     /// `n_prompts`: prompts per pass for their log-probs.
     ///
     /// # Errors
@@ -37,7 +38,7 @@ impl<B: FusedBackend> RolloutSampler<'_, B> {
         prompts: &[usize],
         seed: u64,
         n_prompts: usize,
-    ) -> Result<Vec<Answer>> {
+    ) -> Result<(Vec<Answer>, usize)> {
         let RolloutSettings { temperature, max_new_tokens, group_size, .. } = self.settings;
         let rows: Vec<usize> =
             prompts.iter().flat_map(|prompt| std::iter::repeat_n(*prompt, group_size)).collect();
@@ -76,19 +77,20 @@ impl<B: FusedBackend> RolloutSampler<'_, B> {
             returns: Vec::new(),
         });
         let mut answers: Vec<Answer> = answers.collect();
+        let mut n_scored = 0;
         for part in answers.chunks_mut(n_prompts * group_size) {
-            self.measure(params, value, part)?;
+            n_scored += self.measure(params, value, part)?;
         }
-        Ok(answers)
+        Ok((answers, n_scored))
     }
 
-    /// Sets log-probs and values of some answers, in one pass.
+    /// Sets log-probs and values of some answers, in a pass of the policy and one of the base; returns their tokens.
     fn measure(
         &self,
         params: &PolicyParams<B>,
         value: Option<&ValueHead<B>>,
         answers: &mut [Answer],
-    ) -> Result<()> {
+    ) -> Result<usize> {
         let batch = pack(self.data, answers.iter())?;
         let inputs = batch.inputs::<B>(&self.device);
         let all: Vec<usize> = (0..answers.len()).collect();
@@ -103,7 +105,7 @@ impl<B: FusedBackend> RolloutSampler<'_, B> {
         let base = self.base.hidden_states_packed(&inputs, None);
         let log_probs = token_log_probs_at(base, &self.base.lm_head(), &batch, &all, t);
         split(log_probs, answers, |answer| &mut answer.reference);
-        Ok(())
+        Ok(2 * batch.n_tokens())
     }
 }
 

@@ -19,7 +19,7 @@ use super::{Answer, LossPart, RolloutLoss, RolloutSettings, TokenValues};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
-use crate::fit::Method;
+use crate::fit::{Method, PolicyMethod};
 use crate::log_probs::to_tensor;
 use crate::methods::{RunSteps, TrainContext};
 use crate::optim::Trainer;
@@ -46,7 +46,7 @@ impl RolloutTraining<'_> {
         self,
         loss: impl RolloutLoss,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         let (data, base) = (context.data, context.base);
@@ -72,7 +72,7 @@ impl RolloutTraining<'_> {
                 device: context.device.clone(),
             },
             trainer: Trainer::new(params),
-            order: BatchOrder::new(lengths, context.phase.batch_size, order),
+            order: BatchOrder::of_prompts(data, lengths, context.phase.batch_size, order),
             phase: context.phase,
             rollout: None,
             seed: context.seed,
@@ -130,8 +130,8 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> RolloutMethod<'_, B, L> {
         epochs * minibatches
     }
 
-    /// A rollout by its number, with advantages.
-    fn sample(&mut self, number: usize) -> Result<Vec<Answer>> {
+    /// A rollout by its number, with advantages, and how many tokens its log-probs took.
+    fn sample(&mut self, number: usize) -> Result<(Vec<Answer>, usize)> {
         let n_batches = self.sampler.settings.minibatches * self.phase.gradient_accumulation_steps;
         let prompts: Vec<usize> =
             (0..n_batches).flat_map(|i| self.order.batch(number * n_batches + i)).collect();
@@ -140,10 +140,10 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> RolloutMethod<'_, B, L> {
         let value = module.value.as_ref().map(|value| value.valid());
         let seed = step_seed(self.seed, &format!("{} rollout", self.name), number);
         let n_prompts = self.phase.batch_size;
-        let mut answers =
+        let (mut answers, n_scored) =
             self.sampler.sample(&params, value.as_ref(), &prompts, seed, n_prompts)?;
         self.loss.set_advantages(&mut answers);
-        Ok(answers)
+        Ok((answers, n_scored))
     }
 
     /// The passes of a step, as indices of answers: whole groups, in an order drawn anew for each epoch.
@@ -262,6 +262,12 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> RolloutMethod<'_, B, L> {
     }
 }
 
+impl<B: FusedAutodiffBackend, L: RolloutLoss> PolicyMethod<B> for RolloutMethod<'_, B, L> {
+    fn policies(&self) -> PolicyParams<B::InnerBackend> {
+        self.trainer.module().policy.policy(self.base)
+    }
+}
+
 impl<B: FusedAutodiffBackend, L: RolloutLoss> Method for RolloutMethod<'_, B, L> {
     fn phase(&self) -> &'static str {
         self.name
@@ -270,9 +276,12 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> Method for RolloutMethod<'_, B, L>
     fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
         let clock = Instant::now();
         let served = self.steps_per_rollout();
-        let answers = match self.rollout.take() {
-            Some(answers) => answers,
-            None => self.sample(step / served)?,
+        let (answers, n_scored) = match self.rollout.take() {
+            Some(answers) => (answers, None),
+            None => {
+                let (answers, n_scored) = self.sample(step / served)?;
+                (answers, Some(n_scored))
+            }
         };
         let passes = self.passes(step, answers.len());
         let of_step = || passes.iter().flatten().map(|&i| &answers[i]);
@@ -284,11 +293,14 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> Method for RolloutMethod<'_, B, L>
             self.pass(&pass, n_tokens, n_answers, &mut sums)?;
         }
         let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm);
-        let mut metrics = Metrics::from([
-            (Quantity::Loss, sums.loss),
-            (Quantity::GradientNorm, norm),
-            (Quantity::TokensPerSecond, sums.n_packed as f64 / clock.elapsed().as_secs_f64()),
-        ]);
+        let mut metrics =
+            Metrics::from([(Quantity::Loss, sums.loss), (Quantity::GradientNorm, norm)]);
+        metrics.set_trained_tokens(sums.n_packed, clock.elapsed());
+        if let Some(n_scored) = n_scored {
+            let n_generated: usize = answers.iter().map(|answer| answer.ids.len()).sum();
+            metrics.set(Quantity::GeneratedTokens, n_generated as f64);
+            metrics.set(Quantity::ScoredTokens, n_scored as f64);
+        }
         for (quantity, value) in sums.parts {
             metrics.set(quantity.of(self.policy), value);
         }

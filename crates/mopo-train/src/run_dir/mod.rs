@@ -9,6 +9,7 @@
 //! warm_start/            the base model in the layout of Hugging Face
 //! initial_log_probs.safetensors
 //! metrics.jsonl          one line per step
+//! eval_samples.jsonl     answers of evaluations between steps, best.json the best of these, if they are wanted
 //! policy/                adapter and heads, when training is done
 //! result.json            held-out accuracies, when training is done
 //! tensorboard/<phase>/   event files, if they are wanted
@@ -341,7 +342,7 @@ impl RunDir {
             && data.iter().all(|name| {
                 let stem = name.strip_suffix(".jsonl");
                 stem.is_some_and(|s| ["train", "validation", "heldout"].contains(&s))
-                    || name == "summary.txt"
+                    || ["summary.txt", "mixture.json"].contains(&&**name)
             });
         if self.lock.is_none() || !is_unprepared || !is_known {
             return false;

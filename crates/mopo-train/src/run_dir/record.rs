@@ -8,7 +8,7 @@ use mopo_hub::{file_sha256, find_files, sha256_hex};
 use serde::{Deserialize, Serialize};
 
 use super::RunDir;
-use crate::{Error, Result};
+use crate::{Error, Result, RunConfig};
 
 /// The record's file.
 pub(crate) const RECORD: &str = "run.json";
@@ -42,6 +42,12 @@ pub struct RunRecord {
     /// begin, or begin again, in another process than the one that checked them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub model: BTreeMap<String, String>,
+    /// SHA-256 of each file that the data was read from, by its path; not of folders.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, String>,
+    /// One SHA-256 over the policies of each other run that this one reads, by its directory.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub others: BTreeMap<String, String>,
     /// SHA-256 of each checkpoint's `state.json`, by the checkpoint's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub checkpoints: BTreeMap<String, String>,
@@ -90,6 +96,8 @@ impl RunRecord {
             strict,
             hashes: BTreeMap::new(),
             model: BTreeMap::new(),
+            inputs: BTreeMap::new(),
+            others: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             config: None,
             stopped: None,
@@ -127,6 +135,17 @@ impl RunRecord {
                     ),
                 ));
             }
+        }
+        Ok(())
+    }
+
+    /// Records the files that the data is read from: that of `--data`, and those of `data.sources`.
+    pub(crate) fn add_inputs(&mut self, config: &RunConfig) -> Result<()> {
+        let mixed = config.data.source.sources.iter().map(|source| source.path.clone());
+        let paths: Vec<PathBuf> = self.data.iter().cloned().chain(mixed).collect();
+        for path in paths.into_iter().filter(|path| path.is_file()) {
+            let sha256 = file_sha256(&path)?;
+            self.inputs.insert(path.display().to_string(), sha256);
         }
         Ok(())
     }

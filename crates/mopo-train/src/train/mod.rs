@@ -3,32 +3,37 @@
 mod base;
 mod data;
 mod others;
+mod periodic;
 
 use std::path::PathBuf;
 
 use burn::module::AutodiffModule;
-use mopo_lm::{Decoder, PolicyParams, load_policy, save_policy};
-use mopo_ops::FusedAutodiffBackend;
+use mopo_lm::{CausalLm, Decoder, PolicyParams, load_policy, save_policy};
+use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 use mopo_report::MetricsLog;
 
 pub use base::load_base;
 pub use data::{RunData, TrainPrompt};
 pub(crate) use others::OtherPolicy;
+use periodic::{Evaluated, Evaluator};
 
 use crate::batches::step_seed;
-use crate::cache::LogProbCache;
+use crate::cache::{Context, LogProbCache};
+use crate::conditioned::Conditioning;
 use crate::config::ModelSource;
-use crate::fit::{Fit, Method};
+use crate::fit::{Fit, PolicyMethod};
 use crate::heldout::{HeldoutEstimate, log_ratio};
-use crate::log_probs::{self, all_log_probs, frozen_log_probs};
+use crate::log_probs::{self, LogProbs, all_log_probs, frozen_log_probs};
 use crate::methods::TrainContext;
 use crate::metrics_file::METRICS;
 use crate::models::model_dir;
-use crate::result::{RESULT, RunResult, accuracies, constraints};
+use crate::result::{RESULT, RunResult, RunTokens, accuracies, constraints};
 use crate::rollouts::RolloutInputs;
 use crate::run_dir::record::{INITIAL, POLICY};
 use crate::{Progress, Result, RunConfig, RunDir, RunRecord, prepare};
 
+/// The file with the best evaluation between steps.
+const BEST: &str = "best.json";
 /// The name of the head of a policy for all weights.
 const CONDITIONED: &str = "conditioned";
 
@@ -58,8 +63,11 @@ pub fn train<B: FusedAutodiffBackend>(
         if let ModelSource::Hub(model) = &config.model.source {
             record.add_model(&model_dir(model)?)?;
         }
-        others::check(&config.method.other_policies())?;
-        others::check(&config.method.starts_from())?;
+        record.add_inputs(config)?;
+        for others in [config.method.other_policies(), config.method.starts_from()] {
+            others::check(&others)?;
+            others::record(&others, record)?;
+        }
         prepare::prepare(run, config, record, progress)?;
     }
     let data = RunData::load(run, config, record)?;
@@ -103,19 +111,13 @@ pub fn train<B: FusedAutodiffBackend>(
     let context = base::context::<B>(config, record, device);
     let cache = cache.map(|cache| (cache, &context));
 
-    let path = run.join(INITIAL);
-    let is_done = path.exists();
-    if !is_done {
-        let name = "initial policy";
-        let all = frozen_log_probs(&frozen, &data.train, cache, name, device, progress)?;
-        run.check_there()?;
-        log_probs::write(&path, &all)?;
-    }
-    if !is_done || !record.has(INITIAL) {
-        record.add_file(run, INITIAL)?;
-        run.write_record(record)?;
-    }
-    let initial = log_probs::read(&path, data.train.len())?;
+    let initial = match config.method.needs_initial_log_probs() {
+        true => initial_log_probs(run, record, &frozen, &data, cache, device, progress)?,
+        false => LogProbs::new(),
+    };
+
+    let name = "held-out accuracy";
+    let before = frozen_log_probs(&frozen, &data.heldout, cache, name, device, progress)?;
 
     let others = config.method.other_policies();
     let others = others::log_probs(&others, run, record, &frozen, &data, device, progress)?;
@@ -134,7 +136,7 @@ pub fn train<B: FusedAutodiffBackend>(
         };
         let base = base.with_gradient_checkpointing(config.training.gradient_checkpointing);
         let starts = config.method.starts_from();
-        let (params, loras) = match &starts[..] {
+        let (params, mut loras) = match &starts[..] {
             [] => {
                 B::seed(device, step_seed(config.seed, "adapter", 0));
                 let sharing = config.adapters;
@@ -158,12 +160,27 @@ pub fn train<B: FusedAutodiffBackend>(
             seed: config.seed,
             device,
         };
-        let mut fit = |method: &mut dyn Method, progress: &mut dyn Progress| {
+        let told = conditioning.as_ref();
+        let mut evaluator = Evaluator::new(run, config, &data, &frozen, &before, told, device)?;
+        let mut fit = |method: &mut dyn PolicyMethod<B>, progress: &mut dyn Progress| {
             let checkpoints = &config.checkpoints;
-            Fit { run, record: &mut *record, phase, checkpoints }.run(method, progress)
+            let mut fit = Fit { run, record: &mut *record, phase, checkpoints };
+            match &mut evaluator {
+                Some(evaluator) => fit.run(&mut Evaluated { method, evaluator }, progress),
+                None => fit.run(method, progress),
+            }
         };
-        let trained = config.method.train(context, &mut fit, progress)?;
+        let mut trained = config.method.train(context, &mut fit, progress)?;
         run.check_there()?;
+        // A method may have kept several policies of one adapter.
+        if starts.is_empty() {
+            loras = vec![config.lora.clone(); trained.adapters.len()];
+        }
+        if let Some(evaluator) = evaluator {
+            let (policies, best) = evaluator.end(trained)?;
+            trained = policies;
+            run.write_json(BEST, &best)?;
+        }
         // `policy.json` comes last: it says that the policy is complete.
         let heads = match &conditioning {
             Some(conditioning) => {
@@ -180,20 +197,8 @@ pub fn train<B: FusedAutodiffBackend>(
     }
     let (params, _) = load_policy(&dir, &frozen, device)?;
 
-    let name = "held-out accuracy";
-    let before = frozen_log_probs(&frozen, &data.heldout, cache, name, device, progress)?;
-    let after = match &conditioning {
-        None => all_log_probs(&frozen, Some(&params), &data.heldout, name, device, progress)?,
-        // Each objective's policy is the one that is told to aim at it alone.
-        Some(conditioning) => {
-            let mut of = |k: usize| -> Result<_> {
-                let told = data.heldout_with(&conditioning.corner(k))?;
-                let mut all = all_log_probs(&frozen, Some(&params), &told, name, device, progress)?;
-                Ok(all.swap_remove(0))
-            };
-            (0..names.len()).map(&mut of).collect::<Result<_>>()?
-        }
-    };
+    let told = conditioning.as_ref();
+    let after = heldout_log_probs(&frozen, &params, &data, names, told, name, device, progress)?;
     let k = data.objectives.len();
     let lag = config.method.reference_lag().unwrap_or(usize::MAX);
     let last_steps = lag.min(config.training.steps).clamp(1, 100);
@@ -220,6 +225,16 @@ pub fn train<B: FusedAutodiffBackend>(
                 (name.clone(), accuracies(&data.heldout_labels, log_ratio, k))
             })
             .collect(),
+        tokens: RunTokens::of(
+            &log.rows,
+            config.method.kind(),
+            config.training.steps,
+            config.training.early_stopping_patience.is_some(),
+        ),
+        best: match run.join(BEST).exists() {
+            true => run.read_json(BEST)?,
+            false => None,
+        },
         // Fewer if rows are missing from the log.
         last_steps: if constraints.is_empty() { last_steps } else { n_rows },
         constraints,
@@ -227,6 +242,55 @@ pub fn train<B: FusedAutodiffBackend>(
     };
     run.write_json(RESULT, &result)?;
     Ok(result)
+}
+
+/// log π_0 of the training pairs: computed once, and then read from the run's own file.
+fn initial_log_probs<B: FusedBackend>(
+    run: &RunDir,
+    record: &mut RunRecord,
+    frozen: &CausalLm<B>,
+    data: &RunData,
+    cache: Option<(&LogProbCache, &Context)>,
+    device: &B::Device,
+    progress: &mut dyn Progress,
+) -> Result<LogProbs> {
+    let path = run.join(INITIAL);
+    let is_done = path.exists();
+    if !is_done {
+        let name = "initial policy";
+        let all = frozen_log_probs(frozen, &data.train, cache, name, device, progress)?;
+        run.check_there()?;
+        log_probs::write(&path, &all)?;
+    }
+    if !is_done || !record.has(INITIAL) {
+        record.add_file(run, INITIAL)?;
+        run.write_record(record)?;
+    }
+    log_probs::read(&path, data.train.len())
+}
+
+/// log π of the held-out pairs under each policy. Of a policy for all weights, each objective's is the one that is told to
+/// aim at it alone.
+#[allow(clippy::too_many_arguments)] // of private plumbing
+fn heldout_log_probs<B: FusedBackend>(
+    frozen: &CausalLm<B>,
+    params: &PolicyParams<B>,
+    data: &RunData,
+    names: &[String],
+    conditioning: Option<&Conditioning>,
+    phase: &str,
+    device: &B::Device,
+    progress: &mut dyn Progress,
+) -> Result<Vec<LogProbs>> {
+    let Some(conditioning) = conditioning else {
+        return all_log_probs(frozen, Some(params), &data.heldout, phase, device, progress);
+    };
+    let mut of = |k: usize| -> Result<LogProbs> {
+        let told = data.heldout_with(&conditioning.corner(k))?;
+        let mut all = all_log_probs(frozen, Some(params), &told, phase, device, progress)?;
+        Ok(all.swap_remove(0))
+    };
+    (0..names.len()).map(&mut of).collect()
 }
 
 /// The log as far as it can be read; only the final state of the constraints is taken from it.

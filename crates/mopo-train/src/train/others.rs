@@ -34,6 +34,15 @@ pub(super) fn check(others: &[OtherPolicy]) -> Result<()> {
     others.iter().try_for_each(|other| opened(other).map(drop))
 }
 
+/// Records which policies the runs have.
+pub(super) fn record(others: &[OtherPolicy], record: &mut RunRecord) -> Result<()> {
+    for other in others {
+        let sha256 = RunDir::policy_sha256(&other.run)?;
+        record.others.insert(other.run.display().to_string(), sha256);
+    }
+    Ok(())
+}
+
 fn opened(other: &OtherPolicy) -> Result<(RunDir, RunRecord)> {
     let fail =
         |e: Error| Error::Config { origin: format!("`{}`", other.key), message: e.to_string() };

@@ -31,7 +31,7 @@ fn finished(method: &str, more: &[&str]) -> (tempfile::TempDir, PathBuf) {
 const ONE: &str = "grpo.preference_weights={helpful=1.0}";
 
 /// Opposite rewards that see every difference of length.
-const LENGTH: &str = "evaluation.rewards=[\
+pub(super) const LENGTH: &str = "evaluation.rewards=[\
     {name=\"helpful\", ref_point=0.0, reward={kind=\"length\", unit=\"characters\"}},\
     {name=\"harmless\", ref_point=0.0, reward={kind=\"length\", unit=\"characters\", prefer=\"shorter\"}}]";
 

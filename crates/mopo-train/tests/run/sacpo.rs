@@ -106,3 +106,43 @@ fn unknown_objectives_are_refused_before_any_work() {
     assert!(e.contains("[sacpo]") && e.contains("unknown objective `kind`"), "{e}");
     assert!(!run.join("warm_start").exists());
 }
+
+#[test]
+fn the_policies_of_all_stages_are_kept_and_averaged_by_their_parameters() {
+    let more = ["sacpo.shares=[3,5]", "training.learning_rate=1e-2", "training.eval_steps=4"];
+    let merged = sacpo(&[&more[..], &["sacpo.merge=true"]].concat());
+    assert_eq!(merged.policies, ["helpful", "harmless"]);
+    let (_a, run) = finished_with(&merged);
+    let (_b, last) = finished_with(&sacpo(&more));
+    // A run that ends with the first stage, whose schedule is that of three steps.
+    let one = [
+        "sacpo.order=[\"helpful\"]",
+        "sacpo.betas=[0.1]",
+        "training.learning_rate=1e-2",
+        "training.steps=3",
+    ];
+    let (_c, first) = finished_with(&sacpo(&one));
+    let result = |run: &std::path::Path| -> mopo_train::RunResult {
+        serde_json::from_str(&std::fs::read_to_string(run.join("result.json")).unwrap()).unwrap()
+    };
+    let [merged_result, last, first] = [&run, &last, &first].map(|run| result(run).policies);
+    assert_eq!(merged_result[0].1, first[0].1, "the first stage's");
+    assert_eq!(merged_result[1].1, last[0].1, "the last one's");
+    let policy = std::fs::read_to_string(run.join("policy/policy.json")).unwrap();
+    assert!(policy.contains("parameters"), "{policy}");
+    // Evaluated in the first stage, both are the same.
+    let row = metrics(&run).into_iter().find(|row| row.contains_key("eval_accuracy")).unwrap();
+    assert!(row.contains_key("harmless/eval_accuracy/helpful"));
+
+    let tmp = tempfile::tempdir().unwrap();
+    let again = tmp.path().join("run");
+    new_run(&again, &merged);
+    cut(&again, "sacpo", 3);
+    cut(&again, "sacpo", 4);
+    go_on(&again, &mut Silent).unwrap();
+    assert_same_artefacts(&run, &again);
+
+    let wrong = sacpo(&more).to_toml().unwrap().replace("[sacpo]", "[sacpo]\nmerge = true");
+    let error = RunConfig::parse(&wrong, "test").unwrap_err().to_string();
+    assert!(error.contains("policies = [\"helpful\", \"harmless\"]"), "{error}");
+}

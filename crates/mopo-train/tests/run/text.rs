@@ -104,13 +104,15 @@ fn a_run_is_prompted_and_stops_as_it_was_trained() {
 
     // Control tokens are ids, and their names in messages are text.
     let data = RunData::load(&run, &config, &record).unwrap();
-    for pair in data.train.tokens.iter().chain(&data.heldout.tokens) {
+    for pair in data.train.tokens.iter().chain(data.heldout.tokens.iter()).map(|pair| pair.unwrap())
+    {
         let control: Vec<u32> = pair.prompt.iter().copied().filter(|id| *id >= 260).collect();
         assert_eq!(control, [260, 261, 260]);
         assert!([&pair.first, &pair.second].into_iter().all(|ids| ids.ends_with(&[261])));
     }
-    let mean: f64 = data.train.tokens.iter().map(|pair| pair.prompt.len() as f64).sum::<f64>()
-        / data.train.len() as f64;
+    let mean: f64 =
+        data.train.tokens.iter().map(|pair| pair.unwrap().prompt.len() as f64).sum::<f64>()
+            / data.train.len() as f64;
     let summary = std::fs::read_to_string(run.join("data/summary.txt")).unwrap();
     let line = summary.lines().find_map(|line| line.strip_prefix("prompt ")).unwrap();
     assert_eq!(line.split_whitespace().next().unwrap(), format!("{mean:.1}"), "{summary}");
@@ -170,7 +172,8 @@ fn the_template_is_the_form_that_the_prompts_have() {
         let (tokenizer, found) = load_run_tokenizer(&run, &config).unwrap();
         assert_eq!((found, tokenizer.form()), (Some(expected), PromptForm::Text));
         let data = RunData::load(&run, &config, &record).unwrap();
-        assert!(data.train.tokens.iter().flat_map(|pair| &pair.prompt).all(|id| *id < 260));
+        let prompts = data.train.tokens.iter().map(|pair| pair.unwrap().prompt.clone());
+        assert!(prompts.flatten().all(|id| id < 260));
     }
 }
 
@@ -187,7 +190,9 @@ fn a_models_own_template_is_used_in_training_and_generation() {
         let path = trained(dir.path(), "dialogue", &rows, &model);
         let (run, config, record) = RunDir::open(&path).unwrap();
         let data = RunData::load(&run, &config, &record).unwrap();
-        for pair in data.train.tokens.iter().chain(&data.heldout.tokens) {
+        for pair in
+            data.train.tokens.iter().chain(data.heldout.tokens.iter()).map(|pair| pair.unwrap())
+        {
             let control = |id| pair.prompt.iter().filter(|other| **other == id).count();
             assert_eq!((control(260), control(261)), (n_turns + 1, n_turns));
             let texts = [&pair.first, &pair.second].map(|ids| data.tokenizer.decode(ids).unwrap());
@@ -198,7 +203,7 @@ fn a_models_own_template_is_used_in_training_and_generation() {
         assert_eq!((found, tokenizer.form()), (None, PromptForm::Model));
         assert_eq!(tokenizer.settings()["chat_template"], template);
         // A held-out prompt has the same ids in generation.
-        let index = data.heldout.tokens.iter().position(|pair| {
+        let index = data.heldout.tokens.iter().map(|pair| pair.unwrap()).position(|pair| {
             pair.prompt == tokenizer.encode_prompt(&data.heldout_prompts[0], 90).unwrap().0
         });
         assert_eq!(index, Some(0));

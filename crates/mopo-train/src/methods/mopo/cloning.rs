@@ -30,22 +30,22 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         &self,
         rows: &[Vec<Option<f32>>],
         micro: &[Vec<usize>],
-    ) -> ResponseLabels<B::InnerBackend> {
+    ) -> Result<ResponseLabels<B::InnerBackend>> {
         let labels = ResponseLabels::from_rows(rows, &self.device);
         if self.setup.config.weight_normalization == WeightNormalization::Batch {
-            return labels;
+            return Ok(labels);
         }
-        let mut known: Vec<&[u32]> = Vec::new();
+        let mut known: Vec<Vec<u32>> = Vec::new();
         let mut prompts = Vec::with_capacity(rows.len());
         for &i in micro.iter().flatten() {
-            let prompt = self.setup.pairs.tokens[i].prompt.as_slice();
-            let at = known.iter().position(|p| *p == prompt).unwrap_or_else(|| {
-                known.push(prompt);
+            let tokens = self.setup.pairs.tokens.get(i)?;
+            let at = known.iter().position(|p| *p == tokens.prompt).unwrap_or_else(|| {
+                known.push(tokens.prompt.clone());
                 known.len() - 1
             });
             prompts.extend([at, at]);
         }
-        labels.with_prompts(&prompts, &self.device)
+        Ok(labels.with_prompts(&prompts, &self.device))
     }
 
     /// Weighs the batch, moves the multipliers, and accumulates the gradients of the cloning loss.
@@ -57,7 +57,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
     ) -> Result<Passes> {
         let config = self.setup.config;
         // Weights and multipliers, over the whole step's batch and all policies at once.
-        let labels = self.labels(rows, micro);
+        let labels = self.labels(rows, micro)?;
         let drift = self.log_ratios(micro)?;
         let n_policies = self.duals.len();
         // Of the multipliers before they move, like the weights.
@@ -103,8 +103,8 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
                 let keep: Vec<[bool; 2]> = (0..indices.len())
                     .map(|i| [0, 1].map(|in_pair| of.iter().any(|p| wanted(i, in_pair, p))))
                     .collect();
-                n_tokens +=
-                    indices.iter().map(|&i| self.setup.pairs.tokens[i].packed_len()).sum::<usize>();
+                let lengths = indices.iter().flat_map(|&i| self.setup.pairs.tokens.lengths(i));
+                n_tokens += lengths.sum::<usize>();
                 let batch = self.setup.pairs.pack(indices, &keep)?;
                 if batch.responses.is_empty() {
                     continue;

@@ -23,7 +23,7 @@ use super::{MethodSection, RunSteps, TrainContext};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::{PhaseConfig, RenamedKey, renamed};
-use crate::fit::Method;
+use crate::fit::{Method, PolicyMethod};
 use crate::log_probs::{LogProbs, WindowLogProbs, all_log_probs, batch_log_probs};
 use crate::optim::{Trainer, module_from_bytes, module_to_bytes};
 use crate::{Error, Pairs, Progress, Result, Silent};
@@ -121,7 +121,7 @@ prune_below = 1e-5
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
-        fit: &mut RunSteps<'_>,
+        fit: &mut RunSteps<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<PolicyParams<B::InnerBackend>> {
         let objectives = &context.data.objectives;
@@ -152,6 +152,8 @@ pub(crate) struct Mopo<'a, B: FusedAutodiffBackend> {
     reference: Option<PolicyParams<B::InnerBackend>>,
     /// Its log-probs of the pairs used since the refresh.
     reference_log_probs: WindowLogProbs,
+    /// Tokens of passes under it since the last step.
+    scored_tokens: usize,
     /// One per policy.
     duals: Vec<DualState>,
     /// With the exact dual: its latest solutions, one per policy.
@@ -191,7 +193,7 @@ struct Passes {
     kls: Vec<f64>,
     /// Which responses took part, `[n_policies][n_responses]`.
     needed: Vec<Vec<bool>>,
-    /// Tokens of the packed rows of all pairs.
+    /// Tokens of the packed rows of all pairs, for each adapter.
     n_tokens: usize,
 }
 
@@ -209,14 +211,16 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
             trainer: Trainer::new(params),
             reference: None,
             reference_log_probs: WindowLogProbs::new(setup.primaries.len()),
+            scored_tokens: 0,
             duals: setup
                 .primaries
                 .iter()
                 .map(|&p| DualState::new(setup.config, p, n_objectives))
                 .collect(),
             exact: Vec::new(),
-            order: BatchOrder::new(
-                setup.pairs.row_lengths(),
+            order: BatchOrder::of_pairs(
+                setup.pairs,
+                None,
                 setup.phase.batch_size,
                 step_seed(setup.seed, PHASE, 0),
             ),
@@ -244,6 +248,8 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
                 indices.iter().copied().filter(|&i| known.get(i).is_none()).collect();
             if !missing.is_empty() {
                 let pairs = self.setup.pairs;
+                self.scored_tokens +=
+                    missing.iter().flat_map(|&i| pairs.tokens.lengths(i)).sum::<usize>();
                 let heads = batch_log_probs(
                     &self.base_inner,
                     Some(reference),
@@ -280,6 +286,7 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
             &self.device,
             &mut Silent,
         )?;
+        self.scored_tokens += pairs.row_lengths().iter().sum::<usize>();
         for i in 0..pairs.len() {
             self.reference_log_probs.insert(i, log_probs.iter().map(|of| of[i]).collect());
         }
@@ -387,7 +394,11 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         metrics.set(Quantity::Loss, losses.iter().sum());
         metrics.set(Quantity::GradientNorm, norm);
         metrics.set(Quantity::NeededTerms, n_needed as f64 / rows.len() as f64);
-        metrics.set(Quantity::TokensPerSecond, n_tokens as f64 / clock.elapsed().as_secs_f64());
+        metrics.set_trained_tokens(n_tokens, clock.elapsed());
+        let scored = std::mem::take(&mut self.scored_tokens);
+        if scored > 0 {
+            metrics.set(Quantity::ScoredTokens, scored as f64);
+        }
         Ok(Step { metrics, needed })
     }
 
@@ -437,6 +448,12 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
     fn policy_duals(&self) -> Vec<PolicyDual<'_>> {
         let tau = self.setup.config.tau;
         self.duals.iter().map(|dual| PolicyDual { tau, dual, radius: &self.radius }).collect()
+    }
+}
+
+impl<B: FusedAutodiffBackend> PolicyMethod<B> for Mopo<'_, B> {
+    fn policies(&self) -> PolicyParams<B::InnerBackend> {
+        self.trainer.module().valid()
     }
 }
 

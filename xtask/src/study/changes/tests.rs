@@ -1,0 +1,184 @@
+//! Studies that are called again with another plan, by a program that only writes down what it was called with.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::study::plan::Plan;
+use crate::study::work::Program;
+
+/// A `mopo` that trains nothing: a run is its arguments.
+const FAKE: &str = r#"#!/bin/sh
+command=$1; shift
+words= out= verify=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --out) out=$2; shift ;;
+        --verify) verify=1 ;;
+        *) words="$words $1" ;;
+    esac
+    shift
+done
+if [ "$verify" ]; then
+    [ "$(cat "$out/run.json")" = "$words" ] && exit 0
+    echo "error: other words" >&2
+    exit 1
+fi
+mkdir -p "$out"
+case $command in
+    train)
+        echo "$out" >> "$(dirname "$0")/trained"
+        mkdir "$out/data"
+        printf '{}\n{"prompt":"a"}\n{"prompt":"b"}\n' > "$out/data/heldout.jsonl"
+        echo "$words" > "$out/run.json"
+        echo "words = '''$words'''" > "$out/config.toml"
+        echo '{}' > "$out/result.json" ;;
+    pareto)
+        echo "$out" >> "$(dirname "$0")/evaluated"
+        echo '{}' > "$out/report.json" ;;
+    study)
+        volume() { echo '{"hypervolume":{"value":'"$1"'}}'; }
+        echo '{"report":{"methods":['"$(volume 0),$(volume 1),$(volume 2)"']}}' > "$out/results.json" ;;
+esac
+"#;
+
+const PLAN: &str = r#"
+title = "t"
+preset = "demo"
+objectives = ["a", "b"]
+reference = "Soups"
+seeds = [0, 1]
+n_tries = 2
+weight_steps = 1
+validation_prompts = 1
+test_prompts = 1
+sft = ["sft.steps=3"]
+set = ["lora.rank=4"]
+[quick]
+seeds = [0]
+n_tries = 1
+weight_steps = 1
+validation_prompts = 1
+test_prompts = 1
+sft = []
+set = []
+[[methods]]
+name = "DPO"
+kind = "dpo"
+runs = "objective"
+set = ["dpo.objective={objective}", "dpo.train_head=false"]
+tries = [["dpo.beta=0.1"], ["dpo.beta=0.3"]]
+[[methods]]
+name = "Soups"
+kind = "rewarded_soups"
+set = ["rewarded_soups.runs={runs:DPO}"]
+"#;
+
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("mopo-study-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        let mopo = dir.join("mopo");
+        fs::write(&mopo, FAKE).unwrap();
+        fs::set_permissions(&mopo, fs::Permissions::from_mode(0o755)).unwrap();
+        Self(dir)
+    }
+
+    /// Goes through all methods; what was trained and evaluated meanwhile, or the error.
+    fn study(&self, plan: &str, redo: bool) -> Result<[Vec<String>; 2]> {
+        let lists = ["trained", "evaluated"].map(|name| self.0.join(name));
+        lists.iter().for_each(|path| drop(fs::remove_file(path)));
+        let study = Study {
+            plan: Plan::parse(plan, "test").unwrap(),
+            program: Program { mopo: self.0.join("mopo"), threads: None },
+            out: self.0.join("out"),
+            data: None,
+            model: None,
+            device: "flex".into(),
+            jobs: 1,
+            cores: 1,
+            redo,
+        };
+        for method in &study.plan.methods {
+            study.method(method)?;
+        }
+        Ok(lists.map(|path| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            text.lines().map(|line| study.shown(Path::new(line))).collect()
+        }))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn what_is_there_is_neither_made_again_nor_mixed_with_other_settings() {
+    let place = Place::new("changes");
+    let [trained, evaluated] = place.study(PLAN, false).unwrap();
+    // Two SFT models, two tries of two objectives with the first seed, one with the second, and a soup of each.
+    assert_eq!((trained.len(), evaluated.len()), (2 + 4 + 2 + 2, 4 + 2 + 2 + 2), "{trained:?}");
+    assert!(trained.contains(&"seed-1/dpo/try-2-b".to_string()), "the better one: {trained:?}");
+    assert_eq!(place.study(PLAN, false).unwrap(), [vec![], vec![]].map(|none: Vec<String>| none));
+
+    for (from, to, named, n_trained) in [
+        // Of all runs of a method, and so of the soups.
+        ("dpo.train_head=false", "dpo.train_head=true", "seed-0/dpo/try-1-a", 4 + 2 + 2),
+        // Of one try.
+        ("dpo.beta=0.1", "dpo.beta=0.2", "seed-0/dpo/tries.json", 2),
+        ("dpo.beta=0.3", "dpo.beta=0.5", "seed-0/dpo/tries.json", 2 + 2 + 2),
+        ("sft.steps=3", "sft.steps=5", "seed-0/base", 10),
+        ("lora.rank=4", "lora.rank=8", "seed-0/base", 10),
+    ] {
+        let changed = PLAN.replace(from, to);
+        let error = format!("{:#}", place.study(&changed, false).unwrap_err());
+        assert!(error.contains(named) && error.contains("--redo"), "{to}: {error}");
+        let [trained, _] = place.study(&changed, true).unwrap();
+        assert_eq!(trained.len(), n_trained, "{to}: {trained:?}");
+        assert_eq!(place.study(&changed, false).unwrap()[0].len(), 0, "{to}");
+        // And back.
+        place.study(PLAN, true).unwrap();
+    }
+}
+
+#[test]
+fn evaluations_are_made_again_alone_and_older_ones_are_taken_as_they_are() {
+    let place = Place::new("evaluations");
+    place.study(PLAN, false).unwrap();
+    let finer = PLAN.replacen("weight_steps = 1", "weight_steps = 2", 1);
+    let error = format!("{:#}", place.study(&finer, false).unwrap_err());
+    assert!(error.contains("try-2-a.test") && error.contains("--redo"), "{error}");
+    let [trained, evaluated] = place.study(&finer, true).unwrap();
+    // The choice is not made again: only the test of what was chosen.
+    assert_eq!((trained.len(), evaluated.len()), (0, 6), "{evaluated:?}");
+    for seed in [0, 1] {
+        let method = place.0.join(format!("out/seed-{seed}/dpo"));
+        for entry in fs::read_dir(method).unwrap() {
+            let path = entry.unwrap().path();
+            if path.to_string_lossy().ends_with(".asked.json") {
+                fs::remove_file(path).unwrap();
+            }
+        }
+    }
+    assert_eq!(place.study(&finer, false).unwrap()[1].len(), 0);
+    assert!(place.study(PLAN, false).is_err(), "they are recorded now");
+}
+
+#[test]
+fn a_run_that_was_only_begun_is_compared_too() {
+    let place = Place::new("begun");
+    place.study(PLAN, false).unwrap();
+    let run = place.0.join("out/seed-1/soups/try-1-all");
+    for name in ["result.json", "config.toml"] {
+        fs::remove_file(run.join(name)).unwrap();
+    }
+    remove(&beside(&run, "test")).unwrap();
+    let changed = PLAN.replace("runs={runs:DPO}\"]", "runs={runs:DPO}\", \"seed=3\"]");
+    let error = format!("{:#}", place.study(&changed, false).unwrap_err());
+    assert!(error.contains("soups"), "{error}");
+}

@@ -1,0 +1,108 @@
+//! The runs of a study: where they are, what they are called with, and what their evaluations are.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::plan::{Filled, Method, Part, folder};
+use super::work::{Program, beside};
+use super::{Split, Study, sets};
+
+/// A run of a method.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run<'a> {
+    pub(super) method: &'a Method,
+    pub(super) seed: u64,
+    /// Index of its hyper-parameters.
+    pub(super) attempt: usize,
+    pub(super) part: &'a Part,
+    /// An override besides those of the method and the try.
+    pub(super) more: Option<&'a str>,
+}
+
+impl Study {
+    /// The directory of a run.
+    pub(super) fn place(&self, run: Run<'_>) -> PathBuf {
+        let name = match run.more {
+            None => format!("try-{}-{}", run.attempt + 1, folder(&run.part.label)),
+            Some(more) => format!("sensitivity-{}-{}", folder(more), folder(&run.part.label)),
+        };
+        self.out.join(format!("seed-{}/{}/{name}", run.seed, folder(&run.method.name)))
+    }
+
+    /// Trains a run and evaluates it on a split; returns the directory of its results.
+    pub(super) fn one(&self, program: &Program, of: Run<'_>, split: Split) -> Result<PathBuf> {
+        let run = self.place(of);
+        let results = beside(&run, split.name());
+        let asked = self.evaluation_args(&run, of.seed, split);
+        if self.is_evaluated(&results, &asked)? {
+            return Ok(results);
+        }
+        let args = self.run_args(of)?;
+        let shown = run.strip_prefix(&self.out).unwrap_or(&run).display();
+        eprintln!("== {} of {shown}", split.name());
+        program.train(&args, &run)?;
+        let part_results = beside(&run, &format!("{}.part", split.name()));
+        let mut args = asked.clone();
+        args.extend(["--out".into(), part_results.display().to_string()]);
+        program.run(&args, &beside(&run, "log"))?;
+        self.record_evaluation(&results, &asked)?;
+        fs::rename(&part_results, &results)
+            .with_context(|| format!("writing {}", results.display()))?;
+        Ok(results)
+    }
+
+    /// Arguments of a run of a method.
+    pub(super) fn run_args(&self, run: Run<'_>) -> Result<Vec<String>> {
+        let Run { method, seed, attempt, part, more } = run;
+        let runs = |name: &str| self.runs_of(name, seed);
+        let filled = Filled { objectives: &self.plan.objectives, part, runs: &runs };
+        let tries = method.tried(self.plan.size.n_tries);
+        let own = method.set.iter().chain(&tries[attempt]);
+        let own = own.map(|set| filled.fill(set)).collect::<Result<Vec<_>>>()?;
+        let more = more.map(str::to_string);
+        let mut args = self.common(seed);
+        args.extend(["--method".into(), method.kind.clone()]);
+        args.extend(["--model".into(), self.base(seed).display().to_string()]);
+        args.extend(sets(std::iter::once(&"sft.steps=0".to_string()).chain(&own).chain(&more)));
+        Ok(args)
+    }
+
+    /// Arguments of a run's evaluation, without the place of its results.
+    fn evaluation_args(&self, run: &Path, seed: u64, split: Split) -> Vec<String> {
+        let size = &self.plan.size;
+        let count = match split {
+            Split::Validation => size.validation_prompts,
+            Split::Test => size.test_prompts,
+        };
+        [
+            "pareto",
+            &run.display().to_string(),
+            "--prompts",
+            &self.prompts(seed, split).display().to_string(),
+            "--n-prompts",
+            &count.to_string(),
+            "--mixture-steps",
+            &size.weight_steps.to_string(),
+            "--seed",
+            &seed.to_string(),
+            "--device",
+            &self.device,
+        ]
+        .map(String::from)
+        .to_vec()
+    }
+
+    /// The finished runs of a method before, by label.
+    fn runs_of(&self, name: &str, seed: u64) -> Result<BTreeMap<String, String>> {
+        let method = self.plan.method(name).context("checked with the plan")?;
+        let attempt = self.chosen(method)?.with_context(|| format!("`{name}` is not done"))?;
+        let of = |part: &Part| {
+            let run = self.place(Run { method, seed, attempt, part, more: None });
+            (part.label.clone(), run.display().to_string())
+        };
+        Ok(self.plan.parts(method).iter().map(of).collect())
+    }
+}
