@@ -128,12 +128,12 @@ fn plain_models(hub: &Path) {
     let file = hub.join("generation_config.json");
     let mut generate = mopo(&["generate"]);
     generate.arg(hub).args(["--prompt", PROMPT]);
-    let text = r#"{"max_new_tokens": 3, "eos_token_id": [0, 256], "repetition_penalty": 1.5}"#;
+    let text = r#"{"max_new_tokens": 3, "eos_token_id": [0, 256], "length_penalty": 1.5}"#;
     fs::write(&file, text).unwrap();
     let output = generate.output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     let said = stderr(&output);
-    assert!(said.contains("repetition_penalty: 1.5") && said.contains("generation_config.json"));
+    assert!(said.contains("length_penalty: 1.5") && said.contains("generation_config.json"));
     // Greedy, with three tokens, as in the file.
     let three = ask_for(3, hub, &[]);
     let said = String::from_utf8(output.stdout).unwrap();

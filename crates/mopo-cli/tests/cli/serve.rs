@@ -160,7 +160,7 @@ fn a_run_is_served_as_the_other_commands_answer() {
     for (more, status, code) in [
         (json!({ "max_tokens": 2000 }), 400, "context_length_exceeded"),
         (json!({ "max_tokens": 2000, "stream": true }), 400, "context_length_exceeded"),
-        (json!({ "min_p": 0.5 }), 400, "unsupported_parameter"),
+        (json!({ "min_p": 1.5 }), 400, "invalid_value"),
         (json!({ "messages": [{ "role": "assistant", "content": "x" }] }), 400, "invalid_value"),
         (json!({ "model": "demo-run@helpful=2" }), 400, "invalid_value"),
     ] {
