@@ -39,6 +39,8 @@ pub(super) struct Blocks {
     reserved: usize,
     /// Counts releases and published blocks.
     clock: u64,
+    /// One more than the largest number of a block that was ever taken.
+    extent: usize,
 }
 
 impl Blocks {
@@ -51,6 +53,7 @@ impl Blocks {
             unused: BTreeMap::new(),
             reserved: 0,
             clock: 0,
+            extent: 0,
         }
     }
 
@@ -62,6 +65,11 @@ impl Blocks {
     /// How many blocks hold keys and values of running requests.
     pub(super) fn in_use(&self) -> usize {
         self.total() - self.free.len() - self.unused.len()
+    }
+
+    /// How many blocks there must be room for: low numbers are taken first.
+    pub(super) fn extent(&self) -> usize {
+        self.extent
     }
 
     /// Promises `n` blocks, if there are so many.
@@ -87,6 +95,7 @@ impl Blocks {
             block
         });
         self.users[block as usize] = 1;
+        self.extent = self.extent.max(block as usize + 1);
         block
     }
 
@@ -161,8 +170,7 @@ mod tests {
         let mut blocks = Blocks::new(3);
         assert!(blocks.reserve(2) && !blocks.reserve(2) && blocks.reserve(1));
         let taken = [blocks.take(), blocks.take()];
-        assert_ne!(taken[0], taken[1]);
-        assert_eq!(blocks.in_use(), 2);
+        assert_eq!((taken, blocks.in_use(), blocks.extent()), ([0, 1], 2, 2));
         blocks.unreserve(1);
         blocks.release(&taken);
         assert!(blocks.in_use() == 0 && blocks.reserve(3) && !blocks.reserve(1));

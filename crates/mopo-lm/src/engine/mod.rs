@@ -28,12 +28,15 @@ use pass::Work;
 use row::Row;
 pub use sampling::TokenLogProbs;
 
+/// Blocks of a new cache, which grows up to its limit as they are needed.
+const FIRST_BLOCKS: usize = 64;
+
 /// Limits of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineConfig {
     /// How many requests run at a time. Default 32.
     pub max_rows: usize,
-    /// Memory for keys and values, in bytes. Default 1 GiB.
+    /// Memory for keys and values, in bytes; taken as it is needed. Default 1 GiB.
     pub cache_bytes: u64,
     /// How many tokens of prompts are read in a step, at most. Default 256.
     pub prefill_tokens: usize,
@@ -150,48 +153,7 @@ pub struct EngineStats {
     pub drawn_tokens: u64,
 }
 
-/// A model with its policies, its cache, and the requests that run and wait.
-///
-/// ```
-/// use burn::backend::Flex;
-/// use mopo_lm::{
-///     AdapterSharing, Engine, EngineConfig, Event, GenerationConfig, HeadChoice, LoraConfig, PhiConfig,
-///     PolicyParams, Request,
-/// };
-///
-/// let device = Default::default();
-/// let config = PhiConfig {
-///     vocab_size: 40,
-///     hidden_size: 16,
-///     intermediate_size: 32,
-///     num_hidden_layers: 1,
-///     num_attention_heads: 2,
-///     max_position_embeddings: 64,
-///     ..PhiConfig::phi_1_5()
-/// };
-/// let base = config.init::<Flex>(&device).freeze();
-/// let policies =
-///     PolicyParams::init(&base, &LoraConfig::default(), 2, AdapterSharing::Shared, &device);
-/// let limits = EngineConfig { cache_bytes: 1 << 20, ..Default::default() };
-/// let mut engine = Engine::new(&base, Some(&policies), limits, &device)?;
-/// for weight in [0.2, 0.8] {
-///     engine.submit(Request {
-///         prompt: vec![1, 2, 3],
-///         decoding: HeadChoice::Mixture(vec![weight, 1.0 - weight]).into(),
-///         policies: None,
-///         generation: GenerationConfig { max_new_tokens: 8, ..Default::default() },
-///         end_of_text: 0,
-///         row_id: 7,
-///     })?;
-/// }
-/// let mut n_ended = 0;
-/// while !engine.is_idle() {
-///     // More could be submitted, or cancelled, between steps.
-///     n_ended += engine.step().iter().filter(|e| matches!(e, Event::End { .. })).count();
-/// }
-/// assert_eq!(n_ended, 2);
-/// # Ok::<(), mopo_lm::Error>(())
-/// ```
+/// A model with its policies, its cache, and the requests that run and wait. The crate's page has an example.
 #[derive(Debug)]
 pub struct Engine<'a, B: FusedBackend, M> {
     base: &'a M,
@@ -240,7 +202,7 @@ impl<'a, B: FusedBackend, M: Decoder<B>> Engine<'a, B, M> {
             policies,
             config,
             device: device.clone(),
-            cache: KvCache::new(&shape, n_blocks, device),
+            cache: KvCache::new(&shape, n_blocks.min(FIRST_BLOCKS), device),
             shape,
             blocks: Blocks::new(n_blocks),
             running: vec![],

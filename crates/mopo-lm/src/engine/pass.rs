@@ -30,6 +30,11 @@ impl<B: FusedBackend, M: Decoder<B>> Engine<'_, B, M> {
     /// Adds the tokens to the cache in all lanes of their rows, and leaves the next token's logits in the rows that want
     /// them. `are_prompts`: whether the tokens are parts of prompts; if not, there is one for each row.
     pub(super) fn run(&mut self, work: &[Work], are_prompts: bool) {
+        let extent = self.blocks.extent();
+        if extent > self.cache.n_blocks() {
+            // Twice as many, so that copying what is there is rare.
+            self.cache.grow(extent.max(2 * self.cache.n_blocks()).min(self.blocks.total()));
+        }
         let mut groups: Vec<(_, Vec<Place>)> = vec![];
         for (i, Work { row, wants_next, .. }) in work.iter().enumerate() {
             let of = &mut self.running[*row];

@@ -127,6 +127,9 @@ fn an_answer_has_the_same_bits_whoever_else_is_answered() {
             assert!(together == alone, "{limits:?}");
             let stats = engine.stats();
             assert!(stats.blocks_in_use == 0 && stats.shared_tokens > 0, "{stats:?}");
+            // The cache has grown with what was needed, and no further than it may.
+            let n = engine.cache.n_blocks();
+            assert!((limits.max_rows < 24 || n > FIRST_BLOCKS) && n <= stats.blocks, "{n}");
             // Once more: now the beginnings are there from the start.
             let before = stats.shared_tokens;
             assert!(run_all(&mut engine, &requests) == alone, "{limits:?}, again");

@@ -67,6 +67,21 @@ impl<B: Backend> KvCache<B> {
         (Self::new(shape, n_blocks as usize, device), sequences)
     }
 
+    /// Adds blocks until there are `n_blocks`.
+    pub fn grow(&mut self, n_blocks: usize) {
+        if n_blocks <= self.n_blocks {
+            return;
+        }
+        for stores in self.layers.iter_mut().flatten() {
+            for store in stores {
+                let [old, size, width] = store.dims();
+                let larger = Tensor::zeros([n_blocks, size, width], &store.device());
+                *store = larger.slice_assign([0..old, 0..size, 0..width], store.clone());
+            }
+        }
+        self.n_blocks = n_blocks;
+    }
+
     /// The number of blocks.
     pub fn n_blocks(&self) -> usize {
         self.n_blocks
