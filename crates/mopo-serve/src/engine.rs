@@ -2,8 +2,9 @@
 //! everything about tokens and tensors on the other.
 
 use mopo_core::divergence::Divergence;
-use mopo_data::Message;
 use mopo_lm::HeadChoice;
+/// The text to continue, and settings of sampling.
+pub use mopo_train::{Prompt, SamplingOverrides};
 
 /// A model that answers requests, several at once if it can. The server calls it on one thread of its own
 /// ([`serve`](crate::serve)), so it need not be `Send`.
@@ -58,16 +59,7 @@ pub struct ModelInfo {
     pub context: Option<usize>,
 }
 
-/// The text to continue.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Prompt {
-    /// A conversation, to be put into the model's chat template.
-    Chat(Vec<Message>),
-    /// A text as it is.
-    Text(String),
-}
-
-/// A request for one answer. `None`: the model's own default.
+/// A request for one answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextRequest {
     /// The text to continue.
@@ -76,24 +68,8 @@ pub struct TextRequest {
     pub head: HeadChoice,
     /// The divergence of a mixture.
     pub divergence: Option<Divergence>,
-    /// Maximum number of new tokens.
-    pub max_new_tokens: Option<usize>,
-    /// Sampling temperature; 0 is greedy.
-    pub temperature: Option<f64>,
-    /// Sample from the K most likely tokens; 0 means all.
-    pub top_k: Option<usize>,
-    /// Sample from the smallest set of tokens with this total probability.
-    pub top_p: Option<f64>,
-    /// Only tokens with at least this fraction of the most likely token's probability.
-    pub min_p: Option<f64>,
-    /// Divides the logits of tokens that occurred, prompt included; 1 is neutral.
-    pub repetition_penalty: Option<f64>,
-    /// Subtracted from the logits of tokens that the answer already has.
-    pub presence_penalty: Option<f64>,
-    /// Subtracted as often as the answer already has a token.
-    pub frequency_penalty: Option<f64>,
-    /// Seed of sampling.
-    pub seed: u64,
+    /// Settings, instead of the model's own.
+    pub sampling: SamplingOverrides,
     /// Index among the answers to one prompt: different ones have different random streams.
     pub sample: u64,
     /// Texts that end the answer, and are not part of it.

@@ -27,7 +27,7 @@ mod session;
 
 pub use engine::{
     Admitted, EndReason, EngineStats, EventSink, ModelInfo, Prompt, Refusal, RefusalKind,
-    TextEngine, TextEvent, TextRequest, Token, TokenLogProb,
+    SamplingOverrides, TextEngine, TextEvent, TextRequest, Token, TokenLogProb,
 };
 pub use error::{Error, Result};
 pub use front::{Front, FrontSource, Point};

@@ -2,7 +2,7 @@
 
 use mopo_lm::HeadChoice;
 
-use crate::engine::{Prompt, TextRequest};
+use crate::engine::{Prompt, SamplingOverrides, TextRequest};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::models::{Choice, Models};
@@ -102,20 +102,21 @@ impl Job {
             let message = "'top_p' must be above 0; 'temperature': 0 takes the most likely tokens";
             return Err(ApiError::invalid("top_p", message));
         }
-        let repetition_penalty = fields.number("repetition_penalty", 0.01..=10.0)?;
         let settings = TextRequest {
             prompt: Prompt::Chat(vec![]),
             head: HeadChoice::Base,
             divergence: choice.divergence,
-            max_new_tokens,
-            temperature: fields.number("temperature", 0.0..=2.0)?,
-            top_k: fields.count("top_k", 0..=1_000_000_000)?,
-            top_p,
-            min_p: fields.number("min_p", 0.0..=1.0)?,
-            repetition_penalty,
-            presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?,
-            frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?,
-            seed: 0,
+            sampling: SamplingOverrides {
+                max_new_tokens,
+                temperature: fields.number("temperature", 0.0..=2.0)?,
+                top_k: fields.count("top_k", 0..=1_000_000_000)?,
+                top_p,
+                min_p: fields.number("min_p", 0.0..=1.0)?,
+                repetition_penalty: fields.number("repetition_penalty", 0.01..=10.0)?,
+                presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?,
+                frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?,
+                seed: 0,
+            },
             sample: 0,
             stop: fields.strings("stop", MAX_STOPS)?,
             log_probs,
@@ -133,7 +134,7 @@ impl Job {
         let of = |prompt: &Prompt, sample: usize| TextRequest {
             prompt: prompt.clone(),
             head: self.choice.head.clone(),
-            seed: self.seed,
+            sampling: SamplingOverrides { seed: self.seed, ..self.settings.sampling },
             sample: sample as u64,
             ..self.settings.clone()
         };

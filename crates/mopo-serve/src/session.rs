@@ -10,8 +10,8 @@ use mopo_train::{
 };
 
 use crate::engine::{
-    Admitted, EndReason, EngineStats, EventSink, ModelInfo, Prompt, Refusal, RefusalKind,
-    TextEngine, TextEvent, TextRequest, Token, TokenLogProb,
+    Admitted, EndReason, EngineStats, EventSink, ModelInfo, Refusal, RefusalKind, TextEngine,
+    TextEvent, TextRequest, Token, TokenLogProb,
 };
 use crate::error::Result;
 
@@ -49,21 +49,13 @@ impl<'a, B: FusedBackend> SessionEngine<'a, B> {
 
     fn question(&self, request: TextRequest) -> mopo_train::Result<Question> {
         Ok(Question {
-            prompt: match request.prompt {
-                Prompt::Chat(messages) => mopo_train::Prompt::Chat(messages),
-                Prompt::Text(text) => mopo_train::Prompt::Text(text),
-            },
+            prompt: request.prompt,
             decoding: self.sampler.decoding(request.head, request.divergence)?,
             overrides: SamplingOverrides {
-                max_new_tokens: Some(request.max_new_tokens.unwrap_or(self.max_new_tokens)),
-                temperature: request.temperature,
-                top_k: request.top_k,
-                top_p: request.top_p,
-                min_p: request.min_p,
-                repetition_penalty: request.repetition_penalty,
-                presence_penalty: request.presence_penalty,
-                frequency_penalty: request.frequency_penalty,
-                seed: request.seed,
+                max_new_tokens: Some(
+                    request.sampling.max_new_tokens.unwrap_or(self.max_new_tokens),
+                ),
+                ..request.sampling
             },
             stop: request.stop,
             sample: request.sample,

@@ -64,7 +64,7 @@ fn head(head: &HeadChoice) -> String {
 /// The whole answer, as words with the spaces before them.
 fn words(request: &TextRequest) -> Vec<String> {
     let text = asked(&request.prompt);
-    let most = request.max_new_tokens.unwrap_or(DEFAULT_TOKENS);
+    let most = request.sampling.max_new_tokens.unwrap_or(DEFAULT_TOKENS);
     let answer = match text {
         text if text.contains("hostile") => HOSTILE.into(),
         text if text.contains("long") => {
@@ -74,8 +74,8 @@ fn words(request: &TextRequest) -> Vec<String> {
         text => format!("{} heard: {text} #{}", head(&request.head), request.sample),
     };
     let mut words: Vec<String> = answer.split_inclusive(' ').map(str::to_owned).collect();
-    if request.temperature == Some(2.0) {
-        words.insert(0, format!("[seed {}] ", request.seed));
+    if request.sampling.temperature == Some(2.0) {
+        words.insert(0, format!("[seed {}] ", request.sampling.seed));
     }
     words
 }
@@ -97,7 +97,7 @@ impl TextEngine for Double {
         let text = asked(&request.prompt);
         assert!(!text.contains("panic early"), "asked to panic over {text}");
         let prompt_tokens = text.split_whitespace().count();
-        let n_new = request.max_new_tokens.unwrap_or(DEFAULT_TOKENS);
+        let n_new = request.sampling.max_new_tokens.unwrap_or(DEFAULT_TOKENS);
         if prompt_tokens + n_new > CONTEXT {
             let message =
                 format!("{prompt_tokens} and {n_new} tokens exceed the context of {CONTEXT}");
@@ -107,7 +107,7 @@ impl TextEngine for Double {
                 param: Some("messages".into()),
             });
         }
-        if request.min_p.is_some_and(|p| p > 0.0) {
+        if request.sampling.min_p.is_some_and(|p| p > 0.0) {
             let message = "'min_p' is not supported".into();
             let kind = RefusalKind::Unsupported;
             return Err(Refusal { kind, message, param: Some("min_p".into()) });
@@ -140,7 +140,7 @@ impl TextEngine for Double {
         for (id, row) in &mut self.rows {
             let text = asked(&row.request.prompt);
             assert!(!text.contains("panic"), "asked to panic over {text}");
-            let most = row.request.max_new_tokens.unwrap_or(DEFAULT_TOKENS);
+            let most = row.request.sampling.max_new_tokens.unwrap_or(DEFAULT_TOKENS);
             let is_cut = row.next == most;
             if let Some(word) = row.words.get(row.next).filter(|_| !is_cut) {
                 row.next += 1;
