@@ -47,8 +47,8 @@ pub use engine::{Engine, EngineConfig, EngineStats, Event, Request, RequestId, T
 pub use error::{Error, Result};
 pub use export::export_hub;
 pub use generate::{
-    Decoding, GenerationConfig, HubGeneration, Sampled, generate, generate_streaming,
-    generate_with_ends, generate_with_row_ids, prompt_row_id,
+    Decoding, GenerationConfig, HubGeneration, Sampled, generate, generate_with_ends,
+    generate_with_row_ids, prompt_row_id,
 };
 pub use gguf::{GGUF_WEIGHTS, export_gguf, gguf_file};
 pub use heads::PolicyHeads;

@@ -219,13 +219,12 @@ impl<'a, B: FusedBackend, M: Decoder<B>> Engine<'a, B, M> {
     /// token, is too long for the model with its new tokens, or needs more than the whole cache.
     pub fn submit(&mut self, request: Request<B>) -> Result<RequestId> {
         let id = RequestId(self.next_id);
-        let policies = request.policies.as_deref().or(self.policies);
-        request.generation.check()?;
-        request.decoding.check(policies.map_or(0, PolicyParams::n_policies))?;
-        check_prompt(&self.shape, 0, &request.prompt, request.generation.max_new_tokens)?;
-        let policies = request.policies.clone();
-        let policies = policies.as_deref().or(self.policies);
+        let own = request.policies.clone();
+        let policies = own.as_deref().or(self.policies);
         let n_policies = policies.map_or(0, PolicyParams::n_policies);
+        request.generation.check()?;
+        request.decoding.check(n_policies)?;
+        check_prompt(&self.shape, 0, &request.prompt, request.generation.max_new_tokens)?;
         let adapter_of = |k| policies.map_or(0, |params| params.adapter_index(k));
         let row = Row::new(id, request, adapter_of, n_policies);
         if row.n_blocks() > self.blocks.total() {

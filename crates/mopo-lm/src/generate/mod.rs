@@ -9,7 +9,6 @@ mod mixture_tests;
 mod tests;
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 
 use mopo_ops::FusedBackend;
 use serde::{Deserialize, Serialize};
@@ -161,29 +160,6 @@ pub fn generate<B: FusedBackend>(
     Ok(all.into_iter().map(|response| response.ids).collect())
 }
 
-/// [`generate`] for one prompt, calling `on_token` with the response so far after each of its tokens; a
-/// [`Break`](ControlFlow::Break) ends it there.
-///
-/// # Errors
-/// Those of [`generate`].
-#[allow(clippy::too_many_arguments)]
-pub fn generate_streaming<B: FusedBackend>(
-    base: &impl Decoder<B>,
-    params: Option<&PolicyParams<B>>,
-    head: impl Into<Decoding>,
-    prompt: &[u32],
-    end_of_text: u32,
-    config: &GenerationConfig,
-    device: &B::Device,
-    on_token: &mut dyn FnMut(&[u32]) -> ControlFlow<()>,
-) -> Result<Vec<u32>> {
-    let (prompts, row_ids) = ([prompt.to_vec()], [prompt_row_id(prompt)]);
-    let rows = Rows { prompts: &prompts, row_ids: &row_ids, end_of_text };
-    let mut responses =
-        run(base, params, &head.into(), &rows, config, device, on_token, &mut || ())?;
-    Ok(responses.pop().expect("one for each prompt").ids)
-}
-
 /// [`generate`] with a number per row that selects its random stream, for example its index in the
 /// data set: several responses to one prompt then differ.
 ///
@@ -257,31 +233,7 @@ pub fn generate_with_ends<B: FusedBackend>(
         }
     };
     assert_eq!(prompts.len(), row_ids.len(), "one row id for each prompt");
-    let rows = Rows { prompts, row_ids, end_of_text };
-    let go_on = &mut |_: &[u32]| ControlFlow::Continue(());
-    run(base, params, &head.into(), &rows, config, device, go_on, on_end)
-}
-
-/// What is continued.
-struct Rows<'a> {
-    prompts: &'a [Vec<u32>],
-    row_ids: &'a [u64],
-    end_of_text: u32,
-}
-
-/// Continues all rows; `on_token` gets a row's response after each of its tokens, and may end it.
-#[allow(clippy::too_many_arguments)]
-fn run<B: FusedBackend>(
-    base: &impl Decoder<B>,
-    params: Option<&PolicyParams<B>>,
-    decoding: &Decoding,
-    rows: &Rows<'_>,
-    config: &GenerationConfig,
-    device: &B::Device,
-    on_token: &mut dyn FnMut(&[u32]) -> ControlFlow<()>,
-    on_end: &mut dyn FnMut(),
-) -> Result<Vec<Sampled>> {
-    let Rows { prompts, row_ids, end_of_text } = *rows;
+    let decoding = head.into();
     config.check()?;
     decoding.check(params.map_or(0, PolicyParams::n_policies))?;
     let shape = base.shape();
@@ -317,13 +269,7 @@ fn run<B: FusedBackend>(
     while !engine.is_idle() {
         for event in engine.step() {
             match event {
-                Event::Token { id, token, .. } => {
-                    let response = &mut responses[rows[&id]];
-                    response.ids.push(token);
-                    if on_token(&response.ids).is_break() {
-                        engine.cancel(id);
-                    }
-                }
+                Event::Token { id, token, .. } => responses[rows[&id]].ids.push(token),
                 Event::End { id, end } => {
                     responses[rows[&id]].end = end;
                     on_end();
