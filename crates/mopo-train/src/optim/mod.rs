@@ -1,16 +1,26 @@
-//! Adam on a module's gradients: accumulation, clipping by global norm, state as bytes.
+//! Adam on a module's gradients: accumulation, clipping by global norm, state as bytes; in one process, or shared out over
+//! the ranks of several.
+
+mod adam;
+mod several;
+mod sharded;
+mod sums;
 
 use burn::module::{AutodiffModule, Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::adaptor::OptimizerAdaptor;
-use burn::optim::{
-    GradientsAccumulator, GradientsParams, LearningRate, Optimizer, SimpleOptimizer,
-};
-use burn::record::{BinBytesRecorder, FullPrecisionSettings, Record, Recorder};
+use burn::optim::{GradientsAccumulator, GradientsParams, Optimizer};
+use burn::record::{BinBytesRecorder, FullPrecisionSettings, Recorder};
 use burn::tensor::backend::Backend;
 use burn::tensor::{ElementConversion, Tensor};
-use mopo_ops::{AdamFactors, FusedAutodiffBackend, FusedBackend, primitive, tensor};
+use mopo_ops::{FusedAutodiffBackend, FusedBackend, primitive, tensor};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use self::adam::{Adam, AdamState};
+pub(crate) use self::several::{SeparateGradients, combined, gram};
+use self::sharded::{Moments, ShardedAdam};
 use crate::checkpoint::{Checkpoint, Parts};
+use crate::communicator::Communicator;
 use crate::{Error, Result};
 
 /// Parts of a checkpoint.
@@ -19,104 +29,116 @@ const OPTIMIZER: &str = "optimizer.bin";
 
 type Bytes = BinBytesRecorder<FullPrecisionSettings>;
 
-/// Adam with β (0.9, 0.999), ε 1e-8, no weight decay; one parameter at a time, in place.
-#[derive(Debug, Clone, Copy)]
-struct Adam;
-
-/// Adam's state of a parameter.
-#[derive(Record, Debug, Clone)]
-struct AdamState<B: Backend, const D: usize> {
-    /// Number of steps so far.
-    time: usize,
-    first: Tensor<B, D>,
-    second: Tensor<B, D>,
-}
-
-impl<B: FusedBackend> SimpleOptimizer<B> for Adam {
-    type State<const D: usize> = AdamState<B, D>;
-
-    fn step<const D: usize>(
-        &self,
-        learning_rate: LearningRate,
-        param: Tensor<B, D>,
-        grad: Tensor<B, D>,
-        state: Option<AdamState<B, D>>,
-    ) -> (Tensor<B, D>, Option<AdamState<B, D>>) {
-        let time = state.as_ref().map_or(0, |state| state.time) + 1;
-        let moments = state.map(|state| [primitive(state.first), primitive(state.second)]);
-        let factors = AdamFactors::new(learning_rate, [0.9, 0.999], 1e-8, time);
-        let (param, [first, second]) =
-            B::adam_step(primitive(param), primitive(grad), moments, factors);
-        (tensor(param), Some(AdamState { time, first: tensor(first), second: tensor(second) }))
-    }
-
-    fn to_device<const D: usize>(state: AdamState<B, D>, device: &B::Device) -> AdamState<B, D> {
-        let AdamState { time, first, second } = state;
-        AdamState { time, first: first.to_device(device), second: second.to_device(device) }
-    }
-}
-
-/// A module and its optimiser.
-pub(crate) struct Trainer<B: FusedAutodiffBackend, M: AutodiffModule<B>> {
+/// A module and its optimiser. All ranks have the whole module; all methods but [`module`](Self::module) are called by all of
+/// them together.
+pub(crate) struct Trainer<'a, B: FusedAutodiffBackend, M: AutodiffModule<B>> {
     /// Taken out only while the optimiser rebuilds it.
     module: Option<M>,
-    optimizer: OptimizerAdaptor<Adam, M, B>,
-    accumulator: GradientsAccumulator<M>,
+    optimizer: Adams<B, M>,
+    communicator: &'a dyn Communicator,
 }
 
-impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
-    pub(crate) fn new(module: M) -> Self {
-        Self {
-            module: Some(module),
-            optimizer: OptimizerAdaptor::from(Adam),
-            accumulator: GradientsAccumulator::new(),
+/// The optimiser, with the gradients of the step so far.
+enum Adams<B: FusedAutodiffBackend, M: AutodiffModule<B>> {
+    Whole { optimizer: OptimizerAdaptor<Adam, M, B>, accumulator: GradientsAccumulator<M> },
+    Sharded(ShardedAdam<B::InnerBackend>),
+}
+
+impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Adams<B, M> {
+    fn new(module: &M, communicator: &dyn Communicator) -> Self {
+        match communicator.is_solo() {
+            true => Self::Whole {
+                optimizer: OptimizerAdaptor::from(Adam),
+                accumulator: GradientsAccumulator::new(),
+            },
+            false => Self::Sharded(ShardedAdam::new::<B, M>(module, communicator)),
         }
+    }
+}
+
+impl<'a, B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<'a, B, M> {
+    pub(crate) fn new(module: M, communicator: &'a dyn Communicator) -> Self {
+        let optimizer = Adams::new(&module, communicator);
+        Self { module: Some(module), optimizer, communicator }
     }
 
     pub(crate) fn module(&self) -> &M {
         self.module.as_ref().expect("put back after every step")
     }
 
-    /// Forgets the moments and the number of steps: the module is trained on as if it were a new one.
-    pub(crate) fn reset(&mut self) {
-        self.optimizer = OptimizerAdaptor::from(Adam);
-        self.accumulator = GradientsAccumulator::new();
+    /// The ranks that train together.
+    pub(crate) fn communicator(&self) -> &'a dyn Communicator {
+        self.communicator
     }
 
-    /// Adds the gradients of one pass.
-    pub(crate) fn accumulate(&mut self, loss: Tensor<B, 1>) {
+    /// Forgets the moments and the number of steps: the module is trained on as if it were a new one.
+    pub(crate) fn reset(&mut self) {
+        if let Adams::Sharded(sharded) = &mut self.optimizer {
+            sharded.reset();
+        } else {
+            self.optimizer = Adams::new(self.module(), self.communicator);
+        }
+    }
+
+    /// Makes the passes `0..n` of a step, each by one rank, and adds up the gradients of their losses. A pass is given the
+    /// module and its number; what it returns besides the loss comes back in order, on every rank.
+    pub(crate) fn passes<T: Serialize + DeserializeOwned>(
+        &mut self,
+        n: usize,
+        mut pass: impl FnMut(&M, usize) -> Result<(Option<Tensor<B, 1>>, T)>,
+    ) -> Result<Vec<T>> {
         let module = self.module.as_ref().expect("put back after every step");
-        let gradients = GradientsParams::from_grads(loss.backward(), module);
-        self.accumulator.accumulate(module, gradients);
+        let (optimizer, communicator) = (&mut self.optimizer, self.communicator);
+        sums::passes(
+            module,
+            n,
+            communicator,
+            |v| pass(module, v),
+            |gradients| match (&mut *optimizer, gradients) {
+                (Adams::Whole { accumulator, .. }, Some(gradients)) => {
+                    accumulator.accumulate(module, gradients);
+                    Ok(())
+                }
+                (Adams::Whole { .. }, None) => Ok(()),
+                (Adams::Sharded(sharded), gradients) => {
+                    sharded.sums.add::<B, M>(module, gradients, communicator)
+                }
+            },
+        )
     }
 
     /// Applies the accumulated gradients. Returns their norm before clipping; if it is not finite,
     /// the module is unchanged.
-    pub(crate) fn step(&mut self, learning_rate: f64, clip: f64) -> f64 {
-        let gradients = self.accumulator.grads();
-        self.apply(gradients, learning_rate, clip)
+    pub(crate) fn step(&mut self, learning_rate: f64, clip: f64) -> Result<f64> {
+        let module = self.module.take().expect("put back after every step");
+        let (module, norm) = match &mut self.optimizer {
+            Adams::Whole { optimizer, accumulator } => {
+                let gradients = accumulator.grads();
+                stepped(module, optimizer, gradients, learning_rate, clip)
+            }
+            Adams::Sharded(sharded) => {
+                sharded.step::<B, M>(module, learning_rate, clip, self.communicator)?
+            }
+        };
+        self.module = Some(module);
+        Ok(norm)
     }
 
-    /// The same with these gradients.
+    /// The same with these gradients, which every rank has.
     pub(crate) fn apply(
         &mut self,
-        mut gradients: GradientsParams,
+        gradients: GradientsParams,
         learning_rate: f64,
         clip: f64,
-    ) -> f64 {
-        let module = self.module.take().expect("put back after every step");
-        let mut square = SquaredNorm { gradients: &gradients, sum: 0.0 };
-        module.visit(&mut square);
-        let norm = square.sum.sqrt();
-        if !norm.is_finite() {
-            self.module = Some(module);
-            return norm;
+    ) -> Result<f64> {
+        let module = self.module.as_ref().expect("put back after every step");
+        match &mut self.optimizer {
+            Adams::Whole { accumulator, .. } => accumulator.accumulate(module, gradients),
+            Adams::Sharded(sharded) => {
+                sharded.take::<B, M>(module, &gradients, self.communicator.rank());
+            }
         }
-        if clip > 0.0 && norm > clip {
-            module.visit(&mut Scale { gradients: &mut gradients, factor: clip / norm });
-        }
-        self.module = Some(self.optimizer.step(learning_rate, module, gradients));
-        norm
+        self.step(learning_rate, clip)
     }
 
     /// Decoupled weight decay: every matrix is multiplied by `1 - amount`; biases and norms are
@@ -129,26 +151,49 @@ impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
     }
 
     /// Which part of the state has a NaN or an infinity, if any, in one pass over all of it.
-    pub(crate) fn non_finite(&self) -> Option<&'static str> {
-        let mut found = NonFinite::<B, M> { moments: self.optimizer.to_record(), found: None };
-        self.module().visit(&mut found);
-        found.found
+    pub(crate) fn non_finite(&self) -> Result<Option<&'static str>> {
+        let mut found = NonFinite::<B, M> { moments: None, found: None };
+        let is_moment = match &self.optimizer {
+            Adams::Whole { optimizer, .. } => {
+                found.moments = Some(optimizer.to_record());
+                self.module().visit(&mut found);
+                false
+            }
+            Adams::Sharded(sharded) => {
+                self.module().visit(&mut found);
+                let mut own = sharded.moments().flatten();
+                let own = own.any(|moment| !is_finite(moment.clone()));
+                self.communicator.gather(own)?.contains(&true)
+            }
+        };
+        Ok(found.found.or(is_moment.then_some(A_MOMENT)))
     }
 
+    /// The module's parameters, bit for bit.
     pub(crate) fn module_bytes(&self) -> Result<Vec<u8>> {
         module_to_bytes::<B, M>(self.module())
     }
 
+    /// The state of the optimiser; empty on all ranks but the first.
     pub(crate) fn optimizer_bytes(&self) -> Result<Vec<u8>> {
-        Recorder::<B>::record(&Bytes::default(), self.optimizer.to_record(), ()).map_err(unreadable)
+        let moments = match &self.optimizer {
+            Adams::Whole { optimizer, .. } => Some(optimizer.to_record()),
+            Adams::Sharded(sharded) => {
+                sharded.gathered::<B, M>(self.module(), self.communicator)?
+            }
+        };
+        moments.map_or(Ok(Vec::new()), |moments| {
+            Recorder::<B>::record(&Bytes::default(), moments, ()).map_err(unreadable)
+        })
     }
 
-    /// Module and optimiser as parts of a checkpoint.
+    /// Module and optimiser as parts of a checkpoint; none on all ranks but the first.
     pub(crate) fn parts(&self) -> Result<Parts> {
-        Ok(Parts::from([
-            (POLICY.into(), self.module_bytes()?),
-            (OPTIMIZER.into(), self.optimizer_bytes()?),
-        ]))
+        let optimizer = self.optimizer_bytes()?;
+        if !self.communicator.is_first() {
+            return Ok(Parts::new());
+        }
+        Ok(Parts::from([(POLICY.into(), self.module_bytes()?), (OPTIMIZER.into(), optimizer)]))
     }
 
     /// Restores module and optimiser from a checkpoint with [`parts`](Self::parts).
@@ -177,12 +222,49 @@ impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<B, M> {
         load: impl FnOnce(M) -> Result<M>,
     ) -> Result<()> {
         let current = self.module.take().expect("put back after every step");
-        self.module = Some(load(current)?);
-        let state = Recorder::<B>::load(&Bytes::default(), optimizer.to_vec(), device)
-            .map_err(unreadable)?;
-        self.optimizer = OptimizerAdaptor::from(Adam).load_record(state);
+        let module = self.module.insert(load(current)?);
+        let state: Moments<B, M> =
+            Recorder::<B>::load(&Bytes::default(), optimizer.to_vec(), device)
+                .map_err(unreadable)?;
+        match &mut self.optimizer {
+            Adams::Whole { optimizer, .. } => {
+                *optimizer = OptimizerAdaptor::from(Adam).load_record(state);
+            }
+            Adams::Sharded(sharded) => {
+                sharded.restore::<B, M>(module, state, self.communicator);
+            }
+        }
         Ok(())
     }
+}
+
+/// A step of one process: the module after it, and the gradients' norm before clipping.
+fn stepped<B: FusedAutodiffBackend, M: AutodiffModule<B>>(
+    module: M,
+    optimizer: &mut OptimizerAdaptor<Adam, M, B>,
+    mut gradients: GradientsParams,
+    learning_rate: f64,
+    clip: f64,
+) -> (M, f64) {
+    let mut square = SquaredNorm { gradients: &gradients, sum: 0.0 };
+    module.visit(&mut square);
+    let norm = square.sum.sqrt();
+    if !norm.is_finite() {
+        return (module, norm);
+    }
+    if clip > 0.0 && norm > clip {
+        module.visit(&mut Scale { gradients: &mut gradients, factor: clip / norm });
+    }
+    (optimizer.step(learning_rate, module, gradients), norm)
+}
+
+/// What is not finite.
+const A_MOMENT: &str = "a moment of the optimiser";
+
+fn is_finite<B: FusedBackend, const D: usize>(x: Tensor<B, D>) -> bool {
+    // x − x is 0 for finite numbers and NaN otherwise, on every backend.
+    let sum: f64 = (x.clone() - x).sum().into_scalar().elem();
+    sum == 0.0
 }
 
 /// A module's parameters, bit for bit.
@@ -212,98 +294,6 @@ pub(crate) fn unreadable(e: burn::record::RecorderError) -> Error {
     }
 }
 
-/// Accumulated gradients of several losses of one module, apart: a copy of its parameters for each.
-pub(crate) struct SeparateGradients<M> {
-    accumulators: Vec<GradientsAccumulator<M>>,
-}
-
-impl<M> SeparateGradients<M> {
-    pub(crate) fn new(n_losses: usize) -> Self {
-        Self { accumulators: (0..n_losses).map(|_| GradientsAccumulator::new()).collect() }
-    }
-
-    /// Adds the gradients of one pass to those of loss `k`.
-    pub(crate) fn accumulate<B>(&mut self, k: usize, module: &M, loss: Tensor<B, 1>)
-    where
-        B: FusedAutodiffBackend,
-        M: AutodiffModule<B>,
-    {
-        let gradients = GradientsParams::from_grads(loss.backward(), module);
-        self.accumulators[k].accumulate(module, gradients);
-    }
-
-    /// The gradients, one for each loss; those of a loss without a pass are empty.
-    pub(crate) fn finish(mut self) -> Vec<GradientsParams> {
-        self.accumulators.iter_mut().map(GradientsAccumulator::grads).collect()
-    }
-}
-
-/// ⟨g_i, g_j⟩ over all parameters of a module, summed in f64. Empty gradients are 0.
-pub(crate) fn gram<B: FusedAutodiffBackend, M: AutodiffModule<B>>(
-    module: &M,
-    gradients: &[GradientsParams],
-) -> Vec<Vec<f64>> {
-    let n = gradients.len();
-    let mut gram = Gram { gradients, products: vec![vec![0.0; n]; n] };
-    module.visit(&mut gram);
-    gram.products
-}
-
-/// Σ_k c_k g_k. Gradients with a factor of 0 are left out.
-pub(crate) fn combined<B: FusedAutodiffBackend, M: AutodiffModule<B>>(
-    module: &M,
-    gradients: &[GradientsParams],
-    factors: &[f64],
-) -> GradientsParams {
-    let mut sum = Combined { gradients, factors, sum: GradientsParams::new() };
-    module.visit(&mut sum);
-    sum.sum
-}
-
-struct Gram<'a> {
-    gradients: &'a [GradientsParams],
-    products: Vec<Vec<f64>>,
-}
-
-impl<B: FusedAutodiffBackend> ModuleVisitor<B> for Gram<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        let values = |gradients: &GradientsParams| {
-            let found = gradients.get::<B::InnerBackend, D>(param.id)?;
-            Some(found.into_data().iter::<f32>().collect::<Vec<f32>>())
-        };
-        let all: Vec<Option<Vec<f32>>> = self.gradients.iter().map(values).collect();
-        for (i, a) in all.iter().enumerate() {
-            for (j, b) in all.iter().enumerate().skip(i) {
-                let (Some(a), Some(b)) = (a, b) else { continue };
-                let product: f64 =
-                    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-                self.products[i][j] += product;
-                if i != j {
-                    self.products[j][i] += product;
-                }
-            }
-        }
-    }
-}
-
-struct Combined<'a> {
-    gradients: &'a [GradientsParams],
-    factors: &'a [f64],
-    sum: GradientsParams,
-}
-
-impl<B: FusedAutodiffBackend> ModuleVisitor<B> for Combined<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        let used = self.gradients.iter().zip(self.factors).filter(|(_, factor)| **factor != 0.0);
-        let terms = used.filter_map(|(gradients, factor)| {
-            Some(gradients.get::<B::InnerBackend, D>(param.id)?.mul_scalar(*factor))
-        });
-        if let Some(sum) = terms.reduce(|a, b| a + b) {
-            self.sum.register::<B::InnerBackend, D>(param.id, sum);
-        }
-    }
-}
-
 struct Decay {
     factor: f64,
 }
@@ -321,24 +311,20 @@ impl<B: FusedAutodiffBackend> ModuleMapper<B> for Decay {
 
 /// Finds values that are not finite.
 struct NonFinite<B: FusedAutodiffBackend, M: AutodiffModule<B>> {
-    moments: <OptimizerAdaptor<Adam, M, B> as Optimizer<M, B>>::Record,
+    moments: Option<Moments<B, M>>,
     found: Option<&'static str>,
 }
 
 impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> ModuleVisitor<B> for NonFinite<B, M> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        // x − x is 0 for finite numbers and NaN otherwise, on every backend.
-        let is_finite = |x: Tensor<B::InnerBackend, D>| {
-            let sum: f64 = (x.clone() - x).sum().into_scalar().elem();
-            sum == 0.0
-        };
         if self.found.is_none() && !is_finite(param.val().inner()) {
             self.found = Some("a weight");
         }
-        if let Some(moments) = self.moments.remove(&param.id) {
+        let moments = self.moments.as_mut().and_then(|moments| moments.remove(&param.id));
+        if let Some(moments) = moments {
             let AdamState { first, second, .. } = moments.into_state::<D>();
             if self.found.is_none() && !(is_finite(first) && is_finite(second)) {
-                self.found = Some("a moment of the optimiser");
+                self.found = Some(A_MOMENT);
             }
         }
     }
@@ -352,7 +338,7 @@ struct SquaredNorm<'a> {
 impl<B: FusedAutodiffBackend> ModuleVisitor<B> for SquaredNorm<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         if let Some(g) = self.gradients.get::<B::InnerBackend, D>(param.id) {
-            self.sum += B::InnerBackend::sum_of_squares(primitive(g));
+            self.sum += B::InnerBackend::sums_of_squares(primitive(g)).iter().sum::<f64>();
         }
     }
 }
@@ -375,35 +361,37 @@ impl<B: FusedAutodiffBackend> ModuleVisitor<B> for Scale<'_> {
 #[cfg(test)]
 mod tests {
     use burn::nn::{Linear, LinearConfig};
+    use mopo_ops::SQUARES_PART;
     use mopo_testkit::{TestAutodiffBackend as B, TestBackend};
 
     use super::*;
+    use crate::communicator::{Solo, threads};
 
-    fn trainer() -> Trainer<B, Linear<B>> {
-        Trainer::new(LinearConfig::new(3, 2).init::<B>(&Default::default()))
+    fn trainer() -> Trainer<'static, B, Linear<B>> {
+        Trainer::new(LinearConfig::new(3, 2).init::<B>(&Default::default()), &Solo)
     }
 
     /// One step along the gradient of that sum.
-    fn step(trainer: &mut Trainer<B, Linear<B>>, scale: f64, learning_rate: f64) -> f64 {
+    fn step(trainer: &mut Trainer<'_, B, Linear<B>>, scale: f64, learning_rate: f64) -> f64 {
         let x = Tensor::<B, 2>::ones([1, 3], &Default::default());
-        let loss = trainer.module().forward(x).sum().mul_scalar(scale);
-        trainer.accumulate(loss);
-        trainer.step(learning_rate, 0.0)
+        let loss = |module: &Linear<B>| module.forward(x.clone()).sum().mul_scalar(scale);
+        trainer.passes(1, |module, _| Ok((Some(loss(module)), ()))).unwrap();
+        trainer.step(learning_rate, 0.0).unwrap()
     }
 
     #[test]
     fn weights_that_are_not_finite_are_found_and_such_steps_are_not_made() {
         let mut sound = trainer();
-        assert_eq!(sound.non_finite(), None);
+        assert_eq!(sound.non_finite().unwrap(), None);
         step(&mut sound, 1.0, 1e20);
-        assert_eq!(sound.non_finite(), None, "1e20 is a number");
+        assert_eq!(sound.non_finite().unwrap(), None, "1e20 is a number");
         let mut wild = trainer();
         step(&mut wild, 1.0, 1e39);
-        assert_eq!(wild.non_finite(), Some("a weight"));
+        assert_eq!(wild.non_finite().unwrap(), Some("a weight"));
         // A gradient out of f32's range is not applied.
         let mut steep = trainer();
         assert!(!step(&mut steep, 1e39, 1e-3).is_finite());
-        assert_eq!(steep.non_finite(), None);
+        assert_eq!(steep.non_finite().unwrap(), None);
     }
 
     #[test]
@@ -414,11 +402,11 @@ mod tests {
             let x = Tensor::<B, 1>::from_floats(x, &Default::default());
             module.forward(x.unsqueeze::<2>()).sum()
         };
-        let mut apart = SeparateGradients::new(3);
-        apart.accumulate(0, module, loss([1.0, 2.0, 0.0]));
-        apart.accumulate(0, module, loss([0.0, 0.0, 3.0]));
-        apart.accumulate(1, module, loss([-1.0, 0.0, 1.0]));
-        let gradients = apart.finish();
+        let mut apart = SeparateGradients::new(3, module, &Solo);
+        let inputs = [[1.0, 2.0, 0.0], [0.0, 0.0, 3.0]];
+        apart.passes(0, 2, |v| Ok((Some(loss(inputs[v])), ()))).unwrap();
+        apart.passes(1, 1, |_| Ok((Some(loss([-1.0, 0.0, 1.0])), ()))).unwrap();
+        let gradients = apart.finish().unwrap();
         // The gradients of the weight are the inputs, once for each of two outputs, and those of the bias are
         // the numbers of passes.
         let found = gram(module, &gradients);
@@ -428,5 +416,83 @@ mod tests {
         let of = |param: &Param<Tensor<B, 2>>| sum.get::<TestBackend, 2>(param.id).unwrap();
         let weight: Vec<f32> = of(&module.weight).into_data().iter().collect();
         assert_eq!(weight, [-1.5, -1.5, 1.0, 1.0, 3.5, 3.5]);
+    }
+
+    /// A module whose parameters have more than one part, and one that no pass of some steps uses.
+    #[derive(Module, Debug)]
+    struct Two<B: Backend> {
+        used: Linear<B>,
+        rarely: Linear<B>,
+    }
+
+    /// Values that need no random numbers, which threads would share.
+    fn two() -> Two<B> {
+        let linear = |n: usize, m: usize| {
+            let mut linear = LinearConfig::new(n, m).init::<B>(&Default::default());
+            let values = (0..n * m).map(|i| ((i * 37 % 101) as f32 - 50.0) / 100.0);
+            let data = burn::tensor::TensorData::new(values.collect::<Vec<f32>>(), [n, m]);
+            let weight = Tensor::<B, 2>::from_data(data, &Default::default()).require_grad();
+            linear.weight = linear.weight.map(|_| weight);
+            linear.bias = linear.bias.map(|bias| bias.map(|b| b.zeros_like().require_grad()));
+            linear
+        };
+        Two { used: linear(300, 200), rarely: linear(3, 2) }
+    }
+
+    /// Some steps of several passes, a save and a restored trainer in between; the parameters, the norms, and the
+    /// size of the moments.
+    fn train(c: &dyn Communicator, n_passes: usize) -> (Vec<f32>, Vec<f64>, usize) {
+        let device = Default::default();
+        let loss = |module: &Two<B>, step: usize, v: usize| {
+            let x = (0..300).map(|i| ((i * (v + 3) + step) as f32).sin());
+            let x = Tensor::<B, 1>::from_floats(&x.collect::<Vec<f32>>()[..], &device);
+            let mut loss = module.used.forward(x.unsqueeze::<2>()).powi_scalar(2).sum();
+            if step == 1 && v == 1 {
+                loss = loss + module.rarely.forward(Tensor::<B, 2>::ones([1, 3], &device)).sum();
+            }
+            loss
+        };
+        let mut trainer = Trainer::new(two(), c);
+        let mut norms = vec![];
+        for step in 0..4 {
+            let found = trainer.passes(n_passes, |module, v| {
+                // A pass without anything to learn.
+                Ok(((v != 2).then(|| loss(module, step, v)), v))
+            });
+            assert_eq!(found.unwrap(), (0..n_passes).collect::<Vec<_>>());
+            norms.push(trainer.step(1e-2, if step == 3 { 0.1 } else { 0.0 }).unwrap());
+            if step == 1 {
+                let parts = trainer.parts().unwrap();
+                let parts = c.from_first(|| Ok(parts)).unwrap();
+                trainer = Trainer::new(two(), c);
+                trainer.restore(&parts[POLICY], &parts[OPTIMIZER], &device).unwrap();
+            }
+        }
+        assert_eq!(trainer.non_finite().unwrap(), None);
+        let size = trainer.optimizer_bytes().unwrap().len();
+        let module = trainer.module().valid();
+        let mut all: Vec<f32> = vec![];
+        for linear in [module.used, module.rarely] {
+            all.extend(linear.weight.val().into_data().iter::<f32>());
+            all.extend(linear.bias.unwrap().val().into_data().iter::<f32>());
+        }
+        (all, norms, size)
+    }
+
+    #[test]
+    fn ranks_together_step_as_one_process_does_bit_for_bit() {
+        assert!(300 * 200 > 3 * SQUARES_PART);
+        for n_passes in [1, 4, 5] {
+            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            let (alone, norms, size) = train(&Solo, n_passes);
+            for world in [2, 3, 4] {
+                let made = threads::run(world, |c| train(c, n_passes));
+                assert!(made[0].2 == size && made[1].2 == 0, "only the first has the moments");
+                for (all, own, _) in made {
+                    assert_eq!(own, norms, "{world} ranks, {n_passes} passes");
+                    assert_eq!(bits(&all), bits(&alone), "{world} ranks, {n_passes} passes");
+                }
+            }
+        }
     }
 }
