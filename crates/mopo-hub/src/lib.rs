@@ -38,6 +38,8 @@ pub use files::{
 pub use memory::{available_memory, check_memory, readable_bytes};
 pub use presets::Presets;
 pub use progress::{Progress, Silent, Unit};
-pub use shards::{RowJob, SavedRows, ShardChoice, ShardIndex, ShardPlace, ShardSet, in_order};
+pub use shards::{
+    RowJob, SavedRows, ShardChoice, ShardIndex, ShardPlace, ShardSet, check_finished, in_order,
+};
 #[cfg(feature = "tensors")]
 pub use tensors::{NamedTensor, TensorFiles, TensorWriter, WEIGHTS, WeightDtype, find_files};

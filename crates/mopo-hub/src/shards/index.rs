@@ -145,7 +145,9 @@ impl FromStr for ShardChoice {
         match text.strip_prefix("auto/") {
             Some(of) => match of.parse() {
                 Ok(of) if of > 0 => Ok(Self::Auto { of: Some(of) }),
-                _ => Err(format!("`{text}`: after `auto/` write the number of shards, e.g. auto/8")),
+                _ => {
+                    Err(format!("`{text}`: after `auto/` write the number of shards, e.g. auto/8"))
+                }
             },
             None => text.parse().map(Self::Given).map_err(|why: String| {
                 format!("{why}; or `auto`, or `auto/8`, for a shard that the scheduler names")

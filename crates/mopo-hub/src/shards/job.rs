@@ -4,11 +4,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::saved::SavedRows;
-use super::set::ShardFile;
+use super::set::{Header, ShardFile};
 use super::{ShardIndex, ShardSet};
-use crate::{Error, Result};
+use crate::{Error, Result, hex, write_atomically_with};
 
 /// A computation of one line of text for each row of an input, whole or a shard of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,7 +49,8 @@ impl RowJob {
         if !self.out.exists() {
             return Ok(false);
         }
-        let there = ShardFile::open(&self.out, self.command).and_then(|file| file.check().map(|()| file));
+        let there =
+            ShardFile::open(&self.out, self.command).and_then(|file| file.check().map(|()| file));
         let same = there.is_ok_and(|file| {
             Some(file.header.shard) == self.shard && file.header.identity == self.identity
         });
@@ -67,6 +69,56 @@ impl RowJob {
     /// [`Error::RowShards`] if the folder belongs to another job; [`Error::Io`].
     pub fn open(&self) -> Result<SavedRows> {
         SavedRows::open(self)
+    }
+
+    /// Writes the file of the shard, whole or not at all: its `lines`, one for each row, which are asked for twice. `about`
+    /// is anything that is known only afterwards, such as notes; it is kept in the first line.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; those of the lines.
+    ///
+    /// # Panics
+    /// For a job without a shard, or for another number of lines.
+    pub fn write_shard<L: Iterator<Item = Result<String>>>(
+        &self,
+        about: &Value,
+        lines: impl Fn() -> L,
+    ) -> Result<()> {
+        let shard = self.shard.expect("a job with a shard");
+        let (mut hash, mut rows) = (Sha256::new(), 0);
+        for line in lines() {
+            hash.update(line?);
+            hash.update(b"\n");
+            rows += 1;
+        }
+        assert_eq!(rows, self.rows().len(), "one line for each row");
+        let header = Header {
+            shard,
+            n_rows: self.n_rows,
+            rows,
+            identity: self.identity.clone(),
+            sha256: hex(&hash.finalize()),
+            about: about.clone(),
+            ..Header::of(self.command)
+        };
+        // Errors of the lines are kept apart from those of the file.
+        let mut wrong = None;
+        let written = write_atomically_with(&self.out, |file| {
+            serde_json::to_writer(&mut *file, &header)?;
+            file.write_all(b"\n")?;
+            for line in lines() {
+                match line {
+                    Ok(line) => file.write_all(line.as_bytes())?,
+                    Err(e) => {
+                        wrong = Some(e);
+                        return Err(std::io::Error::other("its rows"));
+                    }
+                }
+                file.write_all(b"\n")?;
+            }
+            Ok(())
+        });
+        wrong.map_or(written, Err)
     }
 
     /// Removes the saved rows, once the result is written.
@@ -103,7 +155,8 @@ pub(super) fn progress_dir(out: &Path) -> PathBuf {
 pub(super) fn difference(one: &Map<String, Value>, other: &Map<String, Value>) -> Option<String> {
     const SHOWN: usize = 32;
     let keys = one.keys().chain(other.keys().filter(|key| !one.contains_key(*key)));
-    let shown = |map: &Map<String, Value>, key: &str| map.get(key).unwrap_or(&Value::Null).to_string();
+    let shown =
+        |map: &Map<String, Value>, key: &str| map.get(key).unwrap_or(&Value::Null).to_string();
     let differing: Vec<String> = keys
         .filter(|key| one.get(*key) != other.get(*key))
         .map(|key| {

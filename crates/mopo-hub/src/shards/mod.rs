@@ -17,4 +17,4 @@ mod tests;
 pub use index::{ShardChoice, ShardIndex};
 pub use job::RowJob;
 pub use saved::SavedRows;
-pub use set::{ShardPlace, ShardSet, in_order};
+pub use set::{ShardPlace, ShardSet, check_finished, in_order};

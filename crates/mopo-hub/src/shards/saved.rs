@@ -12,9 +12,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::job::difference;
-use super::set::Header;
 use super::{RowJob, ShardIndex};
-use crate::{Error, Result, hex, read_json, sha256_hex, write_atomically, write_atomically_with, write_json};
+use crate::{Error, Result, hex, read_json, sha256_hex, write_atomically, write_json};
 
 /// Target time between two saves: a kill loses at most about that much work, or that of one unit.
 const AIM: Duration = Duration::from_secs(2);
@@ -40,6 +39,8 @@ pub struct SavedRows {
     job: RowJob,
     /// Number of rows of each saved part, by its first row in the whole input.
     parts: BTreeMap<usize, usize>,
+    /// Units that are computed at once.
+    n_units: usize,
 }
 
 impl SavedRows {
@@ -71,7 +72,7 @@ impl SavedRows {
         } else {
             write_json(&path, &owner)?;
         }
-        let mut saved = Self { dir, job: job.clone(), parts: BTreeMap::new() };
+        let mut saved = Self { dir, job: job.clone(), parts: BTreeMap::new(), n_units: 1 };
         saved.find_parts()?;
         Ok(saved)
     }
@@ -94,27 +95,46 @@ impl SavedRows {
         compute: &mut dyn FnMut(Range<usize>) -> std::result::Result<Vec<String>, E>,
         advance: &mut dyn FnMut(usize),
     ) -> std::result::Result<(), E> {
+        self.fill_within(self.job.rows(), compute, advance)
+    }
+
+    /// [`fill`](Self::fill) for those rows of the job that are `within` whole units, for an input that is read piece by
+    /// piece.
+    ///
+    /// # Errors
+    /// Those of [`fill`](Self::fill).
+    ///
+    /// # Panics
+    /// As [`fill`](Self::fill).
+    pub fn fill_within<E: From<Error>>(
+        &mut self,
+        within: Range<usize>,
+        compute: &mut dyn FnMut(Range<usize>) -> std::result::Result<Vec<String>, E>,
+        advance: &mut dyn FnMut(usize),
+    ) -> std::result::Result<(), E> {
         let rows = self.job.rows();
+        let rows = rows.start.max(within.start)..rows.end.min(within.end);
         let mut row = rows.start;
-        // One unit at first: nobody knows how long it takes.
-        let mut n_units = 1;
         while row < rows.end {
-            if let Some(n_rows) = self.parts.get(&row) {
-                row += n_rows;
+            // Parts may have begun before these rows.
+            if let Some((start, n_rows)) = self.parts.range(..=row).next_back()
+                && start + n_rows > row
+            {
+                row = start + n_rows;
                 continue;
             }
             let next_part = self.parts.range(row..).next();
-            let end = next_part.map_or(rows.end, |(start, _)| *start);
-            let end = end.min(row.saturating_add(n_units * self.job.unit));
+            let end = next_part.map_or(rows.end, |(start, _)| *start).min(rows.end);
+            let end = end.min(row.saturating_add(self.n_units * self.job.unit));
             let clock = Instant::now();
             let lines = compute(row..end)?;
             let took = clock.elapsed();
             assert_eq!(lines.len(), end - row, "one line for each row");
             assert!(!lines.iter().any(|line| line.contains('\n')), "a row is one line");
             if took < AIM / 4 {
-                n_units = (n_units * 2).min((MOST_ROWS / self.job.unit).max(1));
+                self.n_units = (self.n_units * 2).min((MOST_ROWS / self.job.unit).max(1));
             } else if took > AIM {
-                n_units = (n_units / 2).max(1);
+                self.n_units = (self.n_units / 2).max(1);
             }
             self.save(row, &lines)?;
             advance(lines.len());
@@ -133,50 +153,6 @@ impl SavedRows {
             Err(e) => vec![Err(e)].into_iter().collect::<Vec<_>>(),
             Ok(part) => part.lines(n_rows),
         })
-    }
-
-    /// Writes the file of the shard, whole or not at all. `about` is anything that is known only afterwards, such as notes;
-    /// it is kept in the first line.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; those of [`lines`](Self::lines).
-    ///
-    /// # Panics
-    /// For a job without a shard.
-    pub fn write_shard(&self, about: &Value) -> Result<()> {
-        let RowJob { command, identity, n_rows, shard, out, .. } = &self.job;
-        let mut hash = Sha256::new();
-        for line in self.lines() {
-            hash.update(line?);
-            hash.update(b"\n");
-        }
-        let header = Header::new(
-            command,
-            shard.expect("a job with a shard"),
-            *n_rows,
-            self.n_done(),
-            identity.clone(),
-            hex(&hash.finalize()),
-            about.clone(),
-        );
-        // Errors of the parts are kept apart from those of the file.
-        let mut wrong = None;
-        let written = write_atomically_with(out, |file| {
-            serde_json::to_writer(&mut *file, &header)?;
-            file.write_all(b"\n")?;
-            for line in self.lines() {
-                match line {
-                    Ok(line) => file.write_all(line.as_bytes())?,
-                    Err(e) => {
-                        wrong = Some(e);
-                        return Err(std::io::Error::other("its rows"));
-                    }
-                }
-                file.write_all(b"\n")?;
-            }
-            Ok(())
-        });
-        wrong.map_or(written, Err)
     }
 
     fn path(&self, start: usize) -> PathBuf {
@@ -261,7 +237,8 @@ impl Part {
         if lines.len() == n_rows {
             return lines;
         }
-        let message = "it was changed while it was read; remove it and run the command again".into();
+        let message =
+            "it was changed while it was read; remove it and run the command again".into();
         vec![Err(Error::RowShards { path, message })]
     }
 }

@@ -47,7 +47,9 @@ pub(super) fn shard(
             });
         }
     }
-    wrong(format!("no scheduler says which shard this is; looked for {LOOKED_FOR}. Pass --shard I/N"))
+    wrong(format!(
+        "no scheduler says which shard this is; looked for {LOOKED_FOR}. Pass --shard I/N"
+    ))
 }
 
 /// With the number of shards given, the task's own number is the shard: an array of some of the tasks, submitted again,
@@ -157,9 +159,22 @@ mod tests {
     #[test]
     fn what_names_no_shard_is_said_with_its_variables() {
         for (of, environment, expected) in [
-            (None, "", &["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID"][..]),
+            (
+                None,
+                "",
+                &[
+                    "SLURM_ARRAY_TASK_ID",
+                    "JOB_COMPLETION_INDEX",
+                    "OMPI_COMM_WORLD_RANK",
+                    "SLURM_PROCID",
+                ][..],
+            ),
             (Some(3), "SLURM_PROCID=0", &["SLURM_ARRAY_TASK_ID", "--shard I/N"]),
-            (None, "JOB_COMPLETION_INDEX=3", &["JOB_COMPLETION_INDEX is 3", "auto/N", "completions"]),
+            (
+                None,
+                "JOB_COMPLETION_INDEX=3",
+                &["JOB_COMPLETION_INDEX is 3", "auto/N", "completions"],
+            ),
             (Some(3), "JOB_COMPLETION_INDEX=3", &["JOB_COMPLETION_INDEX is 3", "only 3 shards"]),
             (Some(8), "SLURM_ARRAY_TASK_ID=0", &["SLURM_ARRAY_TASK_ID is 0", "--array=1-8"]),
             (None, "SLURM_ARRAY_TASK_ID=1", &["SLURM_ARRAY_TASK_COUNT", "auto/N"]),
@@ -175,11 +190,7 @@ mod tests {
                 "OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=2",
                 &["OMPI_COMM_WORLD_SIZE is 2", "--shard auto"],
             ),
-            (
-                None,
-                "OMPI_COMM_WORLD_RANK=5 OMPI_COMM_WORLD_SIZE=2",
-                &["OMPI_COMM_WORLD_RANK is 5"],
-            ),
+            (None, "OMPI_COMM_WORLD_RANK=5 OMPI_COMM_WORLD_SIZE=2", &["OMPI_COMM_WORLD_RANK is 5"]),
         ] {
             let error = found(of, environment).unwrap_err();
             for words in expected {

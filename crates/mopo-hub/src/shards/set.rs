@@ -21,35 +21,37 @@ const MAX_HEADER: u64 = 16 << 20;
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Header {
-    format: String,
-    schema: u32,
+    pub(super) format: String,
+    pub(super) schema: u32,
     /// The command that wrote it.
-    command: String,
+    pub(super) command: String,
     pub(super) shard: ShardIndex,
     /// Rows of the whole input.
-    n_rows: usize,
+    pub(super) n_rows: usize,
     /// Rows of this file.
-    rows: usize,
+    pub(super) rows: usize,
     pub(super) identity: Map<String, Value>,
     /// SHA-256 of all that follows the first line.
-    sha256: String,
+    pub(super) sha256: String,
     /// What was known only afterwards; it may differ between two computations of one shard.
     #[serde(default)]
-    about: Value,
+    pub(super) about: Value,
 }
 
 impl Header {
-    pub(super) fn new(
-        command: &str,
-        shard: ShardIndex,
-        n_rows: usize,
-        rows: usize,
-        identity: Map<String, Value>,
-        sha256: String,
-        about: Value,
-    ) -> Self {
-        let (format, command) = (FORMAT.into(), command.into());
-        Self { format, schema: SCHEMA, command, shard, n_rows, rows, identity, sha256, about }
+    /// That of an empty file of a command.
+    pub(super) fn of(command: &str) -> Self {
+        Self {
+            format: FORMAT.into(),
+            schema: SCHEMA,
+            command: command.into(),
+            shard: ShardIndex::new(1, 1).expect("the whole"),
+            n_rows: 0,
+            rows: 0,
+            identity: Map::new(),
+            sha256: String::new(),
+            about: Value::Null,
+        }
     }
 }
 
@@ -66,18 +68,10 @@ impl ShardFile {
     /// # Errors
     /// [`Error::RowShards`] for a shard that is not finished, and for what is none of this command; [`Error::Io`].
     pub(super) fn open(path: &Path, command: &str) -> Result<Self> {
-        let progress = progress_dir(path);
-        if !path.exists() && progress.is_dir() {
-            let message = format!(
-                "this shard is not finished: {} has what is done of it; run its command again",
-                progress.display()
-            );
-            return Err(Error::RowShards { path: path.into(), message });
-        }
+        check_finished(path)?;
         let mut first = String::new();
-        let read = File::open(path).and_then(|file| {
-            BufReader::new(file.take(MAX_HEADER)).read_line(&mut first)
-        });
+        let read = File::open(path)
+            .and_then(|file| BufReader::new(file.take(MAX_HEADER)).read_line(&mut first));
         let is_text = |e: &std::io::Error| e.kind() != std::io::ErrorKind::InvalidData;
         match read {
             Err(e) if is_text(&e) => return Err(Error::io("read", path)(e)),
@@ -142,6 +136,22 @@ impl ShardFile {
     }
 }
 
+/// Refuses a shard of which there is only what was saved while it was computed.
+///
+/// # Errors
+/// [`Error::RowShards`].
+pub fn check_finished(path: &Path) -> Result<()> {
+    let progress = progress_dir(path);
+    if path.exists() || !progress.is_dir() {
+        return Ok(());
+    }
+    let message = format!(
+        "this shard is not finished: {} has what is done of it; run its command again",
+        progress.display()
+    );
+    Err(Error::RowShards { path: path.into(), message })
+}
+
 /// A shard and its file.
 pub type ShardPlace<'a> = (ShardIndex, &'a Path);
 
@@ -150,7 +160,8 @@ pub type ShardPlace<'a> = (ShardIndex, &'a Path);
 /// # Errors
 /// [`Error::RowShards`] names the file: another number of shards, a duplicate, or missing ones; no files at all.
 pub fn in_order(files: &[ShardPlace<'_>]) -> Result<Vec<usize>> {
-    let refuse = |path: &Path, message: String| Err(Error::RowShards { path: path.into(), message });
+    let refuse =
+        |path: &Path, message: String| Err(Error::RowShards { path: path.into(), message });
     let Some(&(first, first_path)) = files.first() else {
         return refuse(Path::new("--merge"), "give the file of every shard".into());
     };
@@ -173,7 +184,10 @@ pub fn in_order(files: &[ShardPlace<'_>]) -> Result<Vec<usize>> {
         if one == shard {
             return refuse(
                 path,
-                format!("duplicate shard {shard}, which {} has too; give each shard once", there.display()),
+                format!(
+                    "duplicate shard {shard}, which {} has too; give each shard once",
+                    there.display()
+                ),
             );
         }
     }
@@ -259,12 +273,7 @@ impl ShardSet {
 }
 
 impl ShardFile {
-    fn check_same(
-        &self,
-        identity: &Map<String, Value>,
-        n_rows: usize,
-        than: &str,
-    ) -> Result<()> {
+    fn check_same(&self, identity: &Map<String, Value>, n_rows: usize, than: &str) -> Result<()> {
         let differs = difference(&self.header.identity, identity)
             .or_else(|| (self.header.n_rows != n_rows).then(|| "number of rows".into()));
         let Some(differs) = differs else { return Ok(()) };

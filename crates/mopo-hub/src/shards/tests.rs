@@ -34,7 +34,7 @@ fn compute(rows: Range<usize>) -> Result<Vec<String>> {
 fn write(job: &RowJob) {
     let mut saved = job.open().unwrap();
     saved.fill(&mut compute, &mut |_| ()).unwrap();
-    saved.write_shard(&json!({ "note": job.shard })).unwrap();
+    job.write_shard(&json!({ "note": job.shard }), || saved.lines()).unwrap();
     job.remove_saved().unwrap();
 }
 
@@ -107,7 +107,11 @@ fn what_was_saved_is_not_computed_again_and_damage_is() {
     let stopped = saved.fill(
         &mut |rows| {
             calls += 1;
-            if calls == 3 { Err(Error::Scheduler { message: "killed".into() }) } else { compute(rows) }
+            if calls == 3 {
+                Err(Error::Scheduler { message: "killed".into() })
+            } else {
+                compute(rows)
+            }
         },
         &mut |_| (),
     );
@@ -144,7 +148,7 @@ fn what_was_saved_is_not_computed_again_and_damage_is() {
         .unwrap();
     assert_eq!(computed[0].start, 16);
     assert_eq!(saved.n_done(), 14);
-    saved.write_shard(&Value::Null).unwrap();
+    job.write_shard(&Value::Null, || saved.lines()).unwrap();
     assert!(job.shard_is_done().unwrap());
     assert!(!job.progress_dir().exists());
 }
@@ -188,7 +192,10 @@ fn files_that_do_not_belong_together_are_refused_by_name() {
         (&["1", "half", "3"], "half: shard 2/2 has another number of shards"),
         (&["1", "longer", "3"], "longer: shard 2/3 was made with another number of rows"),
         (&["1", "seed", "3"], "seed: shard 2/3 was made with another `seed` (2, not 1)"),
-        (&["1", "other", "3"], "other: this is not a shard; give the files that `mopo test --shard`"),
+        (
+            &["1", "other", "3"],
+            "other: this is not a shard; give the files that `mopo test --shard`",
+        ),
         (&["1", "begun", "3"], "begun: this shard is not finished"),
         (&["1", "text", "3"], "text: this is not a shard"),
         (&["1", "binary", "3"], "binary: this is not a shard"),
