@@ -54,7 +54,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("mopo-testkit", &["mopo-ops"]),
-    ("xtask", &[]),
+    ("xtask", &["mopo-hub"]),
 ];
 
 /// Files that may name a burn backend.
