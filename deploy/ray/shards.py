@@ -18,7 +18,9 @@ sharded = command[:at] + [out + ".{shard}"] + command[at + 1 :]
 
 @ray.remote(num_cpus=1, max_retries=3, retry_exceptions=[subprocess.CalledProcessError])
 def shard(i):
-    subprocess.run(sharded + ["--shard", f"{i}/{n}"], check=True)
+    # The shard ends with its task: another one would find its lock.
+    tied = ["setpriv", "--pdeathsig", "KILL", *sharded]
+    subprocess.run(tied + ["--shard", f"{i}/{n}"], check=True)
     return ray.get_runtime_context().get_node_id()
 
 

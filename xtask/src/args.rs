@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    bench_dpo, bench_generate, bench_score, bench_serve, bench_train, models, real_line, study,
+    bench_dpo, bench_generate, bench_score, bench_serve, bench_train, cluster_test, models,
+    real_line, study,
 };
 
 /// The project's own commands.
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     RealLine(real_line::Options),
     /// Train every method at one budget, and compare their fronts
     Study(study::Options),
+    /// Start Slurm and Ray on this machine, and compare what they end with with one process
+    ClusterTest(cluster_test::Options),
     /// Fetch two published models for the tests that compare with llama.cpp and transformers
     Models(models::Options),
     /// Run the tests on every backend, and report what was skipped and why

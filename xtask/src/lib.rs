@@ -13,6 +13,7 @@ mod bench_serve;
 mod bench_train;
 mod cargo;
 mod ci;
+mod cluster_test;
 mod deny;
 mod dependencies;
 mod files;
@@ -66,6 +67,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Study(options) => {
             study::run(&options, &std::env::args().skip(2).collect::<Vec<_>>())
         }
+        Command::ClusterTest(options) => cluster_test::run(&options),
         Command::Models(options) => models::run(&options),
         Command::Matrix { backends } => matrix::run(&backends),
         Command::Tidy => tidy::run(),
