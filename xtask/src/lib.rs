@@ -10,6 +10,7 @@ mod bench_generate;
 mod bench_pareto;
 mod bench_score;
 mod bench_serve;
+mod bench_shards;
 mod bench_train;
 mod cargo;
 mod ci;
@@ -61,6 +62,7 @@ fn run(command: Command) -> Result<ExitCode> {
             BenchCommand::Dpo(options) => bench_dpo::run(&options, &words()),
             BenchCommand::Generate(options) => bench_generate::run(&options, &words()),
             BenchCommand::Score(options) => bench_score::run(&options, &words()),
+            BenchCommand::Shards(options) => bench_shards::run(&options, &words()),
             BenchCommand::Serve(options) => bench_serve::run(&options, &words()),
         },
         Command::RealLine(options) => real_line::run(options),

@@ -10,7 +10,7 @@ use super::processes::output;
 use crate::cargo::root;
 
 /// Pairs of the demo's world, which take some seconds per shard.
-const N_PROMPTS: &str = "n_prompts = 240";
+const N_PROMPTS: &str = "data.n_prompts=240";
 /// Scores a response by its length, slowly: whoever kills is to find it at work.
 const SLOW: &str = "import json, sys, time\n\
                     for line in sys.stdin:\n    \
@@ -38,13 +38,9 @@ impl Inputs {
         let slow = this.path("slow.py");
         fs::write(&slow, SLOW)?;
         fs::write(this.path("rewards.toml"), REWARDS.replace("SLOW", &slow.display().to_string()))?;
-        let config = output(Command::new(mopo).args(["config", "demo"]))?;
-        let smaller = config.replace("n_prompts = 1200", N_PROMPTS);
-        ensure!(smaller != config, "the preset demo has another number of prompts");
-        fs::write(this.path("demo.toml"), smaller)?;
-        let [config, set] = ["demo.toml", "pairs.jsonl"].map(|name| this.path(name));
         let mut prepare = Command::new(mopo);
-        output(prepare.arg("prepare").arg("--config").arg(config).arg("--out").arg(set))?;
+        prepare.args(["prepare", "demo", "--set", N_PROMPTS, "--out"]);
+        output(prepare.arg(this.path("pairs.jsonl")))?;
         output(Command::new(mopo).args(this.label_words(&this.path("whole.jsonl"))))?;
         Ok(this)
     }
