@@ -93,8 +93,7 @@ pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
     let page = format!(
         "# Scale\n\n## Labels in shards\n\nPairs per second of `mopo label` by one process, and by shards that run at the \
          same time on the same cores, their\nmerge included. The threads are divided among the shards, so that all use as \
-         many. What several machines gain is the\nlast column times their number, as far as they do not wait for one file \
-         system: they have nothing else in common.\n\n```\ncargo xtask bench shards {}\n```\n\n{}.\n\n- Before: {before}.\n\
+         many. On several machines\n         shards have nothing in common but their file system, so each adds the rate of a process with all of its own cores.\n\n```\ncargo xtask bench shards {}\n```\n\n{}.\n\n- Before: {before}.\n\
          - After: {}.\n- {} rounds, in which all take turns; medians. Ratios are those of a round.\n\
          - Functions: the demo\'s rewards. Model: GPT-2 of 6 blocks of width 256 with random weights, at most 96 tokens.\n\n\
          | rewards | pairs | processes | threads each | pairs per s | merge, s | times one process |\n\
