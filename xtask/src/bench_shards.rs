@@ -91,13 +91,28 @@ pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
         tables += &rows(work, &options.shards, threads, &rounds);
     }
     let page = format!(
-        "# Scale\n\n## Labels in shards\n\nPairs per second of `mopo label` by one process, and by shards that run at the \
-         same time on the same cores, their\nmerge included. The threads are divided among the shards, so that all use as \
-         many. On several machines\n         shards have nothing in common but their file system, so each adds the rate of a process with all of its own cores.\n\n```\ncargo xtask bench shards {}\n```\n\n{}.\n\n- Before: {before}.\n\
-         - After: {}.\n- {} rounds, in which all take turns; medians. Ratios are those of a round.\n\
-         - Functions: the demo\'s rewards. Model: GPT-2 of 6 blocks of width 256 with random weights, at most 96 tokens.\n\n\
-         | rewards | pairs | processes | threads each | pairs per s | merge, s | times one process |\n\
-         |---|--:|--:|--:|--:|--:|--:|\n{tables}",
+        "# Scale
+
+## Labels in shards
+
+Pairs per second of `mopo label` by one process, and by shards that run at the same time on the same cores, their merge
+included. The threads are divided among the shards. On several machines shards have nothing in common but their file
+system, so each adds the rate of a process with all of its own cores.
+
+```
+cargo xtask bench shards {}
+```
+
+{}.
+
+- Before: {before}.
+- After: {}.
+- {} rounds, in which all take turns; medians. Ratios are those of a round.
+- Functions: the demo's rewards. Model: GPT-2 of 6 blocks of width 256 with random weights, at most 96 tokens.
+
+| rewards | pairs | processes | threads each | pairs per s | merge, s | times one process |
+|---|--:|--:|--:|--:|--:|--:|
+{tables}",
         shown(args),
         date_and_commit(),
         machine(),
