@@ -5,6 +5,7 @@ mod commands;
 mod device;
 mod output;
 mod progress;
+mod ranks;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

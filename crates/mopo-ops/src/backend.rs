@@ -49,6 +49,9 @@ pub enum Gelu {
     Erf,
 }
 
+/// Elements that are squared and summed together.
+pub const SQUARES_PART: usize = 16 * 1024;
+
 /// The numbers of one step of Adam.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamFactors {
@@ -321,9 +324,10 @@ pub trait FusedBackend: Backend {
         generic::adam::step::<Self>(param, grad, moments, factors)
     }
 
-    /// The sum of the squares of all elements.
-    fn sum_of_squares(x: FloatTensor<Self>) -> f64 {
-        generic::adam::sum_of_squares::<Self>(x)
+    /// The sums of the squares of each [`SQUARES_PART`] consecutive elements, in row-major order. Those of a part of a
+    /// tensor that begins at a multiple of it have the same bits.
+    fn sums_of_squares(x: FloatTensor<Self>) -> Vec<f64> {
+        generic::adam::sums_of_squares::<Self>(x)
     }
 
     /// `x · factor`, in x's order of memory.

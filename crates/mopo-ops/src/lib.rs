@@ -26,7 +26,9 @@ mod flex;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{AdamFactors, FusedAutodiffBackend, FusedBackend, Gelu, Init, KvStore};
+pub use backend::{
+    AdamFactors, FusedAutodiffBackend, FusedBackend, Gelu, Init, KvStore, SQUARES_PART,
+};
 pub use block::{BlockContext, BlockParams, LINEARS, block_with_store};
 #[cfg(feature = "flex")]
 pub use flex::matmul_rate;

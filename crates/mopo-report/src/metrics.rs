@@ -8,8 +8,9 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, Error as _};
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::de::{Deserializer, Error as _};
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{Error, Result};
@@ -17,7 +18,7 @@ use crate::{Error, Result};
 macro_rules! quantities {
     ($($(#[$doc:meta])+ $variant:ident = $name:literal,)+) => {
         /// A quantity of a step; docs/math.md defines each one.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub enum Quantity {
             $($(#[$doc])+ $variant,)+
         }

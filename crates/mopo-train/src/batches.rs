@@ -1,5 +1,7 @@
 //! Which pairs a step uses, and the seed of everything random in it.
 
+use std::cmp::Reverse;
+
 use crate::mixture::MixedRows;
 use crate::{Pairs, RunData};
 
@@ -11,6 +13,14 @@ pub(crate) fn step_seed(seed: u64, phase: &str, step: usize) -> u64 {
     h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     h ^ (h >> 31)
+}
+
+/// The seed of a pass over one of a step's micro-batches, whichever rank makes it.
+pub(crate) fn pass_seed(seed: u64, phase: &str, step: usize, pass: usize) -> u64 {
+    match pass {
+        0 => step_seed(seed, phase, step),
+        pass => step_seed(seed, &format!("{phase} pass {pass}"), step),
+    }
 }
 
 /// Position of a step in the data: the batches of `(epoch, index)` in turn.
@@ -57,6 +67,16 @@ impl BatchOrder {
         let pairs = data.train_prompts.iter().map(|prompt| prompt.pair);
         let mixed = mixture.map(|mixture| mixture.parts(pairs));
         Self { mixed, ..Self::new(lengths, batch_size, seed) }
+    }
+
+    /// The `n` micro-batches of a step. Those with most tokens come first, so that ranks that take turns have about the
+    /// same work.
+    pub(crate) fn step(&mut self, step: usize, n: usize) -> Vec<Vec<usize>> {
+        let mut batches: Vec<Vec<usize>> =
+            (step * n..(step + 1) * n).map(|j| self.batch(j)).collect();
+        let tokens = |batch: &Vec<usize>| batch.iter().map(|&row| self.lengths[row]).sum::<usize>();
+        batches.sort_by_key(|batch| Reverse(tokens(batch)));
+        batches
     }
 
     /// The rows of batch number `n`, counted from the start of training.

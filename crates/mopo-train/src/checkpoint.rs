@@ -141,6 +141,16 @@ pub(crate) fn latest(
     }
 }
 
+/// The checkpoint of a phase after so many steps, which rank 0 has chosen.
+pub(crate) fn of_step(
+    run: &RunDir,
+    record: &RunRecord,
+    phase: &str,
+    step: usize,
+) -> Result<Checkpoint> {
+    load(&run.join(FOLDER).join(format!("{phase}-step-{step:06}")), record, phase, step)
+}
+
 /// The latest checkpoint of at most `step` finished steps, whatever its content.
 pub(crate) fn newest_until(run: &RunDir, phase: &str, step: usize) -> Option<(usize, PathBuf)> {
     list(run, phase).ok()?.into_iter().rev().find(|(found, _)| *found <= step)

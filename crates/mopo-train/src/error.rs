@@ -81,6 +81,9 @@ pub enum Error {
         /// What remains of the run, and what can be done with it.
         state: String,
     },
+    /// Processes that train one run together could not exchange something, or differ.
+    #[error("{0}")]
+    Communication(String),
     /// An error of the mathematics.
     #[error(transparent)]
     Core(#[from] mopo_core::Error),

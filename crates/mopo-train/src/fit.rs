@@ -5,6 +5,7 @@ use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{EventWriter, Metrics, MetricsRow, Quantity};
 
 use crate::checkpoint::{self, Checkpoint, Parts};
+use crate::communicator::Communicator;
 use crate::config::{CheckpointConfig, PhaseConfig};
 use crate::metrics_file::{Keep, MetricsFile};
 use crate::run_dir::{Stopped, TENSORBOARD};
@@ -28,8 +29,8 @@ pub(crate) trait Method {
     /// A few figures for the progress bar.
     fn headline(&self, metrics: &Metrics) -> String;
     /// Which part of the state has a NaN or an infinity, if any.
-    fn non_finite(&self) -> Option<&'static str>;
-    /// The state after a step.
+    fn non_finite(&self) -> Result<Option<&'static str>>;
+    /// The state after a step; only what rank 0 returns is used.
     fn save(&self) -> Result<Parts>;
     /// Restores the state.
     fn load(&mut self, checkpoint: &Checkpoint) -> Result<()>;
@@ -47,6 +48,7 @@ pub(crate) struct Fit<'a> {
     pub(crate) record: &'a mut RunRecord,
     pub(crate) phase: &'a PhaseConfig,
     pub(crate) checkpoints: &'a CheckpointConfig,
+    pub(crate) communicator: &'a dyn Communicator,
 }
 
 impl Fit<'_> {
@@ -62,23 +64,36 @@ impl Fit<'_> {
         progress: &mut dyn Progress,
     ) -> Result<usize> {
         let (name, total) = (method.phase(), self.phase.steps);
-        let (found, mut warnings) = checkpoint::latest(self.run, self.record, name)?;
+        let communicator = self.communicator;
+        let is_first = communicator.is_first();
+        let (mut found, mut warnings) = match is_first {
+            true => checkpoint::latest(self.run, self.record, name)?,
+            false => (None, Vec::new()),
+        };
+        let chosen = communicator.from_first(|| Ok(found.as_ref().map(|c| c.step)))?;
+        if let (false, Some(step)) = (is_first, chosen) {
+            found = Some(checkpoint::of_step(self.run, self.record, name, step)?);
+        }
         let mut done = 0;
         let mut keep = Keep::Before(name);
         if let Some(c) = found {
             method.load(&c)?;
-            if let Some(what) = method.non_finite() {
+            if let Some(what) = method.non_finite()? {
                 return Err(self.exploded(name, &c, what));
             }
             progress.note(&format!("{name}: resuming from step {} of {total}", c.step));
             (done, keep) = (c.step, Keep::Bytes(c.metrics_len));
         }
-        let (mut file, more) = MetricsFile::open(self.run, keep)?;
-        warnings.extend(more);
+        let mut file = None;
+        if is_first {
+            let (opened, more) = MetricsFile::open(self.run, keep)?;
+            file = Some(opened);
+            warnings.extend(more);
+        }
         for warning in warnings {
             progress.note(&warning);
         }
-        let mut events = self.events(name, done, progress);
+        let mut events = if is_first { self.events(name, done, progress) } else { None };
         progress.begin(name, done as u64, total as u64, Unit::Steps);
         let mut last = String::new();
         while done < total && !method.finished() {
@@ -91,35 +106,42 @@ impl Fit<'_> {
             let next = done + 1;
             let is_saved =
                 next % self.checkpoints.save_steps == 0 || next == total || method.finished();
-            if is_saved && let Some(what) = method.non_finite() {
+            if is_saved && let Some(what) = method.non_finite()? {
                 return Err(self.stopped(name, done, what.into(), f64::NAN));
             }
             last = method.headline(&metrics);
             let row = MetricsRow { phase: name.into(), step: done, metrics };
-            file.append(&row)?;
+            if let Some(file) = &mut file {
+                file.append(&row)?;
+            }
             if let Some(Err(e)) = events.as_mut().map(|events| events.append(&row)) {
                 progress.note(&format!("warning: no more TensorBoard events are written: {e}"));
                 events = None;
             }
             done = next;
             if is_saved {
-                file.sync()?;
-                checkpoint::save(
-                    self.run,
-                    self.record,
-                    name,
-                    done,
-                    file.len(),
-                    &method.save()?,
-                    self.checkpoints.save_total_limit,
-                )?;
+                let parts = method.save()?;
+                if let Some(file) = &mut file {
+                    file.sync()?;
+                    checkpoint::save(
+                        self.run,
+                        self.record,
+                        name,
+                        done,
+                        file.len(),
+                        &parts,
+                        self.checkpoints.save_total_limit,
+                    )?;
+                }
             }
             progress.advance(1, &last);
         }
         progress.end(&last);
         // What a process did not come to that was killed after its last checkpoint.
-        let limit = self.checkpoints.save_total_limit;
-        checkpoint::remove_old(self.run, self.record, name, limit)?;
+        if is_first {
+            let limit = self.checkpoints.save_total_limit;
+            checkpoint::remove_old(self.run, self.record, name, limit)?;
+        }
         Ok(done)
     }
 
@@ -146,7 +168,8 @@ impl Fit<'_> {
             mopo_version: env!("CARGO_PKG_VERSION").into(),
         });
         // On a full disk this error is reported, and a resumed run fails at the step once more.
-        if let Err(e) = self.run.write_record(self.record) {
+        let recorded = self.communicator.once(|| self.run.write_record(self.record));
+        if let Err(e) = recorded {
             tracing::warn!("{e}");
         }
         match check_not_stopped(self.run, self.record) {

@@ -10,6 +10,7 @@ mod batches;
 pub mod bench;
 mod cache;
 mod checkpoint;
+pub mod communicator;
 mod conditioned;
 pub mod config;
 mod error;

@@ -1,13 +1,14 @@
 //! SFT: supervised fine-tuning of the whole base model, or of an adapter on it, on both responses of every
 //! pair, so that the resulting policy is the behaviour policy of the data.
 
-use burn::tensor::ElementConversion;
+use burn::tensor::{ElementConversion, Tensor};
 use mopo_lm::{CausalLm, Decoder, LoraAdapter, PackedBatch, PackedResponse, sequence_log_probs};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
 
-use crate::batches::{BatchOrder, step_seed};
+use crate::batches::{BatchOrder, pass_seed, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
+use crate::communicator::Communicator;
 use crate::config::PhaseConfig;
 use crate::fit::Method;
 use crate::optim::{Trainer, unreadable};
@@ -20,7 +21,7 @@ const ADAPTER: &str = "adapter.bin";
 
 /// The state of SFT.
 pub(crate) struct Sft<'a, B: FusedAutodiffBackend> {
-    trained: Trained<B>,
+    trained: Trained<'a, B>,
     pairs: &'a Pairs,
     order: BatchOrder,
     phase: &'a PhaseConfig,
@@ -29,11 +30,11 @@ pub(crate) struct Sft<'a, B: FusedAutodiffBackend> {
 }
 
 /// What SFT changes.
-enum Trained<B: FusedAutodiffBackend> {
+enum Trained<'a, B: FusedAutodiffBackend> {
     /// All weights.
-    Model(Box<Trainer<B, CausalLm<B>>>),
+    Model(Box<Trainer<'a, B, CausalLm<B>>>),
     /// An adapter on the frozen base.
-    Adapter { base: Box<CausalLm<B>>, trainer: Box<Trainer<B, LoraAdapter<B>>> },
+    Adapter { base: Box<CausalLm<B>>, trainer: Box<Trainer<'a, B, LoraAdapter<B>>> },
 }
 
 impl<'a, B: FusedAutodiffBackend> Sft<'a, B> {
@@ -43,9 +44,11 @@ impl<'a, B: FusedAutodiffBackend> Sft<'a, B> {
         pairs: &'a Pairs,
         phase: &'a PhaseConfig,
         seed: u64,
+        communicator: &'a dyn Communicator,
         device: &B::Device,
     ) -> Self {
-        Self::with(Trained::Model(Trainer::new(base).into()), pairs, phase, seed, device)
+        let trainer = Trainer::new(base, communicator);
+        Self::with(Trained::Model(trainer.into()), pairs, phase, seed, device)
     }
 
     /// Of an adapter on a frozen base.
@@ -55,14 +58,16 @@ impl<'a, B: FusedAutodiffBackend> Sft<'a, B> {
         pairs: &'a Pairs,
         phase: &'a PhaseConfig,
         seed: u64,
+        communicator: &'a dyn Communicator,
         device: &B::Device,
     ) -> Self {
-        let trained = Trained::Adapter { base: base.into(), trainer: Trainer::new(adapter).into() };
+        let trainer = Trainer::new(adapter, communicator);
+        let trained = Trained::Adapter { base: base.into(), trainer: trainer.into() };
         Self::with(trained, pairs, phase, seed, device)
     }
 
     fn with(
-        trained: Trained<B>,
+        trained: Trained<'a, B>,
         pairs: &'a Pairs,
         phase: &'a PhaseConfig,
         seed: u64,
@@ -89,6 +94,47 @@ impl<'a, B: FusedAutodiffBackend> Sft<'a, B> {
     }
 }
 
+/// What a pass is made with, besides the parameters.
+struct Pass<'a, B: FusedAutodiffBackend> {
+    pairs: &'a Pairs,
+    phase: &'a PhaseConfig,
+    device: &'a B::Device,
+}
+
+/// A loss to differentiate; its value, and the number of tokens.
+type PassLoss<B> = (Option<Tensor<B, 1>>, (f64, usize));
+
+impl<B: FusedAutodiffBackend> Pass<'_, B> {
+    /// Mean over tokens, so that the learning rate does not depend on their number.
+    fn loss(
+        &self,
+        model: &CausalLm<B>,
+        adapter: Option<&LoraAdapter<B>>,
+        indices: &[usize],
+    ) -> Result<PassLoss<B>> {
+        let mut batch = self.pairs.pack(indices, &vec![[true, true]; indices.len()])?;
+        let n_responses = batch.responses.len();
+        if self.phase.prompt_weight > 0.0 {
+            add_prompts(&mut batch);
+        }
+        let hidden = model.hidden_states_packed(&batch.inputs::<B>(self.device), adapter);
+        let responses: Vec<usize> = (0..batch.responses.len()).collect();
+        let log_probs = sequence_log_probs(hidden, &model.lm_head(), &batch, &responses);
+        let targets = |t: &[PackedResponse]| t.iter().map(|t| t.targets.len()).sum::<usize>();
+        let mut total = log_probs.clone().narrow(0, 0, n_responses).sum();
+        let mut weight = targets(&batch.responses[..n_responses]) as f64;
+        if batch.responses.len() > n_responses {
+            let prompts =
+                log_probs.narrow(0, n_responses, batch.responses.len() - n_responses).sum();
+            total = total + prompts.mul_scalar(self.phase.prompt_weight);
+            weight += self.phase.prompt_weight * targets(&batch.responses[n_responses..]) as f64;
+        }
+        let loss = total.neg().div_scalar(weight * self.phase.gradient_accumulation_steps as f64);
+        let value = loss.clone().into_scalar().elem::<f64>();
+        Ok((Some(loss), (value, batch.n_tokens())))
+    }
+}
+
 impl<B: FusedAutodiffBackend> Method for Sft<'_, B> {
     fn phase(&self) -> &'static str {
         PHASE
@@ -96,48 +142,29 @@ impl<B: FusedAutodiffBackend> Method for Sft<'_, B> {
 
     fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
         let clock = std::time::Instant::now();
-        B::seed(&self.device, step_seed(self.seed, PHASE, step));
-        let (mut loss_sum, mut n_tokens) = (0.0, 0);
-        for j in 0..self.phase.gradient_accumulation_steps {
-            let indices = self.order.batch(step * self.phase.gradient_accumulation_steps + j);
-            let mut batch = self.pairs.pack(&indices, &vec![[true, true]; indices.len()])?;
-            let n_responses = batch.responses.len();
-            if self.phase.prompt_weight > 0.0 {
-                add_prompts(&mut batch);
-            }
-            n_tokens += batch.n_tokens();
-            let inputs = batch.inputs::<B>(&self.device);
-            let model = self.model();
-            let hidden = model.hidden_states_packed(&inputs, self.adapter());
-            let responses: Vec<usize> = (0..batch.responses.len()).collect();
-            let log_probs = sequence_log_probs(hidden, &model.lm_head(), &batch, &responses);
-            let responses = log_probs.clone().narrow(0, 0, n_responses).sum();
-            let targets = |t: &[PackedResponse]| t.iter().map(|t| t.targets.len()).sum::<usize>();
-            let mut weight = targets(&batch.responses[..n_responses]) as f64;
-            let mut total = responses;
-            if batch.responses.len() > n_responses {
-                let prompts =
-                    log_probs.narrow(0, n_responses, batch.responses.len() - n_responses).sum();
-                total = total + prompts.mul_scalar(self.phase.prompt_weight);
-                weight +=
-                    self.phase.prompt_weight * targets(&batch.responses[n_responses..]) as f64;
-            }
-            // Mean over tokens, so that the learning rate does not depend on their number.
-            let loss =
-                total.neg().div_scalar(weight * self.phase.gradient_accumulation_steps as f64);
-            loss_sum += loss.clone().into_scalar().elem::<f64>();
-            match &mut self.trained {
-                Trained::Model(trainer) => trainer.accumulate(loss),
-                Trained::Adapter { trainer, .. } => trainer.accumulate(loss),
-            }
-        }
+        let micro = self.order.step(step, self.phase.gradient_accumulation_steps);
+        let pass = Pass { pairs: self.pairs, phase: self.phase, device: &self.device };
+        let seed = |v| pass_seed(self.seed, PHASE, step, v);
         let clip = self.phase.max_grad_norm;
-        let norm = match &mut self.trained {
-            Trained::Model(trainer) => trainer.step(learning_rate, clip),
-            Trained::Adapter { trainer, .. } => trainer.step(learning_rate, clip),
+        let (found, norm) = match &mut self.trained {
+            Trained::Model(trainer) => {
+                let found = trainer.passes(micro.len(), |model, v| {
+                    B::seed(&self.device, seed(v));
+                    pass.loss(model, None, &micro[v])
+                });
+                (found?, trainer.step(learning_rate, clip)?)
+            }
+            Trained::Adapter { base, trainer } => {
+                let found = trainer.passes(micro.len(), |adapter, v| {
+                    B::seed(&self.device, seed(v));
+                    pass.loss(base, Some(adapter), &micro[v])
+                });
+                (found?, trainer.step(learning_rate, clip)?)
+            }
         };
-        let mut metrics =
-            Metrics::from([(Quantity::Loss, loss_sum), (Quantity::GradientNorm, norm)]);
+        let loss = found.iter().map(|(loss, _)| loss).sum();
+        let n_tokens = found.iter().map(|(_, n)| n).sum();
+        let mut metrics = Metrics::from([(Quantity::Loss, loss), (Quantity::GradientNorm, norm)]);
         metrics.set_trained_tokens(n_tokens, clock.elapsed());
         Ok(metrics)
     }
@@ -146,7 +173,7 @@ impl<B: FusedAutodiffBackend> Method for Sft<'_, B> {
         headline(m)
     }
 
-    fn non_finite(&self) -> Option<&'static str> {
+    fn non_finite(&self) -> Result<Option<&'static str>> {
         match &self.trained {
             Trained::Model(trainer) => trainer.non_finite(),
             Trained::Adapter { trainer, .. } => trainer.non_finite(),
@@ -154,16 +181,20 @@ impl<B: FusedAutodiffBackend> Method for Sft<'_, B> {
     }
 
     fn save(&self) -> Result<Parts> {
-        Ok(match &self.trained {
-            Trained::Model(trainer) => Parts::from([
-                ("base.bin".into(), self.model().to_record_bytes().map_err(unreadable)?),
-                (OPTIMIZER.into(), trainer.optimizer_bytes()?),
-            ]),
-            Trained::Adapter { trainer, .. } => Parts::from([
-                (ADAPTER.into(), trainer.module_bytes()?),
-                (OPTIMIZER.into(), trainer.optimizer_bytes()?),
-            ]),
-        })
+        let (communicator, optimizer) = match &self.trained {
+            Trained::Model(trainer) => (trainer.communicator(), trainer.optimizer_bytes()?),
+            Trained::Adapter { trainer, .. } => {
+                (trainer.communicator(), trainer.optimizer_bytes()?)
+            }
+        };
+        if !communicator.is_first() {
+            return Ok(Parts::new());
+        }
+        let (name, bytes) = match &self.trained {
+            Trained::Model(_) => ("base.bin", self.model().to_record_bytes().map_err(unreadable)?),
+            Trained::Adapter { trainer, .. } => (ADAPTER, trainer.module_bytes()?),
+        };
+        Ok(Parts::from([(name.into(), bytes), (OPTIMIZER.into(), optimizer)]))
     }
 
     fn load(&mut self, c: &Checkpoint) -> Result<()> {

@@ -46,7 +46,8 @@ fn send(
     let mut stream = connect(address)?;
     // HTTP/1.0: the end of the answer is the end of the connection, without chunks.
     let head = format!(
-        "{method} {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "{method} {path} HTTP/1.0\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
         body.len()
     );
     stream.write_all(head.as_bytes())?;
@@ -59,12 +60,13 @@ fn send(
     loop {
         let mut line = String::new();
         ensure!(reader.read_line(&mut line)? > 0, "the head of the answer ends early");
-        match line.trim_end().split_once(": ") {
-            Some((name, value)) if name.eq_ignore_ascii_case("retry-after") => {
-                retry_after = value.parse().unwrap_or(1);
-            }
-            Some(_) => {}
-            None => return Ok((status, retry_after, reader)),
+        if line.trim_end().is_empty() {
+            return Ok((status, retry_after, reader));
+        }
+        if let Some((name, value)) = line.trim_end().split_once(':')
+            && name.eq_ignore_ascii_case("retry-after")
+        {
+            retry_after = value.trim().parse().unwrap_or(1);
         }
     }
 }

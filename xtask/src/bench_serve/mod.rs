@@ -2,6 +2,7 @@
 //! bench serve`.
 
 mod client;
+mod peer;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -52,6 +53,12 @@ pub(crate) struct Options {
     /// Questions: JSON Lines with prompt [default: eight of our own]
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     prompts: Option<PathBuf>,
+    /// llama.cpp's server program: one client and all of them ask both servers in turns, --seconds each (take 30)
+    #[arg(long, value_name = "PATH", value_parser = absolute)]
+    llama_server: Option<PathBuf>,
+    /// Rounds with --llama-server
+    #[arg(long, value_name = "N", default_value = "3", value_parser = positive)]
+    rounds: usize,
     /// Use this mopo program instead of building one
     #[arg(long, value_name = "PATH", value_parser = absolute)]
     mopo: Option<PathBuf>,
@@ -76,11 +83,23 @@ pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
     println!("{before}");
     let mut server = Server::start(&mopo, options, &folder.join("server.log"))?;
     let requests = requests(&server.address, &questions, options.new_tokens)?;
+    if let Some(program) = &options.llama_server {
+        let theirs = peer::start(program, options, &folder.join("llama-server.log"))?;
+        let turns = peer::turns(&server, &theirs, &requests, options)?;
+        let command = format!("cargo xtask bench serve {}", shown(args));
+        let about = About { command, when, machine: [before, machine()] };
+        let page = about.head("Beside llama.cpp's server") + &peer::table(&turns, options);
+        println!("\n{page}");
+        if let Some(out) = &options.out {
+            append(out, "Serving many clients", &page)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     eprintln!("{} different requests, each alone first", requests.len());
     let alone = alone(&server.address, &requests)?;
     let idle = server.memory("VmRSS:");
     eprintln!("{} clients for {} s", options.clients, options.seconds);
-    let load = load(&server.address, &requests, &alone, options);
+    let load = load(&server.address, &requests, Some(&alone), options.clients, options.seconds);
     let peak = server.memory("VmHWM:");
     let end = server.end()?;
 
@@ -220,18 +239,25 @@ struct Load {
     seconds: f64,
 }
 
-fn load(address: &str, requests: &[Value], alone: &[Timed], options: &Options) -> Load {
-    let (began, patience) = (Instant::now(), Duration::from_secs(options.seconds as u64));
+/// `alone`: the answers to expect, if they are known.
+fn load(
+    address: &str,
+    requests: &[Value],
+    alone: Option<&[Timed]>,
+    clients: usize,
+    seconds: usize,
+) -> Load {
+    let (began, patience) = (Instant::now(), Duration::from_secs(seconds as u64));
     let (next, shared) = (AtomicUsize::new(0), Mutex::new(Load::default()));
     std::thread::scope(|scope| {
-        for _ in 0..options.clients {
+        for _ in 0..clients {
             scope.spawn(|| {
                 while began.elapsed() < patience {
                     let i = next.fetch_add(1, Ordering::Relaxed) % requests.len();
                     let outcome = ask(address, &requests[i]);
                     let wait = {
                         let mut load = shared.lock().expect("no client panics with it");
-                        load.take(outcome, &alone[i].text)
+                        load.take(outcome, alone.map(|alone| &*alone[i].text))
                     };
                     std::thread::sleep(wait);
                 }
@@ -244,11 +270,16 @@ fn load(address: &str, requests: &[Value], alone: &[Timed], options: &Options) -
 }
 
 impl Load {
+    /// Pieces of text of all answers.
+    fn pieces(&self) -> usize {
+        self.answers.iter().map(|answer| answer.between.len() + 1).sum()
+    }
+
     /// Counts an outcome; how long its client waits.
-    fn take(&mut self, outcome: Result<Outcome>, expected: &str) -> Duration {
+    fn take(&mut self, outcome: Result<Outcome>, expected: Option<&str>) -> Duration {
         match outcome {
             Ok(Outcome::Answered(timed)) => {
-                self.wrong += usize::from(timed.text != expected);
+                self.wrong += usize::from(expected.is_some_and(|expected| timed.text != expected));
                 self.answers.push(timed);
             }
             Ok(Outcome::Busy(seconds)) => {
@@ -281,7 +312,7 @@ fn page(
 ) -> String {
     let title = format!("{} clients for {} s", options.clients, options.seconds);
     let mut page = about.head(&title);
-    let pieces: usize = load.answers.iter().map(|answer| answer.between.len() + 1).sum();
+    let pieces = load.pieces();
     let mib = |x: Option<f64>| x.map_or("unknown".into(), |x| format!("{} MiB", number(x)));
     page += &format!(
         "\nEach request is greedy, with at most {} new tokens, and streamed; there are {} different ones.\n\n\
@@ -336,10 +367,10 @@ mod tests {
         let timed =
             |text: &str| Timed { text: text.into(), first: 0.1, between: vec![0.2], whole: 0.3 };
         let mut load = Load { seconds: 2.0, ..Load::default() };
-        load.take(Ok(Outcome::Answered(timed("a"))), "a");
-        load.take(Ok(Outcome::Answered(timed("b"))), "a");
-        load.take(Err(anyhow::anyhow!("gone")), "a");
-        assert_eq!(load.take(Ok(Outcome::Busy(3)), "a"), Duration::from_secs(3));
+        load.take(Ok(Outcome::Answered(timed("a"))), Some("a"));
+        load.take(Ok(Outcome::Answered(timed("b"))), Some("a"));
+        load.take(Err(anyhow::anyhow!("gone")), Some("a"));
+        assert_eq!(load.take(Ok(Outcome::Busy(3)), Some("a")), Duration::from_secs(3));
         assert_eq!((load.wrong, load.failures.len(), load.busy), (1, 1, 1));
         let Ok(BenchCommand::Serve(options)) = bench("serve", &["--model", "/m"]) else { panic!() };
         assert_eq!((options.clients, options.seconds), (64, 600));

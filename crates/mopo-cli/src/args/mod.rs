@@ -112,6 +112,10 @@ pub(crate) struct TrainArgs {
     /// Train nothing: only check that the run at --out was started with these arguments, and say what differs
     #[arg(long, requires = "out", conflicts_with = "resume")]
     pub(crate) verify: bool,
+    /// With several ranks: how long one waits for another before the job ends. Longer than the slowest thing that rank 0
+    /// does alone, such as preparing the data
+    #[arg(long, value_name = "SECONDS", default_value = "1800", value_parser = numbers::count)]
+    pub(crate) rank_timeout: usize,
     /// Resume a run from its latest checkpoint
     #[arg(
         long,

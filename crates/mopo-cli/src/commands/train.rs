@@ -1,47 +1,67 @@
 //! `mopo train`: starts or resumes a run.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use burn::backend::Autodiff;
 use mopo_ops::FusedBackend;
+use mopo_train::communicator::{Communicator, check_equal};
 use mopo_train::config::{Replaced, preset_text, read_text};
-use mopo_train::{LogProbCache, RunConfig, RunDir, RunRecord, RunResult, check_data_path};
+use mopo_train::{
+    LogProbCache, Progress, RunConfig, RunDir, RunRecord, RunResult, Silent, check_data_path,
+};
 
 use crate::args::{RunArgs, TrainArgs};
 use crate::device::{self, Job, dispatch};
 use crate::output::{errln, outln};
 use crate::progress::Bars;
+use crate::ranks::Ranks;
 
 pub(crate) fn run(args: TrainArgs) -> Result<()> {
-    device::check(args.run.device)?;
     if args.verify {
+        device::check(args.run.device)?;
         return verify(&args);
     }
-    let (run, config, record) = match &args.resume {
-        Some(dir) => RunDir::open(dir)?,
-        None => start(&args)?,
-    };
+    let ranks = Ranks::join(Duration::from_secs(args.rank_timeout as u64))?;
+    let result = train(&args, &ranks);
+    ranks.end(result)
+}
+
+/// This rank's part.
+fn train(args: &TrainArgs, ranks: &Ranks) -> Result<()> {
+    let device = ranks.device(args.run.device);
+    device::check(device)?;
+    let (run, config, record) = opened(args, ranks)?;
     let path = run.path().to_path_buf();
-    errln!("run directory: {}", path.display());
+    let is_first = ranks.is_first();
+    if is_first {
+        errln!("run directory: {}", path.display());
+    }
     if run.is_finished() {
         run.check_policies(&record)?;
-        outln!("{} is already finished; nothing to do.", path.display());
-        print_next(&path);
+        if is_first {
+            outln!("{} is already finished; nothing to do.", path.display());
+            print_next(&path);
+        }
         return Ok(());
     }
     if args.resume.is_some() {
         config.check_evaluation(&super::models::resolve)?;
     }
     // Held until a failure has been handled.
-    let run = run.locked()?;
-    if args.run.tensorboard {
+    let run = if is_first { run.locked()? } else { run };
+    if args.run.tensorboard && is_first {
         run.want_tensorboard()?;
     }
-    let cache = cache(&args, &path);
-    let job = Train { run: run.clone(), config, record, cache };
-    let result = dispatch(args.run.device, job)
-        .map_err(|e| after_failure(e, run, args.resume.is_none(), "mopo train"))?;
+    let cache = cache(args, &path);
+    let communicator = ranks.communicator();
+    let job = Train { run: run.clone(), config, record, cache, communicator };
+    let result = dispatch(device, job);
+    if !is_first {
+        return result.map(drop);
+    }
+    let result = result.map_err(|e| after_failure(e, run, args.resume.is_none(), "mopo train"))?;
     outln!("{result}");
     outln!("trained in {:.0} s; wrote {}:", result.seconds, path.display());
     for (name, what) in [
@@ -54,6 +74,27 @@ pub(crate) fn run(args: TrainArgs) -> Result<()> {
     }
     print_next(&path);
     Ok(())
+}
+
+/// The run: rank 0 makes it if it is new, and the others open it then.
+fn opened(args: &TrainArgs, ranks: &Ranks) -> Result<(RunDir, RunConfig, RunRecord)> {
+    let communicator = ranks.communicator();
+    let of_first = match (ranks.is_first(), &args.resume) {
+        (false, _) => None,
+        (true, Some(dir)) => Some(RunDir::open(dir)?),
+        (true, None) => Some(start(args)?),
+    };
+    let path = ranks.path_of_first(of_first.as_ref().map(|(run, ..)| run.path().into()))?;
+    let opened = match of_first {
+        Some(opened) => opened,
+        None => RunDir::open(&path).context(
+            "the run directory must be on a file system that the machines of all ranks share",
+        )?,
+    };
+    if args.resume.is_none() && communicator.world() > 1 {
+        check_equal(communicator, "configuration", &asked(args)?.to_toml()?)?;
+    }
+    Ok(opened)
 }
 
 /// The log-prob cache: `--cache`, else `MOPO_CACHE`, else beside the run directory, so that runs in
@@ -153,24 +194,30 @@ pub(super) fn after_failure(
     anyhow!("{cause}\nThe run is kept; to resume it: {command} --resume {}", path.display())
 }
 
-struct Train {
+struct Train<'a> {
     run: RunDir,
     config: RunConfig,
     record: RunRecord,
     cache: Option<LogProbCache>,
+    communicator: &'a dyn Communicator,
 }
 
-impl Job for Train {
+impl Job for Train<'_> {
     type Output = RunResult;
 
     fn run<B: FusedBackend>(mut self, device: B::Device) -> Result<RunResult> {
+        let mut progress: Box<dyn Progress> = match self.communicator.rank() {
+            0 => Box::new(Bars::new()),
+            _ => Box::new(Silent),
+        };
         Ok(mopo_train::train::<Autodiff<B>>(
             &self.run,
             &self.config,
             &mut self.record,
             self.cache.as_ref(),
+            self.communicator,
             &device,
-            &mut Bars::new(),
+            &mut *progress,
         )?)
     }
 }

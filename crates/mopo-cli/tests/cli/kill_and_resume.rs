@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::common::{fail, mopo, stderr, succeed, tiny};
 
 /// metrics.jsonl without the timings.
-fn metrics(run: &Path) -> Vec<String> {
+pub(crate) fn metrics(run: &Path) -> Vec<String> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     text.lines()
         .map(|line| {

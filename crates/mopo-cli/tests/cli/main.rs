@@ -13,6 +13,7 @@ mod label;
 mod output;
 mod paper;
 mod prepare;
+mod ranks;
 mod report;
 mod reward;
 mod score;

@@ -192,7 +192,7 @@ pub fn generate_with_row_ids<B: FusedBackend>(
 }
 
 /// A response as it was sampled.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sampled {
     /// Its tokens without the one that ended it.
     pub ids: Vec<u32>,

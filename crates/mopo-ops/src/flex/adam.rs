@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::math::sum;
 use super::{GRAIN, Kernel, T, vectorised};
-use crate::AdamFactors;
+use crate::{AdamFactors, SQUARES_PART};
 
 struct Adam<'a> {
     param: &'a mut [f32],
@@ -127,17 +127,15 @@ impl Kernel for Squares<'_> {
     }
 }
 
-/// The sum of squares, in parts of a fixed size.
-pub(super) fn sum_of_squares(x: &T) -> f64 {
-    let x = if is_dense(x) { x.clone() } else { x.to_contiguous() };
-    let parts: Vec<f64> = x
-        .storage::<f32>()
-        .par_chunks(GRAIN)
+/// The sums of squares of parts of a fixed size.
+pub(super) fn sums_of_squares(x: &T) -> Vec<f64> {
+    let x = if is_dense(x) && x.layout().is_contiguous() { x.clone() } else { x.to_contiguous() };
+    let parts = x.storage::<f32>().par_chunks(SQUARES_PART);
+    parts
         .map(|x| {
             let mut total = 0.0;
             vectorised(Squares { x, total: &mut total });
             total
         })
-        .collect();
-    parts.iter().sum()
+        .collect()
 }

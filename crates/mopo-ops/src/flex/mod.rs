@@ -325,11 +325,11 @@ impl FusedBackend for Flex {
         }
     }
 
-    fn sum_of_squares(x: T) -> f64 {
+    fn sums_of_squares(x: T) -> Vec<f64> {
         if is_f32(&[&x]) {
-            adam::sum_of_squares(&x)
+            adam::sums_of_squares(&x)
         } else {
-            generic::adam::sum_of_squares::<Self>(x)
+            generic::adam::sums_of_squares::<Self>(x)
         }
     }
 

@@ -3,7 +3,7 @@
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{ElementConversion, Tensor, TensorMetadata, TensorPrimitive};
 
-use crate::{AdamFactors, FusedBackend};
+use crate::{AdamFactors, FusedBackend, SQUARES_PART};
 
 pub(crate) fn step<B: FusedBackend>(
     param: FloatTensor<B>,
@@ -25,9 +25,19 @@ pub(crate) fn step<B: FusedBackend>(
     (B::float_sub(param, step), [first, second])
 }
 
-pub(crate) fn sum_of_squares<B: FusedBackend>(x: FloatTensor<B>) -> f64 {
+pub(crate) fn sums_of_squares<B: FusedBackend>(x: FloatTensor<B>) -> Vec<f64> {
     let n = x.shape().num_elements();
     let flat = B::float_reshape(x, burn::tensor::Shape::new([n]));
     let flat = Tensor::<B, 1>::from_primitive(TensorPrimitive::Float(flat));
-    flat.square().sum().into_scalar().elem()
+    let whole = n / SQUARES_PART;
+    let mut sums = Vec::with_capacity(whole + 1);
+    if whole > 0 {
+        let rows = flat.clone().narrow(0, 0, whole * SQUARES_PART).reshape([whole, SQUARES_PART]);
+        sums.extend(rows.square().sum_dim(1).into_data().iter::<f64>());
+    }
+    let rest = n - whole * SQUARES_PART;
+    if rest > 0 {
+        sums.push(flat.narrow(0, n - rest, rest).square().sum().into_scalar().elem());
+    }
+    sums
 }

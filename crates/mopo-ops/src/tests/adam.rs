@@ -1,7 +1,7 @@
 //! Adam against the formula in f64, over several steps and orders of memory.
 
 use super::*;
-use crate::{AdamFactors, FusedBackend};
+use crate::{AdamFactors, FusedBackend, SQUARES_PART};
 
 #[test]
 fn steps_follow_the_formula_in_any_order_of_memory() {
@@ -47,10 +47,23 @@ fn multiples_are_those_of_burn_in_any_order_of_memory() {
 }
 
 #[test]
-fn squares_are_summed() {
+fn squares_are_summed_part_by_part_in_any_order_of_memory() {
     let x = random::<B, 2>([200, 301], 1);
-    let expected: f64 = values(x.clone()).iter().map(|x| f64::from(*x).powi(2)).sum();
     for x in [x.clone(), x.transpose()] {
-        assert!((B::sum_of_squares(float(x)) / expected - 1.0).abs() < 1e-5);
+        let all = values(x.clone());
+        let expected: Vec<f64> = all
+            .chunks(SQUARES_PART)
+            .map(|part| part.iter().map(|x| f64::from(*x).powi(2)).sum())
+            .collect();
+        let found = B::sums_of_squares(float(x.clone()));
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found / expected - 1.0).abs() < 1e-5, "{found} and {expected}");
+        }
+        // Of a piece by itself, too.
+        let piece = Tensor::<B, 1>::from_floats(&all[SQUARES_PART..], &Default::default());
+        let piece: Vec<u64> =
+            B::sums_of_squares(float(piece)).into_iter().map(f64::to_bits).collect();
+        assert_eq!(piece, found[1..].iter().map(|x| x.to_bits()).collect::<Vec<_>>());
     }
 }

@@ -21,6 +21,7 @@ use mopo_report::Quantity;
 
 use self::work::{PassWork, Sizes};
 use crate::batches::step_seed;
+use crate::communicator::Solo;
 use crate::config::PhaseConfig;
 use crate::log_probs::{LogProbs, all_log_probs, batch_log_probs, to_tensor};
 use crate::methods::mopo::{Mopo, Setup};
@@ -156,7 +157,7 @@ pub fn bench_steps<B: FusedAutodiffBackend>(
             };
             let mut step = AdapterStep {
                 base,
-                trainer: Trainer::new(lora.init::<B>(&shape, device)),
+                trainer: Trainer::new(lora.init::<B>(&shape, device), &Solo),
                 pairs,
                 reference,
                 device,
@@ -172,7 +173,8 @@ fn initial<B: FusedBackend>(
     pairs: &Pairs,
     device: &B::Device,
 ) -> Result<LogProbs> {
-    Ok(all_log_probs(base, None, pairs, "initial policy", device, &mut Silent)?.swap_remove(0))
+    Ok(all_log_probs(base, None, pairs, "initial policy", device, &Solo, &mut Silent)?
+        .swap_remove(0))
 }
 
 /// A measured step.
@@ -208,7 +210,7 @@ fn measure<B: Backend>(
 /// Only a LoRA, on a frozen model with its frozen output layer: DPO or cloning.
 struct AdapterStep<'a, B: FusedAutodiffBackend> {
     base: &'a CausalLm<B>,
-    trainer: Trainer<B, LoraAdapter<B>>,
+    trainer: Trainer<'a, B, LoraAdapter<B>>,
     pairs: &'a Pairs,
     reference: Reference<B::InnerBackend>,
     device: &'a B::Device,
@@ -242,8 +244,7 @@ impl<B: FusedAutodiffBackend> Step for AdapterStep<'_, B> {
             }
         };
         let batch = self.pack(indices)?;
-        let adapter = self.trainer.module();
-        let loss = match reference {
+        let loss = |adapter: &LoraAdapter<B>| match &reference {
             None => {
                 let hidden = base.hidden_states_packed(&batch.inputs::<B>(device), Some(adapter));
                 let responses = batch.responses_at(0);
@@ -264,10 +265,13 @@ impl<B: FusedAutodiffBackend> Step for AdapterStep<'_, B> {
                 dpo_loss(first, second, Tensor::ones([n], device), mass, BETA)
             }
         };
-        let value = loss.clone().into_scalar().elem::<f64>();
-        self.trainer.accumulate(loss);
-        self.trainer.step(LEARNING_RATE, 0.0);
-        Ok(value)
+        let found = self.trainer.passes(1, |adapter, _| {
+            let loss = loss(adapter);
+            let value = loss.clone().into_scalar().elem::<f64>();
+            Ok((Some(loss), value))
+        })?;
+        self.trainer.step(LEARNING_RATE, 0.0)?;
+        Ok(found[0])
     }
 
     fn work(&self, indices: &[usize], sizes: &Sizes<'_>) -> Result<(PassWork, f64)> {
@@ -318,7 +322,7 @@ fn bench_mopo<B: FusedAutodiffBackend>(
         seed: bench.seed,
     };
     let params = PolicyParams::init(base, sizes.lora, 2, AdapterSharing::Shared, device);
-    let mut method = Mopo::new(base, params, setup, device);
+    let mut method = Mopo::new(base, params, setup, &Solo, device);
     let first = match window {
         BenchWindow::First => 0,
         BenchWindow::Later => {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{ScoreStatistics, TargetMap, direction, direction_note, score_note};
 use crate::batches::step_seed;
 use crate::checkpoint::{Checkpoint, Parts};
+use crate::communicator::Communicator;
 use crate::config::ranges::{self, MAX_COUNT, MAX_TOKENS};
 use crate::methods::TrainContext;
 use crate::rollouts::{RewardTarget, RolloutInputs, RolloutSettings};
@@ -155,6 +156,7 @@ impl<'a> Online<'a> {
     ///
     /// # Errors
     /// Those of generation; a reward that refuses an answer.
+    #[allow(clippy::too_many_arguments)] // of private plumbing
     pub(crate) fn begin<B: FusedBackend>(
         &mut self,
         step: usize,
@@ -162,12 +164,13 @@ impl<'a> Online<'a> {
         policy: impl FnOnce() -> PolicyParams<B>,
         data: &RunData,
         device: &B::Device,
+        communicator: &dyn Communicator,
         metrics: &mut Metrics,
     ) -> Result<bool> {
         let round = self.round(step);
         if round.is_some() && round != self.state.number {
             let number = round.unwrap_or_default();
-            let kept = self.sample(number, base, &policy(), data, device, metrics)?;
+            let kept = self.sample(number, base, &policy(), data, device, communicator, metrics)?;
             self.state = Round { number: round, kept };
         }
         Ok(round.is_some() && !self.state.kept.is_empty())
@@ -180,6 +183,7 @@ impl<'a> Online<'a> {
         (0..n).map(|_| &self.state.kept[rng.random_range(0..self.state.kept.len())]).collect()
     }
 
+    #[allow(clippy::too_many_arguments)] // of private plumbing
     fn sample<B: FusedBackend>(
         &self,
         round: usize,
@@ -187,6 +191,7 @@ impl<'a> Online<'a> {
         policy: &PolicyParams<B>,
         data: &RunData,
         device: &B::Device,
+        communicator: &dyn Communicator,
         metrics: &mut Metrics,
     ) -> Result<Vec<Kept>> {
         let seed = step_seed(self.seed, "online round", round);
@@ -217,11 +222,20 @@ impl<'a> Online<'a> {
             device,
         };
         let head = Decoding::from(HeadChoice::Policy(0));
-        let answers = answerer.answer(&head, &tokens, Some(&ids), &generation, &mut Silent)?;
+        let answers = answerer.answer_together(
+            &head,
+            &tokens,
+            Some(&ids),
+            &generation,
+            communicator,
+            &mut Silent,
+        )?;
         let prompts: Vec<String> =
             rows.iter().map(|&i| data.train_prompts[drawn[i]].text.clone()).collect();
         let texts: Vec<String> = answers.iter().map(|answer| answer.text.clone()).collect();
-        let z: Vec<Vec<f64>> = score_all(&self.inputs.rewards, &prompts, &texts)?
+        let scores =
+            communicator.from_first(|| Ok(score_all(&self.inputs.rewards, &prompts, &texts)?))?;
+        let z: Vec<Vec<f64>> = scores
             .into_iter()
             .map(|row| row.iter().zip(&self.statistics).map(|(score, of)| of.z(*score)).collect())
             .collect();

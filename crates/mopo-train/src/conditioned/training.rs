@@ -7,7 +7,7 @@ use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
 
 use super::online::{Kept, Online};
-use crate::batches::{BatchOrder, step_seed};
+use crate::batches::{BatchOrder, pass_seed, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
 use crate::fit::{Method, PolicyMethod};
@@ -59,7 +59,10 @@ impl<R: Fn(usize, usize) -> [Told; 2]> ConditionedTraining<'_, R> {
             frozen: context.base.valid(),
             name: self.phase,
             base: context.base,
-            trainer: Trainer::new(SinglePolicy::new(context.params, self.train_head)),
+            trainer: Trainer::new(
+                SinglePolicy::new(context.params, self.train_head),
+                context.communicator,
+            ),
             order,
             phase: context.phase,
             data: context.data,
@@ -79,7 +82,7 @@ struct Conditioned<'a, B: FusedAutodiffBackend, R> {
     base: &'a CausalLm<B>,
     /// The same without gradients.
     frozen: CausalLm<B::InnerBackend>,
-    trainer: Trainer<B, SinglePolicy<B>>,
+    trainer: Trainer<'a, B, SinglePolicy<B>>,
     order: BatchOrder,
     phase: &'a PhaseConfig,
     data: &'a RunData,
@@ -87,12 +90,19 @@ struct Conditioned<'a, B: FusedAutodiffBackend, R> {
     device: B::Device,
 }
 
-impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Conditioned<'_, B, R> {
+/// Where a step's rows come from.
+struct StepRows<'a, R> {
+    rows: &'a R,
+    online: Option<&'a Online<'a>>,
+    data: &'a RunData,
+}
+
+impl<R: Fn(usize, usize) -> [Told; 2]> StepRows<'_, R> {
     /// The rows of some pairs, or as many of its own answers, packed; prompts are cut at the left to the limit, which
     /// keeps what they are told.
     fn pack(&self, pairs: &[usize], step: usize, own: Option<usize>) -> Result<PackedBatch> {
         let mut rows: Vec<(Vec<u32>, &[u32])> = Vec::with_capacity(2 * pairs.len());
-        match (own, &self.online) {
+        match (own, self.online) {
             (Some(batch), Some(online)) => {
                 for Kept { prompt, note, ids } in online.rows(step, batch, 2 * pairs.len()) {
                     rows.push((self.data.prompt_with(*prompt, note)?, ids));
@@ -132,22 +142,29 @@ impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Method for Condi
     fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
         let clock = std::time::Instant::now();
         let n_micro = self.phase.gradient_accumulation_steps;
-        B::seed(&self.device, step_seed(self.seed, self.name, step));
         let mut metrics = Metrics::default();
         let (trainer, base, data) = (&self.trainer, self.base, self.data);
         let is_own = match &mut self.online {
             None => false,
             Some(online) => {
                 let policy = || trainer.module().policy(base);
-                online.begin(step, &self.frozen, policy, data, &self.device, &mut metrics)?
+                let communicator = trainer.communicator();
+                online.begin(
+                    step,
+                    &self.frozen,
+                    policy,
+                    data,
+                    &self.device,
+                    communicator,
+                    &mut metrics,
+                )?
             }
         };
-        let (mut loss_sum, mut n_tokens) = (0.0, 0);
-        for j in 0..n_micro {
-            let pairs = self.order.batch(step * n_micro + j);
-            let batch = self.pack(&pairs, step, is_own.then_some(j))?;
-            n_tokens += batch.n_tokens();
-            let params = self.trainer.module();
+        let micro = self.order.step(step, n_micro);
+        let rows = StepRows { rows: &self.rows, online: self.online.as_ref(), data: self.data };
+        let found = self.trainer.passes(n_micro, |params, j| {
+            B::seed(&self.device, pass_seed(self.seed, self.name, step, j));
+            let batch = rows.pack(&micro[j], step, is_own.then_some(j))?;
             let head = params.head(self.base);
             let inputs = batch.inputs::<B>(&self.device);
             let hidden = self.base.hidden_states_packed(&inputs, Some(&params.adapter));
@@ -156,11 +173,12 @@ impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Method for Condi
             let n_targets: usize = batch.responses.iter().map(|t| t.targets.len()).sum();
             // Mean over tokens, as in SFT.
             let loss = log_probs.sum().neg().div_scalar((n_targets * n_micro) as f64);
-            loss_sum += loss.clone().into_scalar().elem::<f64>();
-            self.trainer.accumulate(loss);
-        }
-        let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm);
-        metrics.set(Quantity::Loss, loss_sum);
+            let value = loss.clone().into_scalar().elem::<f64>();
+            Ok((Some(loss), (value, batch.n_tokens())))
+        })?;
+        let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm)?;
+        let n_tokens = found.iter().map(|(_, n)| n).sum();
+        metrics.set(Quantity::Loss, found.iter().map(|(loss, _)| loss).sum());
         metrics.set(Quantity::GradientNorm, norm);
         metrics.set_trained_tokens(n_tokens, clock.elapsed());
         Ok(metrics)
@@ -170,7 +188,7 @@ impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Method for Condi
         sft::headline(m)
     }
 
-    fn non_finite(&self) -> Option<&'static str> {
+    fn non_finite(&self) -> Result<Option<&'static str>> {
         self.trainer.non_finite()
     }
 

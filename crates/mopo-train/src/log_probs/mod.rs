@@ -15,6 +15,7 @@ pub(crate) use initial::{read, write};
 pub(crate) use window::WindowLogProbs;
 
 use crate::cache::{Context, LogProbCache};
+use crate::communicator::Communicator;
 use crate::{Error, Pairs, Progress, Result, Unit};
 
 /// log π(y|x) of both responses of every pair, in nats, summed over response tokens.
@@ -59,20 +60,21 @@ const REPORT: usize = 16;
 ///
 /// Pair by pair, so that a pair's values do not depend on the others: a cached value has
 /// the same bits as a computed one.
+#[allow(clippy::too_many_arguments)] // of private plumbing
 pub(crate) fn all_log_probs<B: FusedBackend>(
     base: &CausalLm<B>,
     params: Option<&PolicyParams<B>>,
     pairs: &Pairs,
     phase: &str,
     device: &B::Device,
+    communicator: &dyn Communicator,
     progress: &mut dyn Progress,
 ) -> Result<Vec<LogProbs>> {
     let n_heads = params.map_or(1, |p| p.heads.heads.len());
     let mut out = vec![vec![[0.0; 2]; pairs.len()]; n_heads];
     let every: Vec<usize> = (0..pairs.len()).collect();
-    for_each_pair(base, params, pairs, &every, phase, device, progress, |i, head, row| {
-        out[head][i] = row;
-    })?;
+    let mut take = |i: usize, head: usize, row| out[head][i] = row;
+    for_each_pair(base, params, pairs, &every, phase, device, communicator, progress, &mut take)?;
     Ok(out)
 }
 
@@ -84,24 +86,39 @@ pub(crate) fn frozen_log_probs<B: FusedBackend>(
     cache: Option<(&LogProbCache, &Context)>,
     phase: &str,
     device: &B::Device,
+    communicator: &dyn Communicator,
     progress: &mut dyn Progress,
 ) -> Result<LogProbs> {
     let Some((cache, context)) = cache else {
-        let mut all = all_log_probs(base, None, pairs, phase, device, progress)?;
+        let mut all = all_log_probs(base, None, pairs, phase, device, communicator, progress)?;
         return Ok(all.swap_remove(0));
     };
     let mut open = cache.open(context);
-    let found = pairs.tokens.iter().map(|pair| Ok(open.get(&*pair?)));
-    let found = found.collect::<Result<Vec<Option<[f32; 2]>>>>()?;
+    // That of rank 0: every rank computes the same pairs.
+    let found: Vec<Option<[f32; 2]>> = communicator
+        .from_first(|| pairs.tokens.iter().map(|pair| Ok(open.get(&*pair?))).collect())?;
     let missing: Vec<usize> = (0..found.len()).filter(|&i| found[i].is_none()).collect();
     let mut out: LogProbs = found.into_iter().map(Option::unwrap_or_default).collect();
-    let done = for_each_pair(base, None, pairs, &missing, phase, device, progress, |i, _, row| {
+    let mut take = |i: usize, _, row| {
         out[i] = row;
         // What cannot be read any more is only not cached.
-        if let Ok(tokens) = pairs.tokens.get(i) {
+        if communicator.is_first()
+            && let Ok(tokens) = pairs.tokens.get(i)
+        {
             open.insert(&tokens, row);
         }
-    });
+    };
+    let done = for_each_pair(
+        base,
+        None,
+        pairs,
+        &missing,
+        phase,
+        device,
+        communicator,
+        progress,
+        &mut take,
+    );
     // What was computed before an error is kept.
     open.flush();
     for warning in open.take_warnings() {
@@ -118,7 +135,7 @@ pub(crate) fn frozen_log_probs<B: FusedBackend>(
     Ok(out)
 }
 
-/// Computes the pairs `wanted` and passes on (pair, head, log-probs).
+/// Computes the pairs `wanted`, dealt out over the ranks, and passes on (pair, head, log-probs) of all of them.
 #[allow(clippy::too_many_arguments)] // of private plumbing
 fn for_each_pair<B: FusedBackend>(
     base: &CausalLm<B>,
@@ -127,24 +144,28 @@ fn for_each_pair<B: FusedBackend>(
     wanted: &[usize],
     phase: &str,
     device: &B::Device,
+    communicator: &dyn Communicator,
     progress: &mut dyn Progress,
-    mut take: impl FnMut(usize, usize, [f32; 2]),
+    take: &mut dyn FnMut(usize, usize, [f32; 2]),
 ) -> Result<()> {
     // Short ones first, so that the progress bar never overestimates the speed.
     let lengths = pairs.row_lengths();
     let mut order = wanted.to_vec();
     order.sort_by_key(|&i| (lengths[i], i));
     let passes = passes(base, params);
-    progress.begin(phase, 0, order.len().div_ceil(REPORT) as u64, Unit::Steps);
-    for some in order.chunks(REPORT) {
-        for &i in some {
+    let block = REPORT * communicator.world();
+    progress.begin(phase, 0, order.len().div_ceil(block) as u64, Unit::Steps);
+    for some in order.chunks(block) {
+        let found = communicator.deal(some.len(), |at| {
+            let i = some[at];
             let batch = pairs.pack(&[i], &[[true, true]])?;
             let inputs = batch.inputs::<B>(device);
             let with_heads = passes.iter().flat_map(|(adapter, heads)| {
                 let hidden = base.hidden_states_packed(&inputs, *adapter);
                 heads.iter().map(move |head| (hidden.clone(), head))
             });
-            for (h, (hidden, head)) in with_heads.enumerate() {
+            let mut by_head = Vec::new();
+            for (hidden, head) in with_heads {
                 let tokens = token_log_probs(hidden, head, &batch, &[0, 1]);
                 let tokens: Vec<f64> = tokens.into_data().iter().collect();
                 let (first, second) = tokens.split_at(batch.responses[0].targets.len());
@@ -158,8 +179,12 @@ fn for_each_pair<B: FusedBackend>(
                         state: "The weights that computed it are damaged.".into(),
                     });
                 }
-                take(i, h, sums);
+                by_head.push(sums);
             }
+            Ok(by_head)
+        })?;
+        for (&i, by_head) in some.iter().zip(found) {
+            by_head.into_iter().enumerate().for_each(|(h, sums)| take(i, h, sums));
         }
         progress.advance(1, "");
     }
@@ -197,6 +222,7 @@ mod tests {
 
     use super::*;
     use crate::Silent;
+    use crate::communicator::Solo;
 
     /// Pairs of many lengths, with tokens from a fixed sequence.
     fn pairs(n: usize) -> Pairs {
@@ -241,7 +267,7 @@ mod tests {
         let (base, all) = (base(), pairs(60));
         let device = Default::default();
         let run = |pairs: &Pairs, cache: Option<(&LogProbCache, &Context)>| {
-            frozen_log_probs(&base, pairs, cache, "test", &device, &mut Silent).unwrap()
+            frozen_log_probs(&base, pairs, cache, "test", &device, &Solo, &mut Silent).unwrap()
         };
         let whole = run(&all, None);
         // A single one, some in threes, and every second one.
@@ -275,7 +301,7 @@ mod tests {
         let device = Default::default();
         let indices: Vec<usize> = (0..20).collect();
         let packed = batch_log_probs(&base, None, &all, &indices, &device).unwrap();
-        let fixed = all_log_probs(&base, None, &all, "test", &device, &mut Silent).unwrap();
+        let fixed = all_log_probs(&base, None, &all, "test", &device, &Solo, &mut Silent).unwrap();
         for (a, b) in packed[0].iter().flatten().zip(fixed[0].iter().flatten()) {
             assert!((a - b).abs() < 1e-4 * a.abs(), "{a} and {b}");
         }

@@ -2,6 +2,7 @@
 //! al., 2024, arXiv 2412.05469; docs/methods/ham.md). Little of the method is public: the derivation is ours.
 
 use burn::module::AutodiffModule;
+use burn::tensor::Tensor;
 use mopo_core::Objectives;
 use mopo_core::hypervolume::{
     RatioMeans, RatioNormalization, VolumeGradient, ascent, spread_weights, volume_gradient,
@@ -12,7 +13,7 @@ use mopo_report::{Metrics, Quantity, ScoreStatistics};
 use serde::{Deserialize, Serialize};
 
 use super::{MethodSection, RunSteps, TrainContext};
-use crate::batches::{BatchOrder, step_seed};
+use crate::batches::{BatchOrder, pass_seed, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::{PhaseConfig, ranges};
 use crate::fit::{Method, PolicyMethod};
@@ -118,7 +119,7 @@ directions = 1000
             policies: context.policies,
             own: own_weights(context.policies, objectives),
             base: context.base,
-            trainer: Trainer::new(context.params),
+            trainer: Trainer::new(context.params, context.communicator),
             order: BatchOrder::of_pairs(
                 pairs,
                 None,
@@ -191,7 +192,7 @@ struct Ham<'a, B: FusedAutodiffBackend> {
     own: Vec<Vec<f64>>,
     /// The frozen base, on the backend with gradients.
     base: &'a CausalLm<B>,
-    trainer: Trainer<B, PolicyParams<B>>,
+    trainer: Trainer<'a, B, PolicyParams<B>>,
     order: BatchOrder,
     pairs: &'a Pairs,
     /// z-scores, `[n_pairs][2][n_objectives]`.
@@ -204,17 +205,36 @@ struct Ham<'a, B: FusedAutodiffBackend> {
 
 /// A step's batch: what is reported, and dL/dlog π.
 struct Plan {
-    volume: VolumeGradient,
-    means: Vec<RatioMeans>,
-    /// Mean of ½ log(π/π_0)² by policy.
-    penalties: Vec<f64>,
+    report: PlanReport,
     /// dL/dlog π of each response, `[n_policies][n_responses]`.
     slopes: Vec<Vec<f64>>,
 }
 
-impl<B: FusedAutodiffBackend> Ham<'_, B> {
-    /// From log π − log π_0 of the step's responses, `[n_policies][n_responses]`, a pair's two next to each other.
-    fn plan(&self, indices: &[usize], log_ratios: &[Vec<f64>], step: usize) -> Plan {
+/// What is reported of a step's batch.
+#[derive(Clone, Serialize, Deserialize)]
+struct PlanReport {
+    /// In units of the box between corner and mean.
+    hypervolume: f64,
+    /// By policy.
+    is_dominated: Vec<bool>,
+    /// By policy and objective.
+    means: Vec<Vec<f64>>,
+    sample_sizes: Vec<f64>,
+    /// Mean of ½ log(π/π_0)² by policy.
+    penalties: Vec<f64>,
+}
+
+/// What plans are made with.
+struct Planner<'a> {
+    config: &'a HamConfig,
+    objectives: &'a Objectives,
+    own: &'a [Vec<f64>],
+    rewards: &'a [[Vec<f64>; 2]],
+}
+
+impl Planner<'_> {
+    /// `seed`: of the random scalarisations. From log π − log π_0 of the step's responses, `[n_policies][n_responses]`, a pair's two next to each other.
+    fn plan(&self, indices: &[usize], log_ratios: &[Vec<f64>], seed: u64) -> Plan {
         let config = self.config;
         let rewards: Vec<Vec<f64>> =
             indices.iter().flat_map(|&i| self.rewards[i].iter().cloned()).collect();
@@ -225,33 +245,41 @@ impl<B: FusedAutodiffBackend> Ham<'_, B> {
         let corner = vec![config.corner; self.objectives.len()];
         // In units of the box between corner and mean, so that β means the same for any number of objectives.
         let unit = config.corner.abs().powi(corner.len() as i32);
-        let seed = step_seed(self.seed, "ham directions", step);
         let mut volume = volume_gradient(&points, &corner, config.directions, seed);
         volume.value /= unit;
         volume.gradient.iter_mut().flatten().for_each(|g| *g /= unit);
-        let ascent = ascent(&points, &corner, &volume, &self.own, config.dominated_weight);
+        let ascent = ascent(&points, &corner, &volume, self.own, config.dominated_weight);
         let n = rewards.len() as f64;
         let slopes = |((means, direction), log_ratios): ((&RatioMeans, &Vec<f64>), &Vec<f64>)| {
             let gains = means.slopes(direction, &rewards);
             gains.iter().zip(log_ratios).map(|(gain, d)| config.beta * d / n - gain).collect()
         };
+        let VolumeGradient { value, gradient, .. } = volume;
         Plan {
             slopes: means.iter().zip(&ascent).zip(log_ratios).map(slopes).collect(),
-            penalties: log_ratios
-                .iter()
-                .map(|of| of.iter().map(|d| 0.5 * d * d).sum::<f64>() / n)
-                .collect(),
-            volume,
-            means,
+            report: PlanReport {
+                hypervolume: value,
+                is_dominated: gradient.iter().map(|of| of.iter().all(|g| *g == 0.0)).collect(),
+                sample_sizes: means.iter().map(|of| of.sample_size).collect(),
+                penalties: log_ratios
+                    .iter()
+                    .map(|of| of.iter().map(|d| 0.5 * d * d).sum::<f64>() / n)
+                    .collect(),
+                means: points,
+            },
         }
     }
+}
 
+impl<B: FusedAutodiffBackend> Ham<'_, B> {
     /// log π − log π_0 of the pairs, `[n_policies][n_responses]`, without gradients.
     fn log_ratios(&self, micro: &[Vec<usize>]) -> Result<Vec<Vec<f64>>> {
         let (base, params) = (self.base.valid(), self.trainer.module().valid());
+        let found = self.trainer.communicator().deal(micro.len(), |v| {
+            batch_log_probs(&base, Some(&params), self.pairs, &micro[v], &self.device)
+        })?;
         let mut out = vec![Vec::new(); self.policies.len()];
-        for indices in micro {
-            let found = batch_log_probs(&base, Some(&params), self.pairs, indices, &self.device)?;
+        for (indices, found) in micro.iter().zip(found) {
             for (out, found) in out.iter_mut().zip(found) {
                 for (&i, log_probs) in indices.iter().zip(found) {
                     let initial = self.initial_log_probs[i];
@@ -276,25 +304,31 @@ impl<B: FusedAutodiffBackend> Method for Ham<'_, B> {
 
     fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
         let clock = std::time::Instant::now();
-        B::seed(&self.device, step_seed(self.seed, PHASE, step));
         let n_micro = self.phase.gradient_accumulation_steps;
-        let micro: Vec<Vec<usize>> =
-            (0..n_micro).map(|j| self.order.batch(step * n_micro + j)).collect();
-        // Means are over the whole step. Of a single batch they come from the pass that is differentiated.
-        let mut plan = match n_micro {
-            1 => None,
-            _ => Some(self.plan(&micro.concat(), &self.log_ratios(&micro)?, step)),
+        let micro = self.order.step(step, n_micro);
+        let planner = Planner {
+            config: self.config,
+            objectives: self.objectives,
+            own: &self.own,
+            rewards: &self.rewards,
         };
-        let (mut n_tokens, mut start) = (0, 0);
-        for indices in &micro {
+        let directions = step_seed(self.seed, "ham directions", step);
+        // Means are over the whole step. Of a single batch they come from the pass that is differentiated.
+        let whole = match n_micro {
+            1 => None,
+            _ => Some(planner.plan(&micro.concat(), &self.log_ratios(&micro)?, directions)),
+        };
+        let starts: Vec<usize> =
+            (0..n_micro).map(|v| 2 * micro[..v].iter().map(Vec::len).sum::<usize>()).collect();
+        let found = self.trainer.passes(n_micro, |params, v| {
+            B::seed(&self.device, pass_seed(self.seed, PHASE, step, v));
+            let (indices, start) = (&micro[v], starts[v]);
             let n = indices.len();
             let batch = self.pairs.pack(indices, &vec![[true, true]; n])?;
-            n_tokens += batch.n_tokens();
             // A pair's two responses next to each other.
             let (first, second) = (batch.responses_at(0), batch.responses_at(1));
             let order: Vec<usize> =
                 first.into_iter().zip(second).flat_map(|(a, b)| [a, b]).collect();
-            let params = self.trainer.module();
             let inputs = batch.inputs::<B>(&self.device);
             let mut log_probs = Vec::new();
             for (adapter, served) in params.by_adapter() {
@@ -304,53 +338,53 @@ impl<B: FusedAutodiffBackend> Method for Ham<'_, B> {
                     heads.map(|head| sequence_log_probs(hidden.clone(), head, &batch, &order)),
                 );
             }
-            if plan.is_none() {
-                let initial: Vec<f64> = indices
-                    .iter()
-                    .flat_map(|&i| self.initial_log_probs[i].map(f64::from))
-                    .collect();
-                let log_ratios: Vec<Vec<f64>> = log_probs
-                    .iter()
-                    .map(|of| {
+            let of_pass = match &whole {
+                Some(_) => None,
+                None => {
+                    let initial: Vec<f64> = indices
+                        .iter()
+                        .flat_map(|&i| self.initial_log_probs[i].map(f64::from))
+                        .collect();
+                    let log_ratio = |of: &Tensor<B, 1>| -> Vec<f64> {
                         let host = of.clone().detach().into_data();
                         host.iter::<f64>().zip(&initial).map(|(l, initial)| l - initial).collect()
-                    })
-                    .collect();
-                plan = Some(self.plan(indices, &log_ratios, step));
-            }
-            let slopes = &plan.as_ref().expect("made before, or just now").slopes;
+                    };
+                    let log_ratios: Vec<Vec<f64>> = log_probs.iter().map(log_ratio).collect();
+                    Some(planner.plan(indices, &log_ratios, directions))
+                }
+            };
+            let plan = of_pass.as_ref().or(whole.as_ref()).expect("made before, or just now");
             // Its gradient is that of the loss, whatever its value.
             let surrogate = log_probs
                 .into_iter()
-                .zip(slopes)
+                .zip(&plan.slopes)
                 .map(|(log_probs, slopes)| {
                     let own: Vec<f32> =
                         slopes[start..start + 2 * n].iter().map(|s| *s as f32).collect();
                     (log_probs * to_tensor::<B>(&own, &self.device)).sum()
                 })
-                .reduce(|a, b| a + b)
-                .expect("there are policies");
-            self.trainer.accumulate(surrogate);
-            start += 2 * n;
-        }
-        let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm);
+                .reduce(|a, b| a + b);
+            Ok((surrogate, (batch.n_tokens(), plan.report.clone())))
+        })?;
+        let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm)?;
 
-        let Plan { volume, means, penalties, .. } = plan.expect("a step has a batch");
+        let n_tokens: usize = found.iter().map(|(n, _)| n).sum();
+        let (_, report) = found.into_iter().next().expect("a step has a batch");
+        let PlanReport { hypervolume, is_dominated, means, sample_sizes, penalties } = report;
         let penalty: f64 = penalties.iter().sum();
         let mut metrics = Metrics::from([
-            (Quantity::Loss, self.config.beta * penalty - volume.value),
-            (Quantity::Hypervolume, volume.value),
+            (Quantity::Loss, self.config.beta * penalty - hypervolume),
+            (Quantity::Hypervolume, hypervolume),
             (Quantity::GradientNorm, norm),
         ]);
         // Each adapter has a pass of its own.
         let n_passes = self.trainer.module().adapters.len();
         metrics.set_trained_tokens(n_passes * n_tokens, clock.elapsed());
         for (k, name) in self.policies.iter().enumerate() {
-            let is_dominated = volume.gradient[k].iter().all(|g| *g == 0.0);
             metrics.set(Quantity::KlInitial.of(name), penalties[k]);
-            metrics.set(Quantity::RatioSampleSize.of(name), means[k].sample_size);
-            metrics.set(Quantity::Dominated.of(name), f64::from(u8::from(is_dominated)));
-            for (objective, mean) in self.objectives.names().iter().zip(&means[k].mean) {
+            metrics.set(Quantity::RatioSampleSize.of(name), sample_sizes[k]);
+            metrics.set(Quantity::Dominated.of(name), f64::from(u8::from(is_dominated[k])));
+            for (objective, mean) in self.objectives.names().iter().zip(&means[k]) {
                 metrics.set(Quantity::MeanReward.between(name, objective), *mean);
             }
         }
@@ -369,7 +403,7 @@ impl<B: FusedAutodiffBackend> Method for Ham<'_, B> {
         )
     }
 
-    fn non_finite(&self) -> Option<&'static str> {
+    fn non_finite(&self) -> Result<Option<&'static str>> {
         self.trainer.non_finite()
     }
 

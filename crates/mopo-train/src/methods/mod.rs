@@ -12,6 +12,7 @@ use mopo_ops::FusedAutodiffBackend;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::communicator::Communicator;
 use crate::conditioned::Conditioning;
 use crate::config::{PhaseConfig, RenamedKey};
 use crate::fit::PolicyMethod;
@@ -154,6 +155,8 @@ pub(crate) struct TrainContext<'a, B: FusedAutodiffBackend> {
     /// Rewards, for methods that have [`rollouts`](MethodSection::rollouts).
     pub(crate) rollouts: Option<&'a RolloutInputs>,
     pub(crate) seed: u64,
+    /// The ranks that train together.
+    pub(crate) communicator: &'a dyn Communicator,
     pub(crate) device: &'a B::Device,
 }
 

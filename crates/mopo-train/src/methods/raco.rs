@@ -135,7 +135,10 @@ train_head = false
             ),
             used,
             pass: PairPass::new(&context),
-            trainer: Trainer::new(SinglePolicy::new(context.params, self.train_head)),
+            trainer: Trainer::new(
+                SinglePolicy::new(context.params, self.train_head),
+                context.communicator,
+            ),
         };
         fit(&mut method, progress)?;
         Ok(method.trainer.module().policy(method.pass.base))
@@ -162,7 +165,7 @@ struct Raco<'a, B: FusedAutodiffBackend> {
     /// Batches of indices into `used`.
     order: BatchOrder,
     pass: PairPass<'a, B>,
-    trainer: Trainer<B, SinglePolicy<B>>,
+    trainer: Trainer<'a, B, SinglePolicy<B>>,
 }
 
 impl<B: FusedAutodiffBackend> Raco<'_, B> {
@@ -219,37 +222,39 @@ impl<B: FusedAutodiffBackend> Method for Raco<'_, B> {
     fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
         let clock = std::time::Instant::now();
         let n_micro = self.phase.gradient_accumulation_steps;
-        let micro: Vec<Vec<usize>> = (step * n_micro..(step + 1) * n_micro)
-            .map(|j| self.order.batch(j))
+        let micro: Vec<Vec<usize>> = (self.order.step(step, n_micro).into_iter())
             .map(|batch| batch.into_iter().map(|at| self.used[at]).collect())
             .collect();
         let loss = DpoLoss { beta: self.config.beta };
-        let mut gradients = SeparateGradients::new(self.losses.len());
+        let (params, communicator) = (self.trainer.module(), self.trainer.communicator());
+        let mut gradients = SeparateGradients::new(self.losses.len(), params, communicator);
         // Objectives of which the step has a label.
         let mut present = Vec::new();
         for k in 0..self.losses.len() {
             let passes = self.labelled(&micro, k);
             let n_pairs: usize = passes.iter().map(Vec::len).sum();
-            let mut sums = PairSums::default();
-            for (j, pairs) in passes.iter().enumerate().filter(|(_, pairs)| !pairs.is_empty()) {
+            let found = gradients.passes(k, n_micro, |j| {
+                if passes[j].is_empty() {
+                    return Ok((None, PairSums::default()));
+                }
                 // The same dropout for every objective, so that their gradients are of one function.
                 B::seed(&self.pass.device, step_seed(self.seed, PHASE, step * n_micro + j));
-                let (params, mass) = (self.trainer.module(), 1.0 / n_pairs as f64);
-                let loss = self.pass.loss(&loss, params, pairs, mass, &mut sums)?;
-                gradients.accumulate(k, params, loss);
-            }
+                let mass = 1.0 / n_pairs as f64;
+                let (loss, sums) = self.pass.loss(&loss, params, &passes[j], mass)?;
+                Ok((Some(loss), sums))
+            })?;
             if n_pairs > 0 {
-                present.push(Part { k, sums });
+                present.push(Part { k, sums: PairSums::total(found) });
             }
         }
-        let mut all: Vec<_> = gradients.finish().into_iter().map(Some).collect();
+        let mut all: Vec<_> = gradients.finish()?.into_iter().map(Some).collect();
         let gradients: Vec<_> = present.iter().filter_map(|part| all[part.k].take()).collect();
         let weights: Vec<f64> = present.iter().map(|part| self.losses[part.k].weight).collect();
         let products = gram::<B, _>(self.trainer.module(), &gradients);
         let RacoConfig { correction, clip, .. } = self.config;
         let found = conflict_averse(&products, &weights, *correction, *clip);
         let sum = combined::<B, _>(self.trainer.module(), &gradients, &found.factors);
-        let norm = self.trainer.apply(sum, learning_rate, self.phase.max_grad_norm);
+        let norm = self.trainer.apply(sum, learning_rate, self.phase.max_grad_norm)?;
 
         let mut metrics = self.report(&present, &found, &products);
         let n_tokens: usize = present.iter().map(|part| part.sums.n_tokens).sum();
@@ -276,7 +281,7 @@ impl<B: FusedAutodiffBackend> Method for Raco<'_, B> {
         )
     }
 
-    fn non_finite(&self) -> Option<&'static str> {
+    fn non_finite(&self) -> Result<Option<&'static str>> {
         self.trainer.non_finite()
     }
 

@@ -265,7 +265,7 @@ impl<B: FusedAutodiffBackend> Method for Sacpo<'_, B> {
         format!("{}: {}", self.stages[self.current].objective, self.method.headline(metrics))
     }
 
-    fn non_finite(&self) -> Option<&'static str> {
+    fn non_finite(&self) -> Result<Option<&'static str>> {
         self.method.non_finite()
     }
 

@@ -23,7 +23,7 @@ pub(crate) use section::PairSection;
 pub use target::Combination;
 pub(crate) use target::{PairTarget, check_simplex};
 
-use crate::batches::{BatchOrder, step_seed};
+use crate::batches::{BatchOrder, pass_seed, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
 use crate::fit::{Method, PolicyMethod};
@@ -162,7 +162,7 @@ pub(crate) struct PairwiseMethod<'a, B: FusedAutodiffBackend, L> {
     seed: u64,
     /// Set in every row.
     pub(crate) constants: Metrics,
-    trainer: Trainer<B, SinglePolicy<B>>,
+    trainer: Trainer<'a, B, SinglePolicy<B>>,
     pass: PairPass<'a, B>,
     loss: L,
     objective: Option<String>,
@@ -190,7 +190,10 @@ impl<'a, B: FusedAutodiffBackend, L: PairLoss> PairwiseMethod<'a, B, L> {
             phase,
             seed,
             constants: Metrics::default(),
-            trainer: Trainer::new(SinglePolicy::new(context.params, train_head)),
+            trainer: Trainer::new(
+                SinglePolicy::new(context.params, train_head),
+                context.communicator,
+            ),
             pass,
             loss: part.loss,
             objective: part.objective.map(str::to_string),
@@ -224,7 +227,7 @@ impl<'a, B: FusedAutodiffBackend, L: PairLoss> PairwiseMethod<'a, B, L> {
 
     /// log π of every pair under the current policy.
     pub(crate) fn log_probs(&self) -> Result<LogProbs> {
-        self.pass.log_probs(self.trainer.module(), self.name)
+        self.pass.log_probs(self.trainer.module(), self.name, self.trainer.communicator())
     }
 
     /// log π_ref of every pair.
@@ -270,21 +273,21 @@ impl<B: FusedAutodiffBackend, L: PairLoss> Method for PairwiseMethod<'_, B, L> {
     fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
         let clock = std::time::Instant::now();
         let n_micro = self.phase.gradient_accumulation_steps;
-        B::seed(&self.pass.device, step_seed(self.seed, self.name, step));
-        let first = (step - self.first_step) * n_micro;
-        let micro: Vec<Vec<(usize, f32)>> = (first..first + n_micro)
-            .map(|j| self.order.batch(j))
+        let micro: Vec<Vec<(usize, f32)>> = self
+            .order
+            .step(step - self.first_step, n_micro)
+            .into_iter()
             .map(|batch| batch.into_iter().map(|at| self.used[at]).collect())
             .collect();
         let mass = 1.0 / micro.iter().map(Vec::len).sum::<usize>() as f64;
 
-        let mut sums = PairSums::default();
-        for pairs in &micro {
-            let params = self.trainer.module();
-            let loss = self.pass.loss(&self.loss, params, pairs, mass, &mut sums)?;
-            self.trainer.accumulate(loss);
-        }
-        let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm);
+        let found = self.trainer.passes(micro.len(), |params, v| {
+            B::seed(&self.pass.device, pass_seed(self.seed, self.name, step, v));
+            let (loss, sums) = self.pass.loss(&self.loss, params, &micro[v], mass)?;
+            Ok((Some(loss), sums))
+        })?;
+        let sums = PairSums::total(found);
+        let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm)?;
         let mut metrics = self.constants.clone();
         for (quantity, value) in [
             (Quantity::Loss, sums.loss),
@@ -314,7 +317,7 @@ impl<B: FusedAutodiffBackend, L: PairLoss> Method for PairwiseMethod<'_, B, L> {
         )
     }
 
-    fn non_finite(&self) -> Option<&'static str> {
+    fn non_finite(&self) -> Result<Option<&'static str>> {
         self.trainer.non_finite()
     }
 

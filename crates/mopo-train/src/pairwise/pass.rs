@@ -7,9 +7,11 @@ use burn::tensor::{ElementConversion, Tensor};
 use mopo_lm::{CausalLm, Decoder, LoraAdapter, OutputLayer, PackedBatch, sequence_log_probs};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{MetricKey, Metrics, Quantity};
+use serde::{Deserialize, Serialize};
 
 use super::rewards::Rewards;
 use super::{PairLoss, PairValues};
+use crate::communicator::Communicator;
 use crate::log_probs::{LogProbs, all_log_probs, to_tensor};
 use crate::methods::TrainContext;
 use crate::single::SinglePolicy;
@@ -49,15 +51,15 @@ impl<'a, B: FusedAutodiffBackend> PairPass<'a, B> {
         }
     }
 
-    /// The loss of pairs with these labels, each with the mass `mass`. What is known of them is added to `sums`.
+    /// The loss of pairs with these labels, each with the mass `mass`, and what is known of them.
     pub(crate) fn loss(
         &self,
         loss: &impl PairLoss,
         params: &SinglePolicy<B>,
         pairs: &[(usize, f32)],
         mass: f64,
-        sums: &mut PairSums,
-    ) -> Result<Tensor<B, 1>> {
+    ) -> Result<(Tensor<B, 1>, PairSums)> {
+        let mut sums = PairSums::default();
         let n = pairs.len();
         let indices: Vec<usize> = pairs.iter().map(|(i, _)| *i).collect();
         let batch = self.pairs.pack(&indices, &vec![[true, true]; n])?;
@@ -71,7 +73,7 @@ impl<'a, B: FusedAutodiffBackend> PairPass<'a, B> {
         let values = (found.clone() - of(|s| s.0)) / of(|s| s.1);
         let indicators: Vec<f32> = pairs.iter().map(|(_, label)| loss.indicator(*label)).collect();
         let kl = match loss.needs_kl() {
-            true => self.mismatched_kl(params, &indices, sums)?,
+            true => self.mismatched_kl(params, &indices, &mut sums)?,
             false => 0.0,
         };
         let total = loss.loss(PairValues {
@@ -85,7 +87,7 @@ impl<'a, B: FusedAutodiffBackend> PairPass<'a, B> {
         sums.n_tokens += batch.n_tokens();
         let host = |tensor: Tensor<B, 1>| tensor.detach().into_data().iter().collect::<Vec<f64>>();
         sums.add(loss, pairs, &host(values), &host(found));
-        Ok(total)
+        Ok((total, sums))
     }
 
     /// KL(π‖π_ref), estimated as the mean of log(π/π_ref) over responses with the prompt of the next pair of the batch,
@@ -138,16 +140,22 @@ impl<'a, B: FusedAutodiffBackend> PairPass<'a, B> {
     }
 
     /// log π of every pair under the current policy, without dropout.
-    pub(crate) fn log_probs(&self, params: &SinglePolicy<B>, name: &str) -> Result<LogProbs> {
+    pub(crate) fn log_probs(
+        &self,
+        params: &SinglePolicy<B>,
+        name: &str,
+        communicator: &dyn Communicator,
+    ) -> Result<LogProbs> {
         let (base, policy) = (self.base.valid(), params.policy(self.base));
         let (pairs, device) = (self.pairs, &self.device);
-        let mut all = all_log_probs(&base, Some(&policy), pairs, name, device, &mut Silent)?;
+        let mut all =
+            all_log_probs(&base, Some(&policy), pairs, name, device, communicator, &mut Silent)?;
         Ok(all.swap_remove(0))
     }
 }
 
-/// Sums over the pairs of a step.
-#[derive(Default)]
+/// Sums over the pairs of a pass, or of a step.
+#[derive(Default, Serialize, Deserialize)]
 pub(crate) struct PairSums {
     /// The loss, and tokens of the passes.
     pub(crate) loss: f64,
@@ -166,6 +174,25 @@ pub(crate) struct PairSums {
 }
 
 impl PairSums {
+    /// Of all passes, in their order.
+    pub(crate) fn total(passes: impl IntoIterator<Item = Self>) -> Self {
+        let mut total = Self::default();
+        for of in passes {
+            total.loss += of.loss;
+            total.n_tokens += of.n_tokens;
+            total.n_scored += of.n_scored;
+            total.kls.extend(of.kls);
+            total.n_pairs += of.n_pairs;
+            if let Some(n) = of.n_clamped {
+                *total.n_clamped.get_or_insert(0) += n;
+            }
+            total.rewards.extend(of.rewards);
+            total.chosen += of.chosen;
+            total.rejected += of.rejected;
+        }
+        total
+    }
+
     fn add(&mut self, loss: &impl PairLoss, pairs: &[(usize, f32)], values: &[f64], found: &[f64]) {
         let n = pairs.len();
         self.n_pairs += n;

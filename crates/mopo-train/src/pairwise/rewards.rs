@@ -1,9 +1,10 @@
 //! Implicit rewards of a step's pairs, for the metrics.
 
 use mopo_report::{MetricKey, Metrics, Quantity};
+use serde::{Deserialize, Serialize};
 
 /// Sums of implicit rewards over the decided pairs of a step.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct Rewards {
     chosen: f64,
     rejected: f64,
@@ -26,6 +27,14 @@ impl Rewards {
             std::cmp::Ordering::Less => 0.0,
         };
         self.n += 1;
+    }
+
+    /// Adds those of other pairs.
+    pub(super) fn extend(&mut self, others: Self) {
+        self.chosen += others.chosen;
+        self.rejected += others.rejected;
+        self.right += others.right;
+        self.n += others.n;
     }
 
     /// Number of decided pairs.
@@ -59,8 +68,10 @@ mod tests {
         let mut rewards = Rewards::default();
         rewards.add(1.0, 0.3, 0.1); // first preferred and ahead
         rewards.add(0.0, 0.4, -0.2); // second preferred and behind
-        rewards.add(0.9, 0.2, 0.2); // neither is ahead
-        rewards.add(0.5, 9.0, -9.0); // a tie
+        let mut others = Rewards::default();
+        others.add(0.9, 0.2, 0.2); // neither is ahead
+        others.add(0.5, 9.0, -9.0); // a tie
+        rewards.extend(others);
         assert_eq!(rewards.len(), 3);
         let mut metrics = Metrics::default();
         rewards.report(|quantity| quantity.of("helpful"), &mut metrics);

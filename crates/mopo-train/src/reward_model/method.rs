@@ -12,6 +12,7 @@ use super::config::TrainingConfig;
 use super::examples::{Example, count_right, mean_loss, step_rng};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
+use crate::communicator::Solo;
 use crate::fit::Method;
 use crate::optim::{Trainer, module_from_bytes};
 use crate::{Error, Result};
@@ -95,7 +96,7 @@ pub(crate) type Frozen<B, M> = (
 
 /// The state of the training.
 pub(crate) struct RewardTraining<'a, B: FusedAutodiffBackend, M: TrainedScorer<B>> {
-    trainer: Trainer<B, M>,
+    trainer: Trainer<'a, B, M>,
     frozen: Frozen<B, M>,
     train: &'a [Example],
     validation: &'a [Example],
@@ -120,7 +121,7 @@ impl<'a, B: FusedAutodiffBackend, M: TrainedScorer<B>> RewardTraining<'a, B, M> 
         let lengths = train.iter().map(Example::n_tokens).collect();
         let order = BatchOrder::new(lengths, config.batch_size, step_seed(seed, PHASE, 0));
         Self {
-            trainer: Trainer::new(model),
+            trainer: Trainer::new(model, &Solo),
             frozen,
             train,
             validation,
@@ -174,11 +175,14 @@ impl<B: FusedAutodiffBackend, M: TrainedScorer<B>> Method for RewardTraining<'_,
             .map(|i| self.train[i].with_tokens_dropped(self.config.token_dropout, &mut rng))
             .collect();
         let n_tokens: usize = examples.iter().map(Example::n_tokens).sum();
-        let logits = self.trainer.module().logits(&self.frozen.0, &rows(&examples));
-        let loss = mean_loss(&examples, logits);
-        let loss_value = loss.clone().into_scalar().elem::<f64>();
-        self.trainer.accumulate(loss);
-        let norm = self.trainer.step(learning_rate, self.config.max_grad_norm);
+        let found = self.trainer.passes(1, |model, _| {
+            let logits = model.logits(&self.frozen.0, &rows(&examples));
+            let loss = mean_loss(&examples, logits);
+            let value = loss.clone().into_scalar().elem::<f64>();
+            Ok((Some(loss), value))
+        })?;
+        let loss_value = found.iter().sum();
+        let norm = self.trainer.step(learning_rate, self.config.max_grad_norm)?;
         self.trainer.decay(learning_rate * self.config.weight_decay);
         let mut metrics =
             Metrics::from([(Quantity::Loss, loss_value), (Quantity::GradientNorm, norm)]);
@@ -205,7 +209,7 @@ impl<B: FusedAutodiffBackend, M: TrainedScorer<B>> Method for RewardTraining<'_,
         format!("loss {loss:.3}  |grad| {norm:.2}{best}")
     }
 
-    fn non_finite(&self) -> Option<&'static str> {
+    fn non_finite(&self) -> Result<Option<&'static str>> {
         self.trainer.non_finite()
     }
 

@@ -21,6 +21,7 @@ use super::examples::{Example, count_right, cut_alike};
 use super::method::RewardTraining;
 use super::save::{PADDING, save_model};
 use crate::batches::step_seed;
+use crate::communicator::Solo;
 use crate::config::PhaseConfig;
 use crate::fit::Fit;
 use crate::models::tokenizer_of;
@@ -216,7 +217,7 @@ pub fn train_reward<B: FusedAutodiffBackend>(
     let loop_config = &config.training;
     let (fit_on, stop_on) = (&train.examples, &validation.examples);
     let checkpoints = &config.checkpoints;
-    let mut fit = Fit { run, record, phase: &phase(config), checkpoints };
+    let mut fit = Fit { run, record, phase: &phase(config), checkpoints, communicator: &Solo };
     let (best_model, best, steps) = match (model, &config.lora) {
         (Classifier::Decoder(model), Some(lora)) => {
             let model = model.no_grad();

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::RolloutSettings;
 use crate::batches::step_seed;
+use crate::communicator::Communicator;
 use crate::config::RewardAxis;
 use crate::evaluate::KnownStatistics;
 use crate::sample::Answerer;
@@ -54,6 +55,7 @@ impl RolloutInputs {
         record: &mut RunRecord,
         base: &CausalLm<B>,
         data: &RunData,
+        communicator: &dyn Communicator,
         device: &B::Device,
         progress: &mut dyn Progress,
     ) -> Result<Self> {
@@ -71,7 +73,8 @@ impl RolloutInputs {
         let (_, template) = load_run_tokenizer(run, config)?;
 
         let path = run.join(REWARDS);
-        let known = match path.exists() {
+        let is_known = communicator.from_first(|| Ok(path.exists()))?;
+        let known = match is_known {
             true => {
                 record.check(run, &[REWARDS], false)?;
                 let known: TrainingRewards = run.read_json(REWARDS)?;
@@ -95,20 +98,19 @@ impl RolloutInputs {
             false => {
                 let answerer =
                     Answerer { base, params: None, tokenizer: &data.tokenizer, template, device };
-                let measure = Measure { settings, config, data, rewards: &rewards };
+                let measure = Measure { settings, config, data, rewards: &rewards, communicator };
                 let statistics = match settings.has_z_scores {
                     true => measure.statistics(&axes, run, &answerer, progress)?,
                     false => vec![],
                 };
                 run.check_there()?;
                 let found = TrainingRewards { rewards: specs, statistics };
-                run.write_json(REWARDS, &found)?;
+                communicator.once(|| run.write_json(REWARDS, &found))?;
                 found
             }
         };
         if !record.has(REWARDS) {
-            record.add_file(run, REWARDS)?;
-            run.write_record(record)?;
+            record.change_together(run, communicator, |record| record.add_file(run, REWARDS))?;
         }
         for known in &known.statistics {
             let ObjectiveStatistics { objective, mean, std, source, .. } = known;
@@ -126,6 +128,7 @@ struct Measure<'a> {
     config: &'a RunConfig,
     data: &'a RunData,
     rewards: &'a [Box<dyn Reward>],
+    communicator: &'a dyn Communicator,
 }
 
 impl Measure<'_> {
@@ -189,13 +192,22 @@ impl Measure<'_> {
         };
         let head = Decoding::from(HeadChoice::Base);
         progress.begin("reference scores", 0, n as u64, Unit::Steps);
-        let answers = answerer.answer(&head, &tokens, None, &generation, progress)?;
+        let answers = answerer.answer_together(
+            &head,
+            &tokens,
+            None,
+            &generation,
+            self.communicator,
+            progress,
+        )?;
         progress.end("");
         let answers: Vec<String> = answers.into_iter().map(|answer| answer.text).collect();
         let whose = format!(
             "answers of the reference to {n} training prompts (temperature {}, seed {})",
             self.settings.temperature, self.config.seed
         );
-        Ok((score_all(self.rewards, &texts, &answers)?, whose))
+        let scores =
+            self.communicator.from_first(|| Ok(score_all(self.rewards, &texts, &answers)?))?;
+        Ok((scores, whose))
     }
 }

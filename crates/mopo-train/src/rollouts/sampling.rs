@@ -11,6 +11,7 @@ use mopo_ops::FusedBackend;
 
 use super::params::ValueHead;
 use super::{Answer, RolloutInputs, RolloutSettings};
+use crate::communicator::Communicator;
 use crate::sample::Answerer;
 use crate::{Result, RunData, Silent};
 
@@ -27,7 +28,7 @@ pub(super) struct RolloutSampler<'a, B: FusedBackend> {
 impl<B: FusedBackend> RolloutSampler<'_, B> {
     /// Answers to these training prompts, `group_size` to each, one group after the other; without advantages yet.
     /// Also returns the tokens of the passes for their log-probs.
-    /// `n_prompts`: prompts per pass for their log-probs.
+    /// `n_prompts`: prompts per pass for their log-probs; such parts are dealt out over the ranks.
     ///
     /// # Errors
     /// Those of generation; a reward that refuses an answer.
@@ -38,13 +39,34 @@ impl<B: FusedBackend> RolloutSampler<'_, B> {
         prompts: &[usize],
         seed: u64,
         n_prompts: usize,
+        communicator: &dyn Communicator,
+    ) -> Result<(Vec<Answer>, usize)> {
+        let n_parts = prompts.len().div_ceil(n_prompts);
+        let parts = communicator.deal(n_parts, |part| {
+            let first = part * n_prompts;
+            let prompts = &prompts[first..(first + n_prompts).min(prompts.len())];
+            self.sample_part(params, value, prompts, first, seed)
+        })?;
+        let n_scored = parts.iter().map(|(_, n)| n).sum();
+        Ok((parts.into_iter().flat_map(|(answers, _)| answers).collect(), n_scored))
+    }
+
+    /// Those to some of the prompts, from number `first` on, which one rank makes.
+    fn sample_part(
+        &self,
+        params: &PolicyParams<B>,
+        value: Option<&ValueHead<B>>,
+        prompts: &[usize],
+        first: usize,
+        seed: u64,
     ) -> Result<(Vec<Answer>, usize)> {
         let RolloutSettings { temperature, max_new_tokens, group_size, .. } = self.settings;
         let rows: Vec<usize> =
             prompts.iter().flat_map(|prompt| std::iter::repeat_n(*prompt, group_size)).collect();
         let tokens: Vec<Vec<u32>> =
             rows.iter().map(|&prompt| self.data.prompt_tokens(prompt).to_vec()).collect();
-        let row_ids: Vec<u64> = (0..rows.len() as u64).collect();
+        let first = (first * group_size) as u64;
+        let row_ids: Vec<u64> = (first..first + rows.len() as u64).collect();
         let generation =
             GenerationConfig { max_new_tokens, temperature, seed, ..GenerationConfig::default() };
         let answerer = Answerer {
@@ -77,10 +99,7 @@ impl<B: FusedBackend> RolloutSampler<'_, B> {
             returns: Vec::new(),
         });
         let mut answers: Vec<Answer> = answers.collect();
-        let mut n_scored = 0;
-        for part in answers.chunks_mut(n_prompts * group_size) {
-            n_scored += self.measure(params, value, part)?;
-        }
+        let n_scored = self.measure(params, value, &mut answers)?;
         Ok((answers, n_scored))
     }
 

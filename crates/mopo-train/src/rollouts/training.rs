@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::params::RolloutParams;
 use super::sampling::{RolloutSampler, pack};
 use super::{Answer, LossPart, RolloutLoss, RolloutSettings, TokenValues};
-use crate::batches::{BatchOrder, step_seed};
+use crate::batches::{BatchOrder, pass_seed, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::config::PhaseConfig;
 use crate::fit::{Method, PolicyMethod};
@@ -71,7 +71,7 @@ impl RolloutTraining<'_> {
                 data,
                 device: context.device.clone(),
             },
-            trainer: Trainer::new(params),
+            trainer: Trainer::new(params, context.communicator),
             order: BatchOrder::of_prompts(data, lengths, context.phase.batch_size, order),
             phase: context.phase,
             rollout: None,
@@ -96,7 +96,7 @@ struct RolloutMethod<'a, B: FusedAutodiffBackend, L> {
     /// The frozen base, on the backend with gradients.
     base: &'a CausalLm<B>,
     sampler: RolloutSampler<'a, B::InnerBackend>,
-    trainer: Trainer<B, RolloutParams<B>>,
+    trainer: Trainer<'a, B, RolloutParams<B>>,
     /// Batches of prompts.
     order: BatchOrder,
     phase: &'a PhaseConfig,
@@ -114,8 +114,8 @@ struct SavedRollout<S> {
     answers: Option<Vec<Answer>>,
 }
 
-/// Sums over the passes of a step.
-#[derive(Default)]
+/// Sums over a pass, or the passes of a step.
+#[derive(Default, Serialize, Deserialize)]
 struct StepSums {
     loss: f64,
     parts: Vec<(Quantity, f64)>,
@@ -123,60 +123,50 @@ struct StepSums {
     n_packed: usize,
 }
 
-impl<B: FusedAutodiffBackend, L: RolloutLoss> RolloutMethod<'_, B, L> {
-    /// Steps that a rollout serves.
-    fn steps_per_rollout(&self) -> usize {
-        let RolloutSettings { epochs, minibatches, .. } = self.sampler.settings;
-        epochs * minibatches
+impl StepSums {
+    /// Of all passes, in their order.
+    fn total(passes: Vec<Self>) -> Self {
+        let mut total = Self::default();
+        for of in passes {
+            total.loss += of.loss;
+            for (i, (quantity, value)) in of.parts.into_iter().enumerate() {
+                match total.parts.get_mut(i) {
+                    Some((_, sum)) => *sum += value,
+                    None => total.parts.push((quantity, value)),
+                }
+            }
+            total.n_clipped += of.n_clipped;
+            total.n_packed += of.n_packed;
+        }
+        total
     }
+}
 
-    /// A rollout by its number, with advantages, and how many tokens its log-probs took.
-    fn sample(&mut self, number: usize) -> Result<(Vec<Answer>, usize)> {
-        let n_batches = self.sampler.settings.minibatches * self.phase.gradient_accumulation_steps;
-        let prompts: Vec<usize> =
-            (0..n_batches).flat_map(|i| self.order.batch(number * n_batches + i)).collect();
-        let module = self.trainer.module();
-        let params = module.sampling(&self.sampler.base);
-        let value = module.value.as_ref().map(|value| value.valid());
-        let seed = step_seed(self.seed, &format!("{} rollout", self.name), number);
-        let n_prompts = self.phase.batch_size;
-        let (mut answers, n_scored) =
-            self.sampler.sample(&params, value.as_ref(), &prompts, seed, n_prompts)?;
-        self.loss.set_advantages(&mut answers);
-        Ok((answers, n_scored))
-    }
+/// What passes of a step are made with, besides the parameters.
+struct Pass<'a, B: FusedAutodiffBackend, L> {
+    loss: &'a L,
+    base: &'a CausalLm<B>,
+    sampler: &'a RolloutSampler<'a, B::InnerBackend>,
+    /// Of the whole step.
+    n_tokens: usize,
+    n_answers: usize,
+    device: &'a B::Device,
+}
 
-    /// The passes of a step, as indices of answers: whole groups, in an order drawn anew for each epoch.
-    fn passes(&self, step: usize, n_answers: usize) -> Vec<Vec<usize>> {
-        let RolloutSettings { minibatches, group_size, .. } = self.sampler.settings;
-        let n_passes = self.phase.gradient_accumulation_steps;
-        let (epoch, minibatch) = (step / minibatches, step % minibatches);
-        let mut groups: Vec<usize> = (0..n_answers / group_size).collect();
-        let seed = step_seed(self.seed, &format!("{} order", self.name), epoch);
-        groups.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-        let n = minibatches * n_passes;
-        let part = |i: usize| -> Vec<usize> {
-            let own = &groups[i * groups.len() / n..(i + 1) * groups.len() / n];
-            own.iter().flat_map(|group| group * group_size..(group + 1) * group_size).collect()
-        };
-        // No part is empty: a rollout has at least one prompt for each.
-        (0..n_passes).map(|j| part(minibatch * n_passes + j)).collect()
-    }
-
-    /// Adds the gradients of a pass. `n_tokens`, `n_answers`: of the whole step.
-    fn pass(
-        &mut self,
+impl<B: FusedAutodiffBackend, L: RolloutLoss> Pass<'_, B, L> {
+    /// The loss of a pass, and what is known of it.
+    fn make(
+        &self,
+        module: &RolloutParams<B>,
         answers: &[&Answer],
-        n_tokens: usize,
-        n_answers: usize,
-        sums: &mut StepSums,
-    ) -> Result<()> {
+    ) -> Result<(Option<Tensor<B, 1>>, StepSums)> {
+        let (n_tokens, n_answers) = (self.n_tokens, self.n_answers);
+        let mut sums = StepSums::default();
         let batch = pack(self.sampler.data, answers.iter().copied())?;
         sums.n_packed += batch.n_tokens();
         let all: Vec<usize> = (0..answers.len()).collect();
-        let module = self.trainer.module();
         let head = module.policy.head(self.base);
-        let inputs = batch.inputs::<B>(&self.device);
+        let inputs = batch.inputs::<B>(self.device);
         let hidden = self.base.hidden_states_packed(&inputs, Some(&module.policy.adapter));
         let values = module
             .value
@@ -188,7 +178,7 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> RolloutMethod<'_, B, L> {
         let of = |list: fn(&Answer) -> &Vec<f64>| -> Tensor<B, 1> {
             let all: Vec<f32> =
                 answers.iter().flat_map(|answer| list(answer).iter().map(|x| *x as f32)).collect();
-            to_tensor(&all, &self.device)
+            to_tensor(&all, self.device)
         };
         let is_per_answer = self.loss.is_per_answer();
         let mass = answers.iter().flat_map(|answer| {
@@ -208,7 +198,7 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> RolloutMethod<'_, B, L> {
             old: of(|answer| &answer.log_probs),
             reference: of(|answer| &answer.reference),
             advantages: of(|answer| &answer.advantages),
-            mass: to_tensor(&mass.collect::<Vec<f32>>(), &self.device),
+            mass: to_tensor(&mass.collect::<Vec<f32>>(), self.device),
         };
         let mut loss: Option<Tensor<B, 1>> = None;
         for (i, LossPart { quantity, weight, value }) in
@@ -234,8 +224,54 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> RolloutMethod<'_, B, L> {
             .zip(old)
             .filter(|(now, (old, advantage))| is_clipped(now - *old, **advantage, clip))
             .count();
-        self.trainer.accumulate(loss.expect("a loss has parts"));
-        Ok(())
+        Ok((loss, sums))
+    }
+}
+
+impl<B: FusedAutodiffBackend, L: RolloutLoss> RolloutMethod<'_, B, L> {
+    /// Steps that a rollout serves.
+    fn steps_per_rollout(&self) -> usize {
+        let RolloutSettings { epochs, minibatches, .. } = self.sampler.settings;
+        epochs * minibatches
+    }
+
+    /// A rollout by its number, with advantages, and how many tokens its log-probs took.
+    fn sample(&mut self, number: usize) -> Result<(Vec<Answer>, usize)> {
+        let n_batches = self.sampler.settings.minibatches * self.phase.gradient_accumulation_steps;
+        let prompts: Vec<usize> =
+            (0..n_batches).flat_map(|i| self.order.batch(number * n_batches + i)).collect();
+        let module = self.trainer.module();
+        let params = module.sampling(&self.sampler.base);
+        let value = module.value.as_ref().map(|value| value.valid());
+        let seed = step_seed(self.seed, &format!("{} rollout", self.name), number);
+        let n_prompts = self.phase.batch_size;
+        let (mut answers, n_scored) = self.sampler.sample(
+            &params,
+            value.as_ref(),
+            &prompts,
+            seed,
+            n_prompts,
+            self.trainer.communicator(),
+        )?;
+        self.loss.set_advantages(&mut answers);
+        Ok((answers, n_scored))
+    }
+
+    /// The passes of a step, as indices of answers: whole groups, in an order drawn anew for each epoch.
+    fn passes(&self, step: usize, n_answers: usize) -> Vec<Vec<usize>> {
+        let RolloutSettings { minibatches, group_size, .. } = self.sampler.settings;
+        let n_passes = self.phase.gradient_accumulation_steps;
+        let (epoch, minibatch) = (step / minibatches, step % minibatches);
+        let mut groups: Vec<usize> = (0..n_answers / group_size).collect();
+        let seed = step_seed(self.seed, &format!("{} order", self.name), epoch);
+        groups.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        let n = minibatches * n_passes;
+        let part = |i: usize| -> Vec<usize> {
+            let own = &groups[i * groups.len() / n..(i + 1) * groups.len() / n];
+            own.iter().flat_map(|group| group * group_size..(group + 1) * group_size).collect()
+        };
+        // No part is empty: a rollout has at least one prompt for each.
+        (0..n_passes).map(|j| part(minibatch * n_passes + j)).collect()
     }
 
     /// Metrics of a rollout.
@@ -287,12 +323,21 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> Method for RolloutMethod<'_, B, L>
         let of_step = || passes.iter().flatten().map(|&i| &answers[i]);
         let n_tokens = of_step().map(|answer| answer.ids.len()).sum::<usize>();
         let n_answers = of_step().count();
-        let mut sums = StepSums::default();
-        for pass in &passes {
-            let pass: Vec<&Answer> = pass.iter().map(|&i| &answers[i]).collect();
-            self.pass(&pass, n_tokens, n_answers, &mut sums)?;
-        }
-        let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm);
+        let maker = Pass {
+            loss: &self.loss,
+            base: self.base,
+            sampler: &self.sampler,
+            n_tokens,
+            n_answers,
+            device: &self.device,
+        };
+        let found = self.trainer.passes(passes.len(), |module, v| {
+            B::seed(&self.device, pass_seed(self.seed, self.name, step, v));
+            let pass: Vec<&Answer> = passes[v].iter().map(|&i| &answers[i]).collect();
+            maker.make(module, &pass)
+        })?;
+        let sums = StepSums::total(found);
+        let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm)?;
         let mut metrics =
             Metrics::from([(Quantity::Loss, sums.loss), (Quantity::GradientNorm, norm)]);
         metrics.set_trained_tokens(sums.n_packed, clock.elapsed());
@@ -323,7 +368,7 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> Method for RolloutMethod<'_, B, L>
         )
     }
 
-    fn non_finite(&self) -> Option<&'static str> {
+    fn non_finite(&self) -> Result<Option<&'static str>> {
         self.trainer.non_finite()
     }
 

@@ -8,6 +8,7 @@ use mopo_hub::{file_sha256, find_files, sha256_hex};
 use serde::{Deserialize, Serialize};
 
 use super::RunDir;
+use crate::communicator::Communicator;
 use crate::{Error, Result, RunConfig};
 
 /// The record's file.
@@ -198,6 +199,22 @@ impl RunRecord {
     /// Records one file of the run.
     pub(crate) fn add_file(&mut self, run: &RunDir, name: &str) -> Result<()> {
         self.hashes.insert(name.into(), file_sha256(&run.join(name))?);
+        Ok(())
+    }
+
+    /// Changes the record on rank 0, which writes it; every rank has the changed one then.
+    pub(crate) fn change_together(
+        &mut self,
+        run: &RunDir,
+        communicator: &dyn Communicator,
+        change: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        *self = communicator.from_first(|| {
+            let mut changed = self.clone();
+            change(&mut changed)?;
+            run.write_record(&changed)?;
+            Ok(changed)
+        })?;
         Ok(())
     }
 

@@ -5,7 +5,9 @@ use mopo_lm::{
     CausalLm, Decoding, GenerationConfig, HeadChoice, PolicyParams, Sampled, generate_with_ends,
 };
 use mopo_ops::FusedBackend;
+use serde::{Deserialize, Serialize};
 
+use crate::communicator::Communicator;
 use crate::{Progress, Result};
 
 /// What generates.
@@ -20,7 +22,7 @@ pub(crate) struct Answerer<'a, B: FusedBackend> {
 }
 
 /// An answer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct AnswerText {
     /// What was drawn.
     pub(crate) sampled: Sampled,
@@ -61,6 +63,29 @@ impl<B: FusedBackend> Answerer<'_, B> {
             Ok(AnswerText { sampled, text })
         };
         sampled.into_iter().map(text_of).collect()
+    }
+
+    /// The same, dealt out over the ranks; every rank gets all answers.
+    ///
+    /// # Errors
+    /// Those of [`answer`](Self::answer).
+    pub(crate) fn answer_together(
+        &self,
+        decoding: &Decoding,
+        prompts: &[Vec<u32>],
+        row_ids: Option<&[u64]>,
+        generation: &GenerationConfig,
+        communicator: &dyn Communicator,
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<AnswerText>> {
+        let own = || (communicator.rank()..prompts.len()).step_by(communicator.world());
+        let prompts_of: Vec<Vec<u32>> = own().map(|i| prompts[i].clone()).collect();
+        let ids: Option<Vec<u64>> = row_ids.map(|ids| own().map(|i| ids[i]).collect());
+        let found = match prompts_of.is_empty() {
+            true => Vec::new(),
+            false => self.answer(decoding, &prompts_of, ids.as_deref(), generation, progress)?,
+        };
+        communicator.interleaved(prompts.len(), found)
     }
 }
 

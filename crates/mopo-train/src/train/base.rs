@@ -11,6 +11,7 @@ use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 use super::data::RunData;
 use crate::batches::step_seed;
 use crate::cache::Context;
+use crate::communicator::Communicator;
 use crate::config::{BaseFormat, ModelSource};
 use crate::fit::Fit;
 use crate::run_dir::record::{BASE, INITIAL};
@@ -28,36 +29,41 @@ pub(super) fn trained<B: FusedAutodiffBackend>(
     config: &RunConfig,
     record: &mut RunRecord,
     data: &RunData,
+    communicator: &dyn Communicator,
     device: &B::Device,
     progress: &mut dyn Progress,
 ) -> Result<CausalLm<B>> {
     let dir = run.join(BASE);
-    let is_done = is_trained(&dir, config);
+    let is_done = communicator.from_first(|| Ok(is_trained(&dir, config)))?;
     if !is_done {
         B::seed(device, step_seed(config.seed, "init", 0));
         if let ModelSource::Hub(model) = &config.model.source {
             record.check_model(&crate::models::model_dir(model)?)?;
         }
         match config.sft.steps > 0 && config.sft.lora {
-            true => train_adapter::<B>(run, config, record, data, device, progress)?,
-            false => train_model::<B>(run, config, record, data, device, progress)?,
+            true => {
+                train_adapter::<B>(run, config, record, data, communicator, device, progress)?;
+            }
+            false => train_model::<B>(run, config, record, data, communicator, device, progress)?,
         }
     }
     if !is_done || !record.has(BASE) {
-        let before = record.has(BASE).then(|| record.folder_sha256(BASE));
-        record.add_folder(run, BASE)?;
-        if before.is_some_and(|before| before != record.folder_sha256(BASE))
-            && has_successors(run, config)?
-        {
-            return Err(Error::Run {
-                path: run.path().into(),
-                message: format!(
-                    "the base model was trained again and has changed, so {INITIAL} and the \
-                     method's checkpoints no longer belong to it: remove them, or start a new run"
-                ),
-            });
-        }
-        run.write_record(record)?;
+        record.change_together(run, communicator, |record| {
+            let before = record.has(BASE).then(|| record.folder_sha256(BASE));
+            record.add_folder(run, BASE)?;
+            if before.is_some_and(|before| before != record.folder_sha256(BASE))
+                && has_successors(run, config)?
+            {
+                return Err(Error::Run {
+                    path: run.path().into(),
+                    message: format!(
+                        "the base model was trained again and has changed, so {INITIAL} and the \
+                         method's checkpoints no longer belong to it: remove them, or start a new run"
+                    ),
+                });
+            }
+            Ok(())
+        })?;
     }
     let base = load_base::<B>(run, config.model.base, device)?;
     data.tokenizer.check_fits(base.shape().vocab_size)?;
@@ -79,6 +85,7 @@ fn train_model<B: FusedAutodiffBackend>(
     config: &RunConfig,
     record: &mut RunRecord,
     data: &RunData,
+    communicator: &dyn Communicator,
     device: &B::Device,
     progress: &mut dyn Progress,
 ) -> Result<()> {
@@ -88,11 +95,11 @@ fn train_model<B: FusedAutodiffBackend>(
     if config.sft.steps == 0
         && let Some(file) = source_file(config)?
     {
-        return keep_file(&file, &base.valid(), &dir);
+        return communicator.once(|| keep_file(&file, &base.valid(), &dir));
     }
-    let mut sft = Sft::new(base, &data.train, &config.sft, config.seed, device);
-    fit(run, config, record, &mut sft, progress)?;
-    Ok(sft.model().valid().save(&dir)?)
+    let mut sft = Sft::new(base, &data.train, &config.sft, config.seed, communicator, device);
+    fit(run, config, record, communicator, &mut sft, progress)?;
+    communicator.once(|| Ok(sft.model().valid().save(&dir)?))
 }
 
 /// SFT of an adapter: the run keeps the base as it is, and beside it the adapter in PEFT's files.
@@ -101,28 +108,33 @@ fn train_adapter<B: FusedAutodiffBackend>(
     config: &RunConfig,
     record: &mut RunRecord,
     data: &RunData,
+    communicator: &dyn Communicator,
     device: &B::Device,
     progress: &mut dyn Progress,
 ) -> Result<()> {
     let dir = run.join(BASE);
-    if !dir.join("config.json").exists() {
+    communicator.once(|| {
+        if dir.join("config.json").exists() {
+            return Ok(());
+        }
         let base = initial::<B>(config, &data.tokenizer, device)?.valid();
         let base = base.without_adapter();
         match source_file(config)? {
-            Some(file) => keep_file(&file, &base, &dir)?,
-            None => base.save(&dir)?,
+            Some(file) => keep_file(&file, &base, &dir),
+            None => Ok(base.save(&dir)?),
         }
-    }
+    })?;
     // In the format that the policies are trained on.
     let base = load_base::<B>(run, config.model.base, device)?
         .with_gradient_checkpointing(config.sft.gradient_checkpointing);
     let shape = base.shape();
     B::seed(device, step_seed(config.seed, "sft adapter", 0));
     let adapter = config.lora.init::<B>(&shape, device);
-    let mut sft = Sft::of_adapter(base, adapter, &data.train, &config.sft, config.seed, device);
-    fit(run, config, record, &mut sft, progress)?;
+    let (pairs, phase) = (&data.train, &config.sft);
+    let mut sft = Sft::of_adapter(base, adapter, pairs, phase, config.seed, communicator, device);
+    fit(run, config, record, communicator, &mut sft, progress)?;
     let adapter = sft.adapter().expect("it is trained").valid();
-    Ok(save_adapter(&adapter, &shape, &config.lora, &dir)?)
+    communicator.once(|| Ok(save_adapter(&adapter, &shape, &config.lora, &dir)?))
 }
 
 /// The steps of SFT.
@@ -130,11 +142,12 @@ fn fit<B: FusedAutodiffBackend>(
     run: &RunDir,
     config: &RunConfig,
     record: &mut RunRecord,
+    communicator: &dyn Communicator,
     sft: &mut Sft<'_, B>,
     progress: &mut dyn Progress,
 ) -> Result<()> {
     let (phase, checkpoints) = (&config.sft, &config.checkpoints);
-    Fit { run, record, phase, checkpoints }.run(sft, progress)?;
+    Fit { run, record, phase, checkpoints, communicator }.run(sft, progress)?;
     run.check_there()
 }
 

@@ -19,6 +19,7 @@ use periodic::{Evaluated, Evaluator};
 
 use crate::batches::step_seed;
 use crate::cache::{Context, LogProbCache};
+use crate::communicator::{Communicator, check_equal};
 use crate::conditioned::Conditioning;
 use crate::config::ModelSource;
 use crate::fit::{Fit, PolicyMethod};
@@ -41,6 +42,8 @@ const CONDITIONED: &str = "conditioned";
 /// write to it
 /// meanwhile: if the caller does not hold the run's lock, it is taken.
 ///
+/// `communicator`: the ranks that train together, each of which calls this with the same arguments; rank 0 alone writes.
+///
 /// `cache`: the cache of log-probs of the frozen base. It changes no result: a run
 /// keeps its own copy, and a cached pair has the same bits as a computed one.
 ///
@@ -52,14 +55,23 @@ pub fn train<B: FusedAutodiffBackend>(
     config: &RunConfig,
     record: &mut RunRecord,
     cache: Option<&LogProbCache>,
+    communicator: &dyn Communicator,
     device: &B::Device,
     progress: &mut dyn Progress,
 ) -> Result<RunResult> {
     let clock = std::time::Instant::now();
     config.check_rewards()?;
-    let run = &run.begin_training(record, || config.to_toml())?;
-    let is_new = record.hashes.is_empty();
-    if is_new {
+    ranks_agree(config, communicator)?;
+    let held;
+    let run = match communicator.is_first() {
+        true => {
+            held = run.begin_training(record, || config.to_toml())?;
+            &held
+        }
+        false => run,
+    };
+    let is_new = communicator.from_first(|| Ok(record.hashes.is_empty()))?;
+    if is_new && communicator.is_first() {
         if let ModelSource::Hub(model) = &config.model.source {
             record.add_model(&model_dir(model)?)?;
         }
@@ -70,6 +82,7 @@ pub fn train<B: FusedAutodiffBackend>(
         }
         prepare::prepare(run, config, record, progress)?;
     }
+    *record = communicator.from_first(|| Ok(record.clone()))?;
     let data = RunData::load(run, config, record)?;
     progress.note(&format!(
         "data: {} training and {} held-out pairs; {}",
@@ -106,31 +119,43 @@ pub fn train<B: FusedAutodiffBackend>(
         }
     }
 
-    let base = base::trained::<B>(run, config, record, &data, device, progress)?;
+    let base = base::trained::<B>(run, config, record, &data, communicator, device, progress)?;
     let frozen = base.valid();
     let context = base::context::<B>(config, record, device);
     let cache = cache.map(|cache| (cache, &context));
 
     let initial = match config.method.needs_initial_log_probs() {
-        true => initial_log_probs(run, record, &frozen, &data, cache, device, progress)?,
+        true => {
+            initial_log_probs(run, record, &frozen, &data, cache, communicator, device, progress)?
+        }
         false => LogProbs::new(),
     };
 
     let name = "held-out accuracy";
-    let before = frozen_log_probs(&frozen, &data.heldout, cache, name, device, progress)?;
+    let before =
+        frozen_log_probs(&frozen, &data.heldout, cache, name, device, communicator, progress)?;
 
     let others = config.method.other_policies();
-    let others = others::log_probs(&others, run, record, &frozen, &data, device, progress)?;
+    let others =
+        others::log_probs(&others, run, record, &frozen, &data, communicator, device, progress)?;
 
     let names = &config.policies;
     let conditioning = config.method.conditioning(names, &data)?;
     let primaries = config.method.primaries(names, &data.objectives)?;
     let dir = run.join(POLICY);
-    let is_done = dir.join("policy.json").exists();
+    let is_done = communicator.from_first(|| Ok(dir.join("policy.json").exists()))?;
     if !is_done {
         let rollouts = match &rollouts {
             Some(settings) => Some(RolloutInputs::load(
-                settings, run, config, record, &frozen, &data, device, progress,
+                settings,
+                run,
+                config,
+                record,
+                &frozen,
+                &data,
+                communicator,
+                device,
+                progress,
             )?),
             None => None,
         };
@@ -158,13 +183,15 @@ pub fn train<B: FusedAutodiffBackend>(
             others: &others,
             rollouts: rollouts.as_ref(),
             seed: config.seed,
+            communicator,
             device,
         };
         let told = conditioning.as_ref();
-        let mut evaluator = Evaluator::new(run, config, &data, &frozen, &before, told, device)?;
+        let mut evaluator =
+            Evaluator::new(run, config, &data, &frozen, &before, told, communicator, device)?;
         let mut fit = |method: &mut dyn PolicyMethod<B>, progress: &mut dyn Progress| {
             let checkpoints = &config.checkpoints;
-            let mut fit = Fit { run, record: &mut *record, phase, checkpoints };
+            let mut fit = Fit { run, record: &mut *record, phase, checkpoints, communicator };
             match &mut evaluator {
                 Some(evaluator) => fit.run(&mut Evaluated { method, evaluator }, progress),
                 None => fit.run(method, progress),
@@ -179,92 +206,115 @@ pub fn train<B: FusedAutodiffBackend>(
         if let Some(evaluator) = evaluator {
             let (policies, best) = evaluator.end(trained)?;
             trained = policies;
-            run.write_json(BEST, &best)?;
+            communicator.once(|| run.write_json(BEST, &best))?;
         }
         // `policy.json` comes last: it says that the policy is complete.
-        let heads = match &conditioning {
-            Some(conditioning) => {
-                conditioning.write(&dir)?;
-                vec![CONDITIONED.to_string()]
-            }
-            None => names.clone(),
-        };
-        save_policy(&trained, &base.shape(), &loras, &heads, config.method.mixing(), &dir)?;
+        communicator.once(|| {
+            let heads = match &conditioning {
+                Some(conditioning) => {
+                    conditioning.write(&dir)?;
+                    vec![CONDITIONED.to_string()]
+                }
+                None => names.clone(),
+            };
+            let (shape, mixing) = (base.shape(), config.method.mixing());
+            Ok(save_policy(&trained, &shape, &loras, &heads, mixing, &dir)?)
+        })?;
     }
     if !is_done || !record.has(POLICY) {
-        record.add_folder(run, POLICY)?;
-        run.write_record(record)?;
+        record.change_together(run, communicator, |record| record.add_folder(run, POLICY))?;
     }
     let (params, _) = load_policy(&dir, &frozen, device)?;
 
     let told = conditioning.as_ref();
-    let after = heldout_log_probs(&frozen, &params, &data, names, told, name, device, progress)?;
-    let k = data.objectives.len();
-    let lag = config.method.reference_lag().unwrap_or(usize::MAX);
-    let last_steps = lag.min(config.training.steps).clamp(1, 100);
-    let log = read_log(run, progress);
-    // Methods without them have no primary objectives.
-    let (mut constraints, n_rows) =
-        constraints(&log.rows, &data.objectives, &primaries, last_steps);
-    for constraint in &mut constraints {
-        let h = names.iter().position(|name| *name == constraint.policy);
-        let k = data.objectives.index_of(&constraint.objective)?;
-        constraint.heldout = h.and_then(|h| {
-            let labels = data.heldout_labels.iter().map(|row| row[k]);
-            HeldoutEstimate::of(labels, |i| log_ratio(&after[h], &before, i), config.seed)
-        });
-    }
-    let result = RunResult {
-        objectives: data.objectives.names().to_vec(),
-        sft: accuracies(&data.heldout_labels, |i| before[i], k),
-        policies: names
-            .iter()
-            .zip(&after)
-            .map(|(name, policy)| {
-                let log_ratio = |i| log_ratio(policy, &before, i);
-                (name.clone(), accuracies(&data.heldout_labels, log_ratio, k))
-            })
-            .collect(),
-        tokens: RunTokens::of(
-            &log.rows,
-            config.method.kind(),
-            config.training.steps,
-            config.training.early_stopping_patience.is_some(),
-        ),
-        best: match run.join(BEST).exists() {
-            true => run.read_json(BEST)?,
-            false => None,
-        },
-        // Fewer if rows are missing from the log.
-        last_steps: if constraints.is_empty() { last_steps } else { n_rows },
-        constraints,
-        seconds: clock.elapsed().as_secs_f64(),
-    };
-    run.write_json(RESULT, &result)?;
-    Ok(result)
+    let after = heldout_log_probs(
+        &frozen,
+        &params,
+        &data,
+        names,
+        told,
+        name,
+        device,
+        communicator,
+        progress,
+    )?;
+    communicator.from_first(|| {
+        let k = data.objectives.len();
+        let lag = config.method.reference_lag().unwrap_or(usize::MAX);
+        let last_steps = lag.min(config.training.steps).clamp(1, 100);
+        let log = read_log(run, progress);
+        // Methods without them have no primary objectives.
+        let (mut constraints, n_rows) =
+            constraints(&log.rows, &data.objectives, &primaries, last_steps);
+        for constraint in &mut constraints {
+            let h = names.iter().position(|name| *name == constraint.policy);
+            let k = data.objectives.index_of(&constraint.objective)?;
+            constraint.heldout = h.and_then(|h| {
+                let labels = data.heldout_labels.iter().map(|row| row[k]);
+                HeldoutEstimate::of(labels, |i| log_ratio(&after[h], &before, i), config.seed)
+            });
+        }
+        let result = RunResult {
+            objectives: data.objectives.names().to_vec(),
+            sft: accuracies(&data.heldout_labels, |i| before[i], k),
+            policies: names
+                .iter()
+                .zip(&after)
+                .map(|(name, policy)| {
+                    let log_ratio = |i| log_ratio(policy, &before, i);
+                    (name.clone(), accuracies(&data.heldout_labels, log_ratio, k))
+                })
+                .collect(),
+            tokens: RunTokens::of(
+                &log.rows,
+                config.method.kind(),
+                config.training.steps,
+                config.training.early_stopping_patience.is_some(),
+            ),
+            best: match run.join(BEST).exists() {
+                true => run.read_json(BEST)?,
+                false => None,
+            },
+            // Fewer if rows are missing from the log.
+            last_steps: if constraints.is_empty() { last_steps } else { n_rows },
+            constraints,
+            seconds: clock.elapsed().as_secs_f64(),
+        };
+        run.write_json(RESULT, &result)?;
+        Ok(result)
+    })
+}
+
+/// Refuses ranks that would train another run than rank 0.
+fn ranks_agree(config: &RunConfig, communicator: &dyn Communicator) -> Result<()> {
+    check_equal(communicator, "version of mopo", env!("CARGO_PKG_VERSION"))?;
+    check_equal(communicator, "configuration", &config.to_toml()?)
 }
 
 /// log π_0 of the training pairs: computed once, and then read from the run's own file.
+#[allow(clippy::too_many_arguments)] // of private plumbing
 fn initial_log_probs<B: FusedBackend>(
     run: &RunDir,
     record: &mut RunRecord,
     frozen: &CausalLm<B>,
     data: &RunData,
     cache: Option<(&LogProbCache, &Context)>,
+    communicator: &dyn Communicator,
     device: &B::Device,
     progress: &mut dyn Progress,
 ) -> Result<LogProbs> {
     let path = run.join(INITIAL);
-    let is_done = path.exists();
+    let is_done = communicator.from_first(|| Ok(path.exists()))?;
     if !is_done {
-        let name = "initial policy";
-        let all = frozen_log_probs(frozen, &data.train, cache, name, device, progress)?;
-        run.check_there()?;
-        log_probs::write(&path, &all)?;
+        let (name, pairs) = ("initial policy", &data.train);
+        let all = frozen_log_probs(frozen, pairs, cache, name, device, communicator, progress)?;
+        communicator.once(|| {
+            run.check_there()?;
+            log_probs::write(&path, &all)
+        })?;
     }
     if !is_done || !record.has(INITIAL) {
-        record.add_file(run, INITIAL)?;
-        run.write_record(record)?;
+        record.change_together(run, communicator, |record| record.add_file(run, INITIAL))?;
     }
     log_probs::read(&path, data.train.len())
 }
@@ -280,14 +330,17 @@ fn heldout_log_probs<B: FusedBackend>(
     conditioning: Option<&Conditioning>,
     phase: &str,
     device: &B::Device,
+    communicator: &dyn Communicator,
     progress: &mut dyn Progress,
 ) -> Result<Vec<LogProbs>> {
     let Some(conditioning) = conditioning else {
-        return all_log_probs(frozen, Some(params), &data.heldout, phase, device, progress);
+        let pairs = &data.heldout;
+        return all_log_probs(frozen, Some(params), pairs, phase, device, communicator, progress);
     };
     let mut of = |k: usize| -> Result<LogProbs> {
         let told = data.heldout_with(&conditioning.corner(k))?;
-        let mut all = all_log_probs(frozen, Some(params), &told, phase, device, progress)?;
+        let mut all =
+            all_log_probs(frozen, Some(params), &told, phase, device, communicator, progress)?;
         Ok(all.swap_remove(0))
     };
     (0..names.len()).map(&mut of).collect()

@@ -7,6 +7,7 @@ use mopo_lm::{CausalLm, LoraConfig, PolicyHeads, PolicyParams, load_policy};
 use mopo_ops::FusedBackend;
 
 use super::data::RunData;
+use crate::communicator::Communicator;
 use crate::conditioned::Conditioning;
 use crate::log_probs::{self, LogProbs, all_log_probs};
 use crate::run_dir::record::{BASE, POLICY};
@@ -115,12 +116,14 @@ pub(super) fn policies<B: FusedBackend>(
 
 /// log π of this run's training pairs under each of the policies, by their names. Computed once, and then read from
 /// the run's own files.
+#[allow(clippy::too_many_arguments)] // of private plumbing
 pub(super) fn log_probs<B: FusedBackend>(
     others: &[OtherPolicy],
     run: &RunDir,
     record: &mut RunRecord,
     base: &CausalLm<B>,
     data: &RunData,
+    communicator: &dyn Communicator,
     device: &B::Device,
     progress: &mut dyn Progress,
 ) -> Result<BTreeMap<String, LogProbs>> {
@@ -128,20 +131,29 @@ pub(super) fn log_probs<B: FusedBackend>(
     for other in others {
         let name = format!("{OTHERS}{}.safetensors", other.name);
         let path = run.join(&name);
-        if !path.exists() {
+        let is_done = communicator.from_first(|| Ok(path.exists()))?;
+        if !is_done {
             let theirs = opened_on_base(other, record)?;
             let (params, _) = load_policy(theirs.join(POLICY), base, device)?;
             let phase = format!("policy of {}", other.run.display());
-            let mut all =
-                all_log_probs(base, Some(&params), &data.train, &phase, device, progress)?;
-            run.check_there()?;
-            let folder = run.join(OTHERS);
-            std::fs::create_dir_all(&folder).map_err(Error::io("making", &folder))?;
-            log_probs::write(&path, &all.swap_remove(0))?;
+            let mut all = all_log_probs(
+                base,
+                Some(&params),
+                &data.train,
+                &phase,
+                device,
+                communicator,
+                progress,
+            )?;
+            communicator.once(|| {
+                run.check_there()?;
+                let folder = run.join(OTHERS);
+                std::fs::create_dir_all(&folder).map_err(Error::io("making", &folder))?;
+                log_probs::write(&path, &all.swap_remove(0))
+            })?;
         }
         if !record.has(&name) {
-            record.add_file(run, &name)?;
-            run.write_record(record)?;
+            record.change_together(run, communicator, |record| record.add_file(run, &name))?;
         }
         found.insert(other.name.clone(), log_probs::read(&path, data.train.len())?);
     }

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::heldout_log_probs;
 use crate::batches::step_seed;
 use crate::checkpoint::{Checkpoint, Parts};
+use crate::communicator::Communicator;
 use crate::conditioned::Conditioning;
 use crate::config::{BEST_METRIC, EVAL_PROMPTS, PhaseConfig};
 use crate::fit::{Method, PolicyMethod};
@@ -49,6 +50,7 @@ pub(super) struct Evaluator<'a, B: FusedBackend> {
     metric: MetricKey,
     samples: Option<Samples>,
     seed: u64,
+    communicator: &'a dyn Communicator,
     device: &'a B::Device,
     state: State,
     /// The policies of the best evaluation.
@@ -81,6 +83,7 @@ impl<'a, B: FusedBackend> Evaluator<'a, B> {
     ///
     /// # Errors
     /// A reward that cannot be built; a metric that there will not be.
+    #[allow(clippy::too_many_arguments)] // all of a run
     pub(super) fn new(
         run: &'a RunDir,
         config: &'a RunConfig,
@@ -88,6 +91,7 @@ impl<'a, B: FusedBackend> Evaluator<'a, B> {
         frozen: &'a CausalLm<B>,
         initial: &'a LogProbs,
         conditioning: Option<&'a Conditioning>,
+        communicator: &'a dyn Communicator,
         device: &'a B::Device,
     ) -> Result<Option<Self>> {
         let phase = &config.training;
@@ -110,6 +114,7 @@ impl<'a, B: FusedBackend> Evaluator<'a, B> {
             metric,
             samples,
             seed: config.seed,
+            communicator,
             device,
             state: State::default(),
             best: None,
@@ -137,6 +142,7 @@ impl<'a, B: FusedBackend> Evaluator<'a, B> {
             self.conditioning,
             name,
             self.device,
+            self.communicator,
             &mut Silent,
         )?;
         let objectives = self.data.objectives.names();
@@ -159,7 +165,7 @@ impl<'a, B: FusedBackend> Evaluator<'a, B> {
         }
         if let Some(samples) = &self.samples {
             let rows = self.answer(samples, done, policies, metrics)?;
-            self.write(done, &rows)?;
+            self.communicator.once(|| self.write(done, &rows))?;
         }
         let value = metrics.get(self.metric.clone()).expect("checked before training");
         match &self.state.best {
@@ -199,9 +205,17 @@ impl<'a, B: FusedBackend> Evaluator<'a, B> {
             let head = if self.conditioning.is_some() { 0 } else { h };
             let decoding = Decoding::from(HeadChoice::Policy(head));
             let (tokens, rng) = (&samples.tokens[h], Some(&ids[..]));
-            let answers = answerer.answer(&decoding, tokens, rng, &generation, &mut Silent)?;
+            let answers = answerer.answer_together(
+                &decoding,
+                tokens,
+                rng,
+                &generation,
+                self.communicator,
+                &mut Silent,
+            )?;
             let texts: Vec<String> = answers.into_iter().map(|answer| answer.text).collect();
-            let scores = score_all(&samples.rewards, &samples.prompts, &texts)?;
+            let score = || Ok(score_all(&samples.rewards, &samples.prompts, &texts)?);
+            let scores: Vec<Vec<f32>> = self.communicator.from_first(score)?;
             let mean = |k: usize| {
                 let sum: f64 = scores.iter().map(|row| f64::from(row[k])).sum();
                 sum / scores.len() as f64
@@ -374,7 +388,7 @@ impl<B: FusedAutodiffBackend> Method for Evaluated<'_, '_, B> {
         format!("{}{}", self.method.headline(metrics), best.unwrap_or_default())
     }
 
-    fn non_finite(&self) -> Option<&'static str> {
+    fn non_finite(&self) -> Result<Option<&'static str>> {
         self.method.non_finite()
     }
 

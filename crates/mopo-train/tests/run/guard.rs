@@ -28,8 +28,16 @@ fn a_run_is_trained_by_one_process_at_a_time() {
     {
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let device = Default::default();
-        train::<TestAutodiffBackend>(&held, &config, &mut record, None, &device, &mut Silent)
-            .unwrap();
+        train::<TestAutodiffBackend>(
+            &held,
+            &config,
+            &mut record,
+            None,
+            &Solo,
+            &device,
+            &mut Silent,
+        )
+        .unwrap();
     }
     assert!(run.locked().is_err());
     drop(held);

@@ -39,6 +39,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use mopo_testkit::TestAutodiffBackend;
+use mopo_train::communicator::Solo;
 use mopo_train::config::{MethodConfig, MopoConfig, Replaced, preset_text};
 use mopo_train::{
     Error, LogProbCache, Progress, Result, RunConfig, RunDir, RunRecord, Silent, train,
@@ -147,7 +148,15 @@ fn go_on_with(
     // from it. One of the tests panics on purpose, hence a poisoned lock is as good as any.
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (run, config, mut record) = RunDir::open(path)?;
-    train::<TestAutodiffBackend>(&run, &config, &mut record, cache, &Default::default(), progress)
+    train::<TestAutodiffBackend>(
+        &run,
+        &config,
+        &mut record,
+        cache,
+        &Solo,
+        &Default::default(),
+        progress,
+    )
 }
 
 /// A finished run of the tiny demo.

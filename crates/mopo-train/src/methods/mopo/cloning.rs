@@ -9,9 +9,11 @@ use mopo_core::{ResponseLabels, WeightNormalization};
 use mopo_lm::{Decoder, sequence_log_probs};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::Metrics;
+use serde::{Deserialize, Serialize};
 
-use super::{Mopo, Passes};
+use super::{Mopo, PHASE, Passes};
 use crate::Result;
+use crate::batches::pass_seed;
 use crate::log_probs::to_tensor;
 
 /// One policy's view of a batch.
@@ -51,6 +53,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
     /// Weighs the batch, moves the multipliers, and accumulates the gradients of the cloning loss.
     pub(super) fn clone_responses(
         &mut self,
+        step: usize,
         micro: &[Vec<usize>],
         rows: &[Vec<Option<f32>>],
         metrics: &mut Metrics,
@@ -90,89 +93,111 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             })
             .collect();
 
-        // Forward and backward passes of the responses that any policy needs.
-        let (mut losses, mut kls) = (vec![0.0; n_policies], vec![0.0; n_policies]);
-        let (mut n_tokens, mut start) = (0, 0);
-        for indices in micro {
+        // Forward and backward passes of the responses that any policy needs: for each micro-batch one of each adapter.
+        let starts: Vec<usize> =
+            (0..micro.len()).map(|v| 2 * micro[..v].iter().map(Vec::len).sum::<usize>()).collect();
+        let n_adapters = self.trainer.module().adapters.len();
+        let setup = self.setup;
+        let found = self.trainer.passes(micro.len() * n_adapters, |params, pass| {
+            B::seed(&self.device, pass_seed(setup.seed, PHASE, step, pass));
+            let (indices, start) = (&micro[pass / n_adapters], starts[pass / n_adapters]);
             let wanted =
                 |i: usize, in_pair: usize, p: &PolicyBatch<B>| p.needed[start + 2 * i + in_pair];
-            // A clone shares the parameters.
-            let params = self.trainer.module().clone();
-            for (adapter, served) in params.by_adapter() {
-                let of = &policies[served.clone()];
-                let keep: Vec<[bool; 2]> = (0..indices.len())
-                    .map(|i| [0, 1].map(|in_pair| of.iter().any(|p| wanted(i, in_pair, p))))
+            let (adapter, served) =
+                params.by_adapter().nth(pass % n_adapters).expect("one for each");
+            let of = &policies[served.clone()];
+            let mut found = PassValues::new(n_policies);
+            let keep: Vec<[bool; 2]> = (0..indices.len())
+                .map(|i| [0, 1].map(|in_pair| of.iter().any(|p| wanted(i, in_pair, p))))
+                .collect();
+            found.n_tokens = indices.iter().flat_map(|&i| setup.pairs.tokens.lengths(i)).sum();
+            let batch = setup.pairs.pack(indices, &keep)?;
+            if batch.responses.is_empty() {
+                return Ok((None, found));
+            }
+            let inputs = batch.inputs::<B>(&self.device);
+            let hidden = self.base.hidden_states_packed(&inputs, Some(adapter));
+            let mut total = None;
+            for (h, policy) in served.zip(of) {
+                let responses: Vec<usize> = (0..batch.responses.len())
+                    .filter(|&r| {
+                        wanted(batch.responses[r].pair, batch.responses[r].in_pair, policy)
+                    })
                     .collect();
-                let lengths = indices.iter().flat_map(|&i| self.setup.pairs.tokens.lengths(i));
-                n_tokens += lengths.sum::<usize>();
-                let batch = self.setup.pairs.pack(indices, &keep)?;
-                if batch.responses.is_empty() {
+                if responses.is_empty() {
                     continue;
                 }
-                let inputs = batch.inputs::<B>(&self.device);
-                let hidden = self.base.hidden_states_packed(&inputs, Some(adapter));
-                let mut total = None;
-                for (h, policy) in served.zip(of) {
-                    let responses: Vec<usize> = (0..batch.responses.len())
-                        .filter(|&r| {
-                            wanted(batch.responses[r].pair, batch.responses[r].in_pair, policy)
-                        })
+                let head = &params.heads.heads[h];
+                let log_probs = sequence_log_probs(hidden.clone(), head, &batch, &responses);
+                let (mut at, mut initial) = (Vec::new(), Vec::new());
+                for &r in &responses {
+                    let response = &batch.responses[r];
+                    at.push((start + 2 * response.pair + response.in_pair) as i32);
+                    initial.push(setup.initial_log_probs[indices[response.pair]][response.in_pair]);
+                }
+                let weights = policy.weights.clone().select(0, int_tensor(&at, &self.device));
+                let log_ratio = log_probs.clone().detach() - to_tensor::<B>(&initial, &self.device);
+                found.kls[h] += (weights.clone() * log_ratio).sum().into_scalar().elem::<f64>();
+                let mut loss = cloning_loss(weights, log_probs.clone());
+                if let Some(targets) = &contrast {
+                    let n = indices.len();
+                    let reference: Vec<f32> = at
+                        .iter()
+                        .zip(&initial)
+                        .map(|(&at, initial)| initial + drift[h][at as usize])
                         .collect();
-                    if responses.is_empty() {
-                        continue;
-                    }
-                    let head = &params.heads.heads[h];
-                    let log_probs = sequence_log_probs(hidden.clone(), head, &batch, &responses);
-                    let (mut at, mut initial) = (Vec::new(), Vec::new());
-                    for &r in &responses {
-                        let response = &batch.responses[r];
-                        at.push((start + 2 * response.pair + response.in_pair) as i32);
-                        initial.push(
-                            self.setup.initial_log_probs[indices[response.pair]][response.in_pair],
+                    let log_ratio = log_probs - to_tensor(&reference, &self.device);
+                    // All responses are needed, so they are where the batch has them.
+                    let of = |in_pair: usize| {
+                        let at = batch.responses_at(in_pair).into_iter().map(|r| r as i32);
+                        int_tensor::<B>(&at.collect::<Vec<_>>(), &self.device)
+                    };
+                    let targets: Vec<f32> =
+                        (0..n).map(|i| targets[h][start / 2 + i] as f32).collect();
+                    let mass = 2.0 * config.contrast_weight / rows.len() as f64;
+                    loss = loss
+                        + contrastive_loss(
+                            log_ratio.clone().select(0, of(0)),
+                            log_ratio.select(0, of(1)),
+                            to_tensor(&targets, &self.device),
+                            Tensor::full([n], mass, &self.device),
                         );
-                    }
-                    let weights = policy.weights.clone().select(0, int_tensor(&at, &self.device));
-                    let log_ratio =
-                        log_probs.clone().detach() - to_tensor::<B>(&initial, &self.device);
-                    kls[h] += (weights.clone() * log_ratio).sum().into_scalar().elem::<f64>();
-                    let mut loss = cloning_loss(weights, log_probs.clone());
-                    if let Some(targets) = &contrast {
-                        let n = indices.len();
-                        let reference: Vec<f32> = at
-                            .iter()
-                            .zip(&initial)
-                            .map(|(&at, initial)| initial + drift[h][at as usize])
-                            .collect();
-                        let log_ratio = log_probs - to_tensor(&reference, &self.device);
-                        // All responses are needed, so they are where the batch has them.
-                        let of = |in_pair: usize| {
-                            let at = batch.responses_at(in_pair).into_iter().map(|r| r as i32);
-                            int_tensor::<B>(&at.collect::<Vec<_>>(), &self.device)
-                        };
-                        let targets: Vec<f32> =
-                            (0..n).map(|i| targets[h][start / 2 + i] as f32).collect();
-                        let mass = 2.0 * config.contrast_weight / rows.len() as f64;
-                        loss = loss
-                            + contrastive_loss(
-                                log_ratio.clone().select(0, of(0)),
-                                log_ratio.select(0, of(1)),
-                                to_tensor(&targets, &self.device),
-                                Tensor::full([n], mass, &self.device),
-                            );
-                    }
-                    losses[h] += loss.clone().into_scalar().elem::<f64>();
-                    total = Some(match total {
-                        None => loss,
-                        Some(sum) => sum + loss,
-                    });
                 }
-                if let Some(total) = total {
-                    self.trainer.accumulate(total);
-                }
+                found.losses[h] += loss.clone().into_scalar().elem::<f64>();
+                total = Some(match total {
+                    None => loss,
+                    Some(sum) => sum + loss,
+                });
             }
-            start += 2 * indices.len();
-        }
+            Ok((total, found))
+        })?;
+        let PassValues { losses, kls, n_tokens } = PassValues::total(n_policies, found);
         let needed = policies.into_iter().map(|policy| policy.needed).collect();
         Ok(Passes { losses, kls, needed, n_tokens })
+    }
+}
+
+/// What a pass came to, policy by policy.
+#[derive(Serialize, Deserialize)]
+struct PassValues {
+    losses: Vec<f64>,
+    kls: Vec<f64>,
+    n_tokens: usize,
+}
+
+impl PassValues {
+    fn new(n_policies: usize) -> Self {
+        Self { losses: vec![0.0; n_policies], kls: vec![0.0; n_policies], n_tokens: 0 }
+    }
+
+    fn total(n_policies: usize, passes: Vec<Self>) -> Self {
+        let mut total = Self::new(n_policies);
+        for of in passes {
+            for (sums, values) in [(&mut total.losses, of.losses), (&mut total.kls, of.kls)] {
+                sums.iter_mut().zip(values).for_each(|(sum, x)| *sum += x);
+            }
+            total.n_tokens += of.n_tokens;
+        }
+        total
     }
 }

@@ -7,9 +7,11 @@ use mopo_core::mopo::{choice_statistics, contrast_targets, contrastive_loss};
 use mopo_lm::{Decoder, sequence_log_probs};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::Metrics;
+use serde::{Deserialize, Serialize};
 
-use super::{Mopo, Passes};
+use super::{Mopo, PHASE, Passes};
 use crate::Result;
+use crate::batches::pass_seed;
 use crate::log_probs::to_tensor;
 
 impl<B: FusedAutodiffBackend> Mopo<'_, B> {
@@ -17,6 +19,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
     /// policies themselves choose.
     pub(super) fn fit_contrasts(
         &mut self,
+        step: usize,
         micro: &[Vec<usize>],
         rows: &[Vec<Option<f32>>],
         metrics: &mut Metrics,
@@ -26,57 +29,64 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         let drift = self.log_ratios(micro)?;
         let targets: Vec<Vec<f64>> =
             self.policy_duals().iter().map(|policy| contrast_targets(rows, policy)).collect();
-        let mut losses = vec![0.0; n_policies];
-        // log π − log π_0, policy by policy.
-        let mut moved = vec![0.0_f32; n_policies * n_rows];
-        let (mut n_tokens, mut start) = (0, 0);
-        for indices in micro {
+        let starts: Vec<usize> =
+            (0..micro.len()).map(|v| 2 * micro[..v].iter().map(Vec::len).sum::<usize>()).collect();
+        let n_adapters = self.trainer.module().adapters.len();
+        let setup = self.setup;
+        // For each micro-batch a pass of each adapter.
+        let found = self.trainer.passes(micro.len() * n_adapters, |params, pass| {
+            B::seed(&self.device, pass_seed(setup.seed, PHASE, step, pass));
+            let (indices, start) = (&micro[pass / n_adapters], starts[pass / n_adapters]);
             let n = indices.len();
-            let batch = self.setup.pairs.pack(indices, &vec![[true, true]; n])?;
+            let batch = setup.pairs.pack(indices, &vec![[true, true]; n])?;
             let inputs = batch.inputs::<B>(&self.device);
             let order = [batch.responses_at(0), batch.responses_at(1)].concat();
             let mass = Tensor::full([n], 2.0 / n_rows as f64, &self.device);
-            // A clone shares the parameters.
-            let params = self.trainer.module().clone();
-            for (adapter, served) in params.by_adapter() {
-                n_tokens += batch.n_tokens();
-                let hidden = self.base.hidden_states_packed(&inputs, Some(adapter));
-                let mut total: Option<Tensor<B, 1>> = None;
-                for h in served {
-                    let head = &params.heads.heads[h];
-                    let log_probs = sequence_log_probs(hidden.clone(), head, &batch, &order);
-                    let of_pair = |i: usize, in_pair: usize| start + 2 * i + in_pair;
-                    let each = || [0, 1].into_iter().flat_map(|r| (0..n).map(move |i| (i, r)));
-                    let reference: Vec<f32> = each()
-                        .map(|(i, r)| {
-                            self.setup.initial_log_probs[indices[i]][r] + drift[h][of_pair(i, r)]
-                        })
-                        .collect();
-                    let log_ratio = log_probs - to_tensor(&reference, &self.device);
-                    let wanted: Vec<f32> =
-                        (0..n).map(|i| targets[h][start / 2 + i] as f32).collect();
-                    let loss = contrastive_loss(
-                        log_ratio.clone().narrow(0, 0, n),
-                        log_ratio.clone().narrow(0, n, n),
-                        to_tensor(&wanted, &self.device),
-                        mass.clone(),
-                    );
-                    losses[h] += loss.clone().into_scalar().elem::<f64>();
-                    let found: Vec<f32> = log_ratio.detach().into_data().iter().collect();
-                    for ((i, r), value) in each().zip(found) {
+            let (adapter, served) =
+                params.by_adapter().nth(pass % n_adapters).expect("one for each");
+            let mut found = PassValues { of: Vec::new(), n_tokens: batch.n_tokens() };
+            let hidden = self.base.hidden_states_packed(&inputs, Some(adapter));
+            let mut total: Option<Tensor<B, 1>> = None;
+            for h in served {
+                let head = &params.heads.heads[h];
+                let log_probs = sequence_log_probs(hidden.clone(), head, &batch, &order);
+                let of_pair = |i: usize, in_pair: usize| start + 2 * i + in_pair;
+                let each = || [0, 1].into_iter().flat_map(|r| (0..n).map(move |i| (i, r)));
+                let reference: Vec<f32> = each()
+                    .map(|(i, r)| setup.initial_log_probs[indices[i]][r] + drift[h][of_pair(i, r)])
+                    .collect();
+                let log_ratio = log_probs - to_tensor(&reference, &self.device);
+                let wanted: Vec<f32> = (0..n).map(|i| targets[h][start / 2 + i] as f32).collect();
+                let loss = contrastive_loss(
+                    log_ratio.clone().narrow(0, 0, n),
+                    log_ratio.clone().narrow(0, n, n),
+                    to_tensor(&wanted, &self.device),
+                    mass.clone(),
+                );
+                let value = loss.clone().into_scalar().elem::<f64>();
+                let ratios: Vec<f32> = log_ratio.detach().into_data().iter().collect();
+                let moved = each()
+                    .zip(ratios)
+                    .map(|((i, r), ratio)| {
                         let at = of_pair(i, r);
-                        moved[h * n_rows + at] = value + drift[h][at];
-                    }
-                    total = Some(match total {
-                        None => loss,
-                        Some(sum) => sum + loss,
-                    });
-                }
-                if let Some(total) = total {
-                    self.trainer.accumulate(total);
-                }
+                        (at, ratio + drift[h][at])
+                    })
+                    .collect();
+                found.of.push((h, value, moved));
+                total = Some(match total {
+                    None => loss,
+                    Some(sum) => sum + loss,
+                });
             }
-            start += 2 * n;
+            Ok((total, found))
+        })?;
+        let mut losses = vec![0.0; n_policies];
+        // log π − log π_0, policy by policy.
+        let mut moved = vec![0.0_f32; n_policies * n_rows];
+        let n_tokens = found.iter().map(|pass| pass.n_tokens).sum();
+        for (h, loss, of) in found.into_iter().flat_map(|pass| pass.of) {
+            losses[h] += loss;
+            of.into_iter().for_each(|(at, value)| moved[h * n_rows + at] = value);
         }
         let labels = ResponseLabels::<B::InnerBackend>::from_rows(rows, &self.device);
         let (weights, statistics) =
@@ -90,4 +100,12 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         let needed = vec![vec![true; n_rows]; n_policies];
         Ok(Passes { losses, kls, needed, n_tokens })
     }
+}
+
+/// What a pass came to.
+#[derive(Serialize, Deserialize)]
+struct PassValues {
+    /// Of each policy: its number, its loss, and log π − log π_0 with the response's place in the step.
+    of: Vec<(usize, f64, Vec<(usize, f32)>)>,
+    n_tokens: usize,
 }

@@ -7,6 +7,8 @@
 mod cloning;
 mod contrast;
 
+use std::collections::BTreeSet;
+
 use burn::module::AutodiffModule;
 pub use mopo_core::MopoConfig;
 use mopo_core::dual::{DualProblem, ExactDual, ResponseGroups};
@@ -22,6 +24,7 @@ use mopo_report::{Metrics, Quantity};
 use super::{MethodSection, RunSteps, TrainContext};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
+use crate::communicator::Communicator;
 use crate::config::{PhaseConfig, RenamedKey, renamed};
 use crate::fit::{Method, PolicyMethod};
 use crate::log_probs::{LogProbs, WindowLogProbs, all_log_probs, batch_log_probs};
@@ -134,7 +137,8 @@ prune_below = 1e-5
             initial_log_probs: context.initial_log_probs,
             seed: context.seed,
         };
-        let mut method = Mopo::new(context.base, context.params, setup, context.device);
+        let mut method =
+            Mopo::new(context.base, context.params, setup, context.communicator, context.device);
         fit(&mut method, progress)?;
         Ok(method.trainer.module().valid())
     }
@@ -146,7 +150,7 @@ pub(crate) struct Mopo<'a, B: FusedAutodiffBackend> {
     base: &'a CausalLm<B>,
     /// … and the same tensors on the inner backend, for the reference.
     base_inner: CausalLm<B::InnerBackend>,
-    trainer: Trainer<B, PolicyParams<B>>,
+    trainer: Trainer<'a, B, PolicyParams<B>>,
     /// `None` until the first refresh: the reference is then the initial policy, and all ratios are
     /// 1.
     reference: Option<PolicyParams<B::InnerBackend>>,
@@ -202,13 +206,14 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
         base: &'a CausalLm<B>,
         params: PolicyParams<B>,
         setup: Setup<'a>,
+        communicator: &'a dyn Communicator,
         device: &B::Device,
     ) -> Self {
         let n_objectives = setup.objectives.len();
         Self {
             base,
             base_inner: base.valid(),
-            trainer: Trainer::new(params),
+            trainer: Trainer::new(params, communicator),
             reference: None,
             reference_log_probs: WindowLogProbs::new(setup.primaries.len()),
             scored_tokens: 0,
@@ -243,23 +248,24 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
             return Ok(vec![vec![0.0; n_responses]; n_policies]);
         };
         let known = &mut self.reference_log_probs;
-        for indices in micro {
-            let missing: Vec<usize> =
-                indices.iter().copied().filter(|&i| known.get(i).is_none()).collect();
-            if !missing.is_empty() {
-                let pairs = self.setup.pairs;
-                self.scored_tokens +=
-                    missing.iter().flat_map(|&i| pairs.tokens.lengths(i)).sum::<usize>();
-                let heads = batch_log_probs(
-                    &self.base_inner,
-                    Some(reference),
-                    pairs,
-                    &missing,
-                    &self.device,
-                )?;
-                for (row, &i) in missing.iter().enumerate() {
-                    known.insert(i, heads.iter().map(|of| of[row]).collect());
-                }
+        let mut wanted = BTreeSet::new();
+        let missing: Vec<Vec<usize>> = micro
+            .iter()
+            .map(|indices| {
+                let is_new = |&i: &usize| known.get(i).is_none() && wanted.insert(i);
+                indices.iter().copied().filter(is_new).collect()
+            })
+            .filter(|missing: &Vec<usize>| !missing.is_empty())
+            .collect();
+        let pairs = self.setup.pairs;
+        let found = self.trainer.communicator().deal(missing.len(), |v| {
+            batch_log_probs(&self.base_inner, Some(reference), pairs, &missing[v], &self.device)
+        })?;
+        for (missing, heads) in missing.iter().zip(found) {
+            self.scored_tokens +=
+                missing.iter().flat_map(|&i| pairs.tokens.lengths(i)).sum::<usize>();
+            for (row, &i) in missing.iter().enumerate() {
+                known.insert(i, heads.iter().map(|of| of[row]).collect());
             }
         }
         let mut out = vec![Vec::with_capacity(n_responses); n_policies];
@@ -284,6 +290,7 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
             pairs,
             "reference",
             &self.device,
+            self.trainer.communicator(),
             &mut Silent,
         )?;
         self.scored_tokens += pairs.row_lengths().iter().sum::<usize>();
@@ -359,8 +366,6 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         let clock = std::time::Instant::now();
         let (config, phase) = (self.setup.config, self.setup.phase);
         let mut metrics = Metrics::default();
-        B::seed(&self.device, step_seed(self.setup.seed, PHASE, step));
-
         let refresh = step > 0 && step.is_multiple_of(config.reference_lag);
         if refresh {
             self.reference = Some(self.trainer.module().valid());
@@ -379,10 +384,10 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             .flat_map(|&i| self.setup.pairs.labels[i].iter().cloned())
             .collect();
         let Passes { losses, kls, needed, n_tokens } = match config.extraction {
-            Extraction::Cloning => self.clone_responses(micro, &rows, &mut metrics)?,
-            Extraction::Pairwise => self.fit_contrasts(micro, &rows, &mut metrics)?,
+            Extraction::Cloning => self.clone_responses(step, micro, &rows, &mut metrics)?,
+            Extraction::Pairwise => self.fit_contrasts(step, micro, &rows, &mut metrics)?,
         };
-        let norm = self.trainer.step(learning_rate, phase.max_grad_norm);
+        let norm = self.trainer.step(learning_rate, phase.max_grad_norm)?;
 
         for (h, dual) in self.duals.iter().enumerate() {
             let name = self.setup.objectives.name(dual.primary);
@@ -464,7 +469,7 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
 
     fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
         let n = self.setup.phase.gradient_accumulation_steps;
-        let micro: Vec<Vec<usize>> = (0..n).map(|j| self.order.batch(step * n + j)).collect();
+        let micro = self.order.step(step, n);
         Ok(self.step_on(&micro, step, learning_rate)?.metrics)
     }
 
@@ -483,7 +488,7 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
         )
     }
 
-    fn non_finite(&self) -> Option<&'static str> {
+    fn non_finite(&self) -> Result<Option<&'static str>> {
         self.trainer.non_finite()
     }
 
