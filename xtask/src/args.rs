@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    bench_dpo, bench_generate, bench_ranks, bench_score, bench_serve, bench_train, models,
-    real_line, study,
+    bench_dpo, bench_generate, bench_ranks, bench_score, bench_serve, bench_shards, bench_train,
+    cluster_test, models, real_line, study,
 };
 
 /// The project's own commands.
@@ -34,6 +34,8 @@ pub(crate) enum Command {
     RealLine(real_line::Options),
     /// Train every method at one budget, and compare their fronts
     Study(study::Options),
+    /// Start Slurm and Ray on this machine, and compare what they end with with one process
+    ClusterTest(cluster_test::Options),
     /// Fetch two published models for the tests that compare with llama.cpp and transformers
     Models(models::Options),
     /// Run the tests on every backend, and report what was skipped and why
@@ -93,6 +95,8 @@ pub(crate) enum BenchCommand {
     Score(bench_score::Options),
     /// Time a training step by 1 and 2 ranks over MPI, and exchanges by size; what that says of a cluster
     Ranks(bench_ranks::Options),
+    /// Label with one process and with shards at the same time
+    Shards(bench_shards::Options),
     /// Let many clients ask `mopo serve` at once: latencies, memory, and whether each answer is the right one
     Serve(bench_serve::Options),
 }

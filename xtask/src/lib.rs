@@ -11,9 +11,11 @@ mod bench_pareto;
 mod bench_ranks;
 mod bench_score;
 mod bench_serve;
+mod bench_shards;
 mod bench_train;
 mod cargo;
 mod ci;
+mod cluster_test;
 mod deny;
 mod dependencies;
 mod files;
@@ -62,12 +64,14 @@ fn run(command: Command) -> Result<ExitCode> {
             BenchCommand::Generate(options) => bench_generate::run(&options, &words()),
             BenchCommand::Score(options) => bench_score::run(&options, &words()),
             BenchCommand::Ranks(options) => bench_ranks::run(&options, &words()),
+            BenchCommand::Shards(options) => bench_shards::run(&options, &words()),
             BenchCommand::Serve(options) => bench_serve::run(&options, &words()),
         },
         Command::RealLine(options) => real_line::run(options),
         Command::Study(options) => {
             study::run(&options, &std::env::args().skip(2).collect::<Vec<_>>())
         }
+        Command::ClusterTest(options) => cluster_test::run(&options),
         Command::Models(options) => models::run(&options),
         Command::Matrix { backends } => matrix::run(&backends),
         Command::Tidy => tidy::run(),

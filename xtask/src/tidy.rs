@@ -54,7 +54,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("mopo-testkit", &["mopo-ops"]),
-    ("xtask", &[]),
+    ("xtask", &["mopo-hub"]),
 ];
 
 /// Files that may name a burn backend.
@@ -191,7 +191,7 @@ fn missing_on_map(root: &Path, page: &str) -> Vec<String> {
                     format!("crates/{name}")
                 }
                 Some(("…", below)) => format!("{sources}{below}"),
-                Some(("xtask" | "datasets", _)) => name.to_string(),
+                Some(("xtask" | "datasets" | "deploy", _)) => name.to_string(),
                 _ => format!("{sources}{name}"),
             };
             if !root.join(&place).exists() {

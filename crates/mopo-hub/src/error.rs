@@ -333,6 +333,20 @@ pub enum Error {
         /// What to do.
         remedy: &'static str,
     },
+    /// A scheduler's environment that names no shard.
+    #[error("--shard: {message}")]
+    Scheduler {
+        /// What was looked for or found, and the remedy.
+        message: String,
+    },
+    /// Files of shards of rows that do not fit together.
+    #[error("{}: {message}", path.display())]
+    RowShards {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        message: String,
+    },
     /// A weight that is NaN or infinite where finite ones are required.
     #[error(
         "{}: tensor `{name}` contains {value} (element {index}); the checkpoint is damaged: download or train it again",

@@ -6,8 +6,8 @@
 //! writes GGUF files. The crates of the models know what the tensors mean. [`locate`] turns a
 //! model's name into a directory and downloads what the cache lacks. [`Endpoint`] posts JSON to an
 //! address. Without the features `tensors`, `gguf`, `download` and `endpoint` (on by default) the
-//! crate only reads and writes files ([`write_atomically`], [`DirWriter`], JSON, hashes) and reports
-//! progress ([`Progress`]), with neither burn nor network.
+//! crate only reads and writes files ([`write_atomically`], [`DirWriter`], JSON, hashes), divides work on rows
+//! among processes ([`RowJob`]) and reports progress ([`Progress`]), with neither burn nor network.
 #![cfg_attr(feature = "tensors", doc = include_str!("../README.md"))]
 
 #[cfg(feature = "download")]
@@ -21,6 +21,7 @@ pub mod gguf;
 mod memory;
 mod presets;
 mod progress;
+mod shards;
 #[cfg(feature = "tensors")]
 mod tensors;
 
@@ -37,5 +38,8 @@ pub use files::{
 pub use memory::{available_memory, check_memory, readable_bytes};
 pub use presets::Presets;
 pub use progress::{Progress, Silent, Unit};
+pub use shards::{
+    RowJob, SavedRows, ShardChoice, ShardIndex, ShardPlace, ShardSet, check_finished, in_order,
+};
 #[cfg(feature = "tensors")]
 pub use tensors::{NamedTensor, TensorFiles, TensorWriter, WEIGHTS, WeightDtype, find_files};

@@ -4,6 +4,7 @@
 //! `result.json`.
 #![doc = include_str!("../README.md")]
 
+mod answers;
 mod batches;
 #[doc(hidden)]
 pub mod bench;
@@ -17,6 +18,7 @@ pub mod evaluate;
 mod export;
 mod fit;
 mod heldout;
+mod identity;
 mod log_probs;
 mod methods;
 mod metrics_file;
@@ -39,11 +41,13 @@ mod token_store;
 mod tokens;
 mod train;
 
+pub use answers::{PromptJob, prompt_job};
 pub use cache::LogProbCache;
 pub use config::RunConfig;
 pub use error::{Error, Result};
 pub use export::{ExportChoice, ExportSource, check_export_place, check_gguf_place};
 pub use heldout::{HeldoutEstimate, Verdict};
+pub use identity::model_sha256;
 pub use mopo_hub::{Progress, Silent, Unit};
 pub use pairs::Pairs;
 pub use prepare::{prepare_prompts, prepare_records, prepare_staged};

@@ -57,7 +57,7 @@ pub struct Sampler<B: FusedBackend> {
 }
 
 /// A caller's settings of generation, instead of the model's defaults.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
 pub struct SamplingOverrides {
     /// Maximum number of new tokens.
     pub max_new_tokens: Option<usize>,
@@ -365,13 +365,7 @@ impl<B: FusedBackend> Sampler<B> {
     ) -> Result<Vec<String>> {
         let Resolved { params, decoding, note } = self.resolved(head.into())?;
         let params = params.as_deref();
-        let tokens = match note {
-            None => self.prompt_tokens(prompts)?,
-            Some(note) => {
-                let noted: Vec<_> = prompts.iter().map(|prompt| with_note(prompt, &note)).collect();
-                self.prompt_tokens(&noted)?
-            }
-        };
+        let tokens = self.noted_tokens(note.as_deref(), prompts)?;
         self.check_lengths(&tokens, generation.max_new_tokens)?;
         let answerer = Answerer {
             base: &self.base,
@@ -382,6 +376,33 @@ impl<B: FusedBackend> Sampler<B> {
         };
         let answers = answerer.answer(&decoding, &tokens, None, generation, progress)?;
         Ok(answers.into_iter().map(|answer| answer.text).collect())
+    }
+
+    /// Whether an answer depends on neither the prompts it is generated with nor their number, bit for bit.
+    pub fn answers_alone(&self) -> bool {
+        B::FEW_LINES.is_some()
+    }
+
+    /// Refuses prompts for which [`answer`](Self::answer) would fail, before any is answered.
+    ///
+    /// # Errors
+    /// A prompt without tokens, or one that leaves no room for its answer; a choice that there is not.
+    pub fn check_prompts(
+        &self,
+        head: impl Into<Decoding>,
+        prompts: &[String],
+        generation: &GenerationConfig,
+    ) -> Result<()> {
+        let Resolved { note, .. } = self.resolved(head.into())?;
+        let tokens = self.noted_tokens(note.as_deref(), prompts)?;
+        self.check_lengths(&tokens, generation.max_new_tokens)
+    }
+
+    /// Token ids of prompts with what the policy is told.
+    fn noted_tokens(&self, note: Option<&str>, prompts: &[String]) -> Result<Vec<Vec<u32>>> {
+        let Some(note) = note else { return self.prompt_tokens(prompts) };
+        let noted: Vec<_> = prompts.iter().map(|prompt| with_note(prompt, note)).collect();
+        self.prompt_tokens(&noted)
     }
 
     /// The weights with which parameters are averaged for a choice, if they are.

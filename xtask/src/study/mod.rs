@@ -7,6 +7,7 @@ mod compare;
 mod plan;
 mod runs;
 mod sensitivity;
+mod shared;
 mod tries;
 mod work;
 
@@ -17,6 +18,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use mopo_hub::ShardChoice;
 use serde_json::{Value, json};
 
 use crate::args::absolute;
@@ -39,7 +41,8 @@ const STUDIES: [(&str, &str); 2] =
 /// prompts; and compares the fronts, with intervals over seeds and prompts.
 ///
 /// A study that was interrupted goes on where it was when it is called again. With --shard its methods are divided among
-/// several machines that share the directory, or whose directories are put together; a last call without it writes the page.
+/// several machines that share the directory, or whose directories are put together; a last call with --merge writes the
+/// page.
 ///
 /// What is there is compared with what the study asks for now, run by run. One that was made otherwise is refused, or made
 /// again with --redo.
@@ -64,9 +67,13 @@ pub(crate) struct Options {
     /// Only these methods, by name, and those whose runs they need
     #[arg(long, value_name = "LIST")]
     only: Vec<String>,
-    /// Only part i of n of the methods, e.g. 1/3
-    #[arg(long, value_name = "I/N", value_parser = shard)]
-    shard: Option<(usize, usize)>,
+    /// Only part I of N of the methods, counted from 1, e.g. 1/3. `auto` or `auto/N`: the part that the environment of
+    /// Slurm, Kubernetes or mpirun names
+    #[arg(long, value_name = "I/N|auto[/N]", conflicts_with = "merge")]
+    shard: Option<ShardChoice>,
+    /// Train nothing: write the page from what all shards have done, or say what is missing
+    #[arg(long)]
+    merge: bool,
     /// Make runs again that were made with other settings than the study has now, and what depends on them
     #[arg(long)]
     redo: bool,
@@ -82,14 +89,6 @@ pub(crate) struct Options {
     /// Also write the page for docs/results, with its figure beside it
     #[arg(long, value_name = "FILE", value_parser = absolute, conflicts_with = "shard")]
     page: Option<PathBuf>,
-}
-
-fn shard(text: &str) -> Result<(usize, usize), String> {
-    let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
-    match parts {
-        Some((i, n)) if (1..=n).contains(&i) => Ok((i, n)),
-        _ => Err("write the part and the number of parts, e.g. 1/3".into()),
-    }
 }
 
 /// A study at work.
@@ -184,13 +183,16 @@ pub(crate) fn run(options: &Options, words: &[String]) -> Result<ExitCode> {
         })?;
         only.extend(found);
     }
+    let shard = options.shard.map(ShardChoice::resolve).transpose()?;
     let wanted = |i: usize, method: &Method| {
-        let in_shard = options.shard.is_none_or(|(part, n)| i % n == part - 1);
+        // In turns, since those that are alike are neighbours.
+        let in_shard = shard.is_none_or(|shard| i % shard.of() == shard.index() - 1);
         in_shard && (only.is_empty() || only.contains(&&*method.name))
     };
-    let mut chosen: Vec<&Method> = vec![];
+    let (mut chosen, mut own): (Vec<&Method>, Vec<&str>) = (vec![], vec![]);
     for (i, method) in all.iter().enumerate() {
         if wanted(i, method) {
+            own.push(&method.name);
             for needed in method.depends_on() {
                 let needed = study.plan.method(needed).context("checked with the plan")?;
                 if !chosen.iter().any(|known| known.name == needed.name) {
@@ -203,13 +205,20 @@ pub(crate) fn run(options: &Options, words: &[String]) -> Result<ExitCode> {
         }
     }
     study.check_same()?;
+    if options.merge {
+        study.check_complete(&chosen)?;
+    }
     let command = format!("cargo xtask study {}", portable(words).join(" "));
     let mut results = vec![];
     for method in chosen {
+        // Two shards may need the runs of one method.
+        let _lock = study.locked(&method.name)?;
         results.push(study.method(method)?);
     }
-    if let Some((part, n)) = options.shard {
-        println!("part {part} of {n} is done; when all are, call it without --shard for the page");
+    if let Some(shard) = shard {
+        results.retain(|method| own.iter().any(|name| method["name"] == **name));
+        study.sensitivity(&results)?;
+        println!("shard {shard} is done; when all are, call it with --merge for the page");
         return Ok(ExitCode::SUCCESS);
     }
     let sensitivity = study.sensitivity(&results)?;
@@ -252,6 +261,7 @@ impl Study {
 
     /// Trains the SFT model of a seed, and writes the prompts of both splits beside it, unless they are there.
     fn begin(&self, seed: u64) -> Result<()> {
+        let _lock = self.locked(&format!("seed {seed}"))?;
         let base = self.base(seed);
         let args = self.base_args(seed);
         self.check_base(seed, &args)?;

@@ -7,7 +7,7 @@ use clap::Args;
 use mopo_core::divergence::Divergence;
 use mopo_train::SamplingOverrides;
 
-use super::numbers;
+use super::{ShardArgs, numbers};
 use crate::device::Device;
 
 #[derive(Debug, Args)]
@@ -16,8 +16,20 @@ pub(crate) struct GenerateArgs {
     pub(crate) model: ModelArgs,
     /// Prompt (may be repeated). With a run or a chat model, a plain question is formatted with its
     /// chat template
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "prompts", conflicts_with = "prompts")]
     pub(crate) prompt: Vec<String>,
+    /// Answer the prompts of a file that `mopo prepare --prompts` wrote, into --out
+    #[arg(long, value_name = "FILE", requires = "out")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// Output: a line for each prompt, with `response`, as `mopo score` takes it. Finished answers are kept in
+    /// <FILE>.progress/ until all are there
+    #[arg(long, value_name = "FILE", requires = "prompts")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) shards: ShardArgs,
+    /// Replace an existing file at --out
+    #[arg(long, requires = "prompts")]
+    pub(crate) force: bool,
     /// A system message before each prompt
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use mopo_eval::label::ShardIndex;
+use mopo_hub::ShardChoice;
 
 use super::numbers;
 use crate::device::Device;
@@ -51,9 +51,10 @@ pub(crate) struct LabelArgs {
     /// Keep existing labels and fill only missing ones
     #[arg(long)]
     pub(crate) keep: bool,
-    /// Label part I of N, e.g. 1/4, to merge later
-    #[arg(long, value_name = "I/N")]
-    pub(crate) shard: Option<ShardIndex>,
+    /// Label only part I of N, counted from 1, e.g. 1/4, to merge later. `auto` or `auto/N`: the part that the environment
+    /// of Slurm, Kubernetes or mpirun names. `{shard}` in --out becomes 1-of-4
+    #[arg(long, value_name = "I/N|auto[/N]")]
+    pub(crate) shard: Option<ShardChoice>,
     /// Merge shards into one labelled data set
     #[arg(
         long,

@@ -13,11 +13,13 @@ mod reward;
 mod run;
 mod score;
 mod serve;
+mod shard;
 mod win_rate;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use mopo_hub::ShardChoice;
 use mopo_hub::gguf::TensorType;
 use mopo_lm::WeightDtype;
 
@@ -32,6 +34,7 @@ pub(crate) use reward::*;
 pub(crate) use run::*;
 pub(crate) use score::*;
 pub(crate) use serve::*;
+pub(crate) use shard::*;
 pub(crate) use win_rate::*;
 
 /// Align language models to several human objectives at once.
@@ -148,6 +151,17 @@ pub(crate) struct ParetoArgs {
     pub(crate) seed: Option<u64>,
     #[command(flatten)]
     pub(crate) protocol: ProtocolArgs,
+    /// Only generate and score part I of N of the answers, counted from 1, into shards/ of the output directory. `auto` or
+    /// `auto/N`: the part that the environment of Slurm, Kubernetes or mpirun names
+    #[arg(long, value_name = "I/N|auto[/N]", conflicts_with = "merge")]
+    pub(crate) shard: Option<ShardChoice>,
+    /// Take the answers from the files of all shards: those in shards/ of the output directory, or those given here. Pass
+    /// what the shards were given, but for --shard
+    #[arg(long, value_name = "FILE", num_args = 0..)]
+    pub(crate) merge: Option<Vec<PathBuf>>,
+    /// Make a shard again where something else is
+    #[arg(long, requires = "shard")]
+    pub(crate) force: bool,
     /// flex (the CPU), ndarray, cuda or cuda:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,

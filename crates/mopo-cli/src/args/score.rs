@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::ShardArgs;
 use crate::device::Device;
 
 #[derive(Debug, Args)]
@@ -36,6 +37,8 @@ pub(crate) struct ScoreArgs {
     /// Output: the texts with their scores. Rewards and versions are recorded in <FILE>.record.json
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) shards: ShardArgs,
     /// Replace an existing file at --out
     #[arg(long)]
     pub(crate) force: bool,

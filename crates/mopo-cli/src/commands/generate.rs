@@ -1,21 +1,166 @@
 //! `mopo generate`: answers prompts with a policy of a run, a mixture of all, or a plain model.
 
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use mopo_core::divergence::Divergence;
-use mopo_data::Message;
+use mopo_data::{Message, Prompt};
+use mopo_hub::{RowJob, ShardIndex, check_output_file, write_atomically_with};
 use mopo_lm::Decoding;
 use mopo_ops::FusedBackend;
-use mopo_train::{Sampler, Silent};
+use mopo_train::{Progress as _, PromptJob, Sampler, Silent, Unit, prompt_job};
+use serde_json::{Map, Value, json};
 
+use super::shards::{kind, locked, say_done, say_written, shard_at};
 use crate::args::{DecodingArgs, GenerateArgs, ModelArgs, Targets, Weights};
 use crate::device::{self, Job, dispatch};
 use crate::output::outln;
+use crate::progress::Bars;
 
-pub(crate) fn run(args: GenerateArgs) -> Result<()> {
+pub(crate) fn run(mut args: GenerateArgs) -> Result<()> {
     device::check(args.device)?;
-    dispatch(args.device, Generate(args))
+    match (&args.prompts, &args.out) {
+        (Some(prompts), Some(out)) => {
+            let (shard, out) = shard_at(args.shards.shard, out)?;
+            let merged = args.shards.merge.iter().flatten();
+            check_output_file(&out, merged.chain([prompts]).map(PathBuf::as_path))?;
+            args.out = Some(out);
+            generate_file(args, shard)
+        }
+        _ => dispatch(args.device, Generate(args)),
+    }
+}
+
+/// Answers a file of prompts, whole or a shard of it, or puts shards together.
+fn generate_file(args: GenerateArgs, shard: Option<ShardIndex>) -> Result<()> {
+    let GenerateArgs { model, prompts, out, .. } = &args;
+    let (file, out) = (prompts.as_ref().expect("asked for"), out.as_ref().expect("asked for"));
+    let dir = super::models::given(&model.run, &model.model, &model.revision)?;
+    let (job, prompts) = prompt_job("mopo generate", file, &dir, options(&args), shard, out)?;
+    if let Some(files) = &args.shards.merge {
+        check_free(&args, out)?;
+        let set = job.merge(files)?;
+        write_lines(&job, |each| set.for_each(each))?;
+        outln!("wrote {} ({} answers)", out.display(), job.n_rows);
+        return Ok(());
+    }
+    match shard {
+        Some(_) if !args.force && job.shard_is_done()? => {
+            say_done(out);
+            return Ok(());
+        }
+        None => check_free(&args, out)?,
+        Some(_) => {}
+    }
+    let _lock = locked(&job)?;
+    dispatch(args.device, GenerateRows { args, job, prompts })
+}
+
+/// Refuses to replace a result that nobody said to.
+fn check_free(args: &GenerateArgs, out: &Path) -> Result<()> {
+    ensure!(args.force || !out.exists(), "{} exists; replace it with --force", out.display());
+    Ok(())
+}
+
+/// What answers depend on besides prompts and model.
+fn options(args: &GenerateArgs) -> Map<String, Value> {
+    let DecodingArgs { policy, weights, divergence } = &args.decoding;
+    let mut options = Map::new();
+    for (key, value) in [
+        ("device", json!(kind(args.device))),
+        ("policy", json!(policy)),
+        ("weights", json!(weights.as_ref().map(|Weights(weights)| weights))),
+        ("divergence", json!(divergence.map(|divergence| divergence.to_string()))),
+        ("targets", json!(args.targets.as_ref().map(|Targets(targets)| targets))),
+        ("system", json!(args.system)),
+        ("sampling", json!(args.sampling.overrides())),
+    ] {
+        options.insert(key.into(), value);
+    }
+    options
+}
+
+/// Writes the lines of all rows to the job's result, whole or not at all.
+fn write_lines(
+    job: &RowJob,
+    lines: impl FnOnce(&mut dyn FnMut(&str) -> mopo_hub::Result<()>) -> mopo_hub::Result<()>,
+) -> Result<()> {
+    // Errors of the lines are kept apart from those of the file.
+    let mut wrong = None;
+    let written = write_atomically_with(&job.out, |file| {
+        let mut full = None;
+        let given = lines(&mut |line| {
+            let written = file.write_all(line.as_bytes()).and_then(|()| file.write_all(b"\n"));
+            written.map_err(|source| {
+                full = Some(source);
+                mopo_hub::Error::Io {
+                    action: "write",
+                    path: job.out.clone(),
+                    source: std::io::ErrorKind::Other.into(),
+                }
+            })
+        });
+        match (given, full) {
+            (_, Some(source)) => Err(source),
+            (Err(error), None) => {
+                wrong = Some(error);
+                Err(std::io::Error::other("its lines"))
+            }
+            (Ok(()), None) => Ok(()),
+        }
+    });
+    match wrong {
+        Some(error) => Err(error.into()),
+        None => Ok(written?),
+    }
+}
+
+/// The prompts of a file, or of a shard of it.
+struct GenerateRows {
+    args: GenerateArgs,
+    job: RowJob,
+    prompts: Vec<Prompt>,
+}
+
+impl Job for GenerateRows {
+    type Output = ();
+
+    fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
+        let Self { args, job, prompts } = self;
+        let mut saved = job.open()?;
+        let (done, rows) = (saved.n_done(), job.rows());
+        // Where nothing is left to do, no model is needed.
+        if done < rows.len() {
+            let (sampler, decoding) = chosen::<B>(&args, &device)?;
+            let asked = PromptJob {
+                prompts,
+                decoding,
+                system: args.system.clone(),
+                overrides: args.sampling.overrides(),
+            };
+            let mut bars = Bars::new();
+            if done > 0 {
+                bars.note(&format!("resuming: {done} of {} answers are already there", rows.len()));
+            }
+            bars.begin("generate", done as u64, rows.len() as u64, Unit::Steps);
+            sampler.answer_rows(rows, &mut saved, &asked, &mut bars).with_context(|| {
+                format!("finished answers are kept in {}", job.progress_dir().display())
+            })?;
+            bars.end("");
+        }
+        match job.shard {
+            Some(shard) => {
+                job.write_shard(&Value::Null, || saved.lines())?;
+                say_written(&job, shard, "answers");
+            }
+            None => {
+                write_lines(&job, |each| saved.lines().try_for_each(|line| each(&line?)))?;
+                outln!("wrote {} ({} answers)", job.out.display(), job.n_rows);
+            }
+        }
+        Ok(job.remove_saved()?)
+    }
 }
 
 struct Generate(GenerateArgs);
@@ -25,11 +170,7 @@ impl Job for Generate {
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
         let args = self.0;
-        let mut sampler = open::<B>(&args.model, &device)?;
-        if let Some(Targets(targets)) = &args.targets {
-            sampler = sampler.aimed_at(targets)?;
-        }
-        let decoding = decoding(&sampler, &args.decoding)?;
+        let (sampler, decoding) = chosen::<B>(&args, &device)?;
         if let Some(system) = &args.system {
             return with_system(&sampler, system, &args, decoding);
         }
@@ -42,6 +183,19 @@ impl Job for Generate {
         }
         Ok(())
     }
+}
+
+/// Opens the model with the policy that the flags choose.
+fn chosen<B: FusedBackend>(
+    args: &GenerateArgs,
+    device: &B::Device,
+) -> Result<(Sampler<B>, Decoding)> {
+    let mut sampler = open::<B>(&args.model, device)?;
+    if let Some(Targets(targets)) = &args.targets {
+        sampler = sampler.aimed_at(targets)?;
+    }
+    let decoding = decoding(&sampler, &args.decoding)?;
+    Ok((sampler, decoding))
 }
 
 /// Answers each prompt as the first message of a conversation with a system message.

@@ -7,19 +7,22 @@ use mopo_data::{PreparedReader, StagedSet};
 use mopo_eval::Reward;
 use mopo_eval::label::{LabelConfig, LabelJob, Labelled, Labelling, ShardFiles, record_path};
 use mopo_eval::output_folder;
-use mopo_hub::check_output_file;
+use mopo_hub::{ShardIndex, check_output_file};
 use mopo_ops::FusedBackend;
 use mopo_train::{DirLock, Progress as _, RunConfig, Unit, check_data_path, prepare_staged};
 
 use super::models::resolve;
+use super::shards::shard_at;
 use crate::args::LabelArgs;
 use crate::device::{Job, dispatch};
 use crate::output::{errln, outln};
 use crate::progress::Bars;
 
-pub(crate) fn run(args: LabelArgs) -> Result<()> {
+pub(crate) fn run(mut args: LabelArgs) -> Result<()> {
+    let (shard, out) = shard_at(args.shard, &args.out)?;
+    args.out = out;
     check_place(&args)?;
-    let Some(shards) = &args.merge else { return dispatch(args.device, Label(args)) };
+    let Some(shards) = &args.merge else { return dispatch(args.device, Label(args, shard)) };
     let files = ShardFiles::open(shards)?;
     let job = LabelJob { labelling: files.labelling().clone(), shard: None, out: args.out.clone() };
     if !is_done(&args, &job)? {
@@ -38,27 +41,32 @@ fn check_place(args: &LabelArgs) -> Result<()> {
     Ok(check_output_file(&record_path(&args.out), inputs)?)
 }
 
-struct Label(LabelArgs);
+struct Label(LabelArgs, Option<ShardIndex>);
 
 impl Job for Label {
     type Output = ();
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
-        let Self(args) = self;
+        let Self(args, shard) = self;
         let rewards = args.rewards.as_ref().context("--rewards is missing")?;
         let config = LabelConfig::from_name_or_file(rewards)?;
         // Before the set is read, to fail early if a reward cannot be built.
         let built = config.build::<B>(&device, &resolve)?;
-        label(&args, config, &built)
+        label(&args, shard, config, &built)
     }
 }
 
-fn label(args: &LabelArgs, config: LabelConfig, rewards: &[Box<dyn Reward>]) -> Result<()> {
+fn label(
+    args: &LabelArgs,
+    shard: Option<ShardIndex>,
+    config: LabelConfig,
+    rewards: &[Box<dyn Reward>],
+) -> Result<()> {
     let rewards_sha256 = config.hash(&config.contents(&resolve)?);
     let set = read(args)?;
     let input_sha256 = set.hash()?;
     let labelling = Labelling { config, keep: args.keep, input_sha256, rewards_sha256 };
-    let job = LabelJob { labelling, shard: args.shard, out: args.out.clone() };
+    let job = LabelJob { labelling, shard, out: args.out.clone() };
     if is_done(args, &job)? {
         return Ok(());
     }
@@ -75,7 +83,7 @@ fn label(args: &LabelArgs, config: LabelConfig, rewards: &[Box<dyn Reward>]) -> 
     bars.begin("label", saved.n_done() as u64, n_pairs as u64, Unit::Steps);
     let mut advance = |n: usize| bars.advance(n as u64, "");
     let kept = || format!("finished scores are kept in {}", job.progress_dir().display());
-    let labelled = match args.shard {
+    let labelled = match shard {
         Some(index) => {
             job.run_shard(index, &set, &mut saved, rewards, &mut advance).with_context(kept)?;
             None
@@ -84,7 +92,7 @@ fn label(args: &LabelArgs, config: LabelConfig, rewards: &[Box<dyn Reward>]) -> 
     };
     bars.end("");
     rewards.iter().flat_map(|reward| reward.notes()).for_each(|note| errln!("{note}"));
-    match (args.shard, labelled) {
+    match (shard, labelled) {
         (_, Some(labelled)) => write(&labelled, &args.out)?,
         (index, None) => {
             let index = index.map(String::from).unwrap_or_default();

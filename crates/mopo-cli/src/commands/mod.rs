@@ -14,6 +14,7 @@ pub(crate) mod report;
 pub(crate) mod reward;
 pub(crate) mod score;
 pub(crate) mod serve;
+mod shards;
 pub(crate) mod study;
 pub(crate) mod train;
 pub(crate) mod win_rate;

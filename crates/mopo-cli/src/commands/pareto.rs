@@ -2,16 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use mopo_hub::{ShardChoice, ShardIndex};
 use mopo_ops::FusedBackend;
 use mopo_report::write_report;
-use mopo_train::evaluate::{EvaluationOptions, EvaluationPlan, newest_finished_run};
+use mopo_train::evaluate::{EvaluationOptions, EvaluationPlan, ShardPlan, newest_finished_run};
 use mopo_train::{DirLock, RunDir};
 
 use super::models::resolve;
 use super::report::{check_report_place, print, print_files};
+use super::shards::{kind, say_done};
 use crate::args::ParetoArgs;
-use crate::device::{self, Job, dispatch};
+use crate::device::{self, Device, Job, dispatch};
 use crate::output::{errln, outln};
 use crate::progress::Bars;
 
@@ -32,16 +34,87 @@ pub(crate) fn run(args: ParetoArgs) -> Result<()> {
     check_report_place(&out)?;
     let options = EvaluationOptions {
         seed: args.seed,
-        prompts: args.prompts,
-        statistics: args.protocol.statistics,
+        prompts: args.prompts.clone(),
+        statistics: args.protocol.statistics.clone(),
     };
     let plan = EvaluationPlan::new(run, config, record, &options, &mut Bars::new())?;
-    dispatch(args.device, Pareto { plan, out })
+    let shard = args.shard.map(ShardChoice::resolve).transpose()?;
+    if let Some(shard) = shard {
+        let place = shards_dir(&out).join(format!("{}.jsonl", shard.in_a_name()));
+        return dispatch(args.device, Shard { plan, shard, place, args });
+    }
+    let shards = match args.merge {
+        None => None,
+        Some(files) if files.is_empty() => Some(found(&shards_dir(&out))?),
+        Some(files) => Some(files),
+    };
+    dispatch(args.device, Pareto { plan, out, shards, device: args.device })
+}
+
+/// The folder of the shards of an evaluation.
+fn shards_dir(out: &Path) -> PathBuf {
+    out.join("shards")
+}
+
+/// The files of shards in a folder.
+fn found(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir).with_context(|| {
+        format!(
+            "--merge: no shards in {}; make them with --shard, or give their files",
+            dir.display()
+        )
+    })?;
+    let mut files = vec![];
+    for entry in entries {
+        let path = entry.with_context(|| dir.display().to_string())?.path();
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("jsonl") => files.push(path),
+            // What a shard has done; that it is not finished is said where its file is opened.
+            Some("progress") => files.push(path.with_extension("")),
+            _ => {}
+        }
+    }
+    files.sort();
+    files.dedup();
+    ensure!(!files.is_empty(), "--merge: there are no shards in {}", dir.display());
+    Ok(files)
+}
+
+/// A part of the answers.
+struct Shard {
+    plan: EvaluationPlan,
+    shard: ShardIndex,
+    place: PathBuf,
+    args: ParetoArgs,
+}
+
+impl Job for Shard {
+    type Output = ();
+
+    fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
+        let Self { plan, shard, place, args } = self;
+        let shard_plan = ShardPlan {
+            index: shard,
+            out: &place,
+            is_forced: args.force,
+            device_name: kind(args.device),
+        };
+        if plan.run_shard::<B>(shard_plan, &device, &resolve, &mut Bars::new())? {
+            say_done(&place);
+            return Ok(());
+        }
+        outln!("wrote {} (shard {shard})", place.display());
+        outln!("when all shards are done: the same command with --merge instead of --shard");
+        Ok(())
+    }
 }
 
 struct Pareto {
     plan: EvaluationPlan,
     out: PathBuf,
+    /// The files with the answers, if they are there already.
+    shards: Option<Vec<PathBuf>>,
+    device: Device,
 }
 
 impl Job for Pareto {
@@ -53,7 +126,13 @@ impl Job for Pareto {
         // Two processes at once would mix their files.
         mopo_hub::create_dir(&self.out)?;
         let _lock = DirLock::acquire(&self.out)?;
-        let evaluated = self.plan.run::<B>(&device, &resolve, &mut Bars::new())?;
+        let bars = &mut Bars::new();
+        let evaluated = match &self.shards {
+            Some(files) => {
+                self.plan.merge::<B>(files, kind(self.device), &device, &resolve, bars)?
+            }
+            None => self.plan.run::<B>(&device, &resolve, bars)?,
+        };
         let files =
             write_report(&self.out, &evaluated.report, &evaluated.evaluation, &evaluated.extras)?;
         print(&evaluated.report);

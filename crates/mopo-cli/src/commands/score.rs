@@ -4,29 +4,36 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use mopo_eval::reward::ModelSpec;
-use mopo_eval::score::{ScoreRecord, TextFile, record_path, score_texts, write_scores};
+use mopo_eval::score::{
+    ScoreRecord, TextFile, merge_scores, record_path, score_job, score_shard, score_texts,
+    write_scores,
+};
 use mopo_eval::{RewardSpec, output_folder};
-use mopo_hub::check_output_file;
+use mopo_hub::{ShardIndex, check_output_file};
 use mopo_ops::FusedBackend;
 
 use super::models::resolve;
+use super::shards::{kind, locked, say_done, say_written, shard_at};
 use crate::args::ScoreArgs;
 use crate::device::{Job, dispatch};
 use crate::output::{errln, outln};
 use crate::progress::Bars;
 
-pub(crate) fn run(args: ScoreArgs) -> Result<()> {
+pub(crate) fn run(mut args: ScoreArgs) -> Result<()> {
+    let (shard, out) = shard_at(args.shards.shard, &args.out)?;
+    args.out = out;
     let specs = specs(&args)?;
     check_place(&args, &specs)?;
     let folder = output_folder(&args.out)?.to_owned();
     let texts = TextFile::open(&args.texts, &folder)?;
-    dispatch(args.device, Score { args, specs, folder, texts })
+    dispatch(args.device, Score { args, shard, specs, folder, texts })
 }
 
 /// Fails before any work where the scores or their record cannot be written, or must not be.
 fn check_place(args: &ScoreArgs, specs: &[RewardSpec]) -> Result<()> {
     let mut inputs: Vec<PathBuf> = args.rewards.iter().map(PathBuf::from).collect();
     inputs.push(args.texts.clone());
+    inputs.extend(args.shards.merge.iter().flatten().cloned());
     for spec in specs {
         // A model's files, not its whole directory, in which scores do no harm.
         for model in spec.models() {
@@ -38,7 +45,8 @@ fn check_place(args: &ScoreArgs, specs: &[RewardSpec]) -> Result<()> {
     let inputs = || inputs.iter().map(PathBuf::as_path);
     check_output_file(&args.out, inputs())?;
     check_output_file(&record_path(&args.out), inputs())?;
-    if args.out.exists() && !args.force {
+    // What is there may be this shard.
+    if args.out.exists() && !args.force && args.shards.shard.is_none() {
         bail!("{} exists; replace it with --force", args.out.display());
     }
     Ok(())
@@ -77,6 +85,7 @@ fn specs(args: &ScoreArgs) -> Result<Vec<RewardSpec>> {
 
 struct Score {
     args: ScoreArgs,
+    shard: Option<ShardIndex>,
     specs: Vec<RewardSpec>,
     folder: PathBuf,
     texts: TextFile,
@@ -86,10 +95,25 @@ impl Job for Score {
     type Output = ();
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
-        let Self { args, specs, folder, texts } = self;
+        let Self { args, shard, specs, folder, texts } = self;
         let mut bars = Bars::new();
-        let (scored, columns) =
-            score_texts::<B>(&texts, &specs, &device, &resolve, &folder, &mut bars)?;
+        let job = || score_job(&texts, &specs, kind(args.device), &resolve, shard, &args.out);
+        if let Some(shard) = shard {
+            let job = job()?;
+            if !args.force && job.shard_is_done()? {
+                say_done(&job.out);
+                return Ok(());
+            }
+            let _lock = locked(&job)?;
+            score_shard::<B>(&job, &texts, &specs, &device, &resolve, &mut bars)?;
+            job.remove_saved()?;
+            say_written(&job, shard, "texts");
+            return Ok(());
+        }
+        let (scored, columns) = match &args.shards.merge {
+            Some(files) => merge_scores(&job()?, files, &specs, &resolve, &folder)?,
+            None => score_texts::<B>(&texts, &specs, &device, &resolve, &folder, &mut bars)?,
+        };
         for reward in &scored {
             reward.notes.iter().for_each(|note| errln!("note: {note}"));
             let s = &reward.scores;

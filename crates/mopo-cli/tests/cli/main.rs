@@ -18,6 +18,7 @@ mod report;
 mod reward;
 mod score;
 mod serve;
+mod shards;
 mod study;
 mod win_rate;
 mod wrong_input;

@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use mopo_data::{PreferenceRecord, Scores, StagedSet, file_sha256};
+use mopo_hub::ShardIndex;
 use serde::{Deserialize, Serialize};
 
 use super::config::LabelConfig;
 use super::labelled::{LabelWriter, Labelled};
 use super::progress::Progress;
 use super::report::LabelRecord;
-use super::shard::{ShardFile, ShardIndex, write_shard};
+use super::score::BATCH_PAIRS;
+use super::shard::{ShardFile, write_shard};
 use crate::{Error, Result, Reward, output_folder};
 
 /// What determines every bit of a labelled set, besides the pairs themselves. Two are equal whatever how
@@ -67,8 +69,7 @@ impl LabelJob {
         let same = match self.shard {
             Some(index) => ShardFile::open(out).is_ok_and(|shard| {
                 let header = shard.header();
-                header.shard == index
-                    && header.labelling == self.labelling
+                header.is_of(index, &self.labelling)
                     && shard.rows().is_ok_and(|mut rows| rows.all(|row| row.is_ok()))
             }),
             None => LabelRecord::read_beside(out).is_some_and(|record| {
@@ -89,7 +90,7 @@ impl LabelJob {
     /// Number of rows of the job.
     pub fn n_rows(&self, set: &StagedSet) -> usize {
         let n_rows = set.header().records;
-        self.shard.map_or(n_rows, |shard| shard.rows(n_rows).len())
+        self.shard.map_or(n_rows, |shard| shard.rows(n_rows, BATCH_PAIRS).len())
     }
 
     /// Opens the saved progress of the job.
@@ -139,7 +140,7 @@ impl LabelJob {
         rewards: &[Box<dyn Reward>],
         advance: &mut dyn FnMut(usize),
     ) -> Result<()> {
-        let rows = index.rows(set.header().records);
+        let rows = index.rows(set.header().records, BATCH_PAIRS);
         let records = set.records()?.skip(rows.start).take(rows.len());
         let mut records = records.map(|record| Ok(record?));
         write_shard(&self.out, index, &self.labelling, set.header(), rows.len(), |each| {

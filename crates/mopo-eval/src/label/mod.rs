@@ -24,4 +24,4 @@ pub use job::{LabelJob, Labelling, record_path};
 pub use labelled::Labelled;
 pub use report::{KeptLabels, LabelRecord, LabelReport, ObjectiveReport};
 pub use score::{BATCH_PAIRS, score_pairs};
-pub use shard::{ShardFiles, ShardIndex};
+pub use shard::ShardFiles;

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mopo_data::{Lines, PreferenceRecord, Scores, sha256_hex, write_atomically};
+use mopo_hub::ShardIndex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::job::{EachScored, Labelling};
 use super::score::{BATCH_PAIRS, score_pairs};
-use super::shard::ShardIndex;
+use super::shard::VERSION;
 use crate::{Error, Result, Reward};
 
 /// Target time between two saves: a kill loses at most about that much work.
@@ -31,6 +32,9 @@ const JOB: &str = "job.json";
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(deny_unknown_fields)]
 struct Job {
+    /// Version of the program; earlier ones did not say.
+    #[serde(default)]
+    version: String,
     labelling: Labelling,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shard: Option<ShardIndex>,
@@ -61,13 +65,19 @@ impl Progress {
         shard: Option<ShardIndex>,
         rows: usize,
     ) -> Result<Self> {
-        let job = Job { labelling: labelling.clone(), shard, rows, batch_pairs: BATCH_PAIRS };
+        let job = Job {
+            version: VERSION.into(),
+            labelling: labelling.clone(),
+            shard,
+            rows,
+            batch_pairs: BATCH_PAIRS,
+        };
         let path = dir.join(JOB);
         match std::fs::read(&path) {
             Ok(bytes) => {
                 if serde_json::from_slice::<Job>(&bytes).ok().as_ref() != Some(&job) {
                     let message = "the work in this folder belongs to another labelling (another \
-                                   set, other rewards, rules or shard); remove the folder to start \
+                                   set, other rewards, rules, shard or version); remove the folder to start \
                                    over, or choose another --out";
                     return Err(Error::labels(dir, message));
                 }

@@ -1,74 +1,21 @@
 //! Parts of a labelling made separately, as files, and how they are merged.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use mopo_data::{Header, Lines, PreferenceRecord, PreparedWriter, Scores};
+use mopo_hub::{ShardIndex, ShardPlace, check_finished, in_order};
 use serde::{Deserialize, Serialize};
 
 use super::job::{EachScored, Labelling};
 use super::labelled::{LabelWriter, Labelled};
-use super::score::BATCH_PAIRS;
 use crate::{Error, Result};
 
 const FORMAT: &str = "mopo-label-shard";
 const SCHEMA: u32 = 1;
-
-/// One of several parts, written `i/n`, counted from 1.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
-#[serde(try_from = "String", into = "String")]
-pub struct ShardIndex {
-    index: usize,
-    of: usize,
-}
-
-impl ShardIndex {
-    /// The rows of this part of a set of `n_rows`: whole batches in file order, the parts as equal
-    /// as batches allow. A part is empty if there are fewer batches than parts.
-    pub fn rows(self, n_rows: usize) -> Range<usize> {
-        let n_batches = n_rows.div_ceil(BATCH_PAIRS);
-        let end = |i: usize| (i * n_batches / self.of * BATCH_PAIRS).min(n_rows);
-        end(self.index - 1)..end(self.index)
-    }
-}
-
-impl FromStr for ShardIndex {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let parts =
-            text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
-        match parts {
-            Some((index, of)) if (1..=of).contains(&index) => Ok(Self { index, of }),
-            _ => Err(format!(
-                "`{text}` is not a shard: write i/n with i from 1 to n, e.g. 1/4 for the first of four"
-            )),
-        }
-    }
-}
-
-impl TryFrom<String> for ShardIndex {
-    type Error = String;
-    fn try_from(text: String) -> std::result::Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<ShardIndex> for String {
-    fn from(shard: ShardIndex) -> Self {
-        shard.to_string()
-    }
-}
-
-impl fmt::Display for ShardIndex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.index, self.of)
-    }
-}
+/// Another version may score otherwise.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The first line of a shard's file. Its records follow with their scores, one per line.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -76,11 +23,21 @@ impl fmt::Display for ShardIndex {
 pub(super) struct ShardHeader {
     format: String,
     schema: u32,
-    pub(super) shard: ShardIndex,
+    /// Version of the program; earlier ones did not say.
+    #[serde(default)]
+    version: String,
+    shard: ShardIndex,
     rows: usize,
-    pub(super) labelling: Labelling,
+    labelling: Labelling,
     /// Header of the input set.
     set: Header,
+}
+
+impl ShardHeader {
+    /// Whether this program would write it for this part of a labelling.
+    pub(super) fn is_of(&self, shard: ShardIndex, labelling: &Labelling) -> bool {
+        self.version == VERSION && self.shard == shard && self.labelling == *labelling
+    }
 }
 
 #[derive(Serialize)]
@@ -118,6 +75,7 @@ pub(super) fn write_shard(
     let header = ShardHeader {
         format: FORMAT.into(),
         schema: SCHEMA,
+        version: VERSION.into(),
         shard: index,
         rows: n_rows,
         labelling: labelling.clone(),
@@ -164,6 +122,7 @@ impl ShardFile {
     /// # Errors
     /// [`Error::Labels`] if it is not a shard; [`Error::Io`].
     pub(super) fn open(path: &Path) -> Result<Self> {
+        check_finished(path)?;
         let mut lines = lines(path)?;
         let first = lines.next_line()?.map_or(&[][..], |(_, line)| line);
         let value: serde_json::Value = serde_json::from_slice(first).unwrap_or_default();
@@ -277,8 +236,8 @@ impl ShardFiles {
                 "was labelled with other rewards or rules"
             } else if one != other || a.set != b.set {
                 "was labelled with other settings (--keep, or the set's header)"
-            } else if a.shard.of != b.shard.of {
-                "has another number of shards"
+            } else if a.version != b.version {
+                "was labelled by another version of the program"
             } else {
                 continue;
             };
@@ -290,30 +249,11 @@ impl ShardFiles {
             );
             return Err(Error::labels(&shard.path, message));
         }
-        let of = first.header.shard.of;
-        files.sort_by_key(|file| file.header.shard.index);
-        for pair in files.windows(2) {
-            if pair[0].header.shard == pair[1].header.shard {
-                let message = format!(
-                    "duplicate shard {}, which {} has too; give each shard once",
-                    pair[1].header.shard,
-                    pair[0].path.display()
-                );
-                return Err(Error::labels(&pair[1].path, message));
-            }
-        }
-        let there: Vec<usize> = files.iter().map(|file| file.header.shard.index).collect();
-        let mut missing = (1..=of).filter(|i| there.binary_search(i).is_err());
-        let named: Vec<String> = missing.by_ref().take(16).map(|i| format!("{i}/{of}")).collect();
-        if !named.is_empty() {
-            let more = if missing.next().is_some() { " and others" } else { "" };
-            let message = format!(
-                "the labelling has {of} shards, but these are missing: {}{more}; give their files \
-                 too",
-                named.join(", ")
-            );
-            return Err(Error::labels(&files[0].path, message));
-        }
+        let places: Vec<ShardPlace<'_>> =
+            files.iter().map(|file| (file.header.shard, &*file.path)).collect();
+        let order = in_order(&places)?;
+        let mut files: Vec<Option<ShardFile>> = files.into_iter().map(Some).collect();
+        let files = order.iter().map(|i| files[*i].take().expect("each once")).collect();
         Ok(Self { files })
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mopo_core::Objectives;
 use mopo_data::{Indicator, PreferenceRecord, PreparedSet, PreparedWriter, Scores, StagedSet};
+use mopo_hub::ShardIndex;
 use mopo_testkit::{EndpointReply, LoopbackEndpoint, TestBackend};
 
 use super::*;
@@ -283,25 +284,6 @@ fn a_result_that_is_there_is_known() {
     assert!(shard.is_done().is_err());
 }
 
-#[test]
-fn shards_are_whole_batches_and_cover_all_rows() {
-    for n_rows in [0, 1, 7, 8, 9, 64, 1001] {
-        for of in [1, 2, 3, 7] {
-            let mut next = 0;
-            for i in 1..=of {
-                let rows = format!("{i}/{of}").parse::<ShardIndex>().unwrap().rows(n_rows);
-                assert_eq!(rows.start, next);
-                assert!(rows.start % BATCH_PAIRS == 0 || rows.is_empty());
-                next = rows.end;
-            }
-            assert_eq!(next, n_rows);
-        }
-    }
-    for wrong in ["0/2", "3/2", "1", "1/0", "a/b", "1/2/3", "-1/2"] {
-        assert!(wrong.parse::<ShardIndex>().unwrap_err().contains("1/4"), "{wrong}");
-    }
-}
-
 fn write_shard(path: &Path, set: &PreparedSet, keep: bool, index: &str) {
     let index: ShardIndex = index.parse().unwrap();
     let job = LabelJob { labelling: labelling(set, keep), shard: Some(index), out: path.into() };
@@ -345,6 +327,10 @@ fn shards_that_do_not_belong_together_are_refused() {
     write_shard(&path("other-set"), &self::set(44), false, "2/3");
     let text = std::fs::read_to_string(path("2")).unwrap();
     let rules = labelling(&set, false).rewards_sha256;
+    let version = format!("\"version\":\"{}\"", env!("CARGO_PKG_VERSION"));
+    assert!(text.contains(&version));
+    std::fs::write(path("earlier"), text.replace(&version, "\"version\":\"0.0.9\"")).unwrap();
+    std::fs::create_dir(path("begun.progress")).unwrap();
     std::fs::write(path("other-rules"), text.replace(&rules, &"0".repeat(64))).unwrap();
     std::fs::write(path("edited"), text.replacen("\"please ", "\"thanks ", 1)).unwrap();
     std::fs::write(path("cut"), &text[..text.len() - 30]).unwrap();
@@ -358,6 +344,8 @@ fn shards_that_do_not_belong_together_are_refused() {
         (&["1", "half", "3"], "half: shard 2/2 has another number of shards"),
         (&["1", "kept", "3"], "kept: shard 2/3 was labelled with other settings"),
         (&["1", "other-set", "3"], "other-set: shard 2/3 labels another set"),
+        (&["1", "earlier", "3"], "earlier: shard 2/3 was labelled by another version"),
+        (&["1", "begun", "3"], "begun: this shard is not finished"),
         (&["1", "other-rules", "3"], "other-rules: shard 2/3 was labelled with other rewards"),
         (&["1", "edited", "3"], "are not the set that was labelled"),
         (&["1", "cut", "3"], "cut: line"),

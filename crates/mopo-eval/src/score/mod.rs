@@ -6,6 +6,7 @@
 
 mod column;
 mod line;
+mod shard;
 #[cfg(test)]
 mod tests;
 mod texts;
@@ -21,6 +22,7 @@ use crate::reward::Resolver;
 use crate::{Error, Result, Reward, RewardSpec, ScoreStatistics};
 
 pub use column::ScoreColumn;
+pub use shard::{merge_scores, score_job, score_shard};
 pub use texts::TextFile;
 
 /// Number of texts that a reward gets at once: enough for batches of similar length.
@@ -77,22 +79,9 @@ pub fn score_texts<B: FusedBackend>(
     progress: &mut dyn Progress,
 ) -> Result<(Vec<ScoredReward>, Vec<ScoreColumn>)> {
     let (mut scored, mut columns) = (Vec::<ScoredReward>::new(), vec![]);
-    let has_model = |spec: &RewardSpec| !spec.models().is_empty();
-    // Functions share one pass over the texts, and so do the labels of one model.
-    let together = |one: &RewardSpec, next: &RewardSpec| {
-        (!has_model(one) && !has_model(next)) || one.shares_model(next)
-    };
-    for specs in specs.chunk_by(together) {
+    for specs in groups(specs) {
         let rewards = RewardSpec::build_all::<B>(specs, device, resolve)?;
-        let mut names: Vec<&str> = scored.iter().map(|other| other.name.as_str()).collect();
-        for reward in &rewards {
-            if names.contains(&reward.name()) {
-                let expected = "another reward has it; give one a `name` in a file";
-                return Err(Error::invalid("name", format!("`{}`", reward.name()), expected));
-            }
-            names.push(reward.name());
-        }
-        let names = names.split_off(scored.len()).join(", ");
+        let names = new_names(scored.iter().map(|other| &*other.name), &rewards)?.join(", ");
         progress.begin(&names, 0, texts.len() as u64, Unit::Steps);
         let all: Vec<&dyn Reward> = rewards.iter().map(|reward| reward.as_ref()).collect();
         let found = texts.score(&all, folder, &mut |n| progress.advance(n as u64, ""))?;
@@ -111,6 +100,29 @@ pub fn score_texts<B: FusedBackend>(
         }
     }
     Ok((scored, columns))
+}
+
+/// Rewards that are in memory together: functions share one pass over the texts, and so do the labels of one model.
+fn groups(specs: &[RewardSpec]) -> impl Iterator<Item = &[RewardSpec]> {
+    let has_model = |spec: &RewardSpec| !spec.models().is_empty();
+    specs.chunk_by(move |one, next| (!has_model(one) && !has_model(next)) || one.shares_model(next))
+}
+
+/// The names of more rewards, if none is taken.
+fn new_names<'a>(
+    taken: impl Iterator<Item = &'a str>,
+    rewards: &'a [Box<dyn Reward>],
+) -> Result<Vec<&'a str>> {
+    let mut names: Vec<&str> = taken.collect();
+    let n_taken = names.len();
+    for reward in rewards {
+        if names.contains(&reward.name()) {
+            let expected = "another reward has it; give one a `name` in a file";
+            return Err(Error::invalid("name", format!("`{}`", reward.name()), expected));
+        }
+        names.push(reward.name());
+    }
+    Ok(names.split_off(n_taken))
 }
 
 /// The place of the record of a scored file.

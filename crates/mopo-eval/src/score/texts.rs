@@ -3,11 +3,13 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
 use mopo_data::Lines;
+use mopo_hub::SavedRows;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -16,7 +18,7 @@ use super::line::{check, is_empty, text, with_scores};
 use super::{CHUNK, ScoreColumn};
 use crate::{Error, Result, Reward};
 
-/// Maximum number of lines, and of their bytes, that are read before they are parsed on all cores.
+/// Number of lines, or of their bytes up to a whole chunk, that are read before they are parsed on all cores.
 const BLOCK_LINES: usize = 16 * CHUNK;
 const BLOCK_BYTES: usize = 8 << 20;
 
@@ -123,33 +125,93 @@ impl TextFile {
         self.for_each_text(&mut |numbers, items| {
             for (reward, (column, seconds)) in rewards.iter().zip(&mut columns) {
                 let clock = Instant::now();
-                let batch = |items: &[(&str, &str)]| reward.score_batch(items);
-                let found: Vec<Result<Vec<f32>>> = match reward.uses_all_cores() {
-                    true => items.chunks(CHUNK).map(batch).collect(),
-                    false => items.par_chunks(CHUNK).map(batch).collect(),
-                };
+                let found = self.chunk_scores(*reward, numbers, items)?;
                 *seconds += clock.elapsed().as_secs_f64();
-                for (found, numbers) in found.into_iter().zip(numbers.chunks(CHUNK)) {
-                    let wrong = |i: usize, why: String| {
-                        let why = format!("cannot be scored by `{}`: {why}", reward.name());
-                        self.wrong(numbers[i], &why)
-                    };
-                    let found = found.map_err(|error| match error {
-                        Error::Text { index, why, .. } => wrong(index, format!("its text {why}")),
-                        other => other,
-                    })?;
-                    assert_eq!(found.len(), numbers.len(), "`{}` scores each text", reward.name());
-                    if let Some(i) = found.iter().position(|score| !score.is_finite()) {
-                        let why = format!("the score is {}, which is not finite", found[i]);
-                        return Err(wrong(i, why));
-                    }
-                    column.push(&found)?;
-                }
+                column.push(&found)?;
             }
             advance(items.len());
             Ok(())
         })?;
         columns.into_iter().map(|(column, seconds)| Ok((column.finish()?, seconds))).collect()
+    }
+
+    /// Scores the rows of a shard that are not saved yet, and saves them: the scores of all `rewards`, one list for each
+    /// text. `seconds` are the rewards' own, and get what they take.
+    ///
+    /// # Errors
+    /// Those of [`score`](Self::score); [`Error::Hub`] if they cannot be saved.
+    pub(super) fn score_rows(
+        &self,
+        rewards: &[&dyn Reward],
+        rows: &Range<usize>,
+        saved: &mut SavedRows,
+        seconds: &mut [f64],
+        advance: &mut dyn FnMut(usize),
+    ) -> Result<()> {
+        let mut start = 0;
+        let sha256 = self.for_each_block(true, &mut |lines| {
+            let here = start..start + lines.len();
+            start = here.end;
+            if here.end <= rows.start || here.start >= rows.end {
+                return Ok(());
+            }
+            let texts: Vec<_> =
+                lines.par_iter().map(|(_, line)| text(line).map_err(|_| self.changed())).collect();
+            let texts = texts.into_iter().collect::<Result<Vec<_>>>()?;
+            let items: Vec<(&str, &str)> =
+                texts.iter().map(|text| (&*text.prompt, &*text.response)).collect();
+            let numbers: Vec<usize> = lines.iter().map(|(number, _)| *number).collect();
+            let mut compute = |rows: Range<usize>| {
+                let own = rows.start - here.start..rows.end - here.start;
+                let mut scores = vec![vec![]; own.len()];
+                for (reward, seconds) in rewards.iter().zip(&mut *seconds) {
+                    let clock = Instant::now();
+                    let found =
+                        self.chunk_scores(*reward, &numbers[own.clone()], &items[own.clone()])?;
+                    *seconds += clock.elapsed().as_secs_f64();
+                    scores.iter_mut().zip(found).for_each(|(scores, score)| scores.push(score));
+                }
+                let as_line = |scores: &Vec<f32>| {
+                    serde_json::to_string(scores)
+                        .map_err(|source| Error::Json { what: "scores".into(), source })
+                };
+                scores.iter().map(as_line).collect::<Result<Vec<String>>>()
+            };
+            saved.fill_within(here.clone(), &mut compute, advance)
+        })?;
+        if sha256 == self.sha256 { Ok(()) } else { Err(self.changed()) }
+    }
+
+    /// The scores of some texts, whose first is the first of a chunk, by one reward.
+    fn chunk_scores(
+        &self,
+        reward: &dyn Reward,
+        numbers: &[usize],
+        items: &[(&str, &str)],
+    ) -> Result<Vec<f32>> {
+        let batch = |items: &[(&str, &str)]| reward.score_batch(items);
+        let found: Vec<Result<Vec<f32>>> = match reward.uses_all_cores() {
+            true => items.chunks(CHUNK).map(batch).collect(),
+            false => items.par_chunks(CHUNK).map(batch).collect(),
+        };
+        let mut scores = Vec::with_capacity(items.len());
+        for (found, numbers) in found.into_iter().zip(numbers.chunks(CHUNK)) {
+            let wrong = |i: usize, why: String| {
+                let why = format!("cannot be scored by `{}`: {why}", reward.name());
+                self.wrong(numbers[i], &why)
+            };
+            let found = found.map_err(|error| match error {
+                Error::Text { index, why, .. } => wrong(index, format!("its text {why}")),
+                other => other,
+            })?;
+            assert_eq!(found.len(), numbers.len(), "`{}` scores each text", reward.name());
+            if let Some(i) = found.iter().position(|score| !score.is_finite()) {
+                let why = format!("the score is {}, which is not finite", found[i]);
+                return Err(wrong(i, why));
+            }
+            scores.extend(found);
+        }
+        Ok(scores)
     }
 
     /// Writes the lines with `scores`, an object with one number per reward, to `out`, whole or not
@@ -254,7 +316,9 @@ impl TextFile {
             }
             n_bytes += line.len();
             block.push((number, line.to_vec()));
-            if block.len() == BLOCK_LINES || n_bytes >= BLOCK_BYTES {
+            // Blocks are whole chunks, so that a text is scored with the same others in whatever part of the work.
+            let is_full = block.len() == BLOCK_LINES || n_bytes >= BLOCK_BYTES;
+            if is_full && block.len().is_multiple_of(CHUNK) {
                 each(&block)?;
                 block.clear();
                 n_bytes = 0;

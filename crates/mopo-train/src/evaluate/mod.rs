@@ -1,19 +1,21 @@
 //! Evaluation of a finished run: every policy answers the same prompts, rewards score the answers,
 //! and the scores become a front. `mopo-report` writes files and the page.
 
+mod answers;
 mod policies;
 mod prompts;
 mod statistics;
 
+pub use answers::ShardPlan;
 pub use policies::{EvaluatedPolicy, evaluated_policies, simplex_grid};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mopo_core::Objectives;
-use mopo_eval::reward::{Resolver, RewardSpec, score_all};
+use mopo_eval::Reward;
+use mopo_eval::reward::{Resolver, RewardSpec};
 use mopo_eval::{ClusterConfig, PromptEmbedding, cluster_embedded, cluster_prompts};
-use mopo_lm::GenerationConfig;
 use mopo_ops::FusedBackend;
 use mopo_report::{
     Evaluation, FrontConfig, FrontReport, PolicySamples, ReportExtras, RunExtras, ScoredAxis,
@@ -23,7 +25,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::result::RESULT;
-use crate::{Error, Progress, Result, RunConfig, RunData, RunDir, RunRecord, Sampler, Unit};
+use crate::{DirLock, Error, Progress, Result, RunConfig, RunDir, RunRecord};
+use answers::{Answered, Asked};
 use prompts::GivenPrompts;
 pub(crate) use statistics::KnownStatistics;
 
@@ -122,21 +125,86 @@ impl EvaluationPlan {
         resolve: Resolver<'_>,
         progress: &mut dyn Progress,
     ) -> Result<EvaluatedRun> {
-        let settings = &self.config.evaluation;
-        let sampler = Sampler::<B>::load(&self.run, &self.config, device)?;
-        let data = RunData::load(&self.run, &self.config, &self.record)?;
-        let (available, kind, source) = match self.given {
-            Some(given) => (given.prompts, "given", Some(given.record)),
-            None => (data.heldout_prompts, "held-out", None),
-        };
-        if settings.n_prompts > available.len() {
-            progress.note(&format!(
-                "note: {} prompts requested, but there are only {} {kind} ones; using all of them",
-                settings.n_prompts,
-                available.len()
-            ));
+        let asked = Asked::<B>::new(&self, device, progress)?;
+        let rewards = self.rewards::<B>(device, resolve)?;
+        let answers = asked.all(&rewards, progress)?;
+        rewards.iter().flat_map(|reward| reward.notes()).for_each(|note| progress.note(&note));
+        self.evaluated(asked, answers, progress)
+    }
+
+    /// Generates and scores the answers of a shard, and writes its file, unless that is there already; returns whether it
+    /// was. `device_name` is the kind of device, for instance `flex`.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run); something else at `out`, unless it is `forced`; another process at this shard.
+    pub fn run_shard<B: FusedBackend>(
+        &self,
+        shard: ShardPlan<'_>,
+        device: &B::Device,
+        resolve: Resolver<'_>,
+        progress: &mut dyn Progress,
+    ) -> Result<bool> {
+        let asked = Asked::<B>::new(self, device, progress)?;
+        let job = asked.job(self, shard.device_name, resolve, Some(shard.index), shard.out)?;
+        if !shard.is_forced && job.shard_is_done()? {
+            return Ok(true);
         }
-        let prompts = prompts::draw(available, settings.n_prompts, self.seed);
+        mopo_hub::create_dir(&job.progress_dir())?;
+        let _lock = DirLock::acquire(&job.progress_dir())?;
+        let mut saved = job.open()?;
+        let notes = match job.rows().is_empty() {
+            true => vec![],
+            false => {
+                let rewards = self.rewards::<B>(device, resolve)?;
+                asked.fill(&job, &mut saved, &rewards, progress)?;
+                rewards.iter().flat_map(|reward| reward.notes()).collect()
+            }
+        };
+        notes.iter().for_each(|note| progress.note(note));
+        job.write_shard(&json!(notes), || saved.lines())?;
+        job.remove_saved()?;
+        Ok(false)
+    }
+
+    /// The evaluation from the files of all shards.
+    ///
+    /// # Errors
+    /// Those of [`RowJob::merge`](mopo_hub::RowJob::merge): shards of another run, of other prompts, rewards or settings,
+    /// duplicates, holes; those of [`run`](Self::run).
+    pub fn merge<B: FusedBackend>(
+        self,
+        paths: &[PathBuf],
+        device_name: &str,
+        device: &B::Device,
+        resolve: Resolver<'_>,
+        progress: &mut dyn Progress,
+    ) -> Result<EvaluatedRun> {
+        let asked = Asked::<B>::new(&self, device, progress)?;
+        let set = asked.job(&self, device_name, resolve, None, Path::new(""))?.merge(paths)?;
+        let answers = asked.merged(&set)?;
+        let notes = set.about().filter_map(Value::as_array).flatten().filter_map(Value::as_str);
+        notes.for_each(|note| progress.note(note));
+        self.evaluated(asked, answers, progress)
+    }
+
+    fn rewards<B: FusedBackend>(
+        &self,
+        device: &B::Device,
+        resolve: Resolver<'_>,
+    ) -> Result<Vec<Box<dyn Reward>>> {
+        let specs = self.config.evaluation.rewards.iter().map(|axis| &axis.reward);
+        Ok(RewardSpec::build_all::<B>(specs, device, resolve)?)
+    }
+
+    /// From answers with their scores, policy by policy, to the front.
+    fn evaluated<B: FusedBackend>(
+        self,
+        asked: Asked<B>,
+        answers: Vec<Vec<Answered>>,
+        progress: &mut dyn Progress,
+    ) -> Result<EvaluatedRun> {
+        let settings = &self.config.evaluation;
+        let Asked { sampler, prompts, kind, source, generation, chosen, n_train } = asked;
         let clustering = ClusterConfig {
             n_clusters: settings.n_clusters,
             seed: self.seed,
@@ -148,38 +216,22 @@ impl EvaluationPlan {
                 cluster_embedded(&prompts, &sampler.prompt_states(&prompts)?, &clustering)?
             }
         };
-        let specs = settings.rewards.iter().map(|axis| &axis.reward);
-        let rewards = RewardSpec::build_all::<B>(specs, device, resolve)?;
-        let generation = GenerationConfig {
-            max_new_tokens: settings.max_new_tokens,
-            temperature: settings.temperature,
-            top_p: settings.top_p,
-            seed: self.seed,
-            ..Default::default()
-        };
-
-        let chosen = evaluated_policies(
-            sampler.policies(),
-            settings.mixture_steps,
-            settings.worst_case && !sampler.is_conditioned(),
-        );
-        let n_answers = chosen.len() * prompts.len();
-        progress.begin("generate", 0, n_answers as u64, Unit::Steps);
-        let mut policies = Vec::with_capacity(chosen.len());
-        for policy in chosen {
-            let decoding = sampler.decoding(policy.head, None)?;
-            let responses = sampler.answer(decoding, &prompts, &generation, progress)?;
-            policies.push(PolicySamples {
-                run: None,
-                scores: score_all(&rewards, &prompts, &responses)?,
-                policy: policy.id,
-                label: policy.label,
-                group: policy.group,
-                responses,
-            });
-        }
-        progress.end("");
-        rewards.iter().flat_map(|reward| reward.notes()).for_each(|note| progress.note(&note));
+        let policies: Vec<PolicySamples> = chosen
+            .into_iter()
+            .zip(answers)
+            .map(|(policy, answers)| {
+                let (responses, scores) =
+                    answers.into_iter().map(|answer| (answer.response, answer.scores)).unzip();
+                PolicySamples {
+                    run: None,
+                    scores,
+                    policy: policy.id,
+                    label: policy.label,
+                    group: policy.group,
+                    responses,
+                }
+            })
+            .collect();
 
         let whose = format!(
             "responses of the SFT model of {} to {} {kind} prompts (temperature {}, seed {})",
@@ -204,7 +256,7 @@ impl EvaluationPlan {
                 "{} policies on one phi of {} training pairs; {} responses each to {kind} \
                  prompts, temperature {}, seed {}.",
                 sampler.policies().len(),
-                data.train.len(),
+                n_train,
                 evaluation.prompts.len(),
                 settings.temperature,
                 self.seed
