@@ -7,6 +7,8 @@
 pub struct SmoothedWeights {
     /// With sum 1, in the order of the ratios.
     pub weights: Vec<f64>,
+    /// The smoothed ratios' logarithms: as given but for the largest.
+    pub log_ratios: Vec<f64>,
     /// k̂, the shape of the tail: below 0.5 the weights have a variance, above 0.7 ([`MAX_SHAPE`]) means under them
     /// are not to be trusted at any sample size of practice. Infinite if there are too few ratios for a fit.
     pub shape: f64,
@@ -32,6 +34,7 @@ impl SmoothedWeights {
         order.sort_by(|&a, &b| log_weights[a].total_cmp(&log_weights[b]));
         let n_tail = (0.2 * n as f64).min(3.0 * (n as f64).sqrt()).ceil() as usize;
         let mut shape = f64::INFINITY;
+        let mut is_smoothed = vec![false; n];
         if n_tail > 4 && n_tail < n {
             let cutoff = log_weights[order[n - n_tail - 1]].exp();
             let tail: Vec<usize> = order[n - n_tail..]
@@ -53,6 +56,7 @@ impl SmoothedWeights {
                             scale * (-k * (-p).ln_1p()).exp_m1() / k
                         };
                         log_weights[i] = (cutoff + quantile).ln().min(0.0);
+                        is_smoothed[i] = true;
                     }
                 }
             } else {
@@ -60,9 +64,12 @@ impl SmoothedWeights {
                 shape = 0.0;
             }
         }
+        let smoothed = log_weights.iter().zip(log_ratios).zip(&is_smoothed);
+        let log_ratios =
+            smoothed.map(|((w, raw), changed)| if *changed { w + max } else { *raw }).collect();
         let weights: Vec<f64> = log_weights.into_iter().map(f64::exp).collect();
         let total: f64 = weights.iter().sum();
-        Self { weights: weights.into_iter().map(|w| w / total).collect(), shape }
+        Self { weights: weights.into_iter().map(|w| w / total).collect(), log_ratios, shape }
     }
 
     /// Whether means under the weights can be trusted.
@@ -117,6 +124,14 @@ mod tests {
             assert!((smoothed.shape - shape).abs() < 0.08, "{shape}: {}", smoothed.shape);
             assert_eq!(smoothed.is_trusted(), shape < 0.7);
             assert!((smoothed.weights.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+            // The same weights on the ratios' own scale, on which most are unchanged.
+            let total: f64 = smoothed.log_ratios.iter().map(|l| l.exp()).sum();
+            for (l, w) in smoothed.log_ratios.iter().zip(&smoothed.weights) {
+                assert!((l.exp() / total - w).abs() < 1e-9);
+            }
+            let raw = pareto(shape, 20_000);
+            let changed = raw.iter().zip(&smoothed.log_ratios).filter(|(a, b)| a != b).count();
+            assert!(changed > 100 && changed <= 425, "{changed}");
         }
     }
 
@@ -165,7 +180,7 @@ mod tests {
                 [2.4618688348447275, 0.9008399586768204, 299.7495292737889, 1.2262095843963141],
             ),
         ] {
-            let SmoothedWeights { weights, shape } = SmoothedWeights::of(&draws);
+            let SmoothedWeights { weights, shape, .. } = SmoothedWeights::of(&draws);
             let found = [
                 shape,
                 weights.iter().copied().fold(0.0, f64::max),

@@ -76,6 +76,8 @@ quantities! {
     EffectiveSampleSize = "effective_sample_size",
     /// Effective sample size of the ratios.
     RatioSampleSize = "ratio_sample_size",
+    /// k̂ of the ratios π_ref/π_0 of all pairs, where they are smoothed: above 0.7 they are not to be trusted.
+    RatioShape = "ratio_shape",
     /// KL from the initial policy, estimated on the batch.
     KlInitial = "kl_initial",
     /// Share of decided pairs, or examples, that are ordered correctly.

@@ -63,7 +63,7 @@ impl HeldoutEstimate {
             return None;
         }
         let ratios: Vec<f64> = pairs.iter().flat_map(|(_, ratios)| *ratios).collect();
-        let SmoothedWeights { weights, shape } = SmoothedWeights::of(&ratios);
+        let SmoothedWeights { weights, shape, .. } = SmoothedWeights::of(&ratios);
         // Each pair's sums: w I and w of the ratios, and the mean of I by choice.
         let sums: Vec<[f64; 3]> = pairs
             .iter()

@@ -60,7 +60,7 @@ pub struct Run {
     pub thresholds: Vec<f64>,
     /// The method. The reference is refreshed every `reference_lag` steps: a value beyond the
     /// number of steps keeps it at the uniform distribution. Not read: `weight_normalization` (always by
-    /// context), `dual` (always joint), `ratio_clip`, `prune_below` and `initial_threshold`.
+    /// context), `dual` (always joint), `ratio_clip`, `ratio_smoothing`, `prune_below` and `initial_threshold`.
     pub mopo: MopoConfig,
     /// Seed of its mini-batches.
     pub seed: u64,

@@ -49,6 +49,22 @@ pub enum WeightNormalization {
     Prompt,
 }
 
+/// Whether the ratios π_ref/π_0 are smoothed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RatioSmoothing {
+    /// As they are, but for `ratio_clip`.
+    #[default]
+    None,
+    /// The largest become quantiles of a generalised Pareto distribution that is fitted to them
+    /// ([`crate::importance`]), over all pairs at every refresh; before `ratio_clip`.
+    Pareto,
+}
+
+fn is_raw(smoothing: &RatioSmoothing) -> bool {
+    *smoothing == RatioSmoothing::None
+}
+
 /// How a policy is made of the closed form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -98,6 +114,9 @@ pub struct MopoConfig {
     pub initial_chi: f64,
     /// Limit of |log(π_ref/π_0)| of a response; larger values are clipped.
     pub ratio_clip: f64,
+    /// Whether the largest ratios are smoothed; not where a configuration does not say it.
+    #[serde(default, skip_serializing_if = "is_raw")]
+    pub ratio_smoothing: RatioSmoothing,
     /// Statistic that adaptive thresholds follow.
     pub threshold_statistic: ThresholdStatistic,
     /// Meaning of an indicator.
@@ -135,6 +154,7 @@ impl Default for MopoConfig {
             initial_lambda: 0.0,
             initial_chi: 1.0,
             ratio_clip: 5.0,
+            ratio_smoothing: RatioSmoothing::None,
             threshold_statistic: ThresholdStatistic::Plain,
             indicator_estimator: IndicatorEstimator::Action,
             thresholds: ThresholdRule::Adaptive,
@@ -224,6 +244,14 @@ impl MopoConfig {
                 expected:
                     "pairwise extraction has no normaliser: use weight_normalization = \"batch\""
                         .into(),
+            });
+        }
+        if self.extraction == Extraction::Pairwise && self.ratio_smoothing != RatioSmoothing::None {
+            return Err(Error::InvalidParameter {
+                field: "mopo.ratio_smoothing",
+                value: "\"pareto\" with mopo.extraction = \"pairwise\"".into(),
+                expected: "pairwise extraction needs no ratios: use ratio_smoothing = \"none\""
+                    .into(),
             });
         }
         require(

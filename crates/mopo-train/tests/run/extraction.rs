@@ -1,6 +1,6 @@
 //! MOPO with pairwise extraction, and thresholds at the reference.
 
-use super::{assert_resumable, finished_with, metric, tiny, tiny_method};
+use super::{assert_resumable, finished_with, metric, metrics, tiny, tiny_method};
 
 #[test]
 fn one_objective_without_constraints_is_ipo() {
@@ -101,4 +101,27 @@ fn a_contrast_beside_cloning_raises_the_margins_and_resumes() {
     assert_eq!(needed, 1.0);
     assert!(both[7] - both[0] < plain[7] - plain[0], "{both:?} {plain:?}");
     assert_resumable(&tiny(&["mopo.contrast_weight=0.5"]));
+}
+
+#[test]
+fn smoothed_ratios_have_a_shape_lose_less_of_the_sample_and_resume_bit_for_bit() {
+    let set = ["training.learning_rate=2e-3", "mopo.reference_lag=3", "mopo.ratio_clip=100.0"];
+    let smoothed = tiny(&[&set[..], &["mopo.ratio_smoothing=pareto"]].concat());
+    let (_a, run) = finished_with(&smoothed);
+    let (_b, raw) = finished_with(&tiny(&set));
+    let of = |run: &std::path::Path, key: &str| metric(run, "mopo", key);
+    let shapes = |run: &std::path::Path| -> Vec<f64> {
+        metrics(run).iter().filter_map(|row| row.get("helpful/ratio_shape")?.as_f64()).collect()
+    };
+    // From the first refresh on, one number for each window.
+    let shape = shapes(&run);
+    assert_eq!(shape.len(), of(&run, "loss").len() - 3);
+    assert!(shape[0] == shape[2] && shape[0] != shape[3], "{shape:?}");
+    assert!(shapes(&raw).is_empty());
+    // Until then nothing differs; after it the largest ratios are smaller.
+    let sizes = [&run, &raw].map(|run| of(run, "helpful/ratio_sample_size"));
+    assert_eq!(sizes[0][..3], sizes[1][..3]);
+    let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
+    assert!(mean(&sizes[0][3..6]) >= mean(&sizes[1][3..6]), "{sizes:?}");
+    assert_resumable(&smoothed);
 }

@@ -6,30 +6,29 @@
 
 mod cloning;
 mod contrast;
-
-use std::collections::BTreeSet;
+mod window;
 
 use burn::module::AutodiffModule;
 pub use mopo_core::MopoConfig;
-use mopo_core::dual::{DualProblem, ExactDual, ResponseGroups};
-use mopo_core::mopo::{PolicyDual, choice_levels};
+use mopo_core::dual::ExactDual;
+use mopo_core::mopo::PolicyDual;
 use mopo_core::{
     BatchStatistics, DualMethod, DualState, Extraction, IndicatorEstimator, Objectives,
-    ThresholdRule,
 };
 use mopo_lm::{CausalLm, PolicyParams};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
 
+use self::window::SmoothedRatios;
 use super::{MethodSection, RunSteps, TrainContext};
 use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::communicator::Communicator;
 use crate::config::{PhaseConfig, RenamedKey, renamed};
 use crate::fit::{Method, PolicyMethod};
-use crate::log_probs::{LogProbs, WindowLogProbs, all_log_probs, batch_log_probs};
+use crate::log_probs::{LogProbs, WindowLogProbs};
 use crate::optim::{Trainer, module_from_bytes, module_to_bytes};
-use crate::{Error, Pairs, Progress, Result, Silent};
+use crate::{Error, Pairs, Progress, Result};
 
 pub(crate) const PHASE: &str = "mopo";
 /// The part of a checkpoint with the reference's log-probs.
@@ -58,6 +57,8 @@ ratio_clip = 5.0
 threshold_statistic = "plain"
 # action or pair: whether equal responses to a prompt share their mean indicator.
 indicator_estimator = "action"
+# none, or pareto: the largest ratios of all pairs are smoothed at every refresh, and the run says if they are not to be trusted.
+ratio_smoothing = "none"
 # batch or prompt: over what the weights are normalised.
 weight_normalization = "batch"
 # joint or exact: multipliers from batch to batch, or solved for at every refresh.
@@ -75,7 +76,8 @@ prune_below = 1e-5
         renamed("mopo", "estimator", "indicator_estimator"),
         renamed("mopo", "normaliser", "weight_normalization"),
     ];
-    const OPTIONAL: &'static [&'static str] = &["mopo.extraction", "mopo.contrast_weight"];
+    const OPTIONAL: &'static [&'static str] =
+        &["mopo.extraction", "mopo.contrast_weight", "mopo.ratio_smoothing"];
     const ALTERNATIVES: &'static [&'static [&'static str]] =
         &[&["mopo.ball.radius", "mopo.ball.confidence"]];
     const REMEDY: &'static str = ", a larger `mopo.tau`";
@@ -156,6 +158,8 @@ pub(crate) struct Mopo<'a, B: FusedAutodiffBackend> {
     reference: Option<PolicyParams<B::InnerBackend>>,
     /// Its log-probs of the pairs used since the refresh.
     reference_log_probs: WindowLogProbs,
+    /// With smoothed ratios: those of each policy since the refresh.
+    smoothed: Vec<SmoothedRatios>,
     /// Tokens of passes under it since the last step.
     scored_tokens: usize,
     /// One per policy.
@@ -216,6 +220,7 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
             trainer: Trainer::new(params, communicator),
             reference: None,
             reference_log_probs: WindowLogProbs::new(setup.primaries.len()),
+            smoothed: Vec::new(),
             scored_tokens: 0,
             duals: setup
                 .primaries
@@ -238,120 +243,6 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
             setup,
             device: device.clone(),
         }
-    }
-
-    /// log π_ref − log π_0 of every response, `[n_policies × n_responses]`, policy by policy.
-    fn log_ratios(&mut self, micro: &[Vec<usize>]) -> Result<Vec<Vec<f32>>> {
-        let n_responses = 2 * micro.iter().map(Vec::len).sum::<usize>();
-        let n_policies = self.duals.len();
-        let Some(reference) = &self.reference else {
-            return Ok(vec![vec![0.0; n_responses]; n_policies]);
-        };
-        let known = &mut self.reference_log_probs;
-        let mut wanted = BTreeSet::new();
-        let missing: Vec<Vec<usize>> = micro
-            .iter()
-            .map(|indices| {
-                let is_new = |&i: &usize| known.get(i).is_none() && wanted.insert(i);
-                indices.iter().copied().filter(is_new).collect()
-            })
-            .filter(|missing: &Vec<usize>| !missing.is_empty())
-            .collect();
-        let pairs = self.setup.pairs;
-        let found = self.trainer.communicator().deal(missing.len(), |v| {
-            batch_log_probs(&self.base_inner, Some(reference), pairs, &missing[v], &self.device)
-        })?;
-        for (missing, heads) in missing.iter().zip(found) {
-            self.scored_tokens +=
-                missing.iter().flat_map(|&i| pairs.tokens.lengths(i)).sum::<usize>();
-            for (row, &i) in missing.iter().enumerate() {
-                known.insert(i, heads.iter().map(|of| of[row]).collect());
-            }
-        }
-        let mut out = vec![Vec::with_capacity(n_responses); n_policies];
-        for &i in micro.iter().flatten() {
-            let initial = self.setup.initial_log_probs[i];
-            let rows = known.get(i).expect("just computed");
-            for (ratios, row) in out.iter_mut().zip(rows) {
-                ratios.extend([row[0] - initial[0], row[1] - initial[1]]);
-            }
-        }
-        Ok(out)
-    }
-
-    /// log π_ref of all pairs, one list per policy; `None`: the reference is the initial policy. All steps of the
-    /// window need the same ones, so they are kept.
-    fn reference_on_all(&mut self) -> Result<Option<Vec<LogProbs>>> {
-        let Some(reference) = &self.reference else { return Ok(None) };
-        let pairs = self.setup.pairs;
-        let log_probs = all_log_probs(
-            &self.base_inner,
-            Some(reference),
-            pairs,
-            "reference",
-            &self.device,
-            self.trainer.communicator(),
-            &mut Silent,
-        )?;
-        self.scored_tokens += pairs.row_lengths().iter().sum::<usize>();
-        for i in 0..pairs.len() {
-            self.reference_log_probs.insert(i, log_probs.iter().map(|of| of[i]).collect());
-        }
-        Ok(Some(log_probs))
-    }
-
-    /// What a window begins with, if it needs all pairs: thresholds at the reference, and the exact dual.
-    fn begin_window(&mut self) -> Result<()> {
-        let (config, pairs) = (self.setup.config, self.setup.pairs);
-        let is_reference = config.thresholds == ThresholdRule::Reference;
-        let is_exact = config.dual == DualMethod::Exact;
-        if !is_reference && !is_exact {
-            return Ok(());
-        }
-        let log_probs = self.reference_on_all()?;
-        let initial = self.setup.initial_log_probs;
-        self.exact.clear();
-        for (h, dual) in self.duals.iter_mut().enumerate() {
-            let ratios: Vec<[f32; 2]> = (0..pairs.len())
-                .map(|i| {
-                    let reference = log_probs.as_ref().map_or(initial[i], |of| of[h][i]);
-                    [0, 1].map(|r| reference[r] - initial[i][r])
-                })
-                .collect();
-            let responses = || {
-                let both = pairs.labels.iter().zip(&ratios);
-                both.flat_map(|(labels, ratio)| [0, 1].map(|r| (labels[r].as_slice(), ratio[r])))
-            };
-            if is_reference {
-                let levels = match config.extraction {
-                    Extraction::Cloning => ResponseGroups::new(responses(), config.ratio_clip)?
-                        .reference_levels(&self.radius),
-                    Extraction::Pairwise => choice_levels(&pairs.labels, &ratios, &self.radius),
-                };
-                dual.follow(config, &levels);
-            }
-            if is_exact {
-                let solved =
-                    ResponseGroups::new(responses(), config.ratio_clip)?.solve(&DualProblem {
-                        primary: dual.primary,
-                        tau: config.tau,
-                        thresholds: &dual.thresholds,
-                        radius: &self.radius,
-                        lambda_max: config.lambda_max,
-                    });
-                dual.set_exact(config, &solved);
-                if !solved.is_solved() {
-                    tracing::warn!(
-                        "the exact dual of policy `{}` is off by {:.1e} after {} iterations",
-                        self.setup.objectives.name(dual.primary),
-                        solved.kkt.stationarity,
-                        solved.iterations
-                    );
-                }
-                self.exact.push(solved);
-            }
-        }
-        Ok(())
     }
 }
 
@@ -446,6 +337,10 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             }
             metrics.set(Quantity::EffectiveSampleSize.of(name), statistics.effective_sample_size);
             metrics.set(Quantity::RatioSampleSize.of(name), statistics.ratio_sample_size);
+            let known = self.smoothed.get(h).filter(|smoothed| smoothed.shape.is_finite());
+            if let Some(smoothed) = known {
+                metrics.set(Quantity::RatioShape.of(name), smoothed.shape);
+            }
         }
     }
 
@@ -524,6 +419,7 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
             // Before the first refresh, or from a version without this part: computed as needed.
             None => WindowLogProbs::new(self.duals.len()),
         };
+        self.smooth();
         Ok(())
     }
 }
