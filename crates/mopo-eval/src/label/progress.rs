@@ -67,7 +67,7 @@ impl Progress {
                     );
                 }
             }
-            Ok(lines)
+            Ok::<_, Error>(lines)
         };
         self.saved.fill(&mut compute, advance)?;
         let records = set.records()?.skip(self.rows.start).take(self.rows.len());

@@ -398,7 +398,7 @@ fn a_labelling_goes_on_with_a_longer_timeout_but_not_with_another_endpoint() {
     for other in ["url = 'http://localhost:2/'", "url = 'http://localhost:1/', name = 'n'"] {
         assert_ne!(job(other), begun);
         let said = job(other).open(&staged).err().unwrap().to_string();
-        assert!(said.contains("another labelling"), "{said}");
+        assert!(said.contains("another `rewards"), "{said}");
     }
 }
 
