@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    bench_dpo, bench_generate, bench_score, bench_serve, bench_shards, bench_train, cluster_test,
-    models, real_line, study,
+    bench_dpo, bench_generate, bench_ranks, bench_score, bench_serve, bench_shards, bench_train,
+    cluster_test, models, real_line, study,
 };
 
 /// The project's own commands.
@@ -93,6 +93,8 @@ pub(crate) enum BenchCommand {
     Generate(Box<bench_generate::Options>),
     /// Time the scoring of texts by a reward model; with --python, compare with transformers
     Score(bench_score::Options),
+    /// Time a training step by 1 and 2 ranks over MPI, and exchanges by size; what that says of a cluster
+    Ranks(bench_ranks::Options),
     /// Label with one process and with shards at the same time
     Shards(bench_shards::Options),
     /// Let many clients ask `mopo serve` at once: latencies, memory, and whether each answer is the right one

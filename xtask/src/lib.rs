@@ -8,6 +8,7 @@ mod args;
 mod bench_dpo;
 mod bench_generate;
 mod bench_pareto;
+mod bench_ranks;
 mod bench_score;
 mod bench_serve;
 mod bench_shards;
@@ -62,6 +63,7 @@ fn run(command: Command) -> Result<ExitCode> {
             BenchCommand::Dpo(options) => bench_dpo::run(&options, &words()),
             BenchCommand::Generate(options) => bench_generate::run(&options, &words()),
             BenchCommand::Score(options) => bench_score::run(&options, &words()),
+            BenchCommand::Ranks(options) => bench_ranks::run(&options, &words()),
             BenchCommand::Shards(options) => bench_shards::run(&options, &words()),
             BenchCommand::Serve(options) => bench_serve::run(&options, &words()),
         },

@@ -63,7 +63,12 @@ pub(crate) fn given(mopo: Option<&Path>, device: Option<&str>) -> Result<PathBuf
 
 /// The program in release mode with the feature that the device needs (`mpi` is one, too), and where it is.
 pub(crate) fn build(device: Option<&str>) -> Result<PathBuf> {
-    let features = feature(device).map_or(vec![], |feature| vec!["--features", feature]);
+    build_with(feature(device))
+}
+
+/// The same with a feature.
+pub(crate) fn build_with(feature: Option<&str>) -> Result<PathBuf> {
+    let features = feature.map_or(vec![], |feature| vec!["--features", feature]);
     let mut progress = Progress::new(crates(&features)?);
     let mut build =
         cargo(&["build", "--quiet", "--release", "--package", "mopo-cli", "--bin", "mopo"]);

@@ -2,9 +2,9 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
-use burn::tensor::{FloatDType, Tensor};
+use burn::tensor::{Distribution, FloatDType, Tensor};
 
-use crate::{Error, OutputLayer, Result, Weight};
+use crate::{Error, LowRankUpdate, OutputLayer, Result, Weight};
 
 /// The output layers of the policies, each `[hidden_size, vocab_size]`.
 #[derive(Module, Debug)]
@@ -19,12 +19,42 @@ impl<B: Backend> PolicyHeads<B> {
     pub fn from_base(lm_head: &OutputLayer<B>, n_policies: usize) -> Self {
         let copy = || OutputLayer {
             weight: Weight::Dense(Param::from_tensor(
-                lm_head.weight.dense().detach().cast(FloatDType::F32),
+                lm_head.dense().detach().cast(FloatDType::F32),
             )),
+            update: None,
             bias: lm_head.bias.as_ref().map(|bias| Param::from_tensor(bias.val().detach())),
             soft_cap: lm_head.soft_cap,
         };
         Self { heads: (0..n_policies).map(|_| copy()).collect() }
+    }
+
+    /// The same heads as constants with a low-rank update of `rank` each, which changes nothing yet: A is drawn as
+    /// LoRA's, B is 0.
+    pub fn with_updates(self, rank: usize, scale: f64) -> Self {
+        let update = |head: OutputLayer<B>| {
+            let (weight, bias) = (head.weight, head.bias);
+            let dense = weight.dense().detach();
+            let ([hidden_size, vocab_size], device) = (dense.dims(), dense.device());
+            let bound = (hidden_size as f64).powf(-0.5);
+            let a =
+                Tensor::random([hidden_size, rank], Distribution::Uniform(-bound, bound), &device);
+            OutputLayer {
+                weight: Weight::Dense(Param::from_tensor(dense).set_require_grad(false)),
+                update: Some(LowRankUpdate {
+                    a: Param::from_tensor(a),
+                    b: Param::from_tensor(Tensor::zeros([rank, vocab_size], &device)),
+                    scale,
+                }),
+                bias,
+                soft_cap: head.soft_cap,
+            }
+        };
+        Self { heads: self.heads.into_iter().map(update).collect() }
+    }
+
+    /// The heads with their updates as part of their weights.
+    pub fn merged(&self) -> Self {
+        Self { heads: self.heads.iter().map(OutputLayer::merged).collect() }
     }
 
     /// One head whose weights are means of these, with weights of sum 1. Its parameters are constants.
@@ -37,10 +67,11 @@ impl<B: Backend> PolicyHeads<B> {
             parts.reduce(|a, b| Some(a? + b?)).flatten()
         };
         let constant = |tensor: Tensor<B, 2>| tensor.detach();
-        let weight = of(&|head| Some(head.weight.dense())).expect("at least one head");
+        let weight = of(&|head| Some(head.dense())).expect("at least one head");
         let bias = of(&|head| Some(head.bias.as_ref()?.val().unsqueeze()));
         let head = OutputLayer {
             weight: Weight::Dense(Param::from_tensor(constant(weight))),
+            update: None,
             bias: bias.map(|bias| Param::from_tensor(constant(bias).squeeze_dim(0))),
             soft_cap: heads[0].0.soft_cap,
         };
@@ -59,5 +90,50 @@ impl<B: Backend> PolicyHeads<B> {
     pub fn get(&self, index: usize) -> Result<&OutputLayer<B>> {
         let n_policies = self.heads.len();
         self.heads.get(index).ok_or(Error::PolicyOutOfRange { index, n_policies })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::AutodiffModule;
+    use mopo_testkit::TestAutodiffBackend as B;
+
+    use super::*;
+
+    #[test]
+    fn updates_change_nothing_at_first_and_are_all_that_learns() {
+        let device = Default::default();
+        let weight = Tensor::<B, 2>::random([6, 9], Distribution::Normal(0.0, 1.0), &device);
+        let base = OutputLayer {
+            weight: Weight::Dense(Param::from_tensor(weight)),
+            update: None,
+            bias: None,
+            soft_cap: None,
+        };
+        let mut head = PolicyHeads::from_base(&base, 1).with_updates(2, 0.5).heads.remove(0);
+        let hidden = Tensor::<B, 2>::random([4, 6], Distribution::Normal(0.0, 1.0), &device);
+        let values = |head: &OutputLayer<B>| -> Vec<f32> {
+            head.valid().logits(hidden.clone().inner()).into_data().iter().collect()
+        };
+        assert_eq!(values(&head), values(&base));
+
+        let gradients = head.dense().powi_scalar(2).sum().backward();
+        let update = head.update.as_mut().expect("with one");
+        assert!(
+            update.a.val().grad(&gradients).is_some() && update.b.val().grad(&gradients).is_some()
+        );
+        assert!(head.weight.dense().grad(&gradients).is_none());
+
+        // W + s A B, and the same once it is merged.
+        update.b = Param::from_tensor(Tensor::ones([2, 9], &device));
+        let a: Vec<f32> = update.a.val().into_data().iter().collect();
+        let (old, new): (Vec<f32>, Vec<f32>) =
+            (base.dense().into_data().iter().collect(), head.dense().into_data().iter().collect());
+        for (i, (old, new)) in old.iter().zip(&new).enumerate() {
+            let row = i / 9;
+            assert!((new - old - 0.5 * (a[2 * row] + a[2 * row + 1])).abs() < 1e-5);
+        }
+        let merged = head.merged();
+        assert!(merged.update.is_none() && values(&merged) == values(&head));
     }
 }

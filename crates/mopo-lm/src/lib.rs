@@ -54,7 +54,8 @@ pub use gguf::{GGUF_WEIGHTS, export_gguf, gguf_file};
 pub use heads::PolicyHeads;
 pub use layers::dense::{Activation, Attention, Dense};
 pub use layers::{
-    BLOCK_TOKENS, KvCache, NewTokens, Norm, OutputLayer, Projection, Sequence, Weight,
+    BLOCK_TOKENS, KvCache, LowRankUpdate, NewTokens, Norm, OutputLayer, Projection, Sequence,
+    Weight,
 };
 pub use lora::{LoraAdapter, LoraConfig, LoraLayer, LoraPair, TargetModules};
 pub use merge::merge;

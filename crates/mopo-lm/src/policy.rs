@@ -86,6 +86,12 @@ impl<B: Backend> PolicyParams<B> {
         Self { adapters: vec![adapter], heads }
     }
 
+    /// The same policies without low-rank updates of their heads: they are part of the weights.
+    pub fn merged(self) -> Self {
+        let Self { adapters, heads } = self;
+        Self { adapters, heads: heads.merged() }
+    }
+
     /// Number of policies.
     pub fn n_policies(&self) -> usize {
         self.heads.n_policies()

@@ -19,7 +19,7 @@ mod training;
 use std::path::{Path, PathBuf};
 
 use mopo_core::Objectives;
-use mopo_lm::{AdapterSharing, LoraConfig};
+use mopo_lm::{AdapterSharing, DecoderShape, LoraConfig};
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
@@ -58,6 +58,10 @@ pub struct RunConfig {
     /// Whether they share an adapter, or each has its own. Optional (`shared`).
     #[serde(default, skip_serializing_if = "is_shared")]
     pub adapters: AdapterSharing,
+    /// Rank of the updates that policies' own heads are trained as; without it all of their weights are trained.
+    /// Optional.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_rank: Option<usize>,
     /// The source of the pairs.
     pub data: DataConfig,
     /// The tokenizer.
@@ -89,6 +93,7 @@ const KEYS: &[&str] = &[
     "seed",
     "policies",
     "adapters",
+    "head_rank",
     "data",
     "tokenizer",
     "model",
@@ -123,6 +128,7 @@ impl ConfigFile for RunConfig {
     fn optional() -> Vec<&'static str> {
         let own = [
             "adapters",
+            "head_rank",
             "evaluation.worst_case",
             "lora.rank_pattern",
             "lora.alpha_pattern",
@@ -237,6 +243,24 @@ impl RunConfig {
         Ok(config)
     }
 
+    /// Checks that updates of heads are of lower rank than the heads.
+    ///
+    /// # Errors
+    /// Names the key and the limit.
+    pub(crate) fn check_head_rank(&self, model: &DecoderShape) -> Result<()> {
+        match self.head_rank {
+            Some(rank) if rank >= model.hidden_size.min(model.vocab_size) => Err(Error::Config {
+                origin: self.name.clone(),
+                message: format!(
+                    "`head_rank` is {rank}, but the heads are {} × {}: choose a smaller rank, or leave it out to train \
+                     all of their weights",
+                    model.hidden_size, model.vocab_size
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Checks what types cannot: ranges, and that sections fit each other.
     ///
     /// # Errors
@@ -252,6 +276,8 @@ impl RunConfig {
             .or_else(|e| fail(format!("`policies`: {e}")))?;
         self.method.check(&self.policies)?;
         self.lora.check()?;
+        let rank = self.head_rank.unwrap_or(1);
+        ranges::count("head_rank", rank, 1..=ranges::MAX_COUNT).or_else(fail)?;
         self.data.check().or_else(fail)?;
         self.tokenizer.check().or_else(fail)?;
         self.check_streaming().or_else(fail)?;

@@ -70,7 +70,7 @@ impl Fit<'_> {
             true => checkpoint::latest(self.run, self.record, name)?,
             false => (None, Vec::new()),
         };
-        let chosen = communicator.from_first(|| Ok(found.as_ref().map(|c| c.step)))?;
+        let chosen = communicator.by_first(|| Ok(found.as_ref().map(|c| c.step)))?;
         if let (false, Some(step)) = (is_first, chosen) {
             found = Some(checkpoint::of_step(self.run, self.record, name, step)?);
         }

@@ -35,6 +35,6 @@ impl<B: FusedAutodiffBackend> SinglePolicy<B> {
             Some(head) => PolicyHeads { heads: vec![head] },
             None => PolicyHeads::from_base(&base.lm_head().valid(), 1),
         };
-        PolicyParams::shared(adapter, heads)
+        PolicyParams::shared(adapter, heads).merged()
     }
 }

@@ -24,6 +24,8 @@ pub(crate) enum Measurement {
     Score(BenchScoreArgs),
     /// Matrix products in f32 on the CPU, with the shapes of a training step
     Matmul(BenchMatmulArgs),
+    /// Exchanges between the ranks of a job: start it by `mpirun`
+    Exchange(BenchExchangeArgs),
 }
 
 /// Flags of every measurement.
@@ -143,6 +145,17 @@ pub(crate) struct BenchScoreArgs {
     /// flex (the CPU), ndarray, cuda or cuda:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchExchangeArgs {
+    /// Sizes of the gradient, in MiB of f32
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 4, 16, 64, 256],
+        value_parser = at_most::<4096>)]
+    pub(crate) mebibytes: Vec<usize>,
+    /// Exchanges of each size; the first is left out of the median
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = at_most::<1000>)]
+    pub(crate) repeats: usize,
 }
 
 #[derive(Debug, Args)]

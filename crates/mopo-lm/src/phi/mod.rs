@@ -147,6 +147,7 @@ impl PhiConfig {
             final_layernorm: layer_norm(),
             lm_head: OutputLayer {
                 weight: Weight::Dense(normal([d, self.vocab_size])),
+                update: None,
                 bias: Some(Param::from_tensor(Tensor::zeros([self.vocab_size], device))),
                 soft_cap: None,
             },

@@ -73,6 +73,7 @@ impl<B: FusedBackend> Decoder<B> for SerialDecoder<B> {
             // The same parameter, so that its gradient is that of both uses.
             None => OutputLayer {
                 weight: self.embed_tokens.clone(),
+                update: None,
                 bias: None,
                 soft_cap: self.config.output_soft_cap,
             },

@@ -121,7 +121,7 @@ impl dyn Communicator + '_ {
     }
 
     /// What rank 0 makes; the others make nothing.
-    pub(crate) fn from_first<T: Serialize + DeserializeOwned>(
+    pub(crate) fn by_first<T: Serialize + DeserializeOwned>(
         &self,
         make: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
@@ -134,7 +134,7 @@ impl dyn Communicator + '_ {
 
     /// Does something on rank 0 only, such as writing; the others wait for it.
     pub(crate) fn once(&self, act: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.from_first(act)
+        self.by_first(act)
     }
 
     /// Results `0..n`, each made by one rank, known to all.
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn only_the_first_rank_acts() {
-        let made = threads::run(3, |c| c.from_first(|| Ok(c.rank() + 10)).unwrap());
+        let made = threads::run(3, |c| c.by_first(|| Ok(c.rank() + 10)).unwrap());
         assert_eq!(made, [10, 10, 10]);
     }
 

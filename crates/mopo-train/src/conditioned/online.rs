@@ -234,7 +234,7 @@ impl<'a> Online<'a> {
             rows.iter().map(|&i| data.train_prompts[drawn[i]].text.clone()).collect();
         let texts: Vec<String> = answers.iter().map(|answer| answer.text.clone()).collect();
         let scores =
-            communicator.from_first(|| Ok(score_all(&self.inputs.rewards, &prompts, &texts)?))?;
+            communicator.by_first(|| Ok(score_all(&self.inputs.rewards, &prompts, &texts)?))?;
         let z: Vec<Vec<f64>> = scores
             .into_iter()
             .map(|row| row.iter().zip(&self.statistics).map(|(score, of)| of.z(*score)).collect())

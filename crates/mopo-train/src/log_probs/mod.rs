@@ -96,7 +96,7 @@ pub(crate) fn frozen_log_probs<B: FusedBackend>(
     let mut open = cache.open(context);
     // That of rank 0: every rank computes the same pairs.
     let found: Vec<Option<[f32; 2]>> = communicator
-        .from_first(|| pairs.tokens.iter().map(|pair| Ok(open.get(&*pair?))).collect())?;
+        .by_first(|| pairs.tokens.iter().map(|pair| Ok(open.get(&*pair?))).collect())?;
     let missing: Vec<usize> = (0..found.len()).filter(|&i| found[i].is_none()).collect();
     let mut out: LogProbs = found.into_iter().map(Option::unwrap_or_default).collect();
     let mut take = |i: usize, _, row| {

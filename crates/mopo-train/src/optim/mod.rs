@@ -463,7 +463,7 @@ mod tests {
             norms.push(trainer.step(1e-2, if step == 3 { 0.1 } else { 0.0 }).unwrap());
             if step == 1 {
                 let parts = trainer.parts().unwrap();
-                let parts = c.from_first(|| Ok(parts)).unwrap();
+                let parts = c.by_first(|| Ok(parts)).unwrap();
                 trainer = Trainer::new(two(), c);
                 trainer.restore(&parts[POLICY], &parts[OPTIMIZER], &device).unwrap();
             }
@@ -481,7 +481,7 @@ mod tests {
 
     #[test]
     fn ranks_together_step_as_one_process_does_bit_for_bit() {
-        assert!(300 * 200 > 3 * SQUARES_PART);
+        const { assert!(300 * 200 > 3 * SQUARES_PART) };
         for n_passes in [1, 4, 5] {
             let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             let (alone, norms, size) = train(&Solo, n_passes);

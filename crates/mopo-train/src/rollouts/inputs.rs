@@ -73,7 +73,7 @@ impl RolloutInputs {
         let (_, template) = load_run_tokenizer(run, config)?;
 
         let path = run.join(REWARDS);
-        let is_known = communicator.from_first(|| Ok(path.exists()))?;
+        let is_known = communicator.by_first(|| Ok(path.exists()))?;
         let known = match is_known {
             true => {
                 record.check(run, &[REWARDS], false)?;
@@ -207,7 +207,7 @@ impl Measure<'_> {
             self.settings.temperature, self.config.seed
         );
         let scores =
-            self.communicator.from_first(|| Ok(score_all(self.rewards, &texts, &answers)?))?;
+            self.communicator.by_first(|| Ok(score_all(self.rewards, &texts, &answers)?))?;
         Ok((scores, whose))
     }
 }

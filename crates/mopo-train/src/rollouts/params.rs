@@ -59,6 +59,6 @@ impl<B: FusedAutodiffBackend> RolloutParams<B> {
     ) -> PolicyParams<B::InnerBackend> {
         let SinglePolicy { adapter, own_head } = self.policy.valid();
         let head = own_head.unwrap_or_else(|| base.lm_head());
-        PolicyParams::shared(adapter, PolicyHeads { heads: vec![head] })
+        PolicyParams::shared(adapter, PolicyHeads { heads: vec![head] }).merged()
     }
 }

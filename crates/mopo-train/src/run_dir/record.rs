@@ -209,7 +209,7 @@ impl RunRecord {
         communicator: &dyn Communicator,
         change: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<()> {
-        *self = communicator.from_first(|| {
+        *self = communicator.by_first(|| {
             let mut changed = self.clone();
             change(&mut changed)?;
             run.write_record(&changed)?;

@@ -34,7 +34,7 @@ pub(super) fn trained<B: FusedAutodiffBackend>(
     progress: &mut dyn Progress,
 ) -> Result<CausalLm<B>> {
     let dir = run.join(BASE);
-    let is_done = communicator.from_first(|| Ok(is_trained(&dir, config)))?;
+    let is_done = communicator.by_first(|| Ok(is_trained(&dir, config)))?;
     if !is_done {
         B::seed(device, step_seed(config.seed, "init", 0));
         if let ModelSource::Hub(model) = &config.model.source {

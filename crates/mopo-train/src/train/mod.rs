@@ -70,7 +70,7 @@ pub fn train<B: FusedAutodiffBackend>(
         }
         false => run,
     };
-    let is_new = communicator.from_first(|| Ok(record.hashes.is_empty()))?;
+    let is_new = communicator.by_first(|| Ok(record.hashes.is_empty()))?;
     if is_new && communicator.is_first() {
         if let ModelSource::Hub(model) = &config.model.source {
             record.add_model(&model_dir(model)?)?;
@@ -82,7 +82,7 @@ pub fn train<B: FusedAutodiffBackend>(
         }
         prepare::prepare(run, config, record, progress)?;
     }
-    *record = communicator.from_first(|| Ok(record.clone()))?;
+    *record = communicator.by_first(|| Ok(record.clone()))?;
     let data = RunData::load(run, config, record)?;
     progress.note(&format!(
         "data: {} training and {} held-out pairs; {}",
@@ -93,6 +93,7 @@ pub fn train<B: FusedAutodiffBackend>(
 
     let shape = base::shape(run, config, &data.tokenizer)?;
     config.lora.check_fits(&shape)?;
+    config.check_head_rank(&shape)?;
     let positions = shape.max_position_embeddings;
     data.train.check_positions(positions, "training")?;
     data.heldout.check_positions(positions, "held-out")?;
@@ -143,7 +144,7 @@ pub fn train<B: FusedAutodiffBackend>(
     let conditioning = config.method.conditioning(names, &data)?;
     let primaries = config.method.primaries(names, &data.objectives)?;
     let dir = run.join(POLICY);
-    let is_done = communicator.from_first(|| Ok(dir.join("policy.json").exists()))?;
+    let is_done = communicator.by_first(|| Ok(dir.join("policy.json").exists()))?;
     if !is_done {
         let rollouts = match &rollouts {
             Some(settings) => Some(RolloutInputs::load(
@@ -172,6 +173,13 @@ pub fn train<B: FusedAutodiffBackend>(
             }
             starts => others::policies(starts, names, record, &base, device)?,
         };
+        let params = match config.head_rank {
+            Some(rank) => PolicyParams {
+                heads: params.heads.with_updates(rank, config.lora.alpha / config.lora.rank as f64),
+                ..params
+            },
+            None => params,
+        };
         let phase = &config.training;
         let context = TrainContext {
             base: &base,
@@ -197,7 +205,7 @@ pub fn train<B: FusedAutodiffBackend>(
                 None => fit.run(method, progress),
             }
         };
-        let mut trained = config.method.train(context, &mut fit, progress)?;
+        let mut trained = config.method.train(context, &mut fit, progress)?.merged();
         run.check_there()?;
         // A method may have kept several policies of one adapter.
         if starts.is_empty() {
@@ -238,7 +246,7 @@ pub fn train<B: FusedAutodiffBackend>(
         communicator,
         progress,
     )?;
-    communicator.from_first(|| {
+    communicator.by_first(|| {
         let k = data.objectives.len();
         let lag = config.method.reference_lag().unwrap_or(usize::MAX);
         let last_steps = lag.min(config.training.steps).clamp(1, 100);
@@ -304,7 +312,7 @@ fn initial_log_probs<B: FusedBackend>(
     progress: &mut dyn Progress,
 ) -> Result<LogProbs> {
     let path = run.join(INITIAL);
-    let is_done = communicator.from_first(|| Ok(path.exists()))?;
+    let is_done = communicator.by_first(|| Ok(path.exists()))?;
     if !is_done {
         let (name, pairs) = ("initial policy", &data.train);
         let all = frozen_log_probs(frozen, pairs, cache, name, device, communicator, progress)?;

@@ -131,7 +131,7 @@ pub(super) fn log_probs<B: FusedBackend>(
     for other in others {
         let name = format!("{OTHERS}{}.safetensors", other.name);
         let path = run.join(&name);
-        let is_done = communicator.from_first(|| Ok(path.exists()))?;
+        let is_done = communicator.by_first(|| Ok(path.exists()))?;
         if !is_done {
             let theirs = opened_on_base(other, record)?;
             let (params, _) = load_policy(theirs.join(POLICY), base, device)?;

@@ -215,7 +215,7 @@ impl<'a, B: FusedBackend> Evaluator<'a, B> {
             )?;
             let texts: Vec<String> = answers.into_iter().map(|answer| answer.text).collect();
             let score = || Ok(score_all(&samples.rewards, &samples.prompts, &texts)?);
-            let scores: Vec<Vec<f32>> = self.communicator.from_first(score)?;
+            let scores: Vec<Vec<f32>> = self.communicator.by_first(score)?;
             let mean = |k: usize| {
                 let sum: f64 = scores.iter().map(|row| f64::from(row[k])).sum();
                 sum / scores.len() as f64
@@ -367,7 +367,7 @@ impl<B: FusedAutodiffBackend> Method for Evaluated<'_, '_, B> {
     fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
         let mut metrics = self.method.step(step, learning_rate)?;
         if self.evaluator.is_due(step + 1) {
-            self.evaluator.evaluate(step + 1, &self.method.policies(), &mut metrics)?;
+            self.evaluator.evaluate(step + 1, &self.method.policies().merged(), &mut metrics)?;
         }
         Ok(metrics)
     }

@@ -17,6 +17,7 @@ mod ham;
 mod hub;
 mod ipo;
 mod kto;
+mod low_rank_heads;
 mod many;
 mod mixed;
 mod modpo;

@@ -102,10 +102,13 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
     }
 }
 
+/// Places of responses in the step, with their log π − log π_0.
+type Moved = Vec<(usize, f32)>;
+
 /// What a pass came to.
 #[derive(Serialize, Deserialize)]
 struct PassValues {
-    /// Of each policy: its number, its loss, and log π − log π_0 with the response's place in the step.
-    of: Vec<(usize, f64, Vec<(usize, f32)>)>,
+    /// Of each policy: its number, its loss, and its responses.
+    of: Vec<(usize, f64, Moved)>,
     n_tokens: usize,
 }
