@@ -102,8 +102,9 @@ pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
 - Functions: the demo's rewards. Model: GPT-2 of 6 blocks of width 256 with random weights, at most 96 tokens.
 
 Pairs per second of `mopo label` by one process, and by shards that run at the same time on the same cores, their merge
-included. The threads are divided among the shards. On several machines shards have nothing in common but their file
-system, so each adds the rate of a process with all of its own cores.
+included. The threads are divided among the shards. Threads of one process wait for each other, which costs most where other
+work takes their cores, as the load average shows; shards do not. On several machines shards have nothing in common but
+their file system, so each adds the rate of a process with all of its own cores.
 
 | rewards | pairs | processes | threads each | pairs per s | merge, s | times one process |
 |---|--:|--:|--:|--:|--:|--:|
