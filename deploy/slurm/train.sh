@@ -34,6 +34,7 @@ do
         echo "training failed $tries times" >&2
         exit 1
     fi
+    echo "the step has failed; once more" >&2
     # Slurm needs a moment until the processes of the step that died are gone.
     sleep "${WAIT:-5}"
 done

@@ -13,6 +13,7 @@ use crate::bench_train::report::{number, shown};
 use crate::cargo::target_directory;
 use crate::files::write_whole;
 use crate::machine::{date_and_commit, ensure_committed, machine, median};
+use crate::measured::{About, append};
 use crate::program;
 
 /// A reward model with random weights: what it says does not matter here.
@@ -38,7 +39,7 @@ pub(crate) struct Options {
     /// Use this mopo program instead of building one
     #[arg(long, value_name = "PATH", value_parser = absolute)]
     mopo: Option<PathBuf>,
-    /// Also write the page to this file, e.g. docs/results/scale.md
+    /// Also add the table to this page, e.g. docs/results/scale.md
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     out: Option<PathBuf>,
 }
@@ -90,38 +91,29 @@ pub(crate) fn run(options: &Options, args: &[String]) -> Result<ExitCode> {
         }
         tables += &rows(work, &options.shards, threads, &rounds);
     }
-    let page = format!(
-        "# Scale
-
-## Labels in shards
+    let about = About {
+        command: format!("cargo xtask bench shards {}", shown(args)),
+        when: date_and_commit(),
+        machine: [before, machine()],
+    };
+    let page = about.head("Labels in shards")
+        + &format!(
+            "- {} rounds, in which all take turns; medians. Ratios are those of a round.
+- Functions: the demo's rewards. Model: GPT-2 of 6 blocks of width 256 with random weights, at most 96 tokens.
 
 Pairs per second of `mopo label` by one process, and by shards that run at the same time on the same cores, their merge
-included. The threads are divided among the shards. On several machines shards have nothing in common but their file
-system, so each adds the rate of a process with all of its own cores.
-
-```
-cargo xtask bench shards {}
-```
-
-{}.
-
-- Before: {before}.
-- After: {}.
-- {} rounds, in which all take turns; medians. Ratios are those of a round.
-- Functions: the demo's rewards. Model: GPT-2 of 6 blocks of width 256 with random weights, at most 96 tokens.
+included. The threads are divided among the shards. Threads of one process wait for each other, which costs most where other
+work takes their cores, as the load average shows; shards do not. On several machines shards have nothing in common but
+their file system, so each adds the rate of a process with all of its own cores.
 
 | rewards | pairs | processes | threads each | pairs per s | merge, s | times one process |
 |---|--:|--:|--:|--:|--:|--:|
 {tables}",
-        shown(args),
-        date_and_commit(),
-        machine(),
-        options.rounds,
-    );
+            options.rounds
+        );
     println!("{page}");
     if let Some(out) = &options.out {
-        write_whole(out, &page)?;
-        eprintln!("wrote {}", out.display());
+        append(out, "Beyond one process", &page)?;
     }
     Ok(ExitCode::SUCCESS)
 }

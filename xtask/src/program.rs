@@ -61,7 +61,7 @@ pub(crate) fn given(mopo: Option<&Path>, device: Option<&str>) -> Result<PathBuf
     Ok(mopo.into())
 }
 
-/// The program in release mode with the feature that the device needs, and where it is.
+/// The program in release mode with the feature that the device needs (`mpi` is one, too), and where it is.
 pub(crate) fn build(device: Option<&str>) -> Result<PathBuf> {
     build_with(feature(device))
 }
@@ -153,6 +153,7 @@ fn device(args: &[String]) -> Option<&str> {
 fn feature(device: Option<&str>) -> Option<&'static str> {
     match device? {
         "ndarray" => Some("ndarray"),
+        "mpi" => Some("mpi"),
         d if d.starts_with("cuda") => Some("cuda"),
         _ => None,
     }

@@ -40,6 +40,7 @@ pub use presets::Presets;
 pub use progress::{Progress, Silent, Unit};
 pub use shards::{
     RowJob, SavedRows, ShardChoice, ShardIndex, ShardPlace, ShardSet, check_finished, in_order,
+    remove_saved_rows, saved_rows_dir,
 };
 #[cfg(feature = "tensors")]
 pub use tensors::{NamedTensor, TensorFiles, TensorWriter, WEIGHTS, WeightDtype, find_files};

@@ -2,11 +2,13 @@
 //! byte, with what one process writes.
 
 mod inputs;
+mod netns;
 mod packages;
 mod processes;
 mod ray;
 mod slurm;
 mod slurm_jobs;
+mod train;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,7 @@ use anyhow::{Context, Result};
 use crate::args::absolute;
 use crate::program;
 use inputs::Inputs;
+use processes::has_program;
 
 /// Starts a real Slurm and a Ray of two nodes on this machine, submits work in shards, kills parts of it, and compares the
 /// results with those of one process, byte for byte.
@@ -47,11 +50,11 @@ pub(crate) struct Options {
 /// What is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Step {
-    /// Arrays of Slurm: labels and a study
+    /// Slurm: labels and a study in arrays, training over MPI
     Slurm,
     /// Tasks of Ray: labels
     Ray,
-    /// Two hosts as network namespaces
+    /// Two hosts as network namespaces: training over MPI, the link cut
     Netns,
 }
 
@@ -67,7 +70,9 @@ const ALL: [Step; 3] = [Step::Slurm, Step::Ray, Step::Netns];
 
 /// `cargo xtask cluster-test`.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let mopo = program::given(options.mopo.as_deref(), None)?;
+    // With MPI where it can be built.
+    let device = has_program("mpicc").then_some("mpi");
+    let mopo = program::given(options.mopo.as_deref(), device)?;
     let dir = std::env::temp_dir().join(format!("mopo-cluster-test-{}", std::process::id()));
     fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
     let steps: Vec<Step> = match options.only.is_empty() {
@@ -93,7 +98,7 @@ fn all(steps: &[Step], options: &Options, mopo: &Path, dir: &Path) -> Result<Exi
         let result = match step {
             Step::Slurm => slurm_jobs::run(&inputs, options.no_install, dir),
             Step::Ray => ray::run(&inputs, options.python.as_deref(), options.no_install, dir),
-            Step::Netns => Ok(netns()),
+            Step::Netns => netns::run(&inputs, dir),
         };
         let seconds = clock.elapsed().as_secs();
         match result {
@@ -106,11 +111,4 @@ fn all(steps: &[Step], options: &Options, mopo: &Path, dir: &Path) -> Result<Exi
         }
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Two hosts whose link is cut in the middle of a step of training.
-fn netns() -> Outcome {
-    Outcome::Skipped(
-        "shards need no network; it is for training over MPI, which this program lacks".into(),
-    )
 }

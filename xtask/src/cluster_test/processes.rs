@@ -50,7 +50,8 @@ impl Drop for Daemon {
     }
 }
 
-/// A network with nothing but loopback, for programs that would listen on all addresses of the machine.
+/// A host with a name and a network of its own, which has nothing but loopback: for programs that would listen on all
+/// addresses of the machine.
 #[derive(Debug)]
 pub(super) struct Host {
     pid: u32,
@@ -59,18 +60,18 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Makes it; what a process is that holds it is written to a log in `dir`.
-    pub(super) fn new(dir: &Path) -> Result<Self> {
+    /// Makes it. The process that holds it writes into `dir`.
+    pub(super) fn new(dir: &Path, name: &str) -> Result<Self> {
         let is_root = output(Command::new("id").arg("-u"))?.trim() == "0";
-        let log = dir.join("network.log");
+        let log = dir.join(format!("{name}.log"));
         let mut command = Command::new("unshare");
-        command.arg("--net");
+        command.args(["--net", "--uts"]);
         if !is_root {
             command.args(["--user", "--map-root-user"]);
         }
-        let up = dir.join("network.up");
-        let script = "ip link set lo up && touch \"$0\" && exec sleep infinity";
-        command.args(["--", "sh", "-c", script]).arg(&up);
+        let up = dir.join(format!("{name}.up"));
+        let script = "ip link set lo up && hostname \"$1\" && touch \"$0\" && exec sleep infinity";
+        command.args(["--", "sh", "-c", script]).arg(&up).arg(name);
         let mut holder = Daemon::start(&mut command, &log)?;
         wait_for("a network namespace", Duration::from_secs(10), || {
             holder.check(&log)?;
@@ -79,10 +80,15 @@ impl Host {
         Ok(Self { pid: holder.0.id(), is_root, _holder: holder })
     }
 
-    /// A command in this network.
+    /// The process that holds it.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// A command on this host.
     pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--target", &self.pid.to_string(), "--net"]);
+        command.args(["--target", &self.pid.to_string(), "--net", "--uts"]);
         if !self.is_root {
             command.args(["--user", "--preserve-credentials"]);
         }

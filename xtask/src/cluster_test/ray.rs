@@ -41,7 +41,7 @@ pub(super) fn run(
             Err(e) => return Ok(Outcome::Skipped(format!("Ray cannot be installed: {e:#}"))),
         },
     };
-    let host = match Host::new(&dir) {
+    let host = match Host::new(&dir, "localhost") {
         Ok(host) => host,
         Err(why) => return Ok(Outcome::Skipped(format!("no network namespace: {why:#}"))),
     };

@@ -40,7 +40,8 @@ impl Slurm {
         let [a, b] = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
         let ports = [a.local_addr()?.port(), b.local_addr()?.port()];
         drop((a, b));
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // Two ranks need two of them, whether there are or not.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).max(2);
         let text = configuration(dir, &host, &user, ports, cores);
         let path = dir.join("slurm.conf");
         fs::write(&path, text)?;

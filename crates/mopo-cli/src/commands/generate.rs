@@ -13,7 +13,7 @@ use mopo_train::{Progress as _, PromptJob, Sampler, Silent, Unit, prompt_job};
 use serde_json::{Map, Value, json};
 
 use super::shards::{kind, locked, say_done, say_written, shard_at};
-use crate::args::{DecodingArgs, GenerateArgs, ModelArgs, Targets, Weights};
+use crate::args::{DecodingArgs, GenerateArgs, ModelArgs, ShardArgs, Targets, Weights};
 use crate::device::{self, Job, dispatch};
 use crate::output::outln;
 use crate::progress::Bars;
@@ -28,7 +28,14 @@ pub(crate) fn run(mut args: GenerateArgs) -> Result<()> {
             args.out = Some(out);
             generate_file(args, shard)
         }
-        _ => dispatch(args.device, Generate(args)),
+        _ => {
+            let ShardArgs { shard, merge } = &args.shards;
+            ensure!(
+                shard.is_none() && merge.is_none(),
+                "--shard and --merge divide a file of prompts: give --prompts and --out"
+            );
+            dispatch(args.device, Generate(args))
+        }
     }
 }
 

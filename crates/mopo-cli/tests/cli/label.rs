@@ -65,7 +65,7 @@ fn killed_resumed_sharded_and_merged_labels_are_the_same_bytes() {
     }
     assert!(!dir.join("whole.jsonl.progress").exists());
 
-    let first_part = dir.join("cut.jsonl.progress/rows-000000000.jsonl");
+    let first_part = dir.join("cut.jsonl.progress/rows-000000000000");
     kill_once_there(&mut label(&dir, "cut.jsonl", &[]), &first_part);
     assert!(!dir.join("cut.jsonl").exists(), "it was faster than the kill: give it more pairs");
     let output = label(&dir, "cut.jsonl", &[]).output().unwrap();

@@ -131,6 +131,8 @@ fn a_killed_shard_of_answers_goes_on_and_strangers_are_refused() {
         let said = fail(&mut merge(&line));
         assert!(said.contains(words), "{line}: {said}");
     }
+    let said = fail(&mut command(dir, "generate run --prompt Tea? --shard 1/2"));
+    assert!(said.contains("--prompts"), "{said}");
     // One line less is another file of prompts.
     let text = fs::read_to_string(dir.join("prompts.jsonl")).unwrap();
     let less: String = text.lines().skip(1).map(|line| format!("{line}\n")).collect();

@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use mopo_data::{PreferenceRecord, Scores, StagedSet, file_sha256};
-use mopo_hub::ShardIndex;
+use mopo_hub::{RowJob, ShardIndex};
 use serde::{Deserialize, Serialize};
+use serde_json::Map;
 
 use super::config::LabelConfig;
 use super::labelled::{LabelWriter, Labelled};
 use super::progress::Progress;
 use super::report::LabelRecord;
 use super::score::BATCH_PAIRS;
-use super::shard::{ShardFile, write_shard};
+use super::shard::{ShardFile, VERSION, write_shard};
 use crate::{Error, Result, Reward, output_folder};
 
 /// What determines every bit of a labelled set, besides the pairs themselves. Two are equal whatever how
@@ -52,7 +53,7 @@ pub struct LabelJob {
 impl LabelJob {
     /// The folder of saved progress: `<out>.progress`.
     pub fn progress_dir(&self) -> PathBuf {
-        beside(&self.out, "progress")
+        mopo_hub::saved_rows_dir(&self.out)
     }
 
     /// Whether the result of this job already exists. If so, removes progress left by a kill after
@@ -83,7 +84,7 @@ impl LabelJob {
                 "it exists and is something else; replace it with --force",
             ));
         }
-        Progress::remove(&self.progress_dir())?;
+        self.remove_progress()?;
         Ok(true)
     }
 
@@ -96,9 +97,29 @@ impl LabelJob {
     /// Opens the saved progress of the job.
     ///
     /// # Errors
-    /// [`Error::Labels`] if the progress folder belongs to another job; [`Error::Io`].
+    /// [`Error::Hub`] if the progress folder belongs to another job, or cannot be read.
     pub fn open(&self, set: &StagedSet) -> Result<Progress> {
-        Progress::open(&self.progress_dir(), &self.labelling, self.shard, self.n_rows(set))
+        let n_rewards = self.labelling.config.objectives.len();
+        Progress::open(&self.rows(set.header().records)?, n_rewards)
+    }
+
+    /// The job as rows of a set of `n_rows`.
+    fn rows(&self, n_rows: usize) -> Result<RowJob> {
+        let Labelling { config, keep, input_sha256, rewards_sha256 } = &self.labelling;
+        let rules = serde_json::to_value(config.identity())
+            .map_err(|source| Error::Json { what: "rewards".into(), source })?;
+        let mut identity = Map::new();
+        for (key, value) in [
+            ("version", VERSION.into()),
+            ("set (its SHA-256)", input_sha256.as_str().into()),
+            ("rewards (their SHA-256)", rewards_sha256.as_str().into()),
+            ("rewards and rules", rules),
+            ("keep", (*keep).into()),
+        ] {
+            identity.insert(key.into(), value);
+        }
+        let (shard, out) = (self.shard, self.out.clone());
+        Ok(RowJob { command: "mopo label", identity, n_rows, unit: BATCH_PAIRS, shard, out })
     }
 
     /// Scores the remaining rows and makes the labelled set. `advance` is called with the number of
@@ -118,13 +139,7 @@ impl LabelJob {
     ) -> Result<Labelled> {
         let mut writer =
             LabelWriter::new(output_folder(&self.out)?, &self.labelling, set.header())?;
-        let mut records = set.records()?.map(|record| Ok(record?));
-        progress.run(
-            rewards,
-            &mut records,
-            &mut |record, scores| writer.push(record, scores),
-            advance,
-        )?;
+        progress.run(rewards, set, &mut |record, scores| writer.push(record, scores), advance)?;
         writer.finish(|each| progress.for_each(each))
     }
 
@@ -141,10 +156,8 @@ impl LabelJob {
         advance: &mut dyn FnMut(usize),
     ) -> Result<()> {
         let rows = index.rows(set.header().records, BATCH_PAIRS);
-        let records = set.records()?.skip(rows.start).take(rows.len());
-        let mut records = records.map(|record| Ok(record?));
         write_shard(&self.out, index, &self.labelling, set.header(), rows.len(), |each| {
-            progress.run(rewards, &mut records, each, advance)
+            progress.run(rewards, set, each, advance)
         })
     }
 
@@ -153,7 +166,7 @@ impl LabelJob {
     /// # Errors
     /// [`Error::Io`].
     pub fn remove_progress(&self) -> Result<()> {
-        Progress::remove(&self.progress_dir())
+        Ok(mopo_hub::remove_saved_rows(&self.out)?)
     }
 }
 

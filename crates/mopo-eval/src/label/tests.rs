@@ -218,26 +218,36 @@ fn work_resumes_where_it_stopped() {
 
     assert!(run(&job, &set, &Breaks::boxed(390, true)).is_err());
     // The scores before the failing rows are saved.
-    let first = dir.join("rows-000000000.jsonl");
-    let bytes = std::fs::read(&first).unwrap();
-    let lines: Vec<&[u8]> = bytes.split_inclusive(|&byte| byte == b'\n').skip(1).collect();
-    assert!(lines.len() >= BATCH_PAIRS, "{}", lines.len());
+    let mut parts: Vec<PathBuf> = std::fs::read_dir(&dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("rows-"))
+        .collect();
+    parts.sort();
+    let read = |path: &PathBuf| std::fs::read(path).unwrap();
+    let body = |bytes: &[u8]| bytes.splitn(2, |byte| *byte == b'\n').nth(1).unwrap().to_vec();
+    let all: Vec<u8> = parts.iter().flat_map(|path| body(&read(path))).collect();
+    let lines: Vec<&[u8]> = all.split_inclusive(|&byte| byte == b'\n').collect();
+    assert!(lines.len() >= 3 * BATCH_PAIRS && lines.len() <= 390, "{}", lines.len());
+    let (first, bytes) = (parts[0].clone(), read(&parts[0]));
+    parts.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    std::fs::write(&first, &bytes).unwrap();
     // Another version divided parts differently. Damaged parts, foreign files, and parts of
     // incomplete batches, of other rows or overlapping others do not count.
     let part = |start: usize, lines: &[&[u8]]| {
         let body = lines.concat();
         let hash = mopo_data::sha256_hex(&body).into_bytes();
-        let path = dir.join(format!("rows-{start:09}.jsonl"));
+        let path = dir.join(format!("rows-{start:012}"));
         std::fs::write(path, [&hash[..], b"\n", &body].concat()).unwrap();
     };
     part(0, &lines[..8]);
     part(16, &lines[16..24]);
-    std::fs::write(dir.join("rows-000000024.jsonl"), &bytes[..bytes.len() - 5]).unwrap();
+    std::fs::write(dir.join("rows-000000000024"), &bytes[..bytes.len() - 5]).unwrap();
     part(35, &lines[..8]);
     part(40, &lines[..5]);
-    std::fs::write(dir.join("rows-000000392.jsonl"), "nonsense").unwrap();
+    std::fs::write(dir.join("rows-000000000392"), "nonsense").unwrap();
     part(400, &lines[..8]);
-    std::fs::copy(&first, dir.join("rows-0000000000048.jsonl")).unwrap();
+    std::fs::copy(&first, dir.join("rows-0000000000048")).unwrap();
     let (scores, before) = run(&job, &set, &Breaks::boxed(999, true)).unwrap();
     assert_eq!(before, 16);
     assert_eq!(scores, whole);
@@ -251,7 +261,7 @@ fn work_resumes_where_it_stopped() {
     other.records[0].first = "changed".into();
     let other_job = self::job(&job.out, &other);
     let error = run(&other_job, &other, &Breaks::boxed(999, true)).unwrap_err().to_string();
-    assert!(error.contains("another labelling") && error.contains("remove"), "{error}");
+    assert!(error.contains("another `set (its SHA-256)`") && error.contains("remove"), "{error}");
     job.remove_progress().unwrap();
     job.remove_progress().unwrap();
     assert_eq!(run(&other_job, &other, &Breaks::boxed(999, true)).unwrap().1, 0);
@@ -388,7 +398,7 @@ fn a_labelling_goes_on_with_a_longer_timeout_but_not_with_another_endpoint() {
     for other in ["url = 'http://localhost:2/'", "url = 'http://localhost:1/', name = 'n'"] {
         assert_ne!(job(other), begun);
         let said = job(other).open(&staged).err().unwrap().to_string();
-        assert!(said.contains("another labelling"), "{said}");
+        assert!(said.contains("another `rewards"), "{said}");
     }
 }
 

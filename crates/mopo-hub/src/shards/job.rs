@@ -37,7 +37,7 @@ impl RowJob {
 
     /// The folder of saved rows: `<out>.progress`.
     pub fn progress_dir(&self) -> PathBuf {
-        progress_dir(&self.out)
+        saved_rows_dir(&self.out)
     }
 
     /// Whether the file of this shard is there already. If so, removes saved rows that a kill after the last write has
@@ -126,11 +126,7 @@ impl RowJob {
     /// # Errors
     /// [`Error::Io`].
     pub fn remove_saved(&self) -> Result<()> {
-        let dir = self.progress_dir();
-        match std::fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &dir)(e)),
-            _ => Ok(()),
-        }
+        remove_saved_rows(&self.out)
     }
 
     /// The files of all shards of this job.
@@ -145,10 +141,22 @@ impl RowJob {
 }
 
 /// The folder of the saved rows of a file: `<out>.progress`.
-pub(super) fn progress_dir(out: &Path) -> PathBuf {
+pub fn saved_rows_dir(out: &Path) -> PathBuf {
     let mut name = out.as_os_str().to_owned();
     name.push(".progress");
     name.into()
+}
+
+/// Removes the saved rows of a file, if there are any.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn remove_saved_rows(out: &Path) -> Result<()> {
+    let dir = saved_rows_dir(out);
+    match std::fs::remove_dir_all(&dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &dir)(e)),
+        _ => Ok(()),
+    }
 }
 
 /// What of two identities differs, for a person: `rewards, seed (1, but 2 there)`. Long values are only named.

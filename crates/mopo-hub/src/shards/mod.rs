@@ -15,6 +15,6 @@ mod set;
 mod tests;
 
 pub use index::{ShardChoice, ShardIndex};
-pub use job::RowJob;
+pub use job::{RowJob, remove_saved_rows, saved_rows_dir};
 pub use saved::SavedRows;
 pub use set::{ShardPlace, ShardSet, check_finished, in_order};

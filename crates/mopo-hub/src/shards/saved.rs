@@ -77,6 +77,11 @@ impl SavedRows {
         Ok(saved)
     }
 
+    /// Their folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Number of rows that are saved.
     pub fn n_done(&self) -> usize {
         self.parts.values().sum()

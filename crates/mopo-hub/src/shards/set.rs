@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::ShardIndex;
-use super::job::{difference, progress_dir};
+use super::job::{difference, saved_rows_dir};
 use crate::{Error, Result, hex};
 
 const FORMAT: &str = "mopo-shard";
@@ -141,7 +141,7 @@ impl ShardFile {
 /// # Errors
 /// [`Error::RowShards`].
 pub fn check_finished(path: &Path) -> Result<()> {
-    let progress = progress_dir(path);
+    let progress = saved_rows_dir(path);
     if path.exists() || !progress.is_dir() {
         return Ok(());
     }
