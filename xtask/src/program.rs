@@ -54,6 +54,19 @@ pub(crate) fn run(name: &str, args: &[String]) -> Result<ExitCode> {
     Ok(code(status(Command::new(mopo).arg(name).args(args))?))
 }
 
+/// Takes from a command what a launcher of MPI programs has told this process: it trains by itself, and is no rank.
+pub(crate) fn by_itself(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os() {
+        let is_told = name.to_str().is_some_and(|name| {
+            ["OMPI_", "PMIX_", "PMI_"].iter().any(|prefix| name.starts_with(prefix))
+        });
+        if is_told {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// The program that a flag names, or else the one that [`build`] builds.
 pub(crate) fn given(mopo: Option<&Path>, device: Option<&str>) -> Result<PathBuf> {
     let Some(mopo) = mopo else { return build(device) };

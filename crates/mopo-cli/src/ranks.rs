@@ -34,9 +34,7 @@ impl Ranks {
         }
         #[cfg(not(feature = "mpi"))]
         {
-            let n = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"].iter().find_map(|name| number(name));
-            let n = n.or_else(|| number("PMIX_RANK").and_then(|_| number("SLURM_NTASKS")));
-            if n.is_some_and(|n| n > 1) {
+            if launched().is_some_and(|n| n > 1) {
                 anyhow::bail!(
                     "a launcher of MPI programs has started this one as several, but it was built without MPI; build it \
                      with `cargo build --release -p mopo-cli --features mpi`"
@@ -102,6 +100,26 @@ impl Ranks {
         }
         result
     }
+}
+
+/// Refuses to be started as several by a launcher of MPI programs.
+///
+/// # Errors
+/// It was; `command` says what works in one process.
+pub(crate) fn refuse_several(command: &str) -> Result<()> {
+    match launched() {
+        Some(n) if n > 1 => anyhow::bail!(
+            "a launcher of MPI programs has started {n} of this process, but `{command}` works in one: start it without \
+             the launcher"
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// How many processes a launcher has started, where it says so.
+fn launched() -> Option<usize> {
+    let n = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"].iter().find_map(|name| number(name));
+    n.or_else(|| number("PMIX_RANK").and_then(|_| number("SLURM_NTASKS")))
 }
 
 fn number(name: &str) -> Option<usize> {

@@ -27,7 +27,7 @@ pub(super) struct Context<'a> {
 pub(crate) fn shown(args: &[String]) -> String {
     let path_follows = |flag: &str| match flag {
         "--peers-dir" | "--make-venv" | "--model" | "--tokenizer" => Some("DIR"),
-        "--python" | "--llama-python" | "--mopo" => Some("PATH"),
+        "--python" | "--llama-python" | "--llama-server" | "--mopo" => Some("PATH"),
         "--pairs" | "--texts" => Some("FILE"),
         _ => None,
     };

@@ -15,6 +15,7 @@ use super::work::beside;
 use super::{Split, Study};
 use crate::cargo::root;
 use crate::files::write_whole;
+use crate::program::by_itself;
 
 /// Results of versions that did not record how they were made.
 const UNRECORDED: &str = "was made before such things were recorded, and is taken as it is";
@@ -117,7 +118,7 @@ impl Study {
         }
         let mut command = Command::new(&self.program.mopo);
         command.arg("train").args(args).arg("--verify").arg("--out").arg(run);
-        command.current_dir(root()).stdin(Stdio::null());
+        by_itself(&mut command).current_dir(root()).stdin(Stdio::null());
         let ended = command
             .output()
             .with_context(|| format!("starting {}", self.program.mopo.display()))?;

@@ -13,6 +13,7 @@ use super::budget;
 use super::plan::Method;
 use crate::cargo::root;
 use crate::files::write_whole;
+use crate::program::by_itself;
 
 /// How runs are started.
 #[derive(Debug, Clone)]
@@ -34,7 +35,7 @@ impl Program {
             .open(log)
             .with_context(|| format!("opening {}", log.display()))?;
         let mut command = Command::new(&self.mopo);
-        command.args(args).current_dir(root()).stdin(Stdio::null());
+        by_itself(&mut command).args(args).current_dir(root()).stdin(Stdio::null());
         command.stdout(out.try_clone()?).stderr(out);
         if let Some(threads) = self.threads {
             command.env("RAYON_NUM_THREADS", threads.to_string());

@@ -26,6 +26,7 @@ pub(crate) fn run(args: RewardArgs) -> Result<()> {
 }
 
 fn train(args: RewardTrainArgs) -> Result<()> {
+    crate::ranks::refuse_several("mopo reward train")?;
     device::check(args.run.device)?;
     let (run, config, record) = match &args.resume {
         Some(dir) => open_reward_run(dir)?,

@@ -1,7 +1,14 @@
 //! Training by several processes. With the feature `mpi`: ranks of a real MPI job end at the bits of one process, a rank
 //! that dies ends the job, and another number of ranks goes on.
 
-use crate::common::{fail, tiny};
+use crate::common::{fail, mopo, tiny};
+
+#[test]
+fn a_reward_model_is_not_trained_by_several() {
+    let mut command = mopo(&["reward", "train", "--out", "never"]);
+    let said = fail(command.env("OMPI_COMM_WORLD_SIZE", "2"));
+    assert!(said.contains("mopo reward train") && said.contains("without the launcher"), "{said}");
+}
 
 #[test]
 #[cfg(not(feature = "mpi"))]
@@ -21,8 +28,8 @@ mod mpi {
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 
-    use super::{fail, tiny};
-    use crate::common::{mopo, stderr, succeed};
+    use super::{fail, mopo, tiny};
+    use crate::common::{stderr, succeed};
     use crate::kill_and_resume::{assert_same_run, metrics};
 
     /// Whether there is a launcher here; if not, the test says so.

@@ -3,7 +3,7 @@
 //! Every process (rank) runs the same program on the same run directory, and comes to the same decisions, since all that
 //! decides is known to all. Rank 0 alone writes. The passes over a step's micro-batches are dealt out over the ranks,
 //! micro-batch `v` to rank `v` mod world; what passes find is exchanged, and gradients are summed in the order of `v`
-//! ([`crate::optim`]), so that a run has the same bits whatever the number of ranks.
+//! (`optim`), so that a run has the same bits whatever the number of ranks.
 
 #[cfg(feature = "mpi")]
 pub mod mpi;
