@@ -62,6 +62,8 @@ enum Step {
 enum Outcome {
     /// What was shown.
     Passed(String),
+    /// What was shown, and why the rest was not tried.
+    Partly(String, String),
     /// Why it was not tried.
     Skipped(String),
 }
@@ -103,6 +105,10 @@ fn all(steps: &[Step], options: &Options, mopo: &Path, dir: &Path) -> Result<Exi
         let seconds = clock.elapsed().as_secs();
         match result {
             Ok(Outcome::Passed(what)) => println!("{name}: passed after {seconds} s: {what}"),
+            Ok(Outcome::Partly(what, why)) => {
+                println!("{name}: passed after {seconds} s: {what}");
+                println!("skipped in part: cluster-test {name}: {why}");
+            }
             Ok(Outcome::Skipped(why)) => println!("skipped: cluster-test {name}: {why}"),
             Err(e) => {
                 failed += 1;
