@@ -36,7 +36,7 @@ const PAIRS: usize = 8;
 
 /// A model and a set that take a step of a second or so on two cores.
 const SETTINGS: [&str; 17] = [
-    "data.n_prompts=200",
+    "data.n_prompts=60",
     "tokenizer.vocab_size=2000",
     "model.scratch.hidden_size=512",
     "model.scratch.intermediate_size=2048",
