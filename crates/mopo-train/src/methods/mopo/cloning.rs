@@ -11,7 +11,7 @@ use mopo_ops::FusedAutodiffBackend;
 use mopo_report::Metrics;
 use serde::{Deserialize, Serialize};
 
-use super::{Mopo, PHASE, Passes};
+use super::{Mopo, PHASE, Passes, StepPasses};
 use crate::Result;
 use crate::batches::pass_seed;
 use crate::log_probs::to_tensor;
@@ -94,17 +94,15 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             .collect();
 
         // Forward and backward passes of the responses that any policy needs: for each micro-batch one of each adapter.
-        let starts: Vec<usize> =
-            (0..micro.len()).map(|v| 2 * micro[..v].iter().map(Vec::len).sum::<usize>()).collect();
-        let n_adapters = self.trainer.module().adapters.len();
+        let step_passes = StepPasses::new(micro, self.trainer.module().adapters.len());
         let setup = self.setup;
-        let found = self.trainer.passes(micro.len() * n_adapters, |params, pass| {
+        let found = self.trainer.passes(step_passes.len(), |params, pass| {
             B::seed(&self.device, pass_seed(setup.seed, PHASE, step, pass));
-            let (indices, start) = (&micro[pass / n_adapters], starts[pass / n_adapters]);
+            let (v, start, adapter) = step_passes.of(pass);
+            let indices = &micro[v];
             let wanted =
                 |i: usize, in_pair: usize, p: &PolicyBatch<B>| p.needed[start + 2 * i + in_pair];
-            let (adapter, served) =
-                params.by_adapter().nth(pass % n_adapters).expect("one for each");
+            let (adapter, served) = params.by_adapter().nth(adapter).expect("one for each");
             let of = &policies[served.clone()];
             let mut found = PassValues::new(n_policies);
             let keep: Vec<[bool; 2]> = (0..indices.len())

@@ -9,7 +9,7 @@ use mopo_ops::FusedAutodiffBackend;
 use mopo_report::Metrics;
 use serde::{Deserialize, Serialize};
 
-use super::{Mopo, PHASE, Passes};
+use super::{Mopo, PHASE, Passes, StepPasses};
 use crate::Result;
 use crate::batches::pass_seed;
 use crate::log_probs::to_tensor;
@@ -29,21 +29,18 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         let drift = self.log_ratios(micro)?;
         let targets: Vec<Vec<f64>> =
             self.policy_duals().iter().map(|policy| contrast_targets(rows, policy)).collect();
-        let starts: Vec<usize> =
-            (0..micro.len()).map(|v| 2 * micro[..v].iter().map(Vec::len).sum::<usize>()).collect();
-        let n_adapters = self.trainer.module().adapters.len();
+        let step_passes = StepPasses::new(micro, self.trainer.module().adapters.len());
         let setup = self.setup;
-        // For each micro-batch a pass of each adapter.
-        let found = self.trainer.passes(micro.len() * n_adapters, |params, pass| {
+        let found = self.trainer.passes(step_passes.len(), |params, pass| {
             B::seed(&self.device, pass_seed(setup.seed, PHASE, step, pass));
-            let (indices, start) = (&micro[pass / n_adapters], starts[pass / n_adapters]);
+            let (v, start, adapter) = step_passes.of(pass);
+            let indices = &micro[v];
             let n = indices.len();
             let batch = setup.pairs.pack(indices, &vec![[true, true]; n])?;
             let inputs = batch.inputs::<B>(&self.device);
             let order = [batch.responses_at(0), batch.responses_at(1)].concat();
             let mass = Tensor::full([n], 2.0 / n_rows as f64, &self.device);
-            let (adapter, served) =
-                params.by_adapter().nth(pass % n_adapters).expect("one for each");
+            let (adapter, served) = params.by_adapter().nth(adapter).expect("one for each");
             let mut found = PassValues { of: Vec::new(), n_tokens: batch.n_tokens() };
             let hidden = self.base.hidden_states_packed(&inputs, Some(adapter));
             let mut total: Option<Tensor<B, 1>> = None;

@@ -194,6 +194,30 @@ pub(crate) struct Step {
     pub(crate) needed: Vec<Vec<bool>>,
 }
 
+/// The passes of a step: for each micro-batch one of each adapter.
+struct StepPasses {
+    /// Where the responses of each micro-batch begin among those of the step.
+    starts: Vec<usize>,
+    n_adapters: usize,
+}
+
+impl StepPasses {
+    fn new(micro: &[Vec<usize>], n_adapters: usize) -> Self {
+        let before = |v: usize| 2 * micro[..v].iter().map(Vec::len).sum::<usize>();
+        Self { starts: (0..micro.len()).map(before).collect(), n_adapters }
+    }
+
+    fn len(&self) -> usize {
+        self.starts.len() * self.n_adapters
+    }
+
+    /// A pass's micro-batch, where its responses begin, and its adapter.
+    fn of(&self, pass: usize) -> (usize, usize, usize) {
+        let v = pass / self.n_adapters;
+        (v, self.starts[v], pass % self.n_adapters)
+    }
+}
+
 /// What the passes of a step came to, policy by policy.
 struct Passes {
     losses: Vec<f64>,
