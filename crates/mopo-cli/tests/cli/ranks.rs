@@ -5,7 +5,7 @@ use crate::common::{fail, mopo, tiny};
 
 #[test]
 fn a_reward_model_is_not_trained_by_several() {
-    let mut command = mopo(&["reward", "train", "--out", "never"]);
+    let mut command = mopo(&["reward", "train", "helpful", "--out", "never"]);
     let said = fail(command.env("OMPI_COMM_WORLD_SIZE", "2"));
     assert!(said.contains("mopo reward train") && said.contains("without the launcher"), "{said}");
 }
