@@ -28,7 +28,10 @@ impl Ranks {
         #[cfg(feature = "mpi")]
         {
             use mopo_train::communicator::mpi::{Job, is_launched};
-            let job = if is_launched() { Some(Job::join(time_limit)?) } else { None };
+            if !is_launched() {
+                return Ok(Self { job: None });
+            }
+            let job = Some(Job::join(time_limit)?);
             share_processors()?;
             Ok(Self { job })
         }
