@@ -8,7 +8,7 @@ mod sums;
 
 use burn::module::{AutodiffModule, Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::adaptor::OptimizerAdaptor;
-use burn::optim::{GradientsAccumulator, GradientsParams, Optimizer};
+use burn::optim::{GradientsParams, Optimizer};
 use burn::record::{BinBytesRecorder, FullPrecisionSettings, Recorder};
 use burn::tensor::backend::Backend;
 use burn::tensor::{ElementConversion, Tensor};
@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use self::adam::{Adam, AdamState};
 pub(crate) use self::several::{SeparateGradients, combined, gram};
 use self::sharded::{Moments, ShardedAdam};
+use self::sums::Sums;
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::communicator::Communicator;
 use crate::{Error, Result};
@@ -35,22 +36,21 @@ pub(crate) struct Trainer<'a, B: FusedAutodiffBackend, M: AutodiffModule<B>> {
     /// Taken out only while the optimiser rebuilds it.
     module: Option<M>,
     optimizer: Adams<B, M>,
+    /// Of the gradients of the step so far.
+    sums: Sums<B, M>,
     communicator: &'a dyn Communicator,
 }
 
-/// The optimiser, with the gradients of the step so far.
+/// The optimiser.
 enum Adams<B: FusedAutodiffBackend, M: AutodiffModule<B>> {
-    Whole { optimizer: OptimizerAdaptor<Adam, M, B>, accumulator: GradientsAccumulator<M> },
+    Whole(OptimizerAdaptor<Adam, M, B>),
     Sharded(ShardedAdam<B::InnerBackend>),
 }
 
 impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Adams<B, M> {
     fn new(module: &M, communicator: &dyn Communicator) -> Self {
         match communicator.is_solo() {
-            true => Self::Whole {
-                optimizer: OptimizerAdaptor::from(Adam),
-                accumulator: GradientsAccumulator::new(),
-            },
+            true => Self::Whole(OptimizerAdaptor::from(Adam)),
             false => Self::Sharded(ShardedAdam::new::<B, M>(module, communicator)),
         }
     }
@@ -59,7 +59,8 @@ impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Adams<B, M> {
 impl<'a, B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<'a, B, M> {
     pub(crate) fn new(module: M, communicator: &'a dyn Communicator) -> Self {
         let optimizer = Adams::new(&module, communicator);
-        Self { module: Some(module), optimizer, communicator }
+        let sums = Sums::new(&module, communicator);
+        Self { module: Some(module), optimizer, sums, communicator }
     }
 
     pub(crate) fn module(&self) -> &M {
@@ -73,11 +74,8 @@ impl<'a, B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<'a, B, M> {
 
     /// Forgets the moments and the number of steps: the module is trained on as if it were a new one.
     pub(crate) fn reset(&mut self) {
-        if let Adams::Sharded(sharded) = &mut self.optimizer {
-            sharded.reset();
-        } else {
-            self.optimizer = Adams::new(self.module(), self.communicator);
-        }
+        self.optimizer = Adams::new(self.module(), self.communicator);
+        self.sums = Sums::new(self.module(), self.communicator);
     }
 
     /// Makes the passes `0..n` of a step, each by one rank, and adds up the gradients of their losses. A pass is given the
@@ -88,37 +86,21 @@ impl<'a, B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<'a, B, M> {
         mut pass: impl FnMut(&M, usize) -> Result<(Option<Tensor<B, 1>>, T)>,
     ) -> Result<Vec<T>> {
         let module = self.module.as_ref().expect("put back after every step");
-        let (optimizer, communicator) = (&mut self.optimizer, self.communicator);
-        sums::passes(
-            module,
-            n,
-            communicator,
-            |v| pass(module, v),
-            |gradients| match (&mut *optimizer, gradients) {
-                (Adams::Whole { accumulator, .. }, Some(gradients)) => {
-                    accumulator.accumulate(module, gradients);
-                    Ok(())
-                }
-                (Adams::Whole { .. }, None) => Ok(()),
-                (Adams::Sharded(sharded), gradients) => {
-                    sharded.sums.add::<B, M>(module, gradients, communicator)
-                }
-            },
-        )
+        self.sums.passes(module, n, self.communicator, |v| pass(module, v))
     }
 
     /// Applies the accumulated gradients. Returns their norm before clipping; if it is not finite,
     /// the module is unchanged.
     pub(crate) fn step(&mut self, learning_rate: f64, clip: f64) -> Result<f64> {
         let module = self.module.take().expect("put back after every step");
-        let (module, norm) = match &mut self.optimizer {
-            Adams::Whole { optimizer, accumulator } => {
-                let gradients = accumulator.grads();
-                stepped(module, optimizer, gradients, learning_rate, clip)
+        let (module, norm) = match (&mut self.optimizer, &mut self.sums) {
+            (Adams::Whole(optimizer), Sums::Whole(accumulator)) => {
+                stepped(module, optimizer, accumulator.grads(), learning_rate, clip)
             }
-            Adams::Sharded(sharded) => {
-                sharded.step::<B, M>(module, learning_rate, clip, self.communicator)?
+            (Adams::Sharded(sharded), Sums::Sharded(sums, _)) => {
+                sharded.step::<B, M>(module, sums, learning_rate, clip, self.communicator)?
             }
+            _ => unreachable!("both are made for the same ranks"),
         };
         self.module = Some(module);
         Ok(norm)
@@ -132,10 +114,10 @@ impl<'a, B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<'a, B, M> {
         clip: f64,
     ) -> Result<f64> {
         let module = self.module.as_ref().expect("put back after every step");
-        match &mut self.optimizer {
-            Adams::Whole { accumulator, .. } => accumulator.accumulate(module, gradients),
-            Adams::Sharded(sharded) => {
-                sharded.take::<B, M>(module, &gradients, self.communicator.rank());
+        match &mut self.sums {
+            Sums::Whole(accumulator) => accumulator.accumulate(module, gradients),
+            Sums::Sharded(sums, _) => {
+                sums.take::<B, M>(module, &gradients, self.communicator.rank());
             }
         }
         self.step(learning_rate, clip)
@@ -154,7 +136,7 @@ impl<'a, B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<'a, B, M> {
     pub(crate) fn non_finite(&self) -> Result<Option<&'static str>> {
         let mut found = NonFinite::<B, M> { moments: None, found: None };
         let is_moment = match &self.optimizer {
-            Adams::Whole { optimizer, .. } => {
+            Adams::Whole(optimizer) => {
                 found.moments = Some(optimizer.to_record());
                 self.module().visit(&mut found);
                 false
@@ -177,7 +159,7 @@ impl<'a, B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<'a, B, M> {
     /// The state of the optimiser; empty on all ranks but the first.
     pub(crate) fn optimizer_bytes(&self) -> Result<Vec<u8>> {
         let moments = match &self.optimizer {
-            Adams::Whole { optimizer, .. } => Some(optimizer.to_record()),
+            Adams::Whole(optimizer) => Some(optimizer.to_record()),
             Adams::Sharded(sharded) => {
                 sharded.gathered::<B, M>(self.module(), self.communicator)?
             }
@@ -227,11 +209,12 @@ impl<'a, B: FusedAutodiffBackend, M: AutodiffModule<B>> Trainer<'a, B, M> {
             Recorder::<B>::load(&Bytes::default(), optimizer.to_vec(), device)
                 .map_err(unreadable)?;
         match &mut self.optimizer {
-            Adams::Whole { optimizer, .. } => {
+            Adams::Whole(optimizer) => {
                 *optimizer = OptimizerAdaptor::from(Adam).load_record(state);
             }
             Adams::Sharded(sharded) => {
                 sharded.restore::<B, M>(module, state, self.communicator);
+                self.sums = Sums::new(module, self.communicator);
             }
         }
         Ok(())

@@ -136,10 +136,6 @@ impl ShardedSums {
         Self { layout: layout.into(), own }
     }
 
-    fn clear(&mut self) {
-        self.own.fill(None);
-    }
-
     /// Adds the gradients of one pass of each rank, in the order of ranks; `None`: this rank had none.
     pub(super) fn add<B: FusedAutodiffBackend, M: AutodiffModule<B>>(
         &mut self,
@@ -192,8 +188,8 @@ impl ShardedSums {
         Ok(())
     }
 
-    /// This rank's pieces of gradients that every rank has.
-    fn take<B: FusedAutodiffBackend, M: AutodiffModule<B>>(
+    /// Replaces the sums by this rank's pieces of gradients that every rank has.
+    pub(super) fn take<B: FusedAutodiffBackend, M: AutodiffModule<B>>(
         &mut self,
         module: &M,
         gradients: &GradientsParams,
@@ -255,7 +251,7 @@ impl<B: FusedAutodiffBackend> ModuleVisitor<B> for Unflatten<'_> {
 
 /// Adam on a rank's own pieces.
 pub(super) struct ShardedAdam<B: FusedBackend> {
-    pub(super) sums: ShardedSums,
+    layout: Rc<Layout>,
     /// One for each own piece; `None` before its first step.
     moments: Vec<Option<AdamState<B, 1>>>,
 }
@@ -266,24 +262,9 @@ impl<B: FusedBackend> ShardedAdam<B> {
         A: FusedAutodiffBackend<InnerBackend = B>,
         M: AutodiffModule<A>,
     {
-        let sums = ShardedSums::new::<A, M>(module, communicator);
-        let moments = sums.own.iter().map(|_| None).collect();
-        Self { sums, moments }
-    }
-
-    /// Forgets sums and moments.
-    pub(super) fn reset(&mut self) {
-        self.sums.clear();
-        self.moments.fill_with(|| None);
-    }
-
-    /// Replaces the sums by these gradients, which every rank has.
-    pub(super) fn take<A, M>(&mut self, module: &M, gradients: &GradientsParams, rank: usize)
-    where
-        A: FusedAutodiffBackend<InnerBackend = B>,
-        M: AutodiffModule<A>,
-    {
-        self.sums.take::<A, M>(module, gradients, rank);
+        let layout = Layout::of_module::<A, M>(module, communicator.world());
+        let moments = layout.of(communicator.rank()).iter().map(|_| None).collect();
+        Self { layout: layout.into(), moments }
     }
 
     /// A step along the sums. Returns the module and the gradients' norm before clipping; if that is not finite, the
@@ -291,6 +272,7 @@ impl<B: FusedBackend> ShardedAdam<B> {
     pub(super) fn step<A, M>(
         &mut self,
         module: M,
+        sums: &mut ShardedSums,
         learning_rate: f64,
         clip: f64,
         communicator: &dyn Communicator,
@@ -299,13 +281,12 @@ impl<B: FusedBackend> ShardedAdam<B> {
         A: FusedAutodiffBackend<InnerBackend = B>,
         M: AutodiffModule<A>,
     {
-        let layout = self.sums.layout.clone();
+        let layout = self.layout.clone();
         let own = layout.of(communicator.rank());
         let mut read = Pieces { own, param: 0, at: 0, found: Vec::new() };
         module.visit(&mut read);
         let mut params = read.found;
-        let sums: Vec<Option<Tensor<B, 1>>> = self
-            .sums
+        let sums: Vec<Option<Tensor<B, 1>>> = sums
             .own
             .iter_mut()
             .zip(&params)
@@ -363,7 +344,7 @@ impl<B: FusedBackend> ShardedAdam<B> {
         A: FusedAutodiffBackend<InnerBackend = B>,
         M: AutodiffModule<A>,
     {
-        let layout = &*self.sums.layout;
+        let layout = &*self.layout;
         let times: Vec<Option<usize>> =
             self.moments.iter().map(|state| state.as_ref().map(|state| state.time)).collect();
         let times = communicator.gather(times)?.concat();
@@ -399,11 +380,10 @@ impl<B: FusedBackend> ShardedAdam<B> {
         A: FusedAutodiffBackend<InnerBackend = B>,
         M: AutodiffModule<A>,
     {
-        let layout = self.sums.layout.clone();
+        let layout = self.layout.clone();
         let own = layout.of(communicator.rank());
         let mut read = ReadMoments::<A, M> { own, param: 0, at: 0, moments, found: Vec::new() };
         module.visit(&mut read);
-        self.sums.clear();
         self.moments = read.found;
     }
 

@@ -39,51 +39,35 @@ impl<B: FusedAutodiffBackend, M: AutodiffModule<B>> Sums<B, M> {
         }
     }
 
-    /// Adds the gradients of passes `0..n`; see [`passes`].
+    /// Makes the passes `0..n`, dealt out over the ranks, and adds the gradients of the loss that each returns; what else
+    /// they return comes back in their order, on every rank.
     pub(super) fn passes<T: Serialize + DeserializeOwned>(
         &mut self,
         module: &M,
         n: usize,
         communicator: &dyn Communicator,
-        pass: impl FnMut(usize) -> Result<(Option<Tensor<B, 1>>, T)>,
+        mut pass: impl FnMut(usize) -> Result<(Option<Tensor<B, 1>>, T)>,
     ) -> Result<Vec<T>> {
-        passes(module, n, communicator, pass, |gradients| match (&mut *self, gradients) {
-            (Self::Whole(accumulator), Some(gradients)) => {
-                accumulator.accumulate(module, gradients);
-                Ok(())
+        let mut own = Vec::new();
+        for first in (0..n).step_by(communicator.world()) {
+            let v = first + communicator.rank();
+            let mut gradients = None;
+            if v < n {
+                let (loss, found) = pass(v)?;
+                gradients = loss.map(|loss| GradientsParams::from_grads(loss.backward(), module));
+                own.push(found);
             }
-            (Self::Whole(_), None) => Ok(()),
-            (Self::Sharded(sums, _), gradients) => {
-                sums.add::<B, M>(module, gradients, communicator)
+            match (&mut *self, gradients) {
+                (Self::Whole(accumulator), Some(gradients)) => {
+                    accumulator.accumulate(module, gradients);
+                }
+                (Self::Whole(_), None) => {}
+                // Also while only others have a pass left.
+                (Self::Sharded(sums, _), gradients) => {
+                    sums.add::<B, M>(module, gradients, communicator)?;
+                }
             }
-        })
-    }
-}
-
-/// Makes the passes `0..n`, dealt out over the ranks, and hands on the gradients of the loss that each returns; what else
-/// they return comes back in their order, on every rank. `add` is called once for each pass of this rank, and with
-/// `None` while only others have one left.
-pub(super) fn passes<
-    B: FusedAutodiffBackend,
-    M: AutodiffModule<B>,
-    T: Serialize + DeserializeOwned,
->(
-    module: &M,
-    n: usize,
-    communicator: &dyn Communicator,
-    mut pass: impl FnMut(usize) -> Result<(Option<Tensor<B, 1>>, T)>,
-    mut add: impl FnMut(Option<GradientsParams>) -> Result<()>,
-) -> Result<Vec<T>> {
-    let mut own = Vec::new();
-    for first in (0..n).step_by(communicator.world()) {
-        let v = first + communicator.rank();
-        let mut gradients = None;
-        if v < n {
-            let (loss, found) = pass(v)?;
-            gradients = loss.map(|loss| GradientsParams::from_grads(loss.backward(), module));
-            own.push(found);
         }
-        add(gradients)?;
+        communicator.interleaved(n, own)
     }
-    communicator.interleaved(n, own)
 }
