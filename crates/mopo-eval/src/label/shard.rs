@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use mopo_data::{Header, Lines, PreferenceRecord, PreparedWriter, Scores};
-use mopo_hub::{ShardIndex, ShardPlace, check_finished, in_order};
+use mopo_hub::{ShardIndex, check_finished, in_order};
 use serde::{Deserialize, Serialize};
 
 use super::job::{EachScored, Labelling};
@@ -249,12 +249,7 @@ impl ShardFiles {
             );
             return Err(Error::labels(&shard.path, message));
         }
-        let places: Vec<ShardPlace<'_>> =
-            files.iter().map(|file| (file.header.shard, &*file.path)).collect();
-        let order = in_order(&places)?;
-        let mut files: Vec<Option<ShardFile>> = files.into_iter().map(Some).collect();
-        let files = order.iter().map(|i| files[*i].take().expect("each once")).collect();
-        Ok(Self { files })
+        Ok(Self { files: in_order(files, |file| (file.header.shard, &file.path))? })
     }
 
     /// Which labelling this is.

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::column::ColumnWriter;
-use super::line::{check, is_empty, text, with_scores};
+use super::line::{Text, check, is_empty, text, with_scores};
 use super::{CHUNK, ScoreColumn};
 use crate::{Error, Result, Reward};
 
@@ -155,9 +155,7 @@ impl TextFile {
             if here.end <= rows.start || here.start >= rows.end {
                 return Ok(());
             }
-            let texts: Vec<_> =
-                lines.par_iter().map(|(_, line)| text(line).map_err(|_| self.changed())).collect();
-            let texts = texts.into_iter().collect::<Result<Vec<_>>>()?;
+            let texts = self.parsed(lines)?;
             let items: Vec<(&str, &str)> =
                 texts.iter().map(|text| (&*text.prompt, &*text.response)).collect();
             let numbers: Vec<usize> = lines.iter().map(|(number, _)| *number).collect();
@@ -269,15 +267,20 @@ impl TextFile {
         }
     }
 
+    /// The texts of some lines, which were checked when the file was opened.
+    fn parsed<'a>(&self, lines: &'a [Numbered]) -> Result<Vec<Text<'a>>> {
+        let texts: Vec<_> =
+            lines.par_iter().map(|(_, line)| text(line).map_err(|_| self.changed())).collect();
+        texts.into_iter().collect()
+    }
+
     /// Calls `each` with line numbers and texts, block by block.
     fn for_each_text(&self, each: &mut EachTexts<'_>) -> Result<()> {
         // A changed file is noticed when its lines are written.
         let mut n_texts = 0;
         self.for_each_block(false, &mut |lines| {
             n_texts += lines.len();
-            let texts: Vec<_> =
-                lines.par_iter().map(|(_, line)| text(line).map_err(|_| self.changed())).collect();
-            let texts = texts.into_iter().collect::<Result<Vec<_>>>()?;
+            let texts = self.parsed(lines)?;
             let items: Vec<(&str, &str)> =
                 texts.iter().map(|text| (&*text.prompt, &*text.response)).collect();
             let numbers: Vec<usize> = lines.iter().map(|(number, _)| *number).collect();

@@ -155,11 +155,17 @@ pub fn check_finished(path: &Path) -> Result<()> {
 /// A shard and its file.
 pub type ShardPlace<'a> = (ShardIndex, &'a Path);
 
-/// The order of the files of all shards of one job.
+/// The files of all shards of one job, in the order of their rows; `place` says which shard a file is.
 ///
 /// # Errors
 /// [`Error::RowShards`] names the file: another number of shards, a duplicate, or missing ones; no files at all.
-pub fn in_order(files: &[ShardPlace<'_>]) -> Result<Vec<usize>> {
+pub fn in_order<T>(files: Vec<T>, place: impl Fn(&T) -> ShardPlace<'_>) -> Result<Vec<T>> {
+    let order = order(&files.iter().map(place).collect::<Vec<_>>())?;
+    let mut files: Vec<Option<T>> = files.into_iter().map(Some).collect();
+    Ok(order.iter().map(|i| files[*i].take().expect("each once")).collect())
+}
+
+fn order(files: &[ShardPlace<'_>]) -> Result<Vec<usize>> {
     let refuse =
         |path: &Path, message: String| Err(Error::RowShards { path: path.into(), message });
     let Some(&(first, first_path)) = files.first() else {
@@ -229,12 +235,7 @@ impl ShardSet {
                 file.check_same(&first.header.identity, first.header.n_rows, &than)?;
             }
         }
-        let places: Vec<ShardPlace<'_>> =
-            files.iter().map(|file| (file.header.shard, &*file.path)).collect();
-        let order = in_order(&places)?;
-        let mut files: Vec<Option<ShardFile>> = files.into_iter().map(Some).collect();
-        let files = order.iter().map(|i| files[*i].take().expect("each once")).collect();
-        Ok(Self { files })
+        Ok(Self { files: in_order(files, |file| (file.header.shard, &file.path))? })
     }
 
     /// Refuses shards of another job than that of this call.
