@@ -18,6 +18,9 @@ const TILE: usize = 1024 * 1024;
 
 /// A weight `[inputs, outputs]`.
 pub(super) trait ByOutput: Sync {
+    /// Whether [`line`](Self::line) is the memory of the weight itself, one output after the other.
+    const IN_PLACE: bool = false;
+
     /// Inputs and outputs.
     fn shape(&self) -> [usize; 2];
 
@@ -100,6 +103,8 @@ impl<'a> Columns<'a> {
 }
 
 impl ByOutput for Columns<'_> {
+    const IN_PLACE: bool = true;
+
     fn shape(&self) -> [usize; 2] {
         [self.0.columns(), self.0.rows()]
     }

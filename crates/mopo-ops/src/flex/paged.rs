@@ -8,7 +8,7 @@ use burn::tensor::TensorMetadata;
 use rayon::prelude::*;
 
 use super::attention::Scores;
-use super::math::{exp, largest, sum, tanh};
+use super::math::{dot, exp, largest, sum, tanh};
 use super::product::{Threads, multiply};
 use super::view::{MatMut, MatRef};
 use super::{Kernel, T, contiguous, new, values, vectorised};
@@ -55,8 +55,7 @@ impl Kernel for Query<'_> {
             let (here, after) = rest.split_at_mut(*n);
             let keys = keys[start * width..].chunks(width);
             for (weight, key) in here.iter_mut().zip(keys) {
-                let key = &key[..dim];
-                *weight = sum(dim, |j| query[j] * key[j]) * scale;
+                *weight = dot(query, &key[..dim]) * scale;
             }
             rest = after;
         }

@@ -13,6 +13,13 @@ use super::{Kernel, vectorised};
 pub(super) const LINES: usize = 16;
 /// The same where `a` is transposed: the products of training's gradients, for which bits are not kept.
 pub(super) const TRANSPOSED_LINES: usize = 8;
+/// Maximum number of columns at a time.
+const COLUMNS: usize = 4;
+/// Numbers of all lines from which on [`COLUMNS`] are read at a time: lines no longer stay in the L1 cache, and are read
+/// less often so. With fewer the matrix itself is awaited, which comes faster in the order of memory.
+const MANY: usize = 6 * 1024;
+/// Columns that are transposed at a time.
+const PART: usize = 256;
 /// A smaller matrix takes one thread, and is not worth the special case for a transposed `a`.
 const LARGE: usize = 16 * 1024;
 
@@ -74,7 +81,11 @@ pub(super) fn multiply(
 pub(super) fn gathered(a: MatRef<'_>, alpha: f32) -> Vec<f32> {
     let (m, k) = (a.rows(), a.columns());
     if a.has_rows() {
-        return (0..m).flat_map(|i| a.row(i)).map(|x| alpha * x).collect();
+        let mut lines = Vec::with_capacity(m * k);
+        for i in 0..m {
+            lines.extend(a.row(i).iter().map(|x| alpha * x));
+        }
+        return lines;
     }
     (0..m).flat_map(|i| (0..k).map(move |j| (i, j))).map(|(i, j)| alpha * a[(i, j)]).collect()
 }
@@ -100,7 +111,7 @@ pub(super) fn by_output(out: &mut [f32], add: bool, lines: Vec<f32>, weight: &im
     transpose(out, add, &sums, m);
 }
 
-/// [`ByOutput::products`] of one output after the other.
+/// [`ByOutput::products`] of a few outputs after the other.
 pub(super) fn dots(
     weight: &(impl ByOutput + ?Sized),
     first: usize,
@@ -108,82 +119,162 @@ pub(super) fn dots(
     m: usize,
     sums: &mut [f32],
 ) {
-    let mut buffer = vec![0f32; weight.shape()[0]];
-    for (output, sums) in (first..).zip(sums.chunks_exact_mut(m)) {
-        let column = weight.line(output, &mut buffer);
-        pulp::Arch::new().dispatch(Dots { column, lines, sums });
+    let [inputs, _] = weight.shape();
+    if inputs == 0 {
+        return sums.fill(0.0);
+    }
+    pulp::Arch::new().dispatch(Outputs { weight, first, lines, m, sums });
+}
+
+/// See [`dots`]; with at least one input.
+struct Outputs<'a, W: ?Sized> {
+    weight: &'a W,
+    first: usize,
+    lines: &'a [f32],
+    m: usize,
+    sums: &'a mut [f32],
+}
+
+impl<W: ByOutput + ?Sized> WithSimd for Outputs<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Outputs { weight, first, lines, m, sums } = self;
+        let [inputs, _] = weight.shape();
+        if W::IN_PLACE && m * inputs < MANY {
+            let mut buffer = vec![0f32; inputs];
+            for (output, sums) in (first..).zip(sums.chunks_exact_mut(m)) {
+                let column = weight.line(output, &mut buffer);
+                Dots { columns: &[column], lines, sums }.run(simd);
+            }
+            return;
+        }
+        let mut buffer = vec![0f32; COLUMNS * inputs];
+        for (i, sums) in sums.chunks_mut(COLUMNS * m).enumerate() {
+            let (n, first) = (sums.len() / m, first + i * COLUMNS);
+            let mut columns = [&[][..]; COLUMNS];
+            let places = columns[..n].iter_mut().zip(buffer.chunks_exact_mut(inputs));
+            for (output, (column, buffer)) in (first..).zip(places) {
+                *column = weight.line(output, buffer);
+            }
+            Dots { columns: &columns[..n], lines, sums }.run(simd);
+        }
     }
 }
 
 /// `out = (out if add else 0) + sumsᵀ`, out of `m` lines.
 fn transpose(out: &mut [f32], add: bool, sums: &[f32], m: usize) {
-    for (i, out) in out.chunks_exact_mut(sums.len() / m).enumerate() {
-        for (j, x) in out.iter_mut().enumerate() {
-            *x = if add { *x } else { 0.0 } + sums[j * m + i];
+    let n = sums.len() / m;
+    // A part of the columns at a time, which stays in the L1 cache.
+    for from in (0..n).step_by(PART) {
+        let size = PART.min(n - from);
+        let part = &sums[from * m..][..size * m];
+        for (i, out) in out.chunks_exact_mut(n).enumerate() {
+            for (x, sums) in out[from..from + size].iter_mut().zip(part.chunks_exact(m)) {
+                *x = if add { *x } else { 0.0 } + sums[i];
+            }
         }
     }
 }
 
-/// A column of the matrix, the lines, and their products.
+/// Some columns of the matrix, the lines, and their products, `[columns, lines]`.
 struct Dots<'a> {
-    column: &'a [f32],
+    columns: &'a [&'a [f32]],
     lines: &'a [f32],
     sums: &'a mut [f32],
 }
 
-impl WithSimd for Dots<'_> {
-    type Output = ();
-
+impl Dots<'_> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Dots { column, lines, sums } = self;
-        let k = column.len();
-        // Four lines read the column once. A line's sums have the same order, alone or not.
-        let (fours, ones) = sums.split_at_mut(sums.len() / 4 * 4);
-        let (of_fours, of_ones) = lines.split_at(fours.len() * k);
-        for (lines, sums) in of_fours.chunks_exact(4 * k).zip(fours.chunks_exact_mut(4)) {
-            let (left, right) = lines.split_at(2 * k);
-            let ((a, b), (c, d)) = (left.split_at(k), right.split_at(k));
-            sums.copy_from_slice(&products(simd, column, [a, b, c, d]));
+    fn run<S: Simd>(mut self, simd: S) {
+        let m = self.sums.len() / self.columns.len();
+        let mut from = 0;
+        while from < m {
+            from += match m - from {
+                1 => self.lines_from::<S, 1>(simd, from, m),
+                2 | 3 => self.lines_from::<S, 2>(simd, from, m),
+                _ => self.lines_from::<S, 4>(simd, from, m),
+            };
         }
-        for (line, sum) in of_ones.chunks_exact(k).zip(ones) {
-            [*sum] = products(simd, column, [line]);
+    }
+
+    /// The products of all columns with `LINES` of `m` lines. Returns `LINES`.
+    #[inline(always)]
+    fn lines_from<S: Simd, const LINES: usize>(&mut self, simd: S, from: usize, m: usize) -> usize {
+        let k = self.columns[0].len();
+        let mut lines = [self.columns[0]; LINES];
+        for (i, line) in lines.iter_mut().enumerate() {
+            *line = &self.lines[(from + i) * k..][..k];
         }
+        // Sums stay in registers, of which AVX-512 has 32 and others have 16.
+        let is_wide = LINES < 4 || size_of::<S::f32s>() >= 64;
+        let (fours, rest) =
+            if is_wide { self.columns.as_chunks::<4>() } else { (&[][..], self.columns) };
+        let (twos, ones) = rest.as_chunks::<2>();
+        let mut sums = &mut self.sums[..];
+        for columns in fours {
+            sums = put(sums, from, m, tile(simd, *columns, lines));
+        }
+        for columns in twos {
+            sums = put(sums, from, m, tile(simd, *columns, lines));
+        }
+        for column in ones {
+            sums = put(sums, from, m, tile(simd, [*column], lines));
+        }
+        LINES
     }
 }
 
-/// The products of some lines with a column. Loops over arrays, not iterators of closures, which would be compiled
-/// without vector instructions.
+/// Writes a tile's sums to their places, and returns the places of the columns that follow.
 #[inline(always)]
-fn products<S: Simd, const LINES: usize>(
+fn put<const COLUMNS: usize, const LINES: usize>(
+    sums: &mut [f32],
+    from: usize,
+    m: usize,
+    tile: [[f32; LINES]; COLUMNS],
+) -> &mut [f32] {
+    let (own, rest) = sums.split_at_mut(COLUMNS * m);
+    for (own, tile) in own.chunks_exact_mut(m).zip(tile) {
+        own[from..from + LINES].copy_from_slice(&tile);
+    }
+    rest
+}
+
+/// The products of some columns with some lines: each in one register, so that its bits do not depend on the others.
+/// Loops over arrays, not iterators of closures, which would be compiled without vector instructions.
+#[inline(always)]
+fn tile<S: Simd, const COLUMNS: usize, const LINES: usize>(
     simd: S,
-    column: &[f32],
+    columns: [&[f32]; COLUMNS],
     lines: [&[f32]; LINES],
-) -> [f32; LINES] {
-    let (whole, rest) = S::as_simd_f32s(column);
-    let (pairs, last) = whole.as_chunks::<2>();
-    let mut of = [pairs; LINES];
-    for (of, line) in of.iter_mut().zip(lines) {
-        *of = &S::as_simd_f32s(line).0.as_chunks::<2>().0[..pairs.len()];
+) -> [[f32; LINES]; COLUMNS] {
+    let (first, first_rest) = S::as_simd_f32s(columns[0]);
+    let (mut wide, mut rest) = ([first; COLUMNS], [first_rest; COLUMNS]);
+    let (mut of, mut of_rest) = ([first; LINES], [first_rest; LINES]);
+    for c in 0..COLUMNS {
+        let (whole, last) = S::as_simd_f32s(columns[c]);
+        (wide[c], rest[c]) = (&whole[..first.len()], &last[..first_rest.len()]);
     }
-    let mut totals = [[simd.splat_f32s(0.0); 2]; LINES];
-    for i in 0..pairs.len() {
-        let [b, d] = pairs[i];
-        for n in 0..LINES {
-            let ([a, c], [left, right]) = (of[n][i], totals[n]);
-            totals[n] = [simd.mul_add_f32s(a, b, left), simd.mul_add_f32s(c, d, right)];
+    for l in 0..LINES {
+        let (whole, last) = S::as_simd_f32s(lines[l]);
+        (of[l], of_rest[l]) = (&whole[..first.len()], &last[..first_rest.len()]);
+    }
+    let mut totals = [[simd.splat_f32s(0.0); LINES]; COLUMNS];
+    for i in 0..first.len() {
+        for c in 0..COLUMNS {
+            for l in 0..LINES {
+                totals[c][l] = simd.mul_add_f32s(of[l][i], wide[c][i], totals[c][l]);
+            }
         }
     }
-    let mut out = [0f32; LINES];
-    for n in 0..LINES {
-        let (own, own_rest) = S::as_simd_f32s(lines[n]);
-        let mut total = simd.add_f32s(totals[n][0], totals[n][1]);
-        if let ([b], Some(a)) = (last, own.last()) {
-            total = simd.mul_add_f32s(*a, *b, total);
-        }
-        out[n] = simd.reduce_sum_f32s(total);
-        for (a, b) in own_rest.iter().zip(rest) {
-            out[n] += a * b;
+    let mut out = [[0f32; LINES]; COLUMNS];
+    for c in 0..COLUMNS {
+        for l in 0..LINES {
+            out[c][l] = simd.reduce_sum_f32s(totals[c][l]);
+            for j in 0..first_rest.len() {
+                out[c][l] += of_rest[l][j] * rest[c][j];
+            }
         }
     }
     out
