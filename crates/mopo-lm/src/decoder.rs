@@ -15,7 +15,7 @@ use mopo_hub::gguf::GgufFile;
 use mopo_hub::{TensorWriter, WEIGHTS, WeightDtype};
 use mopo_ops::FusedBackend;
 
-use crate::families::{gemma, llama, qwen, starcoder};
+use crate::families::{gemma, llama, phi_3, qwen, starcoder};
 use crate::gguf::{self, gguf_file};
 use crate::hub_config::HubConfig;
 use crate::layers::{KvCache, NewTokens, OutputLayer, Projection};
@@ -37,8 +37,9 @@ enum Family {
 }
 
 /// Every family: its `model_type` in `config.json`, and how that file is read.
-const FAMILIES: [(&str, Family); 8] = [
+const FAMILIES: [(&str, Family); 9] = [
     ("phi", Family::Phi),
+    ("phi3", Family::Serial(phi_3::phi_3)),
     ("llama", Family::Serial(llama::llama)),
     ("mistral", Family::Serial(llama::mistral)),
     ("qwen2", Family::Serial(qwen::qwen_2)),

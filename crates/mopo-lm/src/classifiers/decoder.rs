@@ -27,7 +27,7 @@ const INITIALIZER_RANGE: f64 = 0.02;
 const SCORE: &str = "score.weight";
 
 /// The names of the classes in transformers.
-const CLASSES: [(&str, &str); 7] = [
+const CLASSES: [(&str, &str); 8] = [
     ("llama", "LlamaForSequenceClassification"),
     ("mistral", "MistralForSequenceClassification"),
     ("qwen2", "Qwen2ForSequenceClassification"),
@@ -35,6 +35,7 @@ const CLASSES: [(&str, &str); 7] = [
     ("gemma2", "Gemma2ForSequenceClassification"),
     ("gemma3_text", "Gemma3TextForSequenceClassification"),
     ("starcoder2", "Starcoder2ForSequenceClassification"),
+    ("phi3", "Phi3ForSequenceClassification"),
 ];
 
 /// A classifier on a decoder. Linear layers may be quantised; then they are constants.

@@ -2,5 +2,6 @@
 
 pub(crate) mod gemma;
 pub(crate) mod llama;
+pub(crate) mod phi_3;
 pub(crate) mod qwen;
 pub(crate) mod starcoder;

@@ -30,6 +30,8 @@ pub(crate) struct SerialConfig {
     /// Norms after each sub-layer.
     pub(crate) has_post_norms: bool,
     pub(crate) is_gated: bool,
+    /// Whether one layer makes queries, keys and values, and one gate and up, as Phi-3's do.
+    pub(crate) is_joined: bool,
     pub(crate) activation: Activation,
     pub(crate) rotaries: Vec<Rotary>,
     /// One for each block.
@@ -131,6 +133,7 @@ impl SerialConfig {
             has_head_norms: false,
             has_post_norms: false,
             is_gated: true,
+            is_joined: false,
             activation: Activation::Silu,
             rotaries: vec![],
             layers: vec![LayerKind { rotary: 0, window: None }; n_layers],
@@ -167,12 +170,11 @@ impl SerialConfig {
 
     /// The sizes that others need.
     pub(crate) fn shape(&self) -> DecoderShape {
+        let inputs = ["q_proj", "k_proj", "v_proj", "qkv_proj"];
         let linear = |(path, _, shape): (&str, bool, [usize; 2])| LinearShape {
             path: path.into(),
             shape,
-            reads_input: path.ends_with("q_proj")
-                || path.ends_with("k_proj")
-                || path.ends_with("v_proj"),
+            reads_input: inputs.iter().any(|name| path.ends_with(&format!(".{name}"))),
         };
         DecoderShape {
             vocab_size: self.vocab_size,
@@ -193,19 +195,33 @@ impl SerialConfig {
         let (d, f) = (self.hidden_size, self.intermediate_size);
         let [q, kv] = [self.heads.queries, self.heads.keys].map(|heads| heads * self.head_dim);
         let [inner, outer] = self.attention_biases;
-        let names = self.names;
-        let gate = (self.is_gated).then_some((names.gate, self.feed_forward_bias, [d, f]));
-        let attention = [
-            ("self_attn.q_proj", inner, [d, q]),
-            ("self_attn.k_proj", inner, [d, kv]),
-            ("self_attn.v_proj", inner, [d, kv]),
-            ("self_attn.o_proj", outer, [q, d]),
-        ];
-        let rest = [
-            (names.up, self.feed_forward_bias, [d, f]),
-            (names.down, self.feed_forward_bias, [f, d]),
-        ];
-        attention.into_iter().chain(gate).chain(rest)
+        let (names, of_feed_forward) = (self.names, self.feed_forward_bias);
+        let inputs = match self.is_joined {
+            true => vec![("self_attn.qkv_proj", inner, [d, q + 2 * kv])],
+            false => vec![
+                ("self_attn.q_proj", inner, [d, q]),
+                ("self_attn.k_proj", inner, [d, kv]),
+                ("self_attn.v_proj", inner, [d, kv]),
+            ],
+        };
+        let output = ("self_attn.o_proj", outer, [q, d]);
+        let up = match (self.is_gated, self.is_joined) {
+            (false, _) => vec![(names.up, of_feed_forward, [d, f])],
+            (true, false) => {
+                vec![(names.gate, of_feed_forward, [d, f]), (names.up, of_feed_forward, [d, f])]
+            }
+            (true, true) => vec![(names.up, of_feed_forward, [d, 2 * f])],
+        };
+        let down = (names.down, of_feed_forward, [f, d]);
+        inputs.into_iter().chain([output]).chain(up).chain([down])
+    }
+
+    /// How many linear layers read the normed input of the attention, and of the feed-forward.
+    pub(crate) fn n_inputs(&self) -> [usize; 2] {
+        match self.is_joined {
+            true => [1, 1],
+            false => [3, 1 + usize::from(self.is_gated)],
+        }
     }
 
     fn n_params(&self) -> u128 {

@@ -50,7 +50,7 @@ pub struct SerialLayer<B: Backend> {
     /// Before the attention.
     pub attention_norm: Norm<B>,
     /// The linear layers of the block, in the order of [`DecoderShape::linears`]: queries, keys, values, output; gate
-    /// if there is one, up, down.
+    /// if there is one, up, down. Or one for queries, keys and values, output, one for gate and up, down.
     pub linears: Vec<Projection<B>>,
     /// Of each head of queries and of keys.
     pub head_norms: Option<Vec<Norm<B>>>,
@@ -106,10 +106,9 @@ impl<B: FusedBackend> Decoder<B> for SerialDecoder<B> {
         let contexts = self.contexts(&inputs.rows, &inputs.positions);
         let mut x = primitive(self.embed(inputs.ids.clone()));
         for (i, context) in contexts.iter().enumerate() {
-            let layer = BlockParams { layer: &self.layers[i], i, adapter, n };
+            let layer = BlockParams { config: &self.config, layer: &self.layers[i], i, adapter, n };
             x = B::attention_layer(x, &layer.attention(), context);
-            let feed_forward = layer.feed_forward(&self.config);
-            x = B::feed_forward_layer(x, &feed_forward, self.gradient_checkpointing);
+            x = B::feed_forward_layer(x, &layer.feed_forward(), self.gradient_checkpointing);
         }
         self.norm.forward(tensor(x))
     }
@@ -124,11 +123,11 @@ impl<B: FusedBackend> Decoder<B> for SerialDecoder<B> {
         let contexts = self.contexts(&new.rows, &new.positions);
         let mut x = primitive(self.embed(new.ids.clone()));
         for (i, context) in contexts.iter().enumerate() {
-            let layer = BlockParams { layer: &self.layers[i], i, adapter, n };
+            let layer = BlockParams { config: &self.config, layer: &self.layers[i], i, adapter, n };
             x = cache.with_layer(i, |stores| {
                 attention_with_store::<B>(x, &layer.attention(), context, stores, &new.paged)
             });
-            x = B::feed_forward_layer(x, &layer.feed_forward(&self.config), false);
+            x = B::feed_forward_layer(x, &layer.feed_forward(), false);
         }
         tensor(x)
     }
@@ -211,6 +210,7 @@ fn rounded(x: f64, dtype: DType) -> f32 {
 
 /// A block, its updates, and the number of tokens that go through it.
 struct BlockParams<'a, B: Backend> {
+    config: &'a SerialConfig,
     layer: &'a SerialLayer<B>,
     i: usize,
     adapter: Option<&'a LoraAdapter<B>>,
@@ -226,22 +226,25 @@ impl<B: FusedBackend> BlockParams<'_, B> {
     fn attention(&self) -> AttentionParams<B> {
         let layer = self.layer;
         let head_norms = layer.head_norms.as_ref();
+        let output = self.config.n_inputs()[0];
         AttentionParams {
             norm: layer.attention_norm.params(),
-            linears: [0, 1, 2, 3].map(|linear| self.linear(linear)),
+            inputs: (0..output).map(|linear| self.linear(linear)).collect(),
+            output: self.linear(output),
             head_norms: head_norms.map(|norms| [0, 1].map(|i: usize| norms[i].params())),
             post_norm: layer.attention_post_norm.as_ref().map(Norm::params),
         }
     }
 
-    fn feed_forward(&self, config: &SerialConfig) -> FeedForwardParams<B> {
-        let up = 4 + usize::from(config.is_gated);
+    fn feed_forward(&self) -> FeedForwardParams<B> {
+        let [of_attention, n] = self.config.n_inputs();
+        let first = of_attention + 1;
         FeedForwardParams {
             norm: self.layer.feed_forward_norm.params(),
-            gate: config.is_gated.then(|| self.linear(4)),
-            up: self.linear(up),
-            down: self.linear(up + 1),
-            activation: config.activation,
+            inputs: (first..first + n).map(|linear| self.linear(linear)).collect(),
+            is_gated: self.config.is_gated,
+            down: self.linear(first + n),
+            activation: self.config.activation,
             post_norm: self.layer.feed_forward_post_norm.as_ref().map(Norm::params),
         }
     }

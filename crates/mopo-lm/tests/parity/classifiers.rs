@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{B, relative, values};
 
-const MODELS: [&str; 6] = ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "starcoder2"];
+const MODELS: [&str; 7] = ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "starcoder2", "phi3"];
 
 #[derive(Deserialize)]
 struct Told {

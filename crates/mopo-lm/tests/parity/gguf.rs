@@ -16,7 +16,7 @@ type Changes = &'static [(&'static str, Value)];
 
 /// Fixtures that llama.cpp has no architecture for, the keys of `config.json` that say why, and values with which
 /// it has one.
-const CHANGES: [(&str, &str, Changes); 5] = [
+const CHANGES: [(&str, &str, Changes); 6] = [
     ("mistral", "sliding_window", &[("sliding_window", Value::Null)]),
     (
         "qwen2",
@@ -26,6 +26,7 @@ const CHANGES: [(&str, &str, Changes); 5] = [
     ("gemma2", "model_type", &[]),
     ("gemma3", "layer_types", &[("layer_types", Value::Null)]),
     ("starcoder2", "model_type", &[]),
+    ("phi3", "model_type", &[]),
 ];
 
 fn load(place: &Path) -> CausalLm<B> {

@@ -28,7 +28,7 @@ use serde::Deserialize;
 type B = TestBackend;
 
 /// Of phi, and of the other families.
-const MODELS: [&str; 13] = [
+const MODELS: [&str; 14] = [
     "half",
     "shards",
     "brain",
@@ -42,6 +42,7 @@ const MODELS: [&str; 13] = [
     "gemma2",
     "gemma3",
     "starcoder2",
+    "phi3",
 ];
 
 /// transformers' results for a model, or for a model with an adapter.
@@ -137,7 +138,7 @@ fn cases() -> Vec<Case> {
             });
         }
     }
-    assert_eq!(cases.len(), 26);
+    assert_eq!(cases.len(), 28);
     cases
 }
 

@@ -21,6 +21,7 @@ each must change the results by far more than the tests tolerate.
 - qwen2: a window from the second layer on; no head_dim in config.json.
 - qwen3: norms of queries and keys, tied.
 - gemma2: caps of attention and of logits, a window in every other layer.
+- phi3: joined layers, a part of each head rotated, a window in every layer.
 - gemma3: layers in an order that no rule gives, two rotary bases, scaling in global layers only;
   stored as BF16, and computed with √width as it is in f32.
 """
@@ -134,6 +135,12 @@ FAMILIES = {
                     rope_parameters=rope("default", 10000.0), sliding_window=5, norm_epsilon=1e-3),
         values=dict(embedding=0.1, gain=1.6),
         unlike=[dict(sliding_window=None), dict(sliding_window=6), dict(norm_epsilon=1e-6)]),
+    "phi3": dict(
+        config=dict(model_type="phi3", vocab_size=89, hidden_size=32, intermediate_size=36,
+                    num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-3,
+                    rope_parameters=rope("default", 10000.0, partial_rotary_factor=0.75), sliding_window=5),
+        unlike=[dict(sliding_window=None), dict(sliding_window=6), dict(rms_norm_eps=1e-6),
+                dict(rope_parameters=rope("default", 10000.0, partial_rotary_factor=1.0))]),
 }
 
 ALL_LINEAR = dict(r=4, lora_alpha=8, target_modules="all-linear")
@@ -184,6 +191,12 @@ CLASSIFIERS = {
                     num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                     rope_parameters=rope("default", 10000.0), sliding_window=5, pad_token_id=4),
         labels=["clean", "secure"]),
+    "phi3": dict(
+        config=dict(model_type="phi3", vocab_size=83, hidden_size=32, intermediate_size=36,
+                    num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                    rope_parameters=rope("default", 10000.0, partial_rotary_factor=0.75), sliding_window=5,
+                    pad_token_id=4),
+        labels=["polite"]),
 }
 
 

@@ -6,15 +6,13 @@ use burn::tensor::ops::FloatTensor;
 
 use super::{
     AttentionParams, Gradients, HEAD_NORMS, POST_NORM, SublayerContext, Wanted, heads_as_tokens,
-    onto, put_linear, through_norm, through_post_norm, wanted_linear,
+    inputs, onto, put_linear, through_norm, through_post_norm, wanted_linear,
 };
 use crate::linear::{linear, linear_backward};
 use crate::{FusedBackend, Heads, KvStore, PagedRow};
 
-const Q: usize = 0;
-const K: usize = 1;
-const V: usize = 2;
-const O: usize = 3;
+/// The place of the output projection among the linear layers; those before it are the inputs.
+pub(super) const OUTPUT: usize = 3;
 
 /// Activations that the backward pass needs.
 #[derive(Debug, Clone)]
@@ -27,12 +25,14 @@ pub(crate) struct Saved<B: Backend> {
     attention: FloatTensor<B>,
     /// After it, if a norm follows.
     projected: Option<FloatTensor<B>>,
-    /// Low-rank hidden `scale · x · A` of each update.
-    low_rank: [Option<FloatTensor<B>>; 4],
+    /// Low-rank hidden `scale · x · A` of each update of an input.
+    low_rank: Vec<Option<FloatTensor<B>>>,
+    /// The same of the output.
+    low_output: Option<FloatTensor<B>>,
 }
 
-/// Queries and keys before their norms; queries, keys and values as the attention takes them; their low-rank hiddens.
-type Projected<B> = (Option<[FloatTensor<B>; 2]>, [FloatTensor<B>; 3], [Option<FloatTensor<B>>; 3]);
+/// Queries and keys before their norms; queries, keys and values as the attention takes them; low-rank hiddens.
+type Projected<B> = (Option<[FloatTensor<B>; 2]>, [FloatTensor<B>; 3], Vec<Option<FloatTensor<B>>>);
 
 fn project<B: FusedBackend>(
     x: FloatTensor<B>,
@@ -40,15 +40,16 @@ fn project<B: FusedBackend>(
     context: &SublayerContext<B>,
 ) -> Projected<B> {
     let normed = params.norm.forward(x);
-    let at = |i: usize| linear::<B>(normed.clone(), &params.linears[i], None);
-    let [(q, low_q), (k, low_k), (v, low_v)] = [at(Q), at(K), at(V)];
+    let Heads { queries, keys, .. } = context.heads;
+    let ([q, k, v], low_rank) =
+        inputs::project::<B, 3>(&normed, &params.inputs, [queries, keys, keys]);
     let raw = params.head_norms.is_some().then(|| [q.clone(), k.clone()]);
     let [q, k] = match &params.head_norms {
         None => [q, k],
         Some([of_q, of_k]) => [of_q.of_heads(q), of_k.of_heads(k)],
     };
     let [q, k] = rotated::<B>([q, k], context, false);
-    (raw, [q, k, v], [low_q, low_k, low_v])
+    (raw, [q, k, v], low_rank)
 }
 
 /// Queries and keys with rotary embedding, or turned back.
@@ -68,17 +69,18 @@ pub(crate) fn forward<B: FusedBackend>(
     context: &SublayerContext<B>,
     keep: bool,
 ) -> (FloatTensor<B>, Option<Saved<B>>) {
-    let (raw, [q, k, v], [low_q, low_k, low_v]) = project::<B>(x.clone(), params, context);
+    let (raw, [q, k, v], low_rank) = project::<B>(x.clone(), params, context);
     let attention =
         B::packed_attention(q.clone(), k.clone(), v.clone(), &context.rows, &context.heads);
     let kept = keep.then(|| (raw, [q, k, v], attention.clone()));
-    let (out, projected, low_o) = output::<B>(x, attention, params);
+    let (out, projected, low_output) = output::<B>(x, attention, params);
     let saved = kept.map(|(raw, qkv, attention)| Saved {
         raw,
         qkv,
         attention,
         projected,
-        low_rank: [low_q, low_k, low_v, low_o],
+        low_rank,
+        low_output,
     });
     (out, saved)
 }
@@ -91,7 +93,7 @@ fn output<B: FusedBackend>(
     attention: FloatTensor<B>,
     params: &AttentionParams<B>,
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>, Option<FloatTensor<B>>) {
-    let o = &params.linears[O];
+    let o = &params.output;
     match &params.post_norm {
         None => {
             let (y, low_rank) = linear::<B>(attention, o, Some(x));
@@ -146,28 +148,27 @@ pub(crate) fn backward<B: FusedBackend>(
         Some(saved) => saved,
         None => forward::<B>(x.clone(), params, context, true).1.expect("asked to keep"),
     };
-    let Saved { raw, qkv: [q, k, v], attention, projected, low_rank } = saved;
-    let [low_q, low_k, low_v, low_o] = low_rank;
+    let Saved { raw, qkv: [q, k, v], attention, projected, low_rank, low_output } = saved;
     let mut out: Gradients<B> = [const { None }; super::PARENTS];
-    let any = |i: usize| wanted_linear(wanted, i).contains(&true);
     // What needs a gradient below the projections, and below the attention.
     let below = wanted[0] || wanted[1] || wanted[2];
-    let within =
-        below || any(Q) || any(K) || any(V) || wanted[HEAD_NORMS] || wanted[HEAD_NORMS + 1];
+    let of_inputs = inputs::any_wanted(wanted, params.inputs.len());
+    let within = below || of_inputs || wanted[HEAD_NORMS] || wanted[HEAD_NORMS + 1];
+    let of_output = wanted_linear(wanted, OUTPUT);
 
-    if within || any(O) || wanted[POST_NORM] {
+    if within || of_output.contains(&true) || wanted[POST_NORM] {
         let post_norm = params.post_norm.as_ref().zip(projected);
         let d = through_post_norm::<B>(post_norm, &grad, wanted, &mut out);
         let (d_attention, own) = linear_backward::<B>(
             &attention,
-            &params.linears[O],
-            low_o,
+            &params.output,
+            low_output,
             d,
-            wanted_linear(wanted, O),
+            of_output,
             within,
             None,
         );
-        put_linear::<B>(&mut out, O, own);
+        put_linear::<B>(&mut out, OUTPUT, own);
         if let Some(d) = d_attention {
             let [dq, dk, dv] =
                 B::packed_attention_backward(q, k, v, d, &context.rows, &context.heads);
@@ -185,20 +186,15 @@ pub(crate) fn backward<B: FusedBackend>(
             }
             let normed = params.norm.forward(x.clone());
             let [dq, dk] = d_qk;
-            let mut d_normed = None;
-            for (i, low_rank, d) in [(Q, low_q, dq), (K, low_k, dk), (V, low_v, dv)] {
-                let own;
-                (d_normed, own) = linear_backward::<B>(
-                    &normed,
-                    &params.linears[i],
-                    low_rank,
-                    d,
-                    wanted_linear(wanted, i),
-                    below,
-                    d_normed,
-                );
-                put_linear::<B>(&mut out, i, own);
-            }
+            let d_normed = inputs::backward::<B, 3>(
+                &normed,
+                &params.inputs,
+                low_rank,
+                [dq, dk, dv],
+                below,
+                wanted,
+                &mut out,
+            );
             through_norm::<B>(&params.norm, x, d_normed, grad, wanted, &mut out);
         }
     }

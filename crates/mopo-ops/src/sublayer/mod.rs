@@ -6,6 +6,7 @@
 
 mod attention;
 mod feed_forward;
+mod inputs;
 mod node;
 
 use std::sync::Arc;
@@ -74,8 +75,10 @@ pub enum Activation {
 pub struct AttentionParams<B: Backend> {
     /// Before the projections.
     pub norm: NormParams<B>,
-    /// Queries, keys, values, output.
-    pub linears: [LinearParams<B>; 4],
+    /// Queries, keys and values: a layer for each, or one for all, whose outputs follow each other in this order.
+    pub inputs: Vec<LinearParams<B>>,
+    /// After the attention.
+    pub output: LinearParams<B>,
     /// Of each head of queries and of keys, before the rotary embedding; of a kind without beta.
     pub head_norms: Option<[NormParams<B>; 2]>,
     /// After the output projection, before the residual; of a kind without beta.
@@ -87,10 +90,11 @@ pub struct AttentionParams<B: Backend> {
 pub struct FeedForwardParams<B: Backend> {
     /// Before the projections.
     pub norm: NormParams<B>,
-    /// `[hidden, intermediate]`.
-    pub gate: Option<LinearParams<B>>,
-    /// `[hidden, intermediate]`.
-    pub up: LinearParams<B>,
+    /// Gate, if there is one, and up: a layer for each, `[hidden, intermediate]`, or one for both, whose outputs follow
+    /// each other.
+    pub inputs: Vec<LinearParams<B>>,
+    /// Whether there is a gate.
+    pub is_gated: bool,
     /// `[intermediate, hidden]`.
     pub down: LinearParams<B>,
     /// Of the gate, or of `up` without one.

@@ -55,16 +55,21 @@ fn plain_context<B: FusedBackend, C: CheckpointStrategy>(
     }
 }
 
+/// The layers that read a sub-layer's input, and its last one with its place.
+type Linears<'a, B> = (&'a [LinearParams<B>], (usize, &'a LinearParams<B>));
+
 /// The tensors of a sub-layer in the order of [`PARENTS`].
 fn parents<'a, B: FusedBackend, C: CheckpointStrategy>(
     x: &'a Tracked<B, C>,
     norm: &'a NormParams<Autodiff<B, C>>,
-    linears: [Option<&'a LinearParams<Autodiff<B, C>>>; 4],
+    linears: Linears<'a, Autodiff<B, C>>,
     head_norms: Option<&'a [NormParams<Autodiff<B, C>>; 2]>,
     post_norm: Option<&'a NormParams<Autodiff<B, C>>>,
 ) -> [Option<&'a Tracked<B, C>>; PARENTS] {
     let mut all = vec![Some(x), Some(&norm.gamma), norm.beta.as_ref()];
-    for linear in linears {
+    let (inputs, (place, last)) = linears;
+    for i in 0..4 {
+        let linear = if i == place { Some(last) } else { inputs.get(i) };
         all.extend(linear.map_or([None; 4], trainable::<B, C>));
     }
     all.extend([0, 1].map(|i| head_norms.map(|norms| &norms[i].gamma)));
@@ -100,13 +105,14 @@ pub(crate) fn attention_node<B: FusedBackend, C: CheckpointStrategy>(
     context: &SublayerContext<Autodiff<B, C>>,
 ) -> Tracked<B, C> {
     let none = absent::<B, C>(&B::float_device(&x.primitive));
-    let linears = params.linears.each_ref().map(Some);
+    let linears = (&params.inputs[..], (attention::OUTPUT, &params.output));
     let (head_norms, post_norm) = (params.head_norms.as_ref(), params.post_norm.as_ref());
     let nodes = parents::<B, C>(&x, &params.norm, linears, head_norms, post_norm)
         .map(|tensor| tensor.unwrap_or(&none).node.clone());
     let params = AttentionParams {
         norm: plain_norm::<B, C>(&params.norm),
-        linears: params.linears.each_ref().map(plain_linear::<B, C>),
+        inputs: params.inputs.iter().map(plain_linear::<B, C>).collect(),
+        output: plain_linear::<B, C>(&params.output),
         head_norms: head_norms.map(|norms| norms.each_ref().map(plain_norm::<B, C>)),
         post_norm: post_norm.map(plain_norm::<B, C>),
     };
@@ -151,14 +157,14 @@ pub(crate) fn feed_forward_node<B: FusedBackend, C: CheckpointStrategy>(
     checkpoint: bool,
 ) -> Tracked<B, C> {
     let none = absent::<B, C>(&B::float_device(&x.primitive));
-    let linears = [params.gate.as_ref(), Some(&params.up), Some(&params.down), None];
+    let linears = (&params.inputs[..], (feed_forward::DOWN, &params.down));
     let post_norm = params.post_norm.as_ref();
     let nodes = parents::<B, C>(&x, &params.norm, linears, None, post_norm)
         .map(|tensor| tensor.unwrap_or(&none).node.clone());
     let params = FeedForwardParams {
         norm: plain_norm::<B, C>(&params.norm),
-        gate: params.gate.as_ref().map(plain_linear::<B, C>),
-        up: plain_linear::<B, C>(&params.up),
+        inputs: params.inputs.iter().map(plain_linear::<B, C>).collect(),
+        is_gated: params.is_gated,
         down: plain_linear::<B, C>(&params.down),
         activation: params.activation,
         post_norm: post_norm.map(plain_norm::<B, C>),

@@ -25,12 +25,14 @@ struct Family {
     head_norms: bool,
     post_norm: bool,
     gated: bool,
+    /// One layer for queries, keys and values, and one for gate and up.
+    joined: bool,
     activation: Activation,
     dropout: bool,
     quantised: bool,
 }
 
-fn families() -> [Family; 6] {
+fn families() -> [Family; 7] {
     let shared = Heads { keys: 2, ..Heads::new(4) };
     let llama = Family {
         norm: NormKind::Rms,
@@ -39,6 +41,7 @@ fn families() -> [Family; 6] {
         head_norms: false,
         post_norm: false,
         gated: true,
+        joined: false,
         activation: Activation::Silu,
         dropout: false,
         quantised: false,
@@ -67,6 +70,7 @@ fn families() -> [Family; 6] {
         gemma,
         plain,
         Family { quantised: true, heads: Heads { window: Some(4), ..shared }, ..llama },
+        Family { joined: true, ..qwen_2 },
     ]
 }
 
@@ -130,12 +134,15 @@ impl<Bk: FusedBackend> Tensors<'_, Bk> {
         let [q, k, v] = widths;
         AttentionParams {
             norm: self.norm(norm, D),
-            linears: [
-                self.linear(family, [D, q], biases[0], n),
-                self.linear(family, [D, k], biases[1], n),
-                self.linear(family, [D, v], biases[2], n),
-                self.linear(family, [q, D], biases[3], n),
-            ],
+            inputs: match family.joined {
+                true => vec![self.linear(family, [D, q + k + v], biases[0], n)],
+                false => vec![
+                    self.linear(family, [D, q], biases[0], n),
+                    self.linear(family, [D, k], biases[1], n),
+                    self.linear(family, [D, v], biases[2], n),
+                ],
+            },
+            output: self.linear(family, [q, D], biases[3], n),
             head_norms: family.head_norms.then(|| [self.norm(norm, DIM), self.norm(norm, DIM)]),
             post_norm: family.post_norm.then(|| self.norm(norm, D)),
         }
@@ -145,8 +152,12 @@ impl<Bk: FusedBackend> Tensors<'_, Bk> {
         let bias = family.biases[3];
         FeedForwardParams {
             norm: self.norm(family.norm, D),
-            gate: family.gated.then(|| self.linear(family, [D, FF], bias, n)),
-            up: self.linear(family, [D, FF], bias, n),
+            inputs: match (family.gated, family.joined) {
+                (false, _) => vec![self.linear(family, [D, FF], bias, n)],
+                (true, false) => (0..2).map(|_| self.linear(family, [D, FF], bias, n)).collect(),
+                (true, true) => vec![self.linear(family, [D, 2 * FF], bias, n)],
+            },
+            is_gated: family.gated,
             down: self.linear(family, [FF, D], bias, n),
             activation: family.activation,
             post_norm: family.post_norm.then(|| self.norm(family.norm, D)),
@@ -267,7 +278,7 @@ fn hand_written_gradients_equal_those_of_the_generic_bodies() {
 #[test]
 fn gradients_equal_finite_differences() {
     let rows = || PackedRows::new([[3, 4, 2], [2, 0, 5]]);
-    for family in [families()[1], families()[3], families()[4]] {
+    for family in [1, 3, 4, 6].map(|i| families()[i]) {
         for attention in [true, false] {
             let all = tensors(family, attention, &rows());
             let grad = random::<B, 2>([rows().n_tokens(), D], 6);
@@ -371,5 +382,31 @@ fn generation_with_a_store_equals_whole_rows() {
             .flat_map(|i| whole[*i as usize * D..(*i as usize + 1) * D].to_vec())
             .collect();
         assert_close(&host::<B>(y), &expected, 5e-6);
+    }
+}
+
+/// One layer for all results is the layers side by side.
+#[test]
+fn joined_layers_are_separate_ones_side_by_side() {
+    let separate = Family { biases: [true; 4], ..families()[0] };
+    let joined = Family { joined: true, ..separate };
+    for attention in [true, false] {
+        let all = tensors(separate, attention, &rows());
+        // x and the norm; weight, bias, A and B of each input; the rest.
+        let n = if attention { 3 } else { 2 };
+        let (head, rest) = all.split_at(2);
+        let (inputs, rest) = rest.split_at(4 * n);
+        let part = |j: usize| inputs.iter().skip(j).step_by(4).cloned().collect::<Vec<_>>();
+        // The same A for all of them.
+        let a = part(2)[0].clone();
+        let mut same = inputs.to_vec();
+        same.iter_mut().skip(2).step_by(4).for_each(|x| *x = a.clone());
+        let side_by_side = [part(0), part(1), vec![a], part(3)].map(|all| Tensor::cat(all, 1));
+        let run = |family, inputs: &[Tensor<B, 2>]| {
+            let all = [head, inputs, rest].concat();
+            let mut tensors = Tensors { all: &all, next: 0, shapes: vec![] };
+            values(sublayer(family, attention, &mut tensors, rows(), (true, false)))
+        };
+        assert_close(&run(joined, &side_by_side), &run(separate, &same), 5e-6);
     }
 }
