@@ -87,17 +87,8 @@ impl HeldoutEstimate {
             }
             [total[0] / total[1], total[2] / n as f64]
         };
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut resampled: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
-        for _ in 0..N_RESAMPLES {
-            let found = means(&mut (0..n).map(|_| rng.random_range(0..n)));
-            for (all, value) in resampled.iter_mut().zip(found) {
-                all.push(value);
-            }
-        }
         let [mean, choice] = means(&mut (0..n));
-        let [interval, choice_interval] =
-            resampled.map(|values| percentile_interval(values, CONFIDENCE));
+        let [interval, choice_interval] = bootstrap(n, means, &mut ChaCha8Rng::seed_from_u64(seed));
         let pareto_k = Some(shape).filter(|k| k.is_finite());
         Some(Self { mean, interval, pareto_k, choice, choice_interval, n })
     }
@@ -109,15 +100,40 @@ impl HeldoutEstimate {
 
     /// What it says of a threshold.
     pub fn verdict(&self, threshold: f64) -> Verdict {
-        let Interval { low, high } = self.interval;
-        if self.is_trusted() && low >= threshold {
-            Verdict::Kept
-        } else if self.is_trusted() && high < threshold {
-            Verdict::Violated
-        } else {
-            Verdict::Undecided
+        match self.is_trusted() {
+            true => Verdict::of(self.interval, threshold),
+            false => Verdict::Undecided,
         }
     }
+}
+
+impl Verdict {
+    /// By the interval alone.
+    pub(crate) fn of(interval: Interval, threshold: f64) -> Self {
+        if interval.low >= threshold {
+            Self::Kept
+        } else if interval.high < threshold {
+            Self::Violated
+        } else {
+            Self::Undecided
+        }
+    }
+}
+
+/// Percentile intervals of means over `n` things, given by their indices, when these are resampled.
+pub(crate) fn bootstrap<const N: usize>(
+    n: usize,
+    means: impl Fn(&mut dyn Iterator<Item = usize>) -> [f64; N],
+    rng: &mut ChaCha8Rng,
+) -> [Interval; N] {
+    let mut resampled = [const { Vec::new() }; N];
+    for _ in 0..N_RESAMPLES {
+        let found = means(&mut (0..n).map(|_| rng.random_range(0..n)));
+        for (all, value) in resampled.iter_mut().zip(found) {
+            all.push(value);
+        }
+    }
+    resampled.map(|values| percentile_interval(values, CONFIDENCE))
 }
 
 impl fmt::Display for Verdict {

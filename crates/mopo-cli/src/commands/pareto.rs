@@ -136,6 +136,10 @@ impl Job for Pareto {
         let files =
             write_report(&self.out, &evaluated.report, &evaluated.evaluation, &evaluated.extras)?;
         print(&evaluated.report);
+        for (i, constraint) in evaluated.constraints.iter().enumerate() {
+            let before = if i == 0 { "\n" } else { "" };
+            outln!("{before}{constraint}");
+        }
         outln!("\nevaluated in {:.0} s; wrote", clock.elapsed().as_secs_f64());
         print_files(&files);
         outln!(

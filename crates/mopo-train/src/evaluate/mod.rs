@@ -2,11 +2,13 @@
 //! and the scores become a front. `mopo-report` writes files and the page.
 
 mod answers;
+mod constraints;
 mod policies;
 mod prompts;
 mod statistics;
 
 pub use answers::ShardPlan;
+pub use constraints::GeneratedConstraint;
 pub use policies::{EvaluatedPolicy, evaluated_policies, simplex_grid};
 
 use std::collections::BTreeMap;
@@ -25,8 +27,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::result::RESULT;
-use crate::{DirLock, Error, Progress, Result, RunConfig, RunDir, RunRecord};
+use crate::{Constraint, DirLock, Error, Progress, Result, RunConfig, RunDir, RunRecord};
 use answers::{Answered, Asked};
+use constraints::DataResponses;
 use prompts::GivenPrompts;
 pub(crate) use statistics::KnownStatistics;
 
@@ -66,6 +69,8 @@ pub struct EvaluatedRun {
     pub extras: ReportExtras,
     /// The run's policies, without mixtures.
     pub policies: Vec<String>,
+    /// The run's constraints on these answers.
+    pub constraints: Vec<GeneratedConstraint>,
 }
 
 impl EvaluationPlan {
@@ -128,8 +133,9 @@ impl EvaluationPlan {
         let asked = Asked::<B>::new(&self, device, progress)?;
         let rewards = self.rewards::<B>(device, resolve)?;
         let answers = asked.all(&rewards, progress)?;
+        let evaluated = self.evaluated(asked, answers, &rewards, progress)?;
         rewards.iter().flat_map(|reward| reward.notes()).for_each(|note| progress.note(&note));
-        self.evaluated(asked, answers, progress)
+        Ok(evaluated)
     }
 
     /// Generates and scores the answers of a shard, and writes its file, unless that is there already; returns whether it
@@ -184,7 +190,8 @@ impl EvaluationPlan {
         let answers = asked.merged(&set)?;
         let notes = set.about().filter_map(Value::as_array).flatten().filter_map(Value::as_str);
         notes.for_each(|note| progress.note(note));
-        self.evaluated(asked, answers, progress)
+        let rewards = self.rewards::<B>(device, resolve)?;
+        self.evaluated(asked, answers, &rewards, progress)
     }
 
     fn rewards<B: FusedBackend>(
@@ -201,6 +208,7 @@ impl EvaluationPlan {
         self,
         asked: Asked<B>,
         answers: Vec<Vec<Answered>>,
+        rewards: &[Box<dyn Reward>],
         progress: &mut dyn Progress,
     ) -> Result<EvaluatedRun> {
         let settings = &self.config.evaluation;
@@ -240,6 +248,7 @@ impl EvaluationPlan {
             settings.temperature,
             self.seed
         );
+        let constraints = self.constraints(&prompts, &policies, rewards)?;
         let statistics = self.statistics.complete(&self.objectives, &policies[0], &whose)?;
         let evaluation = Evaluation { objectives: self.objectives, prompts, clusters, policies };
         let front = FrontConfig {
@@ -278,11 +287,35 @@ impl EvaluationPlan {
                     "generation": generation,
                     "prompts": source,
                     "result": self.trained,
+                    "constraints": constraints,
                 }),
             }],
+            notes: constraints.iter().map(ToString::to_string).collect(),
             ..ReportExtras::default()
         };
-        Ok(EvaluatedRun { evaluation, report, extras, policies: sampler.policies().to_vec() })
+        let policies = sampler.policies().to_vec();
+        Ok(EvaluatedRun { evaluation, report, extras, policies, constraints })
+    }
+
+    /// The run's constraints on these answers.
+    fn constraints(
+        &self,
+        prompts: &[String],
+        policies: &[PolicySamples],
+        rewards: &[Box<dyn Reward>],
+    ) -> Result<Vec<GeneratedConstraint>> {
+        #[derive(Deserialize)]
+        struct Trained {
+            #[serde(default)]
+            constraints: Vec<Constraint>,
+        }
+        let Trained { constraints } = Trained::deserialize(&self.trained)
+            .map_err(|e| Error::corrupt(&self.run.join(RESULT), e.to_string()))?;
+        if constraints.is_empty() {
+            return Ok(vec![]);
+        }
+        let data = DataResponses::of(&self.run, prompts)?;
+        data.constraints(&constraints, policies, (&self.objectives, rewards), self.seed)
     }
 
     /// The run's directory.
