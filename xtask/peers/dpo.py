@@ -18,6 +18,7 @@ p.add_argument("model")
 p.add_argument("pairs")
 for name, value in {"batch": 8, "steps": 6, "max-len": 512, "threads": 2}.items():
     p.add_argument(f"--{name}", type=int, default=value)
+p.add_argument("--device", default="cpu")
 a = p.parse_args()
 torch.set_num_threads(a.threads)
 source = model_source(a.model)
@@ -43,7 +44,7 @@ class Clock(TrainerCallback):
 
 with tempfile.TemporaryDirectory() as out:
     told = trl.DPOConfig(
-        output_dir=out, use_cpu=True, bf16=False, fp16=False, seed=0, num_train_epochs=1, beta=0.1,
+        output_dir=out, use_cpu=a.device == "cpu", bf16=False, fp16=False, seed=0, num_train_epochs=1, beta=0.1,
         per_device_train_batch_size=a.batch, max_length=a.max_len, learning_rate=2e-4, gradient_checkpointing=False,
         dataloader_num_workers=0, save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
     )
@@ -54,7 +55,7 @@ with tempfile.TemporaryDirectory() as out:
     trainer.train()
 s = statistics.median(seconds[1:] or seconds)
 print(json.dumps(dict(peer="trl", trl=trl.__version__, torch=torch.__version__, transformers=transformers.__version__,
-                      threads=a.threads, steps=len(seconds), batch=a.batch, trainable_parameters=trained,
+                      device=a.device, threads=a.threads, steps=len(seconds), batch=a.batch, trainable_parameters=trained,
                       seconds_per_step=round(s, 4), pairs_per_second=round(a.batch / s, 4),
                       peak_rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
                       seconds=[round(x, 4) for x in seconds])))

@@ -17,11 +17,12 @@ p.add_argument("model")
 p.add_argument("pairs")
 for name, value in {"batch": 1, "new-tokens": 64, "max-len": 512, "repeats": 4, "threads": 2}.items():
     p.add_argument(f"--{name}", type=int, default=value)
+p.add_argument("--device", default="cpu")
 a = p.parse_args()
 torch.set_num_threads(a.threads)
 source = model_source(a.model)
 tok = AutoTokenizer.from_pretrained(**source)
-model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, attn_implementation="sdpa").eval()
+model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, attn_implementation="sdpa").eval().to(a.device)
 
 prompts = [tok(r["prompt"]).input_ids for r in fitting_rows(a.pairs, tok, a.max_len, a.batch)]
 end = model.config.vocab_size - 1
@@ -32,6 +33,7 @@ for i, prompt in enumerate(prompts):
     ids[i, width - len(prompt):] = torch.tensor(prompt)
     mask[i, width - len(prompt):] = 1
 
+ids, mask = ids.to(a.device), mask.to(a.device)
 times = []
 with torch.no_grad():
     for _ in range(a.repeats):
@@ -42,7 +44,7 @@ with torch.no_grad():
 new = out[:, width:].tolist()
 s = statistics.median(times[1:] or times)
 print(json.dumps(dict(peer="transformers", torch=torch.__version__, transformers=transformers.__version__,
-                      threads=a.threads, batch=a.batch, new_tokens=a.new_tokens,
+                      device=a.device, threads=a.threads, batch=a.batch, new_tokens=a.new_tokens,
                       prompt_tokens=[len(x) for x in prompts], seconds_per_call=round(s, 4),
                       tokens_per_second=round(a.batch * a.new_tokens / s, 2),
                       peak_rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

@@ -18,6 +18,7 @@ mod ci;
 mod cluster_test;
 mod deny;
 mod dependencies;
+mod device_check;
 mod files;
 mod licences;
 mod machine;
@@ -72,6 +73,7 @@ fn run(command: Command) -> Result<ExitCode> {
             study::run(&options, &std::env::args().skip(2).collect::<Vec<_>>())
         }
         Command::ClusterTest(options) => cluster_test::run(&options),
+        Command::DeviceCheck(options) => device_check::run(&options),
         Command::Models(options) => models::run(&options),
         Command::Matrix { backends } => matrix::run(&backends),
         Command::Tidy => tidy::run(),
