@@ -146,7 +146,7 @@ pub(super) fn targets() -> Vec<Target> {
             "configurations of runs, with --set",
             run_seeds,
             |_| Box::new(run),
-            1.0,
+            1.8,
         ),
         target(
             "reward-config",
@@ -169,9 +169,9 @@ pub(super) fn targets() -> Vec<Target> {
                     })
                 })
             },
-            2.0,
+            3.6,
         ),
-        target("data-config", "[data] of a configuration", data_seeds, data, 4.0),
+        target("data-config", "[data] of a configuration", data_seeds, data, 4.3),
         target(
             "labels-config",
             "rewards for labels",
@@ -183,9 +183,9 @@ pub(super) fn targets() -> Vec<Target> {
                     config.map(|config| config.hash(&[])).into()
                 })
             },
-            10.0,
+            7.3,
         ),
-        target("reward-spec", "rewards in files of their own", reward_seeds, reward, 10.0),
+        target("reward-spec", "rewards in files of their own", reward_seeds, reward, 5.5),
         target(
             "study",
             "studies",
@@ -197,7 +197,7 @@ pub(super) fn targets() -> Vec<Target> {
                 ]
             },
             |_| Box::new(|bytes| xtask::check_study(&String::from_utf8_lossy(bytes)).into()),
-            1.0,
+            0.6,
         ),
     ]
 }

@@ -93,21 +93,21 @@ pub(super) fn targets() -> Vec<Target> {
         words: WORDS,
         seeds,
         start,
-        rate: 3.0,
+        rate: 4.0,
     }]
 }
 
 fn seeds() -> Vec<Vec<u8>> {
     let post = |path: &str, body: &str| {
         format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n\r\n{body}",
             body.len()
         )
         .into_bytes()
     };
     let get = |path: &str| {
-        format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").into_bytes()
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").into_bytes()
     };
     let chat = "/v1/chat/completions";
     vec![
@@ -237,14 +237,13 @@ fn judge(answer: &[u8], is_whole: bool) -> Outcome {
     }
 }
 
-/// The body of an answer in JSON, if it came in one piece.
+/// The body of the first answer, if it is JSON and came in one piece.
 fn body(answer: &str) -> Option<&str> {
-    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let (head, rest) = answer.split_once("\r\n\r\n")?;
     let head = head.to_ascii_lowercase();
-    (head.contains("content-type: application/json")
-        && head.contains("content-length:")
-        && !body.is_empty())
-    .then_some(body)
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    let body = rest.get(..length?.trim().parse().ok()?)?;
+    (head.contains("content-type: application/json") && !body.is_empty()).then_some(body)
 }
 
 /// Repeats what it is asked, word by word.

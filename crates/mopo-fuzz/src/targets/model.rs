@@ -123,13 +123,13 @@ pub(super) fn targets() -> Vec<Target> {
         Target { name, reads, form, words, seeds, start, rate }
     };
     vec![
-        target("decoder-config", "config.json of decoders", decoder_configs, decoder_config, 20.0),
+        target("decoder-config", "config.json of decoders", decoder_configs, decoder_config, 10.0),
         target(
             "decoder",
             "models whose config.json was changed, with their weights",
             || files!["mopo-lm/tests/parity/fixtures/brain/config.json"],
             decoder,
-            2.0,
+            6.1,
         ),
         target(
             "classifier-config",
@@ -150,14 +150,14 @@ pub(super) fn targets() -> Vec<Target> {
                     ClassifierShape::read(&dir).into()
                 })
             },
-            20.0,
+            10.0,
         ),
         target(
             "classifier",
             "classifiers whose config.json was changed, with their weights",
             || files!["mopo-eval/tests/reward/fixtures/distilbert/config.json"],
             classifier,
-            2.0,
+            5.9,
         ),
         target(
             "adapter",
@@ -170,9 +170,9 @@ pub(super) fn targets() -> Vec<Target> {
                 ]
             },
             adapter,
-            3.0,
+            0.4,
         ),
-        target("policy", "policy.json", policy_seeds, policy, 20.0),
+        target("policy", "policy.json", policy_seeds, policy, 10.0),
         target(
             "generation",
             "generation_config.json",
@@ -192,7 +192,7 @@ pub(super) fn targets() -> Vec<Target> {
                     HubGeneration::declared(&dir).into()
                 })
             },
-            25.0,
+            10.0,
         ),
         Target {
             name: "gguf-model",
@@ -201,7 +201,7 @@ pub(super) fn targets() -> Vec<Target> {
             words: GGUF,
             seeds: gguf_seeds,
             start: gguf_model,
-            rate: 2.0,
+            rate: 3.2,
         },
     ]
 }

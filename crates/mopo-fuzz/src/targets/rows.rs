@@ -102,7 +102,7 @@ pub(super) fn targets() -> Vec<Target> {
         rate,
     };
     vec![
-        target("hh", "HH-RLHF: rows of two dialogues", hh_seeds, |place| rows(place, hh), 15.0),
+        target("hh", "HH-RLHF: rows of two dialogues", hh_seeds, |place| rows(place, hh), 6.2),
         target(
             "tldr",
             "TL;DR comparisons, in four layouts",
@@ -116,7 +116,7 @@ pub(super) fn targets() -> Vec<Target> {
                 ]
             },
             |place| rows(place, |path, read, sink| read_tldr(path, 0, 1, &tldr(read), sink)),
-            8.0,
+            3.3,
         ),
         target(
             "tldr-axes",
@@ -130,7 +130,7 @@ pub(super) fn targets() -> Vec<Target> {
             |place| {
                 rows(place, |path, read, sink| read_tldr_axes(path, &tldr(read), &pairs(), sink))
             },
-            4.0,
+            1.5,
         ),
         target(
             "tldr-prompts",
@@ -150,7 +150,7 @@ pub(super) fn targets() -> Vec<Target> {
                         .into()
                 })
             },
-            6.0,
+            2.8,
         ),
         target(
             "summeval-op",
@@ -162,7 +162,7 @@ pub(super) fn targets() -> Vec<Target> {
                 ]
             },
             |place| rows(place, |path, read, sink| read_summeval_op(path, read, &pairs(), sink)),
-            4.0,
+            1.7,
         ),
         target(
             "trl",
@@ -182,7 +182,7 @@ pub(super) fn targets() -> Vec<Target> {
                     read_trl(path, 0, 1, read, ChatTemplate::Chatml, sink)
                 })
             },
-            8.0,
+            3.3,
         ),
         target(
             "safe-rlhf",
@@ -198,7 +198,7 @@ pub(super) fn targets() -> Vec<Target> {
                     read_safe_rlhf(path, read, ChatTemplate::Dialogue, sink)
                 })
             },
-            12.0,
+            3.2,
         ),
         target(
             "beavertails",
@@ -214,7 +214,7 @@ pub(super) fn targets() -> Vec<Target> {
                     read_beavertails(path, read, ChatTemplate::Chatml, &pairs(), sink)
                 })
             },
-            6.0,
+            3.4,
         ),
         target(
             "ultrafeedback",
@@ -230,7 +230,7 @@ pub(super) fn targets() -> Vec<Target> {
                     read_ultrafeedback(path, read, ChatTemplate::Plain, &pairs(), sink)
                 })
             },
-            6.0,
+            2.3,
         ),
         target(
             "helpsteer",
@@ -246,9 +246,9 @@ pub(super) fn targets() -> Vec<Target> {
                     read_helpsteer(path, read, ChatTemplate::Dialogue, &pairs(), sink)
                 })
             },
-            6.0,
+            1.8,
         ),
-        target("prepared", "the prepared format", prepared_seeds, prepared, 15.0),
+        target("prepared", "the prepared format", prepared_seeds, prepared, 9.1),
     ]
 }
 

@@ -59,21 +59,21 @@ pub(super) fn targets() -> Vec<Target> {
         Target { name, reads, form, words, seeds, start, rate }
     };
     vec![
-        target("shard", "files of shards", || vec![shard_file()], shards, 15.0),
-        target("saved-rows", "rows saved while a job runs", saved_seeds, saved, 5.0),
+        target("shard", "files of shards", || vec![shard_file()], shards, 10.0),
+        target("saved-rows", "rows saved while a job runs", saved_seeds, saved, 10.0),
         target(
             "report",
             "report.json of an evaluation",
             || vec![results().0],
             |place| recorded(place, "report.json"),
-            3.0,
+            5.8,
         ),
         target(
             "samples",
             "samples.jsonl of an evaluation",
             || vec![results().1],
             |place| recorded(place, "samples.jsonl"),
-            3.0,
+            7.3,
         ),
     ]
 }

@@ -54,7 +54,7 @@ pub(super) fn targets() -> Vec<Target> {
                 ]
             },
             |place| tensors(place, "model.safetensors"),
-            20.0,
+            10.0,
         ),
         target(
             "pickle",
@@ -69,7 +69,7 @@ pub(super) fn targets() -> Vec<Target> {
                 seeds
             },
             |place| tensors(place, "pytorch_model.bin"),
-            8.0,
+            1.2,
         ),
         target(
             "index",
@@ -95,7 +95,7 @@ pub(super) fn targets() -> Vec<Target> {
                 ]
             },
             index,
-            15.0,
+            10.0,
         ),
         target(
             "gguf",
@@ -122,7 +122,7 @@ pub(super) fn targets() -> Vec<Target> {
                     gguf(&path).into()
                 })
             },
-            15.0,
+            4.3,
         ),
     ]
 }

@@ -42,7 +42,7 @@ pub(super) fn targets() -> Vec<Target> {
                     read.or_else(|_| read_labelled(&path, "text", "label", "true", false)).into()
                 })
             },
-            10.0,
+            2.7,
         ),
         target(
             "prompts",
@@ -63,7 +63,7 @@ pub(super) fn targets() -> Vec<Target> {
                     read_prompts(&path).into()
                 })
             },
-            20.0,
+            7.0,
         ),
         target(
             "texts",
@@ -84,7 +84,7 @@ pub(super) fn targets() -> Vec<Target> {
                     file.and_then(|file| file.for_each(&mut |_, _| Ok(()))).into()
                 })
             },
-            15.0,
+            8.5,
         ),
         target(
             "answers",
@@ -101,7 +101,7 @@ pub(super) fn targets() -> Vec<Target> {
                     AnswerCache::open(&path).into()
                 })
             },
-            25.0,
+            10.0,
         ),
         target(
             "judge",
@@ -110,7 +110,7 @@ pub(super) fn targets() -> Vec<Target> {
             &["{prompt}", "{a}", "{b}", "{criterion}", "\nA", "\nTIE\n"],
             || vec![b"{criterion}\nQ: {prompt}\n1: {a}\n2: {b}\nSay A, B or TIE.\nA\n".to_vec()],
             |_| Box::new(judge),
-            50.0,
+            3.2,
         ),
         target(
             "metrics",
@@ -135,7 +135,7 @@ pub(super) fn targets() -> Vec<Target> {
                     }
                 })
             },
-            30.0,
+            10.0,
         ),
         target(
             "statistics",
@@ -156,7 +156,7 @@ pub(super) fn targets() -> Vec<Target> {
                     read_statistics(&path, &["helpful".to_owned()]).into()
                 })
             },
-            30.0,
+            10.0,
         ),
         target(
             "chat-template",
@@ -177,7 +177,7 @@ pub(super) fn targets() -> Vec<Target> {
                 ]
             },
             chat_template,
-            2.0,
+            2.7,
         ),
     ]
 }

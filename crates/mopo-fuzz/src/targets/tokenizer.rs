@@ -149,14 +149,14 @@ pub(super) fn targets() -> Vec<Target> {
         rate,
     };
     vec![
-        target("tokenizer", "tokenizer.json", Form::Text, tokenizer_seeds, tokenizer, 0.6),
+        target("tokenizer", "tokenizer.json", Form::Text, tokenizer_seeds, tokenizer, 2.6),
         target(
             "tokenizer-config",
             "tokenizer_config.json",
             Form::Text,
             config_seeds,
             tokenizer_config,
-            1.5,
+            0.9,
         ),
         target(
             "gguf-tokenizer",
@@ -170,7 +170,7 @@ pub(super) fn targets() -> Vec<Target> {
                     used(&path)
                 })
             },
-            0.6,
+            3.1,
         ),
         target(
             "reward-tokenizer",
@@ -191,7 +191,7 @@ pub(super) fn targets() -> Vec<Target> {
                         .into()
                 })
             },
-            1.0,
+            3.9,
         ),
         target(
             "vocab",
@@ -204,7 +204,7 @@ pub(super) fn targets() -> Vec<Target> {
                 ]
             },
             vocab,
-            1.0,
+            0.5,
         ),
     ]
 }

@@ -4,7 +4,6 @@ mod checks;
 mod thrift;
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use parquet::schema::types::{SchemaDescriptor, Type};
 use serde_json::{Map, Number, Value};
 
 use super::{EachRow, Row};
+use crate::guarded::guarded;
 use crate::stream::{MAX_ROW_BYTES, too_long};
 use crate::{Error, Result};
 
@@ -107,15 +107,7 @@ fn check_group(
 fn unwound<T>(
     read: impl FnOnce() -> std::result::Result<T, ParquetError>,
 ) -> std::result::Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(read)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(panic) => Err(panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string()))
-            .unwrap_or_else(|| "its structure is damaged".into())),
-    }
+    guarded("parquet", || read().map_err(|error| error.to_string()))
 }
 
 /// Adds the size of the row's texts to `n_bytes`.
