@@ -7,6 +7,8 @@ use serde::Deserialize;
 
 /// Most vectors of preference weights of the grid, each of which may be a run of its own.
 const MOST_WEIGHTS: usize = 10_000;
+/// Most objectives: every one may be a run of its own, and more make no front that anyone reads.
+const MOST_OBJECTIVES: usize = 32;
 
 /// A study.
 #[derive(Debug, Clone, Deserialize)]
@@ -148,6 +150,10 @@ impl Plan {
 
     fn check(&self) -> Result<()> {
         ensure!(self.objectives.len() > 1, "`objectives` needs at least two");
+        for (i, name) in self.objectives.iter().enumerate() {
+            ensure!(i < MOST_OBJECTIVES, "`objectives` has more than {MOST_OBJECTIVES}");
+            ensure!(!self.objectives[..i].contains(name), "`objectives` has `{name}` twice");
+        }
         ensure!(!self.methods.is_empty(), "`methods` is empty");
         for size in [&self.size, &self.quick] {
             ensure!(!size.seeds.is_empty(), "`seeds` is empty");
@@ -419,6 +425,15 @@ tries = [[], ["mopo.tau=0.1"]]
         let text = TEXT.replacen("weight_steps = 2", "weight_steps = 4611686018427387904", 1);
         let error = format!("{:#}", Plan::parse(&text, "test").unwrap_err());
         assert!(error.contains("weight_steps") && error.contains("smaller"), "{error}");
+        for (objectives, expected) in [
+            (vec!["a", "b", "a"], "`a` twice"),
+            (vec!["a"; 2], "twice"),
+            (vec!["a"], "at least two"),
+        ] {
+            let text = TEXT.replacen("[\"a\", \"b\"]", &format!("{objectives:?}"), 1);
+            let error = format!("{:#}", Plan::parse(&text, "test").unwrap_err());
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

@@ -292,7 +292,10 @@ fn reward_seeds() -> Vec<Vec<u8>> {
         "kind = \"demo\"\nobjective_idx = 1\n",
         "kind = \"program\"\ncommand = [\"true\"]\n",
         "kind = \"http\"\nurl = \"http://127.0.0.1:1/score\"\n",
-        "kind = \"length_corrected\"\nprice = 0.01\nreward = { kind = \"length\" }\n",
+        "kind = \"ensemble\"\ncombine = \"mean_minus_std\"\ncoefficient = 0.5\nrewards = [{ reward = { kind = \"length\" }, \
+         statistics = { mean = 1.0, std = 2.0 } }, { reward = { kind = \"demo\", objective_idx = 0 }, statistics = { mean \
+         = 0.0, std = 1.0 } }]\n",
+        "kind = \"length_corrected\"\nper_word = 0.01\nfrom = 20\nreward = { kind = \"length\" }\n",
     ];
     seeds.extend(others.map(|text| text.as_bytes().to_vec()));
     seeds

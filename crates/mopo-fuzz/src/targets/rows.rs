@@ -105,14 +105,12 @@ pub(super) fn targets() -> Vec<Target> {
         target("hh", "HH-RLHF: rows of two dialogues", hh_seeds, |place| rows(place, hh), 6.2),
         target(
             "tldr",
-            "TL;DR comparisons, in four layouts",
+            "TL;DR comparisons, in both layouts",
             || {
                 files![
                     "mopo-data/tests/fixtures/tldr-comparisons.jsonl",
                     "mopo-data/tests/fixtures/tldr-converted.jsonl",
-                    "mopo-data/tests/fixtures/tldr-dove.jsonl",
                     "mopo-data/tests/fixtures/tldr-comparisons.parquet",
-                    "mopo-data/tests/fixtures/tldr-dove.parquet",
                 ]
             },
             |place| rows(place, |path, read, sink| read_tldr(path, 0, 1, &tldr(read), sink)),
@@ -139,6 +137,8 @@ pub(super) fn targets() -> Vec<Target> {
                 files![
                     "mopo-data/tests/fixtures/tldr-comparisons.jsonl",
                     "mopo-data/tests/fixtures/tldr-axes.jsonl",
+                    "mopo-data/tests/fixtures/tldr-dove.jsonl",
+                    "mopo-data/tests/fixtures/tldr-dove.parquet",
                 ]
             },
             |place| {
