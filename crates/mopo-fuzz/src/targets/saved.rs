@@ -1,4 +1,4 @@
-//! What the program itself wrote: shards, saved rows, recorded results.
+//! What the program itself wrote: shards, saved rows, recorded results, runs.
 
 use std::path::Path;
 
@@ -6,6 +6,7 @@ use mopo_hub::{RowJob, ShardIndex, ShardSet, saved_rows_dir};
 use mopo_report::{
     Clusters, Evaluation, FrontConfig, FrontReport, PolicyGroup, PolicySamples, RecordedRun,
 };
+use mopo_train::{RunConfig, RunDir, RunRecord};
 use serde_json::{Map, Value, json};
 
 use crate::place::write;
@@ -75,6 +76,7 @@ pub(super) fn targets() -> Vec<Target> {
             |place| recorded(place, "samples.jsonl"),
             7.3,
         ),
+        target("run", "run.json and config.toml of a run", run_seeds, run, 1.5),
     ]
 }
 
@@ -193,5 +195,37 @@ fn recorded(place: &Place, name: &'static str) -> Runner {
         RecordedRun::read(&dir, "a run")
             .and_then(|run| FrontReport::new(&run.evaluation, &run.config))
             .into()
+    })
+}
+
+/// A new run of the demo.
+fn new_run(place: &Place) -> std::path::PathBuf {
+    let config = RunConfig::preset("demo").expect("a preset");
+    let record = RunRecord::new("flex".into(), config.seed, None, false);
+    let path = place.path().join("run");
+    // Of the same target, before a panic.
+    let _ = std::fs::remove_dir_all(&path);
+    RunDir::create(&path, &config, &mut record.expect("a record"))
+        .expect("a folder that can be written");
+    path
+}
+
+/// Its record, then its configuration.
+fn run_seeds() -> Vec<Vec<u8>> {
+    let place = Place::new().expect("a folder");
+    let path = new_run(&place);
+    ["run.json", "config.toml"]
+        .map(|name| std::fs::read(path.join(name)).expect("what was written"))
+        .into()
+}
+
+fn run(place: &Place) -> Runner {
+    let path = new_run(place);
+    let seeds = run_seeds();
+    Box::new(move |bytes| {
+        let is_record = bytes.first() == Some(&b'{');
+        write(&path.join("run.json"), if is_record { bytes } else { &seeds[0] });
+        write(&path.join("config.toml"), if is_record { &seeds[1] } else { bytes });
+        RunDir::open(&path).into()
     })
 }
