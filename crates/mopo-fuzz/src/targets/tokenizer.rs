@@ -5,6 +5,7 @@ use std::path::Path;
 use mopo_data::{ChatTemplate, JinjaTemplate, PromptForm, Tokenizer};
 use mopo_eval::reward::{RewardTokenizer, TruncationSide};
 use mopo_hub::gguf::GgufWriter;
+use serde_json::{Map, Value, json};
 
 use super::files;
 use crate::place::write;
@@ -253,62 +254,62 @@ fn tokenizer(place: &Place) -> Runner {
 fn tokenizer_seeds() -> Vec<Vec<u8>> {
     let words = "tea te ea caf\u{e9} a aa aaa";
     let trained = trained(words);
-    let added = serde_json::json!([
-        { "id": 9, "content": "<|endoftext|>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-          "special": true },
-        { "id": 10, "content": "<|im_start|>", "single_word": true, "lstrip": true, "rstrip": true, "normalized": true,
-          "special": true },
-    ]);
-    let whole = |model: serde_json::Value,
-                 normalizer: serde_json::Value,
-                 pre: serde_json::Value,
-                 post: serde_json::Value,
-                 decoder: serde_json::Value| {
-        let whole = serde_json::json!({
+    let mut with_split: Value = serde_json::from_slice(&trained).expect("what was written");
+    let whole = |model: Value, normalizer: Value, pre: Value, post: Value, decoder: Value| {
+        // Added tokens have the ids after the model's.
+        let n = model["vocab"].as_object().map(Map::len);
+        let n = n.or(model["vocab"].as_array().map(Vec::len)).expect("a vocabulary");
+        let added = json!([
+            { "id": n, "content": "<|endoftext|>", "single_word": false, "lstrip": false, "rstrip": false,
+              "normalized": false, "special": true },
+            { "id": n + 1, "content": "<|im_start|>", "single_word": true, "lstrip": true, "rstrip": true,
+              "normalized": true, "special": true },
+        ]);
+        let whole = json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": normalizer,
             "pre_tokenizer": pre, "post_processor": post, "decoder": decoder, "model": model,
         });
         whole.to_string().into_bytes()
     };
-    let none = serde_json::Value::Null;
-    let template = serde_json::json!({
+    let none = Value::Null;
+    let template = json!({
         "type": "TemplateProcessing",
         "single": [{ "SpecialToken": { "id": "<|im_start|>", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
         "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }],
         "special_tokens": { "<|im_start|>": { "id": "<|im_start|>", "ids": [10], "tokens": ["<|im_start|>"] } },
     });
-    let split = serde_json::json!({ "type": "Sequence", "pretokenizers": [
+    let split = json!({ "type": "Sequence", "pretokenizers": [
         { "type": "Split", "pattern": { "Regex": "\\p{N}{1,3}| ?\\p{L}+" }, "behavior": "Isolated", "invert": false },
         { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false },
     ] });
-    let spaces = serde_json::json!({ "type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true });
-    let normal = serde_json::json!({ "type": "Sequence", "normalizers": [
+    with_split["pre_tokenizer"] = split;
+    let spaces = json!({ "type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true });
+    let normal = json!({ "type": "Sequence", "normalizers": [
         { "type": "Prepend", "prepend": "\u{2581}" }, { "type": "Replace", "pattern": { "String": " " }, "content": "\u{2581}" },
         { "type": "NFC" },
     ] });
-    let decode = serde_json::json!({ "type": "Sequence", "decoders": [
+    let decode = json!({ "type": "Sequence", "decoders": [
         { "type": "Replace", "pattern": { "String": "\u{2581}" }, "content": " " }, { "type": "ByteFallback" },
         { "type": "Fuse" }, { "type": "Strip", "content": " ", "start": 1, "stop": 0 },
     ] });
-    let bpe = serde_json::json!({
+    let bpe = json!({
         "type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null, "end_of_word_suffix": null,
         "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
         "vocab": { "<unk>": 0, "t": 1, "e": 2, "a": 3, "\u{2581}": 4, "te": 5, "tea": 6, "\u{2581}tea": 7, "<0x0A>": 8 },
         "merges": [["t", "e"], ["te", "a"], ["\u{2581}", "tea"]],
     });
-    let unigram = serde_json::json!({
+    let unigram = json!({
         "type": "Unigram", "unk_id": 0, "byte_fallback": false,
         "vocab": [["<unk>", 0.0], ["t", -1.0], ["e", -1.5], ["a", -2.0], ["tea", -3.0], ["\u{2581}", -2.5]],
     });
-    let pieces = serde_json::json!({
+    let pieces = json!({
         "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
         "vocab": { "[UNK]": 0, "tea": 1, "##s": 2, "a": 3, "[CLS]": 4, "[SEP]": 5 },
     });
-    let level = serde_json::json!({ "type": "WordLevel", "unk_token": "<unk>", "vocab": { "<unk>": 0, "tea": 1, "," : 2 } });
-    let bert = serde_json::json!({ "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+    let level = json!({ "type": "WordLevel", "unk_token": "<unk>", "vocab": { "<unk>": 0, "tea": 1, "," : 2 } });
+    let bert = json!({ "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
         "strip_accents": null, "lowercase": true });
-    let cls =
-        serde_json::json!({ "type": "BertProcessing", "sep": ["[SEP]", 5], "cls": ["[CLS]", 4] });
+    let cls = json!({ "type": "BertProcessing", "sep": ["[SEP]", 5], "cls": ["[CLS]", 4] });
     vec![
         trained,
         whole(bpe, normal, none.clone(), template, decode),
@@ -316,24 +317,12 @@ fn tokenizer_seeds() -> Vec<Vec<u8>> {
         whole(
             pieces,
             bert,
-            serde_json::json!({ "type": "BertPreTokenizer" }),
+            json!({ "type": "BertPreTokenizer" }),
             none.clone(),
-            serde_json::json!({ "type": "WordPiece", "prefix": "##", "cleanup": true }),
+            json!({ "type": "WordPiece", "prefix": "##", "cleanup": true }),
         ),
-        whole(
-            level,
-            serde_json::json!({ "type": "Lowercase" }),
-            serde_json::json!({ "type": "Whitespace" }),
-            cls,
-            none.clone(),
-        ),
-        whole(
-            serde_json::json!({ "type": "BPE", "vocab": { "a": 0, "b": 1, "ab": 2 }, "merges": ["a b"] }),
-            none.clone(),
-            split,
-            none,
-            serde_json::json!({ "type": "ByteLevel" }),
-        ),
+        whole(level, json!({ "type": "Lowercase" }), json!({ "type": "Whitespace" }), cls, none),
+        with_split.to_string().into_bytes(),
     ]
 }
 
@@ -356,12 +345,13 @@ fn config_seeds() -> Vec<Vec<u8>> {
             .to_vec(),
     ];
     let template = ChatTemplate::Chatml.jinja();
-    let templates = serde_json::json!([{ "name": "default", "template": template }, { "name": "tool", "template": "x" }]);
+    let templates =
+        json!([{ "name": "default", "template": template }, { "name": "tool", "template": "x" }]);
     for chat_template in
         [template.into(), templates, "{{ bos_token }}{{ messages[0].content }}".into()]
     {
         seeds.push(
-            serde_json::json!({ "eos_token": "<|endoftext|>", "chat_template": chat_template })
+            json!({ "eos_token": "<|endoftext|>", "chat_template": chat_template })
                 .to_string()
                 .into_bytes(),
         );
