@@ -15,7 +15,7 @@ pub fn page(reports: &[Report]) -> String {
     let seconds: f64 = all.targets.iter().map(|target| target.seconds).sum();
     let mut text = format!(
         "# Fuzzing\n\n{n} inputs for {} readers in {:.0} seconds of a core, {n_found} of them wrong: a panic, the end of the \
-         process, more than {} s or {} MiB, or a result that contradicts itself. Commit to repeat with: commit {}; {}; \
+         process, more than {} s or {} MiB, or a result that contradicts itself. Recorded at commit {}; {}; \
          seeds {}.\n\n",
         all.targets.len(),
         seconds,

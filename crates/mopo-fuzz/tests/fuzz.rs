@@ -29,7 +29,7 @@ fn nothing_is_wrong_with_some_inputs_of_every_target() {
     let dir = tempfile::tempdir().expect("a folder");
     let report = dir.path().join("report.json");
     let report = report.to_str().expect("a path in UTF-8");
-    succeeds(&["--inputs", "20000", "--seed", "5", "--report", report]);
+    succeeds(&["--inputs", "6000", "--seed", "5", "--report", report]);
     let text = std::fs::read(report).expect("the report");
     let report: mopo_fuzz::Report = serde_json::from_slice(&text).expect("a report");
     assert_eq!(report.targets.len(), mopo_fuzz::targets().len());
