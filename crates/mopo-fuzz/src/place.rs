@@ -1,4 +1,5 @@
-//! The folder of a target's files: in memory where the system has such a place.
+//! The folder of a target's files: in memory where the system has such a place, or where `TMPDIR` says, which for a
+//! worker is the folder of whoever watches it.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,7 @@ impl Place {
         let memory = Path::new("/dev/shm");
         let mut builder = tempfile::Builder::new();
         builder.prefix("mopo-fuzz-");
-        match memory.is_dir() {
+        match memory.is_dir() && std::env::var_os("TMPDIR").is_none() {
             true => builder.tempdir_in(memory),
             false => builder.tempdir(),
         }
