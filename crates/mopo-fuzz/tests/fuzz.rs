@@ -43,7 +43,7 @@ fn nothing_is_wrong_with_some_inputs_of_every_target() {
 }
 
 #[test]
-fn a_panic_an_end_and_a_hang_are_found_and_can_be_repeated() {
+fn panics_and_ends_of_processes_are_found() {
     // A target that does what its inputs say, for this test alone.
     let dir = tempfile::tempdir().expect("a folder");
     let of_target = dir.path().join("self-test");
