@@ -82,3 +82,12 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Ci => ci::run(),
     }
 }
+
+/// Reads and checks a study (`cargo xtask study`), and fills in the overrides of its runs. Only for whoever tries inputs.
+///
+/// # Errors
+/// What is wrong with it.
+#[doc(hidden)]
+pub fn check_study(text: &str) -> Result<()> {
+    study::check(text)
+}

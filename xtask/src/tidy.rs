@@ -54,6 +54,21 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("mopo-testkit", &["mopo-ops"]),
+    (
+        "mopo-fuzz",
+        &[
+            "mopo-core",
+            "mopo-data",
+            "mopo-eval",
+            "mopo-hub",
+            "mopo-lm",
+            "mopo-report",
+            "mopo-serve",
+            "mopo-testkit",
+            "mopo-train",
+            "xtask",
+        ],
+    ),
     ("xtask", &["mopo-hub"]),
 ];
 

@@ -10,7 +10,10 @@ thread_local! {
 }
 
 /// The result of `call`, which uses a library; a panic becomes an error, and nothing is printed.
-pub(crate) fn guarded<T>(
+///
+/// # Errors
+/// That of `call`, or the text of the panic with the name of the `library`.
+pub fn guarded<T>(
     library: &str,
     call: impl FnOnce() -> std::result::Result<T, String>,
 ) -> std::result::Result<T, String> {

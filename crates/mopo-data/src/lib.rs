@@ -43,6 +43,7 @@ pub use container::as_json;
 pub use error::{Error, Result};
 pub use files::PassedOver;
 pub use grouping::{ResponseGroupMeans, response_group_means};
+pub use guarded::guarded;
 pub use hh::{read_hh, read_hh_dir};
 pub use labelled::{LabelledRead, LabelledText, read_labelled};
 pub use prompts::{Prompt, PromptRead, PromptWriter, StagedPrompts, read_prompts};

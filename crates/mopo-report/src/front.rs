@@ -21,7 +21,7 @@ pub struct FrontConfig {
     /// It must not be derived from the compared policies, since the result would then depend on
     /// which take part.
     pub ref_point: Vec<f64>,
-    /// Number of bootstrap resamples; default 1000.
+    /// Number of bootstrap resamples, from 1 to 1,000,000; default 1000.
     #[serde(default = "default_resamples")]
     pub n_resamples: usize,
     /// Seed of the bootstrap; default 0.
@@ -35,6 +35,9 @@ pub struct FrontConfig {
     #[serde(default)]
     pub statistics: Vec<ObjectiveStatistics>,
 }
+
+/// Far more than any interval needs; each keeps the qualities of all sets in memory.
+const MAX_RESAMPLES: usize = 1_000_000;
 
 fn default_resamples() -> usize {
     1000
@@ -385,8 +388,9 @@ fn check_config(config: &FrontConfig, n_objectives: usize) -> Result<()> {
             value: config.ref_point[k],
         });
     }
-    if config.n_resamples == 0 {
-        return Err(Error::invalid("n_resamples", 0, "it must be at least 1"));
+    if !(1..=MAX_RESAMPLES).contains(&config.n_resamples) {
+        let expected = format!("it must be from 1 to {MAX_RESAMPLES}, e.g. 1000");
+        return Err(Error::invalid("n_resamples", config.n_resamples, expected));
     }
     if !(config.confidence > 0.0 && config.confidence < 1.0) {
         let expected = "it must lie between 0 and 1, e.g. 0.95";

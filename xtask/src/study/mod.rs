@@ -11,6 +11,7 @@ mod shared;
 mod tries;
 mod work;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,7 +26,7 @@ use crate::args::absolute;
 use crate::files::write_whole;
 use crate::machine::ensure_committed;
 use crate::{cargo, program};
-use plan::{Method, Plan};
+use plan::{Filled, Method, Plan};
 use runs::Run;
 use work::{Program, cost, prompts, write_prompts};
 
@@ -119,6 +120,31 @@ impl Split {
             Self::Test => "test",
         }
     }
+}
+
+/// Reads and checks a study, and fills in the overrides of all its runs.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn check(text: &str) -> Result<()> {
+    let plan = Plan::parse(text, "the study")?;
+    for plan in [plan.clone(), plan.quickly()] {
+        for method in &plan.methods {
+            for part in plan.parts(method) {
+                let runs = |_: &str| Ok(BTreeMap::from([(part.label.clone(), "run".to_owned())]));
+                let filled = Filled { objectives: &plan.objectives, part: &part, runs: &runs };
+                let tries = method.tried(plan.size.n_tries);
+                for set in method.set.iter().chain(tries.iter().flatten()) {
+                    filled.fill(set)?;
+                }
+            }
+        }
+        for parameter in &plan.sensitivity {
+            parameter.of(&plan.size);
+        }
+        plan.listed(&plan.reference);
+    }
+    Ok(())
 }
 
 /// `cargo xtask study`.

@@ -5,6 +5,11 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+/// Most vectors of preference weights of the grid, each of which may be a run of its own.
+const MOST_WEIGHTS: usize = 10_000;
+/// Most objectives: every one may be a run of its own, and more make no front that anyone reads.
+const MOST_OBJECTIVES: usize = 32;
+
 /// A study.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -145,11 +150,21 @@ impl Plan {
 
     fn check(&self) -> Result<()> {
         ensure!(self.objectives.len() > 1, "`objectives` needs at least two");
+        for (i, name) in self.objectives.iter().enumerate() {
+            ensure!(i < MOST_OBJECTIVES, "`objectives` has more than {MOST_OBJECTIVES}");
+            ensure!(!self.objectives[..i].contains(name), "`objectives` has `{name}` twice");
+        }
         ensure!(!self.methods.is_empty(), "`methods` is empty");
         for size in [&self.size, &self.quick] {
             ensure!(!size.seeds.is_empty(), "`seeds` is empty");
             ensure!(size.n_tries > 0, "`n_tries` must be at least 1");
             ensure!(size.weight_steps > 0, "`weight_steps` must be at least 1");
+            let (n, steps) = (self.objectives.len(), size.weight_steps);
+            ensure!(
+                grid_size(n, steps) <= MOST_WEIGHTS,
+                "`weight_steps` is {steps}, which makes more than {MOST_WEIGHTS} vectors of weights of {n} objectives: \
+                 choose a smaller number"
+            );
         }
         let n_tries = self.size.n_tries.max(self.quick.n_tries);
         for (i, method) in self.methods.iter().enumerate() {
@@ -332,6 +347,19 @@ pub(super) fn folder(name: &str) -> String {
     if parts.is_empty() { "all".into() } else { parts.join("-") }
 }
 
+/// The number of ways to divide `steps` into `n` parts, or more than [`MOST_WEIGHTS`].
+fn grid_size(n: usize, steps: usize) -> usize {
+    let mut size: usize = 1;
+    for i in 1..n {
+        // A binomial coefficient, which stays whole.
+        size = size.saturating_mul(steps.saturating_add(i)) / i;
+        if size > MOST_WEIGHTS {
+            break;
+        }
+    }
+    size
+}
+
 /// All ways to divide `steps` into `n` parts.
 fn grid(n: usize, steps: usize) -> Vec<Vec<usize>> {
     if n == 1 {
@@ -385,6 +413,28 @@ runs = "weights"
 set = ["x={weights}", "y={objectives}", "z={largest}"]
 tries = [[], ["mopo.tau=0.1"]]
 "#;
+
+    #[test]
+    fn grids_are_counted_before_they_are_made() {
+        for (n, steps) in [(2, 1), (2, 7), (3, 1), (3, 4), (4, 5), (6, 3)] {
+            assert_eq!(grid_size(n, steps), grid(n, steps).len(), "{n} {steps}");
+        }
+        for (n, steps) in [(2, usize::MAX), (3, 1 << 40), (100_000, 2), (40, 40)] {
+            assert!(grid_size(n, steps) > MOST_WEIGHTS, "{n} {steps}");
+        }
+        let text = TEXT.replacen("weight_steps = 2", "weight_steps = 4611686018427387904", 1);
+        let error = format!("{:#}", Plan::parse(&text, "test").unwrap_err());
+        assert!(error.contains("weight_steps") && error.contains("smaller"), "{error}");
+        for (objectives, expected) in [
+            (vec!["a", "b", "a"], "`a` twice"),
+            (vec!["a"; 2], "twice"),
+            (vec!["a"], "at least two"),
+        ] {
+            let text = TEXT.replacen("[\"a\", \"b\"]", &format!("{objectives:?}"), 1);
+            let error = format!("{:#}", Plan::parse(&text, "test").unwrap_err());
+            assert!(error.contains(expected), "{error}");
+        }
+    }
 
     #[test]
     fn overrides_are_filled_for_each_run() {

@@ -117,6 +117,39 @@ fn what_is_saved_needs_no_settings() {
     }
 }
 
+#[test]
+fn files_that_the_library_panics_on_are_errors() {
+    let whole = fs::read(fixture("distilbert").join("tokenizer.json")).unwrap();
+    let whole: Value = serde_json::from_slice(&whole).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokenizer.json");
+    let read = |change: &dyn Fn(&mut Value)| {
+        let mut json = whole.clone();
+        change(&mut json);
+        fs::write(&path, json.to_string()).unwrap();
+        RewardTokenizer::from_file(&path, 1000, TruncationSide::Right)
+    };
+    // A template of pairs that names a token without ids.
+    let tokenizer = read(&|json| {
+        json["post_processor"]["pair"][0]["SpecialToken"]["id"] = "[NO]".into();
+    });
+    let error = tokenizer.and_then(|tokenizer| tokenizer.encode("a", Some("b"))).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("tokenizer.json") && error.contains("`tokenizers` library"), "{error}");
+    // More tokens around one text than around two.
+    let tokenizer = read(&|json| {
+        let post = &mut json["post_processor"];
+        let one = post["single"][0].clone();
+        let around = std::iter::repeat_n(one, 999);
+        post["single"].as_array_mut().unwrap().extend(around);
+    });
+    assert!(tokenizer.unwrap_err().to_string().contains("special tokens"));
+    // Ids that the library would list up to, one by one.
+    let tokenizer = read(&|json| json["model"]["vocab"]["far"] = u32::MAX.into());
+    let error = tokenizer.unwrap_err().to_string();
+    assert!(error.contains("`far` is 4294967295"), "{error}");
+}
+
 #[track_caller]
 fn refused(base: &str, files: Value, json: Value, side: TruncationSide, words: &[&str]) {
     let (files, json) = (files.as_object().unwrap(), json.as_object().unwrap());

@@ -304,7 +304,9 @@ fn wrong_input_names_the_field() {
     };
     fails(FrontConfig::new(vec![0.0]), "ref_point");
     fails(FrontConfig::new(vec![0.0, f64::NAN]), "ref_point[1]");
-    fails(FrontConfig { n_resamples: 0, ..FrontConfig::new(vec![0.0; 2]) }, "n_resamples");
+    for n_resamples in [0, usize::MAX] {
+        fails(FrontConfig { n_resamples, ..FrontConfig::new(vec![0.0; 2]) }, "n_resamples");
+    }
     fails(FrontConfig { confidence: 1.0, ..FrontConfig::new(vec![0.0; 2]) }, "confidence");
 
     let temp = tempfile::tempdir().unwrap();

@@ -4,7 +4,6 @@ mod checks;
 mod thrift;
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use parquet::schema::types::{SchemaDescriptor, Type};
 use serde_json::{Map, Number, Value};
 
 use super::{EachRow, Row};
+use crate::guarded::guarded;
 use crate::stream::{MAX_ROW_BYTES, too_long};
 use crate::{Error, Result};
 
@@ -27,7 +27,7 @@ const BATCH_ROWS: usize = 1024;
 const BATCH_BYTES: i64 = 16 << 20;
 
 /// Every row, numbered from 1 over all row groups, with the existing ones of the columns `wanted`;
-/// with all columns if none is wanted by name.
+/// with all columns if none is wanted by name. Of a file without any of them only the first row.
 pub(super) fn for_each_row(path: &Path, wanted: &[&str], each: &mut EachRow<'_>) -> Result<()> {
     let damaged = |rows_read: usize, why: String| Error::Container {
         file: path.into(),
@@ -44,6 +44,11 @@ pub(super) fn for_each_row(path: &Path, wanted: &[&str], each: &mut EachRow<'_>)
     let promised = reader.metadata().file_metadata().num_rows();
     let root = reader.metadata().file_metadata().schema_descr().root_schema();
     let (schema, names) = unwound(|| chosen(root, wanted)).map_err(|why| damaged(0, why))?;
+    if schema.num_columns() == 0 && promised > 0 {
+        // All rows are alike, and no data would end them where the footer promises too many.
+        let values = Value::Object(Map::new());
+        return each(1, Ok(Row::Columns { values, names: &names }));
+    }
     let mut n_read = 0;
     for group in 0..reader.num_row_groups() {
         let fail = |why| damaged(n_read, why);
@@ -107,15 +112,7 @@ fn check_group(
 fn unwound<T>(
     read: impl FnOnce() -> std::result::Result<T, ParquetError>,
 ) -> std::result::Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(read)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(panic) => Err(panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string()))
-            .unwrap_or_else(|| "its structure is damaged".into())),
-    }
+    guarded("parquet", || read().map_err(|error| error.to_string()))
 }
 
 /// Adds the size of the row's texts to `n_bytes`.

@@ -12,7 +12,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::settings::{Class, Settings};
-use super::{TruncationSide, file_error};
+use super::{TruncationSide, check_ids, file_error};
 use crate::{Error, Result};
 
 const WHOLE: &str = "tokenizer.json";
@@ -78,6 +78,7 @@ fn vocabulary(dir: &Path, settings: &Settings) -> Result<Value> {
             Tokenizer::new(model.build().map_err(broken)?)
         }
     };
+    check_ids(&inner).map_err(file_error(dir))?;
     serde_json::to_value(&inner).map_err(file_error(dir))
 }
 

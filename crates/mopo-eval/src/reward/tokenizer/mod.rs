@@ -10,6 +10,7 @@ mod settings;
 
 use std::path::{Path, PathBuf};
 
+use mopo_data::guarded;
 use serde::{Deserialize, Serialize};
 use tokenizers::{
     Encoding, PostProcessor, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy,
@@ -49,11 +50,30 @@ pub(super) const TOKENIZER_FILES: [&str; 7] = [
     "added_tokens.json",
 ];
 
+/// It may panic on what a file contains.
+const LIBRARY: &str = "tokenizers";
 const REMEDY: &str = "fetch the model's tokenizer files again";
 
 /// For `map_err`: an error about the tokenizer at `path`.
 fn file_error<E: ToString>(path: &Path) -> impl Fn(E) -> Error {
     move |e| Error::Tokenizer { path: path.into(), why: e.to_string(), remedy: REMEDY }
+}
+
+/// The number of tokens that are added to a text, or to two.
+fn special_tokens(inner: &Tokenizer, is_pair: bool) -> usize {
+    inner.get_post_processor().map_or(0, |processor| processor.added_tokens(is_pair))
+}
+
+/// Refuses ids far beyond the number of tokens: the library lists all that are missing when it writes a tokenizer.
+fn check_ids(inner: &Tokenizer) -> std::result::Result<(), String> {
+    const MOST_MISSING: usize = 1 << 20;
+    let vocab = inner.get_vocab(true);
+    match vocab.iter().max_by_key(|(_, id)| **id) {
+        Some((token, id)) if *id as usize >= vocab.len() + MOST_MISSING => {
+            Err(format!("the id of `{token}` is {id}, but there are only {} tokens", vocab.len()))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl RewardTokenizer {
@@ -76,7 +96,8 @@ impl RewardTokenizer {
         side: TruncationSide,
     ) -> Result<Self> {
         let dir = dir.as_ref();
-        Self::new(class::load(dir, architecture, side)?, dir, max_tokens, side)
+        let load = || Ok(class::load(dir, architecture, side));
+        Self::new(guarded(LIBRARY, load).map_err(file_error(dir))??, dir, max_tokens, side)
     }
 
     /// A `tokenizer.json` as it is, whatever other files there are.
@@ -92,7 +113,8 @@ impl RewardTokenizer {
         let bytes = mopo_hub::read(path)?;
         // Parsed first, since the library panics on JSON that ends inside its decoder.
         let _: serde::de::IgnoredAny = serde_json::from_slice(&bytes).map_err(file_error(path))?;
-        let inner = Tokenizer::from_bytes(bytes).map_err(file_error(path))?;
+        let parse = || Tokenizer::from_bytes(bytes).map_err(|e| e.to_string());
+        let inner = guarded(LIBRARY, parse).map_err(file_error(path))?;
         Self::new(inner, path, max_tokens, side)
     }
 
@@ -109,10 +131,11 @@ impl RewardTokenizer {
         let dir = dir.into();
         inner.with_padding(None);
         inner.with_truncation(None).map_err(file_error(&dir))?;
-        let special = inner.get_post_processor().map_or(0, |p| p.added_tokens(true));
+        check_ids(&inner).map_err(file_error(&dir))?;
+        let special = special_tokens(&inner, true).max(special_tokens(&inner, false));
         if max_tokens <= special {
             let expected =
-                format!("the tokenizer adds {special} special tokens to a pair of texts");
+                format!("the tokenizer adds up to {special} special tokens to its texts");
             return Err(Error::invalid("max_length", max_tokens, expected));
         }
         let direction = match side {
@@ -127,25 +150,32 @@ impl RewardTokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if the library refuses the text.
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<(Vec<u32>, usize)> {
-        let refused = file_error(&self.dir);
-        let one = |text: &str| self.inner.encode_fast(text, false).map_err(&refused);
+        guarded(LIBRARY, || self.encoded(text, pair)).map_err(file_error(&self.dir))
+    }
+
+    fn encoded(
+        &self,
+        text: &str,
+        pair: Option<&str>,
+    ) -> std::result::Result<(Vec<u32>, usize), String> {
+        let refused = |e: tokenizers::Error| e.to_string();
+        let one = |text: &str| self.inner.encode_fast(text, false).map_err(refused);
         // An empty second text means none, as in transformers.
         let pair = pair.filter(|pair| !pair.is_empty());
         let (text, pair) = (one(text)?, pair.map(one).transpose()?);
-        let special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(pair.is_some()));
         let n = |encoding: &Encoding| encoding.get_ids().len();
         let before = n(&text) + pair.as_ref().map_or(0, n);
         // Truncated here and not by the library's `encode`, which stops early in each of the two
         // texts and then does not know which was longer.
         let params = TruncationParams {
             direction: self.direction,
-            max_length: self.max_tokens - special,
+            max_length: self.max_tokens - special_tokens(&self.inner, pair.is_some()),
             strategy: TruncationStrategy::LongestFirst,
             stride: 0,
         };
-        let (text, pair) = truncate_encodings(text, pair, &params).map_err(&refused)?;
+        let (text, pair) = truncate_encodings(text, pair, &params).map_err(|e| e.to_string())?;
         let cut = before - n(&text) - pair.as_ref().map_or(0, n);
-        let whole = self.inner.post_process(text, pair, true).map_err(&refused)?;
+        let whole = self.inner.post_process(text, pair, true).map_err(refused)?;
         Ok((whole.get_ids().to_vec(), cut))
     }
 
