@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     bench_dpo, bench_generate, bench_ranks, bench_score, bench_serve, bench_shards, bench_train,
-    cluster_test, models, real_line, study,
+    campaign, cluster_test, models, real_line, study,
 };
 
 /// The project's own commands.
@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Study(study::Options),
     /// Start Slurm and Ray on this machine, and compare what they end with with one process
     ClusterTest(cluster_test::Options),
+    /// Kill the program, take its disk away, change bytes of its files, thousands of times
+    Campaign(campaign::Options),
     /// Fetch two published models for the tests that compare with llama.cpp and transformers
     Models(models::Options),
     /// Run the tests on every backend, and report what was skipped and why
