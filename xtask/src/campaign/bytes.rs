@@ -28,6 +28,10 @@ const OF_THE_USER: &[(&str, &str)] = &[
     ("small.gguf", "the same"),
 ];
 
+/// A log of the program, which grows and has no checksum: nothing that is trained depends on it. What a page draws from it
+/// may be another; a line that is no JSON is skipped with a note.
+const LOG: &str = "metrics.jsonl";
+
 /// Why a file may say something else, if it may.
 fn of_the_user(file: &str) -> bool {
     OF_THE_USER.iter().any(|(name, _)| match name.ends_with('/') {
@@ -38,7 +42,12 @@ fn of_the_user(file: &str) -> bool {
 
 /// The lines of [`OF_THE_USER`] for a page.
 pub(super) fn table() -> String {
-    OF_THE_USER.iter().map(|(name, why)| format!("| `{name}` | {why} |\n")).collect()
+    let log = (
+        LOG,
+        "a log of the program, from which pages draw curves; nothing that is trained depends on it",
+    );
+    let all = OF_THE_USER.iter().chain([&log]);
+    all.map(|(name, why)| format!("| `{name}` | {why} |\n")).collect()
 }
 
 /// One trial.
@@ -90,6 +99,7 @@ pub(super) fn one(bench: &Bench, trial: u64) -> Result<Trial> {
         match difference(&known.after, &tree(&space.dir)?, own) {
             None => ("without effect", None),
             Some(_) if of_the_user(&file) => ("another input of the user's", None),
+            Some(_) if file.ends_with(LOG) => ("another log", None),
             Some(what) => ("not noticed", Some(format!("{file} was changed, and {what}"))),
         }
     };

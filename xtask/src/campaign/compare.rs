@@ -17,7 +17,8 @@ const CLOCKS: &[(&str, &str)] = &[
     ("texts_per_second", "how fast texts were scored"),
     ("metrics_len", "the length of metrics.jsonl, which has the digits of tokens_per_second"),
     ("checkpoints", "hashes of checkpoints, which have burn's random ids"),
-    ("sha256", "the same in a checkpoint's state.json"),
+    ("sha256", "the same in a checkpoint's state.json, and the hash of run.json in itself"),
+    ("result.json", "the hash of the result, which has `seconds`"),
 ];
 /// Files of checkpoints with burn's parameter ids, 13 letters and digits after their number, drawn anew in each
 /// process. In `optimizer.bin` the records are in the order of these ids as well, so only its length is compared; a

@@ -157,10 +157,10 @@ impl One<'_> {
             return Ok(("another file was hit".into(), None, run.shown()));
         };
         self.bench.say(|| format!("{} on {file}", run.shown()));
-        let words = if error == "EIO" {
-            ["Input/output error", &file]
-        } else {
-            ["No space left", "os error 28"]
+        let words = match error {
+            // Of a directory that is there and cannot be looked at, Rust's library says this.
+            "EIO" => ["Input/output error", &file, "File exists"],
+            _ => ["No space left", "os error 28", "ENOSPC"],
         };
         // A lock that cannot be removed is left, and is nobody's.
         if file.ends_with(".lock") && ended.succeeded() {

@@ -42,7 +42,8 @@ use bench::{Bench, Trial};
 /// single commands. Parts whose programs are missing (strace, faketime, mpirun) are not run, and that is said.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Stop after about so many minutes [default: when every part has had all of its trials, about an hour]
+    /// As many trials as there is time for in so many minutes [default: 1200 kills, 600 faults, 2000 bytes, 1000
+    /// configurations and sets, in about a quarter of an hour on two cores]
     #[arg(value_parser = minutes)]
     minutes: Option<f64>,
     /// Only these parts
@@ -254,7 +255,9 @@ fn take(bench: &Bench, part: &Part, jobs: Option<usize>, until: Option<Instant>)
     let work = || -> Result<()> {
         loop {
             let n = next.fetch_add(1, Ordering::Relaxed);
-            if n >= part.trials || until.is_some_and(|until| Instant::now() >= until) {
+            // With a limit of time, as many as there is time for.
+            let is_done = until.map_or(n >= part.trials, |until| Instant::now() >= until);
+            if is_done {
                 return Ok(());
             }
             let trial = (part.one)(bench, n).unwrap_or_else(|e| Trial {
@@ -273,12 +276,7 @@ fn take(bench: &Bench, part: &Part, jobs: Option<usize>, until: Option<Instant>)
             let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
             if told.elapsed() > Duration::from_secs(30) {
                 *told = Instant::now();
-                eprintln!(
-                    "{}: {n} of {} trials after {:.0} s",
-                    part.word,
-                    part.trials,
-                    began.elapsed().as_secs_f64()
-                );
+                eprintln!("{}: {n} trials after {:.0} s", part.word, began.elapsed().as_secs_f64());
             }
         }
     };

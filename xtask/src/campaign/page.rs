@@ -26,7 +26,7 @@ fn about(word: &str) -> String {
             .into(),
         "bytes" => format!(
             "One byte of a file that a command reads is changed. A trial passes if the command says so by the file's \
-             name, or if its result is the same. These files are the user's and have no checksum; another \
+             name, or if its result is the same. These files have no checksum, as they are the user's or a log; another \
              letter there may be another result, without a panic or a hang:\n\n| file | why |\n|---|---|\n{}",
             bytes::table()
         ),
