@@ -139,6 +139,8 @@ fn all(
     before: String,
 ) -> Result<ExitCode> {
     let clock = Instant::now();
+    // Of what is tried, whatever is changed meanwhile.
+    let when = machine::date_and_commit();
     let bench = Bench::new(mopo, dir, options.seed, options.repeat.is_some())?;
     if let Some(which) = &options.repeat {
         return repeat(&bench, which);
@@ -183,7 +185,6 @@ fn all(
     write_failures(&options.failures, options.seed, &done)?;
     if let Some(file) = &options.page {
         let command = format!("cargo xtask campaign {}", shown_words(words));
-        let when = machine::date_and_commit();
         let about =
             About { command: command.trim().into(), when, machine: [before, machine::machine()] };
         write_whole(file, &page::page(&about, options.seed, &done, &missing))?;
