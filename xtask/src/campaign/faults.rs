@@ -297,7 +297,7 @@ impl One<'_> {
             let ended = next.to_end()?;
             let failure = self.judged(&ended, &["--force"])?;
             return Ok((
-                format!("clock back before the next command"),
+                "clock back before the next command".into(),
                 failure,
                 format!("{} # {days} days back", next.shown()),
             ));

@@ -43,6 +43,9 @@ const DECODING: &str = r#"--set multi_objective_decoding.runs={helpful="run-h",h
 /// A run does not remember where the cache is, which is the machine's.
 pub(super) const RESUME: &str = "train --resume out --no-cache";
 
+/// Seconds that a rank waits for another. A run records its command, so one process has it too.
+pub(super) const RANK_TIMEOUT: u64 = 5;
+
 /// Whether a method combines finished runs, and trains nothing.
 pub(super) fn combines(method: &str) -> bool {
     ["rewarded_soups", "multi_objective_decoding"].contains(&method)
@@ -59,7 +62,7 @@ pub(super) fn train(method: &str) -> Job {
         name: format!("train {method}"),
         needs,
         line: format!(
-            "train demo --method {method} {TINY} {REWARDS} --no-cache {base} {own} --out out"
+            "train demo --method {method} {TINY} {REWARDS} --no-cache {base} {own} --rank-timeout {RANK_TIMEOUT} --out out"
         ),
         resume: Some(RESUME),
         only_reads: false,

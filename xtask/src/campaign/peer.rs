@@ -10,12 +10,10 @@ use anyhow::Result;
 use super::bench::{Bench, Trial, Workspace};
 use super::compare::{difference, tree};
 use super::inputs::words;
-use super::jobs::{METHODS, combines, train};
+use super::jobs::{METHODS, RANK_TIMEOUT, combines, train};
 use super::process::{PATIENCE, Run};
 use super::random::Random;
 
-/// Seconds that a rank waits for another.
-const RANK_TIMEOUT: u64 = 5;
 /// How soon all of a job must have ended.
 const SOON: Duration = Duration::from_secs(RANK_TIMEOUT + 10);
 
@@ -45,7 +43,7 @@ pub(super) fn one(bench: &Bench, trial: u64, random: &mut Random) -> Result<Tria
         bench.jobs.iter().position(|(job, _)| job.name == format!("train {method}")).unwrap_or(0);
     let (job, known) = (train(method), bench.known(index)?);
     let space = bench.workspace("faults", trial, &job)?;
-    let run = ranks(bench, &format!("{} --rank-timeout {RANK_TIMEOUT}", job.line), &space);
+    let run = ranks(bench, &job.line, &space);
     let mut started = run.start()?;
     let clock = Instant::now();
     // Once both are there; a run of two ranks takes a few times as long as one of one.
@@ -53,6 +51,12 @@ pub(super) fn one(bench: &Bench, trial: u64, random: &mut Random) -> Result<Tria
         && !started.has_ended()?
         && clock.elapsed() < PATIENCE
     {
+        sleep(Duration::from_millis(2));
+    }
+    // Mostly once they train, which is long after their start.
+    let late = random.chance(0.7);
+    let config = space.dir.join("out/config.toml");
+    while late && !config.exists() && !started.has_ended()? && clock.elapsed() < PATIENCE {
         sleep(Duration::from_millis(2));
     }
     sleep(Duration::from_secs_f64(random.unit() * known.seconds * 1.5));
