@@ -48,6 +48,10 @@ const HOW_MUCH: &[&str] = &[
     "minibatches",
     "prompts",
 ];
+/// Of those whose number is the size of a model: small ones, and such as cannot be.
+const SIZES: &[&str] =
+    &["0", "1", "2", "3", "7", "-1", "4294967296", "9223372036854775807", "9223372036854775808"];
+const SIZE_OF: &str = "model.scratch.";
 /// Keys that a configuration may have beyond those of the demo.
 const OPTIONAL: &[(&str, bool)] =
     &[("head_rank", false), ("training.eval_steps", false), ("training.eval_prompts", false)];
@@ -97,6 +101,7 @@ fn values(key: &str, is_real: bool) -> &'static [&'static str] {
     match is_real {
         true => REALS,
         false if HOW_MUCH.contains(&last) => FEW,
+        false if key.starts_with(SIZE_OF) => SIZES,
         false => WHOLE,
     }
 }
@@ -198,6 +203,7 @@ mod tests {
     #[test]
     fn large_numbers_are_not_tried_where_they_are_work() {
         assert!(!values("training.steps", false).contains(&"4294967296"));
+        assert!(!values("model.scratch.intermediate_size", false).contains(&"65536"));
         assert!(values("lora.rank", false).contains(&"4294967296"));
         assert!(values("dpo.beta", true).contains(&"nan"));
     }
