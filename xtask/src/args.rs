@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     bench_dpo, bench_generate, bench_ranks, bench_score, bench_serve, bench_shards, bench_train,
-    cluster_test, device_check, models, real_line, study,
+    campaign, cluster_test, device_check, models, real_line, study,
 };
 
 /// The project's own commands.
@@ -38,6 +38,8 @@ pub(crate) enum Command {
     ClusterTest(cluster_test::Options),
     /// Check a device (tests, parity with the CPU, speed) in eight minutes, with one JSON file at the end
     DeviceCheck(device_check::Options),
+    /// Kill the program, take its disk away, change bytes of its files, thousands of times
+    Campaign(campaign::Options),
     /// Fetch two published models for the tests that compare with llama.cpp and transformers
     Models(models::Options),
     /// Run the tests on every backend, and report what was skipped and why

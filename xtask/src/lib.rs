@@ -13,6 +13,7 @@ mod bench_score;
 mod bench_serve;
 mod bench_shards;
 mod bench_train;
+mod campaign;
 mod cargo;
 mod ci;
 mod cluster_test;
@@ -74,6 +75,9 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::ClusterTest(options) => cluster_test::run(&options),
         Command::DeviceCheck(options) => device_check::run(&options),
+        Command::Campaign(options) => {
+            campaign::run(&options, &std::env::args().skip(2).collect::<Vec<_>>())
+        }
         Command::Models(options) => models::run(&options),
         Command::Matrix { backends } => matrix::run(&backends),
         Command::Tidy => tidy::run(),

@@ -72,13 +72,30 @@ pub(crate) fn dispatch<J: Job>(device: Device, job: J) -> Result<J::Output> {
         #[cfg(feature = "flex")]
         // On a thread of the pool: kernels hand it work hundreds of times per token, and a thread
         // outside would sleep and be woken each time.
-        Device::Flex => rayon::scope(|_| job.run::<burn::backend::Flex>(Default::default())),
+        Device::Flex => {
+            start_threads()?;
+            rayon::scope(|_| job.run::<burn::backend::Flex>(Default::default()))
+        }
         #[cfg(feature = "ndarray")]
         Device::NdArray => job.run::<burn::backend::NdArray>(Default::default()),
         #[cfg(feature = "cuda")]
         Device::Cuda(n) => job.run::<burn::backend::Cuda>(burn::backend::cuda::CudaDevice::new(n)),
         #[allow(unreachable_patterns)] // with all features on
         other => bail!("the device {other} is not compiled in"),
+    }
+}
+
+/// Starts the pool's threads, unless they run already: where the system has none to give, rayon would panic when it needs
+/// them.
+#[cfg(feature = "flex")]
+fn start_threads() -> Result<()> {
+    match rayon::ThreadPoolBuilder::new().build_global() {
+        // Without a cause: there is a pool.
+        Err(e) if std::error::Error::source(&e).is_some() => bail!(
+            "the threads of this process cannot be started ({e}): free memory, raise its limits (`ulimit -u`, \
+             `ulimit -v`), or set RAYON_NUM_THREADS=1"
+        ),
+        _ => Ok(()),
     }
 }
 

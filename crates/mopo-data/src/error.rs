@@ -16,6 +16,17 @@ pub enum Error {
         /// The system's error.
         source: std::io::Error,
     },
+    /// The system starts no further thread.
+    #[error(
+        "{what}: no thread can be started for it ({source}); free memory, or raise the limits of this process \
+         (`ulimit -u`, `ulimit -v`)"
+    )]
+    Thread {
+        /// What needs the thread: a file, or the key of a file's metadata.
+        what: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
     /// A missing file or folder.
     #[error("{} does not exist; {remedy}", path.display())]
     NotFound {

@@ -31,9 +31,9 @@ pub use download::{Hub, ModelName, Snapshot, locate};
 pub use endpoint::{Endpoint, FailedRequest};
 pub use error::{Error, Result};
 pub use files::{
-    DirWriter, check_output_dir, check_output_file, create_dir, file_sha256, fnv1a, hex, read,
-    read_json, remove_dir_whole, sha256_hex, sweep_leftovers, sweep_own_directory,
-    write_atomically, write_atomically_with, write_json, write_own_file,
+    DirWriter, check_output_dir, check_output_file, create_dir, file_sha256, fnv1a, hex,
+    is_intact_json, read, read_json, remove_dir_whole, sealed_json, sha256_hex, sweep_leftovers,
+    sweep_own_directory, write_atomically, write_atomically_with, write_json, write_own_file,
 };
 pub use memory::{available_memory, check_memory, readable_bytes};
 pub use presets::Presets;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use mopo_hub::{file_sha256, is_intact_json};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -64,6 +65,9 @@ struct ReportFile {
     rewards: Option<Vec<ScoredAxis>>,
     #[serde(default)]
     record: Value,
+    /// Of samples.jsonl; earlier versions have none.
+    #[serde(default)]
+    samples_sha256: Option<String>,
 }
 
 /// The parts of a run's record that a comparison uses.
@@ -128,17 +132,30 @@ impl RecordedRun {
     pub fn read(dir: &Path, name: impl Into<String>) -> Result<Self> {
         let path = dir.join("report.json");
         let wrong = |message: String| Error::File { path: path.clone(), message };
-        let report: ReportFile = serde_json::from_str(&read(&path)?)
+        let text = read(&path)?;
+        let report: ReportFile = serde_json::from_str(&text)
             .map_err(|e| wrong(format!("{e}; it was changed or damaged: {AGAIN}")))?;
-        let ReportFile { front, rewards, record } = report;
+        let ReportFile { front, rewards, record, samples_sha256 } = report;
         if !front.runs.is_empty() {
             let runs = front.runs.join(", ");
             return Err(wrong(format!(
                 "it compares several runs ({runs}); pass those runs instead"
             )));
         }
-        let evaluation = read_samples(&dir.join("samples.jsonl"), &front)?;
+        let samples = dir.join("samples.jsonl");
+        let evaluation = read_samples(&samples, &front)?;
         evaluation.check()?;
+        if let Some(sha256) = samples_sha256 {
+            if file_sha256(&samples)? != sha256 {
+                let message = format!("its SHA-256 is not the one in report.json: {AGAIN}");
+                return Err(Error::File { path: samples, message });
+            }
+        }
+        if !is_intact_json(text.as_bytes()) {
+            return Err(wrong(format!(
+                "its SHA-256, in its last line but one, is another: it was changed or damaged: {AGAIN}"
+            )));
+        }
         let known = match &record {
             Value::Object(_) => RecordPart::deserialize(&record)
                 .map_err(|e| wrong(format!("`record`: {e}; it was changed or damaged: {AGAIN}")))?,

@@ -103,7 +103,7 @@ pub(super) fn signal(signal: &str, pid: u32) -> Result<()> {
 }
 
 /// The processes whose words fit.
-pub(super) fn processes(fits: impl Fn(&[String]) -> bool) -> Vec<u32> {
+pub(crate) fn processes(fits: impl Fn(&[String]) -> bool) -> Vec<u32> {
     let mut found = vec![];
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
@@ -169,7 +169,7 @@ pub(super) fn check_loopback(name: &str, ours: &[u32]) -> Result<()> {
 }
 
 /// Whether there is a program of this name.
-pub(super) fn has_program(name: &str) -> bool {
+pub(crate) fn has_program(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|dir| dir.join(name).is_file())
 }

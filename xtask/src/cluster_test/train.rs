@@ -40,7 +40,7 @@ const WEIGHTS: [&str; 4] = [
     "policy/heads.safetensors",
 ];
 /// OpenMPI on loopback, with more ranks than cores.
-const MPI: [(&str, &str); 6] = [
+pub(crate) const MPI: [(&str, &str); 6] = [
     ("OMPI_MCA_mpi_yield_when_idle", "1"),
     ("OMPI_MCA_btl", "vader,self"),
     ("OMPI_MCA_btl_vader_single_copy_mechanism", "none"),
@@ -50,7 +50,7 @@ const MPI: [(&str, &str); 6] = [
 ];
 
 /// Why a program cannot train over MPI; `None` if it can.
-pub(super) fn lacks_mpi(mopo: &Path) -> Option<String> {
+pub(crate) fn lacks_mpi(mopo: &Path) -> Option<String> {
     let libraries = output(Command::new("ldd").arg(mopo)).unwrap_or_default();
     (!libraries.contains("libmpi")).then(|| {
         "mopo is built without the feature `mpi` (cargo build --release -p mopo-cli --features mpi; then pass --mopo)"

@@ -35,6 +35,7 @@ fn train(args: RewardTrainArgs) -> Result<()> {
     let path = run.path().to_path_buf();
     errln!("run directory: {}", path.display());
     if run.is_finished() {
+        run.tidy();
         outln!("{} is already finished; nothing to do.", path.display());
         return Ok(());
     }

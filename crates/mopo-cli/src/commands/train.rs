@@ -41,6 +41,7 @@ fn train(args: &TrainArgs, ranks: &Ranks) -> Result<()> {
     if run.is_finished() {
         run.check_policies(&record)?;
         if is_first {
+            run.tidy();
             outln!("{} is already finished; nothing to do.", path.display());
             print_next(&path);
         }

@@ -7,10 +7,14 @@ use serde_json::json;
 
 use crate::common::{TINY, fail, mopo, succeed, tiny};
 
-/// Replaces the first hash of a name in a run's record.
+/// Replaces the first hash of a name in a run's record, whose hash of itself goes.
 fn forge(run: &Path, name: &str) {
     let path = run.join("run.json");
     let text = fs::read_to_string(&path).unwrap();
+    let text = match text.rsplit_once(",\n  \"sha256\": ") {
+        Some((body, _)) => format!("{body}\n}}"),
+        None => text,
+    };
     let at = text.find(&format!("\"{name}\": \"")).unwrap() + name.len() + 5;
     fs::write(&path, format!("{}{}{}", &text[..at], "0".repeat(64), &text[at + 64..])).unwrap();
 }

@@ -80,7 +80,7 @@ impl JinjaTemplate {
     ///
     /// # Errors
     /// [`Error::ChatTemplate`] with the line: a syntax error, a statement that is not supported, or
-    /// a text that is too long.
+    /// a text that is too long. [`Error::Thread`] if there is no memory for the compiler's stack.
     pub fn new(what: impl Into<String>, text: &str) -> Result<Self> {
         let what = what.into();
         let refused =
@@ -102,10 +102,15 @@ impl JinjaTemplate {
         let compiled = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().stack_size(COMPILER_STACK);
             let run = || guarded("minijinja", || Ok(compile()));
-            let thread = thread.spawn_scoped(scope, run).map_err(|error| error.to_string())?;
-            thread.join().unwrap_or_else(|_| Err("the thread that compiles it ended".into()))
+            // Not the template's fault: who does without a template that is refused must not do without this one.
+            let thread = thread
+                .spawn_scoped(scope, run)
+                .map_err(|source| Error::Thread { what: what.clone(), source })?;
+            let joined = thread.join();
+            let ended = |_| Err("the thread that compiles it ended".into());
+            Ok::<_, Error>(joined.unwrap_or_else(ended))
         });
-        let engine = compiled.map_err(|why| refused(None, why))?;
+        let engine = compiled?.map_err(|why| refused(None, why))?;
         let engine = engine.map_err(|error| refused(error.line(), words(&error)))?;
         Ok(Self { engine: Arc::new(engine), what: what.clone(), variables: BTreeMap::new() })
     }

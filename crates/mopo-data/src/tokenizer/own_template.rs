@@ -33,11 +33,13 @@ impl OwnTemplate {
     /// The template of the settings, if they have one that can be rendered here.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`](crate::Error::Tokenizer) if the library refuses its own parts.
+    /// [`Error::Tokenizer`](crate::Error::Tokenizer) if the library refuses its own parts; [`Error::Thread`].
     pub(super) fn new(settings: &TokenizerSettings, inner: &HfTokenizer) -> Result<Option<Self>> {
         let Some(text) = settings.chat_template_text()? else { return Ok(None) };
-        let Ok(Some(template)) = JinjaTemplate::from_settings(settings, None) else {
-            return Ok(None);
+        let template = match JinjaTemplate::from_settings(settings, None) {
+            Ok(Some(template)) => template,
+            Err(e @ Error::Thread { .. }) => return Err(e),
+            Ok(None) | Err(_) => return Ok(None),
         };
         let added = inner.get_added_tokens_decoder().into_values();
         let special = added.filter(|token| token.special && !token.content.is_empty());

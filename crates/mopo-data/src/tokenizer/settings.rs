@@ -81,9 +81,17 @@ impl TokenizerSettings {
         if is_gguf(dir) {
             return gguf::read_settings(dir);
         }
-        let optional = |name: &str, expected| match dir.join(name) {
-            path if path.exists() => mopo_hub::read_json(&path, expected),
-            _ => Ok(Map::new()),
+        // A file that cannot be looked for is not an absent one.
+        let exists = |path: &Path| {
+            let found = path.try_exists();
+            found.map_err(|source| Error::Io { action: "read", path: path.into(), source })
+        };
+        let optional = |name: &str, expected| -> Result<_> {
+            let path = dir.join(name);
+            match exists(&path)? {
+                true => Ok(mopo_hub::read_json(&path, expected)?),
+                false => Ok(Map::new()),
+            }
         };
         let map = optional(FILE, "the settings of a tokenizer")?;
         let mut this = Self { path: dir.join(FILE), map, elsewhere: vec![] };
@@ -95,7 +103,7 @@ impl TokenizerSettings {
             }
         }
         let template = dir.join(TEMPLATE);
-        if template.exists() {
+        if exists(&template)? {
             let text =
                 String::from_utf8(mopo_hub::read(&template)?).map_err(|e| Error::Tokenizer {
                     what: template.display().to_string(),

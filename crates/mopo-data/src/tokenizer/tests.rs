@@ -287,6 +287,16 @@ fn settings_are_honoured_or_refused_by_key() {
 }
 
 #[test]
+fn a_file_that_cannot_be_looked_for_is_not_taken_for_absent() {
+    for name in ["chat_template.jinja", "special_tokens_map.json", "tokenizer_config.json"] {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(name, folder.path().join(name)).unwrap();
+        let error = TokenizerSettings::read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+}
+
+#[test]
 fn files_beside_the_settings_are_read_as_transformers_reads_them() {
     let n = TRAINED.vocab_size() as u32;
     let json = with_added(&CHATML);

@@ -5,6 +5,7 @@ mod directory;
 mod hash;
 mod leftovers;
 mod output;
+mod seal;
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
@@ -17,6 +18,7 @@ pub use directory::{DirWriter, remove_dir_whole};
 pub use hash::{file_sha256, fnv1a, hex, sha256_hex};
 pub use leftovers::{sweep_leftovers, sweep_own_directory};
 pub use output::{check_output_dir, check_output_file};
+pub use seal::{is_intact_json, sealed_json};
 
 use crate::{Error, Result};
 

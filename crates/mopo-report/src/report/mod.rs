@@ -12,7 +12,7 @@ pub(crate) use page::STYLE;
 
 use std::path::{Path, PathBuf};
 
-use mopo_hub::write_atomically;
+use mopo_hub::{sealed_json, sha256_hex, write_atomically};
 use serde_json::{Value, json};
 
 use crate::plot::{self, Figure};
@@ -144,17 +144,19 @@ pub fn write_report(
     write_atomically(&files.sets_csv, &csv::sets(report).csv())?;
     write_atomically(&files.differences_csv, &csv::differences(report).csv())?;
     write_statistics(&files.statistics, &report.statistics)?;
-    write_atomically(&files.samples, samples_jsonl(evaluation).as_bytes())?;
+    let samples = samples_jsonl(evaluation);
+    write_atomically(&files.samples, samples.as_bytes())?;
     let whole = json!({
         "title": extras.title,
         "front": report,
         "rewards": extras.rewards,
         "notes": extras.notes,
         "record": record(&extras.runs),
+        "samples_sha256": sha256_hex(samples.as_bytes()),
     });
     let whole = serde_json::to_string_pretty(&whole)
         .map_err(|source| Error::Json { what: "the report".into(), source })?;
-    write_atomically(&files.report_json, (whole + "\n").as_bytes())?;
+    write_atomically(&files.report_json, (sealed_json(&whole) + "\n").as_bytes())?;
     let page = page::html(report, evaluation, extras)?;
     write_atomically(&files.index_html, page.as_bytes())?;
     Ok(files)

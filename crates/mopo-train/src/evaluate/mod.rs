@@ -92,6 +92,7 @@ impl EvaluationPlan {
         config.check()?;
         run.check_finished()?;
         // Before minutes of generation.
+        record.check(&run, &[RESULT], true)?;
         let trained = run.read_json(RESULT).map_err(|e| Error::Run {
             path: run.path().into(),
             message: format!("{e}; delete it and resume the run: it is computed again"),
@@ -346,7 +347,10 @@ pub fn check_up_to_date(run: &Path, record: &Value) -> Result<()> {
     dir.check_present(&now)?;
     // Reports of other programs have other records.
     let Evaluated { run: then } = Evaluated::deserialize(record).unwrap_or_default();
-    let is_other = |name: &&String| then.hashes.get(*name).is_some_and(|h| *h != now.hashes[*name]);
+    // The time in a result that was computed again is another, and nothing else.
+    let is_other = |name: &&String| {
+        *name != RESULT && then.hashes.get(*name).is_some_and(|h| *h != now.hashes[*name])
+    };
     match now.hashes.keys().find(is_other) {
         None => Ok(()),
         Some(name) => Err(Error::corrupt(

@@ -25,7 +25,6 @@ use crate::communicator::Solo;
 use crate::config::PhaseConfig;
 use crate::fit::Fit;
 use crate::models::tokenizer_of;
-use crate::result::RESULT;
 use crate::run_dir::RunKind;
 use crate::run_dir::record::DATA;
 use crate::{Error, Progress, Result, RunDir, RunRecord};
@@ -285,7 +284,7 @@ pub fn train_reward<B: FusedAutodiffBackend>(
         scores,
         seconds: clock.elapsed().as_secs_f64(),
     };
-    run.write_json(RESULT, &result)?;
+    run.finish(&mut record.clone(), &result)?;
     Ok(result)
 }
 

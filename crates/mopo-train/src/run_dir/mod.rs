@@ -24,7 +24,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mopo_hub::{sweep_own_directory, write_own_file};
+use mopo_hub::{sealed_json, sha256_hex, sweep_own_directory, write_own_file};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -185,13 +185,13 @@ impl RunDir {
                  start a new run",
             ));
         }
-        let record: RunRecord = self.read_json(RECORD)?;
+        let record = RunRecord::read(&path)?;
         unchanged::check(&self.join(CONFIG), config, &record)?;
         Ok(record)
     }
 
     pub(crate) fn write_record(&self, record: &RunRecord) -> Result<()> {
-        self.write_json(RECORD, record)
+        self.write(RECORD, sealed_json(&self.json(RECORD, record)?).as_bytes())
     }
 
     /// The run with its lock, which is released with the last clone of the result.
@@ -222,10 +222,12 @@ impl RunDir {
     ) -> Result<Self> {
         let run = self.locked()?;
         if self.lock.is_none() {
-            *record = run.read_json(RECORD)?;
+            *record = RunRecord::read(&run.join(RECORD))?;
         }
         check_not_stopped(&run, record)?;
         record.stopped = None;
+        // That of an end before, if its result was removed.
+        record.hashes.remove(RESULT);
         record.check(&run, &[""], true)?;
         // Of a finished phase all is needed.
         for (folder, last) in [(record::BASE, "config.json"), (record::POLICY, "policy.json")] {
@@ -239,6 +241,14 @@ impl RunDir {
             run.write_record(record)?;
         }
         Ok(run)
+    }
+
+    /// Removes the lock of a process that was killed after the run's last file, and what it had not yet renamed; nothing
+    /// while another process holds the lock, or where the directory cannot be written.
+    pub fn tidy(&self) {
+        if fs::symlink_metadata(self.join(LOCK_FILE)).is_ok() {
+            drop(self.locked());
+        }
     }
 
     /// Refuses to continue if the directory is no longer the locked one: writing would make
@@ -315,11 +325,22 @@ impl RunDir {
         Ok(write_own_file(&self.join(name), bytes)?)
     }
 
+    /// Writes the result, with which the run is finished; its hash is recorded before.
+    pub(crate) fn finish<T: Serialize>(&self, record: &mut RunRecord, result: &T) -> Result<()> {
+        let text = self.json(RESULT, result)?;
+        record.hashes.insert(RESULT.into(), sha256_hex(text.as_bytes()));
+        self.write_record(record)?;
+        self.write(RESULT, text.as_bytes())
+    }
+
+    fn json<T: Serialize>(&self, name: &str, value: &T) -> Result<String> {
+        serde_json::to_string_pretty(value)
+            .map_err(|e| Error::corrupt(&self.join(name), e.to_string()))
+    }
+
     /// Writes a value as JSON, whole or not at all.
     pub fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
-        let text = serde_json::to_string_pretty(value)
-            .map_err(|e| Error::corrupt(&self.join(name), e.to_string()))?;
-        self.write(name, text.as_bytes())
+        self.write(name, self.json(name, value)?.as_bytes())
     }
 
     /// Reads a JSON file of the run.
@@ -332,7 +353,7 @@ impl RunDir {
     /// trained. Returns whether it was removed.
     pub fn discard_unprepared(self) -> bool {
         let is_unprepared =
-            self.read_json::<RunRecord>(RECORD).is_ok_and(|record| record.hashes.is_empty());
+            RunRecord::read(&self.join(RECORD)).is_ok_and(|record| record.hashes.is_empty());
         let (Ok(files), Ok(data)) =
             (names(&self.path), names(&self.join("data")).or_else(absent_is_empty))
         else {

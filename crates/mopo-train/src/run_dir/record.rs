@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
-use mopo_hub::{file_sha256, find_files, sha256_hex};
+use mopo_hub::{file_sha256, find_files, is_intact_json, sha256_hex};
 use serde::{Deserialize, Serialize};
 
-use super::RunDir;
+use super::{OURS, RunDir};
 use crate::communicator::Communicator;
+use crate::result::RESULT;
 use crate::{Error, Result, RunConfig};
 
 /// The record's file.
@@ -59,6 +60,9 @@ pub struct RunRecord {
     /// The step that failed, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Stopped>,
+    /// Only in the file.
+    #[serde(default, skip_serializing)]
+    pub(crate) sha256: Option<String>,
 }
 
 /// A step whose loss, gradient or weights were not finite.
@@ -102,7 +106,23 @@ impl RunRecord {
             checkpoints: BTreeMap::new(),
             config: None,
             stopped: None,
+            sha256: None,
         })
+    }
+
+    /// Reads a record. Its last key is a hash of everything before it, unless an earlier version or a person wrote it.
+    ///
+    /// # Errors
+    /// Names the file: it cannot be read, was changed, or is no record.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let bytes = mopo_hub::read(path)?;
+        match is_intact_json(&bytes) {
+            true => Ok(mopo_hub::read_json(path, OURS)?),
+            false => Err(Error::corrupt(
+                path,
+                "its SHA-256, in its last line but one, is another: it was changed or damaged; restore it",
+            )),
+        }
     }
 
     /// The default directory of a run: `<below>/<name>-<date>`, with the date in UTC.
@@ -124,6 +144,7 @@ impl RunRecord {
             }
             let remedy = match name.as_str() {
                 INITIAL => "delete it: a run that needs it computes it again when it is resumed",
+                RESULT => "delete it and resume the run: it is computed again",
                 _ => "restore the file, or start a new run",
             };
             let found = file_sha256(&path)
@@ -277,6 +298,34 @@ pub(crate) const DATA: &[&str] =
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_byte_of_a_record_that_changes_is_noticed() {
+        let (_dir, run) = crate::run_dir::test_run();
+        let path = run.join(RECORD);
+        let whole = std::fs::read(&path).unwrap();
+        let record = RunRecord::read(&path).unwrap();
+        assert!(is_intact_json(&whole) && record.config.is_some());
+        for at in (0..whole.len()).step_by(7) {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            std::fs::write(&path, &changed).unwrap();
+            match RunRecord::read(&path) {
+                Err(e) => assert!(e.to_string().contains(RECORD), "{e}"),
+                // White space at the end.
+                Ok(found) => assert_eq!(
+                    RunRecord { sha256: None, ..found },
+                    RunRecord { sha256: None, ..record.clone() },
+                    "{at}"
+                ),
+            }
+        }
+        // Of an earlier version.
+        let text = std::str::from_utf8(&whole).unwrap();
+        let (body, _) = text.rsplit_once(",\n  \"sha256\": ").unwrap();
+        std::fs::write(&path, format!("{body}\n}}")).unwrap();
+        assert_eq!(RunRecord::read(&path).unwrap(), RunRecord { sha256: None, ..record });
+    }
 
     #[test]
     fn the_recorded_version_of_burn_is_the_one_in_the_lock_file() {

@@ -60,6 +60,63 @@ fn what_means_the_same_is_no_change_and_evaluation_is_free() {
 }
 
 #[test]
+fn what_a_killed_process_left_in_a_finished_run_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    drop(new_run(&path));
+    let (run, ..) = RunDir::open(&path).unwrap();
+    run.tidy();
+    fs::write(path.join(LOCK_FILE), "{}").unwrap();
+    run.tidy();
+    assert!(!path.join(LOCK_FILE).exists());
+    // Not that of a process that is there.
+    let lock = DirLock::acquire(&path).unwrap();
+    run.tidy();
+    assert!(path.join(LOCK_FILE).exists());
+    drop(lock);
+}
+
+#[test]
+fn a_base_of_a_run_is_compared_with_its_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let run = new_run(&path);
+    let base = run.join("warm_start");
+    fs::create_dir(&base).unwrap();
+    RunDir::check_origin(&base).unwrap();
+    let mut record = RunRecord::read(&run.join(RECORD)).unwrap();
+    for name in ["warm_start/config.json", "tokenizer_config.json"] {
+        run.write(name, b"{}").unwrap();
+        record.add_file(&run, name).unwrap();
+    }
+    run.write_record(&record).unwrap();
+    RunDir::check_origin(&base).unwrap();
+    for name in ["warm_start/config.json", "tokenizer_config.json"] {
+        run.write(name, b"[]").unwrap();
+        let e = RunDir::check_origin(&base).unwrap_err().to_string();
+        assert!(e.contains(name), "{e}");
+        run.write(name, b"{}").unwrap();
+    }
+    // A model of nobody's.
+    RunDir::check_origin(dir.path()).unwrap();
+}
+
+#[test]
+fn a_result_that_was_changed_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = new_run(&dir.path().join("run"));
+    let mut record = record();
+    run.finish(&mut record, &serde_json::json!({ "accuracy": 0.5 })).unwrap();
+    run.check_present(&record).unwrap();
+    let text = fs::read_to_string(run.join(RESULT)).unwrap();
+    run.write(RESULT, text.replace("0.5", "0.7").as_bytes()).unwrap();
+    let e = run.check_present(&record).unwrap_err().to_string();
+    assert!(e.contains(RESULT) && e.contains("delete it and resume"), "{e}");
+    fs::remove_file(run.join(RESULT)).unwrap();
+    run.check_present(&record).unwrap();
+}
+
+#[test]
 fn a_run_without_a_recorded_configuration_opens_with_any() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");

@@ -10,7 +10,7 @@ use super::record::{BASE, POLICY, RECORD};
 use super::{CONFIG, RunDir, RunRecord};
 use crate::config::{ConfigFile, ModelSource, read_with};
 use crate::models::model_dir;
-use crate::{Error, Result, RunConfig};
+use crate::{Error, Result, RunConfig, tokens};
 
 /// The section that no trained file depends on: defaults of `mopo pareto`.
 const FREE: &str = "evaluation";
@@ -85,7 +85,7 @@ impl RunDir {
     /// # Errors
     /// Names what differs.
     pub fn check_asked(&self, asked: &RunConfig, start: &RunRecord) -> Result<()> {
-        let record: RunRecord = self.read_json(RECORD)?;
+        let record = RunRecord::read(&self.join(RECORD))?;
         let path = self.join(CONFIG);
         let text = match &record.config {
             Some(text) => text.clone(),
@@ -157,10 +157,9 @@ impl RunDir {
             return Ok(());
         };
         let dir = model_dir(model)?;
-        let of_run = dir.parent().filter(|run| dir.ends_with(BASE) && Self::is_run(run));
-        let Some(run) = of_run else { return record.check_model(&dir) };
+        let Some(run) = run_of_base(&dir) else { return record.check_model(&dir) };
         // Recorded there, and so not computed from all weights each time.
-        let theirs: RunRecord = mopo_hub::read_json(&run.join(RECORD), super::OURS)?;
+        let theirs = RunRecord::read(&run.join(RECORD))?;
         let is_same = |(name, sha256): (&String, &String)| {
             theirs.hashes.get(&format!("{BASE}{name}")) == Some(sha256)
         };
@@ -176,11 +175,30 @@ impl RunDir {
         }
     }
 
+    /// Checks a base model that is the SFT model of a run, with the run's tokenizer, against that run's record. Any other
+    /// model has none.
+    ///
+    /// # Errors
+    /// Names the file that was replaced or damaged.
+    pub(crate) fn check_origin(dir: &Path) -> Result<()> {
+        let Some(path) = run_of_base(dir).filter(|run| run.join(RECORD).exists()) else {
+            return Ok(());
+        };
+        let record = RunRecord::read(&path.join(RECORD))?;
+        let run = Self { path: path.into(), lock: None };
+        record.check(&run, &[&[BASE], &tokens::FILES[..]].concat(), true)
+    }
+
     /// One hash over the policies of another run.
     pub(crate) fn policy_sha256(run: &Path) -> Result<String> {
-        let record: RunRecord = mopo_hub::read_json(&run.join(RECORD), super::OURS)?;
+        let record = RunRecord::read(&run.join(RECORD))?;
         Ok(record.folder_sha256(POLICY))
     }
+}
+
+/// The run whose SFT model a directory is.
+fn run_of_base(dir: &Path) -> Option<&Path> {
+    dir.parent().filter(|run| dir.ends_with(BASE) && RunDir::is_run(run))
 }
 
 /// Where a run and its neighbours were when it was started, and where they are now.

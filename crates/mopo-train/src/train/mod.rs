@@ -28,7 +28,7 @@ use crate::log_probs::{self, LogProbs, all_log_probs, frozen_log_probs};
 use crate::methods::TrainContext;
 use crate::metrics_file::METRICS;
 use crate::models::model_dir;
-use crate::result::{RESULT, RunResult, RunTokens, accuracies, constraints};
+use crate::result::{RunResult, RunTokens, accuracies, constraints};
 use crate::rollouts::RolloutInputs;
 use crate::run_dir::record::{INITIAL, POLICY};
 use crate::{Progress, Result, RunConfig, RunDir, RunRecord, prepare};
@@ -73,7 +73,9 @@ pub fn train<B: FusedAutodiffBackend>(
     let is_new = communicator.by_first(|| Ok(record.hashes.is_empty()))?;
     if is_new && communicator.is_first() {
         if let ModelSource::Hub(model) = &config.model.source {
-            record.add_model(&model_dir(model)?)?;
+            let dir = model_dir(model)?;
+            RunDir::check_origin(&dir)?;
+            record.add_model(&dir)?;
         }
         record.add_inputs(config)?;
         for others in [config.method.other_policies(), config.method.starts_from()] {
@@ -288,7 +290,7 @@ pub fn train<B: FusedAutodiffBackend>(
             constraints,
             seconds: clock.elapsed().as_secs_f64(),
         };
-        run.write_json(RESULT, &result)?;
+        run.finish(&mut record.clone(), &result)?;
         Ok(result)
     })
 }

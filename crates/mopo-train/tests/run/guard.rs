@@ -260,7 +260,12 @@ fn a_step_that_is_not_finite_ends_the_run_for_good() {
         let text = fs::read_to_string(&record).unwrap();
         let version = format!("\"mopo_version\": \"{}\"", env!("CARGO_PKG_VERSION"));
         assert!(text.matches(&version).count() == 2, "{text}");
-        fs::write(&record, text.replace(&version, "\"mopo_version\": \"0.0.1\"")).unwrap();
+        let other = text.replace(&version, "\"mopo_version\": \"0.0.1\"");
+        fs::write(&record, &other).unwrap();
+        let e = message(go_on(&run, &mut Silent)).1;
+        assert!(e.contains("run.json") && e.contains("was changed"), "{e}");
+        let (unsealed, _) = other.rsplit_once(",\n  \"sha256\": ").unwrap();
+        fs::write(&record, format!("{unsealed}\n}}")).unwrap();
         assert_eq!(stopped(go_on(&run, &mut Silent)).0, first.0);
     }
 }

@@ -173,7 +173,15 @@ fn damaged_files_are_named() {
     says(&["samples.jsonl", "`mix` has 11 responses", "12 prompts"]);
     std::fs::write(&samples, whole.replacen("\"scores\":[0.245", "\"scores\":[0.945", 1)).unwrap();
     says(&["samples.jsonl", "the mean of score 0 of `warm-start`"]);
+    // What no figure shows.
+    std::fs::write(&samples, whole.replacen("\"response\":\"", "\"response\":\"x", 1)).unwrap();
+    says(&["samples.jsonl", "SHA-256", "mopo pareto"]);
     std::fs::write(&samples, &whole).unwrap();
+    let text = std::fs::read_to_string(&report).unwrap();
+    std::fs::write(&report, text.replacen("\"title\": \"", "\"title\": \"x", 1)).unwrap();
+    says(&["report.json", "SHA-256", "mopo pareto"]);
+    std::fs::write(&report, text).unwrap();
+    RecordedRun::read(&dir, "a").unwrap();
     std::fs::write(&report, "{}").unwrap();
     says(&["report.json", "front"]);
     std::fs::remove_file(&report).unwrap();

@@ -1,0 +1,179 @@
+//! kill -9: at a random moment, or at a system call that changes a file. What can be resumed must end with the same bits;
+//! what cannot must be whole or absent, and work when it is run again.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::bench::{Bench, Known, Trial, Workspace};
+use super::compare::{difference, tree};
+use super::jobs::Job;
+use super::random::Random;
+use super::trace::{Call, injected};
+
+/// Files that grow while a command runs.
+const GROW: &[&str] = &["run.json", "metrics.jsonl", "eval_samples.jsonl"];
+/// One of so many trials is about `mopo serve`.
+const SERVE_EVERY: u64 = 25;
+
+/// One trial.
+pub(super) fn one(bench: &Bench, trial: u64) -> Result<Trial> {
+    let mut random = Random::of_trial(bench.seed, "kill", trial);
+    if trial % SERVE_EVERY == SERVE_EVERY - 1 {
+        return serve(bench, trial, &mut random);
+    }
+    let jobs = bench.jobs(false);
+    let index = jobs[(trial % jobs.len() as u64) as usize];
+    let (job, known) = (&bench.jobs[index].0, bench.known(index)?);
+    let space = bench.workspace("kill", trial, job)?;
+    let changing: Vec<&Call> = known.calls.iter().filter(|call| call.changes).collect();
+    let at_call = !changing.is_empty() && random.chance(0.5);
+    let (mut class, shown, was_killed) = match at_call {
+        true => {
+            let call = by_kind(&changing, &mut random);
+            let run = injected(
+                &bench.inputs.run(&job.line, &space.dir),
+                &space.beside("trace"),
+                call,
+                "signal=KILL",
+            );
+            let ended = run.to_end()?;
+            (format!("at {}", call.name), run.shown(), ended.signal == Some(9))
+        }
+        false => {
+            let run = bench.inputs.run(&job.line, &space.dir);
+            let time = Duration::from_secs_f64(known.seconds * random.unit() * 1.05);
+            let ended = run.killed_after(time)?;
+            let shown = format!("{} (killed after {time:?})", run.shown());
+            ("at a random moment".into(), shown, ended.signal == Some(9))
+        }
+    };
+    if !was_killed {
+        class = "ended before it was killed".into();
+    }
+    bench.say(|| format!("{shown}: {class}"));
+    let mut failure = halves(&known, &space)?;
+    let mut times = 1;
+    while failure.is_none() && times < 3 && random.chance(0.33) {
+        let next = bench.inputs.run(job.next(&space.dir), &space.dir);
+        let time = Duration::from_secs_f64(known.seconds * random.unit());
+        bench.say(|| format!("{} (killed after {time:?})", next.shown()));
+        next.killed_after(time)?;
+        failure = halves(&known, &space)?;
+        times += 1;
+    }
+    if times > 1 {
+        class += ", and again";
+    }
+    if failure.is_none() {
+        failure = bench.continued(job, &known, &space)?;
+    }
+    Ok(Trial { job: job.name.clone(), class, failure, shown })
+}
+
+/// A kind of call, and then one of its calls: else nearly all would be writes.
+pub(super) fn by_kind<'a>(calls: &[&'a Call], random: &mut Random) -> &'a Call {
+    let kinds: Vec<&str> =
+        calls.iter().map(|c| c.name.as_str()).collect::<BTreeSet<_>>().into_iter().collect();
+    let kind = *random.pick(&kinds);
+    let of_kind: Vec<&'a Call> = calls.iter().copied().filter(|call| call.name == kind).collect();
+    of_kind[random.below(of_kind.len())]
+}
+
+/// A file that is neither as before nor as the undisturbed command leaves it.
+pub(super) fn halves(known: &Known, space: &Workspace) -> Result<Option<String>> {
+    for (name, hash) in tree(&space.dir)? {
+        let last = name.rsplit('/').next().unwrap_or(&name);
+        let expected = [known.before.get(&name), known.after.get(&name)];
+        if GROW.contains(&last) || expected == [None, None] {
+            continue;
+        }
+        if !expected.contains(&Some(&hash)) {
+            return Ok(Some(format!("after the interruption {name} is neither absent nor whole")));
+        }
+    }
+    Ok(None)
+}
+
+/// `mopo serve` is killed while it answers: nothing of the run has changed.
+fn serve(bench: &Bench, trial: u64, random: &mut Random) -> Result<Trial> {
+    let job = Job {
+        name: "serve".into(),
+        needs: vec!["run-a"],
+        line: "serve run-a --port 0".into(),
+        resume: None,
+        only_reads: false,
+    };
+    let space = bench.workspace("kill", trial, &job)?;
+    let before = tree(&space.dir)?;
+    let run = bench.inputs.run(&job.line, &space.dir);
+    let mut server = run.start()?;
+    let address = loop {
+        let printed = server.printed();
+        let after = printed.split_once("http://").map(|(_, rest)| rest.to_owned());
+        if let Some((address, _)) = after.as_deref().and_then(|rest| rest.split_once('/')) {
+            break address.to_owned();
+        }
+        if server.has_ended()? {
+            bail!("mopo serve ended: {printed}");
+        }
+        sleep(Duration::from_millis(5));
+    };
+    let time = Duration::from_secs_f64(random.unit() * 0.4);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            // Whatever becomes of the requests: the server dies while it has them.
+            scope.spawn(|| while ask(&address).is_ok() {});
+        }
+        sleep(time);
+        server.kill();
+    });
+    let ended = server.wait(super::process::PATIENCE)?;
+    let failure = match ended.signal {
+        Some(9) => difference(&before, &tree(&space.dir)?, |_| false),
+        _ => Some(format!("it ended before it was killed: {}", ended.complained)),
+    };
+    Ok(Trial {
+        job: job.name,
+        class: "at a random moment, while it answers".into(),
+        failure,
+        shown: run.shown(),
+    })
+}
+
+/// A request, and its whole answer.
+fn ask(address: &str) -> Result<()> {
+    let body =
+        r#"{"messages":[{"role":"user","content":"How do I boil an egg?"}],"max_tokens":40}"#;
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let length = body.len();
+    write!(
+        stream,
+        "POST /v1/chat/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    answer.starts_with("HTTP/1.").then_some(()).context("no answer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rare_kinds_of_calls_are_chosen_as_often_as_frequent_ones() {
+        let call =
+            |name: &str, nth| Call { name: name.into(), nth, changes: true, file: "out".into() };
+        let all: Vec<Call> =
+            (1..=99).map(|n| call("write", n)).chain([call("rename", 1)]).collect();
+        let mut random = Random::of_trial(0, "kill", 0);
+        let all: Vec<&Call> = all.iter().collect();
+        let renames = (0..1000).filter(|_| by_kind(&all, &mut random).name == "rename").count();
+        assert!((400..600).contains(&renames), "{renames}");
+    }
+}
