@@ -145,11 +145,11 @@ impl RecordedRun {
         let samples = dir.join("samples.jsonl");
         let evaluation = read_samples(&samples, &front)?;
         evaluation.check()?;
-        if let Some(sha256) = samples_sha256 {
-            if file_sha256(&samples)? != sha256 {
-                let message = format!("its SHA-256 is not the one in report.json: {AGAIN}");
-                return Err(Error::File { path: samples, message });
-            }
+        if let Some(sha256) = samples_sha256
+            && file_sha256(&samples)? != sha256
+        {
+            let message = format!("its SHA-256 is not the one in report.json: {AGAIN}");
+            return Err(Error::File { path: samples, message });
         }
         if !is_intact_json(text.as_bytes()) {
             return Err(wrong(format!(
