@@ -120,8 +120,11 @@ fn set_positions(model: &Path, from: usize, to: usize) {
 
 #[test]
 fn pairs_and_prompts_beyond_the_positions_are_errors_before_the_first_step() {
-    let (_tmp, model) = model();
+    let (_tmp, of_run) = model();
     let dir = tempfile::tempdir().unwrap();
+    // Not in its run, whose record says what it was.
+    let model = dir.path().join("model");
+    copy(&of_run, &model);
     for (name, positions, more, says) in [
         ("pairs", 8, &[][..], "pairs have more tokens"),
         ("answers", 47, &["evaluation.max_new_tokens=46"], "evaluation.max_new_tokens"),
