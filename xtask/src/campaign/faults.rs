@@ -15,7 +15,7 @@ use super::jobs::Job;
 use super::kill::{by_kind, halves};
 use super::process::{Ended, PATIENCE};
 use super::random::Random;
-use super::trace::{Call, injected, injected_file};
+use super::trace::{Call, injected, injected_files};
 use super::{peer, shell};
 
 /// What is done, in turns; a lost peer takes seconds, and so has one turn of all.
@@ -152,29 +152,32 @@ impl One<'_> {
             &format!("error={error}"),
         );
         let ended = run.to_end()?;
-        let Some(file) = injected_file(&log, &self.space.dir) else {
+        let Some(files) = injected_files(&log, &self.space.dir) else {
             // Another thread was faster, and a pipe or a library was hit.
             return Ok(("another file was hit".into(), None, run.shown()));
         };
-        self.bench.say(|| format!("{} on {file}", run.shown()));
+        let all = files.join(", ");
+        self.bench.say(|| format!("{} on {all}", run.shown()));
         let words = match error {
             // Of a directory that is there and cannot be looked at, Rust's library says this.
-            "EIO" => ["Input/output error", &file, "File exists"],
+            "EIO" => ["Input/output error", &*files[0], "File exists"],
             _ => ["No space left", "os error 28", "ENOSPC"],
         };
         // A lock that cannot be removed is left, and is nobody's.
-        if file.ends_with(".lock") && ended.succeeded() {
-            remove(&self.space.dir.join(&file))?;
+        for lock in files.iter().filter(|file| file.ends_with(".lock") && ended.succeeded()) {
+            remove(&self.space.dir.join(lock))?;
         }
         let mut failure = self.judged(&ended, &words)?;
-        if failure.is_none() && !ended.succeeded() && !names(&ended.errors().join(" "), &file) {
-            failure = Some(format!("the error does not name {file}: {}", ended.errors().join(" ")));
+        let error_line = ended.errors().join(" ");
+        let is_named = files.iter().any(|file| names(&error_line, file));
+        if failure.is_none() && !ended.succeeded() && !is_named {
+            failure = Some(format!("the error does not name {all}: {error_line}"));
         }
         let took = if ended.succeeded() { "not affected" } else { "an error" };
         Ok((
             format!("{error} at {}: {took}", call.name),
             failure,
-            format!("{} # {file}", run.shown()),
+            format!("{} # {all}", run.shown()),
         ))
     }
 

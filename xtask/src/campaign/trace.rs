@@ -126,23 +126,23 @@ fn parse(log: &str, dir: &str) -> Vec<Call> {
     all
 }
 
-/// The file of `dir` whose call was answered with an error, if nothing else was: strace counts the calls of each thread,
+/// The files of `dir` whose calls were answered with an error, if nothing else was: strace counts the calls of each thread,
 /// so that of another one may have been hit too, on a library or on the pipe of an error message.
-pub(super) fn injected_file(log: &Path, dir: &Path) -> Option<String> {
+pub(super) fn injected_files(log: &Path, dir: &Path) -> Option<Vec<String>> {
     let text = String::from_utf8_lossy(&fs::read(log).ok()?).into_owned();
     let dir = dir.display().to_string();
     let mut unfinished: HashMap<&str, (&str, &str)> = HashMap::new();
-    let mut found = None;
+    let mut found = vec![];
     for line in text.lines() {
         if let Some((pid, name, rest)) = split(line) {
             unfinished.insert(pid, (name, rest));
         }
         if line.contains("(INJECTED)") {
             let (name, rest) = unfinished.get(line.split_whitespace().next()?)?;
-            found = Some(file(name, rest, &dir)?);
+            found.push(file(name, rest, &dir)?);
         }
     }
-    found
+    (!found.is_empty()).then_some(found)
 }
 
 /// Process, call, and what follows its bracket.
@@ -235,12 +235,12 @@ mod tests {
     fn the_file_of_an_injected_error_and_the_files_read_are_found() {
         let log = std::env::temp_dir().join(format!("mopo-campaign-trace-{}", std::process::id()));
         fs::write(&log, LOG).unwrap();
-        assert_eq!(injected_file(&log, Path::new("/w/3")).as_deref(), Some("out/a.part"));
-        assert_eq!(injected_file(&log, Path::new("/elsewhere")), None);
+        assert_eq!(injected_files(&log, Path::new("/w/3")), Some(vec!["out/a.part".into()]));
+        assert_eq!(injected_files(&log, Path::new("/elsewhere")), None);
         // Another thread's was answered so, too.
         let more = "7  write(2<pipe:[5]>, \"w\"..., 3) = -1 EIO (Input/output error) (INJECTED)\n";
         fs::write(&log, format!("{LOG}{more}")).unwrap();
-        assert_eq!(injected_file(&log, Path::new("/w/3")), None);
+        assert_eq!(injected_files(&log, Path::new("/w/3")), None);
         fs::write(&log, LOG).unwrap();
         assert_eq!(files_read(&log, Path::new("/w/3")).unwrap(), ["in.json"]);
         fs::remove_file(&log).unwrap();
