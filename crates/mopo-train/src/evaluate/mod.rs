@@ -56,6 +56,15 @@ pub struct EvaluationPlan {
     given: Option<GivenPrompts>,
     /// `result.json`.
     trained: Value,
+    /// Those in it.
+    constraints: Vec<Constraint>,
+}
+
+/// What an evaluation reads of `result.json`.
+#[derive(Deserialize)]
+struct Trained {
+    #[serde(default)]
+    constraints: Vec<Constraint>,
 }
 
 /// The result of a run's evaluation, for [`mopo_report::write_report`].
@@ -93,10 +102,12 @@ impl EvaluationPlan {
         run.check_finished()?;
         // Before minutes of generation.
         record.check(&run, &[RESULT], true)?;
-        let trained = run.read_json(RESULT).map_err(|e| Error::Run {
+        let trained: Value = run.read_json(RESULT).map_err(|e| Error::Run {
             path: run.path().into(),
             message: format!("{e}; delete it and resume the run: it is computed again"),
         })?;
+        let Trained { constraints } = Trained::deserialize(&trained)
+            .map_err(|e| Error::corrupt(&run.join(RESULT), e.to_string()))?;
         let rewards = &config.evaluation.rewards;
         let objectives = Objectives::new(rewards.iter().map(|axis| axis.name.clone()))?;
         let objectives = objectives.names().to_vec();
@@ -116,7 +127,7 @@ impl EvaluationPlan {
             None => None,
         };
         let seed = options.seed.unwrap_or(config.seed);
-        Ok(Self { run, config, record, seed, objectives, statistics, given, trained })
+        Ok(Self { run, config, record, seed, objectives, statistics, given, trained, constraints })
     }
 
     /// Generates, scores and judges. `resolve` finds the models of rewards.
@@ -191,7 +202,11 @@ impl EvaluationPlan {
         let answers = asked.merged(&set)?;
         let notes = set.about().filter_map(Value::as_array).flatten().filter_map(Value::as_str);
         notes.for_each(|note| progress.note(note));
-        let rewards = self.rewards::<B>(device, resolve)?;
+        // The answers are scored already; only constraints have other texts to score.
+        let rewards = match self.constraints.is_empty() {
+            true => vec![],
+            false => self.rewards::<B>(device, resolve)?,
+        };
         self.evaluated(asked, answers, &rewards, progress)
     }
 
@@ -305,18 +320,11 @@ impl EvaluationPlan {
         policies: &[PolicySamples],
         rewards: &[Box<dyn Reward>],
     ) -> Result<Vec<GeneratedConstraint>> {
-        #[derive(Deserialize)]
-        struct Trained {
-            #[serde(default)]
-            constraints: Vec<Constraint>,
-        }
-        let Trained { constraints } = Trained::deserialize(&self.trained)
-            .map_err(|e| Error::corrupt(&self.run.join(RESULT), e.to_string()))?;
-        if constraints.is_empty() {
+        if self.constraints.is_empty() {
             return Ok(vec![]);
         }
         let data = DataResponses::of(&self.run, prompts)?;
-        data.constraints(&constraints, policies, (&self.objectives, rewards), self.seed)
+        data.constraints(&self.constraints, policies, (&self.objectives, rewards), self.seed)
     }
 
     /// The run's directory.
