@@ -45,6 +45,12 @@ impl<T, E> From<Result<T, E>> for Outcome {
 /// Reads one input.
 pub type Runner = Box<dyn FnMut(&[u8]) -> Outcome>;
 
+/// Makes valid inputs.
+pub type Seeds = fn() -> Vec<Vec<u8>>;
+
+/// Makes what runs inputs, whose files are in a folder.
+pub type Start = fn(&Place) -> Runner;
+
 /// A reader.
 pub struct Target {
     /// Its name.
@@ -56,9 +62,9 @@ pub struct Target {
     /// Words of its format, for the inputs.
     pub words: &'static [&'static str],
     /// Valid inputs.
-    pub seeds: fn() -> Vec<Vec<u8>>,
+    pub seeds: Seeds,
     /// Makes what runs inputs, whose files are in a folder.
-    pub start: fn(&Place) -> Runner,
+    pub start: Start,
     /// About how many thousand inputs per second and core; the shares of a number of inputs follow from it.
     pub rate: f64,
 }

@@ -136,10 +136,7 @@ const WORDS: &[&str] = &[
 ];
 
 pub(super) fn targets() -> Vec<Target> {
-    let target = |name, reads, seeds, start, rate| {
-        let (form, words) = (Form::Text, WORDS);
-        Target { name, reads, form, words, seeds, start, rate }
-    };
+    let target = super::alike(Form::Text, WORDS);
     vec![
         target(
             "run-config",

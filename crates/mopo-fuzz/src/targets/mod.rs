@@ -10,7 +10,7 @@ mod tensors;
 mod text;
 mod tokenizer;
 
-use crate::Target;
+use crate::{Form, Seeds, Start, Target};
 
 /// Bytes of files below `crates/`.
 macro_rules! files {
@@ -19,6 +19,14 @@ macro_rules! files {
     };
 }
 pub(crate) use files;
+
+/// Makes targets of one form, with the same words: from name, what is read, seeds, start and rate.
+fn alike(
+    form: Form,
+    words: &'static [&'static str],
+) -> impl Fn(&'static str, &'static str, Seeds, Start, f64) -> Target {
+    move |name, reads, seeds, start, rate| Target { name, reads, form, words, seeds, start, rate }
+}
 
 /// All of them.
 pub fn targets() -> Vec<Target> {

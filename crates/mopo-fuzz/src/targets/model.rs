@@ -118,10 +118,7 @@ const WORDS: &[&str] = &[
 type TestDevice = <TestBackend as burn::tensor::backend::BackendTypes>::Device;
 
 pub(super) fn targets() -> Vec<Target> {
-    let target = |name, reads, seeds, start, rate| {
-        let (form, words) = (Form::Text, WORDS);
-        Target { name, reads, form, words, seeds, start, rate }
-    };
+    let target = super::alike(Form::Text, WORDS);
     vec![
         target("decoder-config", "config.json of decoders", decoder_configs, decoder_config, 10.0),
         target(

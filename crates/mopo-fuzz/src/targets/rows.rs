@@ -92,15 +92,7 @@ const ROWS: Form = Form::Rows;
 type Read = fn(&Path, &ReadOptions, &mut Sink<'_>) -> Result<SourceRead>;
 
 pub(super) fn targets() -> Vec<Target> {
-    let target = |name, reads, seeds, start, rate| Target {
-        name,
-        reads,
-        form: ROWS,
-        words: WORDS,
-        seeds,
-        start,
-        rate,
-    };
+    let target = super::alike(ROWS, WORDS);
     vec![
         target("hh", "HH-RLHF: rows of two dialogues", hh_seeds, |place| rows(place, hh), 6.2),
         target(

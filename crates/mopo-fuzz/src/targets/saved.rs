@@ -55,10 +55,7 @@ const WORDS: &[&str] = &[
 ];
 
 pub(super) fn targets() -> Vec<Target> {
-    let target = |name, reads, seeds, start, rate| {
-        let (form, words) = (Form::Text, WORDS);
-        Target { name, reads, form, words, seeds, start, rate }
-    };
+    let target = super::alike(Form::Text, WORDS);
     vec![
         target("shard", "files of shards", || vec![shard_file()], shards, 10.0),
         target("saved-rows", "rows saved while a job runs", saved_seeds, saved, 10.0),
