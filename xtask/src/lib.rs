@@ -27,6 +27,7 @@ mod matrix;
 mod measured;
 mod models;
 mod program;
+mod random;
 mod real_line;
 mod study;
 mod tidy;

@@ -1,12 +1,12 @@
-//! Numbers that depend on the seed of the campaign, the part and the trial only, so that one trial can be repeated.
+//! Numbers that depend on a seed, a part and a trial only, so that one trial can be repeated.
 
 /// SplitMix64.
 #[derive(Debug, Clone)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// That of one trial.
-    pub(super) fn of_trial(seed: u64, part: &str, trial: u64) -> Self {
+    pub(crate) fn of_trial(seed: u64, part: &str, trial: u64) -> Self {
         let mut this = Self(seed);
         for byte in part.bytes() {
             this.0 = this.next() ^ u64::from(byte);
@@ -25,24 +25,24 @@ impl Random {
     }
 
     /// A whole number below `n`, which is above 0.
-    pub(super) fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         let n = n as u128;
         // The high half of a product of 128 bits: as uniform as 64 bits allow.
         ((u128::from(self.next()) * n) >> 64) as usize
     }
 
     /// In [0, 1).
-    pub(super) fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// True with this probability.
-    pub(super) fn chance(&mut self, p: f64) -> bool {
+    pub(crate) fn chance(&mut self, p: f64) -> bool {
         self.unit() < p
     }
 
     /// One of a list that is not empty.
-    pub(super) fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
+    pub(crate) fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
         &list[self.below(list.len())]
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::bench::{Bench, Trial};
 use super::compare::{compared, difference, tree, without_place};
 use super::faults::names;
-use super::random::Random;
+use crate::random::Random;
 
 /// Inputs of the user without a checksum, and why: what they say is what is wanted, so another letter can be another
 /// result. A command must still end well. Everything else must notice the byte, or end with the same result.

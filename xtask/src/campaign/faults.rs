@@ -14,9 +14,9 @@ use super::inputs::remove;
 use super::jobs::Job;
 use super::kill::{by_kind, halves};
 use super::process::{Ended, PATIENCE};
-use super::random::Random;
 use super::trace::{Call, injected, injected_files};
 use super::{peer, shell};
+use crate::random::Random;
 
 /// What is done, in turns; a lost peer takes seconds, and so has one turn of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,27 +8,23 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::bench::Trial;
-use crate::cargo::{cargo, root};
+use crate::cargo::{cargo, root, target_directory};
 
 const PACKAGE: &str = "mopo-fuzz";
 
-/// What the fuzz targets found in so many seconds, a line for each target and its inputs; `None` without the program.
-pub(super) fn run(seconds: u64, seed: u64, dir: &Path) -> Result<Option<Vec<(Trial, u64)>>> {
-    if !root().join("crates").join(PACKAGE).is_dir() {
-        return Ok(None);
-    }
+/// What the fuzz targets found in so many seconds, a line for each target and its inputs.
+pub(super) fn run(seconds: u64, seed: u64, dir: &Path) -> Result<Vec<(Trial, u64)>> {
     let built = cargo(&["build", "--release", "--package", PACKAGE]).current_dir(root()).status();
     ensure!(built.is_ok_and(|status| status.success()), "{PACKAGE} does not build");
-    let target = cargo_metadata::MetadataCommand::new().no_deps().exec()?.target_directory;
-    let program = target.join("release").join(PACKAGE);
+    let program = target_directory()?.join("release").join(PACKAGE);
     let report = dir.join("fuzz.json");
-    let mut command = Command::new(program.as_std_path());
+    let mut command = Command::new(&program);
     command
         .args(["--seconds", &seconds.to_string(), "--seed", &seed.to_string(), "--report"])
         .arg(&report);
     // Its exit code is 1 where something was found; what was found is in the report.
-    command.status().with_context(|| format!("starting {program}"))?;
-    parse(&fs::read_to_string(&report).context("the report of mopo-fuzz")?).map(Some)
+    command.status().with_context(|| format!("starting {}", program.display()))?;
+    parse(&fs::read_to_string(&report).context("the report of mopo-fuzz")?)
 }
 
 fn parse(text: &str) -> Result<Vec<(Trial, u64)>> {

@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail};
 use super::bench::{Bench, Known, Trial, Workspace};
 use super::compare::{difference, tree};
 use super::jobs::Job;
-use super::random::Random;
 use super::trace::{Call, injected};
+use crate::random::Random;
 
 /// Files that grow while a command runs.
 const GROW: &[&str] = &["run.json", "metrics.jsonl", "eval_samples.jsonl"];

@@ -13,7 +13,6 @@ mod numbers;
 mod page;
 mod peer;
 mod process;
-mod random;
 mod sets;
 mod shell;
 mod trace;
@@ -167,20 +166,12 @@ fn all(
     if is_asked(Name::Fuzz) {
         let minutes = options.minutes.map_or(FUZZ_MINUTES, |m| m * FUZZ_SHARE);
         let began = Instant::now();
-        match fuzz::run((minutes * 60.0).ceil() as u64, options.seed, dir)? {
-            None => println!("skipped: campaign fuzz: there is no crate mopo-fuzz"),
-            Some(targets) => {
-                let (trials, inputs) = targets.into_iter().unzip::<_, _, Vec<Trial>, Vec<u64>>();
-                let trials = trials.into_iter().enumerate().map(|(i, t)| (i as u64, t)).collect();
-                done.push(Done {
-                    word: "fuzz",
-                    trials,
-                    seconds: began.elapsed().as_secs_f64(),
-                    inputs,
-                });
-                report(done.last().context("no part")?);
-            }
-        }
+        let targets = fuzz::run((minutes * 60.0).ceil() as u64, options.seed, dir)?;
+        let (trials, inputs) = targets.into_iter().unzip::<_, _, Vec<Trial>, Vec<u64>>();
+        let trials = trials.into_iter().enumerate().map(|(i, t)| (i as u64, t)).collect();
+        let seconds = began.elapsed().as_secs_f64();
+        done.push(Done { word: "fuzz", trials, seconds, inputs });
+        report(done.last().context("no part")?);
     }
     write_failures(&options.failures, options.seed, &done)?;
     if let Some(file) = &options.page {

@@ -8,8 +8,8 @@ use toml::Value;
 use super::bench::{Bench, Trial};
 use super::finite::not_finite;
 use super::jobs::{Job, METHODS, combines, train};
-use super::random::Random;
 use super::sets;
+use crate::random::Random;
 
 /// Real numbers that are tried.
 const REALS: &[&str] = &[

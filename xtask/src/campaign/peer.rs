@@ -12,7 +12,7 @@ use super::compare::{difference, tree};
 use super::inputs::words;
 use super::jobs::{METHODS, RANK_TIMEOUT, combines, train};
 use super::process::{PATIENCE, Run};
-use super::random::Random;
+use crate::random::Random;
 
 /// How soon all of a job must have ended.
 const SOON: Duration = Duration::from_secs(RANK_TIMEOUT + 10);

@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 use crate::args::absolute;
 use crate::program;
 use inputs::Inputs;
-pub(crate) use processes::{has_program, processes};
+pub(crate) use processes::{has_program, last_lines, processes};
 pub(crate) use train::{MPI, lacks_mpi};
 
 /// Starts a real Slurm and a Ray of two nodes on this machine, submits work in shards, kills parts of it, and compares the

@@ -175,7 +175,7 @@ pub(crate) fn has_program(name: &str) -> bool {
 }
 
 /// The end of a text.
-pub(super) fn last_lines(text: &str, n: usize) -> String {
+pub(crate) fn last_lines(text: &str, n: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(n)..].join("\n")
 }

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::args::absolute;
 use crate::cargo::target_directory;
+use crate::cluster_test::last_lines;
 use crate::files::write_whole;
 use crate::machine::machine;
 use models::{PHI, SMOLLM2, Size, TINY};
@@ -233,9 +234,7 @@ impl Check {
             .map(|path| fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned()));
         let (out, err) = (out?, err?);
         if !status.success() {
-            let said = format!("{out}{err}");
-            let lines: Vec<&str> = said.lines().collect();
-            bail!("{program}: {status}:\n{}", lines[lines.len().saturating_sub(12)..].join("\n"));
+            bail!("{program}: {status}:\n{}", last_lines(&format!("{out}{err}"), 12));
         }
         Ok(out)
     }

@@ -7,6 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
+use crate::random::Random;
+
 /// A size of model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Size {
@@ -191,7 +193,7 @@ impl Size {
         let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(header.as_bytes())?;
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = Random::of_trial(0, self.name, 0);
         for (name, shape) in &tensors {
             let is_norm = name.contains("norm");
             // Of a width that keeps the states' size from block to block.
@@ -203,7 +205,7 @@ impl Size {
             // Generation stops at the last id, which must not be chosen.
             let is_last = |i: usize| shape[0] == self.vocabulary && i >= n - n / shape[0];
             for i in 0..n {
-                let mut x = width * uniform(&mut state);
+                let mut x = width * (2.0 * random.unit() as f32 - 1.0);
                 if is_last(i) {
                     x = 0.0;
                 }
@@ -217,15 +219,6 @@ impl Size {
         out.flush()?;
         Ok(())
     }
-}
-
-/// The next number of xorshift64*, in [−1, 1).
-fn uniform(state: &mut u64) -> f32 {
-    *state ^= *state >> 12;
-    *state ^= *state << 25;
-    *state ^= *state >> 27;
-    let bits = state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40;
-    bits as f32 / (1 << 23) as f32 - 1.0
 }
 
 /// The id of the end of a text.
