@@ -1,16 +1,38 @@
 //! Files that are whole or absent.
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-/// Writes a file whole or not at all, and makes its folder if needed.
+/// Writes a file whole or not at all, and makes its folder if needed. Several processes may write the same one: it has the
+/// text of one of them.
 pub(crate) fn write_whole(path: &Path, text: &str) -> Result<()> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    Ok(mopo_hub::write_atomically(path, text.as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn several_can_write_one_file() {
+        let dir = std::env::temp_dir().join(format!("mopo-files-{}", std::process::id()));
+        let path = dir.join("new/asked.json");
+        let texts = ["a".repeat(10_000), "b".repeat(20_000), "c".repeat(5_000)];
+        std::thread::scope(|scope| {
+            for text in &texts {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        write_whole(&path, text).unwrap();
+                        let found = fs::read_to_string(&path).unwrap();
+                        assert!(texts.contains(&found), "{} bytes of none of them", found.len());
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(dir.join("new")).unwrap().count(), 1);
+        fs::remove_dir_all(&dir).unwrap();
     }
-    let part = path.with_extension("part");
-    fs::write(&part, text).with_context(|| format!("writing {}", part.display()))?;
-    fs::rename(&part, path).with_context(|| format!("writing {}", path.display()))
 }

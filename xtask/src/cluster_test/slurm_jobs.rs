@@ -10,12 +10,13 @@ use anyhow::{Context, Result, ensure};
 use super::Outcome;
 use super::inputs::{Inputs, check_same, deploy};
 use super::packages::Installed;
-use super::processes::{output, processes, signal, wait_for};
+use super::processes::{last_lines, output, processes, signal, wait_for};
 use super::slurm::{PACKAGES, PROGRAMS, Slurm};
 
 const STUDY: &str = include_str!("tiny-study.toml");
 const PATIENCE: Duration = Duration::from_secs(300);
 const N_SHARDS: usize = 4;
+const N_STUDY_SHARDS: usize = 3;
 
 /// The step of Slurm.
 pub(super) fn run(inputs: &Inputs, no_install: bool, dir: &Path) -> Result<Outcome> {
@@ -111,8 +112,10 @@ fn study(inputs: &Inputs, slurm: &Slurm, dir: &Path) -> Result<String> {
     };
     let [whole, shared] = ["study-whole", "study-shared"].map(|name| dir.join(name));
     output(Command::new(std::env::current_exe()?).args(words(&whole)))?;
-    submit(inputs, slurm, 3, &words(&shared))?;
+    let array = submit(inputs, slurm, N_STUDY_SHARDS, &words(&shared))?;
     slurm.wait(PATIENCE)?;
+    let page = shared.join("report/index.html");
+    ensure!(page.exists(), "there is no {}:\n{}", page.display(), logs(dir, &array)?);
     let mut n = 0;
     for file in files(&whole)? {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -122,9 +125,24 @@ fn study(inputs: &Inputs, slurm: &Slurm, dir: &Path) -> Result<String> {
         }
     }
     ensure!(n > 0, "the study has no files to compare");
-    let page = shared.join("report/index.html");
-    ensure!(page.exists(), "there is no {}", page.display());
-    Ok(format!("a study of 3 shards: {n} files of weights and answers are those of one process"))
+    Ok(format!(
+        "a study of {N_STUDY_SHARDS} shards: {n} files of weights and answers are those of one process"
+    ))
+}
+
+/// What the tasks of an array and their merge said last.
+fn logs(dir: &Path, array: &str) -> Result<String> {
+    let mut said = vec![];
+    for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.ends_with(".log") && (name.contains(array) || name.contains("merge")) {
+            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            said.push(format!("{name}:\n{}", last_lines(&text, 20)));
+        }
+    }
+    said.sort();
+    Ok(said.join("\n"))
 }
 
 /// All files below a folder.

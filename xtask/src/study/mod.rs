@@ -255,6 +255,7 @@ pub(crate) fn run(options: &Options, words: &[String]) -> Result<ExitCode> {
 impl Study {
     /// Refuses a directory with the runs of another study, and writes down what this one is.
     fn check_same(&self) -> Result<()> {
+        let _lock = self.locked("study")?;
         let path = self.out.join("asked.json");
         let size = &self.plan.size;
         let shown = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
@@ -276,6 +277,7 @@ impl Study {
                 "{} has the runs of another study ({found}); this one is {asked}: pass another --out",
                 self.out.display()
             );
+            return Ok(());
         }
         write_whole(&path, &format!("{asked}\n"))
     }
