@@ -129,13 +129,51 @@ impl Kernel for Squares<'_> {
 
 /// The sums of squares of parts of a fixed size.
 pub(super) fn sums_of_squares(x: &T) -> Vec<f64> {
+    if let ([rows, columns], [1, _]) = (&x.layout().shape()[..], x.layout().strides())
+        && is_dense(x)
+        && *rows > 1
+    {
+        return of_transposed(x.storage::<f32>(), *rows, *columns);
+    }
     let x = if is_dense(x) && x.layout().is_contiguous() { x.clone() } else { x.to_contiguous() };
-    let parts = x.storage::<f32>().par_chunks(SQUARES_PART);
-    parts
-        .map(|x| {
-            let mut total = 0.0;
-            vectorised(Squares { x, total: &mut total });
-            total
-        })
-        .collect()
+    x.storage::<f32>().par_chunks(SQUARES_PART).map(squares).collect()
+}
+
+fn squares(x: &[f32]) -> f64 {
+    let mut total = 0.0;
+    vectorised(Squares { x, total: &mut total });
+    total
+}
+
+/// Rows that are copied together: as many numbers as a line of the cache has.
+const ROWS: usize = 16;
+
+/// The same of a matrix that is stored column by column, such as the gradient of an output layer. Parts are row by row as
+/// ever, so that the sums do not depend on how a matrix is stored.
+fn of_transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f64> {
+    let n = x.len();
+    let of_rows = |first: usize| {
+        let last = (first + ROWS).min(rows);
+        let mut copy = vec![0f32; (last - first) * columns];
+        for (j, column) in x.chunks_exact(rows).enumerate() {
+            for (i, value) in column[first..last].iter().enumerate() {
+                copy[i * columns + j] = *value;
+            }
+        }
+        // Parts that begin in these rows. The last may end in later ones.
+        let (from, to) = (first * columns, last * columns);
+        let starts = (from.next_multiple_of(SQUARES_PART)..to).step_by(SQUARES_PART);
+        let sums = starts.map(|start| {
+            let end = (start + SQUARES_PART).min(n);
+            if end <= to {
+                return squares(&copy[start - from..end - from]);
+            }
+            let mut part = copy[start - from..].to_vec();
+            part.extend((to..end).map(|at| x[at % columns * rows + at / columns]));
+            squares(&part)
+        });
+        sums.collect::<Vec<_>>()
+    };
+    let blocks: Vec<usize> = (0..rows).step_by(ROWS).collect();
+    blocks.into_par_iter().flat_map_iter(of_rows).collect()
 }

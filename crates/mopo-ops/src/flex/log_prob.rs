@@ -262,7 +262,7 @@ pub(super) fn backward(
                     }
                     let logits = MatRef::by_rows(logits, m, size, size);
                     let to = MatMut::by_rows(d_weight, size, d);
-                    multiply(to, true, logits.transpose(), hidden, 1.0, Threads::One);
+                    multiply(to, start > 0, logits.transpose(), hidden, 1.0, Threads::One);
                     let to = &mut d_hidden[start * d..(start + m) * d];
                     let to = MatMut::by_rows(to, m, d);
                     multiply(to, true, logits, part.transpose(), 1.0, Threads::One);
