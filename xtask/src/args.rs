@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    bench_dpo, bench_generate, bench_ranks, bench_score, bench_serve, bench_shards, bench_train,
-    campaign, cluster_test, device_check, models, real_line, study,
+    bench_dpo, bench_generate, bench_growth, bench_ranks, bench_score, bench_serve, bench_shards,
+    bench_train, campaign, cluster_test, device_check, models, real_line, study,
 };
 
 /// The project's own commands.
@@ -99,6 +99,8 @@ pub(crate) enum BenchCommand {
     Score(bench_score::Options),
     /// Time a training step by 1 and 2 ranks over MPI, and exchanges by size; what that says of a cluster
     Ranks(bench_ranks::Options),
+    /// Time training steps of growing size: pairs, length, objectives, threads
+    Growth(bench_growth::Options),
     /// Label with one process and with shards at the same time
     Shards(bench_shards::Options),
     /// Let many clients ask `mopo serve` at once: latencies, memory, and whether each answer is the right one

@@ -7,6 +7,7 @@
 mod args;
 mod bench_dpo;
 mod bench_generate;
+mod bench_growth;
 mod bench_pareto;
 mod bench_ranks;
 mod bench_score;
@@ -67,6 +68,7 @@ fn run(command: Command) -> Result<ExitCode> {
             BenchCommand::Generate(options) => bench_generate::run(&options, &words()),
             BenchCommand::Score(options) => bench_score::run(&options, &words()),
             BenchCommand::Ranks(options) => bench_ranks::run(&options, &words()),
+            BenchCommand::Growth(options) => bench_growth::run(&options, &words()),
             BenchCommand::Shards(options) => bench_shards::run(&options, &words()),
             BenchCommand::Serve(options) => bench_serve::run(&options, &words()),
         },

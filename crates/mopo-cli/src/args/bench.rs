@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use mopo_train::config::BaseFormat;
 
-use super::numbers::{at_most, count};
+use super::numbers::{at_most, count, policies};
 use crate::device::Device;
 
 #[derive(Debug, Args)]
@@ -26,6 +26,8 @@ pub(crate) enum Measurement {
     Matmul(BenchMatmulArgs),
     /// Exchanges between the ranks of a job: start it by `mpirun`
     Exchange(BenchExchangeArgs),
+    /// Draw curves: a picture of panels of lines
+    Curves(BenchCurvesArgs),
 }
 
 /// Flags of every measurement.
@@ -77,6 +79,9 @@ pub(crate) struct BenchTrainArgs {
     /// MOPO: measure steps before or after the first refresh of the reference
     #[arg(long, value_enum, default_value_t = StepWindow::First)]
     pub(crate) window: StepWindow,
+    /// MOPO: number of objectives, each with a policy and its output layer
+    #[arg(long, value_name = "K", default_value_t = 2, value_parser = policies)]
+    pub(crate) policies: usize,
     /// Keep only the inputs of blocks and recompute blocks in the backward pass
     #[arg(long)]
     pub(crate) gradient_checkpointing: bool,
@@ -89,7 +94,7 @@ pub(crate) enum StepMethod {
     Dpo,
     /// Clone the chosen response; trains a LoRA adapter.
     Clone,
-    /// Two policies, τ 0.08, packing and pruned responses; trains a LoRA adapter and two output layers.
+    /// Two policies (--policies), τ 0.08, packing and pruned responses; trains a LoRA adapter and their output layers.
     Mopo,
 }
 
@@ -178,4 +183,14 @@ pub(crate) struct BenchMatmulArgs {
     /// Size of the vocabulary
     #[arg(long, value_name = "N", default_value_t = 51_200, value_parser = at_most::<16_777_216>)]
     pub(crate) vocab: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchCurvesArgs {
+    /// Panels as JSON: [{"title", "x_axis", "series": [{"name", "points": [[x, y], …]}, …]}, …]
+    #[arg(value_name = "FILE")]
+    pub(crate) panels: PathBuf,
+    /// The picture, as PNG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
 }

@@ -81,6 +81,10 @@ pub(super) fn grid(text: &str) -> Result<usize, String> {
     integer(text, |n| n > 1 && n <= 1000, "it must be a whole number above 1, at most 1000")
 }
 
+pub(super) fn policies(text: &str) -> Result<usize, String> {
+    integer(text, |n| (2..=64).contains(&n), "it must be a whole number from 2 to 64")
+}
+
 pub(super) fn even_count(text: &str) -> Result<usize, String> {
     let expected =
         "it must be an even number above 0, at most 1000000: a comparison has two responses";

@@ -1,4 +1,4 @@
-//! Training curves: panels of lines over steps.
+//! Panels of lines: over training steps, or over another quantity.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +16,8 @@ const NAMES: f64 = 176.0;
 const HEAD: f64 = 34.0;
 const BELOW: f64 = 50.0;
 const MAX_POINTS: usize = 300;
+/// The axis of what is written down while training.
+const STEP: &str = "step";
 
 /// Draws `panels` in two columns, each line named at its right end. Lines of more than 300 points
 /// are averaged in that many groups.
@@ -33,16 +35,16 @@ pub fn curves_svg(panels: &[Curves]) -> Result<Figure> {
     let width = 2.0 * MARGIN + n_columns as f64 * cell.0;
     let height = 2.0 * MARGIN + drawn.len().div_ceil(2) as f64 * cell.1 - 12.0;
     let mut svg = Svg::new("curves");
-    for (i, (title, series)) in drawn.iter().enumerate() {
+    for (i, Drawn { title, x_axis, series }) in drawn.iter().enumerate() {
         let left = MARGIN + (i % 2) as f64 * cell.0 + LEFT;
         let top = MARGIN + (i / 2) as f64 * cell.1 + HEAD;
         let bold = Type { size: 14.0, bold: true, ..Type::default() };
         svg.text(left, top - 12.0, &text::fit(title, 14.0, true, PANEL.0 + NAMES), bold);
-        let ends = panel(&mut svg, left, top, series);
+        let ends = panel(&mut svg, left, top, x_axis, series);
         names(&mut svg, left + PANEL.0, top, series, ends);
     }
-    let titles: Vec<&str> = drawn.iter().map(|d| d.0).collect();
-    Ok(svg.finish(width, height, &format!("Over training steps: {}", titles.join("; "))))
+    let titles: Vec<&str> = drawn.iter().map(|d| d.title).collect();
+    Ok(svg.finish(width, height, &titles.join("; ")))
 }
 
 /// A single panel of [`curves_svg`], for a page.
@@ -60,9 +62,9 @@ pub(crate) fn curve_panels(panels: &[Curves], name: &str) -> Vec<CurvePanel> {
     drawable(panels)
         .into_iter()
         .enumerate()
-        .map(|(i, (title, series))| {
+        .map(|(i, Drawn { title, x_axis, series })| {
             let mut svg = Svg::new(format!("{name}-{i}"));
-            panel(&mut svg, LEFT, 8.0, &series);
+            panel(&mut svg, LEFT, 8.0, x_axis, &series);
             let figure = svg.finish(LEFT + PANEL.0 + 10.0, 8.0 + PANEL.1 + BELOW - 8.0, title);
             let sample = |(i, line): (usize, Series)| {
                 let mut svg = Svg::new("");
@@ -76,8 +78,15 @@ pub(crate) fn curve_panels(panels: &[Curves], name: &str) -> Vec<CurvePanel> {
         .collect()
 }
 
+/// A panel that has something to draw.
+struct Drawn<'a> {
+    title: &'a str,
+    x_axis: &'a str,
+    series: Vec<Series>,
+}
+
 /// Panels and lines with finite points, thinned.
-fn drawable(panels: &[Curves]) -> Vec<(&str, Vec<Series>)> {
+fn drawable(panels: &[Curves]) -> Vec<Drawn<'_>> {
     let thinned = |panel: &Curves| {
         let mut series: Vec<Series> = panel.series.iter().filter_map(thin).collect();
         // Next to losses of policies, one without a name is the total.
@@ -86,8 +95,11 @@ fn drawable(panels: &[Curves]) -> Vec<(&str, Vec<Series>)> {
         }
         series
     };
-    let all = panels.iter().map(|panel| (panel.title.as_str(), thinned(panel)));
-    all.filter(|(_, series)| !series.is_empty()).collect()
+    let all = panels.iter().map(|panel| {
+        let Curves { title, x_axis, .. } = panel;
+        Drawn { title, x_axis, series: thinned(panel) }
+    });
+    all.filter(|panel| !panel.series.is_empty()).collect()
 }
 
 /// Line `i` of a panel: the colours in turn, dashed on every second cycle.
@@ -112,20 +124,20 @@ fn thin(series: &Series) -> Option<Series> {
 }
 
 /// Draws axes and lines, with a name at each line's end.
-fn panel(svg: &mut Svg, left: f64, top: f64, series: &[Series]) -> Vec<(f64, usize)> {
+fn panel(svg: &mut Svg, left: f64, top: f64, x_axis: &str, series: &[Series]) -> Vec<(f64, usize)> {
     let (right, bottom) = (left + PANEL.0, top + PANEL.1);
     let all = || series.iter().flat_map(|s| &s.points);
     let ends = all()
         .map(|p| p.0)
         .fold((f64::INFINITY, f64::NEG_INFINITY), |e, x| (e.0.min(x), e.1.max(x)));
-    let x_axis =
+    let x =
         if ends.1 > ends.0 { Axis { low: ends.0, high: ends.1 } } else { Axis::around([ends.0]) };
     let y_axis = Axis::around(all().map(|p| p.1));
     let small = Type { size: 12.0, muted: true, ..Type::default() };
-    for (value, label) in x_axis.ticks(5) {
-        let x = x_axis.place(value, left, right);
-        svg.line((x, top), (x, bottom), Stroke::Grid);
-        svg.text(x, bottom + 18.0, &label, Type { anchor: Anchor::Middle, ..small });
+    for (value, label) in x.ticks(5) {
+        let at = x.place(value, left, right);
+        svg.line((at, top), (at, bottom), Stroke::Grid);
+        svg.text(at, bottom + 18.0, &label, Type { anchor: Anchor::Middle, ..small });
     }
     for (value, label) in y_axis.ticks(4) {
         let y = y_axis.place(value, bottom, top);
@@ -137,12 +149,11 @@ fn panel(svg: &mut Svg, left: f64, top: f64, series: &[Series]) -> Vec<(f64, usi
         svg.line((left, y), (right, y), Stroke::Frame);
     }
     svg.frame(left, top, PANEL.0, PANEL.1);
-    svg.text((left + right) / 2.0, bottom + 36.0, "step", Type { anchor: Anchor::Middle, ..small });
+    svg.text((left + right) / 2.0, bottom + 36.0, x_axis, Type { anchor: Anchor::Middle, ..small });
 
     let mut ends: Vec<(f64, usize)> = Vec::new();
     for (i, line) in series.iter().enumerate() {
-        let place =
-            |p: &(f64, f64)| (x_axis.place(p.0, left, right), y_axis.place(p.1, bottom, top));
+        let place = |p: &(f64, f64)| (x.place(p.0, left, right), y_axis.place(p.1, bottom, top));
         let points: Vec<(f64, f64)> = line.points.iter().map(place).collect();
         let d: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
         let last = line.points[line.points.len() - 1].1;
@@ -227,7 +238,10 @@ pub fn curves_from_metrics(rows: &[MetricsRow]) -> Vec<Curves> {
                 "warm_start" => format!("{} — SFT", DRAWN[quantity].1),
                 phase => format!("{} — {}", DRAWN[quantity].1, phase.replace('_', " ")),
             };
-            panels.push(((phase, quantity), Curves { title, series: Vec::new() }));
+            panels.push((
+                (phase, quantity),
+                Curves { title, x_axis: STEP.into(), series: Vec::new() },
+            ));
         }
         if let Some((_, panel)) = panels.last_mut() {
             panel.series.push(Series { name, points });
@@ -274,6 +288,9 @@ mod tests {
         let thinned = thin(&Series { name: String::new(), points }).unwrap();
         assert!(thinned.points.len() <= MAX_POINTS && thinned.points.iter().all(|p| p.1 == 1.0));
         let empty = Series { name: "x".into(), points: vec![(0.0, f64::NAN)] };
-        assert!(curves_svg(&[Curves { title: "t".into(), series: vec![empty] }]).is_err());
+        assert!(
+            curves_svg(&[Curves { title: "t".into(), x_axis: STEP.into(), series: vec![empty] }])
+                .is_err()
+        );
     }
 }

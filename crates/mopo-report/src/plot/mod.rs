@@ -51,12 +51,12 @@ impl Figure {
     }
 }
 
-/// A line of a chart over training steps.
+/// A line of a chart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Series {
     /// The name in the legend.
     pub name: String,
-    /// (step, value), steps ascending; a value that is not finite leaves a gap.
+    /// (x, value), x ascending; a value that is not finite leaves a gap.
     pub points: Vec<(f64, f64)>,
 }
 
@@ -65,6 +65,8 @@ pub struct Series {
 pub struct Curves {
     /// Heading of the panel.
     pub title: String,
+    /// What x is, such as training steps.
+    pub x_axis: String,
     /// The lines; panels without lines are omitted.
     pub series: Vec<Series>,
 }

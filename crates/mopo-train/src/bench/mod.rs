@@ -47,8 +47,8 @@ pub enum BenchMethod {
     /// Cloning of the first response, each token with equal weight; no reference, the output layer
     /// is frozen.
     Clone,
-    /// MOPO with τ 0.08 and two policies with trained output layers. Their objectives are those of
-    /// [`two_objectives`].
+    /// MOPO with τ 0.08 and a policy with a trained output layer for each objective of the pairs,
+    /// which are those of [`bench_objectives`].
     Mopo(BenchWindow),
 }
 
@@ -106,16 +106,25 @@ pub struct StepMeasurement {
     pub operations: f64,
 }
 
-/// Two conflicting objectives of a pair: the pair's own preference, and the shorter response (1 if
-/// the first one has fewer tokens, 0 if it has more, 0.5 if they are equal). Rows of
-/// [`Pairs::labels`].
-pub fn two_objectives(pair: &PairTokens) -> [Vec<Option<f32>>; 2] {
-    let shorter = match pair.first.len().cmp(&pair.second.len()) {
-        std::cmp::Ordering::Less => 1.0,
-        std::cmp::Ordering::Equal => 0.5,
-        std::cmp::Ordering::Greater => 0.0,
+/// `n` objectives of a pair that disagree: the pair's own preference; the shorter response (1 if
+/// the first one has fewer tokens, 0 if it has more, 0.5 if they are equal); and any others by
+/// sums of token ids, modulo a number of their own. Rows of [`Pairs::labels`].
+pub fn bench_objectives(pair: &PairTokens, n: usize) -> [Vec<Option<f32>>; 2] {
+    let label = |k: usize| {
+        let sign = match k {
+            0 => return 1.0,
+            1 => pair.second.len().cmp(&pair.first.len()),
+            _ => {
+                let value = |ids: &[u32]| {
+                    ids.iter().map(|id| u64::from(*id)).sum::<u64>() % (2 * k as u64 + 3)
+                };
+                value(&pair.first).cmp(&value(&pair.second))
+            }
+        };
+        0.5 + 0.5 * f32::from(sign as i8)
     };
-    [vec![Some(1.0), Some(shorter)], vec![Some(0.0), Some(1.0 - shorter)]]
+    let first: Vec<f32> = (0..n).map(label).collect();
+    [0, 1].map(|r| first.iter().map(|x| Some(if r == 0 { *x } else { 1.0 - x })).collect())
 }
 
 /// Runs the steps on the pairs in order, from a fresh adapter that changes nothing. `base` is
@@ -299,7 +308,9 @@ fn bench_mopo<B: FusedAutodiffBackend>(
     sizes: Sizes<'_>,
     device: &B::Device,
 ) -> Result<Vec<StepMeasurement>> {
-    let objectives = Objectives::new(["preferred", "shorter"])?;
+    let n_policies = pairs.labels[0][0].len();
+    let objectives = Objectives::new((0..n_policies).map(|k| format!("objective {k}")))?;
+    let primaries: Vec<usize> = (0..n_policies).collect();
     // With a lag of whole epochs, the step after it refreshes and uses the first batch again.
     let config = MopoConfig { tau: TAU, reference_lag: bench.steps, ..MopoConfig::default() };
     let phase = PhaseConfig {
@@ -316,12 +327,12 @@ fn bench_mopo<B: FusedAutodiffBackend>(
         config: &config,
         phase: &phase,
         objectives: &objectives,
-        primaries: &[0, 1],
+        primaries: &primaries,
         pairs,
         initial_log_probs: &initial_log_probs,
         seed: bench.seed,
     };
-    let params = PolicyParams::init(base, sizes.lora, 2, AdapterSharing::Shared, device);
+    let params = PolicyParams::init(base, sizes.lora, n_policies, AdapterSharing::Shared, device);
     let mut method = Mopo::new(base, params, setup, &Solo, device);
     let first = match window {
         BenchWindow::First => 0,
@@ -404,7 +415,7 @@ mod tests {
                 second: vec![9, 8, 7, i],
             })
             .collect();
-        let labels = tokens.iter().map(two_objectives).collect();
+        let labels = tokens.iter().map(|pair| bench_objectives(pair, 2)).collect();
         Pairs::without_scores(tokens, labels)
     }
 
@@ -448,10 +459,31 @@ mod tests {
 
     #[test]
     fn the_shorter_response_is_preferred_by_the_second_objective() {
-        let rows = two_objectives(&pairs().tokens.get(0).unwrap()); // 2 and 4 tokens
+        let rows = bench_objectives(&pairs().tokens.get(0).unwrap(), 2); // 2 and 4 tokens
         assert_eq!(rows, [vec![Some(1.0), Some(1.0)], vec![Some(0.0), Some(0.0)]]);
-        let rows = two_objectives(&pairs().tokens.get(2).unwrap()); // 4 and 4
+        let rows = bench_objectives(&pairs().tokens.get(2).unwrap(), 2); // 4 and 4
         assert_eq!(rows, [vec![Some(1.0), Some(0.5)], vec![Some(0.0), Some(0.5)]]);
+    }
+
+    #[test]
+    fn each_policy_adds_its_output_layer() {
+        let base = base();
+        let bench = StepBench {
+            method: BenchMethod::Mopo(BenchWindow::Later),
+            steps: 2,
+            batch_size: 2,
+            seed: 0,
+        };
+        let operations = [2, 3, 5].map(|n| {
+            let tokens: Vec<PairTokens> =
+                (0..4).map(|i| pairs().tokens.get(i).unwrap().into_owned()).collect();
+            let labels = tokens.iter().map(|pair| bench_objectives(pair, n)).collect();
+            let pairs = Pairs::without_scores(tokens, labels);
+            let steps = bench_steps(&base, &pairs, &bench, &Default::default()).unwrap();
+            assert!(steps.iter().all(|step| step.loss.is_finite()));
+            steps[1].operations
+        });
+        assert!(operations[0] < operations[1] && operations[1] < operations[2], "{operations:?}");
     }
 
     #[test]

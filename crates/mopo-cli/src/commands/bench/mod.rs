@@ -1,6 +1,7 @@
 //! `mopo bench`: measures this machine, one JSON line per measurement. `cargo xtask bench` decides
 //! what to compare and how often.
 
+mod curves;
 mod exchange;
 mod generate;
 #[cfg(feature = "flex")]
@@ -29,6 +30,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
         Measurement::Generate(args) => generate::run(args),
         Measurement::Score(args) => score::run(args),
         Measurement::Exchange(args) => exchange::run(&args),
+        Measurement::Curves(args) => curves::run(&args),
         #[cfg(feature = "flex")]
         Measurement::Matmul(args) => matmul::run(args),
         #[cfg(not(feature = "flex"))]

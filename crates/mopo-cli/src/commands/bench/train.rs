@@ -6,8 +6,8 @@ use mopo_lm::Decoder;
 use mopo_ops::FusedBackend;
 use mopo_train::Pairs;
 use mopo_train::bench::{
-    BenchMethod, BenchReference, BenchWindow, StepBench, StepMeasurement, bench_steps,
-    two_objectives,
+    BenchMethod, BenchReference, BenchWindow, StepBench, StepMeasurement, bench_objectives,
+    bench_steps,
 };
 use serde::Serialize;
 
@@ -30,6 +30,8 @@ struct Line {
     method: &'static str,
     /// Where the reference's log-probabilities come from (DPO), or the window (MOPO).
     variant: Option<&'static str>,
+    /// MOPO.
+    policies: Option<usize>,
     steps: usize,
     batch: usize,
     first_loss: f64,
@@ -58,7 +60,7 @@ impl Job for Train {
         let base = base.with_gradient_checkpointing(args.gradient_checkpointing);
         let tokens =
             rows::read(&args.input.pairs, &tokenizer, args.input.max_len, args.steps * args.batch)?;
-        let labels = tokens.iter().map(two_objectives).collect();
+        let labels = tokens.iter().map(|pair| bench_objectives(pair, args.policies)).collect();
         let pairs = Pairs::without_scores(tokens, labels);
         let (method, name, variant) = match args.method {
             StepMethod::Dpo => {
@@ -91,6 +93,7 @@ impl Job for Train {
             program: Program::new(&args.common),
             method: name,
             variant,
+            policies: (args.method == StepMethod::Mopo).then_some(args.policies),
             steps: args.steps,
             batch: args.batch,
             first_loss: losses[0],
