@@ -117,6 +117,10 @@ pub struct MopoConfig {
     /// Whether the largest ratios are smoothed; not where a configuration does not say it.
     #[serde(default, skip_serializing_if = "is_raw")]
     pub ratio_smoothing: RatioSmoothing,
+    /// Limit of |log(π_ref/π_0)| of each token, before they are added up to that of a response; none where a
+    /// configuration does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_ratio_clip: Option<f64>,
     /// Statistic that adaptive thresholds follow.
     pub threshold_statistic: ThresholdStatistic,
     /// Meaning of an indicator.
@@ -155,6 +159,7 @@ impl Default for MopoConfig {
             initial_chi: 1.0,
             ratio_clip: 5.0,
             ratio_smoothing: RatioSmoothing::None,
+            token_ratio_clip: None,
             threshold_statistic: ThresholdStatistic::Plain,
             indicator_estimator: IndicatorEstimator::Action,
             thresholds: ThresholdRule::Adaptive,
@@ -207,6 +212,9 @@ impl MopoConfig {
         )?;
         positive("mopo.initial_chi", self.initial_chi)?;
         positive("mopo.ratio_clip", self.ratio_clip)?;
+        if let Some(clip) = self.token_ratio_clip {
+            positive("mopo.token_ratio_clip", clip)?;
+        }
         require(
             "mopo.initial_threshold",
             self.initial_threshold,
@@ -252,6 +260,13 @@ impl MopoConfig {
                 value: "\"pareto\" with mopo.extraction = \"pairwise\"".into(),
                 expected: "pairwise extraction needs no ratios: use ratio_smoothing = \"none\""
                     .into(),
+            });
+        }
+        if let (Extraction::Pairwise, Some(clip)) = (self.extraction, self.token_ratio_clip) {
+            return Err(Error::InvalidParameter {
+                field: "mopo.token_ratio_clip",
+                value: format!("{clip} with mopo.extraction = \"pairwise\""),
+                expected: "pairwise extraction needs no ratios: leave it out".into(),
             });
         }
         require(

@@ -3,6 +3,7 @@
 //! [`crate::cache`].
 
 mod initial;
+mod reference;
 mod window;
 
 use burn::tensor::{Tensor, backend::Backend};
@@ -12,6 +13,7 @@ use mopo_lm::{
 use mopo_ops::FusedBackend;
 
 pub(crate) use initial::{read, write};
+pub(crate) use reference::reference_log_probs;
 pub(crate) use window::WindowLogProbs;
 
 use crate::cache::{Context, LogProbCache};

@@ -125,3 +125,20 @@ fn smoothed_ratios_have_a_shape_lose_less_of_the_sample_and_resume_bit_for_bit()
     assert!(mean(&sizes[0][3..6]) >= mean(&sizes[1][3..6]), "{sizes:?}");
     assert_resumable(&smoothed);
 }
+
+#[test]
+fn ratios_clipped_token_by_token_lose_less_of_the_sample_and_resume_bit_for_bit() {
+    let set = ["training.learning_rate=2e-3", "mopo.reference_lag=3", "mopo.ratio_clip=100.0"];
+    let clipped = tiny(&[&set[..], &["mopo.token_ratio_clip=0.02"]].concat());
+    let (_a, run) = finished_with(&clipped);
+    let (_b, raw) = finished_with(&tiny(&set));
+    let sizes = [&run, &raw].map(|run| metric(run, "mopo", "helpful/ratio_sample_size"));
+    assert_eq!(sizes[0][..3], sizes[1][..3]);
+    let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
+    assert!(mean(&sizes[0][3..]) > mean(&sizes[1][3..]), "{sizes:?}");
+    assert_resumable(&clipped);
+    // With all pairs scored at the refresh, and smoothed.
+    assert_resumable(&tiny(
+        &[&set[..], &["mopo.token_ratio_clip=0.02", "mopo.ratio_smoothing=pareto"]].concat(),
+    ));
+}

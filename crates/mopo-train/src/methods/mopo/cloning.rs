@@ -11,6 +11,7 @@ use mopo_ops::FusedAutodiffBackend;
 use mopo_report::Metrics;
 use serde::{Deserialize, Serialize};
 
+use super::window::LogRatios;
 use super::{Mopo, PHASE, Passes, StepPasses};
 use crate::Result;
 use crate::batches::pass_seed;
@@ -61,7 +62,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         let config = self.setup.config;
         // Weights and multipliers, over the whole step's batch and all policies at once.
         let labels = self.labels(rows, micro)?;
-        let drift = self.log_ratios(micro)?;
+        let LogRatios { exact, weighing } = self.log_ratios(micro)?;
         let n_policies = self.duals.len();
         // Of the multipliers before they move, like the weights.
         let contrast = (config.contrast_weight > 0.0).then(|| {
@@ -72,7 +73,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             &self.policy_duals(),
             &labels,
             Tensor::<B::InnerBackend, 2>::from_data(
-                TensorData::new(drift.concat(), [n_policies, rows.len()]),
+                TensorData::new(weighing.concat(), [n_policies, rows.len()]),
                 &self.device,
             ),
             config.ratio_clip,
@@ -142,7 +143,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
                     let reference: Vec<f32> = at
                         .iter()
                         .zip(&initial)
-                        .map(|(&at, initial)| initial + drift[h][at as usize])
+                        .map(|(&at, initial)| initial + exact[h][at as usize])
                         .collect();
                     let log_ratio = log_probs - to_tensor(&reference, &self.device);
                     // All responses are needed, so they are where the batch has them.

@@ -26,7 +26,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
     ) -> Result<Passes> {
         let (n_policies, n_rows) = (self.duals.len(), rows.len());
         // log π_ref − log π_0.
-        let drift = self.log_ratios(micro)?;
+        let drift = self.log_ratios(micro)?.exact;
         let targets: Vec<Vec<f64>> =
             self.policy_duals().iter().map(|policy| contrast_targets(rows, policy)).collect();
         let step_passes = StepPasses::new(micro, self.trainer.module().adapters.len());

@@ -76,8 +76,12 @@ prune_below = 1e-5
         renamed("mopo", "estimator", "indicator_estimator"),
         renamed("mopo", "normaliser", "weight_normalization"),
     ];
-    const OPTIONAL: &'static [&'static str] =
-        &["mopo.extraction", "mopo.contrast_weight", "mopo.ratio_smoothing"];
+    const OPTIONAL: &'static [&'static str] = &[
+        "mopo.extraction",
+        "mopo.contrast_weight",
+        "mopo.ratio_smoothing",
+        "mopo.token_ratio_clip",
+    ];
     const ALTERNATIVES: &'static [&'static [&'static str]] =
         &[&["mopo.ball.radius", "mopo.ball.confidence"]];
     const REMEDY: &'static str = ", a larger `mopo.tau`";
@@ -156,7 +160,7 @@ pub(crate) struct Mopo<'a, B: FusedAutodiffBackend> {
     /// `None` until the first refresh: the reference is then the initial policy, and all ratios are
     /// 1.
     reference: Option<PolicyParams<B::InnerBackend>>,
-    /// Its log-probs of the pairs used since the refresh.
+    /// Its log-probs of the pairs used since the refresh, as [`Setup::n_lists`] says.
     reference_log_probs: WindowLogProbs,
     /// With smoothed ratios: those of each policy since the refresh.
     smoothed: Vec<SmoothedRatios>,
@@ -184,6 +188,14 @@ pub(crate) struct Setup<'a> {
     pub(crate) pairs: &'a Pairs,
     pub(crate) initial_log_probs: &'a LogProbs,
     pub(crate) seed: u64,
+}
+
+impl Setup<'_> {
+    /// What the window keeps of each pair: log π_ref for each policy and, if ratios are clipped token by token, those.
+    fn n_lists(&self) -> usize {
+        let kinds = 1 + usize::from(self.config.token_ratio_clip.is_some());
+        kinds * self.primaries.len()
+    }
 }
 
 /// A finished step.
@@ -243,7 +255,7 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
             base_inner: base.valid(),
             trainer: Trainer::new(params, communicator),
             reference: None,
-            reference_log_probs: WindowLogProbs::new(setup.primaries.len()),
+            reference_log_probs: WindowLogProbs::new(setup.n_lists()),
             smoothed: Vec::new(),
             scored_tokens: 0,
             duals: setup
@@ -438,10 +450,10 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
             None => None,
         };
         self.reference_log_probs = match c.parts.get(WINDOW) {
-            Some(bytes) => WindowLogProbs::from_bytes(self.duals.len(), bytes)
+            Some(bytes) => WindowLogProbs::from_bytes(self.setup.n_lists(), bytes)
                 .ok_or_else(|| Error::corrupt(&c.path.join(WINDOW), "it has another length"))?,
             // Before the first refresh, or from a version without this part: computed as needed.
-            None => WindowLogProbs::new(self.duals.len()),
+            None => WindowLogProbs::new(self.setup.n_lists()),
         };
         self.smooth();
         Ok(())

@@ -9,8 +9,8 @@ use mopo_core::mopo::choice_levels;
 use mopo_core::{DualMethod, Extraction, RatioSmoothing, ThresholdRule};
 use mopo_ops::FusedAutodiffBackend;
 
-use super::Mopo;
-use crate::log_probs::{LogProbs, all_log_probs, batch_log_probs};
+use super::{Mopo, Setup};
+use crate::log_probs::{LogProbs, all_log_probs, reference_log_probs};
 use crate::{Result, Silent};
 
 /// A policy's ratios π_ref/π_0 of all training pairs, Pareto-smoothed.
@@ -21,20 +21,23 @@ pub(super) struct SmoothedRatios {
     pub(super) shape: f64,
 }
 
+/// log π_ref − log π_0 of a step's responses, `[n_policies][n_responses]`.
+pub(super) struct LogRatios {
+    /// As they are.
+    pub(super) exact: Vec<Vec<f32>>,
+    /// As the importance weights take them: clipped token by token, smoothed, or as they are.
+    pub(super) weighing: Vec<Vec<f32>>,
+}
+
 impl<B: FusedAutodiffBackend> Mopo<'_, B> {
-    /// log π_ref − log π_0 of every response, `[n_policies × n_responses]`, policy by policy.
-    pub(super) fn log_ratios(&mut self, micro: &[Vec<usize>]) -> Result<Vec<Vec<f32>>> {
+    /// The ratios of all responses of a step. What the window does not have yet is computed.
+    pub(super) fn log_ratios(&mut self, micro: &[Vec<usize>]) -> Result<LogRatios> {
         let n_responses = 2 * micro.iter().map(Vec::len).sum::<usize>();
         let n_policies = self.duals.len();
         let Some(reference) = &self.reference else {
-            return Ok(vec![vec![0.0; n_responses]; n_policies]);
+            let none = vec![vec![0.0; n_responses]; n_policies];
+            return Ok(LogRatios { exact: none.clone(), weighing: none });
         };
-        if !self.smoothed.is_empty() {
-            let of = |smoothed: &SmoothedRatios| {
-                micro.iter().flatten().flat_map(|&i| smoothed.log_ratios[i]).collect()
-            };
-            return Ok(self.smoothed.iter().map(of).collect());
-        }
         let known = &mut self.reference_log_probs;
         let mut wanted = BTreeSet::new();
         let missing: Vec<Vec<usize>> = micro
@@ -45,47 +48,91 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             })
             .filter(|missing: &Vec<usize>| !missing.is_empty())
             .collect();
-        let pairs = self.setup.pairs;
+        let Setup { pairs, config, .. } = self.setup;
         let found = self.trainer.communicator().deal(missing.len(), |v| {
-            batch_log_probs(&self.base_inner, Some(reference), pairs, &missing[v], &self.device)
+            reference_log_probs(
+                &self.base_inner,
+                reference,
+                pairs,
+                &missing[v],
+                config.token_ratio_clip,
+                &self.device,
+            )
         })?;
-        for (missing, heads) in missing.iter().zip(found) {
+        for (missing, lists) in missing.iter().zip(found) {
             self.scored_tokens +=
                 missing.iter().flat_map(|&i| pairs.tokens.lengths(i)).sum::<usize>();
             for (row, &i) in missing.iter().enumerate() {
-                known.insert(i, heads.iter().map(|of| of[row]).collect());
+                known.insert(i, lists.iter().map(|of| of[row]).collect());
             }
         }
-        let mut out = vec![Vec::with_capacity(n_responses); n_policies];
-        for &i in micro.iter().flatten() {
-            let initial = self.setup.initial_log_probs[i];
-            let rows = known.get(i).expect("just computed");
-            for (ratios, row) in out.iter_mut().zip(rows) {
-                ratios.extend([row[0] - initial[0], row[1] - initial[1]]);
-            }
-        }
-        Ok(out)
+        let of_step = |ratios: &dyn Fn(usize, usize) -> [f32; 2]| {
+            let of_policy = |h| micro.iter().flatten().flat_map(|&i| ratios(h, i)).collect();
+            (0..n_policies).map(of_policy).collect()
+        };
+        Ok(LogRatios {
+            exact: of_step(&|h, i| self.log_ratio(h, i)),
+            weighing: of_step(&|h, i| match self.smoothed.get(h) {
+                Some(smoothed) => smoothed.log_ratios[i],
+                None => self.raw_log_ratio(h, i),
+            }),
+        })
     }
 
-    /// log π_ref of all pairs, one list per policy; `None`: the reference is the initial policy. All steps of the
-    /// window need the same ones, so they are kept.
-    fn reference_on_all(&mut self) -> Result<Option<Vec<LogProbs>>> {
-        let Some(reference) = &self.reference else { return Ok(None) };
-        let pairs = self.setup.pairs;
-        let log_probs = all_log_probs(
-            &self.base_inner,
-            Some(reference),
-            pairs,
-            "reference",
-            &self.device,
-            self.trainer.communicator(),
-            &mut Silent,
-        )?;
+    /// log π_ref − log π_0 of both responses of a pair that the window has.
+    fn log_ratio(&self, h: usize, pair: usize) -> [f32; 2] {
+        let rows = self.reference_log_probs.get(pair).expect("computed before");
+        let initial = self.setup.initial_log_probs[pair];
+        [0, 1].map(|r| rows[h][r] - initial[r])
+    }
+
+    /// The same before it is smoothed: clipped token by token if the configuration asks for it.
+    fn raw_log_ratio(&self, h: usize, pair: usize) -> [f32; 2] {
+        match self.setup.config.token_ratio_clip {
+            Some(_) => {
+                let rows = self.reference_log_probs.get(pair).expect("computed before");
+                rows[self.duals.len() + h]
+            }
+            None => self.log_ratio(h, pair),
+        }
+    }
+
+    /// Computes log π_ref of all pairs, unless the reference is the initial policy. All steps of the window need the same
+    /// ones, so they are kept.
+    fn score_all(&mut self) -> Result<()> {
+        let Some(reference) = &self.reference else { return Ok(()) };
+        let Setup { pairs, config, .. } = self.setup;
+        let communicator = self.trainer.communicator();
+        let lists: Vec<LogProbs> = match config.token_ratio_clip {
+            None => all_log_probs(
+                &self.base_inner,
+                Some(reference),
+                pairs,
+                "reference",
+                &self.device,
+                communicator,
+                &mut Silent,
+            )?,
+            clip => {
+                let found = communicator.deal(pairs.len(), |i| {
+                    reference_log_probs(
+                        &self.base_inner,
+                        reference,
+                        pairs,
+                        &[i],
+                        clip,
+                        &self.device,
+                    )
+                })?;
+                let list = |of: usize| found.iter().map(|lists| lists[of][0]).collect();
+                (0..2 * self.duals.len()).map(list).collect()
+            }
+        };
         self.scored_tokens += pairs.row_lengths().iter().sum::<usize>();
         for i in 0..pairs.len() {
-            self.reference_log_probs.insert(i, log_probs.iter().map(|of| of[i]).collect());
+            self.reference_log_probs.insert(i, lists.iter().map(|of| of[i]).collect());
         }
-        Ok(Some(log_probs))
+        Ok(())
     }
 
     /// What a window begins with, if it needs all pairs: thresholds at the reference, and the exact dual.
@@ -97,7 +144,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         if !is_reference && !is_exact && !is_smoothed {
             return Ok(());
         }
-        let log_probs = self.reference_on_all()?;
+        self.score_all()?;
         self.smooth();
         for (smoothed, dual) in self.smoothed.iter().zip(&self.duals) {
             if smoothed.shape > MAX_SHAPE {
@@ -109,18 +156,14 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
                 );
             }
         }
-        let initial = self.setup.initial_log_probs;
+        let ratios_of = |h: usize| match self.smoothed.get(h) {
+            Some(smoothed) => smoothed.log_ratios.clone(),
+            None if self.reference.is_none() => vec![[0.0; 2]; pairs.len()],
+            None => (0..pairs.len()).map(|i| self.raw_log_ratio(h, i)).collect(),
+        };
+        let ratios: Vec<Vec<[f32; 2]>> = (0..self.duals.len()).map(ratios_of).collect();
         self.exact.clear();
-        for (h, dual) in self.duals.iter_mut().enumerate() {
-            let ratios: Vec<[f32; 2]> = match self.smoothed.get(h) {
-                Some(smoothed) => smoothed.log_ratios.clone(),
-                None => (0..pairs.len())
-                    .map(|i| {
-                        let reference = log_probs.as_ref().map_or(initial[i], |of| of[h][i]);
-                        [0, 1].map(|r| reference[r] - initial[i][r])
-                    })
-                    .collect(),
-            };
+        for (dual, ratios) in self.duals.iter_mut().zip(ratios) {
             let responses = || {
                 let both = pairs.labels.iter().zip(&ratios);
                 both.flat_map(|(labels, ratio)| [0, 1].map(|r| (labels[r].as_slice(), ratio[r])))
@@ -163,13 +206,9 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         if self.setup.config.ratio_smoothing == RatioSmoothing::None || self.reference.is_none() {
             return;
         }
-        let initial = self.setup.initial_log_probs;
         for h in 0..self.duals.len() {
-            let raw: Vec<f64> = (0..initial.len())
-                .flat_map(|i| {
-                    let rows = self.reference_log_probs.get(i).expect("computed at the refresh");
-                    [0, 1].map(|r| f64::from(rows[h][r] - initial[i][r]))
-                })
+            let raw: Vec<f64> = (0..self.setup.pairs.len())
+                .flat_map(|i| self.raw_log_ratio(h, i).map(f64::from))
                 .collect();
             let SmoothedWeights { log_ratios, shape, .. } = SmoothedWeights::of(&raw);
             let (pairs, _) = log_ratios.as_chunks::<2>();
