@@ -4,8 +4,8 @@
 /// How many points are compared at once.
 const LANES: usize = 8;
 
-/// At most about this many boxes are kept: 44 MB in seven dimensions.
-const MOST: usize = 1 << 19;
+/// The memory that boxes may take; what their lists have reserved may be twice as much.
+const MOST_BYTES: usize = 64 << 20;
 
 /// A sweep along the last objective, for a number of objectives that only the implementation knows.
 pub(crate) trait Sweep {
@@ -16,7 +16,9 @@ pub(crate) trait Sweep {
 
 /// The sweep for a number of objectives, from five to eight: beyond, slicing first is faster.
 pub(crate) fn sweep(n_objectives: usize) -> Option<Box<dyn Sweep>> {
-    sweep_with_at_most(n_objectives, MOST)
+    // A corner and as many indices.
+    let size = (n_objectives - 1) * (size_of::<f64>() + size_of::<u32>());
+    sweep_with_at_most(n_objectives, MOST_BYTES / size)
 }
 
 pub(crate) fn sweep_with_at_most(n_objectives: usize, most: usize) -> Option<Box<dyn Sweep>> {
