@@ -282,6 +282,7 @@ fn few(n_objectives: usize) -> usize {
     6 * (n_objectives - 5) + 4
 }
 
+/// By boxes, or by slices where there are few rows, many objectives, or too many boxes.
 fn volume_nd(
     rows: &[f64],
     k: usize,
