@@ -231,7 +231,7 @@ fn by_cutting(rows: &[f64], k: usize) -> Vec<f64> {
         {
             let volume: f64 = points[idx].iter().product();
             // Rounding may make a tiny remainder negative.
-            let open = volume - recursion.volume(&limited, k);
+            let open = volume - recursion.volume(&mut limited, k);
             own[idx] = if open < 0.0 { 0.0 } else { open };
         }
     }

@@ -4,6 +4,7 @@
 //! objective, whether it is maximised or minimised. Everything is single-threaded.
 #![doc = include_str!("../README.md")]
 
+mod boxes;
 mod contributions;
 mod dominance;
 mod dominators;

@@ -55,7 +55,7 @@ fn assert_close(ours: f64, theirs: f64, whole: f64, what: &str) {
 #[test]
 fn the_fixtures_cover_what_they_are_for() {
     let cases = cases();
-    for d in 2..=6 {
+    for d in 2..=8 {
         assert_eq!(cases.iter().filter(|c| c.maximise.len() == d).count(), 6, "{d} dimensions");
     }
     let mixed = |c: &&Case| c.maximise.contains(&true) && c.maximise.contains(&false);

@@ -80,7 +80,7 @@ def case(kind, d, rng):
 def main():
     cases = [
         case(kind, d, np.random.default_rng([SEED, d, i]))
-        for d in range(2, 7)
+        for d in range(2, 9)
         for i, kind in enumerate(KINDS)
     ]
     head = {
