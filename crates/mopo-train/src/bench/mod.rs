@@ -309,7 +309,7 @@ fn bench_mopo<B: FusedAutodiffBackend>(
     device: &B::Device,
 ) -> Result<Vec<StepMeasurement>> {
     let n_policies = pairs.labels[0][0].len();
-    let objectives = Objectives::new((0..n_policies).map(|k| format!("objective {k}")))?;
+    let objectives = Objectives::new((0..n_policies).map(|k| format!("objective-{k}")))?;
     let primaries: Vec<usize> = (0..n_policies).collect();
     // With a lag of whole epochs, the step after it refreshes and uses the first batch again.
     let config = MopoConfig { tau: TAU, reference_lag: bench.steps, ..MopoConfig::default() };
