@@ -87,12 +87,38 @@ pub(crate) fn dispatch<J: Job>(device: Device, job: J) -> Result<J::Output> {
         #[cfg(feature = "ndarray")]
         Device::NdArray => job.run::<burn::backend::NdArray>(Default::default()),
         #[cfg(feature = "cuda")]
-        Device::Cuda(n) => job.run::<burn::backend::Cuda>(burn::backend::cuda::CudaDevice::new(n)),
+        Device::Cuda(n) => {
+            end_with_its_thread(device);
+            job.run::<burn::backend::Cuda>(burn::backend::cuda::CudaDevice::new(n))
+        }
         #[cfg(feature = "wgpu")]
-        Device::Wgpu(n) => job.run::<burn::backend::Wgpu>(adapters::find(n)?),
+        Device::Wgpu(n) => {
+            end_with_its_thread(device);
+            job.run::<burn::backend::Wgpu>(adapters::find(n)?)
+        }
         #[allow(unreachable_patterns)] // with all features on
         other => bail!("the device {other} is not compiled in"),
     }
+}
+
+/// Ends the process when the thread on which burn serves a GPU panics, as it does where a buffer cannot be had: burn itself
+/// would go on, and with wrong numbers.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn end_with_its_thread(device: Device) {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // The name that cubecl gives it.
+        if std::thread::current().name().is_some_and(|name| name.starts_with("DSD-")) {
+            let why = panic.payload_as_str().and_then(|text| text.lines().next());
+            let why = why.unwrap_or("the thread of the device panicked");
+            crate::output::errln!(
+                "error: --device {device}: {why}; if its memory, or what its driver allows for one tensor, does not \
+                 suffice, use smaller batches, a base in nf4 or int8, or --device flex"
+            );
+            std::process::exit(1);
+        }
+        before(panic);
+    }));
 }
 
 /// Starts the pool's threads, unless they run already: where the system has none to give, rayon would panic when it needs
