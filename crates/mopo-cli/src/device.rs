@@ -107,8 +107,10 @@ pub(crate) fn dispatch<J: Job>(device: Device, job: J) -> Result<J::Output> {
 fn end_with_its_thread(device: Device) {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        // The name that cubecl gives it.
-        if std::thread::current().name().is_some_and(|name| name.starts_with("DSD-")) {
+        // The names that cubecl gives them, without fusion and with.
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or_default();
+        if name.starts_with("DSD-") || name.starts_with("DSU-") {
             let why = panic.payload_as_str().and_then(|text| text.lines().next());
             let why = why.unwrap_or("the thread of the device panicked");
             crate::output::errln!(
