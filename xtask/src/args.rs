@@ -45,7 +45,7 @@ pub(crate) enum Command {
     /// Run the tests on every backend, and report what was skipped and why
     Matrix {
         /// Only these backends [default: all]
-        #[arg(value_parser = ["flex", "ndarray", "cuda"])]
+        #[arg(value_parser = ["flex", "ndarray", "cuda", "wgpu"])]
         backends: Vec<String>,
     },
     /// Check the layout rules: dependencies between crates, file lengths, headers, documents

@@ -168,6 +168,7 @@ fn feature(device: Option<&str>) -> Option<&'static str> {
         "ndarray" => Some("ndarray"),
         "mpi" => Some("mpi"),
         d if d.starts_with("cuda") => Some("cuda"),
+        d if d.starts_with("wgpu") => Some("wgpu"),
         _ => None,
     }
 }
@@ -282,6 +283,7 @@ mod tests {
         assert_eq!(of("--device flex"), None);
         assert_eq!(of("--device flex --device=cuda:1"), Some("cuda"));
         assert_eq!(of("--device ndarray"), Some("ndarray"));
+        assert_eq!(of("--device wgpu"), Some("wgpu"));
     }
 
     #[test]

@@ -105,7 +105,14 @@ pub(crate) fn problems(root: &Path) -> Result<Vec<String>> {
         }
         let exempt = name.starts_with("xtask/")
             || NAMES_BACKENDS.iter().any(|place| name.starts_with(place));
-        for backend in ["backend::Flex", "backend::NdArray", "backend::Cuda", "burn_flex::"] {
+        for backend in [
+            "backend::Flex",
+            "backend::NdArray",
+            "backend::Cuda",
+            "backend::Wgpu",
+            "backend::wgpu",
+            "burn_flex::",
+        ] {
             if !exempt && text.contains(backend) {
                 problems.push(format!(
                     "{name}: names `{backend}`; only {} may",

@@ -15,6 +15,8 @@ pub(crate) enum Device {
     NdArray,
     /// CUDA device number.
     Cuda(usize),
+    /// Adapter number of wgpu: by Metal on Apple's systems, by Vulkan elsewhere.
+    Wgpu(usize),
 }
 
 impl Device {
@@ -22,7 +24,7 @@ impl Device {
     pub(crate) fn memory(self) -> Option<u64> {
         match self {
             Self::Flex | Self::NdArray => mopo_hub::available_memory(),
-            Self::Cuda(_) => None,
+            Self::Cuda(_) | Self::Wgpu(_) => None,
         }
     }
 }
@@ -34,12 +36,17 @@ impl FromStr for Device {
         match text {
             "flex" | "cpu" => Ok(Self::Flex),
             "ndarray" => Ok(Self::NdArray),
-            "cuda" => Ok(Self::Cuda(0)),
-            other => other
-                .strip_prefix("cuda:")
-                .and_then(|n| n.parse().ok())
-                .map(Self::Cuda)
-                .ok_or_else(|| "the devices are: flex (the CPU), ndarray, cuda, cuda:N".into()),
+            other => {
+                let (kind, number) = other.split_once(':').unwrap_or((other, "0"));
+                match (kind, number.parse()) {
+                    ("cuda", Ok(n)) => Ok(Self::Cuda(n)),
+                    ("wgpu", Ok(n)) => Ok(Self::Wgpu(n)),
+                    _ => {
+                        Err("the devices are: flex (the CPU), ndarray, cuda, cuda:N, wgpu, wgpu:N"
+                            .into())
+                    }
+                }
+            }
         }
     }
 }
@@ -50,6 +57,7 @@ impl fmt::Display for Device {
             Self::Flex => f.write_str("flex"),
             Self::NdArray => f.write_str("ndarray"),
             Self::Cuda(n) => write!(f, "cuda:{n}"),
+            Self::Wgpu(n) => write!(f, "wgpu:{n}"),
         }
     }
 }
@@ -79,10 +87,40 @@ pub(crate) fn dispatch<J: Job>(device: Device, job: J) -> Result<J::Output> {
         #[cfg(feature = "ndarray")]
         Device::NdArray => job.run::<burn::backend::NdArray>(Default::default()),
         #[cfg(feature = "cuda")]
-        Device::Cuda(n) => job.run::<burn::backend::Cuda>(burn::backend::cuda::CudaDevice::new(n)),
+        Device::Cuda(n) => {
+            end_with_its_thread(device);
+            job.run::<burn::backend::Cuda>(burn::backend::cuda::CudaDevice::new(n))
+        }
+        #[cfg(feature = "wgpu")]
+        Device::Wgpu(n) => {
+            end_with_its_thread(device);
+            job.run::<burn::backend::Wgpu>(adapters::find(n)?)
+        }
         #[allow(unreachable_patterns)] // with all features on
         other => bail!("the device {other} is not compiled in"),
     }
+}
+
+/// Ends the process when the thread on which burn serves a GPU panics, as it does where a buffer cannot be had: burn itself
+/// would go on, and with wrong numbers.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn end_with_its_thread(device: Device) {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // The names that cubecl gives them, without fusion and with.
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or_default();
+        if name.starts_with("DSD-") || name.starts_with("DSU-") {
+            let why = panic.payload_as_str().and_then(|text| text.lines().next());
+            let why = why.unwrap_or("the thread of the device panicked");
+            crate::output::errln!(
+                "error: --device {device}: {why}; if its memory, or what its driver allows for one tensor, does not \
+                 suffice, use smaller batches, a base in nf4 or int8, or --device flex"
+            );
+            std::process::exit(1);
+        }
+        before(panic);
+    }));
 }
 
 /// Starts the pool's threads, unless they run already: where the system has none to give, rayon would panic when it needs
@@ -105,6 +143,7 @@ pub(crate) fn check(device: Device) -> Result<()> {
         Device::Flex => cfg!(feature = "flex"),
         Device::NdArray => cfg!(feature = "ndarray"),
         Device::Cuda(_) => cfg!(feature = "cuda"),
+        Device::Wgpu(_) => cfg!(feature = "wgpu"),
     };
     if !compiled {
         let feature = device.to_string();
@@ -120,6 +159,10 @@ pub(crate) fn check(device: Device) -> Result<()> {
         if n >= found {
             bail!("--device cuda:{n}: this machine has {found} CUDA devices, counted from 0");
         }
+    }
+    #[cfg(feature = "wgpu")]
+    if let Device::Wgpu(n) = device {
+        adapters::find(n)?;
     }
     Ok(())
 }
@@ -154,23 +197,121 @@ fn cuda_devices() -> Result<usize> {
     }
 }
 
+/// Which GPU is number N of wgpu. Asked for first: burn panics where there is none.
+#[cfg(feature = "wgpu")]
+mod adapters {
+    use anyhow::{Result, bail};
+    use burn::backend::wgpu::WgpuDevice;
+    use burn::backend::wgpu::graphics::{AutoGraphicsApi, GraphicsApi};
+    use futures_util::FutureExt;
+    use wgpu::{Adapter, Backend, DeviceDescriptor, DeviceType, Instance, InstanceDescriptor};
+
+    const KINDS: [(DeviceType, &str); 4] = [
+        (DeviceType::DiscreteGpu, "a GPU"),
+        (DeviceType::IntegratedGpu, "a GPU that is part of the processor"),
+        (DeviceType::VirtualGpu, "a virtual GPU"),
+        (DeviceType::Cpu, "software on the CPU"),
+    ];
+
+    /// The adapters that burn can be told to use, with its names for them: GPUs first, software last.
+    fn all() -> Vec<(WgpuDevice, Adapter)> {
+        let api = AutoGraphicsApi::backend().into();
+        let instance = Instance::new(InstanceDescriptor {
+            backends: api,
+            ..InstanceDescriptor::new_without_display_handle()
+        });
+        // Only browsers let anybody wait.
+        let found = instance.enumerate_adapters(api).now_or_never().unwrap_or_default();
+        let mut adapters = vec![];
+        for (kind, _) in KINDS {
+            let of_kind = found.iter().filter(|adapter| adapter.get_info().device_type == kind);
+            adapters.extend(of_kind.enumerate().filter_map(|(i, adapter)| {
+                let device = match kind {
+                    DeviceType::DiscreteGpu => WgpuDevice::DiscreteGpu(i),
+                    DeviceType::IntegratedGpu => WgpuDevice::IntegratedGpu(i),
+                    DeviceType::VirtualGpu => WgpuDevice::VirtualGpu(i),
+                    // burn can name the first only.
+                    _ if i == 0 => WgpuDevice::Cpu,
+                    _ => return None,
+                };
+                Some((device, adapter.clone()))
+            }));
+        }
+        adapters
+    }
+
+    /// Number `n` of this machine's adapters.
+    ///
+    /// # Errors
+    /// If there is no such adapter, or its driver refuses it.
+    pub(super) fn find(n: usize) -> Result<WgpuDevice> {
+        let adapters = all();
+        let Some((device, adapter)) = adapters.get(n) else { bail!(absent(n, &adapters)) };
+        let wanted = DeviceDescriptor { required_limits: adapter.limits(), ..Default::default() };
+        match adapter.request_device(&wanted).now_or_never() {
+            Some(Ok(_)) => Ok(device.clone()),
+            Some(Err(e)) => bail!(
+                "--device wgpu:{n}: {} cannot be used ({e}); update its driver, or use --device flex",
+                adapter.get_info().name
+            ),
+            None => bail!("--device wgpu:{n}: the driver does not answer; use --device flex"),
+        }
+    }
+
+    fn absent(n: usize, adapters: &[(WgpuDevice, Adapter)]) -> String {
+        if adapters.is_empty() {
+            let remedy = match AutoGraphicsApi::backend() {
+                Backend::Metal => "it needs an Apple GPU with Metal",
+                _ => {
+                    "install the Vulkan driver of your GPU (mesa-vulkan-drivers on Debian and Ubuntu for AMD and Intel; \
+                     it includes one in software)"
+                }
+            };
+            return format!("--device wgpu:{n}: no adapter found; {remedy}, or use --device flex");
+        }
+        let list: Vec<String> = adapters
+            .iter()
+            .enumerate()
+            .map(|(i, (_, adapter))| {
+                let info = adapter.get_info();
+                let kind = KINDS.iter().find(|kind| kind.0 == info.device_type);
+                format!("wgpu:{i} is {} ({})", info.name, kind.map_or("", |kind| kind.1))
+            })
+            .collect();
+        format!(
+            "--device wgpu:{n}: none of that number here; there is: {}; or use --device flex",
+            list.join(", ")
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn names_are_parsed_and_shown() {
-        for name in ["flex", "ndarray", "cuda:0", "cuda:3"] {
+        for name in ["flex", "ndarray", "cuda:0", "cuda:3", "wgpu:0", "wgpu:1"] {
             assert_eq!(name.parse::<Device>().unwrap().to_string(), name);
         }
         assert_eq!("cpu".parse::<Device>().unwrap(), Device::Flex);
+        assert_eq!("wgpu".parse::<Device>().unwrap(), Device::Wgpu(0));
+        for name in ["wgpu:", "wgpu:x", "cuda:-1", "flex:1"] {
+            assert!(name.parse::<Device>().unwrap_err().contains("wgpu:N"), "{name}");
+        }
         assert!("tpu".parse::<Device>().unwrap_err().contains("flex"));
     }
 
     #[test]
-    #[cfg(not(feature = "cuda"))]
     fn what_is_not_compiled_in_is_an_error_with_a_remedy() {
-        let e = check(Device::Cuda(0)).unwrap_err().to_string();
-        assert!(e.contains("--features cuda") && e.contains("--device flex"), "{e}");
+        for (device, compiled) in
+            [(Device::Cuda(0), cfg!(feature = "cuda")), (Device::Wgpu(0), cfg!(feature = "wgpu"))]
+        {
+            let Err(e) = check(device) else { continue };
+            let (e, name) = (e.to_string(), device.to_string());
+            let feature = format!("--features {}", name.split(':').next().unwrap());
+            assert!(compiled || e.contains(&feature), "{e}");
+            assert!(e.contains("--device flex"), "{e}");
+        }
     }
 }

@@ -60,11 +60,14 @@ impl Ranks {
         self.communicator().rank() == 0
     }
 
-    /// The device of this rank: `cuda` is the GPU of its number on its machine.
+    /// The device of this rank: `cuda` and `wgpu` are the GPU of its number on its machine.
     pub(crate) fn device(&self, device: Device) -> Device {
         match (device, local_rank()) {
             (Device::Cuda(0), Some(local)) if self.communicator().world() > 1 => {
                 Device::Cuda(local)
+            }
+            (Device::Wgpu(0), Some(local)) if self.communicator().world() > 1 => {
+                Device::Wgpu(local)
             }
             _ => device,
         }

@@ -425,3 +425,6 @@ impl FusedBackend for burn::backend::NdArray {}
 
 #[cfg(feature = "cuda")]
 impl FusedBackend for burn::backend::Cuda {}
+
+#[cfg(feature = "wgpu")]
+impl FusedBackend for burn::backend::Wgpu {}

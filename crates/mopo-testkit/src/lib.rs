@@ -26,11 +26,14 @@ pub use real::{REAL_MODELS, real_models};
 pub use skip::{Extent, note_skipped};
 
 /// The backend of the tests: flex, or the one whose feature is on (`cargo xtask matrix`).
-#[cfg(all(feature = "backend", not(any(feature = "ndarray", feature = "cuda"))))]
+#[cfg(all(feature = "backend", not(any(feature = "ndarray", feature = "cuda", feature = "wgpu"))))]
 pub type TestBackend = burn::backend::Flex;
 /// The backend of the tests: flex, or the one whose feature is on (`cargo xtask matrix`).
-#[cfg(all(feature = "ndarray", not(feature = "cuda")))]
+#[cfg(all(feature = "ndarray", not(any(feature = "cuda", feature = "wgpu"))))]
 pub type TestBackend = burn::backend::NdArray;
+/// The backend of the tests: flex, or the one whose feature is on (`cargo xtask matrix`).
+#[cfg(all(feature = "wgpu", not(feature = "cuda")))]
+pub type TestBackend = burn::backend::Wgpu;
 /// The backend of the tests: flex, or the one whose feature is on (`cargo xtask matrix`).
 #[cfg(feature = "cuda")]
 pub type TestBackend = burn::backend::Cuda;

@@ -27,7 +27,7 @@ const TOLERANCES: [f64; 2] = [1e-4, 2e-3];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The device to check: cuda, cuda:N, or flex to try the checks themselves
+    /// The device to check: cuda, cuda:N, wgpu, wgpu:N, or flex to try the checks themselves
     #[arg(long, default_value = "cuda")]
     device: String,
     /// Only build, and pack what is needed into target/device-check.tar.xz

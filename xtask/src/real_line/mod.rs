@@ -67,7 +67,7 @@ pub(crate) struct Options {
     /// Seed of every stage
     #[arg(long, value_name = "N", default_value = "0")]
     seed: u64,
-    /// Device: flex (the CPU), ndarray, cuda or cuda:N
+    /// Device: flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, value_name = "NAME", default_value = "flex")]
     device: String,
     /// Use this mopo program instead of building one

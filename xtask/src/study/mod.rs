@@ -81,7 +81,7 @@ pub(crate) struct Options {
     /// Runs at the same time; each gets its share of the cores
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
-    /// Device: flex (the CPU), ndarray, cuda or cuda:N
+    /// Device: flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, value_name = "NAME", default_value = "flex")]
     device: String,
     /// Use this mopo program instead of building one

@@ -40,7 +40,7 @@ pub(crate) struct BanditCommon {
     /// Random seed; experiments with several runs count up from it
     #[arg(long, default_value_t = 0, value_parser = numbers::seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
-    /// flex (the CPU), ndarray, cuda or cuda:N
+    /// flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
 }

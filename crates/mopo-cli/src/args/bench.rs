@@ -36,7 +36,7 @@ pub(crate) struct BenchCommon {
     /// Number of threads
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_most::<1024>)]
     pub(crate) threads: usize,
-    /// flex (the CPU), ndarray, cuda or cuda:N
+    /// flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
     /// Format of the base in memory: f32, checkpoint (as in the file), int8, nf4 or nf4-double
@@ -147,7 +147,7 @@ pub(crate) struct BenchScoreArgs {
     /// Number of threads
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_most::<1024>)]
     pub(crate) threads: usize,
-    /// flex (the CPU), ndarray, cuda or cuda:N
+    /// flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
 }

@@ -41,7 +41,7 @@ pub(crate) struct GenerateArgs {
     pub(crate) targets: Option<Targets>,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
-    /// flex (the CPU), ndarray, cuda or cuda:N
+    /// flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
 }
@@ -66,7 +66,7 @@ pub(crate) struct ChatArgs {
     pub(crate) decoding: DecodingArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
-    /// flex (the CPU), ndarray, cuda or cuda:N
+    /// flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
 }

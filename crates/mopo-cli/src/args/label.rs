@@ -68,7 +68,7 @@ pub(crate) struct LabelArgs {
     /// Replace an existing file at --out
     #[arg(long)]
     pub(crate) force: bool,
-    /// Device of reward models: flex (the CPU), ndarray, cuda or cuda:N
+    /// Device of reward models: flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
 }

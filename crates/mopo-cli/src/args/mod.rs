@@ -162,7 +162,7 @@ pub(crate) struct ParetoArgs {
     /// Make a shard again where something else is
     #[arg(long, requires = "shard")]
     pub(crate) force: bool,
-    /// flex (the CPU), ndarray, cuda or cuda:N
+    /// flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
 }
@@ -198,7 +198,7 @@ pub(crate) struct ExportArgs {
     /// Replace an existing export at --out, or a GGUF file
     #[arg(long)]
     pub(crate) force: bool,
-    /// flex (the CPU), ndarray, cuda or cuda:N
+    /// flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
 }

@@ -27,7 +27,7 @@ pub(crate) struct RunArgs {
     /// Fail on malformed data lines instead of skipping them
     #[arg(long)]
     pub(crate) strict: bool,
-    /// flex (the CPU), ndarray, cuda or cuda:N
+    /// flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
 }

@@ -42,7 +42,7 @@ pub(crate) struct ScoreArgs {
     /// Replace an existing file at --out
     #[arg(long)]
     pub(crate) force: bool,
-    /// flex (the CPU), ndarray, cuda or cuda:N
+    /// flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
 }

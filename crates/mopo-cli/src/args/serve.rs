@@ -45,7 +45,7 @@ pub(crate) struct ServeArgs {
     /// Write the bodies of requests to the log
     #[arg(long)]
     pub(crate) log_requests: bool,
-    /// flex (the CPU), ndarray, cuda or cuda:N
+    /// flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
 }

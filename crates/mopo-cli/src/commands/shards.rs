@@ -25,6 +25,7 @@ pub(super) fn kind(device: Device) -> &'static str {
         Device::Flex => "flex",
         Device::NdArray => "ndarray",
         Device::Cuda(_) => "cuda",
+        Device::Wgpu(_) => "wgpu",
     }
 }
 

@@ -63,6 +63,14 @@ fn devices() {
         let said = fail(&mut mopo(&["train", "--device", "cuda"]));
         assert!(said.contains("--device flex"), "{said}");
     }
+    // No machine has so many adapters, and the loader of Vulkan finds no driver in a file that is not there.
+    let said = fail(&mut mopo(&["train", "--device", "wgpu:99"]));
+    assert!(said.contains("--device flex"), "{said}");
+    if cfg!(not(target_os = "macos")) {
+        let mut train = mopo(&["train", "--device", "wgpu"]);
+        let said = fail(train.envs(["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].map(|v| (v, "/none"))));
+        assert!(said.contains("--device wgpu:0") && said.contains("--device flex"), "{said}");
+    }
 }
 
 #[test]

@@ -12,5 +12,9 @@ pub(crate) fn scatter_rows<B: FusedBackend>(
 ) -> FloatTensor<B> {
     let shape = Shape::new([rows, grad.shape()[1]]);
     let zeros = B::float_zeros(shape, &B::float_device(&grad), grad.dtype().into());
+    // On GPUs burn divides by the size of what it adds.
+    if grad.shape().num_elements() == 0 {
+        return zeros;
+    }
     B::float_select_add(zeros, 0, at, grad)
 }

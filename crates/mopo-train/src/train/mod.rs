@@ -108,7 +108,8 @@ pub fn train<B: FusedAutodiffBackend>(
     }
     if is_new {
         // On other devices than a CPU this machine's memory is not the one that matters.
-        let memory = mopo_hub::available_memory().filter(|_| !record.device.starts_with("cuda"));
+        let memory = mopo_hub::available_memory()
+            .filter(|_| !["cuda", "wgpu"].iter().any(|kind| record.device.starts_with(kind)));
         for (section, phase) in [("sft", &config.sft), ("training", &config.training)] {
             let n_tokens = match &rollouts {
                 Some(rollouts) if section == "training" => {
