@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use burn::module::AutodiffModule;
 use burn::tensor::backend::Backend;
-use burn::tensor::{ElementConversion, Tensor};
+use burn::tensor::{ElementConversion, Tensor, TensorData};
 use mopo_core::mopo::cloning_loss;
 use mopo_core::pairwise::dpo_loss;
 use mopo_core::{MopoConfig, Objectives};
@@ -18,6 +18,8 @@ use mopo_lm::{
 };
 use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 use mopo_report::Quantity;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use self::work::{PassWork, Sizes};
 use crate::batches::step_seed;
@@ -166,7 +168,10 @@ pub fn bench_steps<B: FusedAutodiffBackend>(
             };
             let mut step = AdapterStep {
                 base,
-                trainer: Trainer::new(lora.init::<B>(&shape, device), &Solo),
+                trainer: Trainer::new(
+                    drawn_here(lora.init::<B>(&shape, device), bench.seed, device),
+                    &Solo,
+                ),
                 pairs,
                 reference,
                 device,
@@ -174,6 +179,26 @@ pub fn bench_steps<B: FusedAutodiffBackend>(
             measure::<B>(bench, device, &mut step, &sizes)
         }
     }
+}
+
+/// A fresh adapter whose matrices A are drawn by the processor, so that all devices begin with the same one: their own
+/// random numbers differ.
+fn drawn_here<B: FusedAutodiffBackend>(
+    mut adapter: LoraAdapter<B>,
+    seed: u64,
+    device: &B::Device,
+) -> LoraAdapter<B> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let pairs = adapter.layers.iter_mut().flat_map(|layer| layer.pairs.iter_mut().flatten());
+    for pair in pairs {
+        let [inputs, rank] = pair.a.val().dims();
+        let bound = (inputs as f32).powf(-0.5);
+        let values: Vec<f32> =
+            (0..inputs * rank).map(|_| rng.random_range(-bound..bound)).collect();
+        let data = TensorData::new(values, [inputs, rank]);
+        pair.a = pair.a.clone().map(|_| Tensor::from_data(data, device).require_grad());
+    }
+    adapter
 }
 
 /// log π_0 of the pairs.
@@ -332,7 +357,10 @@ fn bench_mopo<B: FusedAutodiffBackend>(
         initial_log_probs: &initial_log_probs,
         seed: bench.seed,
     };
-    let params = PolicyParams::init(base, sizes.lora, n_policies, AdapterSharing::Shared, device);
+    let mut params =
+        PolicyParams::init(base, sizes.lora, n_policies, AdapterSharing::Shared, device);
+    params.adapters =
+        params.adapters.into_iter().map(|of| drawn_here(of, bench.seed, device)).collect();
     let mut method = Mopo::new(base, params, setup, &Solo, device);
     let first = match window {
         BenchWindow::First => 0,
