@@ -22,9 +22,11 @@ const FETCH: &str = "write one with `mopo prepare … --prompts`";
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Prompt {
-    /// Unique within a file; readers use `source:line`.
+    /// Unique within a file; readers use `source:line`. In a file it may be left out: then it is the line's number.
+    #[serde(default)]
     pub id: String,
-    /// Where it came from, for information.
+    /// Where it came from, for information; may be left out.
+    #[serde(default)]
     pub source: String,
     /// Verbatim.
     pub prompt: String,
@@ -192,7 +194,7 @@ impl StagedPrompts {
     }
 }
 
-/// Reads what [`StagedPrompts::write`] wrote; every malformed line is an error.
+/// Reads what [`StagedPrompts::write`] wrote, or lines with no more than a `prompt`; every malformed line is an error.
 ///
 /// # Errors
 /// [`Error::Line`](crate::Error::Line) names the line: an unknown or missing field, an empty
@@ -202,8 +204,11 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
     let mut prompts = Vec::new();
     let mut seen = HashSet::new();
     let mut report = ReadReport::default();
-    read_file(&NamedFile::new(path), FETCH, true, &[], &mut report, &mut |_, row| {
-        let prompt: Prompt = typed(row)?;
+    read_file(&NamedFile::new(path), FETCH, true, &[], &mut report, &mut |place, row| {
+        let mut prompt: Prompt = typed(row)?;
+        if prompt.id.is_empty() {
+            prompt.id = place.line.to_string();
+        }
         if prompt.prompt.trim().is_empty() {
             return Err(Rejected::Malformed("`prompt` is empty".into()));
         }
@@ -280,6 +285,17 @@ mod tests {
             let error = read_prompts(&path).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn prompts_alone_are_enough() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("prompts.jsonl");
+        let lines = "{\"prompt\":\"a\"}\n{\"prompt\":\"b\",\"id\":\"x\"}\n";
+        crate::write_atomically(&path, lines.as_bytes()).unwrap();
+        let found = read_prompts(&path).unwrap();
+        let found: Vec<[&str; 3]> = found.iter().map(|p| [&*p.id, &p.source, &p.prompt]).collect();
+        assert_eq!(found, [["1", "", "a"], ["x", "", "b"]]);
     }
 
     proptest! {

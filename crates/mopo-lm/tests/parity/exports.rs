@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use burn::module::Param;
 use mopo_lm::{
@@ -12,6 +13,9 @@ use mopo_lm::{
 use serde_json::json;
 
 use crate::{B, Case, cases, values};
+
+/// Held while random numbers are drawn: the process has one state of them, and some tests need the same numbers twice.
+pub(crate) static RANDOM: Mutex<()> = Mutex::new(());
 
 /// Another head than the base model's.
 pub(crate) fn heads(model: &CausalLm<B>) -> PolicyHeads<B> {
@@ -26,6 +30,7 @@ pub(crate) fn heads(model: &CausalLm<B>) -> PolicyHeads<B> {
 pub(crate) fn policies(case: &Case) -> (PolicyParams<B>, LoraConfig) {
     let (adapter, lora) = case.lora.clone().unwrap_or_else(|| {
         let lora = LoraConfig { rank: 2, ..Default::default() };
+        let _drawing = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
         (lora.init(&case.model.shape(), &Default::default()), lora)
     });
     (PolicyParams { adapters: vec![adapter], heads: heads(&case.model) }, lora)

@@ -2,6 +2,7 @@
 //! gradients of an adapter, and a policy with several heads.
 
 use std::path::Path;
+use std::sync::PoisonError;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -14,7 +15,7 @@ use mopo_lm::{
 use mopo_ops::{FusedBackend, QuantFormat};
 use mopo_testkit::TestAutodiffBackend;
 
-use crate::exports::policies;
+use crate::exports::{RANDOM, policies};
 use crate::{B, cases, fixtures, logits_of, relative};
 
 type Ad = TestAutodiffBackend;
@@ -116,6 +117,7 @@ fn an_adapter_on_a_quantised_base_has_the_gradients_of_the_weights_written_out()
             let responses: Vec<usize> = (0..batch.responses.len()).collect();
             let gradients = |model: &CausalLm<Ad>, adapter: &LoraAdapter<Ad>| {
                 // The same dropout.
+                let _drawing = RANDOM.lock().unwrap_or_else(PoisonError::into_inner);
                 Ad::seed(&device, 1);
                 let hidden = model.hidden_states_packed(&batch.inputs(&device), Some(adapter));
                 let log_probs = sequence_log_probs(hidden, &model.lm_head(), &batch, &responses);
