@@ -1,7 +1,7 @@
 //! A step of Adam and sums of squares in burn's own operations.
 
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{ElementConversion, Tensor, TensorMetadata, TensorPrimitive};
+use burn::tensor::{Tensor, TensorMetadata, TensorPrimitive};
 
 use crate::{AdamFactors, FusedBackend, SQUARES_PART};
 
@@ -37,7 +37,11 @@ pub(crate) fn sums_of_squares<B: FusedBackend>(x: FloatTensor<B>) -> Vec<f64> {
     }
     let rest = n - whole * SQUARES_PART;
     if rest > 0 {
-        sums.push(flat.narrow(0, n - rest, rest).square().sum().into_scalar().elem());
+        // Filled up to a part: how a device sums may depend on the length, and on where in a tensor its numbers are.
+        let zeros = Tensor::zeros([SQUARES_PART - rest], &flat.device());
+        let part = Tensor::cat(vec![flat.narrow(0, n - rest, rest), zeros], 0);
+        let sum = part.reshape([1, SQUARES_PART]).square().sum_dim(1);
+        sums.push(sum.into_data().iter::<f64>().next().expect("one part"));
     }
     sums
 }
