@@ -32,6 +32,7 @@ mod random;
 mod real_line;
 mod study;
 mod tidy;
+mod tiny;
 
 use std::process::ExitCode;
 

@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result};
 
 use crate::cargo::{cargo, root, status};
+use crate::tiny;
 
 /// One row of the table.
 enum Outcome {
@@ -31,15 +32,8 @@ const WITH_WGPU: [&str; 6] = [
     "mopo-testkit/wgpu,mopo-cli/wgpu",
 ];
 
-/// The configuration of a run of seconds, even on a device in software.
-const TINY: [&str; 17] = [
-    "data.n_prompts=40",
-    "data.heldout_fraction=0.3",
-    "tokenizer.vocab_size=300",
-    "model.scratch.hidden_size=32",
-    "model.scratch.intermediate_size=64",
-    "model.scratch.num_hidden_layers=1",
-    "model.scratch.num_attention_heads=2",
+/// On [`tiny::WORLD`], a run that also devices in software end soon.
+const TINY: [&str; 10] = [
     "sft.steps=4",
     "sft.batch_size=4",
     "training.steps=6",
@@ -125,7 +119,7 @@ fn tiny_run(mopo: &Path, device: &str, work: &Path) -> Result<bool> {
     let (run, again) = (work.join("run"), work.join("again"));
     let mut train = Command::new(mopo);
     train.args(["train", "demo", "--device", device, "--out"]).arg(&run);
-    for key in TINY {
+    for key in tiny::WORLD.iter().chain(&TINY) {
         train.args(["--set", key]);
     }
     if !status(&mut train)?.success() {

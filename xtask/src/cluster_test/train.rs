@@ -10,17 +10,11 @@ use anyhow::{Context, Result, ensure};
 use super::inputs::{Inputs, check_same, deploy};
 use super::processes::{check_loopback, output, processes, signal, wait_for};
 use super::slurm::Slurm;
+use crate::tiny;
 
 const PATIENCE: Duration = Duration::from_secs(300);
-/// The demo, tiny, with four micro-batches of a pair in each step and many checkpoints.
-const SETS: [&str; 17] = [
-    "data.n_prompts=40",
-    "data.heldout_fraction=0.3",
-    "tokenizer.vocab_size=300",
-    "model.scratch.hidden_size=32",
-    "model.scratch.intermediate_size=64",
-    "model.scratch.num_hidden_layers=1",
-    "model.scratch.num_attention_heads=2",
+/// On [`tiny::WORLD`], four micro-batches of a pair in each step and many checkpoints.
+const SETS: [&str; 10] = [
     "sft.steps=6",
     "sft.batch_size=4",
     "training.steps=400",
@@ -80,7 +74,8 @@ impl Runs {
 
 /// The words of `mopo train`, without a place.
 pub(super) fn words() -> Vec<String> {
-    let sets = SETS.iter().flat_map(|set| ["--set".to_string(), (*set).to_string()]);
+    let sets =
+        tiny::WORLD.iter().chain(&SETS).flat_map(|set| ["--set".to_string(), (*set).to_string()]);
     std::iter::once("demo".to_string()).chain(sets).collect()
 }
 
