@@ -22,7 +22,6 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use self::work::{PassWork, Sizes};
-use crate::batches::step_seed;
 use crate::communicator::Solo;
 use crate::config::PhaseConfig;
 use crate::log_probs::{LogProbs, all_log_probs, batch_log_probs, to_tensor};
@@ -155,7 +154,6 @@ pub fn bench_steps<B: FusedAutodiffBackend>(
     let lora = LoraConfig { dropout: 0.0, ..LoraConfig::default() };
     let shape = base.shape();
     let sizes = Sizes { model: &shape, lora: &lora };
-    B::seed(device, step_seed(bench.seed, "adapter", 0));
     match bench.method {
         BenchMethod::Mopo(window) => bench_mopo(base, pairs, bench, window, sizes, device),
         method => {
