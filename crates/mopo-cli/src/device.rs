@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use mopo_ops::FusedBackend;
+use mopo_train::config::MatmulPrecision;
 
 /// A device on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +100,30 @@ pub(crate) fn dispatch<J: Job>(device: Device, job: J) -> Result<J::Output> {
         #[allow(unreachable_patterns)] // with all features on
         other => bail!("the device {other} is not compiled in"),
     }
+}
+
+/// Chooses in what products are computed, for the whole process.
+///
+/// # Errors
+/// Products in bfloat16 on another device than flex, or on a processor without instructions for them.
+pub(crate) fn set_matmul_precision(device: Device, precision: MatmulPrecision) -> Result<()> {
+    let remedy = "leave out model.matmul_precision, or set it to \"f32\"";
+    match (device, precision) {
+        #[cfg(feature = "flex")]
+        (Device::Flex, MatmulPrecision::F32) => {
+            mopo_ops::set_matmul_precision(mopo_ops::MatmulPrecision::F32)?;
+        }
+        #[cfg(feature = "flex")]
+        (Device::Flex, MatmulPrecision::Bf16) => {
+            let set = mopo_ops::set_matmul_precision(mopo_ops::MatmulPrecision::Bf16);
+            set.map_err(|e| anyhow!("model.matmul_precision = \"bf16\": {e}; {remedy}"))?;
+        }
+        (_, MatmulPrecision::F32) => {}
+        (_, MatmulPrecision::Bf16) => bail!(
+            "model.matmul_precision = \"bf16\" is for --device flex, not for {device}; {remedy}"
+        ),
+    }
+    Ok(())
 }
 
 /// Ends the process when the thread on which burn serves a GPU panics, as it does where a buffer cannot be had: burn itself

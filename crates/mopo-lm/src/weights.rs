@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::module::Param;
 use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use mopo_hub::gguf::GgufFile;
 use mopo_hub::{TensorFiles, TensorWriter};
 use mopo_ops::QuantisedData;
@@ -24,6 +24,8 @@ pub enum LoadDtype {
     Checkpoint,
     /// F32, for a model that is trained.
     F32,
+    /// BF16 whatever the checkpoint has, or F32 if the device does not support it. For a frozen base.
+    Bf16,
 }
 
 /// How [`CausalLm::load`](crate::CausalLm::load) stores what it reads. The default keeps the checkpoint's
@@ -41,6 +43,11 @@ impl LoadOptions {
     /// Everything in F32.
     pub fn f32() -> Self {
         Self { dtype: LoadDtype::F32, quantise: None }
+    }
+
+    /// The large matrices in BF16.
+    pub fn bf16() -> Self {
+        Self { dtype: LoadDtype::Bf16, quantise: None }
     }
 
     /// The linear layers quantised to `format`, the rest as in the checkpoint. The layers then have
@@ -140,14 +147,16 @@ impl Source {
         dtype: LoadDtype,
         device: &B::Device,
     ) -> Result<Tensor<B, 2>> {
-        match self {
-            Self::Files(files) => {
-                Ok(files.matrix(name, shape, dtype == LoadDtype::Checkpoint, device)?)
+        let matrix = match self {
+            Self::Files(files) => files.matrix(name, shape, dtype != LoadDtype::F32, device)?,
+            Self::Gguf(file) => Tensor::from_data(file.values(name, &shape)?, (device, DType::F32)),
+        };
+        Ok(match dtype {
+            LoadDtype::Bf16 if B::supports_dtype(device, DType::BF16) => {
+                matrix.cast(FloatDType::BF16)
             }
-            Self::Gguf(file) => {
-                Ok(Tensor::from_data(file.values(name, &shape)?, (device, DType::F32)))
-            }
-        }
+            _ => matrix,
+        })
     }
 
     /// A matrix `[inputs, outputs]` in F32, stored as `[outputs, inputs]`.

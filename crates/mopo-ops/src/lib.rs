@@ -17,6 +17,8 @@ mod matrix;
 mod nodes;
 mod output;
 mod paged;
+#[cfg(feature = "flex")]
+mod precision;
 mod quant;
 mod rows;
 mod sublayer;
@@ -37,6 +39,8 @@ pub use linear::{LinearParams, LoraParams};
 pub use matrix::{Matrix, primitive, tensor};
 pub use output::OutputParams;
 pub use paged::PagedRow;
+#[cfg(feature = "flex")]
+pub use precision::{MatmulPrecision, NoBf16Products, matmul_precision, set_matmul_precision};
 pub use quant::{
     NF4 as NF4_VALUES, QuantError, QuantFormat, QuantLayout, QuantisedData, QuantisedMatrix,
 };

@@ -33,7 +33,7 @@ pub use crate::runs::PolicyRuns;
 pub use data::DataConfig;
 pub use evaluation::{EvaluationConfig, GivenStatistics, RewardAxis, ZScoreSource};
 pub(crate) use fit::{BYTES_FROZEN, BYTES_TRAINED, count_of_parameters};
-pub use model::{BaseFormat, ModelConfig, ModelSource, PhiShape, TokenizerConfig};
+pub use model::{BaseFormat, MatmulPrecision, ModelConfig, ModelSource, PhiShape, TokenizerConfig};
 pub use presets::{PRESETS, SOURCES, config_text, preset_text};
 pub use read::read_text;
 pub(crate) use read::{ConfigFile, PartError, override_with, read_part, read_with};
@@ -134,7 +134,8 @@ impl ConfigFile for RunConfig {
             "lora.alpha_pattern",
             "lora.use_rslora",
         ];
-        [data::OPTIONAL, training::OPTIONAL, &own, &MethodConfig::optional()].concat()
+        [data::OPTIONAL, model::OPTIONAL, training::OPTIONAL, &own, &MethodConfig::optional()]
+            .concat()
     }
 
     fn open() -> Vec<&'static str> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use mopo_train::config::BaseFormat;
+use mopo_train::config::{BaseFormat, MatmulPrecision};
 
 use super::numbers::{at_most, count, policies};
 use crate::device::Device;
@@ -39,9 +39,18 @@ pub(crate) struct BenchCommon {
     /// flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
-    /// Format of the base in memory: f32, checkpoint (as in the file), int8, nf4 or nf4-double
+    /// Format of the base in memory: f32, bf16, checkpoint (as in the file), int8, nf4 or nf4-double
     #[arg(long, value_name = "FORMAT", default_value = "checkpoint")]
     pub(crate) base: BaseFormat,
+    #[command(flatten)]
+    pub(crate) precision: BenchPrecision,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchPrecision {
+    /// In what products are computed on flex: f32, or bf16 with sums in f32
+    #[arg(long = "matmul-precision", value_name = "PRECISION", default_value = "f32")]
+    pub(crate) matmul: MatmulPrecision,
 }
 
 /// A language model, and what it is measured on.
@@ -135,6 +144,8 @@ pub(crate) struct BenchGenerateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchScoreArgs {
+    #[command(flatten)]
+    pub(crate) precision: BenchPrecision,
     /// Reward model directory with a reward.toml
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
@@ -165,6 +176,8 @@ pub(crate) struct BenchExchangeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchMatmulArgs {
+    #[command(flatten)]
+    pub(crate) precision: BenchPrecision,
     /// Number of threads
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_most::<1024>)]
     pub(crate) threads: usize,

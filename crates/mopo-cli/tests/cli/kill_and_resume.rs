@@ -94,6 +94,38 @@ fn killed_runs_end_at_the_same_bits() {
     assert!(said.contains("sum"), "{said}");
 }
 
+/// Also with the base in bfloat16.
+#[test]
+fn runs_with_products_in_bfloat16_resume_at_the_same_bits() {
+    const CHOSEN: [&str; 4] = ["--set", "model.matmul_precision=bf16", "--set", "model.base=bf16"];
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let said = fail(tiny(&path("elsewhere")).args(CHOSEN).args(["--device", "ndarray"]));
+    for part in ["model.matmul_precision", "flex", "ndarray", "\"f32\""] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!path("elsewhere").exists());
+    #[cfg(target_arch = "x86_64")]
+    let here = std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    let here = false;
+    if !here {
+        let said = fail(tiny(&path("whole")).args(CHOSEN));
+        assert!(said.contains("AVX512-BF16") && said.contains("\"f32\""), "{said}");
+        println!("skipped: products in bfloat16: no AVX512-BF16 here");
+        return;
+    }
+    let [exact, whole, cut] = ["exact", "whole", "cut"].map(path);
+    succeed(&mut tiny(&exact));
+    succeed(tiny(&whole).args(CHOSEN));
+    kill_once_there(tiny(&cut).args(CHOSEN), &cut.join("checkpoints/mopo-step-000006"));
+    succeed(mopo(&["train", "--resume"]).arg(&cut));
+    assert_same_run(&whole, &cut);
+    // Another cache than the exact run's beside it: log-probabilities are not the same.
+    let log_probs = |run: &Path| fs::read(run.join("initial_log_probs.safetensors")).unwrap();
+    assert_ne!(log_probs(&whole), log_probs(&exact));
+}
+
 #[test]
 #[cfg(unix)]
 fn a_full_disk_is_an_error_and_the_run_resumes_afterwards() {

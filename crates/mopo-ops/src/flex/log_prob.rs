@@ -3,9 +3,10 @@
 //! with a running maximum.
 
 use burn::backend::Flex;
-use burn::tensor::TensorMetadata;
+use burn::tensor::{DType, TensorMetadata};
 use rayon::prelude::*;
 
+use super::by_output::{ByOutput, Half};
 use super::gemm::View;
 use super::math::{exp, largest, sum, tanh};
 use super::product::{Threads, multiply};
@@ -76,6 +77,30 @@ fn capped(logit: f32, cap: Option<f32>) -> f32 {
     cap.map_or(logit, |cap| cap * tanh(logit / cap))
 }
 
+/// The weight of an output layer, `[features, vocabulary]`.
+enum Weight<'a> {
+    F32(MatRef<'a>),
+    /// Converted where it is needed.
+    Half(Half<'a>),
+}
+
+impl Weight<'_> {
+    /// The weights of `n` tokens from `from` on, in `buffer` unless they are f32 already.
+    fn tokens<'a>(&'a self, from: usize, n: usize, buffer: &'a mut Vec<f32>) -> MatRef<'a> {
+        match self {
+            Self::F32(weight) => weight.take_columns(from..from + n),
+            Self::Half(weight) => {
+                let [d, _] = weight.shape();
+                buffer.resize(n * d, 0.0);
+                for (i, line) in buffer.chunks_exact_mut(d.max(1)).enumerate() {
+                    weight.read(from + i, line);
+                }
+                MatRef::by_rows(buffer, n, d, d).transpose()
+            }
+        }
+    }
+}
+
 /// The layer's bias, or zeros.
 fn bias_of(layer: &OutputParams<Flex>, vocab: usize) -> T {
     match &layer.bias {
@@ -91,6 +116,7 @@ fn task_size(n: usize) -> usize {
     n.div_ceil(threads * rounds).max(1)
 }
 
+/// `weight`: f32 or bfloat16.
 pub(super) fn forward(
     hidden: T,
     weight: &T,
@@ -100,11 +126,14 @@ pub(super) fn forward(
 ) -> (T, Option<T>) {
     let hidden = contiguous(hidden);
     let [n, d] = hidden.shape().dims();
-    let view = View::new(weight.clone(), false);
-    let weight = view.get();
-    let (bias, cap) = (bias_of(layer, weight.columns()), layer.soft_cap);
+    let [_, vocab] = weight.shape().dims();
+    let view = (weight.dtype() == DType::F32).then(|| View::new(weight.clone(), false));
+    let weight = match &view {
+        Some(view) => Weight::F32(view.get()),
+        None => Weight::Half(Half::new(weight)),
+    };
+    let (bias, cap) = (bias_of(layer, vocab), layer.soft_cap);
     let (bias, targets) = (values(&bias), indices(targets));
-    let vocab = bias.len();
     assert!(targets.iter().all(|id| *id < vocab), "a target beyond the vocabulary of {vocab}");
     let mut log_probs = vec![0f32; n];
     let mut gradient = vec![0f32; if with_gradient { n * d } else { 0 }];
@@ -125,10 +154,11 @@ pub(super) fn forward(
         let mut running = vec![(f32::NEG_INFINITY, 0f32); m];
         let mut chosen = vec![0f32; m];
         let mut scratch = vec![0f32; m * TILE.min(vocab)];
+        let mut buffer = vec![];
         for from in (0..vocab).step_by(TILE) {
             let n = TILE.min(vocab - from);
             let logits = &mut scratch[..m * n];
-            let part = weight.take_columns(from..from + n);
+            let part = weight.tokens(from, n, &mut buffer);
             let to = MatMut::by_rows(logits, m, n);
             multiply(to, false, hidden, part, 1.0, Threads::One);
             for (i, target) in targets.iter().enumerate() {
@@ -150,7 +180,8 @@ pub(super) fn forward(
             if with_gradient {
                 let line = &mut sums[i * d..(i + 1) * d];
                 let own = cap.map_or(1.0, |cap| slope(chosen[i], cap));
-                for (x, w) in line.iter_mut().zip(weight.column(targets[i])) {
+                let own_weight = weight.tokens(targets[i], 1, &mut buffer);
+                for (x, w) in line.iter_mut().zip(own_weight.column(0)) {
                     *x = own * w - *x / total;
                 }
             }

@@ -7,6 +7,8 @@
 mod adam;
 mod attention;
 #[cfg(target_arch = "x86_64")]
+mod bfloat;
+#[cfg(target_arch = "x86_64")]
 mod blocks;
 mod by_output;
 mod elementwise;
@@ -38,6 +40,14 @@ use crate::{
     AdamFactors, FusedBackend, Heads, Init, KvStore, Matrix, OutputParams, PackedRows, PagedRow,
     QuantisedMatrix, generic,
 };
+
+/// Whether this machine has instructions for products in bfloat16.
+pub(crate) fn has_bf16_products() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return bfloat::available();
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
 
 type T = FlexTensor;
 
@@ -302,7 +312,9 @@ impl FusedBackend for Flex {
         with_gradient: bool,
     ) -> (T, Option<T>) {
         match &layer.weight {
-            Matrix::Dense(weight) if is_f32(&[&hidden, weight]) => {
+            Matrix::Dense(weight)
+                if is_f32(&[&hidden]) && matches!(weight.dtype(), DType::F32 | DType::BF16) =>
+            {
                 log_prob::forward(hidden, weight, layer, targets, with_gradient)
             }
             _ => generic::log_prob::forward::<Self>(hidden, layer, targets, with_gradient),

@@ -5,6 +5,8 @@
 
 use super::view::{MatMut, MatRef};
 use super::{Kernel, vectorised};
+#[cfg(target_arch = "x86_64")]
+use crate::precision::{MatmulPrecision, matmul_precision};
 
 /// How many threads may compute a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,10 +52,20 @@ pub(super) fn multiply(
     }
 }
 
+/// From how many terms and columns on products are computed in bfloat16, if at all. LoRA's own have fewer; they
+/// take little time.
+#[cfg(target_arch = "x86_64")]
+const WORTH_ROUNDING: usize = 32;
+
 /// `m`, `n`, `k` ≥ 1.
 fn kernel(to: MatMut<'_>, add: bool, a: MatRef<'_>, b: MatRef<'_>, alpha: f32, threads: Threads) {
     #[cfg(target_arch = "x86_64")]
     {
+        // The number of rows does not matter, so that it does not change a row's bits.
+        let large = a.columns().min(b.columns()) >= WORTH_ROUNDING;
+        if large && matmul_precision() == MatmulPrecision::Bf16 {
+            return super::bfloat::multiply(to, add, a, b, alpha, threads);
+        }
         use std::arch::is_x86_feature_detected as has;
 
         use private_gemm_x86::InstrSet;
@@ -310,8 +322,18 @@ mod tests {
 
     type Product = fn(MatMut<'_>, bool, MatRef<'_>, MatRef<'_>, f32, Threads);
 
-    /// Compares with sums in f64, for all layouts; `to` is the middle of a larger matrix, whose other elements stay.
-    fn check([m, k, n]: [usize; 3], product: Product, rng: &mut ChaCha8Rng) {
+    fn check(shape: [usize; 3], product: Product, rng: &mut ChaCha8Rng) {
+        check_rounded(shape, product, |x| x, rng);
+    }
+
+    /// Compares with sums in f64, for all layouts; `to` is the middle of a larger matrix, whose other elements
+    /// stay. `round`: what becomes of the factors.
+    fn check_rounded(
+        [m, k, n]: [usize; 3],
+        product: Product,
+        round: fn(f32) -> f32,
+        rng: &mut ChaCha8Rng,
+    ) {
         for case in 0..16 {
             let [turn_a, turn_b, add, all] = [1, 2, 4, 8].map(|bit| case & bit != 0);
             let (a, b) = (Part::new(m, k, turn_a, rng), Part::new(k, n, turn_b, rng));
@@ -326,8 +348,10 @@ mod tests {
                 for (j, x) in line.iter().enumerate() {
                     let old = f64::from(before[(i, j)]);
                     let inside = (1..=m).contains(&i) && (1..=n).contains(&j);
-                    let terms =
-                        || (0..k).map(|l| f64::from(a[(i - 1, l)]) * f64::from(b[(l, j - 1)]));
+                    let terms = || {
+                        let factors = (0..k).map(|l| [a[(i - 1, l)], b[(l, j - 1)]].map(round));
+                        factors.map(|[x, y]| f64::from(x) * f64::from(y))
+                    };
                     let expected = match inside {
                         true => 0.5 * terms().sum::<f64>() + if add { old } else { 0.0 },
                         false => old,
@@ -361,6 +385,73 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         for shape in [[1, 1, 1], [2, 7, 3], [16, 33, 7], [70, 130, 97]] {
             check(shape, portable, &mut rng);
+        }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn bf16_products_equal_sums_of_rounded_factors() {
+        use super::super::bfloat;
+        if !bfloat::available() {
+            println!("skipped: products in bfloat16: no AVX512-BF16 here");
+            return;
+        }
+        let round = |x| half::bf16::from_f32(x).to_f32();
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        for m in [1, 2, 12, 33] {
+            for k in [1, 2, 31, 32, 33, 70] {
+                for n in [1, 15, 16, 17, 32, 70] {
+                    check_rounded([m, k, n], bfloat::multiply, round, &mut rng);
+                }
+            }
+        }
+        for shape in [[70, 1100, 97], [500, 40, 300], [30, 600, 550]] {
+            check_rounded(shape, bfloat::multiply, round, &mut rng);
+        }
+    }
+
+    /// A row has the same bits whatever is beside it and however many threads there are.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn rows_of_bf16_products_do_not_depend_on_others() {
+        use super::super::bfloat;
+        if !bfloat::available() {
+            println!("skipped: products in bfloat16: no AVX512-BF16 here");
+            return;
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        let (a, b) = (Part::new(450, 1500, false, &mut rng), Part::new(1500, 290, true, &mut rng));
+        let product = |rows: std::ops::Range<usize>, columns: std::ops::Range<usize>, threads| {
+            let mut out = vec![0.0; rows.len() * columns.len()];
+            let to = MatMut::by_rows(&mut out, rows.len(), columns.len());
+            let (a, b) = (a.get().take_rows(rows), b.get().take_columns(columns));
+            bfloat::multiply(to, false, a, b, 1.0, threads);
+            out
+        };
+        let all = product(0..450, 0..290, Threads::All);
+        assert_eq!(all, product(0..450, 0..290, Threads::One));
+        for row in [0, 11, 200, 449] {
+            let one = product(row..row + 1, 0..290, Threads::One);
+            assert_eq!(one, all[row * 290..][..290]);
+            assert_eq!(product(row..row + 1, 40..77, Threads::One), one[40..77]);
+        }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn what_is_not_finite_stays_so() {
+        use super::super::bfloat;
+        if !bfloat::available() {
+            println!("skipped: products in bfloat16: no AVX512-BF16 here");
+            return;
+        }
+        for bad in [f32::NAN, f32::INFINITY, f32::from_bits(0x7fff_ffff)] {
+            let (mut a, b, mut out) = ([1f32; 80], [1f32; 80], [0f32; 4]);
+            a[47] = bad;
+            let (a, b) = (MatRef::by_rows(&a, 2, 40, 40), MatRef::by_rows(&b, 40, 2, 2));
+            bfloat::multiply(MatMut::by_rows(&mut out, 2, 2), false, a, b, 1.0, Threads::One);
+            assert_eq!(out[..2], [40.0; 2]);
+            assert!(out[2..].iter().all(|x| !x.is_finite()), "{out:?}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Each kernel against the generic body; each gradient against burn's own of the generic body.
 
 use super::*;
-use crate::{FusedBackend, Heads, Init, Matrix, PackedRows, PagedRow, generic};
+use crate::{FusedBackend, Heads, Init, Matrix, OutputParams, PackedRows, PagedRow, generic};
 
 #[test]
 fn products_equal_the_generic_body() {
@@ -70,6 +70,34 @@ fn half_precision_weights_are_read_as_they_are() {
         assert_close(&product(&half), &product(&whole), 2e-6);
         let back = |w| host::<B>(B::weight_matmul(Init::zero(), float(g.clone()), w, true));
         assert_close(&back(&half), &back(&whole), 2e-6);
+    }
+}
+
+#[test]
+fn log_probabilities_under_a_half_precision_output_layer() {
+    use burn::tensor::DType;
+    if !B::supports_dtype(&Default::default(), DType::BF16) {
+        mopo_testkit::skip!("this backend has no bfloat16");
+    }
+    // More than one tile of the vocabulary.
+    let (n, d, vocab) = (300, 20, 2500);
+    let half = random::<B, 2>([d, vocab], 2).cast(DType::BF16);
+    let whole = half.clone().cast(DType::F32);
+    let turned = half.clone().transpose().clone().transpose();
+    let [expected, found, turned] = [whole, half, turned].map(|weight| {
+        let weight = Matrix::<A>::Dense(float(Tensor::<A, 2>::from_inner(weight)));
+        let hidden = Tensor::<A, 2>::from_inner(random([n, d], 5)).require_grad();
+        let targets: Tensor<A, 1, Int> = tokens(n, vocab, 7);
+        let layer = OutputParams { weight, bias: None, soft_cap: Some(1.5) };
+        let out = A::linear_log_prob(float(hidden.clone()), layer, targets.into_primitive());
+        let out: Tensor<A, 1> = tensor(out);
+        let grads = (out.clone() * Tensor::from_inner(random([n], 8))).sum().backward();
+        [values(out), values(hidden.grad(&grads).unwrap())]
+    });
+    for found in [found, turned] {
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_close(found, expected, 1e-5);
+        }
     }
 }
 

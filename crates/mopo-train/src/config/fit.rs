@@ -6,7 +6,7 @@ use mopo_eval::reward::Resolver;
 use mopo_hub::readable_bytes;
 use mopo_lm::DecoderShape;
 
-use super::{ModelSource, PhaseConfig, RunConfig, TokenizerConfig};
+use super::{BaseFormat, ModelSource, PhaseConfig, RunConfig, TokenizerConfig};
 use crate::models::{model_dir, tokenizer_file};
 use crate::{Error, Result};
 
@@ -145,7 +145,12 @@ impl RunConfig {
         // A quantised base is packed tensor by tensor while it is read.
         let sft = if quantised { 0.5 } else { sft };
         let policies = BYTES_TRAINED * (adapter + heads);
-        let frozen = if quantised { 0.5 } else { BYTES_FROZEN } * base;
+        let per_weight = match self.model.base {
+            _ if quantised => 0.5,
+            BaseFormat::Bf16 => 2.0,
+            _ => BYTES_FROZEN,
+        };
+        let frozen = per_weight * base;
         for (bytes, what, remedy) in [
             (
                 sft * base,

@@ -17,7 +17,45 @@ pub struct ModelConfig {
     pub source: ModelSource,
     /// Its format once it is frozen.
     pub base: BaseFormat,
+    /// In what products are computed, on burn-flex only.
+    pub matmul_precision: MatmulPrecision,
 }
+
+/// In what products of matrices are computed: [`mopo_ops::MatmulPrecision`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MatmulPrecision {
+    /// f32.
+    #[default]
+    F32,
+    /// bfloat16, with sums in f32: SFT, training and the reference's log-probabilities. It takes a processor with
+    /// AVX512-BF16.
+    Bf16,
+}
+
+impl MatmulPrecision {
+    /// Its name in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+impl std::str::FromStr for MatmulPrecision {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let all = [Self::F32, Self::Bf16];
+        all.into_iter()
+            .find(|precision| precision.name() == name)
+            .ok_or_else(|| format!("the precisions are: {}", all.map(Self::name).join(", ")))
+    }
+}
+
+/// Optional keys, which `--set` may add.
+pub(super) const OPTIONAL: &[&str] = &["model.matmul_precision"];
 
 /// A Hugging Face model, or phi of a given shape with random weights.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +74,8 @@ pub enum ModelSource {
 pub enum BaseFormat {
     /// f32, whatever the type in the file.
     F32,
+    /// bfloat16, whatever the type in the file: half of f32's memory.
+    Bf16,
     /// The type in the file: that of the model directory, or f32 after SFT.
     #[default]
     Checkpoint,
@@ -52,6 +92,7 @@ impl BaseFormat {
     pub fn load_options(self) -> LoadOptions {
         match self {
             Self::F32 => LoadOptions::f32(),
+            Self::Bf16 => LoadOptions::bf16(),
             Self::Checkpoint => LoadOptions::default(),
             Self::Int8 => LoadOptions::quantised(QuantFormat::Int8),
             Self::Nf4 => LoadOptions::quantised(QuantFormat::Nf4 { double_quant: false }),
@@ -63,6 +104,7 @@ impl BaseFormat {
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Bf16 => "bf16",
             Self::Checkpoint => "checkpoint",
             Self::Int8 => "int8",
             Self::Nf4 => "nf4",
@@ -80,7 +122,7 @@ impl std::str::FromStr for BaseFormat {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let all = [Self::F32, Self::Checkpoint, Self::Int8, Self::Nf4, Self::Nf4Double];
+        let all = [Self::F32, Self::Bf16, Self::Checkpoint, Self::Int8, Self::Nf4, Self::Nf4Double];
         all.into_iter()
             .find(|format| format.name() == name)
             .ok_or_else(|| format!("the formats are: {}", all.map(Self::name).join(", ")))
@@ -94,17 +136,23 @@ struct ModelTable {
     /// Runs from before this key had the base in the type of its file; they can be resumed.
     #[serde(default)]
     base: BaseFormat,
+    #[serde(default, skip_serializing_if = "is_default")]
+    matmul_precision: MatmulPrecision,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hub: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     scratch: Option<PhiShape>,
 }
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 impl TryFrom<ModelTable> for ModelConfig {
     type Error = String;
 
     fn try_from(table: ModelTable) -> Result<Self, String> {
-        let ModelTable { base, hub, scratch } = table;
+        let ModelTable { base, matmul_precision, hub, scratch } = table;
         let source = match (hub, scratch) {
             (Some(dir), None) => ModelSource::Hub(dir),
             (None, Some(shape)) => ModelSource::Scratch(shape),
@@ -113,17 +161,18 @@ impl TryFrom<ModelTable> for ModelConfig {
                 return Err("`model` has both `hub` and `scratch`: keep one".into());
             }
         };
-        Ok(Self { source, base })
+        Ok(Self { source, base, matmul_precision })
     }
 }
 
 impl From<ModelConfig> for ModelTable {
     fn from(config: ModelConfig) -> Self {
-        let (hub, scratch) = match config.source {
+        let ModelConfig { source, base, matmul_precision } = config;
+        let (hub, scratch) = match source {
             ModelSource::Hub(dir) => (Some(dir), None),
             ModelSource::Scratch(shape) => (None, Some(shape)),
         };
-        Self { base: config.base, hub, scratch }
+        Self { base, matmul_precision, hub, scratch }
     }
 }
 

@@ -12,7 +12,7 @@ use super::data::RunData;
 use crate::batches::step_seed;
 use crate::cache::Context;
 use crate::communicator::Communicator;
-use crate::config::{BaseFormat, ModelSource};
+use crate::config::{BaseFormat, MatmulPrecision, ModelSource};
 use crate::fit::Fit;
 use crate::run_dir::record::{BASE, INITIAL};
 use crate::sft::Sft;
@@ -190,10 +190,16 @@ pub(super) fn context<B: FusedAutodiffBackend>(
         mopo_version: env!("CARGO_PKG_VERSION").into(),
         device: B::InnerBackend::name(device),
         model: record.folder_sha256(BASE),
-        weights: match config.model.base {
-            // The name from before there was a choice.
-            BaseFormat::Checkpoint => "as_stored".into(),
-            base => base.name().into(),
+        weights: {
+            let weights = match config.model.base {
+                // The name from before there was a choice.
+                BaseFormat::Checkpoint => "as_stored",
+                base => base.name(),
+            };
+            match config.model.matmul_precision {
+                MatmulPrecision::F32 => weights.into(),
+                MatmulPrecision::Bf16 => format!("{weights}, products in bf16"),
+            }
         },
         adapter: "none".into(),
         output_layer: "base".into(),

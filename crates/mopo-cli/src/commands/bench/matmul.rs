@@ -39,7 +39,12 @@ struct Shape {
 }
 
 pub(super) fn run(args: BenchMatmulArgs) -> Result<()> {
-    let common = BenchCommon { threads: args.threads, device: Device::Flex, base: BaseFormat::F32 };
+    let common = BenchCommon {
+        threads: args.threads,
+        device: Device::Flex,
+        base: BaseFormat::F32,
+        precision: args.precision.clone(),
+    };
     super::begin(&common)?;
     let (n, d, f) = (args.tokens, args.hidden, args.ffn);
     let mut shapes = Vec::new();

@@ -41,6 +41,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
 /// Checks the device and sets the number of threads, before anything has started one.
 fn begin(common: &BenchCommon) -> Result<()> {
     device::check(common.device)?;
+    device::set_matmul_precision(common.device, common.precision.matmul)?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(common.threads)
         .build_global()
@@ -57,6 +58,8 @@ struct Program {
     device: String,
     /// Format of the base in memory.
     base: &'static str,
+    /// In what products are computed.
+    matmul_precision: &'static str,
     threads: usize,
 }
 
@@ -68,6 +71,7 @@ impl Program {
             profile: if cfg!(debug_assertions) { "debug" } else { "release" },
             device: common.device.to_string(),
             base: common.base.name(),
+            matmul_precision: common.precision.matmul.name(),
             threads: common.threads,
         }
     }

@@ -15,7 +15,12 @@ use crate::commands::models::resolve;
 use crate::device::{Job, dispatch};
 
 pub(super) fn run(args: BenchScoreArgs) -> Result<()> {
-    let common = BenchCommon { threads: args.threads, device: args.device, base: BaseFormat::F32 };
+    let common = BenchCommon {
+        threads: args.threads,
+        device: args.device,
+        base: BaseFormat::F32,
+        precision: args.precision.clone(),
+    };
     super::begin(&common)?;
     dispatch(args.device, Score { args, common })
 }
