@@ -13,6 +13,9 @@ use crate::measured::measured_line;
 
 const GENERATE: &str = "xtask/peers/generate.py";
 
+/// Products in bfloat16; fails where the processor has no instructions for them.
+const BF16: &str = "--matmul-precision bf16 --base bf16";
+
 /// Rows of generation that are measured at once.
 pub(super) const BATCHES: [(usize, &str, &str); 2] = [
     (1, "transformers-generate-1", "mopo-generate-1"),
@@ -135,10 +138,12 @@ pub(super) fn participants(
     };
     for (name, method) in [
         ("mopo-dpo", "dpo --reference on-the-fly"),
+        ("mopo-dpo-bf16", &format!("dpo --reference on-the-fly {BF16}")),
         ("mopo-dpo-cached", "dpo --reference cached"),
         ("mopo-clone", "clone"),
         ("mopo-mopo", "mopo --window first"),
         ("mopo-mopo-later", "mopo --window later"),
+        ("mopo-mopo-later-bf16", &format!("mopo --window later {BF16}")),
     ] {
         let args = [words(&format!("--method {method}")), steps.to_vec(), sizes.clone()];
         ours(name, "train", true, args.concat(), |_, _| ());

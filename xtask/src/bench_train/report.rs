@@ -137,6 +137,12 @@ fn demands(c: &Context<'_>, m: &Medians<'_>) -> String {
     let mut rows: Vec<(String, &str, f64, Option<f64>)> = vec![
         ("DPO step, pairs per second over TRL's".into(), "≥", 10.0, pairs("mopo-dpo", "trl-dpo")),
         (
+            "DPO step with products in bfloat16, pairs per second over TRL's".into(),
+            "≥",
+            10.0,
+            pairs("mopo-dpo-bf16", "trl-dpo"),
+        ),
+        (
             "DPO step, peak memory over TRL's".into(),
             "≤",
             0.06,
@@ -166,6 +172,7 @@ fn demands(c: &Context<'_>, m: &Medians<'_>) -> String {
             1.0,
             pairs("mopo-mopo-later", "mopo-dpo"),
         ),
+        ("the same in bfloat16".into(), "≥", 1.0, pairs("mopo-mopo-later-bf16", "mopo-dpo-bf16")),
     ];
     for (batch, peer, ours) in BATCHES {
         rows.push((
@@ -241,7 +248,7 @@ fn steps(c: &Context<'_>, m: &Medians<'_>) -> String {
         out += "\nTokens: those of the pass that is differentiated, a shared prompt once, without padding. \
                 GFLOP needed: products of matrices alone, 2 for each multiply-add, nothing counted that \
                 is run again; the rules are in `crates/mopo-train/src/bench/work.rs`. Share: of the \
-                measured matrix rate, below. The first loss of MOPO is a weighted sum over responses, which no \
+                measured matrix rate of f32, below, for products in bfloat16, too. The first loss of MOPO is a weighted sum over responses, which no \
                 peer has.\n";
     }
     out

@@ -15,9 +15,9 @@ use super::{Kernel, T, contiguous, indices, new, values, vectorised};
 use crate::OutputParams;
 
 /// Tokens of the vocabulary per tile.
-const TILE: usize = 1024;
+const TILE: usize = 512;
 /// Maximum number of positions per task.
-const POSITIONS: usize = 256;
+const POSITIONS: usize = 512;
 
 struct Tile<'a> {
     /// `[positions, tile]`: products, and afterwards exp(logit − running maximum), times the slope of
