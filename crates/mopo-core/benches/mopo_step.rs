@@ -7,7 +7,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use mopo_core::dual::{DualProblem, ResponseGroups};
 use mopo_core::mopo::{PolicyDual, importance_weights};
 use mopo_core::pareto::{Direction, hypervolume};
-use mopo_core::{DualState, MopoConfig, ResponseLabels};
+use mopo_core::{ChiUpdate, DualState, MopoConfig, ResponseLabels};
 use mopo_testkit::TestBackend as B;
 
 /// The same numbers in [0, 1) every time (fractional parts of multiples of the golden ratio).
@@ -30,7 +30,12 @@ fn weights(c: &mut Criterion) {
         let ratio = Tensor::<B, 2>::from_data(TensorData::new(ratio, [1, n]), &device);
         c.bench_function(&format!("importance_weights/{n} responses, 3 objectives"), |b| {
             b.iter(|| {
-                let policy = PolicyDual { tau: config.tau, dual: &dual, radius: &[0.15; 3] };
+                let policy = PolicyDual {
+                    tau: config.tau,
+                    dual: &dual,
+                    radius: &[0.15; 3],
+                    chi: ChiUpdate::Step,
+                };
                 importance_weights(&[policy], &labels, black_box(ratio.clone()), config.ratio_clip)
             });
         });

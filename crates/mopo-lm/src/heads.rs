@@ -19,7 +19,8 @@ impl<B: Backend> PolicyHeads<B> {
     pub fn from_base(lm_head: &OutputLayer<B>, n_policies: usize) -> Self {
         let copy = || OutputLayer {
             weight: Weight::Dense(Param::from_tensor(
-                lm_head.dense().detach().cast(FloatDType::F32),
+                // A conversion lines elements up: output by output, as kernels read and train them.
+                lm_head.dense().detach().transpose().cast(FloatDType::F32).transpose(),
             )),
             update: None,
             bias: lm_head.bias.as_ref().map(|bias| Param::from_tensor(bias.val().detach())),

@@ -14,7 +14,7 @@ use crate::measured::measured_line;
 const GENERATE: &str = "xtask/peers/generate.py";
 
 /// Products in bfloat16; fails where the processor has no instructions for them.
-const BF16: &str = "--matmul-precision bf16 --base bf16";
+const BF16: &str = "--matmul-precision bf16";
 
 /// Rows of generation that are measured at once.
 pub(super) const BATCHES: [(usize, &str, &str); 2] = [

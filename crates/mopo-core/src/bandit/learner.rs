@@ -343,6 +343,7 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
                     tau: self.runs[r].mopo.tau,
                     dual: &self.duals[r],
                     radius: &self.radius[r],
+                    chi: self.runs[r].mopo.chi,
                 })
                 .collect();
             // Ratios of tables are exact: clip only against overflow.

@@ -69,7 +69,8 @@ impl DualState {
         (0..self.lambda.len()).filter(move |&k| k != primary)
     }
 
-    /// One step of Algorithm 1's multipliers on a batch's statistics: χ_k ascends q̲_k in log χ_k,
+    /// One step of Algorithm 1's multipliers on a batch's statistics: χ_k ascends q̲_k in log χ_k
+    /// (or is the batch's best, where that was solved for),
     /// λ_k ← clip(λ_k − η_λ (q̲_k − b_k), 0, λ_max). The weights are held fixed (envelope theorem).
     pub fn step(&mut self, config: &MopoConfig, statistics: &BatchStatistics) -> DualStep {
         let n = self.lambda.len();
@@ -81,8 +82,11 @@ impl DualState {
                 continue;
             };
             let slack = bound - self.thresholds[k];
-            self.log_chi[k] =
-                (self.log_chi[k] + config.chi_lr * chi_gradient).clamp(LOG_CHI.0, LOG_CHI.1);
+            let log_chi = match statistics.best_chi[k] {
+                Some(chi) => chi.ln(),
+                None => self.log_chi[k] + config.chi_lr * chi_gradient,
+            };
+            self.log_chi[k] = log_chi.clamp(LOG_CHI.0, LOG_CHI.1);
             self.lambda[k] =
                 (self.lambda[k] - config.lambda_lr * slack).clamp(0.0, config.lambda_max);
             out.slack[k] = Some(slack);

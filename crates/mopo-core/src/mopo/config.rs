@@ -90,6 +90,23 @@ pub enum DualMethod {
     Exact,
 }
 
+/// How χ of a mini-batch's lower bound is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChiUpdate {
+    /// A step of gradient ascent in log χ with every batch (Algorithm 1): slow where the best χ is far from the
+    /// initial one, and until then the bound is too low.
+    #[default]
+    Step,
+    /// The batch's own best χ, by [`crate::lower_bound`]: nothing to tune, and the bound is above the stepped one on
+    /// every batch.
+    Optimum,
+}
+
+fn is_stepped(update: &ChiUpdate) -> bool {
+    *update == ChiUpdate::Step
+}
+
 /// The hyper-parameters of MOPO. Defaults are the paper's, or ours if it gives none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -104,7 +121,10 @@ pub struct MopoConfig {
     pub reference_lag: usize,
     /// Learning rate of the multipliers λ.
     pub lambda_lr: f64,
-    /// Learning rate of log χ.
+    /// Whether χ is stepped or solved for; stepped where a configuration does not say it.
+    #[serde(default, skip_serializing_if = "is_stepped")]
+    pub chi: ChiUpdate,
+    /// Learning rate of log χ, if it is stepped.
     pub chi_lr: f64,
     /// Cap of λ; a λ at the cap means that the threshold is unattainable at this τ.
     pub lambda_max: f64,
@@ -153,6 +173,7 @@ impl Default for MopoConfig {
             relaxation: 0.9995,
             reference_lag: 500,
             lambda_lr: 0.05,
+            chi: ChiUpdate::Step,
             chi_lr: 0.5,
             lambda_max: 10.0,
             initial_lambda: 0.0,

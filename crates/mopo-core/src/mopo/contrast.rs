@@ -105,7 +105,7 @@ pub fn choice_levels(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DualState, MopoConfig};
+    use crate::{ChiUpdate, DualState, MopoConfig};
     use mopo_testkit::{TestAutodiffBackend, TestBackend as B};
 
     fn dual(lambda: [f64; 2]) -> DualState {
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn targets_are_half_the_difference_of_scores_over_tau() {
         let dual = dual([0.0, 2.0]);
-        let policy = PolicyDual { tau: 0.5, dual: &dual, radius: &[0.0; 2] };
+        let policy = PolicyDual { tau: 0.5, dual: &dual, radius: &[0.0; 2], chi: ChiUpdate::Step };
         let rows = [
             // Preferred on both: ½ + 2 · ½.
             vec![Some(1.0), Some(1.0)],
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn a_policys_choice_between_two_responses_is_its_preference() {
         let dual = dual([0.0, 0.0]);
-        let policy = PolicyDual { tau: 0.2, dual: &dual, radius: &[0.0; 2] };
+        let policy = PolicyDual { tau: 0.2, dual: &dual, radius: &[0.0; 2], chi: ChiUpdate::Step };
         let device = Default::default();
         let rows = [
             vec![Some(1.0), Some(0.0)],

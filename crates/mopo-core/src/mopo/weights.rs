@@ -4,7 +4,8 @@ use burn::tensor::{Tensor, TensorData, backend::Backend};
 use serde::Serialize;
 
 use super::{Prompts, ResponseLabels};
-use crate::DualState;
+use crate::lower_bound::{self, LowerBound};
+use crate::{ChiUpdate, DualState};
 
 /// The statistics of a batch for one policy.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -12,10 +13,13 @@ pub struct BatchStatistics {
     /// v_k per objective (the primary included): Σ a w I_k over labelled responses. `None` if the
     /// batch has no label of k.
     pub plain: Vec<Option<f64>>,
-    /// q̲_k per objective, at the current χ_k.
+    /// q̲_k per objective, at the current χ_k or at the batch's best one.
     pub lower_bound: Vec<Option<f64>>,
-    /// d q̲_k / d log χ_k.
+    /// d q̲_k / d log χ_k at the current χ_k; 0 at the batch's best one.
     pub chi_gradient: Vec<Option<f64>>,
+    /// The χ_k at which the batch's q̲_k is best, where it was solved for: 0 if the ball reaches the batch's minimum,
+    /// infinite if all values are equal.
+    pub best_chi: Vec<Option<f64>>,
     /// (Σ r)²/Σ r², the effective sample size of the ratios: how many responses the reference still
     /// covers.
     pub ratio_sample_size: f64,
@@ -33,6 +37,8 @@ pub struct PolicyDual<'a> {
     pub dual: &'a DualState,
     /// ε, one per objective, in nats. With 0 the bound is the plain estimate.
     pub radius: &'a [f64],
+    /// Whether bounds are at the χ of `dual` or at the batch's best.
+    pub chi: ChiUpdate,
 }
 
 /// The weights a_i w_i of the cloning loss (they sum to 1 for each policy) and the statistics
@@ -119,8 +125,12 @@ pub(super) fn tilted_statistics<B: Backend>(
     let plain = (a.clone() * wq.clone()).sum_dim(1);
     let mut rows = vec![a_sum, plain];
 
+    // Weights and values of the lower bounds, where they are solved for on the host.
+    let to_solve = (bounded(policies) && policies.iter().any(|q| q.chi == ChiUpdate::Optimum))
+        .then(|| Tensor::cat(vec![a.clone(), wq.clone()], 1));
+
     // Without a ball there is no adversary.
-    if policies.iter().any(|q| q.radius.iter().any(|&r| r > 0.0)) {
+    if bounded(policies) {
         // q̲ = −χ log Σ a exp(−w q/χ) − χ ε; the summands are ≤ a, so no overflow, and the
         // smallest exponent is taken out against underflow of all of them.
         let chi = table(policies, &device, &|q, j| q.dual.log_chi[j].exp());
@@ -139,8 +149,10 @@ pub(super) fn tilted_statistics<B: Backend>(
     // One transfer to the host for all of them.
     let n_rows = rows.len();
     let table = Tensor::cat(rows, 1).reshape([p, n_rows * k]);
-    let host: Vec<f64> = Tensor::cat(vec![table, sizes], 1).into_data().iter().collect();
-    let width = n_rows * k + 2;
+    let mut parts = vec![table, sizes];
+    let width = n_rows * k + 2 + to_solve.as_ref().map_or(0, |_| 2 * n * k);
+    parts.extend(to_solve.map(|x| x.reshape([p, 2 * n * k])));
+    let host: Vec<f64> = Tensor::cat(parts, 1).into_data().iter().collect();
     let statistics = policies
         .iter()
         .zip(host.chunks_exact(width))
@@ -151,16 +163,46 @@ pub(super) fn tilted_statistics<B: Backend>(
             let row = |of: &dyn Fn(usize) -> f64| -> Vec<Option<f64>> {
                 (0..k).map(|j| labelled(j).then(|| of(j))).collect()
             };
+            let best = |j: usize| {
+                let solved = policy.chi == ChiUpdate::Optimum && bounded(j) && labelled(j);
+                solved.then(|| best_bound(&host[n_rows * k + 2..], [n, k], j, policy.radius[j]))
+            };
+            let best: Vec<Option<LowerBound>> = (0..k).map(best).collect();
+            let at =
+                |j: usize, solved: &dyn Fn(&LowerBound) -> f64, row: usize, flat: f64| match &best
+                    [j]
+                {
+                    Some(best) => solved(best),
+                    None if bounded(j) => host[row * k + j],
+                    None => flat,
+                };
             BatchStatistics {
                 plain: row(&|j| host[k + j]),
-                lower_bound: row(&|j| if bounded(j) { host[2 * k + j] } else { host[k + j] }),
-                chi_gradient: row(&|j| if bounded(j) { host[3 * k + j] } else { 0.0 }),
+                lower_bound: row(&|j| at(j, &|best| best.value, 2, host[k + j])),
+                chi_gradient: row(&|j| at(j, &|_| 0.0, 3, 0.0)),
+                best_chi: best.iter().map(|best| best.as_ref().map(|b| b.chi)).collect(),
                 ratio_sample_size: 1.0 / host[n_rows * k],
                 effective_sample_size: 1.0 / host[n_rows * k + 1],
             }
         })
         .collect();
     (weights, statistics)
+}
+
+/// Whether any policy has an adversary.
+fn bounded(policies: &[PolicyDual<'_>]) -> bool {
+    policies.iter().any(|q| q.radius.iter().any(|&r| r > 0.0))
+}
+
+/// The lower bound of objective `j` at its best χ. `host`: `[2, n_responses, n_objectives]`, weights a and values
+/// w q; the weights of what has no label are 0.
+fn best_bound(host: &[f64], [n, k]: [usize; 2], j: usize, radius: f64) -> LowerBound {
+    let column = |from: usize| (0..n).map(move |i| host[from + i * k + j]);
+    // To f32's digits they sum to 1; the solver is exact.
+    let total: f64 = column(0).sum();
+    let p: Vec<f64> = column(0).map(|a| a / total).collect();
+    let x: Vec<f64> = column(n * k).collect();
+    lower_bound::solve(&p, &x, radius)
 }
 
 /// [`within_prompts`] for batches where reshaping is enough to group a prompt's responses.

@@ -5,7 +5,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor, TensorData};
 use mopo_core::bandit::total_variation;
 use mopo_core::mopo::{PolicyDual, cloning_loss, importance_weights};
-use mopo_core::{DualState, MopoConfig, ResponseLabels, ThresholdRule};
+use mopo_core::{ChiUpdate, DualState, MopoConfig, ResponseLabels, ThresholdRule};
 use mopo_testkit::{TestAutodiffBackend as AD, TestBackend as B};
 
 use super::{device, numbers, tensor, vectors};
@@ -55,7 +55,8 @@ fn learn(
     for _ in 0..steps {
         logits = logits.require_grad();
         let log_ratio = tensor(&vec![0.0; rows.len()]).unsqueeze();
-        let policy = PolicyDual { tau: config.tau, dual: &dual, radius: &radius };
+        let policy =
+            PolicyDual { tau: config.tau, dual: &dual, radius: &radius, chi: ChiUpdate::Step };
         let (weights, statistics) =
             importance_weights(&[policy], &labels, log_ratio, config.ratio_clip);
         dual.step(config, &statistics[0]);

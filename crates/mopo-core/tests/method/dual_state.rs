@@ -8,6 +8,7 @@ fn statistics(plain: f64, bound: f64, chi_gradient: f64) -> BatchStatistics {
         plain: vec![Some(0.9), Some(plain)],
         lower_bound: vec![Some(0.9), Some(bound)],
         chi_gradient: vec![Some(3.0), Some(chi_gradient)],
+        best_chi: vec![None; 2],
         ratio_sample_size: 1.0,
         effective_sample_size: 1.0,
     }
@@ -98,6 +99,7 @@ fn json_keeps_every_bit() {
                 plain: odd.clone(),
                 lower_bound: odd.iter().map(|x| x.map(|x| x - 0.3)).collect(),
                 chi_gradient: odd.iter().map(|x| x.map(|x| x / 7.0)).collect(),
+                best_chi: vec![None; 3],
                 ratio_sample_size: 1.0,
                 effective_sample_size: 1.0,
             },

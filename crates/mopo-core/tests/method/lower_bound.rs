@@ -1,6 +1,6 @@
 //! The lower bound q̲ and its gradient in log χ.
 
-use mopo_core::MopoConfig;
+use mopo_core::{ChiUpdate, MopoConfig};
 use proptest::prelude::*;
 
 use super::{all, bound, numbers, plain, state, vectors, weights_of_rows};
@@ -102,6 +102,11 @@ fn stepping_chi_ends_at_the_bounds_of_the_independent_solver() {
                 last = Some(s);
             }
             let last = last.unwrap();
+            // The same in one step.
+            let at_once = MopoConfig { chi: ChiUpdate::Optimum, ..config.clone() };
+            let mut solved = state(&at_once, primary, &lambda);
+            let (_, best) = weights_of_rows(&at_once, &solved, &all(&rows), &log_r, epsilon);
+            solved.step(&at_once, &best);
             for b in bounds.iter().filter(|b| b["eps"] == epsilon) {
                 let k = b["objective"].as_u64().unwrap() as usize;
                 if k == primary {
@@ -114,9 +119,40 @@ fn stepping_chi_ends_at_the_bounds_of_the_independent_solver() {
                     "{found}, {expected}, {b}, χ {}",
                     dual.chi(k)
                 );
+                let exact = best.lower_bound[k].unwrap();
+                assert!((exact - expected).abs() < 1e-5, "{exact}, {expected}, {b}");
+                assert!(exact > found - 1e-5, "no χ has a higher bound: {exact}, {found}");
+                let again = best.best_chi[k].unwrap();
+                let limit = again.ln().clamp(-20.0, 8.0);
+                assert!((solved.chi(k).ln() - limit).abs() < 1e-9, "{} and {again}", solved.chi(k));
                 checked += 1;
             }
         }
     }
     assert!(checked > 100, "only {checked} bounds were checked");
+}
+
+/// The problem of docs/math.md, section 3: at the best χ = 0.016 the bound is above 0.
+#[test]
+fn a_small_best_chi_is_found_at_once() {
+    let config = MopoConfig { tau: 0.5, lambda_lr: 0.0, ..MopoConfig::default() };
+    let rows: Vec<Vec<f32>> = (0..60).map(|i| vec![1.0, 0.01 * ((i % 5) as f32)]).collect();
+    let bound = |config: &MopoConfig, steps: usize| {
+        let mut dual = state(config, 0, &[0.0, 0.0]);
+        let mut bounds = vec![];
+        for _ in 0..steps {
+            let (_, s) = weights_of_rows(config, &dual, &all(&rows), &[0.0; 60], 0.5);
+            dual.step(config, &s);
+            bounds.push(s.lower_bound[1].unwrap());
+        }
+        bounds
+    };
+    let stepped = bound(&config, 40);
+    let at_once = bound(&MopoConfig { chi: ChiUpdate::Optimum, ..config.clone() }, 2);
+    assert_eq!(at_once[0], at_once[1]);
+    let p = [1.0 / 60.0; 60];
+    let x: Vec<f64> = rows.iter().map(|row| f64::from(row[1])).collect();
+    let exact = mopo_core::lower_bound(&p, &x, 0.5).unwrap().value;
+    assert!((at_once[0] - exact).abs() < 1e-7, "{} and {exact}", at_once[0]);
+    assert!(exact > 0.0 && stepped[39] < 0.0, "{exact}, {}", stepped[39]);
 }

@@ -34,7 +34,7 @@ fn weights_of_rows(
 ) -> (Vec<f64>, BatchStatistics) {
     let labels = ResponseLabels::<B>::from_rows(rows, &device());
     let radius = vec![radius; dual.lambda.len()];
-    let policy = PolicyDual { tau: config.tau, dual, radius: &radius };
+    let policy = PolicyDual { tau: config.tau, dual, radius: &radius, chi: config.chi };
     let ratio = tensor(log_ratio).unsqueeze();
     let (weights, mut statistics) =
         importance_weights(&[policy], &labels, ratio, config.ratio_clip);

@@ -1,7 +1,7 @@
 //! The weights of the cloning loss: closed form, limits, pruning, missing labels.
 
 use mopo_core::mopo::{PolicyDual, Prompts, importance_weights, needed_responses};
-use mopo_core::{Ball, DualState, MopoConfig, ResponseLabels};
+use mopo_core::{Ball, ChiUpdate, DualState, MopoConfig, ResponseLabels};
 use mopo_testkit::TestBackend as B;
 use proptest::prelude::*;
 
@@ -233,8 +233,12 @@ fn normalised_by_prompt_every_prompt_keeps_its_share() {
     let log_r = [0.3f32, -0.2, 0.1, 0.0, 0.4];
     let config = MopoConfig { tau: 0.1, ..MopoConfig::default() };
     let duals = [state(&config, 0, &[0.0, 0.5]), state(&config, 1, &[0.2, 0.0])];
-    let policies =
-        duals.each_ref().map(|dual| PolicyDual { tau: config.tau, dual, radius: &[0.0, 0.1] });
+    let policies = duals.each_ref().map(|dual| PolicyDual {
+        tau: config.tau,
+        dual,
+        radius: &[0.0, 0.1],
+        chi: ChiUpdate::Step,
+    });
     let labels = ResponseLabels::<B>::from_rows(&rows, &device()).with_prompts(&prompts, &device());
     let ratio = tensor(&[log_r, log_r].concat()).reshape([2, 5]);
     let (weights, statistics) = importance_weights(&policies, &labels, ratio, config.ratio_clip);
@@ -275,7 +279,8 @@ fn prompts_in_blocks_are_prompts_by_membership() {
     let config = MopoConfig { tau: 0.05, ..MopoConfig::default() };
     // One prompt is far behind the other: its weights must not vanish.
     let dual = state(&config, 0, &[0.0, 90.0]);
-    let policies = [PolicyDual { tau: config.tau, dual: &dual, radius: &[0.0; 2] }];
+    let policies =
+        [PolicyDual { tau: config.tau, dual: &dual, radius: &[0.0; 2], chi: ChiUpdate::Step }];
     let labels = ResponseLabels::<B>::from_rows(&rows, &device());
     let weights = |labels: ResponseLabels<B>| -> Vec<f64> {
         let ratio = tensor(&[0.1, 0.2, -0.3, 0.0]).unsqueeze();
@@ -301,8 +306,12 @@ fn policies_weighted_together_equal_policies_weighted_separately() {
     let log_r = [[0.0f32, 0.5, -0.5], [0.1, 0.2, 0.3]];
     let duals = [state(&config, 2, &[0.3, 0.1, 0.0]), state(&config, 0, &[0.0, 2.0, 1.0])];
     let radius = [0.05; 3];
-    let policies =
-        duals.each_ref().map(|dual| PolicyDual { tau: config.tau, dual, radius: &radius });
+    let policies = duals.each_ref().map(|dual| PolicyDual {
+        tau: config.tau,
+        dual,
+        radius: &radius,
+        chi: ChiUpdate::Step,
+    });
     let labels = ResponseLabels::<B>::from_rows(&rows, &device());
     let ratio = tensor(&log_r.concat()).reshape([2, 3]);
     let (weights, statistics) = importance_weights(&policies, &labels, ratio, config.ratio_clip);

@@ -222,7 +222,7 @@ impl Kernel for Residuals<'_> {
     }
 }
 
-/// Positions per block in the backward pass.
+/// Maximum number of positions per block in the backward pass.
 const BLOCK: usize = 512;
 
 pub(super) fn backward(
@@ -261,6 +261,8 @@ pub(super) fn backward(
     let tiles = vocab.div_ceil(TILE);
     let runs = rayon::current_num_threads().min(tiles).max(1);
     let run = tiles.div_ceil(runs) * TILE;
+    // Blocks of equal size: each packs the tile's weights anew.
+    let block = n.div_ceil(n.div_ceil(BLOCK).max(1)).max(1);
     let mut d_weight = vec![0f32; vocab * d];
     let mut d_bias = vec![0f32; vocab];
     let parts: Vec<Vec<f32>> = d_weight
@@ -269,13 +271,13 @@ pub(super) fn backward(
         .enumerate()
         .map(|(i, (d_weight, d_bias))| {
             let mut d_hidden = vec![0f32; n * d];
-            let mut scratch = vec![0f32; BLOCK.min(n) * TILE];
+            let mut scratch = vec![0f32; block * TILE];
             let tiles = d_weight.chunks_mut(TILE * d).zip(d_bias.chunks_mut(TILE));
             for (j, (d_weight, d_bias)) in tiles.enumerate() {
                 let (from, size) = (i * run + j * TILE, d_bias.len());
                 let part = weight.take_columns(from..from + size);
-                for start in (0..n).step_by(BLOCK) {
-                    let m = BLOCK.min(n - start);
+                for start in (0..n).step_by(block) {
+                    let m = block.min(n - start);
                     let hidden = all.take_rows(start..start + m);
                     let logits = &mut scratch[..m * size];
                     let to = MatMut::by_rows(logits, m, size);

@@ -463,6 +463,7 @@ fn no_value_is_too_large_too_small_or_no_number() {
         ("mopo.relaxation", &["nan", "-1", "0", "1e30"]),
         ("mopo.lambda_lr", &["nan", "-1", "1e39"]),
         ("mopo.chi_lr", &["nan", "-1", "inf"]),
+        ("mopo.chi", &["best", "0.5"]),
         ("mopo.lambda_max", &["nan", "-1"]),
         ("mopo.initial_chi", &["nan", "0"]),
         ("mopo.ratio_clip", &["nan", "0", "-1"]),

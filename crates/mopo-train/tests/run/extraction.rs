@@ -142,3 +142,20 @@ fn ratios_clipped_token_by_token_lose_less_of_the_sample_and_resume_bit_for_bit(
         &[&set[..], &["mopo.token_ratio_clip=0.02", "mopo.ratio_smoothing=pareto"]].concat(),
     ));
 }
+
+#[test]
+fn bounds_at_their_best_chi_are_never_below_stepped_ones_and_resume_bit_for_bit() {
+    let best = tiny(&["mopo.chi=optimum"]);
+    let (_a, run) = finished_with(&best);
+    let (_b, stepped) = finished_with(&tiny(&[]));
+    let of = |run: &std::path::Path, key: &str| metric(run, "mopo", key);
+    // The first step is on the same batch with the same weights.
+    let [at_best, at_first] =
+        [&run, &stepped].map(|run| of(run, "helpful/lower_bound/harmless")[0]);
+    assert!(at_best > at_first, "{at_best}, {at_first}");
+    assert!(at_best < of(&run, "helpful/plain/harmless")[0]);
+    // What a step reports is the χ before it moved.
+    let chi = of(&run, "helpful/chi/harmless");
+    assert!(chi[0] == 1.0 && chi[1] != 1.0, "{chi:?}");
+    assert_resumable(&best);
+}

@@ -51,6 +51,7 @@ impl<B: AutodiffBackend> Learner<'_, B> {
                     lower_bound: self.levels(r, policy, &self.radius[r]),
                     // The bound is at its best χ already.
                     chi_gradient: vec![Some(0.0); self.radius[r].len()],
+                    best_chi: vec![None; self.radius[r].len()],
                     ratio_sample_size: c as f64,
                     effective_sample_size: c as f64,
                 };

@@ -81,6 +81,7 @@ prune_below = 1e-5
         "mopo.contrast_weight",
         "mopo.ratio_smoothing",
         "mopo.token_ratio_clip",
+        "mopo.chi",
     ];
     const ALTERNATIVES: &'static [&'static [&'static str]] =
         &[&["mopo.ball.radius", "mopo.ball.confidence"]];
@@ -382,8 +383,9 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
 
     /// The policies' arguments of the batch's statistics.
     fn policy_duals(&self) -> Vec<PolicyDual<'_>> {
-        let tau = self.setup.config.tau;
-        self.duals.iter().map(|dual| PolicyDual { tau, dual, radius: &self.radius }).collect()
+        let MopoConfig { tau, chi, .. } = *self.setup.config;
+        let radius = &self.radius;
+        self.duals.iter().map(|dual| PolicyDual { tau, dual, radius, chi }).collect()
     }
 }
 
