@@ -328,6 +328,17 @@ mod tests {
     }
 
     #[test]
+    fn products_in_bfloat16_are_for_flex() {
+        for device in [Device::NdArray, Device::Cuda(1), Device::Wgpu(0)] {
+            let e = set_matmul_precision(device, MatmulPrecision::Bf16).unwrap_err().to_string();
+            for part in ["model.matmul_precision", "flex", &device.to_string(), "\"f32\""] {
+                assert!(e.contains(part), "{part}: {e}");
+            }
+            set_matmul_precision(device, MatmulPrecision::F32).unwrap();
+        }
+    }
+
+    #[test]
     fn what_is_not_compiled_in_is_an_error_with_a_remedy() {
         for (device, compiled) in
             [(Device::Cuda(0), cfg!(feature = "cuda")), (Device::Wgpu(0), cfg!(feature = "wgpu"))]

@@ -20,7 +20,7 @@ impl<B: Backend> PolicyHeads<B> {
         let copy = || OutputLayer {
             weight: Weight::Dense(Param::from_tensor(
                 // A conversion lines elements up: output by output, as kernels read and train them.
-                lm_head.dense().detach().transpose().cast(FloatDType::F32).transpose(),
+                lm_head.dense().transpose().cast(FloatDType::F32).transpose().detach(),
             )),
             update: None,
             bias: lm_head.bias.as_ref().map(|bias| Param::from_tensor(bias.val().detach())),

@@ -100,11 +100,6 @@ fn runs_with_products_in_bfloat16_resume_at_the_same_bits() {
     const CHOSEN: [&str; 4] = ["--set", "model.matmul_precision=bf16", "--set", "model.base=bf16"];
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
-    let said = fail(tiny(&path("elsewhere")).args(CHOSEN).args(["--device", "ndarray"]));
-    for part in ["model.matmul_precision", "flex", "ndarray", "\"f32\""] {
-        assert!(said.contains(part), "{part}: {said}");
-    }
-    assert!(!path("elsewhere").exists());
     #[cfg(target_arch = "x86_64")]
     let here = std::arch::is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]
@@ -112,6 +107,7 @@ fn runs_with_products_in_bfloat16_resume_at_the_same_bits() {
     if !here {
         let said = fail(tiny(&path("whole")).args(CHOSEN));
         assert!(said.contains("AVX512-BF16") && said.contains("\"f32\""), "{said}");
+        assert!(!path("whole").exists());
         println!("skipped: products in bfloat16: no AVX512-BF16 here");
         return;
     }

@@ -14,6 +14,7 @@ use std::arch::x86_64::{
     _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
     _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
+use std::borrow::Cow;
 use std::mem::transmute;
 
 use half::bf16;
@@ -79,16 +80,15 @@ pub(super) fn multiply(
             let width = columns.min(n - left);
             let (part, right) = line.split_at_column(width);
             line = right;
-            parts.push((part, packed.from_row(top), b.take_columns(left..left + width)));
+            parts.push((part, packed.below_row(top), b.take_columns(left..left + width)));
         }
     }
     parts.into_par_iter().for_each(|(to, a, b)| task(to, add, &a, b, alpha));
 }
 
 /// The left matrix, for each block of terms panels of [`ROWS`] rows.
-#[derive(Clone)]
 struct Packed<'a> {
-    data: std::borrow::Cow<'a, [Pair]>,
+    data: Cow<'a, [Pair]>,
     terms: usize,
     /// Panels of the whole matrix, and the first one of this part.
     panels: usize,
@@ -117,8 +117,8 @@ impl Packed<'_> {
         Self { data: data.into(), terms: k, panels, first: 0 }
     }
 
-    /// The part that begins at a row, which is the first one of a panel.
-    fn from_row(&self, row: usize) -> Packed<'_> {
+    /// The part from a row on, which is the first one of a panel.
+    fn below_row(&self, row: usize) -> Packed<'_> {
         Packed { data: (&*self.data).into(), first: row / ROWS, ..*self }
     }
 
@@ -164,6 +164,7 @@ fn task(mut to: MatMut<'_>, add: bool, a: &Packed<'_>, b: MatRef<'_>, alpha: f32
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn tile(mut to: MatMut<'_>, add: bool, a: &[[Pair; ROWS]], b: &[[Pair; COLUMNS]], alpha: f32) {
     let (rows, columns) = (to.rows(), to.columns());
+    assert!(rows <= ROWS && columns <= COLUMNS, "a tile of {rows} × {columns}");
     let (to, stride) = to.as_mut_ptr();
     // Loops over rows are written out: they would keep the sums in memory.
     macro_rules! rows {
@@ -188,7 +189,8 @@ fn tile(mut to: MatMut<'_>, add: bool, a: &[[Pair; ROWS]], b: &[[Pair; COLUMNS]]
         let [left, right]: [__m512bh; 2] = unsafe { transmute(*b) };
         macro_rules! add {
             ($row:literal) => {
-                let pair = unsafe { transmute(_mm512_set1_epi32(a[$row] as i32)) };
+                let pair = _mm512_set1_epi32(a[$row] as i32);
+                let pair = unsafe { transmute::<__m512i, __m512bh>(pair) };
                 sums[$row][0] = _mm512_dpbf16_ps(sums[$row][0], pair, left);
                 sums[$row][1] = _mm512_dpbf16_ps(sums[$row][1], pair, right);
             };

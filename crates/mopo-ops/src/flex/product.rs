@@ -388,12 +388,21 @@ mod tests {
         }
     }
 
+    /// Says that a test is skipped where there are no such products.
+    #[cfg(target_arch = "x86_64")]
+    fn has_bf16() -> bool {
+        let available = super::super::bfloat::available();
+        if !available {
+            println!("skipped: products in bfloat16: no AVX512-BF16 here");
+        }
+        available
+    }
+
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn bf16_products_equal_sums_of_rounded_factors() {
         use super::super::bfloat;
-        if !bfloat::available() {
-            println!("skipped: products in bfloat16: no AVX512-BF16 here");
+        if !has_bf16() {
             return;
         }
         let round = |x| half::bf16::from_f32(x).to_f32();
@@ -415,8 +424,7 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     fn rows_of_bf16_products_do_not_depend_on_others() {
         use super::super::bfloat;
-        if !bfloat::available() {
-            println!("skipped: products in bfloat16: no AVX512-BF16 here");
+        if !has_bf16() {
             return;
         }
         let mut rng = ChaCha8Rng::seed_from_u64(4);
@@ -441,8 +449,7 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     fn what_is_not_finite_stays_so() {
         use super::super::bfloat;
-        if !bfloat::available() {
-            println!("skipped: products in bfloat16: no AVX512-BF16 here");
+        if !has_bf16() {
             return;
         }
         for bad in [f32::NAN, f32::INFINITY, f32::from_bits(0x7fff_ffff)] {
