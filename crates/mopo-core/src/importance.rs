@@ -2,6 +2,20 @@
 //! quantiles of a fitted generalised Pareto distribution, and the diagnostic k̂ that says whether a mean under them can
 //! be trusted.
 
+use crate::log_space::log_sum_exp;
+
+/// log of the mean of the components' probabilities of one draw, from their logarithms in nats: the density of a draw from
+/// the mixture in which all components have the same share. A component's ratio to it is at most their number (the balance
+/// heuristic of Veach & Guibas, 1995). −∞ if all of them are.
+///
+/// # Panics
+/// If there are none.
+pub fn mixture_log_prob(components: impl Iterator<Item = f32> + Clone) -> f32 {
+    let n = components.clone().count();
+    assert!(n > 0, "a mixture has components");
+    (log_sum_exp(components.map(f64::from)) - (n as f64).ln()) as f32
+}
+
 /// Smoothed weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SmoothedWeights {
@@ -114,6 +128,20 @@ mod tests {
     /// Quantiles of a Pareto distribution with this shape, as ratios.
     fn pareto(shape: f64, n: usize) -> Vec<f64> {
         (0..n).map(|i| -shape * (-(i as f64 + 0.5) / n as f64).ln_1p()).collect()
+    }
+
+    #[test]
+    fn a_mixtures_log_prob_is_that_of_the_mean_and_bounds_every_ratio() {
+        let of = |components: &[f32]| mixture_log_prob(components.iter().copied());
+        let expected = ((0.2f64 + 0.6) / 2.0).ln() as f32;
+        assert!((of(&[0.2f32.ln(), 0.6f32.ln()]) - expected).abs() < 1e-6);
+        assert_eq!(of(&[-3.0]), -3.0);
+        // Far below what exp holds, and one that cannot have drawn it.
+        for components in [[-900.0, -1000.0, -905.0], [-2.0, f32::NEG_INFINITY, -1.0]] {
+            let mixed = of(&components);
+            let largest = components.iter().map(|c| c - mixed).fold(f32::MIN, f32::max);
+            assert!((0.0..=3f32.ln() + 1e-4).contains(&largest), "{components:?} {largest}");
+        }
     }
 
     #[test]

@@ -118,6 +118,8 @@ quantities! {
     Entropy = "entropy",
     /// Share of the policy's own answers that are learnt.
     KeptAnswers = "kept_answers",
+    /// How often an objective's reward prefers a policy's fresh answers to the data's responses.
+    FreshPreference = "fresh_preference",
     /// Tokens of the policy's own answers.
     AnswerLength = "answer_length",
     /// Share of the policy's own answers that the limit of tokens cut off.

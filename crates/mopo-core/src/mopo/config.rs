@@ -107,6 +107,35 @@ fn is_stepped(update: &ChiUpdate) -> bool {
     *update == ChiUpdate::Step
 }
 
+/// Answers that the references give themselves at every refresh, which take the data's place until the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FreshAnswers {
+    /// Training prompts that are answered.
+    pub prompts: usize,
+    /// Answers to each, an even number: two make a pair.
+    pub answers: usize,
+    /// Maximum number of tokens per answer.
+    pub max_new_tokens: usize,
+}
+
+impl FreshAnswers {
+    /// More answers to one prompt are a typing error.
+    const MAX_ANSWERS: usize = 1000;
+
+    fn check(self) -> Result<()> {
+        let at_least_one = |field, n: usize| require(field, n as f64, n > 0, "must be at least 1");
+        at_least_one("mopo.fresh.prompts", self.prompts)?;
+        at_least_one("mopo.fresh.max_new_tokens", self.max_new_tokens)?;
+        require(
+            "mopo.fresh.answers",
+            self.answers as f64,
+            self.answers.is_multiple_of(2) && (2..=Self::MAX_ANSWERS).contains(&self.answers),
+            "must be an even number from 2 to 1000: two answers make a pair",
+        )
+    }
+}
+
 /// The hyper-parameters of MOPO. Defaults are the paper's, or ours if it gives none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -141,6 +170,10 @@ pub struct MopoConfig {
     /// configuration does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_ratio_clip: Option<f64>,
+    /// Answers of the references instead of the data's responses from the first refresh on, where there are rewards to
+    /// label them; none where a configuration does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fresh: Option<FreshAnswers>,
     /// Statistic that adaptive thresholds follow.
     pub threshold_statistic: ThresholdStatistic,
     /// Meaning of an indicator.
@@ -181,6 +214,7 @@ impl Default for MopoConfig {
             ratio_clip: 5.0,
             ratio_smoothing: RatioSmoothing::None,
             token_ratio_clip: None,
+            fresh: None,
             threshold_statistic: ThresholdStatistic::Plain,
             indicator_estimator: IndicatorEstimator::Action,
             thresholds: ThresholdRule::Adaptive,
@@ -252,6 +286,16 @@ impl MopoConfig {
                            \"batch\", or dual = \"joint\""
                     .into(),
             });
+        }
+        if let Some(fresh) = self.fresh {
+            fresh.check()?;
+            if let Some(clip) = self.token_ratio_clip {
+                return Err(Error::InvalidParameter {
+                    field: "mopo.token_ratio_clip",
+                    value: format!("{clip} with mopo.fresh"),
+                    expected: "the ratios of fresh answers are at most the number of policies: leave it out".into(),
+                });
+            }
         }
         not_negative("mopo.contrast_weight", self.contrast_weight)?;
         if self.extraction == Extraction::Pairwise && self.contrast_weight > 0.0 {

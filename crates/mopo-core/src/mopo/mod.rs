@@ -12,8 +12,8 @@ mod loss;
 mod weights;
 
 pub use config::{
-    ChiUpdate, DualMethod, Extraction, IndicatorEstimator, MopoConfig, RatioSmoothing,
-    ThresholdRule, ThresholdStatistic, WeightNormalization,
+    ChiUpdate, DualMethod, Extraction, FreshAnswers, IndicatorEstimator, MopoConfig,
+    RatioSmoothing, ThresholdRule, ThresholdStatistic, WeightNormalization,
 };
 pub use contrast::{choice_levels, choice_statistics, contrast_targets, contrastive_loss};
 pub use labels::{Prompts, ResponseLabels};

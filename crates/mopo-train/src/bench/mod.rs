@@ -364,7 +364,8 @@ fn bench_mopo<B: FusedAutodiffBackend>(
         BenchWindow::First => 0,
         BenchWindow::Later => {
             // So that the snapshot differs from the initial policy.
-            method.step_on(&[bench.batch(0)], 0, LEARNING_RATE)?;
+            let begun = method.begin_step(0)?;
+            method.step_on(begun, &[bench.batch(0)], 0, LEARNING_RATE)?;
             bench.steps
         }
     };
@@ -385,7 +386,9 @@ struct MopoStep<'a, B: FusedAutodiffBackend> {
 
 impl<B: FusedAutodiffBackend> Step for MopoStep<'_, B> {
     fn run(&mut self, step: usize, indices: &[usize]) -> Result<f64> {
-        let made = self.method.step_on(&[indices.to_vec()], self.first + step, LEARNING_RATE)?;
+        let step = self.first + step;
+        let begun = self.method.begin_step(step)?;
+        let made = self.method.step_on(begun, &[indices.to_vec()], step, LEARNING_RATE)?;
         self.needed = made.needed;
         Ok(made.metrics.get(Quantity::Loss).unwrap_or(f64::NAN))
     }

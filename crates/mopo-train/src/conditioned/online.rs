@@ -81,6 +81,7 @@ impl OnlineRounds {
             minibatches: 1,
             train_head: false,
             has_z_scores: false,
+            trains_on_pairs: true,
         }
     }
 }

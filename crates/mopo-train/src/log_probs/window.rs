@@ -24,6 +24,11 @@ impl WindowLogProbs {
         self.rows.get(&pair)
     }
 
+    /// Number of pairs.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
     /// `of_pair`: one row per policy.
     pub(crate) fn insert(&mut self, pair: usize, of_pair: LogProbs) {
         assert_eq!(of_pair.len(), self.n_policies, "one row per policy");

@@ -69,7 +69,7 @@ train_head = false
     }
 
     fn rollouts<'a>(&'a self, policies: &'a [String]) -> Option<RolloutSettings<'a>> {
-        Some(self.online.as_ref()?.rollouts("dpa", policies))
+        Some(self.online.as_ref()?.rollouts("dpa.online", policies))
     }
 
     fn changes_prompts(&self) -> bool {

@@ -71,6 +71,7 @@ impl GrpoConfig {
             minibatches: self.minibatches,
             train_head: self.train_head,
             has_z_scores: true,
+            trains_on_pairs: false,
         }
     }
 }

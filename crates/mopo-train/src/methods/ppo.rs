@@ -74,6 +74,7 @@ impl PpoConfig {
             minibatches: self.minibatches,
             train_head: self.train_head,
             has_z_scores: true,
+            trains_on_pairs: false,
         }
     }
 }

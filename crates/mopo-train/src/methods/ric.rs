@@ -117,7 +117,7 @@ train_head = false
     }
 
     fn rollouts<'a>(&'a self, policies: &'a [String]) -> Option<RolloutSettings<'a>> {
-        Some(self.online.as_ref()?.rollouts("ric", policies))
+        Some(self.online.as_ref()?.rollouts("ric.online", policies))
     }
 
     fn changes_prompts(&self) -> bool {

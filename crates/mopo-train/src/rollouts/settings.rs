@@ -120,6 +120,8 @@ pub(crate) struct RolloutSettings<'a> {
     pub(crate) train_head: bool,
     /// Whether scores become z-scores of the reference's answers, or as the evaluation has them.
     pub(crate) has_z_scores: bool,
+    /// Whether the data's pairs are trained on, too, and their texts are needed.
+    pub(crate) trains_on_pairs: bool,
 }
 
 impl RolloutSettings<'_> {
@@ -212,6 +214,7 @@ mod tests {
             minibatches: 1,
             train_head: false,
             has_z_scores: true,
+            trains_on_pairs: false,
         };
         assert_eq!(settings.longest_batch(vec![5, 7, 1], 2), 2 * 7 + 2 * 5 + 2 * 3 * 10);
     }

@@ -28,7 +28,7 @@ pub struct RunData {
     pub heldout_prompts: Vec<String>,
     /// The first held-out pair that has each of them.
     pub(crate) heldout_prompt_pairs: Vec<usize>,
-    /// The training pairs' texts, for a method that changes prompts; else empty.
+    /// The training pairs' texts, for a method that changes prompts or compares answers with them; else empty.
     pub(crate) train_records: Vec<PreferenceRecord>,
     /// The held-out pairs' texts, likewise.
     pub(crate) heldout_records: Vec<PreferenceRecord>,
@@ -71,7 +71,9 @@ impl RunData {
             max_response: config.data.max_response_tokens,
         };
         let estimator = config.method.estimator();
-        let keep = config.method.changes_prompts();
+        let rollouts = config.method.rollouts(&config.policies);
+        let needs_texts = rollouts.is_some_and(|rollouts| rollouts.trains_on_pairs);
+        let keep = config.method.changes_prompts() || needs_texts;
         let train_path = run.join("data/train.jsonl");
         let (mut pairs, truncation, train_records) = match config.data.streaming {
             true => {

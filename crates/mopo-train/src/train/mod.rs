@@ -115,7 +115,11 @@ pub fn train<B: FusedAutodiffBackend>(
                 Some(rollouts) if section == "training" => {
                     let prompts = 0..data.train_prompts.len();
                     let lengths = prompts.map(|i| data.prompt_tokens(i).len()).collect();
-                    rollouts.longest_batch(lengths, phase.batch_size)
+                    let own = rollouts.longest_batch(lengths, phase.batch_size);
+                    match rollouts.trains_on_pairs {
+                        true => own.max(data.train.longest_batch(phase.batch_size)),
+                        false => own,
+                    }
                 }
                 _ => data.train.longest_batch(phase.batch_size),
             };

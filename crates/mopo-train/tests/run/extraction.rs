@@ -65,6 +65,63 @@ fn runs_of_either_kind_that_are_cut_off_end_bit_for_bit_the_same() {
     }
 }
 
+/// Rewards that differ by answer, unlike the demo's on an untrained model, and fresh answers from every refresh on.
+fn fresh(set: &[&str]) -> mopo_train::RunConfig {
+    let axis = |name: &str, target: usize| {
+        format!(
+            "{{name={name:?},ref_point=-100.0,reward={{kind=\"length\",unit=\"characters\",target={target}}}}}"
+        )
+    };
+    let axes = [axis("helpful", 5), axis("harmless", 40), axis("humor", 12)].join(",");
+    let rewards = format!("evaluation.rewards=[{axes}]");
+    let fresh = "mopo.fresh={prompts=6,answers=4,max_new_tokens=8}";
+    tiny(&[set, &["training.batch_size=4", "mopo.reference_lag=3", &rewards, fresh]].concat())
+}
+
+#[test]
+fn fresh_answers_take_the_datas_place_at_a_refresh_and_keep_the_sample() {
+    let (_tmp, run) = finished_with(&fresh(&["training.learning_rate=2e-2"]));
+    let rows: Vec<_> = metrics(&run).into_iter().filter(|row| row["phase"] == "mopo").collect();
+    let drawn = |key: &str| rows.iter().map(|row| row.contains_key(key)).collect::<Vec<_>>();
+    let expected: Vec<bool> = (0..rows.len()).map(|step| step > 0 && step % 3 == 0).collect();
+    assert_eq!(drawn("generated_tokens"), expected);
+    assert_eq!(drawn("helpful/fresh_preference/harmless"), expected);
+    for (key, row) in rows.iter().flatten().filter(|(key, _)| key.contains("fresh_preference")) {
+        assert!((0.0..=1.0).contains(&row.as_f64().unwrap()), "{key}: {row}");
+    }
+    // Ratios to a mixture of three are at most 3, so that the sample is at least a third of the eight responses; those to
+    // π_0 of the same run without fresh answers are a few ones.
+    let sizes = metric(&run, "mopo", "helpful/ratio_sample_size");
+    assert!(sizes[3..].iter().all(|size| *size > 8.0 / 3.0), "{sizes:?}");
+    // The policies have left the initial one, which their KL is still taken from.
+    let kl = metric(&run, "mopo", "helpful/kl_initial");
+    assert!(kl.last().unwrap().abs() > 1e-3, "{kl:?}");
+}
+
+#[test]
+fn runs_with_fresh_answers_that_are_cut_off_end_bit_for_bit_the_same() {
+    for more in [
+        &["mopo.thresholds=reference", "mopo.contrast_weight=0.2"][..],
+        &["mopo.extraction=pairwise", "mopo.dual=exact", "mopo.thresholds=fixed"],
+        &["mopo.ratio_smoothing=pareto", "adapters=per_policy", "mopo.ball={confidence=0.95}"],
+    ] {
+        assert_resumable(&fresh(more));
+    }
+}
+
+#[test]
+fn fresh_answers_need_a_reward_for_each_objective() {
+    let mut config = fresh(&[]);
+    config.evaluation.rewards.retain(|axis| axis.name != "humor");
+    let e = config.check_rewards().unwrap_err().to_string();
+    assert!(e.contains("`policies`") && e.contains("humor"), "{e}");
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("run");
+    super::new_run(&path, &fresh(&["policies=[\"helpful\",\"humor\"]"]));
+    let e = super::go_on(&path, &mut mopo_train::Silent).unwrap_err().to_string();
+    assert!(e.contains("[mopo.fresh]") && e.contains("harmless"), "{e}");
+}
+
 #[test]
 fn thresholds_at_the_reference_can_be_met_and_move_with_it() {
     for extraction in ["cloning", "pairwise"] {

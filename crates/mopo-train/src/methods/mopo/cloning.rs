@@ -41,7 +41,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         let mut known: Vec<Vec<u32>> = Vec::new();
         let mut prompts = Vec::with_capacity(rows.len());
         for &i in micro.iter().flatten() {
-            let tokens = self.setup.pairs.tokens.get(i)?;
+            let tokens = self.sample.pairs.tokens.get(i)?;
             let at = known.iter().position(|p| *p == tokens.prompt).unwrap_or_else(|| {
                 known.push(tokens.prompt.clone());
                 known.len() - 1
@@ -96,7 +96,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
 
         // Forward and backward passes of the responses that any policy needs: for each micro-batch one of each adapter.
         let step_passes = StepPasses::new(micro, self.trainer.module().adapters.len());
-        let setup = self.setup;
+        let (setup, sample) = (self.setup, &self.sample);
         let found = self.trainer.passes(step_passes.len(), |params, pass| {
             B::seed(&self.device, pass_seed(setup.seed, PHASE, step, pass));
             let (v, start, adapter) = step_passes.of(pass);
@@ -109,8 +109,8 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             let keep: Vec<[bool; 2]> = (0..indices.len())
                 .map(|i| [0, 1].map(|in_pair| of.iter().any(|p| wanted(i, in_pair, p))))
                 .collect();
-            found.n_tokens = indices.iter().flat_map(|&i| setup.pairs.tokens.lengths(i)).sum();
-            let batch = setup.pairs.pack(indices, &keep)?;
+            found.n_tokens = indices.iter().flat_map(|&i| sample.pairs.tokens.lengths(i)).sum();
+            let batch = sample.pairs.pack(indices, &keep)?;
             if batch.responses.is_empty() {
                 return Ok((None, found));
             }
@@ -132,7 +132,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
                 for &r in &responses {
                     let response = &batch.responses[r];
                     at.push((start + 2 * response.pair + response.in_pair) as i32);
-                    initial.push(setup.initial_log_probs[indices[response.pair]][response.in_pair]);
+                    initial.push(sample.initial[indices[response.pair]][response.in_pair]);
                 }
                 let weights = policy.weights.clone().select(0, int_tensor(&at, &self.device));
                 let log_ratio = log_probs.clone().detach() - to_tensor::<B>(&initial, &self.device);

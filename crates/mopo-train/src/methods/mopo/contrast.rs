@@ -30,13 +30,13 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         let targets: Vec<Vec<f64>> =
             self.policy_duals().iter().map(|policy| contrast_targets(rows, policy)).collect();
         let step_passes = StepPasses::new(micro, self.trainer.module().adapters.len());
-        let setup = self.setup;
+        let (setup, sample) = (self.setup, &self.sample);
         let found = self.trainer.passes(step_passes.len(), |params, pass| {
             B::seed(&self.device, pass_seed(setup.seed, PHASE, step, pass));
             let (v, start, adapter) = step_passes.of(pass);
             let indices = &micro[v];
             let n = indices.len();
-            let batch = setup.pairs.pack(indices, &vec![[true, true]; n])?;
+            let batch = sample.pairs.pack(indices, &vec![[true, true]; n])?;
             let inputs = batch.inputs::<B>(&self.device);
             let order = [batch.responses_at(0), batch.responses_at(1)].concat();
             let mass = Tensor::full([n], 2.0 / n_rows as f64, &self.device);
@@ -50,7 +50,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
                 let of_pair = |i: usize, in_pair: usize| start + 2 * i + in_pair;
                 let each = || [0, 1].into_iter().flat_map(|r| (0..n).map(move |i| (i, r)));
                 let reference: Vec<f32> = each()
-                    .map(|(i, r)| setup.initial_log_probs[indices[i]][r] + drift[h][of_pair(i, r)])
+                    .map(|(i, r)| sample.initial[indices[i]][r] + drift[h][of_pair(i, r)])
                     .collect();
                 let log_ratio = log_probs - to_tensor(&reference, &self.device);
                 let wanted: Vec<f32> = (0..n).map(|i| targets[h][start / 2 + i] as f32).collect();
@@ -86,8 +86,14 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             of.into_iter().for_each(|(at, value)| moved[h * n_rows + at] = value);
         }
         let labels = ResponseLabels::<B::InnerBackend>::from_rows(rows, &self.device);
+        // log π − log μ, μ the policy that the responses are from.
+        let all = micro.iter().flatten();
+        let offsets = all
+            .flat_map(|&i| [0, 1].map(|r| self.sample.initial[i][r] - self.sample.behaviour(i)[r]));
+        let offsets: Vec<f32> = offsets.collect();
+        let from_behaviour = moved.iter().zip(offsets.iter().cycle()).map(|(m, o)| m + o).collect();
         let (weights, statistics) =
-            choice_statistics(&self.policy_duals(), &labels, moved.clone(), &self.device);
+            choice_statistics(&self.policy_duals(), &labels, from_behaviour, &self.device);
         self.move_duals(&statistics, metrics);
         let kls = weights
             .chunks_exact(n_rows)

@@ -6,7 +6,11 @@
 
 mod cloning;
 mod contrast;
+mod sample;
 mod window;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
 
 use burn::module::AutodiffModule;
 pub use mopo_core::MopoConfig;
@@ -19,20 +23,23 @@ use mopo_lm::{CausalLm, PolicyParams};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
 
+use self::sample::{FreshSample, FreshSampler, Sample};
 use self::window::SmoothedRatios;
 use super::{MethodSection, RunSteps, TrainContext};
-use crate::batches::{BatchOrder, step_seed};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::communicator::Communicator;
 use crate::config::{PhaseConfig, RenamedKey, renamed};
 use crate::fit::{Method, PolicyMethod};
 use crate::log_probs::{LogProbs, WindowLogProbs};
 use crate::optim::{Trainer, module_from_bytes, module_to_bytes};
+use crate::rollouts::{RewardTarget, RolloutSettings};
 use crate::{Error, Pairs, Progress, Result};
 
 pub(crate) const PHASE: &str = "mopo";
 /// The part of a checkpoint with the reference's log-probs.
 const WINDOW: &str = "reference_log_probs.bin";
+/// The part of a checkpoint with a fresh sample.
+const SAMPLE: &str = "sample.json";
 
 impl MethodSection for MopoConfig {
     const TEXT: &'static str = r#"[method]
@@ -82,6 +89,7 @@ prune_below = 1e-5
         "mopo.ratio_smoothing",
         "mopo.token_ratio_clip",
         "mopo.chi",
+        "mopo.fresh",
     ];
     const ALTERNATIVES: &'static [&'static [&'static str]] =
         &[&["mopo.ball.radius", "mopo.ball.confidence"]];
@@ -97,6 +105,15 @@ prune_below = 1e-5
         objectives: &Objectives,
         rows: &[&[Option<f32>]],
     ) -> Result<()> {
+        let unscored = objectives.names().iter().find(|name| !policies.contains(name));
+        if let (Some(_), Some(name)) = (self.fresh, unscored) {
+            return Err(Error::Config {
+                origin: "`[mopo.fresh]`".into(),
+                message: format!(
+                    "fresh answers are labelled by the rewards of `policies`, and `{name}` is none of them, so its constraint                      could not be estimated: add it to `policies`, or leave out `mopo.fresh`"
+                ),
+            });
+        }
         for (name, k) in policies.iter().zip(self.primaries(policies, objectives)?) {
             if !rows.iter().any(|row| row[k].is_some_and(|i| i != 0.5)) {
                 return Err(Error::Config {
@@ -128,6 +145,27 @@ prune_below = 1e-5
         Some(self.reference_lag)
     }
 
+    fn rollouts<'a>(&'a self, policies: &'a [String]) -> Option<RolloutSettings<'a>> {
+        let fresh = self.fresh?;
+        let target = RewardTarget {
+            section: "mopo.fresh",
+            objective: None,
+            preference_weights: None,
+            objectives: policies,
+        };
+        Some(RolloutSettings {
+            temperature: 1.0,
+            max_new_tokens: fresh.max_new_tokens,
+            group_size: 2,
+            epochs: 1,
+            minibatches: 1,
+            train_head: false,
+            has_z_scores: false,
+            trains_on_pairs: true,
+            target,
+        })
+    }
+
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,
@@ -146,6 +184,18 @@ prune_below = 1e-5
         };
         let mut method =
             Mopo::new(context.base, context.params, setup, context.communicator, context.device);
+        if let (Some(settings), Some(inputs)) = (self.fresh, context.rollouts) {
+            // The rewards are in the order of the policies.
+            let reward = |name| context.policies.iter().position(|policy| policy == name);
+            method.fresh = Some(FreshSampler {
+                settings,
+                inputs,
+                data: context.data,
+                rewards: objectives.names().iter().filter_map(reward).collect(),
+                names: context.policies,
+                opponents: BTreeMap::new(),
+            });
+        }
         fit(&mut method, progress)?;
         Ok(method.trainer.module().valid())
     }
@@ -172,9 +222,10 @@ pub(crate) struct Mopo<'a, B: FusedAutodiffBackend> {
     /// With the exact dual: its latest solutions, one per policy.
     exact: Vec<ExactDual>,
     setup: Setup<'a>,
-    order: BatchOrder,
-    /// ε per objective.
-    radius: Vec<f64>,
+    /// What the window trains on.
+    sample: Sample<'a>,
+    /// Where each refresh has answers of its own.
+    fresh: Option<FreshSampler<'a>>,
     device: B::Device,
 }
 
@@ -197,6 +248,12 @@ impl Setup<'_> {
         let kinds = 1 + usize::from(self.config.token_ratio_clip.is_some());
         kinds * self.primaries.len()
     }
+}
+
+/// A step that has begun.
+pub(crate) struct Begun {
+    clock: Instant,
+    metrics: Metrics,
 }
 
 /// A finished step.
@@ -265,18 +322,8 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
                 .map(|&p| DualState::new(setup.config, p, n_objectives))
                 .collect(),
             exact: Vec::new(),
-            order: BatchOrder::of_pairs(
-                setup.pairs,
-                None,
-                setup.phase.batch_size,
-                step_seed(setup.seed, PHASE, 0),
-            ),
-            radius: setup
-                .pairs
-                .labelled_responses()
-                .into_iter()
-                .map(|n| setup.config.ball.radius(n))
-                .collect(),
+            sample: Sample::of_data(&setup),
+            fresh: None,
             setup,
             device: device.clone(),
         }
@@ -284,20 +331,33 @@ impl<'a, B: FusedAutodiffBackend> Mopo<'a, B> {
 }
 
 impl<B: FusedAutodiffBackend> Mopo<'_, B> {
-    /// One optimiser step on the pairs of `micro`, whose gradients are accumulated batch by batch.
-    pub(crate) fn step_on(
-        &mut self,
-        micro: &[Vec<usize>],
-        step: usize,
-        learning_rate: f64,
-    ) -> Result<Step> {
-        let clock = std::time::Instant::now();
-        let (config, phase) = (self.setup.config, self.setup.phase);
+    /// What a step does before its batches are known: a refresh of the reference, and what a window begins with.
+    pub(crate) fn begin_step(&mut self, step: usize) -> Result<Begun> {
+        let clock = Instant::now();
+        let config = self.setup.config;
         let mut metrics = Metrics::default();
         let refresh = step > 0 && step.is_multiple_of(config.reference_lag);
         if refresh {
-            self.reference = Some(self.trainer.module().valid());
+            let reference = self.trainer.module().valid();
             self.reference_log_probs.clear();
+            if let Some(fresh) = &mut self.fresh {
+                let FreshSample { sample, reference: lists } = fresh.sample(
+                    step,
+                    &self.setup,
+                    &self.base_inner,
+                    &reference,
+                    self.trainer.communicator(),
+                    &self.device,
+                    &mut metrics,
+                )?;
+                for i in 0..sample.pairs.len() {
+                    self.reference_log_probs.insert(i, lists.iter().map(|of| of[i]).collect());
+                }
+                // Under the initial policy and the references.
+                self.scored_tokens += 2 * sample.pairs.row_lengths().iter().sum::<usize>();
+                self.sample = sample;
+            }
+            self.reference = Some(reference);
             for dual in &mut self.duals {
                 dual.refresh(config);
             }
@@ -305,11 +365,22 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         if refresh || step == 0 {
             self.begin_window()?;
         }
+        Ok(Begun { clock, metrics })
+    }
 
+    /// One optimiser step on the pairs of `micro`, whose gradients are accumulated batch by batch.
+    pub(crate) fn step_on(
+        &mut self,
+        Begun { clock, mut metrics }: Begun,
+        micro: &[Vec<usize>],
+        step: usize,
+        learning_rate: f64,
+    ) -> Result<Step> {
+        let (config, phase) = (self.setup.config, self.setup.phase);
         let rows: Vec<Vec<Option<f32>>> = micro
             .iter()
             .flatten()
-            .flat_map(|&i| self.setup.pairs.labels[i].iter().cloned())
+            .flat_map(|&i| self.sample.pairs.labels[i].iter().cloned())
             .collect();
         let Passes { losses, kls, needed, n_tokens } = match config.extraction {
             Extraction::Cloning => self.clone_responses(step, micro, &rows, &mut metrics)?,
@@ -384,7 +455,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
     /// The policies' arguments of the batch's statistics.
     fn policy_duals(&self) -> Vec<PolicyDual<'_>> {
         let MopoConfig { tau, chi, .. } = *self.setup.config;
-        let radius = &self.radius;
+        let radius = &self.sample.radius;
         self.duals.iter().map(|dual| PolicyDual { tau, dual, radius, chi }).collect()
     }
 }
@@ -402,8 +473,9 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
 
     fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
         let n = self.setup.phase.gradient_accumulation_steps;
-        let micro = self.order.step(step, n);
-        Ok(self.step_on(&micro, step, learning_rate)?.metrics)
+        let begun = self.begin_step(step)?;
+        let micro = self.sample.batches(step, n);
+        Ok(self.step_on(begun, &micro, step, learning_rate)?.metrics)
     }
 
     fn headline(&self, m: &Metrics) -> String {
@@ -435,6 +507,9 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
             parts.insert("reference.bin".into(), module_to_bytes(reference)?);
             parts.insert(WINDOW.into(), self.reference_log_probs.to_bytes());
         }
+        if let Some(sample) = self.sample.saved() {
+            parts.insert(SAMPLE.into(), to_json(&sample, SAMPLE)?);
+        }
         Ok(parts)
     }
 
@@ -457,6 +532,9 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
             // Before the first refresh, or from a version without this part: computed as needed.
             None => WindowLogProbs::new(self.setup.n_lists()),
         };
+        if c.parts.contains_key(SAMPLE) {
+            self.sample = Sample::restored(from_json(c, SAMPLE)?, &self.setup);
+        }
         self.smooth();
         Ok(())
     }

@@ -9,7 +9,7 @@ use mopo_core::mopo::choice_levels;
 use mopo_core::{DualMethod, Extraction, RatioSmoothing, ThresholdRule};
 use mopo_ops::FusedAutodiffBackend;
 
-use super::{Mopo, Setup};
+use super::Mopo;
 use crate::log_probs::{LogProbs, all_log_probs, reference_log_probs};
 use crate::{Result, Silent};
 
@@ -21,11 +21,12 @@ pub(super) struct SmoothedRatios {
     pub(super) shape: f64,
 }
 
-/// log π_ref − log π_0 of a step's responses, `[n_policies][n_responses]`.
+/// log π_ref of a step's responses less that of another policy, `[n_policies][n_responses]`.
 pub(super) struct LogRatios {
-    /// As they are.
+    /// As they are, to π_0.
     pub(super) exact: Vec<Vec<f32>>,
-    /// As the importance weights take them: clipped token by token, smoothed, or as they are.
+    /// As the importance weights take them: to the policy that the responses are from; clipped token by token, smoothed, or
+    /// as they are.
     pub(super) weighing: Vec<Vec<f32>>,
 }
 
@@ -48,7 +49,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             })
             .filter(|missing: &Vec<usize>| !missing.is_empty())
             .collect();
-        let Setup { pairs, config, .. } = self.setup;
+        let (pairs, config) = (&*self.sample.pairs, self.setup.config);
         let found = self.trainer.communicator().deal(missing.len(), |v| {
             reference_log_probs(
                 &self.base_inner,
@@ -82,18 +83,23 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
     /// log π_ref − log π_0 of both responses of a pair that the window has.
     fn log_ratio(&self, h: usize, pair: usize) -> [f32; 2] {
         let rows = self.reference_log_probs.get(pair).expect("computed before");
-        let initial = self.setup.initial_log_probs[pair];
+        let initial = self.sample.initial[pair];
         [0, 1].map(|r| rows[h][r] - initial[r])
     }
 
-    /// The same before it is smoothed: clipped token by token if the configuration asks for it.
+    /// log π_ref − log μ, μ the policy that the responses are from, before it is smoothed: clipped token by token if the
+    /// configuration asks for it.
     fn raw_log_ratio(&self, h: usize, pair: usize) -> [f32; 2] {
         match self.setup.config.token_ratio_clip {
             Some(_) => {
                 let rows = self.reference_log_probs.get(pair).expect("computed before");
                 rows[self.duals.len() + h]
             }
-            None => self.log_ratio(h, pair),
+            None => {
+                let rows = self.reference_log_probs.get(pair).expect("computed before");
+                let behaviour = self.sample.behaviour(pair);
+                [0, 1].map(|r| rows[h][r] - behaviour[r])
+            }
         }
     }
 
@@ -101,7 +107,11 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
     /// ones, so they are kept.
     fn score_all(&mut self) -> Result<()> {
         let Some(reference) = &self.reference else { return Ok(()) };
-        let Setup { pairs, config, .. } = self.setup;
+        let (pairs, config) = (&*self.sample.pairs, self.setup.config);
+        // Those of a fresh sample are there.
+        if self.reference_log_probs.len() == pairs.len() {
+            return Ok(());
+        }
         let communicator = self.trainer.communicator();
         let lists: Vec<LogProbs> = match config.token_ratio_clip {
             None => all_log_probs(
@@ -137,7 +147,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
 
     /// What a window begins with, if it needs all pairs: thresholds at the reference, and the exact dual.
     pub(super) fn begin_window(&mut self) -> Result<()> {
-        let (config, pairs) = (self.setup.config, self.setup.pairs);
+        let config = self.setup.config;
         let is_reference = config.thresholds == ThresholdRule::Reference;
         let is_exact = config.dual == DualMethod::Exact;
         let is_smoothed = config.ratio_smoothing == RatioSmoothing::Pareto;
@@ -146,6 +156,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         }
         self.score_all()?;
         self.smooth();
+        let (pairs, radius) = (&*self.sample.pairs, &self.sample.radius);
         for (smoothed, dual) in self.smoothed.iter().zip(&self.duals) {
             if smoothed.shape > MAX_SHAPE {
                 tracing::warn!(
@@ -171,8 +182,8 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             if is_reference {
                 let levels = match config.extraction {
                     Extraction::Cloning => ResponseGroups::new(responses(), config.ratio_clip)?
-                        .reference_levels(&self.radius),
-                    Extraction::Pairwise => choice_levels(&pairs.labels, &ratios, &self.radius),
+                        .reference_levels(radius),
+                    Extraction::Pairwise => choice_levels(&pairs.labels, &ratios, radius),
                 };
                 dual.follow(config, &levels);
             }
@@ -182,7 +193,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
                         primary: dual.primary,
                         tau: config.tau,
                         thresholds: &dual.thresholds,
-                        radius: &self.radius,
+                        radius,
                         lambda_max: config.lambda_max,
                     });
                 dual.set_exact(config, &solved);
@@ -207,7 +218,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             return;
         }
         for h in 0..self.duals.len() {
-            let raw: Vec<f64> = (0..self.setup.pairs.len())
+            let raw: Vec<f64> = (0..self.sample.pairs.len())
                 .flat_map(|i| self.raw_log_ratio(h, i).map(f64::from))
                 .collect();
             let SmoothedWeights { log_ratios, shape, .. } = SmoothedWeights::of(&raw);
