@@ -110,13 +110,10 @@ pub(crate) fn set_matmul_precision(device: Device, precision: MatmulPrecision) -
     let remedy = "leave out model.matmul_precision, or set it to \"f32\"";
     match (device, precision) {
         #[cfg(feature = "flex")]
-        (Device::Flex, MatmulPrecision::F32) => {
-            mopo_ops::set_matmul_precision(mopo_ops::MatmulPrecision::F32)?;
-        }
-        #[cfg(feature = "flex")]
-        (Device::Flex, MatmulPrecision::Bf16) => {
-            let set = mopo_ops::set_matmul_precision(mopo_ops::MatmulPrecision::Bf16);
-            set.map_err(|e| anyhow!("model.matmul_precision = \"bf16\": {e}; {remedy}"))?;
+        (Device::Flex, precision) => {
+            let name = precision.name();
+            mopo_ops::set_matmul_precision(precision)
+                .map_err(|e| anyhow!("model.matmul_precision = \"{name}\": {e}; {remedy}"))?;
         }
         (_, MatmulPrecision::F32) => {}
         (_, MatmulPrecision::Bf16) => bail!(

@@ -17,7 +17,6 @@ mod matrix;
 mod nodes;
 mod output;
 mod paged;
-#[cfg(feature = "flex")]
 mod precision;
 mod quant;
 mod rows;
@@ -33,14 +32,13 @@ pub use backend::{
 };
 pub use block::{BlockContext, BlockParams, LINEARS, block_with_store};
 #[cfg(feature = "flex")]
-pub use flex::matmul_rate;
+pub use flex::{NoBf16Products, matmul_precision, matmul_rate, set_matmul_precision};
 pub use heads::Heads;
 pub use linear::{LinearParams, LoraParams};
 pub use matrix::{Matrix, primitive, tensor};
 pub use output::OutputParams;
 pub use paged::PagedRow;
-#[cfg(feature = "flex")]
-pub use precision::{MatmulPrecision, NoBf16Products, matmul_precision, set_matmul_precision};
+pub use precision::MatmulPrecision;
 pub use quant::{
     NF4 as NF4_VALUES, QuantError, QuantFormat, QuantLayout, QuantisedData, QuantisedMatrix,
 };

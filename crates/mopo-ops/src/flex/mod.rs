@@ -17,6 +17,7 @@ mod log_prob;
 mod math;
 mod norm;
 mod paged;
+mod precision;
 mod product;
 mod quant;
 mod rms_norm;
@@ -32,6 +33,7 @@ use burn::tensor::{Bytes, DType, Shape, TensorMetadata};
 use burn_flex::{FlexTensor, Layout};
 
 pub use gemm::matmul_rate;
+pub use precision::{NoBf16Products, matmul_precision, set_matmul_precision};
 
 use by_output::Half;
 use quant::Reader;

@@ -3,10 +3,12 @@
 //! Unsafe because the kernels take pointers.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+use super::precision::matmul_precision;
 use super::view::{MatMut, MatRef};
 use super::{Kernel, vectorised};
 #[cfg(target_arch = "x86_64")]
-use crate::precision::{MatmulPrecision, matmul_precision};
+use crate::MatmulPrecision;
 
 /// How many threads may compute a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use burn::tensor::backend::Backend;
 use mopo_lm::{CausalLm, DecoderShape, LoadOptions, PhiConfig, QuantFormat};
+use mopo_ops::MatmulPrecision;
 use serde::{Deserialize, Serialize};
 
 use super::ranges::{self, Checked, MAX_VOCABULARY};
@@ -17,41 +18,8 @@ pub struct ModelConfig {
     pub source: ModelSource,
     /// Its format once it is frozen.
     pub base: BaseFormat,
-    /// In what products are computed, on burn-flex only.
+    /// In what products are computed, on burn-flex only: SFT, training and the reference's log-probabilities.
     pub matmul_precision: MatmulPrecision,
-}
-
-/// In what products of matrices are computed: [`mopo_ops::MatmulPrecision`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MatmulPrecision {
-    /// f32.
-    #[default]
-    F32,
-    /// bfloat16, with sums in f32: SFT, training and the reference's log-probabilities. It takes a processor with
-    /// AVX512-BF16.
-    Bf16,
-}
-
-impl MatmulPrecision {
-    /// Its name in a configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        }
-    }
-}
-
-impl std::str::FromStr for MatmulPrecision {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        let all = [Self::F32, Self::Bf16];
-        all.into_iter()
-            .find(|precision| precision.name() == name)
-            .ok_or_else(|| format!("the precisions are: {}", all.map(Self::name).join(", ")))
-    }
 }
 
 /// Optional keys, which `--set` may add.
