@@ -110,7 +110,8 @@ prune_below = 1e-5
             return Err(Error::Config {
                 origin: "`[mopo.fresh]`".into(),
                 message: format!(
-                    "fresh answers are labelled by the rewards of `policies`, and `{name}` is none of them, so its constraint                      could not be estimated: add it to `policies`, or leave out `mopo.fresh`"
+                    "fresh answers are labelled by the rewards of `policies`, and `{name}` is none of them, so its constraint \
+                     could not be estimated: add it to `policies`, or leave out `mopo.fresh`"
                 ),
             });
         }
