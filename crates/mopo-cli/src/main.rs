@@ -20,16 +20,17 @@ use crate::output::errln;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Keeps what was freed for the next tensors: to give pages back and clear new ones took a tenth of a training step and
-/// more. MIMALLOC_PURGE_DELAY overrides it.
+/// Keeps what was freed for the next tensors, and gives back what five seconds have not used, such as memory that only
+/// loading took: to give pages back between steps and clear new ones takes a tenth of a step and more.
+/// MIMALLOC_PURGE_DELAY overrides it.
 #[allow(unsafe_code)]
 fn keep_freed_memory() {
     /// `mi_option_purge_delay` in mimalloc.h, to which the crate gives no name.
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-    /// No purging.
-    const NEVER: std::ffi::c_long = -1;
+    /// Milliseconds.
+    const KEPT: std::ffi::c_long = 5000;
     // SAFETY: it must not be called by two threads at once; there is only one yet.
-    unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, NEVER) }
+    unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, KEPT) }
 }
 
 /// An error with its causes, without those that the message already contains.

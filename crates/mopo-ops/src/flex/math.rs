@@ -6,9 +6,11 @@ pub(super) fn exp(x: f32) -> f32 {
     // x = k ln 2 + r with |r| ≤ ln 2 / 2; ln 2 in two parts (Cody and Waite), exp(r) by Cephes'
     // polynomial.
     let clamped = x.clamp(-87.3, 88.0);
-    // Adding and subtracting 1.5 · 2²³ rounds to the nearest integer.
+    // Adding and subtracting 1.5 · 2²³ rounds to the nearest integer, whose low bits are those of the sum: a conversion
+    // would be made one by one.
     const ROUND: f32 = 12_582_912.0;
-    let k = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
+    let k = rounded - ROUND;
     let r = clamped - k * 0.693_359_4;
     let r = r + k * 2.121_944_4e-4;
     let mut p = 1.987_569_1e-4;
@@ -18,7 +20,7 @@ pub(super) fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
     let y = (p * r) * r + r + 1.0;
-    let power = f32::from_bits((((k as i32) + 127) << 23) as u32);
+    let power = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
     if x < -87.3 { 0.0 } else { y * power }
 }
 
@@ -74,18 +76,28 @@ pub(super) fn sum(n: usize, term: impl Fn(usize) -> f32) -> f32 {
     rest + total(lanes)
 }
 
-/// The sum of partial sums, by halves: not one long chain of additions either.
+/// Combines partial results by halves, not in one long chain. The loops have fixed lengths, or they would not become
+/// vector instructions.
 #[inline(always)]
-fn total(mut lanes: [f32; LANES]) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        let (low, high) = lanes.split_at_mut(half);
-        for (low, high) in low.iter_mut().zip(high) {
-            *low += *high;
-        }
-        half /= 2;
+fn halved(mut lanes: [f32; LANES], of: impl Fn(f32, f32) -> f32) -> f32 {
+    macro_rules! halve {
+        ($half:literal) => {
+            for i in 0..$half {
+                lanes[i] = of(lanes[i], lanes[i + $half]);
+            }
+        };
     }
-    lanes[0]
+    halve!(16);
+    halve!(8);
+    halve!(4);
+    halve!(2);
+    of(lanes[0], lanes[1])
+}
+
+/// The sum of partial sums.
+#[inline(always)]
+fn total(lanes: [f32; LANES]) -> f32 {
+    halved(lanes, |a, b| a + b)
 }
 
 /// The scalar product of two lines of the same length.
@@ -108,14 +120,15 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// The largest of `values`, −∞ if there is none.
 #[inline(always)]
 pub(super) fn largest(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (whole, rest) = values.as_chunks::<LANES>();
     for chunk in whole {
         for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane = if *value > *lane { *value } else { *lane };
+            *lane = larger(*lane, *value);
         }
     }
-    rest.iter().chain(&lanes).copied().fold(f32::NEG_INFINITY, f32::max)
+    rest.iter().copied().fold(halved(lanes, larger), larger)
 }
 
 #[cfg(test)]
