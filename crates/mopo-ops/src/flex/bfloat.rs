@@ -14,13 +14,13 @@ use std::arch::x86_64::{
     _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
     _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
-use std::borrow::Cow;
 use std::mem::transmute;
 
 use half::bf16;
 use rayon::prelude::*;
 
 use super::product::Threads;
+use super::scratch::Scratch;
 use super::view::{MatMut, MatRef};
 
 /// Numbers in a vector.
@@ -67,7 +67,7 @@ pub(super) fn multiply(
     let [columns, rows] = [(n, by_columns, COLUMNS), (m, by_rows, ROWS)]
         .map(|(size, tasks, unit)| size.div_ceil(tasks).next_multiple_of(unit));
     if by_columns * by_rows == 1 {
-        return task(to, add, &Packed::new(a, false), b, alpha);
+        return task(to, add, (&Packed::new(a, false), 0), b, alpha);
     }
     let packed = Packed::new(a, true);
     let mut parts = Vec::with_capacity(by_columns * by_rows);
@@ -80,26 +80,24 @@ pub(super) fn multiply(
             let width = columns.min(n - left);
             let (part, right) = line.split_at_column(width);
             line = right;
-            parts.push((part, packed.below_row(top), b.take_columns(left..left + width)));
+            parts.push((part, top / ROWS, b.take_columns(left..left + width)));
         }
     }
-    parts.into_par_iter().for_each(|(to, a, b)| task(to, add, &a, b, alpha));
+    parts.into_par_iter().for_each(|(to, panel, b)| task(to, add, (&packed, panel), b, alpha));
 }
 
 /// The left matrix, for each block of terms panels of [`ROWS`] rows.
-struct Packed<'a> {
-    data: Cow<'a, [Pair]>,
+struct Packed {
+    data: Scratch<Pair>,
     terms: usize,
-    /// Panels of the whole matrix, and the first one of this part.
     panels: usize,
-    first: usize,
 }
 
-impl Packed<'_> {
+impl Packed {
     fn new(a: MatRef<'_>, parallel: bool) -> Self {
         let (m, k) = (a.rows(), a.columns());
         let panels = m.div_ceil(ROWS);
-        let mut data = vec![0; panels * ROWS * k.div_ceil(2)];
+        let mut data = Scratch::of(panels * ROWS * k.div_ceil(2));
         for (block, data) in data.chunks_mut(panels * ROWS * PAIRS).enumerate() {
             let first = block * 2 * PAIRS;
             let terms = a.take_columns(first..k.min(first + 2 * PAIRS));
@@ -114,27 +112,23 @@ impl Packed<'_> {
                 false => data.chunks_mut(size).enumerate().for_each(pack),
             }
         }
-        Self { data: data.into(), terms: k, panels, first: 0 }
+        Self { data, terms: k, panels }
     }
 
-    /// The part from a row on, which is the first one of a panel.
-    fn below_row(&self, row: usize) -> Packed<'_> {
-        Packed { data: (&*self.data).into(), first: row / ROWS, ..*self }
-    }
-
-    /// A panel of this part, in a block of terms.
+    /// A panel, in a block of terms.
     fn panel(&self, block: usize, panel: usize) -> &[[Pair; ROWS]] {
         let before = self.panels * ROWS * PAIRS * block;
         let pairs = PAIRS.min(self.terms.div_ceil(2) - PAIRS * block);
-        let from = before + (self.first + panel) * ROWS * pairs;
+        let from = before + panel * ROWS * pairs;
         self.data[from..from + ROWS * pairs].as_chunks().0
     }
 }
 
-/// The part of a product that one thread computes.
-fn task(mut to: MatMut<'_>, add: bool, a: &Packed<'_>, b: MatRef<'_>, alpha: f32) {
+/// The part of a product that one thread computes: its rows begin with a panel of the left matrix.
+fn task(mut to: MatMut<'_>, add: bool, (a, first): (&Packed, usize), b: MatRef<'_>, alpha: f32) {
     let (m, n, k) = (to.rows(), to.columns(), a.terms);
-    let mut buffer = vec![[0; COLUMNS]; WIDTH.min(n.next_multiple_of(COLUMNS)) / COLUMNS * PAIRS];
+    let mut buffer = Scratch::<Pair>::of(WIDTH.min(n.next_multiple_of(COLUMNS)) * PAIRS);
+    let buffer: &mut [[Pair; COLUMNS]] = buffer.as_chunks_mut().0;
     for left in (0..n).step_by(WIDTH) {
         let width = WIDTH.min(n - left);
         for block in 0..k.div_ceil(2 * PAIRS) {
@@ -148,7 +142,7 @@ fn task(mut to: MatMut<'_>, add: bool, a: &Packed<'_>, b: MatRef<'_>, alpha: f32
             }
             let add = add || block > 0;
             for top in (0..m).step_by(ROWS) {
-                let lines = a.panel(block, top / ROWS);
+                let lines = a.panel(block, first + top / ROWS);
                 for (i, panel) in buffer.chunks(pairs).take(width.div_ceil(COLUMNS)).enumerate() {
                     let columns = left + i * COLUMNS..left + width.min((i + 1) * COLUMNS);
                     let to = to.reborrow().take_rows(top..m.min(top + ROWS)).take_columns(columns);

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::gemm::{View, start, threads};
 use super::product::multiply;
+use super::scratch::Scratch;
 use super::skinny::{self, LINES};
 use super::view::{MatMut, MatRef};
 use super::{Kernel, T, new, vectorised};
@@ -66,7 +67,7 @@ pub(super) fn weight_matmul(
         return new(out, [m, n]);
     }
     let size = (TILE / inputs.max(1)).next_multiple_of(64).min(outputs);
-    let mut tile = vec![0f32; size * inputs];
+    let mut tile = Scratch::of(size * inputs);
     for from in (0..outputs).step_by(size) {
         let size = size.min(outputs - from);
         // [size, inputs]: one line per output.

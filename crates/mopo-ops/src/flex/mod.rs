@@ -21,6 +21,7 @@ mod precision;
 mod product;
 mod quant;
 mod rms_norm;
+mod scratch;
 mod select;
 mod skinny;
 mod view;
