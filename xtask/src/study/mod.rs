@@ -84,6 +84,9 @@ pub(crate) struct Options {
     /// Device: flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, value_name = "NAME", default_value = "flex")]
     device: String,
+    /// An override of every run's configuration, as of `mopo train`
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// Use this mopo program instead of building one
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     mopo: Option<PathBuf>,
@@ -168,6 +171,7 @@ pub(crate) fn run(options: &Options, words: &[String]) -> Result<ExitCode> {
     if options.quick {
         plan = plan.quickly();
     }
+    plan.size.set.extend(options.set.iter().cloned());
     if plan.preset == REAL_LINE {
         let line = options
             .data
