@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use mopo_ops::FusedBackend;
 use mopo_train::config::MatmulPrecision;
 
@@ -112,8 +112,9 @@ pub(crate) fn set_matmul_precision(device: Device, precision: MatmulPrecision) -
         #[cfg(feature = "flex")]
         (Device::Flex, precision) => {
             let name = precision.name();
-            mopo_ops::set_matmul_precision(precision)
-                .map_err(|e| anyhow!("model.matmul_precision = \"{name}\": {e}; {remedy}"))?;
+            mopo_ops::set_matmul_precision(precision).map_err(|e| {
+                anyhow::anyhow!("model.matmul_precision = \"{name}\": {e}; {remedy}")
+            })?;
         }
         (_, MatmulPrecision::F32) => {}
         (_, MatmulPrecision::Bf16) => bail!(
