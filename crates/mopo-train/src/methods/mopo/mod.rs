@@ -77,6 +77,12 @@ thresholds = "adaptive"
 initial_threshold = 0.5
 # Responses with a smaller share of a policy's weight are left out of the backward pass.
 prune_below = 1e-5
+# Beyond the paper, and off where they are missing (docs/methods/mopo.md): a contrast of both responses beside cloning,
+# each batch's best χ, ratios clipped token by token, and the references' own answers after each refresh, for which rewards are needed.
+# contrast_weight = 0.2
+# chi = "optimum"
+# token_ratio_clip = 0.2
+# fresh = { prompts = 200, answers = 4, max_new_tokens = 72 }
 "#;
     const RENAMED: &'static [RenamedKey] = &[
         renamed("mopo", "statistic", "threshold_statistic"),
