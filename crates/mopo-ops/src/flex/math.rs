@@ -87,6 +87,7 @@ fn halved(mut lanes: [f32; LANES], of: impl Fn(f32, f32) -> f32) -> f32 {
             }
         };
     }
+    const { assert!(LANES == 32) };
     halve!(16);
     halve!(8);
     halve!(4);
