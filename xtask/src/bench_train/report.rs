@@ -28,7 +28,7 @@ pub(crate) fn shown(args: &[String]) -> String {
     let path_follows = |flag: &str| match flag {
         "--peers-dir" | "--make-venv" | "--model" | "--tokenizer" => Some("DIR"),
         "--python" | "--llama-python" | "--llama-server" | "--mopo" => Some("PATH"),
-        "--pairs" | "--texts" => Some("FILE"),
+        "--pairs" | "--texts" | "--out" => Some("FILE"),
         _ => None,
     };
     let mut out: Vec<&str> = Vec::new();
@@ -406,6 +406,7 @@ mod tests {
     fn paths_of_this_machine_are_not_shown() {
         let args = ["--peers", "--python", "/home/me/python", "--rounds", "3"].map(String::from);
         assert_eq!(shown(&args), "--peers --python PATH --rounds 3");
+        assert_eq!(shown(&["--out", "/home/me/page.md"].map(String::from)), "--out FILE");
     }
 
     #[test]
