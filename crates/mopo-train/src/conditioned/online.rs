@@ -15,7 +15,7 @@ use crate::checkpoint::{Checkpoint, Parts};
 use crate::communicator::Communicator;
 use crate::config::ranges::{self, MAX_COUNT, MAX_TOKENS};
 use crate::methods::TrainContext;
-use crate::rollouts::{RewardTarget, RolloutInputs, RolloutSettings};
+use crate::rollouts::{RolloutInputs, RolloutSettings};
 use crate::sample::Answerer;
 use crate::{Error, Result, RunData, Silent};
 
@@ -73,15 +73,9 @@ impl OnlineRounds {
         objectives: &'a [String],
     ) -> RolloutSettings<'a> {
         RolloutSettings {
-            target: RewardTarget { section, objective: None, preference_weights: None, objectives },
             temperature: self.temperature,
             max_new_tokens: self.max_new_tokens,
-            group_size: 1,
-            epochs: 1,
-            minibatches: 1,
-            train_head: false,
-            has_z_scores: false,
-            trains_on_pairs: true,
+            ..RolloutSettings::beside_pairs(section, objectives)
         }
     }
 }

@@ -29,6 +29,17 @@ impl WindowLogProbs {
         self.rows.len()
     }
 
+    /// Several pairs; `lists`: one per policy, in the order of the pairs.
+    pub(crate) fn insert_all(
+        &mut self,
+        pairs: impl IntoIterator<Item = usize>,
+        lists: &[LogProbs],
+    ) {
+        for (row, pair) in pairs.into_iter().enumerate() {
+            self.insert(pair, lists.iter().map(|of| of[row]).collect());
+        }
+    }
+
     /// `of_pair`: one row per policy.
     pub(crate) fn insert(&mut self, pair: usize, of_pair: LogProbs) {
         assert_eq!(of_pair.len(), self.n_policies, "one row per policy");

@@ -124,7 +124,23 @@ pub(crate) struct RolloutSettings<'a> {
     pub(crate) trains_on_pairs: bool,
 }
 
-impl RolloutSettings<'_> {
+impl<'a> RolloutSettings<'a> {
+    /// Of answers that a method samples now and then, beside its training on pairs: one token each at temperature 1 unless
+    /// it says more, scored for every objective.
+    pub(crate) fn beside_pairs(section: &'static str, objectives: &'a [String]) -> Self {
+        Self {
+            target: RewardTarget { section, objective: None, preference_weights: None, objectives },
+            temperature: 1.0,
+            max_new_tokens: 1,
+            group_size: 1,
+            epochs: 1,
+            minibatches: 1,
+            train_head: false,
+            has_z_scores: false,
+            trains_on_pairs: true,
+        }
+    }
+
     /// The key of the maximum number of tokens.
     pub(crate) fn max_new_tokens_key(&self) -> String {
         format!("{}.max_new_tokens", self.target.section)

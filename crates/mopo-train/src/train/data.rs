@@ -30,7 +30,7 @@ pub struct RunData {
     pub(crate) heldout_prompt_pairs: Vec<usize>,
     /// The training pairs' texts, for a method that changes prompts or compares answers with them; else empty.
     pub(crate) train_records: Vec<PreferenceRecord>,
-    /// The held-out pairs' texts, likewise.
+    /// The held-out pairs' texts, for a method that changes prompts; else empty.
     pub(crate) heldout_records: Vec<PreferenceRecord>,
     /// Prompts are cut to this number of tokens.
     pub(crate) max_prompt_tokens: usize,
@@ -73,7 +73,7 @@ impl RunData {
         let estimator = config.method.estimator();
         let rollouts = config.method.rollouts(&config.policies);
         let needs_texts = rollouts.is_some_and(|rollouts| rollouts.trains_on_pairs);
-        let keep = config.method.changes_prompts() || needs_texts;
+        let changes_prompts = config.method.changes_prompts();
         let train_path = run.join("data/train.jsonl");
         let (mut pairs, truncation, train_records) = match config.data.streaming {
             true => {
@@ -119,8 +119,8 @@ impl RunData {
             truncation: truncation.to_string(),
             tokenizer,
             max_prompt_tokens: limits.max_prompt,
-            train_records: if keep { train_records } else { vec![] },
-            heldout_records: if keep { heldout.records } else { vec![] },
+            train_records: if changes_prompts || needs_texts { train_records } else { vec![] },
+            heldout_records: if changes_prompts { heldout.records } else { vec![] },
         })
     }
 

@@ -32,7 +32,7 @@ use crate::config::{PhaseConfig, RenamedKey, renamed};
 use crate::fit::{Method, PolicyMethod};
 use crate::log_probs::{LogProbs, WindowLogProbs};
 use crate::optim::{Trainer, module_from_bytes, module_to_bytes};
-use crate::rollouts::{RewardTarget, RolloutSettings};
+use crate::rollouts::RolloutSettings;
 use crate::{Error, Pairs, Progress, Result};
 
 pub(crate) const PHASE: &str = "mopo";
@@ -111,8 +111,9 @@ prune_below = 1e-5
         objectives: &Objectives,
         rows: &[&[Option<f32>]],
     ) -> Result<()> {
-        let unscored = objectives.names().iter().find(|name| !policies.contains(name));
-        if let (Some(_), Some(name)) = (self.fresh, unscored) {
+        if self.fresh.is_some()
+            && let Some(name) = objectives.names().iter().find(|name| !policies.contains(name))
+        {
             return Err(Error::Config {
                 origin: "`[mopo.fresh]`".into(),
                 message: format!(
@@ -154,22 +155,11 @@ prune_below = 1e-5
 
     fn rollouts<'a>(&'a self, policies: &'a [String]) -> Option<RolloutSettings<'a>> {
         let fresh = self.fresh?;
-        let target = RewardTarget {
-            section: "mopo.fresh",
-            objective: None,
-            preference_weights: None,
-            objectives: policies,
-        };
         Some(RolloutSettings {
-            temperature: 1.0,
             max_new_tokens: fresh.max_new_tokens,
+            // Two share a row.
             group_size: 2,
-            epochs: 1,
-            minibatches: 1,
-            train_head: false,
-            has_z_scores: false,
-            trains_on_pairs: true,
-            target,
+            ..RolloutSettings::beside_pairs("mopo.fresh", policies)
         })
     }
 
@@ -357,9 +347,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
                     &self.device,
                     &mut metrics,
                 )?;
-                for i in 0..sample.pairs.len() {
-                    self.reference_log_probs.insert(i, lists.iter().map(|of| of[i]).collect());
-                }
+                self.reference_log_probs.insert_all(0..sample.pairs.len(), &lists);
                 // Under the initial policy and the references.
                 self.scored_tokens += 2 * sample.pairs.row_lengths().iter().sum::<usize>();
                 self.sample = sample;

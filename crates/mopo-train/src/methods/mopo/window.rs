@@ -63,9 +63,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         for (missing, lists) in missing.iter().zip(found) {
             self.scored_tokens +=
                 missing.iter().flat_map(|&i| pairs.tokens.lengths(i)).sum::<usize>();
-            for (row, &i) in missing.iter().enumerate() {
-                known.insert(i, lists.iter().map(|of| of[row]).collect());
-            }
+            known.insert_all(missing.iter().copied(), &lists);
         }
         let of_step = |ratios: &dyn Fn(usize, usize) -> [f32; 2]| {
             let of_policy = |h| micro.iter().flatten().flat_map(|&i| ratios(h, i)).collect();
@@ -139,9 +137,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             }
         };
         self.scored_tokens += pairs.row_lengths().iter().sum::<usize>();
-        for i in 0..pairs.len() {
-            self.reference_log_probs.insert(i, lists.iter().map(|of| of[i]).collect());
-        }
+        self.reference_log_probs.insert_all(0..pairs.len(), &lists);
         Ok(())
     }
 
