@@ -71,7 +71,7 @@ impl Study {
             None => Ok(()),
             Some(why) => {
                 self.may_redo(&run, &why)?;
-                self.forget_run(of.method, of.seed, &run)
+                self.forget_run(self.owner(of).0, of.seed, &run)
             }
         }
     }
@@ -163,6 +163,11 @@ impl Study {
             run.file_name().is_some_and(|name| name.to_string_lossy().starts_with("try-"));
         if seed == self.plan.size.seeds[0] && is_tried {
             self.forget_choice(method)?;
+            for other in &self.plan.methods {
+                if other.corners_of.as_ref() == Some(&method.name) {
+                    self.forget_choice(other)?;
+                }
+            }
         }
         for other in &self.plan.methods {
             if !other.depends_on().contains(&&*method.name) {
@@ -190,7 +195,7 @@ impl Study {
         remove(&choice)
     }
 
-    fn shown(&self, path: &Path) -> String {
+    pub(super) fn shown(&self, path: &Path) -> String {
         path.strip_prefix(&self.out).unwrap_or(path).display().to_string()
     }
 }

@@ -188,13 +188,26 @@ impl Study {
                 self.plan.size.validation_prompts
             ),
         };
+        let takes_over = |method: &&Method| method.corners_of.is_some();
+        let over: Vec<&Method> = self.plan.methods.iter().filter(takes_over).collect();
+        let corners = match over.first().and_then(|method| method.corners_of.as_deref()) {
+            Some(of) => {
+                let names: Vec<&str> = over.iter().map(|method| &*method.name).collect();
+                format!(
+                    " Where all weight is on one objective, {} are {of}, whose runs with the same try are taken over and counted \
+                     for each.",
+                    names.join("; ")
+                )
+            }
+            None => String::new(),
+        };
         Ok(vec![
             format!("    {command}"),
             format!("{}; {}.", date_and_commit(), machine()),
             format!(
                 "Every trained run starts from the SFT model of its seed ({} steps), and has {} steps of {} × {} pairs of \
                  the same training set, a LoRA adapter of rank {} with alpha {}, Adam, and a linear schedule; this is checked \
-                 before the page is written. {tries}",
+                 before the page is written. {tries}{corners}",
                 of("sft", "steps"),
                 training("steps"),
                 training("batch_size"),

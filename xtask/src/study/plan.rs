@@ -104,6 +104,9 @@ pub(super) struct Method {
     pub(super) responses: i64,
     /// Why its runs cannot be trained on as many tokens as those of the others, if so.
     pub(super) other_tokens: Option<String>,
+    /// A method before it, with a run for each objective and the same tries, that this one is where all weight is on one
+    /// objective: those runs are taken over.
+    pub(super) corners_of: Option<String>,
     /// Hyper-parameters: overrides of which one list is chosen on validation prompts. None: nothing is trained.
     #[serde(default)]
     pub(super) tries: Vec<Vec<String>>,
@@ -184,6 +187,19 @@ impl Plan {
                 "`{name}` has {} tries, but `n_tries` is {n_tries}: every method is tried as often",
                 method.tries.len()
             );
+            if let Some(corners) = &method.corners_of {
+                let known = self.methods[..i].iter().find(|method| method.name == *corners);
+                let is_alike = |other: &Method| {
+                    other.runs == RunsPer::Objective
+                        && other.responses == method.responses
+                        && other.tries.len() == method.tries.len()
+                };
+                ensure!(
+                    method.runs == RunsPer::Weights && known.is_some_and(is_alike),
+                    "`{name}` has `corners_of = {corners:?}`, so it needs `runs = \"weights\"`, and `{corners}`, with \
+                     `runs = \"objective\"`, as many tries and responses, must come before it"
+                );
+            }
             for other in method.depends_on() {
                 let known = self.methods[..i].iter().any(|method| method.name == other);
                 ensure!(known, "`{name}` needs the runs of `{other}`, which must come before it");
@@ -233,6 +249,16 @@ impl Plan {
         self.methods.iter().find(|method| method.name == name)
     }
 
+    /// The method whose run a part of this one is, and the part that it is there.
+    pub(super) fn owner<'a>(&'a self, method: &'a Method, part: &Part) -> (&'a Method, Part) {
+        let corner = part.weights.iter().position(|&w| w == 1.0);
+        let other = method.corners_of.as_ref().and_then(|name| self.method(name));
+        match (corner, other) {
+            (Some(k), Some(other)) => (other, self.parts(other).swap_remove(k)),
+            _ => (method, part.clone()),
+        }
+    }
+
     /// The runs of a method's front.
     pub(super) fn parts(&self, method: &Method) -> Vec<Part> {
         let n = self.objectives.len();
@@ -277,10 +303,11 @@ impl Method {
                 .collect()
         };
         let of = |set: &'_ String| -> Vec<(usize, usize)> { after(set) };
-        self.set
+        let named = self
+            .set
             .iter()
-            .flat_map(|set| of(set).into_iter().map(|(start, end)| &set[start..end]))
-            .collect()
+            .flat_map(|set| of(set).into_iter().map(|(start, end)| &set[start..end]));
+        self.corners_of.as_deref().into_iter().chain(named).collect()
     }
 }
 
@@ -464,6 +491,33 @@ tries = [[], ["mopo.tau=0.1"]]
         let quick = plan.quickly();
         assert_eq!(labels(&quick), ["1.00/0.00", "0.00/1.00"]);
         assert_eq!(quick.methods[0].tried(quick.size.n_tries).len(), 1);
+    }
+
+    #[test]
+    fn corners_are_another_methods_runs() {
+        let with =
+            |line: &str| TEXT.replace("runs = \"weights\"", &format!("runs = \"weights\"\n{line}"));
+        let plan = Plan::parse(&with("corners_of = \"DPO\""), "test").unwrap();
+        let mopo = &plan.methods[2];
+        assert_eq!(mopo.depends_on(), ["DPO"]);
+        let owners: Vec<(String, String)> = plan
+            .parts(mopo)
+            .iter()
+            .map(|part| plan.owner(mopo, part))
+            .map(|(method, part)| (method.name.clone(), part.label))
+            .collect();
+        let expected = [("DPO", "a"), ("MOPO", "0.50/0.50"), ("DPO", "b")];
+        assert_eq!(owners, expected.map(|(name, label)| (name.to_owned(), label.to_owned())));
+        for text in [
+            with("corners_of = \"Soups\""),
+            with("corners_of = \"IPO\""),
+            with("corners_of = \"DPO\"\nresponses = 4"),
+            with("corners_of = \"DPO\"").replace("[[], [", "[[], [], ["),
+            TEXT.replace("runs = \"weights\"", "corners_of = \"DPO\""),
+        ] {
+            let error = format!("{:#}", Plan::parse(&text, "test").unwrap_err());
+            assert!(error.contains("corners_of") && error.contains("must come before"), "{error}");
+        }
     }
 
     #[test]

@@ -23,13 +23,22 @@ pub(super) struct Run<'a> {
 }
 
 impl Study {
+    /// The method that a run belongs to, and the part that it is there: another's where one is taken over.
+    pub(super) fn owner<'a>(&'a self, run: Run<'a>) -> (&'a Method, Part) {
+        match run.more {
+            None => self.plan.owner(run.method, run.part),
+            Some(_) => (run.method, run.part.clone()),
+        }
+    }
+
     /// The directory of a run.
     pub(super) fn place(&self, run: Run<'_>) -> PathBuf {
+        let (method, part) = self.owner(run);
         let name = match run.more {
-            None => format!("try-{}-{}", run.attempt + 1, folder(&run.part.label)),
-            Some(more) => format!("sensitivity-{}-{}", folder(more), folder(&run.part.label)),
+            None => format!("try-{}-{}", run.attempt + 1, folder(&part.label)),
+            Some(more) => format!("sensitivity-{}-{}", folder(more), folder(&part.label)),
         };
-        self.out.join(format!("seed-{}/{}/{name}", run.seed, folder(&run.method.name)))
+        self.out.join(format!("seed-{}/{}/{name}", run.seed, folder(&method.name)))
     }
 
     /// Trains a run and evaluates it on a split; returns the directory of its results.
@@ -37,11 +46,15 @@ impl Study {
         let run = self.place(of);
         let results = beside(&run, split.name());
         let asked = self.evaluation_args(&run, of.seed, split);
+        // Methods that take a run over may be in several shards.
+        let is_own = self.owner(of).0.name == of.method.name;
+        let lock = (!is_own).then(|| self.locked(&self.shown(&run)));
+        let _lock = lock.transpose()?;
         if self.is_evaluated(&results, &asked)? {
             return Ok(results);
         }
         let args = self.run_args(of)?;
-        let shown = run.strip_prefix(&self.out).unwrap_or(&run).display();
+        let shown = self.shown(&run);
         eprintln!("== {} of {shown}", split.name());
         program.train(&args, &run)?;
         let part_results = beside(&run, &format!("{}.part", split.name()));
@@ -56,9 +69,10 @@ impl Study {
 
     /// Arguments of a run of a method.
     pub(super) fn run_args(&self, run: Run<'_>) -> Result<Vec<String>> {
-        let Run { method, seed, attempt, part, more } = run;
+        let (method, part) = self.owner(run);
+        let Run { seed, attempt, more, .. } = run;
         let runs = |name: &str| self.runs_of(name, seed);
-        let filled = Filled { objectives: &self.plan.objectives, part, runs: &runs };
+        let filled = Filled { objectives: &self.plan.objectives, part: &part, runs: &runs };
         let tries = method.tried(self.plan.size.n_tries);
         let own = method.set.iter().chain(&tries[attempt]);
         let own = own.map(|set| filled.fill(set)).collect::<Result<Vec<_>>>()?;

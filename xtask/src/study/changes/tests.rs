@@ -182,3 +182,30 @@ fn a_run_that_was_only_begun_is_compared_too() {
     let error = format!("{:#}", place.study(&changed, false).unwrap_err());
     assert!(error.contains("soups"), "{error}");
 }
+
+#[test]
+fn corners_that_a_method_shares_are_trained_once() {
+    let weighted = "[[methods]]\nname = \"Weighted\"\nkind = \"dpo\"\nruns = \"weights\"\ncorners_of = \"DPO\"\n\
+                    set = [\"x={weights}\"]\ntries = [[\"y=1\"], [\"y=2\"]]\n";
+    let plan = format!("{PLAN}{weighted}").replacen("weight_steps = 1", "weight_steps = 2", 1);
+    let place = Place::new("corners");
+    let [trained, evaluated] = place.study(&plan, false).unwrap();
+    let of = |list: &[String], name: &str| list.iter().filter(|run| run.contains(name)).count();
+    // Only the middle: two tries with the first seed, the better one with the second.
+    assert_eq!((of(&trained, "/weighted/"), of(&trained, "/dpo/")), (3, 6), "{trained:?}");
+    assert_eq!(
+        (of(&evaluated, "/weighted/"), of(&evaluated, "/dpo/")),
+        (2 + 2, 8),
+        "{evaluated:?}"
+    );
+    assert_eq!(place.study(&plan, false).unwrap()[0].len(), 0);
+
+    // The choices of both rest on DPO's tries.
+    let choice = place.0.join("out/seed-0/weighted/tries.json");
+    let before = fs::metadata(&choice).unwrap().modified().unwrap();
+    let changed = plan.replace("dpo.train_head=false", "dpo.train_head=true");
+    assert!(place.study(&changed, false).is_err());
+    let [trained, _] = place.study(&changed, true).unwrap();
+    assert_eq!(of(&trained, "/weighted/"), 0, "{trained:?}");
+    assert!(fs::metadata(&choice).unwrap().modified().unwrap() > before);
+}
