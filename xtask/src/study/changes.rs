@@ -64,6 +64,7 @@ impl Study {
     /// Checks a run, if it was begun.
     pub(super) fn check_run(&self, of: Run<'_>) -> Result<()> {
         let run = self.place(of);
+        let _lock = self.lock_if_shared(of)?;
         if !run.join("run.json").exists() {
             return Ok(());
         }

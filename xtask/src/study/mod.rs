@@ -4,6 +4,7 @@
 mod budget;
 mod changes;
 mod compare;
+mod places;
 mod plan;
 mod runs;
 mod sensitivity;
@@ -26,6 +27,7 @@ use crate::args::absolute;
 use crate::files::write_whole;
 use crate::machine::ensure_committed;
 use crate::{cargo, program};
+use places::{Places, Stopped};
 use plan::{Filled, Method, Plan};
 use runs::Run;
 use work::{Program, cost, prompts, write_prompts};
@@ -105,6 +107,7 @@ struct Study {
     device: String,
     jobs: usize,
     cores: usize,
+    places: Places,
     /// Whether runs that were made with other settings are made again.
     redo: bool,
 }
@@ -202,6 +205,7 @@ pub(crate) fn run(options: &Options, words: &[String]) -> Result<ExitCode> {
         model: options.model.clone(),
         device: options.device.clone(),
         jobs,
+        places: Places::new(jobs),
         redo: options.redo,
     };
     let all: Vec<&Method> = study.plan.methods.iter().collect();
@@ -239,12 +243,7 @@ pub(crate) fn run(options: &Options, words: &[String]) -> Result<ExitCode> {
         study.check_complete(&chosen)?;
     }
     let command = format!("cargo xtask study {}", portable(words).join(" "));
-    let mut results = vec![];
-    for method in chosen {
-        // Two shards may need the runs of one method.
-        let _lock = study.locked(&method.name)?;
-        results.push(study.method(method)?);
-    }
+    let mut results = study.methods(&chosen)?;
     if let Some(shard) = shard {
         results.retain(|method| own.iter().any(|name| method["name"] == **name));
         study.sensitivity(&results)?;
@@ -291,8 +290,9 @@ impl Study {
         self.out.join(format!("seed-{seed}/base"))
     }
 
-    /// Trains the SFT model of a seed, and writes the prompts of both splits beside it, unless they are there.
-    fn begin(&self, seed: u64) -> Result<()> {
+    /// Trains the SFT model of a seed, and writes the prompts of both splits beside it, unless they are there; returns its
+    /// directory.
+    fn begin(&self, program: &Program, seed: u64) -> Result<PathBuf> {
         let _lock = self.locked(&format!("seed {seed}"))?;
         let base = self.base(seed);
         let args = self.base_args(seed);
@@ -301,10 +301,10 @@ impl Study {
         if base.join("result.json").exists()
             && splits.iter().all(|split| self.prompts(seed, *split).exists())
         {
-            return Ok(());
+            return Ok(base);
         }
         eprintln!("== seed {seed}: SFT");
-        self.program.train(&args, &base)?;
+        program.train(&args, &base)?;
         let found = prompts(&base.join("data/heldout.jsonl"))?;
         let size = &self.plan.size;
         for (split, at, most) in
@@ -315,7 +315,7 @@ impl Study {
             ensure!(!some.is_empty(), "seed {seed} has too few held-out prompts");
             write_prompts(&self.prompts(seed, split), &some)?;
         }
-        Ok(())
+        Ok(base)
     }
 
     /// Arguments of the run with the SFT model of a seed.
@@ -361,21 +361,21 @@ impl Study {
         args
     }
 
+    /// Where a method stands among all.
+    fn order(&self, method: &Method) -> usize {
+        self.plan.methods.iter().position(|known| known.name == method.name).unwrap_or(0)
+    }
+
     /// Trains and evaluates a method; returns it as the study's file has it.
     fn method(&self, method: &Method) -> Result<Value> {
         let size = &self.plan.size;
         let parts = self.plan.parts(method);
         let tries = method.tried(size.n_tries);
-        let first = size.seeds[0];
-        self.begin(first)?;
         self.check_tries(method, &parts, &tries)?;
         if self.chosen(method)?.is_none() {
             self.choose(method, &parts, &tries)?;
         }
         let attempt = self.chosen(method)?.context("just written")?;
-        for seed in &size.seeds {
-            self.begin(*seed)?;
-        }
         let jobs: Vec<Run<'_>> = (size.seeds.iter())
             .flat_map(|&seed| {
                 parts.iter().map(move |part| Run { method, seed, attempt, part, more: None })
@@ -398,8 +398,9 @@ impl Study {
         for run in jobs {
             self.check_run(*run)?;
         }
+        let order = jobs.first().map_or(0, |run| self.order(run.method));
         let results =
-            self.side_by_side(jobs, |program, run| self.one(program, *run, Split::Test))?;
+            self.side_by_side(order, jobs, |program, run| self.one(program, *run, Split::Test))?;
         let as_listed = |(of, results): (&Run<'_>, &PathBuf)| {
             let run = self.place(*of);
             let cost = match of.method.tries.is_empty() {
@@ -416,15 +417,16 @@ impl Study {
         jobs.iter().zip(&results).map(as_listed).collect()
     }
 
-    /// Runs jobs, as many at a time as asked for; results in their order. The first failure ends it, once what runs has
-    /// ended.
+    /// Runs jobs, as many at a time as asked for, after those of methods that are before `order`; results in the order of
+    /// the jobs. The first failure ends it, once what runs has ended.
     fn side_by_side<J: Sync>(
         &self,
+        order: usize,
         jobs: &[J],
         work: impl Fn(&Program, &J) -> Result<PathBuf> + Sync,
     ) -> Result<Vec<PathBuf>> {
         let at_once = self.jobs.min(jobs.len());
-        let threads = (at_once > 1).then_some((self.cores / at_once).max(1));
+        let threads = (self.jobs > 1).then_some((self.cores / self.jobs).max(1));
         let program = &Program { threads, ..self.program.clone() };
         let next = AtomicUsize::new(0);
         let done: Mutex<Vec<Option<Result<PathBuf>>>> =
@@ -435,8 +437,10 @@ impl Study {
                     loop {
                         let at = next.fetch_add(1, Ordering::SeqCst);
                         let Some(job) = jobs.get(at) else { break };
-                        let result = work(program, job);
+                        let place = self.places.take((order, at));
+                        let result = place.and_then(|_place| work(program, job));
                         if result.is_err() {
+                            self.places.stop();
                             next.store(jobs.len(), Ordering::SeqCst);
                         }
                         done.lock().expect("no thread panics with it")[at] = Some(result);
@@ -445,16 +449,15 @@ impl Study {
             }
         });
         let done = done.into_inner().map_err(|_| anyhow!("a thread panicked"))?;
-        let mut results = vec![];
-        for result in done {
-            match result {
-                Some(result) => results.push(result?),
-                // After a failure, which is among the others.
-                None => continue,
-            }
+        // What was not begun was stopped by a failure, which is among the others or in another method.
+        let all: Vec<Result<PathBuf>> =
+            done.into_iter().map(|result| result.unwrap_or(Err(Stopped.into()))).collect();
+        let (results, failures): (Vec<_>, Vec<_>) = all.into_iter().partition(Result::is_ok);
+        let failures = failures.into_iter().filter_map(Result::err);
+        match failures.min_by_key(|e| e.is::<Stopped>()) {
+            Some(failure) => Err(failure),
+            None => results.into_iter().collect(),
         }
-        ensure!(results.len() == jobs.len(), "not all runs were done");
-        Ok(results)
     }
 }
 

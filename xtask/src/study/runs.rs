@@ -1,7 +1,7 @@
 //! The runs of a study: where they are, what they are called with, and what their evaluations are.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -41,15 +41,18 @@ impl Study {
         self.out.join(format!("seed-{}/{}/{name}", run.seed, folder(&method.name)))
     }
 
+    /// The lock of a run that a method takes over: others may do so at the same time.
+    pub(super) fn lock_if_shared(&self, of: Run<'_>) -> Result<Option<File>> {
+        let is_own = self.owner(of).0.name == of.method.name;
+        (!is_own).then(|| self.locked(&self.shown(&self.place(of)))).transpose()
+    }
+
     /// Trains a run and evaluates it on a split; returns the directory of its results.
     pub(super) fn one(&self, program: &Program, of: Run<'_>, split: Split) -> Result<PathBuf> {
         let run = self.place(of);
         let results = beside(&run, split.name());
         let asked = self.evaluation_args(&run, of.seed, split);
-        // Methods that take a run over may be in several shards.
-        let is_own = self.owner(of).0.name == of.method.name;
-        let lock = (!is_own).then(|| self.locked(&self.shown(&run)));
-        let _lock = lock.transpose()?;
+        let _lock = self.lock_if_shared(of)?;
         if self.is_evaluated(&results, &asked)? {
             return Ok(results);
         }

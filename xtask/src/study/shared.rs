@@ -25,7 +25,7 @@ pub(super) fn locked(path: &Path, what: &str) -> Result<File> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            eprintln!("== another process is at {what}; waiting for it");
+            eprintln!("== {what} is being made already; waiting for it");
             file.lock().with_context(|| format!("locking {}", path.display()))?;
         }
         Err(TryLockError::Error(e)) => {

@@ -43,10 +43,11 @@ impl Study {
                 let jobs: Vec<(usize, &Part)> = (0..tries.len())
                     .flat_map(|attempt| parts.iter().map(move |part| (attempt, part)))
                     .collect();
-                let results = self.side_by_side(&jobs, |program, (attempt, part)| {
-                    let run = Run { method, seed: first, attempt: *attempt, part, more: None };
-                    self.one(program, run, Split::Validation)
-                })?;
+                let results =
+                    self.side_by_side(self.order(method), &jobs, |program, (attempt, part)| {
+                        let run = Run { method, seed: first, attempt: *attempt, part, more: None };
+                        self.one(program, run, Split::Validation)
+                    })?;
                 let place = self.choice(method).with_file_name("validation");
                 let compared: Vec<Value> = (0..tries.len())
                     .map(|attempt| {

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::study::places::Places;
 use crate::study::plan::Plan;
 use crate::study::work::Program;
 
@@ -88,6 +89,11 @@ impl Place {
 
     /// Goes through all methods; what was trained and evaluated meanwhile, or the error.
     fn study(&self, plan: &str, redo: bool) -> Result<[Vec<String>; 2]> {
+        self.study_by(1, plan, redo)
+    }
+
+    /// The same by so many jobs.
+    fn study_by(&self, jobs: usize, plan: &str, redo: bool) -> Result<[Vec<String>; 2]> {
         let lists = ["trained", "evaluated"].map(|name| self.0.join(name));
         lists.iter().for_each(|path| drop(fs::remove_file(path)));
         let study = Study {
@@ -97,13 +103,12 @@ impl Place {
             data: None,
             model: None,
             device: "flex".into(),
-            jobs: 1,
+            jobs,
             cores: 1,
+            places: Places::new(jobs),
             redo,
         };
-        for method in &study.plan.methods {
-            study.method(method)?;
-        }
+        study.methods(&study.plan.methods.iter().collect::<Vec<_>>())?;
         Ok(lists.map(|path| {
             let text = fs::read_to_string(path).unwrap_or_default();
             text.lines().map(|line| study.shown(Path::new(line))).collect()
@@ -208,4 +213,34 @@ fn corners_that_a_method_shares_are_trained_once() {
     let [trained, _] = place.study(&changed, true).unwrap();
     assert_eq!(of(&trained, "/weighted/"), 0, "{trained:?}");
     assert!(fs::metadata(&choice).unwrap().modified().unwrap() > before);
+}
+
+#[test]
+fn several_jobs_make_what_one_does_and_the_error_is_of_what_failed() {
+    let others = "[[methods]]\nname = \"IPO\"\nkind = \"ipo\"\ntries = [[\"i=1\"], [\"i=2\"]]\n\
+                  [[methods]]\nname = \"HaM\"\nkind = \"ham\"\ntries = [[\"h=1\"], [\"h=2\"]]\n";
+    let plan = format!("{PLAN}{others}");
+    let sorted = |mut lists: [Vec<String>; 2]| {
+        lists.iter_mut().for_each(|list| list.sort());
+        lists
+    };
+    let (one, three) = (Place::new("one-job"), Place::new("three-jobs"));
+    let made = sorted(one.study_by(1, &plan, false).unwrap());
+    assert_eq!(sorted(three.study_by(3, &plan, false).unwrap()), made);
+
+    let place = Place::new("failing-job");
+    let mopo = place.0.join("mopo");
+    let failing = FAKE.replacen(
+        "command=$1; shift",
+        "command=$1; shift\ncase \"$*\" in *h=2*) exit 4 ;; esac",
+        1,
+    );
+    fs::write(&mopo, failing).unwrap();
+    let error = format!("{:#}", place.study_by(3, &plan, false).unwrap_err());
+    assert!(error.contains("exit status: 4") && error.contains("h=2"), "{error}");
+    // It goes on where it was.
+    fs::write(&mopo, FAKE).unwrap();
+    let [trained, _] = place.study_by(3, &plan, false).unwrap();
+    assert!(trained.contains(&"seed-0/ham/try-2-all".to_owned()), "{trained:?}");
+    assert!(!trained.contains(&"seed-0/base".to_owned()), "{trained:?}");
 }
