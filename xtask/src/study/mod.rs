@@ -55,7 +55,7 @@ pub(crate) struct Options {
     #[arg(value_name = "STUDY")]
     study: String,
     /// Input data, where the study's configuration needs some; of smollm2, the directory of a finished `cargo xtask
-    /// real-line --model`
+    /// real-line`
     #[arg(long, value_name = "PATH", value_parser = absolute)]
     data: Option<PathBuf>,
     /// Pretrained model that SFT starts from, instead of the configuration's
@@ -179,11 +179,11 @@ pub(crate) fn run(options: &Options, words: &[String]) -> Result<ExitCode> {
         let line = options
             .data
             .as_ref()
-            .context("--data: name the directory of a finished `cargo xtask real-line --model`")?;
+            .context("--data: name the directory of a finished `cargo xtask real-line`")?;
         for name in ["run.toml", "labelled.jsonl"] {
             ensure!(
                 line.join(name).is_file(),
-                "--data {}: there is no {name}, so it is not the directory of a finished `cargo xtask real-line --model`",
+                "--data {}: there is no {name}, so it is not the directory of a finished `cargo xtask real-line`",
                 line.display()
             );
         }

@@ -10,9 +10,10 @@ use super::by_output::{ByOutput, Half};
 use super::gemm::View;
 use super::math::{exp, largest, sum, tanh};
 use super::product::{Threads, multiply};
+use super::quant::Reader;
 use super::view::{MatMut, MatRef};
 use super::{Kernel, T, contiguous, indices, new, values, vectorised};
-use crate::OutputParams;
+use crate::{Matrix, OutputParams};
 
 /// Tokens of the vocabulary per tile.
 const TILE: usize = 512;
@@ -80,8 +81,9 @@ fn capped(logit: f32, cap: Option<f32>) -> f32 {
 /// The weight of an output layer, `[features, vocabulary]`.
 enum Weight<'a> {
     F32(MatRef<'a>),
-    /// Converted where it is needed.
+    /// Converted where they are needed.
     Half(Half<'a>),
+    Quantised(Reader<'a>),
 }
 
 impl Weight<'_> {
@@ -89,16 +91,25 @@ impl Weight<'_> {
     fn tokens<'a>(&'a self, from: usize, n: usize, buffer: &'a mut Vec<f32>) -> MatRef<'a> {
         match self {
             Self::F32(weight) => weight.take_columns(from..from + n),
-            Self::Half(weight) => {
-                let [d, _] = weight.shape();
-                buffer.resize(n * d, 0.0);
-                for (i, line) in buffer.chunks_exact_mut(d.max(1)).enumerate() {
-                    weight.read(from + i, line);
-                }
-                MatRef::by_rows(buffer, n, d, d).transpose()
-            }
+            Self::Half(weight) => converted(weight, from, n, buffer),
+            Self::Quantised(weight) => converted(weight, from, n, buffer),
         }
     }
+}
+
+/// The weights of `n` tokens from `from` on as f32, in `buffer`.
+fn converted<'a>(
+    weight: &impl ByOutput,
+    from: usize,
+    n: usize,
+    buffer: &'a mut Vec<f32>,
+) -> MatRef<'a> {
+    let [d, _] = weight.shape();
+    buffer.resize(n * d, 0.0);
+    for (i, line) in buffer.chunks_exact_mut(d.max(1)).enumerate() {
+        weight.read(from + i, line);
+    }
+    MatRef::by_rows(buffer, n, d, d).transpose()
 }
 
 /// The layer's bias, or zeros.
@@ -116,21 +127,26 @@ fn task_size(n: usize) -> usize {
     n.div_ceil(threads * rounds).max(1)
 }
 
-/// `weight`: f32 or bfloat16.
+/// With a weight in f32, in bfloat16, or quantised with scales in f32.
 pub(super) fn forward(
     hidden: T,
-    weight: &T,
     layer: &OutputParams<Flex>,
     targets: T,
     with_gradient: bool,
 ) -> (T, Option<T>) {
     let hidden = contiguous(hidden);
     let [n, d] = hidden.shape().dims();
-    let [_, vocab] = weight.shape().dims();
-    let view = (weight.dtype() == DType::F32).then(|| View::new(weight.clone(), false));
-    let weight = match &view {
-        Some(view) => Weight::F32(view.get()),
-        None => Weight::Half(Half::new(weight)),
+    let [_, vocab] = layer.weight.shape();
+    let view = match &layer.weight {
+        Matrix::Dense(weight) if weight.dtype() == DType::F32 => {
+            Some(View::new(weight.clone(), false))
+        }
+        _ => None,
+    };
+    let weight = match (&view, &layer.weight) {
+        (Some(view), _) => Weight::F32(view.get()),
+        (None, Matrix::Dense(weight)) => Weight::Half(Half::new(weight)),
+        (None, Matrix::Quantised(weight)) => Weight::Quantised(Reader::new(weight)),
     };
     let (bias, cap) = (bias_of(layer, vocab), layer.soft_cap);
     let (bias, targets) = (values(&bias), indices(targets));

@@ -95,8 +95,12 @@ fn values(x: &T) -> &[f32] {
 
 /// Its elements, to overwrite: its own memory if it is not shared, else a copy.
 fn into_values(x: T) -> Vec<f32> {
-    let data = contiguous(x).into_data();
-    data.into_vec().expect("f32")
+    let x = contiguous(x);
+    if !x.is_unique() {
+        // `into_data` would copy it twice.
+        return values(&x).to_vec();
+    }
+    x.into_data().into_vec().expect("f32")
 }
 
 /// The numbers of a tensor of rows.
@@ -314,13 +318,13 @@ impl FusedBackend for Flex {
         targets: T,
         with_gradient: bool,
     ) -> (T, Option<T>) {
-        match &layer.weight {
-            Matrix::Dense(weight)
-                if is_f32(&[&hidden]) && matches!(weight.dtype(), DType::F32 | DType::BF16) =>
-            {
-                log_prob::forward(hidden, weight, layer, targets, with_gradient)
-            }
-            _ => generic::log_prob::forward::<Self>(hidden, layer, targets, with_gradient),
+        let has_kernel = match &layer.weight {
+            Matrix::Dense(weight) => matches!(weight.dtype(), DType::F32 | DType::BF16),
+            Matrix::Quantised(weight) => is_f32(&[&weight.scales]),
+        };
+        match has_kernel && is_f32(&[&hidden]) {
+            true => log_prob::forward(hidden, layer, targets, with_gradient),
+            false => generic::log_prob::forward::<Self>(hidden, layer, targets, with_gradient),
         }
     }
 

@@ -70,7 +70,6 @@ impl GrpoConfig {
             epochs: self.epochs,
             minibatches: self.minibatches,
             train_head: self.train_head,
-            has_z_scores: true,
             trains_on_pairs: false,
         }
     }

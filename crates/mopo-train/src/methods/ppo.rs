@@ -73,7 +73,6 @@ impl PpoConfig {
             epochs: self.epochs,
             minibatches: self.minibatches,
             train_head: self.train_head,
-            has_z_scores: true,
             trains_on_pairs: false,
         }
     }

@@ -99,9 +99,9 @@ impl RolloutInputs {
                 let answerer =
                     Answerer { base, params: None, tokenizer: &data.tokenizer, template, device };
                 let measure = Measure { settings, config, data, rewards: &rewards, communicator };
-                let statistics = match settings.has_z_scores {
-                    true => measure.statistics(&axes, run, &answerer, progress)?,
-                    false => vec![],
+                let statistics = match settings.trains_on_pairs {
+                    true => vec![],
+                    false => measure.statistics(&axes, run, &answerer, progress)?,
                 };
                 run.check_there()?;
                 let found = TrainingRewards { rewards: specs, statistics };

@@ -118,9 +118,8 @@ pub(crate) struct RolloutSettings<'a> {
     pub(crate) minibatches: usize,
     /// Whether the output layer is trained with the adapter.
     pub(crate) train_head: bool,
-    /// Whether scores become z-scores of the reference's answers, or as the evaluation has them.
-    pub(crate) has_z_scores: bool,
-    /// Whether the data's pairs are trained on, too, and their texts are needed.
+    /// Whether the data's pairs are trained on, too: their texts are needed, and scores are as the evaluation has them. Else
+    /// they become z-scores of the reference's answers.
     pub(crate) trains_on_pairs: bool,
 }
 
@@ -136,7 +135,6 @@ impl<'a> RolloutSettings<'a> {
             epochs: 1,
             minibatches: 1,
             train_head: false,
-            has_z_scores: false,
             trains_on_pairs: true,
         }
     }
@@ -229,7 +227,6 @@ mod tests {
             epochs: 1,
             minibatches: 1,
             train_head: false,
-            has_z_scores: true,
             trains_on_pairs: false,
         };
         assert_eq!(settings.longest_batch(vec![5, 7, 1], 2), 2 * 7 + 2 * 5 + 2 * 3 * 10);
