@@ -2,6 +2,8 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -10,7 +12,10 @@ use super::runs::Run;
 use super::work::beside;
 use super::{Split, Study};
 
-/// Waits until no other process holds the lock of `path`, and holds it until it is dropped or the process ends. Where a
+/// How long one waits for a lock without saying so.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Waits until nobody else holds the lock of `path`, and holds it until it is dropped or the process ends. Where a
 /// file system has no locks, a warning says so.
 pub(super) fn locked(path: &Path, what: &str) -> Result<File> {
     if let Some(parent) = path.parent() {
@@ -22,14 +27,23 @@ pub(super) fn locked(path: &Path, what: &str) -> Result<File> {
         .write(true)
         .open(path)
         .with_context(|| format!("opening {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            eprintln!("== {what} is being made already; waiting for it");
-            file.lock().with_context(|| format!("locking {}", path.display()))?;
-        }
-        Err(TryLockError::Error(e)) => {
-            eprintln!("warning: {}: the file system has no locks ({e})", path.display());
+    let asked = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            // Who only looks at it has it for a moment.
+            Err(TryLockError::WouldBlock) if asked.elapsed() < SILENCE => {
+                sleep(Duration::from_millis(50));
+            }
+            Err(TryLockError::WouldBlock) => {
+                eprintln!("== {what} is being made already; waiting for it");
+                file.lock().with_context(|| format!("locking {}", path.display()))?;
+                break;
+            }
+            Err(TryLockError::Error(e)) => {
+                eprintln!("warning: {}: the file system has no locks ({e})", path.display());
+                break;
+            }
         }
     }
     Ok(file)
@@ -97,7 +111,6 @@ impl Study {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
 
     use super::*;
 
