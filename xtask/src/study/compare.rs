@@ -194,8 +194,8 @@ impl Study {
             Some(of) => {
                 let names: Vec<&str> = over.iter().map(|method| &*method.name).collect();
                 format!(
-                    " Where all weight is on one objective, {} are {of}, whose runs with the same try are taken over and counted \
-                     for each.",
+                    " Where all weight is on one objective, {} are {of}, whose runs with the same try are taken over; in costs \
+                     they count for each.",
                     names.join("; ")
                 )
             }
