@@ -29,7 +29,7 @@ impl Study {
             true => self.plan.reference.as_str(),
             false => names.first().context("no method")?,
         };
-        let mut about = self.about(command)?;
+        let mut about = self.about(command, &names)?;
         about.push(tokens);
         let study = json!({
             "title": self.plan.title,
@@ -158,7 +158,7 @@ impl Study {
     }
 
     /// What the page says above its tables.
-    fn about(&self, command: &str) -> Result<Vec<String>> {
+    fn about(&self, command: &str, compared: &[&str]) -> Result<Vec<String>> {
         let first = self.plan.size.seeds[0];
         let config = budget::config(&self.base(first))?;
         let of = |section: &str, key: &str| {
@@ -188,18 +188,17 @@ impl Study {
                 self.plan.size.validation_prompts
             ),
         };
-        let takes_over = |method: &&Method| method.corners_of.is_some();
-        let over: Vec<&Method> = self.plan.methods.iter().filter(takes_over).collect();
-        let corners = match over.first().and_then(|method| method.corners_of.as_deref()) {
-            Some(of) => {
-                let names: Vec<&str> = over.iter().map(|method| &*method.name).collect();
-                format!(
-                    " Where all weight is on one objective, {} are {of}, whose runs with the same try are taken over; in costs \
-                     they count for each.",
-                    names.join("; ")
-                )
-            }
-            None => String::new(),
+        let taken_over: Vec<String> = (self.plan.methods.iter())
+            .filter(|method| compared.contains(&&*method.name))
+            .filter_map(|method| Some(format!("{} ({})", method.name, method.corners_of.as_ref()?)))
+            .collect();
+        let corners = match taken_over.is_empty() {
+            true => String::new(),
+            false => format!(
+                " Where all weight is on one objective, these take over another method's run with the same try, which counts in \
+                 the costs of both: {}.",
+                taken_over.join("; ")
+            ),
         };
         Ok(vec![
             format!("    {command}"),

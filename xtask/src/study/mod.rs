@@ -27,7 +27,7 @@ use crate::args::absolute;
 use crate::files::write_whole;
 use crate::machine::ensure_committed;
 use crate::{cargo, program};
-use places::{Places, Stopped};
+use places::{Places, Stopped, all_or_failure};
 use plan::{Filled, Method, Plan};
 use runs::Run;
 use work::{Program, cost, prompts, write_prompts};
@@ -450,14 +450,9 @@ impl Study {
         });
         let done = done.into_inner().map_err(|_| anyhow!("a thread panicked"))?;
         // What was not begun was stopped by a failure, which is among the others or in another method.
-        let all: Vec<Result<PathBuf>> =
-            done.into_iter().map(|result| result.unwrap_or(Err(Stopped.into()))).collect();
-        let (results, failures): (Vec<_>, Vec<_>) = all.into_iter().partition(Result::is_ok);
-        let failures = failures.into_iter().filter_map(Result::err);
-        match failures.min_by_key(|e| e.is::<Stopped>()) {
-            Some(failure) => Err(failure),
-            None => results.into_iter().collect(),
-        }
+        all_or_failure(
+            done.into_iter().map(|result| result.unwrap_or(Err(Stopped.into()))).collect(),
+        )
     }
 }
 

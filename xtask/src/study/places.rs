@@ -5,10 +5,10 @@ use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use anyhow::{Result, anyhow};
+use serde_json::Value;
 
 use super::Study;
 use super::plan::Method;
-use serde_json::Value;
 
 /// Places at the machine.
 pub(super) struct Places {
@@ -37,6 +37,15 @@ impl fmt::Display for Stopped {
 }
 
 impl std::error::Error for Stopped {}
+
+/// All results, or the failure that stopped the others.
+pub(super) fn all_or_failure<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
+    let (done, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+    match failed.into_iter().filter_map(Result::err).min_by_key(|e| e.is::<Stopped>()) {
+        Some(failure) => Err(failure),
+        None => done.into_iter().collect(),
+    }
+}
 
 impl Places {
     pub(super) fn new(n: usize) -> Self {
@@ -98,9 +107,9 @@ impl Study {
         if self.jobs == 1 {
             return chosen.iter().map(|method| work(method)).collect();
         }
-        let done = Mutex::new(vec![None; chosen.len()]);
+        let done: Mutex<Vec<Option<Result<Value>>>> =
+            Mutex::new(chosen.iter().map(|_| None).collect());
         let changed = Condvar::new();
-        let failures = Mutex::new(vec![]);
         // Whether the methods that this one needs are done; false if they never will be.
         let is_ready = |method: &Method| {
             let needed: Vec<usize> = (chosen.iter().enumerate())
@@ -109,7 +118,7 @@ impl Study {
                 .collect();
             let mut done = done.lock().expect("no thread panics with it");
             loop {
-                if needed.iter().any(|&i| done[i] == Some(Value::Null)) {
+                if needed.iter().any(|&i| matches!(done[i], Some(Err(_)))) {
                     return false;
                 }
                 if needed.iter().all(|&i| done[i].is_some()) {
@@ -120,35 +129,27 @@ impl Study {
         };
         std::thread::scope(|scope| {
             for (i, method) in chosen.iter().enumerate() {
-                let (is_ready, work, done, changed, failures) =
-                    (&is_ready, &work, &done, &changed, &failures);
+                let (is_ready, work, done, changed) = (&is_ready, &work, &done, &changed);
                 scope.spawn(move || {
                     let result = match is_ready(method) {
                         true => work(method),
                         false => Err(Stopped.into()),
                     };
-                    let result = result.unwrap_or_else(|e| {
+                    if result.is_err() {
                         self.places.stop();
-                        failures.lock().expect("no thread panics with it").push(e);
-                        Value::Null
-                    });
+                    }
                     done.lock().expect("no thread panics with it")[i] = Some(result);
                     changed.notify_all();
                 });
             }
         });
-        let failures = failures.into_inner().map_err(|_| anyhow!("a thread panicked"))?;
-        if let Some(failure) = failures.into_iter().min_by_key(|e| e.is::<Stopped>()) {
-            return Err(failure);
-        }
         let done = done.into_inner().map_err(|_| anyhow!("a thread panicked"))?;
-        Ok(done.into_iter().flatten().collect())
+        all_or_failure(done.into_iter().flatten().collect())
     }
 
     /// Trains the SFT models of all seeds.
     fn begin_all(&self) -> Result<()> {
-        let jobs: Vec<u64> = self.plan.size.seeds.clone();
-        self.side_by_side(0, &jobs, |program, seed| self.begin(program, *seed))?;
+        self.side_by_side(0, &self.plan.size.seeds, |program, seed| self.begin(program, *seed))?;
         Ok(())
     }
 }

@@ -294,19 +294,8 @@ impl Method {
 
     /// Methods whose runs it takes over.
     pub(super) fn depends_on(&self) -> Vec<&str> {
-        let after = |set: &'_ str| -> Vec<(usize, usize)> {
-            set.match_indices("{runs:")
-                .filter_map(|(at, mark)| {
-                    let start = at + mark.len();
-                    Some((start, start + set[start..].find('}')?))
-                })
-                .collect()
-        };
-        let of = |set: &'_ String| -> Vec<(usize, usize)> { after(set) };
-        let named = self
-            .set
-            .iter()
-            .flat_map(|set| of(set).into_iter().map(|(start, end)| &set[start..end]));
+        let names = self.set.iter().flat_map(|set| set.split("{runs:").skip(1));
+        let named = names.filter_map(|rest| Some(rest.split_once('}')?.0));
         self.corners_of.as_deref().into_iter().chain(named).collect()
     }
 }
