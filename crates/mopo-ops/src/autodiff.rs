@@ -1,7 +1,6 @@
-//! Gradients on `Autodiff`: a block, a LayerNorm and a log-probability are one node each, with
-//! gradients written by hand; so are a linear layer, GELU, attention and a
-//! selection of rows, in `nodes`. All other
-//! operations are differentiable by their generic bodies.
+//! Gradients on `Autodiff`: a block, a LayerNorm and a log-probability are one node each, with gradients written by hand;
+//! so are a linear layer, GELU, attention and a selection of rows, in `nodes`, and log-probabilities under several output
+//! layers, in `updated`. All other operations are differentiable by their generic bodies.
 
 use std::sync::Arc;
 
@@ -17,7 +16,7 @@ use crate::sublayer::{attention_node, feed_forward_node, plain_norm};
 use crate::{
     AttentionParams, BlockContext, BlockParams, FeedForwardParams, FusedBackend, Gelu, Heads,
     LinearParams, LoraParams, Matrix, NormParams, OutputParams, PackedRows, QuantisedMatrix,
-    SublayerContext, nodes,
+    SublayerContext, UpdatedLayers, nodes, updated,
 };
 
 /// Parents of a block's node: x, gamma, beta; then weight, bias, A and B of each linear layer.
@@ -161,7 +160,7 @@ pub(crate) fn plain<B: FusedBackend, C: CheckpointStrategy>(
     tensor.primitive.clone()
 }
 
-fn plain_matrix<B: FusedBackend, C: CheckpointStrategy>(
+pub(crate) fn plain_matrix<B: FusedBackend, C: CheckpointStrategy>(
     matrix: &Matrix<Autodiff<B, C>>,
 ) -> Matrix<B> {
     match matrix {
@@ -339,5 +338,13 @@ impl<B: FusedBackend, C: CheckpointStrategy> FusedBackend for Autodiff<B, C> {
                 prep.finish(gradient.expect("asked for"), log_probs)
             }
         }
+    }
+    fn updated_log_prob(
+        hidden: FloatTensor<Self>,
+        inner: FloatTensor<Self>,
+        layers: UpdatedLayers<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        updated::log_prob::<B, C>(hidden, inner, layers, targets)
     }
 }

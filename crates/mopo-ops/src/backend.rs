@@ -3,8 +3,8 @@
 //! methods where that pays.
 //!
 //! Methods whose name ends in `_backward` are the gradients of the method without it. `Autodiff`
-//! overrides only [`FusedBackend::parallel_block`], [`FusedBackend::linear_log_prob`] and methods
-//! whose name ends in `_op`; all others are differentiable on `Autodiff` through their bodies,
+//! overrides only [`FusedBackend::parallel_block`], [`FusedBackend::linear_log_prob`],
+//! [`FusedBackend::updated_log_prob`] and methods whose name ends in `_op`; all others are differentiable on `Autodiff` through their bodies,
 //! which is what tests compare the gradients with.
 
 use std::ops::Range;
@@ -16,7 +16,8 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use crate::block::{self, BlockContext, BlockParams};
 use crate::{
     AttentionParams, FeedForwardParams, Heads, Matrix, NormParams, OutputParams, PackedRows,
-    PagedRow, QuantisedMatrix, SublayerContext, generic, sublayer,
+    PagedRow, QuantisedMatrix, SublayerContext, UpdatedLayers, UpdatedLayersGradients, generic,
+    sublayer,
 };
 
 /// What a product is added to: nothing, a tensor of its shape, a bias, or both.
@@ -313,6 +314,30 @@ pub trait FusedBackend: Backend {
         generic::log_prob::backward::<Self>(hidden, layer, targets, log_probs, grad)
     }
 
+    /// Log-probabilities as [`log_prob_forward`](Self::log_prob_forward) has them, under each of several layers: `[K, n]`.
+    /// `hidden` is `[n, features]`, `inner` is `[n, K · rank]`.
+    fn updated_log_prob_forward(
+        hidden: FloatTensor<Self>,
+        inner: FloatTensor<Self>,
+        layers: &UpdatedLayers<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        generic::updated::forward::<Self>(hidden, inner, layers, targets)
+    }
+
+    /// All gradients of [`updated_log_prob_forward`](Self::updated_log_prob_forward), given its result `log_probs` and the
+    /// gradient `grad`, both `[K, n]`.
+    fn updated_log_prob_backward(
+        hidden: FloatTensor<Self>,
+        inner: FloatTensor<Self>,
+        layers: &UpdatedLayers<Self>,
+        targets: IntTensor<Self>,
+        log_probs: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> UpdatedLayersGradients<Self> {
+        generic::updated::backward::<Self>(hidden, inner, layers, targets, log_probs, grad)
+    }
+
     /// A step of Adam on a tensor of any shape. Returns the new parameter and moments; absent
     /// moments are 0.
     fn adam_step(
@@ -412,6 +437,16 @@ pub trait FusedBackend: Backend {
         targets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
         Self::log_prob_forward(hidden, &layer, targets, false).0
+    }
+
+    /// [`updated_log_prob_forward`](Self::updated_log_prob_forward), differentiable in hidden, inner, B and bias.
+    fn updated_log_prob(
+        hidden: FloatTensor<Self>,
+        inner: FloatTensor<Self>,
+        layers: UpdatedLayers<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::updated_log_prob_forward(hidden, inner, &layers, targets)
     }
 }
 

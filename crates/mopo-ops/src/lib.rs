@@ -21,6 +21,7 @@ mod precision;
 mod quant;
 mod rows;
 mod sublayer;
+mod updated;
 
 #[cfg(feature = "flex")]
 mod flex;
@@ -36,7 +37,7 @@ pub use flex::{NoBf16Products, matmul_precision, matmul_rate, set_matmul_precisi
 pub use heads::Heads;
 pub use linear::{LinearParams, LoraParams};
 pub use matrix::{Matrix, primitive, tensor};
-pub use output::OutputParams;
+pub use output::{OutputParams, UpdatedLayers, UpdatedLayersGradients};
 pub use paged::PagedRow;
 pub use precision::MatmulPrecision;
 pub use quant::{

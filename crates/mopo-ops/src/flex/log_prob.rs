@@ -16,20 +16,20 @@ use super::{Kernel, T, contiguous, indices, new, values, vectorised};
 use crate::{Matrix, OutputParams};
 
 /// Tokens of the vocabulary per tile.
-const TILE: usize = 512;
+pub(super) const TILE: usize = 512;
 /// Maximum number of positions per task.
 const POSITIONS: usize = 512;
 
-struct Tile<'a> {
+pub(super) struct Tile<'a> {
     /// `[positions, tile]`: products, and afterwards exp(logit − running maximum), times the slope of
     /// the cap.
-    logits: &'a mut [f32],
-    bias: &'a [f32],
-    cap: Option<f32>,
+    pub(super) logits: &'a mut [f32],
+    pub(super) bias: &'a [f32],
+    pub(super) cap: Option<f32>,
     /// For each position: running maximum, and sum of exponentials relative to it.
-    running: &'a mut [(f32, f32)],
+    pub(super) running: &'a mut [(f32, f32)],
     /// `[positions, features]` to rescale when a maximum moves; may be empty.
-    sums: &'a mut [f32],
+    pub(super) sums: &'a mut [f32],
 }
 
 impl Kernel for Tile<'_> {
@@ -69,26 +69,52 @@ impl Kernel for Tile<'_> {
 
 /// The derivative of a capped logit z: 1 − (z / cap)².
 #[inline(always)]
-fn slope(logit: f32, cap: f32) -> f32 {
+pub(super) fn slope(logit: f32, cap: f32) -> f32 {
     1.0 - (logit / cap) * (logit / cap)
 }
 
 /// A logit as the softmax takes it.
-fn capped(logit: f32, cap: Option<f32>) -> f32 {
+pub(super) fn capped(logit: f32, cap: Option<f32>) -> f32 {
     cap.map_or(logit, |cap| cap * tanh(logit / cap))
 }
 
 /// The weight of an output layer, `[features, vocabulary]`.
-enum Weight<'a> {
+pub(super) enum Weight<'a> {
     F32(MatRef<'a>),
     /// Converted where they are needed.
     Half(Half<'a>),
     Quantised(Reader<'a>),
 }
 
+/// A dense matrix in f32.
+pub(super) fn f32_view(weight: &Matrix<Flex>) -> Option<View> {
+    match weight {
+        Matrix::Dense(weight) if weight.dtype() == DType::F32 => {
+            Some(View::new(weight.clone(), false))
+        }
+        _ => None,
+    }
+}
+
+impl<'a> Weight<'a> {
+    /// `view` is the matrix's own [`f32_view`].
+    pub(super) fn new(view: Option<&'a View>, weight: &'a Matrix<Flex>) -> Self {
+        match (view, weight) {
+            (Some(view), _) => Self::F32(view.get()),
+            (None, Matrix::Dense(weight)) => Self::Half(Half::new(weight)),
+            (None, Matrix::Quantised(weight)) => Self::Quantised(Reader::new(weight)),
+        }
+    }
+}
+
 impl Weight<'_> {
     /// The weights of `n` tokens from `from` on, in `buffer` unless they are f32 already.
-    fn tokens<'a>(&'a self, from: usize, n: usize, buffer: &'a mut Vec<f32>) -> MatRef<'a> {
+    pub(super) fn tokens<'a>(
+        &'a self,
+        from: usize,
+        n: usize,
+        buffer: &'a mut Vec<f32>,
+    ) -> MatRef<'a> {
         match self {
             Self::F32(weight) => weight.take_columns(from..from + n),
             Self::Half(weight) => converted(weight, from, n, buffer),
@@ -121,7 +147,7 @@ fn bias_of(layer: &OutputParams<Flex>, vocab: usize) -> T {
 }
 
 /// Number of positions per task: tasks of equal size, the same number for each thread.
-fn task_size(n: usize) -> usize {
+pub(super) fn task_size(n: usize) -> usize {
     let threads = rayon::current_num_threads();
     let rounds = n.div_ceil(threads * POSITIONS).max(1);
     n.div_ceil(threads * rounds).max(1)
@@ -137,17 +163,8 @@ pub(super) fn forward(
     let hidden = contiguous(hidden);
     let [n, d] = hidden.shape().dims();
     let [_, vocab] = layer.weight.shape();
-    let view = match &layer.weight {
-        Matrix::Dense(weight) if weight.dtype() == DType::F32 => {
-            Some(View::new(weight.clone(), false))
-        }
-        _ => None,
-    };
-    let weight = match (&view, &layer.weight) {
-        (Some(view), _) => Weight::F32(view.get()),
-        (None, Matrix::Dense(weight)) => Weight::Half(Half::new(weight)),
-        (None, Matrix::Quantised(weight)) => Weight::Quantised(Reader::new(weight)),
-    };
+    let view = f32_view(&layer.weight);
+    let weight = Weight::new(view.as_ref(), &layer.weight);
     let (bias, cap) = (bias_of(layer, vocab), layer.soft_cap);
     let (bias, targets) = (values(&bias), indices(targets));
     assert!(targets.iter().all(|id| *id < vocab), "a target beyond the vocabulary of {vocab}");
@@ -206,13 +223,13 @@ pub(super) fn forward(
     (new(log_probs, [n]), with_gradient.then(|| new(gradient, [n, d])))
 }
 
-struct Residuals<'a> {
+pub(super) struct Residuals<'a> {
     /// `[positions, tile]`: products; becomes grad · (onehot − probability).
-    logits: &'a mut [f32],
-    bias: &'a [f32],
-    cap: Option<f32>,
+    pub(super) logits: &'a mut [f32],
+    pub(super) bias: &'a [f32],
+    pub(super) cap: Option<f32>,
     /// For each position: log-sum-exp, gradient.
-    positions: &'a [(f32, f32)],
+    pub(super) positions: &'a [(f32, f32)],
 }
 
 impl Kernel for Residuals<'_> {
@@ -239,7 +256,7 @@ impl Kernel for Residuals<'_> {
 }
 
 /// Maximum number of positions per block in the backward pass.
-const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 512;
 
 pub(super) fn backward(
     hidden: T,

@@ -24,6 +24,7 @@ mod rms_norm;
 mod scratch;
 mod select;
 mod skinny;
+mod updated;
 mod view;
 
 use std::ops::Range;
@@ -41,7 +42,7 @@ use quant::Reader;
 
 use crate::{
     AdamFactors, FusedBackend, Heads, Init, KvStore, Matrix, OutputParams, PackedRows, PagedRow,
-    QuantisedMatrix, generic,
+    QuantisedMatrix, UpdatedLayers, UpdatedLayersGradients, generic,
 };
 
 /// Whether this machine has instructions for products in bfloat16.
@@ -318,11 +319,7 @@ impl FusedBackend for Flex {
         targets: T,
         with_gradient: bool,
     ) -> (T, Option<T>) {
-        let has_kernel = match &layer.weight {
-            Matrix::Dense(weight) => matches!(weight.dtype(), DType::F32 | DType::BF16),
-            Matrix::Quantised(weight) => is_f32(&[&weight.scales]),
-        };
-        match has_kernel && is_f32(&[&hidden]) {
+        match can_read_tokens(&layer.weight) && is_f32(&[&hidden]) {
             true => log_prob::forward(hidden, layer, targets, with_gradient),
             false => generic::log_prob::forward::<Self>(hidden, layer, targets, with_gradient),
         }
@@ -365,6 +362,43 @@ impl FusedBackend for Flex {
             }
             _ => generic::log_prob::backward::<Self>(hidden, layer, targets, log_probs, grad),
         }
+    }
+
+    fn updated_log_prob_forward(
+        hidden: T,
+        inner: T,
+        layers: &UpdatedLayers<Self>,
+        targets: T,
+    ) -> T {
+        match can_read_tokens(&layers.weight) && is_f32(&[&hidden, &inner, &layers.b]) {
+            true => updated::forward(hidden, inner, layers, targets),
+            false => generic::updated::forward::<Self>(hidden, inner, layers, targets),
+        }
+    }
+
+    fn updated_log_prob_backward(
+        hidden: T,
+        inner: T,
+        layers: &UpdatedLayers<Self>,
+        targets: T,
+        log_probs: T,
+        grad: T,
+    ) -> UpdatedLayersGradients<Self> {
+        let backward = match can_read_tokens(&layers.weight)
+            && is_f32(&[&hidden, &inner, &layers.b, &log_probs, &grad])
+        {
+            true => updated::backward,
+            false => generic::updated::backward::<Self>,
+        };
+        backward(hidden, inner, layers, targets, log_probs, grad)
+    }
+}
+
+/// Whether the kernels of log-probabilities read an output layer's weight.
+fn can_read_tokens(weight: &Matrix<Flex>) -> bool {
+    match weight {
+        Matrix::Dense(weight) => matches!(weight.dtype(), DType::F32 | DType::BF16),
+        Matrix::Quantised(weight) => is_f32(&[&weight.scales]),
     }
 }
 

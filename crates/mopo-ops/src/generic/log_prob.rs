@@ -11,11 +11,14 @@ use crate::{FusedBackend, Init, Matrix, OutputParams};
 const CHUNK: usize = 256;
 
 /// The chunks of `n` tokens.
-fn chunks(n: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn chunks(n: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..n).step_by(CHUNK).map(move |start| (start, (start + CHUNK).min(n)))
 }
 
-fn rows<B: FusedBackend>(x: &FloatTensor<B>, (start, end): (usize, usize)) -> FloatTensor<B> {
+pub(super) fn rows<B: FusedBackend>(
+    x: &FloatTensor<B>,
+    (start, end): (usize, usize),
+) -> FloatTensor<B> {
     B::float_slice(x.clone(), &[Slice::from(start..end), Slice::full()])
 }
 
@@ -33,7 +36,7 @@ fn logits<B: FusedBackend>(hidden: FloatTensor<B>, layer: &OutputParams<B>) -> F
 }
 
 /// The gradient of logits before their cap: times 1 − (z / cap)², z the logits.
-fn through_cap<B: FusedBackend>(
+pub(super) fn through_cap<B: FusedBackend>(
     grad: FloatTensor<B>,
     logits: Option<FloatTensor<B>>,
     layer: &OutputParams<B>,
@@ -44,7 +47,7 @@ fn through_cap<B: FusedBackend>(
     B::float_sub(grad, fall)
 }
 
-fn chunk_targets<B: FusedBackend>(
+pub(super) fn chunk_targets<B: FusedBackend>(
     targets: &IntTensor<B>,
     (start, end): (usize, usize),
 ) -> IntTensor<B> {
@@ -53,7 +56,7 @@ fn chunk_targets<B: FusedBackend>(
 }
 
 /// Turns `p` into `scale · (onehot(target) − p)`, rows scaled by `[chunk, 1]` or not.
-fn residual<B: FusedBackend>(
+pub(super) fn residual<B: FusedBackend>(
     probabilities: FloatTensor<B>,
     targets: IntTensor<B>,
     scale: Option<FloatTensor<B>>,

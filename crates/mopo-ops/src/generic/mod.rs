@@ -10,3 +10,4 @@ pub(crate) mod norm;
 pub(crate) mod paged;
 pub(crate) mod quant;
 pub(crate) mod select;
+pub(crate) mod updated;

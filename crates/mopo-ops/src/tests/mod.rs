@@ -7,6 +7,7 @@ mod log_prob;
 mod nodes;
 mod quant;
 mod sublayer;
+mod updated;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
