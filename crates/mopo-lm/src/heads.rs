@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Distribution, FloatDType, Tensor};
+use burn::tensor::{FloatDType, Tensor};
 
 use crate::{Error, LowRankUpdate, OutputLayer, Result, Weight};
 
@@ -29,23 +29,37 @@ impl<B: Backend> PolicyHeads<B> {
         Self { heads: (0..n_policies).map(|_| copy()).collect() }
     }
 
-    /// The same heads as constants with a low-rank update of `rank` each, which changes nothing yet: A is drawn as
-    /// LoRA's, B is 0.
+    /// A base model's output layer as a constant, in the form in which it is there, with a low-rank update of `rank` for
+    /// each of `n_policies`, which changes nothing yet: A is drawn as LoRA's, B is 0. Biases are trained as they are.
+    pub fn updates_of(
+        lm_head: &OutputLayer<B>,
+        n_policies: usize,
+        rank: usize,
+        scale: f64,
+    ) -> Self {
+        let constant = match &lm_head.weight {
+            Weight::Dense(weight) => Weight::Frozen(weight.val().detach()),
+            constant => constant.clone(),
+        };
+        let (shape, device) = (lm_head.weight.shape(), lm_head.weight.device());
+        let policy = |_| OutputLayer {
+            weight: constant.clone(),
+            update: Some(LowRankUpdate::new(shape, rank, scale, true, &device)),
+            bias: lm_head.bias.as_ref().map(|bias| Param::from_tensor(bias.val().detach())),
+            soft_cap: lm_head.soft_cap,
+        };
+        Self { heads: (0..n_policies).map(policy).collect() }
+    }
+
+    /// The same heads as constants with a low-rank update of `rank` each, as in [`updates_of`](Self::updates_of).
     pub fn with_updates(self, rank: usize, scale: f64) -> Self {
         let update = |head: OutputLayer<B>| {
             let (weight, bias) = (head.weight, head.bias);
             let dense = weight.dense().detach();
-            let ([hidden_size, vocab_size], device) = (dense.dims(), dense.device());
-            let bound = (hidden_size as f64).powf(-0.5);
-            let a =
-                Tensor::random([hidden_size, rank], Distribution::Uniform(-bound, bound), &device);
+            let update = LowRankUpdate::new(dense.dims(), rank, scale, false, &dense.device());
             OutputLayer {
-                weight: Weight::Dense(Param::from_tensor(dense).set_require_grad(false)),
-                update: Some(LowRankUpdate {
-                    a: Param::from_tensor(a),
-                    b: Param::from_tensor(Tensor::zeros([rank, vocab_size], &device)),
-                    scale,
-                }),
+                weight: Weight::Frozen(dense),
+                update: Some(update),
                 bias,
                 soft_cap: head.soft_cap,
             }
@@ -97,9 +111,34 @@ impl<B: Backend> PolicyHeads<B> {
 #[cfg(test)]
 mod tests {
     use burn::module::AutodiffModule;
+    use burn::tensor::Distribution;
     use mopo_testkit::TestAutodiffBackend as B;
 
     use super::*;
+
+    #[test]
+    fn updates_of_a_base_keep_its_weight_as_it_is() {
+        let device = Default::default();
+        let weight = Tensor::<B, 2>::random([6, 9], Distribution::Normal(0.0, 1.0), &device);
+        let base = OutputLayer {
+            weight: Weight::Dense(Param::from_tensor(weight.cast(FloatDType::BF16))),
+            update: None,
+            bias: Some(Param::from_tensor(Tensor::zeros([9], &device))),
+            soft_cap: None,
+        };
+        let heads = PolicyHeads::updates_of(&base, 2, 3, 0.5).heads;
+        assert!(OutputLayer::have_one_weight(&heads));
+        for head in &heads {
+            assert_eq!(head.weight.dtype(), base.weight.dtype());
+            assert!(!head.weight.dense().is_require_grad());
+            let update = head.update.as_ref().unwrap();
+            assert!(update.a.val().is_require_grad() && update.b.val().is_require_grad());
+            assert!(head.bias.as_ref().unwrap().val().is_require_grad());
+        }
+        // Those of other weights have one each.
+        let own = PolicyHeads::from_base(&base, 2).with_updates(3, 0.5).heads;
+        assert!(!OutputLayer::have_one_weight(&own) && OutputLayer::have_one_weight(&own[..1]));
+    }
 
     #[test]
     fn updates_change_nothing_at_first_and_are_all_that_learns() {

@@ -61,7 +61,7 @@ pub use lora::{LoraAdapter, LoraConfig, LoraLayer, LoraPair, TargetModules};
 pub use merge::merge;
 pub use packed::{
     PackedBatch, PackedInputs, PackedResponse, response_states, sequence_log_probs,
-    token_log_probs, token_log_probs_at,
+    sequence_log_probs_by_head, token_log_probs, token_log_probs_at, token_log_probs_by_head,
 };
 pub use peft::{has_adapter, load_adapter, save_adapter};
 pub use phi::{Phi, PhiAttention, PhiConfig, PhiLayer, PhiMlp, PhiRotary, load_phi};

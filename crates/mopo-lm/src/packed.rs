@@ -7,12 +7,15 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+use std::slice;
 use std::sync::Arc;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
-use mopo_ops::{FusedBackend, OutputParams, PackedRows, primitive, tensor};
+use mopo_ops::{FusedBackend, PackedRows, primitive, tensor};
 
+use crate::layers::updated_layers;
 use crate::{Error, OutputLayer, Result};
 
 /// One response of the batch.
@@ -187,8 +190,7 @@ pub fn token_log_probs<B: FusedBackend>(
     batch: &PackedBatch,
     responses: &[usize],
 ) -> Tensor<B, 1> {
-    let states = response_states(hidden, batch, responses);
-    log_probs_of(states, head.params(), batch, responses)
+    token_log_probs_at(hidden, head, batch, responses, 1.0)
 }
 
 /// [`token_log_probs`] under the distribution that sampling at `temperature` > 0 draws from, the softmax of the
@@ -200,12 +202,52 @@ pub fn token_log_probs_at<B: FusedBackend>(
     responses: &[usize],
     temperature: f64,
 ) -> Tensor<B, 1> {
-    let states = response_states(hidden, batch, responses);
-    if temperature == 1.0 {
-        return log_probs_of(states, head.params(), batch, responses);
+    let mut states = response_states(hidden, batch, responses);
+    if temperature != 1.0 {
+        states = states.div_scalar(temperature);
     }
-    let states = states.div_scalar(temperature);
-    log_probs_of(states, head.params_at(temperature), batch, responses)
+    if head.update.is_some() {
+        let heads = slice::from_ref(head);
+        return updated_log_probs(states, heads, batch, responses, temperature).swap_remove(0);
+    }
+    let layer = if temperature == 1.0 { head.params() } else { head.params_at(temperature) };
+    let targets = join::<B>(batch, responses, |response| &response.targets, &states.device());
+    tensor(B::linear_log_prob(primitive(states), layer, targets.into_primitive()))
+}
+
+/// [`token_log_probs`] under each of several heads. Those that are low-rank updates of the base model's own output layer
+/// share its product with the states.
+pub fn token_log_probs_by_head<B: FusedBackend>(
+    hidden: Tensor<B, 2>,
+    heads: &[OutputLayer<B>],
+    batch: &PackedBatch,
+    responses: &[usize],
+) -> Vec<Tensor<B, 1>> {
+    if OutputLayer::have_one_weight(heads) {
+        let states = response_states(hidden, batch, responses);
+        return updated_log_probs(states, heads, batch, responses, 1.0);
+    }
+    let of = |head| token_log_probs(hidden.clone(), head, batch, responses);
+    heads.iter().map(of).collect()
+}
+
+/// Log-probabilities under heads with one weight, at a temperature that the states are divided by already.
+fn updated_log_probs<B: FusedBackend>(
+    states: Tensor<B, 2>,
+    heads: &[OutputLayer<B>],
+    batch: &PackedBatch,
+    responses: &[usize],
+    temperature: f64,
+) -> Vec<Tensor<B, 1>> {
+    let targets = join::<B>(batch, responses, |response| &response.targets, &states.device());
+    let (inner, layers) = updated_layers(heads, &states, temperature);
+    let all: Tensor<B, 2> = tensor(B::updated_log_prob(
+        primitive(states),
+        primitive(inner),
+        layers,
+        targets.into_primitive(),
+    ));
+    (0..heads.len()).map(|k| all.clone().narrow(0, k, 1).squeeze_dim(0)).collect()
 }
 
 /// The hidden states that predict the tokens of the chosen responses, one response after the other:
@@ -222,17 +264,6 @@ pub fn response_states<B: FusedBackend>(
     );
     let at = join::<B>(batch, responses, |response| &response.predictors, &hidden.device());
     tensor(B::select_rows_op(primitive(hidden), at.into_primitive()))
-}
-
-/// Log-probabilities of the responses' tokens, given the states that predict them.
-fn log_probs_of<B: FusedBackend>(
-    states: Tensor<B, 2>,
-    layer: OutputParams<B>,
-    batch: &PackedBatch,
-    responses: &[usize],
-) -> Tensor<B, 1> {
-    let targets = join::<B>(batch, responses, |response| &response.targets, &states.device());
-    tensor(B::linear_log_prob(primitive(states), layer, targets.into_primitive()))
 }
 
 /// A list of each of the responses, one after the other.
@@ -255,8 +286,44 @@ pub fn sequence_log_probs<B: FusedBackend>(
     batch: &PackedBatch,
     responses: &[usize],
 ) -> Tensor<B, 1> {
-    let device = hidden.device();
-    let tokens = token_log_probs(hidden, head, batch, responses);
+    summed(token_log_probs(hidden, head, batch, responses), batch, responses)
+}
+
+/// [`sequence_log_probs`] under each of several heads, of responses of its own: none for a head without any. Heads that
+/// are low-rank updates of the base model's own output layer share its product with the states.
+pub fn sequence_log_probs_by_head<B: FusedBackend>(
+    hidden: Tensor<B, 2>,
+    heads: &[OutputLayer<B>],
+    batch: &PackedBatch,
+    responses: &[Vec<usize>],
+) -> Vec<Option<Tensor<B, 1>>> {
+    let one_by_one = |(head, responses): (&OutputLayer<B>, &Vec<usize>)| {
+        let of = || sequence_log_probs(hidden.clone(), head, batch, responses);
+        (!responses.is_empty()).then(of)
+    };
+    let wanted: BTreeSet<usize> = responses.iter().flatten().copied().collect();
+    if wanted.is_empty() || !OutputLayer::have_one_weight(heads) {
+        return heads.iter().zip(responses).map(one_by_one).collect();
+    }
+    // The same positions for all, of which each takes its own.
+    let all: Vec<usize> = wanted.into_iter().collect();
+    let by_head = token_log_probs_by_head(hidden.clone(), heads, batch, &all);
+    let own = |(tokens, responses): (Tensor<B, 1>, &Vec<usize>)| {
+        let place = |r: &usize| all.binary_search(r).expect("it is one of all") as i32;
+        let at: Vec<i32> = responses.iter().map(place).collect();
+        let at = Tensor::<B, 1, Int>::from_data(at.as_slice(), &hidden.device());
+        (!responses.is_empty()).then(|| summed(tokens, batch, &all).select(0, at))
+    };
+    by_head.into_iter().zip(responses).map(own).collect()
+}
+
+/// Sums of the responses' tokens, `[responses.len()]`.
+fn summed<B: Backend>(
+    tokens: Tensor<B, 1>,
+    batch: &PackedBatch,
+    responses: &[usize],
+) -> Tensor<B, 1> {
+    let device = tokens.device();
     let lens: Vec<usize> = responses.iter().map(|i| batch.responses[*i].targets.len()).collect();
     let longest = lens.iter().copied().max().unwrap_or(0);
     let shape = [responses.len(), longest];

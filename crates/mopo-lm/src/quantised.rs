@@ -39,6 +39,11 @@ impl<B: Backend> QuantisedWeight<B> {
         Ok(Self::from_data(data, device))
     }
 
+    /// Where it is.
+    pub(crate) fn device(&self) -> B::Device {
+        self.scales.device()
+    }
+
     /// From codes on the host.
     pub(crate) fn from_data(data: QuantisedData, device: &B::Device) -> Self {
         let QuantisedMatrix { layout, codes, scales, scale_codes } = data.to_device::<B>(device);

@@ -18,7 +18,7 @@ use crate::{Error, Result, RunDir, RunRecord};
 /// The folder of a run's checkpoints.
 const FOLDER: &str = "checkpoints";
 /// The layout of a checkpoint's parts. It changes with the fields of the models, whose records do not name them.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 /// The description of a checkpoint.
 const STATE: &str = "state.json";
 

@@ -1,10 +1,10 @@
 //! Output layers: from hidden states to logits.
 
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{Distribution, FloatDType, Tensor};
 use mopo_hub::TensorWriter;
-use mopo_ops::{FusedBackend, Init, Matrix, OutputParams, primitive, tensor};
+use mopo_ops::{FusedBackend, Init, Matrix, OutputParams, UpdatedLayers, primitive, tensor};
 
 use super::Weight;
 use crate::weights::Source;
@@ -34,15 +34,36 @@ pub struct LowRankUpdate<B: Backend> {
     /// s.
     #[module(skip)]
     pub scale: f64,
+    /// Whether the weight is the base model's own output layer, so that all policies with such an update have the same.
+    #[module(skip)]
+    pub is_of_base: bool,
+}
+
+impl<B: Backend> LowRankUpdate<B> {
+    /// One that changes nothing yet, of a weight `[hidden_size, vocab_size]`: A is drawn as LoRA's, B is 0.
+    pub(crate) fn new(
+        [hidden_size, vocab_size]: [usize; 2],
+        rank: usize,
+        scale: f64,
+        is_of_base: bool,
+        device: &B::Device,
+    ) -> Self {
+        let bound = (hidden_size as f64).powf(-0.5);
+        let a = Tensor::random([hidden_size, rank], Distribution::Uniform(-bound, bound), device);
+        let b = Tensor::zeros([rank, vocab_size], device);
+        Self { a: Param::from_tensor(a), b: Param::from_tensor(b), scale, is_of_base }
+    }
 }
 
 impl<B: Backend> OutputLayer<B> {
-    /// The weight with its update, `[hidden_size, vocab_size]`.
+    /// The weight, `[hidden_size, vocab_size]`; with an update that is part of it and it is in f32.
     pub fn dense(&self) -> Tensor<B, 2> {
         let weight = self.weight.dense();
         match &self.update {
             None => weight,
-            Some(LowRankUpdate { a, b, scale }) => {
+            Some(LowRankUpdate { a, b, scale, .. }) => {
+                // A conversion lines elements up: output by output, as they are stored.
+                let weight = weight.transpose().cast(FloatDType::F32).transpose();
                 weight + a.val().matmul(b.val()).mul_scalar(*scale)
             }
         }
@@ -67,6 +88,13 @@ impl<B: Backend> OutputLayer<B> {
             None => self.weight.matrix(),
             Some(_) => Matrix::Dense(primitive(self.dense())),
         }
+    }
+
+    /// Whether these differ by low-rank updates of one weight only, so that one product with it serves them all.
+    pub(crate) fn have_one_weight(heads: &[Self]) -> bool {
+        let of_base = |head: &Self| head.update.as_ref().is_some_and(|update| update.is_of_base);
+        heads.len() == 1 && heads[0].update.is_some()
+            || !heads.is_empty() && heads.iter().all(of_base)
     }
 
     /// Reads `name.weight`, stored as `[vocab_size, hidden_size]`, and `name.bias` if there is to be
@@ -111,10 +139,38 @@ impl<B: Backend> OutputLayer<B> {
         OutputParams {
             weight: self.matrix(),
             bias: self.bias.as_ref().map(|bias| primitive(bias.val().div_scalar(temperature))),
-            // cap tanh(z/cap)/T = (cap/T) tanh((z/T)/(cap/T)).
-            soft_cap: self.soft_cap.map(|cap| (f64::from(cap) / temperature) as f32),
+            soft_cap: self.soft_cap_at(temperature),
         }
     }
+
+    /// That of logits that are divided by `temperature`: cap tanh(z/cap)/T = (cap/T) tanh((z/T)/(cap/T)).
+    fn soft_cap_at(&self, temperature: f64) -> Option<f32> {
+        self.soft_cap.map(|cap| (f64::from(cap) / temperature) as f32)
+    }
+}
+
+/// Layers with [one weight](OutputLayer::have_one_weight) as the operation takes them, at a temperature that `states`,
+/// `[n, hidden_size]`, are divided by already; and what updates make of the states.
+pub(crate) fn updated_layers<B: Backend>(
+    heads: &[OutputLayer<B>],
+    states: &Tensor<B, 2>,
+    temperature: f64,
+) -> (Tensor<B, 2>, UpdatedLayers<B>) {
+    let updates = || heads.iter().map(|head| head.update.as_ref().expect("they have one"));
+    let a = updates().map(|update| update.a.val().mul_scalar(update.scale)).collect();
+    let b = updates().map(|update| update.b.val()).collect();
+    let bias = |head: &OutputLayer<B>| {
+        Some(head.bias.as_ref()?.val().div_scalar(temperature).unsqueeze::<2>())
+    };
+    let biases: Option<Vec<_>> = heads.iter().map(bias).collect();
+    let layers = UpdatedLayers {
+        n_layers: heads.len(),
+        weight: heads[0].weight.matrix(),
+        b: primitive(Tensor::cat(b, 0)),
+        bias: biases.map(|biases| primitive(Tensor::cat(biases, 0))),
+        soft_cap: heads[0].soft_cap_at(temperature),
+    };
+    (states.clone().matmul(Tensor::cat(a, 1)), layers)
 }
 
 impl<B: FusedBackend> OutputLayer<B> {

@@ -23,6 +23,8 @@ pub struct Projection<B: Backend> {
 pub enum Weight<B: Backend> {
     /// Of any floating-point type, `[inputs, outputs]`. Inputs and products are f32.
     Dense(Param<Tensor<B, 2>>),
+    /// The same as a constant, which is no part of a saved training state.
+    Frozen(Tensor<B, 2>),
     /// A constant in a few bits per number.
     Quantised(QuantisedWeight<B>),
 }
@@ -32,6 +34,7 @@ impl<B: Backend> Weight<B> {
     pub fn dense(&self) -> Tensor<B, 2> {
         match self {
             Self::Dense(weight) => weight.val(),
+            Self::Frozen(weight) => weight.clone(),
             Self::Quantised(weight) => weight.dequantised(),
         }
     }
@@ -40,22 +43,31 @@ impl<B: Backend> Weight<B> {
     pub fn shape(&self) -> [usize; 2] {
         match self {
             Self::Dense(weight) => weight.dims(),
+            Self::Frozen(weight) => weight.dims(),
             Self::Quantised(weight) => weight.layout().shape,
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn device(&self) -> B::Device {
+        match self {
+            Self::Quantised(weight) => weight.device(),
+            dense => dense.dense().device(),
         }
     }
 
     /// The data type in memory; F32 of a quantised one, which stands for its values.
     pub(crate) fn dtype(&self) -> WeightDtype {
         match self {
-            Self::Dense(weight) => WeightDtype::of(weight.val().dtype()),
             Self::Quantised(_) => WeightDtype::F32,
+            dense => WeightDtype::of(dense.dense().dtype()),
         }
     }
 
     pub(crate) fn matrix(&self) -> Matrix<B> {
         match self {
-            Self::Dense(weight) => Matrix::Dense(primitive(weight.val())),
             Self::Quantised(weight) => Matrix::Quantised(weight.matrix()),
+            dense => Matrix::Dense(primitive(dense.dense())),
         }
     }
 }
@@ -64,8 +76,8 @@ impl<B: FusedBackend> Weight<B> {
     /// The weights of single outputs, `[n, inputs]`, f32, as an embedding needs them; differentiable.
     pub(crate) fn rows(&self, outputs: Tensor<B, 1, Int>) -> Tensor<B, 2> {
         let rows = match self {
-            Self::Dense(weight) => {
-                let all = primitive(weight.val().transpose());
+            Self::Dense(_) | Self::Frozen(_) => {
+                let all = primitive(self.dense().transpose());
                 B::select_rows_op(all, outputs.into_primitive())
             }
             Self::Quantised(weight) => {

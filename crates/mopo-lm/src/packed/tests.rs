@@ -11,7 +11,7 @@ use burn::tensor::activation;
 
 use super::*;
 use crate::fixtures::{self, assert_close, tokens, values};
-use crate::{Decoder, Phi, PolicyParams};
+use crate::{Decoder, Phi, PolicyHeads, PolicyParams};
 
 type B = TestBackend;
 type Ad = TestAutodiffBackend;
@@ -272,5 +272,53 @@ fn log_probs_at_a_temperature_are_those_that_sampling_draws_from() {
         }
         let plain = values(token_log_probs(hidden.clone(), &head, &batch, &all));
         assert_eq!(values(token_log_probs_at(hidden.clone(), &head, &batch, &all, 1.0)), plain);
+    }
+}
+
+#[test]
+fn heads_of_low_rank_share_a_product_and_give_what_each_gives_alone() {
+    let device = Default::default();
+    let base: Phi<Ad> = fixtures::base(4);
+    let params = fixtures::policies(&base, 1, 6);
+    let mut heads = PolicyHeads::updates_of(&base.lm_head, 3, 2, 0.7).heads;
+    for (k, head) in heads.iter_mut().enumerate() {
+        head.update = fixtures::filled(head.update.take(), k as u64, 0.5);
+        head.bias = fixtures::filled(head.bias.take(), k as u64, 0.5);
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    let pairs = random_pairs(3, &mut rng);
+    let batch = PackedBatch::pack(&slices(&pairs, &[[true, true]; 3])).unwrap();
+    let inputs = batch.inputs::<Ad>(&device);
+    // The second policy needs nothing, the third few, in an order of its own.
+    let wanted = [vec![0, 1, 2, 3, 4, 5], vec![], vec![4, 1]];
+    let hidden = || base.hidden_states_packed(&inputs, Some(params.adapter(0)));
+    let together = sequence_log_probs_by_head(hidden(), &heads, &batch, &wanted);
+    assert!(together[1].is_none());
+    let tokens = token_log_probs_by_head(hidden(), &heads, &batch, &wanted[0]);
+    for (k, wanted) in wanted.iter().enumerate().filter(|(_, wanted)| !wanted.is_empty()) {
+        let merged = heads[k].merged();
+        let expected = values(sequence_log_probs(hidden(), &merged, &batch, wanted));
+        assert_close(&values(together[k].clone().unwrap()), &expected, 1e-4);
+        let alone = values(sequence_log_probs(hidden(), &heads[k], &batch, wanted));
+        assert_close(&alone, &expected, 1e-4);
+        for temperature in [1.0, 1.7] {
+            let at = |head: &OutputLayer<Ad>| {
+                values(token_log_probs_at(hidden(), head, &batch, &[2, 5], temperature))
+            };
+            assert_close(&at(&heads[k]), &at(&merged), 1e-5);
+        }
+        let whole = values(token_log_probs(hidden(), &merged, &batch, &[0, 1, 2, 3, 4, 5]));
+        assert_close(&values(tokens[k].clone()), &whole, 1e-5);
+    }
+
+    // A head that nothing needs learns nothing; the others do, and their weight does not.
+    let losses = together.into_iter().flatten().map(|of| of.mean());
+    let grads = losses.reduce(|a, b| a + b).unwrap().backward();
+    for (k, head) in heads.iter().enumerate() {
+        let update = head.update.as_ref().unwrap();
+        let size = |x: Option<Tensor<B, 2>>| x.map_or(0.0, |x| values(x.abs().sum())[0]);
+        let sizes = [update.a.val().grad(&grads), update.b.val().grad(&grads)].map(size);
+        assert_eq!(sizes.map(|x| x > 0.0), [k != 1; 2], "{k}: {sizes:?}");
+        assert!(head.weight.dense().grad(&grads).is_none());
     }
 }

@@ -8,7 +8,8 @@ mod window;
 
 use burn::tensor::{Tensor, backend::Backend};
 use mopo_lm::{
-    CausalLm, Decoder, LoraAdapter, OutputLayer, PolicyParams, sequence_log_probs, token_log_probs,
+    CausalLm, Decoder, LoraAdapter, OutputLayer, PolicyParams, sequence_log_probs_by_head,
+    token_log_probs_by_head,
 };
 use mopo_ops::FusedBackend;
 
@@ -38,11 +39,12 @@ pub(crate) fn batch_log_probs<B: FusedBackend>(
     let mut out = Vec::new();
     for (adapter, heads) in passes(base, params) {
         let hidden = base.hidden_states_packed(&inputs, adapter);
-        for head in heads {
-            let values: Vec<f32> = sequence_log_probs(hidden.clone(), &head, &batch, &responses)
-                .into_data()
-                .iter()
-                .collect();
+        let of_heads = vec![responses.clone(); heads.len()];
+        for values in sequence_log_probs_by_head(hidden, &heads, &batch, &of_heads) {
+            let values: Vec<f32> = match values {
+                Some(values) => values.into_data().iter().collect(),
+                None => vec![],
+            };
             let mut rows = vec![[0.0; 2]; indices.len()];
             for (response, value) in batch.responses.iter().zip(values) {
                 rows[response.pair][response.in_pair] = value;
@@ -162,13 +164,12 @@ fn for_each_pair<B: FusedBackend>(
             let i = some[at];
             let batch = pairs.pack(&[i], &[[true, true]])?;
             let inputs = batch.inputs::<B>(device);
-            let with_heads = passes.iter().flat_map(|(adapter, heads)| {
+            let of_passes = passes.iter().flat_map(|(adapter, heads)| {
                 let hidden = base.hidden_states_packed(&inputs, *adapter);
-                heads.iter().map(move |head| (hidden.clone(), head))
+                token_log_probs_by_head(hidden, heads, &batch, &[0, 1])
             });
             let mut by_head = Vec::new();
-            for (hidden, head) in with_heads {
-                let tokens = token_log_probs(hidden, head, &batch, &[0, 1]);
+            for tokens in of_passes {
                 let tokens: Vec<f64> = tokens.into_data().iter().collect();
                 let (first, second) = tokens.split_at(batch.responses[0].targets.len());
                 let sums = [first, second].map(|tokens| tokens.iter().sum::<f64>() as f32);

@@ -1,7 +1,7 @@
 //! Log-probs under a lagged reference, and its ratios to the initial policy clipped token by token.
 
 use burn::tensor::Tensor;
-use mopo_lm::{CausalLm, Decoder, PolicyParams, token_log_probs};
+use mopo_lm::{CausalLm, Decoder, PolicyParams, token_log_probs_by_head};
 use mopo_ops::FusedBackend;
 
 use super::{LogProbs, batch_log_probs, passes};
@@ -31,10 +31,8 @@ pub(crate) fn reference_log_probs<B: FusedBackend>(
         let mut of_heads: Vec<Vec<f64>> = Vec::new();
         for (adapter, heads) in passes(base, params) {
             let hidden: Tensor<B, 2> = base.hidden_states_packed(&inputs, adapter);
-            for head in heads {
-                let tokens = token_log_probs(hidden.clone(), &head, &batch, &responses);
-                of_heads.push(tokens.into_data().iter().collect());
-            }
+            let by_head = token_log_probs_by_head(hidden, &heads, &batch, &responses);
+            of_heads.extend(by_head.into_iter().map(|tokens| tokens.into_data().iter().collect()));
         }
         of_heads
     };

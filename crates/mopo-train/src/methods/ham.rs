@@ -7,7 +7,7 @@ use mopo_core::Objectives;
 use mopo_core::hypervolume::{
     RatioMeans, RatioNormalization, VolumeGradient, ascent, spread_weights, volume_gradient,
 };
-use mopo_lm::{CausalLm, Decoder, PolicyParams, sequence_log_probs};
+use mopo_lm::{CausalLm, Decoder, PolicyParams, sequence_log_probs_by_head};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity, ScoreStatistics};
 use serde::{Deserialize, Serialize};
@@ -333,10 +333,10 @@ impl<B: FusedAutodiffBackend> Method for Ham<'_, B> {
             let mut log_probs = Vec::new();
             for (adapter, served) in params.by_adapter() {
                 let hidden = self.base.hidden_states_packed(&inputs, Some(adapter));
-                let heads = params.heads.heads[served].iter();
-                log_probs.extend(
-                    heads.map(|head| sequence_log_probs(hidden.clone(), head, &batch, &order)),
-                );
+                let heads = &params.heads.heads[served];
+                let all = vec![order.clone(); heads.len()];
+                let by_head = sequence_log_probs_by_head(hidden, heads, &batch, &all);
+                log_probs.extend(by_head.into_iter().flatten());
             }
             let of_pass = match &whole {
                 Some(_) => None,

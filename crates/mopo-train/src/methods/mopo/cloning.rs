@@ -6,7 +6,7 @@ use mopo_core::mopo::{
     cloning_loss, contrast_targets, contrastive_loss, importance_weights, needed_responses,
 };
 use mopo_core::{ResponseLabels, WeightNormalization};
-use mopo_lm::{Decoder, sequence_log_probs};
+use mopo_lm::{Decoder, sequence_log_probs_by_head};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::Metrics;
 use serde::{Deserialize, Serialize};
@@ -116,18 +116,18 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             }
             let inputs = batch.inputs::<B>(&self.device);
             let hidden = self.base.hidden_states_packed(&inputs, Some(adapter));
+            let of_policy = |policy| {
+                let all = batch.responses.iter().enumerate();
+                let own = all.filter(|(_, of)| wanted(of.pair, of.in_pair, policy));
+                own.map(|(r, _)| r).collect()
+            };
+            let responses: Vec<Vec<usize>> = of.iter().map(of_policy).collect();
+            let heads = &params.heads.heads[served.clone()];
+            let by_head = sequence_log_probs_by_head(hidden, heads, &batch, &responses);
             let mut total = None;
-            for (h, policy) in served.zip(of) {
-                let responses: Vec<usize> = (0..batch.responses.len())
-                    .filter(|&r| {
-                        wanted(batch.responses[r].pair, batch.responses[r].in_pair, policy)
-                    })
-                    .collect();
-                if responses.is_empty() {
-                    continue;
-                }
-                let head = &params.heads.heads[h];
-                let log_probs = sequence_log_probs(hidden.clone(), head, &batch, &responses);
+            for (((h, policy), responses), log_probs) in served.zip(of).zip(responses).zip(by_head)
+            {
+                let Some(log_probs) = log_probs else { continue };
                 let (mut at, mut initial) = (Vec::new(), Vec::new());
                 for &r in &responses {
                     let response = &batch.responses[r];

@@ -4,7 +4,7 @@
 use burn::tensor::{ElementConversion, Tensor};
 use mopo_core::ResponseLabels;
 use mopo_core::mopo::{choice_statistics, contrast_targets, contrastive_loss};
-use mopo_lm::{Decoder, sequence_log_probs};
+use mopo_lm::{Decoder, sequence_log_probs_by_head};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::Metrics;
 use serde::{Deserialize, Serialize};
@@ -44,9 +44,10 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             let mut found = PassValues { of: Vec::new(), n_tokens: batch.n_tokens() };
             let hidden = self.base.hidden_states_packed(&inputs, Some(adapter));
             let mut total: Option<Tensor<B, 1>> = None;
-            for h in served {
-                let head = &params.heads.heads[h];
-                let log_probs = sequence_log_probs(hidden.clone(), head, &batch, &order);
+            let heads = &params.heads.heads[served.clone()];
+            let all = vec![order; heads.len()];
+            let by_head = sequence_log_probs_by_head(hidden, heads, &batch, &all);
+            for (h, log_probs) in served.zip(by_head.into_iter().flatten()) {
                 let of_pair = |i: usize, in_pair: usize| start + 2 * i + in_pair;
                 let each = || [0, 1].into_iter().flat_map(|r| (0..n).map(move |i| (i, r)));
                 let reference: Vec<f32> = each()
