@@ -15,6 +15,7 @@ const GENERATE: &str = "xtask/peers/generate.py";
 
 /// Products in bfloat16; fails where the processor has no instructions for them.
 const BF16: &str = "--matmul-precision bf16";
+const LOW_RANK: &str = "--head-rank 16";
 
 /// Rows of generation that are measured at once.
 pub(super) const BATCHES: [(usize, &str, &str); 2] = [
@@ -144,6 +145,8 @@ pub(super) fn participants(
         ("mopo-mopo", "mopo --window first"),
         ("mopo-mopo-later", "mopo --window later"),
         ("mopo-mopo-later-bf16", &format!("mopo --window later {BF16}")),
+        ("mopo-mopo-low-rank", &format!("mopo --window later {LOW_RANK}")),
+        ("mopo-mopo-low-rank-bf16", &format!("mopo --window later {LOW_RANK} {BF16}")),
     ] {
         let args = [words(&format!("--method {method}")), steps.to_vec(), sizes.clone()];
         ours(name, "train", true, args.concat(), |_, _| ());

@@ -173,6 +173,18 @@ fn demands(c: &Context<'_>, m: &Medians<'_>) -> String {
             pairs("mopo-mopo-later", "mopo-dpo"),
         ),
         ("the same in bfloat16".into(), "≥", 1.0, pairs("mopo-mopo-later-bf16", "mopo-dpo-bf16")),
+        (
+            "the same in f32 with heads of rank 16".into(),
+            "≥",
+            1.0,
+            pairs("mopo-mopo-low-rank", "mopo-dpo"),
+        ),
+        (
+            "the same in bfloat16 with heads of rank 16".into(),
+            "≥",
+            1.0,
+            pairs("mopo-mopo-low-rank-bf16", "mopo-dpo-bf16"),
+        ),
     ];
     for (batch, peer, ours) in BATCHES {
         rows.push((

@@ -91,6 +91,9 @@ pub(crate) struct BenchTrainArgs {
     /// MOPO: number of objectives, each with a policy and its output layer
     #[arg(long, value_name = "K", default_value_t = 2, value_parser = policies)]
     pub(crate) policies: usize,
+    /// MOPO: train output layers as updates of this rank instead of their whole weights
+    #[arg(long, value_name = "RANK", value_parser = count)]
+    pub(crate) head_rank: Option<usize>,
     /// Keep only the inputs of blocks and recompute blocks in the backward pass
     #[arg(long)]
     pub(crate) gradient_checkpointing: bool,
@@ -103,7 +106,8 @@ pub(crate) enum StepMethod {
     Dpo,
     /// Clone the chosen response; trains a LoRA adapter.
     Clone,
-    /// Two policies (--policies), τ 0.08, packing and pruned responses; trains a LoRA adapter and their output layers.
+    /// Two policies (--policies), τ 0.08, packing and pruned responses; trains a LoRA adapter and their output layers
+    /// (--head-rank).
     Mopo,
 }
 

@@ -13,8 +13,8 @@ use mopo_core::pairwise::dpo_loss;
 use mopo_core::{MopoConfig, Objectives};
 use mopo_data::PairTokens;
 use mopo_lm::{
-    AdapterSharing, CausalLm, Decoder, LoraAdapter, LoraConfig, PackedBatch, PolicyParams,
-    sequence_log_probs,
+    AdapterSharing, CausalLm, Decoder, LoraAdapter, LoraConfig, PackedBatch, PolicyHeads,
+    PolicyParams, sequence_log_probs,
 };
 use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 use mopo_report::Quantity;
@@ -82,6 +82,8 @@ pub struct StepBench {
     pub batch_size: usize,
     /// Seed of the adapter's matrices A.
     pub seed: u64,
+    /// MOPO: train heads as updates of this rank, with the adapter's scale; without it their whole weights.
+    pub head_rank: Option<usize>,
 }
 
 impl StepBench {
@@ -153,7 +155,7 @@ pub fn bench_steps<B: FusedAutodiffBackend>(
     }
     let lora = LoraConfig { dropout: 0.0, ..LoraConfig::default() };
     let shape = base.shape();
-    let sizes = Sizes { model: &shape, lora: &lora };
+    let sizes = Sizes { model: &shape, lora: &lora, head_rank: bench.head_rank };
     match bench.method {
         BenchMethod::Mopo(window) => bench_mopo(base, pairs, bench, window, sizes, device),
         method => {
@@ -359,6 +361,11 @@ fn bench_mopo<B: FusedAutodiffBackend>(
         PolicyParams::init(base, sizes.lora, n_policies, AdapterSharing::Shared, device);
     params.adapters =
         params.adapters.into_iter().map(|of| drawn_here(of, bench.seed, device)).collect();
+    if let Some(rank) = bench.head_rank {
+        let scale = sizes.lora.alpha / sizes.lora.rank as f64;
+        B::seed(device, bench.seed);
+        params.heads = PolicyHeads::updates_of(&base.lm_head(), n_policies, rank, scale);
+    }
     let mut method = Mopo::new(base, params, setup, &Solo, device);
     let first = match window {
         BenchWindow::First => 0,
@@ -449,7 +456,7 @@ mod tests {
     }
 
     fn steps(base: &CausalLm<B>, method: BenchMethod) -> Vec<StepMeasurement> {
-        let bench = StepBench { method, steps: 2, batch_size: 2, seed: 0 };
+        let bench = StepBench { method, steps: 2, batch_size: 2, seed: 0, head_rank: None };
         bench_steps(base, &pairs(), &bench, &Default::default()).unwrap()
     }
 
@@ -502,6 +509,7 @@ mod tests {
             steps: 2,
             batch_size: 2,
             seed: 0,
+            head_rank: None,
         };
         let operations = [2, 3, 5].map(|n| {
             let tokens: Vec<PairTokens> =
@@ -510,6 +518,17 @@ mod tests {
             let pairs = Pairs::without_scores(tokens, labels);
             let steps = bench_steps(&base, &pairs, &bench, &Default::default()).unwrap();
             assert!(steps.iter().all(|step| step.loss.is_finite()));
+            // Heads of low rank have the same first loss, since they change nothing yet, for less work.
+            let bench = StepBench {
+                head_rank: Some(2),
+                method: BenchMethod::Mopo(BenchWindow::First),
+                ..bench
+            };
+            let whole = StepBench { head_rank: None, ..bench };
+            let [low, whole] = [bench, whole]
+                .map(|bench| bench_steps(&base, &pairs, &bench, &Default::default()).unwrap());
+            assert!((low[0].loss / whole[0].loss - 1.0).abs() < 1e-5);
+            assert_ne!(low[1].loss, whole[1].loss);
             steps[1].operations
         });
         assert!(operations[0] < operations[1] && operations[1] < operations[2], "{operations:?}");
@@ -517,7 +536,13 @@ mod tests {
 
     #[test]
     fn more_steps_than_pairs_are_refused() {
-        let bench = StepBench { method: BenchMethod::Clone, steps: 3, batch_size: 2, seed: 0 };
+        let bench = StepBench {
+            method: BenchMethod::Clone,
+            steps: 3,
+            batch_size: 2,
+            seed: 0,
+            head_rank: None,
+        };
         let error = bench_steps(&base(), &pairs(), &bench, &Default::default()).unwrap_err();
         assert!(error.to_string().contains("4 pairs"), "{error}");
     }

@@ -8,7 +8,8 @@
 //! - attention, for every (query, key) inside the mask: 2 · hidden_size for the scores
 //!   and as much for the values, in each block;
 //! - the output layer at the positions that predict a response token, once for each policy that
-//!   needs the response: 2 · hidden_size · vocab_size;
+//!   needs the response: 2 · hidden_size · vocab_size; with heads of low rank once for all of them, and an update for
+//!   each: 2 · rank · (hidden_size + vocab_size);
 //! - backward: the same again for gradients of inputs, except where nothing before them is trained
 //!   (the linear layers of the first block that read the embedding); twice the forward count for
 //!   attention; for
@@ -30,6 +31,8 @@ pub(crate) struct PassWork {
     pub(crate) tokens: usize,
     /// Number of (query, key) pairs inside the mask.
     visible: usize,
+    /// Rows of the output layer.
+    positions: usize,
     /// Rows of the output layer, summed over policies.
     pub(crate) outputs: usize,
 }
@@ -38,7 +41,8 @@ impl PassWork {
     /// `outputs`: rows of the output layer, summed over policies.
     pub(crate) fn new(batch: &PackedBatch, outputs: usize) -> Self {
         let visible = batch.rows.n_scores();
-        Self { tokens: batch.n_tokens(), visible, outputs }
+        let positions = batch.responses.iter().map(|response| response.targets.len()).sum();
+        Self { tokens: batch.n_tokens(), visible, positions, outputs }
     }
 }
 
@@ -47,6 +51,8 @@ impl PassWork {
 pub(crate) struct Sizes<'a> {
     pub(crate) model: &'a DecoderShape,
     pub(crate) lora: &'a LoraConfig,
+    /// Rank of the updates that heads are, if they are no whole weights.
+    pub(crate) head_rank: Option<usize>,
 }
 
 impl Sizes<'_> {
@@ -56,6 +62,7 @@ impl Sizes<'_> {
         let updates = if adapter { self.updates(|_| true) } else { 0.0 };
         layers * (work.tokens as f64 * (self.linears(|_| true) + updates) + self.attention(work))
             + self.output(work)
+            + self.head_updates(work)
     }
 
     /// Operations of the backward pass to the adapter's parameters, and to the output layers if
@@ -69,8 +76,10 @@ impl Sizes<'_> {
             self.linears(reads_embedding) + self.rank_side(reads_embedding, |[d_in, _]| d_in);
         let block = tokens * (self.linears(|_| true) + 2.0 * self.updates(|_| true))
             + 2.0 * self.attention(work);
-        let heads = if trained { 2.0 } else { 1.0 };
-        layers * block - tokens * unneeded + heads * self.output(work)
+        let weights = if trained && self.head_rank.is_none() { 2.0 } else { 1.0 };
+        layers * block - tokens * unneeded
+            + weights * self.output(work)
+            + 2.0 * self.head_updates(work)
     }
 
     /// The linear layers of a block, for one token.
@@ -101,7 +110,14 @@ impl Sizes<'_> {
     }
 
     fn output(&self, work: PassWork) -> f64 {
-        2.0 * (work.outputs * self.model.hidden_size * self.model.vocab_size) as f64
+        let rows = if self.head_rank.is_some() { work.positions } else { work.outputs };
+        2.0 * (rows * self.model.hidden_size * self.model.vocab_size) as f64
+    }
+
+    /// The low-rank updates of heads.
+    fn head_updates(&self, work: PassWork) -> f64 {
+        let rank = self.head_rank.unwrap_or(0);
+        2.0 * (work.outputs * rank * (self.model.hidden_size + self.model.vocab_size)) as f64
     }
 }
 
@@ -138,14 +154,14 @@ mod tests {
         });
         let visible = visible.sum();
         let work = PassWork::new(&batch, 3);
-        assert_eq!(work, PassWork { tokens: 10, visible, outputs: 3 });
+        assert_eq!(work, PassWork { tokens: 10, visible, positions: 5, outputs: 3 });
     }
 
     #[test]
     fn operations_counted_by_hand() {
         let (model, lora) = (shape(), LoraConfig { rank: 1, ..LoraConfig::default() });
-        let sizes = Sizes { model: &model, lora: &lora };
-        let work = PassWork { tokens: 1, visible: 1, outputs: 1 };
+        let sizes = Sizes { model: &model, lora: &lora, head_rank: None };
+        let work = PassWork { tokens: 1, visible: 1, positions: 1, outputs: 1 };
         // A block has 4 layers of 4 × 4, and two of 4 × 8: 128 weights; a score and a value: 16.
         // The output layer has 28 weights.
         let base = 2.0 * (2.0 * 128.0 + 16.0) + 2.0 * 28.0;
@@ -159,5 +175,10 @@ mod tests {
         let back = 2.0 * (256.0 + 2.0 * updates + 32.0) - unneeded;
         assert_eq!(sizes.backward(work, false), back + 56.0);
         assert_eq!(sizes.backward(work, true), back + 112.0);
+        // Two policies with updates of rank 1, of 11 numbers each, share the output layer.
+        let sizes = Sizes { head_rank: Some(1), ..sizes };
+        let work = PassWork { outputs: 2, ..work };
+        assert_eq!(sizes.forward(work, false), base + 2.0 * 22.0);
+        assert_eq!(sizes.backward(work, true), back + 56.0 + 2.0 * 2.0 * 22.0);
     }
 }

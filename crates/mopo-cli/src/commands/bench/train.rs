@@ -32,6 +32,8 @@ struct Line {
     variant: Option<&'static str>,
     /// MOPO.
     policies: Option<usize>,
+    /// MOPO, if heads are updates of that rank.
+    head_rank: Option<usize>,
     steps: usize,
     batch: usize,
     first_loss: f64,
@@ -79,7 +81,9 @@ impl Job for Train {
                 (BenchMethod::Mopo(window), "mopo", Some(variant))
             }
         };
-        let bench = StepBench { method, steps: args.steps, batch_size: args.batch, seed: 0 };
+        let head_rank = args.head_rank;
+        let bench =
+            StepBench { method, steps: args.steps, batch_size: args.batch, seed: 0, head_rank };
         let measured = bench_steps(&base, &pairs, &bench, &device)?;
         let all = |f: fn(&StepMeasurement) -> f64| measured.iter().map(f).collect::<Vec<f64>>();
         let mean = |values: Vec<f64>| {
@@ -94,6 +98,7 @@ impl Job for Train {
             method: name,
             variant,
             policies: (args.method == StepMethod::Mopo).then_some(args.policies),
+            head_rank,
             steps: args.steps,
             batch: args.batch,
             first_loss: losses[0],
