@@ -138,8 +138,12 @@ impl RunConfig {
     ) -> std::result::Result<(), String> {
         let base = model.num_params as f64;
         let adapter = self.lora.num_params(model) as f64;
-        let heads =
-            self.policies.len() as f64 * (model.hidden_size as f64 + 1.0) * model.vocab_size as f64;
+        let (hidden_size, vocab_size) = (model.hidden_size as f64, model.vocab_size as f64);
+        let weights = match self.head_rank {
+            Some(rank) => rank as f64 * (hidden_size + vocab_size),
+            None => hidden_size * vocab_size,
+        };
+        let heads = self.policies.len() as f64 * (weights + vocab_size);
         let sft = if self.sft.steps > 0 && !self.sft.lora { BYTES_TRAINED } else { BYTES_FROZEN };
         let quantised = self.model.base.is_quantised();
         // A quantised base is packed tensor by tensor while it is read.

@@ -8,7 +8,7 @@ mod periodic;
 use std::path::PathBuf;
 
 use burn::module::AutodiffModule;
-use mopo_lm::{CausalLm, Decoder, PolicyParams, load_policy, save_policy};
+use mopo_lm::{CausalLm, Decoder, PolicyHeads, PolicyParams, load_policy, save_policy};
 use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 use mopo_report::MetricsLog;
 
@@ -181,10 +181,17 @@ pub fn train<B: FusedAutodiffBackend>(
             starts => others::policies(starts, names, record, &base, device)?,
         };
         let params = match config.head_rank {
-            Some(rank) => PolicyParams {
-                heads: params.heads.with_updates(rank, config.lora.alpha / config.lora.rank as f64),
-                ..params
-            },
+            Some(rank) => {
+                let scale = config.lora.alpha / config.lora.rank as f64;
+                let heads = match starts.is_empty() {
+                    true => {
+                        let n = params.n_policies();
+                        PolicyHeads::updates_of(&base.lm_head(), n, rank, scale)
+                    }
+                    false => params.heads.with_updates(rank, scale),
+                };
+                PolicyParams { heads, ..params }
+            }
             None => params,
         };
         let phase = &config.training;

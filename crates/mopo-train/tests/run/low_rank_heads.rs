@@ -63,6 +63,9 @@ fn runs_with_them_that_are_cut_off_end_bit_for_bit_the_same() {
     let evaluated = ["training.eval_steps=2", "training.load_best_model_at_end=true"];
     assert_resumable(&tiny(&[&["head_rank=2"][..], &evaluated].concat()));
     assert_resumable(&tiny_method("ham", &["head_rank=2"]));
+    // The output layer of a base in fewer bits is the one that the resumed run takes as well.
+    assert_resumable(&tiny(&["head_rank=2", "model.base=bf16"]));
+    assert_resumable(&tiny(&["head_rank=2", "model.base=nf4", "sft.lora=true"]));
 }
 
 #[test]
