@@ -46,11 +46,14 @@ struct Point {
     /// Words of a response, each a token or two.
     words: usize,
     policies: usize,
+    /// Of heads that are trained as updates, not whole.
+    head_rank: Option<usize>,
     threads: usize,
 }
 
 /// What the others grow from.
-const BASE: Point = Point { is_mopo: true, pairs: 4, words: 64, policies: 2, threads: 2 };
+const BASE: Point =
+    Point { is_mopo: true, pairs: 4, words: 64, policies: 2, head_rank: None, threads: 2 };
 /// Words of a prompt.
 const PROMPT: usize = 32;
 
@@ -67,7 +70,8 @@ fn curves(threads: usize) -> Vec<Curve> {
     let dpo = Point { is_mopo: false, ..base };
     let pairs = |from: Point| [1, 2, 4, 8, 16].map(|pairs| Point { pairs, ..from }).to_vec();
     let words = |from: Point| [16, 64, 128, 256, 512].map(|words| Point { words, ..from }).to_vec();
-    let policies = [2, 3, 4, 5].map(|policies| Point { policies, ..base }).to_vec();
+    let policies = |from: Point| [2, 3, 4, 5].map(|policies| Point { policies, ..from }).to_vec();
+    let low_rank = Point { head_rank: Some(16), ..base };
     let by_threads = (1..=threads).map(|threads| Point { threads, ..base }).collect();
     let curve = |name, x_axis, points, x| Curve { name, x_axis, points, x };
     vec![
@@ -75,9 +79,15 @@ fn curves(threads: usize) -> Vec<Curve> {
         curve("DPO, pairs", "pairs of a step", pairs(dpo), |at| at.pairs),
         curve("MOPO, length", "words of a response", words(base), |at| at.words),
         curve("DPO, length", "words of a response", words(dpo), |at| at.words),
-        curve("MOPO, objectives", "objectives, each with its output layer", policies, |at| {
+        curve("MOPO, objectives", "objectives, each with its output layer", policies(base), |at| {
             at.policies
         }),
+        curve(
+            "MOPO, objectives, heads of rank 16",
+            "objectives, each with an update of the output layer",
+            policies(low_rank),
+            |at| at.policies,
+        ),
         curve("MOPO, threads", "threads", by_threads, |at| at.threads),
     ]
 }
@@ -182,6 +192,9 @@ fn step(point: &Point, options: &Options, mopo: &Path, folder: &Path) -> Result<
     command.args(method);
     for (flag, value) in numbers {
         command.args([flag, &value.to_string()]);
+    }
+    if let Some(rank) = point.head_rank {
+        command.args(["--head-rank", &rank.to_string()]);
     }
     measured_line(&mut command, &folder.join("train.log")).map_err(anyhow::Error::msg)
 }
