@@ -6,6 +6,7 @@ mod exact_cop;
 mod exact_data;
 mod learned;
 mod lower_bound;
+mod modpo;
 mod pairwise;
 mod policy_gradient;
 mod weights;

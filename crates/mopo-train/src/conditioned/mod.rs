@@ -2,6 +2,8 @@
 //! prompt of a response was told in training; here are the notes, the steps, and what a run keeps of it.
 
 mod online;
+#[cfg(test)]
+mod published;
 mod scores;
 mod training;
 
