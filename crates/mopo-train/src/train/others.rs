@@ -95,23 +95,35 @@ pub(super) fn policies<B: FusedBackend>(
             others.iter().find(|other| other.name == *name).expect("checked with the section");
         let theirs = opened_on_base(other, record)?;
         let (params, meta) = load_policy(theirs.join(POLICY), base, device)?;
-        let k = match &meta.objectives[..] {
-            [_] => 0,
-            several => several.iter().position(|policy| policy == name).ok_or_else(|| Error::Config {
-                origin: format!("`{}`", other.key),
-                message: format!(
-                    "{} has the policies {}, and none is called `{name}`: name it by one of them, or choose \
-                     another run",
-                    other.run.display(),
-                    several.join(", ")
-                ),
-            })?,
-        };
+        let k = index_of(other, &meta.objectives, names)?;
         loras.push(meta.loras()[params.adapter_index(k)].clone());
         adapters.push(params.adapter(k).clone());
         heads.push(params.heads.heads[k].clone());
     }
     Ok((PolicyParams { adapters, heads: PolicyHeads { heads } }, loras))
+}
+
+/// Which of a run's policies is meant: the one of that name, or the only one, unless it is called like another of `names`.
+fn index_of(other: &OtherPolicy, policies: &[String], names: &[String]) -> Result<usize> {
+    let fail = |what: String, remedy: &str| {
+        Err(Error::Config {
+            origin: format!("`{}`", other.key),
+            message: format!("{} {what}: {remedy}", other.run.display()),
+        })
+    };
+    let name = &other.name;
+    match (policies.iter().position(|policy| policy == name), policies) {
+        (Some(k), _) => Ok(k),
+        (None, [only]) if names.contains(only) => fail(
+            format!("has the policy `{only}`, but it is given for `{name}`"),
+            "give each run for the name of its own policy",
+        ),
+        (None, [_]) => Ok(0),
+        (None, several) => fail(
+            format!("has the policies {}, and none is called `{name}`", several.join(", ")),
+            "name it by one of them, or choose another run",
+        ),
+    }
 }
 
 /// log π of this run's training pairs under each of the policies, by their names. Computed once, and then read from
@@ -134,7 +146,8 @@ pub(super) fn log_probs<B: FusedBackend>(
         let is_done = communicator.by_first(|| Ok(path.exists()))?;
         if !is_done {
             let theirs = opened_on_base(other, record)?;
-            let (params, _) = load_policy(theirs.join(POLICY), base, device)?;
+            let (params, meta) = load_policy(theirs.join(POLICY), base, device)?;
+            let k = index_of(other, &meta.objectives, data.objectives.names())?;
             let phase = format!("policy of {}", other.run.display());
             let mut all = all_log_probs(
                 base,
@@ -149,7 +162,7 @@ pub(super) fn log_probs<B: FusedBackend>(
                 run.check_there()?;
                 let folder = run.join(OTHERS);
                 std::fs::create_dir_all(&folder).map_err(Error::io("making", &folder))?;
-                log_probs::write(&path, &all.swap_remove(0))
+                log_probs::write(&path, &all.swap_remove(k))
             })?;
         }
         if !record.has(&name) {

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use mopo_train::config::{Replaced, preset_text};
 use mopo_train::{RunConfig, Silent};
 
 use super::{
-    assert_close, assert_resumable, finished_with, go_on, message, metric, new_run, tiny_method,
+    TINY, assert_close, assert_resumable, finished_with, go_on, message, metric, new_run,
+    tiny_method,
 };
 
 fn modpo(more: &[&str]) -> RunConfig {
@@ -77,6 +79,16 @@ fn margins_that_do_not_fit_are_refused_with_the_key() {
     assert!(e.contains("modpo.margins.runs.harmless") && e.contains("another base"), "{e}");
     let e = refused(&[&margins_of(&tmp.path().join("nothing"))]);
     assert!(e.contains("modpo.margins.runs.harmless") && e.contains("nothing"), "{e}");
+    // One that was trained on another objective, and one that nothing asks for.
+    let (_b, helpful) = finished_with(&tiny_method("dpo", &[]));
+    let e = refused(&[&margins_of(&helpful)]);
+    assert!(e.contains("modpo.margins.runs.harmless") && e.contains("policy `helpful`"), "{e}");
+    let unasked = margins_of(&trained).replace("harmless=", "kind=\"x\", harmless=");
+    let set: Vec<String> = TINY.iter().chain([&&*unasked]).map(|set| (*set).to_string()).collect();
+    let parts = Replaced { method: Some("modpo"), model: None };
+    let e =
+        RunConfig::parse_replaced(preset_text("demo").unwrap(), "demo", &set, parts).unwrap_err();
+    assert!(e.to_string().contains("for `kind`"), "{e}");
     let e = refused(&["modpo.preference_weights={helpful=0.5,kind=0.5}"]);
     assert!(e.contains("kind"), "{e}");
 }
