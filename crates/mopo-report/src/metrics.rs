@@ -132,6 +132,10 @@ quantities! {
     Dominated = "dominated",
     /// Share of decided held-out pairs that log(π/π_0) orders like their labels.
     EvalAccuracy = "eval_accuracy",
+    /// log π of preferred held-out responses, summed over tokens.
+    EvalChosenLogProb = "eval_chosen_log_prob",
+    /// log π of the others.
+    EvalRejectedLogProb = "eval_rejected_log_prob",
     /// Mean score of a policy's answers to a few held-out prompts.
     EvalScore = "eval_score",
     /// Hypervolume of these means.

@@ -139,6 +139,23 @@ pub(crate) fn accuracies(
         .collect()
 }
 
+/// Means of log π over the preferred and the other responses of the pairs that objective `k` decides, if there are any.
+pub(crate) fn mean_log_probs(
+    labels: &[Vec<Option<f32>>],
+    log_probs: &[[f32; 2]],
+    k: usize,
+) -> Option<[f64; 2]> {
+    let (mut sums, mut n) = ([0.0; 2], 0);
+    for (row, of) in labels.iter().zip(log_probs) {
+        let Some(label) = row[k].filter(|label| *label != 0.5) else { continue };
+        let chosen = usize::from(label < 0.5);
+        sums[0] += f64::from(of[chosen]);
+        sums[1] += f64::from(of[1 - chosen]);
+        n += 1;
+    }
+    (n > 0).then(|| sums.map(|sum| sum / f64::from(n)))
+}
+
 /// Means over the last rows of MOPO, at most `last_steps`, and their number.
 pub(crate) fn constraints(
     rows: &[MetricsRow],

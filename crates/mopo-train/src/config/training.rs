@@ -145,6 +145,14 @@ impl PhaseConfig {
                 None => Ok(()),
             };
         };
+        if self.early_stopping_patience.is_some() && !self.load_best_model_at_end {
+            return Err(format!(
+                "`{}` stops that many evaluations after the best one, whose policies are kept only with \
+                 {}=true: set it, too",
+                key("early_stopping_patience"),
+                key("load_best_model_at_end")
+            ));
+        }
         ranges::count(&key("eval_steps"), eval_steps, 1..=MAX_STEPS)?;
         if let Some(n) = self.eval_prompts {
             ranges::count(&key("eval_prompts"), n, 0..=MAX_COUNT)?;

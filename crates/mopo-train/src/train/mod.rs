@@ -226,6 +226,7 @@ pub fn train<B: FusedAutodiffBackend>(
             loras = vec![config.lora.clone(); trained.adapters.len()];
         }
         if let Some(evaluator) = evaluator {
+            evaluator.notes().iter().for_each(|note| progress.note(note));
             let (policies, best) = evaluator.end(trained)?;
             trained = policies;
             communicator.once(|| run.write_json(BEST, &best))?;

@@ -24,7 +24,7 @@ use crate::fit::{Method, PolicyMethod};
 use crate::heldout::log_ratio;
 use crate::log_probs::LogProbs;
 use crate::optim::{module_from_bytes, module_to_bytes};
-use crate::result::{Best, accuracies};
+use crate::result::{Best, accuracies, mean_log_probs};
 use crate::sample::Answerer;
 use crate::tokens::load_run_tokenizer;
 use crate::{Error, Result, RunConfig, RunData, RunDir, Silent};
@@ -157,6 +157,12 @@ impl<'a, B: FusedBackend> Evaluator<'a, B> {
                 if own.is_none_or(|own| own == k) {
                     all.push(accuracy.share);
                 }
+                if let Some(means) = mean_log_probs(&self.data.heldout_labels, log_probs, k) {
+                    let both = [Quantity::EvalChosenLogProb, Quantity::EvalRejectedLogProb];
+                    for (quantity, mean) in both.into_iter().zip(means) {
+                        metrics.set(quantity.between(policy, objective), mean);
+                    }
+                }
             }
         }
         if !all.is_empty() {
@@ -259,6 +265,21 @@ impl<'a, B: FusedBackend> Evaluator<'a, B> {
 
     fn is_over(&self) -> bool {
         self.phase.early_stopping_patience.is_some_and(|patience| self.state.since >= patience)
+    }
+
+    /// What to say at the end: that training stopped early, and which evaluation's policies the run ends with.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let best = self.state.best.as_ref().filter(|_| self.phase.load_best_model_at_end);
+        let Some(Best { step, metric, value }) = best else { return Vec::new() };
+        let stopped = match self.phase.early_stopping_patience {
+            Some(patience) if self.is_over() => {
+                format!(
+                    "training stopped after {patience} evaluations without a better `{metric}`; "
+                )
+            }
+            _ => String::new(),
+        };
+        vec![format!("{stopped}the policies are those of step {step}, with `{metric}` {value:.4}")]
     }
 
     /// What the run ends with: the best policies if it is to, else those that were `trained`. Also the best evaluation.

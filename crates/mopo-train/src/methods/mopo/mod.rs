@@ -336,6 +336,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         let refresh = step > 0 && step.is_multiple_of(config.reference_lag);
         if refresh {
             let reference = self.trainer.module().valid();
+            self.judge_window(&mut metrics);
             self.reference_log_probs.clear();
             if let Some(fresh) = &mut self.fresh {
                 let FreshSample { sample, reference: lists } = fresh.sample(

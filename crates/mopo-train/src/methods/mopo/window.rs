@@ -8,6 +8,7 @@ use mopo_core::importance::{MAX_SHAPE, SmoothedWeights};
 use mopo_core::mopo::choice_levels;
 use mopo_core::{DualMethod, Extraction, RatioSmoothing, ThresholdRule};
 use mopo_ops::FusedAutodiffBackend;
+use mopo_report::{Metrics, Quantity};
 
 use super::Mopo;
 use crate::log_probs::{LogProbs, all_log_probs, reference_log_probs};
@@ -153,15 +154,8 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         self.score_all()?;
         self.smooth();
         let (pairs, radius) = (&*self.sample.pairs, &self.sample.radius);
-        for (smoothed, dual) in self.smoothed.iter().zip(&self.duals) {
-            if smoothed.shape > MAX_SHAPE {
-                tracing::warn!(
-                    "policy `{}`: k̂ of the ratios π_ref/π_0 is {:.2}, above {MAX_SHAPE}: until the next refresh its \
-                     constraints' estimates are not to be trusted",
-                    self.setup.objectives.name(dual.primary),
-                    smoothed.shape
-                );
-            }
+        for (h, smoothed) in self.smoothed.iter().enumerate() {
+            self.warn_of_ratios(h, smoothed.shape, "until the next refresh");
         }
         let ratios_of = |h: usize| match self.smoothed.get(h) {
             Some(smoothed) => smoothed.log_ratios.clone(),
@@ -205,6 +199,41 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             }
         }
         Ok(())
+    }
+
+    /// Says at a refresh whether the estimates of the window that ends could be trusted, by k̂ of the ratios that it used.
+    /// Smoothed ones were judged when it began, and those of fresh answers are bounded.
+    pub(super) fn judge_window(&self, metrics: &mut Metrics) {
+        let config = self.setup.config;
+        let is_judged = config.ratio_smoothing == RatioSmoothing::Pareto || self.fresh.is_some();
+        if self.reference.is_none() || is_judged || config.extraction == Extraction::Pairwise {
+            return;
+        }
+        for (h, dual) in self.duals.iter().enumerate() {
+            let known =
+                (0..self.sample.pairs.len()).filter(|&i| self.reference_log_probs.get(i).is_some());
+            let ratios: Vec<f64> =
+                known.flat_map(|i| self.raw_log_ratio(h, i).map(f64::from)).collect();
+            if ratios.is_empty() || !ratios.iter().all(|ratio| ratio.is_finite()) {
+                continue;
+            }
+            let shape = SmoothedWeights::of(&ratios).shape;
+            if shape.is_finite() {
+                let name = self.setup.objectives.name(dual.primary);
+                metrics.set(Quantity::RatioShape.of(name), shape);
+                self.warn_of_ratios(h, shape, "since the refresh before this one");
+            }
+        }
+    }
+
+    fn warn_of_ratios(&self, h: usize, shape: f64, when: &str) {
+        if shape > MAX_SHAPE {
+            tracing::warn!(
+                "policy `{}`: k̂ of the ratios π_ref/π_0 is {shape:.2}, above {MAX_SHAPE}: {when} its constraints' \
+                 estimates are not to be trusted",
+                self.setup.objectives.name(self.duals[h].primary),
+            );
+        }
     }
 
     /// Smooths the ratios of all pairs, if the configuration asks for it; from log-probs that are all there.
