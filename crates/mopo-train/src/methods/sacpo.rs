@@ -212,6 +212,10 @@ impl<B: FusedAutodiffBackend> Sacpo<'_, B> {
     fn enter(&mut self, stage: usize, reference: LogProbs) {
         self.current = stage;
         self.method.go_on(self.stages[stage].part(), reference);
+        // Kept policies are named after their stages' objectives.
+        if self.kept.is_some() {
+            self.method.rename(self.stages[stage].objective);
+        }
     }
 }
 

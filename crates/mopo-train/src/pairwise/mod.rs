@@ -203,6 +203,11 @@ impl<'a, B: FusedAutodiffBackend, L: PairLoss> PairwiseMethod<'a, B, L> {
         }
     }
 
+    /// Trains another policy from here on, as far as metrics go.
+    pub(crate) fn rename(&mut self, policy: &'a str) {
+        self.policy = policy;
+    }
+
     /// Goes on with another loss and other pairs, against another reference (log π_ref of every pair), and with
     /// a new optimiser.
     pub(crate) fn go_on(&mut self, part: PairPart<'_, L>, reference: LogProbs) {

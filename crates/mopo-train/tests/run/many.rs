@@ -42,8 +42,8 @@ fn name(j: usize) -> String {
     format!("o{j}")
 }
 
-/// The demo on a prepared set of K objectives, with a reward for each.
-fn configured(kind: &str, k: usize) -> RunConfig {
+/// The demo on a prepared set of K objectives, with a reward for each; `runs` is a run with a policy for each.
+fn configured(kind: &str, k: usize, runs: &Path) -> RunConfig {
     let text = preset_text("demo").unwrap();
     let text = text.replace("source = \"demo\"\nn_prompts = 1200\n", "source = \"prepared\"\n");
     let axes = text.find("# The axes of the front").unwrap();
@@ -79,7 +79,16 @@ fn configured(kind: &str, k: usize) -> RunConfig {
             "grpo.group_size=2".into(),
             "grpo.max_new_tokens=8".into(),
         ],
-        "ppo" => vec![one, "ppo.max_new_tokens=8".into(), "ppo.epochs=2".into()],
+        "ppo" => vec![
+            format!("ppo.preference_weights={weights}"),
+            "ppo.max_new_tokens=8".into(),
+            "ppo.epochs=2".into(),
+        ],
+        "rewarded_soups" | "multi_objective_decoding" => {
+            let of = |j| format!("{} = {:?}", name(j), runs.display().to_string());
+            let runs: Vec<String> = (0..k).map(of).collect();
+            vec![everyone, format!("{kind}.runs={{ {} }}", runs.join(", "))]
+        }
         _ => vec![one],
     };
     let steps = "training.steps=5".to_string();
@@ -95,10 +104,12 @@ fn every_method_trains_on_three_four_and_five_objectives() {
     for k in [3, 4, 5] {
         let data = tmp.path().join(format!("{k}.jsonl"));
         set(k, &data);
-        // Those that take other runs over have no objectives of their own.
+        // Those that take other runs over come last, and take MOPO's.
         let taken = ["rewarded_soups", "multi_objective_decoding"];
-        for kind in MethodConfig::KINDS.iter().filter(|kind| !taken.contains(kind)) {
-            let config = configured(kind, k);
+        let runs = tmp.path().join(format!("mopo-{k}"));
+        let trained = MethodConfig::KINDS.iter().filter(|kind| !taken.contains(kind));
+        for kind in trained.chain(&taken) {
+            let config = configured(kind, k, &runs);
             let path = tmp.path().join(format!("{kind}-{k}"));
             let mut record =
                 RunRecord::new("test".into(), config.seed, Some(&data), false).unwrap();
@@ -109,6 +120,10 @@ fn every_method_trains_on_three_four_and_five_objectives() {
             let rows = super::metrics(&path);
             let losses = rows.iter().filter(|row| row["phase"] == **kind);
             let losses: Vec<f64> = losses.map(|row| row["loss"].as_f64().unwrap()).collect();
+            if taken.contains(kind) {
+                assert!(losses.is_empty() && result.policies.len() == k, "{kind}");
+                continue;
+            }
             assert!(
                 losses.len() == 5 && losses.iter().all(|x| x.is_finite()),
                 "{kind}: {losses:?}"
