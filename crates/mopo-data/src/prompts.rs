@@ -217,6 +217,13 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
         }
         prompts.push(prompt);
         Ok([0; 2])
+    })
+    .map_err(|error| match error {
+        // Nothing skips a prompt.
+        Error::Line { file, line, why, .. } => {
+            Error::Line { file, line, why, remedy: "correct it".into() }
+        }
+        other => other,
     })?;
     Ok(prompts)
 }

@@ -35,6 +35,11 @@ impl HubConfig {
         Self { path: path.into(), json, expected }
     }
 
+    /// Where it was read from.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// All keys.
     pub(crate) fn json(&self) -> &Map<String, Value> {
         &self.json

@@ -91,6 +91,7 @@ impl<B: FusedBackend> Sampler<B> {
         let generation = self.generation(&asked.overrides, &typed)?;
         if asked.system.is_none() {
             self.check_prompts(asked.decoding.clone(), &typed[rows], &generation)?;
+            self.cut_prompts(&typed)?.iter().for_each(|note| progress.note(note));
         }
         let mut compute = |rows: Range<usize>| {
             let mut lines = Vec::with_capacity(rows.len());

@@ -117,9 +117,13 @@ impl Error {
         Error::Corrupt { path: path.to_path_buf(), message: message.into() }
     }
 
-    /// The same error as one of the configuration `origin`.
+    /// The same error as one of the configuration `origin`. A key that it was an error of is kept.
     pub(crate) fn in_config(self, origin: &str) -> Self {
         let message = match self {
+            Error::Config { origin: key, message } if key.starts_with('`') => {
+                let has_key = message.contains(key.trim_matches(['`', '[', ']']));
+                if has_key { message } else { format!("{key}: {message}") }
+            }
             Error::Config { message, .. } => message,
             other => other.to_string(),
         };

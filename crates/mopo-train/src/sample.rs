@@ -529,6 +529,25 @@ impl<B: FusedBackend> Sampler<B> {
         }
     }
 
+    /// What to say of prompts that are longer than a run's limit, if there are any: how many, and what happens to them.
+    ///
+    /// # Errors
+    /// A prompt that the tokenizer refuses.
+    pub fn cut_prompts(&self, prompts: &[String]) -> Result<Option<String>> {
+        let Some(most) = self.max_prompt_tokens else { return Ok(None) };
+        let mut n_cut = 0;
+        for prompt in prompts {
+            n_cut += usize::from(self.tokenizer.encode_prompt(prompt, most)?.1);
+        }
+        Ok((n_cut > 0).then(|| {
+            format!(
+                "note: {n_cut} of {} prompts have more than {most} tokens, the run's `data.max_prompt_tokens`: their \
+                 beginnings are left out",
+                prompts.len()
+            )
+        }))
+    }
+
     /// Token ids of prompts, cut to the run's limit.
     fn prompt_tokens(&self, prompts: &[String]) -> Result<Vec<Vec<u32>>> {
         let most = self.max_prompt_tokens.unwrap_or(usize::MAX);

@@ -56,7 +56,7 @@ pub(crate) struct BenchPrecision {
 /// A language model, and what it is measured on.
 #[derive(Debug, Args)]
 pub(crate) struct BenchInput {
-    /// Model directory with its tokenizer.json, or org/name or org/name@revision on Hugging Face
+    /// Model directory with its tokenizer.json, a GGUF file, or org/name or org/name@revision on Hugging Face
     #[arg(long, value_name = "NAME|DIR")]
     pub(crate) model: PathBuf,
     /// Pairs as JSON Lines with prompt, chosen and rejected, taken in order; generation reads the prompts

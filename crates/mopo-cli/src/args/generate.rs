@@ -37,7 +37,7 @@ pub(crate) struct GenerateArgs {
     pub(crate) decoding: DecodingArgs,
     /// Scores to aim at, of a policy trained with `ric`: one for each objective, in standard deviations from the mean of
     /// its training set, e.g. helpful=1.5,harmless=0
-    #[arg(long, value_name = "SCORES", conflicts_with_all = ["policy", "weights"])]
+    #[arg(long, value_name = "SCORES", conflicts_with_all = ["policy", "weights"], allow_hyphen_values = true)]
     pub(crate) targets: Option<Targets>,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
@@ -92,7 +92,7 @@ pub(crate) struct DecodingArgs {
     pub(crate) policy: Option<String>,
     /// Preference weights of a mixture of all policies in their order, e.g. 0.5,0.3,0.2, or by name, e.g.
     /// helpful=0.6,humor=0.4
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) weights: Option<Weights>,
     /// Divergence of the mixture: reverse_kl, forward_kl, jensen_shannon, alpha:A (0 < A < 1) or
     /// jeffreys; all but reverse_kl also run the base model [default: reverse_kl]

@@ -47,7 +47,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Prepare data, run SFT, train the policies of MOPO or DPO
+    /// Prepare data, run SFT, train policies with MOPO or any other method
     Train(TrainArgs),
     /// Score texts with reward models and other rewards
     Score(ScoreArgs),
@@ -95,7 +95,7 @@ pub(crate) struct TrainArgs {
     pub(crate) method: Option<String>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
-    /// Base model with its tokenizer, instead of the configuration's: a directory, or org/name or
+    /// Base model with its tokenizer, instead of the configuration's: a directory, a GGUF file, or org/name or
     /// org/name@revision on Hugging Face
     #[arg(long, value_name = "NAME|DIR")]
     pub(crate) model: Option<PathBuf>,
@@ -227,6 +227,9 @@ pub(crate) struct PrepareArgs {
     /// Prepared data set to write; without it, the data is only summarised
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
+    /// Replace the file of --out
+    #[arg(long, requires = "out")]
+    pub(crate) force: bool,
     /// Write distinct prompts without pairs; tldr also reads files of posts
     #[arg(long)]
     pub(crate) prompts: bool,

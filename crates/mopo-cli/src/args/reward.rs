@@ -22,7 +22,7 @@ pub(crate) enum RewardCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct RewardTrainArgs {
-    /// Preset: helpful, harmless, humor, toxicity or preference
+    /// Preset: helpful, harmless, humor, toxicity, preference, helpful-lora or harmless-lora
     #[arg(
         required_unless_present_any = ["config", "resume"],
         conflicts_with = "config"
@@ -44,6 +44,6 @@ pub(crate) struct RewardTrainArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RewardConfigArgs {
-    /// Preset: helpful, harmless, humor, toxicity or preference
+    /// Preset: helpful, harmless, humor, toxicity, preference, helpful-lora or harmless-lora
     pub(crate) preset: String,
 }

@@ -21,7 +21,7 @@ pub(crate) struct RunArgs {
     /// Random seed, instead of the configuration's
     #[arg(long, value_parser = numbers::seed, allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
-    /// Also write the metrics as TensorBoard events, into tensorboard/ of the run; a resumed run goes on with it
+    /// Also write the metrics as TensorBoard events, into tensorboard/ of the run; a resumed run adds a file
     #[arg(long)]
     pub(crate) tensorboard: bool,
     /// Fail on malformed data lines instead of skipping them

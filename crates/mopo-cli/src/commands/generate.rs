@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::shards::{kind, locked, say_done, say_written, shard_at};
 use crate::args::{DecodingArgs, GenerateArgs, ModelArgs, ShardArgs, Targets, Weights};
 use crate::device::{self, Job, dispatch};
-use crate::output::outln;
+use crate::output::{errln, outln};
 use crate::progress::Bars;
 
 pub(crate) fn run(mut args: GenerateArgs) -> Result<()> {
@@ -184,6 +184,7 @@ impl Job for Generate {
         let prompts =
             args.prompt.iter().map(|typed| sampler.prompt(typed)).collect::<Result<Vec<_>, _>>()?;
         let generation = sampler.generation(&args.sampling.overrides(), &prompts)?;
+        sampler.cut_prompts(&prompts)?.iter().for_each(|note| errln!("{note}"));
         let responses = sampler.answer(&decoding, &prompts, &generation, &mut Silent)?;
         for (prompt, response) in args.prompt.iter().zip(responses) {
             outln!("{}\n→{response}\n", prompt.trim());

@@ -20,6 +20,7 @@ pub(crate) fn run(args: PrepareArgs) -> Result<()> {
     config.source.check_path(&name, data)?;
     if let Some(out) = &args.out {
         check_output_file(out, data.into_iter().chain(args.config.as_deref()))?;
+        ensure!(args.force || !out.exists(), "{} exists; replace it with --force", out.display());
     }
     if args.prompts { prompts(&args, &config.source) } else { pairs(&args, &config.source) }
 }

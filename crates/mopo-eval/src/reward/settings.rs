@@ -273,8 +273,8 @@ impl ModelSpec {
     /// # Errors
     /// The settings that are missing, by name; an invalid `reward.toml`.
     pub fn settings(&self, dir: impl AsRef<Path>) -> Result<ModelSettings> {
-        let mut whole = self.with_preset()?;
-        let path = dir.as_ref().join(SETTINGS_FILE);
+        let (mut whole, dir) = (self.with_preset()?, dir.as_ref());
+        let path = dir.join(SETTINGS_FILE);
         if path.exists() {
             let text = mopo_hub::read(&path)?;
             let own = std::str::from_utf8(&text).map_err(|e| e.to_string());
@@ -290,8 +290,15 @@ impl ModelSpec {
         fields.retain(|name, _| !["preset", "path", "architecture"].contains(&name));
         for field in ["text", "pooling", "label", "max_length", "truncation_side"] {
             if !fields.contains_key(field) {
-                let expected = "it decides the scores and has no default: set it in the configuration \
-                                or in the model's reward.toml, or use a `preset`";
+                let none = match dir.join("config.json").exists() {
+                    true => "",
+                    false => " (which has no config.json either: is it a reward model?)",
+                };
+                let expected = format!(
+                    "it decides the scores and has no default: set it in the configuration or in {}{none}, or use a \
+                     `preset`",
+                    dir.join(SETTINGS_FILE).display()
+                );
                 return Err(Error::invalid(field, "missing", expected));
             }
         }

@@ -240,9 +240,7 @@ fn run_seeds() -> Vec<Vec<u8>> {
     {
         seeds.push(format!("{demo}\n#set {line}\n").into_bytes());
     }
-    let kinds =
-        ["ipo", "simpo", "kto", "f_dpo", "ppo", "grpo", "modpo", "sacpo", "raco", "can", "ham"];
-    for kind in kinds {
+    for kind in mopo_train::config::MethodConfig::KINDS {
         let parts = mopo_train::config::Replaced { method: Some(kind), ..Default::default() };
         let config = RunConfig::parse_replaced(&demo, "demo", &[], parts);
         seeds.extend(config.and_then(|config| config.to_toml()).ok().map(String::into_bytes));

@@ -57,6 +57,30 @@ fn default_initializer_range() -> f64 {
     0.02
 }
 
+/// The fields, and whether they are whole numbers.
+const NUMBERS: [(&str, bool); 10] = [
+    ("vocab_size", true),
+    ("hidden_size", true),
+    ("intermediate_size", true),
+    ("num_hidden_layers", true),
+    ("num_attention_heads", true),
+    ("partial_rotary_factor", false),
+    ("rope_theta", false),
+    ("max_position_embeddings", true),
+    ("layer_norm_eps", false),
+    ("initializer_range", false),
+];
+
+/// The same error, naming the file.
+fn in_file(path: &Path, error: Error) -> Error {
+    match error {
+        Error::Hub(mopo_hub::Error::Json { reason, expected, .. }) => {
+            mopo_hub::Error::Json { path: path.into(), reason, expected }.into()
+        }
+        error => Error::InFile { path: path.into(), source: Box::new(error) },
+    }
+}
+
 impl PhiConfig {
     /// The published phi-1.5, with 1.4 billion parameters.
     pub fn phi_1_5() -> Self {
@@ -82,17 +106,12 @@ impl PhiConfig {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let json: serde_json::Value = mopo_hub::read_json(path, "the config.json of a phi model")?;
-        Self::from_hub(json).map_err(|e| match e {
-            Error::Hub(mopo_hub::Error::Json { reason, expected, .. }) => {
-                mopo_hub::Error::Json { path: path.into(), reason, expected }.into()
-            }
-            e => Error::InFile { path: path.into(), source: Box::new(e) },
-        })
+        Self::from_hub(json).map_err(|e| in_file(path, e))
     }
 
     /// From a configuration that has been read.
     pub(crate) fn from_config(config: &HubConfig) -> Result<Self> {
-        Self::from_hub(config.json().clone().into()).map_err(|e| config.in_file(e))
+        Self::from_hub(config.json().clone().into()).map_err(|e| in_file(config.path(), e))
     }
 
     fn from_hub(mut json: serde_json::Value) -> Result<Self> {
@@ -152,6 +171,17 @@ impl PhiConfig {
                 if let Some(value) = rope.get(key) {
                     json[key] = value.clone();
                 }
+            }
+        }
+        for (field, is_whole) in NUMBERS {
+            let value = json.get(field).unwrap_or(&serde_json::Value::Null);
+            let (fits, expected) = match is_whole {
+                true => (value.is_u64(), "it must be a whole number of at least 1"),
+                false => (value.is_number(), "it must be a number"),
+            };
+            if !value.is_null() && !fits {
+                let (value, expected) = (value.to_string(), expected.into());
+                return Err(Error::InvalidParameter { field, value, expected });
             }
         }
         let head_dim = json.get("head_dim").filter(|value| !value.is_null()).cloned();
@@ -408,8 +438,14 @@ mod tests {
             ("quantization_config", Some(vec![4].into()), "`quantization_config` is [4]"),
             ("rope_parameters", Some(5.into()), "`rope_parameters` is 5"),
             ("head_dim", Some(5.into()), "`head_dim` is 5"),
-            ("hidden_size", Some((-1).into()), "-1"),
-            ("hidden_size", Some(1.5.into()), "1.5"),
+            ("hidden_size", Some((-1).into()), "`hidden_size` is -1"),
+            ("hidden_size", Some(1.5.into()), "`hidden_size` is 1.5"),
+            (
+                "vocab_size",
+                Some("x".into()),
+                "`vocab_size` is \"x\", but it must be a whole number",
+            ),
+            ("rope_theta", Some("x".into()), "`rope_theta` is \"x\", but it must be a number"),
         ] {
             let mut json = tiny_json();
             let value: Option<serde_json::Value> = value;
@@ -419,6 +455,11 @@ mod tests {
             }
             let message = read(&json).unwrap_err().to_string();
             assert!(message.contains(words) && message.contains("config.json"), "{message}");
+            let json = json.as_object().unwrap().clone();
+            let read = HubConfig::new(Path::new("dir/config.json"), json, "a config.json");
+            let message = PhiConfig::from_config(&read).unwrap_err().to_string();
+            let has_both = message.contains(words) && message.contains("dir/config.json");
+            assert!(has_both && !message.contains(": :"), "{message}");
         }
     }
 }

@@ -203,7 +203,13 @@ fn find_all(all: &[PolicySamples], field: &str, wanted: &[String]) -> Result<Vec
         };
         let index = all.iter().position(|policy| policy.policy == *name);
         let Some(index) = index.or_else(|| all.iter().position(is_called)) else {
-            return Err(Error::invalid(field, name, format!("the policies are {}", names(all))));
+            let has_sft = all.iter().any(|policy| policy.group == PolicyGroup::Sft);
+            let sft = if has_sft { ", and `sft` is the SFT model" } else { "" };
+            return Err(Error::invalid(
+                field,
+                name,
+                format!("the policies are {}{sft}", names(all)),
+            ));
         };
         if !found.contains(&index) {
             found.push(index);

@@ -95,6 +95,13 @@ pub(crate) fn read_with<T: ConfigFile>(
         fail(with_suggestion(&e.to_string(), known))
     };
     let mut document = DeTable::parse(text).map_err(|e| wrong((e, &[])))?;
+    if document.get_ref().is_empty() {
+        return Err(fail(
+            "it has no keys: begin with a whole configuration, which `mopo config demo` prints, or of a reward model \
+             `mopo reward config helpful`"
+                .into(),
+        ));
+    }
     let mut old = rename_keys(document.get_mut(), &T::renamed()).map_err(fail)?;
     T::read_parts(document.get_ref()).map_err(wrong)?;
     let config = T::deserialize(Deserializer::from(document)).map_err(|e| wrong((e, &[])))?;

@@ -35,17 +35,38 @@ pub(crate) fn did_you_mean<'a>(
     }
 }
 
-/// A deserializer's message about an unknown field or variant, with a suggestion from those that it
-/// lists and those in `known`.
+/// A deserializer's message, with what it expected in words.
+fn in_words(message: &str) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for (i, part) in message.split("expected ").enumerate() {
+        let word = part.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        let (name, meant) = match word {
+            "usize" | "u64" | "u32" | "u16" | "u8" => (word.len(), "a whole number of at least 0"),
+            "i64" | "i32" => (word.len(), "a whole number"),
+            "f64" | "f32" => (word.len(), "a number"),
+            "struct" => {
+                let name = part.split_whitespace().nth(1).unwrap_or_default();
+                (word.len() + 1 + name.len(), "a table")
+            }
+            _ => (0, ""),
+        };
+        let rest = if i > 0 { format!("{meant}{}", &part[name..]) } else { part.to_string() };
+        words.push(rest);
+    }
+    words.join("expected ")
+}
+
+/// A deserializer's message in words; about an unknown field or variant, with a suggestion from those that it lists and
+/// those in `known`.
 pub(crate) fn with_suggestion(message: &str, known: &[&str]) -> String {
-    let message = message.trim_end();
+    let message = in_words(message.trim_end());
     let Some(at) =
         ["unknown field `", "unknown variant `"].iter().find_map(|start| message.find(start))
     else {
-        return message.to_string();
+        return message;
     };
     let mut names = message[at..].split('`').skip(1).step_by(2);
-    let Some(given) = names.next() else { return message.to_string() };
+    let Some(given) = names.next() else { return message };
     format!("{message}{}", did_you_mean(given, names.chain(known.iter().copied())))
 }
 
@@ -74,5 +95,16 @@ mod tests {
         let unknown = with_suggestion("unknown field `tua`", &["tau", "ball"]);
         assert_eq!(unknown, "unknown field `tua`; did you mean `tau`?");
         assert_eq!(with_suggestion("missing field `tau`", &[]), "missing field `tau`");
+        for (message, words) in [
+            (
+                "integer `-1`, expected usize\nin `a`",
+                "integer `-1`, expected a whole number of at least 0\nin `a`",
+            ),
+            ("string \"x\", expected f64", "string \"x\", expected a number"),
+            ("integer `1`, expected struct DataConfig\n", "integer `1`, expected a table"),
+            ("integer `1`, expected a string", "integer `1`, expected a string"),
+        ] {
+            assert_eq!(with_suggestion(message, &[]), words);
+        }
     }
 }

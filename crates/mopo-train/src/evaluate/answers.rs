@@ -75,6 +75,10 @@ impl<B: FusedBackend> Asked<B> {
             ));
         }
         let prompts = prompts::draw(available, settings.n_prompts, plan.seed);
+        // Those of the run's data were counted when it was prepared.
+        if plan.given.is_some() {
+            sampler.cut_prompts(&prompts)?.iter().for_each(|note| progress.note(note));
+        }
         let generation = GenerationConfig {
             max_new_tokens: settings.max_new_tokens,
             temperature: settings.temperature,
