@@ -1,10 +1,12 @@
 //! What runs are trained with, and that it is the same for all.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use super::plan::Method;
+use super::Study;
+use super::plan::{Filled, Method};
 
 /// Responses in all batches of a run.
 pub(super) fn responses(config: &toml::Table, method: &Method) -> i64 {
@@ -29,6 +31,75 @@ pub(super) struct Budget {
     pub(super) tokens: Option<f64>,
     /// Why they cannot be those of the others, if so.
     other_tokens: Option<String>,
+    /// Why others are trained than an adapter's parameters, if so.
+    other_parameters: Option<String>,
+}
+
+impl Study {
+    /// Refuses overrides that make another budget than the first method's, before any run is trained. `base` is the
+    /// configuration of an SFT model's run, which has everything but the methods' own sections.
+    pub(super) fn check_overrides(&self, base: &toml::Table) -> Result<()> {
+        let mut first: Option<Budget> = None;
+        for method in self.plan.methods.iter().filter(|method| !method.tries.is_empty()) {
+            for (i, tried) in method.tried(self.plan.size.n_tries).iter().enumerate() {
+                for part in self.plan.parts(method) {
+                    // Which runs these are makes no difference here.
+                    let runs = |_: &str| Ok(BTreeMap::new());
+                    let filled =
+                        Filled { objectives: &self.plan.objectives, part: &part, runs: &runs };
+                    let mut config = base.clone();
+                    assign(&mut config, "training.steps=1");
+                    for set in method.set.iter().chain(tried) {
+                        assign(&mut config, &filled.fill(set)?);
+                    }
+                    let name = format!("`{}`, try {}", method.name, i + 1);
+                    let this = Budget::of(name, config, None, method);
+                    match &first {
+                        None => first = Some(this),
+                        Some(first) => first.same_size(&this)?,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sets `key.path=value` as a run does; what is no such thing is left to the run.
+fn assign(config: &mut toml::Table, set: &str) {
+    let Some((path, value)) = set.split_once('=') else { return };
+    let parsed = format!("x = {value}").parse::<toml::Table>().ok();
+    let value = parsed.and_then(|mut table| table.remove("x"));
+    let value = value.unwrap_or_else(|| toml::Value::String(set.into()));
+    let mut at = config;
+    let mut keys = path.trim().split('.').peekable();
+    while let Some(key) = keys.next() {
+        if keys.peek().is_none() {
+            at.insert(key.into(), value);
+            return;
+        }
+        let table = || toml::Value::Table(toml::Table::new());
+        let Some(next) = at.entry(key).or_insert_with(table).as_table_mut() else { return };
+        at = next;
+    }
+}
+
+/// What a run trains besides one adapter, in words: output layers, or adapters of policies of their own. A method whose
+/// section does not say whether an output layer is trained trains one for each policy.
+fn trained_besides(config: &toml::Table) -> Vec<String> {
+    let own_adapters = config.get("adapters").is_some_and(|a| a.as_str() == Some("per_policy"));
+    let kind = config.get("method").and_then(|method| method.get("kind")?.as_str());
+    let section = kind.and_then(|kind| config.get(kind)?.as_table());
+    let heads = match section.map(|section| section.get("train_head")) {
+        Some(Some(train_head)) => train_head.as_bool() == Some(true),
+        Some(None) => true,
+        // Nothing is known of it.
+        None => false,
+    };
+    let rank = config.get("head_rank").map(|rank| format!(" as updates of rank {rank}"));
+    let heads = heads.then(|| format!("output layers{}", rank.unwrap_or_default()));
+    let adapters = own_adapters.then(|| "an adapter for each policy".to_string());
+    heads.into_iter().chain(adapters).collect()
 }
 
 impl Budget {
@@ -38,8 +109,21 @@ impl Budget {
         tokens: Option<f64>,
         method: &Method,
     ) -> Self {
-        let responses = responses(&config, method);
-        Self { name, config, responses, tokens, other_tokens: method.other_tokens.clone() }
+        Self {
+            responses: responses(&config, method),
+            other_tokens: method.other_tokens.clone(),
+            other_parameters: method.other_parameters.clone(),
+            name,
+            config,
+            tokens,
+        }
+    }
+
+    /// What it trains besides one adapter, and why.
+    pub(super) fn parameters(&self) -> Option<String> {
+        let besides = trained_besides(&self.config);
+        let why = self.other_parameters.as_ref().filter(|_| !besides.is_empty())?;
+        Some(format!("{} ({why})", besides.join(" and ")))
     }
 
     /// Whether its tokens should be those of others.
@@ -66,11 +150,35 @@ impl Budget {
         Ok(Some(ratio))
     }
 
-    /// Checks that another run has the same: data, adapter, steps, responses, and what it is evaluated with.
+    /// Checks that another run has the same: [size](Self::same_size) and trained parameters.
     ///
     /// # Errors
     /// Names what differs.
     pub(super) fn same(&self, other: &Self) -> Result<()> {
+        let said = |run: &Self| match &trained_besides(&run.config)[..] {
+            [] => "nothing".to_string(),
+            besides => besides.join(" and "),
+        };
+        let is_explained =
+            |run: &Self| run.other_parameters.is_some() || trained_besides(&run.config).is_empty();
+        let differ = said(self) != said(other) && !(is_explained(self) && is_explained(other));
+        ensure!(
+            !differ,
+            "the budgets differ: {} trains {} besides its adapter, and {} {}; change the overrides of single methods, or \
+             say in the method's `other_parameters` why it cannot be otherwise",
+            self.name,
+            said(self),
+            other.name,
+            said(other)
+        );
+        self.same_size(other)
+    }
+
+    /// Checks that another run has the same data, adapter, steps, responses, and is evaluated alike.
+    ///
+    /// # Errors
+    /// Names what differs.
+    pub(super) fn same_size(&self, other: &Self) -> Result<()> {
         const KEYS: [&[&str]; 6] = [
             &["lora"],
             &["data"],
@@ -150,6 +258,38 @@ mod tests {
             let error = first.same(&other).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn other_parameters_are_refused_unless_the_study_says_why() {
+        let usual: Method = METHOD.parse::<toml::Table>().unwrap().try_into().unwrap();
+        let other = Method { other_parameters: Some("it must".into()), ..usual.clone() };
+        let run = |text: &str, method| Budget::of("x".into(), text.parse().unwrap(), None, method);
+        let adapter = "[method]\nkind = \"dpo\"\n[dpo]\ntrain_head = false";
+        let head = "[method]\nkind = \"dpo\"\n[dpo]\ntrain_head = true";
+        let heads = "head_rank = 4\n[method]\nkind = \"mopo\"\n[mopo]\ntau = 0.2";
+        let first = run(adapter, &usual);
+        first.same(&run(adapter, &usual)).unwrap();
+        first.same(&run(heads, &other)).unwrap();
+        assert_eq!(first.parameters(), None);
+        assert_eq!(
+            run(heads, &other).parameters().unwrap(),
+            "output layers as updates of rank 4 (it must)"
+        );
+        let error = first.same(&run(head, &usual)).unwrap_err().to_string();
+        assert!(error.contains("trains nothing") && error.contains("other_parameters"), "{error}");
+        let own = "adapters = \"per_policy\"\n[method]\nkind = \"dpo\"\n[dpo]\ntrain_head = false";
+        assert!(first.same(&run(own, &usual)).is_err());
+    }
+
+    #[test]
+    fn overrides_are_set_as_runs_set_them() {
+        let mut config: toml::Table = "[lora]\nrank = 16".parse().unwrap();
+        for set in ["lora.rank=4", "mopo.tau=0.2", "name=my run", "lora.rank.x=1", "nothing"] {
+            assign(&mut config, set);
+        }
+        let expected = "name = \"name=my run\"\n[lora]\nrank = 4\n[mopo]\ntau = 0.2";
+        assert_eq!(config, expected.parse().unwrap());
     }
 
     #[test]

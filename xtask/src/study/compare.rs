@@ -69,6 +69,7 @@ impl Study {
         let mut first: Option<Budget> = None;
         let mut usual: BTreeMap<u64, Budget> = BTreeMap::new();
         let mut unusual: Vec<(&Method, u64, Budget)> = vec![];
+        let mut parameters: Vec<String> = vec![];
         let mut farthest: f64 = 0.0;
         let mut bases: BTreeMap<u64, (String, Value)> = BTreeMap::new();
         for method in methods {
@@ -110,6 +111,12 @@ impl Study {
                         None => first = Some(this()),
                         Some(first) => first.same(&this())?,
                     }
+                    if let Some(besides) = this().parameters() {
+                        let of = format!("{name} {besides}");
+                        if !parameters.contains(&of) {
+                            parameters.push(of);
+                        }
+                    }
                     if !this().is_usual() {
                         unusual.push((own, *seed, this()));
                     } else if let Some(usual) = usual.get(seed) {
@@ -125,6 +132,10 @@ impl Study {
             (usual.values().next().and_then(|run| run.tokens), usual.is_empty())
         else {
             return Ok("How many tokens they were trained on was not recorded.".into());
+        };
+        let parameters = match parameters.is_empty() {
+            true => String::new(),
+            false => format!(" Besides one adapter, these train: {}.", parameters.join("; ")),
         };
         let mut said = format!(
             "Each run was trained on {first:.0} tokens, within {:.1} % of each other for one seed, except:",
@@ -154,7 +165,7 @@ impl Study {
         Ok(match others.is_empty() {
             true => said.replace(", except:", "."),
             false => said.trim_end_matches(';').to_string() + ".",
-        })
+        } + &parameters)
     }
 
     /// What the page says above its tables.

@@ -301,6 +301,7 @@ impl Study {
         if base.join("result.json").exists()
             && splits.iter().all(|split| self.prompts(seed, *split).exists())
         {
+            self.check_overrides(&budget::config(&base)?)?;
             return Ok(base);
         }
         eprintln!("== seed {seed}: SFT");
@@ -315,6 +316,7 @@ impl Study {
             ensure!(!some.is_empty(), "seed {seed} has too few held-out prompts");
             write_prompts(&self.prompts(seed, split), &some)?;
         }
+        self.check_overrides(&budget::config(&base)?)?;
         Ok(base)
     }
 

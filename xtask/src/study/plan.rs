@@ -104,6 +104,8 @@ pub(super) struct Method {
     pub(super) responses: i64,
     /// Why its runs cannot be trained on as many tokens as those of the others, if so.
     pub(super) other_tokens: Option<String>,
+    /// Why it trains other parameters than one adapter, such as output layers, if so.
+    pub(super) other_parameters: Option<String>,
     /// A method before it, with a run for each objective and the same tries, that this one is where all weight is on one
     /// objective: those runs are taken over.
     pub(super) corners_of: Option<String>,
