@@ -112,6 +112,13 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "it must be a whole number above 0".into())
 }
 
+/// Minutes, of a month at most.
+pub(crate) fn minutes(text: &str) -> Result<f64, String> {
+    const MOST: f64 = 31.0 * 24.0 * 60.0;
+    let minutes = text.parse().ok().filter(|m: &f64| *m > 0.0 && *m <= MOST);
+    minutes.ok_or_else(|| format!("minutes must be a number above 0, up to {MOST}"))
+}
+
 /// A path that means the same to a process that runs elsewhere.
 pub(crate) fn absolute(text: &str) -> Result<PathBuf, String> {
     std::path::absolute(text).map_err(|e| e.to_string())

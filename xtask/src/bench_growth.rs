@@ -293,7 +293,7 @@ mod tests {
         for curve in curves(2) {
             let xs: Vec<usize> = curve.points.iter().map(curve.x).collect();
             assert!(xs.is_sorted_by(|a, b| a < b), "{}: {xs:?}", curve.name);
-            let is_base = |at: &Point| Point { is_mopo: true, ..*at } == BASE;
+            let is_base = |at: &Point| Point { is_mopo: true, head_rank: None, ..*at } == BASE;
             assert!(curve.points.iter().any(is_base), "{}", curve.name);
         }
     }

@@ -2,12 +2,12 @@
 //! result.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::bench::{Bench, Trial};
 use super::compare::{compared, difference, tree, without_place};
-use super::faults::names;
 use crate::random::Random;
 
 /// Inputs of the user without a checksum, and why: what they say is what is wanted, so another letter can be another
@@ -85,7 +85,7 @@ pub(super) fn one(bench: &Bench, trial: u64) -> Result<Trial> {
         ("misbehaved", Some(why))
     } else if !ended.succeeded() {
         let error = ended.errors().join(" ");
-        let unnamed = !names(&ended.complained, &file);
+        let unnamed = !names_itself(&error, &file);
         // What the user wrote may name something that is not there: then that is named.
         let unnamed = unnamed && !of_the_user(&file);
         ("noticed", unnamed.then(|| format!("the error does not name {file}: {error}")))
@@ -104,6 +104,15 @@ pub(super) fn one(bench: &Bench, trial: u64) -> Result<Trial> {
         }
     };
     Ok(Trial { job: kind, class: class.into(), failure, shown })
+}
+
+/// Whether an error has the file's name, or the directory that it is in below that of its run.
+fn names_itself(error: &str, file: &str) -> bool {
+    let path = Path::new(file);
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let folder = path.parent().filter(|folder| folder.components().count() > 1);
+    error.contains(&*name)
+        || folder.is_some_and(|folder| error.contains(&*folder.display().to_string()))
 }
 
 /// What kind of file it is, for the table: its path without the name of the run and the number of the checkpoint.
@@ -135,6 +144,20 @@ mod tests {
             "rm/run.json",
         ] {
             assert!(!of_the_user(file), "{file}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_run_does_not_name_its_files() {
+        let error = "error: run-b/data/train.jsonl has another SHA-256 than in run.json";
+        assert!(names_itself(error, "run-b/data/train.jsonl"));
+        assert!(names_itself(
+            "error: run-b/policy: another hash",
+            "run-b/policy/heads.safetensors"
+        ));
+        for file in ["run-b/config.toml", "run-b/policy/heads.safetensors", "run-b/tokenizer.json"]
+        {
+            assert!(!names_itself(error, file), "{file}");
         }
     }
 

@@ -328,7 +328,7 @@ impl One<'_> {
 
 /// Whether an error is about a file: it has the file's name, or that of a directory that it is in. What is written at first
 /// to a temporary file is about the file that this becomes, in the same directory.
-pub(super) fn names(error: &str, file: &str) -> bool {
+fn names(error: &str, file: &str) -> bool {
     let path = Path::new(file);
     let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     let is_temporary =

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
-use crate::args::absolute;
+use crate::args::{absolute, minutes};
 use crate::cluster_test::has_program;
 use crate::files::write_whole;
 use crate::measured::About;
@@ -41,9 +41,9 @@ use bench::{Bench, Trial};
 /// single commands. Parts whose programs are missing (strace, faketime, mpirun) are not run, and that is said.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// As many trials as there is time for in so many minutes [default: 1200 kills, 600 faults, 2000 bytes, 1000
-    /// configurations and sets, in about a quarter of an hour on two cores]
-    #[arg(value_parser = minutes)]
+    /// As many trials as there is time for in this many minutes [default: 1200 kills, 600 faults, 2000 bytes, 1000
+    /// configurations and sets, in about half an hour on two cores, and a quarter of an hour of fuzzing]
+    #[arg(value_parser = minutes, allow_negative_numbers = true)]
     minutes: Option<f64>,
     /// Only these parts
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
@@ -213,11 +213,6 @@ fn shown_words(words: &[String]) -> String {
     shown.join(" ")
 }
 
-fn minutes(text: &str) -> std::result::Result<f64, String> {
-    let minutes = text.parse().ok().filter(|m: &f64| m.is_finite() && *m > 0.0);
-    minutes.ok_or_else(|| "minutes must be a number above 0".into())
-}
-
 /// `--repeat kill:17`.
 fn repeat(bench: &Bench, which: &str) -> Result<ExitCode> {
     let (part, trial) = named(which)?;
@@ -307,7 +302,13 @@ fn write_failures(file: &Path, seed: u64, done: &[Done]) -> Result<()> {
     let failures = done.iter().flat_map(|done| {
         done.failures().map(|(n, trial)| {
             json!({
-                "repeat": format!("cargo xtask campaign --seed {seed} --repeat {}:{n}", done.word),
+                "repeat": match done.word {
+                    "fuzz" => format!(
+                        "cargo run --release -p mopo-fuzz -- --repeat {}:SEED:NUMBER, with both from `failure`",
+                        trial.job
+                    ),
+                    word => format!("cargo xtask campaign --seed {seed} --repeat {word}:{n}"),
+                },
                 "job": trial.job,
                 "class": trial.class,
                 "failure": trial.failure,

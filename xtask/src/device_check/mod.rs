@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::args::absolute;
+use crate::args::{absolute, minutes};
 use crate::cargo::target_directory;
 use crate::cluster_test::last_lines;
 use crate::files::write_whole;
@@ -40,7 +40,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
     /// Time for all; what does not fit is left out, and said to be
-    #[arg(long, default_value = "8", value_name = "N")]
+    #[arg(long, default_value = "8", value_name = "N", value_parser = minutes, allow_negative_numbers = true)]
     minutes: f64,
     /// Sizes of models besides the tiny ones
     #[arg(long, value_delimiter = ',', default_values = ["smollm2-135m", "phi-1.5"])]
@@ -60,7 +60,6 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             known.map(|size| size.name).join(", ")
         );
     }
-    ensure!(options.minutes > 0.0, "--minutes {}: it must be positive", options.minutes);
     let dir = match &options.from {
         Some(dir) => dir.clone(),
         None => {
@@ -80,6 +79,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     ensure!(mopo.is_file(), "--from {}: there is no program `mopo` in it", dir.display());
     let work = std::env::temp_dir().join(format!("mopo-device-check-{}", std::process::id()));
     fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
+    let built = pack::built(&dir);
     let mut check = Check {
         dir,
         work: work.clone(),
@@ -88,6 +88,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         end: Instant::now() + Duration::from_secs_f64(60.0 * options.minutes),
         record: json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "built": built,
             "device": options.device,
             "machine": machine(),
             "nvidia_smi": said(Command::new("nvidia-smi").args([
@@ -322,6 +323,9 @@ impl Check {
         } else {
             "import torch, transformers"
         };
+        if self.device.starts_with("wgpu") {
+            return Err(LeftOut("PyTorch has no wgpu".into()).into());
+        }
         if said(Command::new(python).args(["-c", modules])).is_none() {
             let why = format!("{} cannot {modules}", python.display());
             return Err(LeftOut(why).into());

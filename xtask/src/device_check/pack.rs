@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use cargo_metadata::Message;
 
 use crate::cargo::{cargo, root, status};
+use crate::machine::date_and_commit;
 
 /// The archive may have this size, so that it can be carried with a working tree.
 const MAX_BYTES: u64 = 64 << 20;
@@ -74,7 +75,16 @@ pub(super) fn build(device: &str, dir: &Path) -> Result<()> {
         fs::copy(&from, dir.join("peers").join(peer))
             .with_context(|| from.display().to_string())?;
     }
-    Ok(())
+    let place = dir.join(BUILT);
+    fs::write(&place, date_and_commit()).with_context(|| place.display().to_string())
+}
+
+/// The file with the date and the commit of a folder.
+const BUILT: &str = "built.txt";
+
+/// When a folder was built, and from which commit.
+pub(super) fn built(dir: &Path) -> Option<String> {
+    Some(fs::read_to_string(dir.join(BUILT)).ok()?.trim().to_string())
 }
 
 fn copy_stripped(from: &Path, to: &Path) -> Result<()> {
