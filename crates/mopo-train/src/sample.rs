@@ -248,7 +248,13 @@ impl<B: FusedBackend> Sampler<B> {
                 choices +=
                     &format!("; `{WORST_CASE}` mixes all with the weights that are worst for it");
             }
-            wrong(format!("unknown policy `{name}`; {choices}"))
+            match name == WORST_CASE {
+                true => wrong(format!(
+                    "`{WORST_CASE}` is a mixture of policies with heads of their own, and there is one policy for all; \
+                     {choices}"
+                )),
+                false => wrong(format!("unknown policy `{name}`; {choices}")),
+            }
         })
     }
 
