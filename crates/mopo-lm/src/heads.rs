@@ -38,7 +38,7 @@ impl<B: Backend> PolicyHeads<B> {
         scale: f64,
     ) -> Self {
         let constant = match &lm_head.weight {
-            Weight::Dense(weight) => Weight::Frozen(weight.val().detach()),
+            Weight::Dense(weight) => Weight::Frozen(weight.val().set_require_grad(false)),
             constant => constant.clone(),
         };
         let (shape, device) = (lm_head.weight.shape(), lm_head.weight.device());
@@ -55,7 +55,7 @@ impl<B: Backend> PolicyHeads<B> {
     pub fn with_updates(self, rank: usize, scale: f64) -> Self {
         let update = |head: OutputLayer<B>| {
             let (weight, bias) = (head.weight, head.bias);
-            let dense = weight.dense().detach();
+            let dense = weight.dense().set_require_grad(false);
             let update = LowRankUpdate::new(dense.dims(), rank, scale, false, &dense.device());
             OutputLayer {
                 weight: Weight::Frozen(dense),

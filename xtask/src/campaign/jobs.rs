@@ -225,6 +225,10 @@ mod tests {
         for page in std::fs::read_dir(folder).unwrap() {
             let file = page.unwrap().file_name().into_string().unwrap();
             let name = file.trim_end_matches(".md").replace('-', "_");
+            // Every run of a method has it.
+            if name == "sft" {
+                continue;
+            }
             assert!(METHODS.iter().any(|(method, _)| *method == name), "{name}");
         }
         assert!(METHODS.iter().any(|(method, _)| *method == "mopo"));

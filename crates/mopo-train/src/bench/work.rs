@@ -154,7 +154,7 @@ mod tests {
         });
         let visible = visible.sum();
         let work = PassWork::new(&batch, 3);
-        assert_eq!(work, PassWork { tokens: 10, visible, positions: 5, outputs: 3 });
+        assert_eq!(work, PassWork { tokens: 10, visible, positions: 4, outputs: 3 });
     }
 
     #[test]

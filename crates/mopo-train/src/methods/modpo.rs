@@ -93,14 +93,6 @@ train_head = false
             ));
         }
         if let Margins::Runs(runs) = &self.margins {
-            if let Some(name) =
-                runs.keys().find(|name| !self.preference_weights.contains_key(*name))
-            {
-                return fail(format!(
-                    "`modpo.margins.runs` has a run for `{name}`, which has no preference weight: add one to \
-                     `modpo.preference_weights`, or leave the run out"
-                ));
-            }
             for (name, _) in self.others() {
                 if !runs.contains_key(name) {
                     return fail(format!(
@@ -108,6 +100,14 @@ train_head = false
                          use the recorded scores (margins = \"scores\")"
                     ));
                 }
+            }
+            if let Some(name) =
+                runs.keys().find(|name| !self.preference_weights.contains_key(*name))
+            {
+                return fail(format!(
+                    "`modpo.margins.runs` has a run for `{name}`, which has no preference weight: add one to \
+                     `modpo.preference_weights`, or leave the run out"
+                ));
             }
         }
         self.target().check(policies)
