@@ -227,7 +227,7 @@ pub(crate) struct PrepareArgs {
     /// Prepared data set to write; without it, the data is only summarised
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
-    /// Replace the file of --out
+    /// Replace the file of --out even if `mopo prepare` did not write it
     #[arg(long, requires = "out")]
     pub(crate) force: bool,
     /// Write distinct prompts without pairs; tldr also reads files of posts

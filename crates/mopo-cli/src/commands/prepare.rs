@@ -1,5 +1,7 @@
 //! `mopo prepare`: writes a data source as a prepared data set with its summary, or its prompts.
 
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
@@ -20,9 +22,26 @@ pub(crate) fn run(args: PrepareArgs) -> Result<()> {
     config.source.check_path(&name, data)?;
     if let Some(out) = &args.out {
         check_output_file(out, data.into_iter().chain(args.config.as_deref()))?;
-        ensure!(args.force || !out.exists(), "{} exists; replace it with --force", out.display());
+        ensure!(
+            args.force || !out.exists() || is_prepared(out),
+            "{} exists, and `mopo prepare` did not write it; replace it with --force",
+            out.display()
+        );
     }
     if args.prompts { prompts(&args, &config.source) } else { pairs(&args, &config.source) }
+}
+
+/// Whether a file begins as one that this command writes: a prepared set, or prompts.
+fn is_prepared(path: &Path) -> bool {
+    let mut line = String::new();
+    let read = File::open(path).map(|file| BufReader::new(file.take(1 << 20)).read_line(&mut line));
+    let first = match read {
+        Ok(Ok(_)) => serde_json::from_str::<serde_json::Value>(&line).unwrap_or_default(),
+        _ => return false,
+    };
+    let has = |keys: &[&str]| keys.iter().all(|key| first.get(key).is_some());
+    // Answers have a response besides.
+    has(&["objectives", "records"]) || has(&["id", "source", "prompt"]) && !has(&["response"])
 }
 
 fn pairs(args: &PrepareArgs, config: &SourceConfig) -> Result<()> {

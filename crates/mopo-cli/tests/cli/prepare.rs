@@ -66,6 +66,18 @@ fn keys_choose_objectives_ties_and_prompts() {
     let mut command = mopo(&["prepare", "--prompts", "--n-prompts", "5", "--out"]);
     succeed(command.arg(&out));
     assert_eq!(read_prompts(&out).unwrap().len(), 5);
+
+    // Something else is replaced only on request.
+    fs::write(&out, "name = \"mine\"\n").unwrap();
+    let prepare = || {
+        let mut command = mopo(&["prepare", "--prompts", "--n-prompts", "5", "--out"]);
+        command.arg(&out);
+        command
+    };
+    assert!(fail(&mut prepare()).contains("--force"));
+    assert_eq!(fs::read_to_string(&out).unwrap(), "name = \"mine\"\n");
+    succeed(prepare().arg("--force"));
+    assert_eq!(read_prompts(&out).unwrap().len(), 5);
 }
 
 #[test]
