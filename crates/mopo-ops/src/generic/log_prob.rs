@@ -25,8 +25,15 @@ pub(super) fn rows<B: FusedBackend>(
 /// Logits of a chunk of tokens, `[chunk, vocabulary]`.
 fn logits<B: FusedBackend>(hidden: FloatTensor<B>, layer: &OutputParams<B>) -> FloatTensor<B> {
     let init = Init { add: None, bias: layer.bias.clone() };
-    let logits = B::weight_matmul(init, hidden, &layer.weight, false);
-    match layer.soft_cap {
+    capped::<B>(B::weight_matmul(init, hidden, &layer.weight, false), layer.soft_cap)
+}
+
+/// `cap · tanh(z / cap)` of logits z, if there is a cap.
+pub(super) fn capped<B: FusedBackend>(
+    logits: FloatTensor<B>,
+    soft_cap: Option<f32>,
+) -> FloatTensor<B> {
+    match soft_cap {
         None => logits,
         Some(cap) => {
             let part = B::float_tanh(B::float_mul_scalar(logits, (1.0 / cap).into()));

@@ -4,7 +4,7 @@
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{Shape, Slice, TensorMetadata};
 
-use super::log_prob::{chunk_targets, chunks, residual, rows, through_cap};
+use super::log_prob::{capped, chunk_targets, chunks, residual, rows, through_cap};
 use crate::{FusedBackend, Init, OutputParams, UpdatedLayers, UpdatedLayersGradients};
 
 /// The columns of `inner` that belong to layer `k` of `layers`.
@@ -40,14 +40,7 @@ fn logits<B: FusedBackend>(
 ) -> FloatTensor<B> {
     let (b, bias) = own(layers, k);
     let init = Init { add: Some(shared), bias };
-    let logits = B::gemm(init, 1.0, inner, false, b, false);
-    match layers.soft_cap {
-        None => logits,
-        Some(cap) => {
-            let part = B::float_tanh(B::float_mul_scalar(logits, (1.0 / cap).into()));
-            B::float_mul_scalar(part, cap.into())
-        }
-    }
+    capped::<B>(B::gemm(init, 1.0, inner, false, b, false), layers.soft_cap)
 }
 
 pub(crate) fn forward<B: FusedBackend>(
