@@ -112,7 +112,7 @@ impl Study {
                         Some(first) => first.same(&this())?,
                     }
                     if let Some(besides) = this().parameters() {
-                        let of = format!("{name} {besides}");
+                        let of = format!("{name}: {besides}");
                         if !parameters.contains(&of) {
                             parameters.push(of);
                         }
