@@ -146,6 +146,10 @@ fn bias_of(layer: &OutputParams<Flex>, vocab: usize) -> T {
     }
 }
 
+pub(super) fn check_targets(targets: &[usize], vocab: usize) {
+    assert!(targets.iter().all(|id| *id < vocab), "a target beyond the vocabulary of {vocab}");
+}
+
 /// Number of positions per task: tasks of equal size, the same number for each thread.
 pub(super) fn task_size(n: usize) -> usize {
     let threads = rayon::current_num_threads();
@@ -167,7 +171,7 @@ pub(super) fn forward(
     let weight = Weight::new(view.as_ref(), &layer.weight);
     let (bias, cap) = (bias_of(layer, vocab), layer.soft_cap);
     let (bias, targets) = (values(&bias), indices(targets));
-    assert!(targets.iter().all(|id| *id < vocab), "a target beyond the vocabulary of {vocab}");
+    check_targets(&targets, vocab);
     let mut log_probs = vec![0f32; n];
     let mut gradient = vec![0f32; if with_gradient { n * d } else { 0 }];
     let size = task_size(n);

@@ -7,7 +7,9 @@ use burn::tensor::ops::FloatTensorOps;
 use rayon::prelude::*;
 
 use super::gemm::View;
-use super::log_prob::{BLOCK, Residuals, TILE, Tile, Weight, capped, f32_view, slope, task_size};
+use super::log_prob::{
+    BLOCK, Residuals, TILE, Tile, Weight, capped, check_targets, f32_view, slope, task_size,
+};
 use super::math::sum;
 use super::product::{Threads, multiply};
 use super::view::{MatMut, MatRef};
@@ -92,10 +94,6 @@ fn for_each_layer(
 /// A buffer beside that of the shared products, if several layers need one.
 fn own_buffer(n_layers: usize, len: usize) -> Vec<f32> {
     vec![0f32; if n_layers > 1 { len } else { 0 }]
-}
-
-fn check_targets(targets: &[usize], vocab: usize) {
-    assert!(targets.iter().all(|id| *id < vocab), "a target beyond the vocabulary of {vocab}");
 }
 
 pub(super) fn forward(hidden: T, inner: T, layers: &UpdatedLayers<Flex>, targets: T) -> T {

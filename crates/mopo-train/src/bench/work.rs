@@ -24,6 +24,8 @@
 
 use mopo_lm::{DecoderShape, LinearShape, LoraConfig, PackedBatch};
 
+use super::n_outputs;
+
 /// The size of one pass over a packed batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct PassWork {
@@ -41,8 +43,7 @@ impl PassWork {
     /// `outputs`: rows of the output layer, summed over policies.
     pub(crate) fn new(batch: &PackedBatch, outputs: usize) -> Self {
         let visible = batch.rows.n_scores();
-        let positions = batch.responses.iter().map(|response| response.targets.len()).sum();
-        Self { tokens: batch.n_tokens(), visible, positions, outputs }
+        Self { tokens: batch.n_tokens(), visible, positions: n_outputs(batch), outputs }
     }
 }
 

@@ -40,11 +40,9 @@ pub(crate) fn batch_log_probs<B: FusedBackend>(
     for (adapter, heads) in passes(base, params) {
         let hidden = base.hidden_states_packed(&inputs, adapter);
         let of_heads = vec![responses.clone(); heads.len()];
-        for values in sequence_log_probs_by_head(hidden, &heads, &batch, &of_heads) {
-            let values: Vec<f32> = match values {
-                Some(values) => values.into_data().iter().collect(),
-                None => vec![],
-            };
+        let by_head = sequence_log_probs_by_head(hidden, &heads, &batch, &of_heads);
+        for values in by_head.into_iter().flatten() {
+            let values: Vec<f32> = values.into_data().iter().collect();
             let mut rows = vec![[0.0; 2]; indices.len()];
             for (response, value) in batch.responses.iter().zip(values) {
                 rows[response.pair][response.in_pair] = value;
