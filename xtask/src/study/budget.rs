@@ -22,6 +22,7 @@ pub(super) fn responses(config: &toml::Table, method: &Method) -> i64 {
 const TOKEN_TOLERANCE: f64 = 0.1;
 
 /// What a run is trained with.
+#[derive(Debug, Clone)]
 pub(super) struct Budget {
     /// The run, for errors.
     name: String,
@@ -62,6 +63,19 @@ impl Study {
             }
         }
         Ok(())
+    }
+}
+
+impl Study {
+    /// Refuses a trained run that trains other parameters than the first one of the study: before more are trained, since
+    /// only a run's own configuration says what its method trains.
+    pub(super) fn check_trained(&self, method: &Method, run: &Path) -> Result<()> {
+        if method.tries.is_empty() {
+            return Ok(());
+        }
+        let this = Budget::of(self.shown(run), config(run)?, None, method);
+        let mut first = self.first.lock().expect("no thread panics with it");
+        first.get_or_insert_with(|| this.clone()).same_parameters(&this)
     }
 }
 
@@ -150,11 +164,20 @@ impl Budget {
         Ok(Some(ratio))
     }
 
-    /// Checks that another run has the same: [size](Self::same_size) and trained parameters.
+    /// Checks that another run has the same: [size](Self::same_size) and [trained parameters](Self::same_parameters).
     ///
     /// # Errors
     /// Names what differs.
     pub(super) fn same(&self, other: &Self) -> Result<()> {
+        self.same_parameters(other)?;
+        self.same_size(other)
+    }
+
+    /// Checks that another run trains the same parameters, or that the study says why one of them trains others.
+    ///
+    /// # Errors
+    /// Names what differs.
+    fn same_parameters(&self, other: &Self) -> Result<()> {
         let said = |run: &Self| match &trained_besides(&run.config)[..] {
             [] => "nothing".to_string(),
             besides => besides.join(" and "),
@@ -171,7 +194,7 @@ impl Budget {
             other.name,
             said(other)
         );
-        self.same_size(other)
+        Ok(())
     }
 
     /// Checks that another run has the same data, adapter, steps, responses, and is evaluated alike.

@@ -27,6 +27,7 @@ use crate::args::absolute;
 use crate::files::write_whole;
 use crate::machine::ensure_committed;
 use crate::{cargo, program};
+use budget::Budget;
 use places::{Places, Stopped, all_or_failure};
 use plan::{Filled, Method, Plan};
 use runs::Run;
@@ -108,6 +109,8 @@ struct Study {
     jobs: usize,
     cores: usize,
     places: Places,
+    /// The first run that was trained, which others are compared with.
+    first: Mutex<Option<Budget>>,
     /// Whether runs that were made with other settings are made again.
     redo: bool,
 }
@@ -206,6 +209,7 @@ pub(crate) fn run(options: &Options, words: &[String]) -> Result<ExitCode> {
         device: options.device.clone(),
         jobs,
         places: Places::new(jobs),
+        first: Mutex::new(None),
         redo: options.redo,
     };
     let all: Vec<&Method> = study.plan.methods.iter().collect();

@@ -60,6 +60,9 @@ impl Study {
         let shown = self.shown(&run);
         eprintln!("== {} of {shown}", split.name());
         program.train(&args, &run)?;
+        if of.more.is_none() {
+            self.check_trained(self.owner(of).0, &run)?;
+        }
         let part_results = beside(&run, &format!("{}.part", split.name()));
         let mut args = asked.clone();
         args.extend(["--out".into(), part_results.display().to_string()]);

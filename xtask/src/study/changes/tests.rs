@@ -1,6 +1,7 @@
 //! Studies that are called again with another plan, by a program that only writes down what it was called with.
 
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Mutex;
 
 use super::*;
 use crate::study::places::Places;
@@ -32,6 +33,9 @@ case $command in
         printf '{}\n{"prompt":"a"}\n{"prompt":"b"}\n' > "$out/data/heldout.jsonl"
         echo "$words" > "$out/run.json"
         echo "words = '''$words'''" > "$out/config.toml"
+        case $words in *"--method mopo "*)
+            printf '[method]\nkind = "mopo"\n[mopo]\n' >> "$out/config.toml" ;;
+        esac
         echo '{}' > "$out/result.json" ;;
     pareto)
         echo "$out" >> "$(dirname "$0")/evaluated"
@@ -106,6 +110,7 @@ impl Place {
             jobs,
             cores: 1,
             places: Places::new(jobs),
+            first: Mutex::new(None),
             redo,
         };
         study.methods(&study.plan.methods.iter().collect::<Vec<_>>())?;
@@ -243,4 +248,17 @@ fn several_jobs_make_what_one_does_and_the_error_is_of_what_failed() {
     let [trained, _] = place.study_by(3, &plan, false).unwrap();
     assert!(trained.contains(&"seed-0/ham/try-2-all".to_owned()), "{trained:?}");
     assert!(!trained.contains(&"seed-0/base".to_owned()), "{trained:?}");
+}
+
+#[test]
+fn other_parameters_without_a_reason_end_a_study_at_the_first_such_run() {
+    let place = Place::new("parameters");
+    let heads = format!("{PLAN}[[methods]]\nname = \"MOPO\"\nkind = \"mopo\"\ntries = [[], []]\n");
+    let error = place.study(&heads, false).unwrap_err().to_string();
+    let named = ["seed-0/mopo/try-1-all output layers", "other_parameters"];
+    assert!(named.iter().all(|words| error.contains(words)), "{error}");
+    let said = heads + "other_parameters = \"its policies differ in them\"\n";
+    let [trained, _] = place.study(&said, false).unwrap();
+    // The run that was refused is as good as it was.
+    assert_eq!(trained, ["seed-0/mopo/try-2-all", "seed-1/mopo/try-2-all"]);
 }
