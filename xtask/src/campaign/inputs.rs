@@ -124,8 +124,20 @@ impl Inputs {
             this.made(line)?;
         }
         write("hf/chat_template.jinja", TEMPLATE)?;
+        for i in 1..=2 {
+            this.made(&format!(
+                "label pairs.jsonl --rewards rewards.toml --shard {i}/2 --out {i}.shard"
+            ))?;
+            this.made(&format!(
+                "score texts.jsonl --model rm/model --shard {i}/2 --out {i}.scores"
+            ))?;
+        }
+        this.made(&format!("{} --out cached", super::jobs::cached()))?;
+        this.made(&super::jobs::train("ppo").line)?;
+        fs::rename(dir.join("out"), dir.join("ppo"))?;
         // Runs that were interrupted before their last checkpoint.
         this.cut("run-b", "cut", "mopo-step-000004", &["result.json", "policy"])?;
+        this.cut("ppo", "ppo-cut", "ppo-step-000004", &["result.json", "policy"])?;
         this.cut("rm", "rm-cut", "reward_model-step-000006", &["result.json", "model"])?;
         // What a person writes: a whole configuration, with the prepared set as its data.
         let text = fs::read_to_string(dir.join("run-b/config.toml"))?;

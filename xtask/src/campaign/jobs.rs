@@ -46,6 +46,13 @@ pub(super) const RESUME: &str = "train --resume out --no-cache";
 /// Seconds that a rank waits for another. A run records its command, so one process has it too.
 pub(super) const RANK_TIMEOUT: u64 = 5;
 
+/// A run with a log-prob cache, whose files another one finds.
+pub(super) fn cached() -> String {
+    format!(
+        "train demo {TINY} {REWARDS} --cache cache --set sft.steps=2 --set mopo.reference_lag=2"
+    )
+}
+
 /// Whether a method combines finished runs, and trains nothing.
 pub(super) fn combines(method: &str) -> bool {
     ["rewarded_soups", "multi_objective_decoding"].contains(&method)
@@ -80,10 +87,18 @@ pub(super) fn all() -> Vec<Job> {
         "train mopo, cache, evaluations",
         &[],
         &format!(
-            "train demo {TINY} {REWARDS} --cache cache --set sft.steps=2 --set mopo.reference_lag=2 \
-             --set training.eval_steps=2 --set training.load_best_model_at_end=true --out out"
+            "{} --set training.eval_steps=2 --set training.load_best_model_at_end=true --out out",
+            cached()
         ),
         Some("train --resume out --cache cache"),
+    );
+    add(
+        "train mopo, heads of low rank",
+        &[],
+        &format!(
+            "train demo {TINY} {REWARDS} --no-cache --set head_rank=2 --set sft.steps=2 --set mopo.reference_lag=2 --out out"
+        ),
+        Some(RESUME),
     );
     add(
         "train on a prepared set",
@@ -120,6 +135,11 @@ pub(super) fn all() -> Vec<Job> {
             "study study.json --out out --resamples 50",
         ),
         ("score", &["texts.jsonl", "rm"], "score texts.jsonl --model rm/model --out out.jsonl"),
+        (
+            "score --merge",
+            &["texts.jsonl", "rm", "1.scores", "2.scores"],
+            "score texts.jsonl --model rm/model --merge 1.scores 2.scores --out out.jsonl",
+        ),
         ("win-rate", &["run-a"], "win-rate run-a --out out"),
         ("prepare", &[], "prepare demo --set data.n_prompts=12 --out out.jsonl"),
         (
@@ -127,6 +147,12 @@ pub(super) fn all() -> Vec<Job> {
             &[],
             "prepare demo --set data.n_prompts=12 --prompts --n-prompts 4 --out out.jsonl",
         ),
+        (
+            "label --shard",
+            &["pairs.jsonl", "rewards.toml", "rm"],
+            "label pairs.jsonl --rewards rewards.toml --shard 1/2 --out out.shard",
+        ),
+        ("label --merge", &["1.shard", "2.shard"], "label --merge 1.shard 2.shard --out out.jsonl"),
         (
             "generate from a run",
             &["run-b", "prompts.jsonl"],
@@ -162,6 +188,8 @@ pub(super) fn all() -> Vec<Job> {
     };
     all.extend([
         reads("train --resume", &["cut"], "train --resume cut --no-cache"),
+        reads("train ppo --resume", &["ppo-cut"], "train --resume ppo-cut --no-cache"),
+        reads("train with a cache", &["cache"], &format!("{} --out out", cached())),
         reads("reward train --resume", &["rm-cut"], "reward train --resume rm-cut"),
         reads(
             "generate from a small GGUF file",

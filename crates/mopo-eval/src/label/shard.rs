@@ -1,23 +1,24 @@
 //! Parts of a labelling made separately, as files, and how they are merged.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use mopo_data::{Header, Lines, PreferenceRecord, PreparedWriter, Scores};
-use mopo_hub::{ShardIndex, check_finished, in_order};
+use mopo_hub::{ShardIndex, check_finished, hex, in_order};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::job::{EachScored, Labelling};
 use super::labelled::{LabelWriter, Labelled};
 use crate::{Error, Result};
 
 const FORMAT: &str = "mopo-label-shard";
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// Another version may score otherwise.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The first line of a shard's file. Its records follow with their scores, one per line.
+/// The first line of a shard's file. Its records follow with their scores, one per line, and then a [`Seal`].
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ShardHeader {
@@ -54,6 +55,29 @@ struct Row {
     scores: Scores,
 }
 
+/// The last line of a shard's file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Seal {
+    /// Of all lines before.
+    sha256: String,
+}
+
+/// Writes lines of JSON and keeps the hash of all of them.
+struct SealedLines<'a> {
+    file: &'a mut dyn Write,
+    hash: Sha256,
+}
+
+impl SealedLines<'_> {
+    fn push(&mut self, value: &impl Serialize) -> std::io::Result<()> {
+        let mut line = serde_json::to_vec(value)?;
+        line.push(b'\n');
+        self.hash.update(&line);
+        self.file.write_all(&line)
+    }
+}
+
 /// A row whose record has been read before.
 #[derive(Deserialize)]
 struct ScoresOfRow {
@@ -84,13 +108,11 @@ pub(super) fn write_shard(
     // Errors of the rows are kept apart from those of the file.
     let mut wrong = None;
     let written = mopo_hub::write_atomically_with(path, |file| {
-        serde_json::to_writer(&mut *file, &header)?;
-        file.write_all(b"\n")?;
+        let mut lines = SealedLines { file, hash: Sha256::new() };
+        lines.push(&header)?;
         let mut full = None;
         let given = rows(&mut |record, scores| {
-            let row = RowRef { record: &record, scores };
-            let line = serde_json::to_writer(&mut *file, &row).map_err(std::io::Error::from);
-            line.and_then(|()| file.write_all(b"\n")).map_err(|source| {
+            lines.push(&RowRef { record: &record, scores }).map_err(|source| {
                 full = Some(source);
                 Error::labels(path, "the shard cannot be written")
             })
@@ -101,7 +123,10 @@ pub(super) fn write_shard(
                 wrong = Some(error);
                 Err(std::io::Error::other("its rows"))
             }
-            (Ok(()), None) => Ok(()),
+            (Ok(()), None) => {
+                let sha256 = hex(&lines.hash.finalize_reset());
+                lines.push(&Seal { sha256 })
+            }
         }
     });
     match wrong {
@@ -126,6 +151,10 @@ impl ShardFile {
         let mut lines = lines(path)?;
         let first = lines.next_line()?.map_or(&[][..], |(_, line)| line);
         let value: serde_json::Value = serde_json::from_slice(first).unwrap_or_default();
+        if value["format"] == FORMAT && value["schema"] == 1 {
+            let why = "an earlier version of the program wrote this shard; label it again";
+            return Err(Error::labels(path, why));
+        }
         if value["format"] != FORMAT || value["schema"] != SCHEMA {
             let why = "this is not a shard; give the files that `mopo label --shard` wrote";
             return Err(Error::labels(path, why));
@@ -138,9 +167,8 @@ impl ShardFile {
         &self.header
     }
 
-    /// Rows with their scores, checked. The last item is an error if their number is not that of
-    /// the
-    /// first line.
+    /// Rows with their scores, checked. The last item is an error if their number is not that of the first line, or if a
+    /// byte of the file has changed.
     ///
     /// # Errors
     /// [`Error::Io`]; an item is [`Error::Labels`] with file and line for truncated or changed
@@ -175,19 +203,34 @@ impl ShardFile {
     ) -> Result<impl Iterator<Item = Result<T>>> {
         let promised = self.header.rows;
         let mut lines = lines(&self.path)?;
-        lines.next_line()?;
+        let mut hash = Sha256::new();
+        let first = lines.next_line()?.map_or(&[][..], |(_, line)| line);
+        hash.update(first);
+        hash.update(b"\n");
         let (mut found, mut ended) = (0, false);
         let mut next = move || {
-            if let Some((number, line)) = lines.next_line()? {
-                found += 1;
-                return parse(line).map(Some).map_err(|why| wrong(&self.path, number, why));
+            let here = found + 2;
+            let Some((number, line)) = lines.next_line()? else {
+                let why = format!(
+                    "the file ends here, after {found} rows of {promised} and without its hash"
+                );
+                return Err(wrong(&self.path, here, why));
+            };
+            if found == promised {
+                let seal: Option<Seal> = serde_json::from_slice(line).ok();
+                let is_whole = seal.is_some_and(|seal| seal.sha256 == hex(&hash.finalize_reset()));
+                return match is_whole && lines.next_line()?.is_none() {
+                    true => Ok(None),
+                    false => {
+                        let why = "the file was changed: its hash (SHA-256) is another than here";
+                        Err(wrong(&self.path, here, why.into()))
+                    }
+                };
             }
-            if found != promised {
-                let why =
-                    format!("the first line promises {promised} rows, but the file has {found}");
-                return Err(wrong(&self.path, found + 1, why));
-            }
-            Ok(None)
+            found += 1;
+            hash.update(line);
+            hash.update(b"\n");
+            parse(line).map(Some).map_err(|why| wrong(&self.path, number, why))
         };
         Ok(std::iter::from_fn(move || {
             let item = if ended { None } else { next().transpose() };
@@ -283,8 +326,9 @@ impl ShardFiles {
         let Header { split, sources, notes, .. } = before.clone();
         let found = unlabelled.finish(split, sources, notes).and_then(|set| set.hash());
         if !found.is_ok_and(|sha256| sha256 == self.labelling().input_sha256) {
-            let message = "the shards together are not the set that was labelled (their SHA-256 differs): \
-                           one was changed; label the shards again";
+            // Each is as it was written.
+            let message = "the shards together are not the set that was labelled (their SHA-256 differs); label the \
+                           shards again, all with one program";
             return Err(Error::labels(&self.files[0].path, message));
         }
         writer.finish(|each| {

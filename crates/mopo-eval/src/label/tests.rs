@@ -343,6 +343,11 @@ fn shards_that_do_not_belong_together_are_refused() {
     std::fs::create_dir(path("begun.progress")).unwrap();
     std::fs::write(path("other-rules"), text.replace(&rules, &"0".repeat(64))).unwrap();
     std::fs::write(path("edited"), text.replacen("\"please ", "\"thanks ", 1)).unwrap();
+    let (before, scores) = text.rsplit_once("\"scores\":").unwrap();
+    let scores = scores.replacen(|c: char| c.is_ascii_digit(), "7", 1);
+    std::fs::write(path("rescored"), format!("{before}\"scores\":{scores}")).unwrap();
+    std::fs::write(path("longer"), text.clone() + "{}\n").unwrap();
+    std::fs::write(path("first-version"), text.replace("\"schema\":2", "\"schema\":1")).unwrap();
     std::fs::write(path("cut"), &text[..text.len() - 30]).unwrap();
     let all_but_one: Vec<&str> = text.lines().collect();
     let all_but_one = all_but_one[..all_but_one.len() - 1].join("\n");
@@ -357,9 +362,12 @@ fn shards_that_do_not_belong_together_are_refused() {
         (&["1", "earlier", "3"], "earlier: shard 2/3 was labelled by another version"),
         (&["1", "begun", "3"], "begun: this shard is not finished"),
         (&["1", "other-rules", "3"], "other-rules: shard 2/3 was labelled with other rewards"),
-        (&["1", "edited", "3"], "are not the set that was labelled"),
-        (&["1", "cut", "3"], "cut: line"),
-        (&["1", "short", "3"], "the first line promises"),
+        (&["1", "edited", "3"], "edited: line 18: the file was changed"),
+        (&["1", "rescored", "3"], "rescored: line 18: the file was changed"),
+        (&["1", "longer", "3"], "longer: line 18: the file was changed"),
+        (&["1", "first-version", "3"], "first-version: an earlier version"),
+        (&["1", "cut", "3"], "cut: line 18"),
+        (&["1", "short", "3"], "short: line 18: the file ends here, after 16 rows of 16"),
         (&["1", "a-set", "3"], "a-set: this is not a shard"),
         (&["1", "nowhere"], "nowhere"),
         (&[], "--merge"),

@@ -85,22 +85,24 @@ impl RowJob {
         lines: impl Fn() -> L,
     ) -> Result<()> {
         let shard = self.shard.expect("a job with a shard");
-        let (mut hash, mut rows) = (Sha256::new(), 0);
+        let mut header = Header {
+            shard,
+            n_rows: self.n_rows,
+            rows: self.rows().len(),
+            identity: self.identity.clone(),
+            about: about.clone(),
+            ..Header::of(self.command)
+        };
+        let first =
+            serde_json::to_string(&header).map_err(|e| Error::io("write", &self.out)(e.into()))?;
+        let (mut hash, mut rows) = (Sha256::new_with_prefix(first + "\n"), 0);
         for line in lines() {
             hash.update(line?);
             hash.update(b"\n");
             rows += 1;
         }
-        assert_eq!(rows, self.rows().len(), "one line for each row");
-        let header = Header {
-            shard,
-            n_rows: self.n_rows,
-            rows,
-            identity: self.identity.clone(),
-            sha256: hex(&hash.finalize()),
-            about: about.clone(),
-            ..Header::of(self.command)
-        };
+        assert_eq!(rows, header.rows, "one line for each row");
+        header.sha256 = hex(&hash.finalize());
         // Errors of the lines are kept apart from those of the file.
         let mut wrong = None;
         let written = write_atomically_with(&self.out, |file| {

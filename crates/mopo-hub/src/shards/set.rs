@@ -13,7 +13,7 @@ use super::job::{difference, saved_rows_dir};
 use crate::{Error, Result, hex};
 
 const FORMAT: &str = "mopo-shard";
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// Longest first line: beyond it the file is something else.
 const MAX_HEADER: u64 = 16 << 20;
 
@@ -31,7 +31,7 @@ pub(super) struct Header {
     /// Rows of this file.
     pub(super) rows: usize,
     pub(super) identity: Map<String, Value>,
-    /// SHA-256 of all that follows the first line.
+    /// SHA-256 of the whole file, in which this value is empty.
     pub(super) sha256: String,
     /// What was known only afterwards; it may differ between two computations of one shard.
     #[serde(default)]
@@ -60,6 +60,8 @@ impl Header {
 pub(super) struct ShardFile {
     path: PathBuf,
     pub(super) header: Header,
+    /// The hash of the first line, to go on with.
+    hash: Sha256,
 }
 
 impl ShardFile {
@@ -82,7 +84,10 @@ impl ShardFile {
             (&*header.format, header.schema, &*header.command) == (FORMAT, SCHEMA, command)
         };
         match found.filter(is_whole) {
-            Some(header) => Ok(Self { path: path.into(), header }),
+            Some(header) => {
+                let hash = Sha256::new_with_prefix(first.replacen(&header.sha256, "", 1));
+                Ok(Self { path: path.into(), header, hash })
+            }
             None => {
                 let message =
                     format!("this is not a shard; give the files that `{command} --shard` wrote");
@@ -103,7 +108,7 @@ impl ShardFile {
         let mut file = BufReader::with_capacity(1 << 16, File::open(&self.path).map_err(io)?);
         let mut line = vec![];
         file.read_until(b'\n', &mut line).map_err(io)?;
-        let (mut hash, mut n_rows) = (Sha256::new(), 0);
+        let (mut hash, mut n_rows) = (self.hash.clone(), 0);
         loop {
             line.clear();
             if file.read_until(b'\n', &mut line).map_err(io)? == 0 {
@@ -128,7 +133,7 @@ impl ShardFile {
 
     fn damaged(&self) -> Error {
         let message = format!(
-            "shard {} was cut off or changed (its rows are not those of its first line); remove it and run its command \
+            "shard {} was cut off or changed (its SHA-256 is not that of its first line); remove it and run its command \
              again",
             self.header.shard
         );

@@ -185,6 +185,9 @@ fn files_that_do_not_belong_together_are_refused_by_name() {
     let whole = std::fs::read_to_string(path("2")).unwrap();
     std::fs::write(path("cut"), &whole[..whole.len() - 3]).unwrap();
     std::fs::write(path("changed"), whole.replace("\"row\":13", "\"row\":14")).unwrap();
+    let about = "\"about\":{\"note\":\"2/3\"}";
+    assert!(whole.contains(about));
+    std::fs::write(path("noted"), whole.replace(about, &about.replace("note", "nose"))).unwrap();
     let out = job(&path("out"), 30, None);
     for (names, words) in [
         (&["1", "3"][..], "missing: 2/3"),
@@ -202,6 +205,7 @@ fn files_that_do_not_belong_together_are_refused_by_name() {
         (&["1", "absent", "3"], "absent"),
         (&["1", "cut", "3"], "cut: shard 2/3 was cut off or changed"),
         (&["1", "changed", "3"], "changed: shard 2/3 was cut off or changed"),
+        (&["1", "noted", "3"], "noted: shard 2/3 was cut off or changed"),
         (&[], "give the file of every shard"),
     ] {
         let paths: Vec<PathBuf> = names.iter().map(|name| path(name)).collect();
