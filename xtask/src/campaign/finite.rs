@@ -14,6 +14,9 @@ pub(super) fn not_finite(run: &Path) -> Result<Option<String>> {
     walk(run, "", &mut |name, path| {
         let what = match path.extension().and_then(|end| end.to_str()) {
             Some("jsonl") if name == "metrics.jsonl" => in_lines(&fs::read_to_string(path)?),
+            Some("json") if name == "result.json" => {
+                in_value(&serde_json::from_slice(&fs::read(path)?)?)
+            }
             Some("safetensors") => in_tensors(&fs::read(path)?)?,
             _ => None,
         };
@@ -23,6 +26,19 @@ pub(super) fn not_finite(run: &Path) -> Result<Option<String>> {
         Ok(())
     })?;
     Ok(found)
+}
+
+/// The key of a number that is not finite, at any depth.
+fn in_value(value: &Value) -> Option<String> {
+    let below: Vec<(String, &Value)> = match value {
+        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), value)).collect(),
+        Value::Array(list) => list.iter().enumerate().map(|(i, v)| (i.to_string(), v)).collect(),
+        _ => return None,
+    };
+    below.into_iter().find_map(|(key, value)| match value {
+        Value::Null => Some(format!("`{key}` is not a finite number")),
+        value => in_value(value).map(|inner| format!("`{key}`: {inner}")),
+    })
 }
 
 fn in_lines(text: &str) -> Option<String> {
@@ -92,5 +108,8 @@ mod tests {
         assert_eq!(in_lines("{\"loss\":1.5}\n"), None);
         assert!(in_lines("{\"loss\":1.5}\n{\"loss\":null}\n").unwrap().contains("line 2: `loss`"));
         assert!(in_lines("{\"lo").is_some());
+        let of = |text: &str| in_value(&serde_json::from_str(text).unwrap());
+        assert_eq!(of("{\"a\":[1,{\"b\":\"null\"}]}"), None);
+        assert_eq!(of("{\"a\":[1,{\"b\":null}]}").unwrap(), "`a`: `1`: `b` is not a finite number");
     }
 }

@@ -118,11 +118,15 @@ pub(crate) fn run(options: &Options, words: &[String]) -> Result<ExitCode> {
     if options.page.is_some() {
         machine::ensure_committed()?;
     }
+    let asked = options.repeat.as_deref().map(named).transpose()?;
     let before = machine::machine();
     let mopo = program::given(options.mopo.as_deref(), has_program("mpicc").then_some("mpi"))?;
     let dir = std::env::temp_dir().join(format!("mopo-campaign-{}", std::process::id()));
     fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-    let result = all(options, words, &mopo, &dir, before);
+    let result = match asked {
+        Some(trial) => repeat(&Bench::new(&mopo, &dir, options.seed, true)?, trial),
+        None => all(options, words, &mopo, &dir, before),
+    };
     match options.repeat {
         Some(_) => eprintln!("everything is kept in {}", dir.display()),
         None => fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?,
@@ -140,10 +144,7 @@ fn all(
     let clock = Instant::now();
     // Of what is tried, whatever is changed meanwhile.
     let when = machine::date_and_commit();
-    let bench = Bench::new(mopo, dir, options.seed, options.repeat.is_some())?;
-    if let Some(which) = &options.repeat {
-        return repeat(&bench, which);
-    }
+    let bench = Bench::new(mopo, dir, options.seed, false)?;
     let is_asked = |name: Name| options.only.is_empty() || options.only.contains(&name);
     let missing = if is_asked(Name::Faults) { faults::missing(&bench) } else { vec![] };
     for why in &missing {
@@ -214,8 +215,7 @@ fn shown_words(words: &[String]) -> String {
 }
 
 /// `--repeat kill:17`.
-fn repeat(bench: &Bench, which: &str) -> Result<ExitCode> {
-    let (part, trial) = named(which)?;
+fn repeat(bench: &Bench, (part, trial): (&Part, u64)) -> Result<ExitCode> {
     let trial = (part.one)(bench, trial)?;
     println!("{}: {}\n{}", trial.job, trial.class, trial.shown);
     println!("{}", trial.failure.as_deref().unwrap_or("nothing is wrong"));

@@ -7,6 +7,7 @@ use toml::Value;
 
 use super::bench::{Bench, Trial};
 use super::finite::not_finite;
+use super::inputs::REWARDS;
 use super::jobs::{Job, METHODS, combines, train};
 use super::sets;
 use crate::random::Random;
@@ -55,6 +56,8 @@ const SIZE_OF: &str = "model.scratch.";
 /// Keys that a configuration may have beyond those of the demo.
 const OPTIONAL: &[(&str, bool)] =
     &[("head_rank", false), ("training.eval_steps", false), ("training.eval_prompts", false)];
+/// Of all settings: the numbers of a reward, which are in a list.
+const REWARD_SHARE: f64 = 0.05;
 /// More than any of these trainings needs: what wants more is refused memory instead of taking the machine's.
 const MEMORY: &str = "--as=6442450944";
 
@@ -84,6 +87,16 @@ fn parameters(
     let mut line = job.line.clone();
     let mut shown = vec![];
     for _ in 0..1 + usize::from(random.chance(0.3)) {
+        if random.chance(REWARD_SHARE) {
+            let [point, mean, std] = [(); 3].map(|()| *random.pick(REALS));
+            let set = REWARDS.replace(
+                "ref_point=-20.0",
+                &format!("ref_point={point},statistics={{mean={mean},std={std}}}"),
+            );
+            line += &format!(" {set}");
+            shown.push(set);
+            continue;
+        }
         let (key, is_real) = match !own.is_empty() && random.chance(0.5) {
             true => *random.pick(&own),
             false => random.pick(&keys),
