@@ -102,10 +102,11 @@ pub fn learn<B: AutodiffBackend>(
 ) -> Result<Vec<Learned>> {
     check(data, runs, config)?;
     // All runs of a tensor need the same number of responses: group them by the number of
-    // unobserved cells. Pairwise extraction has other steps.
+    // unobserved cells. Pairwise extraction and a contrast have other steps.
     let gaps = |run: &Run| {
         let unobserved = data[run.data].counts().iter().filter(|c| **c == 0).count();
-        (run.mopo.extraction == Extraction::Pairwise, unobserved)
+        let is_pairwise = run.mopo.extraction == Extraction::Pairwise;
+        (is_pairwise, run.mopo.contrast_weight > 0.0, unobserved)
     };
     let mut order: Vec<usize> = (0..runs.len()).collect();
     order.sort_by_key(|&r| gaps(&runs[r]));
@@ -194,6 +195,13 @@ fn check(data: &[Comparisons], runs: &[Run], config: &LearnerConfig) -> Result<(
                 "exact".into(),
                 "tables are learned with the joint steps; solve \
                 exactly with TabularProblem or ResponseGroups",
+            );
+        }
+        if run.mopo.contrast_weight > 0.0 && config.batch != Batch::All {
+            return invalid(
+                "contrast_weight",
+                run.mopo.contrast_weight.to_string(),
+                "tables are learned with a contrast from all pairs at once: use Batch::All",
             );
         }
         let clones = run.mopo.extraction == Extraction::Cloning;
@@ -310,6 +318,8 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
         let mut references: Vec<Vec<Vec<f64>>> = vec![vec![vec![1.0 / a as f64; c]]; p];
         // The whole data set has the same responses at every step.
         let mut whole = None;
+        // A contrast is only there with all pairs, and then all runs here have one.
+        let contrast = (self.runs[0].mopo.contrast_weight > 0.0).then(|| self.all_pairs());
         for step in 0..self.config.steps {
             self.refresh(step, &logits, &mut references);
             let (labels, cells, log_ratio) = match (self.config.batch, &whole) {
@@ -353,13 +363,20 @@ impl<'a, B: AutodiffBackend> Learner<'a, B> {
                 Tensor::from_data(log_ratio, self.device),
                 60.0,
             );
+            // Of the multipliers before they move, like the weights.
+            let targets = contrast.as_ref().map(|pairs| self.targets(pairs));
             let fall = fall(step, self.config.steps);
             for (r, statistics) in statistics.iter().enumerate() {
                 self.move_dual(r, statistics, fall, &mut largest[r]);
             }
             let leaf = Tensor::<B, 2>::from_inner(logits.clone()).require_grad();
-            let log_probs = by_context(leaf.clone(), a).gather(1, cells);
-            let loss = cloning_loss(Tensor::from_inner(weights), log_probs);
+            let log_policy = by_context(leaf.clone(), a);
+            let mut loss =
+                cloning_loss(Tensor::from_inner(weights), log_policy.clone().gather(1, cells));
+            if let (Some(pairs), Some(targets)) = (&contrast, targets) {
+                let factor = |r: usize| self.runs[r].mopo.contrast_weight;
+                loss = loss + self.pair_loss(pairs, &targets, log_policy, factor);
+            }
             let gradients = loss.backward();
             let gradient = leaf.grad(&gradients).expect("the logits are in the loss");
             logits = adam.step(logits, gradient, self.config.learning_rate * fall);

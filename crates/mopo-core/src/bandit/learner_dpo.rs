@@ -39,51 +39,93 @@ pub fn learn_pairs<B: AutodiffBackend>(
     device: &B::Device,
     progress: &mut dyn FnMut(usize),
 ) -> Vec<Vec<f64>> {
-    let (p, n) = (policies.len(), pairs.len());
-    for policy in policies {
-        assert!(policy.indicators.len() == n && policy.mass.len() == n, "one entry per pair");
-        assert!(policy.shift.is_empty() || policy.shift.len() == n_cells, "one entry per cell");
-    }
-    let table = |values: Vec<f32>, width: usize| {
-        Tensor::<B, 2>::from_data(TensorData::new(values, [p, width]), device)
-    };
-    let cells = |r: usize| {
-        let row: Vec<i32> = pairs.iter().map(|cells| cells[r] as i32).collect();
-        Tensor::<B, 2, Int>::from_data(TensorData::new(row.repeat(p), [p, n]), device)
-    };
-    let (first, second) = (cells(0), cells(1));
-    let indicators = table(policies.iter().flat_map(|q| q.indicators.clone()).collect(), n);
-    let share = |q: &PairPolicy| {
-        let total: f32 = q.mass.iter().sum::<f32>().max(f32::MIN_POSITIVE);
-        q.mass.iter().map(|x| x / total).collect::<Vec<f32>>()
-    };
-    let mass = table(policies.iter().flat_map(share).collect(), n);
-    // β goes into the margin, so that one loss serves all rows: h is scaled per row.
-    let scale = table(policies.iter().map(|q| q.scale as f32).collect(), 1);
-    let shift = |q: &PairPolicy| match q.shift.is_empty() {
-        true => vec![0.0; n_cells],
-        false => q.shift.clone(),
-    };
-    let shift = table(policies.iter().flat_map(shift).collect(), n_cells);
-    let mut adam = Adam::<B::InnerBackend>::new([p, n_cells], device);
-    let mut logits = Tensor::<B::InnerBackend, 2>::zeros([p, n_cells], device);
-    for step in 0..config.steps {
-        let leaf = Tensor::<B, 2>::from_inner(logits.clone()).require_grad();
+    let batch = PairBatch::<B>::new(n_cells, pairs, policies, device);
+    let gradient = |logits: Tensor<B::InnerBackend, 2>| {
+        let leaf = Tensor::<B, 2>::from_inner(logits).require_grad();
         let log_ratio = by_context(leaf.clone(), n_actions).add_scalar((n_actions as f64).ln());
-        let rewards = (f_reward(log_ratio, divergence) - shift.clone()) * scale.clone();
-        let loss = dpo_loss(
-            rewards.clone().gather(1, first.clone()),
-            rewards.gather(1, second.clone()),
-            indicators.clone(),
-            mass.clone(),
-            1.0,
-        );
+        let [first, second] = batch.rewards(f_reward(log_ratio, divergence));
+        let loss = dpo_loss(first, second, batch.indicators.clone(), batch.mass.clone(), 1.0);
         let gradients = loss.backward();
-        let gradient = leaf.grad(&gradients).expect("the logits are in the loss");
-        logits = adam.step(logits, gradient, config.learning_rate * fall(step, config.steps));
+        leaf.grad(&gradients).expect("the logits are in the loss")
+    };
+    descend::<B>([policies.len(), n_cells], n_actions, config, device, gradient, progress)
+}
+
+/// Takes `config.steps` steps of Adam from uniform tables, `[n_policies, n_cells]`, along what `gradient` has at their
+/// logits. Returns π(y|x) per cell for each of them.
+pub(super) fn descend<B: AutodiffBackend>(
+    [n_policies, n_cells]: [usize; 2],
+    n_actions: usize,
+    config: &LearnerConfig,
+    device: &B::Device,
+    mut gradient: impl FnMut(Tensor<B::InnerBackend, 2>) -> Tensor<B::InnerBackend, 2>,
+    progress: &mut dyn FnMut(usize),
+) -> Vec<Vec<f64>> {
+    let shape = [n_policies, n_cells];
+    let mut adam = Adam::<B::InnerBackend>::new(shape, device);
+    let mut logits = Tensor::<B::InnerBackend, 2>::zeros(shape, device);
+    for step in 0..config.steps {
+        let slope = gradient(logits.clone());
+        logits = adam.step(logits, slope, config.learning_rate * fall(step, config.steps));
         progress(step + 1);
     }
     host(by_context(logits, n_actions).exp()).chunks(n_cells).map(<[f64]>::to_vec).collect()
+}
+
+/// The pairs of several tables as tensors, `[n_policies, n_pairs]` and `[n_policies, n_cells]`.
+pub(super) struct PairBatch<B: AutodiffBackend> {
+    cells: [Tensor<B, 2, Int>; 2],
+    pub(super) indicators: Tensor<B, 2>,
+    /// Summing to 1 in each row.
+    pub(super) mass: Tensor<B, 2>,
+    scale: Tensor<B, 2>,
+    shift: Tensor<B, 2>,
+}
+
+impl<B: AutodiffBackend> PairBatch<B> {
+    /// # Panics
+    /// If a policy does not fit the pairs or cells.
+    pub(super) fn new(
+        n_cells: usize,
+        pairs: &[[usize; 2]],
+        policies: &[PairPolicy],
+        device: &B::Device,
+    ) -> Self {
+        let (p, n) = (policies.len(), pairs.len());
+        for policy in policies {
+            assert!(policy.indicators.len() == n && policy.mass.len() == n, "one entry per pair");
+            assert!(policy.shift.is_empty() || policy.shift.len() == n_cells, "one entry per cell");
+        }
+        let table = |values: Vec<f32>, width: usize| {
+            Tensor::<B, 2>::from_data(TensorData::new(values, [p, width]), device)
+        };
+        let cells = |r: usize| {
+            let row: Vec<i32> = pairs.iter().map(|cells| cells[r] as i32).collect();
+            Tensor::<B, 2, Int>::from_data(TensorData::new(row.repeat(p), [p, n]), device)
+        };
+        let share = |q: &PairPolicy| {
+            let total: f32 = q.mass.iter().sum::<f32>().max(f32::MIN_POSITIVE);
+            q.mass.iter().map(|x| x / total).collect::<Vec<f32>>()
+        };
+        let shift = |q: &PairPolicy| match q.shift.is_empty() {
+            true => vec![0.0; n_cells],
+            false => q.shift.clone(),
+        };
+        Self {
+            cells: [cells(0), cells(1)],
+            indicators: table(policies.iter().flat_map(|q| q.indicators.clone()).collect(), n),
+            mass: table(policies.iter().flat_map(share).collect(), n),
+            // β goes into the margin, so that one loss serves all rows: h is scaled per row.
+            scale: table(policies.iter().map(|q| q.scale as f32).collect(), 1),
+            shift: table(policies.iter().flat_map(shift).collect(), n_cells),
+        }
+    }
+
+    /// The scaled rewards of both responses of each pair from those of the cells, before shift and scale.
+    pub(super) fn rewards(&self, of_cells: Tensor<B, 2>) -> [Tensor<B, 2>; 2] {
+        let rewards = (of_cells - self.shift.clone()) * self.scale.clone();
+        self.cells.clone().map(|cells| rewards.clone().gather(1, cells))
+    }
 }
 
 /// Trains one table per objective of `data` with DPO on all pairs ([`learn_pairs`]).

@@ -1,4 +1,5 @@
-//! Tables learned by pairwise extraction (docs/math.md, section 13).
+//! Tables learned from the differences between the responses of pairs: pairwise extraction, and the contrast beside
+//! cloning (docs/math.md, section 13).
 
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -10,7 +11,7 @@ use crate::mopo::{BatchStatistics, contrastive_loss};
 
 /// The pairs of a step, `[n_runs × n_pairs]`.
 #[derive(Default)]
-struct Pairs {
+pub(super) struct Pairs {
     first: Vec<i32>,
     second: Vec<i32>,
     mass: Vec<f32>,
@@ -57,30 +58,9 @@ impl<B: AutodiffBackend> Learner<'_, B> {
                 };
                 self.move_dual(r, &statistics, fall, &mut largest[r]);
             }
-            let n = pairs.first.len() / p;
-            let target = |(at, leads): (usize, &Vec<f64>)| -> f32 {
-                let (dual, tau) = (&self.duals[at / n], self.runs[at / n].mopo.tau);
-                let scale = |k: usize| if k == dual.primary { 1.0 } else { dual.lambda[k] };
-                let t: f64 = leads.iter().enumerate().map(|(k, lead)| scale(k) * lead).sum();
-                (t / tau) as f32
-            };
-            let targets: Vec<f32> = pairs.leads.iter().enumerate().map(target).collect();
-            let shape = [p, n];
-            let cells = |of: &[i32]| {
-                Tensor::<B, 2, Int>::from_data(TensorData::new(of.to_vec(), shape), self.device)
-            };
-            let reference = TensorData::new(self.log_reference.clone(), [p, c]);
+            let targets = self.targets(&pairs);
             let leaf = Tensor::<B, 2>::from_inner(logits.clone()).require_grad();
-            let log_ratio =
-                by_context(leaf.clone(), a) - Tensor::<B, 2>::from_data(reference, self.device);
-            let flat = |x: Tensor<B, 2>| x.reshape([p * n]);
-            let vector = |x: &[f32]| Tensor::<B, 1>::from_data(x, self.device);
-            let loss = contrastive_loss(
-                flat(log_ratio.clone().gather(1, cells(&pairs.first))),
-                flat(log_ratio.gather(1, cells(&pairs.second))),
-                vector(&targets),
-                vector(&pairs.mass),
-            );
+            let loss = self.pair_loss(&pairs, &targets, by_context(leaf.clone(), a), |_| 1.0);
             let gradients = loss.backward();
             let gradient = leaf.grad(&gradients).expect("the logits are in the loss");
             logits = adam.step(logits, gradient, self.config.learning_rate * fall);
@@ -89,8 +69,46 @@ impl<B: AutodiffBackend> Learner<'_, B> {
         self.learned(logits, largest, references)
     }
 
+    /// t/τ of each pair, run by run, by the multipliers as they are.
+    pub(super) fn targets(&self, pairs: &Pairs) -> Vec<f32> {
+        let n = pairs.first.len() / self.runs.len();
+        let target = |(at, leads): (usize, &Vec<f64>)| -> f32 {
+            let (dual, tau) = (&self.duals[at / n], self.runs[at / n].mopo.tau);
+            let scale = |k: usize| if k == dual.primary { 1.0 } else { dual.lambda[k] };
+            let t: f64 = leads.iter().enumerate().map(|(k, lead)| scale(k) * lead).sum();
+            (t / tau) as f32
+        };
+        pairs.leads.iter().enumerate().map(target).collect()
+    }
+
+    /// [`contrastive_loss`] of tables log π, `[n_runs, n_cells]`, each run's times its `factor`.
+    pub(super) fn pair_loss(
+        &self,
+        pairs: &Pairs,
+        targets: &[f32],
+        log_policy: Tensor<B, 2>,
+        factor: impl Fn(usize) -> f64,
+    ) -> Tensor<B, 1> {
+        let (p, c) = (self.runs.len(), self.n_cells);
+        let n = pairs.first.len() / p;
+        let cells = |of: &[i32]| {
+            Tensor::<B, 2, Int>::from_data(TensorData::new(of.to_vec(), [p, n]), self.device)
+        };
+        let reference = TensorData::new(self.log_reference.clone(), [p, c]);
+        let log_ratio = log_policy - Tensor::<B, 2>::from_data(reference, self.device);
+        let of = |of: &[i32]| log_ratio.clone().gather(1, cells(of)).reshape([p * n]);
+        let vector = |x: &[f32]| Tensor::<B, 1>::from_data(x, self.device);
+        let mass = pairs.mass.iter().enumerate().map(|(at, mass)| mass * factor(at / n) as f32);
+        contrastive_loss(
+            of(&pairs.first),
+            of(&pairs.second),
+            vector(targets),
+            vector(&mass.collect::<Vec<f32>>()),
+        )
+    }
+
     /// All pairs of each run's data, those of the same two cells merged; runs with fewer have some of no mass.
-    fn all_pairs(&self) -> Pairs {
+    pub(super) fn all_pairs(&self) -> Pairs {
         let merged: Vec<MergedPairs> =
             self.runs.iter().map(|run| MergedPairs::new(&self.data[run.data])).collect();
         let n = merged.iter().map(|of| of.cells.len()).max().unwrap_or(0).max(1);

@@ -1,6 +1,7 @@
 //! Every method that has a form on a table, on the same problems, against the exact front.
 
 mod ham;
+mod newer;
 mod problem;
 mod rivals;
 mod shares;
@@ -83,12 +84,13 @@ impl MethodSettings {
 }
 
 /// A method's name in tables, and how its policies are made.
-pub const METHODS: [(&str, &str); 29] = [
+pub const METHODS: [(&str, &str); 34] = [
     ("exact", "closed form on the true preferences"),
     ("cop_on_data", "closed form on the data's mean labels"),
     ("pairwise_on_data", "closed form on the least-squares scores of the pairs"),
     ("mopo_fixed", "gradient steps, sweep of fixed thresholds"),
     ("mopo_pairwise", "gradient steps, sweep of fixed thresholds, pairwise extraction"),
+    ("mopo_contrast", "gradient steps, sweep of fixed thresholds, cloning with a contrast"),
     ("mopo_adaptive_plain", "gradient steps, two policies and their mixtures"),
     ("mopo_adaptive_lower_bound", "gradient steps, two policies and their mixtures"),
     ("mopo_adaptive_no_ball", "gradient steps, two policies and their mixtures"),
@@ -107,6 +109,10 @@ pub const METHODS: [(&str, &str); 29] = [
     ("f_dpo_alpha", "gradient steps"),
     ("modpo", "gradient steps, margins of the true reward"),
     ("soups", "mixtures of the two DPO policies"),
+    ("worst_case", "mixture of the two DPO policies by the worst weights of each context"),
+    ("kto", "gradient steps on one objective; the two policies and their mixtures"),
+    ("sacpo", "gradient steps on one objective and then the other, merged, in both orders"),
+    ("raco", "gradient steps, conflict-averse"),
     ("mod_forward_kl", "exact mixtures of two f-DPO policies"),
     ("mod_jensen_shannon", "exact mixtures of two f-DPO policies"),
     ("mod_alpha", "exact mixtures of two f-DPO policies"),
@@ -196,9 +202,9 @@ pub fn methods<B: AutodiffBackend>(
         .chain(settings.sets.iter().map(|s| Problem::of_toy(*s)))
         .collect();
     let n_sets = settings.structures.len() + settings.sets.len() * settings.seeds.len();
-    // Per data set four trainings on pairs; per problem one of MOPO and one of thresholds.
+    // Per data set seven trainings on pairs; per problem one of MOPO and one of thresholds.
     let total =
-        4 * settings.steps * n_sets + problems.len() * (settings.steps + settings.threshold_steps);
+        7 * settings.steps * n_sets + problems.len() * (settings.steps + settings.threshold_steps);
     let mut done = 0;
     let mut results =
         MethodResults { rows: Vec::new(), shares: Vec::new(), thresholds: Vec::new() };
@@ -316,7 +322,10 @@ const MOVING: [(&str, thresholds::Rule, f64); 7] = [
     ("mopo_reference_pairwise_no_ball", RULES[4], RADII[1]),
 ];
 
-/// MOPO over the sweep of fixed thresholds, cloning and pairwise, and under every rule for thresholds that move.
+/// The weight of the contrast.
+const CONTRAST: f64 = 0.2;
+
+/// MOPO over the sweep of fixed thresholds, cloning, pairwise and with a contrast, and under every rule for thresholds that move.
 fn mopo<B: AutodiffBackend>(
     problem: &Problem,
     data: &[Comparisons],
@@ -329,9 +338,11 @@ fn mopo<B: AutodiffBackend>(
     let mut runs = Vec::new();
     let mut names = Vec::new();
     for at in 0..data.len() {
-        for (extraction, name) in
-            [(Extraction::Cloning, "mopo_fixed"), (Extraction::Pairwise, "mopo_pairwise")]
-        {
+        for (extraction, contrast_weight, name) in [
+            (Extraction::Cloning, 0.0, "mopo_fixed"),
+            (Extraction::Pairwise, 0.0, "mopo_pairwise"),
+            (Extraction::Cloning, CONTRAST, "mopo_contrast"),
+        ] {
             for primary in [0, 1] {
                 for b in problem.sweep(&problem.preference, primary, tau, n)? {
                     let mut thresholds = vec![0.0; 2];
@@ -343,6 +354,7 @@ fn mopo<B: AutodiffBackend>(
                         mopo: MopoConfig {
                             tau,
                             extraction,
+                            contrast_weight,
                             ball: Ball::Radius(0.0),
                             thresholds: ThresholdRule::Fixed,
                             reference_lag: usize::MAX,

@@ -5,7 +5,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::problem::{Constrained, Origin, Problem};
-use super::{MethodRow, MethodSettings, weights};
+use super::{MethodRow, MethodSettings, newer, weights};
 use crate::Result;
 use crate::bandit::comparisons::MergedPairs;
 use crate::bandit::toy::sigmoid;
@@ -41,24 +41,23 @@ pub(super) struct Sample<'a> {
 }
 
 impl Sample<'_> {
+    /// A table that is trained on these labels.
+    pub(super) fn table(
+        &self,
+        scale: f64,
+        label: impl FnMut(&Comparison) -> Option<f64>,
+    ) -> PairPolicy {
+        let (mass, indicators) = self.pairs.merge(self.data.pairs().iter().map(label));
+        let single = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect();
+        PairPolicy { indicators: single(indicators), mass: single(mass), scale, shift: Vec::new() }
+    }
+
     fn job(
         &self,
         (method, parameter, strength): (&'static str, f64, f64),
         label: impl FnMut(&Comparison) -> Option<f64>,
     ) -> Job {
-        let (mass, indicators) = self.pairs.merge(self.data.pairs().iter().map(label));
-        let single = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect();
-        Job {
-            method,
-            parameter,
-            strength,
-            policy: PairPolicy {
-                indicators: single(indicators),
-                mass: single(mass),
-                scale: strength,
-                shift: Vec::new(),
-            },
-        }
+        Job { method, parameter, strength, policy: self.table(strength, label) }
     }
 
     fn jobs(&self, settings: &MethodSettings) -> Result<Vec<Job>> {
@@ -191,5 +190,6 @@ pub(super) fn rows<B: AutodiffBackend>(
             add(&mut rows, decoded, [w, strength], &mixed);
         }
     }
+    rows.extend(newer::rows::<B>(sample, settings, singles, beta, device, progress)?);
     Ok(rows)
 }
