@@ -195,7 +195,15 @@ pub(super) fn after_failure(
         return error;
     }
     let cause = crate::message(&error);
-    anyhow!("{cause}\nThe run is kept; to resume it: {command} --resume {}", path.display())
+    let resume = format!("{command} --resume {}", path.display());
+    // A run keeps its configuration, so that resuming helps only if something else was wrong.
+    match error.downcast_ref() {
+        Some(mopo_train::Error::Config { .. }) => anyhow!(
+            "{cause}\nThe run is kept with its configuration; to resume it as it is: {resume}\nFor another configuration, \
+             start a new run"
+        ),
+        _ => anyhow!("{cause}\nThe run is kept; to resume it: {resume}"),
+    }
 }
 
 struct Train<'a> {

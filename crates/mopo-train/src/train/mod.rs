@@ -79,7 +79,7 @@ pub fn train<B: FusedAutodiffBackend>(
         }
         record.add_inputs(config)?;
         for others in [config.method.other_policies(), config.method.starts_from()] {
-            others::check(&others)?;
+            others::check(&others, config)?;
             others::record(&others, record)?;
         }
         prepare::prepare(run, config, record, progress)?;
@@ -128,6 +128,12 @@ pub fn train<B: FusedAutodiffBackend>(
     }
 
     let base = base::trained::<B>(run, config, record, &data, communicator, device, progress)?;
+    if is_new {
+        // Once more where they are read: a run that goes on may not need them any more.
+        for others in [config.method.other_policies(), config.method.starts_from()] {
+            others::check_base(&others, record)?;
+        }
+    }
     let frozen = base.valid();
     let context = base::context::<B>(config, record, device);
     let cache = cache.map(|cache| (cache, &context));

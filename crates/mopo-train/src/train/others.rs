@@ -9,9 +9,10 @@ use mopo_ops::FusedBackend;
 use super::data::RunData;
 use crate::communicator::Communicator;
 use crate::conditioned::Conditioning;
+use crate::config::PhaseConfig;
 use crate::log_probs::{self, LogProbs, all_log_probs};
 use crate::run_dir::record::{BASE, POLICY};
-use crate::{Error, Progress, Result, RunDir, RunRecord};
+use crate::{Error, Progress, Result, RunConfig, RunDir, RunRecord};
 
 /// The folder of a run with what was computed under other runs' policies.
 const OTHERS: &str = "other_log_probs/";
@@ -27,12 +28,33 @@ pub(crate) struct OtherPolicy {
     pub(crate) run: PathBuf,
 }
 
-/// Checks before any work that the runs are finished.
+/// Checks before any work that the runs are finished, and that SFT would not make another base than theirs.
 ///
 /// # Errors
 /// Names the key and the run.
-pub(super) fn check(others: &[OtherPolicy]) -> Result<()> {
-    others.iter().try_for_each(|other| opened(other).map(drop))
+pub(super) fn check(others: &[OtherPolicy], config: &RunConfig) -> Result<()> {
+    others.iter().try_for_each(|other| {
+        let (theirs, their_config, _) = opened(other)?;
+        // Without SFT there, only the bases themselves can tell.
+        let both_train = config.sft.steps > 0 && their_config.sft.steps > 0;
+        // It changes no result.
+        let checkpointing = config.sft.gradient_checkpointing;
+        let their_sft = PhaseConfig { gradient_checkpointing: checkpointing, ..their_config.sft };
+        let differs =
+            [("seed", config.seed != their_config.seed), ("[sft]", config.sft != their_sft)];
+        match differs.into_iter().find(|(_, differs)| both_train && *differs) {
+            Some((key, _)) => Err(other_base(other, &theirs, &format!("with another `{key}`"))),
+            None => Ok(()),
+        }
+    })
+}
+
+/// Checks that the runs were trained on the base of this one.
+///
+/// # Errors
+/// Names the key and the run.
+pub(super) fn check_base(others: &[OtherPolicy], record: &RunRecord) -> Result<()> {
+    others.iter().try_for_each(|other| opened_on_base(other, record).map(drop))
 }
 
 /// Records which policies the runs have.
@@ -44,10 +66,10 @@ pub(super) fn record(others: &[OtherPolicy], record: &mut RunRecord) -> Result<(
     Ok(())
 }
 
-fn opened(other: &OtherPolicy) -> Result<(RunDir, RunRecord)> {
+fn opened(other: &OtherPolicy) -> Result<(RunDir, RunConfig, RunRecord)> {
     let fail =
         |e: Error| Error::Config { origin: format!("`{}`", other.key), message: e.to_string() };
-    let (run, _, record) = RunDir::open(&other.run).map_err(fail)?;
+    let (run, config, record) = RunDir::open(&other.run).map_err(fail)?;
     run.check_finished().map_err(fail)?;
     run.check_policies(&record).map_err(fail)?;
     if Conditioning::read(&run.join(POLICY)).map_err(fail)?.is_some() {
@@ -60,24 +82,28 @@ fn opened(other: &OtherPolicy) -> Result<(RunDir, RunRecord)> {
             ),
         });
     }
-    Ok((run, record))
+    Ok((run, config, record))
 }
 
 /// The run, if it was trained on the base of this one.
 fn opened_on_base(other: &OtherPolicy, record: &RunRecord) -> Result<RunDir> {
-    let (theirs, their_record) = opened(other)?;
-    if their_record.folder_sha256(BASE) == record.folder_sha256(BASE) {
-        return Ok(theirs);
+    let (theirs, _, their_record) = opened(other)?;
+    match their_record.folder_sha256(BASE) == record.folder_sha256(BASE) {
+        true => Ok(theirs),
+        false => Err(other_base(other, &theirs, "on another base model")),
     }
-    Err(Error::Config {
+}
+
+fn other_base(other: &OtherPolicy, theirs: &RunDir, how: &str) -> Error {
+    Error::Config {
         origin: format!("`{}`", other.key),
         message: format!(
-            "{} was trained on another base model than this run, so its policies belong to another reference: train \
-             both on one base, for example with --model {} --set sft.steps=0",
+            "{} was trained {how} than this run, so its policies belong to another reference: train both on one base, \
+             for example with --model {} --set sft.steps=0",
             other.run.display(),
             theirs.join(BASE).display()
         ),
-    })
+    }
 }
 
 /// The policies themselves in the order of their `names`, each with its adapter, and the sizes of the adapters. Of a

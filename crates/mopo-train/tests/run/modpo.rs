@@ -74,9 +74,17 @@ fn margins_that_do_not_fit_are_refused_with_the_key() {
         new_run(&run, &modpo(set));
         message(go_on(&run, &mut Silent)).1
     };
-    // Another seed of SFT: another base.
-    let e = refused(&[&margins_of(&trained), "seed=5"]);
-    assert!(e.contains("modpo.margins.runs.harmless") && e.contains("another base"), "{e}");
+    // Another SFT model, which is known before it is trained, and one that only comes out otherwise.
+    let base = tmp.path().join("run/warm_start/config.json");
+    for (set, words, is_trained) in [
+        ("seed=5", "with another `seed`", false),
+        ("sft.steps=2", "with another `[sft]`", false),
+        ("data.max_response_tokens=20", "on another base model", true),
+    ] {
+        let e = refused(&[&margins_of(&trained), set]);
+        assert!(e.contains("modpo.margins.runs.harmless") && e.contains(words), "{e}");
+        assert_eq!(base.exists(), is_trained, "{set}");
+    }
     let e = refused(&[&margins_of(&tmp.path().join("nothing"))]);
     assert!(e.contains("modpo.margins.runs.harmless") && e.contains("nothing"), "{e}");
     // One that was trained on another objective, and one that nothing asks for.
