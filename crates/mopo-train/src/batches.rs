@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use crate::mixture::MixedRows;
+use crate::train::TrainPrompt;
 use crate::{Pairs, RunData};
 
 /// The seed of one step: the same in a resumed run, different for every step and phase.
@@ -64,7 +65,7 @@ impl BatchOrder {
         seed: u64,
     ) -> Self {
         let mixture = data.train.mixture.as_ref();
-        let pairs = data.train_prompts.iter().map(|prompt| prompt.pair);
+        let pairs = data.train_prompts.iter().map(TrainPrompt::pair);
         let mixed = mixture.map(|mixture| mixture.parts(pairs));
         Self { mixed, ..Self::new(lengths, batch_size, seed) }
     }

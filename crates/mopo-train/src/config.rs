@@ -311,21 +311,12 @@ impl RunConfig {
         if !self.data.streaming {
             return Ok(());
         }
-        let kind = self.method.kind();
         let why = if matches!(self.tokenizer, TokenizerConfig::Train(_)) {
-            "`tokenizer.vocab_size` trains a tokenizer on all of them: give one with `tokenizer.file`".to_string()
+            "`tokenizer.vocab_size` trains a tokenizer on all of them: give one with `tokenizer.file`"
         } else if self.data.source.kind == DataSource::Demo {
-            "the demo world is generated there: choose another `data.source`".into()
+            "the demo world is generated there: choose another `data.source`"
         } else if self.data.source.max_pairs.is_some() {
-            "`data.max_pairs` draws them there: remove it".into()
-        } else if self.method.changes_prompts() {
-            format!(
-                "the method `{kind}` writes into all prompts: choose another, or leave out `data.streaming`"
-            )
-        } else if self.method.rollouts(&self.policies).is_some() {
-            format!(
-                "the method `{kind}` answers all prompts: choose another, or leave out `data.streaming`"
-            )
+            "`data.max_pairs` draws them there: remove it"
         } else {
             return Ok(());
         };

@@ -57,7 +57,7 @@ impl Pairs {
         }
     }
 
-    /// From a prepared set that stays where it is; the same pairs as in memory.
+    /// From a prepared set that stays where it is; the same pairs as in memory. `each` sees every record once.
     ///
     /// # Errors
     /// Those of reading and of the tokenizer.
@@ -66,11 +66,13 @@ impl Pairs {
         tokenizer: &Tokenizer,
         limits: &LengthLimits,
         estimator: IndicatorEstimator,
+        mut each: impl FnMut(&PreferenceRecord),
     ) -> Result<(Self, TruncationReport)> {
         let mut rows: Vec<Vec<Option<f32>>> = vec![];
         let mut scores = vec![];
         let mut groups = ResponseGroupMeans::default();
         let (tokens, truncation) = TokenStore::open(path, tokenizer, limits, |record| {
+            each(record);
             match estimator {
                 IndicatorEstimator::Action => groups.push(record),
                 IndicatorEstimator::Pair => rows.push(record.indicators.clone()),

@@ -116,6 +116,17 @@ impl TokenStore {
         }
     }
 
+    /// The texts of a pair whose tokens are not in memory; `None` if they are.
+    ///
+    /// # Errors
+    /// The file can no longer be read.
+    pub(crate) fn record(&self, pair: usize) -> Result<Option<PreferenceRecord>> {
+        match &self.0 {
+            Kind::Memory(_) => Ok(None),
+            Kind::File(pairs) => pairs.record(pair).map(Some),
+        }
+    }
+
     /// The tokens of all pairs.
     pub fn iter(&self) -> impl Iterator<Item = Result<Cow<'_, PairTokens>>> {
         (0..self.len()).map(|pair| self.get(pair))
@@ -152,11 +163,15 @@ impl TokenStore {
 }
 
 impl PairFile {
-    fn tokens(&self, pair: usize) -> Result<PairTokens> {
+    fn record(&self, pair: usize) -> Result<PreferenceRecord> {
         let (start, end) = (self.offsets[pair], self.offsets[pair + 1]);
         let mut line = vec![0; (end - start) as usize];
         self.file.read_exact_at(&mut line, start).map_err(Error::io("reading", &self.path))?;
-        let record = parsed(&self.path, &line)?;
+        parsed(&self.path, &line)
+    }
+
+    fn tokens(&self, pair: usize) -> Result<PairTokens> {
+        let record = self.record(pair)?;
         let (mut tokens, _) =
             tokenize(std::slice::from_ref(&record), &self.tokenizer, &self.limits)?;
         let tokens = tokens.swap_remove(0);

@@ -225,8 +225,7 @@ impl<'a> Online<'a> {
             communicator,
             &mut Silent,
         )?;
-        let prompts: Vec<String> =
-            rows.iter().map(|&i| data.train_prompts[drawn[i]].text.clone()).collect();
+        let prompts = data.prompt_texts(rows.iter().map(|&i| drawn[i]))?;
         let texts: Vec<String> = answers.iter().map(|answer| answer.text.clone()).collect();
         let scores =
             communicator.by_first(|| Ok(score_all(&self.inputs.rewards, &prompts, &texts)?))?;

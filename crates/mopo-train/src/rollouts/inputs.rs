@@ -176,14 +176,13 @@ impl Measure<'_> {
         answerer: &Answerer<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<(Vec<Vec<f32>>, String)> {
-        let prompts = &self.data.train_prompts;
-        let n = self.config.evaluation.n_prompts.min(prompts.len());
+        let n_prompts = self.data.train_prompts.len();
+        let n = self.config.evaluation.n_prompts.min(n_prompts);
         let seed = step_seed(self.config.seed, "reference scores", 0);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let drawn = rand::seq::index::sample(&mut rng, prompts.len(), n).into_vec();
-        let tokens: Vec<Vec<u32>> =
-            drawn.iter().map(|&i| self.data.prompt_tokens(i).to_vec()).collect();
-        let texts: Vec<String> = drawn.iter().map(|&i| prompts[i].text.clone()).collect();
+        let drawn = rand::seq::index::sample(&mut rng, n_prompts, n).into_vec();
+        let tokens = self.data.tokens_of_prompts(drawn.iter().copied())?;
+        let texts = self.data.prompt_texts(drawn)?;
         let generation = GenerationConfig {
             max_new_tokens: self.settings.max_new_tokens,
             temperature: self.settings.temperature,

@@ -63,8 +63,7 @@ impl<B: FusedBackend> RolloutSampler<'_, B> {
         let RolloutSettings { temperature, max_new_tokens, group_size, .. } = self.settings;
         let rows: Vec<usize> =
             prompts.iter().flat_map(|prompt| std::iter::repeat_n(*prompt, group_size)).collect();
-        let tokens: Vec<Vec<u32>> =
-            rows.iter().map(|&prompt| self.data.prompt_tokens(prompt).to_vec()).collect();
+        let tokens = self.data.tokens_of_prompts(rows.iter().copied())?;
         let first = (first * group_size) as u64;
         let row_ids: Vec<u64> = (first..first + rows.len() as u64).collect();
         let generation =
@@ -79,8 +78,7 @@ impl<B: FusedBackend> RolloutSampler<'_, B> {
         let head = Decoding::from(HeadChoice::Policy(0));
         let found = answerer.answer(&head, &tokens, Some(&row_ids), &generation, &mut Silent)?;
 
-        let questions: Vec<String> =
-            rows.iter().map(|&prompt| self.data.train_prompts[prompt].text.clone()).collect();
+        let questions = self.data.prompt_texts(rows.iter().copied())?;
         let texts: Vec<String> = found.iter().map(|answer| answer.text.clone()).collect();
         let scores = score_all(&self.inputs.rewards, &questions, &texts)?;
         let z_scores = |row: Vec<f32>| -> Vec<f64> {
@@ -134,10 +132,12 @@ pub(super) fn pack<'a>(
     answers: impl IntoIterator<Item = &'a Answer>,
 ) -> Result<PackedBatch> {
     let answers: Vec<&Answer> = answers.into_iter().collect();
+    let prompts = answers.iter().map(|answer| data.prompt_tokens(answer.prompt));
+    let prompts = prompts.collect::<Result<Vec<_>>>()?;
     let mut rows = Vec::with_capacity(answers.len());
     let mut rest = &answers[..];
     while let [first, others @ ..] = rest {
-        let prompt = data.prompt_tokens(first.prompt);
+        let prompt = &*prompts[answers.len() - rest.len()];
         match others {
             [second, others @ ..] if second.prompt == first.prompt => {
                 rows.push(([prompt, &first.ids[..], &second.ids[..]], [true, true]));

@@ -53,8 +53,7 @@ impl RolloutTraining<'_> {
         let inputs = context.rollouts.expect("loaded for methods that have rollouts");
         let hidden_size = loss.has_values().then(|| base.shape().hidden_size);
         let params = RolloutParams::new(context.params, hidden_size, self.settings.train_head);
-        let prompts = 0..data.train_prompts.len();
-        let lengths = prompts.map(|i| data.prompt_tokens(i).len()).collect();
+        let lengths = data.prompt_lengths();
         let order = step_seed(context.seed, self.phase, 0);
         let weights = self.settings.target.weights();
         let mut method = RolloutMethod {

@@ -72,7 +72,7 @@ impl DirLock {
                 }
             }
             let mut lock = Self { file, path: path.clone() };
-            if !lock.is_in_place() {
+            if !lock.is_in_place().map_err(Error::io("reading", &path))? {
                 // The last holder removed it between the two calls.
                 continue;
             }
@@ -82,11 +82,27 @@ impl DirLock {
     }
 
     /// Whether the locked file is still the one in the directory, which may have been removed.
-    pub(super) fn is_in_place(&self) -> bool {
+    ///
+    /// # Errors
+    /// That cannot be found out.
+    pub(super) fn is_in_place(&self) -> io::Result<bool> {
         use std::os::unix::fs::MetadataExt;
         let id = |m: fs::Metadata| (m.dev(), m.ino());
-        let here = self.file.metadata().ok().map(id);
-        here.is_some() && fs::symlink_metadata(&self.path).ok().map(id) == here
+        let here = self.file.metadata().map(id)?;
+        match fs::symlink_metadata(&self.path) {
+            Ok(found) => Ok(id(found) == here),
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+            {
+                Ok(false)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The path of the locked file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Writes the holder's name, for information: on a full disk the lock holds without it.
@@ -99,7 +115,7 @@ impl DirLock {
 impl Drop for DirLock {
     fn drop(&mut self) {
         // While it is still locked, so that nobody else's is removed.
-        if self.is_in_place() {
+        if self.is_in_place().unwrap_or(false) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -170,12 +186,12 @@ mod tests {
         let run = dir.path().join("run");
         fs::create_dir(&run).unwrap();
         let lock = DirLock::acquire(&run).unwrap();
-        assert!(lock.is_in_place());
+        assert!(lock.is_in_place().unwrap());
         fs::rename(&run, dir.path().join("moved")).unwrap();
         fs::create_dir(&run).unwrap();
         let other = DirLock::acquire(&run).unwrap();
-        assert!(!lock.is_in_place());
+        assert!(!lock.is_in_place().unwrap());
         drop(lock);
-        assert!(other.is_in_place(), "the lock of another directory was removed");
+        assert!(other.is_in_place().unwrap(), "the lock of another directory was removed");
     }
 }

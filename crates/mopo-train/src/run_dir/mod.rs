@@ -255,14 +255,15 @@ impl RunDir {
     /// a partial run where the user removed one.
     ///
     /// # Errors
-    /// It was removed or replaced.
+    /// It was removed or replaced, or cannot be looked at.
     pub(crate) fn check_there(&self) -> Result<()> {
-        match &self.lock {
-            Some(lock) if !lock.is_in_place() => Err(Error::Run {
+        let Some(lock) = &self.lock else { return Ok(()) };
+        match lock.is_in_place().map_err(Error::io("reading", lock.path()))? {
+            true => Ok(()),
+            false => Err(Error::Run {
                 path: self.path.clone(),
                 message: "the directory was removed or replaced during training".into(),
             }),
-            _ => Ok(()),
         }
     }
 

@@ -1,9 +1,11 @@
 //! The data of a run in the form that training and evaluation use.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use mopo_core::Objectives;
-use mopo_data::{LengthLimits, PairTokens, PreferenceRecord, PreparedSet, Tokenizer, tokenize};
+use mopo_data::{LengthLimits, PreferenceRecord, PreparedSet, Tokenizer, tokenize};
 
 use crate::mixture::MixtureRecord;
 use crate::run_dir::record::DATA;
@@ -28,8 +30,8 @@ pub struct RunData {
     pub heldout_prompts: Vec<String>,
     /// The first held-out pair that has each of them.
     pub(crate) heldout_prompt_pairs: Vec<usize>,
-    /// The training pairs' texts, for a method that changes prompts or compares answers with them; else empty.
-    pub(crate) train_records: Vec<PreferenceRecord>,
+    /// The training pairs' texts, for a method that changes or answers prompts; else empty, as if they stay on disk.
+    train_records: Vec<PreferenceRecord>,
     /// The held-out pairs' texts, for a method that changes prompts; else empty.
     pub(crate) heldout_records: Vec<PreferenceRecord>,
     /// Prompts are cut to this number of tokens.
@@ -41,21 +43,100 @@ pub struct RunData {
 /// A prompt of the training pairs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrainPrompt {
-    /// Its text.
-    pub text: String,
+    /// The training pairs that have it, in order.
+    pub pairs: Vec<usize>,
+}
+
+impl TrainPrompt {
     /// The first training pair that has it.
-    pub pair: usize,
+    pub fn pair(&self) -> usize {
+        self.pairs[0]
+    }
+}
+
+/// Finds the prompts of pairs, of which it keeps no text.
+#[derive(Default)]
+struct PromptIndex {
+    /// By 128 bits of their hash.
+    known: HashMap<[u64; 2], usize>,
+    prompts: Vec<TrainPrompt>,
+    n_pairs: usize,
+}
+
+impl PromptIndex {
+    fn push(&mut self, prompt: &str) {
+        let half = |n: u8| {
+            let mut hasher = DefaultHasher::new();
+            (n, prompt).hash(&mut hasher);
+            hasher.finish()
+        };
+        let at = *self.known.entry([half(0), half(1)]).or_insert_with(|| {
+            self.prompts.push(TrainPrompt { pairs: vec![] });
+            self.prompts.len() - 1
+        });
+        self.prompts[at].pairs.push(self.n_pairs);
+        self.n_pairs += 1;
+    }
 }
 
 impl RunData {
     /// The tokens of a training prompt, by its index.
-    pub(crate) fn prompt_tokens(&self, prompt: usize) -> &[u32] {
-        &self.train_tokens(self.train_prompts[prompt].pair).prompt
+    ///
+    /// # Errors
+    /// The training set can no longer be read, where it is on disk.
+    pub(crate) fn prompt_tokens(&self, prompt: usize) -> Result<Cow<'_, [u32]>> {
+        Ok(match self.train.tokens.get(self.train_prompts[prompt].pair())? {
+            Cow::Borrowed(tokens) => Cow::Borrowed(&tokens.prompt),
+            Cow::Owned(tokens) => Cow::Owned(tokens.prompt),
+        })
     }
 
-    /// The tokens of a training pair, for methods that streamed data is refused for.
-    pub(crate) fn train_tokens(&self, pair: usize) -> &PairTokens {
-        &self.train.tokens.in_memory().expect("checked with the configuration")[pair]
+    /// The same of several, in their order.
+    ///
+    /// # Errors
+    /// The same.
+    pub(crate) fn tokens_of_prompts(
+        &self,
+        prompts: impl IntoIterator<Item = usize>,
+    ) -> Result<Vec<Vec<u32>>> {
+        prompts.into_iter().map(|prompt| Ok(self.prompt_tokens(prompt)?.into_owned())).collect()
+    }
+
+    /// How many tokens each training prompt has.
+    pub(crate) fn prompt_lengths(&self) -> Vec<usize> {
+        let length = |prompt: &TrainPrompt| self.train.tokens.lengths(prompt.pair())[0];
+        self.train_prompts.iter().map(length).collect()
+    }
+
+    /// The texts of training prompts, by their indices.
+    ///
+    /// # Errors
+    /// The training set can no longer be read, where it is on disk.
+    ///
+    /// # Panics
+    /// For a method that neither changes nor answers prompts.
+    pub(crate) fn prompt_texts(
+        &self,
+        prompts: impl IntoIterator<Item = usize>,
+    ) -> Result<Vec<String>> {
+        let text = |prompt: usize| -> Result<String> {
+            Ok(self.train_record(self.train_prompts[prompt].pair())?.prompt.clone())
+        };
+        prompts.into_iter().map(text).collect()
+    }
+
+    /// The texts of a training pair.
+    ///
+    /// # Errors
+    /// The training set can no longer be read, where it is on disk.
+    ///
+    /// # Panics
+    /// For a method that neither changes nor answers prompts.
+    pub(crate) fn train_record(&self, pair: usize) -> Result<Cow<'_, PreferenceRecord>> {
+        Ok(match self.train.tokens.record(pair)? {
+            Some(record) => Cow::Owned(record),
+            None => Cow::Borrowed(&self.train_records[pair]),
+        })
     }
 
     /// Reads and tokenises a run's data.
@@ -72,17 +153,19 @@ impl RunData {
         };
         let estimator = config.method.estimator();
         let rollouts = config.method.rollouts(&config.policies);
-        let needs_texts = rollouts.is_some_and(|rollouts| rollouts.trains_on_pairs);
         let changes_prompts = config.method.changes_prompts();
         let train_path = run.join("data/train.jsonl");
+        let mut index = PromptIndex::default();
         let (mut pairs, truncation, train_records) = match config.data.streaming {
             true => {
+                let each = |record: &PreferenceRecord| index.push(&record.prompt);
                 let (pairs, truncation) =
-                    Pairs::streamed(&train_path, &tokenizer, &limits, estimator)?;
+                    Pairs::streamed(&train_path, &tokenizer, &limits, estimator, each)?;
                 (pairs, truncation, vec![])
             }
             false => {
                 let train = PreparedSet::read(&train_path)?;
+                train.records.iter().for_each(|record| index.push(&record.prompt));
                 let (tokens, truncation) = tokenize(&train.records, &tokenizer, &limits)?;
                 (Pairs::new(&train.records, tokens, estimator), truncation, train.records)
             }
@@ -97,21 +180,13 @@ impl RunData {
                 heldout_prompt_pairs.push(pair);
             }
         }
-        let mut train_prompts = Vec::new();
-        let mut seen = BTreeSet::new();
-        // Streamed ones are for methods that do not ask for them.
-        for (pair, r) in train_records.iter().enumerate() {
-            if seen.insert(&r.prompt) {
-                train_prompts.push(TrainPrompt { text: r.prompt.clone(), pair });
-            }
-        }
         if let Some(mixture) = MixtureRecord::read(run)? {
             pairs.mixture = Some(mixture.mixture(run, pairs.len())?);
         }
         Ok(Self {
             objectives: heldout.header.objectives.clone(),
             train: pairs,
-            train_prompts,
+            train_prompts: index.prompts,
             heldout: Pairs::new(&heldout.records, heldout_tokens, estimator),
             heldout_labels: heldout.records.iter().map(|r| r.indicators.clone()).collect(),
             heldout_prompts,
@@ -119,7 +194,10 @@ impl RunData {
             truncation: truncation.to_string(),
             tokenizer,
             max_prompt_tokens: limits.max_prompt,
-            train_records: if changes_prompts || needs_texts { train_records } else { vec![] },
+            train_records: match changes_prompts || rollouts.is_some() {
+                true => train_records,
+                false => vec![],
+            },
             heldout_records: if changes_prompts { heldout.records } else { vec![] },
         })
     }
@@ -129,7 +207,7 @@ impl RunData {
     /// # Errors
     /// Those of the tokenizer.
     pub(crate) fn prompt_with(&self, prompt: usize, note: &str) -> Result<Vec<u32>> {
-        self.pair_prompt_with(self.train_prompts[prompt].pair, note)
+        self.pair_prompt_with(self.train_prompts[prompt].pair(), note)
     }
 
     /// The tokens of a training pair's prompt with a note, cut at the left.
@@ -137,7 +215,7 @@ impl RunData {
     /// # Errors
     /// Those of the tokenizer.
     pub(crate) fn pair_prompt_with(&self, pair: usize, note: &str) -> Result<Vec<u32>> {
-        let noted = self.train_records[pair].with_note(note);
+        let noted = self.train_record(pair)?.with_note(note);
         Ok(self.tokenizer.encode_prompt_of(&noted, self.max_prompt_tokens)?.0)
     }
 

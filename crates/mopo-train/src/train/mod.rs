@@ -113,9 +113,7 @@ pub fn train<B: FusedAutodiffBackend>(
         for (section, phase) in [("sft", &config.sft), ("training", &config.training)] {
             let n_tokens = match &rollouts {
                 Some(rollouts) if section == "training" => {
-                    let prompts = 0..data.train_prompts.len();
-                    let lengths = prompts.map(|i| data.prompt_tokens(i).len()).collect();
-                    let own = rollouts.longest_batch(lengths, phase.batch_size);
+                    let own = rollouts.longest_batch(data.prompt_lengths(), phase.batch_size);
                     match rollouts.trains_on_pairs {
                         true => own.max(data.train.longest_batch(phase.batch_size)),
                         false => own,

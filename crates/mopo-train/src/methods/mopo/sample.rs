@@ -161,8 +161,7 @@ impl FreshSampler<'_> {
         let mut answers = vec![None; rows.len()];
         for h in 0..n_policies {
             let own: Vec<usize> = (0..rows.len()).filter(|&r| rows[r].1 == h).collect();
-            let prompts: Vec<Vec<u32>> =
-                own.iter().map(|&r| self.data.prompt_tokens(rows[r].0).to_vec()).collect();
+            let prompts = self.data.tokens_of_prompts(own.iter().map(|&r| rows[r].0))?;
             let ids: Vec<u64> = own.iter().map(|&r| r as u64).collect();
             let generation = GenerationConfig {
                 max_new_tokens: self.settings.max_new_tokens,
@@ -202,11 +201,13 @@ impl FreshSampler<'_> {
         }
 
         let mut labels = labels.into_iter();
-        let (tokens, labels): (Vec<PairTokens>, Vec<_>) = rows
-            .chunks_exact(2)
+        let prompts = rows.chunks_exact(2).map(|rows| rows[0].0);
+        let (tokens, labels): (Vec<PairTokens>, Vec<_>) = self
+            .data
+            .tokens_of_prompts(prompts)?
+            .into_iter()
             .zip(answers.chunks_exact(2))
-            .map(|(rows, of)| {
-                let prompt = self.data.prompt_tokens(rows[0].0).to_vec();
+            .map(|(prompt, of)| {
                 let [first, second] = [0, 1].map(|r| of[r].sampled.drawn());
                 let labels = [0, 1].map(|_| labels.next().expect("one for each answer"));
                 (PairTokens { prompt, first, second }, labels)
@@ -237,24 +238,20 @@ impl FreshSampler<'_> {
         communicator: &dyn Communicator,
     ) -> Result<Vec<Vec<Option<f32>>>> {
         let (rewards, data) = (&self.inputs.rewards, self.data);
-        let question = |prompt: usize| data.train_prompts[prompt].text.clone();
         let new: BTreeSet<usize> =
             drawn.iter().copied().filter(|prompt| !self.opponents.contains_key(prompt)).collect();
-        let known: BTreeMap<&str, usize> =
-            new.iter().map(|&prompt| (&*data.train_prompts[prompt].text, prompt)).collect();
         // Each text once, however many pairs it is in.
-        let mut responses: BTreeMap<usize, BTreeSet<&str>> = BTreeMap::new();
-        for record in &data.train_records {
-            if let Some(&prompt) = known.get(&*record.prompt) {
-                let of = responses.entry(prompt).or_default();
-                of.extend([&*record.first, &*record.second]);
+        let mut responses: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+        for &prompt in &new {
+            let of = responses.entry(prompt).or_default();
+            for &pair in &data.train_prompts[prompt].pairs {
+                let record = data.train_record(pair)?.into_owned();
+                of.extend([record.first, record.second]);
             }
         }
-        let (questions, texts_of_data): (Vec<String>, Vec<String>) = responses
-            .iter()
-            .flat_map(|(&prompt, of)| of.iter().map(move |text| (prompt, *text)))
-            .map(|(prompt, text)| (question(prompt), text.to_string()))
-            .unzip();
+        let all = || responses.iter().flat_map(|(&prompt, of)| of.iter().map(move |t| (prompt, t)));
+        let questions = data.prompt_texts(all().map(|(prompt, _)| prompt))?;
+        let texts_of_data: Vec<String> = all().map(|(_, text)| text.clone()).collect();
         let scores =
             communicator.by_first(|| Ok(score_all(rewards, &questions, &texts_of_data)?))?;
         let mut scores = scores.into_iter();
@@ -262,7 +259,7 @@ impl FreshSampler<'_> {
             self.opponents.insert(prompt, scores.by_ref().take(of.len()).collect());
         }
 
-        let questions: Vec<String> = rows.iter().map(|(prompt, _)| question(*prompt)).collect();
+        let questions = data.prompt_texts(rows.iter().map(|(prompt, _)| *prompt))?;
         let scores = communicator.by_first(|| Ok(score_all(rewards, &questions, &texts)?))?;
         let label = |((prompt, _), own): (&(usize, usize), Vec<f32>)| {
             let others = &self.opponents[prompt];
