@@ -324,8 +324,8 @@ impl ShardFiles {
             }
         }
         let Header { split, sources, notes, .. } = before.clone();
-        let found = unlabelled.finish(split, sources, notes).and_then(|set| set.hash());
-        if !found.is_ok_and(|sha256| sha256 == self.labelling().input_sha256) {
+        let found = unlabelled.finish(split, sources, notes)?.hash()?;
+        if found != self.labelling().input_sha256 {
             // Each is as it was written.
             let message = "the shards together are not the set that was labelled (their SHA-256 differs); label the \
                            shards again, all with one program";
