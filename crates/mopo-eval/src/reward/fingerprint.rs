@@ -21,8 +21,8 @@ impl RewardSpec {
             Self::WordList { file: Some(file), .. } => Ok(file_sha256(file)?),
             Self::Model(spec) => spec.fingerprint(resolve),
             // The files among its words, such as a script.
-            Self::Program { command, .. } => {
-                let files = command.iter().map(Path::new).filter(|path| path.is_file());
+            Self::Program(spec) => {
+                let files = spec.command.iter().map(Path::new).filter(|path| path.is_file());
                 let hashes = files.map(|path| Ok(file_sha256(path)?));
                 Ok(hashes.collect::<Result<Vec<_>>>()?.join(" "))
             }

@@ -16,7 +16,7 @@ pub use ensemble::{Combination, Combine, Ensemble, EnsembleSpec, MemberSpec, Mem
 pub use http::{HttpReward, HttpSpec};
 pub use length_corrected::{LengthCorrected, LengthCorrectedSpec};
 pub use model::{ModelReward, Resolver, local_directory};
-pub use program::Program;
+pub use program::{Program, ProgramSpec};
 pub use settings::{Label, MODEL_PRESETS, ModelSettings, ModelSpec, SETTINGS_FILE};
 pub use tokenizer::{RewardTokenizer, TruncationSide};
 

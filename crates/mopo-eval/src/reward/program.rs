@@ -1,29 +1,106 @@
 //! A reward that another program computes.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Reward;
 use crate::{Error, Result};
 
+/// Longest timeout, in seconds: a day.
+const MAX_TIMEOUT: f64 = 86_400.0;
+/// Most restarts.
+const MAX_RETRIES: u32 = 1000;
+
+/// A program as a configuration describes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProgramSpec {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// The name to show; `program` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// How long it may take for its next score, in seconds, its start included; 600 by default.
+    #[serde(default = "default_timeout", skip_serializing_if = "is_default_timeout")]
+    pub timeout: f64,
+    /// How often it is started again for one batch of texts, after it ended or was ended for its timeout; 2 by default.
+    #[serde(default = "default_retries", skip_serializing_if = "is_default_retries")]
+    pub retries: u32,
+}
+
+fn default_timeout() -> f64 {
+    600.0
+}
+
+fn is_default_timeout(timeout: &f64) -> bool {
+    *timeout == default_timeout()
+}
+
+fn default_retries() -> u32 {
+    2
+}
+
+fn is_default_retries(retries: &u32) -> bool {
+    *retries == default_retries()
+}
+
+impl ProgramSpec {
+    /// A program and its arguments with default settings.
+    pub fn new(command: Vec<String>) -> Self {
+        Self { command, name: None, timeout: default_timeout(), retries: default_retries() }
+    }
+
+    /// The name to show.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or("program")
+    }
+
+    /// The same program and name, with defaults for how it is asked, which no score depends on.
+    pub(super) fn identity(&self) -> Self {
+        Self { name: self.name.clone(), ..Self::new(self.command.clone()) }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.command.first().is_none_or(String::is_empty) {
+            let expected = "it must be a list: the program, and its arguments";
+            return Err(Error::invalid("command", format!("{:?}", self.command), expected));
+        }
+        if !(self.timeout > 0.0 && self.timeout <= MAX_TIMEOUT) {
+            let expected = format!("it must be a number of seconds above 0, up to {MAX_TIMEOUT}");
+            return Err(Error::invalid("timeout", self.timeout, expected));
+        }
+        match self.retries <= MAX_RETRIES {
+            true => Ok(()),
+            false => {
+                let expected = format!("it must be at most {MAX_RETRIES}");
+                Err(Error::invalid("retries", self.retries, expected))
+            }
+        }
+    }
+}
+
 /// A program that reads an object with `prompt` and `response` per line from its standard input, as JSON, and writes
-/// a number per line to its standard output. It is started with the first text and ended with this value;
-/// what it writes to its standard error is shown.
+/// a number per line to its standard output. It is started with the first text and ended with this value; one that ends
+/// before, or has no score in time, is started again. What it writes to its standard error is shown.
 #[derive(Debug)]
 pub struct Program {
-    name: String,
-    command: Vec<String>,
+    spec: ProgramSpec,
     running: Mutex<Option<Running>>,
 }
 
+/// A started program. Threads of their own write to it and read from it: neither side can hold all lines, and one that
+/// hangs must not hold this one.
 #[derive(Debug)]
 struct Running {
     child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    input: Sender<Vec<u8>>,
+    output: Receiver<std::io::Result<String>>,
 }
 
 impl Running {
@@ -33,32 +110,71 @@ impl Running {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let input = child.stdin.take().expect("piped");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        Ok(Self { child, input, output })
+        let stdin = child.stdin.take().expect("piped");
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let ((input, asked), (answered, output)) = (channel(), channel());
+        let running = Self { child, input, output };
+        let thread = |name: &str| std::thread::Builder::new().name(name.into());
+        thread("reward program: input").spawn(move || write_all(stdin, asked))?;
+        thread("reward program: output").spawn(move || read_lines(stdout, answered))?;
+        Ok(running)
     }
 
-    /// The lines that answer those of `asked`, `n` of them. They are written while answers are read, since
-    /// neither side can hold them all.
-    fn answers(&mut self, asked: &[u8], n: usize) -> std::io::Result<Vec<String>> {
-        let Self { input, output, .. } = self;
-        std::thread::scope(|scope| {
-            let write = scope.spawn(move || input.write_all(asked).and_then(|()| input.flush()));
-            let mut lines = Vec::with_capacity(n);
-            while lines.len() < n {
-                let mut line = String::new();
-                if output.read_line(&mut line)? == 0 {
-                    break;
+    /// The lines that answer those of `asked`, `n` of them, or why there are fewer.
+    fn answers(
+        &mut self,
+        asked: Vec<u8>,
+        n: usize,
+        timeout: Duration,
+    ) -> std::result::Result<Vec<String>, String> {
+        // A program that has ended takes no more; that it ended says more.
+        let _ = self.input.send(asked);
+        let mut lines = Vec::with_capacity(n);
+        while lines.len() < n {
+            match self.output.recv_timeout(timeout) {
+                Ok(Ok(line)) => lines.push(line),
+                Ok(Err(e)) => return Err(format!("reading from it failed: {e}")),
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(format!(
+                        "there was no score for {} s after {} of {n}: give it a larger `timeout`, or see why it hangs",
+                        timeout.as_secs_f64(),
+                        lines.len()
+                    ));
                 }
-                lines.push(line.trim().to_owned());
+                Err(RecvTimeoutError::Disconnected) => {
+                    let ended = self.child.wait().map_or_else(|e| e.to_string(), |s| s.to_string());
+                    return Err(format!(
+                        "it ended ({ended}) after {} of {n} scores: it must write a number for each line that it reads",
+                        lines.len()
+                    ));
+                }
             }
-            // A program that ended has closed its input as well; that it ended says more.
-            let written = write.join().expect("writing does not panic");
-            if lines.len() == n {
-                written?;
-            }
-            Ok(lines)
-        })
+        }
+        Ok(lines)
+    }
+}
+
+/// Until the program takes no more, or nothing more is asked.
+fn write_all(mut stdin: ChildStdin, asked: Receiver<Vec<u8>>) {
+    for lines in asked {
+        if stdin.write_all(&lines).and_then(|()| stdin.flush()).is_err() {
+            break;
+        }
+    }
+}
+
+/// Until the program's output ends, or nobody reads it.
+fn read_lines(mut stdout: impl BufRead, answered: Sender<std::io::Result<String>>) {
+    loop {
+        let mut line = String::new();
+        let found = match stdout.read_line(&mut line) {
+            Ok(0) => break,
+            Ok(_) => Ok(line.trim().to_owned()),
+            Err(e) => Err(e),
+        };
+        if answered.send(found).is_err() {
+            break;
+        }
     }
 }
 
@@ -71,30 +187,54 @@ impl Drop for Running {
 }
 
 impl Program {
-    /// The reward of this program and its arguments.
+    /// The reward of a program.
     ///
     /// # Errors
-    /// An empty command.
-    pub fn new(name: impl Into<String>, command: Vec<String>) -> Result<Self> {
-        match command.first() {
-            Some(program) if !program.is_empty() => {
-                Ok(Self { name: name.into(), command, running: Mutex::new(None) })
-            }
-            _ => {
-                let expected = "it must be a list: the program, and its arguments";
-                Err(Error::invalid("command", format!("{command:?}"), expected))
-            }
-        }
+    /// The invalid field.
+    pub fn new(spec: &ProgramSpec) -> Result<Self> {
+        spec.check()?;
+        Ok(Self { spec: spec.clone(), running: Mutex::new(None) })
     }
 
     fn failed(&self, message: String) -> Error {
-        Error::Program { command: self.command.join(" "), message }
+        Error::Program { command: self.spec.command.join(" "), message }
+    }
+
+    /// The answers to some lines, by a program that is started again where it fails.
+    fn answers(&self, asked: &[u8], n: usize) -> Result<Vec<String>> {
+        let mut place = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = 0;
+        loop {
+            let running = match &mut *place {
+                Some(running) => running,
+                none => {
+                    let started = Running::start(&self.spec.command).map_err(|e| {
+                        self.failed(format!("cannot start it: {e}; give the path of a program"))
+                    })?;
+                    none.insert(started)
+                }
+            };
+            let timeout = Duration::from_secs_f64(self.spec.timeout);
+            let why = match running.answers(asked.to_vec(), n, timeout) {
+                Ok(lines) => return Ok(lines),
+                Err(why) => why,
+            };
+            // What it would still write answers nothing that is asked again.
+            *place = None;
+            failures += 1;
+            if failures > self.spec.retries {
+                let times =
+                    if failures > 1 { format!(" ({failures} times)") } else { String::new() };
+                return Err(self.failed(why + &times));
+            }
+            tracing::warn!("{}; it is started again", self.failed(why));
+        }
     }
 }
 
 impl Reward for Program {
     fn name(&self) -> &str {
-        &self.name
+        self.spec.name()
     }
 
     fn uses_all_cores(&self) -> bool {
@@ -112,30 +252,11 @@ impl Reward for Program {
             asked.extend_from_slice(line.as_bytes());
             asked.push(b'\n');
         }
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let running = match &mut *running {
-            Some(running) => running,
-            none => {
-                let started = Running::start(&self.command).map_err(|e| {
-                    self.failed(format!("cannot start it: {e}; give the path of a program"))
-                })?;
-                none.insert(started)
-            }
-        };
-        let answers = running.answers(&asked, items.len());
-        let answers = answers.map_err(|e| self.failed(format!("lost it: {e}")))?;
-        if answers.len() < items.len() {
-            let ended = running.child.wait().map_or_else(|e| e.to_string(), |s| s.to_string());
-            let (n, most) = (answers.len(), items.len());
-            return Err(self.failed(format!(
-                "it ended ({ended}) after {n} of {most} scores: it must write a number for each line \
-                 that it reads"
-            )));
-        }
+        let answers = self.answers(&asked, items.len())?;
         let score = |(index, line): (usize, &String)| match line.parse::<f32>() {
             Ok(score) if score.is_finite() => Ok(score),
             _ => Err(Error::Text {
-                reward: self.name.clone(),
+                reward: self.name().into(),
                 index,
                 why: format!("got the score `{line}`, which is not a finite number"),
             }),
@@ -148,8 +269,12 @@ impl Reward for Program {
 mod tests {
     use super::*;
 
+    fn spec(script: &str) -> ProgramSpec {
+        ProgramSpec::new(["sh", "-c", script].map(str::to_owned).into())
+    }
+
     fn program(script: &str) -> Program {
-        Program::new("p", ["sh", "-c", script].map(str::to_owned).into()).unwrap()
+        Program::new(&spec(script)).unwrap()
     }
 
     #[test]
@@ -178,12 +303,44 @@ mod tests {
     #[test]
     fn a_program_that_fails_is_named() {
         let error = |reward: Program| reward.score_batch(&[("p", "r"); 3]).unwrap_err().to_string();
-        let missing = Program::new("p", vec!["/no/such/program".into()]).unwrap();
-        assert!(error(missing).contains("/no/such/program") && Program::new("p", vec![]).is_err());
+        let missing = Program::new(&ProgramSpec::new(vec!["/no/such/program".into()])).unwrap();
+        assert!(error(missing).contains("/no/such/program"));
         let ended = error(program("read -r line; echo 1; exit 3"));
-        assert!(ended.contains("exit status: 3") && ended.contains("1 of 3"), "{ended}");
+        let words = ["exit status: 3", "1 of 3", "(3 times)"];
+        assert!(words.iter().all(|word| ended.contains(word)), "{ended}");
+        for (wrong, word) in [
+            (ProgramSpec::new(vec![]), "command"),
+            (ProgramSpec { timeout: f64::NAN, ..spec("") }, "`timeout` is NaN"),
+            (ProgramSpec { retries: 5000, ..spec("") }, "`retries` is 5000"),
+        ] {
+            let error = Program::new(&wrong).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
         let words = error(program("while read -r line; do echo good; done"));
         assert!(words.contains("`good`") && words.contains("text 0"), "{words}");
         assert!(error(program("while read -r line; do echo NaN; done")).contains("finite"));
+    }
+
+    #[test]
+    fn a_program_that_ends_or_hangs_is_started_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let seen = dir.path().join("seen");
+        // The first one is lost in the middle of a batch, the second one answers all.
+        for lost in ["exit 1", "exec sleep 100"] {
+            let _ = std::fs::remove_file(&seen);
+            let script = format!(
+                "if [ -e {0} ]; then while read -r l; do echo 7; done; fi; touch {0}; read -r l; echo 1; {lost}",
+                seen.display()
+            );
+            let hasty = ProgramSpec { timeout: 0.5, ..spec(&script) };
+            let reward = Program::new(&hasty).unwrap();
+            // None of the scores of the lost one.
+            assert_eq!(reward.score_batch(&[("p", "r"); 3]).unwrap(), [7.0; 3], "{lost}");
+            assert_eq!(reward.score("p", "r").unwrap(), 7.0);
+            let _ = std::fs::remove_file(&seen);
+            let once = Program::new(&ProgramSpec { retries: 0, ..hasty }).unwrap();
+            let error = once.score_batch(&[("p", "r"); 3]).unwrap_err().to_string();
+            assert!(error.contains("1 of 3"), "{error}");
+        }
     }
 }

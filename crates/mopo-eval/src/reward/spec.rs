@@ -10,7 +10,7 @@ use super::model::LoadedModels;
 use super::{
     DemoReward, Ensemble, EnsembleSpec, HttpReward, HttpSpec, Length, LengthCorrected,
     LengthCorrectedSpec, LengthPreference, LengthUnit, MODEL_PRESETS, ModelReward, ModelSpec,
-    Pattern, Program, Resolver, Reward, WordList,
+    Pattern, Program, ProgramSpec, Resolver, Reward, WordList,
 };
 use crate::{Error, Result};
 
@@ -86,13 +86,7 @@ pub enum RewardSpec {
         name: Option<String>,
     },
     /// What another program computes, see [`Program`].
-    Program {
-        /// The program and its arguments.
-        command: Vec<String>,
-        /// The name to show; `program` by default.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        name: Option<String>,
-    },
+    Program(Box<ProgramSpec>),
     /// What an HTTP endpoint computes, see [`HttpReward`].
     Http(Box<HttpSpec>),
     /// A classifier's logit, see [`ModelReward`].
@@ -151,10 +145,11 @@ impl RewardSpec {
         }
     }
 
-    /// The same reward, with default values for what affects no score: how an endpoint is asked.
+    /// The same reward, with default values for what affects no score: how a program or an endpoint is asked.
     pub fn identity(&self) -> Self {
         match self {
             Self::Http(spec) => Self::Http(Box::new(spec.identity())),
+            Self::Program(spec) => Self::Program(Box::new(spec.identity())),
             Self::Ensemble(spec) => {
                 let mut spec = spec.clone();
                 for member in &mut spec.rewards {
@@ -314,9 +309,7 @@ impl RewardSpec {
             Self::Regex { pattern, avoid, name } => {
                 Box::new(Pattern::new(named(name, "regex"), pattern, *avoid)?)
             }
-            Self::Program { command, name } => {
-                Box::new(Program::new(named(name, "program"), command.clone())?)
-            }
+            Self::Program(spec) => Box::new(Program::new(spec)?),
             Self::Http(spec) => Box::new(HttpReward::new(spec)?),
             Self::Model(spec) => model(spec)?,
             Self::Ensemble(spec) => {
