@@ -40,6 +40,8 @@ impl Bars {
 impl Progress for Bars {
     fn begin(&mut self, phase: &str, done: u64, total: u64, unit: Unit) {
         let phase = match unit {
+            // The name that its files have.
+            Unit::Steps if phase == "warm_start" => "SFT".into(),
             Unit::Steps => phase.replace('_', " "),
             Unit::Bytes => phase.to_owned(),
         };

@@ -28,9 +28,9 @@ pub(super) fn not_finite(run: &Path) -> Result<Option<String>> {
     Ok(found)
 }
 
-/// What a result may not know, since there is nothing that it could be of: a held-out accuracy without decided labels, and
-/// the shape of a tail that is too short.
-const UNKNOWN: [&str; 2] = ["policies", "pareto_k"];
+/// What a result may not know, since there is nothing that it could be of: held-out accuracies without decided labels, of
+/// the policies and of the SFT model, and the shape of a tail that is too short.
+const UNKNOWN: [&str; 3] = ["policies", "warm_start", "pareto_k"];
 
 /// The key of a number that is not finite, at any depth.
 fn in_value(value: &Value) -> Option<String> {
