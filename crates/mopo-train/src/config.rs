@@ -323,6 +323,24 @@ impl RunConfig {
         Err(format!("`data.streaming` leaves training texts on disk, but {why}"))
     }
 
+    /// Refuses a new run whose evaluation would mix policies that it does not have.
+    ///
+    /// # Errors
+    /// Names the key.
+    pub(crate) fn check_mixtures(&self) -> Result<()> {
+        if !(self.evaluation.worst_case && self.method.changes_prompts()) {
+            return Ok(());
+        }
+        Err(Error::Config {
+            origin: "`evaluation.worst_case`".into(),
+            message: format!(
+                "the method `{}` trains one policy, which is told its aims in the prompt, so there is nothing to mix: leave \
+                 it out",
+                self.method.kind()
+            ),
+        })
+    }
+
     /// Checks that the run has the rewards that its method needs during training. A finished run may be evaluated
     /// with others, so this is no part of [`check`](Self::check).
     ///

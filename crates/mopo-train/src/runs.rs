@@ -41,7 +41,7 @@ impl PolicyRuns {
         sorted.sort();
         if sorted != self.names() {
             let message = format!(
-                "they are {policies:?}, but the policies of this run are those of `{section}.runs`: write policies = {:?}",
+                "`policies` are {policies:?}, but the policies of this run are those of `{section}.runs`: write policies = {:?}",
                 self.names()
             );
             return fail("`policies`".into(), message);

@@ -264,6 +264,14 @@ impl<B: FusedBackend> Sampler<B> {
     /// A divergence where parameters are averaged.
     pub fn decoding(&self, head: HeadChoice, divergence: Option<Divergence>) -> Result<Decoding> {
         let is_mixture = matches!(head, HeadChoice::Mixture(_));
+        if divergence.is_some() && self.is_conditioned() {
+            return Err(Error::Config {
+                origin: "--divergence".into(),
+                message:
+                    "this policy is told its weights in the prompt and is not mixed; leave it out"
+                        .into(),
+            });
+        }
         let divergence = match (self.mixing, divergence) {
             (Mixing::Parameters, Some(_)) if is_mixture => {
                 return Err(Error::Config {

@@ -37,10 +37,16 @@ pub(crate) struct LabelArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "set")]
     pub(crate) data: Option<PathBuf>,
     /// Random seed of the source
-    #[arg(long, default_value_t = 0, value_parser = numbers::seed, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_parser = numbers::seed,
+        allow_negative_numbers = true,
+        conflicts_with = "set"
+    )]
     pub(crate) seed: u64,
-    /// Fail on malformed data lines instead of skipping them
-    #[arg(long)]
+    /// Fail on malformed data lines of the source instead of skipping them
+    #[arg(long, conflicts_with = "set")]
     pub(crate) strict: bool,
     /// Objectives with their rewards and thresholds: a TOML file, or the preset paper-hh or paper-tldr
     #[arg(long, value_name = "FILE|PRESET", required_unless_present = "merge")]

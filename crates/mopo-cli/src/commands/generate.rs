@@ -34,6 +34,10 @@ pub(crate) fn run(mut args: GenerateArgs) -> Result<()> {
                 shard.is_none() && merge.is_none(),
                 "--shard and --merge divide a file of prompts: give --prompts and --out"
             );
+            ensure!(
+                args.out.is_none() && !args.force,
+                "--out and --force are of a file of prompts: give --prompts FILE, or leave them out and redirect the output"
+            );
             dispatch(args.device, Generate(args))
         }
     }

@@ -19,6 +19,10 @@ pub(crate) fn run(args: ReportArgs) -> Result<()> {
             args.runs.len()
         );
     }
+    ensure!(
+        !args.names.iter().any(|name| name.trim().is_empty()),
+        "--names has an empty name; give one per run"
+    );
     check_report_place(&args.out)?;
     let mut runs: Vec<(String, ResultsDir)> = Vec::new();
     for (i, path) in args.runs.iter().enumerate() {

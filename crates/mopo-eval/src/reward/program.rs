@@ -14,6 +14,8 @@ use crate::{Error, Result};
 
 /// Longest timeout, in seconds: a day.
 const MAX_TIMEOUT: f64 = 86_400.0;
+/// How long the first batch of a program waits for a line too many.
+const SURPLUS: Duration = Duration::from_millis(100);
 /// Most restarts.
 const MAX_RETRIES: u32 = 1000;
 
@@ -101,6 +103,8 @@ struct Running {
     child: Child,
     input: Sender<Vec<u8>>,
     output: Receiver<std::io::Result<String>>,
+    /// Whether a batch was answered with as many lines as were asked for.
+    is_known: bool,
 }
 
 impl Running {
@@ -113,11 +117,16 @@ impl Running {
         let stdin = child.stdin.take().expect("piped");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         let ((input, asked), (answered, output)) = (channel(), channel());
-        let running = Self { child, input, output };
+        let running = Self { child, input, output, is_known: false };
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
         thread("reward program: input").spawn(move || write_all(stdin, asked))?;
         thread("reward program: output").spawn(move || read_lines(stdout, answered))?;
         Ok(running)
+    }
+
+    /// What it has written although nothing was asked, if there is any within a time.
+    fn surplus(&self, wait: Duration) -> Option<String> {
+        self.output.recv_timeout(wait).ok()?.ok()
     }
 
     /// The lines that answer those of `asked`, `n` of them, or why there are fewer.
@@ -200,6 +209,12 @@ impl Program {
         Error::Program { command: self.spec.command.join(" "), message }
     }
 
+    fn too_much(&self, line: &str) -> Error {
+        self.failed(format!(
+            "it wrote a line too many (`{line}`): it must write one number for each line that it reads, and nothing else"
+        ))
+    }
+
     /// The answers to some lines, by a program that is started again where it fails.
     fn answers(&self, asked: &[u8], n: usize) -> Result<Vec<String>> {
         let mut place = self.running.lock().unwrap_or_else(PoisonError::into_inner);
@@ -214,9 +229,19 @@ impl Program {
                     none.insert(started)
                 }
             };
+            if let Some(line) = running.surplus(Duration::ZERO) {
+                return Err(self.too_much(&line));
+            }
             let timeout = Duration::from_secs_f64(self.spec.timeout);
             let why = match running.answers(asked.to_vec(), n, timeout) {
-                Ok(lines) => return Ok(lines),
+                Ok(lines) => {
+                    // A line too many at its start would shift all scores. Only once, since it costs time.
+                    let is_first = !std::mem::replace(&mut running.is_known, true);
+                    return match running.surplus(if is_first { SURPLUS } else { Duration::ZERO }) {
+                        Some(line) => Err(self.too_much(&line)),
+                        None => Ok(lines),
+                    };
+                }
                 Err(why) => why,
             };
             // What it would still write answers nothing that is asked again.
@@ -318,6 +343,8 @@ mod tests {
         }
         let words = error(program("while read -r line; do echo good; done"));
         assert!(words.contains("`good`") && words.contains("text 0"), "{words}");
+        let shifted = error(program("echo 0.0; while read -r line; do echo 1; done"));
+        assert!(shifted.contains("a line too many"), "{shifted}");
         assert!(error(program("while read -r line; do echo NaN; done")).contains("finite"));
     }
 

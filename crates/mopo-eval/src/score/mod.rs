@@ -116,6 +116,13 @@ fn new_names<'a>(
     let mut names: Vec<&str> = taken.collect();
     let n_taken = names.len();
     for reward in rewards {
+        if reward.name().trim().is_empty() {
+            return Err(Error::invalid(
+                "name",
+                "empty",
+                "give each reward a name, or leave it out",
+            ));
+        }
         if names.contains(&reward.name()) {
             let expected = "another reward has it; give one a `name` in a file";
             return Err(Error::invalid("name", format!("`{}`", reward.name()), expected));

@@ -191,7 +191,7 @@ impl StudyReport {
         let estimate = |of: &dyn Fn(&Draw) -> Option<f64>| {
             of(&whole).map(|value| Estimate { value, interval: interval(of) })
         };
-        let reference = 1 + study.index(&study.reference)?;
+        let reference = 1 + study.index("reference", &study.reference)?;
         let result = |(m, name): (usize, &String)| {
             let volume = |draw: &Draw| draw.quality[m].hypervolume;
             let ahead = |draw: &Draw| draw.quality[reference].hypervolume - volume(draw);
@@ -246,7 +246,7 @@ impl SensitivityResult {
         root: &Path,
         options: &StudyOptions,
     ) -> Result<Self> {
-        study.index(&asked.method)?;
+        study.index("sensitivity.method", &asked.method)?;
         let wrong = |value: String, expected: &str| {
             Err(Error::invalid("sensitivity.values", value, expected))
         };

@@ -132,14 +132,15 @@ impl Study {
             }
             names.push(method.name.clone());
         }
-        self.index(&self.reference)?;
+        self.index("reference", &self.reference)?;
         Ok(names)
     }
 
-    pub(super) fn index(&self, name: &str) -> Result<usize> {
+    /// The index of the method that a field names.
+    pub(super) fn index(&self, field: &'static str, name: &str) -> Result<usize> {
         self.methods.iter().position(|method| method.name == name).ok_or_else(|| {
             let names: Vec<&str> = self.methods.iter().map(|method| &*method.name).collect();
-            Error::invalid("reference", name, format!("the methods are {}", names.join(", ")))
+            Error::invalid(field, name, format!("the methods are {}", names.join(", ")))
         })
     }
 

@@ -164,7 +164,10 @@ pub(crate) fn check_objectives(section: &str, policies: &[String]) -> Result<()>
 /// # Errors
 /// Names the one that it lacks, and those that it has.
 pub(crate) fn check_known(policies: &[String], objectives: &Objectives) -> Result<()> {
-    policies.iter().try_for_each(|name| Ok(objectives.index_of(name).map(drop)?))
+    policies.iter().try_for_each(|name| match objectives.index_of(name) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(Error::Config { origin: "`policies`".into(), message: e.to_string() }),
+    })
 }
 
 /// `<rm1_score> 0.5 <rm2_score> -1.2`, as RiC's authors write it.

@@ -66,6 +66,30 @@ impl OnlineRounds {
             .map_err(|message| Error::Config { origin: format!("`[{section}.online]`"), message })
     }
 
+    /// Steps of all rounds together, at the end of so many.
+    fn steps(&self, n_steps: usize) -> usize {
+        ((self.share * n_steps as f64).round() as usize).min(n_steps)
+    }
+
+    /// Checks that each round has a step.
+    ///
+    /// # Errors
+    /// Names the keys.
+    pub(crate) fn check_steps(&self, section: &str, n_steps: usize) -> Result<()> {
+        let n_online = self.steps(n_steps);
+        if n_online >= self.rounds || n_steps == 0 {
+            return Ok(());
+        }
+        Err(Error::Config {
+            origin: format!("`[{section}.online]`"),
+            message: format!(
+                "`share` is {}, which is {n_online} of {n_steps} `training.steps`, and `rounds` is {}: each round needs a \
+                 step, so take a larger share or fewer rounds",
+                self.share, self.rounds
+            ),
+        })
+    }
+
     /// As methods on rollouts have it.
     pub(crate) fn rollouts<'a>(
         &self,
@@ -141,8 +165,8 @@ impl<'a> Online<'a> {
 
     /// The round of a step; `None` before the first.
     fn round(&self, step: usize) -> Option<usize> {
-        let n_online = (self.settings.share * self.n_steps as f64).round() as usize;
-        let first = self.n_steps - n_online.min(self.n_steps);
+        let n_online = self.settings.steps(self.n_steps);
+        let first = self.n_steps - n_online;
         (step >= first).then(|| (step - first) * self.settings.rounds / n_online.max(1))
     }
 

@@ -149,6 +149,21 @@ fn overridden<T: ConfigFile>(
             let origin = format!("--set {} --set {text}", other.text);
             return Err(Error::Config { origin, message: renamed::both(key.section, key) });
         }
+        // Each would remove the other one.
+        let choices = T::alternatives();
+        let is_other = |a: &&Assignment| {
+            let both = [a.keys.join("."), assignment.keys.join(".")];
+            both[0] != both[1]
+                && choices
+                    .iter()
+                    .any(|choice| both.iter().all(|key| choice.contains(&key.as_str())))
+        };
+        if let Some(other) = assignments.iter().find(is_other) {
+            return Err(Error::Config {
+                origin: format!("--set {} --set {text}", other.text),
+                message: "only one of these two keys can be there: leave one out".into(),
+            });
+        }
         old.extend(&assignment.old);
         assignments.push(assignment);
     }

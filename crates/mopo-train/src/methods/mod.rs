@@ -41,6 +41,14 @@ pub(crate) trait MethodSection: Serialize + DeserializeOwned {
     /// Names the key and what would be accepted.
     fn check_section(&self, policies: &[String]) -> Result<()>;
 
+    /// Checks before a run begins that it has steps for everything that the section asks for.
+    ///
+    /// # Errors
+    /// Names the key and what would be accepted.
+    fn check_steps(&self, _steps: usize) -> Result<()> {
+        Ok(())
+    }
+
     /// The policies' names, if they follow from the section.
     fn policies(&self) -> Option<Vec<String>> {
         None
@@ -256,6 +264,11 @@ macro_rules! methods {
             /// Checks the section, and that it fits the run's policies.
             pub(crate) fn check(&self, policies: &[String]) -> Result<()> {
                 match self { $(Self::$variant(section) => section.check_section(policies),)+ }
+            }
+
+            /// Checks that a new run has steps for everything that the section asks for.
+            pub(crate) fn check_steps(&self, steps: usize) -> Result<()> {
+                match self { $(Self::$variant(section) => section.check_steps(steps),)+ }
             }
 
             /// The policies' names, if they follow from the section.

@@ -127,6 +127,16 @@ train_head = false
         }
     }
 
+    fn check_steps(&self, steps: usize) -> Result<()> {
+        let stages = self.stages(steps);
+        match self.order.iter().zip(stages).find(|(_, of)| of.is_empty() && steps > 0) {
+            Some((name, _)) => Err(Self::error(format!(
+                "of {steps} `training.steps` none is left for `{name}`: take more of them, or larger `sacpo.shares`"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     fn policies(&self) -> Option<Vec<String>> {
         Some(if self.merge { self.order.clone() } else { vec![POLICY.into()] })
     }

@@ -72,6 +72,8 @@ pub fn train<B: FusedAutodiffBackend>(
     };
     let is_new = communicator.by_first(|| Ok(record.hashes.is_empty()))?;
     if is_new && communicator.is_first() {
+        config.method.check_steps(config.training.steps)?;
+        config.check_mixtures()?;
         if let ModelSource::Hub(model) = &config.model.source {
             let dir = model_dir(model)?;
             RunDir::check_origin(&dir)?;
@@ -93,6 +95,7 @@ pub fn train<B: FusedAutodiffBackend>(
         data.truncation
     ));
 
+    periodic::check_metric(config, &data)?;
     let shape = base::shape(run, config, &data.tokenizer)?;
     config.lora.check_fits(&shape)?;
     config.check_head_rank(&shape)?;

@@ -33,8 +33,13 @@ pub(crate) struct OtherPolicy {
 /// # Errors
 /// Names the key and the run.
 pub(super) fn check(others: &[OtherPolicy], config: &RunConfig) -> Result<()> {
+    // Of what else a policy may be called here, the data's objectives are not known yet.
+    let axes = config.evaluation.rewards.iter().map(|axis| &axis.name);
+    let names = others.iter().map(|other| &other.name).chain(&config.policies).chain(axes);
+    let names: Vec<String> = names.cloned().collect();
     others.iter().try_for_each(|other| {
         let (theirs, their_config, _) = opened(other)?;
+        index_of(other, &their_config.policies, &names)?;
         // Without SFT there, only the bases themselves can tell.
         let both_train = config.sft.steps > 0 && their_config.sft.steps > 0;
         // It changes no result.

@@ -101,7 +101,7 @@ impl<'a, B: FusedBackend> Evaluator<'a, B> {
             n => Some(Samples::new::<B>(n, run, config, data, conditioning, device)?),
         };
         let names = &config.policies;
-        let metric = metric(phase, names, data, samples.as_ref())?;
+        let metric = metric(phase, names, data, samples.as_ref().map(|samples| &samples.axes[..]))?;
         Ok(Some(Self {
             phase,
             eval_steps,
@@ -333,7 +333,22 @@ impl Samples {
     }
 }
 
-/// The metric by which checkpoints are compared.
+/// Checks the metric by which checkpoints are compared before any work.
+///
+/// # Errors
+/// It is none of those that evaluations of this run have.
+pub(super) fn check_metric(config: &RunConfig, data: &RunData) -> Result<()> {
+    let phase = &config.training;
+    if phase.eval_steps.is_none() {
+        return Ok(());
+    }
+    let axes = config.evaluation.rewards.iter().map(|axis| axis.name.clone());
+    let axes: Vec<String> = axes.collect();
+    let has_samples = phase.eval_prompts.unwrap_or(EVAL_PROMPTS) > 0;
+    metric(phase, &config.policies, data, has_samples.then_some(&axes[..])).map(drop)
+}
+
+/// The metric by which checkpoints are compared. `axes`: the rewards of samples, if there are any.
 ///
 /// # Errors
 /// It is none of those that evaluations of this run have.
@@ -341,7 +356,7 @@ fn metric(
     phase: &PhaseConfig,
     names: &[String],
     data: &RunData,
-    samples: Option<&Samples>,
+    axes: Option<&[String]>,
 ) -> Result<MetricKey> {
     let asked = phase.metric_for_best_model.as_deref().unwrap_or(BEST_METRIC);
     let objectives = data.objectives.names();
@@ -357,10 +372,10 @@ fn metric(
             }
         }
     }
-    if let Some(samples) = samples {
+    if let Some(axes) = axes {
         known.push(Quantity::EvalHypervolume.into());
         let scores = names.iter().flat_map(|policy| {
-            samples.axes.iter().map(move |axis| Quantity::EvalScore.between(policy, axis))
+            axes.iter().map(move |axis| Quantity::EvalScore.between(policy, axis))
         });
         known.extend(scores);
     }

@@ -105,6 +105,20 @@ prune_below = 1e-5
         Ok(self.check()?)
     }
 
+    fn check_steps(&self, steps: usize) -> Result<()> {
+        let lag = self.reference_lag;
+        if self.fresh.is_none() || lag < steps || steps == 0 {
+            return Ok(());
+        }
+        Err(Error::Config {
+            origin: "`[mopo.fresh]`".into(),
+            message: format!(
+                "there are fresh answers from the first refresh on, but `mopo.reference_lag` is {lag} and `training.steps` \
+                 {steps}: take a smaller lag, or leave out `mopo.fresh`"
+            ),
+        })
+    }
+
     fn check_labels(
         &self,
         policies: &[String],
