@@ -1,7 +1,9 @@
 //! Configurations: presets, missing and misspelt keys, ranges, overrides.
 
-use mopo_train::RunConfig;
 use mopo_train::config::{PRESETS, Replaced, preset_text};
+use mopo_train::{RunConfig, Silent};
+
+use super::{go_on, message, new_run, tiny_method};
 
 fn demo_with(set: &str) -> String {
     RunConfig::parse_with(preset_text("demo").unwrap(), "demo", &[set.to_string()])
@@ -522,4 +524,58 @@ fn axes_are_checked_to_the_last_key() {
     }
     let e = with_axes(&format!("{{name=\"a\",ref_point=nan,{demo}}}")).unwrap_err().to_string();
     assert!(e.contains("ref_point"), "{e}");
+}
+
+#[test]
+fn what_a_new_run_cannot_do_is_said_before_sft() {
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    let two = "policies=[\"helpful\",\"harmless\"]";
+    for (method, set, words) in [
+        (
+            "sacpo",
+            &["training.steps=1", "sacpo.merge=true", two][..],
+            "none is left for `harmless`",
+        ),
+        (
+            "dpa",
+            &[
+                "dpa.online={rounds=3,share=0.01,prompts=3,answers=2,temperature=1.0,max_new_tokens=8}",
+            ],
+            "each round needs a step",
+        ),
+        (
+            "mopo",
+            &["mopo.fresh={prompts=4,answers=2,max_new_tokens=8}", "mopo.reference_lag=100"],
+            "from the first refresh on",
+        ),
+        ("ric", &["evaluation.worst_case=true"], "there is nothing to mix"),
+        (
+            "dpo",
+            &["training.eval_steps=2", "training.metric_for_best_model=foo"],
+            "which no evaluation of this run has",
+        ),
+    ] {
+        let _ = std::fs::remove_dir_all(&run);
+        new_run(&run, &tiny_method(method, set));
+        let error = message(go_on(&run, &mut Silent)).1;
+        assert!(error.contains(words), "{method}: {error}");
+        assert!(!run.join("warm_start/config.json").exists(), "{method}");
+    }
+}
+
+#[test]
+fn one_of_two_keys_is_not_removed_by_the_other() {
+    let both = ["ppo.objective=humor", "ppo.preference_weights={helpful=0.5,harmless=0.5}"];
+    let parts = Replaced { method: Some("ppo"), model: None };
+    let read = |set: &[&str]| {
+        let set: Vec<String> = set.iter().map(ToString::to_string).collect();
+        RunConfig::parse_replaced(preset_text("demo").unwrap(), "demo", &set, parts)
+    };
+    for set in [[both[0], both[1]], [both[1], both[0]]] {
+        let error = read(&set).unwrap_err().to_string();
+        assert!(error.contains("--set") && error.contains("only one of these two"), "{error}");
+    }
+    read(&both[..1]).unwrap();
+    read(&both[1..]).unwrap();
 }
