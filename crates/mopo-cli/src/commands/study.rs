@@ -1,6 +1,6 @@
 //! `mopo study`: methods with several seeds on one page. Nothing is generated again, so no model is needed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use mopo_eval::{ClusterConfig, cluster_prompts};
@@ -41,6 +41,10 @@ pub(crate) fn run(args: &StudyArgs) -> Result<()> {
     outln!("  {}  (all results as JSON)", files.json.display());
     for figure in &files.figures {
         outln!("  {}", figure.display());
+    }
+    let is_front = |figure: &PathBuf| figure.file_stem().is_some_and(|stem| stem == "fronts");
+    if !files.figures.iter().any(is_front) {
+        outln!("no figure of the fronts: no two objectives have z-scores for all methods");
     }
     Ok(())
 }
