@@ -33,9 +33,8 @@ pub(crate) struct OtherPolicy {
 /// # Errors
 /// Names the key and the run.
 pub(super) fn check(others: &[OtherPolicy], config: &RunConfig) -> Result<()> {
-    // Of what else a policy may be called here, the data's objectives are not known yet.
-    let axes = config.evaluation.rewards.iter().map(|axis| &axis.name);
-    let names = others.iter().map(|other| &other.name).chain(&config.policies).chain(axes);
+    // The data's objectives, which MODPO's margins are of as well, are not known yet.
+    let names = others.iter().map(|other| &other.name).chain(&config.policies);
     let names: Vec<String> = names.cloned().collect();
     others.iter().try_for_each(|other| {
         let (theirs, their_config, _) = opened(other)?;
