@@ -137,7 +137,7 @@ fn runs_that_do_not_fit_are_refused_with_the_key() {
     };
     let both = [("helpful", helpful.as_path()), ("harmless", harmless.as_path())];
     let e = refused(&both, &["seed=5"]);
-    assert!(e.contains("rewarded_soups.runs.harmless") && e.contains("another base"), "{e}");
+    assert!(e.contains("rewarded_soups.runs.harmless") && e.contains("another `seed`"), "{e}");
     let none = tmp.path().join("none");
     let e = refused(&[("helpful", &helpful), ("harmless", &none)], &[]);
     assert!(e.contains("rewarded_soups.runs.harmless") && e.contains("none"), "{e}");
