@@ -149,7 +149,7 @@ fn overridden<T: ConfigFile>(
             let origin = format!("--set {} --set {text}", other.text);
             return Err(Error::Config { origin, message: renamed::both(key.section, key) });
         }
-        // Each would remove the other one.
+        // Of two keys that exclude each other the later one stays, as with one key that is set twice.
         let choices = T::alternatives();
         let is_other = |a: &&Assignment| {
             let both = [a.keys.join("."), assignment.keys.join(".")];
@@ -159,10 +159,10 @@ fn overridden<T: ConfigFile>(
                     .any(|choice| both.iter().all(|key| choice.contains(&key.as_str())))
         };
         if let Some(other) = assignments.iter().find(is_other) {
-            return Err(Error::Config {
-                origin: format!("--set {} --set {text}", other.text),
-                message: "only one of these two keys can be there: leave one out".into(),
-            });
+            tracing::warn!(
+                "--set {} has no effect: --set {text} replaces it, since only one of these keys can be there",
+                other.text
+            );
         }
         old.extend(&assignment.old);
         assignments.push(assignment);

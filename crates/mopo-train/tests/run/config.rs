@@ -563,19 +563,3 @@ fn what_a_new_run_cannot_do_is_said_before_sft() {
         assert!(!run.join("warm_start/config.json").exists(), "{method}");
     }
 }
-
-#[test]
-fn one_of_two_keys_is_not_removed_by_the_other() {
-    let both = ["ppo.objective=humor", "ppo.preference_weights={helpful=0.5,harmless=0.5}"];
-    let parts = Replaced { method: Some("ppo"), model: None };
-    let read = |set: &[&str]| {
-        let set: Vec<String> = set.iter().map(ToString::to_string).collect();
-        RunConfig::parse_replaced(preset_text("demo").unwrap(), "demo", &set, parts)
-    };
-    for set in [[both[0], both[1]], [both[1], both[0]]] {
-        let error = read(&set).unwrap_err().to_string();
-        assert!(error.contains("--set") && error.contains("only one of these two"), "{error}");
-    }
-    read(&both[..1]).unwrap();
-    read(&both[1..]).unwrap();
-}

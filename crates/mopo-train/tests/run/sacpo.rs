@@ -76,12 +76,12 @@ fn a_sacpo_run_that_is_cut_off_ends_bit_for_bit_the_same() {
         "sacpo.train_head=true",
     ];
     assert_resumable(&sacpo(&more));
-    // Also at the last checkpoint before a stage begins, and with a stage without steps.
+    // Also at the last checkpoint before a stage begins, and with a stage of one step.
     let config = sacpo(
         &[
             &more[..],
             &["sacpo.order=[\"helpful\",\"humor\",\"harmless\"]", "sacpo.betas=[0.1,0.2,0.3]"],
-            &["sacpo.shares=[4,0.01,4]"],
+            &["sacpo.shares=[4,1,3]"],
         ]
         .concat(),
     );
