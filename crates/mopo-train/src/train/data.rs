@@ -20,7 +20,7 @@ pub struct RunData {
     pub tokenizer: Tokenizer,
     /// Training pairs.
     pub train: Pairs,
-    /// Training prompts, each once, in order.
+    /// Training prompts, each once, in order. None where pairs stay on disk and the method neither changes nor answers them.
     pub train_prompts: Vec<TrainPrompt>,
     /// Held-out pairs.
     pub heldout: Pairs,
@@ -154,11 +154,16 @@ impl RunData {
         let estimator = config.method.estimator();
         let rollouts = config.method.rollouts(&config.policies);
         let changes_prompts = config.method.changes_prompts();
+        let needs_texts = changes_prompts || rollouts.is_some();
         let train_path = run.join("data/train.jsonl");
         let mut index = PromptIndex::default();
         let (mut pairs, truncation, train_records) = match config.data.streaming {
             true => {
-                let each = |record: &PreferenceRecord| index.push(&record.prompt);
+                let each = |record: &PreferenceRecord| {
+                    if needs_texts {
+                        index.push(&record.prompt);
+                    }
+                };
                 let (pairs, truncation) =
                     Pairs::streamed(&train_path, &tokenizer, &limits, estimator, each)?;
                 (pairs, truncation, vec![])
@@ -194,10 +199,7 @@ impl RunData {
             truncation: truncation.to_string(),
             tokenizer,
             max_prompt_tokens: limits.max_prompt,
-            train_records: match changes_prompts || rollouts.is_some() {
-                true => train_records,
-                false => vec![],
-            },
+            train_records: if needs_texts { train_records } else { vec![] },
             heldout_records: if changes_prompts { heldout.records } else { vec![] },
         })
     }
