@@ -64,9 +64,7 @@ impl Study {
         }
         Ok(())
     }
-}
 
-impl Study {
     /// Refuses a trained run that trains other parameters than the first one of the study: before more are trained, since
     /// only a run's own configuration says what its method trains.
     pub(super) fn check_trained(&self, method: &Method, run: &Path) -> Result<()> {

@@ -40,6 +40,21 @@ pub struct HttpSpec {
     pub token_header: Option<String>,
 }
 
+/// Checks how long something may take and how often it is tried again, at most `most` times.
+///
+/// # Errors
+/// The invalid field.
+pub(super) fn check_limits(timeout: f64, retries: u32, most: u32) -> Result<()> {
+    if !(timeout > 0.0 && timeout <= MAX_TIMEOUT) {
+        let expected = format!("it must be a number of seconds above 0, up to {MAX_TIMEOUT}");
+        return Err(Error::invalid("timeout", timeout, expected));
+    }
+    if retries > most {
+        return Err(Error::invalid("retries", retries, format!("it must be at most {most}")));
+    }
+    Ok(())
+}
+
 fn default_batch_size() -> usize {
     32
 }
@@ -102,14 +117,7 @@ impl HttpSpec {
         if self.batch_size == 0 {
             return Err(Error::invalid("batch_size", 0, "it must be at least 1"));
         }
-        if !(self.timeout > 0.0 && self.timeout <= MAX_TIMEOUT) {
-            let expected = format!("it must be a number of seconds above 0, up to {MAX_TIMEOUT}");
-            return Err(Error::invalid("timeout", self.timeout, expected));
-        }
-        if self.retries > MAX_RETRIES {
-            let expected = format!("it must be at most {MAX_RETRIES}");
-            return Err(Error::invalid("retries", self.retries, expected));
-        }
+        check_limits(self.timeout, self.retries, MAX_RETRIES)?;
         if let Some(name) = &self.token_env
             && (name.is_empty() || name.contains(['=', '\0']))
         {

@@ -10,10 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Reward;
+use super::http::check_limits;
 use crate::{Error, Result};
 
-/// Longest timeout, in seconds: a day.
-const MAX_TIMEOUT: f64 = 86_400.0;
 /// How long the first batch of a program waits for a line too many.
 const SURPLUS: Duration = Duration::from_millis(100);
 /// Most restarts.
@@ -73,17 +72,7 @@ impl ProgramSpec {
             let expected = "it must be a list: the program, and its arguments";
             return Err(Error::invalid("command", format!("{:?}", self.command), expected));
         }
-        if !(self.timeout > 0.0 && self.timeout <= MAX_TIMEOUT) {
-            let expected = format!("it must be a number of seconds above 0, up to {MAX_TIMEOUT}");
-            return Err(Error::invalid("timeout", self.timeout, expected));
-        }
-        match self.retries <= MAX_RETRIES {
-            true => Ok(()),
-            false => {
-                let expected = format!("it must be at most {MAX_RETRIES}");
-                Err(Error::invalid("retries", self.retries, expected))
-            }
-        }
+        check_limits(self.timeout, self.retries, MAX_RETRIES)
     }
 }
 

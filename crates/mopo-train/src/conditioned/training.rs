@@ -1,7 +1,5 @@
 //! Supervised steps on responses whose prompts were told something.
 
-use std::borrow::Cow;
-
 use burn::module::AutodiffModule;
 use burn::tensor::ElementConversion;
 use mopo_lm::{CausalLm, Decoder, PackedBatch, PolicyParams, sequence_log_probs};
@@ -103,23 +101,20 @@ impl<R: Fn(usize, usize) -> [Told; 2]> StepRows<'_, R> {
     /// The rows of some pairs, or as many of its own answers, packed; prompts are cut at the left to the limit, which
     /// keeps what they are told.
     fn pack(&self, pairs: &[usize], step: usize, own: Option<usize>) -> Result<PackedBatch> {
-        let mut rows: Vec<(Vec<u32>, Cow<'_, [u32]>)> = Vec::with_capacity(2 * pairs.len());
+        let mut rows: Vec<(Vec<u32>, &[u32])> = Vec::with_capacity(2 * pairs.len());
+        let of_pairs;
         match (own, self.online) {
             (Some(batch), Some(online)) => {
                 for Kept { prompt, note, ids } in online.rows(step, batch, 2 * pairs.len()) {
-                    rows.push((self.data.prompt_with(*prompt, note)?, ids.into()));
+                    rows.push((self.data.prompt_with(*prompt, note)?, ids));
                 }
             }
             _ => {
-                for &i in pairs {
+                let tokens = pairs.iter().map(|&i| self.data.train.tokens.get(i));
+                of_pairs = tokens.collect::<Result<Vec<_>>>()?;
+                for (&i, tokens) in pairs.iter().zip(&of_pairs) {
                     for Told { response, note } in (self.rows)(i, step) {
-                        let is_first = response == 0;
-                        let response = match self.data.train.tokens.get(i)? {
-                            Cow::Borrowed(pair) if is_first => Cow::Borrowed(&pair.first[..]),
-                            Cow::Borrowed(pair) => Cow::Borrowed(&pair.second[..]),
-                            Cow::Owned(pair) if is_first => Cow::Owned(pair.first),
-                            Cow::Owned(pair) => Cow::Owned(pair.second),
-                        };
+                        let response = if response == 0 { &tokens.first } else { &tokens.second };
                         rows.push((self.data.pair_prompt_with(i, &note)?, response));
                     }
                 }
@@ -127,7 +122,7 @@ impl<R: Fn(usize, usize) -> [Told; 2]> StepRows<'_, R> {
         }
         let parts: Vec<_> = rows
             .iter()
-            .map(|(prompt, response)| ([prompt.as_slice(), response, &[][..]], [true, false]))
+            .map(|(prompt, response)| ([prompt.as_slice(), *response, &[][..]], [true, false]))
             .collect();
         Ok(PackedBatch::pack(&parts)?)
     }
