@@ -105,7 +105,7 @@ pub(crate) fn dispatch<J: Job>(device: Device, job: J) -> Result<J::Output> {
 /// Chooses in what products are computed, for the whole process.
 ///
 /// # Errors
-/// Products in bfloat16 on another device than flex, or on a processor without instructions for them.
+/// Products in bfloat16 or int8 on another device than flex, or on a processor without instructions for them.
 pub(crate) fn set_matmul_precision(device: Device, precision: MatmulPrecision) -> Result<()> {
     let remedy = "leave out model.matmul_precision, or set it to \"f32\"";
     match (device, precision) {
@@ -117,8 +117,9 @@ pub(crate) fn set_matmul_precision(device: Device, precision: MatmulPrecision) -
             })?;
         }
         (_, MatmulPrecision::F32) => {}
-        (_, MatmulPrecision::Bf16) => bail!(
-            "model.matmul_precision = \"bf16\" is for --device flex, not for {device}; {remedy}"
+        (_, other) => bail!(
+            "model.matmul_precision = \"{}\" is for --device flex, not for {device}; {remedy}",
+            other.name()
         ),
     }
     Ok(())

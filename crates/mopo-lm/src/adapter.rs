@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::peft;
 use crate::weights::Source;
 use crate::{
-    Decoder, DecoderShape, Error, LoadDtype, LoraConfig, Mixing, OutputLayer, PolicyHeads,
+    Decoder, DecoderShape, Error, LoadOptions, LoraConfig, Mixing, OutputLayer, PolicyHeads,
     PolicyParams, Result,
 };
 
@@ -221,7 +221,7 @@ pub fn load_policy<B: FusedBackend>(
                 &format!("heads.{k}"),
                 shape,
                 kind,
-                LoadDtype::F32,
+                LoadOptions::f32(),
                 device,
             )
         })

@@ -37,23 +37,40 @@ pub struct LoadOptions {
     /// Quantise the linear layers of the blocks while reading. `dtype` applies to embedding and
     /// output layer.
     pub quantise: Option<QuantFormat>,
+    /// Quantise the output layer as well; where it is tied to the embedding, this too.
+    pub quantise_output: bool,
 }
 
 impl LoadOptions {
     /// Everything in F32.
     pub fn f32() -> Self {
-        Self { dtype: LoadDtype::F32, quantise: None }
+        Self { dtype: LoadDtype::F32, ..Self::default() }
     }
 
     /// The large matrices in BF16.
     pub fn bf16() -> Self {
-        Self { dtype: LoadDtype::Bf16, quantise: None }
+        Self { dtype: LoadDtype::Bf16, ..Self::default() }
     }
 
     /// The linear layers quantised to `format`, the rest as in the checkpoint. The layers then have
     /// no parameters: such a model is a frozen base.
     pub fn quantised(format: QuantFormat) -> Self {
-        Self { dtype: LoadDtype::Checkpoint, quantise: Some(format) }
+        Self { quantise: Some(format), ..Self::default() }
+    }
+
+    /// The output layer quantised as well.
+    pub fn with_output(self) -> Self {
+        Self { quantise_output: true, ..self }
+    }
+
+    /// Those of the output layer.
+    pub(crate) fn of_output(self) -> Self {
+        Self { quantise: self.quantise.filter(|_| self.quantise_output), ..self }
+    }
+
+    /// Those of the embedding.
+    pub(crate) fn of_embedding(self, is_tied: bool) -> Self {
+        if is_tied { self.of_output() } else { Self { quantise: None, ..self } }
     }
 }
 
@@ -179,7 +196,7 @@ impl Source {
         device: &B::Device,
     ) -> Result<Weight<B>> {
         let stored = [shape[1], shape[0]];
-        if let (Self::Gguf(file), LoadOptions { dtype: LoadDtype::Checkpoint, quantise: None }) =
+        if let (Self::Gguf(file), LoadOptions { dtype: LoadDtype::Checkpoint, quantise: None, .. }) =
             (&mut *self, options)
             && let Some((kind, blocks)) = file.blocks(name, stored)?
         {

@@ -33,7 +33,7 @@ pub use backend::{
 };
 pub use block::{BlockContext, BlockParams, LINEARS, block_with_store};
 #[cfg(feature = "flex")]
-pub use flex::{NoBf16Products, matmul_precision, matmul_rate, set_matmul_precision};
+pub use flex::{UnsupportedPrecision, matmul_precision, matmul_rate, set_matmul_precision};
 pub use heads::Heads;
 pub use linear::{LinearParams, LoraParams};
 pub use matrix::{Matrix, primitive, tensor};

@@ -13,14 +13,15 @@ use crate::measured::measured_line;
 
 const GENERATE: &str = "xtask/peers/generate.py";
 
-/// Products in bfloat16; fails where the processor has no instructions for them.
+/// Products in bfloat16, or with base and products in int8; fails where the processor has no instructions for them.
 const BF16: &str = "--matmul-precision bf16";
+const INT8: &str = "--base int8-output --matmul-precision int8";
 const LOW_RANK: &str = "--head-rank 16";
 
-/// Rows of generation that are measured at once.
-pub(super) const BATCHES: [(usize, &str, &str); 2] = [
-    (1, "transformers-generate-1", "mopo-generate-1"),
-    (8, "transformers-generate-8", "mopo-generate-8"),
+/// Rows of generation that are measured at once: how many, transformers', ours, and ours in int8.
+pub(super) const BATCHES: [(usize, &str, [&str; 2]); 2] = [
+    (1, "transformers-generate-1", ["mopo-generate-1", "mopo-generate-1-int8"]),
+    (8, "transformers-generate-8", ["mopo-generate-8", "mopo-generate-8-int8"]),
 ];
 
 /// One row of the tables.
@@ -140,23 +141,28 @@ pub(super) fn participants(
     for (name, method) in [
         ("mopo-dpo", "dpo --reference on-the-fly"),
         ("mopo-dpo-bf16", &format!("dpo --reference on-the-fly {BF16}")),
+        ("mopo-dpo-int8", &format!("dpo --reference on-the-fly {INT8}")),
         ("mopo-dpo-cached", "dpo --reference cached"),
         ("mopo-clone", "clone"),
         ("mopo-mopo", "mopo --window first"),
         ("mopo-mopo-later", "mopo --window later"),
         ("mopo-mopo-later-bf16", &format!("mopo --window later {BF16}")),
+        ("mopo-mopo-later-int8", &format!("mopo --window later {INT8}")),
         ("mopo-mopo-low-rank", &format!("mopo --window later {LOW_RANK}")),
         ("mopo-mopo-low-rank-bf16", &format!("mopo --window later {LOW_RANK} {BF16}")),
+        ("mopo-mopo-low-rank-int8", &format!("mopo --window later {LOW_RANK} {INT8}")),
     ] {
         let args = [words(&format!("--method {method}")), steps.to_vec(), sizes.clone()];
         ours(name, "train", true, args.concat(), |_, _| ());
     }
-    for (batch, _, name) in BATCHES {
-        let args = format!(
-            "--batch {batch} --new-tokens {} --max-len {} --threads {}",
-            options.new_tokens, options.max_len, options.threads
-        );
-        ours(name, "generate", true, words(&args), |_, _| ());
+    for (batch, _, names) in BATCHES {
+        for (name, precision) in names.into_iter().zip(["", INT8]) {
+            let args = format!(
+                "{precision} --batch {batch} --new-tokens {} --max-len {} --threads {}",
+                options.new_tokens, options.max_len, options.threads
+            );
+            ours(name, "generate", true, words(&args), |_, _| ());
+        }
     }
     let threads = words(&format!("--threads {}", options.threads));
     ours("mopo-matmul", "matmul", false, threads, shapes_of_the_step);

@@ -134,81 +134,54 @@ fn demands(c: &Context<'_>, m: &Medians<'_>) -> String {
     let pairs = |a, b| m.ratio("pairs_per_second", a, b);
     let difference =
         |a: &str, b: &str| Some((m.get(a, "first_loss")? - m.get(b, "first_loss")?).abs());
+    let memory = |a, b| m.ratio("peak_rss_mib", a, b);
+    let at_least = |what: &str, limit, reached| (what.to_string(), "≥", limit, reached);
+    let at_most = |what: &str, limit, reached| (what.to_string(), "≤", limit, reached);
+    let over_trl = "pairs per second over TRL's";
+    let over_dpo = "pairs per second over our DPO step's";
+    let later = format!("MOPO step after a refresh, {over_dpo}");
+    let low_rank = "the same with heads of rank 16";
     let mut rows: Vec<(String, &str, f64, Option<f64>)> = vec![
-        ("DPO step, pairs per second over TRL's".into(), "≥", 10.0, pairs("mopo-dpo", "trl-dpo")),
-        (
-            "DPO step with products in bfloat16, pairs per second over TRL's".into(),
-            "≥",
-            10.0,
-            pairs("mopo-dpo-bf16", "trl-dpo"),
-        ),
-        (
-            "DPO step, peak memory over TRL's".into(),
-            "≤",
-            0.06,
-            m.ratio("peak_rss_mib", "mopo-dpo", "trl-dpo"),
-        ),
-        (
-            "DPO step, pairs per second over PyTorch's".into(),
-            "≥",
-            2.0,
-            pairs("mopo-dpo", "torch-dpo"),
-        ),
-        (
-            "cloning step, pairs per second over PyTorch's".into(),
-            "≥",
+        at_least(&format!("DPO step, {over_trl}"), 10.0, pairs("mopo-dpo", "trl-dpo")),
+        at_least("the same in bfloat16", 10.0, pairs("mopo-dpo-bf16", "trl-dpo")),
+        at_least("the same in int8", 10.0, pairs("mopo-dpo-int8", "trl-dpo")),
+        at_most("DPO step, peak memory over TRL's", 0.06, memory("mopo-dpo", "trl-dpo")),
+        at_most("the same in int8", 0.06, memory("mopo-dpo-int8", "trl-dpo")),
+        at_least("DPO step, pairs per second over PyTorch's", 2.0, pairs("mopo-dpo", "torch-dpo")),
+        at_least(
+            "cloning step, pairs per second over PyTorch's",
             1.3,
             pairs("mopo-clone", "torch-clone"),
         ),
-        (
-            "MOPO step before a refresh, pairs per second over our DPO step's".into(),
-            "≥",
+        at_least(
+            &format!("MOPO step before a refresh, {over_dpo}"),
             1.0,
             pairs("mopo-mopo", "mopo-dpo"),
         ),
-        (
-            "MOPO step after a refresh, pairs per second over our DPO step's".into(),
-            "≥",
-            1.0,
-            pairs("mopo-mopo-later", "mopo-dpo"),
-        ),
-        ("the same in bfloat16".into(), "≥", 1.0, pairs("mopo-mopo-later-bf16", "mopo-dpo-bf16")),
-        (
-            "the same in f32 with heads of rank 16".into(),
-            "≥",
-            1.0,
-            pairs("mopo-mopo-low-rank", "mopo-dpo"),
-        ),
-        (
-            "the same in bfloat16 with heads of rank 16".into(),
-            "≥",
-            1.0,
-            pairs("mopo-mopo-low-rank-bf16", "mopo-dpo-bf16"),
-        ),
     ];
+    for (kind, ours, dpo) in [
+        ("", "", "mopo-dpo"),
+        (", both in bfloat16", "-bf16", "mopo-dpo-bf16"),
+        (", both in int8", "-int8", "mopo-dpo-int8"),
+    ] {
+        let [whole, low] = ["later", "low-rank"].map(|heads| format!("mopo-mopo-{heads}{ours}"));
+        let over = |ours: &str| m.ratio("pairs_per_second", ours, dpo);
+        rows.push(at_least(&format!("{later}{kind}"), 1.0, over(&whole)));
+        rows.push(at_least(low_rank, 1.0, over(&low)));
+    }
     for (batch, peer, ours) in BATCHES {
-        rows.push((
-            format!("generation, batch {batch}, tokens per second over transformers'"),
-            "≥",
-            if batch == 1 { 3.5 } else { 3.0 },
-            m.ratio("tokens_per_second", ours, peer),
-        ));
+        let limit = if batch == 1 { 3.5 } else { 3.0 };
+        let what = format!("generation, batch {batch}, tokens per second over transformers'");
+        for (what, ours) in [what.as_str(), "the same in int8"].into_iter().zip(ours) {
+            rows.push(at_least(what, limit, m.ratio("tokens_per_second", ours, peer)));
+        }
     }
     for (what, a, b) in [("DPO", "mopo-dpo", "torch-dpo"), ("cloning", "mopo-clone", "torch-clone")]
     {
-        rows.push((
-            format!("{what}, first loss: difference from PyTorch's"),
-            "≤",
-            1e-4,
-            difference(a, b),
-        ));
+        let what = format!("{what}, first loss: difference from PyTorch's");
+        rows.push(at_most(&what, 1e-4, difference(a, b)));
     }
-    rows.push((
-        "DPO step, share of the measured matrix rate".into(),
-        "≥",
-        0.8,
-        share(m, "mopo-dpo"),
-    ));
+    rows.push(at_least("DPO step, share of the measured matrix rate", 0.8, share(m, "mopo-dpo")));
     if rows.iter().all(|row| row.3.is_none()) {
         return String::new();
     }
@@ -269,11 +242,11 @@ fn steps(c: &Context<'_>, m: &Medians<'_>) -> String {
 fn generation(c: &Context<'_>, m: &Medians<'_>) -> String {
     let mut out = String::new();
     for (batch, peer, ours) in BATCHES {
-        for name in [peer, ours] {
+        for name in [&[peer][..], &ours].concat() {
             let Some(rate) = m.get(name, "tokens_per_second") else { continue };
             let memory = m.get(name, "peak_rss_mib").map_or("–".into(), number);
             let seconds = m.get(name, "seconds_per_call").map_or("–".into(), number);
-            let same = if name == ours { agreement(m.ids(ours), m.ids(peer)) } else { "".into() };
+            let same = if name == peer { "".into() } else { agreement(m.ids(name), m.ids(peer)) };
             out += &format!(
                 "| {name} | {batch} | {seconds} | {} | {memory} | {same} |\n",
                 number(rate)

@@ -39,7 +39,7 @@ pub(crate) struct BenchCommon {
     /// flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
-    /// Format of the base in memory: f32, bf16, checkpoint (as in the file), int8, nf4 or nf4-double
+    /// Format of the base in memory: f32, bf16, checkpoint (as in the file), int8, int8-output, nf4 or nf4-double
     #[arg(long, value_name = "FORMAT", default_value = "checkpoint")]
     pub(crate) base: BaseFormat,
     #[command(flatten)]
@@ -48,7 +48,7 @@ pub(crate) struct BenchCommon {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchPrecision {
-    /// In what products are computed on flex: f32, or bf16 with sums in f32
+    /// In what products are computed on flex: f32, or rounded to bf16 or int8 with sums in f32
     #[arg(long = "matmul-precision", value_name = "PRECISION", default_value = "f32")]
     pub(crate) matmul: MatmulPrecision,
 }

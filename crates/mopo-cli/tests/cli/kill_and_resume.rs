@@ -97,24 +97,41 @@ fn killed_runs_end_at_the_same_bits() {
 /// Also with the base in bfloat16.
 #[test]
 fn runs_with_products_in_bfloat16_resume_at_the_same_bits() {
-    const CHOSEN: [&str; 4] = ["--set", "model.matmul_precision=bf16", "--set", "model.base=bf16"];
-    let dir = tempfile::tempdir().unwrap();
-    let path = |name: &str| dir.path().join(name);
     #[cfg(target_arch = "x86_64")]
     let here = std::arch::is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]
     let here = false;
+    let set = ["model.matmul_precision=bf16", "model.base=bf16"];
+    resumes_with_products_in("AVX512-BF16", here, &set);
+}
+
+/// Also with the base in int8.
+#[test]
+fn runs_with_products_in_int8_resume_at_the_same_bits() {
+    #[cfg(target_arch = "x86_64")]
+    let here = std::arch::is_x86_feature_detected!("avx512vnni");
+    #[cfg(not(target_arch = "x86_64"))]
+    let here = false;
+    let set = ["model.matmul_precision=int8", "model.base=int8-output", "sft.lora=true"];
+    resumes_with_products_in("AVX512-VNNI", here, &set);
+}
+
+/// `here`: whether the processor has these instructions; without them there is an error instead.
+fn resumes_with_products_in(instructions: &str, here: bool, set: &[&str]) {
+    let chosen: Vec<&str> = set.iter().flat_map(|set| ["--set", *set]).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
     if !here {
-        let said = fail(tiny(&path("whole")).args(CHOSEN));
-        assert!(said.contains("AVX512-BF16") && said.contains("\"f32\""), "{said}");
+        let said = fail(tiny(&path("whole")).args(&chosen));
+        assert!(said.contains(instructions) && said.contains("\"f32\""), "{said}");
         assert!(!path("whole").exists());
-        println!("skipped: products in bfloat16: no AVX512-BF16 here");
+        println!("skipped: products of lower precision: no {instructions} here");
         return;
     }
     let [exact, whole, cut] = ["exact", "whole", "cut"].map(path);
     succeed(&mut tiny(&exact));
-    succeed(tiny(&whole).args(CHOSEN));
-    kill_once_there(tiny(&cut).args(CHOSEN), &cut.join("checkpoints/mopo-step-000006"));
+    succeed(tiny(&whole).args(&chosen));
+    kill_once_there(tiny(&cut).args(&chosen), &cut.join("checkpoints/mopo-step-000006"));
     succeed(mopo(&["train", "--resume"]).arg(&cut));
     assert_same_run(&whole, &cut);
     // Another cache than the exact run's beside it: log-probabilities are not the same.

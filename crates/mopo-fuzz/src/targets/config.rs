@@ -133,6 +133,7 @@ const WORDS: &[&str] = &[
     "nf4",
     "int8",
     "bf16",
+    "int8-output",
 ];
 
 pub(super) fn targets() -> Vec<Target> {

@@ -75,7 +75,7 @@ impl<B: Backend> DecoderClassifier<B> {
         let family = serial_family(&hub)?;
         let shape = shape(&hub, family)?;
         let config = (family.1)(&hub)?.without_output();
-        let options = LoadOptions { dtype, quantise: None };
+        let options = LoadOptions { dtype, ..LoadOptions::default() };
         let mut files = Source::files(dir)?;
         let decoder = SerialDecoder::read(&mut files, config, options, device)?;
         let d = decoder.width();

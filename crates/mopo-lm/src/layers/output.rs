@@ -8,7 +8,7 @@ use mopo_ops::{FusedBackend, Init, Matrix, OutputParams, UpdatedLayers, primitiv
 
 use super::Weight;
 use crate::weights::Source;
-use crate::{LoadDtype, LoadOptions, Result};
+use crate::{LoadOptions, Result};
 
 /// An output layer.
 #[derive(Module, Debug)]
@@ -104,10 +104,9 @@ impl<B: Backend> OutputLayer<B> {
         name: &str,
         shape: [usize; 2],
         (has_bias, soft_cap): (bool, Option<f32>),
-        dtype: LoadDtype,
+        options: LoadOptions,
         device: &B::Device,
     ) -> Result<Self> {
-        let options = LoadOptions { dtype, quantise: None };
         let weight = source.weight(&format!("{name}.weight"), shape, options, device)?;
         let bias = match has_bias {
             true => Some(source.vector(&format!("{name}.bias"), shape[1], device)?),

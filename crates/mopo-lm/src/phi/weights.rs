@@ -63,8 +63,9 @@ pub fn load_phi<B: Backend>(
     }
     let final_layernorm =
         read_norm(&mut files, "model.final_layernorm", d, config.layer_norm_eps, device)?;
+    let of_output = options.of_output();
     let lm_head =
-        OutputLayer::read(&mut files, "lm_head", [d, vocab], (true, None), dtype, device)?;
+        OutputLayer::read(&mut files, "lm_head", [d, vocab], (true, None), of_output, device)?;
     files.finish()?;
     Ok(Phi {
         embed_tokens: Embedding { weight: Param::from_tensor(embed) },

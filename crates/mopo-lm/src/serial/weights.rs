@@ -49,8 +49,8 @@ impl<B: Backend> SerialDecoder<B> {
         });
         let (d, vocab) = (config.hidden_size, config.vocab_size);
         let of_norm = (config.norm, config.epsilon);
-        let dense = LoadOptions { quantise: None, ..options };
-        let embed_tokens = files.weight(EMBEDDING, [d, vocab], dense, device)?;
+        let embedding = options.of_embedding(is_tied);
+        let embed_tokens = files.weight(EMBEDDING, [d, vocab], embedding, device)?;
         let mut layers = vec![];
         for i in 0..config.layers.len() {
             let mut linears = vec![];
@@ -86,7 +86,14 @@ impl<B: Backend> SerialDecoder<B> {
             true => None,
             false => {
                 let kind = (false, config.output_soft_cap);
-                Some(OutputLayer::read(files, OUTPUT, [d, vocab], kind, options.dtype, device)?)
+                Some(OutputLayer::read(
+                    files,
+                    OUTPUT,
+                    [d, vocab],
+                    kind,
+                    options.of_output(),
+                    device,
+                )?)
             }
         };
         Ok(Self {

@@ -7,8 +7,6 @@
 mod adam;
 mod attention;
 #[cfg(target_arch = "x86_64")]
-mod bfloat;
-#[cfg(target_arch = "x86_64")]
 mod blocks;
 mod by_output;
 mod elementwise;
@@ -21,6 +19,8 @@ mod precision;
 mod product;
 mod quant;
 mod rms_norm;
+#[cfg(target_arch = "x86_64")]
+mod rounded;
 mod scratch;
 mod select;
 mod skinny;
@@ -35,7 +35,7 @@ use burn::tensor::{Bytes, DType, Shape, TensorMetadata};
 use burn_flex::{FlexTensor, Layout};
 
 pub use gemm::matmul_rate;
-pub use precision::{NoBf16Products, matmul_precision, set_matmul_precision};
+pub use precision::{UnsupportedPrecision, matmul_precision, set_matmul_precision};
 
 use by_output::Half;
 use quant::Reader;
@@ -44,14 +44,6 @@ use crate::{
     AdamFactors, FusedBackend, Heads, Init, KvStore, Matrix, OutputParams, PackedRows, PagedRow,
     QuantisedMatrix, UpdatedLayers, UpdatedLayersGradients, generic,
 };
-
-/// Whether this machine has instructions for products in bfloat16.
-pub(crate) fn has_bf16_products() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return bfloat::available();
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
-}
 
 type T = FlexTensor;
 

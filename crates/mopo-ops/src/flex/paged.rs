@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::attention::Scores;
 use super::math::{dot, exp, largest, sum, tanh};
-use super::product::{Threads, multiply};
+use super::product::multiply_in_attention;
 use super::view::{MatMut, MatRef};
 use super::{Kernel, T, contiguous, new, values, vectorised};
 use crate::{Heads, PagedRow};
@@ -180,7 +180,7 @@ impl Tile<'_> {
                 let to = MatMut::by_rows(weights, lines, columns);
                 let at = part[0] - begin;
                 let to = to.take_columns(at..at + KEYS);
-                multiply(to, false, queries, keys, 1.0, Threads::One);
+                multiply_in_attention(to, false, queries, keys);
             }
             for lines in weights.chunks_exact_mut(n * columns).take(group) {
                 vectorised(Scores {
@@ -199,7 +199,7 @@ impl Tile<'_> {
                 let weights = weights.take_columns(at..at + KEYS);
                 let values = MatRef::by_rows(block, KEYS, dim, dim);
                 let to = MatMut::by_rows(result, lines, dim);
-                multiply(to, true, weights, values, 1.0, Threads::One);
+                multiply_in_attention(to, true, weights, values);
             }
             out.extend_from_slice(&result[..group * n * dim]);
         });

@@ -1,40 +1,60 @@
 //! In what products are computed, for the whole process.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::MatmulPrecision;
 
-/// This machine has no instructions for products in bfloat16.
+/// This machine has no instructions for products in a precision.
 #[derive(Debug)]
-pub struct NoBf16Products;
+pub struct UnsupportedPrecision(pub MatmulPrecision);
 
-impl std::fmt::Display for NoBf16Products {
+impl std::fmt::Display for UnsupportedPrecision {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("this processor has no AVX512-BF16, the instructions for products in bfloat16")
+        let (instructions, kind) = match self.0 {
+            MatmulPrecision::F32 => ("matrix instructions", "f32"),
+            MatmulPrecision::Bf16 => ("AVX512-BF16", "bfloat16"),
+            MatmulPrecision::Int8 => ("AVX512-VNNI", "int8"),
+        };
+        write!(f, "this processor has no {instructions}, the instructions for products in {kind}")
     }
 }
 
-impl std::error::Error for NoBf16Products {}
+impl std::error::Error for UnsupportedPrecision {}
 
-static BF16: AtomicBool = AtomicBool::new(false);
+static CHOSEN: AtomicU8 = AtomicU8::new(MatmulPrecision::F32 as u8);
+
+/// Whether this machine has the instructions.
+pub(super) fn available(precision: MatmulPrecision) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    use super::rounded::{Bf16, Format, Int8};
+    match precision {
+        MatmulPrecision::F32 => true,
+        #[cfg(target_arch = "x86_64")]
+        MatmulPrecision::Bf16 => Bf16::available(),
+        #[cfg(target_arch = "x86_64")]
+        MatmulPrecision::Int8 => Int8::available(),
+        #[cfg(not(target_arch = "x86_64"))]
+        MatmulPrecision::Bf16 | MatmulPrecision::Int8 => false,
+    }
+}
 
 /// Sets it for the whole process; what is being computed meanwhile may use either.
 ///
 /// # Errors
 /// If the processor has no instructions for it.
-pub fn set_matmul_precision(precision: MatmulPrecision) -> Result<(), NoBf16Products> {
-    let bf16 = precision == MatmulPrecision::Bf16;
-    if bf16 && !super::has_bf16_products() {
-        return Err(NoBf16Products);
+pub fn set_matmul_precision(precision: MatmulPrecision) -> Result<(), UnsupportedPrecision> {
+    if !available(precision) {
+        return Err(UnsupportedPrecision(precision));
     }
-    BF16.store(bf16, Ordering::Relaxed);
+    CHOSEN.store(precision as u8, Ordering::Relaxed);
     Ok(())
 }
 
 /// What [`set_matmul_precision`] was last called with.
 pub fn matmul_precision() -> MatmulPrecision {
-    match BF16.load(Ordering::Relaxed) {
-        true => MatmulPrecision::Bf16,
-        false => MatmulPrecision::F32,
-    }
+    let chosen = CHOSEN.load(Ordering::Relaxed);
+    MatmulPrecision::ALL
+        .into_iter()
+        .find(|precision| *precision as u8 == chosen)
+        .unwrap_or_default()
 }

@@ -3,11 +3,11 @@
 //! Unsafe because the kernels take pointers.
 #![allow(unsafe_code)]
 
-#[cfg(target_arch = "x86_64")]
 use super::precision::matmul_precision;
+#[cfg(target_arch = "x86_64")]
+use super::rounded;
 use super::view::{MatMut, MatRef};
 use super::{Kernel, vectorised};
-#[cfg(target_arch = "x86_64")]
 use crate::MatmulPrecision;
 
 /// How many threads may compute a product.
@@ -18,11 +18,33 @@ pub(super) enum Threads {
     All,
 }
 
-/// `to = (to if add else 0) + alpha · a · b`.
+/// `to = (to if add else 0) + alpha · a · b`, in the precision that products have.
 ///
 /// # Panics
 /// If the shapes do not fit.
 pub(super) fn multiply(
+    to: MatMut<'_>,
+    add: bool,
+    a: MatRef<'_>,
+    b: MatRef<'_>,
+    alpha: f32,
+    threads: Threads,
+) {
+    in_precision(matmul_precision(), to, add, a, b, alpha, threads);
+}
+
+/// The same with queries, keys, values or their weights, for one thread: not in int8. A weight of 1 beside many small
+/// ones would leave nothing of these, and there is little to gain.
+pub(super) fn multiply_in_attention(to: MatMut<'_>, add: bool, a: MatRef<'_>, b: MatRef<'_>) {
+    let precision = match matmul_precision() {
+        MatmulPrecision::Int8 => MatmulPrecision::F32,
+        other => other,
+    };
+    in_precision(precision, to, add, a, b, 1.0, Threads::One);
+}
+
+fn in_precision(
+    precision: MatmulPrecision,
     mut to: MatMut<'_>,
     add: bool,
     a: MatRef<'_>,
@@ -50,23 +72,37 @@ pub(super) fn multiply(
     } else if k == 1 && b.has_rows() {
         vectorised(Outer { to, add, column: a, alpha, row: b.row(0) });
     } else if m * n > 0 {
-        kernel(to, add, a, b, alpha, threads);
+        kernel(precision, to, add, a, b, alpha, threads);
     }
 }
 
-/// From how many terms and columns on products are computed in bfloat16, if at all. LoRA's own have fewer; they
+/// From how many terms and columns on factors are rounded, if at all. LoRA's own have fewer; they
 /// take little time.
 #[cfg(target_arch = "x86_64")]
 const WORTH_ROUNDING: usize = 32;
 
 /// `m`, `n`, `k` ≥ 1.
-fn kernel(to: MatMut<'_>, add: bool, a: MatRef<'_>, b: MatRef<'_>, alpha: f32, threads: Threads) {
+fn kernel(
+    precision: MatmulPrecision,
+    to: MatMut<'_>,
+    add: bool,
+    a: MatRef<'_>,
+    b: MatRef<'_>,
+    alpha: f32,
+    threads: Threads,
+) {
     #[cfg(target_arch = "x86_64")]
     {
         // The number of rows does not matter, so that it does not change a row's bits.
         let large = a.columns().min(b.columns()) >= WORTH_ROUNDING;
-        if large && matmul_precision() == MatmulPrecision::Bf16 {
-            return super::bfloat::multiply(to, add, a, b, alpha, threads);
+        match precision {
+            MatmulPrecision::Bf16 if large => {
+                return rounded::multiply::<rounded::Bf16>(to, add, a, b, alpha, threads);
+            }
+            MatmulPrecision::Int8 if large => {
+                return rounded::multiply::<rounded::Int8>(to, add, a, b, alpha, threads);
+            }
+            _ => {}
         }
         use std::arch::is_x86_feature_detected as has;
 
@@ -325,21 +361,33 @@ mod tests {
     type Product = fn(MatMut<'_>, bool, MatRef<'_>, MatRef<'_>, f32, Threads);
 
     fn check(shape: [usize; 3], product: Product, rng: &mut ChaCha8Rng) {
-        check_rounded(shape, product, |x| x, rng);
+        check_rounded(shape, product, &|_| {}, rng);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn columnwise(round: fn(f32) -> f32) -> impl Fn(&mut [f32]) {
+        move |line| line.iter_mut().for_each(|x| *x = round(*x))
     }
 
     /// Compares with sums in f64, for all layouts; `to` is the middle of a larger matrix, whose other elements
-    /// stay. `round`: what becomes of the factors.
+    /// stay. `round`: what becomes of the terms of a line of a factor.
     fn check_rounded(
         [m, k, n]: [usize; 3],
         product: Product,
-        round: fn(f32) -> f32,
+        round: &dyn Fn(&mut [f32]),
         rng: &mut ChaCha8Rng,
     ) {
         for case in 0..16 {
             let [turn_a, turn_b, add, all] = [1, 2, 4, 8].map(|bit| case & bit != 0);
             let (a, b) = (Part::new(m, k, turn_a, rng), Part::new(k, n, turn_b, rng));
             let (a, b) = (a.get(), b.get());
+            let lines = |matrix: MatRef<'_>| -> Vec<Vec<f32>> {
+                let line = |i| (0..matrix.columns()).map(|j| matrix[(i, j)]).collect();
+                let mut lines: Vec<Vec<f32>> = (0..matrix.rows()).map(line).collect();
+                lines.iter_mut().for_each(|line| round(line));
+                lines
+            };
+            let (rows, columns) = (lines(a), lines(b.transpose()));
             let before = Part::new(m + 2, n + 2, false, rng);
             let before = before.get();
             let mut whole: Vec<f32> = (0..m + 2).flat_map(|i| before.row(i).to_vec()).collect();
@@ -350,12 +398,12 @@ mod tests {
                 for (j, x) in line.iter().enumerate() {
                     let old = f64::from(before[(i, j)]);
                     let inside = (1..=m).contains(&i) && (1..=n).contains(&j);
-                    let terms = || {
-                        let factors = (0..k).map(|l| [a[(i - 1, l)], b[(l, j - 1)]].map(round));
-                        factors.map(|[x, y]| f64::from(x) * f64::from(y))
+                    let sum = || -> f64 {
+                        let terms = rows[i - 1].iter().zip(&columns[j - 1]);
+                        terms.map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
                     };
                     let expected = match inside {
-                        true => 0.5 * terms().sum::<f64>() + if add { old } else { 0.0 },
+                        true => 0.5 * sum() + if add { old } else { 0.0 },
                         false => old,
                     };
                     let error = (f64::from(*x) - expected).abs();
@@ -390,77 +438,132 @@ mod tests {
         }
     }
 
-    /// Says that a test is skipped where there are no such products.
+    /// A product's function, if this machine has the instructions; otherwise says that a test is skipped.
     #[cfg(target_arch = "x86_64")]
-    fn has_bf16() -> bool {
-        let available = super::super::bfloat::available();
-        if !available {
-            println!("skipped: products in bfloat16: no AVX512-BF16 here");
+    fn rounding(precision: MatmulPrecision) -> Option<Product> {
+        if !super::super::precision::available(precision) {
+            println!("skipped: {}", super::super::UnsupportedPrecision(precision));
+            return None;
         }
-        available
+        Some(match precision {
+            MatmulPrecision::F32 => multiply,
+            MatmulPrecision::Bf16 => rounded::multiply::<rounded::Bf16>,
+            MatmulPrecision::Int8 => rounded::multiply::<rounded::Int8>,
+        })
     }
 
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn bf16_products_equal_sums_of_rounded_factors() {
-        use super::super::bfloat;
-        if !has_bf16() {
-            return;
-        }
+        let Some(product) = rounding(MatmulPrecision::Bf16) else { return };
         let round = |x| half::bf16::from_f32(x).to_f32();
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         for m in [1, 2, 12, 33] {
             for k in [1, 2, 31, 32, 33, 70] {
                 for n in [1, 15, 16, 17, 32, 70] {
-                    check_rounded([m, k, n], bfloat::multiply, round, &mut rng);
+                    check_rounded([m, k, n], product, &columnwise(round), &mut rng);
                 }
             }
         }
         for shape in [[70, 1100, 97], [500, 40, 300], [30, 600, 550]] {
-            check_rounded(shape, bfloat::multiply, round, &mut rng);
+            check_rounded(shape, product, &columnwise(round), &mut rng);
+        }
+    }
+
+    /// Multiples of a 127th of the largest of each 64.
+    #[cfg(target_arch = "x86_64")]
+    fn to_int8(line: &mut [f32]) {
+        for block in line.chunks_mut(64) {
+            let largest = block.iter().fold(0f32, |top, x| top.max(x.abs()));
+            let (factor, scale) = (127.0 / largest, largest / 127.0);
+            block.iter_mut().for_each(|x| *x = (*x * factor).round_ties_even() * scale);
+        }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn int8_products_equal_sums_of_rounded_blocks() {
+        let Some(product) = rounding(MatmulPrecision::Int8) else { return };
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        for m in [1, 5, 6, 7, 33] {
+            for k in [1, 3, 4, 63, 64, 65, 130] {
+                for n in [1, 15, 16, 17, 32, 70] {
+                    check_rounded([m, k, n], product, &to_int8, &mut rng);
+                }
+            }
+        }
+        for shape in [[70, 1100, 97], [500, 40, 300], [30, 600, 550]] {
+            check_rounded(shape, product, &to_int8, &mut rng);
         }
     }
 
     /// A row has the same bits whatever is beside it and however many threads there are.
     #[test]
     #[cfg(target_arch = "x86_64")]
-    fn rows_of_bf16_products_do_not_depend_on_others() {
-        use super::super::bfloat;
-        if !has_bf16() {
-            return;
-        }
-        let mut rng = ChaCha8Rng::seed_from_u64(4);
-        let (a, b) = (Part::new(450, 1500, false, &mut rng), Part::new(1500, 290, true, &mut rng));
-        let product = |rows: std::ops::Range<usize>, columns: std::ops::Range<usize>, threads| {
-            let mut out = vec![0.0; rows.len() * columns.len()];
-            let to = MatMut::by_rows(&mut out, rows.len(), columns.len());
-            let (a, b) = (a.get().take_rows(rows), b.get().take_columns(columns));
-            bfloat::multiply(to, false, a, b, 1.0, threads);
-            out
-        };
-        let all = product(0..450, 0..290, Threads::All);
-        assert_eq!(all, product(0..450, 0..290, Threads::One));
-        for row in [0, 11, 200, 449] {
-            let one = product(row..row + 1, 0..290, Threads::One);
-            assert_eq!(one, all[row * 290..][..290]);
-            assert_eq!(product(row..row + 1, 40..77, Threads::One), one[40..77]);
+    fn rows_of_rounded_products_do_not_depend_on_others() {
+        for product in
+            [MatmulPrecision::Bf16, MatmulPrecision::Int8].into_iter().filter_map(rounding)
+        {
+            let mut rng = ChaCha8Rng::seed_from_u64(4);
+            let (a, b) =
+                (Part::new(450, 1500, false, &mut rng), Part::new(1500, 290, true, &mut rng));
+            let part = |rows: std::ops::Range<usize>, columns: std::ops::Range<usize>, threads| {
+                let mut out = vec![0.0; rows.len() * columns.len()];
+                let to = MatMut::by_rows(&mut out, rows.len(), columns.len());
+                let (a, b) = (a.get().take_rows(rows), b.get().take_columns(columns));
+                product(to, false, a, b, 1.0, threads);
+                out
+            };
+            let all = part(0..450, 0..290, Threads::All);
+            assert_eq!(all, part(0..450, 0..290, Threads::One));
+            for row in [0, 11, 200, 449] {
+                let one = part(row..row + 1, 0..290, Threads::One);
+                assert_eq!(one, all[row * 290..][..290]);
+                assert_eq!(part(row..row + 1, 40..77, Threads::One), one[40..77]);
+            }
         }
     }
 
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn what_is_not_finite_stays_so() {
-        use super::super::bfloat;
-        if !has_bf16() {
-            return;
+        for product in
+            [MatmulPrecision::Bf16, MatmulPrecision::Int8].into_iter().filter_map(rounding)
+        {
+            for bad in [f32::NAN, f32::INFINITY, f32::from_bits(0x7fff_ffff)] {
+                // The factor with the number, and the other one; then the other way round.
+                for (place, finite) in [([47, 0], 0), ([0, 13], 1)] {
+                    let (mut a, mut b, mut out) = ([1f32; 80], [1f32; 80], [0f32; 4]);
+                    match place {
+                        [at, 0] => a[at] = bad,
+                        [_, at] => b[at] = bad,
+                    }
+                    let (a, b) = (MatRef::by_rows(&a, 2, 40, 40), MatRef::by_rows(&b, 40, 2, 2));
+                    product(MatMut::by_rows(&mut out, 2, 2), false, a, b, 1.0, Threads::One);
+                    let cells = if finite == 0 { [0, 1] } else { [0, 2] };
+                    for (i, x) in out.into_iter().enumerate() {
+                        match cells.contains(&i) {
+                            true => assert_eq!(x, 40.0),
+                            false => assert!(!x.is_finite(), "{out:?}"),
+                        }
+                    }
+                }
+            }
         }
-        for bad in [f32::NAN, f32::INFINITY, f32::from_bits(0x7fff_ffff)] {
-            let (mut a, b, mut out) = ([1f32; 80], [1f32; 80], [0f32; 4]);
-            a[47] = bad;
-            let (a, b) = (MatRef::by_rows(&a, 2, 40, 40), MatRef::by_rows(&b, 40, 2, 2));
-            bfloat::multiply(MatMut::by_rows(&mut out, 2, 2), false, a, b, 1.0, Threads::One);
-            assert_eq!(out[..2], [40.0; 2]);
-            assert!(out[2..].iter().all(|x| !x.is_finite()), "{out:?}");
+    }
+
+    /// Blocks of zeros and of numbers whose inverse is none.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn tiny_blocks_are_zeros_in_int8() {
+        let Some(product) = rounding(MatmulPrecision::Int8) else { return };
+        for tiny in [0.0, 1e-37, -1e-42] {
+            let mut a = [1f32; 128];
+            a[..64].fill(tiny);
+            let (b, mut out) = ([2f32; 256], [1f32; 2]);
+            let (a, b) = (MatRef::by_rows(&a, 1, 128, 128), MatRef::by_rows(&b, 128, 2, 2));
+            product(MatMut::by_rows(&mut out, 1, 2), true, a, b, 1.0, Threads::One);
+            assert_eq!(out, [129.0; 2]);
         }
     }
 

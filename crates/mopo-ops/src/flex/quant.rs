@@ -4,10 +4,12 @@ use std::ops::Range;
 
 use mopo_hub::gguf::{TensorType, dequantise_row};
 
-#[cfg(target_arch = "x86_64")]
-use super::blocks::BlockMatrix;
 use super::by_output::{self, ByOutput};
 use super::{Kernel, T, new, skinny, values, vectorised};
+#[cfg(target_arch = "x86_64")]
+use super::{blocks::BlockMatrix, precision::matmul_precision, rounded::ByteMatrix};
+#[cfg(target_arch = "x86_64")]
+use crate::MatmulPrecision;
 use crate::QuantisedMatrix;
 use crate::quant::{BLOCK, GROUP, INT8_ZERO, NF4, dynamic_map};
 
@@ -22,6 +24,9 @@ pub(super) struct Reader<'a> {
     codes: &'a [i32],
     shape: [usize; 2],
     kind: Kind<'a>,
+    /// In what products of a few lines are computed, where there is a choice.
+    #[cfg(target_arch = "x86_64")]
+    precision: MatmulPrecision,
 }
 
 enum Kind<'a> {
@@ -58,7 +63,13 @@ impl<'a> Reader<'a> {
                 Kind::Nf4 { magnitudes, pairs }
             }
         };
-        Self { codes, shape: matrix.layout.shape, kind }
+        Self {
+            codes,
+            shape: matrix.layout.shape,
+            kind,
+            #[cfg(target_arch = "x86_64")]
+            precision: matmul_precision(),
+        }
     }
 }
 
@@ -69,6 +80,16 @@ impl Reader<'_> {
         let Kind::Blocks { kind, bytes } = self.kind else { return None };
         let blocks = BlockMatrix { kind, bytes, inputs: self.shape[0] };
         blocks.has_kernels().then_some(blocks)
+    }
+
+    /// Codes to multiply with as they are, if that is wanted and possible.
+    fn bytes(&self) -> Option<ByteMatrix<'_>> {
+        match (&self.kind, self.precision) {
+            (Kind::Int8 { scales }, MatmulPrecision::Int8) => {
+                ByteMatrix::new(self.codes, scales, self.shape[0])
+            }
+            _ => None,
+        }
     }
 }
 
@@ -81,6 +102,8 @@ impl ByOutput for Reader<'_> {
         #[cfg(target_arch = "x86_64")]
         if let Some(blocks) = self.blocks() {
             return blocks.packed(&lines);
+        } else if let Some(bytes) = self.bytes() {
+            return bytes.packed(&lines);
         }
         lines
     }
@@ -89,6 +112,8 @@ impl ByOutput for Reader<'_> {
         #[cfg(target_arch = "x86_64")]
         if let Some(blocks) = self.blocks() {
             return blocks.products(first, packed, m, sums);
+        } else if let Some(bytes) = self.bytes() {
+            return bytes.products(first, packed, m, sums);
         }
         skinny::dots(self, first, packed, m, sums);
     }

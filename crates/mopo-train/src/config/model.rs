@@ -49,6 +49,8 @@ pub enum BaseFormat {
     Checkpoint,
     /// Linear layers in 8 bits, one scale per output; the rest as in the file.
     Int8,
+    /// The output layer in 8 bits as well; where it is tied to the embedding, this too.
+    Int8Output,
     /// Linear layers in 4 bits (NF4, blocks of 64); the rest as in the file.
     Nf4,
     /// The same with double quantisation.
@@ -63,6 +65,7 @@ impl BaseFormat {
             Self::Bf16 => LoadOptions::bf16(),
             Self::Checkpoint => LoadOptions::default(),
             Self::Int8 => LoadOptions::quantised(QuantFormat::Int8),
+            Self::Int8Output => LoadOptions::quantised(QuantFormat::Int8).with_output(),
             Self::Nf4 => LoadOptions::quantised(QuantFormat::Nf4 { double_quant: false }),
             Self::Nf4Double => LoadOptions::quantised(QuantFormat::Nf4 { double_quant: true }),
         }
@@ -75,6 +78,7 @@ impl BaseFormat {
             Self::Bf16 => "bf16",
             Self::Checkpoint => "checkpoint",
             Self::Int8 => "int8",
+            Self::Int8Output => "int8-output",
             Self::Nf4 => "nf4",
             Self::Nf4Double => "nf4-double",
         }
@@ -82,7 +86,7 @@ impl BaseFormat {
 
     /// Whether its linear layers are quantised, so that they cannot be trained.
     pub fn is_quantised(self) -> bool {
-        matches!(self, Self::Int8 | Self::Nf4 | Self::Nf4Double)
+        matches!(self, Self::Int8 | Self::Int8Output | Self::Nf4 | Self::Nf4Double)
     }
 }
 
@@ -90,7 +94,15 @@ impl std::str::FromStr for BaseFormat {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let all = [Self::F32, Self::Bf16, Self::Checkpoint, Self::Int8, Self::Nf4, Self::Nf4Double];
+        let all = [
+            Self::F32,
+            Self::Bf16,
+            Self::Checkpoint,
+            Self::Int8,
+            Self::Int8Output,
+            Self::Nf4,
+            Self::Nf4Double,
+        ];
         all.into_iter()
             .find(|format| format.name() == name)
             .ok_or_else(|| format!("the formats are: {}", all.map(Self::name).join(", ")))

@@ -198,7 +198,7 @@ pub(super) fn context<B: FusedAutodiffBackend>(
             };
             match config.model.matmul_precision {
                 MatmulPrecision::F32 => weights.into(),
-                MatmulPrecision::Bf16 => format!("{weights}, products in bf16"),
+                other => format!("{weights}, products in {}", other.name()),
             }
         },
         adapter: "none".into(),

@@ -17,7 +17,7 @@ fn on_base_of(other: &Path, format: &str) -> RunConfig {
 #[test]
 fn a_run_trains_on_a_quantised_base_and_twice_to_the_same() {
     let (_tmp, first) = finished(&["training.steps=1"]);
-    for format in ["int8", "nf4-double"] {
+    for format in ["int8", "int8-output", "nf4-double"] {
         let (_one, run) = finished_with(&on_base_of(&first, format));
         let rows = metrics(&run);
         assert!(rows.iter().all(|row| row["loss"].as_f64().is_some_and(f64::is_finite)));
@@ -27,6 +27,8 @@ fn a_run_trains_on_a_quantised_base_and_twice_to_the_same() {
         let Architecture::Phi(base) = base.architecture else { panic!("a phi") };
         let linear = &base.layers[0].mlp.fc1;
         assert!(matches!(linear.weight, mopo_lm::Weight::Quantised(_)));
+        let of_output = matches!(base.lm_head.weight, mopo_lm::Weight::Quantised(_));
+        assert_eq!(of_output, format == "int8-output");
         // The file keeps the weights unchanged: they are quantised on loading.
         let files = ["warm_start/model.safetensors"];
         let same = |name: &&str| {
