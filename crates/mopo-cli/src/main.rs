@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod device;
+mod memory;
 mod output;
 mod progress;
 mod ranks;
@@ -20,19 +21,6 @@ use crate::output::errln;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Keeps what was freed for the next tensors, and gives back what five seconds have not used, such as memory that only
-/// loading took: to give pages back between steps and clear new ones takes a tenth of a step and more.
-/// MIMALLOC_PURGE_DELAY overrides it.
-#[allow(unsafe_code)]
-fn keep_freed_memory() {
-    /// `mi_option_purge_delay` in mimalloc.h, to which the crate gives no name.
-    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-    /// Milliseconds.
-    const KEPT: std::ffi::c_long = 5000;
-    // SAFETY: it must not be called by two threads at once; there is only one yet.
-    unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, KEPT) }
-}
-
 /// An error with its causes, without those that the message already contains.
 fn message(error: &anyhow::Error) -> String {
     let mut causes = error.chain().map(ToString::to_string);
@@ -46,7 +34,7 @@ fn message(error: &anyhow::Error) -> String {
 }
 
 fn main() -> ExitCode {
-    keep_freed_memory();
+    memory::keep_freed();
     let command = Cli::parse().command;
     let filter = tracing_subscriber::EnvFilter::try_from_env("MOPO_LOG").unwrap_or_else(|_| {
         // A server's log has a line for each request.

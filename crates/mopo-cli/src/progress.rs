@@ -39,6 +39,9 @@ impl Bars {
 
 impl Progress for Bars {
     fn begin(&mut self, phase: &str, done: u64, total: u64, unit: Unit) {
+        if unit == Unit::Steps {
+            crate::memory::give_back();
+        }
         let phase = match unit {
             // The name that its files have.
             Unit::Steps if phase == "warm_start" => "SFT".into(),

@@ -101,23 +101,6 @@ fn total(lanes: [f32; LANES]) -> f32 {
     halved(lanes, |a, b| a + b)
 }
 
-/// The scalar product of two lines of the same length.
-#[inline(always)]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    let mut lanes = [0f32; LANES];
-    for (a, b) in a.iter().zip(b) {
-        for ((sum, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *sum += a * b;
-        }
-    }
-    let mut rest = 0.0;
-    for (a, b) in a_rest.iter().zip(b_rest) {
-        rest += a * b;
-    }
-    rest + total(lanes)
-}
-
 /// The largest of `values`, −∞ if there is none.
 #[inline(always)]
 pub(super) fn largest(values: &[f32]) -> f32 {
@@ -167,8 +150,6 @@ mod tests {
     fn sums_and_maxima_take_every_value() {
         for n in [0, 1, 31, 32, 33, 100] {
             assert_eq!(sum(n, |i| i as f32), (n * n.saturating_sub(1) / 2) as f32);
-            let (up, twice): (Vec<f32>, Vec<f32>) = (0..n).map(|i| (i as f32, 2.0)).unzip();
-            assert_eq!(dot(&up, &twice), (n * n.saturating_sub(1)) as f32);
             let mut x = vec![0.5f32; n];
             assert_eq!(largest(&x), if n == 0 { f32::NEG_INFINITY } else { 0.5 });
             for i in 0..n {

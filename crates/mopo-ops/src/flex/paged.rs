@@ -5,13 +5,14 @@
 use std::cell::RefCell;
 
 use burn::tensor::TensorMetadata;
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::attention::Scores;
-use super::math::{dot, exp, largest, sum, tanh};
+use super::math::{exp, largest, sum, tanh};
 use super::product::multiply_in_attention;
 use super::view::{MatMut, MatRef};
-use super::{Kernel, T, contiguous, new, values, vectorised};
+use super::{T, contiguous, new, values, vectorised};
 use crate::{Heads, PagedRow};
 
 pub(super) fn write(mut store: T, tokens: T, at: &[(usize, usize)]) -> T {
@@ -30,54 +31,97 @@ pub(super) fn write(mut store: T, tokens: T, at: &[(usize, usize)]) -> T {
     store
 }
 
-/// A head of one query.
+/// Features that a task of a query reads of each key: those of several heads stand side by side, and memory is
+/// awaited less than with one.
+const FEATURES: usize = 256;
+
+/// Some heads of one query.
 struct Query<'a> {
+    /// `[heads, dim]`.
     query: &'a [f32],
-    /// From the head's first feature on.
+    /// From the first head's first feature on.
     keys: &'a [f32],
     values: &'a [f32],
     /// Where the store has the positions that are seen: the first token of a run, and how many.
     runs: &'a [(usize, usize)],
     width: usize,
     heads: &'a Heads,
-    weights: &'a mut [f32],
+    dim: usize,
+    n_positions: usize,
+    /// `[heads, dim]`.
     out: &'a mut [f32],
 }
 
-impl Kernel for Query<'_> {
+impl Query<'_> {
+    /// Where the store has each position's first feature.
+    fn places(&self) -> impl Iterator<Item = usize> + use<'_> {
+        let tokens = self.runs.iter().flat_map(|(start, n)| *start..start + n);
+        tokens.map(|token| token * self.width)
+    }
+}
+
+impl WithSimd for Query<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn run(self) {
-        let Query { query, keys, values, runs, width, heads, weights, out } = self;
-        let dim = query.len();
-        let scale = heads.scale(dim);
-        let mut rest = &mut weights[..];
-        for (start, n) in runs {
-            let (here, after) = rest.split_at_mut(*n);
-            let keys = keys[start * width..].chunks(width);
-            for (weight, key) in here.iter_mut().zip(keys) {
-                *weight = dot(query, &key[..dim]) * scale;
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (dim, group) = (self.dim, self.heads.group());
+        let scale = self.heads.scale(dim);
+        let seen = self.n_positions;
+        let mut weights = vec![0f32; self.query.len() / dim * seen];
+        for (t, place) in self.places().enumerate() {
+            for (h, query) in self.query.chunks_exact(dim).enumerate() {
+                let key = &self.keys[place + h / group * dim..][..dim];
+                weights[h * seen + t] = dot(simd, query, key) * scale;
             }
-            rest = after;
         }
-        if let Some(cap) = heads.soft_cap {
-            weights.iter_mut().for_each(|weight| *weight = cap * tanh(*weight / cap));
-        }
-        let top = largest(weights);
-        for weight in weights.iter_mut() {
-            *weight = exp(*weight - top);
-        }
-        let factor = 1.0 / sum(weights.len(), |i| weights[i]);
-        out.fill(0.0);
-        let mut rest = &weights[..];
-        for (start, n) in runs {
-            let (here, after) = rest.split_at(*n);
-            for (weight, value) in here.iter().zip(values[start * width..].chunks(width)) {
-                for (x, v) in out.iter_mut().zip(&value[..dim]) {
-                    *x += weight * factor * v;
-                }
+        for weights in weights.chunks_exact_mut(seen) {
+            if let Some(cap) = self.heads.soft_cap {
+                weights.iter_mut().for_each(|weight| *weight = cap * tanh(*weight / cap));
             }
-            rest = after;
+            let top = largest(weights);
+            for weight in weights.iter_mut() {
+                *weight = exp(*weight - top);
+            }
+            let factor = 1.0 / sum(seen, |i| weights[i]);
+            weights.iter_mut().for_each(|weight| *weight *= factor);
         }
+        let places: Vec<usize> = self.places().collect();
+        self.out.fill(0.0);
+        for (t, place) in places.into_iter().enumerate() {
+            for (h, out) in self.out.chunks_exact_mut(dim).enumerate() {
+                let value = &self.values[place + h / group * dim..][..dim];
+                add(simd, out, weights[h * seen + t], value);
+            }
+        }
+    }
+}
+
+/// The scalar product of two lines of the same length.
+#[inline(always)]
+fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (S::as_simd_f32s(a), S::as_simd_f32s(b));
+    let mut total = simd.splat_f32s(0.0);
+    for (a, b) in a.iter().zip(b) {
+        total = simd.mul_add_f32s(*a, *b, total);
+    }
+    let mut total = simd.reduce_sum_f32s(total);
+    for (a, b) in a_rest.iter().zip(b_rest) {
+        total = a.mul_add(*b, total);
+    }
+    total
+}
+
+/// `to += weight · from`.
+#[inline(always)]
+fn add<S: Simd>(simd: S, to: &mut [f32], weight: f32, from: &[f32]) {
+    let ((to, to_rest), (from, from_rest)) = (S::as_mut_simd_f32s(to), S::as_simd_f32s(from));
+    let all = simd.splat_f32s(weight);
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = simd.mul_add_f32s(all, *from, *to);
+    }
+    for (to, from) in to_rest.iter_mut().zip(from_rest) {
+        *to = weight.mul_add(*from, *to);
     }
 }
 
@@ -249,24 +293,27 @@ pub(super) fn attention(q: T, keys: &T, stored: &T, rows: &[PagedRow], heads: &H
         }
     }
 
-    let mut lines: Vec<(usize, &mut [f32])> = vec![];
-    let mut places = singles.iter().map(|(token, ..)| *token).peekable();
+    // Of each query as many heads per task as have that many features in a key.
+    let part = FEATURES.div_ceil(dim).min(heads.keys) * heads.group() * dim;
+    let mut tasks = vec![];
+    let mut of_query = singles.iter().peekable();
     for (token, line) in out.chunks_exact_mut(q_width).enumerate() {
-        if places.next_if_eq(&token).is_some() {
-            lines.extend(line.chunks_exact_mut(dim).enumerate());
+        if let Some(single) = of_query.next_if(|single| single.0 == token) {
+            let parts = line.chunks_mut(part).enumerate();
+            tasks.extend(parts.map(|(i, out)| (single, i * part, out)));
         }
     }
-    lines.into_par_iter().enumerate().with_min_len(4).for_each(|(i, (head, out))| {
-        let (token, seen, runs) = &singles[i / heads.queries];
-        let of_keys = head / heads.group() * dim;
-        vectorised(Query {
-            query: &q[token * q_width + head * dim..][..dim],
+    tasks.into_par_iter().for_each(|((token, seen, runs), from, out)| {
+        let of_keys = from / heads.group();
+        pulp::Arch::new().dispatch(Query {
+            query: &q[token * q_width + from..][..out.len()],
             keys: &stores.keys[of_keys..],
             values: &stores.values[of_keys..],
             runs,
             width,
             heads,
-            weights: &mut vec![0f32; *seen],
+            dim,
+            n_positions: *seen,
             out,
         });
     });

@@ -92,7 +92,9 @@ fn load<B: FusedBackend>(
     let dir = &super::models::find(model, None)?;
     let tokenizer = mopo_train::load_tokenizer(dir)?;
     tokenizer.check_fits(DecoderShape::read(dir)?.vocab_size)?;
-    Ok((CausalLm::<B>::load(dir, base.load_options(), device)?.no_grad(), tokenizer))
+    let base = CausalLm::<B>::load(dir, base.load_options(), device)?.no_grad();
+    crate::memory::give_back();
+    Ok((base, tokenizer))
 }
 
 /// Peak resident memory of the process in MiB, if the system reports it.

@@ -8,8 +8,8 @@ use std::arch::x86_64::{
 };
 use std::mem::transmute;
 
+use super::int8::{LineBlock, line_block};
 use super::{Format, Int8};
-use crate::flex::{Kernel, vectorised};
 use crate::quant::INT8_ZERO;
 
 /// Numbers with a common scale, and words of their codes.
@@ -49,12 +49,9 @@ impl<'a> ByteMatrix<'a> {
         for (line, to) in lines.chunks_exact(self.inputs).zip(packed.chunks_exact_mut(size)) {
             let (words, rest) = to.split_at_mut(self.blocks() * WORDS);
             let (scales, correction) = rest.split_at_mut(self.blocks());
-            vectorised(Round {
-                line: line.as_chunks().0,
-                words: words.as_chunks_mut().0,
-                scales,
-                correction: &mut correction[0],
-            });
+            let (line, words) = (line.as_chunks().0, words.as_chunks_mut().0);
+            // SAFETY: a matrix is only made where the machine has the instructions.
+            correction[0] = unsafe { round(line, words, scales) };
         }
         packed
     }
@@ -133,50 +130,19 @@ impl Pass<'_> {
     }
 }
 
-/// Rounds the blocks of a line.
-struct Round<'a> {
-    line: &'a [[f32; BLOCK]],
-    words: &'a mut [[f32; WORDS]],
-    scales: &'a mut [f32],
-    correction: &'a mut f32,
-}
-
-/// Added to a small number, leaves its nearest whole one in the lowest bits.
-const WHOLE: f32 = 1.5 * (1 << 23) as f32;
-
-impl Kernel for Round<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let Round { line, words, scales, correction } = self;
-        for ((block, words), scale) in line.iter().zip(words).zip(scales) {
-            // Bits of magnitudes are in their order, and those of what is no number after all others.
-            let mut top = 0u32;
-            for x in block {
-                top = top.max(x.abs().to_bits());
-            }
-            let largest = f32::from_bits(top);
-            if !largest.is_finite() {
-                *scale = f32::NAN;
-                continue;
-            }
-            if largest < super::int8::SMALLEST {
-                continue;
-            }
-            *scale = largest / 127.0;
-            let factor = 127.0 / largest;
-            let mut sum = 0i32;
-            for (four, word) in block.as_chunks::<4>().0.iter().zip(words) {
-                let mut bits = 0u32;
-                for (i, x) in four.iter().enumerate() {
-                    let code = (x * factor + WHOLE).to_bits().wrapping_sub(WHOLE.to_bits()) as i32;
-                    sum += code;
-                    bits |= (code as u32 & 255) << (8 * i);
-                }
-                *word = f32::from_bits(bits);
-            }
-            *correction -= INT8_ZERO as f32 * sum as f32 * *scale;
-        }
+/// Rounds the blocks of a line. Returns what makes up for the weight's codes being counted from −[`INT8_ZERO`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn round(line: &[[f32; BLOCK]], words: &mut [[f32; WORDS]], scales: &mut [f32]) -> f32 {
+    let mut correction = 0.0;
+    for ((block, words), scale) in line.iter().zip(words).zip(scales) {
+        // SAFETY: there are as many numbers.
+        let LineBlock { codes, scale: own, sum } = unsafe { line_block(block.as_ptr(), BLOCK) };
+        // SAFETY: as large, and any bits will do.
+        *words = unsafe { transmute::<__m512i, [f32; WORDS]>(codes) };
+        *scale = own;
+        correction -= INT8_ZERO as f32 * sum as f32 * own;
     }
+    correction
 }
 
 #[cfg(test)]

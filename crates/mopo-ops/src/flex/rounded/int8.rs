@@ -28,7 +28,7 @@ const SCALE: usize = CODES;
 const START: usize = CODES + 1;
 const WORDS: usize = CODES + 2;
 /// A block whose largest number is smaller becomes zeros, since 127 divided by it might not be a number.
-pub(super) const SMALLEST: f32 = 1e-36;
+const SMALLEST: f32 = 1e-36;
 
 pub(in crate::flex) struct Int8;
 
@@ -197,35 +197,50 @@ fn put<const N: usize>(to: &mut [u32; N], first: usize, words: __m512i) {
 /// What a block becomes: codes, four of each line to a word; scales; and −128 times the sum of the codes.
 type Block = ([__m512i; CODES], __m512, __m512i);
 
+/// The block of one line whose terms stand side by side.
+pub(super) struct LineBlock {
+    /// [`BLOCK`] codes, in order.
+    pub(super) codes: __m512i,
+    pub(super) scale: f32,
+    /// Of the codes.
+    pub(super) sum: i32,
+}
+
+/// # Safety
+/// At `at` there are `terms` numbers, at most [`BLOCK`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) unsafe fn line_block(at: *const f32, terms: usize) -> LineBlock {
+    // SAFETY: as large, and any bits will do.
+    let turn = unsafe { transmute::<[u32; LANES], __m512i>(BY_VECTORS) };
+    let mut numbers = [_mm512_setzero_ps(); 4];
+    let mut largest = _mm512_setzero_si512();
+    for (j, x) in numbers.iter_mut().enumerate() {
+        let own = mask(terms.saturating_sub(j * LANES));
+        // SAFETY: the mask leaves out what is beyond the line.
+        *x = unsafe { _mm512_maskz_loadu_ps(own, at.wrapping_add(j * LANES)) };
+        largest = _mm512_max_epi32(largest, _mm512_castps_si512(_mm512_abs_ps(*x)));
+    }
+    let largest = _mm512_set1_epi32(_mm512_reduce_max_epi32(largest));
+    let (factor, scale) = factor_and_scale(largest);
+    let codes = _mm512_permutexvar_epi32(turn, rounded(numbers, factor));
+    let ones = _mm512_set1_epi8(1);
+    let sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, codes);
+    let (scale, sum) = (_mm512_cvtss_f32(scale), _mm512_reduce_add_epi32(sums));
+    LineBlock { codes, scale, sum }
+}
+
 /// Lines whose terms stand side by side.
 ///
 /// # Safety
 /// At `at` there are `n` lines, `stride` numbers apart, of `terms` terms; at most [`LANES`] and [`BLOCK`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn along(at: *const f32, stride: usize, n: usize, terms: usize) -> Block {
-    let masks = [0, 1, 2, 3].map(|i| mask(terms.saturating_sub(i * LANES)));
     let mut codes = [_mm512_setzero_si512(); LANES];
     let (mut scales, mut sums) = ([0f32; LANES], [0i32; LANES]);
-    // SAFETY: as large, and any bits will do.
-    let turn = unsafe { transmute::<[u32; LANES], __m512i>(BY_VECTORS) };
     for i in 0..n {
-        let at = at.wrapping_add(i * stride);
-        let mut numbers = [_mm512_setzero_ps(); 4];
-        let mut largest = _mm512_setzero_si512();
-        for j in 0..4 {
-            // SAFETY: the masks leave out what is beyond the line.
-            numbers[j] = unsafe { _mm512_maskz_loadu_ps(masks[j], at.wrapping_add(j * LANES)) };
-            largest = _mm512_max_epi32(largest, _mm512_castps_si512(_mm512_abs_ps(numbers[j])));
-        }
-        let largest = _mm512_set1_epi32(_mm512_reduce_max_epi32(largest));
-        let (factor, scale) = factor_and_scale(largest);
-        let four = rounded(numbers, factor);
-        // In each quarter there are four codes of each of the vectors.
-        codes[i] = _mm512_permutexvar_epi32(turn, four);
-        let ones = _mm512_set1_epi8(1);
-        let sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, codes[i]);
-        sums[i] = _mm512_reduce_add_epi32(sum);
-        scales[i] = _mm512_cvtss_f32(scale);
+        // SAFETY: as the caller says.
+        let block = unsafe { line_block(at.wrapping_add(i * stride), terms) };
+        (codes[i], scales[i], sums[i]) = (block.codes, block.scale, block.sum);
     }
     // SAFETY: whole vectors.
     let (scales, sums) =
