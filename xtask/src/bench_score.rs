@@ -168,6 +168,9 @@ fn texts(options: &Options, python: Option<&Python>, folder: &Path) -> Result<Pa
     Ok(texts)
 }
 
+/// In f32, which all scores are compared with, and in int8.
+const OURS: [&str; 2] = ["mopo", "mopo-int8"];
+
 fn participants(
     options: &Options,
     python: Option<Python>,
@@ -179,10 +182,12 @@ fn participants(
     let numbers = format!("--repeats {} --threads {}", options.repeats, options.threads);
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let inputs = [model.to_path_buf(), texts.to_path_buf()];
-    {
+    // The second fails where the processor has no instructions for it.
+    for (name, precision) in OURS.into_iter().zip(["", "--matmul-precision int8 "]) {
+        let numbers = format!("{precision}{numbers}");
         let (mopo, [model, texts], words) = (mopo.to_path_buf(), inputs.clone(), words(&numbers));
         all.push(Participant {
-            name: "mopo",
+            name,
             shown: format!("mopo bench score --model MODEL --texts TEXTS {numbers}"),
             command: Box::new(move || {
                 let mut command = Command::new(&mopo);
@@ -242,7 +247,7 @@ struct About {
 fn page(options: &Options, context: &About, all: &[Participant], runs: &[Value]) -> String {
     let [before, after] = &context.machine;
     let rate = |name: &str| median_of(runs, name, "texts_per_second");
-    let peers = all.iter().filter(|p| p.name != "mopo");
+    let peers = all.iter().filter(|p| !OURS.contains(&p.name));
     let best =
         peers.filter_map(|p| Some((p.name, rate(p.name)?))).max_by(|(_, a), (_, b)| a.total_cmp(b));
     let mut out = String::from("# Scores of a reward model\n\n");
@@ -264,9 +269,13 @@ fn page(options: &Options, context: &About, all: &[Participant], runs: &[Value])
     }
     out += debug_note(runs);
     if let (Some((name, theirs)), Some(ours)) = (best, rate("mopo")) {
+        let in_int8 = match rate("mopo-int8") {
+            Some(ours) => format!("; {} times with products in int8", number(ours / theirs)),
+            None => String::new(),
+        };
         out += &format!(
-            "\n**{} times the texts per second of {name}**, the fastest of the others (demanded: at \
-             least 1.8).\n",
+            "\n**{} times the texts per second of {name}**, the fastest of the others{in_int8} \
+             (demanded: at least 1.8).\n",
             number(ours / theirs)
         );
     }
@@ -330,6 +339,7 @@ mod tests {
         };
         let runs = [
             run("mopo", 6.0, 1.0),
+            run("mopo-int8", 8.0, 1.0),
             run("transformers-1", 2.0, 1.0),
             run("transformers-8", 4.0, 1.5),
         ];
@@ -346,6 +356,7 @@ mod tests {
         let page = page(&options, &context, &all, &runs);
         assert!(page.contains("**1.50 times the texts per second of transformers-8**"), "{page}");
         assert!(page.contains("| transformers-8 | 4.00 |") && page.contains("| 0.250 |"), "{page}");
+        assert!(page.contains("2.00 times with products in int8"), "{page}");
         assert!(page.contains("2 texts, 9 tokens") && !page.contains("\"scores\""), "{page}");
     }
 }

@@ -102,23 +102,30 @@ pub(crate) fn dispatch<J: Job>(device: Device, job: J) -> Result<J::Output> {
     }
 }
 
-/// Chooses in what products are computed, for the whole process.
+/// What chooses in what products are computed: of a run, and of other commands.
+pub(crate) const PRECISION_KEY: &str = "model.matmul_precision";
+pub(crate) const PRECISION_FLAG: &str = "--matmul-precision";
+
+/// Chooses in what products are computed, for the whole process, as `setting` says.
 ///
 /// # Errors
 /// Products in bfloat16 or int8 on another device than flex, or on a processor without instructions for them.
-pub(crate) fn set_matmul_precision(device: Device, precision: MatmulPrecision) -> Result<()> {
-    let remedy = "leave out model.matmul_precision, or set it to \"f32\"";
+pub(crate) fn set_matmul_precision(
+    device: Device,
+    precision: MatmulPrecision,
+    setting: &str,
+) -> Result<()> {
+    let remedy = format!("leave out {setting}, or set it to \"f32\"");
     match (device, precision) {
         #[cfg(feature = "flex")]
         (Device::Flex, precision) => {
             let name = precision.name();
-            mopo_ops::set_matmul_precision(precision).map_err(|e| {
-                anyhow::anyhow!("model.matmul_precision = \"{name}\": {e}; {remedy}")
-            })?;
+            mopo_ops::set_matmul_precision(precision)
+                .map_err(|e| anyhow::anyhow!("products in {name} ({setting}): {e}; {remedy}"))?;
         }
         (_, MatmulPrecision::F32) => {}
         (_, other) => bail!(
-            "model.matmul_precision = \"{}\" is for --device flex, not for {device}; {remedy}",
+            "products in {} ({setting}) are for --device flex, not for {device}; {remedy}",
             other.name()
         ),
     }
@@ -329,11 +336,13 @@ mod tests {
     #[test]
     fn products_in_bfloat16_are_for_flex() {
         for device in [Device::NdArray, Device::Cuda(1), Device::Wgpu(0)] {
-            let e = set_matmul_precision(device, MatmulPrecision::Bf16).unwrap_err().to_string();
+            let e = set_matmul_precision(device, MatmulPrecision::Bf16, PRECISION_KEY)
+                .unwrap_err()
+                .to_string();
             for part in ["model.matmul_precision", "flex", &device.to_string(), "\"f32\""] {
                 assert!(e.contains(part), "{part}: {e}");
             }
-            set_matmul_precision(device, MatmulPrecision::F32).unwrap();
+            set_matmul_precision(device, MatmulPrecision::F32, PRECISION_KEY).unwrap();
         }
     }
 

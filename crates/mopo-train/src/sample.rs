@@ -96,15 +96,24 @@ impl<B: FusedBackend> Sampler<B> {
     /// [`load_export`](Self::load_export) and
     /// [`load_hub`](Self::load_hub).
     pub fn open(dir: &Path, device: &B::Device) -> Result<Self> {
+        Self::open_in(dir, None, device)
+    }
+
+    /// The same with the base in a format of its own, instead of the run's or the file's.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open); weights that cannot be quantised.
+    pub fn open_in(dir: &Path, base: Option<BaseFormat>, device: &B::Device) -> Result<Self> {
         if RunDir::is_run(dir) {
             let (run, config, _) = RunDir::open(dir)?;
-            return Self::load(&run, &config, device);
+            return Self::load_run(&run, &config, base.unwrap_or(config.model.base), device);
         }
+        let base = base.unwrap_or_default();
         if dir.join("policy/policy.json").exists() {
-            return Self::load_export(dir, device);
+            return Self::load_export(dir, base, device);
         }
         if dir.join("config.json").exists() || mopo_lm::gguf_file(dir).is_some() {
-            return Self::load_hub(dir, device);
+            return Self::load_hub(dir, base, device);
         }
         Err(Error::Corrupt {
             path: dir.into(),
@@ -119,10 +128,19 @@ impl<B: FusedBackend> Sampler<B> {
     /// # Errors
     /// The run is not finished, or a file is damaged.
     pub fn load(run: &RunDir, config: &RunConfig, device: &B::Device) -> Result<Self> {
+        Self::load_run(run, config, config.model.base, device)
+    }
+
+    fn load_run(
+        run: &RunDir,
+        config: &RunConfig,
+        base: BaseFormat,
+        device: &B::Device,
+    ) -> Result<Self> {
         run.check_finished()?;
         run.check_policies(&run.read_record(config)?)?;
         let (tokenizer, template) = load_run_tokenizer(run, config)?;
-        let base = load_base::<B>(run, config.model.base, device)?;
+        let base = load_base::<B>(run, base, device)?;
         let mut this = Self::plain(base, tokenizer, device)?.with_policies(run.path())?;
         this.template = template;
         this.defaults = config.evaluation.generation();
@@ -135,9 +153,9 @@ impl<B: FusedBackend> Sampler<B> {
     ///
     /// # Errors
     /// A file that is missing, damaged or does not fit the others.
-    pub fn load_export(dir: &Path, device: &B::Device) -> Result<Self> {
+    pub fn load_export(dir: &Path, base: BaseFormat, device: &B::Device) -> Result<Self> {
         let tokenizer = load_tokenizer(dir)?;
-        let base = frozen(&dir.join("base"), BaseFormat::Checkpoint, device)?;
+        let base = frozen(&dir.join("base"), base, device)?;
         let mut this = Self::plain(base, tokenizer, device)?.with_policies(dir)?;
         if this.tokenizer.form() != PromptForm::Model {
             this.template = this.template.or(Some(ChatTemplate::Dialogue));
@@ -155,12 +173,12 @@ impl<B: FusedBackend> Sampler<B> {
     /// A file that is missing, damaged or does not fit the others; a tokenizer with more tokens
     /// than
     /// the model has rows.
-    pub fn load_hub(dir: &Path, device: &B::Device) -> Result<Self> {
+    pub fn load_hub(dir: &Path, base: BaseFormat, device: &B::Device) -> Result<Self> {
         let mut tokenizer = load_tokenizer(dir)?;
         if tokenizer.form() == PromptForm::Text {
             tokenizer = tokenizer.with_form(PromptForm::Raw)?;
         }
-        let base = frozen(dir, BaseFormat::Checkpoint, device)?;
+        let base = frozen(dir, base, device)?;
         let mut this = Self::plain(base, tokenizer, device)?;
         this.defaults = HubGeneration::declared(dir)?;
         Ok(this)

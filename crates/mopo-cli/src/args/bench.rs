@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use mopo_train::config::{BaseFormat, MatmulPrecision};
+use mopo_train::config::BaseFormat;
 
+use super::PrecisionArgs;
 use super::numbers::{at_most, count, policies};
 use crate::device::Device;
 
@@ -43,14 +44,7 @@ pub(crate) struct BenchCommon {
     #[arg(long, value_name = "FORMAT", default_value = "checkpoint")]
     pub(crate) base: BaseFormat,
     #[command(flatten)]
-    pub(crate) precision: BenchPrecision,
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct BenchPrecision {
-    /// In what products are computed on flex: f32, or rounded to bf16 or int8 with sums in f32
-    #[arg(long = "matmul-precision", value_name = "PRECISION", default_value = "f32")]
-    pub(crate) matmul: MatmulPrecision,
+    pub(crate) precision: PrecisionArgs,
 }
 
 /// A language model, and what it is measured on.
@@ -149,7 +143,7 @@ pub(crate) struct BenchGenerateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct BenchScoreArgs {
     #[command(flatten)]
-    pub(crate) precision: BenchPrecision,
+    pub(crate) precision: PrecisionArgs,
     /// Reward model directory with a reward.toml
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
@@ -181,7 +175,7 @@ pub(crate) struct BenchExchangeArgs {
 #[derive(Debug, Args)]
 pub(crate) struct BenchMatmulArgs {
     #[command(flatten)]
-    pub(crate) precision: BenchPrecision,
+    pub(crate) precision: PrecisionArgs,
     /// Number of threads
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_most::<1024>)]
     pub(crate) threads: usize,

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::Args;
 use mopo_core::divergence::Divergence;
 use mopo_train::SamplingOverrides;
+use mopo_train::config::{BaseFormat, MatmulPrecision};
 
 use super::{ShardArgs, numbers};
 use crate::device::Device;
@@ -82,6 +83,19 @@ pub(crate) struct ModelArgs {
     /// Branch, tag or commit of --model on Hugging Face
     #[arg(long, requires = "model")]
     pub(crate) revision: Option<String>,
+    /// Format of the base in memory: f32, bf16, checkpoint (as in the file), int8, int8-output, nf4 or nf4-double [default:
+    /// the run's, or checkpoint]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) base: Option<BaseFormat>,
+    #[command(flatten)]
+    pub(crate) precision: PrecisionArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PrecisionArgs {
+    /// In what products are computed on flex: f32, or rounded to bf16 or int8 with sums in f32
+    #[arg(long = "matmul-precision", value_name = "PRECISION", default_value = "f32")]
+    pub(crate) matmul: MatmulPrecision,
 }
 
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::ShardArgs;
+use super::{PrecisionArgs, ShardArgs};
 use crate::device::Device;
 
 #[derive(Debug, Args)]
@@ -45,4 +45,6 @@ pub(crate) struct ScoreArgs {
     /// flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
+    #[command(flatten)]
+    pub(crate) precision: PrecisionArgs,
 }

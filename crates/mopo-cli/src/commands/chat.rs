@@ -20,6 +20,7 @@ const COMMANDS: &str = "/reset, /system TEXT, /policy NAME, /weights W, /help, /
 
 pub(crate) fn run(args: ChatArgs) -> Result<()> {
     device::check(args.device)?;
+    device::set_matmul_precision(args.device, args.model.precision.matmul, device::PRECISION_FLAG)?;
     dispatch(args.device, Chat(args))
 }
 

@@ -9,10 +9,11 @@ use mopo_data::{Message, Prompt};
 use mopo_hub::{RowJob, ShardIndex, check_output_file, write_atomically_with};
 use mopo_lm::Decoding;
 use mopo_ops::FusedBackend;
+use mopo_train::config::BaseFormat;
 use mopo_train::{Progress as _, PromptJob, Sampler, Silent, Unit, prompt_job};
 use serde_json::{Map, Value, json};
 
-use super::shards::{kind, locked, say_done, say_written, shard_at};
+use super::shards::{kind_in, locked, say_done, say_written, shard_at};
 use crate::args::{DecodingArgs, GenerateArgs, ModelArgs, ShardArgs, Targets, Weights};
 use crate::device::{self, Job, dispatch};
 use crate::output::{errln, outln};
@@ -20,6 +21,7 @@ use crate::progress::Bars;
 
 pub(crate) fn run(mut args: GenerateArgs) -> Result<()> {
     device::check(args.device)?;
+    device::set_matmul_precision(args.device, args.model.precision.matmul, device::PRECISION_FLAG)?;
     match (&args.prompts, &args.out) {
         (Some(prompts), Some(out)) => {
             let (shard, out) = shard_at(args.shards.shard, out)?;
@@ -79,7 +81,8 @@ fn options(args: &GenerateArgs) -> Map<String, Value> {
     let DecodingArgs { policy, weights, divergence } = &args.decoding;
     let mut options = Map::new();
     for (key, value) in [
-        ("device", json!(kind(args.device))),
+        ("device", json!(kind_in(args.device, args.model.precision.matmul))),
+        ("base", json!(args.model.base.map(BaseFormat::name))),
         ("policy", json!(policy)),
         ("weights", json!(weights.as_ref().map(|Weights(weights)| weights))),
         ("divergence", json!(divergence.map(|divergence| divergence.to_string()))),
@@ -232,7 +235,7 @@ fn with_system<B: FusedBackend>(
 /// Opens a model, with warnings about what of it is ignored.
 pub(super) fn open<B: FusedBackend>(args: &ModelArgs, device: &B::Device) -> Result<Sampler<B>> {
     let dir = super::models::given(&args.run, &args.model, &args.revision)?;
-    let sampler = Sampler::<B>::open(&dir, device)?;
+    let sampler = Sampler::<B>::open_in(&dir, args.base, device)?;
     let ignored = sampler.ignored_settings();
     if !ignored.is_empty() {
         tracing::warn!(

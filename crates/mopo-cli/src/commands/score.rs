@@ -13,9 +13,9 @@ use mopo_hub::{ShardIndex, check_output_file};
 use mopo_ops::FusedBackend;
 
 use super::models::resolve;
-use super::shards::{kind, locked, say_done, say_written, shard_at};
+use super::shards::{kind_in, locked, say_done, say_written, shard_at};
 use crate::args::ScoreArgs;
-use crate::device::{Job, dispatch};
+use crate::device::{self, Job, dispatch};
 use crate::output::{errln, outln};
 use crate::progress::Bars;
 
@@ -26,6 +26,7 @@ pub(crate) fn run(mut args: ScoreArgs) -> Result<()> {
     check_place(&args, &specs)?;
     let folder = output_folder(&args.out)?.to_owned();
     let texts = TextFile::open(&args.texts, &folder)?;
+    device::set_matmul_precision(args.device, args.precision.matmul, device::PRECISION_FLAG)?;
     dispatch(args.device, Score { args, shard, specs, folder, texts })
 }
 
@@ -97,7 +98,8 @@ impl Job for Score {
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
         let Self { args, shard, specs, folder, texts } = self;
         let mut bars = Bars::new();
-        let job = || score_job(&texts, &specs, kind(args.device), &resolve, shard, &args.out);
+        let kind = kind_in(args.device, args.precision.matmul);
+        let job = || score_job(&texts, &specs, &kind, &resolve, shard, &args.out);
         if let Some(shard) = shard {
             let job = job()?;
             if !args.force && job.shard_is_done()? {

@@ -17,6 +17,7 @@ use crate::output::{flush, outln};
 
 pub(crate) fn run(args: ServeArgs) -> Result<()> {
     device::check(args.device)?;
+    device::set_matmul_precision(args.device, args.model.precision.matmul, device::PRECISION_FLAG)?;
     let given = args.model.run.as_ref().or(args.model.model.as_ref());
     let options = args.options(name(given.expect("the command line requires one")));
     // Before a model is loaded.

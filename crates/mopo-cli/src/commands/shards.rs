@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use mopo_hub::{RowJob, ShardChoice, ShardIndex};
 use mopo_train::DirLock;
+use mopo_train::config::MatmulPrecision;
 
 use crate::device::Device;
 use crate::output::outln;
@@ -26,6 +27,14 @@ pub(super) fn kind(device: Device) -> &'static str {
         Device::NdArray => "ndarray",
         Device::Cuda(_) => "cuda",
         Device::Wgpu(_) => "wgpu",
+    }
+}
+
+/// The same with the precision of products, which rounds otherwise too.
+pub(super) fn kind_in(device: Device, precision: MatmulPrecision) -> String {
+    match precision {
+        MatmulPrecision::F32 => kind(device).into(),
+        other => format!("{}, products in {}", kind(device), other.name()),
     }
 }
 

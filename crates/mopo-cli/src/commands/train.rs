@@ -33,7 +33,7 @@ fn train(args: &TrainArgs, ranks: &Ranks) -> Result<()> {
     let device = ranks.device(args.run.device);
     device::check(device)?;
     let (run, config, record) = opened(args, ranks)?;
-    device::set_matmul_precision(device, config.model.matmul_precision)?;
+    device::set_matmul_precision(device, config.model.matmul_precision, device::PRECISION_KEY)?;
     let path = run.path().to_path_buf();
     let is_first = ranks.is_first();
     if is_first {
@@ -129,7 +129,11 @@ fn verify(args: &TrainArgs) -> Result<()> {
 fn start(args: &TrainArgs) -> Result<(RunDir, RunConfig, RunRecord)> {
     let mut config = asked(args)?;
     // Before anything is written.
-    device::set_matmul_precision(args.run.device, config.model.matmul_precision)?;
+    device::set_matmul_precision(
+        args.run.device,
+        config.model.matmul_precision,
+        device::PRECISION_KEY,
+    )?;
     config.fetch_models(&mut Bars::new())?;
     config.check_files(&super::models::resolve, args.run.device.memory())?;
     let (path, mut record) = new_record(&args.run, "runs", &config.name, config.seed)?;

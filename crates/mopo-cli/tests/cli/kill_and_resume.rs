@@ -137,6 +137,14 @@ fn resumes_with_products_in(instructions: &str, here: bool, set: &[&str]) {
     // Another cache than the exact run's beside it: log-probabilities are not the same.
     let log_probs = |run: &Path| fs::read(run.join("initial_log_probs.safetensors")).unwrap();
     assert_ne!(log_probs(&whole), log_probs(&exact));
+
+    // A finished run answers in f32, and on request in what it was trained in.
+    let precision = set[0].trim_start_matches("model.matmul_precision=");
+    for extra in [&[][..], &["--base", "int8-output", "--matmul-precision", precision]] {
+        let mut command = mopo(&["generate", "--prompt", "How do I make tea?"]);
+        let said = succeed(command.arg(&whole).args(extra));
+        assert!(said.contains("How do I make tea?"), "{said}");
+    }
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn write(dir: &Path, vocab_size: usize) {
 }
 
 fn answer(dir: &Path, temperature: f64) -> Result<Vec<String>> {
-    let sampler = Sampler::<TestBackend>::load_hub(dir, &Default::default())?;
+    let sampler = Sampler::<TestBackend>::load_hub(dir, Default::default(), &Default::default())?;
     let config = GenerationConfig { max_new_tokens: 12, temperature, ..Default::default() };
     let prompts = ["the tea".to_string(), "x".into()];
     sampler.answer(HeadChoice::Base, &prompts, &config, &mut Silent)

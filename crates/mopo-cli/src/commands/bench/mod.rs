@@ -41,7 +41,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
 /// Checks the device and sets the number of threads, before anything has started one.
 fn begin(common: &BenchCommon) -> Result<()> {
     device::check(common.device)?;
-    device::set_matmul_precision(common.device, common.precision.matmul)?;
+    device::set_matmul_precision(common.device, common.precision.matmul, device::PRECISION_FLAG)?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(common.threads)
         .build_global()
