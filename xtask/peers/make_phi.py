@@ -37,6 +37,8 @@ model = PhiForCausalLM(
     )
 )
 model.save_pretrained(args.out)
+# DIR may be a model's directory, whose own configuration is another one.
 for file in args.tokenizer.glob("*.json"):
-    shutil.copy(file, args.out / file.name)
+    if not (args.out / file.name).exists():
+        shutil.copy(file, args.out / file.name)
 print(sum(p.numel() for p in model.parameters()), "parameters in", args.out)
