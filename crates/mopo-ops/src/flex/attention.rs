@@ -7,7 +7,7 @@ use burn::tensor::TensorMetadata;
 use rayon::prelude::*;
 
 use super::math::{exp, largest, sum, tanh};
-use super::product::multiply_in_attention;
+use super::product::{Threads, multiply_finely};
 use super::view::{MatMut, MatRef};
 use super::{Kernel, T, contiguous, new, values, vectorised};
 use crate::{Heads, PackedRow, PackedRows, Piece};
@@ -165,10 +165,17 @@ fn against_keys(to: MatMut<'_>, x: MatRef<'_>, keys: &Head<'_>, tile: &Tile) {
     let (left, right) = to.split_at_column(prefix);
     if prefix > 0 {
         let keys = keys.tokens(prefix_start, prefix);
-        multiply_in_attention(left, false, x, keys.transpose());
+        multiply_finely(left, false, x, keys.transpose(), 1.0, Threads::One);
     }
     if tile.own() > 0 {
-        multiply_in_attention(right, false, x, keys.tokens(start, tile.own()).transpose());
+        multiply_finely(
+            right,
+            false,
+            x,
+            keys.tokens(start, tile.own()).transpose(),
+            1.0,
+            Threads::One,
+        );
     }
 }
 
@@ -179,10 +186,17 @@ fn times_values(to: MatMut<'_>, add: bool, s: MatRef<'_>, v: &Head<'_>, tile: &T
     let (left, right) = s.split_at_column(prefix);
     if prefix > 0 {
         let values = v.tokens(prefix_start, prefix);
-        multiply_in_attention(to.reborrow(), add, left, values);
+        multiply_finely(to.reborrow(), add, left, values, 1.0, Threads::One);
     }
     if tile.own() > 0 {
-        multiply_in_attention(to, add || prefix > 0, right, v.tokens(start, tile.own()));
+        multiply_finely(
+            to,
+            add || prefix > 0,
+            right,
+            v.tokens(start, tile.own()),
+            1.0,
+            Threads::One,
+        );
     }
 }
 
@@ -193,10 +207,17 @@ fn onto_keys(to: MatMut<'_>, s: MatRef<'_>, x: MatRef<'_>, tile: &Tile) {
     let (left, right) = s.split_at_column(prefix);
     if prefix > 0 {
         let to = to.reborrow().take_rows(prefix_start..prefix_start + prefix);
-        multiply_in_attention(to, true, left.transpose(), x);
+        multiply_finely(to, true, left.transpose(), x, 1.0, Threads::One);
     }
     if tile.own() > 0 {
-        multiply_in_attention(to.take_rows(start..start + tile.own()), true, right.transpose(), x);
+        multiply_finely(
+            to.take_rows(start..start + tile.own()),
+            true,
+            right.transpose(),
+            x,
+            1.0,
+            Threads::One,
+        );
     }
 }
 

@@ -6,7 +6,7 @@ use burn::tensor::TensorMetadata;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::product::{Threads, multiply};
+use super::product::{Threads, WORTH_ROUNDING, multiply, multiply_finely};
 use super::view::{MatMut, MatRef};
 use super::{T, into_values, new, skinny, values};
 use crate::Init;
@@ -107,6 +107,10 @@ pub(super) fn gemm(
     let (mut out, add) = start(init, m, n);
     if m * n > 0 && !skinny::multiply(&mut out, add, a, b, alpha as f32) {
         let to = MatMut::by_rows(&mut out, m, n);
+        // A transposed left factor is that of a weight's gradient, a sum over tokens; for LoRA's few lines int8 was seen
+        // to do no harm.
+        let is_gradient = transpose_a && m >= WORTH_ROUNDING;
+        let multiply = if is_gradient { multiply_finely } else { multiply };
         multiply(to, add, a, b, alpha as f32, threads(m, n, k));
     }
     new(out, [m, n])

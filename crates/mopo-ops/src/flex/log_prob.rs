@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::by_output::{ByOutput, Half};
 use super::gemm::View;
 use super::math::{exp, largest, sum, tanh};
-use super::product::{Threads, multiply};
+use super::product::{Threads, multiply, multiply_finely};
 use super::quant::Reader;
 use super::view::{MatMut, MatRef};
 use super::{Kernel, T, contiguous, indices, new, values, vectorised};
@@ -332,7 +332,7 @@ pub(super) fn backward(
                     }
                     let logits = MatRef::by_rows(logits, m, size, size);
                     let to = MatMut::by_rows(d_weight, size, d);
-                    multiply(to, start > 0, logits.transpose(), hidden, 1.0, Threads::One);
+                    multiply_finely(to, start > 0, logits.transpose(), hidden, 1.0, Threads::One);
                     let to = &mut d_hidden[start * d..(start + m) * d];
                     let to = MatMut::by_rows(to, m, d);
                     multiply(to, true, logits, part.transpose(), 1.0, Threads::One);

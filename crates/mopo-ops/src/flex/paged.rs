@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::attention::Scores;
 use super::math::{exp, largest, sum, tanh};
-use super::product::multiply_in_attention;
+use super::product::{Threads, multiply_finely};
 use super::view::{MatMut, MatRef};
 use super::{T, contiguous, new, values, vectorised};
 use crate::{Heads, PagedRow};
@@ -224,7 +224,7 @@ impl Tile<'_> {
                 let to = MatMut::by_rows(weights, lines, columns);
                 let at = part[0] - begin;
                 let to = to.take_columns(at..at + KEYS);
-                multiply_in_attention(to, false, queries, keys);
+                multiply_finely(to, false, queries, keys, 1.0, Threads::One);
             }
             for lines in weights.chunks_exact_mut(n * columns).take(group) {
                 vectorised(Scores {
@@ -243,7 +243,7 @@ impl Tile<'_> {
                 let weights = weights.take_columns(at..at + KEYS);
                 let values = MatRef::by_rows(block, KEYS, dim, dim);
                 let to = MatMut::by_rows(result, lines, dim);
-                multiply_in_attention(to, true, weights, values);
+                multiply_finely(to, true, weights, values, 1.0, Threads::One);
             }
             out.extend_from_slice(&result[..group * n * dim]);
         });

@@ -33,14 +33,21 @@ pub(super) fn multiply(
     in_precision(matmul_precision(), to, add, a, b, alpha, threads);
 }
 
-/// The same with queries, keys, values or their weights, for one thread: not in int8. A weight of 1 beside many small
-/// ones would leave nothing of these, and there is little to gain.
-pub(super) fn multiply_in_attention(to: MatMut<'_>, add: bool, a: MatRef<'_>, b: MatRef<'_>) {
+/// The same, but not in int8: for sums over tokens or positions, where one large term beside many small ones would leave
+/// nothing of these. So are attention and the gradients of weights.
+pub(super) fn multiply_finely(
+    to: MatMut<'_>,
+    add: bool,
+    a: MatRef<'_>,
+    b: MatRef<'_>,
+    alpha: f32,
+    threads: Threads,
+) {
     let precision = match matmul_precision() {
         MatmulPrecision::Int8 => MatmulPrecision::F32,
         other => other,
     };
-    in_precision(precision, to, add, a, b, 1.0, Threads::One);
+    in_precision(precision, to, add, a, b, alpha, threads);
 }
 
 fn in_precision(
@@ -78,8 +85,7 @@ fn in_precision(
 
 /// From how many terms and columns on factors are rounded, if at all. LoRA's own have fewer; they
 /// take little time.
-#[cfg(target_arch = "x86_64")]
-const WORTH_ROUNDING: usize = 32;
+pub(super) const WORTH_ROUNDING: usize = 32;
 
 /// `m`, `n`, `k` ≥ 1.
 fn kernel(
@@ -113,6 +119,8 @@ fn kernel(
             return x86(InstrSet::Avx256, to, add, a, b, alpha, threads);
         }
     }
+    // Without the instructions there is no choice.
+    let _ = precision;
     portable(to, add, a, b, alpha, threads);
 }
 
