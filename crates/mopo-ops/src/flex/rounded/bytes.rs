@@ -1,10 +1,11 @@
-//! Products of a few lines with a weight in int8, as in generation: lines are rounded as in [`int8`](super::int8), and the
-//! weight's codes are multiplied as they stand in memory. Each line's sums have an order of their own, so that its bits
-//! do not depend on the others.
+//! Products of a few lines with a weight in int8, as in generation: the weight's codes are multiplied as they stand in
+//! memory. Lines are rounded to 16 bits, as codes of 8 and of what these leave: the weight is awaited anyway, and
+//! with 8 bits one large number beside small ones changes answers. Each line's sums have an order of their own, so
+//! that its bits do not depend on the others.
 
 use std::arch::x86_64::{
     __m512i, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_reduce_add_ps,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32,
 };
 use std::mem::transmute;
 
@@ -12,9 +13,10 @@ use super::int8::{LineBlock, line_block};
 use super::{Format, Int8};
 use crate::quant::INT8_ZERO;
 
-/// Numbers with a common scale, and words of their codes.
+/// Numbers with a common scale, words of their codes, and steps of the second code in one of the first.
 const BLOCK: usize = super::int8::BLOCK;
 const WORDS: usize = BLOCK / 4;
+const FINER: i32 = 256;
 /// Lines per pass over the weight.
 const LINES: usize = 8;
 
@@ -28,8 +30,11 @@ pub(in crate::flex) struct ByteMatrix<'a> {
     inputs: usize,
 }
 
+/// The codes of a block, and of what they leave.
+type Codes = [[f32; WORDS]; 2];
+
 /// Of lines' packed numbers the words, the scales and what makes up for the codes' zero.
-type Line<'a> = (&'a [[f32; WORDS]], &'a [f32], f32);
+type Line<'a> = (&'a [Codes], &'a [f32], f32);
 
 impl<'a> ByteMatrix<'a> {
     /// Nothing if the machine has no instructions for it, or an output no whole blocks.
@@ -42,14 +47,20 @@ impl<'a> ByteMatrix<'a> {
         self.inputs / BLOCK
     }
 
+    /// Numbers of a packed line.
+    fn size(&self) -> usize {
+        self.blocks() * (2 * WORDS + 1) + 1
+    }
+
     /// Of each line its codes, four to a word, the scales of its blocks, and a number to add to its sums.
     pub(in crate::flex) fn packed(&self, lines: &[f32]) -> Vec<f32> {
-        let size = self.blocks() * (WORDS + 1) + 1;
+        let size = self.size();
         let mut packed = vec![0f32; lines.len() / self.inputs * size];
         for (line, to) in lines.chunks_exact(self.inputs).zip(packed.chunks_exact_mut(size)) {
-            let (words, rest) = to.split_at_mut(self.blocks() * WORDS);
+            let (words, rest) = to.split_at_mut(self.blocks() * 2 * WORDS);
             let (scales, correction) = rest.split_at_mut(self.blocks());
-            let (line, words) = (line.as_chunks().0, words.as_chunks_mut().0);
+            let words = words.as_chunks_mut().0.as_chunks_mut().0;
+            let line = line.as_chunks().0;
             // SAFETY: a matrix is only made where the machine has the instructions.
             correction[0] = unsafe { round(line, words, scales) };
         }
@@ -65,9 +76,9 @@ impl<'a> ByteMatrix<'a> {
         sums: &mut [f32],
     ) {
         let blocks = self.blocks();
-        let lines = packed.chunks_exact(blocks * (WORDS + 1) + 1).map(|line| {
-            let (words, rest) = line.split_at(blocks * WORDS);
-            (words.as_chunks().0, &rest[..blocks], rest[blocks])
+        let lines = packed.chunks_exact(self.size()).map(|line| {
+            let (words, rest) = line.split_at(blocks * 2 * WORDS);
+            (words.as_chunks().0.as_chunks().0, &rest[..blocks], rest[blocks])
         });
         let lines: Vec<Line<'_>> = lines.collect();
         assert_eq!(lines.len(), m, "lines packed");
@@ -116,8 +127,9 @@ impl Pass<'_> {
                 let codes = unsafe { transmute::<[i32; WORDS], __m512i>(*codes) };
                 for l in 0..N {
                     // SAFETY: as before.
-                    let line = unsafe { transmute::<[f32; WORDS], __m512i>(words[l][i]) };
+                    let [line, rest] = unsafe { transmute::<Codes, [__m512i; 2]>(words[l][i]) };
                     let sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, line);
+                    let sum = _mm512_dpbusd_epi32(_mm512_slli_epi32::<8>(sum), codes, rest);
                     let scale = _mm512_set1_ps(scales[l][i]);
                     totals[l] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, totals[l]);
                 }
@@ -132,15 +144,25 @@ impl Pass<'_> {
 
 /// Rounds the blocks of a line. Returns what makes up for the weight's codes being counted from −[`INT8_ZERO`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn round(line: &[[f32; BLOCK]], words: &mut [[f32; WORDS]], scales: &mut [f32]) -> f32 {
+fn round(line: &[[f32; BLOCK]], words: &mut [Codes], scales: &mut [f32]) -> f32 {
     let mut correction = 0.0;
     for ((block, words), scale) in line.iter().zip(words).zip(scales) {
         // SAFETY: there are as many numbers.
         let LineBlock { codes, scale: own, sum } = unsafe { line_block(block.as_ptr(), BLOCK) };
+        *scale = own / FINER as f32;
         // SAFETY: as large, and any bits will do.
-        *words = unsafe { transmute::<__m512i, [f32; WORDS]>(codes) };
-        *scale = own;
-        correction -= INT8_ZERO as f32 * sum as f32 * own;
+        let first = unsafe { transmute::<__m512i, [i8; BLOCK]>(codes) };
+        let mut second = [0i8; BLOCK];
+        if own > 0.0 {
+            for ((second, first), x) in second.iter_mut().zip(first).zip(block) {
+                let left = x / *scale - f32::from(first) * FINER as f32;
+                *second = left.round_ties_even() as i8;
+            }
+        }
+        // SAFETY: as before.
+        *words = unsafe { transmute::<[[i8; BLOCK]; 2], Codes>([first, second]) };
+        let sum = FINER * sum + second.iter().map(|code| i32::from(*code)).sum::<i32>();
+        correction -= INT8_ZERO as f32 * sum as f32 * *scale;
     }
     correction
 }
@@ -192,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn products_equal_sums_of_rounded_lines() {
+    fn products_equal_sums_within_the_steps_of_rounding() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         for (inputs, m) in [(64, 1), (128, 2), (192, 3), (512, 7), (64, 16)] {
             let weight = Weight::new(inputs, &mut rng);
@@ -201,21 +223,23 @@ mod tests {
             let from = if m == 2 { 0.5 } else { -1.0 };
             let number = |i: usize| rng.random_range(from..1f32) * [1e-3, 1.0, 30.0][i / 64 % 3];
             let lines: Vec<f32> = (0..inputs * m).map(number).collect();
-            let mut rounded = lines.clone();
-            for block in rounded.chunks_mut(BLOCK) {
+            // What a code and the next one differ by, in each block.
+            let steps = lines.chunks(BLOCK).map(|block| {
                 let largest = block.iter().fold(0f32, |top, x| top.max(x.abs()));
-                let (factor, scale) = (127.0 / largest, largest / 127.0);
-                block.iter_mut().for_each(|x| *x = (*x * factor).round_ties_even() * scale);
-            }
+                f64::from(largest) / (127.0 * f64::from(FINER))
+            });
+            let steps: Vec<f64> = steps.collect();
             for first in [0, 5] {
                 for (i, x) in products(&matrix, &lines, first).into_iter().enumerate() {
-                    let (output, line) = (first + i / m, &rounded[i % m * inputs..][..inputs]);
-                    let terms = line.iter().enumerate();
-                    let terms = terms.map(|(j, x)| f64::from(*x) * weight.get(output, j));
-                    let (sum, size) =
-                        terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + f64::abs(x)));
-                    let error = (f64::from(x) - sum).abs();
-                    assert!(error <= 1e-6 * size, "{inputs} × {m}, output {output}: {x}, {sum}");
+                    let (output, line) = (first + i / m, i % m);
+                    let of_line = |j: usize| f64::from(lines[line * inputs + j]);
+                    let sum: f64 = (0..inputs).map(|j| of_line(j) * weight.get(output, j)).sum();
+                    let most = |j: usize| {
+                        let rounded = steps[(line * inputs + j) / BLOCK] + 1e-6 * of_line(j).abs();
+                        rounded * weight.get(output, j).abs()
+                    };
+                    let (error, most) = ((f64::from(x) - sum).abs(), (0..inputs).map(most).sum());
+                    assert!(error <= most, "{inputs} × {m}, output {output}: {x}, {sum}");
                 }
             }
         }
