@@ -1,16 +1,15 @@
 //! bfloat16: products of pairs are added up in f32. An instruction of AVX512-BF16 takes twice as many terms as one for f32.
 
 use std::arch::x86_64::{
-    __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps,
-    _mm512_mask_storeu_epi32, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps,
-    _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_mask_storeu_epi32,
+    _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_setzero_ps,
     _mm512_setzero_si512,
 };
 use std::mem::transmute;
 
 use half::bf16;
 
-use super::{Format, LANES, mask, transposed};
+use super::{Format, LANES, mask, put_sums, transposed};
 use crate::flex::view::{MatMut, MatRef};
 
 const ROWS: usize = 12;
@@ -91,26 +90,13 @@ fn tile(mut to: MatMut<'_>, add: bool, a: &[[Pair; ROWS]], b: &[[Pair; COLUMNS]]
         }
         rows!(add);
     }
-    let alpha = _mm512_set1_ps(alpha);
-    let (left, right) = (mask(columns), mask(columns.saturating_sub(LANES)));
     macro_rules! put {
         ($row:literal) => {
             if $row < rows {
-                let at = to.wrapping_add($row * stride);
-                let next = at.wrapping_add(LANES);
-                let [mut x, mut y] = sums[$row];
-                // SAFETY: the masks leave out what is beyond the line.
+                // SAFETY: there are as many columns in the row.
                 unsafe {
-                    if add {
-                        x = _mm512_fmadd_ps(x, alpha, _mm512_maskz_loadu_ps(left, at));
-                        y = _mm512_fmadd_ps(y, alpha, _mm512_maskz_loadu_ps(right, next));
-                    } else {
-                        x = _mm512_mul_ps(x, alpha);
-                        y = _mm512_mul_ps(y, alpha);
-                    }
-                    _mm512_mask_storeu_ps(at, left, x);
-                    _mm512_mask_storeu_ps(next, right, y);
-                }
+                    put_sums(to.wrapping_add($row * stride), columns, sums[$row], add, alpha)
+                };
             }
         };
     }

@@ -6,15 +6,15 @@ use std::arch::x86_64::{
     __m512, __m512i, _mm512_abs_ps, _mm512_castps_si512, _mm512_castsi512_ps,
     _mm512_cmpge_epi32_mask, _mm512_cvtepi32_ps, _mm512_cvtps_epi32, _mm512_cvtss_f32,
     _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_mov_ps,
-    _mm512_mask_storeu_epi32, _mm512_mask_storeu_ps, _mm512_maskz_div_ps, _mm512_maskz_loadu_ps,
-    _mm512_max_epi32, _mm512_mul_ps, _mm512_packs_epi16, _mm512_packs_epi32,
-    _mm512_permutexvar_epi32, _mm512_reduce_add_epi32, _mm512_reduce_max_epi32, _mm512_set1_epi8,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_shuffle_epi8, _mm512_slli_epi32, _mm512_sub_epi32, _mm512_xor_si512,
+    _mm512_mask_storeu_epi32, _mm512_maskz_div_ps, _mm512_maskz_loadu_ps, _mm512_max_epi32,
+    _mm512_mul_ps, _mm512_packs_epi16, _mm512_packs_epi32, _mm512_permutexvar_epi32,
+    _mm512_reduce_add_epi32, _mm512_reduce_max_epi32, _mm512_set1_epi8, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_epi8,
+    _mm512_slli_epi32, _mm512_sub_epi32, _mm512_xor_si512,
 };
 use std::mem::transmute;
 
-use super::{Format, LANES, mask, transposed};
+use super::{Format, LANES, mask, put_sums, transposed};
 use crate::flex::view::{MatMut, MatRef};
 
 /// Terms with a common scale.
@@ -115,26 +115,13 @@ fn tile(mut to: MatMut<'_>, add: bool, a: &[[u32; ROWS]], b: &[[u32; COLUMNS]], 
         }
         rows!(scale);
     }
-    let alpha = _mm512_set1_ps(alpha);
-    let (left, right) = (mask(columns), mask(columns.saturating_sub(LANES)));
     macro_rules! put {
         ($row:literal) => {
             if $row < rows {
-                let at = to.wrapping_add($row * stride);
-                let next = at.wrapping_add(LANES);
-                let [mut x, mut y] = totals[$row];
-                // SAFETY: the masks leave out what is beyond the line.
+                // SAFETY: there are as many columns in the row.
                 unsafe {
-                    if add {
-                        x = _mm512_fmadd_ps(x, alpha, _mm512_maskz_loadu_ps(left, at));
-                        y = _mm512_fmadd_ps(y, alpha, _mm512_maskz_loadu_ps(right, next));
-                    } else {
-                        x = _mm512_mul_ps(x, alpha);
-                        y = _mm512_mul_ps(y, alpha);
-                    }
-                    _mm512_mask_storeu_ps(at, left, x);
-                    _mm512_mask_storeu_ps(next, right, y);
-                }
+                    put_sums(to.wrapping_add($row * stride), columns, totals[$row], add, alpha)
+                };
             }
         };
     }

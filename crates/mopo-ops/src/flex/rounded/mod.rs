@@ -11,8 +11,9 @@ mod bytes;
 mod int8;
 
 use std::arch::x86_64::{
-    __m512i, __mmask16, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32,
-    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    __m512, __m512i, __mmask16, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
+    _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4,
+    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::marker::PhantomData;
 
@@ -182,6 +183,27 @@ fn task<F: Format>(
                     unsafe { F::tile(to.take_columns(columns_of(i)), add, lines, panel, alpha) };
                 }
             }
+        }
+    }
+}
+
+/// Writes a tile's sums of one row: `to = (to if add else 0) + alpha · sums`.
+///
+/// # Safety
+/// At `to` there are `columns` numbers, at most two vectors.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn put_sums(to: *mut f32, columns: usize, sums: [__m512; 2], add: bool, alpha: f32) {
+    let alpha = _mm512_set1_ps(alpha);
+    for (i, sum) in sums.into_iter().enumerate() {
+        let (own, to) = (mask(columns.saturating_sub(i * LANES)), to.wrapping_add(i * LANES));
+        // SAFETY: the mask leaves out what is beyond the line.
+        unsafe {
+            let sum = match add {
+                true => _mm512_fmadd_ps(sum, alpha, _mm512_maskz_loadu_ps(own, to)),
+                false => _mm512_mul_ps(sum, alpha),
+            };
+            _mm512_mask_storeu_ps(to, own, sum);
         }
     }
 }
