@@ -9,7 +9,6 @@ use mopo_data::{Message, Prompt};
 use mopo_hub::{RowJob, ShardIndex, check_output_file, write_atomically_with};
 use mopo_lm::Decoding;
 use mopo_ops::FusedBackend;
-use mopo_train::config::BaseFormat;
 use mopo_train::{Progress as _, PromptJob, Sampler, Silent, Unit, prompt_job};
 use serde_json::{Map, Value, json};
 
@@ -82,7 +81,6 @@ fn options(args: &GenerateArgs) -> Map<String, Value> {
     let mut options = Map::new();
     for (key, value) in [
         ("device", json!(kind_in(args.device, args.model.precision.matmul))),
-        ("base", json!(args.model.base.map(BaseFormat::name))),
         ("policy", json!(policy)),
         ("weights", json!(weights.as_ref().map(|Weights(weights)| weights))),
         ("divergence", json!(divergence.map(|divergence| divergence.to_string()))),
@@ -91,6 +89,10 @@ fn options(args: &GenerateArgs) -> Map<String, Value> {
         ("sampling", json!(args.sampling.overrides())),
     ] {
         options.insert(key.into(), value);
+    }
+    // Not null without it: answers from before there was a choice are of the same job.
+    if let Some(base) = args.model.base {
+        options.insert("base".into(), json!(base.name()));
     }
     options
 }

@@ -20,13 +20,13 @@ use crate::output::{errln, outln};
 use crate::progress::Bars;
 
 pub(crate) fn run(mut args: ScoreArgs) -> Result<()> {
+    device::set_matmul_precision(args.device, args.precision.matmul, device::PRECISION_FLAG)?;
     let (shard, out) = shard_at(args.shards.shard, &args.out)?;
     args.out = out;
     let specs = specs(&args)?;
     check_place(&args, &specs)?;
     let folder = output_folder(&args.out)?.to_owned();
     let texts = TextFile::open(&args.texts, &folder)?;
-    device::set_matmul_precision(args.device, args.precision.matmul, device::PRECISION_FLAG)?;
     dispatch(args.device, Score { args, shard, specs, folder, texts })
 }
 

@@ -129,7 +129,11 @@ impl Pass<'_> {
                     // SAFETY: as before.
                     let [line, rest] = unsafe { transmute::<Codes, [__m512i; 2]>(words[l][i]) };
                     let sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, line);
-                    let sum = _mm512_dpbusd_epi32(_mm512_slli_epi32::<8>(sum), codes, rest);
+                    let sum = _mm512_dpbusd_epi32(
+                        _mm512_slli_epi32::<{ FINER.ilog2() }>(sum),
+                        codes,
+                        rest,
+                    );
                     let scale = _mm512_set1_ps(scales[l][i]);
                     totals[l] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, totals[l]);
                 }
