@@ -373,16 +373,16 @@ mod tests {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn columnwise(round: fn(f32) -> f32) -> impl Fn(&mut [f32]) {
+    fn columnwise(round: fn(f32) -> f32) -> impl Fn(&mut Vec<f32>) {
         move |line| line.iter_mut().for_each(|x| *x = round(*x))
     }
 
     /// Compares with sums in f64, for all layouts; `to` is the middle of a larger matrix, whose other elements
-    /// stay. `round`: what becomes of the terms of a line of a factor.
+    /// stay. `round`: what is multiplied instead of the terms of a line of a factor.
     fn check_rounded(
         [m, k, n]: [usize; 3],
         product: Product,
-        round: &dyn Fn(&mut [f32]),
+        round: &dyn Fn(&mut Vec<f32>),
         rng: &mut ChaCha8Rng,
     ) {
         for case in 0..16 {
@@ -392,7 +392,7 @@ mod tests {
             let lines = |matrix: MatRef<'_>| -> Vec<Vec<f32>> {
                 let line = |i| (0..matrix.columns()).map(|j| matrix[(i, j)]).collect();
                 let mut lines: Vec<Vec<f32>> = (0..matrix.rows()).map(line).collect();
-                lines.iter_mut().for_each(|line| round(line));
+                lines.iter_mut().for_each(round);
                 lines
             };
             let (rows, columns) = (lines(a), lines(b.transpose()));
@@ -478,13 +478,15 @@ mod tests {
         }
     }
 
-    /// Multiples of a 127th of the largest of each 64.
+    /// Of each 64 terms, rotated, multiples of a 127th of the largest.
     #[cfg(target_arch = "x86_64")]
-    fn to_int8(line: &mut [f32]) {
-        for block in line.chunks_mut(64) {
+    fn to_int8(line: &mut Vec<f32>) {
+        line.resize(line.len().next_multiple_of(64), 0.0);
+        for block in line.as_chunks_mut().0 {
+            rounded::rotate(block);
             let largest = block.iter().fold(0f32, |top, x| top.max(x.abs()));
             let (factor, scale) = (127.0 / largest, largest / 127.0);
-            block.iter_mut().for_each(|x| *x = (*x * factor).round_ties_even() * scale);
+            block.iter_mut().for_each(|x| *x = (*x * factor).round_ties_even() * scale / 8.0);
         }
     }
 
@@ -551,7 +553,7 @@ mod tests {
                     let cells = if finite == 0 { [0, 1] } else { [0, 2] };
                     for (i, x) in out.into_iter().enumerate() {
                         match cells.contains(&i) {
-                            true => assert_eq!(x, 40.0),
+                            true => assert!((x - 40.0).abs() < 0.5, "{x}"),
                             false => assert!(!x.is_finite(), "{out:?}"),
                         }
                     }
@@ -571,7 +573,8 @@ mod tests {
             let (b, mut out) = ([2f32; 256], [1f32; 2]);
             let (a, b) = (MatRef::by_rows(&a, 1, 128, 128), MatRef::by_rows(&b, 128, 2, 2));
             product(MatMut::by_rows(&mut out, 1, 2), true, a, b, 1.0, Threads::One);
-            assert_eq!(out, [129.0; 2]);
+            // The other block is 64 ones, rounded.
+            assert!(out.iter().all(|x| (x - 129.0).abs() < 2.0), "{out:?}");
         }
     }
 

@@ -152,7 +152,8 @@ fn round(line: &[[f32; BLOCK]], words: &mut [Codes], scales: &mut [f32]) -> f32 
     let mut correction = 0.0;
     for ((block, words), scale) in line.iter().zip(words).zip(scales) {
         // SAFETY: there are as many numbers.
-        let LineBlock { codes, scale: own, sum } = unsafe { line_block(block.as_ptr(), BLOCK) };
+        let LineBlock { codes, scale: own, sum } =
+            unsafe { line_block::<false>(block.as_ptr(), BLOCK) };
         *scale = own / FINER as f32;
         // SAFETY: as large, and any bits will do.
         let first = unsafe { transmute::<__m512i, [i8; BLOCK]>(codes) };

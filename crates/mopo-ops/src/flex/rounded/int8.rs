@@ -1,6 +1,6 @@
-//! int8: every [`BLOCK`] terms of a line are rounded to whole multiples of a 127th of the largest of them. Products of
-//! these are added up exactly within a block, and blocks in f32. An instruction of AVX512-VNNI takes four times as many
-//! terms as one for f32.
+//! int8: every [`BLOCK`] terms of a line are [rotated](super::rotation), and then rounded to whole multiples of a 127th of
+//! the largest of them. Products of these are added up exactly within a block, and blocks in f32. An instruction of
+//! AVX512-VNNI takes four times as many terms as one for f32.
 
 use std::arch::x86_64::{
     __m512, __m512i, _mm512_abs_ps, _mm512_castps_si512, _mm512_castsi512_ps,
@@ -14,6 +14,7 @@ use std::arch::x86_64::{
 };
 use std::mem::transmute;
 
+use super::rotation::{GROWTH, rotate_line, rotate_lines};
 use super::{Format, LANES, mask, put_sums, transposed};
 use crate::flex::view::{MatMut, MatRef};
 
@@ -196,19 +197,25 @@ pub(super) struct LineBlock {
 /// # Safety
 /// At `at` there are `terms` numbers, at most [`BLOCK`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) unsafe fn line_block(at: *const f32, terms: usize) -> LineBlock {
+pub(super) unsafe fn line_block<const ROTATED: bool>(at: *const f32, terms: usize) -> LineBlock {
     // SAFETY: as large, and any bits will do.
     let turn = unsafe { transmute::<[u32; LANES], __m512i>(BY_VECTORS) };
     let mut numbers = [_mm512_setzero_ps(); 4];
-    let mut largest = _mm512_setzero_si512();
     for (j, x) in numbers.iter_mut().enumerate() {
         let own = mask(terms.saturating_sub(j * LANES));
         // SAFETY: the mask leaves out what is beyond the line.
         *x = unsafe { _mm512_maskz_loadu_ps(own, at.wrapping_add(j * LANES)) };
-        largest = _mm512_max_epi32(largest, _mm512_castps_si512(_mm512_abs_ps(*x)));
+    }
+    if ROTATED {
+        numbers = rotate_line(numbers);
+    }
+    let mut largest = _mm512_setzero_si512();
+    for x in numbers {
+        largest = _mm512_max_epi32(largest, _mm512_castps_si512(_mm512_abs_ps(x)));
     }
     let largest = _mm512_set1_epi32(_mm512_reduce_max_epi32(largest));
     let (factor, scale) = factor_and_scale(largest);
+    let scale = if ROTATED { _mm512_mul_ps(scale, _mm512_set1_ps(GROWTH.recip())) } else { scale };
     let codes = _mm512_permutexvar_epi32(turn, rounded(numbers, factor));
     let ones = _mm512_set1_epi8(1);
     let sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, codes);
@@ -226,7 +233,7 @@ unsafe fn along(at: *const f32, stride: usize, n: usize, terms: usize) -> Block 
     let (mut scales, mut sums) = ([0f32; LANES], [0i32; LANES]);
     for i in 0..n {
         // SAFETY: as the caller says.
-        let block = unsafe { line_block(at.wrapping_add(i * stride), terms) };
+        let block = unsafe { line_block::<true>(at.wrapping_add(i * stride), terms) };
         (codes[i], scales[i], sums[i]) = (block.codes, block.scale, block.sum);
     }
     // SAFETY: whole vectors.
@@ -242,26 +249,24 @@ unsafe fn along(at: *const f32, stride: usize, n: usize, terms: usize) -> Block 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn across(at: *const f32, stride: usize, n: usize, terms: usize) -> Block {
     let own = mask(n);
-    let mut largest = _mm512_setzero_si512();
-    for j in 0..terms {
+    let mut numbers = [_mm512_setzero_ps(); BLOCK];
+    for (j, x) in numbers.iter_mut().enumerate().take(terms) {
         // SAFETY: the mask leaves out what is beyond the lines.
-        let x = unsafe { _mm512_maskz_loadu_ps(own, at.wrapping_add(j * stride)) };
+        *x = unsafe { _mm512_maskz_loadu_ps(own, at.wrapping_add(j * stride)) };
+    }
+    rotate_lines(&mut numbers);
+    let mut largest = _mm512_setzero_si512();
+    for x in numbers {
         largest = _mm512_max_epi32(largest, _mm512_castps_si512(_mm512_abs_ps(x)));
     }
     let (factor, scale) = factor_and_scale(largest);
+    let scale = _mm512_mul_ps(scale, _mm512_set1_ps(GROWTH.recip()));
     let mut codes = [_mm512_setzero_si512(); CODES];
     let mut sums = _mm512_setzero_si512();
     // SAFETY: as large, and any bits will do.
     let turn = unsafe { transmute::<[u8; 64], __m512i>(BY_LINES) };
-    for (i, codes) in codes.iter_mut().enumerate().take(terms.div_ceil(4)) {
-        let mut numbers = [_mm512_setzero_ps(); 4];
-        for (j, x) in numbers.iter_mut().enumerate() {
-            let term = 4 * i + j;
-            let mask = if term < terms { own } else { 0 };
-            // SAFETY: as before; no line is read beyond the terms.
-            *x = unsafe { _mm512_maskz_loadu_ps(mask, at.wrapping_add(term * stride)) };
-        }
-        *codes = _mm512_shuffle_epi8(rounded(numbers, factor), turn);
+    for (codes, numbers) in codes.iter_mut().zip(numbers.as_chunks().0) {
+        *codes = _mm512_shuffle_epi8(rounded(*numbers, factor), turn);
         sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), *codes);
     }
     (codes, scale, start(sums))

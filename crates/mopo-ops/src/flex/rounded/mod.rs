@@ -9,6 +9,7 @@
 mod bf16;
 mod bytes;
 mod int8;
+mod rotation;
 
 use std::arch::x86_64::{
     __m512, __m512i, __mmask16, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
@@ -26,6 +27,8 @@ use super::view::{MatMut, MatRef};
 pub(super) use bf16::Bf16;
 pub(super) use bytes::ByteMatrix;
 pub(super) use int8::Int8;
+#[cfg(test)]
+pub(super) use rotation::rotate;
 
 /// Numbers in a vector.
 const LANES: usize = 16;
