@@ -25,9 +25,9 @@ pub use dual::{CopSolution, DualState, DualStep, TabularProblem};
 pub use error::{Error, Result};
 pub use lower_bound::{LowerBound, lower_bound};
 pub use mopo::{
-    BatchStatistics, ChiUpdate, DualMethod, Extraction, FreshAnswers, IndicatorEstimator,
-    MopoConfig, RatioSmoothing, ResponseLabels, ThresholdRule, ThresholdStatistic,
-    WeightNormalization,
+    BatchStatistics, ChiUpdate, ContrastLoss, DualMethod, Extraction, FreshAnswers,
+    IndicatorEstimator, MopoConfig, RatioSmoothing, ResponseLabels, ThresholdRule,
+    ThresholdStatistic, WeightNormalization,
 };
 pub use objective::Objectives;
 

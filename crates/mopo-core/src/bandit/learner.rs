@@ -16,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use super::Comparisons;
 use crate::lower_bound::solve as worst_mean;
 use crate::mopo::{
-    BatchStatistics, Extraction, IndicatorEstimator, MopoConfig, PolicyDual, Prompts,
+    BatchStatistics, ContrastLoss, Extraction, IndicatorEstimator, MopoConfig, PolicyDual, Prompts,
     ResponseLabels, cloning_loss, importance_weights,
 };
 use crate::{DualMethod, DualState, Error, Result, ThresholdRule};
@@ -102,11 +102,12 @@ pub fn learn<B: AutodiffBackend>(
 ) -> Result<Vec<Learned>> {
     check(data, runs, config)?;
     // All runs of a tensor need the same number of responses: group them by the number of
-    // unobserved cells. Pairwise extraction and a contrast have other steps.
+    // unobserved cells. Pairwise extraction and a contrast have other steps, and its losses are two.
     let gaps = |run: &Run| {
         let unobserved = data[run.data].counts().iter().filter(|c| **c == 0).count();
         let is_pairwise = run.mopo.extraction == Extraction::Pairwise;
-        (is_pairwise, run.mopo.contrast_weight > 0.0, unobserved)
+        let is_logistic = run.mopo.contrast_loss == ContrastLoss::Logistic;
+        (is_pairwise, run.mopo.contrast_weight > 0.0, is_logistic, unobserved)
     };
     let mut order: Vec<usize> = (0..runs.len()).collect();
     order.sort_by_key(|&r| gaps(&runs[r]));

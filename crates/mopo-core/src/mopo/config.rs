@@ -78,6 +78,22 @@ pub enum Extraction {
     Pairwise,
 }
 
+/// How well two responses of a pair are told apart: pairwise extraction's loss, and that beside cloning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContrastLoss {
+    /// The square of what is missing of the closed form's difference, as in IPO.
+    #[default]
+    Squared,
+    /// The cross-entropy of labels mixed by the multipliers, as in DPO: with one objective and no constraint it is DPO's,
+    /// with β = 4 τ.
+    Logistic,
+}
+
+fn is_squared(loss: &ContrastLoss) -> bool {
+    *loss == ContrastLoss::Squared
+}
+
 /// How the multipliers λ are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -191,6 +207,9 @@ pub struct MopoConfig {
     /// configuration does not say it: none. Both have the closed form as their minimiser.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub contrast_weight: f64,
+    /// Which loss that is, and that of pairwise extraction; squared where a configuration does not say it.
+    #[serde(default, skip_serializing_if = "is_squared")]
+    pub contrast_loss: ContrastLoss,
     /// Initial b_k; 0.5 requires as much as the behaviour policy has.
     pub initial_threshold: f64,
     /// Responses with a smaller share of a policy's weight are excluded from the backward pass. 0
@@ -222,6 +241,7 @@ impl Default for MopoConfig {
             dual: DualMethod::Joint,
             extraction: Extraction::Cloning,
             contrast_weight: 0.0,
+            contrast_loss: ContrastLoss::Squared,
             initial_threshold: 0.5,
             prune_below: 1e-5,
         }
@@ -306,6 +326,17 @@ impl MopoConfig {
                     "there the contrastive loss is the only one: leave it out, or use extraction = \
                            \"cloning\""
                         .into(),
+            });
+        }
+        if self.contrast_loss == ContrastLoss::Logistic
+            && self.extraction == Extraction::Cloning
+            && self.contrast_weight == 0.0
+        {
+            return Err(Error::InvalidParameter {
+                field: "mopo.contrast_loss",
+                value: "\"logistic\" without a contrast".into(),
+                expected: "cloning alone has none: set extraction = \"pairwise\" or a contrast_weight, or leave it out"
+                    .into(),
             });
         }
         if self.extraction == Extraction::Pairwise

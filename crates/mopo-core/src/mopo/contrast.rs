@@ -4,8 +4,10 @@
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 
 use super::weights::{PolicyDual, tilted_statistics};
-use super::{BatchStatistics, Prompts, ResponseLabels};
+use super::{BatchStatistics, ContrastLoss, Prompts, ResponseLabels};
+use crate::dual::DualState;
 use crate::lower_bound::solve as worst_mean;
+use crate::pairwise::logistic_loss;
 
 /// t/τ of each pair, t = ½ (s(y) − s(y′)) with s = I_p + Σ_k λ_k I_k: with antisymmetric labels
 /// t = (I_p − ½) + Σ_k λ_k (I_k − ½). A missing label counts as a tie.
@@ -29,19 +31,45 @@ pub fn contrast_targets(rows: &[Vec<Option<f32>>], policy: &PolicyDual<'_>) -> V
         .collect()
 }
 
-/// Σ_i m_i (Δ_i(y) − Δ_i(y′) − t_i/τ)², shape `[1]`: its minimiser over all functions is the closed form's
-/// log(w(y)/w(y′)) = (s(y) − s(y′))/τ on the mean labels, although every pair has only its own (docs/math.md).
+/// β = 4 τ/(1 + Σ_k λ_k) of the logistic loss, so that it asks for the closed form's differences wherever labels are
+/// near ½ on average ([`contrastive_loss`]).
+pub fn logistic_beta(tau: f64, dual: &DualState) -> f64 {
+    let secondary = |(k, lambda): (usize, &f64)| if k == dual.primary { 0.0 } else { *lambda };
+    let sum: f64 = dual.lambda.iter().enumerate().map(secondary).sum();
+    4.0 * tau / (1.0 + sum)
+}
+
+/// How well a policy tells the two responses of pairs apart; with d = Δ(y) − Δ(y′), Δ = log π − log π_ref, shape `[1]`
+/// (docs/math.md, section 13):
 ///
-/// * `first`, `second`: Δ = log π − log π_ref of the two responses, `[n_pairs]`, in nats.
-/// * `targets`: t/τ, the same shape ([`contrast_targets`]).
-/// * `mass`: m, the same shape; 1/n for a mean over pairs.
+/// * squared: Σ_i m_i (d_i − t_i/τ)². Its minimiser over all functions is the closed form's
+///   log(w(y)/w(y′)) = (s(y) − s(y′))/τ on the mean labels, although every pair has only its own.
+/// * logistic: −Σ_i m_i \[P_i log σ(β_i d_i) + (1 − P_i) log σ(−β_i d_i)\] with the label P = (I_p + Σ_k λ_k I_k)/(1 + Σ_k λ_k).
+///   Its minimiser is logit(P)/β on the mean labels.
+///
+/// Arguments, all of shape `[n_pairs]`:
+///
+/// * `first`, `second`: Δ of the two responses, in nats.
+/// * `targets`: t/τ ([`contrast_targets`]).
+/// * `betas`: β of the logistic loss ([`logistic_beta`]).
+/// * `mass`: m; 1/n for a mean over pairs.
 pub fn contrastive_loss<B: Backend>(
+    loss: ContrastLoss,
     first: Tensor<B, 1>,
     second: Tensor<B, 1>,
     targets: Tensor<B, 1>,
+    betas: Tensor<B, 1>,
     mass: Tensor<B, 1>,
 ) -> Tensor<B, 1> {
-    ((first - second - targets).square() * mass).sum()
+    let difference = first - second;
+    match loss {
+        ContrastLoss::Squared => ((difference - targets).square() * mass).sum(),
+        ContrastLoss::Logistic => {
+            // P − ½ = t/(1 + Σ λ).
+            let labels = (targets * betas.clone()).mul_scalar(0.25).add_scalar(0.5);
+            logistic_loss(difference * betas, labels, mass)
+        }
+    }
 }
 
 /// What [`importance_weights`](super::importance_weights) has for the closed form's weights, for the policy's
@@ -105,7 +133,8 @@ pub fn choice_levels(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ChiUpdate, DualState, MopoConfig};
+    use crate::pairwise::dpo_loss;
+    use crate::{ChiUpdate, MopoConfig};
     use mopo_testkit::{TestAutodiffBackend, TestBackend as B};
 
     fn dual(lambda: [f64; 2]) -> DualState {
@@ -159,9 +188,11 @@ mod tests {
             let leaf = logits.clone().detach().require_grad();
             let log_pi = burn::tensor::activation::log_softmax(leaf.clone(), 0);
             let loss = contrastive_loss(
+                ContrastLoss::Squared,
                 log_pi.clone().select(0, first.clone()),
                 log_pi.select(0, second.clone()),
                 targets.clone(),
+                mass.clone(),
                 mass.clone(),
             );
             let gradient = leaf.grad(&loss.backward()).unwrap();
@@ -173,6 +204,66 @@ mod tests {
         for (a, b) in [(0, 1), (0, 2)] {
             let (found, exact) = (found[a] - found[b], (mean[a] - mean[b]) / tau);
             assert!((found - exact).abs() < 1e-3, "{a} {b}: {found} and {exact}");
+        }
+    }
+
+    #[test]
+    fn the_logistic_loss_without_constraints_is_dpos() {
+        let t = |x: [f32; 3]| Tensor::<B, 1>::from_data(x, &Default::default());
+        let dual = dual([0.0, 0.0]);
+        let policy = PolicyDual { tau: 0.05, dual: &dual, radius: &[0.0; 2], chi: ChiUpdate::Step };
+        let indicators = [1.0, 0.0, 0.7];
+        let rows: Vec<Vec<Option<f32>>> = indicators
+            .iter()
+            .flat_map(|i| [vec![Some(*i), None], vec![Some(1.0 - i), None]])
+            .collect();
+        let (targets, beta) = (contrast_targets(&rows, &policy), logistic_beta(policy.tau, &dual));
+        assert!((beta - 0.2).abs() < 1e-12, "{beta}");
+        let (first, second, mass) = (t([1.0, -3.0, 0.5]), t([0.2, 9.0, 2.0]), t([0.2, 0.3, 0.5]));
+        let found = contrastive_loss(
+            ContrastLoss::Logistic,
+            first.clone(),
+            second.clone(),
+            t(std::array::from_fn(|i| targets[i] as f32)),
+            t([beta as f32; 3]),
+            mass.clone(),
+        );
+        let expected = dpo_loss(first, second, t(indicators), mass, beta);
+        let value = |x: Tensor<B, 1>| x.into_data().iter::<f32>().next().unwrap();
+        let (found, expected) = (value(found), value(expected));
+        assert!((found - expected).abs() < 1e-6, "{found} and {expected}");
+    }
+
+    /// Where the mixed label is p, the loss has its minimum at logit(p)/β, which for p near ½ is the closed form's t/τ.
+    #[test]
+    fn the_logistic_loss_has_its_minimum_at_the_mixed_labels_log_odds() {
+        type A = TestAutodiffBackend;
+        let dual = dual([0.0, 1.5]);
+        let policy = PolicyDual { tau: 0.2, dual: &dual, radius: &[0.0; 2], chi: ChiUpdate::Step };
+        let beta = logistic_beta(policy.tau, &dual);
+        assert!((beta - 0.8 / 2.5).abs() < 1e-12, "{beta}");
+        let row = |x: [f32; 2]| vec![Some(x[0]), Some(x[1])];
+        for labels in [[0.9, 0.2], [0.52, 0.49]] {
+            let rows = [row(labels), row(labels.map(|x| 1.0 - x))];
+            let target = contrast_targets(&rows, &policy)[0];
+            let p = f64::from(labels[0] + 1.5 * labels[1]) / 2.5;
+            let best = (p / (1.0 - p)).ln() / beta;
+            let t = |x: f64| Tensor::<A, 1>::from_data([x as f32], &Default::default());
+            let at = t(best).require_grad();
+            let loss = contrastive_loss(
+                ContrastLoss::Logistic,
+                at.clone(),
+                t(0.0),
+                t(target),
+                t(beta),
+                t(1.0),
+            );
+            let gradient = at.grad(&loss.backward()).unwrap();
+            let gradient: f32 = gradient.into_data().iter().next().unwrap();
+            assert!(gradient.abs() < 1e-6, "{gradient}");
+            if (p - 0.5).abs() < 0.01 {
+                assert!((best - target).abs() < 1e-2 * target.abs(), "{best} and {target}");
+            }
         }
     }
 

@@ -12,10 +12,12 @@ mod loss;
 mod weights;
 
 pub use config::{
-    ChiUpdate, DualMethod, Extraction, FreshAnswers, IndicatorEstimator, MopoConfig,
+    ChiUpdate, ContrastLoss, DualMethod, Extraction, FreshAnswers, IndicatorEstimator, MopoConfig,
     RatioSmoothing, ThresholdRule, ThresholdStatistic, WeightNormalization,
 };
-pub use contrast::{choice_levels, choice_statistics, contrast_targets, contrastive_loss};
+pub use contrast::{
+    choice_levels, choice_statistics, contrast_targets, contrastive_loss, logistic_beta,
+};
 pub use labels::{Prompts, ResponseLabels};
 pub use loss::{cloning_loss, needed_responses};
 pub use weights::{BatchStatistics, PolicyDual, importance_weights};

@@ -20,8 +20,16 @@ pub fn dpo_loss<B: Backend, const D: usize>(
     mass: Tensor<B, D>,
     beta: f64,
 ) -> Tensor<B, 1> {
-    let margin = (first - second).mul_scalar(beta);
-    labelled_loss(margin, indicators, mass, |won| log_sigmoid(won).neg())
+    logistic_loss((first - second).mul_scalar(beta), indicators, mass)
+}
+
+/// [`dpo_loss`] of margins β h.
+pub(crate) fn logistic_loss<B: Backend, const D: usize>(
+    margins: Tensor<B, D>,
+    indicators: Tensor<B, D>,
+    mass: Tensor<B, D>,
+) -> Tensor<B, 1> {
+    labelled_loss(margins, indicators, mass, |won| log_sigmoid(won).neg())
 }
 
 #[cfg(test)]

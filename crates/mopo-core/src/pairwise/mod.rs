@@ -14,6 +14,7 @@ mod simpo;
 use burn::tensor::{Tensor, backend::Backend};
 
 pub use dpo::dpo_loss;
+pub(crate) use dpo::logistic_loss;
 pub use f_dpo::{MAX_EXPONENT, check_reward_divergence, f_reward, is_clamped};
 pub use ipo::ipo_loss;
 pub use kto::{KtoWeights, kto_loss};

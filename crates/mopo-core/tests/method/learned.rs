@@ -8,7 +8,7 @@ use mopo_core::bandit::{
     Batch, Comparison, Comparisons, Labels, LearnerConfig, Run, Structure, ToySet, learn,
 };
 use mopo_core::dual::{DualProblem, ResponseGroups, log_weights};
-use mopo_core::mopo::{Extraction, IndicatorEstimator, MopoConfig, ThresholdRule};
+use mopo_core::mopo::{ContrastLoss, Extraction, IndicatorEstimator, MopoConfig, ThresholdRule};
 use mopo_testkit::TestAutodiffBackend as AD;
 
 use super::device;
@@ -200,13 +200,14 @@ fn comparisons_and_runs_that_do_not_fit_are_refused() {
 #[test]
 fn pairwise_extraction_learns_the_scores_of_drawn_pairs() {
     let data = [Structure::Partial, Structure::Unobserved].map(Structure::comparisons);
-    let run = |data| Run {
+    let run = |data, contrast_loss| Run {
         data,
         primary: 0,
         thresholds: vec![0.0, 0.0],
         mopo: MopoConfig {
             tau: 0.5,
             extraction: Extraction::Pairwise,
+            contrast_loss,
             ball: Ball::Radius(0.0),
             thresholds: ThresholdRule::Fixed,
             reference_lag: usize::MAX,
@@ -215,7 +216,9 @@ fn pairwise_extraction_learns_the_scores_of_drawn_pairs() {
         seed: 3,
     };
     let config = LearnerConfig { steps: 3_000, batch: Batch::Pairs(12), learning_rate: 0.015 };
-    let learned = learn::<AD>(&data, &[run(0), run(1)], &config, &device(), &mut |_| {}).unwrap();
+    let squared = ContrastLoss::Squared;
+    let runs = [run(0, squared), run(1, squared), run(0, ContrastLoss::Logistic)];
+    let learned = learn::<AD>(&data, &runs, &config, &device(), &mut |_| {}).unwrap();
     // a and b are ½/τ = 1 ahead of c, the one that each is compared with.
     let e = std::f64::consts::E;
     let partial = [e, e, 1.0].map(|w| w / (2.0 * e + 1.0));
@@ -227,4 +230,6 @@ fn pairwise_extraction_learns_the_scores_of_drawn_pairs() {
         "{:?}",
         learned[1].policy
     );
+    // Nobody prefers c: odds without end.
+    assert!(learned[2].policy[2] < 0.5 * partial[2], "{:?}", learned[2].policy);
 }

@@ -80,6 +80,8 @@ fn values_out_of_range_name_their_key() {
         ("mopo.ball={ radius = -1.0 }", "ball.radius"),
         ("mopo.indicator_estimator=both", "mopo.indicator_estimator=both"),
         ("mopo.contrast_weight=-1", "mopo.contrast_weight"),
+        ("mopo.contrast_loss=logistic", "contrast_weight"),
+        ("mopo.contrast_loss=hinge", "contrast_loss"),
         ("dpo.beta=0.1", "dpo"),
         ("checkpoints.save_steps=0", "checkpoints.save_steps"),
         ("checkpoints.save_total_limit=0", "checkpoints.save_total_limit"),

@@ -2,30 +2,38 @@
 
 use super::{assert_resumable, finished_with, metric, metrics, tiny, tiny_method};
 
-#[test]
-fn one_objective_without_constraints_is_ipo() {
+/// Five steps of one policy without constraints on all pairs at once take the same way as a method of single objectives.
+fn assert_same_way(loss: &str, method: &str, beta: &str) {
     let whole = ["training.batch_size=10000", "training.learning_rate=2e-3", "training.steps=5"];
-    let (_a, mopo) = finished_with(&tiny(
-        &[
-            &whole[..],
-            &[
-                "policies=[\"helpful\"]",
-                "mopo.extraction=pairwise",
-                "mopo.indicator_estimator=pair",
-                "mopo.reference_lag=100",
-                "mopo.thresholds=fixed",
-                "mopo.initial_threshold=0",
-                "mopo.tau=0.5",
-            ],
-        ]
-        .concat(),
-    ));
-    let set = [&whole[..], &["ipo.beta=0.5", "ipo.train_head=true"]].concat();
-    let (_b, ipo) = finished_with(&tiny_method("ipo", &set));
-    let norms = [metric(&mopo, "mopo", "gradient_norm"), metric(&ipo, "ipo", "gradient_norm")];
+    let contrast = format!("mopo.contrast_loss={loss}");
+    let own = [
+        "policies=[\"helpful\"]",
+        "mopo.extraction=pairwise",
+        &contrast,
+        "mopo.indicator_estimator=pair",
+        "mopo.reference_lag=100",
+        "mopo.thresholds=fixed",
+        "mopo.initial_threshold=0",
+        "mopo.tau=0.5",
+    ];
+    let (_a, mopo) = finished_with(&tiny(&[&whole[..], &own].concat()));
+    let other = [format!("{method}.beta={beta}"), format!("{method}.train_head=true")];
+    let other = [&whole[..], &other.each_ref().map(String::as_str)].concat();
+    let (_b, other) = finished_with(&tiny_method(method, &other));
+    let norms = [metric(&mopo, "mopo", "gradient_norm"), metric(&other, method, "gradient_norm")];
     for (a, b) in norms[0].iter().zip(&norms[1]) {
         assert!((a - b).abs() < 1e-3 * b, "{norms:?}");
     }
+}
+
+#[test]
+fn one_objective_without_constraints_is_ipo() {
+    assert_same_way("squared", "ipo", "0.5");
+}
+
+#[test]
+fn one_objective_without_constraints_is_dpo_with_the_logistic_loss() {
+    assert_same_way("logistic", "dpo", "2.0");
 }
 
 #[test]
@@ -158,6 +166,7 @@ fn a_contrast_beside_cloning_raises_the_margins_and_resumes() {
     assert_eq!(needed, 1.0);
     assert!(both[7] - both[0] < plain[7] - plain[0], "{both:?} {plain:?}");
     assert_resumable(&tiny(&["mopo.contrast_weight=0.5"]));
+    assert_resumable(&tiny(&["mopo.contrast_weight=0.5", "mopo.contrast_loss=logistic"]));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use rand::RngExt;
 
 use super::{Adam, Batch, Learned, Learner, by_context, fall, host};
 use crate::bandit::comparisons::MergedPairs;
-use crate::mopo::{BatchStatistics, contrastive_loss};
+use crate::mopo::{BatchStatistics, contrastive_loss, logistic_beta};
 
 /// The pairs of a step, `[n_runs × n_pairs]`.
 #[derive(Default)]
@@ -69,8 +69,8 @@ impl<B: AutodiffBackend> Learner<'_, B> {
         self.learned(logits, largest, references)
     }
 
-    /// t/τ of each pair, run by run, by the multipliers as they are.
-    pub(super) fn targets(&self, pairs: &Pairs) -> Vec<f32> {
+    /// t/τ and β of each pair, run by run, by the multipliers as they are.
+    pub(super) fn targets(&self, pairs: &Pairs) -> [Vec<f32>; 2] {
         let n = pairs.first.len() / self.runs.len();
         let target = |(at, leads): (usize, &Vec<f64>)| -> f32 {
             let (dual, tau) = (&self.duals[at / n], self.runs[at / n].mopo.tau);
@@ -78,14 +78,19 @@ impl<B: AutodiffBackend> Learner<'_, B> {
             let t: f64 = leads.iter().enumerate().map(|(k, lead)| scale(k) * lead).sum();
             (t / tau) as f32
         };
-        pairs.leads.iter().enumerate().map(target).collect()
+        let beta =
+            |at: usize| logistic_beta(self.runs[at / n].mopo.tau, &self.duals[at / n]) as f32;
+        [
+            pairs.leads.iter().enumerate().map(target).collect(),
+            (0..pairs.leads.len()).map(beta).collect(),
+        ]
     }
 
-    /// [`contrastive_loss`] of tables log π, `[n_runs, n_cells]`, each run's times its `factor`.
+    /// [`contrastive_loss`] of tables log π, `[n_runs, n_cells]`, each run's times its `factor`. All have the same one.
     pub(super) fn pair_loss(
         &self,
         pairs: &Pairs,
-        targets: &[f32],
+        [targets, betas]: &[Vec<f32>; 2],
         log_policy: Tensor<B, 2>,
         factor: impl Fn(usize) -> f64,
     ) -> Tensor<B, 1> {
@@ -100,9 +105,11 @@ impl<B: AutodiffBackend> Learner<'_, B> {
         let vector = |x: &[f32]| Tensor::<B, 1>::from_data(x, self.device);
         let mass = pairs.mass.iter().enumerate().map(|(at, mass)| mass * factor(at / n) as f32);
         contrastive_loss(
+            self.runs[0].mopo.contrast_loss,
             of(&pairs.first),
             of(&pairs.second),
             vector(targets),
+            vector(betas),
             vector(&mass.collect::<Vec<f32>>()),
         )
     }

@@ -3,7 +3,7 @@
 
 use burn::tensor::{ElementConversion, Int, Tensor, TensorData};
 use mopo_core::mopo::{
-    cloning_loss, contrast_targets, contrastive_loss, importance_weights, needed_responses,
+    cloning_loss, importance_weights, needed_responses,
 };
 use mopo_core::{ResponseLabels, WeightNormalization};
 use mopo_lm::{Decoder, sequence_log_probs_by_head};
@@ -65,10 +65,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         let LogRatios { exact, weighing } = self.log_ratios(micro)?;
         let n_policies = self.duals.len();
         // Of the multipliers before they move, like the weights.
-        let contrast = (config.contrast_weight > 0.0).then(|| {
-            let duals = self.policy_duals();
-            duals.iter().map(|policy| contrast_targets(rows, policy)).collect::<Vec<_>>()
-        });
+        let contrast = (config.contrast_weight > 0.0).then(|| self.contrast(rows));
         let (weights, statistics) = importance_weights(
             &self.policy_duals(),
             &labels,
@@ -138,8 +135,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
                 let log_ratio = log_probs.clone().detach() - to_tensor::<B>(&initial, &self.device);
                 found.kls[h] += (weights.clone() * log_ratio).sum().into_scalar().elem::<f64>();
                 let mut loss = cloning_loss(weights, log_probs.clone());
-                if let Some(targets) = &contrast {
-                    let n = indices.len();
+                if let Some(contrast) = &contrast {
                     let reference: Vec<f32> = at
                         .iter()
                         .zip(&initial)
@@ -151,16 +147,9 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
                         let at = batch.responses_at(in_pair).into_iter().map(|r| r as i32);
                         int_tensor::<B>(&at.collect::<Vec<_>>(), &self.device)
                     };
-                    let targets: Vec<f32> =
-                        (0..n).map(|i| targets[h][start / 2 + i] as f32).collect();
                     let mass = 2.0 * config.contrast_weight / rows.len() as f64;
-                    loss = loss
-                        + contrastive_loss(
-                            log_ratio.clone().select(0, of(0)),
-                            log_ratio.select(0, of(1)),
-                            to_tensor(&targets, &self.device),
-                            Tensor::full([n], mass, &self.device),
-                        );
+                    let [first, second] = [0, 1].map(|r| log_ratio.clone().select(0, of(r)));
+                    loss = loss + contrast.loss(h, start / 2, first, second, mass);
                 }
                 found.losses[h] += loss.clone().into_scalar().elem::<f64>();
                 total = Some(match total {

@@ -1,9 +1,9 @@
 //! A step of pairwise extraction: log-ratio differences fitted to differences of the closed form's scores
 //! (docs/math.md, section 13).
 
-use burn::tensor::{ElementConversion, Tensor};
-use mopo_core::ResponseLabels;
-use mopo_core::mopo::{choice_statistics, contrast_targets, contrastive_loss};
+use burn::tensor::{ElementConversion, Tensor, backend::Backend};
+use mopo_core::{ContrastLoss, ResponseLabels};
+use mopo_core::mopo::{PolicyDual, choice_statistics, contrast_targets, contrastive_loss, logistic_beta};
 use mopo_lm::{Decoder, sequence_log_probs_by_head};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::Metrics;
@@ -14,7 +14,43 @@ use crate::Result;
 use crate::batches::pass_seed;
 use crate::log_probs::to_tensor;
 
+/// What a step's pairs are fitted to.
+pub(super) struct Contrast {
+    loss: ContrastLoss,
+    /// Of each policy t/τ of every pair, and β.
+    policies: Vec<(Vec<f64>, f64)>,
+}
+
+impl Contrast {
+    /// The loss of a policy on pairs from `from` on, of which Δ of both responses are given, `[n_pairs]`; each pair's is
+    /// multiplied with `mass`.
+    pub(super) fn loss<B: Backend>(
+        &self,
+        policy: usize,
+        from: usize,
+        first: Tensor<B, 1>,
+        second: Tensor<B, 1>,
+        mass: f64,
+    ) -> Tensor<B, 1> {
+        let ([n], device) = (first.dims(), first.device());
+        let (targets, beta) = &self.policies[policy];
+        let targets: Vec<f32> = targets[from..from + n].iter().map(|t| *t as f32).collect();
+        let same = |x: f64| Tensor::full([n], x, &device);
+        let targets = to_tensor(&targets, &device);
+        contrastive_loss(self.loss, first, second, targets, same(*beta), same(mass))
+    }
+}
+
 impl<B: FusedAutodiffBackend> Mopo<'_, B> {
+    /// Of the multipliers as they are.
+    pub(super) fn contrast(&self, rows: &[Vec<Option<f32>>]) -> Contrast {
+        let of = |policy: &PolicyDual<'_>| {
+            (contrast_targets(rows, policy), logistic_beta(policy.tau, policy.dual))
+        };
+        let policies = self.policy_duals().iter().map(of).collect();
+        Contrast { loss: self.setup.config.contrast_loss, policies }
+    }
+
     /// Accumulates the gradients of the regression at the current multipliers, and moves the multipliers by what the
     /// policies themselves choose.
     pub(super) fn fit_contrasts(
@@ -27,8 +63,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
         let (n_policies, n_rows) = (self.duals.len(), rows.len());
         // log π_ref − log π_0.
         let drift = self.log_ratios(micro)?.exact;
-        let targets: Vec<Vec<f64>> =
-            self.policy_duals().iter().map(|policy| contrast_targets(rows, policy)).collect();
+        let contrast = self.contrast(rows);
         let step_passes = StepPasses::new(micro, self.trainer.module().adapters.len());
         let (setup, sample) = (self.setup, &self.sample);
         let found = self.trainer.passes(step_passes.len(), |params, pass| {
@@ -39,7 +74,6 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             let batch = sample.pairs.pack(indices, &vec![[true, true]; n])?;
             let inputs = batch.inputs::<B>(&self.device);
             let order = [batch.responses_at(0), batch.responses_at(1)].concat();
-            let mass = Tensor::full([n], 2.0 / n_rows as f64, &self.device);
             let (adapter, served) = params.by_adapter().nth(adapter).expect("one for each");
             let mut found = PassValues { of: Vec::new(), n_tokens: batch.n_tokens() };
             let hidden = self.base.hidden_states_packed(&inputs, Some(adapter));
@@ -54,12 +88,12 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
                     .map(|(i, r)| sample.initial[indices[i]][r] + drift[h][of_pair(i, r)])
                     .collect();
                 let log_ratio = log_probs - to_tensor(&reference, &self.device);
-                let wanted: Vec<f32> = (0..n).map(|i| targets[h][start / 2 + i] as f32).collect();
-                let loss = contrastive_loss(
+                let loss = contrast.loss(
+                    h,
+                    start / 2,
                     log_ratio.clone().narrow(0, 0, n),
                     log_ratio.clone().narrow(0, n, n),
-                    to_tensor(&wanted, &self.device),
-                    mass.clone(),
+                    2.0 / n_rows as f64,
                 );
                 let value = loss.clone().into_scalar().elem::<f64>();
                 let ratios: Vec<f32> = log_ratio.detach().into_data().iter().collect();

@@ -80,6 +80,8 @@ prune_below = 1e-5
 # Beyond the paper, and off where they are missing (docs/methods/mopo.md): a contrast of both responses beside cloning,
 # each batch's best χ, ratios clipped token by token, and the references' own answers after each refresh, for which rewards are needed.
 # contrast_weight = 0.2
+# squared, or logistic: DPO's loss on labels mixed by the multipliers; also of pairwise extraction.
+# contrast_loss = "logistic"
 # chi = "optimum"
 # token_ratio_clip = 0.2
 # fresh = { prompts = 200, answers = 4, max_new_tokens = 72 }
@@ -92,6 +94,7 @@ prune_below = 1e-5
     const OPTIONAL: &'static [&'static str] = &[
         "mopo.extraction",
         "mopo.contrast_weight",
+        "mopo.contrast_loss",
         "mopo.ratio_smoothing",
         "mopo.token_ratio_clip",
         "mopo.chi",
