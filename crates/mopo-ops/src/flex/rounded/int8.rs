@@ -14,7 +14,7 @@ use std::arch::x86_64::{
 };
 use std::mem::transmute;
 
-use super::rotation::{GROWTH, rotate_line, rotate_lines};
+use super::rotation::{GROWTH, rotate_line, rotated_lines};
 use super::{Format, LANES, mask, put_sums, transposed};
 use crate::flex::view::{MatMut, MatRef};
 
@@ -248,13 +248,9 @@ unsafe fn along(at: *const f32, stride: usize, n: usize, terms: usize) -> Block 
 /// At `at` there are `terms` terms, `stride` numbers apart, of `n` lines; at most [`BLOCK`] and [`LANES`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn across(at: *const f32, stride: usize, n: usize, terms: usize) -> Block {
-    let own = mask(n);
     let mut numbers = [_mm512_setzero_ps(); BLOCK];
-    for (j, x) in numbers.iter_mut().enumerate().take(terms) {
-        // SAFETY: the mask leaves out what is beyond the lines.
-        *x = unsafe { _mm512_maskz_loadu_ps(own, at.wrapping_add(j * stride)) };
-    }
-    rotate_lines(&mut numbers);
+    // SAFETY: as the caller says.
+    unsafe { rotated_lines(at, stride, terms, mask(n), &mut numbers) };
     let mut largest = _mm512_setzero_si512();
     for x in numbers {
         largest = _mm512_max_epi32(largest, _mm512_castps_si512(_mm512_abs_ps(x)));

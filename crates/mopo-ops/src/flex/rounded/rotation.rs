@@ -5,8 +5,9 @@
 //! Blocks come out 8 times too large, [`GROWTH`].
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_fmadd_ps,
-    _mm512_permute_ps, _mm512_set1_epi32, _mm512_shuffle_f32x4, _mm512_sub_ps, _mm512_xor_si512,
+    __m512, __m512i, __mmask16, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps,
+    _mm512_fmadd_ps, _mm512_maskz_loadu_ps, _mm512_permute_ps, _mm512_set1_epi32,
+    _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_sub_ps, _mm512_xor_si512,
 };
 use std::mem::transmute;
 
@@ -68,38 +69,49 @@ pub(super) fn rotate_line(mut x: [__m512; 4]) -> [__m512; 4] {
     x
 }
 
-/// The blocks of [`LANES`] lines, which stand side by side, term after term: as [`rotate_line`], to the bit.
+/// The blocks of [`LANES`] lines, which stand side by side, term after term: as [`rotate_line`], to the bit. Terms beyond
+/// `terms` and lines that the mask leaves out are zeros.
+///
+/// # Safety
+/// At `at` there are `terms` terms, `stride` numbers apart, of the mask's lines.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn rotate_lines(x: &mut [__m512; BLOCK]) {
+pub(super) unsafe fn rotated_lines(
+    at: *const f32,
+    stride: usize,
+    terms: usize,
+    lines: __mmask16,
+    to: &mut [__m512; BLOCK],
+) {
     for lane in 0..LANES {
-        let at = [lane, LANES + lane, 2 * LANES + lane, 3 * LANES + lane];
-        let four = quadruple(at.map(|i| with_sign(x[i], i)));
-        for (i, four) in at.into_iter().zip(four) {
-            x[i] = four;
+        let mut four = [_mm512_setzero_ps(); 4];
+        for (i, x) in four.iter_mut().enumerate() {
+            let term = i * LANES + lane;
+            let lines = if term < terms { lines } else { 0 };
+            // SAFETY: the mask leaves out what is beyond the lines, or the terms.
+            let number = unsafe { _mm512_maskz_loadu_ps(lines, at.wrapping_add(term * stride)) };
+            let sign = _mm512_set1_epi32(MASKS[i][lane] as i32);
+            *x = _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(number), sign));
         }
+        let [a, b, c, d] = quadruple(four);
+        (to[lane], to[LANES + lane]) = (a, b);
+        (to[2 * LANES + lane], to[3 * LANES + lane]) = (c, d);
     }
-    for x in x.as_chunks_mut::<LANES>().0 {
-        let mut numbers = *x;
-        for bit in [1, 2, 4, 8] {
-            for i in 0..LANES {
-                if i & bit == 0 {
-                    let (a, b) = (numbers[i], numbers[i | bit]);
-                    numbers[i] = _mm512_add_ps(a, b);
-                    numbers[i | bit] = _mm512_sub_ps(a, b);
-                }
-            }
-        }
-        *x = numbers;
+    for x in to.as_chunks_mut::<LANES>().0 {
+        *x = stage::<8>(stage::<4>(stage::<2>(stage::<1>(*x))));
     }
 }
 
-/// The numbers of a term with its sign.
+/// The stage of the Hadamard matrix between numbers `BIT` terms apart.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn with_sign(x: __m512, term: usize) -> __m512 {
-    let sign = _mm512_set1_epi32(MASKS[term / LANES][term % LANES] as i32);
-    _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(x), sign))
+fn stage<const BIT: usize>(x: [__m512; LANES]) -> [__m512; LANES] {
+    let mut y = x;
+    for i in 0..LANES {
+        let (a, b) = (x[i & !BIT], x[i | BIT]);
+        y[i] = if i & BIT == 0 { _mm512_add_ps(a, b) } else { _mm512_sub_ps(a, b) };
+    }
+    y
 }
 
 /// The stages of the Hadamard matrix between numbers 16 and 32 terms apart.
@@ -179,8 +191,8 @@ mod tests {
             std::array::from_fn(|term| std::array::from_fn(|line| lines[line][term]));
         // SAFETY: the machine has the instructions; vectors are as large, and all bits are numbers.
         let together = unsafe {
-            let mut vectors = transmute::<[[f32; LANES]; BLOCK], [__m512; BLOCK]>(side_by_side);
-            rotate_lines(&mut vectors);
+            let mut vectors = [_mm512_setzero_ps(); BLOCK];
+            rotated_lines(side_by_side.as_ptr().cast(), LANES, BLOCK, !0, &mut vectors);
             transmute::<[__m512; BLOCK], [[f32; LANES]; BLOCK]>(vectors)
         };
         for (i, mut line) in lines.into_iter().enumerate() {
