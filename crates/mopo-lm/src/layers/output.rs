@@ -175,10 +175,18 @@ pub(crate) fn updated_layers<B: Backend>(
 impl<B: FusedBackend> OutputLayer<B> {
     /// Logits of hidden states `[n, hidden_size]`: `[n, vocab_size]`. No gradients.
     pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
-        let OutputParams { weight, bias, soft_cap } = self.params();
-        let init = Init { add: None, bias };
-        let logits = tensor(B::weight_matmul(init, primitive(hidden), &weight, false));
-        match soft_cap {
+        let product = |init: Init<B>, x: &Tensor<B, 2>, weight: Matrix<B>| {
+            tensor(B::weight_matmul(init, primitive(x.clone()), &weight, false))
+        };
+        // A weight with its update would have to be computed for every token.
+        let update = self.update.as_ref().map(|LowRankUpdate { a, b, scale, .. }| {
+            let dense = |x: Tensor<B, 2>| Matrix::Dense(primitive(x));
+            let narrow = product(Init::zero(), &hidden, dense(a.val().mul_scalar(*scale)));
+            primitive(product(Init::zero(), &narrow, dense(b.val())))
+        });
+        let bias = self.bias.as_ref().map(|bias| primitive(bias.val()));
+        let logits = product(Init { add: update, bias }, &hidden, self.weight.matrix());
+        match self.soft_cap {
             None => logits,
             Some(cap) => Tensor::<B, 2>::div_scalar(logits, cap).tanh().mul_scalar(cap),
         }
