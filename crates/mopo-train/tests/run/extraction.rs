@@ -111,7 +111,12 @@ fn runs_with_fresh_answers_that_are_cut_off_end_bit_for_bit_the_same() {
     for more in [
         &["mopo.thresholds=reference", "mopo.contrast_weight=0.2"][..],
         &["mopo.extraction=pairwise", "mopo.dual=exact", "mopo.thresholds=fixed"],
-        &["mopo.ratio_smoothing=pareto", "adapters=per_policy", "mopo.ball={confidence=0.95}"],
+        &[
+            "mopo.ratio_smoothing=pareto",
+            "adapters=per_policy",
+            "head_rank=2",
+            "mopo.ball={confidence=0.95}",
+        ],
     ] {
         assert_resumable(&fresh(more));
     }
