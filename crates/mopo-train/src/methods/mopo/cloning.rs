@@ -2,9 +2,7 @@
 //! and 6).
 
 use burn::tensor::{ElementConversion, Int, Tensor, TensorData};
-use mopo_core::mopo::{
-    cloning_loss, importance_weights, needed_responses,
-};
+use mopo_core::mopo::{cloning_loss, importance_weights, needed_responses};
 use mopo_core::{ResponseLabels, WeightNormalization};
 use mopo_lm::{Decoder, sequence_log_probs_by_head};
 use mopo_ops::FusedAutodiffBackend;

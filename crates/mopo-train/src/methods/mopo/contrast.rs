@@ -2,8 +2,10 @@
 //! (docs/math.md, section 13).
 
 use burn::tensor::{ElementConversion, Tensor, backend::Backend};
+use mopo_core::mopo::{
+    PolicyDual, choice_statistics, contrast_targets, contrastive_loss, logistic_beta,
+};
 use mopo_core::{ContrastLoss, ResponseLabels};
-use mopo_core::mopo::{PolicyDual, choice_statistics, contrast_targets, contrastive_loss, logistic_beta};
 use mopo_lm::{Decoder, sequence_log_probs_by_head};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::Metrics;
