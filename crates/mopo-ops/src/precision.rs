@@ -14,8 +14,9 @@ pub enum MatmulPrecision {
     /// everything that is not a product. It takes a processor with AVX512-BF16.
     Bf16,
     /// Every 64 terms of both matrices rotated by the same Hadamard matrix and rounded to multiples of a 127th of the largest
-    /// of them, their products added up exactly within such a block: two to three times as fast. What stays in f32 is what does with [`Bf16`](Self::Bf16), and
-    /// the products within attention and for the gradients of whole weights. It takes a processor with AVX512-VNNI.
+    /// of them, their products added up exactly within such a block: two to three times as fast. What stays in f32 is what
+    /// does with [`Bf16`](Self::Bf16), and the products within attention and for the gradients of whole weights. It takes a
+    /// processor with AVX512-VNNI.
     Int8,
 }
 

@@ -78,12 +78,10 @@ impl<B: AutodiffBackend> Learner<'_, B> {
             let t: f64 = leads.iter().enumerate().map(|(k, lead)| scale(k) * lead).sum();
             (t / tau) as f32
         };
-        let beta =
-            |at: usize| logistic_beta(self.runs[at / n].mopo.tau, &self.duals[at / n]) as f32;
-        [
-            pairs.leads.iter().enumerate().map(target).collect(),
-            (0..pairs.leads.len()).map(beta).collect(),
-        ]
+        let betas = self.runs.iter().zip(&self.duals).flat_map(|(run, dual)| {
+            std::iter::repeat_n(logistic_beta(run.mopo.tau, dual) as f32, n)
+        });
+        [pairs.leads.iter().enumerate().map(target).collect(), betas.collect()]
     }
 
     /// [`contrastive_loss`] of tables log π, `[n_runs, n_cells]`, each run's times its `factor`. All have the same one.

@@ -214,8 +214,7 @@ pub(super) unsafe fn line_block<const ROTATED: bool>(at: *const f32, terms: usiz
         largest = _mm512_max_epi32(largest, _mm512_castps_si512(_mm512_abs_ps(x)));
     }
     let largest = _mm512_set1_epi32(_mm512_reduce_max_epi32(largest));
-    let (factor, scale) = factor_and_scale(largest);
-    let scale = if ROTATED { _mm512_mul_ps(scale, _mm512_set1_ps(GROWTH.recip())) } else { scale };
+    let (factor, scale) = factor_and_scale(largest, if ROTATED { GROWTH } else { 1.0 });
     let codes = _mm512_permutexvar_epi32(turn, rounded(numbers, factor));
     let ones = _mm512_set1_epi8(1);
     let sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, codes);
@@ -255,8 +254,7 @@ unsafe fn across(at: *const f32, stride: usize, n: usize, terms: usize) -> Block
     for x in numbers {
         largest = _mm512_max_epi32(largest, _mm512_castps_si512(_mm512_abs_ps(x)));
     }
-    let (factor, scale) = factor_and_scale(largest);
-    let scale = _mm512_mul_ps(scale, _mm512_set1_ps(GROWTH.recip()));
+    let (factor, scale) = factor_and_scale(largest, GROWTH);
     let mut codes = [_mm512_setzero_si512(); CODES];
     let mut sums = _mm512_setzero_si512();
     // SAFETY: as large, and any bits will do.
@@ -269,16 +267,17 @@ unsafe fn across(at: *const f32, stride: usize, n: usize, terms: usize) -> Block
 }
 
 /// For blocks with largest numbers of these bits, what numbers are multiplied with to become codes, and the codes' scale.
-/// Numbers too small for it become zeros; with one that is not finite the scale is not a number.
+/// Numbers too small for it become zeros; with one that is not finite the scale is not a number. `growth`: how many times
+/// too large the numbers are.
 #[target_feature(enable = "avx512f")]
-fn factor_and_scale(largest: __m512i) -> (__m512, __m512) {
+fn factor_and_scale(largest: __m512i, growth: f32) -> (__m512, __m512) {
     let most = _mm512_set1_ps(127.0);
     let normal = _mm512_cmpge_epi32_mask(largest, _mm512_set1_epi32(SMALLEST.to_bits() as i32));
     let infinite = _mm512_set1_epi32(f32::INFINITY.to_bits() as i32);
     let bad = _mm512_cmpge_epi32_mask(largest, infinite);
     let largest = _mm512_castsi512_ps(largest);
     let factor = _mm512_maskz_div_ps(normal & !bad, most, largest);
-    let scale = _mm512_maskz_div_ps(normal, largest, most);
+    let scale = _mm512_maskz_div_ps(normal, largest, _mm512_set1_ps(127.0 * growth));
     (factor, _mm512_mask_mov_ps(scale, bad, _mm512_set1_ps(f32::NAN)))
 }
 
