@@ -1,9 +1,10 @@
 //! One output layer per policy. The base model's own is not among them.
 
 use burn::module::{Module, Param};
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::{FloatDType, Tensor};
 
+use crate::layers::in_f32;
 use crate::{Error, LowRankUpdate, OutputLayer, Result, Weight};
 
 /// The output layers of the policies, each `[hidden_size, vocab_size]`.
@@ -18,15 +19,18 @@ impl<B: Backend> PolicyHeads<B> {
     /// type, detached from it and with their own parameter ids.
     pub fn from_base(lm_head: &OutputLayer<B>, n_policies: usize) -> Self {
         let copy = || OutputLayer {
-            weight: Weight::Dense(Param::from_tensor(
-                // A conversion lines elements up: output by output, as kernels read and train them.
-                lm_head.dense().transpose().cast(FloatDType::F32).transpose().detach(),
-            )),
+            weight: Weight::Dense(Param::from_tensor(in_f32(lm_head.dense()).detach())),
             update: None,
             bias: lm_head.bias.as_ref().map(|bias| Param::from_tensor(bias.val().detach())),
             soft_cap: lm_head.soft_cap,
         };
         Self { heads: (0..n_policies).map(|_| copy()).collect() }
+    }
+
+    /// A base model's output layer for each of `n_policies`, as a constant and in the form in which it is there.
+    pub fn constants_of(lm_head: &OutputLayer<B>, n_policies: usize) -> Self {
+        let constant = OutputLayer { weight: constant(&lm_head.weight), ..lm_head.clone() };
+        Self { heads: vec![constant.no_grad(); n_policies] }
     }
 
     /// A base model's output layer as a constant, in the form in which it is there, with a low-rank update of `rank` for
@@ -37,10 +41,7 @@ impl<B: Backend> PolicyHeads<B> {
         rank: usize,
         scale: f64,
     ) -> Self {
-        let constant = match &lm_head.weight {
-            Weight::Dense(weight) => Weight::Frozen(weight.val().set_require_grad(false)),
-            constant => constant.clone(),
-        };
+        let constant = constant(&lm_head.weight);
         let (shape, device) = (lm_head.weight.shape(), lm_head.weight.device());
         let policy = |_| OutputLayer {
             weight: constant.clone(),
@@ -67,7 +68,7 @@ impl<B: Backend> PolicyHeads<B> {
         Self { heads: self.heads.into_iter().map(update).collect() }
     }
 
-    /// The heads with their updates as part of their weights.
+    /// The heads as weights of their own, updates being part of them.
     pub fn merged(&self) -> Self {
         Self { heads: self.heads.iter().map(OutputLayer::merged).collect() }
     }
@@ -108,10 +109,18 @@ impl<B: Backend> PolicyHeads<B> {
     }
 }
 
+/// A weight as a constant.
+fn constant<B: Backend>(weight: &Weight<B>) -> Weight<B> {
+    match weight {
+        Weight::Dense(weight) => Weight::Frozen(weight.val().set_require_grad(false)),
+        constant => constant.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use burn::module::AutodiffModule;
-    use burn::tensor::{DType, Distribution};
+    use burn::tensor::{DType, Distribution, FloatDType};
     use mopo_testkit::TestAutodiffBackend as B;
 
     use super::*;
@@ -141,6 +150,26 @@ mod tests {
         // Those of other weights have one each.
         let own = PolicyHeads::from_base(&base, 2).with_updates(3, 0.5).heads;
         assert!(!OutputLayer::have_one_weight(&own) && OutputLayer::have_one_weight(&own[..1]));
+    }
+
+    #[test]
+    fn constants_have_nothing_to_train_and_become_weights_of_their_own() {
+        let device = Default::default();
+        let weight = Tensor::<B, 2>::random([6, 9], Distribution::Normal(0.0, 1.0), &device);
+        let base = OutputLayer {
+            weight: Weight::Dense(Param::from_tensor(weight)),
+            update: None,
+            bias: Some(Param::from_tensor(Tensor::zeros([9], &device))),
+            soft_cap: None,
+        };
+        let heads = PolicyHeads::constants_of(&base, 2);
+        let bias = heads.heads[1].bias.as_ref().unwrap();
+        assert!(!heads.heads[1].dense().is_require_grad() && !bias.val().is_require_grad());
+        // The bias is all that a saved state has of each.
+        assert_eq!(heads.num_params(), 2 * 9);
+        let merged = heads.merged();
+        assert_eq!(merged.num_params(), 2 * (6 * 9 + 9));
+        merged.heads[1].dense().into_data().assert_eq(&base.dense().into_data(), true);
     }
 
     #[test]

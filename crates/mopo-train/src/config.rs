@@ -63,6 +63,10 @@ pub struct RunConfig {
     /// Optional.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_rank: Option<usize>,
+    /// Whether policies have trained heads; without them they keep the base's output layer, and differ in their adapters.
+    /// Optional (`true`).
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub train_heads: bool,
     /// The source of the pairs.
     pub data: DataConfig,
     /// The tokenizer.
@@ -84,6 +88,14 @@ pub struct RunConfig {
     pub evaluation: EvaluationConfig,
 }
 
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(flag: &bool) -> bool {
+    *flag
+}
+
 fn is_shared(sharing: &AdapterSharing) -> bool {
     *sharing == AdapterSharing::Shared
 }
@@ -95,6 +107,7 @@ const KEYS: &[&str] = &[
     "policies",
     "adapters",
     "head_rank",
+    "train_heads",
     "data",
     "tokenizer",
     "model",
@@ -130,6 +143,7 @@ impl ConfigFile for RunConfig {
         let own = [
             "adapters",
             "head_rank",
+            "train_heads",
             "evaluation.worst_case",
             "lora.rank_pattern",
             "lora.alpha_pattern",
@@ -280,6 +294,7 @@ impl RunConfig {
         self.lora.check()?;
         let rank = self.head_rank.unwrap_or(1);
         ranges::count("head_rank", rank, 1..=ranges::MAX_COUNT).or_else(fail)?;
+        self.check_heads().or_else(fail)?;
         self.data.check().or_else(fail)?;
         self.tokenizer.check().or_else(fail)?;
         self.check_streaming().or_else(fail)?;
@@ -304,6 +319,27 @@ impl RunConfig {
         self.training.check("training").or_else(fail)?;
         self.checkpoints.check().or_else(fail)?;
         self.evaluation.check(self.policies.len()).or_else(fail)
+    }
+
+    /// Refuses policies without heads of their own that would all be the same, or whose method has none anyway.
+    fn check_heads(&self) -> std::result::Result<(), String> {
+        let kind = self.method.kind();
+        let why = if self.train_heads {
+            return Ok(());
+        } else if !self.method.trains_heads() {
+            format!(
+                "`{kind}` trains no head for each policy: remove the key (whether its one policy has a trained head, \
+                 `{kind}.train_head` says where there is that key)"
+            )
+        } else if self.head_rank.is_some() {
+            "`head_rank` asks for heads: remove one of the two".into()
+        } else if self.policies.len() > 1 && is_shared(&self.adapters) {
+            "the policies share an adapter and would all be the same: set adapters=\"per_policy\""
+                .into()
+        } else {
+            return Ok(());
+        };
+        Err(format!("`train_heads` is false, but {why}"))
     }
 
     /// Refuses what needs all training texts in memory where they are to stay on disk.

@@ -102,7 +102,9 @@ fn trained_besides(config: &toml::Table) -> Vec<String> {
     let own_adapters = config.get("adapters").is_some_and(|a| a.as_str() == Some("per_policy"));
     let kind = config.get("method").and_then(|method| method.get("kind")?.as_str());
     let section = kind.and_then(|kind| config.get(kind)?.as_table());
+    let left_out = config.get("train_heads").is_some_and(|heads| heads.as_bool() == Some(false));
     let heads = match section.map(|section| section.get("train_head")) {
+        _ if left_out => false,
         Some(Some(train_head)) => train_head.as_bool() == Some(true),
         Some(None) => true,
         // Nothing is known of it.
@@ -301,6 +303,11 @@ mod tests {
         assert!(error.contains("trains nothing") && error.contains("other_parameters"), "{error}");
         let own = "adapters = \"per_policy\"\n[method]\nkind = \"dpo\"\n[dpo]\ntrain_head = false";
         assert!(first.same(&run(own, &usual)).is_err());
+        let none = format!("train_heads = false\nadapters = \"per_policy\"\n{}", &heads[14..]);
+        assert_eq!(
+            run(&none, &other).parameters().unwrap(),
+            "an adapter for each policy (it must)"
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod rotary;
 pub use cache::{BLOCK_TOKENS, KvCache, NewTokens, Sequence};
 pub(crate) use cache::{block_bytes, blocks_for};
 pub use norm::Norm;
-pub(crate) use output::updated_layers;
 pub use output::{LowRankUpdate, OutputLayer};
+pub(crate) use output::{in_f32, updated_layers};
 pub use projection::{Projection, Weight};
 pub(crate) use rotary::{Rotary, RotaryKeys, Scaling};

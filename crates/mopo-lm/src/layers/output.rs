@@ -39,6 +39,11 @@ pub struct LowRankUpdate<B: Backend> {
     pub is_of_base: bool,
 }
 
+/// A conversion lines elements up: output by output, as they are stored and as kernels read and train them.
+pub(crate) fn in_f32<B: Backend>(weight: Tensor<B, 2>) -> Tensor<B, 2> {
+    weight.transpose().cast(FloatDType::F32).transpose()
+}
+
 impl<B: Backend> LowRankUpdate<B> {
     /// One that changes nothing yet, of a weight `[hidden_size, vocab_size]`: A is drawn as LoRA's, B is 0.
     pub(crate) fn new(
@@ -62,19 +67,17 @@ impl<B: Backend> OutputLayer<B> {
         match &self.update {
             None => weight,
             Some(LowRankUpdate { a, b, scale, .. }) => {
-                // A conversion lines elements up: output by output, as they are stored.
-                let weight = weight.transpose().cast(FloatDType::F32).transpose();
-                weight + a.val().matmul(b.val()).mul_scalar(*scale)
+                in_f32(weight) + a.val().matmul(b.val()).mul_scalar(*scale)
             }
         }
     }
 
-    /// The same layer without an update: it is part of the weight, a leaf of its own.
+    /// The same layer with a weight of its own in F32, a leaf, of which an update is part.
     pub fn merged(&self) -> Self {
-        match &self.update {
-            None => self.clone(),
-            Some(_) => Self {
-                weight: Weight::Dense(Param::from_tensor(self.dense().detach())),
+        match (&self.update, &self.weight) {
+            (None, Weight::Dense(_)) => self.clone(),
+            _ => Self {
+                weight: Weight::Dense(Param::from_tensor(in_f32(self.dense()).detach())),
                 update: None,
                 bias: self.bias.clone(),
                 soft_cap: self.soft_cap,

@@ -140,10 +140,11 @@ impl RunConfig {
         let adapter = self.lora.num_params(model) as f64;
         let (hidden_size, vocab_size) = (model.hidden_size as f64, model.vocab_size as f64);
         let weights = match self.head_rank {
-            Some(rank) => rank as f64 * (hidden_size + vocab_size),
-            None => hidden_size * vocab_size,
+            _ if !self.train_heads => 0.0,
+            Some(rank) => rank as f64 * (hidden_size + vocab_size) + vocab_size,
+            None => hidden_size * vocab_size + vocab_size,
         };
-        let heads = self.policies.len() as f64 * (weights + vocab_size);
+        let heads = self.policies.len() as f64 * weights;
         let sft = if self.sft.steps > 0 && !self.sft.lora { BYTES_TRAINED } else { BYTES_FROZEN };
         let quantised = self.model.base.is_quantised();
         // A quantised base is packed tensor by tensor while it is read.

@@ -103,6 +103,10 @@ directions = 1000
         true
     }
 
+    fn trains_heads(&self) -> bool {
+        true
+    }
+
     fn train<B: FusedAutodiffBackend>(
         &self,
         context: TrainContext<'_, B>,

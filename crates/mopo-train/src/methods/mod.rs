@@ -93,6 +93,11 @@ pub(crate) trait MethodSection: Serialize + DeserializeOwned {
         Mixing::default()
     }
 
+    /// Whether it trains an output layer for each policy, if the run does not leave them out.
+    fn trains_heads(&self) -> bool {
+        false
+    }
+
     /// Whether prompts are told what to aim at: there is one policy for all weights, and `policies` are the objectives.
     fn changes_prompts(&self) -> bool {
         false
@@ -311,6 +316,11 @@ macro_rules! methods {
             /// How the policies make another one for preference weights.
             pub(crate) fn mixing(&self) -> Mixing {
                 match self { $(Self::$variant(section) => section.mixing(),)+ }
+            }
+
+            /// Whether it trains an output layer for each policy.
+            pub(crate) fn trains_heads(&self) -> bool {
+                match self { $(Self::$variant(section) => section.trains_heads(),)+ }
             }
 
             /// Whether prompts are told what to aim at.

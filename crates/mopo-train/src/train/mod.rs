@@ -188,6 +188,10 @@ pub fn train<B: FusedAutodiffBackend>(
             starts => others::policies(starts, names, record, &base, device)?,
         };
         let params = match config.head_rank {
+            _ if !config.train_heads => {
+                let heads = PolicyHeads::constants_of(&base.lm_head(), params.n_policies());
+                PolicyParams { heads, ..params }
+            }
             Some(rank) => {
                 let scale = config.lora.alpha / config.lora.rank as f64;
                 let heads = match starts.is_empty() {

@@ -166,6 +166,10 @@ prune_below = 1e-5
         policies.iter().map(primary).collect()
     }
 
+    fn trains_heads(&self) -> bool {
+        true
+    }
+
     fn reference_lag(&self) -> Option<usize> {
         Some(self.reference_lag)
     }

@@ -1,10 +1,10 @@
-//! Heads that are trained as low-rank updates.
+//! Heads that are trained as low-rank updates, or not at all.
 
 use std::fs;
 use std::path::Path;
 
 use mopo_train::RunConfig;
-use mopo_train::config::preset_text;
+use mopo_train::config::{Replaced, preset_text};
 use safetensors::SafeTensors;
 
 use super::{TINY, assert_resumable, finished_with, message, metric, new_run, tiny, tiny_method};
@@ -82,4 +82,50 @@ fn ranks_that_are_none_or_full_are_refused() {
     new_run(&run, &config);
     let (_, e) = message(go_on(&run, &mut mopo_train::Silent));
     assert!(e.contains("`head_rank` is 10000") && e.contains("smaller rank"), "{e}");
+}
+
+/// What leaves policies without heads of their own.
+const NO_HEADS: [&str; 2] = ["train_heads=false", "adapters=per_policy"];
+
+#[test]
+fn policies_without_heads_keep_the_base_s_and_differ_in_their_adapters() {
+    let (_tmp, run) = finished_with(&tiny(&NO_HEADS));
+    let (base, _) = tensor(&run.join("warm_start/model.safetensors"), "lm_head.weight");
+    for policy in 0..3 {
+        let name = format!("heads.{policy}.weight");
+        let (head, _) = tensor(&run.join("policy/heads.safetensors"), &name);
+        assert_eq!(head, base, "{policy}");
+    }
+    let adapter = |policy: &str| {
+        fs::read(run.join("policy/adapters").join(policy).join("adapter_model.safetensors"))
+            .unwrap()
+    };
+    assert_ne!(adapter("helpful"), adapter("harmless"));
+    let whole = metric(&finished_with(&tiny(&NO_HEADS[1..])).1, "mopo", "loss");
+    let losses = metric(&run, "mopo", "loss");
+    // The first step is of the same policies.
+    assert_eq!(losses[0], whole[0]);
+    assert_ne!(losses.last(), whole.last());
+}
+
+#[test]
+fn runs_without_heads_that_are_cut_off_end_bit_for_bit_the_same() {
+    let evaluated = ["training.eval_steps=2", "training.load_best_model_at_end=true"];
+    assert_resumable(&tiny(&[&NO_HEADS[..], &evaluated].concat()));
+    assert_resumable(&tiny_method("ham", &NO_HEADS));
+    assert_resumable(&tiny(&[&NO_HEADS[..], &["model.base=nf4", "sft.lora=true"]].concat()));
+}
+
+#[test]
+fn policies_without_heads_that_could_not_differ_are_refused() {
+    let refused = |kind: &str, set: &[&str], words: &str| {
+        let set: Vec<String> = TINY.iter().chain(set).map(ToString::to_string).collect();
+        let parts = Replaced { method: Some(kind), model: None };
+        let e = RunConfig::parse_replaced(preset_text("demo").unwrap(), "demo", &set, parts);
+        let e = e.unwrap_err().to_string();
+        assert!(e.contains("`train_heads` is false") && e.contains(words), "{e}");
+    };
+    refused("mopo", &NO_HEADS[..1], "per_policy");
+    refused("mopo", &[&NO_HEADS[..], &["head_rank=2"]].concat(), "remove one of the two");
+    refused("dpo", &NO_HEADS, "trained head, `dpo.train_head`");
 }
