@@ -37,8 +37,11 @@ use work::{Program, cost, prompts, write_prompts};
 const REAL_LINE: &str = "real-line";
 
 /// The studies of this project.
-const STUDIES: [(&str, &str); 2] =
-    [("demo", include_str!("demo.toml")), ("smollm2", include_str!("smollm2.toml"))];
+const STUDIES: [(&str, &str); 3] = [
+    ("demo", include_str!("demo.toml")),
+    ("smollm2", include_str!("smollm2.toml")),
+    ("smollm2-long", include_str!("smollm2-long.toml")),
+];
 
 /// Trains every method of a study from one SFT model, on the same pairs, for as many steps and with the same adapters;
 /// chooses the hyper-parameters of each on validation prompts, by the same number of tries; lets all policies answer test
@@ -52,7 +55,7 @@ const STUDIES: [(&str, &str); 2] =
 /// again with --redo.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// demo, smollm2, or a TOML file
+    /// demo, smollm2, smollm2-long, or a TOML file
     #[arg(value_name = "STUDY")]
     study: String,
     /// Input data, where the study's configuration needs some; of smollm2, the directory of a finished `cargo xtask

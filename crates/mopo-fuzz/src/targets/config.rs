@@ -191,6 +191,7 @@ pub(super) fn targets() -> Vec<Target> {
                 files![
                     "../xtask/src/study/demo.toml",
                     "../xtask/src/study/smollm2.toml",
+                    "../xtask/src/study/smollm2-long.toml",
                     "../xtask/src/cluster_test/tiny-study.toml"
                 ]
             },
