@@ -55,10 +55,10 @@ impl Ball {
     pub fn check(&self) -> Result<()> {
         let (field, value, ok, expected) = match *self {
             Ball::Radius(r) => {
-                ("ball.radius", r, r.is_finite() && r >= 0.0, "must be a number ≥ 0, in nats")
+                ("mopo.ball.radius", r, r.is_finite() && r >= 0.0, "must be a number ≥ 0, in nats")
             }
             Ball::Confidence(c) => {
-                ("ball.confidence", c, c > 0.5 && c < 1.0, "must lie between 0.5 and 1")
+                ("mopo.ball.confidence", c, c > 0.5 && c < 1.0, "must lie between 0.5 and 1")
             }
         };
         if ok {

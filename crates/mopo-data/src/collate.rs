@@ -1,5 +1,6 @@
 //! From records to token ids, and from lengths to batches. The trainer makes tensors of them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use rand::SeedableRng;
@@ -118,6 +119,19 @@ pub fn bucketed_batches(
     seed: u64,
     epoch: u64,
 ) -> Vec<Vec<usize>> {
+    mixed_batches(lengths, &[], batch_size, seed, epoch)
+}
+
+/// The same for rows of several groups: each batch has rows of every group in the proportion that they have in its window,
+/// up to one row, and of similar length among those of their group. `groups`: the group of each row, or none if there is
+/// only one.
+pub fn mixed_batches(
+    lengths: &[usize],
+    groups: &[usize],
+    batch_size: usize,
+    seed: u64,
+    epoch: u64,
+) -> Vec<Vec<usize>> {
     let batch_size = batch_size.max(1);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(epoch);
@@ -127,10 +141,33 @@ pub fn bucketed_batches(
     for window in order.chunks_mut(batch_size.saturating_mul(WINDOW_BATCHES)) {
         // Stable, so that rows of equal length stay in shuffled order.
         window.sort_by_key(|&index| lengths[index]);
+        if !groups.is_empty() {
+            interleave(window, groups);
+        }
         batches.extend(window.chunks(batch_size).map(<[usize]>::to_vec));
     }
     batches.shuffle(&mut rng);
     batches
+}
+
+/// Puts rows in the order of their places among the rows of their own group, relative to how many those are.
+fn interleave(rows: &mut [usize], groups: &[usize]) {
+    let mut seen: BTreeMap<usize, usize> = BTreeMap::new();
+    let places: Vec<usize> = rows
+        .iter()
+        .map(|&row| {
+            let n = seen.entry(groups[row]).or_default();
+            *n += 1;
+            *n - 1
+        })
+        .collect();
+    let place = |(at, &row): (usize, &usize)| {
+        let share = (places[at] as f64 + 0.5) / seen[&groups[row]] as f64;
+        (share, row)
+    };
+    let mut order: Vec<(f64, usize)> = rows.iter().enumerate().map(place).collect();
+    order.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    rows.iter_mut().zip(order).for_each(|(to, (_, row))| *to = row);
 }
 
 #[cfg(test)]
@@ -153,6 +190,28 @@ mod tests {
             prop_assert!(batches.iter().filter(|b| b.len() < size).count() <= 1);
             prop_assert_eq!(bucketed_batches(&lengths, batch_size, seed, epoch), batches);
         }
+    }
+
+    /// However long the rows of a group are.
+    #[test]
+    fn every_batch_has_the_groups_in_proportion() {
+        let groups: Vec<usize> = (0..1200).map(|i| usize::from(i >= 300)).collect();
+        let lengths: Vec<usize> =
+            groups.iter().enumerate().map(|(i, group)| 10 + 200 * group + i % 40).collect();
+        let batches = mixed_batches(&lengths, &groups, 16, 3, 0);
+        let mut all = batches.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..1200).collect::<Vec<_>>());
+        for batch in &batches {
+            let of_first = batch.iter().filter(|&&row| groups[row] == 0).count() as f64;
+            assert!((of_first - batch.len() as f64 / 4.0).abs() <= 2.0, "{batch:?}");
+            let own: Vec<usize> =
+                batch.iter().filter(|&&row| groups[row] == 1).map(|&row| lengths[row]).collect();
+            assert!(own.iter().max().unwrap() - own.iter().min().unwrap() <= 4, "{own:?}");
+        }
+        // One group is none.
+        let same = mixed_batches(&lengths, &vec![7; 1200], 16, 3, 0);
+        assert_eq!(same, bucketed_batches(&lengths, 16, 3, 0));
     }
 
     #[test]

@@ -38,7 +38,9 @@ pub mod trl;
 pub mod ultrafeedback;
 
 pub use chat::{JinjaTemplate, Segment, TemplateValue};
-pub use collate::{LengthLimits, PairTokens, TruncationReport, bucketed_batches, tokenize};
+pub use collate::{
+    LengthLimits, PairTokens, TruncationReport, bucketed_batches, mixed_batches, tokenize,
+};
 pub use container::as_json;
 pub use error::{Error, Result};
 pub use files::PassedOver;

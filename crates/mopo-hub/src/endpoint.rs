@@ -145,7 +145,12 @@ impl Endpoint {
 
     /// The error for the body of an answer with the status 200 that is not what was `expected`.
     pub fn wrong_answer(&self, body: &str, problem: &str, expected: &str) -> Error {
-        self.error(Some(200), format!("status 200, but {problem}"), expected, Some(shown(body)))
+        self.error(
+            Some(200),
+            format!("status 200, but {problem}"),
+            expected,
+            Some(beginning_of(body)),
+        )
     }
 
     fn error(
@@ -178,7 +183,7 @@ impl Endpoint {
             FailedRequest {
                 status: Some(status),
                 problem,
-                body: Some(shown(&beginning)),
+                body: Some(beginning_of(&beginning)),
                 may_pass,
                 wait,
             }
@@ -187,7 +192,7 @@ impl Endpoint {
             let problem = match response.headers().get("location").map(HeaderValue::to_str) {
                 Some(Ok(location)) if response.status().is_redirection() => format!(
                     "status {status}, a redirect to {}, which is not followed: give that address",
-                    shown(location)
+                    beginning_of(location)
                 ),
                 _ => format!("status {status}"),
             };
@@ -235,7 +240,7 @@ fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
 }
 
 /// The beginning of a text, for an error.
-fn shown(text: &str) -> String {
+pub fn beginning_of(text: &str) -> String {
     let mut shown: String = text.chars().take(SHOWN).collect();
     if shown.len() < text.len() {
         shown.push('…');

@@ -21,6 +21,7 @@ pub mod gguf;
 mod memory;
 mod presets;
 mod progress;
+mod quoted;
 mod shards;
 #[cfg(feature = "tensors")]
 mod tensors;
@@ -28,7 +29,7 @@ mod tensors;
 #[cfg(feature = "download")]
 pub use download::{Hub, ModelName, Snapshot, locate};
 #[cfg(feature = "endpoint")]
-pub use endpoint::{Endpoint, FailedRequest};
+pub use endpoint::{Endpoint, FailedRequest, beginning_of};
 pub use error::{Error, Result};
 pub use files::{
     DirWriter, check_output_dir, check_output_file, create_dir, file_sha256, fnv1a, hex,
@@ -38,6 +39,7 @@ pub use files::{
 pub use memory::{available_memory, check_memory, readable_bytes};
 pub use presets::Presets;
 pub use progress::{Progress, Silent, Unit};
+pub use quoted::quoted;
 pub use shards::{
     RowJob, SavedRows, ShardChoice, ShardIndex, ShardPlace, ShardSet, check_finished, in_order,
     remove_saved_rows, saved_rows_dir,

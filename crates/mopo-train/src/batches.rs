@@ -92,8 +92,9 @@ impl BatchOrder {
                 Some(mixed) => {
                     let rows = mixed.epoch(self.seed, epoch);
                     let lengths: Vec<usize> = rows.iter().map(|&row| self.lengths[row]).collect();
+                    let (sources, size) = (mixed.sources(), self.batch_size);
                     let mut batches =
-                        mopo_data::bucketed_batches(&lengths, self.batch_size, self.seed, epoch);
+                        mopo_data::mixed_batches(&lengths, &sources, size, self.seed, epoch);
                     batches.iter_mut().flatten().for_each(|at| *at = rows[*at]);
                     batches
                 }

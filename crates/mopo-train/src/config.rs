@@ -13,7 +13,6 @@ mod read;
 mod renamed;
 mod source;
 mod suggest;
-pub(crate) mod text_form;
 mod training;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +30,7 @@ pub use crate::methods::{CanLabels, LengthNormalization, Margins, TargetRange};
 pub use crate::pairwise::Combination;
 pub use crate::runs::PolicyRuns;
 pub use data::DataConfig;
+pub(crate) use evaluation::build_rewards;
 pub use evaluation::{EvaluationConfig, GivenStatistics, RewardAxis, ZScoreSource};
 pub(crate) use fit::{BYTES_FROZEN, BYTES_TRAINED, count_of_parameters};
 pub use model::{BaseFormat, ModelConfig, ModelSource, PhiShape, TokenizerConfig};
@@ -321,9 +321,18 @@ impl RunConfig {
         self.evaluation.check(self.policies.len()).or_else(fail)
     }
 
-    /// Refuses policies without heads of their own that would all be the same, or whose method has none anyway.
+    /// Refuses policies without heads of their own that would all be the same, and what is said of heads that the method
+    /// does not train.
     fn check_heads(&self) -> std::result::Result<(), String> {
         let kind = self.method.kind();
+        let own = self.method.train_head();
+        if self.head_rank.is_some() && self.train_heads && own == Some(false) {
+            return Err(format!(
+                "`head_rank` is set, but `{kind}.train_head` is false, so that no head is trained: remove one of the two"
+            ));
+        } else if self.head_rank.is_some() && own.is_none() && !self.method.trains_heads() {
+            return Err(format!("`head_rank` is set, but `{kind}` trains no head: remove it"));
+        }
         let why = if self.train_heads {
             return Ok(());
         } else if !self.method.trains_heads() {

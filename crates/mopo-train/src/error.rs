@@ -53,7 +53,7 @@ pub enum Error {
     /// A conversation that leaves no room for an answer.
     #[error(
         "the conversation has {n_prompt} tokens, and an answer of up to {n_new} more would exceed the model's \
-         context of {max}; begin a new one, or lower `max_new_tokens`"
+         context of {max}; begin a new one, or ask for a shorter answer"
     )]
     ConversationTooLong {
         /// Tokens of the conversation.

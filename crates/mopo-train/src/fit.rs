@@ -40,6 +40,11 @@ pub(crate) trait Method {
 pub(crate) trait PolicyMethod<B: FusedAutodiffBackend>: Method {
     /// The policies as they are now.
     fn policies(&self) -> PolicyParams<B::InnerBackend>;
+    /// After so many steps policies have had a part of all that they are to learn: only from then on they are compared with
+    /// each other, to stop early and to keep the best.
+    fn compared_after(&self) -> usize {
+        0
+    }
 }
 
 /// The environment of a phase.

@@ -75,7 +75,7 @@ impl Mixture {
         let weights: Vec<f64> = (rows.iter().zip(&self.weights))
             .map(|(rows, weight)| if rows.is_empty() { 0.0 } else { *weight })
             .collect();
-        MixedRows { shares: shares(&weights, n), rows }
+        MixedRows { shares: shares(&weights, n), weights, rows }
     }
 }
 
@@ -98,6 +98,8 @@ fn shares(weights: &[f64], n: usize) -> Vec<usize> {
 #[derive(Debug, Clone)]
 pub(crate) struct MixedRows {
     rows: Vec<Vec<usize>>,
+    /// Of each source that has rows; 0 of others.
+    weights: Vec<f64>,
     /// Rows of each in an epoch.
     shares: Vec<usize>,
 }
@@ -123,6 +125,37 @@ impl MixedRows {
         }
         out
     }
+
+    /// The source of each row of an [`epoch`](Self::epoch).
+    pub(crate) fn sources(&self) -> Vec<usize> {
+        let shares = self.shares.iter().enumerate();
+        shares.flat_map(|(source, share)| std::iter::repeat_n(source, *share)).collect()
+    }
+
+    /// `n` different rows, at most all, in ascending order: of each source by its weight, as far as it has so many.
+    pub(crate) fn draw(&self, n: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
+        let mut counts = vec![0; self.rows.len()];
+        let room = |counts: &[usize], s: usize| self.rows[s].len() - counts[s];
+        loop {
+            let missing = n.saturating_sub(counts.iter().sum());
+            let open = |s: usize| if room(&counts, s) > 0 { self.weights[s] } else { 0.0 };
+            let weights: Vec<f64> = (0..counts.len()).map(open).collect();
+            if missing == 0 || weights.iter().all(|weight| *weight == 0.0) {
+                break;
+            }
+            let more = shares(&weights, missing);
+            for (s, more) in more.into_iter().enumerate() {
+                counts[s] += more.min(room(&counts, s));
+            }
+        }
+        let drawn = self.rows.iter().zip(counts).flat_map(|(rows, count)| {
+            let places = rand::seq::index::sample(rng, rows.len(), count).into_vec();
+            places.into_iter().map(|at| rows[at]).collect::<Vec<_>>()
+        });
+        let mut drawn: Vec<usize> = drawn.collect();
+        drawn.sort_unstable();
+        drawn
+    }
 }
 
 #[cfg(test)]
@@ -135,6 +168,20 @@ mod tests {
         assert_eq!(shares(&[3.0, 1.0], 8), [6, 2]);
         assert_eq!(shares(&[1.0, 0.0, 2.0], 10), [3, 0, 7]);
         assert_eq!(shares(&[1e-9, 1.0], 3), [0, 3]);
+    }
+
+    #[test]
+    fn rows_are_drawn_by_weight_as_far_as_there_are_any() {
+        let of: Vec<u16> = [vec![0; 10], vec![1; 100]].concat();
+        let parts = Mixture { of, weights: vec![0.9, 0.1] }.parts(0..110);
+        let draw = |n| parts.draw(n, &mut ChaCha8Rng::seed_from_u64(1));
+        let of_first = |rows: &[usize]| rows.iter().filter(|row| **row < 10).count();
+        for (n, first) in [(0, 0), (10, 9), (50, 10), (110, 110 - 100), (500, 10)] {
+            let rows = draw(n);
+            assert_eq!((rows.len(), of_first(&rows)), (n.min(110), first), "{rows:?}");
+            assert!(rows.is_sorted_by(|a, b| a < b));
+        }
+        assert_eq!(parts.sources(), [vec![0; 99], vec![1; 11]].concat());
     }
 
     #[test]

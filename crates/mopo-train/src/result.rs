@@ -156,20 +156,26 @@ pub(crate) fn mean_log_probs(
     (n > 0).then(|| sums.map(|sum| sum / f64::from(n)))
 }
 
-/// Means over the last rows of MOPO, at most `last_steps`, and their number.
+/// More steps than these say no more of a constraint's slack.
+const MAX_ROWS: usize = 100;
+
+/// Means over the rows of MOPO since its last refresh, at most [`MAX_ROWS`], and their number. `end`: the number of steps
+/// after which the run's policies are, if not after all.
 pub(crate) fn constraints(
     rows: &[MetricsRow],
     objectives: &Objectives,
     primaries: &[usize],
-    last_steps: usize,
+    reference_lag: usize,
+    end: Option<usize>,
 ) -> (Vec<Constraint>, usize) {
-    let rows: Vec<&Metrics> = rows
-        .iter()
-        .rev()
-        .take_while(|row| row.phase == crate::methods::mopo::PHASE)
-        .take(last_steps)
-        .map(|row| &row.metrics)
-        .collect();
+    let is_later = |row: &&MetricsRow| end.is_some_and(|end| row.step >= end);
+    let rows = || {
+        let own = |row: &&MetricsRow| row.phase == crate::methods::mopo::PHASE;
+        rows.iter().rev().take_while(own).skip_while(is_later)
+    };
+    let first = rows().next().map_or(0, |row| row.step / reference_lag * reference_lag);
+    let rows: Vec<&Metrics> =
+        rows().take_while(|row| row.step >= first).take(MAX_ROWS).map(|row| &row.metrics).collect();
     let mean = |key: &MetricKey| {
         let values: Vec<f64> = rows.iter().filter_map(|row| row.get(key.clone())).collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)

@@ -8,6 +8,7 @@
 //!
 //! Everything is `f64` on the host, and in logarithms: policies come as log-softmax.
 
+mod form;
 mod function;
 mod mix;
 mod omega;
@@ -17,8 +18,6 @@ mod worst_case;
 
 use std::fmt;
 use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 pub use mix::mix;
@@ -39,7 +38,7 @@ pub use worst_case::worst_case;
 ///
 /// With p the policy and q the reference, `reverse_kl` is KL(π ‖ π_ref). `jensen_shannon` is twice
 /// the divergence that is bounded by log 2. Methods of a value that does not [`check`](Self::check)
-/// return meaningless numbers.
+/// return meaningless numbers. In files it is its name, such as `alpha:0.5`; `{ alpha = 0.5 }` is read, too.
 ///
 /// ```
 /// use mopo_core::divergence::Divergence;
@@ -50,8 +49,7 @@ pub use worst_case::worst_case;
 /// assert_eq!(divergence.inverse_derivative(1.0), Some(4.0));
 /// # Ok::<(), mopo_core::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Divergence {
     /// KL(p ‖ q). The default.
     #[default]

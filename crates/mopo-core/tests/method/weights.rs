@@ -205,8 +205,8 @@ fn hyper_parameters_out_of_range_are_named() {
     let cases = [
         ("mopo.tau", MopoConfig { tau: 0.0, ..base() }),
         ("mopo.tau", MopoConfig { tau: f64::NAN, ..base() }),
-        ("ball.radius", MopoConfig { ball: Ball::Radius(-0.1), ..base() }),
-        ("ball.confidence", MopoConfig { ball: Ball::Confidence(0.4), ..base() }),
+        ("mopo.ball.radius", MopoConfig { ball: Ball::Radius(-0.1), ..base() }),
+        ("mopo.ball.confidence", MopoConfig { ball: Ball::Confidence(0.4), ..base() }),
         ("mopo.relaxation", MopoConfig { relaxation: 1.1, ..base() }),
         ("mopo.reference_lag", MopoConfig { reference_lag: 0, ..base() }),
         ("mopo.lambda_lr", MopoConfig { lambda_lr: -1.0, ..base() }),

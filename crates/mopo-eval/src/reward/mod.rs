@@ -6,6 +6,7 @@ mod function;
 mod http;
 mod length_corrected;
 mod model;
+mod part;
 mod program;
 mod settings;
 mod spec;
@@ -16,6 +17,7 @@ pub use ensemble::{Combination, Combine, Ensemble, EnsembleSpec, MemberSpec, Mem
 pub use http::{HttpReward, HttpSpec};
 pub use length_corrected::{LengthCorrected, LengthCorrectedSpec};
 pub use model::{ModelReward, Resolver, local_directory};
+pub use part::part;
 pub use program::{Program, ProgramSpec};
 pub use settings::{Label, MODEL_PRESETS, ModelSettings, ModelSpec, SETTINGS_FILE};
 pub use tokenizer::{RewardTokenizer, TruncationSide};

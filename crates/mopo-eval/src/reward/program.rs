@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use mopo_hub::beginning_of;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -272,7 +273,10 @@ impl Reward for Program {
             _ => Err(Error::Text {
                 reward: self.name().into(),
                 index,
-                why: format!("got the score `{line}`, which is not a finite number"),
+                why: format!(
+                    "got the score `{}`, which is not a finite number",
+                    beginning_of(line)
+                ),
             }),
         };
         answers.iter().enumerate().map(score).collect()

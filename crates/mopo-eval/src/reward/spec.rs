@@ -10,7 +10,7 @@ use super::model::LoadedModels;
 use super::{
     DemoReward, Ensemble, EnsembleSpec, HttpReward, HttpSpec, Length, LengthCorrected,
     LengthCorrectedSpec, LengthPreference, LengthUnit, MODEL_PRESETS, ModelReward, ModelSpec,
-    Pattern, Program, ProgramSpec, Resolver, Reward, WordList,
+    Pattern, Program, ProgramSpec, Resolver, Reward, WordList, part,
 };
 use crate::{Error, Result};
 
@@ -314,8 +314,9 @@ impl RewardSpec {
             Self::Model(spec) => model(spec)?,
             Self::Ensemble(spec) => {
                 let members = spec.rewards.iter().enumerate().map(|(i, member)| {
-                    let reward = within(format!("rewards[{i}]"), member.reward.build_by(model))?;
-                    Ok((reward, member.statistics.clone()))
+                    let place = format!("rewards[{i}]");
+                    let reward = within(place.clone(), member.reward.build_by(model))?;
+                    Ok((part(place, reward), member.statistics.clone()))
                 });
                 let members = members.collect::<Result<_>>()?;
                 Box::new(Ensemble::new(
@@ -325,7 +326,7 @@ impl RewardSpec {
                 )?)
             }
             Self::LengthCorrected(spec) => {
-                let reward = within("reward".into(), spec.reward.build_by(model))?;
+                let reward = part("reward", within("reward".into(), spec.reward.build_by(model))?);
                 let (name, price) = (spec.name.clone(), spec.price()?);
                 Box::new(LengthCorrected::new(name, reward, price, spec.from)?)
             }

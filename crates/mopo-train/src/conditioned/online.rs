@@ -170,6 +170,12 @@ impl<'a> Online<'a> {
         (step >= first).then(|| (step - first) * self.settings.rounds / n_online.max(1))
     }
 
+    /// The first step of the last round.
+    pub(crate) fn last_round(&self) -> usize {
+        let last = |step: &usize| self.round(*step) == Some(self.settings.rounds - 1);
+        (0..self.n_steps).find(last).unwrap_or(0)
+    }
+
     /// Samples the answers of a step's round unless they are there; false before the first round, and in one without an
     /// answer to keep. `policy`: the current one.
     ///
@@ -215,9 +221,8 @@ impl<'a> Online<'a> {
     ) -> Result<Vec<Kept>> {
         let seed = step_seed(self.seed, "online round", round);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let n = self.settings.prompts.min(data.train_prompts.len());
-        let mut drawn = rand::seq::index::sample(&mut rng, data.train_prompts.len(), n).into_vec();
-        drawn.sort_unstable();
+        let drawn = data.draw_prompts(self.settings.prompts, &mut rng);
+        let n = drawn.len();
         let aims: Vec<(Vec<f64>, String)> =
             drawn.iter().map(|_| self.rule.aim(&mut rng, self.names.len())).collect();
 

@@ -134,6 +134,11 @@ impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> PolicyMethod<B>
     fn policies(&self) -> PolicyParams<B::InnerBackend> {
         self.trainer.module().policy(self.base)
     }
+
+    /// Within the last online round.
+    fn compared_after(&self) -> usize {
+        self.online.as_ref().map_or(0, Online::last_round)
+    }
 }
 
 impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Method for Conditioned<'_, B, R> {

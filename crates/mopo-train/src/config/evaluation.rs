@@ -1,8 +1,10 @@
 //! `[evaluation]`: the evaluation of a run by `mopo pareto`.
 
 use mopo_core::Objectives;
+use mopo_eval::reward::{Resolver, Reward, RewardSpec, part};
 use mopo_eval::{ObjectiveStatistics, PromptEmbedding};
 use mopo_lm::HubGeneration;
+use mopo_ops::FusedBackend;
 use serde::{Deserialize, Serialize};
 
 use super::ranges::{self, Checked, MAX_COUNT, MAX_TOKENS};
@@ -94,6 +96,24 @@ impl RewardAxis {
             source: given.source.clone(),
         })
     }
+}
+
+/// The rewards of these axes.
+///
+/// # Errors
+/// One that cannot be built.
+pub(crate) fn build_rewards<'a, B: FusedBackend>(
+    axes: impl IntoIterator<Item = &'a RewardAxis>,
+    device: &B::Device,
+    resolve: Resolver<'_>,
+) -> Result<Vec<Box<dyn Reward>>> {
+    let axes: Vec<&RewardAxis> = axes.into_iter().collect();
+    let specs = axes.iter().map(|axis| &axis.reward);
+    let rewards = RewardSpec::build_all::<B>(specs, device, resolve)?;
+    let named = rewards.into_iter().zip(axes);
+    Ok(named
+        .map(|(reward, axis)| part(format!("evaluation.rewards: {}", axis.name), reward))
+        .collect())
 }
 
 impl EvaluationConfig {

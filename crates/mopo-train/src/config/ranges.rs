@@ -59,7 +59,7 @@ pub(crate) fn within(key: &str, value: f64, range: RangeInclusive<f64>) -> Check
 pub(crate) fn fraction(key: &str, value: f64) -> Checked {
     match value > 0.0 && value < 1.0 {
         true => Ok(()),
-        false => Err(format!("`{key}` is {value}; it must lie between 0 and 1")),
+        false => Err(format!("`{key}` is {value}; it must lie between 0 and 1, and be neither")),
     }
 }
 

@@ -18,6 +18,9 @@ use crate::{Constraint, Result, RunDir};
 /// How many of the data's responses an answer is compared with at most.
 const MAX_RESPONSES: usize = 8;
 
+/// With fewer prompts the bootstrap knows too little of how much they differ, and nothing is decided.
+const MIN_PROMPTS: usize = 10;
+
 /// A constraint of a policy on its generations.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GeneratedConstraint {
@@ -135,7 +138,10 @@ fn estimate(constraint: &Constraint, shares: &[f64], seed: u64) -> Option<Genera
         interval,
         sft: None,
         n_prompts,
-        verdict: Verdict::of(interval, threshold),
+        verdict: match n_prompts < MIN_PROMPTS {
+            true => Verdict::Undecided,
+            false => Verdict::of(interval, threshold),
+        },
     })
 }
 

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use mopo_core::Objectives;
 use mopo_eval::Reward;
-use mopo_eval::reward::{Resolver, RewardSpec};
+use mopo_eval::reward::Resolver;
 use mopo_eval::{ClusterConfig, PromptEmbedding, cluster_embedded, cluster_prompts};
 use mopo_ops::FusedBackend;
 use mopo_report::{
@@ -26,6 +26,7 @@ use mopo_report::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::config::build_rewards;
 use crate::result::RESULT;
 use crate::{Constraint, DirLock, Error, Progress, Result, RunConfig, RunDir, RunRecord};
 use answers::{Answered, Asked};
@@ -215,8 +216,7 @@ impl EvaluationPlan {
         device: &B::Device,
         resolve: Resolver<'_>,
     ) -> Result<Vec<Box<dyn Reward>>> {
-        let specs = self.config.evaluation.rewards.iter().map(|axis| &axis.reward);
-        Ok(RewardSpec::build_all::<B>(specs, device, resolve)?)
+        build_rewards::<B>(&self.config.evaluation.rewards, device, resolve)
     }
 
     /// From answers with their scores, policy by policy, to the front.
@@ -400,7 +400,7 @@ pub fn newest_finished_run(root: &Path) -> Result<PathBuf> {
     Err(none(match unfinished.first() {
         Some(path) => format!(
             "no finished run found; resume one with `mopo train --resume {}`",
-            path.display()
+            mopo_hub::quoted(path)
         ),
         None => format!("no run found; {remedy}"),
     }))

@@ -5,7 +5,7 @@ use mopo_core::divergence::Divergence;
 use mopo_core::pairwise::{check_reward_divergence, dpo_loss, f_reward, is_clamped};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ranges, text_form};
+use crate::config::ranges;
 use crate::pairwise::{Combination, PairLoss, PairSection, PairTarget, PairTraining, PairValues};
 use crate::{Error, Result};
 
@@ -21,7 +21,6 @@ pub struct FDpoConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub combination: Option<Combination>,
     /// The divergence by name: one with a barrier.
-    #[serde(with = "text_form")]
     pub divergence: Divergence,
     /// β > 0, strength of the divergence.
     pub beta: f64,

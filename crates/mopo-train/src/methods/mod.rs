@@ -180,6 +180,14 @@ struct MethodTable {
     kind: String,
 }
 
+impl MethodConfig {
+    /// Whether the method's one policy has a trained head, if its section says it.
+    pub(crate) fn train_head(&self) -> Option<bool> {
+        let sections = toml::Table::try_from(Sections::from(self.clone())).ok()?;
+        sections.get(self.kind())?.get("train_head")?.as_bool()
+    }
+}
+
 /// Defines [`MethodConfig`] and what depends on the list of methods.
 macro_rules! methods {
     ($($(#[$doc:meta])* $module:ident: $variant:ident($config:ident);)+) => {

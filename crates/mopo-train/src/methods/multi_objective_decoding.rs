@@ -29,7 +29,7 @@ kind = "multi_objective_decoding"
 [multi_objective_decoding]
 # Finished runs with one policy each, all on the same base model, by the name of the policy.
 runs = { helpful = "runs/dpo-helpful", harmless = "runs/dpo-harmless" }
-# The divergence that they were trained with: reverse_kl (DPO's), forward_kl, jensen_shannon, { alpha = 0.5 } or
+# The divergence that they were trained with: reverse_kl (DPO's), forward_kl, jensen_shannon, alpha:0.5 or
 # jeffreys.
 divergence = "reverse_kl"
 "#;

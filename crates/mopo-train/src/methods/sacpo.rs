@@ -243,6 +243,11 @@ impl<B: FusedAutodiffBackend> PolicyMethod<B> for Sacpo<'_, B> {
             },
         }
     }
+
+    /// Within the last stage.
+    fn compared_after(&self) -> usize {
+        self.stages.last().map_or(0, |stage| stage.steps.start)
+    }
 }
 
 impl<B: FusedAutodiffBackend> Method for Sacpo<'_, B> {

@@ -212,6 +212,9 @@ pub(crate) fn check_simplex(weights: &BTreeMap<String, f64>) -> std::result::Res
     if weights.values().any(|w| w.is_nan() || *w < 0.0) {
         return Err(format!("preference weights are numbers ≥ 0, but these are {}", listed()));
     }
+    if weights.is_empty() {
+        return Err("preference weights are missing: give one for each objective, of sum 1".into());
+    }
     let sum: f64 = weights.values().sum();
     if (sum - 1.0).abs() > 1e-6 {
         return Err(format!(

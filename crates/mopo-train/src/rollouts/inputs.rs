@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::RolloutSettings;
 use crate::batches::step_seed;
 use crate::communicator::Communicator;
-use crate::config::RewardAxis;
+use crate::config::{RewardAxis, build_rewards};
 use crate::evaluate::KnownStatistics;
 use crate::sample::Answerer;
 use crate::tokens::load_run_tokenizer;
@@ -69,7 +69,7 @@ impl RolloutInputs {
             .collect();
         let specs: Vec<RewardSpec> = axes.iter().map(|axis| axis.reward.clone()).collect();
         let resolve = |model: &str| Ok(mopo_hub::locate(Path::new(model), None, &mut Silent)?.0);
-        let rewards = RewardSpec::build_all::<B>(&specs, device, &resolve)?;
+        let rewards = build_rewards::<B>(axes.iter().copied(), device, &resolve)?;
         let (_, template) = load_run_tokenizer(run, config)?;
 
         let path = run.join(REWARDS);
@@ -176,11 +176,10 @@ impl Measure<'_> {
         answerer: &Answerer<'_, B>,
         progress: &mut dyn Progress,
     ) -> Result<(Vec<Vec<f32>>, String)> {
-        let n_prompts = self.data.train_prompts.len();
-        let n = self.config.evaluation.n_prompts.min(n_prompts);
         let seed = step_seed(self.config.seed, "reference scores", 0);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let drawn = rand::seq::index::sample(&mut rng, n_prompts, n).into_vec();
+        let drawn = self.data.draw_prompts(self.config.evaluation.n_prompts, &mut rng);
+        let n = drawn.len();
         let tokens = self.data.tokens_of_prompts(drawn.iter().copied())?;
         let texts = self.data.prompt_texts(drawn)?;
         let generation = GenerationConfig {

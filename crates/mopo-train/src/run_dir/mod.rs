@@ -44,6 +44,9 @@ pub(crate) const TENSORBOARD: &str = "tensorboard";
 /// The configuration's file. A directory with this file is a run.
 const CONFIG: &str = "config.toml";
 
+/// Folders of a run, in which nothing else has a place.
+const FOLDERS: [&str; 5] = ["checkpoints", "data", "policy", TENSORBOARD, "warm_start"];
+
 /// What a file of a run should be, for errors.
 pub(crate) const OURS: &str = "what `mopo` wrote there; the file was changed or damaged";
 
@@ -114,6 +117,16 @@ impl RunDir {
         [CONFIG, RECORD].iter().any(|name| fs::symlink_metadata(path.join(name)).is_ok())
     }
 
+    /// The run in one of whose own folders a path lies, whether or not it is there.
+    pub fn owner(path: &Path) -> Option<&Path> {
+        path.ancestors().skip(1).find(|dir| {
+            let inside = path.strip_prefix(dir).ok().and_then(|rest| rest.components().next());
+            let is_own =
+                inside.is_some_and(|name| FOLDERS.iter().any(|own| name.as_os_str() == *own));
+            is_own && Self::is_run(dir)
+        })
+    }
+
     /// Opens a run and reads its configuration and record.
     ///
     /// # Errors
@@ -132,8 +145,8 @@ impl RunDir {
         if !path.join(CONFIG).exists() {
             let message = match Self::is_run(path) {
                 true => format!(
-                    "its {CONFIG} is missing: restore it (`config` in {RECORD} has what the run was \
-                     begun with)"
+                    "its {CONFIG} is missing: if the run was cut off as it began, repeat the command that began it with \
+                     the same directory; otherwise restore the file (`config` in {RECORD} has what it was)"
                 ),
                 false => format!(
                     "not a run directory (no {CONFIG}); give a directory written by `{}`",

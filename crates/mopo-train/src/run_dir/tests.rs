@@ -197,6 +197,9 @@ fn a_run_without_its_configuration_or_record_is_known_as_a_damaged_one() {
             std::os::unix::fs::symlink("nowhere", path.join(lost)).unwrap();
         }
         assert!(RunDir::is_run(&path));
+        for (inside, is_own) in [("policy/new", true), ("data", true), ("pareto", false)] {
+            assert_eq!(RunDir::owner(&path.join(inside)), is_own.then_some(path.as_path()));
+        }
         let error = RunDir::open(&path).unwrap_err().to_string();
         assert!(error.contains(lost) && error.contains("restore"), "{error}");
         drop(run);
@@ -204,6 +207,7 @@ fn a_run_without_its_configuration_or_record_is_known_as_a_damaged_one() {
     }
     fs::create_dir(dir.path().join("other")).unwrap();
     assert!(!RunDir::is_run(&dir.path().join("other")));
+    assert_eq!(RunDir::owner(&dir.path().join("other/policy")), None);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use mopo_core::Objectives;
 use mopo_data::{LengthLimits, PreferenceRecord, PreparedSet, Tokenizer, tokenize};
+use rand_chacha::ChaCha8Rng;
 
 use crate::mixture::MixtureRecord;
 use crate::run_dir::record::DATA;
@@ -80,6 +81,18 @@ impl PromptIndex {
 }
 
 impl RunData {
+    /// `n` different training prompts by their index, at most all, in ascending order; from mixed sources by their weights.
+    /// A prompt is of the source of its first pair.
+    pub(crate) fn draw_prompts(&self, n: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
+        if let Some(mixture) = &self.train.mixture {
+            return mixture.parts(self.train_prompts.iter().map(TrainPrompt::pair)).draw(n, rng);
+        }
+        let all = self.train_prompts.len();
+        let mut drawn = rand::seq::index::sample(rng, all, n.min(all)).into_vec();
+        drawn.sort_unstable();
+        drawn
+    }
+
     /// The tokens of a training prompt, by its index.
     ///
     /// # Errors

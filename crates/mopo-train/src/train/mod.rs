@@ -28,7 +28,7 @@ use crate::log_probs::{self, LogProbs, all_log_probs, frozen_log_probs};
 use crate::methods::TrainContext;
 use crate::metrics_file::METRICS;
 use crate::models::model_dir;
-use crate::result::{RunResult, RunTokens, accuracies, constraints};
+use crate::result::{Best, RunResult, RunTokens, accuracies, constraints};
 use crate::rollouts::RolloutInputs;
 use crate::run_dir::record::{INITIAL, POLICY};
 use crate::{Progress, Result, RunConfig, RunDir, RunRecord, prepare};
@@ -274,12 +274,17 @@ pub fn train<B: FusedAutodiffBackend>(
     )?;
     communicator.by_first(|| {
         let k = data.objectives.len();
-        let lag = config.method.reference_lag().unwrap_or(usize::MAX);
-        let last_steps = lag.min(config.training.steps).clamp(1, 100);
+        let best: Option<Best> = match run.join(BEST).exists() {
+            true => run.read_json(BEST)?,
+            false => None,
+        };
         let log = read_log(run, progress);
         // Methods without them have no primary objectives.
-        let (mut constraints, n_rows) =
-            constraints(&log.rows, &data.objectives, &primaries, last_steps);
+        let lag = config.method.reference_lag().unwrap_or(usize::MAX);
+        let kept = best.as_ref().filter(|_| config.training.load_best_model_at_end);
+        let end = kept.map(|best| best.step);
+        let (mut constraints, last_steps) =
+            constraints(&log.rows, &data.objectives, &primaries, lag, end);
         for constraint in &mut constraints {
             let h = names.iter().position(|name| *name == constraint.policy);
             let k = data.objectives.index_of(&constraint.objective)?;
@@ -305,12 +310,8 @@ pub fn train<B: FusedAutodiffBackend>(
                 config.training.steps,
                 config.training.early_stopping_patience.is_some(),
             ),
-            best: match run.join(BEST).exists() {
-                true => run.read_json(BEST)?,
-                false => None,
-            },
-            // Fewer if rows are missing from the log.
-            last_steps: if constraints.is_empty() { last_steps } else { n_rows },
+            best,
+            last_steps,
             constraints,
             seconds: clock.elapsed().as_secs_f64(),
         };

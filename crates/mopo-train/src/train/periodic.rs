@@ -7,7 +7,7 @@ use std::path::Path;
 
 use mopo_core::pareto::{Direction, hypervolume};
 use mopo_data::ChatTemplate;
-use mopo_eval::reward::{Reward, RewardSpec, score_all};
+use mopo_eval::reward::{Reward, score_all};
 use mopo_lm::{CausalLm, Decoding, GenerationConfig, HeadChoice, PolicyParams};
 use mopo_ops::{FusedAutodiffBackend, FusedBackend};
 use mopo_report::{MetricKey, Metrics, Quantity};
@@ -19,7 +19,7 @@ use crate::batches::step_seed;
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::communicator::Communicator;
 use crate::conditioned::Conditioning;
-use crate::config::{BEST_METRIC, EVAL_PROMPTS, PhaseConfig};
+use crate::config::{BEST_METRIC, EVAL_PROMPTS, PhaseConfig, build_rewards};
 use crate::fit::{Method, PolicyMethod};
 use crate::heldout::log_ratio;
 use crate::log_probs::LogProbs;
@@ -126,10 +126,11 @@ impl<'a, B: FusedBackend> Evaluator<'a, B> {
         done.is_multiple_of(self.eval_steps) || done == self.phase.steps
     }
 
-    /// Evaluates policies after `done` steps.
+    /// Evaluates policies after `done` steps. `is_compared`: whether they may be the best ones.
     fn evaluate(
         &mut self,
         done: usize,
+        is_compared: bool,
         policies: &PolicyParams<B>,
         metrics: &mut Metrics,
     ) -> Result<()> {
@@ -172,6 +173,9 @@ impl<'a, B: FusedBackend> Evaluator<'a, B> {
         if let Some(samples) = &self.samples {
             let rows = self.answer(samples, done, policies, metrics)?;
             self.communicator.once(|| self.write(done, &rows))?;
+        }
+        if !is_compared {
+            return Ok(());
         }
         let value = metrics.get(self.metric.clone()).expect("checked before training");
         match &self.state.best {
@@ -305,10 +309,8 @@ impl Samples {
         device: &B::Device,
     ) -> Result<Self> {
         let settings = &config.evaluation;
-        let specs: Vec<RewardSpec> =
-            settings.rewards.iter().map(|axis| axis.reward.clone()).collect();
         let resolve = |model: &str| Ok(mopo_hub::locate(Path::new(model), None, &mut Silent)?.0);
-        let rewards = RewardSpec::build_all::<B>(&specs, device, &resolve)?;
+        let rewards = build_rewards::<B>(&settings.rewards, device, &resolve)?;
         let (_, template) = load_run_tokenizer(run, config)?;
         let prompts: Vec<String> = data.heldout_prompts.iter().take(n).cloned().collect();
         let of = |h: usize| -> Result<Vec<Vec<u32>>> {
@@ -402,8 +404,11 @@ impl<B: FusedAutodiffBackend> Method for Evaluated<'_, '_, B> {
 
     fn step(&mut self, step: usize, learning_rate: f64) -> Result<Metrics> {
         let mut metrics = self.method.step(step, learning_rate)?;
-        if self.evaluator.is_due(step + 1) {
-            self.evaluator.evaluate(step + 1, &self.method.policies().merged(), &mut metrics)?;
+        let done = step + 1;
+        if self.evaluator.is_due(done) {
+            let (is_compared, policies) =
+                (done > self.method.compared_after(), self.method.policies().merged());
+            self.evaluator.evaluate(done, is_compared, &policies, &mut metrics)?;
         }
         Ok(metrics)
     }

@@ -121,6 +121,45 @@ fn training_stops_early_and_ends_with_the_best_policies() {
     assert_same_artefacts(&run, &resumed);
 }
 
+/// However bad the policies of the first stage, which has not begun the second objective.
+#[test]
+fn stages_are_not_cut_off_by_early_stopping() {
+    let patience = ["training.early_stopping_patience=1", "training.load_best_model_at_end=true"];
+    let stages = ["sacpo.order=[\"helpful\", \"harmless\"]", "sacpo.betas=[0.1, 0.1]"];
+    let (_tmp, run) =
+        finished_with(&tiny_method("sacpo", &[&WILD[..], &patience, &stages].concat()));
+    let found = metric(&run, "sacpo", "eval_accuracy");
+    // Six steps each.
+    assert!(found.len() > 6, "{found:?}");
+    let best = result(&run).best.unwrap();
+    assert!(best.step > 6 && best.value == found[best.step - 1], "{best:?}, {found:?}");
+}
+
+/// The thresholds are those of the window in which the kept policies were.
+#[test]
+fn constraints_are_those_of_the_step_that_is_kept() {
+    let set = [
+        "training.load_best_model_at_end=true",
+        "training.eval_steps=1",
+        "training.learning_rate=0.3",
+        "mopo.relaxation=0.5",
+        "mopo.reference_lag=2",
+    ];
+    let (_tmp, run) = finished_with(&tiny(&set));
+    let result = result(&run);
+    let end = result.best.unwrap().step;
+    let first = (end - 1) / 2 * 2;
+    assert!(end < 7, "another window than the last: {end}");
+    assert_eq!(result.last_steps, end - first);
+    for constraint in result.constraints {
+        let key = format!("{}/threshold/{}", constraint.policy, constraint.objective);
+        let all = metric(&run, "mopo", &key);
+        let own = &all[first..end];
+        let mean = own.iter().sum::<f64>() / own.len() as f64;
+        assert!((constraint.threshold - mean).abs() < 1e-12, "{key}: {all:?}");
+    }
+}
+
 #[test]
 fn tokens_are_counted_pass_by_pass() {
     let of = |config: &mopo_train::RunConfig| {

@@ -23,7 +23,7 @@ use mopo_lm::{CausalLm, PolicyParams};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::{Metrics, Quantity};
 
-use self::sample::{FreshSample, FreshSampler, Sample};
+use self::sample::{FreshSample, FreshSampler, Sample, check_turns};
 use self::window::SmoothedRatios;
 use super::{MethodSection, RunSteps, TrainContext};
 use crate::checkpoint::{Checkpoint, Parts};
@@ -104,8 +104,10 @@ prune_below = 1e-5
         &[&["mopo.ball.radius", "mopo.ball.confidence"]];
     const REMEDY: &'static str = ", a larger `mopo.tau`";
 
-    fn check_section(&self, _: &[String]) -> Result<()> {
-        Ok(self.check()?)
+    fn check_section(&self, policies: &[String]) -> Result<()> {
+        self.check()?;
+        let fresh = self.fresh.as_ref();
+        fresh.map_or(Ok(()), |fresh| check_turns(fresh.prompts, fresh.answers, policies.len()))
     }
 
     fn check_steps(&self, steps: usize) -> Result<()> {

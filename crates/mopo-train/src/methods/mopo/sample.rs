@@ -21,7 +21,7 @@ use crate::communicator::Communicator;
 use crate::log_probs::{LogProbs, all_log_probs};
 use crate::rollouts::RolloutInputs;
 use crate::sample::Answerer;
-use crate::{Pairs, Result, RunData, Silent};
+use crate::{Error, Pairs, Result, RunData, Silent};
 
 /// Labelled pairs, and what is known of whoever gave the responses.
 pub(super) struct Sample<'a> {
@@ -129,6 +129,22 @@ pub(super) struct FreshSample {
     pub(super) reference: Vec<LogProbs>,
 }
 
+/// Refuses so few prompts that a policy would have no turn: answer j to prompt i is one of policy (i + j) mod K.
+pub(super) fn check_turns(n_prompts: usize, n_answers: usize, n_policies: usize) -> Result<()> {
+    if n_prompts + n_answers > n_policies {
+        return Ok(());
+    }
+    Err(Error::Config {
+        origin: "`[mopo.fresh]`".into(),
+        message: format!(
+            "{n_policies} policies take turns to answer, and with {n_prompts} prompts and {n_answers} answers to each not \
+             all of them have one: set `mopo.fresh.prompts` to {} or more, or `mopo.fresh.answers`, and take data with so \
+             many training prompts",
+            (n_policies + 1).saturating_sub(n_answers)
+        ),
+    })
+}
+
 impl FreshSampler<'_> {
     /// Answers of the references to training prompts, labelled by how often the rewards prefer each to the data's responses
     /// to its prompt. The references answer in turns, so that the answers are from their mixture.
@@ -148,11 +164,10 @@ impl FreshSampler<'_> {
     ) -> Result<FreshSample> {
         let n_policies = setup.primaries.len();
         let seed = step_seed(setup.seed, "mopo fresh answers", step);
-        let all = self.data.train_prompts.len();
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let n = self.settings.prompts.min(all);
-        let mut drawn = rand::seq::index::sample(&mut rng, all, n).into_vec();
-        drawn.sort_unstable();
+        let drawn = self.data.draw_prompts(self.settings.prompts, &mut rng);
+        let n = drawn.len();
+        check_turns(n, self.settings.answers, n_policies)?;
 
         // Of each row its prompt and its policy; the answers to a prompt next to each other.
         let row = |i: usize, j: usize| (drawn[i], (i + j) % n_policies);
