@@ -7,6 +7,7 @@ mod memory;
 mod output;
 mod progress;
 mod ranks;
+mod signals;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ fn message(error: &anyhow::Error) -> String {
 
 fn main() -> ExitCode {
     memory::keep_freed();
+    signals::survive_file_limits();
     let command = Cli::parse().command;
     let filter = tracing_subscriber::EnvFilter::try_from_env("MOPO_LOG").unwrap_or_else(|_| {
         // A server's log has a line for each request.

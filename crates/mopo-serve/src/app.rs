@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware;
@@ -205,6 +206,13 @@ async fn front(State(app): State<Arc<App>>) -> Answer {
     Ok(json_response(StatusCode::OK, &value))
 }
 
+/// What a path has where it has a name.
+pub(crate) type PathName = Result<Path<String>, PathRejection>;
+
+pub(crate) fn not_utf8(rejection: PathRejection) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, rejection.body_text()).code("invalid_path")
+}
+
 fn card(app: &App, id: &str) -> Value {
     json!({ "id": id, "object": "model", "created": app.started, "owned_by": "mopo" })
 }
@@ -214,7 +222,8 @@ async fn models(State(app): State<Arc<App>>) -> Response {
     json_response(StatusCode::OK, &json!({ "object": "list", "data": data }))
 }
 
-async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Answer {
+async fn model(State(app): State<Arc<App>>, name: PathName) -> Answer {
+    let Path(name) = name.map_err(not_utf8)?;
     // A name with weights counts, too.
     let mut fields = crate::fields::Fields::new(
         String::new(),

@@ -5,6 +5,7 @@ use axum::extract::Path;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 
+use crate::app::{PathName, not_utf8};
 use crate::error::ApiError;
 
 /// Scripts and styles from here only, and none inside the page: text of a model cannot become one.
@@ -45,7 +46,8 @@ pub(crate) async fn index() -> Response {
     file("text/html; charset=utf-8", INDEX)
 }
 
-pub(crate) async fn asset(Path(name): Path<String>) -> Result<Response, ApiError> {
+pub(crate) async fn asset(name: PathName) -> Result<Response, ApiError> {
+    let Path(name) = name.map_err(not_utf8)?;
     let found = ASSETS.iter().find(|(known, _, _)| *known == name);
     let (_, kind, content) = found.ok_or_else(|| {
         ApiError::new(StatusCode::NOT_FOUND, "the page has no such file").code("not_found")

@@ -23,7 +23,7 @@ pub(crate) enum Measurement {
     Generate(BenchGenerateArgs),
     /// Scoring with a reward model
     Score(BenchScoreArgs),
-    /// Matrix products in f32 on the CPU, with the shapes of a training step
+    /// Matrix products on the CPU, with the shapes of a training step
     Matmul(BenchMatmulArgs),
     /// Exchanges between the ranks of a job: start it by `mpirun`
     Exchange(BenchExchangeArgs),

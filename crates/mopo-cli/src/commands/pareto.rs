@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use mopo_hub::{ShardChoice, ShardIndex};
+use mopo_hub::{ShardChoice, ShardIndex, quoted};
 use mopo_ops::FusedBackend;
 use mopo_report::write_report;
 use mopo_train::evaluate::{EvaluationOptions, EvaluationPlan, ShardPlan, newest_finished_run};
@@ -31,7 +31,7 @@ pub(crate) fn run(args: ParetoArgs) -> Result<()> {
     e.embedding = args.protocol.embedding.map_or(e.embedding, Into::into);
     errln!("run directory: {}", path.display());
     let out = args.out.clone().unwrap_or_else(|| run.join("pareto"));
-    check_report_place(&out)?;
+    check_report_place(&out, "pareto")?;
     let options = EvaluationOptions {
         seed: args.seed,
         prompts: args.prompts.clone(),
@@ -143,8 +143,8 @@ impl Job for Pareto {
         outln!("\nevaluated in {:.0} s; wrote", clock.elapsed().as_secs_f64());
         print_files(&files);
         outln!(
-            "next: cargo run --release -p mopo-cli -- generate {} --policy {} --prompt \"…\"",
-            run.display(),
+            "next: mopo generate {} --policy {} --prompt \"…\"   (or: cargo run --release -p mopo-cli -- generate …)",
+            quoted(&run),
             evaluated.policies[0]
         );
         Ok(())

@@ -23,7 +23,7 @@ pub(crate) fn run(args: ReportArgs) -> Result<()> {
         !args.names.iter().any(|name| name.trim().is_empty()),
         "--names has an empty name; give one per run"
     );
-    check_report_place(&args.out)?;
+    check_report_place(&args.out, "report")?;
     let mut runs: Vec<(String, ResultsDir)> = Vec::new();
     for (i, path) in args.runs.iter().enumerate() {
         let results = ResultsDir::find(path)?;
@@ -44,6 +44,13 @@ pub(crate) fn run(args: ReportArgs) -> Result<()> {
         if let Some(run) = &results.run {
             check_up_to_date(run, &recorded.record)?;
         }
+        // What was read would be replaced.
+        let place = |path: &Path| path.canonicalize().ok();
+        ensure!(
+            place(&args.out).is_none() || place(&args.out) != place(&results.results),
+            "--out {} has the results of one of the runs; choose another directory",
+            args.out.display()
+        );
     }
     mopo_hub::create_dir(&args.out)?;
     let lock = DirLock::acquire(&args.out)?;
@@ -59,14 +66,22 @@ pub(crate) fn run(args: ReportArgs) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to put a report among the files of a run.
-pub(crate) fn check_report_place(out: &Path) -> Result<()> {
+/// Refuses to put a report among the files of a run. `example`: the name of a folder for it.
+pub(crate) fn check_report_place(out: &Path, example: &str) -> Result<()> {
     ensure!(
         !RunDir::is_run(out),
         "--out {} is a run's own directory; choose another one, for example {}",
         out.display(),
-        out.join("pareto").display()
+        out.join(example).display()
     );
+    if let Some(run) = RunDir::owner(out) {
+        bail!(
+            "--out {} belongs to the run {}; choose another one, for example {}",
+            out.display(),
+            run.display(),
+            run.join(example).display()
+        );
+    }
     Ok(())
 }
 

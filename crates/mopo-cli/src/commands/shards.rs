@@ -32,9 +32,14 @@ pub(super) fn kind(device: Device) -> &'static str {
 
 /// The same with the precision of products, which rounds otherwise too.
 pub(super) fn kind_in(device: Device, precision: MatmulPrecision) -> String {
+    in_precision(kind(device), precision)
+}
+
+/// A device's name with the precision of products, if that is not f32.
+pub(super) fn in_precision(device: &str, precision: MatmulPrecision) -> String {
     match precision {
-        MatmulPrecision::F32 => kind(device).into(),
-        other => format!("{}, products in {}", kind(device), other.name()),
+        MatmulPrecision::F32 => device.into(),
+        other => format!("{device}, products in {}", other.name()),
     }
 }
 

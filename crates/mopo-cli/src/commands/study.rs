@@ -20,7 +20,7 @@ pub(crate) fn run(args: &StudyArgs) -> Result<()> {
     })?;
     let root = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let out = args.out.as_deref().unwrap_or(root);
-    check_report_place(out)?;
+    check_report_place(out, "study")?;
     let options = StudyOptions { n_resamples: args.resamples, ..StudyOptions::default() };
     let cluster = |prompts: &[String], n_clusters| {
         let config = ClusterConfig { n_clusters, ..ClusterConfig::default() };

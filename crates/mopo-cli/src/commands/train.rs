@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use burn::backend::Autodiff;
+use mopo_hub::quoted;
 use mopo_ops::FusedBackend;
 use mopo_train::communicator::{Communicator, check_equal};
 use mopo_train::config::{Replaced, preset_text, read_text};
@@ -112,7 +113,7 @@ fn cache(args: &TrainArgs, run: &Path) -> Option<LogProbCache> {
 }
 
 fn print_next(path: &Path) {
-    outln!("next: cargo xtask pareto -- {0}   (or: mopo pareto {0})", path.display());
+    outln!("next: cargo xtask pareto -- {0}   (or: mopo pareto {0})", quoted(path));
 }
 
 /// Checks that the run at `--out` is the one that these arguments start.
@@ -199,12 +200,12 @@ pub(super) fn after_failure(
         return error;
     }
     let cause = crate::message(&error);
-    let resume = format!("{command} --resume {}", path.display());
+    let resume = format!("{command} --resume {}", quoted(&path));
     // A run keeps its configuration, so that resuming helps only if something else was wrong.
     match error.downcast_ref() {
         Some(mopo_train::Error::Config { .. }) => anyhow!(
-            "{cause}\nThe run is kept with its configuration; to resume it as it is: {resume}\nFor another configuration, \
-             start a new run"
+            "{cause}\nThe run is kept with its configuration. With another configuration, start a new run; once the cause is \
+             gone, resume this one: {resume}"
         ),
         _ => anyhow!("{cause}\nThe run is kept; to resume it: {resume}"),
     }

@@ -15,7 +15,7 @@ use crate::output::{errln, out, outln};
 use crate::progress::Bars;
 
 pub(crate) fn run(args: WinRateArgs) -> Result<()> {
-    check_report_place(&args.out)?;
+    check_report_place(&args.out, "win-rate")?;
     let judge = judge(&args.judge)?;
     let (results, name) = find(&args.results)?;
     let matchups = match &args.against {

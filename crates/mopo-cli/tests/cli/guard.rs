@@ -169,7 +169,19 @@ fn every_command_knows_a_run_again() {
     for command in ["pareto", "report"] {
         let said = fail(mopo(&[command]).arg(&run).arg("--out").arg(&run));
         assert!(said.contains("--out") && !run.join("index.html").exists(), "{said}");
+        for own in ["checkpoints", "policy", "data/new"] {
+            let out = run.join(own);
+            let said = fail(mopo(&[command]).arg(&run).arg("--out").arg(&out));
+            assert!(said.contains("belongs to the run") && said.contains(command), "{said}");
+            assert!(!out.join("index.html").exists());
+        }
     }
+    // A report of several runs does not replace what it is made of.
+    let results = run.join("pareto");
+    let before = fs::read(results.join("report.json")).unwrap();
+    let said = fail(mopo(&["report"]).args([&run]).arg("--out").arg(&results));
+    assert!(said.contains("the results of one of the runs"), "{said}");
+    assert_eq!(fs::read(results.join("report.json")).unwrap(), before);
     // Results of another training do not belong to this run.
     let other = dir.path().join("retrained");
     succeed(tiny(&other).args(["--no-cache", "--set", "training.steps=5"]));

@@ -179,8 +179,9 @@ fn parse_header(line: &[u8]) -> std::result::Result<Header, (String, &'static st
             "prepare the set again with this version",
         ));
     }
-    serde_json::from_value(value)
-        .map_err(|e| (format!("not a header: {e}"), "correct the field or prepare the set again"))
+    // From the text: a value has lost keys that were there twice.
+    let remedy = "correct the field or prepare the set again";
+    serde_json::from_slice(line).map_err(|e| (format!("not a header: {}", json_reason(&e)), remedy))
 }
 
 /// serde's message without its "line 1", which is never the file's line.

@@ -12,7 +12,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use mopo_hub::{Progress, Unit};
@@ -105,6 +105,8 @@ struct Shared {
     n_requests: AtomicUsize,
     next: AtomicUsize,
     stop: AtomicBool,
+    /// Why the last request had no answer, if none is left to repeat it.
+    unanswered: Mutex<Option<String>>,
 }
 
 impl Judge {
@@ -227,8 +229,9 @@ impl Judge {
             n_requests: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
+            unanswered: Mutex::new(None),
         };
-        let mut failure = None;
+        let (mut failure, mut n_answers) = (None, 0);
         std::thread::scope(|scope| {
             let (send, receive) = mpsc::channel();
             for _ in 0..self.settings.n_parallel.min(open.len()) {
@@ -253,6 +256,7 @@ impl Judge {
                     cache.insert(open[i].key.clone(), &self.settings.model, answer)?;
                     Ok(verdict)
                 });
+                n_answers += usize::from(kept.is_ok());
                 match kept {
                     Ok(Verdict::Unreadable) => progress.advance(1, "unreadable"),
                     Ok(_) => progress.advance(1, ""),
@@ -263,9 +267,21 @@ impl Judge {
                 }
             }
         });
-        match failure {
-            Some(error) => Err(error),
-            None => Ok(shared.n_requests.into_inner()),
+        let n_requests = shared.n_requests.into_inner();
+        let unanswered = shared.unanswered.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match (failure, unanswered) {
+            (Some(error), _) => Err(error),
+            (None, Some(why)) if n_answers == 0 => {
+                Err(self.failed(&format!("{why} (none of {n_requests} requests was answered)")))
+            }
+            _ => Ok(n_requests),
+        }
+    }
+
+    fn failed(&self, message: &str) -> Error {
+        Error::Judge {
+            url: self.client.url().into(),
+            message: format!("{message}. Answers so far are kept; repeat the command to resume"),
         }
     }
 
@@ -274,10 +290,6 @@ impl Judge {
         let JudgeSettings { model, max_tokens, prompt, max_requests, n_attempts, pause, .. } =
             &self.settings;
         let text = prompt.fill(question);
-        let failed = |message: String| Error::Judge {
-            url: self.client.url().into(),
-            message: format!("{message}. Answers so far are kept; repeat the command to resume"),
-        };
         let most = max_requests.unwrap_or(usize::MAX);
         let mut pause = *pause;
         for attempt in 1.. {
@@ -289,12 +301,15 @@ impl Judge {
             }
             match self.client.ask(model, *max_tokens, &text) {
                 Reply::Answer(answer) => return Ok(Some(answer)),
-                Reply::Refused(why) => return Err(failed(why)),
+                Reply::Refused(why) => return Err(self.failed(&why)),
                 Reply::Later(why, _) if attempt >= *n_attempts => {
-                    return Err(failed(format!("{why} (after {attempt} attempts)")));
+                    return Err(self.failed(&format!("{why} (after {attempt} attempts)")));
                 }
                 // Nothing to wait for.
-                Reply::Later(..) if shared.n_requests.load(Ordering::Relaxed) >= most => break,
+                Reply::Later(why, _) if shared.n_requests.load(Ordering::Relaxed) >= most => {
+                    *shared.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+                    break;
+                }
                 Reply::Later(_, wait) => {
                     let until = Instant::now() + wait.unwrap_or(pause).max(pause);
                     pause = (pause * 2).min(MAX_PAUSE);

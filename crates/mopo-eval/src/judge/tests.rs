@@ -229,6 +229,17 @@ fn requests_are_limited_prompt_by_prompt() {
 }
 
 #[test]
+fn a_judge_that_answers_nothing_is_an_error_however_few_requests_there_are() {
+    let chat = LoopbackChat::start(|_| ChatReply::fails(500, "out of order"));
+    let dir = tempfile::tempdir().unwrap();
+    let limited = JudgeSettings { max_requests: Some(2), ..settings(&chat) };
+    let said = compare(limited, &dir.path().join("cache")).unwrap_err().to_string();
+    for part in ["500", "none of 2 requests was answered", "repeat the command"] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+#[test]
 fn parallel_requests_say_the_same() {
     let chat = LoopbackChat::start(prefers_longer);
     let dir = tempfile::tempdir().unwrap();
