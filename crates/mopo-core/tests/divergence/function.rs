@@ -239,7 +239,9 @@ fn names_are_read_and_written() {
         assert_eq!(serde_json::from_str::<Divergence>(&json).unwrap(), divergence);
     }
     assert_eq!(serde_json::to_string(&JensenShannon).unwrap(), r#""jensen_shannon""#);
-    assert_eq!(serde_json::to_string(&Alpha(0.25)).unwrap(), r#"{"alpha":0.25}"#);
+    assert_eq!(serde_json::to_string(&Alpha(0.25)).unwrap(), r#""alpha:0.25""#);
+    // As files of earlier versions have it.
+    assert_eq!(serde_json::from_str::<Divergence>(r#"{"alpha":0.25}"#).unwrap(), Alpha(0.25));
     assert_eq!(Alpha(0.25).to_string(), "alpha:0.25");
     assert_eq!(Divergence::default(), ReverseKl);
     for (name, words) in [
