@@ -417,6 +417,13 @@ fn absent_is_empty(e: std::io::Error) -> std::io::Result<Vec<String>> {
 
 /// Refuses a directory with anything but what a start killed early leaves.
 fn refuse_existing(path: &Path, kind: RunKind) -> Result<()> {
+    if fs::symlink_metadata(path).is_ok() && !path.is_dir() {
+        return Err(Error::Run {
+            path: path.into(),
+            message: "it is no directory, but a file or a link that leads nowhere; choose another one with --out"
+                .into(),
+        });
+    }
     if path.join(CONFIG).exists() {
         return Err(Error::Run {
             path: path.into(),

@@ -211,6 +211,21 @@ fn a_run_without_its_configuration_or_record_is_known_as_a_damaged_one() {
 }
 
 #[test]
+fn files_and_dangling_links_are_no_place_for_a_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+    fs::write(&file, "mine").unwrap();
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    let config = RunConfig::preset("demo").unwrap();
+    for place in [&file, &link] {
+        let mut record = RunRecord::new("test".into(), 0, None, false).unwrap();
+        let error = RunDir::create(place, &config, &mut record).unwrap_err().to_string();
+        assert!(error.contains("no directory") && error.contains("--out"), "{error}");
+    }
+    assert_eq!(fs::read(&file).unwrap(), b"mine");
+}
+
+#[test]
 fn links_in_a_run_are_not_written_through() {
     let dir = tempfile::tempdir().unwrap();
     let run = new_run(&dir.path().join("run"));
