@@ -321,18 +321,28 @@ impl RunConfig {
         self.evaluation.check(self.policies.len()).or_else(fail)
     }
 
-    /// Refuses policies without heads of their own that would all be the same, and what is said of heads that the method
-    /// does not train.
+    /// Refuses a new run whose heads of low rank would not be trained.
+    ///
+    /// # Errors
+    /// Names the keys.
+    pub(crate) fn check_trained_heads(&self) -> Result<()> {
+        let kind = self.method.kind();
+        let message = match self.method.train_head() {
+            _ if self.head_rank.is_none() || self.method.trains_heads() => return Ok(()),
+            Some(true) => return Ok(()),
+            Some(false) => {
+                format!(
+                    "`{kind}.train_head` is false, so that no head is trained: remove one of the two"
+                )
+            }
+            None => format!("`{kind}` trains no head: remove it"),
+        };
+        Err(Error::Config { origin: "`head_rank`".into(), message })
+    }
+
+    /// Refuses policies without heads of their own that would all be the same, or whose method has none anyway.
     fn check_heads(&self) -> std::result::Result<(), String> {
         let kind = self.method.kind();
-        let own = self.method.train_head();
-        if self.head_rank.is_some() && self.train_heads && own == Some(false) {
-            return Err(format!(
-                "`head_rank` is set, but `{kind}.train_head` is false, so that no head is trained: remove one of the two"
-            ));
-        } else if self.head_rank.is_some() && own.is_none() && !self.method.trains_heads() {
-            return Err(format!("`head_rank` is set, but `{kind}` trains no head: remove it"));
-        }
         let why = if self.train_heads {
             return Ok(());
         } else if !self.method.trains_heads() {

@@ -74,6 +74,7 @@ pub fn train<B: FusedAutodiffBackend>(
     if is_new && communicator.is_first() {
         config.method.check_steps(config.training.steps)?;
         config.check_mixtures()?;
+        config.check_trained_heads()?;
         if let ModelSource::Hub(model) = &config.model.source {
             let dir = model_dir(model)?;
             RunDir::check_origin(&dir)?;

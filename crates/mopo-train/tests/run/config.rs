@@ -166,7 +166,6 @@ fn another_method_can_replace_the_configured_one() {
         ("f-dpo", &["f_dpo.divergence=chi_squared"], "forward_kl"),
         ("f_dpo", &["f_dpo.divergence=alpha:2"], "between 0 and 1"),
         ("f_dpo", &["f_dpo.divergence=kl"], "f_dpo.divergence=kl"),
-        ("dpo", &["head_rank=2"], "`dpo.train_head` is false"),
         ("simpo", &["simpo.margin=-1"], "simpo.margin"),
         ("ipo", &["ipo.beta=0"], "ipo.beta"),
         ("modpo", &["modpo.preference_weights={helpful=0.01,humor=0.99}"], "at least 0.05"),
@@ -555,6 +554,7 @@ fn what_a_new_run_cannot_do_is_said_before_sft() {
             "from the first refresh on",
         ),
         ("ric", &["evaluation.worst_case=true"], "there is nothing to mix"),
+        ("dpo", &["head_rank=2"], "`dpo.train_head` is false"),
         (
             "dpo",
             &["training.eval_steps=2", "training.metric_for_best_model=foo"],
