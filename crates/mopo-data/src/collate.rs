@@ -123,7 +123,7 @@ pub fn bucketed_batches(
 }
 
 /// The same for rows of several groups: each batch has rows of every group in the proportion that they have in its window,
-/// up to one row, and of similar length among those of their group. `groups`: the group of each row, or none if there is
+/// but for a row or two, and of similar length among those of their group. `groups`: the group of each row, or none if there is
 /// only one.
 pub fn mixed_batches(
     lengths: &[usize],

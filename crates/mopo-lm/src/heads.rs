@@ -125,19 +125,24 @@ mod tests {
 
     use super::*;
 
+    /// A base model's output layer with random weights, and with a bias of zeros or none.
+    fn base(dtype: FloatDType, has_bias: bool) -> OutputLayer<B> {
+        let device = Default::default();
+        let weight = Tensor::<B, 2>::random([6, 9], Distribution::Normal(0.0, 1.0), &device);
+        OutputLayer {
+            weight: Weight::Dense(Param::from_tensor(weight.cast(dtype))),
+            update: None,
+            bias: has_bias.then(|| Param::from_tensor(Tensor::zeros([9], &device))),
+            soft_cap: None,
+        }
+    }
+
     #[test]
     fn updates_of_a_base_keep_its_weight_as_it_is() {
-        let device = Default::default();
-        if !B::supports_dtype(&device, DType::BF16) {
+        if !B::supports_dtype(&Default::default(), DType::BF16) {
             mopo_testkit::skip!("this backend has no bfloat16");
         }
-        let weight = Tensor::<B, 2>::random([6, 9], Distribution::Normal(0.0, 1.0), &device);
-        let base = OutputLayer {
-            weight: Weight::Dense(Param::from_tensor(weight.cast(FloatDType::BF16))),
-            update: None,
-            bias: Some(Param::from_tensor(Tensor::zeros([9], &device))),
-            soft_cap: None,
-        };
+        let base = base(FloatDType::BF16, true);
         let heads = PolicyHeads::updates_of(&base, 2, 3, 0.5).heads;
         assert!(OutputLayer::have_one_weight(&heads));
         for head in &heads {
@@ -154,14 +159,7 @@ mod tests {
 
     #[test]
     fn constants_have_nothing_to_train_and_become_weights_of_their_own() {
-        let device = Default::default();
-        let weight = Tensor::<B, 2>::random([6, 9], Distribution::Normal(0.0, 1.0), &device);
-        let base = OutputLayer {
-            weight: Weight::Dense(Param::from_tensor(weight)),
-            update: None,
-            bias: Some(Param::from_tensor(Tensor::zeros([9], &device))),
-            soft_cap: None,
-        };
+        let base = base(FloatDType::F32, true);
         let heads = PolicyHeads::constants_of(&base, 2);
         let bias = heads.heads[1].bias.as_ref().unwrap();
         assert!(!heads.heads[1].dense().is_require_grad() && !bias.val().is_require_grad());
@@ -175,13 +173,7 @@ mod tests {
     #[test]
     fn updates_change_nothing_at_first_and_are_all_that_learns() {
         let device = Default::default();
-        let weight = Tensor::<B, 2>::random([6, 9], Distribution::Normal(0.0, 1.0), &device);
-        let base = OutputLayer {
-            weight: Weight::Dense(Param::from_tensor(weight)),
-            update: None,
-            bias: None,
-            soft_cap: None,
-        };
+        let base = base(FloatDType::F32, false);
         let mut head = PolicyHeads::from_base(&base, 1).with_updates(2, 0.5).heads.remove(0);
         let hidden = Tensor::<B, 2>::random([4, 6], Distribution::Normal(0.0, 1.0), &device);
         let values = |head: &OutputLayer<B>| -> Vec<f32> {
