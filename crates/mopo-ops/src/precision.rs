@@ -32,6 +32,14 @@ impl MatmulPrecision {
             Self::Int8 => "int8",
         }
     }
+
+    /// What it adds to a note on how something was computed: `, products in int8`, or nothing for what is usual.
+    pub fn note(self) -> String {
+        match self {
+            Self::F32 => String::new(),
+            other => format!(", products in {}", other.name()),
+        }
+    }
 }
 
 impl std::str::FromStr for MatmulPrecision {

@@ -67,12 +67,12 @@ fn metrics() -> Vec<MetricsRow> {
         let t = f64::from(step);
         let (a, b) = ("helpful", "harmless");
         let mut metrics = Metrics::default();
-        metrics.set(Quantity::Loss.of(a), 0.7 * (-t / 150.0).exp() + 0.02 * (t * 0.9).sin());
-        metrics.set(Quantity::Loss.of(b), 0.8 * (-t / 190.0).exp() + 0.02 * (t * 1.1).sin());
-        metrics.set(Quantity::Lambda.between(a, b), 0.9 * (1.0 - (-t / 90.0).exp()));
-        metrics.set(Quantity::Lambda.between(b, a), 0.6 * (1.0 - (-t / 60.0).exp()));
-        metrics.set(Quantity::Slack.between(a, b), -0.2 + t / 1500.0);
-        metrics.set(Quantity::Slack.between(b, a), -0.1 + t / 1900.0);
+        metrics.set(Quantity::LOSS.of(a), 0.7 * (-t / 150.0).exp() + 0.02 * (t * 0.9).sin());
+        metrics.set(Quantity::LOSS.of(b), 0.8 * (-t / 190.0).exp() + 0.02 * (t * 1.1).sin());
+        metrics.set(Quantity::LAMBDA.between(a, b), 0.9 * (1.0 - (-t / 90.0).exp()));
+        metrics.set(Quantity::LAMBDA.between(b, a), 0.6 * (1.0 - (-t / 60.0).exp()));
+        metrics.set(Quantity::SLACK.between(a, b), -0.2 + t / 1500.0);
+        metrics.set(Quantity::SLACK.between(b, a), -0.1 + t / 1900.0);
         MetricsRow { phase: "mopo".into(), step: step as usize, metrics }
     };
     (0..400).map(row).collect()

@@ -1,6 +1,7 @@
 //! Metrics of training steps, and `metrics.jsonl`, which has one line per step. Training writes it;
 //! results and curves read it, always through these types.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,141 +16,102 @@ use serde_json::Value;
 
 use crate::{Error, Result};
 
-macro_rules! quantities {
-    ($($(#[$doc:meta])+ $variant:ident = $name:literal,)+) => {
-        /// A quantity of a step; docs/math.md defines each one.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        pub enum Quantity {
-            $($(#[$doc])+ $variant,)+
-        }
+/// What a number of a step is. Those here are of several methods, or are drawn; a method names its own beside its code
+/// and defines them on its page in docs/methods.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Quantity(Cow<'static, str>);
 
-        impl Quantity {
-            /// All quantities.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
-            /// Its name in keys.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)+
-                }
-            }
-        }
-    };
-}
-
-quantities! {
+impl Quantity {
     /// The loss, of all policies or of one.
-    Loss = "loss",
+    pub const LOSS: Self = Self::new("loss");
     /// Norm of the gradient before clipping.
-    GradientNorm = "gradient_norm",
+    pub const GRADIENT_NORM: Self = Self::new("gradient_norm");
     /// Learning rate of the step.
-    LearningRate = "learning_rate",
+    pub const LEARNING_RATE: Self = Self::new("learning_rate");
     /// Tokens of the differentiated pass per second.
-    TokensPerSecond = "tokens_per_second",
+    pub const TOKENS_PER_SECOND: Self = Self::new("tokens_per_second");
     /// Tokens of the differentiated passes.
-    TrainedTokens = "trained_tokens",
+    pub const TRAINED_TOKENS: Self = Self::new("trained_tokens");
     /// Tokens that policies have generated for the step.
-    GeneratedTokens = "generated_tokens",
+    pub const GENERATED_TOKENS: Self = Self::new("generated_tokens");
     /// Tokens of passes without gradients: under a reference, or of own answers.
-    ScoredTokens = "scored_tokens",
-    /// Share of the responses that any policy needed.
-    NeededTerms = "needed_terms",
+    pub const SCORED_TOKENS: Self = Self::new("scored_tokens");
     /// Share of the pairs that the objective decides.
-    DecidedPairs = "decided_pairs",
+    pub const DECIDED_PAIRS: Self = Self::new("decided_pairs");
     /// b_k.
-    Threshold = "threshold",
+    pub const THRESHOLD: Self = Self::new("threshold");
     /// λ_k.
-    Lambda = "lambda",
+    pub const LAMBDA: Self = Self::new("lambda");
     /// χ_k.
-    Chi = "chi",
-    /// q_k as the plain mean.
-    Plain = "plain",
-    /// q̲_k, its lower bound.
-    LowerBound = "lower_bound",
+    pub const CHI: Self = Self::new("chi");
     /// q̲_k − b_k.
-    Slack = "slack",
+    pub const SLACK: Self = Self::new("slack");
     /// 1 where λ_k is at its cap with the constraint violated, else 0.
-    LambdaSaturated = "lambda_saturated",
-    /// Residual of the exact dual's conditions.
-    KktResidual = "kkt_residual",
-    /// Effective sample size of the importance weights.
-    EffectiveSampleSize = "effective_sample_size",
+    pub const LAMBDA_SATURATED: Self = Self::new("lambda_saturated");
     /// Effective sample size of the ratios.
-    RatioSampleSize = "ratio_sample_size",
-    /// k̂ of the ratios π_ref/π_0 of all pairs, where they are smoothed: above 0.7 they are not to be trusted.
-    RatioShape = "ratio_shape",
+    pub const RATIO_SAMPLE_SIZE: Self = Self::new("ratio_sample_size");
     /// KL from the initial policy, estimated on the batch.
-    KlInitial = "kl_initial",
+    pub const KL_INITIAL: Self = Self::new("kl_initial");
     /// Share of decided pairs, or examples, that are ordered correctly.
-    Accuracy = "accuracy",
+    pub const ACCURACY: Self = Self::new("accuracy");
     /// Chosen minus rejected reward.
-    Margin = "margin",
+    pub const MARGIN: Self = Self::new("margin");
     /// Implicit reward of preferred responses, for DPO β log(π/π_ref).
-    ChosenReward = "chosen_reward",
+    pub const CHOSEN_REWARD: Self = Self::new("chosen_reward");
     /// Implicit reward of the others.
-    RejectedReward = "rejected_reward",
+    pub const REJECTED_REWARD: Self = Self::new("rejected_reward");
     /// log π of preferred responses, summed over tokens.
-    ChosenLogProb = "chosen_log_prob",
+    pub const CHOSEN_LOG_PROB: Self = Self::new("chosen_log_prob");
     /// log π of the others.
-    RejectedLogProb = "rejected_log_prob",
-    /// Share of the responses whose reward had its exponent cut off.
-    ClampedResponses = "clamped_responses",
-    /// Number of the stage, from 0, of a method that trains on one objective after the other.
-    Stage = "stage",
-    /// Cosine of an objective's gradient and the weighted sum of all of them; negative: they conflict.
-    GradientCosine = "gradient_cosine",
-    /// The objective's part in the correction of conflicting gradients, before clipping.
-    CorrectionWeight = "correction_weight",
-    /// The objective's factor in the step's gradient.
-    GradientFactor = "gradient_factor",
+    pub const REJECTED_LOG_PROB: Self = Self::new("rejected_log_prob");
     /// z-score of the policy's own answers: weighted, or on one objective.
-    Score = "score",
-    /// Weight of the KL in the reward.
-    KlCoefficient = "kl_coefficient",
-    /// The clipped surrogate, negated.
-    PolicyLoss = "policy_loss",
-    /// The loss of the value head.
-    ValueLoss = "value_loss",
-    /// The KL term of the loss, before its weight.
-    KlPenalty = "kl_penalty",
-    /// Share of the tokens whose ratio is cut off.
-    ClipFraction = "clip_fraction",
-    /// Entropy per token, estimated on the policy's own answers.
-    Entropy = "entropy",
-    /// Share of the policy's own answers that are learnt.
-    KeptAnswers = "kept_answers",
-    /// How often an objective's reward prefers a policy's fresh answers to the data's responses.
-    FreshPreference = "fresh_preference",
-    /// Tokens of the policy's own answers.
-    AnswerLength = "answer_length",
-    /// Share of the policy's own answers that the limit of tokens cut off.
-    UnfinishedAnswers = "unfinished_answers",
-    /// Mean reward of a policy for an objective, estimated on the batch.
-    MeanReward = "mean_reward",
-    /// Hypervolume of the policies' mean rewards.
-    Hypervolume = "hypervolume",
-    /// 1 where a policy has no share of its own in the hypervolume, else 0.
-    Dominated = "dominated",
+    pub const SCORE: Self = Self::new("score");
     /// Share of decided held-out pairs that log(π/π_0) orders like their labels.
-    EvalAccuracy = "eval_accuracy",
+    pub const EVAL_ACCURACY: Self = Self::new("eval_accuracy");
     /// log π of preferred held-out responses, summed over tokens.
-    EvalChosenLogProb = "eval_chosen_log_prob",
+    pub const EVAL_CHOSEN_LOG_PROB: Self = Self::new("eval_chosen_log_prob");
     /// log π of the others.
-    EvalRejectedLogProb = "eval_rejected_log_prob",
+    pub const EVAL_REJECTED_LOG_PROB: Self = Self::new("eval_rejected_log_prob");
     /// Mean score of a policy's answers to a few held-out prompts.
-    EvalScore = "eval_score",
+    pub const EVAL_SCORE: Self = Self::new("eval_score");
     /// Hypervolume of these means.
-    EvalHypervolume = "eval_hypervolume",
+    pub const EVAL_HYPERVOLUME: Self = Self::new("eval_hypervolume");
+
+    /// A quantity by its name in keys: lower-case words joined by underscores.
+    pub const fn new(name: &'static str) -> Self {
+        Self(Cow::Borrowed(name))
+    }
+
+    /// Its name in keys.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
 }
+
+impl FromStr for Quantity {
+    type Err = ();
+
+    /// Fails for what cannot be a name, and for the two keys of a row that are no quantities.
+    fn from_str(name: &str) -> std::result::Result<Self, ()> {
+        let is_word = |word: &str| {
+            !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        };
+        let is_name = name.split('_').all(is_word) && !ROW_KEYS.contains(&name);
+        if is_name { Ok(Self(Cow::Owned(name.into()))) } else { Err(()) }
+    }
+}
+
+/// The keys of a row that are no quantities.
+const ROW_KEYS: [&str; 2] = ["phase", "step"];
 
 impl Quantity {
     /// The key of this quantity for one policy or one part of the data.
-    pub fn of(self, scope: &str) -> MetricKey {
-        MetricKey { scope: Some(scope.into()), quantity: self, objective: None }
+    pub fn of(&self, scope: &str) -> MetricKey {
+        MetricKey { scope: Some(scope.into()), quantity: self.clone(), objective: None }
     }
 
     /// The key of this quantity for a policy's constraint on another objective.
-    pub fn between(self, policy: &str, objective: &str) -> MetricKey {
+    pub fn between(&self, policy: &str, objective: &str) -> MetricKey {
         MetricKey { objective: Some(objective.into()), ..self.of(policy) }
     }
 }
@@ -194,17 +156,15 @@ impl fmt::Display for MetricKey {
 impl FromStr for MetricKey {
     type Err = ();
 
-    /// Fails for unknown quantities.
+    /// Fails for what cannot be a key.
     fn from_str(text: &str) -> std::result::Result<Self, ()> {
-        let quantity = |name: &str| Quantity::ALL.iter().copied().find(|q| q.name() == name);
         let parts: Vec<&str> = text.split('/').collect();
         match parts[..] {
-            [name] => quantity(name).map(Self::from),
-            [scope, name] => quantity(name).map(|q| q.of(scope)),
-            [policy, name, objective] => quantity(name).map(|q| q.between(policy, objective)),
-            _ => None,
+            [name] => Ok(name.parse::<Quantity>()?.into()),
+            [scope, name] => Ok(name.parse::<Quantity>()?.of(scope)),
+            [policy, name, objective] => Ok(name.parse::<Quantity>()?.between(policy, objective)),
+            _ => Err(()),
         }
-        .ok_or(())
     }
 }
 
@@ -233,8 +193,8 @@ impl Metrics {
 
     /// Sets the number of tokens of a step's differentiated passes, and their rate.
     pub fn set_trained_tokens(&mut self, n_tokens: usize, step: Duration) {
-        self.set(Quantity::TrainedTokens, n_tokens as f64);
-        self.set(Quantity::TokensPerSecond, n_tokens as f64 / step.as_secs_f64());
+        self.set(Quantity::TRAINED_TOKENS, n_tokens as f64);
+        self.set(Quantity::TOKENS_PER_SECOND, n_tokens as f64 / step.as_secs_f64());
     }
 
     /// A value.
@@ -283,8 +243,7 @@ impl Serialize for MetricsRow {
 }
 
 impl<'de> Deserialize<'de> for MetricsRow {
-    /// Anything but the step may be missing; values that are not numbers and unknown quantities are
-    /// ignored.
+    /// Anything but the step may be missing; what is neither it nor the phase nor a number of a quantity is ignored.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let fields = serde_json::Map::<String, Value>::deserialize(deserializer)?;
         let step = fields.get("step").and_then(Value::as_u64);
@@ -370,8 +329,9 @@ mod tests {
     #[test]
     fn keys_are_read_as_they_are_written_and_ordered_as_their_text() {
         let mut keys: Vec<MetricKey> = Vec::new();
-        for &q in Quantity::ALL {
-            keys.extend([q.into(), q.of("helpful"), q.of("a-b"), q.between("helpful", "humor")]);
+        for q in [Quantity::LOSS, Quantity::GRADIENT_NORM, Quantity::new("a_methods_own_2")] {
+            keys.extend([q.clone().into(), q.of("helpful"), q.of("a-b")]);
+            keys.push(q.between("helpful", "humor"));
         }
         for key in &keys {
             assert_eq!(key.to_string().parse(), Ok(key.clone()));
@@ -380,15 +340,17 @@ mod tests {
         keys.sort();
         texts.sort();
         assert_eq!(keys.iter().map(ToString::to_string).collect::<Vec<_>>(), texts);
-        for unknown in ["", "step", "losses", "a/b", "a/loss/b/c", "loss/a/b"] {
+        for unknown in
+            ["", "step", "phase", "a/step", "Loss", "loss_", "a b", "a/loss/b/c", "a/B/b"]
+        {
             assert_eq!(unknown.parse::<MetricKey>(), Err(()), "{unknown}");
         }
     }
 
     #[test]
     fn a_row_is_one_flat_object() {
-        let mut metrics = Metrics::from([(Quantity::Loss, 0.1), (Quantity::GradientNorm, 2.0)]);
-        metrics.set(Quantity::Lambda.between("helpful", "harmless"), 1e-7);
+        let mut metrics = Metrics::from([(Quantity::LOSS, 0.1), (Quantity::GRADIENT_NORM, 2.0)]);
+        metrics.set(Quantity::LAMBDA.between("helpful", "harmless"), 1e-7);
         let row = MetricsRow { phase: "mopo".into(), step: 3, metrics };
         let text = serde_json::to_string(&row).unwrap();
         let expected = r#"{"phase":"mopo","step":3,"gradient_norm":2.0,"helpful/lambda/harmless":1e-7,"loss":0.1}"#;
@@ -407,7 +369,7 @@ mod tests {
         let log = MetricsLog::parse(text.as_bytes());
         let rows: Vec<_> = log.rows.iter().map(|row| (row.phase.as_str(), row.step)).collect();
         assert_eq!(rows, [("sft", 0), ("sft", 1), ("mopo", 0), ("mopo", 1)]);
-        assert_eq!(log.rows[3].metrics.get(Quantity::Loss), Some(2.0));
+        assert_eq!(log.rows[3].metrics.get(Quantity::LOSS), Some(2.0));
     }
 
     #[test]
@@ -419,7 +381,7 @@ mod tests {
         let log = MetricsLog::parse(&bytes);
         assert_eq!(log.rows.iter().map(|row| row.step).collect::<Vec<_>>(), [0, 2]);
         assert_eq!(log.n_unreadable, 2);
-        assert_eq!(log.rows[1].metrics.get(Quantity::Loss), Some(1.5));
+        assert_eq!(log.rows[1].metrics.get(Quantity::LOSS), Some(1.5));
         let dir = tempfile::tempdir().unwrap();
         assert!(MetricsLog::read(dir.path()).is_err(), "a folder is no log");
         let error = MetricsLog::read(&dir.path().join("absent")).unwrap_err().to_string();

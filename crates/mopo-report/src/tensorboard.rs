@@ -151,8 +151,8 @@ mod tests {
     use crate::{Metrics, Quantity};
 
     fn row(step: usize, loss: f64) -> MetricsRow {
-        let mut metrics = Metrics::from([(Quantity::Loss, loss)]);
-        metrics.set(Quantity::Lambda.between("helpful", "harmless"), 0.25);
+        let mut metrics = Metrics::from([(Quantity::LOSS, loss)]);
+        metrics.set(Quantity::LAMBDA.between("helpful", "harmless"), 0.25);
         MetricsRow { phase: "mopo".into(), step, metrics }
     }
 

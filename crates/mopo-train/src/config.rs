@@ -35,7 +35,7 @@ pub use evaluation::{EvaluationConfig, GivenStatistics, RewardAxis, ZScoreSource
 pub(crate) use fit::{BYTES_FROZEN, BYTES_TRAINED, count_of_parameters};
 pub use model::{BaseFormat, ModelConfig, ModelSource, PhiShape, TokenizerConfig};
 pub use mopo_ops::MatmulPrecision;
-pub use presets::{PRESETS, SOURCES, config_text, preset_text};
+pub use presets::{PRESETS, SOURCES, config_names, config_text, preset_text};
 pub use read::read_text;
 pub(crate) use read::{ConfigFile, PartError, override_with, read_part, read_with};
 pub(crate) use renamed::{RenamedKey, renamed};

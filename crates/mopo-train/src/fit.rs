@@ -104,7 +104,7 @@ impl Fit<'_> {
         while done < total && !method.finished() {
             let learning_rate = method.learning_rate(self.phase, done);
             let mut metrics = method.step(done, learning_rate)?;
-            metrics.set(Quantity::LearningRate, learning_rate);
+            metrics.set(Quantity::LEARNING_RATE, learning_rate);
             if let Some((key, value)) = metrics.iter().find(|(_, value)| !value.is_finite()) {
                 return Err(self.stopped(name, done, format!("`{key}`"), value));
             }

@@ -166,7 +166,7 @@ mod tests {
     use crate::run_dir::test_run;
 
     fn row(phase: &str, step: usize) -> MetricsRow {
-        let metrics = Metrics::from([(Quantity::Loss, step as f64)]);
+        let metrics = Metrics::from([(Quantity::LOSS, step as f64)]);
         MetricsRow { phase: phase.into(), step, metrics }
     }
 

@@ -55,18 +55,19 @@ impl RunTokens {
     ) -> Option<Self> {
         let rows: Vec<&Metrics> =
             rows.iter().filter(|row| row.phase == phase).map(|row| &row.metrics).collect();
-        let is_told = |row: &&Metrics| row.get(Quantity::TrainedTokens).is_some();
+        let is_told = |row: &&Metrics| row.get(Quantity::TRAINED_TOKENS).is_some();
         let is_whole = rows.len() == n_steps || (may_stop && !rows.is_empty());
         if !is_whole || !rows.iter().all(is_told) {
             return None;
         }
         let sum = |quantity: Quantity| {
-            rows.iter().filter_map(|row| row.get(quantity)).sum::<f64>() as u64
+            let key = MetricKey::from(quantity);
+            rows.iter().filter_map(|row| row.get(key.clone())).sum::<f64>() as u64
         };
         Some(Self {
-            trained: sum(Quantity::TrainedTokens),
-            generated: sum(Quantity::GeneratedTokens),
-            scored: sum(Quantity::ScoredTokens),
+            trained: sum(Quantity::TRAINED_TOKENS),
+            generated: sum(Quantity::GENERATED_TOKENS),
+            scored: sum(Quantity::SCORED_TOKENS),
         })
     }
 }
@@ -159,10 +160,11 @@ pub(crate) fn mean_log_probs(
 /// More steps than these say no more of a constraint's slack.
 const MAX_ROWS: usize = 100;
 
-/// Means over the rows of MOPO since its last refresh, at most [`MAX_ROWS`], and their number. `end`: the number of steps
-/// after which the run's policies are, if not after all.
+/// Means over the rows of the method's phase since its last refresh, at most [`MAX_ROWS`], and their number. `end`: the
+/// number of steps after which the run's policies are, if not after all.
 pub(crate) fn constraints(
     rows: &[MetricsRow],
+    phase: &str,
     objectives: &Objectives,
     primaries: &[usize],
     reference_lag: usize,
@@ -170,7 +172,7 @@ pub(crate) fn constraints(
 ) -> (Vec<Constraint>, usize) {
     let is_later = |row: &&MetricsRow| end.is_some_and(|end| row.step >= end);
     let rows = || {
-        let own = |row: &&MetricsRow| row.phase == crate::methods::mopo::PHASE;
+        let own = |row: &&MetricsRow| row.phase == phase;
         rows.iter().rev().take_while(own).skip_while(is_later)
     };
     let first = rows().next().map_or(0, |row| row.step / reference_lag * reference_lag);
@@ -187,7 +189,7 @@ pub(crate) fn constraints(
             let objective = objectives.name(k);
             let of = |quantity: Quantity| mean(&quantity.between(policy, objective));
             if let (Some(threshold), Some(slack), Some(lambda)) =
-                (of(Quantity::Threshold), of(Quantity::Slack), of(Quantity::Lambda))
+                (of(Quantity::THRESHOLD), of(Quantity::SLACK), of(Quantity::LAMBDA))
             {
                 out.push(Constraint {
                     policy: policy.into(),
@@ -195,7 +197,7 @@ pub(crate) fn constraints(
                     threshold,
                     slack,
                     lambda,
-                    saturated: of(Quantity::LambdaSaturated).unwrap_or(0.0),
+                    saturated: of(Quantity::LAMBDA_SATURATED).unwrap_or(0.0),
                     heldout: None,
                 });
             }

@@ -164,7 +164,7 @@ impl<B: FusedAutodiffBackend> Method for Sft<'_, B> {
         };
         let loss = found.iter().map(|(loss, _)| loss).sum();
         let n_tokens = found.iter().map(|(_, n)| n).sum();
-        let mut metrics = Metrics::from([(Quantity::Loss, loss), (Quantity::GradientNorm, norm)]);
+        let mut metrics = Metrics::from([(Quantity::LOSS, loss), (Quantity::GRADIENT_NORM, norm)]);
         metrics.set_trained_tokens(n_tokens, clock.elapsed());
         Ok(metrics)
     }
@@ -218,9 +218,9 @@ pub(crate) fn headline(m: &Metrics) -> String {
     let of = |quantity: Quantity| m.get(quantity).unwrap_or(f64::NAN);
     format!(
         "loss {:.3} per token  |grad| {:.2}  {:.0} tokens/s",
-        of(Quantity::Loss),
-        of(Quantity::GradientNorm),
-        of(Quantity::TokensPerSecond)
+        of(Quantity::LOSS),
+        of(Quantity::GRADIENT_NORM),
+        of(Quantity::TOKENS_PER_SECOND)
     )
 }
 

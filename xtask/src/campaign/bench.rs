@@ -57,7 +57,8 @@ pub(super) struct Trial {
 impl Bench {
     pub(super) fn new(mopo: &Path, dir: &Path, seed: u64, verbose: bool) -> Result<Self> {
         let inputs = Inputs::new(mopo, &dir.join("inputs"))?;
-        let jobs = jobs::all().into_iter().map(|job| (job, Mutex::new(None))).collect();
+        let jobs =
+            jobs::all(&inputs.methods).into_iter().map(|job| (job, Mutex::new(None))).collect();
         let has_strace = super::has_program("strace");
         Ok(Self { seed, inputs, dir: dir.into(), jobs, has_strace, verbose })
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use super::jobs::Method;
 use super::process::Run;
 
 /// The demo, as small as it trains: a block of width 16, four steps, a checkpoint after each.
@@ -80,13 +81,21 @@ const TEMPLATE: &str =
 pub(super) struct Inputs {
     pub(super) mopo: PathBuf,
     pub(super) dir: PathBuf,
+    /// All that the program has.
+    pub(super) methods: Vec<Method>,
 }
 
 impl Inputs {
     /// Makes them, in some seconds.
     pub(super) fn new(mopo: &Path, dir: &Path) -> Result<Self> {
-        let this = Self { mopo: mopo.into(), dir: dir.into() };
         fs::create_dir_all(dir)?;
+        let mut this = Self { mopo: mopo.into(), dir: dir.into(), methods: Vec::new() };
+        for line in this.made("config --list")?.lines() {
+            if let Some(name) = line.strip_prefix("method ") {
+                let printed = this.made(&format!("config {name}"))?;
+                this.methods.push(Method::new(name, &printed)?);
+            }
+        }
         let write = |name: &str, text: &str| fs::write(dir.join(name), text);
         write("rewards.toml", LABEL_REWARDS)?;
         write("reward.toml", REWARD_MODEL)?;
@@ -133,7 +142,8 @@ impl Inputs {
             ))?;
         }
         this.made(&format!("{} --out cached", super::jobs::cached()))?;
-        this.made(&super::jobs::train("ppo").line)?;
+        let ppo = this.methods.iter().find(|method| method.name == "ppo");
+        this.made(&super::jobs::train(ppo.context("there is no method ppo")?).line)?;
         fs::rename(dir.join("out"), dir.join("ppo"))?;
         // Runs that were interrupted before their last checkpoint.
         this.cut("run-b", "cut", "mopo-step-000004", &["result.json", "policy"])?;
@@ -147,10 +157,11 @@ impl Inputs {
         Ok(this)
     }
 
-    fn made(&self, line: &str) -> Result<()> {
+    /// Runs `mopo LINE` here, and returns what it says.
+    fn made(&self, line: &str) -> Result<String> {
         let ended = self.run(line, &self.dir).to_end()?;
         ensure!(ended.succeeded(), "mopo {line}: {:?}\n{}", ended.code, ended.complained);
-        Ok(())
+        Ok(ended.said)
     }
 
     /// `mopo LINE` in a directory.

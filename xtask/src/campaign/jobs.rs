@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use anyhow::{Context, Result};
+
 use super::inputs::{REWARDS, TINY};
 
 /// A command.
@@ -17,28 +19,37 @@ pub(super) struct Job {
     pub(super) only_reads: bool,
 }
 
-/// Every method of `mopo train`, with what its section needs here.
-pub(super) const METHODS: &[(&str, &str)] = &[
-    ("mopo", "--set mopo.reference_lag=2"),
-    ("dpo", ""),
-    ("ipo", ""),
-    ("f_dpo", ""),
-    ("simpo", ""),
-    ("kto", ""),
-    ("modpo", ""),
-    ("ric", ""),
-    ("dpa", ""),
-    ("can", ""),
-    ("sacpo", ""),
-    ("raco", ""),
-    ("ppo", "--set ppo.max_new_tokens=8"),
-    ("grpo", "--set grpo.max_new_tokens=8 --set grpo.group_size=4"),
-    ("ham", ""),
-    ("rewarded_soups", SOUPS),
-    ("multi_objective_decoding", DECODING),
+/// A method of `mopo train`.
+#[derive(Debug, Clone)]
+pub(super) struct Method {
+    pub(super) name: String,
+    /// What makes its section small.
+    pub(super) own: String,
+    /// Whether it combines finished runs, and trains nothing.
+    pub(super) combines: bool,
+}
+
+/// Values of keys that a section may have, where the usual ones take long or name what is not there.
+const SMALL: &[(&str, &str)] = &[
+    ("reference_lag", "2"),
+    ("max_new_tokens", "8"),
+    ("group_size", "4"),
+    ("runs", r#"{helpful="run-h",harmless="run-s"}"#),
 ];
-const SOUPS: &str = r#"--set rewarded_soups.runs={helpful="run-h",harmless="run-s"}"#;
-const DECODING: &str = r#"--set multi_objective_decoding.runs={helpful="run-h",harmless="run-s"}"#;
+
+impl Method {
+    /// A method, from the section that `mopo config` prints of it.
+    pub(super) fn new(name: &str, printed: &str) -> Result<Self> {
+        let table: toml::Table = printed.parse().with_context(|| format!("mopo config {name}"))?;
+        let section = table.get(name).and_then(toml::Value::as_table);
+        let section = section.with_context(|| format!("mopo config {name}: no [{name}]"))?;
+        let known = SMALL.iter().filter(|(key, _)| section.contains_key(*key));
+        let own: Vec<String> =
+            known.map(|(key, value)| format!("--set {name}.{key}={value}")).collect();
+        let combines = section.contains_key("runs");
+        Ok(Self { name: name.into(), own: own.join(" "), combines })
+    }
+}
 
 /// A run does not remember where the cache is, which is the machine's.
 pub(super) const RESUME: &str = "train --resume out --no-cache";
@@ -53,32 +64,35 @@ pub(super) fn cached() -> String {
     )
 }
 
-/// Whether a method combines finished runs, and trains nothing.
-pub(super) fn combines(method: &str) -> bool {
-    ["rewarded_soups", "multi_objective_decoding"].contains(&method)
-}
-
 /// `mopo train` with a method.
-pub(super) fn train(method: &str) -> Job {
-    let own = METHODS.iter().find(|(name, _)| *name == method).map_or("", |(_, own)| own);
-    let (needs, base) = match combines(method) {
+pub(super) fn train(method: &Method) -> Job {
+    let Method { name, own, .. } = method;
+    let (needs, base) = match method.combines {
         true => (vec!["run-b", "run-h", "run-s"], "--model run-b --set sft.steps=0"),
         false => (vec![], "--set sft.steps=2"),
     };
     Job {
-        name: format!("train {method}"),
+        name: format!("train {name}"),
         needs,
         line: format!(
-            "train demo --method {method} {TINY} {REWARDS} --no-cache {base} {own} --rank-timeout {RANK_TIMEOUT} --out out"
+            "train demo --method {name} {TINY} {REWARDS} --no-cache {base} {own} --rank-timeout {RANK_TIMEOUT} --out out"
         ),
         resume: Some(RESUME),
         only_reads: false,
     }
 }
 
+/// Whether this machine has what products in int8 take.
+fn has_int8() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512vnni");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// All of them.
-pub(super) fn all() -> Vec<Job> {
-    let mut all: Vec<Job> = METHODS.iter().map(|(method, _)| train(method)).collect();
+pub(super) fn all(methods: &[Method]) -> Vec<Job> {
+    let mut all: Vec<Job> = methods.iter().map(train).collect();
     let mut add = |name: &str, needs: &[&'static str], line: &str, resume| {
         let needs = needs.to_vec();
         all.push(Job { name: name.into(), needs, line: line.into(), resume, only_reads: false });
@@ -120,6 +134,17 @@ pub(super) fn all() -> Vec<Job> {
         "reward train --config reward.toml --out out",
         Some("reward train --resume out"),
     );
+    let mut narrow = vec![("train mopo, nf4", "--set model.base=nf4")];
+    if has_int8() {
+        let int8 = "--set model.base=int8-output --set model.matmul_precision=int8";
+        narrow.push(("train mopo, int8", int8));
+    }
+    for (name, base) in narrow {
+        let line = format!(
+            "train demo {TINY} {REWARDS} --no-cache --set sft.lora=true --set sft.steps=2 --set mopo.reference_lag=2 {base} --out out"
+        );
+        add(name, &[], &line, Some(RESUME));
+    }
     let short = "--max-new-tokens 6 --prompts prompts.jsonl --out out.jsonl";
     for (name, needs, line) in [
         (
@@ -222,7 +247,7 @@ mod tests {
 
     #[test]
     fn names_are_different_and_every_command_of_the_issue_is_there() {
-        let all = all();
+        let all = all(&[Method::new("dpo", "[dpo]").unwrap()]);
         let mut names: Vec<&str> = all.iter().map(|job| job.name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
@@ -248,25 +273,22 @@ mod tests {
     }
 
     #[test]
-    fn all_methods_of_the_program_are_tried() {
-        let folder = crate::cargo::root().join("docs/methods");
-        for page in std::fs::read_dir(folder).unwrap() {
-            let file = page.unwrap().file_name().into_string().unwrap();
-            let name = file.trim_end_matches(".md").replace('-', "_");
-            // Every run of a method has it.
-            if name == "sft" {
-                continue;
-            }
-            assert!(METHODS.iter().any(|(method, _)| *method == name), "{name}");
-        }
-        assert!(METHODS.iter().any(|(method, _)| *method == "mopo"));
+    fn a_methods_section_says_what_its_run_needs() {
+        let method = |name, text| Method::new(name, text).unwrap();
+        assert_eq!(method("dpo", "[dpo]\nbeta = 0.1\n").own, "");
+        let mopo = method("mopo", "[mopo]\nreference_lag = 50\ntau = 1.0\n");
+        assert_eq!((mopo.own.as_str(), mopo.combines), ("--set mopo.reference_lag=2", false));
+        let soups = method("soups", "[soups]\nruns = { a = \"x\" }\n");
+        assert!(soups.combines && train(&soups).needs.contains(&"run-s"), "{soups:?}");
+        assert!(train(&soups).line.contains("soups.runs={helpful=\"run-h\""));
+        assert!(Method::new("dpo", "[mopo]\n").is_err() && Method::new("dpo", "[").is_err());
     }
 
     #[test]
     fn a_run_is_resumed_once_there_is_one() {
         let dir = std::env::temp_dir().join(format!("mopo-campaign-jobs-{}", std::process::id()));
         std::fs::create_dir_all(dir.join("out")).unwrap();
-        let job = train("dpo");
+        let job = train(&Method::new("dpo", "[dpo]").unwrap());
         assert_eq!(job.next(&dir), job.line);
         std::fs::write(dir.join("out/run.json"), "{}").unwrap();
         assert_eq!(job.next(&dir), job.line);

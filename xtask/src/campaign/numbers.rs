@@ -8,7 +8,7 @@ use toml::Value;
 use super::bench::{Bench, Trial};
 use super::finite::not_finite;
 use super::inputs::REWARDS;
-use super::jobs::{Job, METHODS, combines, train};
+use super::jobs::{Job, Method, train};
 use super::sets;
 use crate::random::Random;
 
@@ -64,9 +64,10 @@ const MEMORY: &str = "--as=6442450944";
 /// One trial.
 pub(super) fn one(bench: &Bench, trial: u64) -> Result<Trial> {
     let mut random = Random::of_trial(bench.seed, "numbers", trial);
-    let method = METHODS[(trial % METHODS.len() as u64) as usize].0;
+    let methods = &bench.inputs.methods;
+    let method = &methods[(trial % methods.len() as u64) as usize];
     let job = train(method);
-    match combines(method) || random.chance(0.55) {
+    match method.combines || random.chance(0.55) {
         true => parameters(bench, trial, &job, method, &mut random),
         false => set(bench, trial, &job, method, &mut random),
     }
@@ -77,13 +78,13 @@ fn parameters(
     bench: &Bench,
     trial: u64,
     job: &Job,
-    method: &str,
+    method: &Method,
     random: &mut Random,
 ) -> Result<Trial> {
     let space = bench.workspace("numbers", trial, job)?;
-    let keys = keys(bench, method)?;
+    let keys = keys(bench, &method.name)?;
     let own: Vec<&(String, bool)> =
-        keys.iter().filter(|(key, _)| key.starts_with(method)).collect();
+        keys.iter().filter(|(key, _)| key.starts_with(&method.name)).collect();
     let mut line = job.line.clone();
     let mut shown = vec![];
     for _ in 0..1 + usize::from(random.chance(0.3)) {
@@ -120,15 +121,21 @@ fn values(key: &str, is_real: bool) -> &'static [&'static str] {
 }
 
 /// A degenerate set, with 1 to 5 objectives.
-fn set(bench: &Bench, trial: u64, job: &Job, method: &str, random: &mut Random) -> Result<Trial> {
+fn set(
+    bench: &Bench,
+    trial: u64,
+    job: &Job,
+    method: &Method,
+    random: &mut Random,
+) -> Result<Trial> {
     let job = Job { needs: vec!["train.toml"], ..job.clone() };
     let space = bench.workspace("numbers", trial, &job)?;
     let (kind, k) = (*random.pick(sets::KINDS), 1 + random.below(5));
     fs::write(space.dir.join("set.jsonl"), sets::set(kind, k))?;
-    let own = METHODS.iter().find(|(name, _)| *name == method).map_or("", |(_, own)| own);
+    let Method { name, own, .. } = method;
     let names = serde_json::to_string(&sets::OBJECTIVES[..k])?;
     let line = format!(
-        "train --config train.toml --method {method} --data set.jsonl --set policies={names} {} {own} --no-cache --out out",
+        "train --config train.toml --method {name} --data set.jsonl --set policies={names} {} {own} --no-cache --out out",
         sets::rewards(k)
     );
     finish(bench, &space, &job, &line, ["set", &format!("{kind}, {k} objectives")], random)

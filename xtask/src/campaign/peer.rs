@@ -10,7 +10,7 @@ use anyhow::Result;
 use super::bench::{Bench, Trial, Workspace};
 use super::compare::{difference, tree};
 use super::inputs::words;
-use super::jobs::{METHODS, RANK_TIMEOUT, combines, train};
+use super::jobs::{Method, RANK_TIMEOUT, train};
 use super::process::{PATIENCE, Run};
 use crate::random::Random;
 
@@ -27,10 +27,10 @@ pub(super) fn lacks(mopo: &Path) -> Option<String> {
 
 /// One trial.
 pub(super) fn one(bench: &Bench, trial: u64, random: &mut Random) -> Result<Trial> {
-    let methods: Vec<&str> =
-        METHODS.iter().map(|(name, _)| *name).filter(|name| !combines(name)).collect();
+    let methods: Vec<&Method> =
+        bench.inputs.methods.iter().filter(|method| !method.combines).collect();
     let method = *random.pick(&methods);
-    let name = format!("train {method}, two ranks");
+    let name = format!("train {}, two ranks", method.name);
     if lacks(&bench.inputs.mopo).is_some() {
         return Ok(Trial {
             job: name,
@@ -39,8 +39,11 @@ pub(super) fn one(bench: &Bench, trial: u64, random: &mut Random) -> Result<Tria
             shown: String::new(),
         });
     }
-    let index =
-        bench.jobs.iter().position(|(job, _)| job.name == format!("train {method}")).unwrap_or(0);
+    let index = bench
+        .jobs
+        .iter()
+        .position(|(job, _)| job.name == format!("train {}", method.name))
+        .unwrap_or(0);
     let (job, known) = (train(method), bench.known(index)?);
     let space = bench.workspace("faults", trial, &job)?;
     let run = ranks(bench, &job.line, &space);

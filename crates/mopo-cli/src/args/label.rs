@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use mopo_hub::ShardChoice;
 
-use super::numbers;
+use super::{PrecisionArgs, numbers};
 use crate::device::Device;
 
 #[derive(Debug, Args)]
@@ -77,4 +77,6 @@ pub(crate) struct LabelArgs {
     /// Device of reward models: flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
+    #[command(flatten)]
+    pub(crate) precision: PrecisionArgs,
 }

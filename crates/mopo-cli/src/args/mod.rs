@@ -165,6 +165,8 @@ pub(crate) struct ParetoArgs {
     /// flex (the CPU), ndarray, cuda, cuda:N, wgpu or wgpu:N
     #[arg(long, default_value = "flex")]
     pub(crate) device: Device,
+    #[command(flatten)]
+    pub(crate) precision: PrecisionArgs,
 }
 
 #[derive(Debug, Args)]
@@ -250,4 +252,7 @@ pub(crate) struct ConfigArgs {
     /// --help`), to print its [data] section; or a method (mopo, dpo, ipo, …), to print its section
     #[arg(value_name = "PRESET|SOURCE|METHOD", default_value = "demo")]
     pub(crate) name: String,
+    /// Print the names instead, one per line after `preset`, `source` or `method`
+    #[arg(long, conflicts_with = "name")]
+    pub(crate) list: bool,
 }

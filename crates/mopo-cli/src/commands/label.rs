@@ -14,11 +14,12 @@ use mopo_train::{DirLock, Progress as _, RunConfig, Unit, check_data_path, prepa
 use super::models::resolve;
 use super::shards::shard_at;
 use crate::args::LabelArgs;
-use crate::device::{Job, dispatch};
+use crate::device::{self, Job, dispatch};
 use crate::output::{errln, outln};
 use crate::progress::Bars;
 
 pub(crate) fn run(mut args: LabelArgs) -> Result<()> {
+    device::set_matmul_precision(args.device, args.precision.matmul, device::PRECISION_FLAG)?;
     let (shard, out) = shard_at(args.shard, &args.out)?;
     args.out = out;
     check_place(&args)?;
@@ -65,7 +66,8 @@ fn label(
     let rewards_sha256 = config.hash(&config.contents(&resolve)?);
     let set = read(args)?;
     let input_sha256 = set.hash()?;
-    let labelling = Labelling { config, keep: args.keep, input_sha256, rewards_sha256 };
+    let (keep, matmul_precision) = (args.keep, args.precision.matmul);
+    let labelling = Labelling { config, keep, input_sha256, rewards_sha256, matmul_precision };
     let job = LabelJob { labelling, shard, out: args.out.clone() };
     if is_done(args, &job)? {
         return Ok(());

@@ -11,14 +11,16 @@ use mopo_train::{DirLock, RunDir};
 
 use super::models::resolve;
 use super::report::{check_report_place, print, print_files};
-use super::shards::{kind, say_done};
+use super::shards::{kind_in, say_done};
 use crate::args::ParetoArgs;
-use crate::device::{self, Device, Job, dispatch};
+use crate::device::{self, Job, dispatch};
 use crate::output::{errln, outln};
 use crate::progress::Bars;
 
 pub(crate) fn run(args: ParetoArgs) -> Result<()> {
     device::check(args.device)?;
+    let precision = args.precision.matmul;
+    device::set_matmul_precision(args.device, precision, device::PRECISION_FLAG)?;
     let path = match &args.run {
         Some(path) => path.clone(),
         None => newest_finished_run(Path::new("runs"))?,
@@ -36,6 +38,7 @@ pub(crate) fn run(args: ParetoArgs) -> Result<()> {
         seed: args.seed,
         prompts: args.prompts.clone(),
         statistics: args.protocol.statistics.clone(),
+        matmul_precision: precision,
     };
     let plan = EvaluationPlan::new(run, config, record, &options, &mut Bars::new())?;
     let shard = args.shard.map(ShardChoice::resolve).transpose()?;
@@ -48,7 +51,8 @@ pub(crate) fn run(args: ParetoArgs) -> Result<()> {
         Some(files) if files.is_empty() => Some(found(&shards_dir(&out))?),
         Some(files) => Some(files),
     };
-    dispatch(args.device, Pareto { plan, out, shards, device: args.device })
+    let device_name = kind_in(args.device, precision);
+    dispatch(args.device, Pareto { plan, out, shards, device_name })
 }
 
 /// The folder of the shards of an evaluation.
@@ -97,7 +101,7 @@ impl Job for Shard {
             index: shard,
             out: &place,
             is_forced: args.force,
-            device_name: kind(args.device),
+            device_name: &kind_in(args.device, args.precision.matmul),
         };
         if plan.run_shard::<B>(shard_plan, &device, &resolve, &mut Bars::new())? {
             say_done(&place);
@@ -114,7 +118,7 @@ struct Pareto {
     out: PathBuf,
     /// The files with the answers, if they are there already.
     shards: Option<Vec<PathBuf>>,
-    device: Device,
+    device_name: String,
 }
 
 impl Job for Pareto {
@@ -129,7 +133,7 @@ impl Job for Pareto {
         let bars = &mut Bars::new();
         let evaluated = match &self.shards {
             Some(files) => {
-                self.plan.merge::<B>(files, kind(self.device), &device, &resolve, bars)?
+                self.plan.merge::<B>(files, &self.device_name, &device, &resolve, bars)?
             }
             None => self.plan.run::<B>(&device, &resolve, bars)?,
         };

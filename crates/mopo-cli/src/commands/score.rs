@@ -13,7 +13,7 @@ use mopo_hub::{ShardIndex, check_output_file};
 use mopo_ops::FusedBackend;
 
 use super::models::resolve;
-use super::shards::{in_precision, kind_in, locked, say_done, say_written, shard_at};
+use super::shards::{kind_in, locked, say_done, say_written, shard_at};
 use crate::args::ScoreArgs;
 use crate::device::{self, Job, dispatch};
 use crate::output::{errln, outln};
@@ -133,7 +133,7 @@ impl Job for Score {
         }
         let record = ScoreRecord {
             version: env!("CARGO_PKG_VERSION").into(),
-            device: in_precision(&args.device.to_string(), args.precision.matmul),
+            device: format!("{}{}", args.device, args.precision.matmul.note()),
             texts_sha256: texts.sha256().into(),
             n_texts: texts.len(),
             texts: args.texts,

@@ -21,7 +21,7 @@ pub(super) fn shard_at(
 }
 
 /// The kind of a device: another one may round otherwise.
-pub(super) fn kind(device: Device) -> &'static str {
+fn kind(device: Device) -> &'static str {
     match device {
         Device::Flex => "flex",
         Device::NdArray => "ndarray",
@@ -32,15 +32,7 @@ pub(super) fn kind(device: Device) -> &'static str {
 
 /// The same with the precision of products, which rounds otherwise too.
 pub(super) fn kind_in(device: Device, precision: MatmulPrecision) -> String {
-    in_precision(kind(device), precision)
-}
-
-/// A device's name with the precision of products, if that is not f32.
-pub(super) fn in_precision(device: &str, precision: MatmulPrecision) -> String {
-    match precision {
-        MatmulPrecision::F32 => device.into(),
-        other => format!("{device}, products in {}", other.name()),
-    }
+    format!("{}{}", kind(device), precision.note())
 }
 
 /// The folder of a job's saved rows, made and locked: two processes would remove each other's rows.

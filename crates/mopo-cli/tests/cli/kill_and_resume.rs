@@ -145,6 +145,13 @@ fn resumes_with_products_in(instructions: &str, here: bool, set: &[&str]) {
         let said = succeed(command.arg(&whole).args(extra));
         assert!(said.contains("How do I make tea?"), "{said}");
     }
+    let mut pareto = mopo(&["pareto", "--matmul-precision", precision]);
+    succeed(pareto.arg(&whole));
+    let written = |name: &str| fs::read_to_string(whole.join("pareto").join(name)).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&written("report.json")).unwrap();
+    let recorded = report.pointer("/record/matmul_precision");
+    assert_eq!(recorded.and_then(serde_json::Value::as_str), Some(precision));
+    assert!(written("index.html").contains(&format!("products in {precision}")));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use mopo_data::{PreferenceRecord, Scores, StagedSet, file_sha256};
 use mopo_hub::{RowJob, ShardIndex};
+use mopo_ops::MatmulPrecision;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
@@ -28,11 +29,20 @@ pub struct Labelling {
     pub input_sha256: String,
     /// SHA-256 of rewards and rules ([`LabelConfig::hash`]).
     pub rewards_sha256: String,
+    /// In what reward models compute products.
+    #[serde(default, skip_serializing_if = "is_f32")]
+    pub matmul_precision: MatmulPrecision,
+}
+
+/// Files do not name what is usual.
+pub(super) fn is_f32(precision: &MatmulPrecision) -> bool {
+    *precision == MatmulPrecision::F32
 }
 
 impl PartialEq for Labelling {
     fn eq(&self, other: &Self) -> bool {
         self.keep == other.keep
+            && self.matmul_precision == other.matmul_precision
             && self.input_sha256 == other.input_sha256
             && self.rewards_sha256 == other.rewards_sha256
             && self.config.identity() == other.config.identity()
@@ -105,7 +115,8 @@ impl LabelJob {
 
     /// The job as rows of a set of `n_rows`.
     fn rows(&self, n_rows: usize) -> Result<RowJob> {
-        let Labelling { config, keep, input_sha256, rewards_sha256 } = &self.labelling;
+        let Labelling { config, keep, input_sha256, rewards_sha256, matmul_precision } =
+            &self.labelling;
         let rules = serde_json::to_value(config.identity())
             .map_err(|source| Error::Json { what: "rewards".into(), source })?;
         let mut identity = Map::new();
@@ -117,6 +128,9 @@ impl LabelJob {
             ("keep", (*keep).into()),
         ] {
             identity.insert(key.into(), value);
+        }
+        if !is_f32(matmul_precision) {
+            identity.insert("products".into(), matmul_precision.name().into());
         }
         let (shard, out) = (self.shard, self.out.clone());
         Ok(RowJob { command: "mopo label", identity, n_rows, unit: BATCH_PAIRS, shard, out })

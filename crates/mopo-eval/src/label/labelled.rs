@@ -183,6 +183,7 @@ impl<'a> LabelWriter<'a> {
             input_sha256: labelling.input_sha256.clone(),
             rewards_sha256: labelling.rewards_sha256.clone(),
             keep: labelling.keep,
+            matmul_precision: labelling.matmul_precision,
             objectives: objectives.clone(),
         };
         let report = LabelReport { objectives, summary: self.summary.finish()?, notes };
@@ -235,10 +236,11 @@ fn describe(labelling: &Labelling) -> String {
     };
     let rules: Vec<String> = labelling.config.objectives.iter().map(rule).collect();
     format!(
-        "labelled by rewards with sha256 {} on the set with sha256 {}{}: {}",
+        "labelled by rewards with sha256 {} on the set with sha256 {}{}{}: {}",
         labelling.rewards_sha256,
         labelling.input_sha256,
         if labelling.keep { ", keeping labels" } else { "" },
+        labelling.matmul_precision.note(),
         rules.join("; ")
     )
 }

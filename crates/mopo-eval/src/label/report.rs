@@ -4,10 +4,11 @@ use std::fmt;
 use std::path::Path;
 
 use mopo_data::{Indicator, Summary};
+use mopo_ops::MatmulPrecision;
 use serde::{Deserialize, Serialize};
 
 use super::config::{LabelRule, LabelledObjective};
-use super::job::{Labelling, record_path};
+use super::job::{Labelling, is_f32, record_path};
 use crate::{FirstPass, RewardSpec, ScoreStatistics, SecondPass};
 
 /// Existing labels that were kept, and how often the reward agrees with them.
@@ -128,6 +129,9 @@ pub struct LabelRecord {
     pub rewards_sha256: String,
     /// Whether existing labels were kept.
     pub keep: bool,
+    /// In what reward models computed products.
+    #[serde(default, skip_serializing_if = "is_f32")]
+    pub matmul_precision: MatmulPrecision,
     /// Objectives with a reward.
     pub objectives: Vec<ObjectiveReport>,
 }
@@ -143,6 +147,7 @@ impl LabelRecord {
         self.input_sha256 == labelling.input_sha256
             && self.rewards_sha256 == labelling.rewards_sha256
             && self.keep == labelling.keep
+            && self.matmul_precision == labelling.matmul_precision
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use mopo_core::Objectives;
 use mopo_data::{Indicator, PreferenceRecord, PreparedSet, PreparedWriter, Scores, StagedSet};
 use mopo_hub::ShardIndex;
+use mopo_ops::MatmulPrecision;
 use mopo_testkit::{EndpointReply, LoopbackEndpoint, TestBackend};
 
 use super::*;
@@ -45,7 +46,8 @@ fn set(n: usize) -> PreparedSet {
 fn labelling(set: &PreparedSet, keep: bool) -> Labelling {
     let config = LabelConfig::parse(TWO).unwrap();
     let rewards_sha256 = config.hash(&config.contents(&local_directory).unwrap());
-    Labelling { config, keep, input_sha256: set.hash(), rewards_sha256 }
+    let matmul_precision = MatmulPrecision::F32;
+    Labelling { config, keep, input_sha256: set.hash(), rewards_sha256, matmul_precision }
 }
 
 fn staged(set: &PreparedSet) -> StagedSet {
@@ -282,6 +284,9 @@ fn a_result_that_is_there_is_known() {
     assert_eq!(PreparedSet::read(&out).unwrap().hash(), labelled.record.set_sha256);
     let kept = LabelJob { labelling: labelling(&set, true), ..job.clone() };
     assert!(kept.is_done().unwrap_err().to_string().contains("--force"));
+    let rounded = Labelling { matmul_precision: MatmulPrecision::Int8, ..labelling(&set, false) };
+    let rounded = LabelJob { labelling: rounded, ..job.clone() };
+    assert!(rounded.is_done().unwrap_err().to_string().contains("--force"));
     std::fs::write(&out, "edited").unwrap();
     assert!(job.is_done().is_err());
 
@@ -385,7 +390,8 @@ fn by_endpoint(set: &PreparedSet, keys: &str) -> Labelling {
     ))
     .unwrap();
     let rewards_sha256 = config.hash(&config.contents(&local_directory).unwrap());
-    Labelling { config, keep: false, input_sha256: set.hash(), rewards_sha256 }
+    let (keep, matmul_precision) = (false, MatmulPrecision::F32);
+    Labelling { config, keep, input_sha256: set.hash(), rewards_sha256, matmul_precision }
 }
 
 #[test]

@@ -39,16 +39,7 @@ const WORDS: &[&str] = &[
     "[checkpoints]",
     "[tokenizer]",
     "kind",
-    "mopo",
-    "dpo",
-    "ipo",
-    "ppo",
-    "grpo",
     "sft",
-    "kto",
-    "simpo",
-    "f_dpo",
-    "modpo",
     "steps",
     "batch_size",
     "learning_rate",
@@ -137,7 +128,8 @@ const WORDS: &[&str] = &[
 ];
 
 pub(super) fn targets() -> Vec<Target> {
-    let target = super::alike(Form::Text, WORDS);
+    let words = [WORDS, mopo_train::config::MethodConfig::KINDS].concat();
+    let target = super::alike(Form::Text, words.leak());
     vec![
         target(
             "run-config",

@@ -201,12 +201,12 @@ fn spread(mut wanted: Vec<(f64, usize)>, top: f64, step: f64) -> Vec<(f64, (f64,
 
 /// The quantities that are drawn, with the headings of their panels.
 const DRAWN: [(Quantity, &str); 6] = [
-    (Quantity::Score, "Mean z-score of the policy's own answers"),
-    (Quantity::Loss, "Loss"),
-    (Quantity::Lambda, "Multiplier λ of each constraint"),
-    (Quantity::Slack, "Slack of each constraint (met above 0)"),
-    (Quantity::Chi, "Multiplier χ of the ratio bound"),
-    (Quantity::Accuracy, "Accuracy"),
+    (Quantity::SCORE, "Mean z-score of the policy's own answers"),
+    (Quantity::LOSS, "Loss"),
+    (Quantity::LAMBDA, "Multiplier λ of each constraint"),
+    (Quantity::SLACK, "Slack of each constraint (met above 0)"),
+    (Quantity::CHI, "Multiplier χ of the ratio bound"),
+    (Quantity::ACCURACY, "Accuracy"),
 ];
 
 /// Panels from the rows of `metrics.jsonl`: one per phase and quantity (score, loss, λ, slack, χ, accuracy),

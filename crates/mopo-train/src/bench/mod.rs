@@ -397,7 +397,7 @@ impl<B: FusedAutodiffBackend> Step for MopoStep<'_, B> {
         let begun = self.method.begin_step(step)?;
         let made = self.method.step_on(begun, &[indices.to_vec()], step, LEARNING_RATE)?;
         self.needed = made.needed;
-        Ok(made.metrics.get(Quantity::Loss).unwrap_or(f64::NAN))
+        Ok(made.metrics.get(Quantity::LOSS).unwrap_or(f64::NAN))
     }
 
     fn work(&self, indices: &[usize], sizes: &Sizes<'_>) -> Result<(PassWork, f64)> {

@@ -19,6 +19,9 @@ use crate::rollouts::{RolloutInputs, RolloutSettings};
 use crate::sample::Answerer;
 use crate::{Error, Result, RunData, Silent};
 
+/// Share of the policy's own answers that are learnt.
+const KEPT_ANSWERS: Quantity = Quantity::new("kept_answers");
+
 /// Answers to a prompt, rounds: more are a typing error.
 const MAX_FEW: usize = 1000;
 const MAX_TEMPERATURE: f64 = 100.0;
@@ -273,11 +276,11 @@ impl<'a> Online<'a> {
             .collect();
         for (k, name) in self.names.iter().enumerate() {
             let mean = z.iter().map(|row| row[k]).sum::<f64>() / z.len() as f64;
-            metrics.set(Quantity::Score.of(name), mean);
+            metrics.set(Quantity::SCORE.of(name), mean);
         }
-        metrics.set(Quantity::KeptAnswers, kept.len() as f64 / z.len() as f64);
+        metrics.set(KEPT_ANSWERS, kept.len() as f64 / z.len() as f64);
         let n_generated: usize = answers.iter().map(|answer| answer.sampled.drawn().len()).sum();
-        metrics.set(Quantity::GeneratedTokens, n_generated as f64);
+        metrics.set(Quantity::GENERATED_TOKENS, n_generated as f64);
         Ok(kept
             .into_iter()
             .map(|(at, note)| Kept {

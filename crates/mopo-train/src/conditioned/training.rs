@@ -185,8 +185,8 @@ impl<B: FusedAutodiffBackend, R: Fn(usize, usize) -> [Told; 2]> Method for Condi
         })?;
         let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm)?;
         let n_tokens = found.iter().map(|(_, n)| n).sum();
-        metrics.set(Quantity::Loss, found.iter().map(|(loss, _)| loss).sum());
-        metrics.set(Quantity::GradientNorm, norm);
+        metrics.set(Quantity::LOSS, found.iter().map(|(loss, _)| loss).sum());
+        metrics.set(Quantity::GRADIENT_NORM, norm);
         metrics.set_trained_tokens(n_tokens, clock.elapsed());
         Ok(metrics)
     }

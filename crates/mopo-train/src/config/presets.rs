@@ -80,6 +80,14 @@ pub fn config_text(name: &str) -> Result<&'static str> {
     }
 }
 
+/// What [`config_text`] knows: `preset`, `source` or `method`, and the name.
+pub fn config_names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let presets = PRESETS.names().map(|name| ("preset", name));
+    let sources = SOURCES.names().map(|name| ("source", name));
+    let methods = MethodConfig::KINDS.iter().map(|name| ("method", *name));
+    presets.chain(sources).chain(methods)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +102,16 @@ mod tests {
             method.check(&policies).unwrap();
             // Printed by `mopo config`, also with hyphens.
             assert!(config_text(&kind.replace('_', "-")).unwrap().contains(&format!("[{kind}]")));
+        }
+        assert_eq!(
+            config_names()
+                .filter(|(kind, _)| *kind == "method")
+                .map(|(_, name)| name)
+                .collect::<Vec<_>>(),
+            MethodConfig::KINDS
+        );
+        for (_, name) in config_names() {
+            assert!(!config_text(name).unwrap().is_empty(), "{name}");
         }
         let error = MethodConfig::preset("dqo").unwrap_err().to_string();
         assert!(error.contains("mopo, dpo"), "{error}");

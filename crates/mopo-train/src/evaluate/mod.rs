@@ -26,7 +26,7 @@ use mopo_report::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::config::build_rewards;
+use crate::config::{MatmulPrecision, build_rewards};
 use crate::result::RESULT;
 use crate::{Constraint, DirLock, Error, Progress, Result, RunConfig, RunDir, RunRecord};
 use answers::{Answered, Asked};
@@ -43,6 +43,9 @@ pub struct EvaluationOptions {
     pub prompts: Option<PathBuf>,
     /// A file with statistics for z-scores, instead of the configured ones.
     pub statistics: Option<PathBuf>,
+    /// In what products are computed, to be recorded: it is set for the whole process
+    /// ([`mopo_ops::set_matmul_precision`]).
+    pub matmul_precision: MatmulPrecision,
 }
 
 /// An evaluation with checked settings, before minutes of generation.
@@ -55,6 +58,7 @@ pub struct EvaluationPlan {
     objectives: Vec<String>,
     statistics: KnownStatistics,
     given: Option<GivenPrompts>,
+    matmul_precision: MatmulPrecision,
     /// `result.json`.
     trained: Value,
     /// Those in it.
@@ -128,7 +132,19 @@ impl EvaluationPlan {
             None => None,
         };
         let seed = options.seed.unwrap_or(config.seed);
-        Ok(Self { run, config, record, seed, objectives, statistics, given, trained, constraints })
+        let matmul_precision = options.matmul_precision;
+        Ok(Self {
+            run,
+            config,
+            record,
+            seed,
+            objectives,
+            statistics,
+            given,
+            matmul_precision,
+            trained,
+            constraints,
+        })
     }
 
     /// Generates, scores and judges. `resolve` finds the models of rewards.
@@ -278,12 +294,13 @@ impl EvaluationPlan {
         let extras = ReportExtras {
             title: format!("{}: the Pareto front of its policies", self.config.name),
             summary: Some(format!(
-                "{} policies on one phi of {} training pairs; {} responses each to {kind} \
-                 prompts, temperature {}, seed {}.",
+                "{} policies on one base model, {} training pairs; {} responses each to {kind} \
+                 prompts, temperature {}{}, seed {}.",
                 sampler.policies().len(),
                 n_train,
                 evaluation.prompts.len(),
                 settings.temperature,
+                self.matmul_precision.note(),
                 self.seed
             )),
             rewards: Some(
@@ -301,6 +318,7 @@ impl EvaluationPlan {
                     "run": RunRecord { config: None, ..self.record },
                     "configuration": self.config,
                     "generation": generation,
+                    "matmul_precision": self.matmul_precision,
                     "prompts": source,
                     "result": self.trained,
                     "constraints": constraints,

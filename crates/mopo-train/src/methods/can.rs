@@ -149,10 +149,10 @@ impl Solution {
         let mut metrics = Metrics::default();
         for (k, threshold) in self.constrained() {
             for (quantity, value) in [
-                (Quantity::Lambda, self.dual.lambda[k]),
-                (Quantity::Threshold, threshold),
-                (Quantity::Slack, self.dual.level[k] - threshold),
-                (Quantity::LambdaSaturated, f64::from(u8::from(self.dual.saturated[k]))),
+                (Quantity::LAMBDA, self.dual.lambda[k]),
+                (Quantity::THRESHOLD, threshold),
+                (Quantity::SLACK, self.dual.level[k] - threshold),
+                (Quantity::LAMBDA_SATURATED, f64::from(u8::from(self.dual.saturated[k]))),
             ] {
                 metrics.set(quantity.between(policy, objectives.name(k)), value);
             }

@@ -13,9 +13,13 @@ use serde::{Deserialize, Serialize};
 use super::{MethodSection, RunSteps, TrainContext};
 use crate::config::ranges;
 use crate::rollouts::{
-    Answer, LossPart, RewardTarget, RolloutLoss, RolloutSettings, RolloutTraining, TokenValues,
+    Answer, LossPart, POLICY_LOSS, RewardTarget, RolloutLoss, RolloutSettings, RolloutTraining,
+    TokenValues,
 };
 use crate::{Error, Progress, Result};
+
+/// The KL term of the loss, before its weight.
+const KL_PENALTY: Quantity = Quantity::new("kl_penalty");
 
 /// GRPO with the rewards of `[[evaluation.rewards]]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -179,12 +183,12 @@ impl RolloutLoss for Grpo<'_> {
         let clip = self.0.clip_range;
         vec![
             LossPart {
-                quantity: Quantity::PolicyLoss,
+                quantity: POLICY_LOSS,
                 weight: 1.0,
                 value: clipped_surrogate(log_probs.clone(), old, advantages, mass.clone(), clip),
             },
             LossPart {
-                quantity: Quantity::KlPenalty,
+                quantity: KL_PENALTY,
                 weight: self.0.beta,
                 value: k3_penalty(log_probs, reference, mass),
             },

@@ -21,6 +21,13 @@ use crate::log_probs::{LogProbs, batch_log_probs, to_tensor};
 use crate::optim::Trainer;
 use crate::{Error, Pairs, Progress, Result};
 
+/// Mean reward of a policy for an objective, estimated on the batch.
+const MEAN_REWARD: Quantity = Quantity::new("mean_reward");
+/// Hypervolume of the policies' mean rewards.
+const HYPERVOLUME: Quantity = Quantity::new("hypervolume");
+/// 1 where a policy has no share of its own in the hypervolume, else 0.
+const DOMINATED: Quantity = Quantity::new("dominated");
+
 const PHASE: &str = "ham";
 /// More random scalarisations than this take longer than the model.
 const MAX_DIRECTIONS: usize = 1_000_000;
@@ -377,19 +384,19 @@ impl<B: FusedAutodiffBackend> Method for Ham<'_, B> {
         let PlanReport { hypervolume, is_dominated, means, sample_sizes, penalties } = report;
         let penalty: f64 = penalties.iter().sum();
         let mut metrics = Metrics::from([
-            (Quantity::Loss, self.config.beta * penalty - hypervolume),
-            (Quantity::Hypervolume, hypervolume),
-            (Quantity::GradientNorm, norm),
+            (Quantity::LOSS, self.config.beta * penalty - hypervolume),
+            (HYPERVOLUME, hypervolume),
+            (Quantity::GRADIENT_NORM, norm),
         ]);
         // Each adapter has a pass of its own.
         let n_passes = self.trainer.module().adapters.len();
         metrics.set_trained_tokens(n_passes * n_tokens, clock.elapsed());
         for (k, name) in self.policies.iter().enumerate() {
-            metrics.set(Quantity::KlInitial.of(name), penalties[k]);
-            metrics.set(Quantity::RatioSampleSize.of(name), sample_sizes[k]);
-            metrics.set(Quantity::Dominated.of(name), f64::from(u8::from(is_dominated[k])));
+            metrics.set(Quantity::KL_INITIAL.of(name), penalties[k]);
+            metrics.set(Quantity::RATIO_SAMPLE_SIZE.of(name), sample_sizes[k]);
+            metrics.set(DOMINATED.of(name), f64::from(u8::from(is_dominated[k])));
             for (objective, mean) in self.objectives.names().iter().zip(&means[k]) {
-                metrics.set(Quantity::MeanReward.between(name, objective), *mean);
+                metrics.set(MEAN_REWARD.between(name, objective), *mean);
             }
         }
         Ok(metrics)
@@ -397,13 +404,13 @@ impl<B: FusedAutodiffBackend> Method for Ham<'_, B> {
 
     fn headline(&self, m: &Metrics) -> String {
         let of = |quantity: Quantity| m.get(quantity).unwrap_or(f64::NAN);
-        let dominated = self.policies.iter().filter_map(|name| m.get(Quantity::Dominated.of(name)));
+        let dominated = self.policies.iter().filter_map(|name| m.get(DOMINATED.of(name)));
         format!(
             "hypervolume {:.3}  dominated {:.0}  |grad| {:.2}  {:.0} tokens/s",
-            of(Quantity::Hypervolume),
+            of(HYPERVOLUME),
             dominated.sum::<f64>(),
-            of(Quantity::GradientNorm),
-            of(Quantity::TokensPerSecond),
+            of(Quantity::GRADIENT_NORM),
+            of(Quantity::TOKENS_PER_SECOND),
         )
     }
 

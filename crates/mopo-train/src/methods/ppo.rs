@@ -15,9 +15,15 @@ use serde::{Deserialize, Serialize};
 use super::{MethodSection, RunSteps, TrainContext};
 use crate::config::ranges;
 use crate::rollouts::{
-    Answer, LossPart, RewardTarget, RolloutLoss, RolloutSettings, RolloutTraining, TokenValues,
+    Answer, LossPart, POLICY_LOSS, RewardTarget, RolloutLoss, RolloutSettings, RolloutTraining,
+    TokenValues,
 };
 use crate::{Error, Progress, Result};
+
+/// Weight of the KL in the reward.
+const KL_COEFFICIENT: Quantity = Quantity::new("kl_coefficient");
+/// The loss of the value head.
+const VALUE_LOSS: Quantity = Quantity::new("value_loss");
 
 /// PPO with the rewards of `[[evaluation.rewards]]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -214,7 +220,7 @@ impl RolloutLoss for Ppo<'_> {
         let config = self.config;
         vec![
             LossPart {
-                quantity: Quantity::PolicyLoss,
+                quantity: POLICY_LOSS,
                 weight: 1.0,
                 value: clipped_surrogate(
                     log_probs,
@@ -225,7 +231,7 @@ impl RolloutLoss for Ppo<'_> {
                 ),
             },
             LossPart {
-                quantity: Quantity::ValueLoss,
+                quantity: VALUE_LOSS,
                 weight: config.value_coef,
                 value: clipped_value_loss(
                     values,
@@ -239,7 +245,7 @@ impl RolloutLoss for Ppo<'_> {
     }
 
     fn report(&self, policy: &str, metrics: &mut Metrics) {
-        metrics.set(Quantity::KlCoefficient.of(policy), self.state.used);
+        metrics.set(KL_COEFFICIENT.of(policy), self.state.used);
     }
 
     fn state(&self) -> PpoState {

@@ -20,6 +20,13 @@ use crate::pairwise::{DpoLoss, PairPass, PairSums, PairTarget, check_simplex};
 use crate::single::SinglePolicy;
 use crate::{Error, Progress, Result};
 
+/// Cosine of an objective's gradient and the weighted sum of all of them; negative: they conflict.
+const GRADIENT_COSINE: Quantity = Quantity::new("gradient_cosine");
+/// The objective's part in the correction of conflicting gradients, before clipping.
+const CORRECTION_WEIGHT: Quantity = Quantity::new("correction_weight");
+/// The objective's factor in the step's gradient.
+const GRADIENT_FACTOR: Quantity = Quantity::new("gradient_factor");
+
 const PHASE: &str = "raco";
 /// The name of the policy, unless the configuration has another one.
 const POLICY: &str = "weighted";
@@ -187,14 +194,14 @@ impl<B: FusedAutodiffBackend> Raco<'_, B> {
         for (i, Part { k, sums }) in present.iter().enumerate() {
             let name = self.losses[*k].name;
             let key = |quantity: Quantity| quantity.between(self.policy, name);
-            metrics.set(key(Quantity::Loss), sums.loss);
-            metrics.set(key(Quantity::DecidedPairs), sums.decided());
-            metrics.set(key(Quantity::CorrectionWeight), found.mixture[i]);
-            metrics.set(key(Quantity::GradientFactor), found.factors[i]);
+            metrics.set(key(Quantity::LOSS), sums.loss);
+            metrics.set(key(Quantity::DECIDED_PAIRS), sums.decided());
+            metrics.set(key(CORRECTION_WEIGHT), found.mixture[i]);
+            metrics.set(key(GRADIENT_FACTOR), found.factors[i]);
             let lengths = length * products[i][i].sqrt();
             // A gradient of 0 has no direction.
             if lengths > 0.0 {
-                metrics.set(key(Quantity::GradientCosine), along[i] / lengths);
+                metrics.set(key(GRADIENT_COSINE), along[i] / lengths);
             }
             sums.report(key, &mut metrics);
         }
@@ -259,8 +266,8 @@ impl<B: FusedAutodiffBackend> Method for Raco<'_, B> {
         let mut metrics = self.report(&present, &found, &products);
         let n_tokens: usize = present.iter().map(|part| part.sums.n_tokens).sum();
         let losses = present.iter().zip(&weights).map(|(part, weight)| weight * part.sums.loss);
-        metrics.set(Quantity::Loss, losses.sum());
-        metrics.set(Quantity::GradientNorm, norm);
+        metrics.set(Quantity::LOSS, losses.sum());
+        metrics.set(Quantity::GRADIENT_NORM, norm);
         metrics.set_trained_tokens(n_tokens, clock.elapsed());
         Ok(metrics)
     }
@@ -268,16 +275,16 @@ impl<B: FusedAutodiffBackend> Method for Raco<'_, B> {
     fn headline(&self, m: &Metrics) -> String {
         let all = |quantity: Quantity| m.get(quantity).unwrap_or(f64::NAN);
         let of = |objective: &Objective<'_>| {
-            let accuracy = m.get(Quantity::Accuracy.between(self.policy, objective.name));
+            let accuracy = m.get(Quantity::ACCURACY.between(self.policy, objective.name));
             let accuracy = accuracy.map_or("–".into(), |x| format!("{:.0} %", 100.0 * x));
             format!("{} {accuracy}", objective.name)
         };
         format!(
             "loss {:.4}  accuracy {}  |grad| {:.1}  {:.0} tokens/s",
-            all(Quantity::Loss),
+            all(Quantity::LOSS),
             self.losses.iter().map(of).collect::<Vec<_>>().join(", "),
-            all(Quantity::GradientNorm),
-            all(Quantity::TokensPerSecond),
+            all(Quantity::GRADIENT_NORM),
+            all(Quantity::TOKENS_PER_SECOND),
         )
     }
 

@@ -18,6 +18,9 @@ use crate::optim::{module_from_bytes, module_to_bytes};
 use crate::pairwise::{DpoLoss, PairPart, PairTarget, PairwiseMethod};
 use crate::{Error, Progress, Result};
 
+/// Number of the stage, from 0, of a method that trains on one objective after the other.
+const STAGE: Quantity = Quantity::new("stage");
+
 const PHASE: &str = "sacpo";
 /// The part of a checkpoint with the reference's log-probs; the first stage's are the run's own.
 const REFERENCE: &str = "reference_log_probs.bin";
@@ -267,9 +270,9 @@ impl<B: FusedAutodiffBackend> Method for Sacpo<'_, B> {
         }
         let mut metrics = self.method.step(step, learning_rate)?;
         if is_new {
-            metrics.set(Quantity::ScoredTokens, self.method.n_tokens() as f64);
+            metrics.set(Quantity::SCORED_TOKENS, self.method.n_tokens() as f64);
         }
-        metrics.set(Quantity::Stage, stage as f64);
+        metrics.set(STAGE, stage as f64);
         Ok(metrics)
     }
 

@@ -295,15 +295,15 @@ impl<B: FusedAutodiffBackend, L: PairLoss> Method for PairwiseMethod<'_, B, L> {
         let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm)?;
         let mut metrics = self.constants.clone();
         for (quantity, value) in [
-            (Quantity::Loss, sums.loss),
-            (Quantity::GradientNorm, norm),
-            (Quantity::DecidedPairs, sums.decided()),
+            (Quantity::LOSS, sums.loss),
+            (Quantity::GRADIENT_NORM, norm),
+            (Quantity::DECIDED_PAIRS, sums.decided()),
         ] {
             metrics.set(quantity, value);
         }
         metrics.set_trained_tokens(sums.n_tokens, clock.elapsed());
         if sums.n_scored > 0 {
-            metrics.set(Quantity::ScoredTokens, sums.n_scored as f64);
+            metrics.set(Quantity::SCORED_TOKENS, sums.n_scored as f64);
         }
         sums.report(|quantity| self.key(quantity), &mut metrics);
         Ok(metrics)
@@ -314,11 +314,11 @@ impl<B: FusedAutodiffBackend, L: PairLoss> Method for PairwiseMethod<'_, B, L> {
         let all = |quantity: Quantity| m.get(quantity).unwrap_or(f64::NAN);
         format!(
             "loss {:.4}  accuracy {}  margin {}  |grad| {:.1}  {:.0} tokens/s",
-            all(Quantity::Loss),
-            of(Quantity::Accuracy).map_or("–".into(), |x| format!("{:.0} %", 100.0 * x)),
-            of(Quantity::Margin).map_or("–".into(), |x| format!("{x:+.2}")),
-            all(Quantity::GradientNorm),
-            all(Quantity::TokensPerSecond),
+            all(Quantity::LOSS),
+            of(Quantity::ACCURACY).map_or("–".into(), |x| format!("{:.0} %", 100.0 * x)),
+            of(Quantity::MARGIN).map_or("–".into(), |x| format!("{x:+.2}")),
+            all(Quantity::GRADIENT_NORM),
+            all(Quantity::TOKENS_PER_SECOND),
         )
     }
 

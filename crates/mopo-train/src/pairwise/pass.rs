@@ -17,6 +17,9 @@ use crate::methods::TrainContext;
 use crate::single::SinglePolicy;
 use crate::{Pairs, Result, Silent};
 
+/// Share of the responses whose reward had its exponent cut off.
+const CLAMPED_RESPONSES: Quantity = Quantity::new("clamped_responses");
+
 /// log π of every response of a batch of whole pairs, `[2 n_pairs]`: all first responses, then all second
 /// ones.
 pub(crate) fn pair_log_probs<B: FusedAutodiffBackend>(
@@ -219,16 +222,16 @@ impl PairSums {
         self.rewards.report(&key, metrics);
         if self.rewards.len() > 0 {
             let n = self.rewards.len() as f64;
-            metrics.set(key(Quantity::ChosenLogProb), self.chosen / n);
-            metrics.set(key(Quantity::RejectedLogProb), self.rejected / n);
+            metrics.set(key(Quantity::CHOSEN_LOG_PROB), self.chosen / n);
+            metrics.set(key(Quantity::REJECTED_LOG_PROB), self.rejected / n);
         }
         if !self.kls.is_empty() {
             let mean = self.kls.iter().sum::<f64>() / self.kls.len() as f64;
-            metrics.set(key(Quantity::KlInitial), mean);
+            metrics.set(key(Quantity::KL_INITIAL), mean);
         }
         if let Some(n_clamped) = self.n_clamped {
             let share = n_clamped as f64 / (2 * self.n_pairs) as f64;
-            metrics.set(key(Quantity::ClampedResponses), share);
+            metrics.set(key(CLAMPED_RESPONSES), share);
         }
     }
 }

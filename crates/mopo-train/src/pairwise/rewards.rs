@@ -49,10 +49,10 @@ impl Rewards {
         }
         let n = self.n as f64;
         for (quantity, value) in [
-            (Quantity::Accuracy, self.right / n),
-            (Quantity::Margin, (self.chosen - self.rejected) / n),
-            (Quantity::ChosenReward, self.chosen / n),
-            (Quantity::RejectedReward, self.rejected / n),
+            (Quantity::ACCURACY, self.right / n),
+            (Quantity::MARGIN, (self.chosen - self.rejected) / n),
+            (Quantity::CHOSEN_REWARD, self.chosen / n),
+            (Quantity::REJECTED_REWARD, self.rejected / n),
         ] {
             metrics.set(key(quantity), value);
         }
@@ -76,10 +76,10 @@ mod tests {
         let mut metrics = Metrics::default();
         rewards.report(|quantity| quantity.of("helpful"), &mut metrics);
         for (name, expected) in [
-            (Quantity::Accuracy, 0.5),
-            (Quantity::ChosenReward, 0.1 * (3.0 - 2.0 + 2.0) / 3.0),
-            (Quantity::RejectedReward, 0.1 * (1.0 + 4.0 + 2.0) / 3.0),
-            (Quantity::Margin, 0.1 * (2.0 - 6.0) / 3.0),
+            (Quantity::ACCURACY, 0.5),
+            (Quantity::CHOSEN_REWARD, 0.1 * (3.0 - 2.0 + 2.0) / 3.0),
+            (Quantity::REJECTED_REWARD, 0.1 * (1.0 + 4.0 + 2.0) / 3.0),
+            (Quantity::MARGIN, 0.1 * (2.0 - 6.0) / 3.0),
         ] {
             let found = metrics.get(name.of("helpful")).unwrap();
             assert!((found - expected).abs() < 1e-12, "{name:?}: {found} and {expected}");

@@ -145,8 +145,8 @@ impl<'a, B: FusedAutodiffBackend, M: TrainedScorer<B>> RewardTraining<'a, B, M> 
         let model = self.trainer.module().valid();
         let batch = self.config.batch_size;
         let evaluation = evaluate(&model, &self.frozen.1, self.validation, batch);
-        metrics.set(Quantity::Loss.of("validation"), evaluation.loss);
-        metrics.set(Quantity::Accuracy.of("validation"), evaluation.accuracy());
+        metrics.set(Quantity::LOSS.of("validation"), evaluation.loss);
+        metrics.set(Quantity::ACCURACY.of("validation"), evaluation.accuracy());
         match &mut self.best {
             Some((best, _)) if !evaluation.beats(&best.evaluation) => best.since += 1,
             _ => {
@@ -185,7 +185,7 @@ impl<B: FusedAutodiffBackend, M: TrainedScorer<B>> Method for RewardTraining<'_,
         let norm = self.trainer.step(learning_rate, self.config.max_grad_norm)?;
         self.trainer.decay(learning_rate * self.config.weight_decay);
         let mut metrics =
-            Metrics::from([(Quantity::Loss, loss_value), (Quantity::GradientNorm, norm)]);
+            Metrics::from([(Quantity::LOSS, loss_value), (Quantity::GRADIENT_NORM, norm)]);
         metrics.set_trained_tokens(n_tokens, clock.elapsed());
         if (step + 1).is_multiple_of(self.config.eval_steps) || step + 1 == self.config.steps {
             self.evaluate(step, &mut metrics)?;
@@ -205,7 +205,7 @@ impl<B: FusedAutodiffBackend, M: TrainedScorer<B>> Method for RewardTraining<'_,
             format!("  validation {accuracy:.1} % at step {}", best.step)
         });
         let of = |quantity: Quantity| m.get(quantity).unwrap_or(f64::NAN);
-        let (loss, norm) = (of(Quantity::Loss), of(Quantity::GradientNorm));
+        let (loss, norm) = (of(Quantity::LOSS), of(Quantity::GRADIENT_NORM));
         format!("loss {loss:.3}  |grad| {norm:.2}{best}")
     }
 

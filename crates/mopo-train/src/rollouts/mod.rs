@@ -22,6 +22,9 @@ pub(crate) use inputs::RolloutInputs;
 pub(crate) use settings::{RewardTarget, RolloutSettings};
 pub(crate) use training::RolloutTraining;
 
+/// The clipped surrogate, negated.
+pub(crate) const POLICY_LOSS: Quantity = Quantity::new("policy_loss");
+
 /// One of the policy's own answers, and what is known of it since it was sampled. Lists are by token, the one that
 /// ended the answer included.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -25,6 +25,15 @@ use crate::methods::{RunSteps, TrainContext};
 use crate::optim::Trainer;
 use crate::{Error, Progress, Result};
 
+/// Share of the tokens whose ratio is cut off.
+const CLIP_FRACTION: Quantity = Quantity::new("clip_fraction");
+/// Entropy per token, estimated on the policy's own answers.
+const ENTROPY: Quantity = Quantity::new("entropy");
+/// Tokens of the policy's own answers.
+const ANSWER_LENGTH: Quantity = Quantity::new("answer_length");
+/// Share of the policy's own answers that the limit of tokens cut off.
+const UNFINISHED_ANSWERS: Quantity = Quantity::new("unfinished_answers");
+
 /// The part of a checkpoint with the rollout.
 const ROLLOUT: &str = "rollout.json";
 
@@ -279,17 +288,17 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> RolloutMethod<'_, B, L> {
         let n_tokens = answers.iter().map(|answer| answer.ids.len()).sum::<usize>() as f64;
         let mean = |of: &dyn Fn(&Answer) -> f64| answers.iter().map(of).sum::<f64>() / n;
         let policy = self.policy;
-        metrics.set(Quantity::Score.of(policy), mean(&|answer| answer.score(&self.weights)));
+        metrics.set(Quantity::SCORE.of(policy), mean(&|answer| answer.score(&self.weights)));
         for (k, name) in self.rewards.iter().enumerate() {
-            metrics.set(Quantity::Score.between(policy, name), mean(&|answer| answer.scores[k]));
+            metrics.set(Quantity::SCORE.between(policy, name), mean(&|answer| answer.scores[k]));
         }
         let kl = mean(&|answer| answer.log_ratios().iter().sum());
         let log_prob: f64 = answers.iter().flat_map(|answer| &answer.log_probs).sum();
         for (quantity, value) in [
-            (Quantity::KlInitial, kl),
-            (Quantity::Entropy, -log_prob / n_tokens),
-            (Quantity::AnswerLength, n_tokens / n),
-            (Quantity::UnfinishedAnswers, mean(&|answer| f64::from(!answer.is_finished))),
+            (Quantity::KL_INITIAL, kl),
+            (ENTROPY, -log_prob / n_tokens),
+            (ANSWER_LENGTH, n_tokens / n),
+            (UNFINISHED_ANSWERS, mean(&|answer| f64::from(!answer.is_finished))),
         ] {
             metrics.set(quantity.of(policy), value);
         }
@@ -338,18 +347,18 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> Method for RolloutMethod<'_, B, L>
         let sums = StepSums::total(found);
         let norm = self.trainer.step(learning_rate, self.phase.max_grad_norm)?;
         let mut metrics =
-            Metrics::from([(Quantity::Loss, sums.loss), (Quantity::GradientNorm, norm)]);
+            Metrics::from([(Quantity::LOSS, sums.loss), (Quantity::GRADIENT_NORM, norm)]);
         metrics.set_trained_tokens(sums.n_packed, clock.elapsed());
         if let Some(n_scored) = n_scored {
             let n_generated: usize = answers.iter().map(|answer| answer.ids.len()).sum();
-            metrics.set(Quantity::GeneratedTokens, n_generated as f64);
-            metrics.set(Quantity::ScoredTokens, n_scored as f64);
+            metrics.set(Quantity::GENERATED_TOKENS, n_generated as f64);
+            metrics.set(Quantity::SCORED_TOKENS, n_scored as f64);
         }
         for (quantity, value) in sums.parts {
             metrics.set(quantity.of(self.policy), value);
         }
         let clipped = sums.n_clipped as f64 / n_tokens as f64;
-        metrics.set(Quantity::ClipFraction.of(self.policy), clipped);
+        metrics.set(CLIP_FRACTION.of(self.policy), clipped);
         self.report(&answers, &mut metrics);
         self.rollout = (!(step + 1).is_multiple_of(served)).then_some(answers);
         Ok(metrics)
@@ -359,11 +368,11 @@ impl<B: FusedAutodiffBackend, L: RolloutLoss> Method for RolloutMethod<'_, B, L>
         let of = |quantity: Quantity| m.get(quantity.of(self.policy)).unwrap_or(f64::NAN);
         format!(
             "score {:+.2}  KL {:.1}  {:.0} tokens/answer  loss {:.4}  {:.0} tokens/s",
-            of(Quantity::Score),
-            of(Quantity::KlInitial),
-            of(Quantity::AnswerLength),
-            m.get(Quantity::Loss).unwrap_or(f64::NAN),
-            m.get(Quantity::TokensPerSecond).unwrap_or(f64::NAN),
+            of(Quantity::SCORE),
+            of(Quantity::KL_INITIAL),
+            of(ANSWER_LENGTH),
+            m.get(Quantity::LOSS).unwrap_or(f64::NAN),
+            m.get(Quantity::TOKENS_PER_SECOND).unwrap_or(f64::NAN),
         )
     }
 

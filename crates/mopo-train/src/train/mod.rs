@@ -285,7 +285,7 @@ pub fn train<B: FusedAutodiffBackend>(
         let kept = best.as_ref().filter(|_| config.training.load_best_model_at_end);
         let end = kept.map(|best| best.step);
         let (mut constraints, last_steps) =
-            constraints(&log.rows, &data.objectives, &primaries, lag, end);
+            constraints(&log.rows, config.method.kind(), &data.objectives, &primaries, lag, end);
         for constraint in &mut constraints {
             let h = names.iter().position(|name| *name == constraint.policy);
             let k = data.objectives.index_of(&constraint.objective)?;

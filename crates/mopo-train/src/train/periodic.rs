@@ -154,12 +154,12 @@ impl<'a, B: FusedBackend> Evaluator<'a, B> {
             let own = objectives.iter().position(|objective| objective == policy);
             for (k, (objective, accuracy)) in objectives.iter().zip(&found).enumerate() {
                 let Some(accuracy) = accuracy else { continue };
-                metrics.set(Quantity::EvalAccuracy.between(policy, objective), accuracy.share);
+                metrics.set(Quantity::EVAL_ACCURACY.between(policy, objective), accuracy.share);
                 if own.is_none_or(|own| own == k) {
                     all.push(accuracy.share);
                 }
                 if let Some(means) = mean_log_probs(&self.data.heldout_labels, log_probs, k) {
-                    let both = [Quantity::EvalChosenLogProb, Quantity::EvalRejectedLogProb];
+                    let both = [Quantity::EVAL_CHOSEN_LOG_PROB, Quantity::EVAL_REJECTED_LOG_PROB];
                     for (quantity, mean) in both.into_iter().zip(means) {
                         metrics.set(quantity.between(policy, objective), mean);
                     }
@@ -168,7 +168,7 @@ impl<'a, B: FusedBackend> Evaluator<'a, B> {
         }
         if !all.is_empty() {
             let mean = all.iter().sum::<f64>() / all.len() as f64;
-            metrics.set(Quantity::EvalAccuracy, mean);
+            metrics.set(Quantity::EVAL_ACCURACY, mean);
         }
         if let Some(samples) = &self.samples {
             let rows = self.answer(samples, done, policies, metrics)?;
@@ -232,7 +232,7 @@ impl<'a, B: FusedBackend> Evaluator<'a, B> {
             };
             let mean: Vec<f64> = (0..samples.axes.len()).map(mean).collect();
             for (axis, mean) in samples.axes.iter().zip(&mean) {
-                metrics.set(Quantity::EvalScore.between(policy, axis), *mean);
+                metrics.set(Quantity::EVAL_SCORE.between(policy, axis), *mean);
             }
             means.push(mean);
             for ((prompt, response), scores) in samples.prompts.iter().zip(&texts).zip(&scores) {
@@ -251,7 +251,7 @@ impl<'a, B: FusedBackend> Evaluator<'a, B> {
         let volume = hypervolume(&means, &samples.ref_point, &directions).map_err(|e| {
             Error::Config { origin: "`evaluation.rewards`".into(), message: e.to_string() }
         })?;
-        metrics.set(Quantity::EvalHypervolume, volume);
+        metrics.set(Quantity::EVAL_HYPERVOLUME, volume);
         Ok(rows)
     }
 
@@ -368,16 +368,16 @@ fn metric(
     for policy in names {
         let own = objectives.iter().position(|objective| objective == policy);
         for (k, objective) in objectives.iter().enumerate().filter(|(k, _)| is_decided(*k)) {
-            known.push(Quantity::EvalAccuracy.between(policy, objective));
-            if own.is_none_or(|own| own == k) && known[0] != Quantity::EvalAccuracy.into() {
-                known.insert(0, Quantity::EvalAccuracy.into());
+            known.push(Quantity::EVAL_ACCURACY.between(policy, objective));
+            if own.is_none_or(|own| own == k) && known[0] != Quantity::EVAL_ACCURACY.into() {
+                known.insert(0, Quantity::EVAL_ACCURACY.into());
             }
         }
     }
     if let Some(axes) = axes {
-        known.push(Quantity::EvalHypervolume.into());
+        known.push(Quantity::EVAL_HYPERVOLUME.into());
         let scores = names.iter().flat_map(|policy| {
-            axes.iter().map(move |axis| Quantity::EvalScore.between(policy, axis))
+            axes.iter().map(move |axis| Quantity::EVAL_SCORE.between(policy, axis))
         });
         known.extend(scores);
     }

@@ -35,6 +35,19 @@ use crate::optim::{Trainer, module_from_bytes, module_to_bytes};
 use crate::rollouts::RolloutSettings;
 use crate::{Error, Pairs, Progress, Result};
 
+/// Share of the responses that any policy needed.
+const NEEDED_TERMS: Quantity = Quantity::new("needed_terms");
+/// q_k as the plain mean.
+const PLAIN: Quantity = Quantity::new("plain");
+/// q̲_k, its lower bound.
+const LOWER_BOUND: Quantity = Quantity::new("lower_bound");
+/// Residual of the exact dual's conditions.
+const KKT_RESIDUAL: Quantity = Quantity::new("kkt_residual");
+/// Effective sample size of the importance weights.
+const EFFECTIVE_SAMPLE_SIZE: Quantity = Quantity::new("effective_sample_size");
+/// k̂ of the ratios π_ref/π_0 of all pairs, where they are smoothed: above 0.7 they are not to be trusted.
+const RATIO_SHAPE: Quantity = Quantity::new("ratio_shape");
+
 pub(crate) const PHASE: &str = "mopo";
 /// The part of a checkpoint with the reference's log-probs.
 const WINDOW: &str = "reference_log_probs.bin";
@@ -409,18 +422,18 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
 
         for (h, dual) in self.duals.iter().enumerate() {
             let name = self.setup.objectives.name(dual.primary);
-            metrics.set(Quantity::Loss.of(name), losses[h]);
-            metrics.set(Quantity::KlInitial.of(name), kls[h]);
+            metrics.set(Quantity::LOSS.of(name), losses[h]);
+            metrics.set(Quantity::KL_INITIAL.of(name), kls[h]);
         }
         let by_any = |i: &usize| needed.iter().any(|of| of[*i]);
         let n_needed = (0..rows.len()).filter(by_any).count();
-        metrics.set(Quantity::Loss, losses.iter().sum());
-        metrics.set(Quantity::GradientNorm, norm);
-        metrics.set(Quantity::NeededTerms, n_needed as f64 / rows.len() as f64);
+        metrics.set(Quantity::LOSS, losses.iter().sum());
+        metrics.set(Quantity::GRADIENT_NORM, norm);
+        metrics.set(NEEDED_TERMS, n_needed as f64 / rows.len() as f64);
         metrics.set_trained_tokens(n_tokens, clock.elapsed());
         let scored = std::mem::take(&mut self.scored_tokens);
         if scored > 0 {
-            metrics.set(Quantity::ScoredTokens, scored as f64);
+            metrics.set(Quantity::SCORED_TOKENS, scored as f64);
         }
         Ok(Step { metrics, needed })
     }
@@ -434,19 +447,19 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             let secondary: Vec<usize> = dual.secondary().collect();
             for &k in &secondary {
                 let other = self.setup.objectives.name(k);
-                metrics.set(Quantity::Threshold.between(name, other), dual.thresholds[k]);
-                metrics.set(Quantity::Lambda.between(name, other), dual.lambda[k]);
-                metrics.set(Quantity::Chi.between(name, other), dual.chi(k));
+                metrics.set(Quantity::THRESHOLD.between(name, other), dual.thresholds[k]);
+                metrics.set(Quantity::LAMBDA.between(name, other), dual.lambda[k]);
+                metrics.set(Quantity::CHI.between(name, other), dual.chi(k));
                 if let (Some(plain), Some(bound)) = (statistics.plain[k], statistics.lower_bound[k])
                 {
-                    metrics.set(Quantity::Plain.between(name, other), plain);
-                    metrics.set(Quantity::LowerBound.between(name, other), bound);
+                    metrics.set(PLAIN.between(name, other), plain);
+                    metrics.set(LOWER_BOUND.between(name, other), bound);
                 }
             }
             // The exact dual describes the whole data set, and is constant until the next refresh.
             let (slack, saturated) = match self.exact.get(h) {
                 Some(solved) if config.dual == DualMethod::Exact => {
-                    metrics.set(Quantity::KktResidual.of(name), solved.kkt.stationarity);
+                    metrics.set(KKT_RESIDUAL.of(name), solved.kkt.stationarity);
                     (solved.slack.clone(), solved.saturated.clone())
                 }
                 _ => {
@@ -457,16 +470,16 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             for &k in &secondary {
                 let other = self.setup.objectives.name(k);
                 if let Some(slack) = slack[k] {
-                    metrics.set(Quantity::Slack.between(name, other), slack);
+                    metrics.set(Quantity::SLACK.between(name, other), slack);
                 }
                 let saturated = f64::from(u8::from(saturated[k]));
-                metrics.set(Quantity::LambdaSaturated.between(name, other), saturated);
+                metrics.set(Quantity::LAMBDA_SATURATED.between(name, other), saturated);
             }
-            metrics.set(Quantity::EffectiveSampleSize.of(name), statistics.effective_sample_size);
-            metrics.set(Quantity::RatioSampleSize.of(name), statistics.ratio_sample_size);
+            metrics.set(EFFECTIVE_SAMPLE_SIZE.of(name), statistics.effective_sample_size);
+            metrics.set(Quantity::RATIO_SAMPLE_SIZE.of(name), statistics.ratio_sample_size);
             let known = self.smoothed.get(h).filter(|smoothed| smoothed.shape.is_finite());
             if let Some(smoothed) = known {
-                metrics.set(Quantity::RatioShape.of(name), smoothed.shape);
+                metrics.set(RATIO_SHAPE.of(name), smoothed.shape);
             }
         }
     }
@@ -500,15 +513,15 @@ impl<B: FusedAutodiffBackend> Method for Mopo<'_, B> {
     fn headline(&self, m: &Metrics) -> String {
         let lambda =
             self.duals.iter().flat_map(|d| d.secondary().map(|k| d.lambda[k])).fold(0.0, f64::max);
-        let slacks = m.iter().filter(|(key, _)| key.quantity == Quantity::Slack);
+        let slacks = m.iter().filter(|(key, _)| key.quantity == Quantity::SLACK);
         let slack = slacks.map(|(_, value)| value).reduce(f64::min);
         let of = |quantity: Quantity| m.get(quantity).unwrap_or(f64::NAN);
         format!(
             "loss {:.2}  λ ≤ {lambda:.2}  slack ≥ {}  |grad| {:.1}  {:.0} tokens/s",
-            of(Quantity::Loss),
+            of(Quantity::LOSS),
             slack.map_or("–".into(), |s| format!("{s:+.2}")),
-            of(Quantity::GradientNorm),
-            of(Quantity::TokensPerSecond),
+            of(Quantity::GRADIENT_NORM),
+            of(Quantity::TOKENS_PER_SECOND),
         )
     }
 

@@ -23,6 +23,9 @@ use crate::rollouts::RolloutInputs;
 use crate::sample::Answerer;
 use crate::{Error, Pairs, Result, RunData, Silent};
 
+/// How often an objective's reward prefers a policy's fresh answers to the data's responses.
+const FRESH_PREFERENCE: Quantity = Quantity::new("fresh_preference");
+
 /// Labelled pairs, and what is known of whoever gave the responses.
 pub(super) struct Sample<'a> {
     pub(super) pairs: Cow<'a, Pairs>,
@@ -210,7 +213,7 @@ impl FreshSampler<'_> {
             for (k, name) in setup.objectives.names().iter().enumerate() {
                 let own = || rows.iter().zip(&labels).filter(|((_, of), _)| *of == h);
                 let sum: f64 = own().filter_map(|(_, row)| row[k]).map(f64::from).sum();
-                let key = Quantity::FreshPreference.between(policy, name);
+                let key = FRESH_PREFERENCE.between(policy, name);
                 metrics.set(key, sum / own().count() as f64);
             }
         }
@@ -235,7 +238,7 @@ impl FreshSampler<'_> {
         };
         let initial = scored(None)?.swap_remove(0);
         let reference = scored(Some(reference))?;
-        metrics.set(Quantity::GeneratedTokens, n_generated as f64);
+        metrics.set(Quantity::GENERATED_TOKENS, n_generated as f64);
         let mixed =
             |i: usize| [0, 1].map(|r| mixture_log_prob(reference.iter().map(move |of| of[i][r])));
         let behaviour = (0..pairs.len()).map(mixed).collect();

@@ -8,7 +8,7 @@ use mopo_core::importance::{MAX_SHAPE, SmoothedWeights};
 use mopo_core::mopo::choice_levels;
 use mopo_core::{DualMethod, Extraction, RatioSmoothing, ThresholdRule};
 use mopo_ops::FusedAutodiffBackend;
-use mopo_report::{Metrics, Quantity};
+use mopo_report::Metrics;
 
 use super::Mopo;
 use crate::log_probs::{LogProbs, all_log_probs, reference_log_probs};
@@ -220,7 +220,7 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
             let shape = SmoothedWeights::of(&ratios).shape;
             if shape.is_finite() {
                 let name = self.setup.objectives.name(dual.primary);
-                metrics.set(Quantity::RatioShape.of(name), shape);
+                metrics.set(super::RATIO_SHAPE.of(name), shape);
                 self.warn_of_ratios(h, shape, "since the refresh before this one");
             }
         }
