@@ -113,17 +113,17 @@ pub(super) fn tilted_statistics<B: Backend>(
     let sizes =
         Tensor::cat(vec![sum_of_squares(log_a.clone().exp()), sum_of_squares(weights.clone())], 1);
 
-    // One batch mean per objective over its labelled responses, with a and w normalised among them.
-    let a = log_a.clone().exp().reshape([p, n, 1]) * labels.present.clone();
-    let aw = weights.clone().reshape([p, n, 1]) * labels.present.clone();
-    let a_sum = a.clone().sum_dim(1); // [p, 1, k]
-    let aw_sum = aw.sum_dim(1);
-    let a = a / a_sum.clone().clamp_min(f32::MIN_POSITIVE);
-    let w = (log_aw - log_a).exp().reshape([p, n, 1]) * a_sum.clone()
-        / aw_sum.clamp_min(f32::MIN_POSITIVE);
+    // One batch mean per objective over its labelled responses, with a and w normalised among them: by their logarithms,
+    // since next to an unlabelled response with nearly all of the weight theirs may all be 0 in f32.
+    let [log_a, log_aw] = [log_a, log_aw].map(|x| x.reshape([p, n, 1]));
+    let present = labels.present.clone().expand([p, n, k]);
+    let among = |log: &Tensor<B, 3>| log.clone() - log_sum_exp_of(log.clone(), present.clone());
+    let log_a = among(&log_a);
+    let w = ((among(&log_aw) - log_a.clone()) * present.clone()).exp() * present.clone();
+    let a = (log_a * present.clone()).exp() * present.clone();
     let wq = w * indicators; // [p, n, k]
     let plain = (a.clone() * wq.clone()).sum_dim(1);
-    let mut rows = vec![a_sum, plain];
+    let mut rows = vec![present.sum_dim(1), plain];
 
     // Weights and values of the lower bounds, where they are solved for on the host.
     let to_solve = (bounded(policies) && policies.iter().any(|q| q.chi == ChiUpdate::Optimum))
@@ -239,6 +239,16 @@ fn within_prompts<B: Backend>(
 fn log_sum_exp<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     let max = x.clone().max_dim(1);
     (x - max.clone()).exp().sum_dim(1).log() + max
+}
+
+/// The same over the responses with a label of each objective: `[n_policies, 1, n_objectives]` from `[n_policies, n_responses,
+/// 1]` and `present`. Finite where there are none.
+fn log_sum_exp_of<B: Backend>(x: Tensor<B, 3>, present: Tensor<B, 3>) -> Tensor<B, 3> {
+    let absent = present.clone().mul_scalar(-1.0).add_scalar(1.0);
+    let among = x * present.clone() - absent.mul_scalar(f32::MAX / 4.0);
+    let max = among.clone().max_dim(1);
+    let sum = ((among - max.clone()).exp() * present).sum_dim(1);
+    sum.clamp_min(f32::MIN_POSITIVE).log() + max
 }
 
 fn sum_of_squares<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {

@@ -273,6 +273,35 @@ fn normalised_by_prompt_every_prompt_keeps_its_share() {
     }
 }
 
+/// The labelled responses of the second objective have weights of e^-200 of the batch: nothing in f32.
+#[test]
+fn labels_next_to_a_dominant_unlabelled_response_still_count() {
+    let rows = [
+        vec![Some(1.0), None],
+        vec![Some(0.0), Some(1.0)],
+        vec![Some(0.0), Some(0.25)],
+        vec![Some(0.0), None],
+    ];
+    let config = MopoConfig { tau: 0.005, ..MopoConfig::default() };
+    for radius in [0.0, 0.1] {
+        let dual = state(&config, 0, &[0.0, 0.0]);
+        let (_, statistics) = weights_of_rows(&config, &dual, &rows, &[0.0, 0.0, 0.0, 0.0], radius);
+        let super::BatchStatistics { plain, lower_bound, chi_gradient, .. } = &statistics;
+        // Among themselves both have the same weight.
+        assert!((plain[1].unwrap() - 0.625).abs() < 1e-6, "{plain:?}");
+        assert!(lower_bound[1].is_some_and(|q| q.is_finite() && q <= 0.625 + 1e-6));
+        assert!(chi_gradient.iter().all(|x| x.is_some_and(f64::is_finite)), "{chi_gradient:?}");
+        // With a multiplier the better of them has e^(0.75 · 0.1 / 0.005) times the other's.
+        let dual = state(&config, 0, &[0.0, 0.1]);
+        let (_, statistics) = weights_of_rows(&config, &dual, &rows, &[0.0; 4], radius);
+        assert!((statistics.plain[1].unwrap() - 1.0).abs() < 1e-5, "{:?}", statistics.plain);
+        // An objective without labels in the batch has no statistics.
+        let none = rows.clone().map(|row| vec![row[0], None]);
+        let (_, statistics) = weights_of_rows(&config, &dual, &none, &[0.0; 4], radius);
+        assert!(statistics.plain[0].is_some_and(f64::is_finite) && statistics.plain[1].is_none());
+    }
+}
+
 #[test]
 fn prompts_in_blocks_are_prompts_by_membership() {
     let rows = all(&[vec![1.0, 0.0], vec![0.0, 1.0], vec![1.0, 1.0], vec![0.2, 0.4]]);
