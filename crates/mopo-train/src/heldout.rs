@@ -1,6 +1,7 @@
 //! Constraints of a finished run, estimated on held-out pairs: the slack on training batches is optimistic, since the
 //! multipliers were fitted to those.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use mopo_core::importance::{MAX_SHAPE, SmoothedWeights};
@@ -21,7 +22,8 @@ const CONFIDENCE: f64 = 0.95;
 pub struct HeldoutEstimate {
     /// Mean indicator of the responses under ratios π/π_0, self-normalised and Pareto-smoothed.
     pub mean: f64,
-    /// Percentile interval (95 %) of the bootstrap over pairs.
+    /// Percentile interval (95 %) of the bootstrap over prompts, whose pairs are not independent: they may even share
+    /// responses.
     pub interval: Interval,
     /// k̂ of the ratios: above 0.7 the estimate cannot be trusted. `None`: too few pairs for it.
     pub pareto_k: Option<f64>,
@@ -48,15 +50,21 @@ pub enum Verdict {
 
 impl HeldoutEstimate {
     /// From indicators of the first responses (`None`: no label) and log(π/π_0) of both responses of each pair.
-    /// `None` if no pair has a label.
+    /// `prompts`: the number of each pair's prompt, in ascending order of their first pairs. `None` if no pair has a label.
     pub(crate) fn of(
         labels: impl Iterator<Item = Option<f32>>,
+        prompts: &[usize],
         log_ratio: impl Fn(usize) -> [f32; 2],
         seed: u64,
     ) -> Option<Self> {
+        let mut prompt_of = vec![];
         let pairs: Vec<(f64, [f64; 2])> = labels
             .enumerate()
-            .filter_map(|(i, label)| Some((f64::from(label?), log_ratio(i).map(f64::from))))
+            .filter_map(|(i, label)| {
+                let pair = (f64::from(label?), log_ratio(i).map(f64::from));
+                prompt_of.push(prompts[i]);
+                Some(pair)
+            })
             .collect();
         let n = pairs.len();
         if n == 0 {
@@ -64,31 +72,32 @@ impl HeldoutEstimate {
         }
         let ratios: Vec<f64> = pairs.iter().flat_map(|(_, ratios)| *ratios).collect();
         let SmoothedWeights { weights, shape, .. } = SmoothedWeights::of(&ratios);
-        // Each pair's sums: w I and w of the ratios, and the mean of I by choice.
-        let sums: Vec<[f64; 3]> = pairs
-            .iter()
-            .zip(weights.chunks_exact(2))
-            .map(|((label, ratios), weights)| {
-                let [first, second] = [*label, 1.0 - label];
-                let chosen = 1.0 / (1.0 + (ratios[1] - ratios[0]).exp());
-                [
+        // Each prompt's sums: w I and w of the ratios, I by choice, and 1 for each pair.
+        let mut sums: BTreeMap<usize, [f64; 4]> = BTreeMap::new();
+        for ((prompt, (label, ratios)), weights) in
+            prompt_of.into_iter().zip(&pairs).zip(weights.chunks_exact(2))
+        {
+            let [first, second] = [*label, 1.0 - label];
+            let chosen = 1.0 / (1.0 + (ratios[1] - ratios[0]).exp());
+            add(
+                sums.entry(prompt).or_default(),
+                &[
                     weights[0] * first + weights[1] * second,
                     weights[0] + weights[1],
                     chosen * first + (1.0 - chosen) * second,
-                ]
-            })
-            .collect();
+                    1.0,
+                ],
+            );
+        }
+        let sums: Vec<[f64; 4]> = sums.into_values().collect();
         let means = |of: &mut dyn Iterator<Item = usize>| {
-            let mut total = [0.0; 3];
-            for i in of {
-                for (sum, value) in total.iter_mut().zip(sums[i]) {
-                    *sum += value;
-                }
-            }
-            [total[0] / total[1], total[2] / n as f64]
+            let mut total = [0.0; 4];
+            of.for_each(|i| add(&mut total, &sums[i]));
+            [total[0] / total[1], total[2] / total[3]]
         };
-        let [mean, choice] = means(&mut (0..n));
-        let [interval, choice_interval] = bootstrap(n, means, &mut ChaCha8Rng::seed_from_u64(seed));
+        let [mean, choice] = means(&mut (0..sums.len()));
+        let [interval, choice_interval] =
+            bootstrap(sums.len(), means, &mut ChaCha8Rng::seed_from_u64(seed));
         let pareto_k = Some(shape).filter(|k| k.is_finite());
         Some(Self { mean, interval, pareto_k, choice, choice_interval, n })
     }
@@ -118,6 +127,10 @@ impl Verdict {
             Self::Undecided
         }
     }
+}
+
+fn add(total: &mut [f64; 4], sums: &[f64; 4]) {
+    total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
 }
 
 /// Percentile intervals of means over `n` things, given by their indices, when these are resampled.
@@ -158,7 +171,21 @@ mod tests {
     /// `n` pairs whose first response is preferred in three of four cases.
     fn estimate(n: usize, ratio: impl Fn(usize) -> [f32; 2]) -> HeldoutEstimate {
         let labels = (0..n).map(|i| Some(if i % 4 == 3 { 0.0 } else { 1.0 }));
-        HeldoutEstimate::of(labels, ratio, 1).unwrap()
+        HeldoutEstimate::of(labels, &Vec::from_iter(0..n), ratio, 1).unwrap()
+    }
+
+    #[test]
+    fn pairs_of_one_prompt_are_one_observation() {
+        let ratio = |_| [3f32.ln(), 0.0];
+        let once = estimate(200, ratio);
+        let labels = (0..800).map(|i| Some(if i / 4 % 4 == 3 { 0.0 } else { 1.0 }));
+        let prompts: Vec<usize> = (0..800).map(|i| i / 4).collect();
+        let four_times = HeldoutEstimate::of(labels, &prompts, ratio, 1).unwrap();
+        assert!((once.mean - four_times.mean).abs() < 1e-12 && four_times.n == 800);
+        let ends = [once, four_times].map(|found| (found.interval, found.choice_interval));
+        for (a, b) in [(ends[0].0, ends[1].0), (ends[0].1, ends[1].1)] {
+            assert!((a.low - b.low).abs() < 1e-12 && (a.high - b.high).abs() < 1e-12, "{ends:?}");
+        }
     }
 
     #[test]
@@ -189,7 +216,7 @@ mod tests {
         let found = estimate(400, |i| [(i % 97) as f32 * 0.4, 0.0]);
         assert!(!found.is_trusted(), "{:?}", found.pareto_k);
         assert_eq!(found.verdict(0.0), Verdict::Undecided);
-        let unlabelled = HeldoutEstimate::of([None, None].into_iter(), |_| [0.0; 2], 1);
+        let unlabelled = HeldoutEstimate::of([None, None].into_iter(), &[0, 1], |_| [0.0; 2], 1);
         assert_eq!(unlabelled, None);
     }
 }

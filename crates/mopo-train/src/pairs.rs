@@ -117,12 +117,13 @@ impl Pairs {
         self.tokens.all_lengths().map(|parts| parts.iter().sum()).collect()
     }
 
-    /// Refuses pairs that are longer than the model's positions, before training starts.
+    /// Refuses pairs that are longer than the model's positions, before training starts. `note`: the tokens of what a
+    /// method tells in prompts.
     ///
     /// # Errors
     /// Names the longest.
-    pub(crate) fn check_positions(&self, positions: usize, what: &str) -> Result<()> {
-        let longest = |[prompt, first, second]: [usize; 3]| prompt + first.max(second);
+    pub(crate) fn check_positions(&self, positions: usize, note: usize, what: &str) -> Result<()> {
+        let longest = |[prompt, first, second]: [usize; 3]| prompt + note + first.max(second);
         let n = self.tokens.all_lengths().filter(|parts| longest(*parts) > positions).count();
         let Some(most) = self.tokens.all_lengths().map(longest).max().filter(|_| n > 0) else {
             return Ok(());
@@ -130,9 +131,11 @@ impl Pairs {
         Err(Error::Config {
             origin: "`data.max_prompt_tokens`, `data.max_response_tokens`".into(),
             message: format!(
-                "{n} of {} {what} pairs have more tokens (up to {most}) than the model has positions \
-                 ({positions}): lower these limits so that their sum is at most {positions}",
-                self.len()
+                "{n} of {} {what} pairs have more tokens (up to {most}{}) than the model has positions \
+                 ({positions}): lower these limits so that their sum is at most {}",
+                self.len(),
+                told(note),
+                positions.saturating_sub(note)
             ),
         })
     }
@@ -152,18 +155,21 @@ impl Pairs {
     pub(crate) fn check_answers(
         &self,
         positions: usize,
+        note: usize,
         what: &str,
         (key, max_new_tokens): (&str, usize),
     ) -> Result<()> {
-        let longest = self.tokens.all_lengths().map(|[prompt, ..]| prompt).max().unwrap_or(0);
+        let prompts = self.tokens.all_lengths().map(|[prompt, ..]| prompt);
+        let longest = prompts.max().unwrap_or(0) + note;
         if longest.saturating_add(max_new_tokens) <= positions {
             return Ok(());
         }
         Err(Error::Config {
             origin: format!("`{key}`"),
             message: format!(
-                "{what} prompts have up to {longest} tokens, and {max_new_tokens} new ones would \
-                 exceed the model's {positions} positions: lower it, or `data.max_prompt_tokens`"
+                "{what} prompts have up to {longest} tokens{}, and {max_new_tokens} new ones would \
+                 exceed the model's {positions} positions: lower it, or `data.max_prompt_tokens`",
+                told(note)
             ),
         })
     }
@@ -181,5 +187,13 @@ impl Pairs {
         let pairs: Vec<_> =
             tokens.iter().zip(keep).map(|(tokens, &keep)| (tokens.parts(), keep)).collect();
         Ok(PackedBatch::pack(&pairs)?)
+    }
+}
+
+/// What to add to a number of tokens that a note is part of.
+fn told(note: usize) -> String {
+    match note {
+        0 => String::new(),
+        note => format!(", {note} of them what the method tells in the prompt"),
     }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use mopo_core::divergence::Divergence;
-use mopo_data::{ChatTemplate, PromptForm, Tokenizer, with_note};
+use mopo_data::{ChatTemplate, PromptForm, Tokenizer};
 use mopo_lm::{
     CausalLm, Decoder, Decoding, GenerationConfig, HeadChoice, HubGeneration, Mixing, PackedBatch,
     PolicyParams, load_policy,
@@ -237,7 +237,8 @@ impl<B: FusedBackend> Sampler<B> {
     /// # Errors
     /// An unknown name, or a policy of a model without any.
     pub fn head(&self, policy: Option<&str>, weights: Option<&[f32]>) -> Result<HeadChoice> {
-        let wrong = |message: String| Error::Config { origin: "--policy".into(), message };
+        let origin = if weights.is_some() { "--weights" } else { "--policy" };
+        let wrong = |message: String| Error::Config { origin: origin.into(), message };
         let is_base = policy.is_some_and(|name| WITHOUT_POLICY.contains(&name));
         if self.names.is_empty() {
             return match weights.is_some() || (policy.is_some() && !is_base) {
@@ -433,8 +434,9 @@ impl<B: FusedBackend> Sampler<B> {
     /// Token ids of prompts with what the policy is told.
     fn noted_tokens(&self, note: Option<&str>, prompts: &[String]) -> Result<Vec<Vec<u32>>> {
         let Some(note) = note else { return self.prompt_tokens(prompts) };
-        let noted: Vec<_> = prompts.iter().map(|prompt| with_note(prompt, note)).collect();
-        self.prompt_tokens(&noted)
+        let most = self.max_prompt_tokens.unwrap_or(usize::MAX);
+        let noted = |prompt: &String| Ok(self.tokenizer.encode_noted_prompt(prompt, note, most)?);
+        prompts.iter().map(noted).collect()
     }
 
     /// The weights with which parameters are averaged for a choice, if they are.

@@ -170,6 +170,24 @@ fn messages(record: &PreferenceRecord) -> Cow<'_, [Message]> {
     }
 }
 
+/// A prompt with a note, cut to `most` ids and as many as the note adds, but at most `whole`.
+fn within(
+    most: usize,
+    whole: usize,
+    plain: impl Fn() -> Result<Vec<u32>>,
+    noted: impl Fn(usize) -> Result<Vec<u32>>,
+) -> Result<Vec<u32>> {
+    let ids = noted(usize::MAX)?;
+    if ids.len() <= most.min(whole) {
+        return Ok(ids);
+    }
+    let note = ids.len().saturating_sub(plain()?.len());
+    match most.saturating_add(note).min(whole) {
+        most if ids.len() <= most => Ok(ids),
+        most => noted(most),
+    }
+}
+
 impl Tokenizer {
     /// The ids of a record's prompt, like [`encode_prompt`](Self::encode_prompt). In a model's own
     /// template those of its messages; without any, of the turns of a dialogue or of ChatML, or of
@@ -189,6 +207,33 @@ impl Tokenizer {
             PromptForm::Model => self.encode_messages(&messages(record), most),
             _ => self.encode_prompt(&record.prompt, most),
         }
+    }
+
+    /// The ids of a record's prompt with a [note](PreferenceRecord::with_note), which has room of its own: of the prompt
+    /// itself stays as much as without the note, and of both together at most `whole`.
+    ///
+    /// # Errors
+    /// Those of [`encode_prompt_of`](Self::encode_prompt_of).
+    pub fn encode_noted_prompt_of(
+        &self,
+        record: &PreferenceRecord,
+        note: &str,
+        most: usize,
+        whole: usize,
+    ) -> Result<Vec<u32>> {
+        let noted = record.with_note(note);
+        let encode = |record, most| Ok(self.encode_prompt_of(record, most)?.0);
+        within(most, whole, || encode(record, usize::MAX), |most| encode(&noted, most))
+    }
+
+    /// The same of a prompt's text ([`with_note`](crate::with_note)).
+    ///
+    /// # Errors
+    /// Those of [`encode_prompt`](Self::encode_prompt).
+    pub fn encode_noted_prompt(&self, prompt: &str, note: &str, most: usize) -> Result<Vec<u32>> {
+        let noted = crate::with_note(prompt, note);
+        let encode = |text: &str, most| Ok(self.encode_prompt(text, most)?.0);
+        within(most, usize::MAX, || encode(prompt, usize::MAX), |most| encode(&noted, most))
     }
 
     /// The ids of a pair, and whether its prompt was cut to `most` ids. Each response ends with the

@@ -1,6 +1,7 @@
 //! Training and loading, ids and control tokens, and invalid files of every kind.
 
 use super::*;
+use crate::PreferenceRecord;
 use proptest::prelude::*;
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -27,6 +28,42 @@ fn training_is_deterministic_and_files_round_trip() {
     assert_eq!(sha256_hex(&std::fs::read(&path).unwrap()), TRAINED.sha256());
     assert_eq!(loaded.encode(TEXTS[1]).unwrap(), TRAINED.encode(TEXTS[1]).unwrap());
     assert_eq!(loaded.vocab_size(), TRAINED.vocab_size());
+}
+
+#[test]
+fn a_note_has_room_of_its_own() {
+    let note = "<rm1_score> 0.7 <rm2_score> -1.2";
+    let plain = TRAINED.encode_prompt(TEXTS[0], usize::MAX).unwrap().0;
+    let noted = TRAINED.encode_prompt(&crate::with_note(TEXTS[0], note), usize::MAX).unwrap().0;
+    let room = noted.len() - plain.len();
+    assert!(room > plain.len(), "the note would leave nothing of the question");
+    let encode = |most| TRAINED.encode_noted_prompt(TEXTS[0], note, most).unwrap();
+    for most in [plain.len(), plain.len() + 1, usize::MAX] {
+        assert_eq!(encode(most), noted);
+    }
+    // Cut at the left to as much of the prompt as without the note.
+    for cut in 1..plain.len() {
+        let kept = plain.len() - cut;
+        let expected =
+            TRAINED.encode_prompt(&crate::with_note(TEXTS[0], note), kept + room).unwrap().0;
+        assert_eq!(encode(kept), expected);
+        assert_eq!(expected.len(), kept + room);
+    }
+    let record = PreferenceRecord {
+        id: "a".into(),
+        source: "a".into(),
+        prompt: TEXTS[0].into(),
+        messages: None,
+        first: String::new(),
+        second: String::new(),
+        indicators: vec![],
+        scores: None,
+    };
+    let of = |most, whole| TRAINED.encode_noted_prompt_of(&record, note, most, whole).unwrap();
+    assert_eq!(of(9, usize::MAX), encode(9));
+    // And no more in all than there is room for.
+    assert_eq!(of(9, room + 4), noted[noted.len() - room - 4..]);
+    assert_eq!(of(usize::MAX, 7), noted[noted.len() - 7..]);
 }
 
 #[test]

@@ -98,8 +98,8 @@ struct StepRows<'a, R> {
 }
 
 impl<R: Fn(usize, usize) -> [Told; 2]> StepRows<'_, R> {
-    /// The rows of some pairs, or as many of its own answers, packed; prompts are cut at the left to the limit, which
-    /// keeps what they are told.
+    /// The rows of some pairs, or as many of its own answers, packed; prompts are cut at the left to the limit, and
+    /// what they are told comes on top of it.
     fn pack(&self, pairs: &[usize], step: usize, own: Option<usize>) -> Result<PackedBatch> {
         let mut rows: Vec<(Vec<u32>, &[u32])> = Vec::with_capacity(2 * pairs.len());
         let of_pairs;

@@ -1,7 +1,7 @@
 //! The data of a run in the form that training and evaluation use.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use mopo_core::Objectives;
@@ -31,12 +31,16 @@ pub struct RunData {
     pub heldout_prompts: Vec<String>,
     /// The first held-out pair that has each of them.
     pub(crate) heldout_prompt_pairs: Vec<usize>,
+    /// The prompt of each held-out pair.
+    pub(crate) heldout_prompt_of: Vec<usize>,
     /// The training pairs' texts, for a method that changes or answers prompts; else empty, as if they stay on disk.
     train_records: Vec<PreferenceRecord>,
     /// The held-out pairs' texts, for a method that changes prompts; else empty.
     pub(crate) heldout_records: Vec<PreferenceRecord>,
-    /// Prompts are cut to this number of tokens.
+    /// Prompts are cut to this number of tokens, without what a method tells in them.
     pub(crate) max_prompt_tokens: usize,
+    /// The same with it.
+    max_noted_tokens: usize,
     /// Messages about how many prompts and responses were cut.
     pub truncation: String,
 }
@@ -191,12 +195,15 @@ impl RunData {
         let (heldout_tokens, _) = tokenize(&heldout.records, &tokenizer, &limits)?;
         let mut heldout_prompts: Vec<String> = Vec::new();
         let mut heldout_prompt_pairs = Vec::new();
-        let mut seen = BTreeSet::new();
+        let mut heldout_prompt_of = Vec::with_capacity(heldout.records.len());
+        let mut seen = HashMap::new();
         for (pair, r) in heldout.records.iter().enumerate() {
-            if seen.insert(&r.prompt) {
+            let prompt = *seen.entry(&r.prompt).or_insert_with(|| {
                 heldout_prompts.push(r.prompt.clone());
                 heldout_prompt_pairs.push(pair);
-            }
+                heldout_prompts.len() - 1
+            });
+            heldout_prompt_of.push(prompt);
         }
         if let Some(mixture) = MixtureRecord::read(run)? {
             pairs.mixture = Some(mixture.mixture(run, pairs.len())?);
@@ -209,12 +216,40 @@ impl RunData {
             heldout_labels: heldout.records.iter().map(|r| r.indicators.clone()).collect(),
             heldout_prompts,
             heldout_prompt_pairs,
+            heldout_prompt_of,
             truncation: truncation.to_string(),
             tokenizer,
             max_prompt_tokens: limits.max_prompt,
+            max_noted_tokens: usize::MAX,
             train_records: if needs_texts { train_records } else { vec![] },
             heldout_records: if changes_prompts { heldout.records } else { vec![] },
         })
+    }
+
+    /// The most tokens that a note of a method adds to a training prompt. Prompts with a note are from now on no longer
+    /// than what leaves room for the longest response, or for `max_new_tokens`.
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
+    pub(crate) fn make_room(
+        &mut self,
+        notes: &[String],
+        positions: usize,
+        max_new_tokens: usize,
+    ) -> Result<usize> {
+        let record = self.train_record(0)?;
+        let length = |record: &PreferenceRecord| -> Result<usize> {
+            Ok(self.tokenizer.encode_prompt_of(record, usize::MAX)?.0.len())
+        };
+        let plain = length(&record)?;
+        let mut most = 0;
+        for note in notes {
+            most = most.max(length(&record.with_note(note))?.saturating_sub(plain));
+        }
+        let lengths = self.train.tokens.all_lengths().chain(self.heldout.tokens.all_lengths());
+        let response = lengths.map(|[_, first, second]| first.max(second)).max().unwrap_or(0);
+        self.max_noted_tokens = positions.saturating_sub(response.max(max_new_tokens));
+        Ok(most)
     }
 
     /// The tokens of a training prompt with a note, cut at the left.
@@ -230,8 +265,13 @@ impl RunData {
     /// # Errors
     /// Those of the tokenizer.
     pub(crate) fn pair_prompt_with(&self, pair: usize, note: &str) -> Result<Vec<u32>> {
-        let noted = self.train_record(pair)?.with_note(note);
-        Ok(self.tokenizer.encode_prompt_of(&noted, self.max_prompt_tokens)?.0)
+        let record = self.train_record(pair)?;
+        self.noted(&record, note)
+    }
+
+    fn noted(&self, record: &PreferenceRecord, note: &str) -> Result<Vec<u32>> {
+        let (most, whole) = (self.max_prompt_tokens, self.max_noted_tokens);
+        Ok(self.tokenizer.encode_noted_prompt_of(record, note, most, whole)?)
     }
 
     /// The tokens of a held-out prompt, by its index, with a note if there is one.
@@ -246,10 +286,7 @@ impl RunData {
         let pair = self.heldout_prompt_pairs[prompt];
         match note {
             None => Ok(self.heldout.tokens.get(pair)?.prompt.clone()),
-            Some(note) => {
-                let noted = self.heldout_records[pair].with_note(note);
-                Ok(self.tokenizer.encode_prompt_of(&noted, self.max_prompt_tokens)?.0)
-            }
+            Some(note) => self.noted(&self.heldout_records[pair], note),
         }
     }
 
@@ -261,8 +298,7 @@ impl RunData {
         let mut pairs = self.heldout.clone();
         let all = pairs.tokens.in_memory_mut().expect("held-out pairs are");
         for (tokens, record) in all.iter_mut().zip(&self.heldout_records) {
-            let noted = record.with_note(note);
-            tokens.prompt = self.tokenizer.encode_prompt_of(&noted, self.max_prompt_tokens)?.0;
+            tokens.prompt = self.noted(record, note)?;
         }
         Ok(pairs)
     }

@@ -72,7 +72,7 @@ pub fn train<B: FusedAutodiffBackend>(
     };
     let is_new = communicator.by_first(|| Ok(record.hashes.is_empty()))?;
     if is_new && communicator.is_first() {
-        config.method.check_steps(config.training.steps)?;
+        config.method.check_new(config.training.steps)?;
         config.check_mixtures()?;
         config.check_trained_heads()?;
         if let ModelSource::Hub(model) = &config.model.source {
@@ -88,7 +88,7 @@ pub fn train<B: FusedAutodiffBackend>(
         prepare::prepare(run, config, record, progress)?;
     }
     *record = communicator.by_first(|| Ok(record.clone()))?;
-    let data = RunData::load(run, config, record)?;
+    let mut data = RunData::load(run, config, record)?;
     progress.note(&format!(
         "data: {} training and {} held-out pairs; {}",
         data.train.len(),
@@ -101,14 +101,23 @@ pub fn train<B: FusedAutodiffBackend>(
     config.lora.check_fits(&shape)?;
     config.check_head_rank(&shape)?;
     let positions = shape.max_position_embeddings;
-    data.train.check_positions(positions, "training")?;
-    data.heldout.check_positions(positions, "held-out")?;
+    let names = &config.policies;
+    let conditioning = config.method.conditioning(names, &data)?;
     let limit = ("evaluation.max_new_tokens", config.evaluation.max_new_tokens);
-    data.heldout.check_answers(positions, "held-out", limit)?;
+    let note = match &conditioning {
+        Some(told) => {
+            let corners: Vec<String> = (0..names.len()).map(|k| told.corner(k)).collect();
+            data.make_room(&corners, positions, limit.1)?
+        }
+        None => 0,
+    };
+    data.train.check_positions(positions, note, "training")?;
+    data.heldout.check_positions(positions, note, "held-out")?;
+    data.heldout.check_answers(positions, note, "held-out", limit)?;
     let rollouts = config.method.rollouts(&config.policies);
     if let Some(rollouts) = &rollouts {
         let limit = (&*rollouts.max_new_tokens_key(), rollouts.max_new_tokens);
-        data.train.check_answers(positions, "training", limit)?;
+        data.train.check_answers(positions, note, "training", limit)?;
     }
     if is_new {
         // On other devices than a CPU this machine's memory is not the one that matters.
@@ -147,7 +156,7 @@ pub fn train<B: FusedAutodiffBackend>(
         false => LogProbs::new(),
     };
 
-    let name = "held-out accuracy";
+    let name = "held-out pairs";
     let before =
         frozen_log_probs(&frozen, &data.heldout, cache, name, device, communicator, progress)?;
 
@@ -155,8 +164,6 @@ pub fn train<B: FusedAutodiffBackend>(
     let others =
         others::log_probs(&others, run, record, &frozen, &data, communicator, device, progress)?;
 
-    let names = &config.policies;
-    let conditioning = config.method.conditioning(names, &data)?;
     let primaries = config.method.primaries(names, &data.objectives)?;
     let dir = run.join(POLICY);
     let is_done = communicator.by_first(|| Ok(dir.join("policy.json").exists()))?;
@@ -291,7 +298,8 @@ pub fn train<B: FusedAutodiffBackend>(
             let k = data.objectives.index_of(&constraint.objective)?;
             constraint.heldout = h.and_then(|h| {
                 let labels = data.heldout_labels.iter().map(|row| row[k]);
-                HeldoutEstimate::of(labels, |i| log_ratio(&after[h], &before, i), config.seed)
+                let ratio = |i| log_ratio(&after[h], &before, i);
+                HeldoutEstimate::of(labels, &data.heldout_prompt_of, ratio, config.seed)
             });
         }
         let result = RunResult {

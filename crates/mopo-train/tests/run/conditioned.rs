@@ -73,6 +73,31 @@ fn scores_of_the_training_set_become_targets() {
     assert_eq!(answers(&plain, HeadChoice::Policy(0), &noted), told);
 }
 
+/// The note has room of its own, so that the question is read.
+#[test]
+fn the_question_stays_beside_what_is_told() {
+    let (_tmp, run) = finished_with(&trained("ric", &[]));
+    let sampler = sampler(&run);
+    let settings = GenerationConfig { max_new_tokens: 8, temperature: 1.0, ..Default::default() };
+    let answers = |prompts: &[String]| {
+        let head = HeadChoice::Policy(0);
+        sampler.answer(head, prompts, &settings, &mut Silent).unwrap()
+    };
+    let question = |what: &str| vec![format!("\n\nHuman: {what}?\n\nAssistant:")];
+    let (tea, bread) = (answers(&question("Tea")), answers(&question("Bread")));
+    assert_ne!(tea, bread);
+    // Cut at the left like a prompt without a note: what is before the last 24 tokens is not read.
+    let long = |what: &str| question(&format!("{what} {}", "and so on ".repeat(30)));
+    assert_eq!(answers(&long("Tea")), answers(&long("Bread")));
+    // Where it leaves no room for an answer, the run says so before it begins.
+    let short = tiny_method("ric", &["model.scratch.max_position_embeddings=64"]);
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    new_run(&run, &short);
+    let e = message(go_on(&run, &mut Silent)).1;
+    assert!(e.contains("data.max_prompt_tokens") && e.contains("what the method tells"), "{e}");
+}
+
 #[test]
 fn observed_ranges_and_other_maps_are_kept_with_the_run() {
     let set =
@@ -90,7 +115,7 @@ fn observed_ranges_and_other_maps_are_kept_with_the_run() {
 fn runs_with_conditioned_prompts_resume_and_export() {
     assert_resumable(&tiny_method("ric", &["training.batch_size=4"]));
     // Room for whole prompts: an export knows no limit.
-    let room = ["model.scratch.max_position_embeddings=128", "data.max_prompt_tokens=100"];
+    let room = ["model.scratch.max_position_embeddings=192", "data.max_prompt_tokens=100"];
     let set = ["training.batch_size=4", "dpa.train_head=true"];
     let config = tiny_method("dpa", &[room, set].concat());
     assert_resumable(&config);

@@ -87,7 +87,13 @@ fn tiny_preset(name: &str, more: &[&str]) -> RunConfig {
 /// The tiny demo with another method: all pairs in each of eight steps, large enough that something moves.
 fn tiny_method(kind: &str, more: &[&str]) -> RunConfig {
     let fast = ["training.batch_size=10000", "training.learning_rate=2e-3"];
-    let set: Vec<String> = TINY.iter().chain(&fast).chain(more).map(|s| s.to_string()).collect();
+    // Room for what these tell in prompts.
+    let room = match kind {
+        "ric" | "dpa" => &["model.scratch.max_position_embeddings=112"][..],
+        _ => &[],
+    };
+    let set = TINY.iter().chain(&fast).chain(room).chain(more);
+    let set: Vec<String> = set.map(|s| s.to_string()).collect();
     let parts = Replaced { method: Some(kind), model: None };
     RunConfig::parse_replaced(preset_text("demo").unwrap(), "demo", &set, parts).unwrap()
 }

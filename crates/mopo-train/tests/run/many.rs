@@ -92,8 +92,10 @@ fn configured(kind: &str, k: usize, runs: &Path) -> RunConfig {
         _ => vec![one],
     };
     let steps = "training.steps=5".to_string();
+    // For what RiC and DPA tell in prompts.
+    let room = "model.scratch.max_position_embeddings=160".to_string();
     let tiny = TINY.iter().filter(|set| !set.starts_with("data.n_prompts")).map(|s| s.to_string());
-    let set: Vec<String> = tiny.chain([steps]).chain(own).collect();
+    let set: Vec<String> = tiny.chain([steps, room]).chain(own).collect();
     let parts = Replaced { method: Some(kind), model: None };
     RunConfig::parse_replaced(&text, "many", &set, parts).unwrap_or_else(|e| panic!("{kind}: {e}"))
 }
