@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use mopo_core::Objectives;
+use mopo_core::divergence::Divergence;
 use mopo_core::dual::{OneShotDual, OneShotProblem, ScoredPrompts};
 use mopo_lm::PolicyParams;
 use mopo_ops::FusedAutodiffBackend;
@@ -200,6 +201,10 @@ train_head = false
 "#;
     const OPEN: &'static [&'static str] = &["can.thresholds"];
     const REMEDY: &'static str = ", a smaller `can.beta`";
+
+    fn divergence(&self) -> Option<Divergence> {
+        Some(Divergence::ReverseKl)
+    }
 
     fn check_section(&self, policies: &[String]) -> Result<()> {
         ranges::positive("can.beta", self.beta).map_err(Self::error)?;

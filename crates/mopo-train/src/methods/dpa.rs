@@ -55,7 +55,7 @@ train_head = false
         self.online.as_ref().map_or(Ok(()), |online| online.check("dpa"))
     }
 
-    fn check_steps(&self, steps: usize) -> Result<()> {
+    fn check_new(&self, steps: usize) -> Result<()> {
         self.online.as_ref().map_or(Ok(()), |online| online.check_steps("dpa", steps))
     }
 

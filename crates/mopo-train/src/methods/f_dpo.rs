@@ -51,6 +51,10 @@ train_head = false
         Ok(check_reward_divergence("f_dpo.divergence", self.divergence)?)
     }
 
+    fn divergence(&self) -> Option<Divergence> {
+        Some(self.divergence)
+    }
+
     fn training(&self) -> PairTraining<'_> {
         let target = PairTarget {
             section: "f_dpo",

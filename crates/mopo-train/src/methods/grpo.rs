@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::backend::Backend;
+use mopo_core::divergence::Divergence;
 use mopo_core::policy_gradient::{clipped_surrogate, group_normalized, k3_penalty};
 use mopo_lm::PolicyParams;
 use mopo_ops::FusedAutodiffBackend;
@@ -108,6 +109,10 @@ train_head = false
 
     fn needs_initial_log_probs(&self) -> bool {
         false
+    }
+
+    fn divergence(&self) -> Option<Divergence> {
+        Some(Divergence::ReverseKl)
     }
 
     fn check_section(&self, policies: &[String]) -> Result<()> {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use mopo_core::divergence::Divergence;
 use mopo_core::{IndicatorEstimator, Objectives};
 use mopo_lm::{CausalLm, Mixing, PolicyParams};
 use mopo_ops::FusedAutodiffBackend;
@@ -41,11 +42,11 @@ pub(crate) trait MethodSection: Serialize + DeserializeOwned {
     /// Names the key and what would be accepted.
     fn check_section(&self, policies: &[String]) -> Result<()>;
 
-    /// Checks before a run begins that it has steps for everything that the section asks for.
+    /// Checks before a new run of so many steps begins what runs that exist may have.
     ///
     /// # Errors
     /// Names the key and what would be accepted.
-    fn check_steps(&self, _steps: usize) -> Result<()> {
+    fn check_new(&self, _steps: usize) -> Result<()> {
         Ok(())
     }
 
@@ -91,6 +92,16 @@ pub(crate) trait MethodSection: Serialize + DeserializeOwned {
     /// How the policies make another one for preference weights.
     fn mixing(&self) -> Mixing {
         Mixing::default()
+    }
+
+    /// The divergence from the base that its policies are regularised by, where their optimum is known by it.
+    fn divergence(&self) -> Option<Divergence> {
+        None
+    }
+
+    /// The one by which policies that it takes over must have been, if that matters to it, and its key.
+    fn mixed_divergence(&self) -> Option<(&'static str, Divergence)> {
+        None
     }
 
     /// Whether it trains an output layer for each policy, if the run does not leave them out.
@@ -279,9 +290,9 @@ macro_rules! methods {
                 match self { $(Self::$variant(section) => section.check_section(policies),)+ }
             }
 
-            /// Checks that a new run has steps for everything that the section asks for.
-            pub(crate) fn check_steps(&self, steps: usize) -> Result<()> {
-                match self { $(Self::$variant(section) => section.check_steps(steps),)+ }
+            /// Checks of a new run of so many steps what runs that exist may have.
+            pub(crate) fn check_new(&self, steps: usize) -> Result<()> {
+                match self { $(Self::$variant(section) => section.check_new(steps),)+ }
             }
 
             /// The policies' names, if they follow from the section.
@@ -324,6 +335,16 @@ macro_rules! methods {
             /// How the policies make another one for preference weights.
             pub(crate) fn mixing(&self) -> Mixing {
                 match self { $(Self::$variant(section) => section.mixing(),)+ }
+            }
+
+            /// The divergence from the base that its policies are regularised by.
+            pub(crate) fn divergence(&self) -> Option<Divergence> {
+                match self { $(Self::$variant(section) => section.divergence(),)+ }
+            }
+
+            /// The one by which policies that it takes over must have been.
+            pub(crate) fn mixed_divergence(&self) -> Option<(&'static str, Divergence)> {
+                match self { $(Self::$variant(section) => section.mixed_divergence(),)+ }
             }
 
             /// Whether it trains an output layer for each policy.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use burn::tensor::{Tensor, backend::Backend};
 use mopo_core::Objectives;
+use mopo_core::divergence::Divergence;
 use mopo_core::pairwise::dpo_loss;
 use mopo_lm::PolicyParams;
 use mopo_ops::FusedAutodiffBackend;
@@ -78,6 +79,10 @@ train_head = false
 "#;
     const OPEN: &'static [&'static str] = &["modpo.preference_weights", "modpo.margins.runs"];
     const REMEDY: &'static str = ", a smaller `modpo.beta`";
+
+    fn divergence(&self) -> Option<Divergence> {
+        Some(Divergence::ReverseKl)
+    }
 
     fn check_section(&self, policies: &[String]) -> Result<()> {
         let fail = |message| Err(Error::Config { origin: "`[modpo]`".into(), message });

@@ -56,6 +56,10 @@ divergence = "reverse_kl"
         self.runs.policies("multi_objective_decoding")
     }
 
+    fn mixed_divergence(&self) -> Option<(&'static str, Divergence)> {
+        Some(("multi_objective_decoding.divergence", self.divergence))
+    }
+
     fn mixing(&self) -> Mixing {
         Mixing::Logits(self.divergence)
     }

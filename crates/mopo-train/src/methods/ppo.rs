@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::backend::Backend;
+use mopo_core::divergence::Divergence;
 use mopo_core::policy_gradient::{
     AdaptiveKl, clipped_surrogate, clipped_value_loss, gae, token_rewards, whiten,
 };
@@ -117,6 +118,10 @@ train_head = false
 
     fn needs_initial_log_probs(&self) -> bool {
         false
+    }
+
+    fn divergence(&self) -> Option<Divergence> {
+        Some(Divergence::ReverseKl)
     }
 
     fn check_section(&self, policies: &[String]) -> Result<()> {

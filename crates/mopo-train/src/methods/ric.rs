@@ -103,7 +103,7 @@ train_head = false
         self.online.as_ref().map_or(Ok(()), |online| online.check("ric"))
     }
 
-    fn check_steps(&self, steps: usize) -> Result<()> {
+    fn check_new(&self, steps: usize) -> Result<()> {
         self.online.as_ref().map_or(Ok(()), |online| online.check_steps("ric", steps))
     }
 

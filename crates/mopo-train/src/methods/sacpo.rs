@@ -130,7 +130,7 @@ train_head = false
         }
     }
 
-    fn check_steps(&self, steps: usize) -> Result<()> {
+    fn check_new(&self, steps: usize) -> Result<()> {
         let stages = self.stages(steps);
         match self.order.iter().zip(stages).find(|(_, of)| of.is_empty() && steps > 0) {
             Some((name, _)) => Err(Self::error(format!(

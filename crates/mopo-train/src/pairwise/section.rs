@@ -1,6 +1,7 @@
 //! The section of a method whose configuration is all of its loss.
 
 use mopo_core::Objectives;
+use mopo_core::divergence::Divergence;
 use mopo_lm::PolicyParams;
 use mopo_ops::FusedAutodiffBackend;
 use serde::Serialize;
@@ -29,6 +30,11 @@ pub(crate) trait PairSection: PairLoss + Clone + Serialize + DeserializeOwned {
 
     /// Which pairs are used, and what is trained.
     fn training(&self) -> PairTraining<'_>;
+
+    /// [`MethodSection::divergence`].
+    fn divergence(&self) -> Option<Divergence> {
+        self.has_reference().then_some(Divergence::ReverseKl)
+    }
 }
 
 impl<T: PairSection> MethodSection for T {
@@ -44,6 +50,10 @@ impl<T: PairSection> MethodSection for T {
 
     fn needs_initial_log_probs(&self) -> bool {
         self.has_reference()
+    }
+
+    fn divergence(&self) -> Option<Divergence> {
+        PairSection::divergence(self)
     }
 
     fn policies(&self) -> Option<Vec<String>> {

@@ -174,9 +174,9 @@ impl Combination {
             }
             Self::WeightedLabels(weights) => {
                 let mean = weighted_mean(weights, labels)?;
-                // Weights such as 0.3 + 0.2 and 0.5 balance up to rounding.
+                // Weights such as 0.3 + 0.2 and 0.5 balance up to rounding, and labels such as 0.1 and 0.9 in f32 too.
                 Some(match mean - 0.5 {
-                    d if d.abs() < 1e-9 => 0.5,
+                    d if d.abs() < 1e-6 => 0.5,
                     d if d > 0.0 => 1.0,
                     _ => 0.0,
                 })
@@ -269,6 +269,12 @@ mod tests {
         // Balanced weights are a tie whatever their rounding.
         let even = Combination::WeightedLabels(weights(&[("a", 0.3), ("b", 0.2), ("c", 0.5)]));
         assert_eq!(even.indicator(&[Some(1.0), Some(1.0), Some(0.0)]), Some(0.5));
+        // And labels.
+        let half = Combination::WeightedLabels(weights(&[("a", 0.5), ("b", 0.5)]));
+        for label in [0.1, 0.3, 0.45] {
+            assert_eq!(half.indicator(&[Some(label), Some(1.0 - label)]), Some(0.5), "{label}");
+        }
+        assert_eq!(half.indicator(&[Some(0.1), Some(0.90001)]), Some(1.0));
     }
 
     #[test]

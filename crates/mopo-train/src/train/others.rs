@@ -39,18 +39,41 @@ pub(super) fn check(others: &[OtherPolicy], config: &RunConfig) -> Result<()> {
     others.iter().try_for_each(|other| {
         let (theirs, their_config, _) = opened(other)?;
         index_of(other, &their_config.policies, &names)?;
-        // Without SFT there, only the bases themselves can tell.
+        if config.sft.steps > 0 && their_config.sft.steps == 0 {
+            return Err(other_base(
+                other,
+                &theirs,
+                "on a base that it was given, instead of by the SFT",
+            ));
+        }
+        // Without SFT here, the bases themselves can tell.
         let both_train = config.sft.steps > 0 && their_config.sft.steps > 0;
         // It changes no result.
         let checkpointing = config.sft.gradient_checkpointing;
-        let their_sft = PhaseConfig { gradient_checkpointing: checkpointing, ..their_config.sft };
+        let their_sft =
+            PhaseConfig { gradient_checkpointing: checkpointing, ..their_config.sft.clone() };
         let differs =
             [("seed", config.seed != their_config.seed), ("[sft]", config.sft != their_sft)];
         match differs.into_iter().find(|(_, differs)| both_train && *differs) {
             Some((key, _)) => Err(other_base(other, &theirs, &format!("with another `{key}`"))),
-            None => Ok(()),
+            None => check_divergence(other, config, &their_config),
         }
     })
+}
+
+/// Checks that a policy was trained under the divergence for which this run's method mixes it.
+fn check_divergence(other: &OtherPolicy, config: &RunConfig, theirs: &RunConfig) -> Result<()> {
+    match (config.method.mixed_divergence(), theirs.method.divergence()) {
+        (Some((key, own)), Some(of_run)) if own != of_run => Err(Error::Config {
+            origin: format!("`{}`", other.key),
+            message: format!(
+                "{} was trained under {of_run}, but `{key}` is {own}, for which the mixture would be another: set {key} to \
+                 \"{of_run}\", or take runs that were trained under {own}",
+                other.run.display(),
+            ),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Checks that the runs were trained on the base of this one.

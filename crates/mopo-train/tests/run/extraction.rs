@@ -1,6 +1,10 @@
 //! MOPO with pairwise extraction, and thresholds at the reference.
 
-use super::{assert_resumable, finished_with, metric, metrics, tiny, tiny_method};
+use mopo_train::Silent;
+
+use super::{
+    assert_resumable, finished_with, go_on, message, metric, metrics, new_run, tiny, tiny_method,
+};
 
 /// Five steps of one policy without constraints on all pairs at once take the same way as a method of single objectives.
 fn assert_same_way(loss: &str, method: &str, beta: &str) {
@@ -66,11 +70,20 @@ fn each_policy_moves_to_its_own_objective_and_constraints_follow_its_choices() {
 fn runs_of_either_kind_that_are_cut_off_end_bit_for_bit_the_same() {
     for more in [
         &["mopo.extraction=pairwise"][..],
-        &["mopo.extraction=pairwise", "mopo.thresholds=reference", "mopo.dual=exact"],
+        &["mopo.extraction=pairwise", "mopo.thresholds=reference"],
         &["mopo.thresholds=reference"],
     ] {
         assert_resumable(&tiny(&[more, &["training.gradient_accumulation_steps=2"]].concat()));
     }
+}
+
+#[test]
+fn the_exact_dual_is_not_for_choices_within_pairs() {
+    let tmp = tempfile::tempdir().unwrap();
+    let run = tmp.path().join("run");
+    new_run(&run, &tiny(&["mopo.extraction=pairwise", "mopo.dual=exact"]));
+    let e = message(go_on(&run, &mut Silent)).1;
+    assert!(e.contains("`mopo.dual`") && e.contains("\"joint\""), "{e}");
 }
 
 /// Rewards that differ by answer, unlike the demo's on an untrained model, and fresh answers from every refresh on.
@@ -110,7 +123,7 @@ fn fresh_answers_take_the_datas_place_at_a_refresh_and_keep_the_sample() {
 fn runs_with_fresh_answers_that_are_cut_off_end_bit_for_bit_the_same() {
     for more in [
         &["mopo.thresholds=reference", "mopo.contrast_weight=0.2"][..],
-        &["mopo.extraction=pairwise", "mopo.dual=exact", "mopo.thresholds=fixed"],
+        &["mopo.extraction=pairwise", "mopo.thresholds=fixed"],
         &[
             "mopo.ratio_smoothing=pareto",
             "adapters=per_policy",

@@ -100,16 +100,36 @@ fn soups_and_mixtures_are_made_of_the_runs_policies() {
     let half = HeadChoice::Mixture(vec![0.5, 0.5]);
     let e = sampler.decoding(half.clone(), Some(Divergence::ForwardKl)).unwrap_err();
     assert!(e.to_string().contains("averaging their parameters"), "{e}");
-    let forward = taking_over(
-        "multi_objective_decoding",
-        &runs,
-        &["multi_objective_decoding.divergence=forward_kl"],
-    );
-    let (_e, forward) = finished_with(&forward);
-    assert_eq!(
-        answers(&forward, half.clone(), None),
-        answers(&decoded, half, Some(Divergence::ForwardKl))
-    );
+    assert_eq!(answers(&decoded, half, Some(Divergence::ForwardKl)).len(), 6);
+}
+
+#[test]
+fn runs_are_mixed_for_the_divergence_that_they_were_trained_under() {
+    let f_dpo = |objective: &str| {
+        let objective = format!("f_dpo.objective={objective}");
+        let set = [objective.as_str(), "f_dpo.divergence=forward_kl"];
+        finished_with(&tiny_method("f_dpo", &set))
+    };
+    let [(_a, helpful), (_b, harmless)] = ["helpful", "harmless"].map(f_dpo);
+    let runs = [("helpful", helpful.as_path()), ("harmless", harmless.as_path())];
+    let forward = "multi_objective_decoding.divergence=forward_kl";
+    let (_c, decoded) = finished_with(&taking_over("multi_objective_decoding", &runs, &[forward]));
+    let half = HeadChoice::Mixture(vec![0.5, 0.5]);
+    let answer = |divergence| answers(&decoded, half.clone(), divergence);
+    assert_eq!(answer(None), answer(Some(Divergence::ForwardKl)));
+    // Or of DPO, and without saying which: its default is reverse KL.
+    let [(_d, dpo), _] = single_objective_runs();
+    let tmp = tempfile::tempdir().unwrap();
+    for (wrong, runs, set, expected) in [
+        ("harmless", runs, &[][..], "set multi_objective_decoding.divergence to \"forward_kl\""),
+        ("helpful", [("helpful", &*dpo), runs[1]], &[forward], "to \"reverse_kl\""),
+    ] {
+        let run = tmp.path().join(wrong);
+        new_run(&run, &taking_over("multi_objective_decoding", &runs, set));
+        let e = message(go_on(&run, &mut Silent)).1;
+        assert!(e.contains(&format!("multi_objective_decoding.runs.{wrong}")), "{e}");
+        assert!(e.contains(expected), "{e}");
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use burn::module::AutodiffModule;
 pub use mopo_core::MopoConfig;
+use mopo_core::divergence::Divergence;
 use mopo_core::dual::ExactDual;
 use mopo_core::mopo::PolicyDual;
 use mopo_core::{
@@ -117,13 +118,26 @@ prune_below = 1e-5
         &[&["mopo.ball.radius", "mopo.ball.confidence"]];
     const REMEDY: &'static str = ", a larger `mopo.tau`";
 
+    fn divergence(&self) -> Option<Divergence> {
+        Some(Divergence::ReverseKl)
+    }
+
     fn check_section(&self, policies: &[String]) -> Result<()> {
         self.check()?;
         let fresh = self.fresh.as_ref();
         fresh.map_or(Ok(()), |fresh| check_turns(fresh.prompts, fresh.answers, policies.len()))
     }
 
-    fn check_steps(&self, steps: usize) -> Result<()> {
+    fn check_new(&self, steps: usize) -> Result<()> {
+        if self.dual == DualMethod::Exact && self.extraction == Extraction::Pairwise {
+            return Err(Error::Config {
+                origin: "`mopo.dual`".into(),
+                message: "\"exact\" solves for the mean over all responses, but with mopo.extraction = \"pairwise\" \
+                          constraints are on the policy's choices within pairs: use dual = \"joint\", or extraction = \
+                          \"cloning\" (with a contrast_weight for a contrast)"
+                    .into(),
+            });
+        }
         let lag = self.reference_lag;
         if self.fresh.is_none() || lag < steps || steps == 0 {
             return Ok(());

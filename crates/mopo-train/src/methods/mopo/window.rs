@@ -10,7 +10,7 @@ use mopo_core::{DualMethod, Extraction, RatioSmoothing, ThresholdRule};
 use mopo_ops::FusedAutodiffBackend;
 use mopo_report::Metrics;
 
-use super::Mopo;
+use super::{Mopo, Setup};
 use crate::log_probs::{LogProbs, all_log_probs, reference_log_probs};
 use crate::{Result, Silent};
 
@@ -29,6 +29,24 @@ pub(super) struct LogRatios {
     /// As the importance weights take them: to the policy that the responses are from; clipped token by token, smoothed, or
     /// as they are.
     pub(super) weighing: Vec<Vec<f32>>,
+}
+
+/// The share of a threshold below which a statistic at a refresh is told to have lost it.
+const LOST: f64 = 0.95;
+
+/// Says at a refresh which constraints were not kept, since thresholds at the reference follow what was reached.
+fn warn_of_lost(setup: &Setup<'_>, primary: usize, thresholds: &[f64], levels: &[Option<f64>]) {
+    let constraints = levels.iter().zip(thresholds).enumerate().filter(|(k, _)| *k != primary);
+    for (k, (level, threshold)) in constraints {
+        if let Some(level) = level.filter(|level| *level < LOST * threshold) {
+            tracing::warn!(
+                "policy `{}`: its constraint on `{}` was not kept up to this refresh ({level:.3} where {threshold:.3} was \
+                 asked for), and its threshold now follows: a larger `mopo.lambda_lr` or `mopo.reference_lag` keeps more",
+                setup.objectives.name(primary),
+                setup.objectives.name(k),
+            );
+        }
+    }
 }
 
 impl<B: FusedAutodiffBackend> Mopo<'_, B> {
@@ -175,7 +193,11 @@ impl<B: FusedAutodiffBackend> Mopo<'_, B> {
                         .reference_levels(radius),
                     Extraction::Pairwise => choice_levels(&pairs.labels, &ratios, radius),
                 };
+                let before = dual.thresholds.clone();
                 dual.follow(config, &levels);
+                if self.reference.is_some() {
+                    warn_of_lost(&self.setup, dual.primary, &before, &levels);
+                }
             }
             if is_exact {
                 let solved =
