@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 
 /// The workspace's root, wherever the command was started.
 pub(crate) fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+    let xtask = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().map_or(xtask.clone(), PathBuf::from)
 }
 
 /// A cargo command, as if it were called from a shell: without what `cargo run` says of this package, which build scripts

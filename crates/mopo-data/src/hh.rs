@@ -119,6 +119,11 @@ pub fn read_hh_dir(
     for (objective, folder) in folders {
         let objective_idx = objectives.index_of(objective)?;
         let path = root.join(folder);
+        if root.is_file() {
+            let remedy =
+                format!("{} is a file: pass the folder that has {folder}/", root.display());
+            return Err(Error::NotFound { path, remedy });
+        }
         let mut found = files_of(&path, options.stem.as_deref(), FETCH)?;
         for file in &mut found.files {
             let name = file.path.file_name().unwrap_or_default().to_string_lossy();

@@ -21,10 +21,10 @@ pub mod gguf;
 mod memory;
 mod presets;
 mod progress;
-mod quoted;
 mod shards;
 #[cfg(feature = "tensors")]
 mod tensors;
+mod wording;
 
 #[cfg(feature = "download")]
 pub use download::{Hub, ModelName, Snapshot, locate};
@@ -39,10 +39,10 @@ pub use files::{
 pub use memory::{available_memory, check_memory, readable_bytes};
 pub use presets::Presets;
 pub use progress::{Progress, Silent, Unit};
-pub use quoted::quoted;
 pub use shards::{
     RowJob, SavedRows, ShardChoice, ShardIndex, ShardPlace, ShardSet, check_finished, in_order,
     remove_saved_rows, saved_rows_dir,
 };
 #[cfg(feature = "tensors")]
 pub use tensors::{NamedTensor, TensorFiles, TensorWriter, WEIGHTS, WeightDtype, find_files};
+pub use wording::{counted, quoted};

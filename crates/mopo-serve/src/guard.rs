@@ -69,7 +69,7 @@ pub(crate) async fn around(State(app): State<Arc<App>>, request: Request, next: 
     app.metrics.answered(route, status);
     let ms = seconds * 1e3;
     // What browsers and monitors fetch all the time says little.
-    match PUBLIC.contains(&route) || route == "/metrics" {
+    match status < 400 && (PUBLIC.contains(&route) || route == "/metrics") {
         true => tracing::debug!("{method} {path:?} {status} {ms:.0} ms"),
         false => tracing::info!("{method} {path:?} {status} {ms:.0} ms"),
     }

@@ -332,7 +332,7 @@ impl RunConfig {
             Some(true) => return Ok(()),
             Some(false) => {
                 format!(
-                    "`{kind}.train_head` is false, so that no head is trained: remove one of the two"
+                    "`{kind}.train_head` is false, so that no head is trained: remove `head_rank`, or set {kind}.train_head to true"
                 )
             }
             None => format!("`{kind}` trains no head: remove it"),

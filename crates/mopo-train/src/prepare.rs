@@ -440,7 +440,12 @@ fn check_scores(config: &RunConfig, n_without: usize, n: usize) -> Result<()> {
     Err(Error::Config {
         origin: format!("`[{}]`", config.method.kind()),
         message: format!(
-            "it uses recorded scores, but {n_without} of {n} training pairs have none: score them with `mopo label`"
+            "it uses recorded scores, but {n_without} of {n} training pairs have none: score them with `mopo label`{}",
+            match config.data.source.sources[..] {
+                [] => "",
+                _ =>
+                    " (of `data.sources`, pairs keep their scores only where all sources have the same objectives)",
+            }
         ),
     })
 }

@@ -65,7 +65,7 @@ pub(crate) struct Options {
     /// Pretrained model that SFT starts from, instead of the configuration's
     #[arg(long, value_name = "NAME|DIR|FILE", value_parser = absolute)]
     model: Option<PathBuf>,
-    /// Output directory [default: runs/study-NAME]
+    /// Output directory [default: runs/study-NAME, or runs/study-NAME-quick]
     #[arg(long, value_name = "DIR", value_parser = absolute)]
     out: Option<PathBuf>,
     /// Less of everything, to look at it

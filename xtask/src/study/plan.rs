@@ -99,6 +99,9 @@ pub(super) struct Method {
     /// Overrides, with the names in braces replaced ([`Filled`]).
     #[serde(default)]
     pub(super) set: Vec<String>,
+    /// Further ones for the quick form, whose few steps may need others.
+    #[serde(default)]
+    pub(super) quick_set: Vec<String>,
     /// Responses to each of `training.batch_size` pairs or prompts: two of a pair.
     #[serde(default = "two")]
     pub(super) responses: i64,
@@ -150,7 +153,11 @@ impl Plan {
 
     /// The same with less of everything.
     pub(super) fn quickly(self) -> Self {
-        Self { size: self.quick.clone(), ..self }
+        let mut quick = Self { size: self.quick.clone(), ..self };
+        for method in &mut quick.methods {
+            method.set.append(&mut method.quick_set);
+        }
+        quick
     }
 
     fn check(&self) -> Result<()> {

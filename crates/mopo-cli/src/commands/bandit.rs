@@ -132,7 +132,7 @@ impl<E: Experiment + Sync> Job for ExperimentJob<'_, E> {
         bars.begin(E::NAME, 0, 100, Unit::Steps);
         let findings = self.experiment.run::<Autodiff<B>>(&device, &mut |done, of| {
             let now = (done * 100 / of.max(1)) as u64;
-            bars.advance(now.saturating_sub(shown), "% done");
+            bars.advance(now.saturating_sub(shown), "percent");
             shown = shown.max(now);
         })?;
         bars.end("");

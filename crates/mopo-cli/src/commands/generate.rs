@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use mopo_core::divergence::Divergence;
 use mopo_data::{Message, Prompt};
-use mopo_hub::{RowJob, ShardIndex, check_output_file, write_atomically_with};
+use mopo_hub::{RowJob, ShardIndex, check_output_file, counted, write_atomically_with};
 use mopo_lm::Decoding;
 use mopo_ops::FusedBackend;
 use mopo_train::{Progress as _, PromptJob, Sampler, Silent, Unit, prompt_job};
@@ -54,7 +54,7 @@ fn generate_file(args: GenerateArgs, shard: Option<ShardIndex>) -> Result<()> {
         check_free(&args, out)?;
         let set = job.merge(files)?;
         write_lines(&job, |each| set.for_each(each))?;
-        outln!("wrote {} ({} answers)", out.display(), job.n_rows);
+        outln!("wrote {} ({})", out.display(), counted(job.n_rows, "answer"));
         return Ok(());
     }
     match shard {
@@ -172,7 +172,7 @@ impl Job for GenerateRows {
             }
             None => {
                 write_lines(&job, |each| saved.lines().try_for_each(|line| each(&line?)))?;
-                outln!("wrote {} ({} answers)", job.out.display(), job.n_rows);
+                outln!("wrote {} ({})", job.out.display(), counted(job.n_rows, "answer"));
             }
         }
         Ok(job.remove_saved()?)

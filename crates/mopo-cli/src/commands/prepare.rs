@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use mopo_data::{SummaryBuilder, n_words};
-use mopo_hub::check_output_file;
+use mopo_hub::{check_output_file, counted};
 use mopo_train::config::{DataConfig, SourceConfig};
 use mopo_train::{prepare_prompts, prepare_staged};
 
@@ -94,7 +94,7 @@ fn prompts(args: &PrepareArgs, config: &SourceConfig) -> Result<()> {
         None => read.prompts,
     };
     let n_taken = prompts.len();
-    outln!("{n_found} distinct prompts, {n_taken} taken");
+    outln!("{}, {n_taken} taken", counted(n_found, "distinct prompt"));
     let Some(out) = &args.out else { return Ok(()) };
     let hash = prompts.write(out)?;
     outln!("wrote {} ({n_taken} prompts, sha256 {hash})", out.display());

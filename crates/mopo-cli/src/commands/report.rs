@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
+use mopo_hub::counted;
 use mopo_report::{ComparisonOptions, FrontReport, ReportFiles, ResultsDir, compare, write_report};
 use mopo_train::evaluate::check_up_to_date;
 use mopo_train::{DirLock, RunDir};
@@ -14,9 +15,9 @@ use crate::output::{errln, out, outln};
 pub(crate) fn run(args: ReportArgs) -> Result<()> {
     if !args.names.is_empty() && args.names.len() != args.runs.len() {
         bail!(
-            "--names has {} names for {} runs; give one per run, in the same order",
-            args.names.len(),
-            args.runs.len()
+            "--names: {} for {}; give one per run, in the same order",
+            counted(args.names.len(), "name"),
+            counted(args.runs.len(), "run")
         );
     }
     ensure!(

@@ -105,7 +105,10 @@ fn summary(settings: &ConstraintSettings, rows: &[ConstraintRow]) -> String {
         for method in methods(rows) {
             let _ = write!(out, "{method:<18}");
             for r in rows.iter().filter(|r| r.method == method) {
-                let _ = write!(out, "{:>9.decimals$}", value(r));
+                let _ = match value(r) {
+                    x if x.is_finite() => write!(out, "{x:>9.decimals$}"),
+                    _ => write!(out, "{:>9}", "–"),
+                };
             }
             out.push('\n');
         }

@@ -183,7 +183,7 @@ fn summary(found: &Initialisation) -> String {
 
 fn chart(settings: &InitialisationSettings, found: &Initialisation) -> Chart {
     Chart {
-        title: "Starts held against a known front".into(),
+        title: "Initial thresholds compared with a known front".into(),
         caption: format!(
             "First three panels: toy set {}, τ = {}, one constraint E[q] ≥ v. Last: a bandit of {} \
              actions with constraints on two objectives, and what the front of {} points says of {} \

@@ -71,7 +71,7 @@ impl<'a> Cursor<'a> {
         let room = self.n_bytes - self.at;
         if n.checked_mul(size).is_none_or(|needed| needed > room) {
             return Err(self.corrupt(format!(
-                "{} should have {n} {things}, but the file ends {room} bytes later",
+                "{} should have {n} {things}, but only {room} bytes follow",
                 self.place
             )));
         }

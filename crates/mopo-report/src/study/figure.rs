@@ -21,8 +21,8 @@ pub(super) fn fronts(study: &Study, report: &StudyReport) -> Result<Option<Figur
         .collect();
     let n_mixtures = report.points.iter().filter(|p| p.group == PolicyGroup::Mixture).count();
     let caption = format!(
-        "Mean z-scores of every policy ({} policies, {n_mixtures} of them mixtures; seeds: {}). The line is the region that \
-         the policies of {} dominate.",
+        "Mean z-scores of every policy ({} policies, {n_mixtures} of them mixtures; seeds: {}). The line bounds the region \
+         that the policies of {} dominate.",
         report.points.len(),
         report.seeds.len(),
         study.reference
@@ -47,7 +47,7 @@ pub(super) fn clusters(study: &Study, report: &StudyReport) -> Result<Option<Fig
     };
     let caption = format!(
         "Mean z-scores of every policy on each cluster of prompts, named by words that tell it from the others (prompts of \
-         all seeds in brackets). The line is the region that the policies of {} dominate.",
+         all seeds in brackets). The line bounds the region that the policies of {} dominate.",
         study.reference
     );
     drawn("By cluster of prompts".into(), caption, columns, panels)

@@ -287,7 +287,11 @@ impl<'a> Assignment<'a> {
             None if optional.contains(&path.as_str()) => {}
             None if T::open().contains(&sections.join(".").as_str()) => {}
             None => {
-                let beside = here.keys().cloned().collect::<Vec<_>>().join(", ");
+                let mut beside: Vec<&str> = here.keys().map(String::as_str).collect();
+                let section = path.strip_suffix(last.as_str()).unwrap_or_default();
+                let inside = optional.iter().filter_map(|key| key.strip_prefix(section));
+                beside.extend(inside.filter(|key| !key.contains('.') && !here.contains_key(*key)));
+                let beside = beside.join(", ");
                 return Err(fail(format!("unknown key `{path}`; keys there: {beside}")));
             }
         }

@@ -173,6 +173,15 @@ impl SourceConfig {
                 ));
             }
         }
+        let mut paths: Vec<&PathBuf> = self.sources.iter().map(|source| &source.path).collect();
+        paths.sort();
+        if let Some([path, _]) = paths.array_windows().find(|[a, b]| a == b) {
+            return Err(format!(
+                "`data.sources` names {} twice, so that each of its pairs would count twice: name it once, with the sum of \
+                 both weights",
+                path.display()
+            ));
+        }
         match self.max_pairs {
             Some(_) if !self.sources.is_empty() => Err(
                 "`data.max_pairs` does not apply to `data.sources`, whose weights say how often each is used: remove it, or \

@@ -194,7 +194,11 @@ pub fn train_reward<B: FusedAutodiffBackend>(
     let truncated = heldout.truncated + validation.truncated + train.truncated;
     let unreadable = heldout.unreadable + validation.unreadable + train.unreadable;
     progress.note(&format!(
-        "{truncated} texts are longer than {} tokens and were cut{}",
+        "{} longer than {} tokens and cut{}",
+        match truncated {
+            1 => "1 text is".into(),
+            n => format!("{n} texts are"),
+        },
         config.input.max_length,
         match unreadable {
             0 => String::new(),

@@ -1,6 +1,11 @@
-//! Paths in commands that are shown to be copied.
+//! How paths and numbers of things are written for people.
 
 use std::path::Path;
+
+/// A number of things: `1 run`, `2 runs`.
+pub fn counted(n: usize, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
+}
 
 /// A path as a shell takes it: in quotes if it needs them.
 pub fn quoted(path: &Path) -> String {
