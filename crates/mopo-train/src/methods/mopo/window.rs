@@ -41,7 +41,7 @@ fn warn_of_lost(setup: &Setup<'_>, primary: usize, thresholds: &[f64], levels: &
         if let Some(level) = level.filter(|level| *level < LOST * threshold) {
             tracing::warn!(
                 "policy `{}`: its constraint on `{}` was not kept up to this refresh ({level:.3} where {threshold:.3} was \
-                 asked for), and its threshold now follows: a larger `mopo.lambda_lr` or `mopo.reference_lag` keeps more",
+                 asked for), and its threshold now follows: a larger `mopo.lambda_lr` keeps more",
                 setup.objectives.name(primary),
                 setup.objectives.name(k),
             );
