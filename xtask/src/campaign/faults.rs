@@ -163,6 +163,9 @@ impl One<'_> {
             // Another thread was faster, and a pipe or a library was hit.
             return Ok(("another file was hit".into(), None, run.shown()));
         };
+        if call.name == "close" && !files.iter().all(is_file) {
+            return Ok(("a directory was hit".into(), None, run.shown()));
+        }
         let all = files.join(", ");
         self.bench.say(|| format!("{} on {all}", run.shown()));
         let words = match error {

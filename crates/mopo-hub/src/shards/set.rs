@@ -96,7 +96,8 @@ impl ShardFile {
         }
     }
 
-    /// Calls `each` with every row, without its line feed, and checks number and hash of all.
+    /// Calls `each` with every row, without its line feed, and checks number and hash of all: of a row that it refuses, too,
+    /// it is said first that the file was changed.
     ///
     /// # Errors
     /// [`Error::RowShards`] for a file that was cut off or changed; [`Error::Io`]; those of `each`.
@@ -109,6 +110,7 @@ impl ShardFile {
         let mut line = vec![];
         file.read_until(b'\n', &mut line).map_err(io)?;
         let (mut hash, mut n_rows) = (self.hash.clone(), 0);
+        let mut found = Ok(());
         loop {
             line.clear();
             if file.read_until(b'\n', &mut line).map_err(io)? == 0 {
@@ -117,10 +119,11 @@ impl ShardFile {
             hash.update(&line);
             n_rows += 1;
             let text = line.strip_suffix(b"\n").and_then(|line| std::str::from_utf8(line).ok());
-            each(text.ok_or_else(|| self.damaged())?)?;
+            let text = text.ok_or_else(|| self.damaged())?;
+            found = found.and_then(|()| each(text));
         }
         let is_whole = n_rows == self.header.rows && hex(&hash.finalize()) == self.header.sha256;
-        if is_whole { Ok(()) } else { Err(self.damaged().into()) }
+        if is_whole { found } else { Err(self.damaged().into()) }
     }
 
     /// Reads all of it.

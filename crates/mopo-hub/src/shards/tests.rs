@@ -68,6 +68,30 @@ fn merged_rows_are_the_same_however_they_are_divided() {
 }
 
 #[test]
+fn a_row_that_cannot_be_read_is_laid_to_the_file_that_was_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("1");
+    write(&job(&path, 8, Some("1/1")));
+    let set = |path: &PathBuf| {
+        let whole = job(&dir.path().join("out"), 8, None);
+        whole.merge(std::slice::from_ref(path)).unwrap()
+    };
+    let refuse = |line: &str| {
+        serde_json::from_str::<Value>(line)
+            .map(drop)
+            .map_err(|e| Error::RowShards { path: "a row".into(), message: e.to_string() })
+    };
+    set(&path).for_each(&mut |line| refuse(line)).unwrap();
+    let e = set(&path).for_each(&mut |_| refuse("{")).unwrap_err().to_string();
+    assert!(e.contains("a row"), "{e}");
+    let whole = std::fs::read_to_string(&path).unwrap();
+    let changed = dir.path().join("changed");
+    std::fs::write(&changed, whole.replace("\"row\":3", "\"row\" 3")).unwrap();
+    let e = set(&changed).for_each(&mut |line| refuse(line)).unwrap_err().to_string();
+    assert!(e.contains("changed: shard 1/1 was cut off or changed"), "{e}");
+}
+
+#[test]
 fn parts_are_whole_units_and_cover_all_rows() {
     for n_rows in [0, 1, 7, 8, 9, 64, 1001] {
         for of in [1, 2, 3, 7] {

@@ -191,7 +191,7 @@ impl RunDir {
     /// The run was started with another one.
     pub(crate) fn read_record<T: ConfigFile>(&self, config: &T) -> Result<RunRecord> {
         let path = self.join(RECORD);
-        if !path.exists() {
+        if !path.try_exists().map_err(Error::io("reading", &path))? {
             return Err(Error::corrupt(
                 &path,
                 "it is missing, and with it what the files of this run are known by: restore it, or \
