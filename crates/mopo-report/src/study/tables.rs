@@ -61,11 +61,12 @@ pub(super) fn hypervolumes(study: &Study, report: &StudyReport) -> Section {
 }
 
 pub(super) fn scores(report: &StudyReport) -> Section {
+    let signed = |z: f64| format!("{z:+.2}").replace('-', "−");
     let cell = |z: &Option<Estimate>| match z {
         Some(Estimate { value, interval: Some(i) }) => {
-            format!("{value:+.2} ({:+.2} … {:+.2})", i.low, i.high)
+            format!("{} ({} … {})", signed(*value), signed(i.low), signed(i.high))
         }
-        Some(estimate) => format!("{:+.2}", estimate.value),
+        Some(estimate) => signed(estimate.value),
         None => "–".into(),
     };
     let rows = report.points.iter().map(|point| {

@@ -145,6 +145,15 @@ fn estimate(constraint: &Constraint, shares: &[f64], seed: u64) -> Option<Genera
     })
 }
 
+impl GeneratedConstraint {
+    /// The same as on a line of its own, as a sentence.
+    pub(super) fn sentence(&self) -> String {
+        let line = self.to_string();
+        let (first, rest) = line.split_at(1);
+        format!("{}{rest}.", first.to_uppercase())
+    }
+}
+
 impl fmt::Display for GeneratedConstraint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { policy, objective, threshold, mean, interval, sft, n_prompts, verdict } = self;

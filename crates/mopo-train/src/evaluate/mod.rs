@@ -324,7 +324,7 @@ impl EvaluationPlan {
                     "constraints": constraints,
                 }),
             }],
-            notes: constraints.iter().map(ToString::to_string).collect(),
+            notes: constraints.iter().map(GeneratedConstraint::sentence).collect(),
             ..ReportExtras::default()
         };
         let policies = sampler.policies().to_vec();
