@@ -72,7 +72,7 @@ fn runs_are_compared_on_the_same_prompts_and_refused_on_others() {
     for (args, parts) in [
         (&["mopo", "nothing"][..], &["nothing", "mopo pareto"][..]),
         (&["mopo", "mopo"], &["two runs are called `mopo`", "--names"]),
-        (&["mopo", "dpo", "--names", "a"], &["1 names for 2 runs"]),
+        (&["mopo", "dpo", "--names", "a"], &["1 name for 2 runs"]),
         (&["mopo", "--statistics", "mopo/run.json"], &["run.json", "schema"]),
         (&["runs/report"], &["several runs (ours, theirs)"]),
     ] {
