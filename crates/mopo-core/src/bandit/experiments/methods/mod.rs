@@ -84,7 +84,7 @@ impl MethodSettings {
 }
 
 /// A method's name in tables, and how its policies are made.
-pub const METHODS: [(&str, &str); 34] = [
+pub const METHODS: [(&str, &str); 35] = [
     ("exact", "closed form on the true preferences"),
     ("cop_on_data", "closed form on the data's mean labels"),
     ("pairwise_on_data", "closed form on the least-squares scores of the pairs"),
@@ -111,6 +111,7 @@ pub const METHODS: [(&str, &str); 34] = [
     ("soups", "mixtures of the two DPO policies"),
     ("worst_case", "mixture of the two DPO policies by the worst weights of each context"),
     ("kto", "gradient steps on one objective; the two policies and their mixtures"),
+    ("simpo", "gradient steps on one objective; the two policies and their mixtures"),
     ("sacpo", "gradient steps on one objective and then the other, merged, in both orders"),
     ("raco", "gradient steps, conflict-averse"),
     ("mod_forward_kl", "exact mixtures of two f-DPO policies"),
@@ -202,9 +203,9 @@ pub fn methods<B: AutodiffBackend>(
         .chain(settings.sets.iter().map(|s| Problem::of_toy(*s)))
         .collect();
     let n_sets = settings.structures.len() + settings.sets.len() * settings.seeds.len();
-    // Per data set seven trainings on pairs; per problem one of MOPO and one of thresholds.
+    // Per data set eight trainings on pairs; per problem one of MOPO and one of thresholds.
     let total =
-        7 * settings.steps * n_sets + problems.len() * (settings.steps + settings.threshold_steps);
+        8 * settings.steps * n_sets + problems.len() * (settings.steps + settings.threshold_steps);
     let mut done = 0;
     let mut results =
         MethodResults { rows: Vec::new(), shares: Vec::new(), thresholds: Vec::new() };

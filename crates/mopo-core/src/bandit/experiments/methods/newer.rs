@@ -1,4 +1,4 @@
-//! Rivals whose steps are not those of DPO on a table: KTO, SACPO, RACO, and the worst case over mixtures.
+//! Rivals whose steps are not those of DPO on a table: KTO, SimPO, SACPO, RACO, and the worst case over mixtures.
 
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{Tensor, TensorData};
@@ -12,10 +12,12 @@ use crate::bandit::learner_dpo::{PairBatch, descend};
 use crate::bandit::{LearnerConfig, PairPolicy, learn_pairs};
 use crate::conflict::conflict_averse;
 use crate::divergence::{Divergence, worst_case};
-use crate::pairwise::{KtoWeights, dpo_loss, kto_loss};
+use crate::pairwise::{KtoWeights, dpo_loss, kto_loss, simpo_loss};
 
 /// c of RACO, as published.
 const CORRECTION: f64 = 0.4;
+/// γ of SimPO.
+const MARGIN: f64 = 1.0;
 /// Probabilities below count as this where their logarithm is a reference.
 const LEAST: f64 = 1e-30;
 
@@ -37,9 +39,12 @@ pub(super) fn rows<B: AutodiffBackend>(
 
     let objectives = [0, 1].map(|k| sample.table(beta, move |p| Some(f64::from(p.indicators[k]))));
     let kto = learn_kto::<B>(sample, &objectives, &config, device, progress);
-    for w in weights(settings.n_points) {
-        let merged = problem.mixture(Divergence::ReverseKl, [&kto[0], &kto[1]], w)?;
-        add("kto", w, &merged);
+    let simpo = learn_simpo::<B>(sample, &objectives, MARGIN, &config, device, progress);
+    for (name, singles) in [("kto", &kto), ("simpo", &simpo)] {
+        for w in weights(settings.n_points) {
+            let merged = problem.mixture(Divergence::ReverseKl, [&singles[0], &singles[1]], w)?;
+            add(name, w, &merged);
+        }
     }
 
     // The second objective after the first, and the other way round.
@@ -102,24 +107,54 @@ fn learn_kto<B: AutodiffBackend>(
 ) -> Vec<Vec<f64>> {
     let problem = sample.problem;
     let (n_cells, n_actions) = (problem.n_cells(), problem.n_actions);
-    let batch = PairBatch::<B>::new(n_cells, &sample.pairs.cells, tables, device);
     let kto = KtoWeights { desirable: 1.0, undesirable: 1.0 };
-    let gradient = |logits: Tensor<B::InnerBackend, 2>| {
-        let leaf = Tensor::<B, 2>::from_inner(logits).require_grad();
-        let log_policy = by_context(leaf.clone(), n_actions);
+    learn_by::<B>(sample, tables, config, device, progress, &|batch, log_policy| {
         let kl = host(log_policy.clone().inner().exp());
         let kl: Vec<f32> = kl.chunks(n_cells).map(|policy| problem.kl(policy) as f32).collect();
         let kl = Tensor::<B, 2>::from_data(TensorData::new(kl, [tables.len(), 1]), device);
         let above = log_policy.add_scalar((n_actions as f64).ln()) - kl;
         // β is in the rewards.
         let [first, second] = batch.rewards(above);
-        let loss =
-            kto_loss(first, second, batch.indicators.clone(), batch.mass.clone(), 0.0, 1.0, kto);
-        let gradients = loss.backward();
+        kto_loss(first, second, batch.indicators.clone(), batch.mass.clone(), 0.0, 1.0, kto)
+    })
+}
+
+/// [`simpo_loss`] with a margin γ: an action is a response of one token.
+fn learn_simpo<B: AutodiffBackend>(
+    sample: &Sample<'_>,
+    tables: &[PairPolicy],
+    margin: f64,
+    config: &LearnerConfig,
+    device: &B::Device,
+    progress: &mut dyn FnMut(),
+) -> Vec<Vec<f64>> {
+    learn_by::<B>(sample, tables, config, device, progress, &|batch, log_policy| {
+        // β is in the rewards.
+        let [first, second] = batch.rewards(log_policy);
+        simpo_loss(first, second, batch.indicators.clone(), batch.mass.clone(), 1.0, margin)
+    })
+}
+
+/// A loss of the tables' log-probabilities, `[n_tables, n_cells]`, on a data set's pairs.
+type TableLoss<'a, B> = &'a dyn Fn(&PairBatch<B>, Tensor<B, 2>) -> Tensor<B, 1>;
+
+/// Tables trained with a loss from uniform ones.
+fn learn_by<B: AutodiffBackend>(
+    sample: &Sample<'_>,
+    tables: &[PairPolicy],
+    config: &LearnerConfig,
+    device: &B::Device,
+    progress: &mut dyn FnMut(),
+    loss: TableLoss<'_, B>,
+) -> Vec<Vec<f64>> {
+    let (n_cells, n_actions) = (sample.problem.n_cells(), sample.problem.n_actions);
+    let batch = PairBatch::<B>::new(n_cells, &sample.pairs.cells, tables, device);
+    let gradient = |logits: Tensor<B::InnerBackend, 2>| {
+        let leaf = Tensor::<B, 2>::from_inner(logits).require_grad();
+        let gradients = loss(&batch, by_context(leaf.clone(), n_actions)).backward();
         leaf.grad(&gradients).expect("the logits are in the loss")
     };
-    let shape = [tables.len(), n_cells];
-    descend::<B>(shape, n_actions, config, device, gradient, &mut |_| progress())
+    descend::<B>([tables.len(), n_cells], n_actions, config, device, gradient, &mut |_| progress())
 }
 
 /// A DPO loss for each objective, whose gradients are combined by [`conflict_averse`]: a table for each weight of the
@@ -211,6 +246,32 @@ mod tests {
     }
 
     #[test]
+    fn without_a_margin_simpo_is_dpo_from_uniform() {
+        let problem = Problem::of_toy(ToySet::A);
+        let data = problem.data(2000, settings().labels, 1).unwrap();
+        let pairs = MergedPairs::new(&data);
+        let sample = Sample { problem: &problem, data: &data, pairs: &pairs, seed: None, kl: 0.5 };
+        let tables = [sample.table(BETA, |p| Some(f64::from(p.indicators[0])))];
+        let (config, device) = (settings().learner(), Default::default());
+        let simpo = |margin| {
+            learn_simpo::<B>(&sample, &tables, margin, &config, &device, &mut || ()).remove(0)
+        };
+        let dpo = learn_pairs::<B>(
+            [problem.n_cells(), problem.n_actions],
+            &pairs.cells,
+            &tables,
+            Divergence::ReverseKl,
+            &config,
+            &device,
+            &mut |_| (),
+        );
+        let apart =
+            |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum() };
+        assert!(apart(&simpo(0.0), &dpo[0]) < 1e-3);
+        assert!(apart(&simpo(MARGIN), &dpo[0]) > 1e-2);
+    }
+
+    #[test]
     fn corners_are_dpo_where_a_method_has_no_other_there() {
         let (rows, dpo) = found();
         let at = |method: &str, i: usize| {
@@ -227,6 +288,10 @@ mod tests {
         // KTO on the first objective raises it, and on the second that.
         let (second, first) = (at("kto", 0), at("kto", 2));
         assert!(first[0] > second[0] && second[1] > first[1], "{first:?} {second:?}");
+        // SimPO's margin takes it further than DPO.
+        let (second, first) = (at("simpo", 0), at("simpo", 2));
+        assert!(first[0] > dpo[0].reward[0] + 1e-3, "{first:?} {dpo:?}");
+        assert!(second[1] > dpo[1].reward[1] + 1e-3, "{second:?} {dpo:?}");
         let [worst, dpo] = [at("worst_case", 0), dpo[0].reward];
         assert!(worst[1] > dpo[1], "{worst:?} {dpo:?}");
     }
