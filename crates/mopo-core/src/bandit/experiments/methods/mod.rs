@@ -1,5 +1,7 @@
 //! Every method that has a form on a table, on the same problems, against the exact front.
 
+mod ascent;
+mod grpo;
 mod ham;
 mod newer;
 mod problem;
@@ -84,7 +86,7 @@ impl MethodSettings {
 }
 
 /// A method's name in tables, and how its policies are made.
-pub const METHODS: [(&str, &str); 35] = [
+pub const METHODS: [(&str, &str); 36] = [
     ("exact", "closed form on the true preferences"),
     ("cop_on_data", "closed form on the data's mean labels"),
     ("pairwise_on_data", "closed form on the least-squares scores of the pairs"),
@@ -119,6 +121,7 @@ pub const METHODS: [(&str, &str); 35] = [
     ("mod_alpha", "exact mixtures of two f-DPO policies"),
     ("can", "λ in closed form on the true rewards, then gradient steps"),
     ("ham", "gradient steps on the true rewards"),
+    ("grpo", "gradient steps on the true rewards, each normalised in its context"),
     ("morlhf", "closed form on the true rewards"),
 ];
 
@@ -252,7 +255,7 @@ fn kl_to_match(problem: &Problem, tau: f64) -> Result<f64> {
     Ok(problem.kl(&free.policy))
 }
 
-/// What needs no data: the exact front, MORLHF, and HaM.
+/// What needs no data: the exact front, MORLHF, GRPO, and HaM.
 fn exact(problem: &Problem, settings: &MethodSettings, rows: &mut Vec<MethodRow>) -> Result<()> {
     let (tau, n) = (settings.tau, settings.n_points);
     let shares = vec![1.0; problem.n_contexts];
@@ -269,7 +272,13 @@ fn exact(problem: &Problem, settings: &MethodSettings, rows: &mut Vec<MethodRow>
             problem.regularised(Divergence::ReverseKl, &blend(w, [first, second]), beta)?;
         rows.push(MethodRow::new(problem, "morlhf", None, [w, beta], &policy));
     }
-    let (policies, beta) = ham::policies(problem, n, mean_kl, &settings.learner())?;
+    let all = weights(n);
+    let kl = kl_to_match(problem, tau)?;
+    let (policies, beta) = grpo::policies(problem, &all, kl, &settings.learner());
+    for (w, policy) in all.iter().zip(policies) {
+        rows.push(MethodRow::new(problem, "grpo", None, [*w, beta], &policy));
+    }
+    let (policies, beta) = ham::policies(problem, n, mean_kl, &settings.learner());
     for policy in policies {
         rows.push(MethodRow::new(problem, "ham", None, [f64::NAN, beta], &policy));
     }
