@@ -9,6 +9,7 @@ mod lower_bound;
 mod modpo;
 mod pairwise;
 mod policy_gradient;
+mod raco;
 mod weights;
 
 use burn::tensor::{Tensor, TensorData};
