@@ -1,6 +1,7 @@
 //! The method against plain `f64` arithmetic and an independent solver's results.
 
 mod bandit;
+mod cagrad;
 mod dual_state;
 mod exact_cop;
 mod exact_data;
