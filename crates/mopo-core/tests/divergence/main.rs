@@ -2,6 +2,7 @@
 //! against the optimum for the mixed reward; the example's claims.
 
 mod barrier;
+mod decoding;
 mod extreme;
 mod function;
 mod mixing;
