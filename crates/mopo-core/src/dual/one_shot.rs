@@ -1,6 +1,9 @@
 //! The dual of constrained alignment on scored responses, solved once before training (Huang et al., 2024,
 //! arXiv 2405.19544).
 
+#[cfg(test)]
+mod published;
+
 use super::newton::{KktResidual, Local, minimise};
 use crate::log_space::log_sum_exp;
 use crate::{Error, Result};

@@ -2,6 +2,9 @@
 //! training; then DPO on the preferences of the combined score (Huang et al., 2024, model-based;
 //! docs/methods/can.md).
 
+#[cfg(test)]
+mod published;
+
 use std::collections::BTreeMap;
 
 use mopo_core::Objectives;
