@@ -17,6 +17,8 @@ const GAP: f64 = 1e-10;
 /// Relative to the mean squared norm of the gradients: added to their squared norms, so that linearly dependent
 /// ones can be solved for.
 const RIDGE: f64 = 1e-12;
+/// Relative to the slope: values that differ by less are the same.
+const SAME_VALUE: f64 = 1e-13;
 /// Mixtures with a smaller squared norm, relative to the largest of the gradients, have no direction.
 const NO_DIRECTION: f64 = 1e-10;
 
@@ -114,9 +116,13 @@ impl Dual<'_> {
             let face: Vec<usize> = (0..k).filter(|i| face >> i & 1 == 1).collect();
             self.stationary(&face)
         });
-        let all = corners.chain(faces).map(|p| (self.value(&p), p));
-        let best = all.min_by(|a, b| a.0.total_cmp(&b.0));
-        best.expect("a corner").1
+        let all: Vec<(f64, Vec<f64>)> = corners.chain(faces).map(|p| (self.value(&p), p)).collect();
+        let least = all.iter().map(|(value, _)| *value).fold(f64::INFINITY, f64::min);
+        let scale = self.slope.iter().fold(least.abs(), |most, b| most.max(b.abs()));
+        // Equal gradients have many solutions: the one that divides p evenly, instead of what rounding chooses.
+        let best = all.into_iter().filter(|(value, _)| *value <= least + SAME_VALUE * scale);
+        let even = |p: &[f64]| p.iter().map(|p| p * p).sum::<f64>();
+        best.min_by(|a, b| even(&a.1).total_cmp(&even(&b.1))).expect("a corner").1
     }
 
     /// The same for any K: f(p) is the minimum over μ > 0 of pᵀ b + s (pᵀ H p/μ + μ)/2, which is convex in p and μ together
@@ -387,6 +393,21 @@ mod tests {
         assert!((square(&h, &found.factors).sqrt() - 0.8886).abs() < 1e-4);
         let free = conflict_averse(&h, &[0.2, 0.8], 0.5, false);
         assert_eq!((&free.mixture, free.clipped), (&found.mixture, free.mixture.clone()));
+    }
+
+    #[test]
+    fn equal_gradients_share_the_mixture_evenly() {
+        let mut draw = numbers(3);
+        for _ in 0..20 {
+            let mut g = gradients(3, 4, &mut draw);
+            g[2] = g[0].clone();
+            // Products whose last digits differ, as those of two passes do.
+            let mut h = gram(&g);
+            h[2][2] *= 1.0 + f64::EPSILON;
+            let found = conflict_averse(&h, &[0.3, 0.4, 0.3], 0.4, true);
+            let [first, _, last] = found.mixture[..] else { panic!("three") };
+            assert!((first - last).abs() < 1e-3, "{found:?}");
+        }
     }
 
     #[test]
