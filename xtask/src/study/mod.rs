@@ -487,3 +487,31 @@ fn portable(words: &[String]) -> Vec<String> {
 fn sets<'a>(all: impl IntoIterator<Item = &'a String>) -> Vec<String> {
     all.into_iter().flat_map(|set| ["--set".to_owned(), set.clone()]).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_studies_here_are_sound() {
+        for (name, text) in STUDIES {
+            let plan = Plan::parse(text, name).unwrap();
+            assert!(plan.methods.iter().all(|method| !plan.parts(method).is_empty()));
+        }
+    }
+
+    #[test]
+    fn the_quick_demo_refreshes_its_references() {
+        let plan = Plan::parse(STUDIES[0].1, "demo").unwrap().quickly();
+        let value = |sets: &[String], key: &str| -> Option<u64> {
+            sets.iter().rev().find_map(|set| set.strip_prefix(key)?.strip_prefix('=')?.parse().ok())
+        };
+        let steps = value(&plan.size.set, "training.steps").unwrap();
+        let mopo: Vec<_> = plan.methods.iter().filter(|method| method.kind == "mopo").collect();
+        assert!(mopo.len() > 3);
+        for method in mopo {
+            let lag = value(&method.set, "mopo.reference_lag").unwrap();
+            assert!(lag <= steps / 2, "{}: {lag} of {steps}", method.name);
+        }
+    }
+}
