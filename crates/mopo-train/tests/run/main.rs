@@ -84,15 +84,18 @@ fn tiny_preset(name: &str, more: &[&str]) -> RunConfig {
     RunConfig::parse_with(preset_text(name).unwrap(), name, &set).unwrap()
 }
 
+/// Positions for what a method tells in prompts.
+fn room_for_notes(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "ric" | "dpa" => &["model.scratch.max_position_embeddings=112"],
+        _ => &[],
+    }
+}
+
 /// The tiny demo with another method: all pairs in each of eight steps, large enough that something moves.
 fn tiny_method(kind: &str, more: &[&str]) -> RunConfig {
     let fast = ["training.batch_size=10000", "training.learning_rate=2e-3"];
-    // Room for what these tell in prompts.
-    let room = match kind {
-        "ric" | "dpa" => &["model.scratch.max_position_embeddings=112"][..],
-        _ => &[],
-    };
-    let set = TINY.iter().chain(&fast).chain(room).chain(more);
+    let set = TINY.iter().chain(&fast).chain(room_for_notes(kind)).chain(more);
     let set: Vec<String> = set.map(|s| s.to_string()).collect();
     let parts = Replaced { method: Some(kind), model: None };
     RunConfig::parse_replaced(preset_text("demo").unwrap(), "demo", &set, parts).unwrap()

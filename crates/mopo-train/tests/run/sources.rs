@@ -10,7 +10,7 @@ use mopo_train::config::{Replaced, preset_text};
 use mopo_train::{RunConfig, RunDir, RunRecord, Silent};
 use serde_json::Value;
 
-use super::{TINY, assert_same_artefacts, go_on, metric, new_run, resume};
+use super::{TINY, assert_same_artefacts, go_on, metric, new_run, resume, room_for_notes};
 
 /// A part of the demo world with only some of its objectives, in this order.
 fn set(dir: &Path, name: &str, seed: u64, objectives: &[&str]) -> PathBuf {
@@ -42,7 +42,8 @@ fn sources(parts: &[(&Path, f64)]) -> String {
 }
 
 fn config(method: &str, more: &[&str]) -> mopo_train::Result<RunConfig> {
-    let set = TINY.iter().copied().chain(["data.source=prepared"]).chain(more.iter().copied());
+    let prepared = ["data.source=prepared"];
+    let set = TINY.iter().chain(&prepared).chain(room_for_notes(method)).chain(more).copied();
     let set: Vec<String> = set.map(ToString::to_string).collect();
     let parts = Replaced { method: Some(method), model: None };
     RunConfig::parse_replaced(preset_text("demo").unwrap(), "demo", &set, parts)
