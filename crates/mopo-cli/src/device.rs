@@ -77,14 +77,12 @@ pub(crate) trait Job: Send {
 /// If the device was not compiled in or does not exist; errors of the job.
 pub(crate) fn dispatch<J: Job>(device: Device, job: J) -> Result<J::Output> {
     check(device)?;
+    start_threads()?;
     match device {
         #[cfg(feature = "flex")]
         // On a thread of the pool: kernels hand it work hundreds of times per token, and a thread
         // outside would sleep and be woken each time.
-        Device::Flex => {
-            start_threads()?;
-            rayon::scope(|_| job.run::<burn::backend::Flex>(Default::default()))
-        }
+        Device::Flex => rayon::scope(|_| job.run::<burn::backend::Flex>(Default::default())),
         #[cfg(feature = "ndarray")]
         Device::NdArray => job.run::<burn::backend::NdArray>(Default::default()),
         #[cfg(feature = "cuda")]
@@ -156,8 +154,7 @@ fn end_with_its_thread(device: Device) {
 
 /// Starts the pool's threads, unless they run already: where the system has none to give, rayon would panic when it needs
 /// them.
-#[cfg(feature = "flex")]
-fn start_threads() -> Result<()> {
+pub(crate) fn start_threads() -> Result<()> {
     match rayon::ThreadPoolBuilder::new().build_global() {
         // Without a cause: there is a pool.
         Err(e) if std::error::Error::source(&e).is_some() => bail!(

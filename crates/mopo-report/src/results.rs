@@ -20,15 +20,19 @@ impl ResultsDir {
     /// `path` is a run directory with results in `pareto/`, or a directory with results.
     ///
     /// # Errors
-    /// [`Error::File`] for a run that has not been evaluated, or for any other directory.
+    /// [`Error::File`] for a run that has not been evaluated, or for any other directory; [`Error::Io`] for one that cannot be
+    /// looked into.
     pub fn find(path: &Path) -> Result<Self> {
         let is_run = |dir: &Path| dir.join("config.toml").exists();
-        if path.join("report.json").exists() {
+        let is_there = |file: PathBuf| {
+            file.try_exists().map_err(|source| Error::Io { action: "read", path: file, source })
+        };
+        if is_there(path.join("report.json"))? {
             let run = path.canonicalize().ok().and_then(|p| p.parent().map(Path::to_path_buf));
             return Ok(Self { results: path.into(), run: run.filter(|run| is_run(run)) });
         }
         let results = path.join("pareto");
-        if results.join("report.json").exists() {
+        if is_there(results.join("report.json"))? {
             return Ok(Self { results, run: Some(path.into()) });
         }
         let message = match is_run(path) {

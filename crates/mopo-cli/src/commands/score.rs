@@ -26,6 +26,8 @@ pub(crate) fn run(mut args: ScoreArgs) -> Result<()> {
     let specs = specs(&args)?;
     check_place(&args, &specs)?;
     let folder = output_folder(&args.out)?.to_owned();
+    // The texts are read on all of them.
+    device::start_threads()?;
     let texts = TextFile::open(&args.texts, &folder)?;
     dispatch(args.device, Score { args, shard, specs, folder, texts })
 }

@@ -160,7 +160,7 @@ impl RunDir {
             Some(other) if other != kind => Err(Error::Run {
                 path: path.into(),
                 message: format!(
-                    "it is a run of `{}`; give a run of `{}`",
+                    "it is a run of `{}` (by its {CONFIG}); give a run of `{}`",
                     other.command(),
                     kind.command()
                 ),
