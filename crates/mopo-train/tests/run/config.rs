@@ -1,6 +1,6 @@
 //! Configurations: presets, missing and misspelt keys, ranges, overrides.
 
-use mopo_train::config::{PRESETS, Replaced, preset_text};
+use mopo_train::config::{MethodConfig, PRESETS, Replaced, preset_text};
 use mopo_train::{RunConfig, Silent};
 
 use super::{go_on, message, new_run, tiny_method};
@@ -111,6 +111,22 @@ fn overrides_of_keys_that_do_not_exist_list_those_that_do() {
     let mopo = super::mopo(&config.method);
     assert_eq!(mopo.tau, 1.0);
     assert_eq!(mopo.indicator_estimator, mopo_core::IndicatorEstimator::Pair);
+}
+
+#[test]
+fn every_method_has_a_page_and_every_page_a_method() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/methods");
+    let mut pages: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|page| page.unwrap().file_name().into_string().unwrap())
+        .map(|file| file.trim_end_matches(".md").replace('-', "_"))
+        // Every run of a method has it.
+        .filter(|name| name != "sft")
+        .collect();
+    pages.sort();
+    let mut kinds = MethodConfig::KINDS.to_vec();
+    kinds.sort_unstable();
+    assert_eq!(pages, kinds);
 }
 
 #[test]
