@@ -33,6 +33,11 @@ impl MatmulPrecision {
         }
     }
 
+    /// Whether it is the usual one, which files do not name.
+    pub fn is_f32(&self) -> bool {
+        *self == Self::F32
+    }
+
     /// What it adds to a note on how something was computed: `, products in int8`, or nothing for what is usual.
     pub fn note(self) -> String {
         match self {

@@ -50,34 +50,29 @@ pub enum Verdict {
 
 impl HeldoutEstimate {
     /// From indicators of the first responses (`None`: no label) and log(π/π_0) of both responses of each pair.
-    /// `prompts`: the number of each pair's prompt, in ascending order of their first pairs. `None` if no pair has a label.
+    /// `prompts`: the number of each pair's prompt. `None` if no pair has a label.
     pub(crate) fn of(
         labels: impl Iterator<Item = Option<f32>>,
         prompts: &[usize],
         log_ratio: impl Fn(usize) -> [f32; 2],
         seed: u64,
     ) -> Option<Self> {
-        let mut prompt_of = vec![];
-        let pairs: Vec<(f64, [f64; 2])> = labels
+        let pairs: Vec<(usize, f64, [f64; 2])> = labels
             .enumerate()
             .filter_map(|(i, label)| {
-                let pair = (f64::from(label?), log_ratio(i).map(f64::from));
-                prompt_of.push(prompts[i]);
-                Some(pair)
+                Some((prompts[i], f64::from(label?), log_ratio(i).map(f64::from)))
             })
             .collect();
         let n = pairs.len();
         if n == 0 {
             return None;
         }
-        let ratios: Vec<f64> = pairs.iter().flat_map(|(_, ratios)| *ratios).collect();
+        let ratios: Vec<f64> = pairs.iter().flat_map(|(_, _, ratios)| *ratios).collect();
         let SmoothedWeights { weights, shape, .. } = SmoothedWeights::of(&ratios);
         // Each prompt's sums: w I and w of the ratios, I by choice, and 1 for each pair.
         let mut sums: BTreeMap<usize, [f64; 4]> = BTreeMap::new();
-        for ((prompt, (label, ratios)), weights) in
-            prompt_of.into_iter().zip(&pairs).zip(weights.chunks_exact(2))
-        {
-            let [first, second] = [*label, 1.0 - label];
+        for (&(prompt, label, ratios), weights) in pairs.iter().zip(weights.chunks_exact(2)) {
+            let [first, second] = [label, 1.0 - label];
             let chosen = 1.0 / (1.0 + (ratios[1] - ratios[0]).exp());
             add(
                 sums.entry(prompt).or_default(),

@@ -41,17 +41,18 @@ pub(crate) fn run(args: ParetoArgs) -> Result<()> {
         matmul_precision: precision,
     };
     let plan = EvaluationPlan::new(run, config, record, &options, &mut Bars::new())?;
+    let device_name = kind_in(args.device, precision);
     let shard = args.shard.map(ShardChoice::resolve).transpose()?;
     if let Some(shard) = shard {
         let place = shards_dir(&out).join(format!("{}.jsonl", shard.in_a_name()));
-        return dispatch(args.device, Shard { plan, shard, place, args });
+        let is_forced = args.force;
+        return dispatch(args.device, Shard { plan, shard, place, is_forced, device_name });
     }
     let shards = match args.merge {
         None => None,
         Some(files) if files.is_empty() => Some(found(&shards_dir(&out))?),
         Some(files) => Some(files),
     };
-    let device_name = kind_in(args.device, precision);
     dispatch(args.device, Pareto { plan, out, shards, device_name })
 }
 
@@ -89,20 +90,17 @@ struct Shard {
     plan: EvaluationPlan,
     shard: ShardIndex,
     place: PathBuf,
-    args: ParetoArgs,
+    is_forced: bool,
+    device_name: String,
 }
 
 impl Job for Shard {
     type Output = ();
 
     fn run<B: FusedBackend>(self, device: B::Device) -> Result<()> {
-        let Self { plan, shard, place, args } = self;
-        let shard_plan = ShardPlan {
-            index: shard,
-            out: &place,
-            is_forced: args.force,
-            device_name: &kind_in(args.device, args.precision.matmul),
-        };
+        let Self { plan, shard, place, is_forced, device_name } = self;
+        let shard_plan =
+            ShardPlan { index: shard, out: &place, is_forced, device_name: &device_name };
         if plan.run_shard::<B>(shard_plan, &device, &resolve, &mut Bars::new())? {
             say_done(&place);
             return Ok(());

@@ -30,13 +30,8 @@ pub struct Labelling {
     /// SHA-256 of rewards and rules ([`LabelConfig::hash`]).
     pub rewards_sha256: String,
     /// In what reward models compute products.
-    #[serde(default, skip_serializing_if = "is_f32")]
+    #[serde(default, skip_serializing_if = "MatmulPrecision::is_f32")]
     pub matmul_precision: MatmulPrecision,
-}
-
-/// Files do not name what is usual.
-pub(super) fn is_f32(precision: &MatmulPrecision) -> bool {
-    *precision == MatmulPrecision::F32
 }
 
 impl PartialEq for Labelling {
@@ -129,7 +124,7 @@ impl LabelJob {
         ] {
             identity.insert(key.into(), value);
         }
-        if !is_f32(matmul_precision) {
+        if !matmul_precision.is_f32() {
             identity.insert("products".into(), matmul_precision.name().into());
         }
         let (shard, out) = (self.shard, self.out.clone());

@@ -8,7 +8,7 @@ use mopo_ops::MatmulPrecision;
 use serde::{Deserialize, Serialize};
 
 use super::config::{LabelRule, LabelledObjective};
-use super::job::{Labelling, is_f32, record_path};
+use super::job::{Labelling, record_path};
 use crate::{FirstPass, RewardSpec, ScoreStatistics, SecondPass};
 
 /// Existing labels that were kept, and how often the reward agrees with them.
@@ -130,7 +130,7 @@ pub struct LabelRecord {
     /// Whether existing labels were kept.
     pub keep: bool,
     /// In what reward models computed products.
-    #[serde(default, skip_serializing_if = "is_f32")]
+    #[serde(default, skip_serializing_if = "MatmulPrecision::is_f32")]
     pub matmul_precision: MatmulPrecision,
     /// Objectives with a reward.
     pub objectives: Vec<ObjectiveReport>,

@@ -116,16 +116,12 @@ struct ModelTable {
     /// Runs from before this key had the base in the type of its file; they can be resumed.
     #[serde(default)]
     base: BaseFormat,
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, skip_serializing_if = "MatmulPrecision::is_f32")]
     matmul_precision: MatmulPrecision,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hub: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     scratch: Option<PhiShape>,
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 impl TryFrom<ModelTable> for ModelConfig {

@@ -47,7 +47,7 @@ pub(super) fn check(others: &[OtherPolicy], config: &RunConfig) -> Result<()> {
             ));
         }
         // Without SFT here, the bases themselves can tell.
-        let both_train = config.sft.steps > 0 && their_config.sft.steps > 0;
+        let both_train = config.sft.steps > 0;
         // It changes no result.
         let checkpointing = config.sft.gradient_checkpointing;
         let their_sft =
