@@ -7,13 +7,15 @@ use burn::tensor::{DType, TensorMetadata};
 use rayon::prelude::*;
 
 use super::by_output::{ByOutput, Half};
+use super::factor::{Left, Right, multiply_shared};
 use super::gemm::View;
 use super::math::{exp, largest, sum, tanh};
-use super::product::{Threads, multiply, multiply_finely};
+use super::precision::matmul_precision;
+use super::product::{Threads, multiply_finely};
 use super::quant::Reader;
 use super::view::{MatMut, MatRef};
 use super::{Kernel, T, contiguous, indices, new, values, vectorised};
-use crate::{Matrix, OutputParams};
+use crate::{MatmulPrecision, Matrix, OutputParams};
 
 /// Tokens of the vocabulary per tile.
 pub(super) const TILE: usize = 512;
@@ -123,6 +125,51 @@ impl Weight<'_> {
     }
 }
 
+/// A tile of the vocabulary: `n` tokens from `from` on.
+pub(super) struct Tokens<'a> {
+    pub(super) from: usize,
+    pub(super) n: usize,
+    /// `[features, n]`.
+    pub(super) weight: Right<'a>,
+    /// `[n, features]`, for gradients.
+    transposed: Option<Right<'a>>,
+}
+
+impl Weight<'_> {
+    fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::F32(weight) => [weight.rows(), weight.columns()],
+            Self::Half(weight) => weight.shape(),
+            Self::Quantised(weight) => weight.shape(),
+        }
+    }
+
+    /// Calls `run` with all tiles, a few at a time: what they are converted and rounded to is shared by all positions.
+    pub(super) fn for_each_group(
+        &self,
+        precision: MatmulPrecision,
+        with_gradient: bool,
+        mut run: impl FnMut(&[Tokens<'_>]),
+    ) {
+        let [_, vocab] = self.shape();
+        let starts: Vec<usize> = (0..vocab).step_by(TILE).collect();
+        let as_it_stands = matches!(self, Self::F32(_)) && precision == MatmulPrecision::F32;
+        let group = if as_it_stands { starts.len() } else { rayon::current_num_threads() };
+        let mut buffers = vec![vec![]; group.min(starts.len())];
+        for starts in starts.chunks(group.max(1)) {
+            let part = |(from, buffer): (&usize, _)| {
+                let (from, n) = (*from, TILE.min(vocab - from));
+                let tokens = self.tokens(from, n, buffer);
+                let weight = Right::new(tokens, precision);
+                let transposed = with_gradient.then(|| Right::new(tokens.transpose(), precision));
+                Tokens { from, n, weight, transposed }
+            };
+            let parts: Vec<Tokens<'_>> = starts.par_iter().zip(&mut buffers).map(part).collect();
+            run(&parts);
+        }
+    }
+}
+
 /// The weights of `n` tokens from `from` on as f32, in `buffer`.
 fn converted<'a>(
     weight: &impl ByOutput,
@@ -174,57 +221,94 @@ pub(super) fn forward(
     check_targets(&targets, vocab);
     let mut log_probs = vec![0f32; n];
     let mut gradient = vec![0f32; if with_gradient { n * d } else { 0 }];
+    let precision = matmul_precision();
     let size = task_size(n);
     // Without gradients, every task gets an empty slice.
     let gradients: Vec<&mut [f32]> = match with_gradient {
         true => gradient.chunks_mut(size * d).collect(),
         false => (0..n.div_ceil(size)).map(|_| Default::default()).collect(),
     };
-    let tasks = values(&hidden)
+    let mut tasks: Vec<Task<'_>> = values(&hidden)
         .par_chunks(size * d)
         .zip(targets.par_chunks(size))
         .zip(log_probs.par_chunks_mut(size))
-        .zip(gradients);
-    tasks.for_each(|(((hidden, targets), log_probs), sums)| {
-        let m = targets.len();
-        let hidden = MatRef::by_rows(hidden, m, d, d);
-        let mut running = vec![(f32::NEG_INFINITY, 0f32); m];
-        let mut chosen = vec![0f32; m];
-        let mut scratch = vec![0f32; m * TILE.min(vocab)];
-        let mut buffer = vec![];
-        for from in (0..vocab).step_by(TILE) {
-            let n = TILE.min(vocab - from);
-            let logits = &mut scratch[..m * n];
-            let part = weight.tokens(from, n, &mut buffer);
-            let to = MatMut::by_rows(logits, m, n);
-            multiply(to, false, hidden, part, 1.0, Threads::One);
-            for (i, target) in targets.iter().enumerate() {
-                if (from..from + n).contains(target) {
-                    chosen[i] = capped(logits[i * n + target - from] + bias[*target], cap);
-                }
+        .zip(gradients)
+        .map(|(((hidden, targets), log_probs), sums)| {
+            let m = targets.len();
+            Task {
+                hidden: Left::new(MatRef::by_rows(hidden, m, d, d), precision),
+                targets,
+                log_probs,
+                sums,
+                running: vec![(f32::NEG_INFINITY, 0f32); m],
+                chosen: vec![0f32; m],
+                scratch: vec![0f32; m * TILE.min(vocab)],
             }
-            let bias = &bias[from..from + n];
-            vectorised(Tile { logits, bias, cap, running: &mut running, sums });
-            if with_gradient {
-                let logits = MatRef::by_rows(logits, m, n, n);
-                let to = MatMut::by_rows(sums, m, d);
-                multiply(to, true, logits, part.transpose(), 1.0, Threads::One);
+        })
+        .collect();
+    weight.for_each_group(precision, with_gradient, |parts| {
+        let add = |task: &mut Task<'_>| parts.iter().for_each(|part| task.add(part, bias, cap));
+        tasks.par_iter_mut().for_each(add);
+    });
+    tasks.into_par_iter().for_each(|task| task.finish(&weight, cap));
+    (new(log_probs, [n]), with_gradient.then(|| new(gradient, [n, d])))
+}
+
+/// Some of the positions.
+struct Task<'a> {
+    /// `[positions, features]`.
+    hidden: Left<'a>,
+    targets: &'a [usize],
+    log_probs: &'a mut [f32],
+    /// `[positions, features]`: for gradients, sums over the vocabulary of exp(logit − running maximum) · weight, in
+    /// the end the gradients; otherwise empty.
+    sums: &'a mut [f32],
+    /// See [`Tile::running`].
+    running: Vec<(f32, f32)>,
+    /// The target's logit.
+    chosen: Vec<f32>,
+    /// Logits of a tile.
+    scratch: Vec<f32>,
+}
+
+impl Task<'_> {
+    fn add(&mut self, part: &Tokens<'_>, bias: &[f32], cap: Option<f32>) {
+        let Self { hidden, targets, sums, running, chosen, scratch, .. } = self;
+        let Tokens { from, n, weight, transposed } = part;
+        let (from, n, m) = (*from, *n, targets.len());
+        let bias = &bias[from..from + n];
+        let logits = &mut scratch[..m * n];
+        multiply_shared(MatMut::by_rows(logits, m, n), false, hidden, weight);
+        for (i, target) in targets.iter().enumerate() {
+            if (from..from + n).contains(target) {
+                let own = target - from;
+                chosen[i] = capped(logits[i * n + own] + bias[own], cap);
             }
         }
-        for i in 0..m {
-            let (top, total) = running[i];
-            log_probs[i] = chosen[i] - top - total.ln();
-            if with_gradient {
-                let line = &mut sums[i * d..(i + 1) * d];
-                let own = cap.map_or(1.0, |cap| slope(chosen[i], cap));
-                let own_weight = weight.tokens(targets[i], 1, &mut buffer);
+        vectorised(Tile { logits, bias, cap, running, sums });
+        if let Some(transposed) = transposed {
+            let logits = Left::new(MatRef::by_rows(logits, m, n, n), hidden.precision());
+            let d = sums.len() / m;
+            multiply_shared(MatMut::by_rows(sums, m, d), true, &logits, transposed);
+        }
+    }
+
+    fn finish(self, weight: &Weight<'_>, cap: Option<f32>) {
+        let d = self.sums.len() / self.targets.len();
+        let mut buffer = vec![];
+        for (i, target) in self.targets.iter().enumerate() {
+            let (top, total) = self.running[i];
+            self.log_probs[i] = self.chosen[i] - top - total.ln();
+            if d > 0 {
+                let line = &mut self.sums[i * d..(i + 1) * d];
+                let own = cap.map_or(1.0, |cap| slope(self.chosen[i], cap));
+                let own_weight = weight.tokens(*target, 1, &mut buffer);
                 for (x, w) in line.iter_mut().zip(own_weight.column(0)) {
                     *x = own * w - *x / total;
                 }
             }
         }
-    });
-    (new(log_probs, [n]), with_gradient.then(|| new(gradient, [n, d])))
+    }
 }
 
 pub(super) struct Residuals<'a> {
@@ -261,6 +345,12 @@ impl Kernel for Residuals<'_> {
 
 /// Maximum number of positions per block in the backward pass.
 pub(super) const BLOCK: usize = 512;
+
+/// The rows of a matrix, so many at a time.
+pub(super) fn blocks(all: MatRef<'_>, rows: usize) -> impl Iterator<Item = MatRef<'_>> {
+    let starts = (0..all.rows()).step_by(rows);
+    starts.map(move |start| all.take_rows(start..all.rows().min(start + rows)))
+}
 
 pub(super) fn backward(
     hidden: T,
@@ -300,6 +390,8 @@ pub(super) fn backward(
     let run = tiles.div_ceil(runs) * TILE;
     // Blocks of equal size: each packs the tile's weights anew.
     let block = n.div_ceil(n.div_ceil(BLOCK).max(1)).max(1);
+    let precision = matmul_precision();
+    let rows: Vec<Left<'_>> = blocks(all, block).map(|rows| Left::new(rows, precision)).collect();
     let mut d_weight = vec![0f32; vocab * d];
     let mut d_bias = vec![0f32; vocab];
     let parts: Vec<Vec<f32>> = d_weight
@@ -313,12 +405,14 @@ pub(super) fn backward(
             for (j, (d_weight, d_bias)) in tiles.enumerate() {
                 let (from, size) = (i * run + j * TILE, d_bias.len());
                 let part = weight.take_columns(from..from + size);
-                for start in (0..n).step_by(block) {
-                    let m = block.min(n - start);
-                    let hidden = all.take_rows(start..start + m);
+                let [part, transposed] =
+                    [part, part.transpose()].map(|part| Right::new(part, precision));
+                for (start, (hidden, packed)) in
+                    (0..n).step_by(block).zip(blocks(all, block).zip(&rows))
+                {
+                    let m = hidden.rows();
                     let logits = &mut scratch[..m * size];
-                    let to = MatMut::by_rows(logits, m, size);
-                    multiply(to, false, hidden, part, 1.0, Threads::One);
+                    multiply_shared(MatMut::by_rows(logits, m, size), false, packed, &part);
                     let positions = &positions[start..start + m];
                     let bias = &bias[from..from + size];
                     vectorised(Residuals { logits, bias, cap, positions });
@@ -334,8 +428,8 @@ pub(super) fn backward(
                     let to = MatMut::by_rows(d_weight, size, d);
                     multiply_finely(to, start > 0, logits.transpose(), hidden, 1.0, Threads::One);
                     let to = &mut d_hidden[start * d..(start + m) * d];
-                    let to = MatMut::by_rows(to, m, d);
-                    multiply(to, true, logits, part.transpose(), 1.0, Threads::One);
+                    let logits = Left::new(logits, precision);
+                    multiply_shared(MatMut::by_rows(to, m, d), true, &logits, &transposed);
                 }
             }
             d_hidden

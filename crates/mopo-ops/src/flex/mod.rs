@@ -10,6 +10,7 @@ mod attention;
 mod blocks;
 mod by_output;
 mod elementwise;
+mod factor;
 mod gemm;
 mod log_prob;
 mod math;

@@ -50,7 +50,8 @@ pub(super) fn multiply_finely(
     in_precision(precision, to, add, a, b, alpha, threads);
 }
 
-fn in_precision(
+/// [`multiply`] in a precision.
+pub(super) fn in_precision(
     precision: MatmulPrecision,
     mut to: MatMut<'_>,
     add: bool,

@@ -6,11 +6,14 @@ use burn::tensor::TensorMetadata;
 use burn::tensor::ops::FloatTensorOps;
 use rayon::prelude::*;
 
+use super::factor::{Left, Right, multiply_shared};
 use super::gemm::View;
 use super::log_prob::{
-    BLOCK, Residuals, TILE, Tile, Weight, capped, check_targets, f32_view, slope, task_size,
+    BLOCK, Residuals, TILE, Tile, Tokens, Weight, blocks, capped, check_targets, f32_view, slope,
+    task_size,
 };
 use super::math::sum;
+use super::precision::matmul_precision;
 use super::product::{Threads, multiply};
 use super::view::{MatMut, MatRef};
 use super::{Kernel, T, contiguous, indices, new, values, vectorised};
@@ -106,44 +109,36 @@ pub(super) fn forward(hidden: T, inner: T, layers: &UpdatedLayers<Flex>, targets
     let (n_layers, vocab) = (updates.n_layers, updates.b.columns());
     let targets = indices(targets);
     check_targets(&targets, vocab);
-    let all = MatRef::by_rows(values(&hidden), n, d, d);
+    let precision = matmul_precision();
     let size = task_size(n);
-    // Of each task `[K, m]`.
-    let found: Vec<Vec<f32>> = targets
+    let mut tasks: Vec<Task<'_>> = targets
         .par_chunks(size)
+        .zip(values(&hidden).par_chunks(size * d))
         .enumerate()
-        .map(|(task, targets)| {
-            let (start, m) = (task * size, targets.len());
-            let hidden = all.take_rows(start..start + m);
-            let mut running = vec![(f32::NEG_INFINITY, 0f32); n_layers * m];
-            let mut chosen = vec![0f32; n_layers * m];
-            let mut scratch = vec![0f32; m * TILE.min(vocab)];
-            let mut own = own_buffer(n_layers, scratch.len());
-            let mut buffer = vec![];
-            for from in (0..vocab).step_by(TILE) {
-                let n = TILE.min(vocab - from);
-                let shared = &mut scratch[..m * n];
-                let part = weight.tokens(from, n, &mut buffer);
-                let to = MatMut::by_rows(shared, m, n);
-                multiply(to, false, hidden, part, 1.0, Threads::One);
-                for_each_layer(n_layers, shared, &mut own, |k, logits| {
-                    updates.add(k, logits, [start, m], [from, n]);
-                    let (bias, cap) = (updates.bias(k, from, n), updates.cap);
-                    let chosen = &mut chosen[k * m..(k + 1) * m];
-                    for (i, target) in targets.iter().enumerate() {
-                        if (from..from + n).contains(target) {
-                            let j = target - from;
-                            chosen[i] = capped(logits[i * n + j] + bias[j], cap);
-                        }
-                    }
-                    let running = &mut running[k * m..(k + 1) * m];
-                    vectorised(Tile { logits, bias, cap, running, sums: &mut [] });
-                });
+        .map(|(task, (targets, hidden))| {
+            let m = targets.len();
+            let scratch = vec![0f32; m * TILE.min(vocab)];
+            Task {
+                start: task * size,
+                targets,
+                hidden: Left::new(MatRef::by_rows(hidden, m, d, d), precision),
+                running: vec![(f32::NEG_INFINITY, 0f32); n_layers * m],
+                chosen: vec![0f32; n_layers * m],
+                own: own_buffer(n_layers, scratch.len()),
+                scratch,
             }
-            let both = chosen.iter().zip(running);
-            both.map(|(chosen, (top, total))| chosen - top - total.ln()).collect()
         })
         .collect();
+    weight.for_each_group(precision, false, |parts| {
+        tasks
+            .par_iter_mut()
+            .for_each(|task| parts.iter().for_each(|part| task.add(part, &updates)));
+    });
+    let found = tasks.into_par_iter().map(|task| {
+        let both = task.chosen.iter().zip(&task.running);
+        both.map(|(chosen, (top, total))| chosen - top - total.ln()).collect()
+    });
+    let found: Vec<Vec<f32>> = found.collect();
     let mut log_probs = Vec::with_capacity(n_layers * n);
     for k in 0..n_layers {
         for of in &found {
@@ -152,6 +147,44 @@ pub(super) fn forward(hidden: T, inner: T, layers: &UpdatedLayers<Flex>, targets
         }
     }
     new(log_probs, [n_layers, n])
+}
+
+/// Some of the positions.
+struct Task<'a> {
+    /// The first one.
+    start: usize,
+    targets: &'a [usize],
+    /// `[positions, features]`.
+    hidden: Left<'a>,
+    /// `[K, positions]`: running maximum and sum, and the target's logit.
+    running: Vec<(f32, f32)>,
+    chosen: Vec<f32>,
+    /// Products of a tile, and of it a layer's own.
+    scratch: Vec<f32>,
+    own: Vec<f32>,
+}
+
+impl Task<'_> {
+    fn add(&mut self, part: &Tokens<'_>, updates: &Updates<'_>) {
+        let Self { start, targets, hidden, running, chosen, scratch, own } = self;
+        let Tokens { from, n, weight, .. } = part;
+        let (from, n, m) = (*from, *n, targets.len());
+        let shared = &mut scratch[..m * n];
+        multiply_shared(MatMut::by_rows(shared, m, n), false, hidden, weight);
+        for_each_layer(updates.n_layers, shared, own, |k, logits| {
+            updates.add(k, logits, [*start, m], [from, n]);
+            let (bias, cap) = (updates.bias(k, from, n), updates.cap);
+            let chosen = &mut chosen[k * m..(k + 1) * m];
+            for (i, target) in targets.iter().enumerate() {
+                if (from..from + n).contains(target) {
+                    let j = target - from;
+                    chosen[i] = capped(logits[i * n + j] + bias[j], cap);
+                }
+            }
+            let running = &mut running[k * m..(k + 1) * m];
+            vectorised(Tile { logits, bias, cap, running, sums: &mut [] });
+        });
+    }
 }
 
 /// `to += from`.
@@ -246,6 +279,8 @@ pub(super) fn backward(
     let runs = rayon::current_num_threads().min(tiles).max(1);
     let run = tiles.div_ceil(runs) * TILE;
     let block = n.div_ceil(n.div_ceil(BLOCK).max(1)).max(1);
+    let precision = matmul_precision();
+    let rows: Vec<Left<'_>> = blocks(all, block).map(|rows| Left::new(rows, precision)).collect();
     // By tokens, since runs of them are written side by side.
     let mut d_b = vec![0f32; vocab * width];
     let mut d_bias = vec![0f32; vocab * n_layers];
@@ -263,12 +298,12 @@ pub(super) fn backward(
             for (j, (d_b, d_bias)) in tiles.enumerate() {
                 let (from, size) = (i * run + j * TILE, d_bias.len() / n_layers);
                 let weights = weight.tokens(from, size, &mut buffer);
-                for start in (0..n).step_by(block) {
+                let [weights, transposed] =
+                    [weights, weights.transpose()].map(|part| Right::new(part, precision));
+                for (start, rows) in (0..n).step_by(block).zip(&rows) {
                     let m = block.min(n - start);
                     let shared = &mut scratch[..m * size];
-                    let to = MatMut::by_rows(shared, m, size);
-                    let rows = all.take_rows(start..start + m);
-                    multiply(to, false, rows, weights, 1.0, Threads::One);
+                    multiply_shared(MatMut::by_rows(shared, m, size), false, rows, &weights);
                     for_each_layer(n_layers, shared, &mut own, |k, logits| {
                         updates.add(k, logits, [start, m], [from, size]);
                         let Places { positions, slopes } = &places[k];
@@ -311,8 +346,8 @@ pub(super) fn backward(
                     let total = if n_layers > 1 { &total } else { &scratch };
                     let total = MatRef::by_rows(total, m, size, size);
                     let to = &mut part.hidden[start * d..(start + m) * d];
-                    let to = MatMut::by_rows(to, m, d);
-                    multiply(to, true, total, weights.transpose(), 1.0, Threads::One);
+                    let total = Left::new(total, precision);
+                    multiply_shared(MatMut::by_rows(to, m, d), true, &total, &transposed);
                 }
             }
             part

@@ -92,9 +92,9 @@ pub(super) fn multiply<F: Format>(
     let [columns, rows] = [(n, by_columns, F::COLUMNS), (m, by_rows, F::ROWS)]
         .map(|(size, tasks, unit)| size.div_ceil(tasks).next_multiple_of(unit));
     if by_columns * by_rows == 1 {
-        return task(to, add, (&Packed::<F>::new(a, false), 0), b, alpha);
+        return task(to, add, (&Rows::<F>::new(a, false), 0), b, alpha);
     }
-    let packed = Packed::<F>::new(a, true);
+    let packed = Rows::<F>::new(a, true);
     let mut parts = Vec::with_capacity(by_columns * by_rows);
     let mut rest = to;
     for top in (0..m).step_by(rows) {
@@ -111,16 +111,20 @@ pub(super) fn multiply<F: Format>(
     parts.into_par_iter().for_each(|(to, panel, b)| task(to, add, (&packed, panel), b, alpha));
 }
 
-/// The left matrix, for each block of terms panels of rows.
-struct Packed<F> {
+/// A left matrix, for each block of terms panels of rows.
+pub(super) struct Rows<F> {
     data: Scratch<u32>,
+    rows: usize,
     terms: usize,
     panels: usize,
     format: PhantomData<F>,
 }
 
-impl<F: Format> Packed<F> {
-    fn new(a: MatRef<'_>, parallel: bool) -> Self {
+impl<F: Format> Rows<F> {
+    /// # Panics
+    /// If the machine does not have the instructions.
+    pub(super) fn new(a: MatRef<'_>, parallel: bool) -> Self {
+        assert!(F::available(), "no instructions for products of this format");
         let (m, k) = (a.rows(), a.columns());
         let panels = m.div_ceil(F::ROWS);
         let whole = panels * F::ROWS * F::words(F::TERMS);
@@ -132,7 +136,7 @@ impl<F: Format> Packed<F> {
             let size = data.len() / panels;
             let pack = |(panel, to): (usize, &mut [u32])| {
                 let rows = terms.take_rows(panel * F::ROWS..m.min((panel + 1) * F::ROWS));
-                // SAFETY: the caller has seen that the machine has the instructions.
+                // SAFETY: the machine has the instructions.
                 unsafe { F::pack_rows(rows, to) }
             };
             match parallel {
@@ -140,7 +144,7 @@ impl<F: Format> Packed<F> {
                 false => data.chunks_mut(size).enumerate().for_each(pack),
             }
         }
-        Self { data, terms: k, panels, format: PhantomData }
+        Self { data, rows: m, terms: k, panels, format: PhantomData }
     }
 
     /// A panel, in a block of terms.
@@ -151,15 +155,77 @@ impl<F: Format> Packed<F> {
     }
 }
 
+/// A right matrix, for each block of terms panels of columns.
+pub(super) struct Columns<F> {
+    data: Scratch<u32>,
+    columns: usize,
+    terms: usize,
+    panels: usize,
+    format: PhantomData<F>,
+}
+
+impl<F: Format> Columns<F> {
+    /// # Panics
+    /// If the machine does not have the instructions.
+    pub(super) fn new(b: MatRef<'_>) -> Self {
+        assert!(F::available(), "no instructions for products of this format");
+        let (k, n) = (b.rows(), b.columns());
+        let panels = n.div_ceil(F::COLUMNS);
+        let whole = panels * F::COLUMNS * F::words(F::TERMS);
+        let rest = panels * F::COLUMNS * F::words(k % F::TERMS);
+        let mut data = Scratch::of(k / F::TERMS * whole + rest);
+        for (block, data) in data.chunks_mut(whole).enumerate() {
+            let terms = block * F::TERMS..k.min((block + 1) * F::TERMS);
+            let size = data.len() / panels;
+            let columns = b.take_rows(terms).transpose();
+            for (panel, to) in data.chunks_mut(size).enumerate() {
+                let own = panel * F::COLUMNS..n.min((panel + 1) * F::COLUMNS);
+                // SAFETY: the machine has the instructions.
+                unsafe { F::pack_columns(columns.take_rows(own), to) }
+            }
+        }
+        Self { data, columns: n, terms: k, panels, format: PhantomData }
+    }
+
+    /// Panels from `first` on, in a block of terms.
+    fn panels(&self, block: usize, first: usize, n: usize) -> &[u32] {
+        let size = F::COLUMNS * F::words(F::TERMS.min(self.terms - F::TERMS * block));
+        let before = self.panels * F::COLUMNS * F::words(F::TERMS) * block;
+        &self.data[before + first * size..][..n * size]
+    }
+}
+
+/// [`multiply`] on one thread, with factors that several products share.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub(super) fn multiply_packed<F: Format>(
+    mut to: MatMut<'_>,
+    add: bool,
+    a: &Rows<F>,
+    b: &Columns<F>,
+) {
+    let (m, n) = (to.rows(), to.columns());
+    assert_eq!([a.terms, a.rows, b.columns], [b.terms, m, n], "terms, rows and columns");
+    for left in (0..n).step_by(F::WIDTH) {
+        let width = F::WIDTH.min(n - left);
+        let mut to = to.reborrow().take_columns(left..left + width);
+        for block in 0..a.terms.div_ceil(F::TERMS) {
+            let panels = b.panels(block, left / F::COLUMNS, width.div_ceil(F::COLUMNS));
+            tiles(to.reborrow(), add || block > 0, (a, 0), block, panels, 1.0);
+        }
+    }
+}
+
 /// The part of a product that one thread computes: its rows begin with a panel of the left matrix.
 fn task<F: Format>(
     mut to: MatMut<'_>,
     add: bool,
-    (a, first): (&Packed<F>, usize),
+    (a, first): (&Rows<F>, usize),
     b: MatRef<'_>,
     alpha: f32,
 ) {
-    let (m, n, k) = (to.rows(), to.columns(), a.terms);
+    let (n, k) = (to.columns(), a.terms);
     let width = F::WIDTH.min(n.next_multiple_of(F::COLUMNS));
     let mut buffer = Scratch::<u32>::of(width * F::words(k.min(F::TERMS)));
     for left in (0..n).step_by(F::WIDTH) {
@@ -177,15 +243,30 @@ fn task<F: Format>(
                 // SAFETY: `multiply` has seen that the machine has the instructions.
                 unsafe { F::pack_columns(source.take_rows(columns_of(i)), panel) };
             }
-            let add = add || block > 0;
-            for top in (0..m).step_by(F::ROWS) {
-                let lines = a.panel(block, first + top / F::ROWS);
-                for (i, panel) in buffer.chunks(size).take(panels).enumerate() {
-                    let to = to.reborrow().take_rows(top..m.min(top + F::ROWS));
-                    // SAFETY: as above.
-                    unsafe { F::tile(to.take_columns(columns_of(i)), add, lines, panel, alpha) };
-                }
-            }
+            let to = to.reborrow().take_columns(left..left + width);
+            tiles(to, add || block > 0, (a, first), block, &buffer[..panels * size], alpha);
+        }
+    }
+}
+
+/// Sums over a block of terms, for all rows and a few panels of columns.
+fn tiles<F: Format>(
+    mut to: MatMut<'_>,
+    add: bool,
+    (a, first): (&Rows<F>, usize),
+    block: usize,
+    panels: &[u32],
+    alpha: f32,
+) {
+    let (m, n) = (to.rows(), to.columns());
+    let size = panels.len() / n.div_ceil(F::COLUMNS);
+    for top in (0..m).step_by(F::ROWS) {
+        let lines = a.panel(block, first + top / F::ROWS);
+        for (i, panel) in panels.chunks(size).enumerate() {
+            let columns = i * F::COLUMNS..n.min((i + 1) * F::COLUMNS);
+            let to = to.reborrow().take_rows(top..m.min(top + F::ROWS)).take_columns(columns);
+            // SAFETY: who packed factors has seen that the machine has the instructions.
+            unsafe { F::tile(to, add, lines, panel, alpha) };
         }
     }
 }
