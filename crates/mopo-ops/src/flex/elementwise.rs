@@ -3,10 +3,10 @@
 use std::f32::consts::FRAC_1_SQRT_2;
 
 use burn::tensor::TensorMetadata;
-use rayon::prelude::*;
 
+use super::fresh::changed;
 use super::math::{erf, exp, tanh};
-use super::{GRAIN, Kernel, T, contiguous, into_values, new, values, vectorised};
+use super::{GRAIN, Kernel, T, contiguous, new, values, vectorised};
 
 /// √(2/π).
 const ROOT: f32 = 0.797_884_6;
@@ -76,32 +76,32 @@ impl Kernel for GeluErfBackward<'_> {
 
 pub(super) fn gelu_erf(x: T) -> T {
     let shape = x.shape();
-    let mut y = into_values(x);
-    y.par_chunks_mut(GRAIN).for_each(|y| vectorised(GeluErf(y)));
-    new(y, shape)
+    new(changed(x, GRAIN, |_, y| vectorised(GeluErf(y))), shape)
 }
 
 pub(super) fn gelu_erf_backward(x: T, grad: T) -> T {
     let x = contiguous(x);
-    let mut dx = into_values(grad);
-    let pairs = values(&x).par_chunks(GRAIN).zip(dx.par_chunks_mut(GRAIN));
-    pairs.for_each(|(x, grad)| vectorised(GeluErfBackward { x, grad }));
-    new(dx, x.shape())
+    let from = values(&x);
+    let change = |i, grad: &mut [f32]| {
+        let x = &from[i * GRAIN..][..grad.len()];
+        vectorised(GeluErfBackward { x, grad });
+    };
+    new(changed(grad, GRAIN, change), x.shape())
 }
 
 pub(super) fn gelu(x: T) -> T {
     let shape = x.shape();
-    let mut y = into_values(x);
-    y.par_chunks_mut(GRAIN).for_each(|y| vectorised(Gelu(y)));
-    new(y, shape)
+    new(changed(x, GRAIN, |_, y| vectorised(Gelu(y))), shape)
 }
 
 pub(super) fn gelu_backward(x: T, grad: T) -> T {
     let x = contiguous(x);
-    let mut dx = into_values(grad);
-    let pairs = values(&x).par_chunks(GRAIN).zip(dx.par_chunks_mut(GRAIN));
-    pairs.for_each(|(x, grad)| vectorised(GeluBackward { x, grad }));
-    new(dx, x.shape())
+    let from = values(&x);
+    let change = |i, grad: &mut [f32]| {
+        let x = &from[i * GRAIN..][..grad.len()];
+        vectorised(GeluBackward { x, grad });
+    };
+    new(changed(grad, GRAIN, change), x.shape())
 }
 
 struct Silu<'a>(&'a mut [f32]);
@@ -135,17 +135,17 @@ impl Kernel for SiluBackward<'_> {
 
 pub(super) fn silu(x: T) -> T {
     let shape = x.shape();
-    let mut y = into_values(x);
-    y.par_chunks_mut(GRAIN).for_each(|y| vectorised(Silu(y)));
-    new(y, shape)
+    new(changed(x, GRAIN, |_, y| vectorised(Silu(y))), shape)
 }
 
 pub(super) fn silu_backward(x: T, grad: T) -> T {
     let x = contiguous(x);
-    let mut dx = into_values(grad);
-    let pairs = values(&x).par_chunks(GRAIN).zip(dx.par_chunks_mut(GRAIN));
-    pairs.for_each(|(x, grad)| vectorised(SiluBackward { x, grad }));
-    new(dx, x.shape())
+    let from = values(&x);
+    let change = |i, grad: &mut [f32]| {
+        let x = &from[i * GRAIN..][..grad.len()];
+        vectorised(SiluBackward { x, grad });
+    };
+    new(changed(grad, GRAIN, change), x.shape())
 }
 
 struct Rope<'a> {
@@ -178,9 +178,8 @@ pub(super) fn rotary(x: T, cos: T, sin: T, n_heads: usize, inverse: bool) -> T {
     let [_, half] = cos.shape().dims();
     let (cos, sin) = (values(&cos), values(&sin));
     let sign = if inverse { -1.0 } else { 1.0 };
-    let mut y = into_values(x);
     const TOKENS: usize = 32;
-    y.par_chunks_mut(width * TOKENS).enumerate().for_each(|(block, tokens)| {
+    let y = changed(x, width * TOKENS, |block, tokens| {
         for (i, token) in tokens.chunks_exact_mut(width).enumerate() {
             let at = (block * TOKENS + i) * half;
             let (cos, sin) = (&cos[at..at + half], &sin[at..at + half]);

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use burn::tensor::TensorMetadata;
 use burn_flex::FlexTensor;
-use rayon::prelude::*;
 
+use super::fresh::{changed, filled};
 use super::product::{Threads, WORTH_ROUNDING, multiply, multiply_finely};
 use super::view::{MatMut, MatRef};
 use super::{T, into_values, new, skinny, values};
@@ -57,23 +57,23 @@ pub(super) fn start(
     rows: usize,
     columns: usize,
 ) -> (Vec<f32>, bool) {
-    let (mut out, add) = match init.add {
-        Some(add) => (into_values(add), true),
-        None => (vec![0.0; rows * columns], false),
-    };
-    let Some(bias) = init.bias else { return (out, add) };
-    let bias = super::contiguous(bias.to_f32());
-    let bias = values(&bias);
-    out.par_chunks_mut(columns * 64).for_each(|rows| {
-        for row in rows.chunks_exact_mut(columns) {
-            if add {
-                row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
-            } else {
-                row.copy_from_slice(bias);
-            }
+    let bias = init.bias.map(|bias| super::contiguous(bias.to_f32()));
+    let bias = bias.as_ref().map(values);
+    match (init.add, bias) {
+        (None, None) => (vec![0.0; rows * columns], false),
+        (None, Some(bias)) => {
+            (filled(rows * columns, columns, |_, row| row.write_copy_of_slice(bias)), true)
         }
-    });
-    (out, true)
+        (Some(add), None) => (into_values(add), true),
+        (Some(add), Some(bias)) => {
+            let change = |_, rows: &mut [f32]| {
+                for row in rows.chunks_exact_mut(columns) {
+                    row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+                }
+            };
+            (changed(add, columns * 64, change), true)
+        }
+    }
 }
 
 trait ToF32 {

@@ -11,6 +11,7 @@ mod blocks;
 mod by_output;
 mod elementwise;
 mod factor;
+mod fresh;
 mod gemm;
 mod log_prob;
 mod math;
@@ -92,7 +93,7 @@ fn into_values(x: T) -> Vec<f32> {
     let x = contiguous(x);
     if !x.is_unique() {
         // `into_data` would copy it twice.
-        return values(&x).to_vec();
+        return fresh::copied(values(&x));
     }
     x.into_data().into_vec().expect("f32")
 }
