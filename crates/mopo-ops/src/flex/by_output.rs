@@ -1,13 +1,17 @@
 //! Products with a weight that is read output by output. A weight that is not f32 is converted tile
 //! by tile for the product, or, for a few lines, one output at a time, which stays in the L1
 //! cache; the blocks of a file, for a few lines, in registers (`blocks`).
+//!
+//! Unsafe because products write new memory that was not cleared.
+#![allow(unsafe_code)]
 
 use burn::tensor::TensorMetadata;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::gemm::{View, start, threads};
-use super::product::multiply;
+use super::gemm::{View, onto, start, threads};
+use super::precision::matmul_precision;
+use super::product::{Start, in_precision};
 use super::scratch::Scratch;
 use super::skinny::{self, LINES};
 use super::view::{MatMut, MatRef};
@@ -58,31 +62,43 @@ pub(super) fn weight_matmul(
     let x = x.get();
     let m = x.rows();
     let n = if transpose { inputs } else { outputs };
-    let (mut out, mut add) = start(init, m, n);
-    if m * n == 0 {
-        return new(out, [m, n]);
-    }
-    if m <= LINES && !transpose {
-        skinny::by_output(&mut out, add, skinny::gathered(x, 1.0), weight);
-        return new(out, [m, n]);
-    }
-    let size = (TILE / inputs.max(1)).next_multiple_of(64).min(outputs);
-    let mut tile = Scratch::of(size * inputs);
-    for from in (0..outputs).step_by(size) {
-        let size = size.min(outputs - from);
-        // [size, inputs]: one line per output.
-        let tile = &mut tile[..size * inputs];
-        read(weight, from, tile);
-        let lines = MatRef::by_rows(tile, size, inputs, inputs);
-        let threads = threads(m, size, inputs);
-        let to = MatMut::by_rows(&mut out, m, n);
-        if transpose {
-            multiply(to, add, x.take_columns(from..from + size), lines, 1.0, threads);
-            add = true;
-        } else {
-            multiply(to.take_columns(from..from + size), add, x, lines.transpose(), 1.0, threads);
+    if m * n == 0 || m <= LINES && !transpose {
+        let (mut out, add) = start(init, m, n);
+        if m * n > 0 {
+            skinny::by_output(&mut out, add, skinny::gathered(x, 1.0), weight);
         }
+        return new(out, [m, n]);
     }
+    let precision = matmul_precision();
+    let size = (TILE / inputs.max(1)).next_multiple_of(64).min(outputs);
+    let product = |mut to: MatMut<'_>, mut start: Start<'_>| {
+        let mut tile = Scratch::of(size * inputs);
+        for from in (0..outputs).step_by(size) {
+            let size = size.min(outputs - from);
+            // [size, inputs]: one line per output.
+            let tile = &mut tile[..size * inputs];
+            read(weight, from, tile);
+            let lines = MatRef::by_rows(tile, size, inputs, inputs);
+            let threads = threads(m, size, inputs);
+            let to = to.reborrow();
+            if transpose {
+                let x = x.take_columns(from..from + size);
+                in_precision(precision, to, start, x, lines, 1.0, threads);
+                start = Start::There;
+            } else {
+                let columns = from..from + size;
+                let (to, start) = (to.take_columns(columns.clone()), start.take_columns(columns));
+                in_precision(precision, to, start, x, lines.transpose(), 1.0, threads);
+            }
+        }
+    };
+    // A line is in the way of fewer terms or columns than a product rounds.
+    let [least, columns] = match transpose {
+        true => [0, n],
+        false => [inputs, (outputs - 1) % size + 1],
+    };
+    // SAFETY: all is written, and read only if it is the start.
+    let out = unsafe { onto(init, [m, least, columns], precision, product) };
     new(out, [m, n])
 }
 

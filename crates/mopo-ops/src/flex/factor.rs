@@ -1,6 +1,6 @@
 //! Factors that several products share: where products round their factors, these are rounded and packed once.
 
-use super::product::{Threads, WORTH_ROUNDING, in_precision};
+use super::product::{Start, Threads, WORTH_ROUNDING, in_precision};
 #[cfg(target_arch = "x86_64")]
 use super::rounded::{Bf16, Columns, Int8, Rows, multiply_packed};
 use super::view::{MatMut, MatRef};
@@ -80,13 +80,14 @@ impl<'a> Right<'a> {
 /// # Panics
 /// If the shapes do not fit.
 pub(super) fn multiply_shared(to: MatMut<'_>, add: bool, a: &Left<'_>, b: &Right<'_>) {
+    let start = Start::there(add);
     #[cfg(target_arch = "x86_64")]
     match (&a.packed, &b.packed) {
-        (Packed::Bf16(a), Packed::Bf16(b)) => return multiply_packed(to, add, a, b),
-        (Packed::Int8(a), Packed::Int8(b)) => return multiply_packed(to, add, a, b),
+        (Packed::Bf16(a), Packed::Bf16(b)) => return multiply_packed(to, start, a, b),
+        (Packed::Int8(a), Packed::Int8(b)) => return multiply_packed(to, start, a, b),
         _ => {}
     }
-    in_precision(a.precision, to, add, a.matrix, b.matrix, 1.0, Threads::One);
+    in_precision(a.precision, to, start, a.matrix, b.matrix, 1.0, Threads::One);
 }
 
 #[cfg(test)]
@@ -127,7 +128,7 @@ mod tests {
                         let (mut shared, mut own) = (before.clone(), before.clone());
                         multiply_shared(MatMut::by_rows(&mut shared, m, n), add, &left, &right);
                         let to = MatMut::by_rows(&mut own, m, n);
-                        in_precision(precision, to, add, a, b, 1.0, Threads::One);
+                        in_precision(precision, to, Start::there(add), a, b, 1.0, Threads::One);
                         assert_eq!(shared, own, "{precision:?}, {m} × {k} × {n}, {turned}, {add}");
                         assert_ne!(shared, before);
                     }

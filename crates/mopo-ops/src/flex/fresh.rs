@@ -29,6 +29,18 @@ where
     numbers
 }
 
+/// `n` numbers that `write` writes.
+///
+/// # Safety
+/// It writes all of them.
+pub(super) unsafe fn written(n: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut numbers = Vec::with_capacity(n);
+    write(&mut numbers.spare_capacity_mut()[..n]);
+    // SAFETY: they are numbers now, as the caller says.
+    unsafe { numbers.set_len(n) };
+    numbers
+}
+
 pub(super) fn copied(numbers: &[f32]) -> Vec<f32> {
     filled(numbers.len(), GRAIN, |i, to| {
         let n = to.len();

@@ -1,15 +1,21 @@
 //! Matrix products of burn-flex's tensors.
+//!
+//! Unsafe because products write new memory that was not cleared.
+#![allow(unsafe_code)]
 
 use std::time::Instant;
 
 use burn::tensor::TensorMetadata;
 use burn_flex::FlexTensor;
 
-use super::fresh::{changed, filled};
-use super::product::{Threads, WORTH_ROUNDING, multiply, multiply_finely};
+use super::fresh::{changed, filled, written};
+use super::precision::matmul_precision;
+use super::product::{
+    Start, Threads, WORTH_ROUNDING, fine_precision, in_precision, multiply, takes_line,
+};
 use super::view::{MatMut, MatRef};
 use super::{T, into_values, new, skinny, values};
-use crate::Init;
+use crate::{Init, MatmulPrecision};
 
 /// Products with fewer multiplications use one thread.
 const PARALLEL: usize = 64 * 1024;
@@ -76,6 +82,30 @@ pub(super) fn start(
     }
 }
 
+/// The sum of `init` and a product `[rows, terms] · [terms, columns]`, which `product` adds to its start.
+///
+/// # Safety
+/// `product` writes every element, and reads none before unless it starts with what is there.
+pub(super) unsafe fn onto(
+    init: Init<burn::backend::Flex>,
+    [rows, terms, columns]: [usize; 3],
+    precision: MatmulPrecision,
+    product: impl FnOnce(MatMut<'_>, Start<'_>),
+) -> Vec<f32> {
+    let n = rows * columns;
+    let alone =
+        init.add.is_none() && (init.bias.is_none() || takes_line(precision, terms, columns));
+    if !alone || n == 0 {
+        let (mut out, add) = start(init, rows, columns);
+        product(MatMut::by_rows(&mut out, rows, columns), Start::there(add));
+        return out;
+    }
+    let bias = init.bias.map(|bias| super::contiguous(bias.to_f32()));
+    let start = bias.as_ref().map_or(Start::Zeros, |bias| Start::Line(values(bias)));
+    // SAFETY: as the caller says.
+    unsafe { written(n, |out| product(MatMut::of_new(out, rows, columns), start)) }
+}
+
 trait ToF32 {
     fn to_f32(self) -> Self;
 }
@@ -104,15 +134,20 @@ pub(super) fn gemm(
     let (a, b) = (a.get(), b.get());
     let (m, k, n) = (a.rows(), a.columns(), b.columns());
     assert_eq!(k, b.rows(), "matrices of {m} × {k} and {} × {n}", b.rows());
-    let (mut out, add) = start(init, m, n);
-    if m * n > 0 && !skinny::multiply(&mut out, add, a, b, alpha as f32) {
-        let to = MatMut::by_rows(&mut out, m, n);
-        // A transposed left factor is that of a weight's gradient, a sum over tokens; for LoRA's few lines int8 was seen
-        // to do no harm.
-        let is_gradient = transpose_a && m >= WORTH_ROUNDING;
-        let multiply = if is_gradient { multiply_finely } else { multiply };
-        multiply(to, add, a, b, alpha as f32, threads(m, n, k));
+    if skinny::takes(a, b) {
+        let (mut out, add) = start(init, m, n);
+        skinny::multiply(&mut out, add, a, b, alpha as f32);
+        return new(out, [m, n]);
     }
+    // A transposed left factor is that of a weight's gradient, a sum over tokens; for LoRA's few lines int8 was seen
+    // to do no harm.
+    let is_gradient = transpose_a && m >= WORTH_ROUNDING;
+    let precision = if is_gradient { fine_precision() } else { matmul_precision() };
+    let product = |to: MatMut<'_>, start: Start<'_>| {
+        in_precision(precision, to, start, a, b, alpha as f32, threads(m, n, k));
+    };
+    // SAFETY: all is written, and read only if it is the start.
+    let out = unsafe { onto(init, [m, k, n], precision, product) };
     new(out, [m, n])
 }
 

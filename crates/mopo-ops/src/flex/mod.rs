@@ -27,6 +27,7 @@ mod scratch;
 mod select;
 mod skinny;
 mod updated;
+mod vectors;
 mod view;
 
 use std::ops::Range;

@@ -1,13 +1,16 @@
-//! The matrix product: kernels in assembly, and loops for shapes that do not suit them.
+//! The matrix product: kernels in assembly, and [loops](super::vectors) for shapes that do not suit them.
 //!
 //! Unsafe because the kernels take pointers.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 use super::precision::matmul_precision;
 #[cfg(target_arch = "x86_64")]
 use super::rounded;
+use super::vectorised;
+use super::vectors::{Axpys, Dots, Outer};
 use super::view::{MatMut, MatRef};
-use super::{Kernel, vectorised};
 use crate::MatmulPrecision;
 
 /// How many threads may compute a product.
@@ -16,6 +19,38 @@ pub(super) enum Threads {
     One,
     /// All of rayon's pool.
     All,
+}
+
+/// What a product is added to.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'a> {
+    Zeros,
+    /// The numbers at its place.
+    There,
+    /// In each row these; see [`takes_line`].
+    Line(&'a [f32]),
+}
+
+impl Start<'_> {
+    pub(super) fn there(add: bool) -> Self {
+        if add { Self::There } else { Self::Zeros }
+    }
+
+    pub(super) fn take_columns(self, columns: Range<usize>) -> Self {
+        match self {
+            Self::Line(line) => Self::Line(&line[columns]),
+            other => other,
+        }
+    }
+
+    /// For a block of terms: later ones add to what is there.
+    pub(super) fn of_block(self, block: usize) -> Self {
+        if block == 0 { self } else { Self::There }
+    }
+
+    pub(super) fn fits(&self, columns: usize) -> bool {
+        !matches!(self, Self::Line(line) if line.len() != columns)
+    }
 }
 
 /// `to = (to if add else 0) + alpha · a · b`, in the precision that products have.
@@ -30,7 +65,12 @@ pub(super) fn multiply(
     alpha: f32,
     threads: Threads,
 ) {
-    in_precision(matmul_precision(), to, add, a, b, alpha, threads);
+    in_precision(matmul_precision(), to, Start::there(add), a, b, alpha, threads);
+}
+
+/// Whether a product of several rows, `k` terms and `n` columns can begin with a line.
+pub(super) fn takes_line(precision: MatmulPrecision, k: usize, n: usize) -> bool {
+    cfg!(target_arch = "x86_64") && precision != MatmulPrecision::F32 && k.min(n) >= WORTH_ROUNDING
 }
 
 /// The same, but not in int8: for sums over tokens or positions, where one large term beside many small ones would leave
@@ -43,18 +83,25 @@ pub(super) fn multiply_finely(
     alpha: f32,
     threads: Threads,
 ) {
-    let precision = match matmul_precision() {
-        MatmulPrecision::Int8 => MatmulPrecision::F32,
-        other => other,
-    };
-    in_precision(precision, to, add, a, b, alpha, threads);
+    in_precision(fine_precision(), to, Start::there(add), a, b, alpha, threads);
 }
 
-/// [`multiply`] in a precision.
+/// The precision of [`multiply_finely`].
+pub(super) fn fine_precision() -> MatmulPrecision {
+    match matmul_precision() {
+        MatmulPrecision::Int8 => MatmulPrecision::F32,
+        other => other,
+    }
+}
+
+/// `to = start + alpha · a · b` in a precision. Nothing of `to` is read unless it is the start.
+///
+/// # Panics
+/// If the shapes do not fit.
 pub(super) fn in_precision(
     precision: MatmulPrecision,
     mut to: MatMut<'_>,
-    add: bool,
+    start: Start<'_>,
     a: MatRef<'_>,
     b: MatRef<'_>,
     alpha: f32,
@@ -63,6 +110,11 @@ pub(super) fn in_precision(
     let (m, k, n) = (a.rows(), a.columns(), b.columns());
     assert_eq!(k, b.rows(), "matrices of {m} × {k} and {} × {n}", b.rows());
     assert_eq!([to.rows(), to.columns()], [m, n], "the product of {m} × {k} and {k} × {n}");
+    let add = match start {
+        Start::Zeros => false,
+        Start::There => true,
+        Start::Line(_) => return kernel(precision, to, start, a, b, alpha, threads),
+    };
     if k == 0 {
         (0..m).filter(|_| !add).for_each(|i| to.row_mut(i).fill(0.0));
     } else if m == 1 && b.transpose().has_rows() {
@@ -80,7 +132,7 @@ pub(super) fn in_precision(
     } else if k == 1 && b.has_rows() {
         vectorised(Outer { to, add, column: a, alpha, row: b.row(0) });
     } else if m * n > 0 {
-        kernel(precision, to, add, a, b, alpha, threads);
+        kernel(precision, to, start, a, b, alpha, threads);
     }
 }
 
@@ -92,7 +144,7 @@ pub(super) const WORTH_ROUNDING: usize = 32;
 fn kernel(
     precision: MatmulPrecision,
     to: MatMut<'_>,
-    add: bool,
+    start: Start<'_>,
     a: MatRef<'_>,
     b: MatRef<'_>,
     alpha: f32,
@@ -104,16 +156,18 @@ fn kernel(
         let large = a.columns().min(b.columns()) >= WORTH_ROUNDING;
         match precision {
             MatmulPrecision::Bf16 if large => {
-                return rounded::multiply::<rounded::Bf16>(to, add, a, b, alpha, threads);
+                return rounded::multiply::<rounded::Bf16>(to, start, a, b, alpha, threads);
             }
             MatmulPrecision::Int8 if large => {
-                return rounded::multiply::<rounded::Int8>(to, add, a, b, alpha, threads);
+                return rounded::multiply::<rounded::Int8>(to, start, a, b, alpha, threads);
             }
             _ => {}
         }
         use std::arch::is_x86_feature_detected as has;
 
         use private_gemm_x86::InstrSet;
+
+        let add = only_there(start);
         if has!("avx512f") {
             return x86(InstrSet::Avx512, to, add, a, b, alpha, threads);
         } else if has!("avx2") && has!("fma") {
@@ -122,7 +176,17 @@ fn kernel(
     }
     // Without the instructions there is no choice.
     let _ = precision;
+    let add = only_there(start);
     portable(to, add, a, b, alpha, threads);
+}
+
+/// Whether products in f32 add to what is there.
+///
+/// # Panics
+/// If they were to begin with a line.
+fn only_there(start: Start<'_>) -> bool {
+    assert!(!matches!(start, Start::Line(_)), "products in f32 begin with no line");
+    matches!(start, Start::There)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -221,119 +285,6 @@ fn portable(
             false,
             threads,
         );
-    }
-}
-
-/// Scalar products of a line with other lines.
-struct Dots<'a> {
-    to: &'a mut [f32],
-    add: bool,
-    line: MatRef<'a>,
-    alpha: f32,
-    columns: MatRef<'a>,
-}
-
-impl Kernel for Dots<'_> {
-    #[inline(always)]
-    fn run(self) {
-        // Four vectors of the machine's width, as faer's kernels have.
-        match lanes() {
-            16 => self.sums_of::<64>(),
-            _ => self.sums_of::<32>(),
-        }
-    }
-}
-
-/// Numbers in a vector of the machine.
-#[inline(always)]
-fn lanes() -> usize {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx512f") {
-        return 16;
-    }
-    8
-}
-
-impl Dots<'_> {
-    #[inline(always)]
-    fn sums_of<const SUMS: usize>(self) {
-        let Dots { to, add, line, alpha, columns } = self;
-        let line: Vec<f32> = (0..line.columns()).map(|i| line[(0, i)]).collect();
-        let (line, line_rest) = line.as_chunks::<SUMS>();
-        for (j, to) in to.iter_mut().enumerate() {
-            let (column, rest) = columns.row(j).as_chunks::<SUMS>();
-            let mut sums = [0f32; SUMS];
-            for (a, b) in line.iter().zip(column) {
-                for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-                    *sum = a.mul_add(*b, *sum);
-                }
-            }
-            for ((sum, a), b) in sums.iter_mut().zip(line_rest).zip(rest) {
-                *sum = a.mul_add(*b, *sum);
-            }
-            // Vectors in pairs; then the one that is left is halved again and again.
-            let lanes = SUMS / 4;
-            for i in 0..lanes {
-                sums[i] = (sums[i] + sums[lanes + i]) + (sums[2 * lanes + i] + sums[3 * lanes + i]);
-            }
-            let mut n = lanes;
-            while n > 1 {
-                n /= 2;
-                let (left, right) = sums.split_at_mut(n);
-                left.iter_mut().zip(right).for_each(|(a, b)| *a += *b);
-            }
-            *to = if add { *to } else { 0.0 } + alpha * sums[0];
-        }
-    }
-}
-
-/// Lines times the numbers of a line, summed in order onto what is there.
-struct Axpys<'a> {
-    to: &'a mut [f32],
-    add: bool,
-    line: MatRef<'a>,
-    alpha: f32,
-    rows: MatRef<'a>,
-}
-
-impl Kernel for Axpys<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let Axpys { to, add, line, alpha, rows } = self;
-        if !add {
-            to.fill(0.0);
-        }
-        for j in 0..rows.rows() {
-            let x = alpha * line[(0, j)];
-            for (to, y) in to.iter_mut().zip(rows.row(j)) {
-                *to = y.mul_add(x, *to);
-            }
-        }
-    }
-}
-
-/// The product of a column and a row.
-struct Outer<'a> {
-    to: MatMut<'a>,
-    add: bool,
-    column: MatRef<'a>,
-    alpha: f32,
-    row: &'a [f32],
-}
-
-impl Kernel for Outer<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let Outer { mut to, add, column, alpha, row } = self;
-        for i in 0..to.rows() {
-            let x = alpha * column[(i, 0)];
-            let to = to.row_mut(i).iter_mut().zip(row);
-            if add {
-                to.for_each(|(to, y)| *to = y.mul_add(x, *to));
-            } else {
-                to.for_each(|(to, y)| *to = x * y);
-            }
-        }
     }
 }
 
@@ -456,9 +407,21 @@ mod tests {
         }
         Some(match precision {
             MatmulPrecision::F32 => multiply,
-            MatmulPrecision::Bf16 => rounded::multiply::<rounded::Bf16>,
-            MatmulPrecision::Int8 => rounded::multiply::<rounded::Int8>,
+            MatmulPrecision::Bf16 => in_format::<rounded::Bf16>,
+            MatmulPrecision::Int8 => in_format::<rounded::Int8>,
         })
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn in_format<F: rounded::Format>(
+        to: MatMut<'_>,
+        add: bool,
+        a: MatRef<'_>,
+        b: MatRef<'_>,
+        alpha: f32,
+        threads: Threads,
+    ) {
+        rounded::multiply::<F>(to, Start::there(add), a, b, alpha, threads);
     }
 
     #[test]
@@ -558,6 +521,35 @@ mod tests {
                             false => assert!(!x.is_finite(), "{out:?}"),
                         }
                     }
+                }
+            }
+        }
+    }
+
+    /// In new memory, of which nothing may be read.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_product_onto_a_line_is_one_onto_rows_of_it() {
+        let mut rng = ChaCha8Rng::seed_from_u64(6);
+        for precision in [MatmulPrecision::Bf16, MatmulPrecision::Int8] {
+            if rounding(precision).is_none() {
+                continue;
+            }
+            for [m, k, n] in [[2, 32, 32], [70, 1100, 97], [300, 40, 33]] {
+                let mut part = |rows, columns, turned| Part::new(rows, columns, turned, &mut rng);
+                let (a, b, line) = (part(m, k, false), part(k, n, true), part(1, n, false));
+                let (a, b, line) = (a.get(), b.get(), line.get().row(0));
+                for threads in [Threads::One, Threads::All] {
+                    let run = |mut out: Vec<f32>, start| {
+                        let to = MatMut::by_rows(&mut out, m, n);
+                        in_precision(precision, to, start, a, b, 0.5, threads);
+                        out
+                    };
+                    assert!(takes_line(precision, k, n));
+                    let onto_line = run(vec![f32::NAN; m * n], Start::Line(line));
+                    assert_eq!(onto_line, run(line.repeat(m), Start::There));
+                    let alone = run(vec![f32::NAN; m * n], Start::Zeros);
+                    assert_eq!(alone, run(vec![0.0; m * n], Start::There));
                 }
             }
         }

@@ -31,25 +31,25 @@ fn pieces(sums: &mut [f32], size: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     sums.par_chunks_mut(size).enumerate().for_each(|(i, sums)| f(i, sums));
 }
 
-/// `out = (out if add else 0) + alpha · a · b` if `a` has at most [`LINES`] lines; otherwise does nothing and
-/// returns false.
-pub(super) fn multiply(
-    out: &mut [f32],
-    add: bool,
-    a: MatRef<'_>,
-    b: MatRef<'_>,
-    alpha: f32,
-) -> bool {
+/// Whether [`multiply`] is for these factors: `a` has at most [`LINES`] lines.
+pub(super) fn takes(a: MatRef<'_>, b: MatRef<'_>) -> bool {
     let (m, k, n) = (a.rows(), a.columns(), b.columns());
     let few = if a.has_rows() { m <= LINES } else { m <= TRANSPOSED_LINES && k * n >= LARGE };
-    if m == 0 || !few {
-        return false;
-    }
+    m > 0 && n > 0 && few && (b.has_rows() || b.transpose().has_rows())
+}
+
+/// `out = (out if add else 0) + alpha · a · b`.
+///
+/// # Panics
+/// If it does not [take](takes) these.
+pub(super) fn multiply(out: &mut [f32], add: bool, a: MatRef<'_>, b: MatRef<'_>, alpha: f32) {
+    assert!(takes(a, b), "few lines, and columns or rows side by side");
+    let (m, k, n) = (a.rows(), a.columns(), b.columns());
     let lines = gathered(a, alpha);
     let transposed = b.transpose();
     if transposed.has_rows() {
         by_output(out, add, lines, &Columns(transposed));
-    } else if b.has_rows() {
+    } else {
         // `[n, m]` in pieces of columns, then transposed: pieces of one line are not contiguous in `out`.
         let mut sums = vec![0f32; n * m];
         let piece = match k * n < LARGE {
@@ -71,10 +71,7 @@ pub(super) fn multiply(
             }
         });
         transpose(out, add, &sums, m);
-    } else {
-        return false;
     }
-    true
 }
 
 /// The lines of `alpha · a`, one after the other.

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::{Index, Range};
 
 /// A matrix to read.
@@ -117,6 +118,20 @@ impl<'a> MatMut<'a> {
     pub(super) fn by_rows(data: &'a mut [f32], rows: usize, columns: usize) -> Self {
         assert_eq!(data.len(), rows * columns, "a matrix of {rows} × {columns}");
         let data = data.as_mut_ptr();
+        Self { data, rows, columns, stride: columns, borrowed: PhantomData }
+    }
+
+    /// The same of new memory.
+    ///
+    /// # Safety
+    /// Nothing is read, not even through [`row_mut`](Self::row_mut), before it is written.
+    pub(super) unsafe fn of_new(
+        data: &'a mut [MaybeUninit<f32>],
+        rows: usize,
+        columns: usize,
+    ) -> Self {
+        assert_eq!(data.len(), rows * columns, "a matrix of {rows} × {columns}");
+        let data = data.as_mut_ptr().cast();
         Self { data, rows, columns, stride: columns, borrowed: PhantomData }
     }
 

@@ -10,6 +10,7 @@ use std::mem::transmute;
 use half::bf16;
 
 use super::{Format, LANES, mask, put_sums, transposed};
+use crate::flex::product::Start;
 use crate::flex::view::{MatMut, MatRef};
 
 const ROWS: usize = 12;
@@ -47,17 +48,24 @@ impl Format for Bf16 {
         unsafe { pack::<COLUMNS>(columns, to.as_chunks_mut().0) }
     }
 
-    unsafe fn tile(to: MatMut<'_>, add: bool, a: &[u32], b: &[u32], alpha: f32) {
+    unsafe fn tile(to: MatMut<'_>, start: Start<'_>, a: &[u32], b: &[u32], alpha: f32) {
         // SAFETY: as the caller says.
-        unsafe { tile(to, add, a.as_chunks().0, b.as_chunks().0, alpha) }
+        unsafe { tile(to, start, a.as_chunks().0, b.as_chunks().0, alpha) }
     }
 }
 
 /// Sums of at most [`ROWS`] × [`COLUMNS`] over a block of terms.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn tile(mut to: MatMut<'_>, add: bool, a: &[[Pair; ROWS]], b: &[[Pair; COLUMNS]], alpha: f32) {
+fn tile(
+    mut to: MatMut<'_>,
+    from: Start<'_>,
+    a: &[[Pair; ROWS]],
+    b: &[[Pair; COLUMNS]],
+    alpha: f32,
+) {
     let (rows, columns) = (to.rows(), to.columns());
     assert!(rows <= ROWS && columns <= COLUMNS, "a tile of {rows} × {columns}");
+    assert!(from.fits(columns), "a line of another length than {columns}");
     let (to, stride) = to.as_mut_ptr();
     // Loops over rows are written out: they would keep the sums in memory.
     macro_rules! rows {
@@ -95,7 +103,7 @@ fn tile(mut to: MatMut<'_>, add: bool, a: &[[Pair; ROWS]], b: &[[Pair; COLUMNS]]
             if $row < rows {
                 // SAFETY: there are as many columns in the row.
                 unsafe {
-                    put_sums(to.wrapping_add($row * stride), columns, sums[$row], add, alpha)
+                    put_sums(to.wrapping_add($row * stride), columns, sums[$row], from, alpha)
                 };
             }
         };

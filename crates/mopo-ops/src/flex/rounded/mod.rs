@@ -20,7 +20,7 @@ use std::marker::PhantomData;
 
 use rayon::prelude::*;
 
-use super::product::Threads;
+use super::product::{Start, Threads};
 use super::scratch::Scratch;
 use super::view::{MatMut, MatRef};
 
@@ -61,20 +61,20 @@ pub(super) trait Format: Sync {
     /// The machine has the instructions.
     unsafe fn pack_columns(columns: MatRef<'_>, to: &mut [u32]);
 
-    /// `to = (to if add else 0) + alpha · a · b` for a panel of each.
+    /// `to = start + alpha · a · b` for a panel of each.
     ///
     /// # Safety
     /// The machine has the instructions.
-    unsafe fn tile(to: MatMut<'_>, add: bool, a: &[u32], b: &[u32], alpha: f32);
+    unsafe fn tile(to: MatMut<'_>, start: Start<'_>, a: &[u32], b: &[u32], alpha: f32);
 }
 
-/// `to = (to if add else 0) + alpha · a · b`; all sizes ≥ 1.
+/// `to = start + alpha · a · b`; all sizes ≥ 1. Nothing of `to` is read unless it is the start.
 ///
 /// # Panics
 /// If the machine does not have the instructions.
 pub(super) fn multiply<F: Format>(
     to: MatMut<'_>,
-    add: bool,
+    start: Start<'_>,
     a: MatRef<'_>,
     b: MatRef<'_>,
     alpha: f32,
@@ -92,7 +92,7 @@ pub(super) fn multiply<F: Format>(
     let [columns, rows] = [(n, by_columns, F::COLUMNS), (m, by_rows, F::ROWS)]
         .map(|(size, tasks, unit)| size.div_ceil(tasks).next_multiple_of(unit));
     if by_columns * by_rows == 1 {
-        return task(to, add, (&Rows::<F>::new(a, false), 0), b, alpha);
+        return task(to, start, (&Rows::<F>::new(a, false), 0), b, alpha);
     }
     let packed = Rows::<F>::new(a, true);
     let mut parts = Vec::with_capacity(by_columns * by_rows);
@@ -105,10 +105,14 @@ pub(super) fn multiply<F: Format>(
             let width = columns.min(n - left);
             let (part, right) = line.split_at_column(width);
             line = right;
-            parts.push((part, top / F::ROWS, b.take_columns(left..left + width)));
+            let columns = left..left + width;
+            let start = start.take_columns(columns.clone());
+            parts.push((part, start, top / F::ROWS, b.take_columns(columns)));
         }
     }
-    parts.into_par_iter().for_each(|(to, panel, b)| task(to, add, (&packed, panel), b, alpha));
+    parts.into_par_iter().for_each(|(to, start, panel, b)| {
+        task(to, start, (&packed, panel), b, alpha);
+    });
 }
 
 /// A left matrix, for each block of terms panels of rows.
@@ -201,7 +205,7 @@ impl<F: Format> Columns<F> {
 /// If the shapes do not fit.
 pub(super) fn multiply_packed<F: Format>(
     mut to: MatMut<'_>,
-    add: bool,
+    start: Start<'_>,
     a: &Rows<F>,
     b: &Columns<F>,
 ) {
@@ -210,9 +214,10 @@ pub(super) fn multiply_packed<F: Format>(
     for left in (0..n).step_by(F::WIDTH) {
         let width = F::WIDTH.min(n - left);
         let mut to = to.reborrow().take_columns(left..left + width);
+        let start = start.take_columns(left..left + width);
         for block in 0..a.terms.div_ceil(F::TERMS) {
             let panels = b.panels(block, left / F::COLUMNS, width.div_ceil(F::COLUMNS));
-            tiles(to.reborrow(), add || block > 0, (a, 0), block, panels, 1.0);
+            tiles(to.reborrow(), start.of_block(block), (a, 0), block, panels, 1.0);
         }
     }
 }
@@ -220,7 +225,7 @@ pub(super) fn multiply_packed<F: Format>(
 /// The part of a product that one thread computes: its rows begin with a panel of the left matrix.
 fn task<F: Format>(
     mut to: MatMut<'_>,
-    add: bool,
+    start: Start<'_>,
     (a, first): (&Rows<F>, usize),
     b: MatRef<'_>,
     alpha: f32,
@@ -244,7 +249,8 @@ fn task<F: Format>(
                 unsafe { F::pack_columns(source.take_rows(columns_of(i)), panel) };
             }
             let to = to.reborrow().take_columns(left..left + width);
-            tiles(to, add || block > 0, (a, first), block, &buffer[..panels * size], alpha);
+            let start = start.take_columns(left..left + width).of_block(block);
+            tiles(to, start, (a, first), block, &buffer[..panels * size], alpha);
         }
     }
 }
@@ -252,7 +258,7 @@ fn task<F: Format>(
 /// Sums over a block of terms, for all rows and a few panels of columns.
 fn tiles<F: Format>(
     mut to: MatMut<'_>,
-    add: bool,
+    start: Start<'_>,
     (a, first): (&Rows<F>, usize),
     block: usize,
     panels: &[u32],
@@ -264,28 +270,33 @@ fn tiles<F: Format>(
         let lines = a.panel(block, first + top / F::ROWS);
         for (i, panel) in panels.chunks(size).enumerate() {
             let columns = i * F::COLUMNS..n.min((i + 1) * F::COLUMNS);
-            let to = to.reborrow().take_rows(top..m.min(top + F::ROWS)).take_columns(columns);
+            let to = to.reborrow().take_rows(top..m.min(top + F::ROWS));
+            let (to, start) = (to.take_columns(columns.clone()), start.take_columns(columns));
             // SAFETY: who packed factors has seen that the machine has the instructions.
-            unsafe { F::tile(to, add, lines, panel, alpha) };
+            unsafe { F::tile(to, start, lines, panel, alpha) };
         }
     }
 }
 
-/// Writes a tile's sums of one row: `to = (to if add else 0) + alpha · sums`.
+/// Writes a tile's sums of one row: `to = start + alpha · sums`.
 ///
 /// # Safety
-/// At `to` there are `columns` numbers, at most two vectors.
+/// At `to` there are `columns` numbers, at most two vectors, and as many in a line.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn put_sums(to: *mut f32, columns: usize, sums: [__m512; 2], add: bool, alpha: f32) {
+unsafe fn put_sums(to: *mut f32, columns: usize, sums: [__m512; 2], start: Start<'_>, alpha: f32) {
     let alpha = _mm512_set1_ps(alpha);
     for (i, sum) in sums.into_iter().enumerate() {
         let (own, to) = (mask(columns.saturating_sub(i * LANES)), to.wrapping_add(i * LANES));
         // SAFETY: the mask leaves out what is beyond the line.
         unsafe {
-            let sum = match add {
-                true => _mm512_fmadd_ps(sum, alpha, _mm512_maskz_loadu_ps(own, to)),
-                false => _mm512_mul_ps(sum, alpha),
+            let sum = match start {
+                Start::Zeros => _mm512_mul_ps(sum, alpha),
+                Start::There => _mm512_fmadd_ps(sum, alpha, _mm512_maskz_loadu_ps(own, to)),
+                Start::Line(line) => {
+                    let at = line.as_ptr().wrapping_add(i * LANES);
+                    _mm512_fmadd_ps(sum, alpha, _mm512_maskz_loadu_ps(own, at))
+                }
             };
             _mm512_mask_storeu_ps(to, own, sum);
         }
