@@ -62,9 +62,9 @@ pub(super) fn weight_matmul(
     let x = x.get();
     let m = x.rows();
     let n = if transpose { inputs } else { outputs };
-    if m * n == 0 || m <= LINES && !transpose {
+    if m * n * outputs == 0 || m <= LINES && !transpose {
         let (mut out, add) = start(init, m, n);
-        if m * n > 0 {
+        if m * n * outputs > 0 {
             skinny::by_output(&mut out, add, skinny::gathered(x, 1.0), weight);
         }
         return new(out, [m, n]);
@@ -92,13 +92,13 @@ pub(super) fn weight_matmul(
             }
         }
     };
-    // A line is in the way of fewer terms or columns than a product rounds.
-    let [least, columns] = match transpose {
-        true => [0, n],
-        false => [inputs, (outputs - 1) % size + 1],
+    // The last tile may be narrower than the others.
+    let (terms, narrowest) = match transpose {
+        true => (outputs, n),
+        false => (inputs, (outputs - 1) % size + 1),
     };
     // SAFETY: all is written, and read only if it is the start.
-    let out = unsafe { onto(init, [m, least, columns], precision, product) };
+    let out = unsafe { onto(init, [m, terms, n], narrowest, precision, product) };
     new(out, [m, n])
 }
 

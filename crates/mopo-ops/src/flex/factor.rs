@@ -1,12 +1,15 @@
 //! Factors that several products share: where products round their factors, these are rounded and packed once.
 
-use super::product::{Start, Threads, WORTH_ROUNDING, in_precision};
+#[cfg(target_arch = "x86_64")]
+use super::product::WORTH_ROUNDING;
+use super::product::{Start, Threads, in_precision};
 #[cfg(target_arch = "x86_64")]
 use super::rounded::{Bf16, Columns, Int8, Rows, multiply_packed};
 use super::view::{MatMut, MatRef};
 use crate::MatmulPrecision;
 
 /// A factor as products take it.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 enum Packed<B, I> {
     /// In f32, which is packed anew by each product.
     Plain,
@@ -14,7 +17,7 @@ enum Packed<B, I> {
     Int8(I),
 }
 
-/// Of other processors there are none.
+/// On other processors factors are not packed.
 #[cfg(not(target_arch = "x86_64"))]
 type PackedRows = Packed<(), ()>;
 #[cfg(not(target_arch = "x86_64"))]
@@ -25,6 +28,7 @@ type PackedRows = Packed<Rows<Bf16>, Rows<Int8>>;
 type PackedColumns = Packed<Columns<Bf16>, Columns<Int8>>;
 
 /// The left factor of several products, on one thread each.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) struct Left<'a> {
     matrix: MatRef<'a>,
     precision: MatmulPrecision,
@@ -52,6 +56,7 @@ impl<'a> Left<'a> {
 }
 
 /// The right factor of several products, on one thread each.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) struct Right<'a> {
     matrix: MatRef<'a>,
     packed: PackedColumns,

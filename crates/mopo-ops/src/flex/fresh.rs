@@ -16,14 +16,21 @@ pub(super) fn filled<F>(n: usize, size: usize, fill: F) -> Vec<f32>
 where
     F: for<'a> Fn(usize, &'a mut [MaybeUninit<f32>]) -> &'a mut [f32] + Sync,
 {
+    let size = size.max(1);
     let mut numbers = Vec::with_capacity(n);
-    let least = (GRAIN / size.max(1)).max(1);
-    let pieces = numbers.spare_capacity_mut()[..n].par_chunks_mut(size.max(1)).enumerate();
-    pieces.with_min_len(least).for_each(|(i, piece)| {
+    let filled = |(i, piece): (usize, &mut [MaybeUninit<f32>])| {
         let whole = piece.as_ptr_range();
         let back = fill(i, piece).as_ptr_range();
         assert_eq!([back.start, back.end], [whole.start.cast(), whole.end.cast()]);
-    });
+    };
+    let all = &mut numbers.spare_capacity_mut()[..n];
+    match n <= size.max(GRAIN) {
+        true => all.chunks_mut(size).enumerate().for_each(filled),
+        false => {
+            let pieces = all.par_chunks_mut(size).enumerate();
+            pieces.with_min_len((GRAIN / size).max(1)).for_each(filled);
+        }
+    }
     // SAFETY: every piece has come back as numbers.
     unsafe { numbers.set_len(n) };
     numbers
@@ -50,10 +57,13 @@ pub(super) fn copied(numbers: &[f32]) -> Vec<f32> {
 
 /// The elements of a tensor, changed in pieces of `size`: in its own memory if it is not shared, else in a copy.
 pub(super) fn changed(x: T, size: usize, change: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
-    let x = contiguous(x);
+    let (x, size) = (contiguous(x), size.max(1));
     if x.is_unique() {
         let mut own: Vec<f32> = x.into_data().into_vec().expect("f32");
-        own.par_chunks_mut(size.max(1)).enumerate().for_each(|(i, piece)| change(i, piece));
+        match own.len() <= size {
+            true => change(0, &mut own),
+            false => own.par_chunks_mut(size).enumerate().for_each(|(i, piece)| change(i, piece)),
+        }
         return own;
     }
     let from = values(&x);

@@ -82,28 +82,36 @@ pub(super) fn start(
     }
 }
 
-/// The sum of `init` and a product `[rows, terms] · [terms, columns]`, which `product` adds to its start.
+/// The sum of `init` and a product `[rows, terms] · [terms, columns]`, which `product` adds to its start, at least
+/// `narrowest` columns at a time.
 ///
 /// # Safety
-/// `product` writes every element, and reads none before unless it starts with what is there.
+/// `product` writes every element by the kernels of several rows, terms and columns, and reads none before unless it
+/// starts with what is there.
 pub(super) unsafe fn onto(
     init: Init<burn::backend::Flex>,
     [rows, terms, columns]: [usize; 3],
+    narrowest: usize,
     precision: MatmulPrecision,
     product: impl FnOnce(MatMut<'_>, Start<'_>),
 ) -> Vec<f32> {
-    let n = rows * columns;
-    let alone =
-        init.add.is_none() && (init.bias.is_none() || takes_line(precision, terms, columns));
-    if !alone || n == 0 {
+    let takes_start = match (&init.add, &init.bias) {
+        (None, None) => true,
+        (None, Some(_)) => takes_line(precision, terms, narrowest),
+        (Some(_), _) => false,
+    };
+    // One row, term or column is computed by loops over slices, which must be of numbers.
+    if !takes_start || rows.min(terms).min(narrowest) < 2 {
         let (mut out, add) = start(init, rows, columns);
         product(MatMut::by_rows(&mut out, rows, columns), Start::there(add));
         return out;
     }
     let bias = init.bias.map(|bias| super::contiguous(bias.to_f32()));
-    let start = bias.as_ref().map_or(Start::Zeros, |bias| Start::Line(values(bias)));
+    let bias = bias.as_ref().map(values);
+    assert!(bias.is_none_or(|bias| bias.len() == columns), "a bias of another length");
+    let start = bias.map_or(Start::Zeros, Start::Line);
     // SAFETY: as the caller says.
-    unsafe { written(n, |out| product(MatMut::of_new(out, rows, columns), start)) }
+    unsafe { written(rows * columns, |out| product(MatMut::of_new(out, rows, columns), start)) }
 }
 
 trait ToF32 {
@@ -147,7 +155,7 @@ pub(super) fn gemm(
         in_precision(precision, to, start, a, b, alpha as f32, threads(m, n, k));
     };
     // SAFETY: all is written, and read only if it is the start.
-    let out = unsafe { onto(init, [m, k, n], precision, product) };
+    let out = unsafe { onto(init, [m, k, n], n, precision, product) };
     new(out, [m, n])
 }
 

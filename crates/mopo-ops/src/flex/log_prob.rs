@@ -13,6 +13,7 @@ use super::math::{exp, largest, sum, tanh};
 use super::precision::matmul_precision;
 use super::product::{Threads, multiply_finely};
 use super::quant::Reader;
+use super::scratch::Scratch;
 use super::view::{MatMut, MatRef};
 use super::{Kernel, T, contiguous, indices, new, values, vectorised};
 use crate::{MatmulPrecision, Matrix, OutputParams};
@@ -109,6 +110,16 @@ impl<'a> Weight<'a> {
     }
 }
 
+/// A tile of the vocabulary: `n` tokens from `from` on.
+pub(super) struct Tokens<'a> {
+    pub(super) from: usize,
+    pub(super) n: usize,
+    /// `[features, n]`.
+    pub(super) weight: Right<'a>,
+    /// `[n, features]`, for gradients.
+    transposed: Option<Right<'a>>,
+}
+
 impl Weight<'_> {
     /// The weights of `n` tokens from `from` on, in `buffer` unless they are f32 already.
     pub(super) fn tokens<'a>(
@@ -123,19 +134,7 @@ impl Weight<'_> {
             Self::Quantised(weight) => converted(weight, from, n, buffer),
         }
     }
-}
 
-/// A tile of the vocabulary: `n` tokens from `from` on.
-pub(super) struct Tokens<'a> {
-    pub(super) from: usize,
-    pub(super) n: usize,
-    /// `[features, n]`.
-    pub(super) weight: Right<'a>,
-    /// `[n, features]`, for gradients.
-    transposed: Option<Right<'a>>,
-}
-
-impl Weight<'_> {
     fn shape(&self) -> [usize; 2] {
         match self {
             Self::F32(weight) => [weight.rows(), weight.columns()],
@@ -154,7 +153,7 @@ impl Weight<'_> {
         let [_, vocab] = self.shape();
         let starts: Vec<usize> = (0..vocab).step_by(TILE).collect();
         let as_it_stands = matches!(self, Self::F32(_)) && precision == MatmulPrecision::F32;
-        let group = if as_it_stands { starts.len() } else { rayon::current_num_threads() };
+        let group = if as_it_stands { starts.len() } else { 2 * rayon::current_num_threads() };
         let mut buffers = vec![vec![]; group.min(starts.len())];
         for starts in starts.chunks(group.max(1)) {
             let part = |(from, buffer): (&usize, _)| {
@@ -166,6 +165,8 @@ impl Weight<'_> {
             };
             let parts: Vec<Tokens<'_>> = starts.par_iter().zip(&mut buffers).map(part).collect();
             run(&parts);
+            // By the threads that will have their memory again.
+            parts.into_par_iter().for_each(drop);
         }
     }
 }
@@ -204,6 +205,12 @@ pub(super) fn task_size(n: usize) -> usize {
     n.div_ceil(threads * rounds).max(1)
 }
 
+/// The precision of products that share factors, of so many positions each: one position alone is not rounded, and
+/// nothing need be packed for it.
+pub(super) fn shared_precision(positions: usize) -> MatmulPrecision {
+    if positions < 2 { MatmulPrecision::F32 } else { matmul_precision() }
+}
+
 /// With a weight in f32, in bfloat16, or quantised with scales in f32.
 pub(super) fn forward(
     hidden: T,
@@ -213,6 +220,9 @@ pub(super) fn forward(
 ) -> (T, Option<T>) {
     let hidden = contiguous(hidden);
     let [n, d] = hidden.shape().dims();
+    if n == 0 {
+        return (new(vec![], [0]), with_gradient.then(|| new(vec![], [0, d])));
+    }
     let [_, vocab] = layer.weight.shape();
     let view = f32_view(&layer.weight);
     let weight = Weight::new(view.as_ref(), &layer.weight);
@@ -221,8 +231,8 @@ pub(super) fn forward(
     check_targets(&targets, vocab);
     let mut log_probs = vec![0f32; n];
     let mut gradient = vec![0f32; if with_gradient { n * d } else { 0 }];
-    let precision = matmul_precision();
     let size = task_size(n);
+    let precision = shared_precision(size);
     // Without gradients, every task gets an empty slice.
     let gradients: Vec<&mut [f32]> = match with_gradient {
         true => gradient.chunks_mut(size * d).collect(),
@@ -242,7 +252,6 @@ pub(super) fn forward(
                 sums,
                 running: vec![(f32::NEG_INFINITY, 0f32); m],
                 chosen: vec![0f32; m],
-                scratch: vec![0f32; m * TILE.min(vocab)],
             }
         })
         .collect();
@@ -267,17 +276,15 @@ struct Task<'a> {
     running: Vec<(f32, f32)>,
     /// The target's logit.
     chosen: Vec<f32>,
-    /// Logits of a tile.
-    scratch: Vec<f32>,
 }
 
 impl Task<'_> {
     fn add(&mut self, part: &Tokens<'_>, bias: &[f32], cap: Option<f32>) {
-        let Self { hidden, targets, sums, running, chosen, scratch, .. } = self;
+        let Self { hidden, targets, sums, running, chosen, .. } = self;
         let Tokens { from, n, weight, transposed } = part;
         let (from, n, m) = (*from, *n, targets.len());
         let bias = &bias[from..from + n];
-        let logits = &mut scratch[..m * n];
+        let logits = &mut Scratch::of(m * n)[..];
         multiply_shared(MatMut::by_rows(logits, m, n), false, hidden, weight);
         for (i, target) in targets.iter().enumerate() {
             if (from..from + n).contains(target) {
@@ -347,9 +354,9 @@ impl Kernel for Residuals<'_> {
 pub(super) const BLOCK: usize = 512;
 
 /// The rows of a matrix, so many at a time.
-pub(super) fn blocks(all: MatRef<'_>, rows: usize) -> impl Iterator<Item = MatRef<'_>> {
+pub(super) fn blocks(all: MatRef<'_>, rows: usize) -> Vec<MatRef<'_>> {
     let starts = (0..all.rows()).step_by(rows);
-    starts.map(move |start| all.take_rows(start..all.rows().min(start + rows)))
+    starts.map(|start| all.take_rows(start..all.rows().min(start + rows))).collect()
 }
 
 pub(super) fn backward(
@@ -388,10 +395,11 @@ pub(super) fn backward(
     let tiles = vocab.div_ceil(TILE);
     let runs = rayon::current_num_threads().min(tiles).max(1);
     let run = tiles.div_ceil(runs) * TILE;
-    // Blocks of equal size: each packs the tile's weights anew.
+    // Blocks of equal size.
     let block = n.div_ceil(n.div_ceil(BLOCK).max(1)).max(1);
-    let precision = matmul_precision();
-    let rows: Vec<Left<'_>> = blocks(all, block).map(|rows| Left::new(rows, precision)).collect();
+    let precision = shared_precision(block);
+    let rows: Vec<Left<'_>> =
+        blocks(all, block).into_par_iter().map(|rows| Left::new(rows, precision)).collect();
     let mut d_weight = vec![0f32; vocab * d];
     let mut d_bias = vec![0f32; vocab];
     let parts: Vec<Vec<f32>> = d_weight
@@ -408,7 +416,7 @@ pub(super) fn backward(
                 let [part, transposed] =
                     [part, part.transpose()].map(|part| Right::new(part, precision));
                 for (start, (hidden, packed)) in
-                    (0..n).step_by(block).zip(blocks(all, block).zip(&rows))
+                    (0..n).step_by(block).zip(blocks(all, block).into_iter().zip(&rows))
                 {
                     let m = hidden.rows();
                     let logits = &mut scratch[..m * size];

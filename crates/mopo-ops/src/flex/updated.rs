@@ -9,12 +9,12 @@ use rayon::prelude::*;
 use super::factor::{Left, Right, multiply_shared};
 use super::gemm::View;
 use super::log_prob::{
-    BLOCK, Residuals, TILE, Tile, Tokens, Weight, blocks, capped, check_targets, f32_view, slope,
-    task_size,
+    BLOCK, Residuals, TILE, Tile, Tokens, Weight, blocks, capped, check_targets, f32_view,
+    shared_precision, slope, task_size,
 };
 use super::math::sum;
-use super::precision::matmul_precision;
 use super::product::{Threads, multiply};
+use super::scratch::Scratch;
 use super::view::{MatMut, MatRef};
 use super::{Kernel, T, contiguous, indices, new, values, vectorised};
 use crate::{UpdatedLayers, UpdatedLayersGradients};
@@ -109,23 +109,20 @@ pub(super) fn forward(hidden: T, inner: T, layers: &UpdatedLayers<Flex>, targets
     let (n_layers, vocab) = (updates.n_layers, updates.b.columns());
     let targets = indices(targets);
     check_targets(&targets, vocab);
-    let precision = matmul_precision();
     let size = task_size(n);
+    let precision = shared_precision(size);
     let mut tasks: Vec<Task<'_>> = targets
         .par_chunks(size)
         .zip(values(&hidden).par_chunks(size * d))
         .enumerate()
         .map(|(task, (targets, hidden))| {
             let m = targets.len();
-            let scratch = vec![0f32; m * TILE.min(vocab)];
             Task {
                 start: task * size,
                 targets,
                 hidden: Left::new(MatRef::by_rows(hidden, m, d, d), precision),
                 running: vec![(f32::NEG_INFINITY, 0f32); n_layers * m],
                 chosen: vec![0f32; n_layers * m],
-                own: own_buffer(n_layers, scratch.len()),
-                scratch,
             }
         })
         .collect();
@@ -159,17 +156,15 @@ struct Task<'a> {
     /// `[K, positions]`: running maximum and sum, and the target's logit.
     running: Vec<(f32, f32)>,
     chosen: Vec<f32>,
-    /// Products of a tile, and of it a layer's own.
-    scratch: Vec<f32>,
-    own: Vec<f32>,
 }
 
 impl Task<'_> {
     fn add(&mut self, part: &Tokens<'_>, updates: &Updates<'_>) {
-        let Self { start, targets, hidden, running, chosen, scratch, own } = self;
+        let Self { start, targets, hidden, running, chosen } = self;
         let Tokens { from, n, weight, .. } = part;
         let (from, n, m) = (*from, *n, targets.len());
-        let shared = &mut scratch[..m * n];
+        let shared = &mut Scratch::of(m * n)[..];
+        let own = &mut Scratch::of(if updates.n_layers > 1 { m * n } else { 0 })[..];
         multiply_shared(MatMut::by_rows(shared, m, n), false, hidden, weight);
         for_each_layer(updates.n_layers, shared, own, |k, logits| {
             updates.add(k, logits, [*start, m], [from, n]);
@@ -279,8 +274,9 @@ pub(super) fn backward(
     let runs = rayon::current_num_threads().min(tiles).max(1);
     let run = tiles.div_ceil(runs) * TILE;
     let block = n.div_ceil(n.div_ceil(BLOCK).max(1)).max(1);
-    let precision = matmul_precision();
-    let rows: Vec<Left<'_>> = blocks(all, block).map(|rows| Left::new(rows, precision)).collect();
+    let precision = shared_precision(block);
+    let rows: Vec<Left<'_>> =
+        blocks(all, block).into_par_iter().map(|rows| Left::new(rows, precision)).collect();
     // By tokens, since runs of them are written side by side.
     let mut d_b = vec![0f32; vocab * width];
     let mut d_bias = vec![0f32; vocab * n_layers];

@@ -80,7 +80,6 @@ pub(super) fn multiply<F: Format>(
     alpha: f32,
     threads: Threads,
 ) {
-    assert!(F::available(), "no instructions for products of this format");
     let (m, n) = (a.rows(), b.columns());
     let tasks = match threads {
         Threads::One => 1,
@@ -245,7 +244,7 @@ fn task<F: Format>(
             };
             let panels = width.div_ceil(F::COLUMNS);
             for (i, panel) in buffer.chunks_mut(size).take(panels).enumerate() {
-                // SAFETY: `multiply` has seen that the machine has the instructions.
+                // SAFETY: there are packed rows, so that the machine has the instructions.
                 unsafe { F::pack_columns(source.take_rows(columns_of(i)), panel) };
             }
             let to = to.reborrow().take_columns(left..left + width);
