@@ -30,9 +30,16 @@ impl<'a> Judge<'a> {
     /// One [`Quality`] per set. `means`: `[n_policies][n_objectives]`; `sets`: indices of policies.
     pub(crate) fn judge(&self, means: &[Vec<f64>], sets: &[Vec<usize>]) -> Result<Vec<Quality>> {
         let z = self.z_scores(means);
-        // The best known: the policies of the whole comparison that no other dominates.
+        // The best known: the policies of the whole comparison that no other dominates. One that several sets have is one
+        // point of it.
         let front: Option<Vec<&[f64]>> = z.as_ref().map(|z| {
-            non_dominated(means, &self.directions).into_iter().map(|i| z[i].as_slice()).collect()
+            let mut points: Vec<&[f64]> = vec![];
+            for i in non_dominated(means, &self.directions) {
+                if !points.contains(&z[i].as_slice()) {
+                    points.push(&z[i]);
+                }
+            }
+            points
         });
         sets.iter()
             .map(|set| {
@@ -89,6 +96,17 @@ mod tests {
         // The front is policies 0 and 1; policy 2 is behind either by 1 deviation in one objective.
         assert_eq!(found[0], Quality { hypervolume: 7.0, distances: Some([0.0, 0.0]) });
         assert_eq!(found[1], Quality { hypervolume: 1.0, distances: Some([1.0, 1.0]) });
+    }
+
+    #[test]
+    fn a_policy_of_several_sets_is_one_point_of_the_front() {
+        // The front is (1, 5) and (3, 1); the last set is 1 deviation behind the first of them, and has the second.
+        let means = vec![vec![1.0, 5.0], vec![3.0, 1.0], vec![3.0, 1.0], vec![1.0, 1.0]];
+        let sets = [vec![0, 1], vec![0, 2], vec![2, 3]];
+        let statistics = statistics([2.0, 4.0]);
+        let found = Judge::new(&[0.0, 0.0], &statistics).judge(&means, &sets).unwrap();
+        assert_eq!(found[0], found[1]);
+        assert_eq!(found[2].distances.unwrap()[0], 0.5);
     }
 
     #[test]

@@ -67,10 +67,10 @@ impl Study {
     /// said of their tokens.
     fn check_budgets(&self, methods: &[Value]) -> Result<String> {
         let mut first: Option<Budget> = None;
-        let mut usual: BTreeMap<u64, Budget> = BTreeMap::new();
+        // The first run of each seed, and the least and the most tokens, relative to its own.
+        let mut usual: BTreeMap<u64, (Budget, [f64; 2])> = BTreeMap::new();
         let mut unusual: Vec<(&Method, u64, Budget)> = vec![];
         let mut parameters: Vec<String> = vec![];
-        let mut farthest: f64 = 0.0;
         let mut bases: BTreeMap<u64, (String, Value)> = BTreeMap::new();
         for method in methods {
             let name = method["name"].as_str().unwrap_or_default();
@@ -119,17 +119,17 @@ impl Study {
                     }
                     if !this().is_usual() {
                         unusual.push((own, *seed, this()));
-                    } else if let Some(usual) = usual.get(seed) {
+                    } else if let Some((usual, [least, most])) = usual.get_mut(seed) {
                         let ratio = usual.token_ratio(&this())?.unwrap_or(1.0);
-                        farthest = farthest.max((ratio - 1.0).abs());
+                        (*least, *most) = (least.min(ratio), most.max(ratio));
                     } else {
-                        usual.insert(*seed, this());
+                        usual.insert(*seed, (this(), [1.0; 2]));
                     }
                 }
             }
         }
         let (Some(first), false) =
-            (usual.values().next().and_then(|run| run.tokens), usual.is_empty())
+            (usual.values().next().and_then(|(run, _)| run.tokens), usual.is_empty())
         else {
             return Ok("How many tokens they were trained on was not recorded.".into());
         };
@@ -139,13 +139,13 @@ impl Study {
         };
         let mut said = format!(
             "Each run was trained on {first:.0} tokens, within {:.1} % of each other for one seed, except:",
-            100.0 * farthest
+            100.0 * usual.values().map(|(_, [least, most])| most / least - 1.0).fold(0.0, f64::max)
         );
         // By method: the mean ratio, and why.
         let mut others: Vec<(&Method, Vec<Option<f64>>)> = vec![];
         for (method, seed, budget) in &unusual {
             let ratio = match usual.get(seed) {
-                Some(usual) => usual.token_ratio(budget)?,
+                Some((usual, _)) => usual.token_ratio(budget)?,
                 None => None,
             };
             match others.iter_mut().find(|(known, _)| known.name == method.name) {
@@ -194,8 +194,8 @@ impl Study {
             1 => "Hyper-parameters are the first of each method's list; none were compared."
                 .to_string(),
             n => format!(
-                "Hyper-parameters are chosen with the first seed on {} prompts that are neither in training nor in this \
-                 page's test, {n} tries each.",
+                "Hyper-parameters are chosen with the first seed on {} prompts that are neither in its training nor in its \
+                 test, {n} tries each.",
                 self.plan.size.validation_prompts
             ),
         };

@@ -234,15 +234,7 @@ pub(crate) fn run(options: &Options, words: &[String]) -> Result<ExitCode> {
     for (i, method) in all.iter().enumerate() {
         if wanted(i, method) {
             own.push(&method.name);
-            for needed in method.depends_on() {
-                let needed = study.plan.method(needed).context("checked with the plan")?;
-                if !chosen.iter().any(|known| known.name == needed.name) {
-                    chosen.push(needed);
-                }
-            }
-            if !chosen.iter().any(|known| known.name == method.name) {
-                chosen.push(method);
-            }
+            study.plan.with_needed(method, &mut chosen);
         }
     }
     study.check_same()?;

@@ -254,6 +254,18 @@ impl Plan {
         })
     }
 
+    /// Adds a method after those whose runs it needs, and theirs, unless they are there.
+    pub(super) fn with_needed<'a>(&'a self, method: &'a Method, chosen: &mut Vec<&'a Method>) {
+        if chosen.iter().any(|known| known.name == method.name) {
+            return;
+        }
+        // They come before it, so that this ends.
+        for needed in method.depends_on().into_iter().filter_map(|name| self.method(name)) {
+            self.with_needed(needed, chosen);
+        }
+        chosen.push(method);
+    }
+
     pub(super) fn method(&self, name: &str) -> Option<&Method> {
         self.methods.iter().find(|method| method.name == name)
     }

@@ -112,7 +112,7 @@ pub struct MethodResult {
 pub struct Against {
     /// Hypervolume of the reference method minus that of this one.
     pub difference: Estimate,
-    /// The share of resamples in which the reference method's is larger.
+    /// The share of resamples in which the reference method's is larger; equal ones count half.
     pub probability: f64,
     /// Whether the lower end of the interval is at least −1 % of this one's hypervolume.
     pub holds: bool,
@@ -199,9 +199,13 @@ impl StudyReport {
             let against = (m != reference).then(|| {
                 let difference = estimate(&|draw| Some(ahead(draw))).expect("always there");
                 let low = difference.interval.map_or(difference.value, |interval| interval.low);
-                let n_ahead = draws.iter().filter(|draw| ahead(draw) > 0.0).count();
+                let share = |draw| match ahead(draw) {
+                    0.0 => 0.5,
+                    ahead if ahead > 0.0 => 1.0,
+                    _ => 0.0,
+                };
                 Against {
-                    probability: n_ahead as f64 / draws.len() as f64,
+                    probability: draws.iter().map(share).sum::<f64>() / draws.len() as f64,
                     holds: low >= -TOLERANCE * hypervolume.value,
                     difference,
                 }

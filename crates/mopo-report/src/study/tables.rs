@@ -116,8 +116,7 @@ pub(super) fn costs(study: &Study, report: &StudyReport) -> Section {
         heading: "Cost",
         note: "Of one seed: training runs of the method's front, seconds of the commands and responses in their batches, \
                summed; thousands of tokens of their differentiated passes, sampled from policies, and of passes without gradients \
-               during training; the peak of memory of a run. Runs that a method only takes over are counted where they \
-               were trained."
+               during training; the peak of memory of a run. A method that trains nothing has no row."
             .into(),
         header: [
             "method",
