@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::budget;
@@ -80,11 +81,49 @@ impl Program {
                 begin.chain(["--out".to_string(), out.clone()]).collect()
             }
         };
+        let before = Cost::of(run)?.unwrap_or_default();
+        Cost { begun: Some(since_1970(SystemTime::now())), ..before }.write(run)?;
         let clock = Instant::now();
-        let memory = self.run(&whole, &beside(run, "log"))?;
-        let cost = json!({ "seconds": clock.elapsed().as_secs_f64(), "memory": memory });
-        write_whole(&beside(run, "cost.json"), &format!("{cost}\n"))
+        let memory = self.run(&whole, &beside(run, "log"))?.max(before.memory);
+        let seconds = before.seconds + clock.elapsed().as_secs_f64();
+        Cost { seconds, memory, begun: None }.write(run)
     }
+}
+
+/// What all commands that trained a run took.
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+struct Cost {
+    seconds: f64,
+    /// The peak, in bytes.
+    memory: Option<u64>,
+    /// When a command was begun that has not ended, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    begun: Option<f64>,
+}
+
+impl Cost {
+    /// As far as it is known: a command that was killed took as long as it wrote.
+    fn of(run: &Path) -> Result<Option<Self>> {
+        let path = beside(run, "cost.json");
+        let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
+        let mut cost: Self = serde_json::from_str(&text)
+            .with_context(|| format!("{} is damaged; remove it", path.display()))?;
+        if let Some(begun) = cost.begun.take() {
+            let written = [run.join("metrics.jsonl"), run.join("result.json"), beside(run, "log")];
+            let last = written.iter().filter_map(|file| fs::metadata(file).ok()?.modified().ok());
+            let last = last.map(since_1970).fold(begun, f64::max);
+            cost.seconds += last - begun;
+        }
+        Ok(Some(cost))
+    }
+
+    fn write(&self, run: &Path) -> Result<()> {
+        write_whole(&beside(run, "cost.json"), &format!("{}\n", serde_json::to_string(self)?))
+    }
+}
+
+fn since_1970(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
 fn peak_memory(status: &str) -> Option<u64> {
@@ -101,12 +140,11 @@ pub(super) fn beside(folder: &Path, ending: &str) -> PathBuf {
 
 /// What training took, as the study's file has it; `Null` if that is not known.
 pub(super) fn cost(run: &Path, method: &Method) -> Result<Value> {
-    let Ok(text) = fs::read_to_string(beside(run, "cost.json")) else { return Ok(Value::Null) };
-    let measured: Value = serde_json::from_str(&text).context("a damaged cost.json")?;
+    let Some(measured) = Cost::of(run)? else { return Ok(Value::Null) };
     let responses = budget::responses(&budget::config(run)?, method);
     Ok(json!({
-        "seconds": measured["seconds"],
-        "memory": measured["memory"],
+        "seconds": measured.seconds,
+        "memory": measured.memory,
         "responses": responses,
         "tokens": budget::tokens(run)?,
     }))
