@@ -143,6 +143,7 @@ pub(super) fn participants(
         ("mopo-dpo-bf16", &format!("dpo --reference on-the-fly {BF16}")),
         ("mopo-dpo-int8", &format!("dpo --reference on-the-fly {INT8}")),
         ("mopo-dpo-cached", "dpo --reference cached"),
+        ("mopo-dpo-cached-int8", &format!("dpo --reference cached {INT8}")),
         ("mopo-clone", "clone"),
         ("mopo-mopo", "mopo --window first"),
         ("mopo-mopo-later", "mopo --window later"),
