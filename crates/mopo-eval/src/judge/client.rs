@@ -75,7 +75,8 @@ impl Client {
     }
 }
 
-/// The text of the first choice. A model that ran out of tokens before it said anything has none.
+/// The text of the first choice. A model that ran out of tokens has none, unless all it said is a letter: a line that
+/// was cut off might have gone on otherwise.
 fn answer(body: &str) -> Reply {
     #[derive(Deserialize)]
     struct Completion {
@@ -84,6 +85,8 @@ fn answer(body: &str) -> Reply {
     #[derive(Deserialize)]
     struct Choice {
         message: Message,
+        #[serde(default)]
+        finish_reason: Option<String>,
     }
     #[derive(Deserialize)]
     struct Message {
@@ -92,8 +95,12 @@ fn answer(body: &str) -> Reply {
     }
     match serde_json::from_str::<Completion>(body) {
         Ok(Completion { choices }) if !choices.is_empty() => {
-            let first = choices.into_iter().next();
-            Reply::Answer(first.and_then(|choice| choice.message.content).unwrap_or_default())
+            let text = choices.into_iter().next().and_then(|choice| {
+                let text = choice.message.content?;
+                let is_cut = choice.finish_reason.is_some_and(|reason| reason == "length");
+                (!is_cut || text.trim().chars().count() == 1).then_some(text)
+            });
+            Reply::Answer(text.unwrap_or_default())
         }
         _ => Reply::Refused(format!(
             "its answer is not a chat completion: {}; give the address of an OpenAI-compatible interface, such as \

@@ -86,12 +86,16 @@ fn score_batch(reward: &dyn Reward, records: &[PreferenceRecord]) -> Result<Vec<
         Err(error) if is_of_all(&error) => return Err(error),
         Err(error) => {
             // The error of a batch does not say which text it was.
-            for (i, (prompt, response)) in items.iter().enumerate() {
-                if let Err(error) = reward.score(prompt, response) {
-                    return Err(wrong(i, reason(error)));
-                }
-            }
-            return Err(wrong(0, format!("{error} (in a batch of {})", items.len())));
+            let one = |(i, (prompt, response)): (usize, &(&str, &str))| {
+                reward.score(prompt, response).map_err(|error| wrong(i, reason(error)))
+            };
+            let scores: Vec<f32> = items.iter().enumerate().map(one).collect::<Result<_>>()?;
+            tracing::warn!(
+                "reward `{}`: {error}; its {} texts were scored one by one: try a smaller `batch_size`",
+                reward.name(),
+                items.len()
+            );
+            scores
         }
     };
     if scores.len() != items.len() {

@@ -185,6 +185,10 @@ impl HttpReward {
         };
         let body = self.endpoint.post(&asked.to_string(), &expected)?;
         let wrong = |problem: String| self.endpoint.wrong_answer(&body, &problem, &expected);
+        // What follows would take an array as the fields in order.
+        if !body.trim_start().starts_with('{') {
+            return Err(wrong("no object".into()).into());
+        }
         // Which also refuses numbers that f32 cannot have.
         let Answer { scores } = serde_json::from_str(&body).map_err(|e| wrong(e.to_string()))?;
         if scores.len() != items.len() {

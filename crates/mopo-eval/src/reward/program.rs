@@ -1,10 +1,10 @@
 //! A reward that another program computes.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mopo_hub::beginning_of;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,8 @@ use crate::{Error, Result};
 
 /// How long the first batch of a program waits for a line too many.
 const SURPLUS: Duration = Duration::from_millis(100);
+/// Most bytes of a line; a number has fewer.
+const MAX_LINE: usize = 4096;
 /// Most restarts.
 const MAX_RETRIES: u32 = 1000;
 
@@ -141,15 +143,32 @@ impl Running {
                     ));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    let ended = self.child.wait().map_or_else(|e| e.to_string(), |s| s.to_string());
                     return Err(format!(
-                        "it ended ({ended}) after {} of {n} scores: it must write a number for each line that it reads",
+                        "it {} after {} of {n} scores: it must write a number for each line that it reads",
+                        self.how_it_ended(timeout),
                         lines.len()
                     ));
                 }
             }
         }
         Ok(lines)
+    }
+}
+
+impl Running {
+    /// What became of a program whose output has ended.
+    fn how_it_ended(&mut self, timeout: Duration) -> String {
+        let clock = Instant::now();
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return format!("ended ({status})"),
+                Ok(None) if clock.elapsed() < timeout => {
+                    std::thread::sleep(Duration::from_millis(5))
+                }
+                Ok(None) => return "closed its output, but went on,".into(),
+                Err(e) => return format!("ended ({e})"),
+            }
+        }
     }
 }
 
@@ -166,12 +185,19 @@ fn write_all(mut stdin: ChildStdin, asked: Receiver<Vec<u8>>) {
 fn read_lines(mut stdout: impl BufRead, answered: Sender<std::io::Result<String>>) {
     loop {
         let mut line = String::new();
-        let found = match stdout.read_line(&mut line) {
+        let found = match stdout.by_ref().take(MAX_LINE as u64).read_line(&mut line) {
             Ok(0) => break,
+            Ok(MAX_LINE) if !line.ends_with('\n') => {
+                let shown = beginning_of(&line);
+                Err(std::io::Error::other(format!(
+                    "it wrote a line of more than {MAX_LINE} bytes (`{shown}`), which is no number"
+                )))
+            }
             Ok(_) => Ok(line.trim().to_owned()),
             Err(e) => Err(e),
         };
-        if answered.send(found).is_err() {
+        let is_last = found.is_err();
+        if answered.send(found).is_err() || is_last {
             break;
         }
     }
@@ -199,9 +225,14 @@ impl Program {
         Error::Program { command: self.spec.command.join(" "), message }
     }
 
-    fn too_much(&self, line: &str) -> Error {
+    /// `lines`: what it wrote before.
+    fn too_much(&self, lines: &[String], line: &str) -> Error {
+        let wrong = match lines.iter().find(|line| line.parse::<f32>().is_err()) {
+            Some(line) => format!("`{}`, which is no number", beginning_of(line)),
+            None => format!("a line too many (`{}`)", beginning_of(line)),
+        };
         self.failed(format!(
-            "it wrote a line too many (`{line}`): it must write one number for each line that it reads, and nothing else"
+            "it wrote {wrong}: it must write one number for each line that it reads, and nothing else"
         ))
     }
 
@@ -220,7 +251,7 @@ impl Program {
                 }
             };
             if let Some(line) = running.surplus(Duration::ZERO) {
-                return Err(self.too_much(&line));
+                return Err(self.too_much(&[], &line));
             }
             let timeout = Duration::from_secs_f64(self.spec.timeout);
             let why = match running.answers(asked.to_vec(), n, timeout) {
@@ -228,7 +259,7 @@ impl Program {
                     // A line too many at its start would shift all scores. Only once, since it costs time.
                     let is_first = !std::mem::replace(&mut running.is_known, true);
                     return match running.surplus(if is_first { SURPLUS } else { Duration::ZERO }) {
-                        Some(line) => Err(self.too_much(&line)),
+                        Some(line) => Err(self.too_much(&lines, &line)),
                         None => Ok(lines),
                     };
                 }
@@ -274,7 +305,7 @@ impl Reward for Program {
                 reward: self.name().into(),
                 index,
                 why: format!(
-                    "got the score `{}`, which is not a finite number",
+                    "got the score `{}`, which is not a finite number of 32 bits",
                     beginning_of(line)
                 ),
             }),
