@@ -29,6 +29,7 @@ pub use crate::methods::sections::*;
 pub use crate::methods::{CanLabels, LengthNormalization, Margins, TargetRange};
 pub use crate::pairwise::Combination;
 pub use crate::runs::PolicyRuns;
+use crate::sample::{WITHOUT_POLICY, WORST_CASE};
 pub use data::DataConfig;
 pub(crate) use evaluation::build_rewards;
 pub use evaluation::{EvaluationConfig, GivenStatistics, RewardAxis, ZScoreSource};
@@ -290,6 +291,13 @@ impl RunConfig {
         Objectives::new(self.policies.iter().cloned())
             .map(drop)
             .or_else(|e| fail(format!("`policies`: {e}")))?;
+        let taken = WITHOUT_POLICY.into_iter().chain([WORST_CASE]);
+        if let Some(name) = taken.into_iter().find(|name| self.policies.iter().any(|p| p == name)) {
+            return fail(format!(
+                "`policies` has `{name}`, which names another policy wherever one is chosen (`--policy {name}`); give the \
+                 objective another name"
+            ));
+        }
         self.method.check(&self.policies)?;
         self.lora.check()?;
         let rank = self.head_rank.unwrap_or(1);

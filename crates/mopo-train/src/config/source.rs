@@ -173,9 +173,12 @@ impl SourceConfig {
                 ));
             }
         }
-        let mut paths: Vec<&PathBuf> = self.sources.iter().map(|source| &source.path).collect();
+        // However they are written; what is not there is an error later.
+        let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+        let mut paths: Vec<(PathBuf, &PathBuf)> =
+            self.sources.iter().map(|source| (real(&source.path), &source.path)).collect();
         paths.sort();
-        if let Some([path, _]) = paths.array_windows().find(|[a, b]| a == b) {
+        if let Some([(_, path), _]) = paths.array_windows().find(|[a, b]| a.0 == b.0) {
             return Err(format!(
                 "`data.sources` names {} twice, so that each of its pairs would count twice: name it once, with the sum of \
                  both weights",

@@ -307,7 +307,7 @@ impl RunDir {
                 message: format!(
                     "training is not finished; resume it with `{} --resume {}`",
                     RunKind::Policies.command(),
-                    self.path.display()
+                    mopo_hub::quoted(&self.path)
                 ),
             }),
         }
@@ -431,7 +431,7 @@ fn refuse_existing(path: &Path, kind: RunKind) -> Result<()> {
                 "it already has a run; resume it with `{} --resume {}`, or choose another \
                  directory with --out",
                 kind.command(),
-                path.display()
+                mopo_hub::quoted(path)
             ),
         });
     }
