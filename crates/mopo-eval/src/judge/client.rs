@@ -75,8 +75,8 @@ impl Client {
     }
 }
 
-/// The text of the first choice. A model that ran out of tokens has none, unless all it said is a letter: a line that
-/// was cut off might have gone on otherwise.
+/// The text of the first choice. A model that ran out of tokens has none, unless a verdict is all it said: a line
+/// that was cut off might have gone on otherwise.
 fn answer(body: &str) -> Reply {
     #[derive(Deserialize)]
     struct Completion {
@@ -98,7 +98,7 @@ fn answer(body: &str) -> Reply {
             let text = choices.into_iter().next().and_then(|choice| {
                 let text = choice.message.content?;
                 let is_cut = choice.finish_reason.is_some_and(|reason| reason == "length");
-                (!is_cut || text.trim().chars().count() == 1).then_some(text)
+                (!is_cut || text.trim().len() <= "TIE".len()).then_some(text)
             });
             Reply::Answer(text.unwrap_or_default())
         }
@@ -152,6 +152,13 @@ mod tests {
             ("\"role\":\"assistant\"", ""),
         ] {
             assert_eq!(answer(&said(content)), Reply::Answer(expected.into()));
+        }
+        // Cut off after so many tokens.
+        let cut = |content: &str| said(content).replace("}}", "},\"finish_reason\":\"length\"}");
+        for (content, expected) in
+            [("\"content\":\"I would say\\nA\"", ""), ("\"content\":\" B\"", " B")]
+        {
+            assert_eq!(answer(&cut(content)), Reply::Answer(expected.into()));
         }
         for body in ["", "<html>", "{}", "{\"choices\":[]}", "{\"choices\":[{}]}"] {
             assert!(matches!(answer(body), Reply::Refused(_)), "{body}");

@@ -439,4 +439,13 @@ fn an_endpoint_is_at_fault_unless_it_refuses_a_text() {
     for part in ["`r:11`", "first response", "status 422", "`too long`", server.url()] {
         assert!(said.contains(part), "{part}: {said}");
     }
+
+    // One that takes no batches.
+    let server =
+        LoopbackEndpoint::start(|_, request| match request.body.matches("prompt ").count() {
+            1 => EndpointReply::new(200, "{\"scores\": [3]}"),
+            _ => EndpointReply::new(413, "too large"),
+        });
+    let scores = score_pairs(&build(&server), &set.records).unwrap();
+    assert!(scores.iter().all(|scores| scores.first == [3.0] && scores.second == [3.0]));
 }

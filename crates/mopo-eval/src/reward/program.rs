@@ -369,6 +369,14 @@ mod tests {
         assert!(words.contains("`good`") && words.contains("text 0"), "{words}");
         let shifted = error(program("echo 0.0; while read -r line; do echo 1; done"));
         assert!(shifted.contains("a line too many"), "{shifted}");
+        let banner = error(program("echo Loading; while read -r line; do echo 1; done"));
+        assert!(banner.contains("`Loading`, which is no number"), "{banner}");
+        let endless = Program::new(&ProgramSpec { retries: 0, ..spec("exec yes 1 | tr -d '\\n'") });
+        let endless = error(endless.unwrap());
+        assert!(endless.contains("more than 4096 bytes"), "{endless}");
+        let closed = ProgramSpec { timeout: 0.2, retries: 0, ..spec("exec 1>&-; exec sleep 100") };
+        let closed = error(Program::new(&closed).unwrap());
+        assert!(closed.contains("closed its output, but went on"), "{closed}");
         assert!(error(program("while read -r line; do echo NaN; done")).contains("finite"));
     }
 

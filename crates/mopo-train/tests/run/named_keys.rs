@@ -66,6 +66,8 @@ fn what_a_list_or_a_shape_refuses_is_named_by_its_section() {
     };
     for (set, key) in [
         ("policies=[\"helpful\",\"helpful\"]", "`policies`"),
+        ("policies=[\"helpful\",\"sft\"]", "`policies` has `sft`"),
+        ("policies=[\"worst-case\",\"helpful\"]", "`policies` has `worst-case`"),
         (&format!("evaluation.rewards=[{},{}]", axis("a"), axis("a")), "`evaluation.rewards`"),
         (&format!("evaluation.rewards=[{},{}]", axis("a"), axis("")), "`evaluation.rewards`"),
         ("model.scratch.hidden_size=33", "`model.scratch`"),
